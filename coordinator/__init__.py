@@ -1,0 +1,1 @@
+"""The one process that writes: validation, log, publication, recovery."""

@@ -1,0 +1,190 @@
+"""Decides and applies commits. No file, pipe or clock of its own: all of them are handed in, so it can be simulated.
+
+The order, for a group of commits that arrived together, and what a SIGKILL right after each step leaves:
+
+1. ``submit``, per commit, in the order of arrival, each seeing those before it:
+   validate, decide operations, reserve memory and log, apply (invisible), append to the log (a mapped file).
+   Killed: what is in the log is recovered, unanswered; its client asks again and is told.
+2. ``finish_group``: sync (strict only).
+3. publish with one store: readers see the group. Killed: the same, readers saw only what is in the log.
+4. the caller sends the answers. A client never hears of a commit that is not in the log.
+
+A client that was cut off sends its last commit again with the same commit id. The last outcome of every client is
+remembered, in memory, in the log and in checkpoints, so that commit is answered, not done twice.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from shoal.coordinator.conflict_window import ConflictWindow
+from shoal.coordinator.log.wal_format import Record
+from shoal.coordinator.log.wal_writer import WalWriter
+from shoal.coordinator.validate import validate
+from shoal.shm import codec, commit_set, limits, operations
+from shoal.shm.clock import Clock
+from shoal.shm.commit_set import COMMITTED, CONFLICT, REFUSED, CommitSet, encode_answer
+from shoal.shm.errors import ShoalError, StoreFullError
+from shoal.shm.operations import Write
+from shoal.shm.reader import Found
+from shoal.shm.reclaim import Reclaimer
+from shoal.shm.writer import Writer
+
+COORDINATOR = 0  # the client id of commits the coordinator makes itself
+
+
+class CommitEngine:
+    """The commit protocol over one writer and one log (None in ``memory`` durability)."""
+
+    def __init__(
+        self,
+        writer: Writer,
+        reclaimer: Reclaimer,
+        window: ConflictWindow,
+        log: WalWriter | None,
+        clock: Clock,
+        version: int,
+        remembered: dict[int, tuple[int, int, list[Any]]],
+        sync_each_group: bool,
+    ) -> None:
+        self._writer = writer
+        self._reclaimer = reclaimer
+        self._window = window
+        self._log = log
+        self._clock = clock
+        self._sync_each_group = sync_each_group
+        self._last_ms = 0
+        self.version = version  # newest applied
+        self.published = version
+        # client id -> commit id, version, results of its last commit; the longest gone are forgotten first
+        self.remembered: OrderedDict[int, tuple[int, int, list[Any]]] = OrderedDict(remembered)
+
+    def submit(self, client_id: int, request: CommitSet) -> bytes:
+        """Decide one commit and apply it, not yet visible; the answer may be sent after ``finish_group``."""
+        done = self.remembered.get(client_id)
+        if done is not None and done[0] == request.commit_id:
+            return encode_answer(request.commit_id, COMMITTED, done[1], done[2])
+        if request.valid_until_ms and request.valid_until_ms <= self._now_ms():
+            # Something it read has expired since: let the deletion happen first, then it is an ordinary conflict.
+            while self.sweep_expired():
+                pass
+        conflict = validate(request, self._window)
+        if conflict is not None:
+            return encode_answer(request.commit_id, CONFLICT, *conflict)
+        try:
+            version, results = self._commit(client_id, request)
+        except (ShoalError, TypeError, ValueError) as error:
+            return encode_answer(request.commit_id, REFUSED, *commit_set.error_parts(error))
+        return encode_answer(request.commit_id, COMMITTED, version, results)
+
+    def finish_group(self) -> None:
+        """Make what was submitted durable, as far as promised, and then visible."""
+        if self.version == self.published:
+            return
+        self._writer.end_group(self.version)
+        if self._log is not None and self._sync_each_group:
+            self._log.sync()
+        self._writer.publish(self.version)
+        self.published = self.version
+
+    def sweep_expired(self) -> bool:
+        """Delete keys whose time has come, as one commit of the coordinator; True if there may be more."""
+        now_ms = self._now_ms()
+        writer = self._writer
+        due = writer.expiry.take_due(now_ms, limits.SWEEP_SLICE)
+        writes = []
+        for key in due:
+            expires_ms = writer.expires_ms(key)
+            if expires_ms and expires_ms <= now_ms:
+                writes.append(Write(key, None, 0))
+            elif expires_ms:
+                writer.expiry.add(key, expires_ms)
+        if writes:
+            flat = [part for write in writes for part in write]
+            effects = commit_set.encode_effects(flat)
+            request = CommitSet(self.version + 1, 0, 0, [], [], writes, [], [], None, effects)
+            try:
+                self._commit(COORDINATOR, request)
+            except StoreFullError:
+                for write in writes:  # readers see them expired; reclaiming waits for room
+                    writer.expiry.add(write.key, now_ms + limits.SWEEP_EVERY_MS)
+                return False
+        return len(due) == limits.SWEEP_SLICE
+
+    def forget_client(self, client_id: int) -> None:
+        """A client is gone for good: it will not ask again."""
+        self.remembered.pop(client_id, None)
+
+    def _commit(self, client_id: int, request: CommitSet) -> tuple[int, list[Any]]:
+        writes, decided, results = request.writes, b"", []
+        if request.operations:
+            more, results = self._decide(request)
+            writes = writes + more
+            if not writes and not request.clears:
+                return self.version, results
+            decided = codec.pack([[part for write in more for part in write], results])
+        self._reserve(request, writes, len(decided))
+        version = self.version + 1
+        self._writer.apply(version, request.clears, writes)
+        if self._log is not None:
+            self._log.append(
+                Record(
+                    version,
+                    self._log.synced_version,
+                    self._log.boot_id,
+                    client_id,
+                    request.commit_id,
+                    request.effects,
+                    decided,
+                )
+            )
+        self.version = version
+        window = self._window
+        for lower, upper in request.clears:
+            window.add_clear(version, lower, upper)
+        for write in writes:
+            window.add_write(version, write.key)
+        if client_id != COORDINATOR:
+            self.remembered[client_id] = (request.commit_id, version, results)
+            if len(self.remembered) > limits.REMEMBERED_CLIENTS:
+                self.remembered.popitem(last=False)
+        return version, results
+
+    def _decide(self, request: CommitSet) -> tuple[list[Write], list[Any]]:
+        """What the operations of a commit set write and answer, seeing its own writes."""
+        now_ms = self._now_ms()
+        own = {write.key: write for write in request.writes}
+
+        def read(key: bytes) -> Found | None:
+            write = own.get(key)
+            if write is None:
+                return self._writer.newest(key, now_ms)
+            return None if write.value is None else Found(write.value, 0, write.expires_ms)
+
+        writes: list[Write] = []
+        results = []
+        for name, arguments in request.operations:
+            outcome = operations.decide(read, now_ms, name, arguments)
+            for write in outcome.writes:
+                own[write.key] = write
+            writes += outcome.writes
+            results.append(outcome.result)
+        return writes, results
+
+    def _reserve(self, request: CommitSet, writes: list[Write], decided_bytes: int) -> None:
+        try:
+            self._writer.make_room(writes)
+        except StoreFullError:
+            # Old snapshots and the just deleted may hold the room that is needed.
+            while self._reclaimer.step(self._clock.monotonic_s(), urgent=True):
+                pass
+            self._writer.make_room(writes)
+        if self._log is not None:
+            only_deletes = all(write.value is None for write in writes)
+            self._log.reserve(len(request.effects) + decided_bytes, only_deletes)
+
+    def _now_ms(self) -> int:
+        """The wall clock, never going back while this coordinator lives."""
+        self._last_ms = max(self._last_ms, self._clock.now_ms())
+        return self._last_ms

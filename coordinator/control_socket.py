@@ -1,0 +1,111 @@
+"""The door: hands pipes and memory to processes of the same user, and to nobody else.
+
+The socket is 0600 in a 0700 directory; besides, the kernel is asked who is on the other end. A visitor who says
+nothing, or nonsense, is shown out; nobody else waits for him.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from shoal.shm import handshake, store_files
+from shoal.shm.errors import ShoalError
+from shoal.shm.frames import FrameBuffer, FrameError
+
+_PATIENCE_S = 5.0
+_MOST_VISITORS = 128
+
+Admit = Callable[[handshake.Hello], handshake.Welcome]
+
+
+class ControlSocket:
+    """The listening socket and those who have connected and not yet been admitted."""
+
+    def __init__(self, directory: Path, admit: Admit) -> None:
+        self._path = directory / store_files.SOCKET_FILE
+        self._admit = admit
+        self._path.unlink(missing_ok=True)  # a dead coordinator's: this one holds the lock
+        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        with store_files.socket_address(directory) as address:
+            self._listener.bind(address)
+        os.chmod(self._path, 0o600)
+        self._listener.listen(_MOST_VISITORS)
+        self._listener.setblocking(False)
+        self._visitors: dict[int, tuple[socket.socket, FrameBuffer, float]] = {}
+
+    def fileno(self) -> int:
+        """The listener's descriptor."""
+        return self._listener.fileno()
+
+    def accept(self) -> list[int]:
+        """Let those waiting connect; the descriptors to watch for what they say."""
+        fresh = []
+        while len(self._visitors) < _MOST_VISITORS:
+            try:
+                connection, _ = self._listener.accept()
+            except BlockingIOError:
+                break
+            if store_files.peer_uid(connection) not in (os.getuid(), 0):
+                connection.close()
+                continue
+            connection.setblocking(False)
+            self._visitors[connection.fileno()] = (connection, FrameBuffer(), time.monotonic())
+            fresh.append(connection.fileno())
+        return fresh
+
+    def is_visitor(self, fd: int) -> bool:
+        """Whether ``fd`` belongs to someone not yet admitted."""
+        return fd in self._visitors
+
+    def hear(self, fd: int) -> bool:
+        """Read what a visitor says and answer; True when he is done with, either way."""
+        connection, buffer, _ = self._visitors[fd]
+        try:
+            data = connection.recv(handshake.MAX_HELLO_BYTES)
+            messages = buffer.feed(data) if data else []
+            if data and not messages:
+                return False
+            if messages:
+                self._answer(connection, messages[0])
+        except (OSError, FrameError):
+            pass  # whoever it was is gone or no shoal: closing is the answer
+        self._dismiss(fd)
+        return True
+
+    def impatient(self) -> list[int]:
+        """Show out those who have said nothing for too long; their descriptors."""
+        now_s = time.monotonic()
+        late = [fd for fd, (_, _, since) in self._visitors.items() if now_s - since > _PATIENCE_S]
+        for fd in late:
+            self._dismiss(fd)
+        return late
+
+    def close(self) -> None:
+        """Close the door."""
+        self._path.unlink(missing_ok=True)
+        self._listener.close()
+        for fd in list(self._visitors):
+            self._dismiss(fd)
+
+    def _answer(self, connection: socket.socket, message: bytes) -> None:
+        hello = handshake.decode_hello(message)
+        connection.setblocking(True)
+        connection.settimeout(1.0)  # a few hundred bytes into an empty socket buffer
+        try:
+            welcome = self._admit(hello)
+        except ShoalError as error:
+            handshake.send_refusal(connection, error)
+            return
+        try:
+            handshake.send_welcome(connection, welcome)
+        finally:
+            for fd in welcome[2:]:
+                os.close(fd)
+
+    def _dismiss(self, fd: int) -> None:
+        connection, _, _ = self._visitors.pop(fd)
+        connection.close()

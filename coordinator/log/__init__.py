@@ -1,0 +1,1 @@
+"""What is durable: write-ahead log files and checkpoints."""

@@ -1,0 +1,147 @@
+"""A record of the write-ahead log, and the head of its files. Durable: changes come with a new FORMAT_VERSION.
+
+    file head (56 bytes)                          record (56 bytes and the body, padded to 8)
+      0  8  magic "shoalwal"                        0  4  magic "swal"
+      8  8  format version                          4  4  length of the body in bytes
+     16  8  number of the file                      8  8  xxh3-64 of bytes 16.. and the body, xor bytes 0..7
+     24  8  first commit version in it             16  8  commit version
+     32  8  version known to be on disk            24  8  version known to be on disk when this was written
+     40  8  boot id of the machine, 8 bytes        32  8  boot id of the machine, 8 bytes
+     48  8  xxh3-64 of bytes 0..47                 40  8  client id, 0 the coordinator itself
+                                                   48  8  commit id of that client, 0 a mark of a clean close
+                                                   56     body: 4 bytes length of the effects, the effects as the
+                                                          client sent them (commit_set), msgpack [writes, results]
+                                                          of the operations if there were any
+
+Versions follow each other without gaps, over files too. Two fields tell a torn tail from damage: a record that says
+"up to version V is on disk" proves that everything up to V was whole once; and within one boot the page cache outlives
+every process, so nothing can be torn before a whole record.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+from typing import NamedTuple
+
+from xxhash import xxh3_64_intdigest
+
+FORMAT_VERSION = 1
+FILE_MAGIC = int.from_bytes(b"shoalwal", "little")
+RECORD_MAGIC = int.from_bytes(b"swal", "little")
+
+_FILE_HEAD = struct.Struct("<QQQQQQ")
+FILE_HEAD_BYTES = _FILE_HEAD.size + 8
+_RECORD_HEAD = struct.Struct("<IIQQQQQQ")
+RECORD_HEAD_BYTES = _RECORD_HEAD.size
+_CHECKED = struct.Struct("<QQQQQ")
+_EFFECTS_LENGTH = struct.Struct("<I")
+_MAGIC_BYTES = b"swal"
+
+
+class FileHead(NamedTuple):
+    """What a log file says of itself."""
+
+    number: int
+    first_version: int
+    synced_version: int
+    boot_id: int
+
+    def proves(self, version: int, boot_id: int) -> bool:
+        """Whether ``version`` must have been whole before this was written, seen in boot ``boot_id``."""
+        return self.synced_version >= version or (self.first_version > version and self.boot_id == boot_id != 0)
+
+
+class Record(NamedTuple):
+    """One commit in the log."""
+
+    version: int
+    synced_version: int
+    boot_id: int
+    client_id: int
+    commit_id: int
+    effects: bytes
+    decided: bytes  # msgpack [writes, results], empty without operations
+
+    def proves(self, version: int, boot_id: int) -> bool:
+        """Whether ``version`` must have been whole before this was written, seen in boot ``boot_id``."""
+        return self.synced_version >= version or (self.version >= version and self.boot_id == boot_id != 0)
+
+    @property
+    def is_close_mark(self) -> bool:
+        """Whether this only says that the log was closed in order."""
+        return self.client_id == 0 and self.commit_id == 0
+
+
+def file_name(number: int) -> str:
+    """The name of a log file."""
+    return f"wal-{number:012}.log"
+
+
+def boot_id() -> int:
+    """A number that changes with every boot; 0 where the system has no such thing."""
+    try:
+        text = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    return int(text.strip().replace("-", "")[:16], 16)
+
+
+def encode_file_head(head: FileHead) -> bytes:
+    """The first bytes of a log file."""
+    raw = _FILE_HEAD.pack(FILE_MAGIC, FORMAT_VERSION, *head)
+    return raw + xxh3_64_intdigest(raw).to_bytes(8, "little")
+
+
+def decode_file_head(data: bytes) -> FileHead | None:
+    """The head of a log file, None if it is not whole."""
+    if len(data) < FILE_HEAD_BYTES:
+        return None
+    raw = data[: _FILE_HEAD.size]
+    if xxh3_64_intdigest(raw).to_bytes(8, "little") != data[_FILE_HEAD.size : FILE_HEAD_BYTES]:
+        return None
+    magic, version, *fields = _FILE_HEAD.unpack(raw)
+    if magic != FILE_MAGIC or version != FORMAT_VERSION:
+        return None
+    return FileHead(*fields)
+
+
+def encode_record(record: Record) -> bytes:
+    """A record as it stands in the file, padding included."""
+    body = _EFFECTS_LENGTH.pack(len(record.effects)) + record.effects + record.decided
+    checked = _CHECKED.pack(*record[:5]) + body
+    head = RECORD_MAGIC | len(body) << 32
+    raw = head.to_bytes(8, "little") + (xxh3_64_intdigest(checked) ^ head).to_bytes(8, "little") + checked
+    return raw + bytes(-len(raw) & 7)
+
+
+def decode_record(data: bytes, offset: int) -> tuple[Record, int] | None:
+    """The whole record at ``offset`` and where the next would begin; None if there is none."""
+    if offset + RECORD_HEAD_BYTES > len(data):
+        return None
+    magic, body_length, checksum, *fields = _RECORD_HEAD.unpack_from(data, offset)
+    end = offset + RECORD_HEAD_BYTES + body_length
+    if magic != RECORD_MAGIC or end > len(data) or body_length < _EFFECTS_LENGTH.size:
+        return None
+    head = magic | body_length << 32
+    if xxh3_64_intdigest(data[offset + 16 : end]) ^ head != checksum:
+        return None
+    start = offset + RECORD_HEAD_BYTES
+    (effects_length,) = _EFFECTS_LENGTH.unpack_from(data, start)
+    split = start + _EFFECTS_LENGTH.size + effects_length
+    if split > end:
+        return None
+    record = Record(*fields, data[start + _EFFECTS_LENGTH.size : split], data[split:end])
+    return record, end + (-end & 7)
+
+
+def find_record(data: bytes, offset: int) -> tuple[Record, int] | None:
+    """The first whole record at or after ``offset`` and its place; records stand at multiples of 8."""
+    while True:
+        offset = data.find(_MAGIC_BYTES, offset)
+        if offset < 0:
+            return None
+        found = decode_record(data, offset) if offset % 8 == 0 else None
+        if found is not None:
+            return found[0], offset
+        offset += 1

@@ -1,0 +1,218 @@
+"""The commit loop's hands: what comes in through pipes goes to the engine, its answers go out.
+
+One turn: wait, read every readable pipe once, submit what is whole, finish the group, answer. So whoever arrived
+while the last group was being synced shares the next sync. Between groups, in slices: reclaim, expire, checkpoint.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import time
+from collections.abc import Callable
+
+from shoal.coordinator.checkpointer import Checkpointer
+from shoal.coordinator.clients import Client, welcome_client
+from shoal.coordinator.commit_engine import CommitEngine
+from shoal.coordinator.conflict_window import ConflictWindow
+from shoal.coordinator.control_socket import ControlSocket
+from shoal.shm import handshake, limits
+from shoal.shm.commit_set import ANSWERED, CommitSet, decode_request, encode_answer
+from shoal.shm.errors import ConfigurationError
+from shoal.shm.frames import FrameError, frame
+from shoal.shm.layout import W_CLIENTS, W_HORIZON
+from shoal.shm.reclaim import Reclaimer
+from shoal.shm.store_files import StoreMeta
+from shoal.shm.writer import Writer
+
+_READ_BYTES = 1 * limits.MIB
+_IDLE_WAIT_S = 0.5
+_MAINTAIN_EVERY_S = limits.SWEEP_EVERY_MS / 1000
+
+
+class Server:
+    """Everything a coordinator does once it has recovered."""
+
+    def __init__(
+        self,
+        engine: CommitEngine,
+        writer: Writer,
+        reclaimer: Reclaimer,
+        window: ConflictWindow,
+        checkpointer: Checkpointer | None,
+        meta: StoreMeta,
+        generation: int,
+        linger_s: float | None,
+        wake_fd: int,
+        check: Callable[[], list[str]],
+    ) -> None:
+        self._engine = engine
+        self._writer = writer
+        self._reclaimer = reclaimer
+        self._window = window
+        self._checkpointer = checkpointer
+        self._meta = meta
+        self._generation = generation
+        self._linger_s = linger_s
+        self._wake_fd = wake_fd
+        self._check = check
+        self._clients: dict[int, Client] = {}  # by request descriptor
+        self._answer_fds: dict[int, Client] = {}  # of those with a backlog
+        self._epoll = select.epoll()
+        self._control: ControlSocket
+        self._alone_since = time.monotonic()
+        self._maintained_at = 0.0
+        self._busy = False  # reclaiming has more that it could do at once
+        self.stopping = False
+
+    def pinned(self) -> list[int]:
+        """Every version a client has pinned."""
+        return [version for client in self._clients.values() for version in client.page.pinned()]
+
+    def serve(self, control: ControlSocket) -> None:
+        """Serve until told to stop, or until nobody has been there for ``linger_s``."""
+        self._control = control
+        for fd in (control.fileno(), self._wake_fd):
+            self._epoll.register(fd, select.EPOLLIN)
+        try:
+            while not self.stopping and not self._deserted():
+                self._turn()
+        finally:
+            for client in list(self._clients.values()):
+                self._drop(client)
+            self._epoll.close()
+
+    def admit(self, hello: handshake.Hello) -> handshake.Welcome:
+        """Take in a new client, or raise what it is told."""
+        if hello.durability is not None and hello.durability != self._meta.durability:
+            raise ConfigurationError(
+                f"the store is being served with durability {self._meta.durability!r}, not {hello.durability!r}; "
+                "open it without naming one, or when it is at rest"
+            )
+        if hello.max_bytes is not None and hello.max_bytes != self._meta.max_bytes:
+            raise ConfigurationError(
+                f"the store is being served with max_bytes {self._meta.max_bytes:,}, not {hello.max_bytes:,}; "
+                "open it without naming one, or when it is at rest"
+            )
+        segment_fd = self._writer.segment.read_only_fd()
+        client, welcome = welcome_client(hello, segment_fd, self._meta.durability, self._generation)
+        self._clients[client.request_fd] = client
+        self._epoll.register(client.request_fd, select.EPOLLIN)
+        self._writer.segment.words[W_CLIENTS] = len(self._clients)
+        return welcome
+
+    def _turn(self) -> None:
+        answers: list[tuple[Client, list[bytes]]] = []
+        for fd, event in self._epoll.poll(0 if self._busy else self._wait_s()):
+            client = self._clients.get(fd)
+            if client is not None:
+                self._read(client, answers)
+            elif fd in self._answer_fds:
+                self._flush(self._answer_fds[fd])
+            else:
+                self._door(fd, event)
+        self._engine.finish_group()
+        for client, messages in answers:
+            if client.request_fd in self._clients:
+                self._send(client, b"".join(messages))
+        now_s = time.monotonic()
+        if self._busy or self._reclaimer.due():
+            self._busy = self._reclaimer.step(now_s)
+            if len(self._window) > limits.RECLAIM_EVERY:
+                self._forget()
+        if now_s - self._maintained_at >= _MAINTAIN_EVERY_S:
+            self._maintained_at = now_s
+            self._maintain(now_s)
+
+    def _wait_s(self) -> float:
+        quiet = not (self._writer.expiry or self._reclaimer.idle_work())
+        running = self._checkpointer is not None and self._checkpointer.running
+        return _IDLE_WAIT_S if quiet and not running else _MAINTAIN_EVERY_S
+
+    def _read(self, client: Client, answers: list[tuple[Client, list[bytes]]]) -> None:
+        try:
+            data = os.read(client.request_fd, _READ_BYTES)
+        except BlockingIOError:
+            return
+        if not data:
+            self._engine.forget_client(client.client_id)
+            self._drop(client)
+            return
+        messages = []
+        try:
+            for message in client.buffer.feed(data):
+                request = decode_request(message)
+                if request.question is None:
+                    messages.append(frame(self._engine.submit(client.client_id, request)))
+                else:
+                    messages.append(frame(self._answer_question(request)))
+        except FrameError:
+            # What it sent whole before the nonsense stands; the client itself is shown out.
+            self._drop(client)
+            return
+        if messages:
+            answers.append((client, messages))
+
+    def _answer_question(self, request: CommitSet) -> bytes:
+        assert request.question is not None
+        name, _ = request.question
+        if name == "check":
+            self._engine.finish_group()
+            return encode_answer(request.commit_id, ANSWERED, self._check())
+        raise FrameError(f"an unknown question {name!r}")
+
+    def _send(self, client: Client, data: bytes) -> None:
+        if not client.send(data):
+            self._drop(client)
+        elif client.backlog and client.answer_fd not in self._answer_fds:
+            self._answer_fds[client.answer_fd] = client
+            self._epoll.register(client.answer_fd, select.EPOLLOUT)
+
+    def _flush(self, client: Client) -> None:
+        if not client.flush():
+            self._drop(client)
+        elif not client.backlog:
+            del self._answer_fds[client.answer_fd]
+            self._epoll.unregister(client.answer_fd)
+
+    def _door(self, fd: int, event: int) -> None:
+        if fd == self._control.fileno():
+            for visitor in self._control.accept():
+                self._epoll.register(visitor, select.EPOLLIN)
+        elif fd == self._wake_fd:
+            os.read(self._wake_fd, 4096)
+        elif self._control.is_visitor(fd):
+            self._control.hear(fd)
+
+    def _drop(self, client: Client) -> None:
+        del self._clients[client.request_fd]
+        self._epoll.unregister(client.request_fd)
+        if self._answer_fds.pop(client.answer_fd, None) is not None:
+            self._epoll.unregister(client.answer_fd)
+        client.close()
+        self._writer.segment.words[W_CLIENTS] = len(self._clients)
+        if not self._clients:
+            self._alone_since = time.monotonic()
+
+    def _deserted(self) -> bool:
+        if self._linger_s is None or self._clients:
+            return False
+        return time.monotonic() - self._alone_since >= self._linger_s
+
+    def _forget(self) -> None:
+        """Let the conflict window forget what no open snapshot can conflict with."""
+        self._window.forget(self._writer.segment.words[W_HORIZON], limits.WINDOW_KEYS)
+
+    def _maintain(self, now_s: float) -> None:
+        if self._engine.sweep_expired():
+            self._maintained_at = 0.0  # more has expired: come back next turn
+        self._engine.finish_group()
+        if self._reclaimer.idle_work():
+            self._busy = self._reclaimer.step(now_s)
+        if len(self._window) > 0:
+            self._forget()
+        heap = self._writer.heap
+        heap.give_back(max(256, heap.used_words // limits.BLOCK_BYTES))
+        self._control.impatient()
+        if self._checkpointer is not None:
+            self._checkpointer.maintain(now_s)

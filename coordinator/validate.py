@@ -1,0 +1,40 @@
+"""Optimistic validation: a pure function of a commit set and the conflict window.
+
+Backward validation as in Kung and Robinson, "On Optimistic Methods for Concurrency Control" (1981): commit at version
+V is serializable after everything before it if nothing it read was written since its snapshot. Keys found absent are
+reads like any other, ranges cover the keys that were not there.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from shoal.coordinator.conflict_window import ConflictWindow
+from shoal.shm.commit_set import CommitSet
+
+
+class Conflict(NamedTuple):
+    """Why a commit set must not commit."""
+
+    key: bytes
+    read_version: int
+    found_version: int
+
+
+def validate(commit_set: CommitSet, window: ConflictWindow) -> Conflict | None:
+    """None if nothing ``commit_set`` read has changed since its snapshot."""
+    snapshot = commit_set.snapshot
+    keys, ranges = commit_set.keys_read, commit_set.ranges_read
+    if not keys and not ranges:
+        return None
+    if snapshot < window.floor:
+        return Conflict(keys[0] if keys else ranges[0][0], snapshot, window.floor)
+    for key in keys:
+        version = window.written_since(key, snapshot)
+        if version:
+            return Conflict(key, snapshot, version)
+    for lower, upper in ranges:
+        found = window.range_written_since(lower, upper, snapshot)
+        if found is not None:
+            return Conflict(found[0], snapshot, found[1])
+    return None

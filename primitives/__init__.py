@@ -1,0 +1,1 @@
+"""What users store: facades and transaction views over one engine interface."""

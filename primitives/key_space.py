@@ -1,0 +1,115 @@
+"""How everything users name becomes one ordered key space, without collisions whatever the names hold.
+
+    key      namespace, run, type tag, rest
+    part     1 byte length, then that many bytes of UTF-8: tenant, app, agent, run
+    run      length 0 is no run: what belongs to the namespace as a whole (the index of runs)
+    tag      KV 0x01, EVENT 0x02, STATE 0x03, TRACE 0x04, RUN 0x05; 0x10 is reserved
+    rest     KV and STATE: the user's key or name; elsewhere what the primitive defines
+
+Lengths come first, so no name can reach into another's range; UTF-8 sorts as its code points do, so a scan comes out
+in the order Python sorts strings. A run is one contiguous range.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import IntEnum
+from typing import Any
+
+from shoal.shm.errors import LimitExceededError
+from shoal.shm.limits import MAX_KEY_BYTES, MAX_RUN_ID_BYTES
+
+_PREFIXES_KEPT = 4096
+
+
+class Tag(IntEnum):
+    """What a key belongs to."""
+
+    KV = 0x01
+    EVENT = 0x02
+    STATE = 0x03
+    TRACE = 0x04
+    RUN = 0x05
+    RESERVED = 0x10
+
+
+@dataclass(frozen=True)
+class Namespace:
+    """Whose runs these are: the same run id in two namespaces is two runs.
+
+    Each part is a string of 1 to 128 bytes of UTF-8.
+
+    >>> Namespace(tenant="acme").app
+    'default'
+    """
+
+    tenant: str = "default"
+    app: str = "default"
+    agent: str = "default"
+    _prefix: bytes = field(init=False, repr=False, compare=False, default=b"")
+    _run_prefixes: dict[str, bytes] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        parts = (("tenant", self.tenant), ("app", self.app), ("agent", self.agent))
+        object.__setattr__(self, "_prefix", b"".join(_part(name, text) for name, text in parts))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Namespace, (self.tenant, self.app, self.agent)
+
+    def prefix(self) -> bytes:
+        """What every key of the namespace begins with."""
+        return self._prefix
+
+    def run_prefix(self, run_id: str) -> bytes:
+        """What every key of a run begins with."""
+        prefixes = self._run_prefixes
+        if type(run_id) is str and run_id in prefixes:
+            return prefixes[run_id]
+        prefix = self._prefix + _part("run_id", run_id)
+        if len(prefixes) >= _PREFIXES_KEPT:
+            prefixes.clear()
+        prefixes[run_id] = prefix
+        return prefix
+
+
+def encode_text(what: str, text: object, most_bytes: int = MAX_KEY_BYTES) -> bytes:
+    """A user's name as bytes. Raises TypeError, ValueError or LimitExceededError, naming ``what``."""
+    if not isinstance(text, str):
+        raise TypeError(f"{what} has type {type(text).__name__}; give a str")
+    try:
+        raw = text.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{what} {text!r} is not valid text: {error.reason} at {error.start}") from error
+    if not raw:
+        raise ValueError(f"{what} is empty; give 1 to {most_bytes:,} bytes")
+    if len(raw) > most_bytes:
+        raise LimitExceededError(f"length of {what} in bytes", most_bytes, len(raw))
+    return raw
+
+
+def encode_prefix(prefix: object) -> bytes:
+    """A user's key prefix as bytes; empty means every key."""
+    return encode_text("prefix", prefix) if prefix != "" else b""
+
+
+def after(prefix: bytes) -> bytes:
+    """The first key after all that begin with ``prefix``, which must not be all 0xff."""
+    stripped = prefix.rstrip(b"\xff")
+    return stripped[:-1] + bytes((stripped[-1] + 1,))
+
+
+def user_text(key: bytes) -> str:
+    """The part of an engine key that the user named, for messages."""
+    try:
+        position = 0
+        for _ in range(4):
+            position += 1 + key[position]
+        rest = key[position + 1 :]
+    except IndexError:
+        rest = key
+    return rest.decode("utf-8", errors="backslashreplace")
+
+
+def _part(name: str, text: object) -> bytes:
+    raw = encode_text(name, text, MAX_RUN_ID_BYTES)
+    return bytes((len(raw),)) + raw

@@ -1,0 +1,162 @@
+"""KVStore: general-purpose keys and values of a run.
+
+One key of the engine per user key; nothing else. Expiry is the engine's: a record carries its moment.
+"""
+
+from __future__ import annotations
+
+from datetime import timedelta
+from typing import Any
+
+from shoal.primitives.facade import Facade
+from shoal.primitives.key_space import Namespace, Tag, after, encode_prefix, encode_text
+from shoal.shm import operations
+from shoal.shm.clock import now_ms
+from shoal.shm.codec import Value, decode, encode
+from shoal.shm.limits import MAX_INTEGER, MAX_KEY_BYTES, MIN_INTEGER
+from shoal.workers.transaction import Engine
+
+_TAG = bytes((Tag.KV,))
+# Beyond this a moment does not fit a word; nobody waits that long.
+_LONGEST_TTL_S = 1e15
+
+
+class KVView:
+    """The methods of ``KVStore`` for one run, over one engine: ``txn.kv``, and every facade call."""
+
+    __slots__ = ("_engine", "_prefix")
+
+    def __init__(self, engine: Engine, namespace: Namespace, run_id: str) -> None:
+        self._engine = engine
+        self._prefix = namespace.run_prefix(run_id) + _TAG
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value of ``key``, or ``default`` if it is absent or expired."""
+        raw = self._engine.get(self._prefix + _encode_key(key))
+        return default if raw is None else decode(raw)
+
+    def put(self, key: str, value: Value, *, ttl: float | timedelta | None = None) -> None:
+        """Store ``value``; for ``ttl`` seconds if given, else for good, whatever was there before."""
+        raw = encode(value)
+        self._engine.put(self._prefix + _encode_key(key), raw, 0 if ttl is None else _expires_ms(ttl))
+
+    def put_with_ttl(self, key: str, value: Value, ttl: float | timedelta) -> None:
+        """``put`` with a ``ttl`` that must be given."""
+        if ttl is None:
+            raise TypeError("ttl is None; give seconds or a timedelta, or use put")
+        self.put(key, value, ttl=ttl)
+
+    def ttl(self, key: str) -> float | None:
+        """Seconds until ``key`` expires; None if it never does, or is absent."""
+        found = self._engine.find(self._prefix + _encode_key(key))
+        if found is None or not found.expires_ms:
+            return None
+        return max(0.0, (found.expires_ms - now_ms()) / 1000)
+
+    def delete(self, key: str) -> bool:
+        """Delete ``key``; whether it was there."""
+        deleted: bool = self._engine.perform(operations.DELETE, [self._prefix + _encode_key(key)])
+        return deleted
+
+    def exists(self, key: str) -> bool:
+        """Whether ``key`` is there."""
+        return self._engine.get(self._prefix + _encode_key(key)) is not None
+
+    def list(self, prefix: str = "") -> list[str]:
+        """The keys that begin with ``prefix``, sorted."""
+        return [key for key, _ in self._scan(prefix)]
+
+    def list_with_values(self, prefix: str = "") -> list[tuple[str, Any]]:
+        """``(key, value)`` of the keys that begin with ``prefix``, sorted by key."""
+        return [(key, decode(raw)) for key, raw in self._scan(prefix)]
+
+    def increment(self, key: str, by: int = 1) -> int:
+        """Add ``by`` to an integer (absent counts as 0) and return the sum. A ttl stays as it is."""
+        if type(by) is not int:
+            raise TypeError(f"by has type {type(by).__name__}; give an int")
+        if not MIN_INTEGER <= by <= MAX_INTEGER:
+            raise ValueError(f"by is {by}; give an integer from -2**63 to 2**64 - 1")
+        total: int = self._engine.perform(operations.INCREMENT, [self._prefix + _encode_key(key), by])
+        return total
+
+    def _scan(self, prefix: str) -> Any:
+        own = self._prefix
+        lower = own + encode_prefix(prefix)
+        for key, found in self._engine.scan(lower, after(lower)):
+            yield key[len(own) :].decode(), found.value
+
+
+class KVStore(Facade):
+    """Keys and values of a run, each call a transaction of its own.
+
+    >>> import shoal, tempfile
+    >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
+    ...     kv = shoal.KVStore(db)
+    ...     kv.put("run-1", "task/status", {"state": "running"})
+    ...     kv.get("run-1", "task/status")
+    ...     kv.increment("run-1", "task/attempts")
+    ...     kv.list("run-1", "task/")
+    {'state': 'running'}
+    1
+    ['task/attempts', 'task/status']
+
+    Keys are strings of 1 to 1,024 bytes of UTF-8, any character. Values: see ``shoal.shm.codec``.
+    Raises ``TypeError`` or ``ValueError`` for a bad argument and ``LimitExceededError`` for one too large, before
+    anything is sent; ``StoreFullError`` if there is no room.
+    """
+
+    def _view(self, run_id: str) -> KVView:
+        return KVView(self._db.engine, self.namespace, run_id)
+
+    def get(self, run_id: str, key: str, default: Any = None) -> Any:
+        """The value of ``key``, or ``default`` if it is absent or expired."""
+        return self._view(run_id).get(key, default)
+
+    def put(self, run_id: str, key: str, value: Value, *, ttl: float | timedelta | None = None) -> None:
+        """Store ``value``; for ``ttl`` seconds (or a ``timedelta``) if given, else for good."""
+        self._view(run_id).put(key, value, ttl=ttl)
+
+    def put_with_ttl(self, run_id: str, key: str, value: Value, ttl: float | timedelta) -> None:
+        """``put`` with a ``ttl`` that must be given."""
+        self._view(run_id).put_with_ttl(key, value, ttl)
+
+    def ttl(self, run_id: str, key: str) -> float | None:
+        """Seconds until ``key`` expires; None if it never does, or is absent."""
+        return self._view(run_id).ttl(key)
+
+    def delete(self, run_id: str, key: str) -> bool:
+        """Delete ``key``; whether it was there."""
+        return self._view(run_id).delete(key)
+
+    def exists(self, run_id: str, key: str) -> bool:
+        """Whether ``key`` is there."""
+        return self._view(run_id).exists(key)
+
+    def list(self, run_id: str, prefix: str = "") -> list[str]:
+        """The keys that begin with ``prefix``, sorted."""
+        return self._view(run_id).list(prefix)
+
+    def list_with_values(self, run_id: str, prefix: str = "") -> list[tuple[str, Any]]:
+        """``(key, value)`` of the keys that begin with ``prefix``, sorted by key."""
+        return self._view(run_id).list_with_values(prefix)
+
+    def increment(self, run_id: str, key: str, by: int = 1) -> int:
+        """Add ``by`` to an integer (absent counts as 0) and return the sum; never conflicts."""
+        return self._view(run_id).increment(key, by)
+
+
+def _encode_key(key: str) -> bytes:
+    # Written for speed: every call passes here. encode_text says what is wrong.
+    if type(key) is str and key.isascii() and 0 < len(key) <= MAX_KEY_BYTES:
+        return key.encode()
+    return encode_text("key", key)
+
+
+def _expires_ms(ttl: float | timedelta) -> int:
+    if isinstance(ttl, timedelta):
+        ttl = ttl.total_seconds()
+    elif isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
+        raise TypeError(f"ttl has type {type(ttl).__name__}; give seconds or a timedelta")
+    if not 0 < ttl <= _LONGEST_TTL_S:
+        raise ValueError(f"ttl is {ttl}; give more than 0 seconds, or leave it out to keep the key for good")
+    return now_ms() + max(1, round(ttl * 1000))

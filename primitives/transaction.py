@@ -1,0 +1,85 @@
+"""The transaction users hold: every primitive of a run, and of other runs, over one engine transaction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import TracebackType
+
+from shoal.primitives.key_space import Namespace, user_text
+from shoal.primitives.kv_store import KVView
+from shoal.shm.errors import ConflictError, InvalidOperationError
+from shoal.workers import transaction as engine
+from shoal.workers.connection import Connection
+
+
+class RunView:
+    """The primitives of one run inside a transaction."""
+
+    def __init__(self, begun: Callable[[], engine.Transaction], namespace: Namespace, run_id: str) -> None:
+        namespace.run_prefix(run_id)  # a bad run id is refused here, before anything begins
+        self._begun = begun
+        self._namespace = namespace
+        self._run_id = run_id
+
+    @property
+    def kv(self) -> KVView:
+        """The run's keys and values: the methods of ``KVStore`` without ``run_id``."""
+        return KVView(self._begun(), self._namespace, self._run_id)
+
+
+class Transaction(RunView):
+    """Reads at one snapshot and commits all its writes at once, or nothing.
+
+    A context manager: the snapshot is taken at entry, the commit made at exit; an exception writes nothing.
+    Raises ``ConflictError`` at exit if anything it read has changed since.
+
+    ``version`` is the commit version afterwards (a read-only transaction's is its snapshot's).
+    """
+
+    def __init__(self, connection: Connection, namespace: Namespace, run_id: str, read_only: bool = False) -> None:
+        super().__init__(self._engine_transaction, namespace, run_id)
+        self._connection = connection
+        self._engine: engine.Transaction | None = engine.Transaction(connection, True) if read_only else None
+
+    def __enter__(self) -> Transaction:
+        if self._engine is None:
+            self._engine = engine.Transaction(self._connection)
+        elif not self._engine.read_only:
+            raise InvalidOperationError("the transaction was entered already; start a new one")
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        transaction = self._engine_transaction()
+        if kind is not None or transaction.read_only:
+            transaction.abandon()
+            return
+        try:
+            transaction.commit()
+        except ConflictError as conflict:
+            # The engine knows the key as it is stored; the user knows the name he gave it.
+            key, *versions = conflict.args
+            raise ConflictError(user_text(key), *versions) from None
+
+    @property
+    def version(self) -> int:
+        """The commit version, once committed; a snapshot's own from the start."""
+        version = self._engine_transaction().version
+        if version is None:
+            raise InvalidOperationError("the transaction has not committed; its version is known after the with block")
+        return version
+
+    def on(self, run_id: str) -> RunView:
+        """Another run of the same namespace, in this same transaction."""
+        return RunView(self._engine_transaction, self._namespace, run_id)
+
+    def close(self) -> None:
+        """End a snapshot, or a transaction without committing it."""
+        if self._engine is not None:
+            self._engine.abandon()
+
+    def _engine_transaction(self) -> engine.Transaction:
+        if self._engine is None:
+            raise InvalidOperationError("the transaction has not begun; use it in a with statement")
+        return self._engine

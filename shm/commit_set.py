@@ -1,0 +1,164 @@
+"""What a worker submits and what it is answered: the formats both ends of a pipe share.
+
+    request    8 bytes  commit id, rising per client; 0 for a question that commits nothing
+               8 bytes  snapshot version the reads were made at
+               8 bytes  the commit is void from this time on, ms since the epoch (something read expires); 0 never
+               4 bytes  length of the reads
+               reads    msgpack [[key, ...], [[lower, upper], ...]], empty if nothing was read
+               effects  msgpack [writes, clears, operations, question]
+                        writes      [key, value or nil, expires_ms, key, ...] flat
+                        clears      [lower, upper, lower, ...] flat, done before the writes
+                        operations  [[name, arguments], ...]
+                        question    nil or [name, arguments]
+
+    answer     msgpack [commit id, status, ...]
+               COMMITTED    version, results of the operations
+               CONFLICT     key, read version, found version
+               REFUSED      name of the error's class, its arguments
+               ANSWERED     result
+
+The log keeps the effects as they were sent (the bytes are copied, not packed again), so their form is durable:
+``wal_format`` has the version.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any, NamedTuple
+
+from shoal.shm import codec, errors
+from shoal.shm.errors import ShoalError
+from shoal.shm.frames import FrameError
+from shoal.shm.limits import MAX_ENGINE_KEY_BYTES, MAX_VALUE_BYTES
+from shoal.shm.operations import OPERATIONS, Write
+
+_HEADER = struct.Struct("<QQQI")
+HEADER_BYTES = _HEADER.size
+
+COMMITTED = 0
+CONFLICT = 1
+REFUSED = 2
+ANSWERED = 3
+
+NO_READS = b""
+
+
+class CommitSet(NamedTuple):
+    """A request, decoded."""
+
+    commit_id: int
+    snapshot: int
+    valid_until_ms: int
+    keys_read: list[bytes]
+    ranges_read: list[tuple[bytes, bytes]]
+    writes: list[Write]
+    clears: list[tuple[bytes, bytes]]
+    operations: list[tuple[str, list[Any]]]
+    question: tuple[str, list[Any]] | None
+    effects: bytes
+
+
+def encode_reads(keys: list[bytes], ranges: list[tuple[bytes, bytes]]) -> bytes:
+    """The reads part of a request."""
+    return codec.pack([keys, ranges]) if keys or ranges else NO_READS
+
+
+def encode_effects(
+    writes: list[Any],
+    clears: list[bytes] | None = None,
+    operations: list[Any] | None = None,
+    question: tuple[str, list[Any]] | None = None,
+) -> bytes:
+    """The effects part of a request; ``writes`` and ``clears`` flat."""
+    return codec.pack([writes, clears, operations, question])
+
+
+def encode_request(commit_id: int, snapshot: int, valid_until_ms: int, reads: bytes, effects: bytes) -> bytes:
+    """A whole request."""
+    return _HEADER.pack(commit_id, snapshot, valid_until_ms, len(reads)) + reads + effects
+
+
+def decode_request(message: bytes) -> CommitSet:
+    """The request in ``message``, every part of it checked; FrameError for anything a worker never sends."""
+    try:
+        commit_id, snapshot, valid_until_ms, reads_bytes = _HEADER.unpack_from(message)
+        keys_read: list[bytes] = []
+        ranges_read: list[tuple[bytes, bytes]] = []
+        if reads_bytes:
+            keys_read, ranges = codec.decode(message[HEADER_BYTES : HEADER_BYTES + reads_bytes])
+            _check_keys(keys_read)
+            ranges_read = [_range(lower, upper) for lower, upper in ranges]
+        effects = message[HEADER_BYTES + reads_bytes :]
+        writes, clears, operations, question = decode_effects(effects)
+    except (ValueError, TypeError, struct.error, IndexError, KeyError) as error:
+        raise FrameError(f"not a commit set: {error}") from error
+    return CommitSet(
+        commit_id, snapshot, valid_until_ms, keys_read, ranges_read, writes, clears, operations, question, effects
+    )
+
+
+def decode_effects(
+    effects: bytes,
+) -> tuple[list[Write], list[tuple[bytes, bytes]], list[tuple[str, list[Any]]], tuple[str, list[Any]] | None]:
+    """Writes, clears, operations and question; ValueError or TypeError for a wrong form."""
+    flat, flat_clears, operations, question = codec.unpackb(effects)
+    writes = []
+    for i in range(0, len(flat), 3):
+        key, value, expires_ms = flat[i : i + 3]
+        if type(key) is not bytes or not 0 < len(key) <= MAX_ENGINE_KEY_BYTES:
+            raise ValueError("a key is not 1 to 4,096 bytes")
+        if value is not None and (type(value) is not bytes or len(value) > MAX_VALUE_BYTES):
+            raise ValueError("a value is not bytes within the limit")
+        if type(expires_ms) is not int or not 0 <= expires_ms < 1 << 63:
+            raise ValueError("an expiry is not a time")
+        writes.append(Write(key, value, expires_ms))
+    clears = []
+    if flat_clears:
+        clears = [_range(flat_clears[i], flat_clears[i + 1]) for i in range(0, len(flat_clears), 2)]
+    for name, arguments in operations or ():
+        if name not in OPERATIONS or type(arguments) is not list:
+            raise ValueError("an unknown operation")
+        _check_keys(arguments[:1])
+    return writes, clears, operations or [], question
+
+
+def _check_keys(keys: Any) -> None:
+    for key in keys:
+        if type(key) is not bytes or not 0 < len(key) <= MAX_ENGINE_KEY_BYTES:
+            raise ValueError("a key is not 1 to 4,096 bytes")
+
+
+def _range(lower: Any, upper: Any) -> tuple[bytes, bytes]:
+    if type(lower) is not bytes or type(upper) is not bytes:
+        raise ValueError("a range is not two keys")
+    if len(lower) > MAX_ENGINE_KEY_BYTES or len(upper) > MAX_ENGINE_KEY_BYTES:
+        raise ValueError("a range's key is too long")
+    return lower, upper
+
+
+def encode_answer(*parts: Any) -> bytes:
+    """An answer: commit id, status, and what belongs to the status."""
+    return codec.pack(parts)
+
+
+def decode_answer(message: bytes) -> list[Any]:
+    """The parts of an answer."""
+    parts: list[Any] = codec.decode(message)
+    return parts
+
+
+_BY_NAME: dict[str, type[Exception]] = {
+    name: cls for name, cls in vars(errors).items() if isinstance(cls, type) and issubclass(cls, ShoalError)
+} | {"TypeError": TypeError, "ValueError": ValueError}
+
+
+def error_parts(error: Exception) -> tuple[str, list[Any]]:
+    """An error as what can be sent: the name of its class and its arguments."""
+    name = type(error).__name__
+    assert name in _BY_NAME, f"{name} is not an error a client is told"
+    return name, list(error.args)
+
+
+def error_from(name: str, arguments: list[Any]) -> Exception:
+    """The error that ``error_parts`` took apart."""
+    return _BY_NAME[name](*arguments)

@@ -1,0 +1,121 @@
+"""Every error shoal raises on purpose.
+
+    ShoalError
+      ConflictError, SnapshotExpiredError                       retry the transaction
+      CASConflictError, NotFoundError, AlreadyExistsError,
+      InvalidOperationError, LimitExceededError                 the caller decides
+      StoreFullError                                            nothing lost; reads and deletes go on
+      ConfigurationError, CoordinatorLostError, WorkerLostError
+      CorruptionError                                           file, offset, expected, found
+
+A message is fact, value, remedy. Every class keeps its constructor arguments in ``args``, so an error survives
+pickling (a pool hands it to another process) and the trip through a pipe (``commit_set`` names class and arguments).
+"""
+
+from __future__ import annotations
+
+
+class ShoalError(Exception):
+    """Base of all errors shoal raises on purpose."""
+
+
+class ConflictError(ShoalError):
+    """Something this transaction read was changed before it committed. Nothing was written; run it again."""
+
+    def __init__(self, key: str, read_version: int, found_version: int) -> None:
+        super().__init__(key, read_version, found_version)
+        self.key = key
+        self.read_version = read_version
+        self.found_version = found_version
+
+    def __str__(self) -> str:
+        return (
+            f"{self.key!r} was read at version {self.read_version} and changed at version {self.found_version}; "
+            "run the transaction again (db.transact does)"
+        )
+
+
+class SnapshotExpiredError(ShoalError):
+    """The snapshot was revoked because the history kept for it took too much room. Take a new one."""
+
+    def __init__(self, snapshot_version: int, oldest_version: int) -> None:
+        super().__init__(snapshot_version, oldest_version)
+        self.snapshot_version = snapshot_version
+        self.oldest_version = oldest_version
+
+    def __str__(self) -> str:
+        return (
+            f"snapshot {self.snapshot_version} was revoked to make room; the oldest readable version is "
+            f"{self.oldest_version}; start the transaction again and hold snapshots for a shorter time"
+        )
+
+
+class CASConflictError(ShoalError):
+    """A compare-and-swap found another version than expected."""
+
+    def __init__(self, key: str, expected: int, actual: int) -> None:
+        super().__init__(key, expected, actual)
+        self.key = key
+        self.expected = expected
+        self.actual = actual
+
+    def __str__(self) -> str:
+        return f"{self.key!r} has version {self.actual}, expected {self.expected}; read it again and decide"
+
+
+class NotFoundError(ShoalError):
+    """What the call needs does not exist."""
+
+
+class AlreadyExistsError(ShoalError):
+    """What the call would create exists already."""
+
+
+class InvalidOperationError(ShoalError):
+    """The object does not allow this call, or not any more."""
+
+
+class LimitExceededError(ShoalError):
+    """Something is larger than shoal stores; see ``limits`` for every bound."""
+
+    def __init__(self, what: str, limit: int, size: int) -> None:
+        super().__init__(what, limit, size)
+        self.what = what
+        self.limit = limit
+        self.size = size
+
+    def __str__(self) -> str:
+        return f"{self.what} is {self.size:,}; the limit is {self.limit:,}; split it or store a reference"
+
+
+class StoreFullError(ShoalError):
+    """No room for this commit, in memory (``max_bytes``) or on disk. Nothing was written and nothing is lost."""
+
+
+class ConfigurationError(ShoalError):
+    """The store cannot be opened with these options."""
+
+
+class CoordinatorLostError(ShoalError):
+    """No coordinator serves the store and none could be started in time."""
+
+
+class WorkerLostError(ShoalError):
+    """The worker process died while it ran this task."""
+
+
+class CorruptionError(ShoalError):
+    """A durable file holds something shoal never wrote."""
+
+    def __init__(self, file: str, offset: int, expected: str, found: str) -> None:
+        super().__init__(file, offset, expected, found)
+        self.file = file
+        self.offset = offset
+        self.expected = expected
+        self.found = found
+
+    def __str__(self) -> str:
+        return (
+            f"{self.file} is damaged at byte {self.offset}: expected {self.expected}, found {self.found}; "
+            "restore a backup, or move the file away to go on without what it held"
+        )

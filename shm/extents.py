@@ -1,0 +1,64 @@
+"""Free runs of blocks: taken best-fit, joined with their neighbours when they come back. Plain bookkeeping."""
+
+from __future__ import annotations
+
+from sortedcontainers import SortedDict, SortedList
+
+
+class Extents:
+    """A set of disjoint runs ``(start, length)`` that never touch each other."""
+
+    __slots__ = ("_by_length", "_by_start", "total")
+
+    def __init__(self) -> None:
+        self._by_start: SortedDict[int, int] = SortedDict()
+        self._by_length: SortedList[tuple[int, int]] = SortedList()
+        self.total = 0
+
+    def __iter__(self):  # type: ignore[no-untyped-def]
+        return iter(list(self._by_start.items()))
+
+    def add(self, start: int, length: int) -> None:
+        """Put a run back; it must not overlap one that is here."""
+        self.total += length
+        position = self._by_start.bisect_left(start)
+        if position < len(self._by_start):
+            next_start, next_length = self._by_start.peekitem(position)
+            assert start + length <= next_start, "a block was freed twice"
+            if next_start == start + length:
+                self._drop(next_start, next_length)
+                length += next_length
+        if position > 0:
+            before_start, before_length = self._by_start.peekitem(position - 1)
+            assert before_start + before_length <= start, "a block was freed twice"
+            if before_start + before_length == start:
+                self._drop(before_start, before_length)
+                start, length = before_start, before_length + length
+        self._by_start[start] = length
+        self._by_length.add((length, start))
+
+    def take(self, length: int) -> int | None:
+        """The start of a run of ``length`` from the smallest that holds it, or None."""
+        position = self._by_length.bisect_left((length, 0))
+        if position == len(self._by_length):
+            return None
+        found, start = self._by_length[position]
+        self.remove(start, found)
+        if found > length:
+            self.total += found - length
+            self._by_start[start + length] = found - length
+            self._by_length.add((found - length, start + length))
+        return int(start)
+
+    def largest(self) -> int:
+        """Length of the longest run."""
+        return int(self._by_length[-1][0]) if self._by_length else 0
+
+    def remove(self, start: int, length: int) -> None:
+        """Take out a whole run."""
+        self._drop(start, length)
+        self.total -= length
+
+    def _drop(self, start: int, length: int) -> None:
+        del self._by_start[start]
+        self._by_length.remove((length, start))

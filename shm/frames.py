@@ -1,0 +1,77 @@
+"""Messages over a pipe: a 4-byte length, then that many bytes. A pipe may deliver them in any pieces."""
+
+from __future__ import annotations
+
+import os
+import struct
+
+from shoal.shm.limits import MAX_COMMIT_BYTES, MIB
+
+_LENGTH = struct.Struct("<I")
+LENGTH_BYTES = _LENGTH.size
+# A commit set of the allowed size, with what it read and its framing.
+MAX_FRAME_BYTES = 2 * MAX_COMMIT_BYTES
+_READ_BYTES = 1 * MIB
+
+
+class FrameError(Exception):
+    """The other side does not speak this protocol."""
+
+
+def frame(body: bytes) -> bytes:
+    """``body`` with its length in front."""
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameBuffer:
+    """Bytes as they came in, given out as whole messages."""
+
+    __slots__ = ("_missing", "_pieces")
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []  # of one unfinished message, joined once when it is whole
+        self._missing = 0  # bytes until there is something to do with them
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The messages that ``data`` completes. Raises FrameError for a length no message may have."""
+        if self._pieces:
+            self._pieces.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return []
+            data = b"".join(self._pieces)
+            self._pieces.clear()
+        messages = []
+        position, end = 0, len(data)
+        self._missing = 0
+        while end - position >= LENGTH_BYTES:
+            (length,) = _LENGTH.unpack_from(data, position)
+            if length > MAX_FRAME_BYTES:
+                raise FrameError(f"a message of {length:,} bytes; the limit is {MAX_FRAME_BYTES:,}")
+            self._missing = length - (end - position - LENGTH_BYTES)
+            if self._missing > 0:
+                break
+            position += LENGTH_BYTES + length
+            messages.append(data[position - length : position])
+        if position < end:
+            self._pieces.append(data[position:] if position else data)
+            if self._missing <= 0:
+                self._missing = 1
+        return messages
+
+
+def write_all(fd: int, data: bytes) -> None:
+    """Write all of ``data`` to a blocking descriptor."""
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, memoryview(data)[written : written + _READ_BYTES])
+
+
+def read_message(fd: int, buffer: FrameBuffer, ready: list[bytes]) -> bytes:
+    """The next message from a blocking descriptor; EOFError at its end."""
+    while not ready:
+        data = os.read(fd, _READ_BYTES)
+        if not data:
+            raise EOFError
+        ready.extend(buffer.feed(data))
+    return ready.pop(0)

@@ -1,0 +1,92 @@
+"""The first words over the control socket, once per client; everything after goes through its pipes.
+
+    client   frame: msgpack [PROTOCOL_VERSION, client id, pid, durability or nil, max_bytes or nil]
+    server   frame: msgpack [nil, durability, generation], with four descriptors:
+             the segment (reading), the client's snapshot slots, its request pipe (writing), its answer pipe (reading)
+       or    frame: msgpack [[error's name, arguments]]
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+from typing import Any, NamedTuple
+
+from shoal.shm import codec, commit_set
+from shoal.shm.frames import FrameBuffer, FrameError, frame
+
+PROTOCOL_VERSION = 1
+MAX_HELLO_BYTES = 4096
+_DESCRIPTORS = 4
+
+
+class Hello(NamedTuple):
+    """Who wants to attach, and how."""
+
+    protocol: int
+    client_id: int
+    pid: int
+    durability: str | None
+    max_bytes: int | None
+
+
+class Welcome(NamedTuple):
+    """What an attached client is given."""
+
+    durability: str
+    generation: int
+    segment_fd: int
+    slots_fd: int
+    request_fd: int
+    answer_fd: int
+
+
+def encode_hello(hello: Hello) -> bytes:
+    """The client's first message."""
+    return frame(codec.pack(list(hello)))
+
+
+def decode_hello(message: bytes) -> Hello:
+    """Raises FrameError for anything a client never says."""
+    try:
+        parts = codec.unpackb(message)
+        hello = Hello(*parts)
+    except (ValueError, TypeError) as error:
+        raise FrameError(f"not a greeting: {error}") from error
+    if hello.protocol != PROTOCOL_VERSION or type(hello.client_id) is not int or hello.client_id <= 0:
+        raise FrameError(f"protocol {hello.protocol!r}, expected {PROTOCOL_VERSION}")
+    return hello
+
+
+def send_welcome(connection: socket.socket, welcome: Welcome) -> None:
+    """Answer a greeting with what it asked for."""
+    message = frame(codec.pack([None, welcome.durability, welcome.generation]))
+    socket.send_fds(connection, [message], list(welcome[2:]))
+
+
+def send_refusal(connection: socket.socket, error: Exception) -> None:
+    """Answer a greeting with an error the client raises."""
+    name, arguments = commit_set.error_parts(error)
+    connection.sendall(frame(codec.pack([[name, arguments]])))
+
+
+def receive_welcome(connection: socket.socket) -> Welcome:
+    """Wait for the answer. Raises the coordinator's error, or EOFError if it went away."""
+    buffer = FrameBuffer()
+    descriptors: list[int] = []
+    messages: list[bytes] = []
+    try:
+        while not messages:
+            data, fds, _, _ = socket.recv_fds(connection, MAX_HELLO_BYTES, _DESCRIPTORS, socket.MSG_CMSG_CLOEXEC)
+            descriptors += fds
+            if not data:
+                raise EOFError
+            messages = buffer.feed(data)
+        parts: list[Any] = codec.decode(messages[0])
+        if parts[0] is not None:
+            raise commit_set.error_from(*parts[0])
+        return Welcome(parts[1], parts[2], *descriptors)
+    except BaseException:
+        for fd in descriptors:
+            os.close(fd)
+        raise

@@ -1,0 +1,164 @@
+"""Key -> key node: an extendible hash index in the segment (Fagin et al., 1979).
+
+Written by the coordinator alone. A reader that has loaded the published version sees every key written up to it:
+- a key is added with one store, after its node is complete;
+- a bucket splits by copying into two new ones and then pointing the directory at them, one store per entry. The old
+  bucket stays whole until no snapshot from before the split is left (``reclaim``);
+- the directory doubles in place: the upper half is filled first, then the mask is stored. A reader with the old mask
+  stays in the lower half, which is as good.
+So no commit ever waits for more than one bucket's split (about 0.2 ms) and no reader waits for anything.
+"""
+
+from __future__ import annotations
+
+from xxhash import xxh3_64_intdigest
+
+from shoal.shm.errors import StoreFullError
+from shoal.shm.heap import Heap
+from shoal.shm.layout import (
+    BUCKET_MASK,
+    BUCKET_WORDS,
+    DIRECTORY_WORD,
+    HEADER_BYTES,
+    NODE_HEADER_WORDS,
+    REFERENCE_MASK,
+    REMOVED,
+    W_HASH_MASK,
+    W_HASH_SEED,
+    directory_bytes,
+)
+from shoal.shm.limits import BUCKET_ENTRIES, BUCKET_FILL
+from shoal.shm.segment import Segment
+
+_KEY_OFFSET = NODE_HEADER_WORDS * 8
+
+
+def node_key(segment: Segment, node: int) -> bytes:
+    """The key stored in a key node."""
+    start = node * 8 + _KEY_OFFSET
+    return segment.mm[start : start + segment.words[node + 1]]
+
+
+class HashIndex:
+    """The writer's side. ``find`` is what readers do, too (``reader`` has the same probe, written for speed)."""
+
+    def __init__(self, segment: Segment, heap: Heap) -> None:
+        self._segment = segment
+        self._words = segment.words
+        self._heap = heap
+        self._seed = segment.words[W_HASH_SEED]
+        self._capacity = directory_bytes(segment.size_bytes) // 8
+        self._backed = HEADER_BYTES // 8  # directory entries that have memory
+        self._fill: dict[int, int] = {}  # bucket -> entries and removed marks
+        self.replaced: list[int] = []  # buckets no longer reachable, for reclaim
+        bucket = self._new_bucket(0)
+        self._words[DIRECTORY_WORD] = bucket
+        self._words[W_HASH_MASK] = 0
+
+    def hash_of(self, key: bytes) -> int:
+        """The 64-bit hash this index uses."""
+        return xxh3_64_intdigest(key, self._seed)
+
+    def find(self, key: bytes) -> int:
+        """The key node of ``key``, 0 if there is none."""
+        found = self._slot(key, xxh3_64_intdigest(key, self._seed))
+        return self._words[found] & REFERENCE_MASK if found else 0
+
+    def prepare(self, new_keys: int) -> None:
+        """Back the directory with memory for that many more keys, or raise StoreFullError."""
+        entries = self._words[W_HASH_MASK] + 1
+        wanted = min(self._capacity, 4 * entries + 16 * new_keys // BUCKET_FILL)
+        if wanted > self._backed:
+            target = min(self._capacity, 2 * wanted)
+            self._segment.take((DIRECTORY_WORD + self._backed) * 8, (target - self._backed) * 8)
+            self._backed = target
+
+    def insert(self, key: bytes, node: int) -> None:
+        """Add a key that is not there yet; its node is complete."""
+        digest = xxh3_64_intdigest(key, self._seed)
+        words = self._words
+        bucket = words[DIRECTORY_WORD + (digest & words[W_HASH_MASK])]
+        while self._fill[bucket] >= BUCKET_FILL:
+            self._split(bucket, digest)
+            bucket = words[DIRECTORY_WORD + (digest & words[W_HASH_MASK])]
+        i = (digest >> 32) & BUCKET_MASK
+        while words[bucket + i]:
+            i = (i + 1) & BUCKET_MASK
+        words[bucket + i] = (digest >> 48 << 48) | node
+        self._fill[bucket] += 1
+
+    def remove(self, key: bytes) -> None:
+        """Forget a key. A mark stays so that keys probed past it are still found; the next split sweeps it out."""
+        found = self._slot(key, xxh3_64_intdigest(key, self._seed))
+        assert found, "removing a key that is not in the hash index"
+        self._words[found] = REMOVED
+
+    def buckets(self) -> dict[int, int]:
+        """Every bucket in use and how many of its words are taken (for the integrity walk)."""
+        return dict(self._fill)
+
+    def _slot(self, key: bytes, digest: int) -> int:
+        words, mm = self._words, self._segment.mm
+        bucket = words[DIRECTORY_WORD + (digest & words[W_HASH_MASK])]
+        i = (digest >> 32) & BUCKET_MASK
+        tag = digest >> 48
+        while entry := words[bucket + i]:
+            if entry >> 48 == tag and entry != REMOVED:
+                node = entry & REFERENCE_MASK
+                start = node * 8 + _KEY_OFFSET
+                if mm[start : start + words[node + 1]] == key:
+                    return bucket + i
+            i = (i + 1) & BUCKET_MASK
+        return 0
+
+    def _new_bucket(self, depth: int) -> int:
+        bucket = self._heap.allocate(BUCKET_WORDS)
+        start = bucket * 8
+        self._segment.mm[start : start + BUCKET_ENTRIES * 8] = bytes(BUCKET_ENTRIES * 8)
+        self._words[bucket + BUCKET_ENTRIES] = depth
+        self._fill[bucket] = 0
+        return bucket
+
+    def _split(self, bucket: int, digest: int) -> None:
+        """Copy ``bucket`` into one (if removed marks filled it) or two new ones, and point the directory there."""
+        words = self._words
+        depth = words[bucket + BUCKET_ENTRIES]
+        entries = [e for e in words[bucket : bucket + BUCKET_ENTRIES].tolist() if e > REMOVED]
+        if len(entries) <= BUCKET_FILL // 2:
+            halves = [(depth, digest & ((1 << depth) - 1), entries)]
+        else:
+            while words[W_HASH_MASK] + 1 < 1 << (depth + 1):
+                self._double_directory()
+            low: list[int] = []
+            high: list[int] = []
+            for entry in entries:
+                key = node_key(self._segment, entry & REFERENCE_MASK)
+                (high if xxh3_64_intdigest(key, self._seed) >> depth & 1 else low).append(entry)
+            first = digest & ((1 << depth) - 1)
+            halves = [(depth + 1, first, low), (depth + 1, first | 1 << depth, high)]
+        for new_depth, first, part in halves:
+            fresh = self._new_bucket(new_depth)
+            for entry in part:
+                self._place(fresh, entry)
+            for i in range(first, words[W_HASH_MASK] + 1, 1 << new_depth):
+                words[DIRECTORY_WORD + i] = fresh
+        del self._fill[bucket]
+        self.replaced.append(bucket)
+
+    def _place(self, bucket: int, entry: int) -> None:
+        words = self._words
+        digest = xxh3_64_intdigest(node_key(self._segment, entry & REFERENCE_MASK), self._seed)
+        i = (digest >> 32) & BUCKET_MASK
+        while words[bucket + i]:
+            i = (i + 1) & BUCKET_MASK
+        words[bucket + i] = entry
+        self._fill[bucket] += 1
+
+    def _double_directory(self) -> None:
+        words = self._words
+        entries = words[W_HASH_MASK] + 1
+        if 2 * entries > self._backed:
+            raise StoreFullError(f"the hash directory is full at {entries:,} entries; open with a larger max_bytes")
+        start = DIRECTORY_WORD
+        words[start + entries : start + 2 * entries] = words[start : start + entries]
+        words[W_HASH_MASK] = 2 * entries - 1

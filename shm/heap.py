@@ -1,0 +1,182 @@
+"""Room for records in a segment: reserved and freed by the coordinator alone, private to it.
+
+- The heap is blocks of 16 KiB. A block serves one size class, or a run of blocks one large record. A block all of
+  whose records are free goes back to the pool and may serve any class: space never stays bound to a size.
+- ``free`` makes a record reusable at once. Who calls it has made sure that no reader can reach it (``reclaim``).
+- Nothing here survives the coordinator: the next one rebuilds the segment and with it this state.
+"""
+
+from __future__ import annotations
+
+from shoal.shm import layout, limits
+from shoal.shm.errors import StoreFullError
+from shoal.shm.extents import Extents
+from shoal.shm.segment import Segment
+
+BLOCK_WORDS = limits.BLOCK_BYTES // 8
+CLASS_WORDS = (
+    *(4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 22, 24, 28, 32, 36, 40, 48, 56, 64, 72, 80, 96, 112, 128, 136),
+    *(160, 192, 227, 257, 292, 341, 409, 512, 682, 1024),
+)
+_LARGEST_CLASS = CLASS_WORDS[-1]
+_CLASS_OF = [next(c for c, size in enumerate(CLASS_WORDS) if size >= n) for n in range(_LARGEST_CLASS + 1)]
+# One commit of small records can open a fresh block in every class; admission counts on that much.
+WORST_CASE_BLOCKS = 24
+# Left ready by every admission, so that reclaiming can copy index nodes when there is room for nothing else.
+RECLAIM_BLOCKS = 12
+
+
+class Heap:
+    """Allocator over the blocks of one segment. Sizes and references are in words."""
+
+    def __init__(self, segment: Segment) -> None:
+        self._segment = segment
+        first_byte = layout.HEADER_BYTES + layout.directory_bytes(segment.size_bytes)
+        self.first_block = -(-first_byte // limits.BLOCK_BYTES)
+        self.block_count = segment.size_bytes // limits.BLOCK_BYTES - self.first_block
+        self.reserve_blocks = max(WORST_CASE_BLOCKS, self.block_count // 32)
+        self._ready = Extents()  # free and backed by memory
+        self._untaken = Extents()  # free and not backed
+        self._untaken.add(self.first_block, self.block_count)
+        self._class_of_block: dict[int, int] = {}
+        self._free_in_block: dict[int, list[int]] = {}
+        self._large: dict[int, int] = {}  # first block of a run -> blocks
+        self._current: list[list[int]] = [[] for _ in CLASS_WORDS]
+        self._current_block = [-1] * len(CLASS_WORDS)
+        self._partial: list[set[int]] = [set() for _ in CLASS_WORDS]
+        self.used_words = 0
+
+    @property
+    def free_blocks(self) -> int:
+        """Blocks no record is in."""
+        return self._ready.total + self._untaken.total
+
+    @property
+    def used_bytes(self) -> int:
+        """Bytes in records, rounded up to their classes."""
+        return self.used_words * 8
+
+    def allocate(self, words: int) -> int:
+        """The reference of ``words`` words nobody uses. Admission has made sure there is room."""
+        if words > _LARGEST_CLASS:
+            return self._allocate_large(words)
+        size_class = _CLASS_OF[words]
+        free = self._current[size_class]
+        if not free:
+            free = self._next_block(size_class)
+        self.used_words += CLASS_WORDS[size_class]
+        return free.pop()
+
+    def free(self, reference: int) -> None:
+        """Make a record's words reusable."""
+        block = reference // BLOCK_WORDS
+        free = self._free_in_block.get(block)
+        if free is None:
+            blocks = self._large.pop(block)
+            self.used_words -= blocks * BLOCK_WORDS
+            self._ready.add(block, blocks)
+            return
+        size_class = self._class_of_block[block]
+        size = CLASS_WORDS[size_class]
+        self.used_words -= size
+        free.append(reference)
+        if self._current_block[size_class] == block:
+            return
+        if len(free) == BLOCK_WORDS // size:
+            self._partial[size_class].discard(block)
+            del self._free_in_block[block], self._class_of_block[block]
+            self._ready.add(block, 1)
+        elif len(free) == 1:
+            self._partial[size_class].add(block)
+
+    def size_of(self, reference: int) -> int:
+        """Words the record at ``reference`` occupies."""
+        block = reference // BLOCK_WORDS
+        size_class = self._class_of_block.get(block)
+        return self._large[block] * BLOCK_WORDS if size_class is None else CLASS_WORDS[size_class]
+
+    def is_allocated(self, reference: int) -> bool:
+        """Whether ``reference`` is the start of a record in use (for the integrity walk)."""
+        block = reference // BLOCK_WORDS
+        if block in self._large:
+            return reference == block * BLOCK_WORDS
+        size_class = self._class_of_block.get(block)
+        if size_class is None:
+            return False
+        offset = reference - block * BLOCK_WORDS
+        return offset % CLASS_WORDS[size_class] == 0 and reference not in self._free_in_block[block]
+
+    def make_ready(self, blocks: int, keep_blocks: int) -> bool:
+        """Have ``blocks`` free blocks backed by memory, with ``keep_blocks`` left over; False if there are not."""
+        if self.free_blocks < blocks + keep_blocks:
+            return False
+        while self._ready.total < blocks:
+            if not self._take_memory(blocks - self._ready.total):
+                return False
+        return True
+
+    def give_back(self, keep_blocks: int) -> None:
+        """Return free memory beyond ``keep_blocks`` to the machine, in runs worth the call."""
+        for start, length in self._ready:
+            if self._ready.total - length < keep_blocks:
+                continue
+            if length >= 16 and self._segment.give_back(start * limits.BLOCK_BYTES, length * limits.BLOCK_BYTES):
+                self._ready.remove(start, length)
+                self._untaken.add(start, length)
+
+    def _next_block(self, size_class: int) -> list[int]:
+        partial = self._partial[size_class]
+        if partial:
+            block = partial.pop()
+        else:
+            block = self._take_blocks(1)
+            size = CLASS_WORDS[size_class]
+            first = block * BLOCK_WORDS
+            self._class_of_block[block] = size_class
+            last = first + (BLOCK_WORDS // size - 1) * size
+            self._free_in_block[block] = list(range(last, first - 1, -size))
+        free = self._free_in_block[block]
+        self._current[size_class] = free
+        self._current_block[size_class] = block
+        return free
+
+    def _allocate_large(self, words: int) -> int:
+        blocks = -(-words // BLOCK_WORDS)
+        block = self._take_blocks(blocks)
+        self._large[block] = blocks
+        self.used_words += blocks * BLOCK_WORDS
+        return block * BLOCK_WORDS
+
+    def _take_blocks(self, blocks: int) -> int:
+        block = self._ready.take(blocks)
+        if block is None and self._untaken.largest() < blocks:
+            # Free blocks lie apart in both pools: hand all of it back so that neighbours join.
+            self.give_back(0)
+        if block is None:
+            block = self._untaken.take(blocks)
+            if block is None:
+                raise StoreFullError(
+                    f"no {blocks * limits.BLOCK_BYTES:,} bytes in one piece are free in the store's "
+                    f"{self._segment.size_bytes:,}; delete keys or open it with a larger max_bytes"
+                )
+            try:
+                self._segment.take(block * limits.BLOCK_BYTES, blocks * limits.BLOCK_BYTES)
+            except StoreFullError:
+                self._untaken.add(block, blocks)
+                raise
+        return block
+
+    def _take_memory(self, blocks: int) -> bool:
+        step = max(blocks, limits.MEMORY_STEP_BYTES // limits.BLOCK_BYTES)
+        length = min(step, self._untaken.largest())
+        if length == 0:
+            return False
+        start = self._untaken.take(length)
+        assert start is not None, "largest() named a run that take() does not find"
+        try:
+            self._segment.take(start * limits.BLOCK_BYTES, length * limits.BLOCK_BYTES)
+        except StoreFullError:
+            self._untaken.add(start, length)
+            return False
+        self._ready.add(start, length)
+        return True

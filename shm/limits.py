@@ -1,0 +1,54 @@
+"""Every bound in shoal, with its unit. One home: code, messages, tests and docs take them from here."""
+
+from __future__ import annotations
+
+KIB = 1024
+MIB = 1024 * KIB
+GIB = 1024 * MIB
+
+# --- what users may store -------------------------------------------------------------------------------------------
+MAX_KEY_BYTES = 1024  # a user's key or name, as UTF-8
+MAX_RUN_ID_BYTES = 128  # a run id, and each part of a namespace
+MAX_VALUE_BYTES = 16 * MIB  # one value, encoded
+MAX_COMMIT_BYTES = 64 * MIB  # all of one commit set, encoded
+MAX_NESTING = 256  # lists and dicts inside each other
+MAX_INTEGER = 2**64 - 1
+MIN_INTEGER = -(2**63)
+
+# --- what the engine stores -----------------------------------------------------------------------------------------
+MAX_ENGINE_KEY_BYTES = 4 * KIB  # namespace, run, tag and a user's text (index keys hold two)
+MIN_STORE_BYTES = 8 * MIB
+MAX_STORE_BYTES = 1024 * GIB
+DEFAULT_STORE_BYTES = 64 * GIB  # or half of the machine's memory, whichever is less
+
+# --- segment --------------------------------------------------------------------------------------------------------
+BLOCK_BYTES = 16 * KIB  # the heap's unit: one size class, or part of one large record
+MEMORY_STEP_BYTES = 1 * MIB  # memory taken from the machine at a time: 64 MiB at once took 16 ms
+LEAF_ENTRIES = 128  # ordered index: key nodes in a leaf, copied whole when a key appears
+BRANCH_ENTRIES = 1000  # leaves in a branch
+BUCKET_ENTRIES = 256  # hash index: entries in a bucket
+BUCKET_FILL = 176  # entries and tombstones at which a bucket splits
+MAX_SNAPSHOTS_PER_PROCESS = 4095  # slots in a process's page of pinned versions
+
+# --- commit and reclaim ---------------------------------------------------------------------------------------------
+WINDOW_KEYS = 200_000  # recently written keys remembered; older snapshots with reads conflict
+RECLAIM_EVERY = 512  # obsolete records that make a reclaim step worth its barrier
+RECLAIM_SLICE = 2_000  # records freed, or keys removed, in one step
+CLEAR_SLICE = 256  # keys of a cleared range reclaimed in one step
+HISTORY_BYTES = 32 * MIB  # history that old snapshots may hold beyond the size of the live data
+SNAPSHOT_GRACE_S = 1.0  # a younger snapshot is never revoked
+SWEEP_EVERY_MS = 50  # how often the expired are looked for
+SWEEP_SLICE = 256  # expired keys deleted in one commit
+MAX_CLIENT_BACKLOG_BYTES = 1 * MIB  # unread answers beyond what the pipe holds, then the client is dropped
+REMEMBERED_CLIENTS = 65_536  # last commit of that many departed clients, for re-sent commits
+
+# --- log ------------------------------------------------------------------------------------------------------------
+LOG_FILE_BYTES = 4 * MIB
+CHECKPOINT_LOG_BYTES = 32 * MIB  # log since the last checkpoint that starts the next, at least
+CHECKPOINT_BLOCK_BYTES = 256 * KIB
+SYNC_EVERY_MS = 100  # buffered: how much a power cut may take
+
+# --- processes ------------------------------------------------------------------------------------------------------
+OPEN_TIMEOUT_S = 10.0
+LINGER_S = 1.0
+PIPE_BYTES = 1 * MIB  # asked of the kernel for each pipe; less is fine

@@ -1,0 +1,174 @@
+"""Gives memory back: what no snapshot sees, dead keys, and the keys of cleared ranges, in slices between commits.
+
+The order that makes it safe (``snapshots`` and ``reader`` have the other half):
+1. a barrier, then a look at every slot: the oldest version anyone pinned;
+2. the horizon is stored, at most that version and the published one. Whoever reads below it will notice;
+3. only then is memory freed that became obsolete at or before the horizon.
+Keys leave both indexes at a moment when version P is published. Who pinned up to P may still hold their nodes, so
+these count as obsolete from P + 1 on.
+
+When old snapshots hold more history than the data is large, or the store is nearly full, those older than a second
+are revoked: the horizon passes them, and their next read says so.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+
+from shoal.shm import limits
+from shoal.shm.heap import RECLAIM_BLOCKS
+from shoal.shm.layout import TOMBSTONE, W_HORIZON, W_PUBLISHED
+from shoal.shm.words import barrier, publish_barrier
+from shoal.shm.writer import Clear, Writer
+
+# Less than one in so many blocks free is short of space.
+_SHORT_OF_SPACE = 4
+
+
+class Reclaimer:
+    """Frees what ``writer`` noted as obsolete; ``pinned`` gives every version that clients hold."""
+
+    def __init__(self, writer: Writer, pinned: Callable[[], list[int]]) -> None:
+        self._writer = writer
+        self._words = writer.segment.words
+        self.pinned = pinned
+        self._published_at: deque[tuple[float, int]] = deque()  # (moment, version published then), oldest first
+        self._noted = 0
+        self.held: list[int] = []  # versions pinned by a checkpoint being written: never revoked
+        self.revoked = 0
+
+    def due(self) -> bool:
+        """Whether enough became obsolete since the last step to be worth one."""
+        writer = self._writer
+        return len(writer.garbage) + len(writer.tombstones) >= self._noted + limits.RECLAIM_EVERY
+
+    def idle_work(self) -> bool:
+        """Whether a step may find something to do."""
+        writer = self._writer
+        return bool(writer.garbage or writer.tombstones or writer.clears)
+
+    def step(self, now_s: float, urgent: bool = False) -> bool:
+        """One slice of work; ``urgent`` when a commit waits for room. True if more is ready to be done."""
+        writer, words = self._writer, self._words
+        self._note_time(now_s)
+        horizon = self._raise_horizon(now_s, urgent)
+        published = words[W_PUBLISHED]
+        budget = limits.RECLAIM_SLICE
+        budget -= self._free(horizon, budget)
+        if writer.heap.make_ready(RECLAIM_BLOCKS // 2, 0):  # removing keys copies index nodes
+            budget -= self._remove_dead_keys(horizon, published, budget)
+            if writer.clears and budget > 0:
+                self._sweep_cleared(horizon, published)
+        writer.end_group(published + 1)
+        self._noted = len(writer.garbage) + len(writer.tombstones)
+        garbage, tombstones = writer.garbage, writer.tombstones
+        return bool(
+            (garbage and garbage[0][0] <= horizon)
+            or (tombstones and tombstones[0][0] <= horizon)
+            or any(clear.version <= horizon for clear in writer.clears)
+        )
+
+    def _note_time(self, now_s: float) -> None:
+        times = self._published_at
+        if not times or now_s - times[-1][0] >= 0.05:
+            times.append((now_s, self._words[W_PUBLISHED]))
+        while len(times) > 1 and now_s - times[1][0] >= limits.SNAPSHOT_GRACE_S:
+            times.popleft()
+
+    def _raise_horizon(self, now_s: float, urgent: bool) -> int:
+        words = self._words
+        published = words[W_PUBLISHED]
+        barrier()
+        pinned = self.pinned()
+        horizon = min((published, *pinned, *self.held))
+        if horizon < published and (urgent or self._short_of_space()):
+            first_s, old_version = self._published_at[0]
+            if now_s - first_s >= limits.SNAPSHOT_GRACE_S:
+                # A pin below what was published a grace ago is older than the grace.
+                kept = [version for version in pinned if version >= old_version]
+                self.revoked += len(pinned) - len(kept)
+                horizon = min((published, *kept, *self.held))
+        if horizon > words[W_HORIZON]:
+            words[W_HORIZON] = horizon
+            publish_barrier()
+        current: int = words[W_HORIZON]
+        return current
+
+    def _short_of_space(self) -> bool:
+        writer = self._writer
+        heap = writer.heap
+        live_words = heap.used_words - writer.garbage_words
+        if writer.garbage_words * 8 > limits.HISTORY_BYTES + live_words * 8:
+            return True
+        return heap.free_blocks * _SHORT_OF_SPACE < heap.block_count and writer.garbage_words > 0
+
+    def _free(self, horizon: int, budget: int) -> int:
+        writer = self._writer
+        garbage, free = writer.garbage, writer.heap.free
+        done = 0
+        while garbage and garbage[0][0] <= horizon and done < budget:
+            _, reference, words = garbage.popleft()
+            free(reference)
+            writer.garbage_words -= words
+            done += 1
+        return done
+
+    def _remove_dead_keys(self, horizon: int, published: int, budget: int) -> int:
+        writer, words = self._writer, self._words
+        tombstones = writer.tombstones
+        dead: list[tuple[bytes, int]] = []
+        done = 0
+        while tombstones and tombstones[0][0] <= horizon and done < budget:
+            version, key = tombstones.popleft()
+            done += 1
+            node = writer.hash_index.find(key)
+            if node:
+                record = words[node]
+                if words[record] == version and words[record + 2] & TOMBSTONE:
+                    dead.append((key, node))
+        self._remove(dead, published)
+        return done
+
+    def _remove(self, dead: list[tuple[bytes, int]], published: int) -> None:
+        """Take keys out of both indexes; their nodes and newest records are obsolete from the next version on."""
+        writer, words = self._writer, self._words
+        dead.sort()
+        for key, node in dead:
+            writer.hash_index.remove(key)
+            record = words[node]
+            writer.discard(published + 1, record, writer.heap.size_of(record))
+            writer.discard(published + 1, node, writer.heap.size_of(node))
+        writer.ordered_index.remove(dead)
+
+    def _sweep_cleared(self, horizon: int, published: int) -> None:
+        writer = self._writer
+        for clear in writer.clears:
+            if clear.version <= horizon:
+                if self._sweep_slice(clear, published):
+                    writer.clears.remove(clear)
+                    writer.clears_changed(published + 1)
+                    for node in clear.nodes:
+                        writer.discard(published + 1, node, writer.heap.size_of(node))
+                return
+
+    def _sweep_slice(self, clear: Clear, published: int) -> bool:
+        """Remove some of the range's keys; True when none is left."""
+        writer, words = self._writer, self._words
+        dead: list[tuple[bytes, int]] = []
+        looked_at = 0
+        for key, node in writer.ordered_index.iterate(clear.cursor, clear.upper):
+            if looked_at == limits.CLEAR_SLICE:
+                clear.cursor = key
+                break
+            looked_at += 1
+            record = words[node]
+            if words[record] < clear.version:
+                dead.append((key, node))
+                if not words[record + 2] & TOMBSTONE:
+                    writer.keys -= 1
+        else:
+            self._remove(dead, published)
+            return True
+        self._remove(dead, published)
+        return False

@@ -1,0 +1,149 @@
+"""What a store directory holds beside log and checkpoints, and how the two sides find each other there.
+
+- ``store.json``: format, last durability and size; replaced whole.
+- ``generation``: one mapped word, raised by every coordinator when it begins to serve. A process that only reads sees
+  by it that there is a new segment.
+- ``control.sock``: where a coordinator hands out descriptors. Its path may be longer than a socket address allows, so
+  it is reached through an open descriptor of the directory.
+- ``coordinator.lock`` (one coordinator) and ``start.lock`` (one process starting one): see ``process``, ``take_over``.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from shoal.shm.errors import ConfigurationError, CorruptionError
+from shoal.shm.limits import DEFAULT_STORE_BYTES, GIB, MAX_STORE_BYTES, MIN_STORE_BYTES
+from shoal.shm.storage import DiskStorage, private_file
+from shoal.shm.words import words_of
+
+FORMAT_VERSION = 1
+DURABILITIES = ("memory", "buffered", "strict")
+DEFAULT_DURABILITY = "buffered"
+
+META_FILE = "store.json"
+GENERATION_FILE = "generation"
+SOCKET_FILE = "control.sock"
+COORDINATOR_LOCK_FILE = "coordinator.lock"
+START_LOCK_FILE = "start.lock"
+_GENERATION_BYTES = 4096
+
+
+class StoreMeta(NamedTuple):
+    """How a store was last served."""
+
+    durability: str
+    max_bytes: int
+
+
+def read_meta(directory: Path) -> StoreMeta | None:
+    """What ``store.json`` says, None if there is no store here."""
+    path = directory / META_FILE
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+    try:
+        fields = json.loads(text)
+        found = fields["format"]
+        meta = StoreMeta(fields["durability"], fields["max_bytes"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptionError(META_FILE, 0, "a JSON object that shoal wrote", repr(text[:60])) from error
+    if found != FORMAT_VERSION:
+        raise ConfigurationError(
+            f"the store at {directory} has format {found}, this shoal reads {FORMAT_VERSION}; "
+            "export it with the version that wrote it"
+        )
+    return meta
+
+
+def write_meta(directory: Path, meta: StoreMeta) -> None:
+    """Remember how the store is served."""
+    content = json.dumps({"format": FORMAT_VERSION, **meta._asdict()})
+    DiskStorage(directory).replace(META_FILE, content.encode())
+
+
+def check_durability(durability: object) -> None:
+    """Raise for anything but one of the three, or None."""
+    if durability is not None and durability not in DURABILITIES:
+        raise ConfigurationError(f"durability is {durability!r}; choose one of {', '.join(DURABILITIES)}")
+
+
+def check_max_bytes(max_bytes: object) -> None:
+    """Raise for a size no store can have."""
+    if max_bytes is None:
+        return
+    if type(max_bytes) is not int:
+        raise TypeError(f"max_bytes has type {type(max_bytes).__name__}; give a number of bytes as int")
+    if not MIN_STORE_BYTES <= max_bytes <= MAX_STORE_BYTES:
+        raise ConfigurationError(
+            f"max_bytes is {max_bytes:,}; a store takes {MIN_STORE_BYTES:,} to {MAX_STORE_BYTES:,} bytes"
+        )
+
+
+def default_max_bytes() -> int:
+    """Half of the machine's memory, 64 GiB at most."""
+    try:
+        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        memory = 2 * GIB
+    return max(MIN_STORE_BYTES, min(DEFAULT_STORE_BYTES, memory // 2))
+
+
+def make_directory(directory: Path) -> None:
+    """Make the store directory, mode 0700 whatever the umask."""
+    try:
+        directory.mkdir(mode=0o700, parents=True)
+    except FileExistsError:
+        if not directory.is_dir():
+            raise ConfigurationError(f"{directory} is not a directory; a store is a directory") from None
+        return
+    directory.chmod(0o700)
+
+
+class GenerationWord:
+    """The mapped generation counter; ``words[0]`` is it."""
+
+    __slots__ = ("_map", "words")
+
+    def __init__(self, directory: Path, writable: bool) -> None:
+        path = directory / GENERATION_FILE
+        if writable:
+            fd = private_file(path, os.O_RDWR | os.O_CREAT)
+            os.ftruncate(fd, _GENERATION_BYTES)
+        else:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        self._map = mmap.mmap(fd, _GENERATION_BYTES, mmap.MAP_SHARED, access)
+        os.close(fd)
+        self.words = words_of(self._map)
+
+
+@contextmanager
+def socket_address(directory: Path) -> Iterator[str]:
+    """An address of the control socket that is short enough, however long the directory's path is."""
+    path = str(directory / SOCKET_FILE)
+    if len(os.fsencode(path)) < 100:
+        yield path
+        return
+    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{fd}/{SOCKET_FILE}"
+    finally:
+        os.close(fd)
+
+
+def peer_uid(connection: socket.socket) -> int:
+    """The user on the other end of a local socket."""
+    if hasattr(socket, "SO_PEERCRED"):
+        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+        return int.from_bytes(raw[4:8], "little")
+    raw = connection.getsockopt(0, 1, 76)  # macOS: LOCAL_PEERCRED, struct xucred
+    return int.from_bytes(raw[4:8], "little")

@@ -1,0 +1,60 @@
+"""Words in shared memory, and every assumption about memory order. No other file may assume anything.
+
+- A word is 8 bytes, aligned, little-endian as the machine has it. Loads and stores through ``memoryview.cast("Q")``
+  are one machine instruction each (CPython copies 8 aligned bytes), so a word is never seen half written.
+  ``struct.pack_into`` makes no such promise and is used only on memory no reader can reach yet.
+- Stores become visible in program order, loads happen in program order (x86 TSO). Elsewhere the writer calls
+  ``barrier`` between writing and publishing; readers registered with the kernel then see them in order.
+- A reader's store may be delayed past its own later load, on x86 too. ``barrier`` in the writer is the other half:
+  after it returns, every store a registered reader made before is visible (membarrier(2), 1.2 us).
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import platform
+import sys
+import time
+
+WORD_BYTES = 8
+
+_CMD_GLOBAL_EXPEDITED = 1 << 1
+_CMD_REGISTER_GLOBAL_EXPEDITED = 1 << 2
+_SYSCALL = {"x86_64": 324, "aarch64": 283, "riscv64": 283}.get(platform.machine())
+_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
+
+STORES_ARE_ORDERED = platform.machine() in ("x86_64", "AMD64", "i686")
+# Without membarrier a store buffer drains by itself within nanoseconds; a millisecond is beyond doubt.
+_DRAIN_S = 0.001
+
+
+def _membarrier(command: int) -> bool:
+    if _libc is None or _SYSCALL is None:
+        return False
+    return bool(_libc.syscall(_SYSCALL, command, 0, 0) == 0)
+
+
+_registered = _membarrier(_CMD_REGISTER_GLOBAL_EXPEDITED)
+
+
+def register_reader() -> None:
+    """Ask the kernel to let this process take part in the writer's barriers; a forked child must ask again."""
+    _membarrier(_CMD_REGISTER_GLOBAL_EXPEDITED)
+
+
+def barrier() -> None:
+    """Return once every reader's earlier stores are visible here and ours are visible to them."""
+    if not (_registered and _membarrier(_CMD_GLOBAL_EXPEDITED)):
+        time.sleep(_DRAIN_S)
+
+
+def publish_barrier() -> None:
+    """Order what was written before against the store that publishes it. Free where stores are ordered."""
+    if not STORES_ARE_ORDERED:
+        barrier()
+
+
+def words_of(mapping: mmap.mmap) -> memoryview:
+    """The mapping as an array of words: ``words[i]`` is the 8 bytes at ``8 * i``."""
+    return memoryview(mapping).cast("Q")

@@ -1,0 +1,280 @@
+"""Applies commits to the segment, at a version. Called by the coordinator alone, one commit at a time.
+
+- ``apply`` writes records above the published version: no reader sees them. It reserves room for the whole commit
+  first, so a commit is applied whole or, with StoreFullError, not at all.
+- ``end_group`` puts the group's new keys into the ordered index, once. ``publish`` then makes the group visible with
+  one store. What a kill in between leaves behind is a segment whose published state is whole.
+- What a commit at version V makes obsolete is noted under V, and reused only when no snapshot below V is left.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from collections.abc import Iterator
+
+from shoal.shm.errors import StoreFullError
+from shoal.shm.expiry import ExpiryQueue
+from shoal.shm.hash_index import HashIndex
+from shoal.shm.heap import BLOCK_WORDS, RECLAIM_BLOCKS, WORST_CASE_BLOCKS, Heap
+from shoal.shm.layout import (
+    EXPIRES,
+    LENGTH_MASK,
+    NODE_HEADER_WORDS,
+    RECORD_HEADER_WORDS,
+    TOMBSTONE,
+    W_BYTES_USED,
+    W_CLEARS,
+    W_KEYS,
+    W_PUBLISHED,
+    words_for,
+)
+from shoal.shm.limits import BLOCK_BYTES, LEAF_ENTRIES
+from shoal.shm.operations import Write
+from shoal.shm.ordered_index import OrderedIndex
+from shoal.shm.reader import Found
+from shoal.shm.segment import Segment
+from shoal.shm.words import publish_barrier
+
+_NODE_HEADER = struct.Struct("<QQ")
+_RECORD_HEADER = struct.Struct("<QQQ")
+
+
+class Clear:
+    """A range cleared at a version, until its keys are gone from the index."""
+
+    __slots__ = ("cursor", "lower", "nodes", "upper", "version")
+
+    def __init__(self, lower: bytes, upper: bytes, version: int, nodes: tuple[int, int]) -> None:
+        self.lower = lower
+        self.upper = upper
+        self.version = version
+        self.nodes = nodes
+        self.cursor = lower
+
+
+class Writer:
+    """The coordinator's hand on one segment."""
+
+    def __init__(self, segment: Segment) -> None:
+        self.segment = segment
+        self.heap = Heap(segment)
+        self.hash_index = HashIndex(segment, self.heap)
+        self.ordered_index = OrderedIndex(segment, self.heap)
+        self.expiry = ExpiryQueue()
+        self._words = segment.words
+        self._new_keys: list[tuple[bytes, int]] = []
+        self.clears: list[Clear] = []
+        self._clears_table = 0
+        # Obsolete since a version: reference and words of memory; keys whose newest record is a tombstone.
+        self.garbage: deque[tuple[int, int, int]] = deque()
+        self.garbage_words = 0
+        self.tombstones: deque[tuple[int, bytes]] = deque()
+        self.keys = 0
+
+    def newest(self, key: bytes, now_ms: int) -> Found | None:
+        """What ``key`` holds after everything applied so far, published or not."""
+        node = self.hash_index.find(key)
+        if not node:
+            return None
+        words = self._words
+        record = words[node]
+        version, meta = words[record], words[record + 2]
+        if meta & TOMBSTONE or (self.clears and version < self._cleared_at(key)):
+            return None
+        start, expires_ms = record * 8 + 24, 0
+        if meta & EXPIRES:
+            expires_ms = words[record + 3]
+            start += 8
+            if expires_ms <= now_ms:
+                return None
+        return Found(self.segment.mm[start : start + (meta & LENGTH_MASK)], version, expires_ms)
+
+    def expires_ms(self, key: bytes) -> int:
+        """When the newest version of ``key`` expires, 0 if never or if it is deleted."""
+        node = self.hash_index.find(key)
+        record = self._words[node] if node else 0
+        if not record or self._words[record + 2] & (TOMBSTONE | EXPIRES) != EXPIRES:
+            return 0
+        if self.clears and self._words[record] < self._cleared_at(key):
+            return 0
+        moment: int = self._words[record + 3]
+        return moment
+
+    def newest_keys(self, lower: bytes, upper: bytes) -> Iterator[bytes]:
+        """Keys of a range with a live newest version, expiry left aside; the index must not change meanwhile."""
+        self._flush_new_keys()
+        for key, node in self.ordered_index.iterate(lower, upper):
+            record = self._words[node]
+            live = not self._words[record + 2] & TOMBSTONE
+            if live and not (self.clears and self._words[record] < self._cleared_at(key)):
+                yield key
+
+    def make_room(self, writes: list[Write]) -> None:
+        """Have memory ready for these writes, or raise StoreFullError. Deletes may use the reserve."""
+        heap = self.heap
+        words, blocks, new_keys, grows = 0, 2, 0, False
+        for key, value, _ in writes:
+            if value is None:
+                words += RECORD_HEADER_WORDS + 1
+                continue
+            grows = True
+            size = words_for(len(value)) + RECORD_HEADER_WORDS + 1
+            if size <= BLOCK_WORDS // 2:
+                words += size
+            else:
+                blocks += -(-size // BLOCK_WORDS)
+            if not self.hash_index.find(key):
+                new_keys += 1
+                words += words_for(len(key)) + NODE_HEADER_WORDS
+        if new_keys:
+            self.hash_index.prepare(new_keys)
+            leaves = min(new_keys, self.ordered_index.leaf_count) + 2 * new_keys // LEAF_ENTRIES
+            words += leaves * (LEAF_ENTRIES + 1) + 4 * new_keys
+        # Classes and block tails waste up to a quarter; half again is safely above. As much again stays for reclaim.
+        blocks += words * 3 // 2 // BLOCK_WORDS + (WORST_CASE_BLOCKS if grows else 0)
+        if not heap.make_ready(blocks + RECLAIM_BLOCKS, heap.reserve_blocks if grows else 0):
+            raise StoreFullError(
+                f"the commit needs up to {blocks * BLOCK_BYTES:,} bytes and the store has "
+                f"{max(0, heap.free_blocks - heap.reserve_blocks) * BLOCK_BYTES:,} of {self.segment.size_bytes:,} free; "
+                "delete keys or open it with a larger max_bytes"
+            )
+
+    def apply(self, version: int, clears: list[tuple[bytes, bytes]], writes: list[Write]) -> None:
+        """Write one commit's records at ``version``; StoreFullError leaves everything as it was."""
+        records = self._reserve(writes)
+        for lower, upper in clears:
+            self._add_clear(lower, upper, version)
+        for (key, value, expires_ms), record in zip(writes, records, strict=True):
+            self._link(key, value, expires_ms, record, version)
+
+    def end_group(self, version: int) -> None:
+        """Finish a group of commits, the newest at ``version``: nothing of it is visible yet."""
+        if self._new_keys:
+            self._flush_new_keys()
+        for replaced in (self.hash_index.replaced, self.ordered_index.replaced):
+            for reference in replaced:
+                self.discard(version, reference, self.heap.size_of(reference))
+            replaced.clear()
+        self._words[W_KEYS] = self.keys
+        self._words[W_BYTES_USED] = self.heap.used_bytes
+
+    def publish(self, version: int) -> None:
+        """Make everything applied up to ``version`` visible, with one store."""
+        publish_barrier()
+        self._words[W_PUBLISHED] = version
+
+    def discard(self, version: int, reference: int, words: int) -> None:
+        """Note memory that no snapshot at or above ``version`` reaches."""
+        self.garbage.append((version, reference, words))
+        self.garbage_words += words
+
+    def clears_changed(self, version: int) -> None:
+        """Write the table of cleared ranges anew and point the header at it."""
+        if self._clears_table:
+            self.discard(version, self._clears_table, self.heap.size_of(self._clears_table))
+        table = 0
+        if self.clears:
+            rows = [word for clear in self.clears for word in (*clear.nodes, clear.version)]
+            table = self.heap.allocate(len(rows) + 1)
+            for i, word in enumerate((len(rows), *rows)):
+                self._words[table + i] = word
+        self._clears_table = table
+        publish_barrier()
+        self._words[W_CLEARS] = table
+
+    def private_references(self) -> Iterator[int]:
+        """Records only the writer and the header know: the clears table and its keys (for the integrity walk)."""
+        if self._clears_table:
+            yield self._clears_table
+        for clear in self.clears:
+            yield from clear.nodes
+
+    def new_node(self, key: bytes) -> int:
+        """A key node without records."""
+        node = self.heap.allocate(NODE_HEADER_WORDS + words_for(len(key)))
+        start = node * 8
+        _NODE_HEADER.pack_into(self.segment.mm, start, 0, len(key))
+        self.segment.mm[start + 16 : start + 16 + len(key)] = key
+        return node
+
+    def _reserve(self, writes: list[Write]) -> list[int]:
+        heap = self.heap
+        records: list[int] = []
+        try:
+            for _, value, expires_ms in writes:
+                size = RECORD_HEADER_WORDS if value is None else RECORD_HEADER_WORDS + ((len(value) + 7) >> 3)
+                records.append(heap.allocate(size + 1 if expires_ms else size))
+        except StoreFullError:
+            for record in records:
+                heap.free(record)
+            raise
+        return records
+
+    def _link(self, key: bytes, value: bytes | None, expires_ms: int, record: int, version: int) -> None:
+        words, mm = self._words, self.segment.mm
+        node = self.hash_index.find(key)
+        previous, was_live, cleared = 0, False, False
+        if node:
+            previous = words[node]
+            meta = words[previous + 2]
+            was_live = not meta & TOMBSTONE
+            if self.clears and was_live:
+                cleared = words[previous] < self._cleared_at(key)
+                was_live = not cleared
+        if value is None and not was_live:  # absent already: nothing to hide
+            self.heap.free(record)
+            return
+        if node:
+            if cleared:
+                previous = self._bury(key, previous, version)
+            size = (meta & LENGTH_MASK) + 31 >> 3
+            self.garbage.append((version, previous, size))
+            self.garbage_words += size
+        start = record * 8
+        if value is None:
+            _RECORD_HEADER.pack_into(mm, start, version, previous, TOMBSTONE)
+            self.tombstones.append((version, key))
+            self.keys -= 1
+            words[node] = record
+            return
+        length = len(value)
+        if expires_ms:
+            _RECORD_HEADER.pack_into(mm, start, version, previous, length | EXPIRES)
+            words[record + 3] = expires_ms
+            start += 32
+            self.expiry.add(key, expires_ms)
+        else:
+            _RECORD_HEADER.pack_into(mm, start, version, previous, length)
+            start += 24
+        mm[start : start + length] = value
+        if not was_live:
+            self.keys += 1
+        if node:
+            words[node] = record
+        else:
+            node = self.new_node(key)
+            words[node] = record
+            self.hash_index.insert(key, node)
+            self._new_keys.append((key, node))
+
+    def _bury(self, key: bytes, record: int, version: int) -> int:
+        """Before a key of a cleared range is written again: a tombstone that says what the table says until now."""
+        cleared_at = self._cleared_at(key)
+        tombstone = self.heap.allocate(RECORD_HEADER_WORDS)
+        _RECORD_HEADER.pack_into(self.segment.mm, tombstone * 8, cleared_at, record, TOMBSTONE)
+        self.discard(version, record, self.heap.size_of(record))
+        self.keys -= 1
+        return tombstone
+
+    def _cleared_at(self, key: bytes) -> int:
+        return max((c.version for c in self.clears if c.lower <= key < c.upper), default=0)
+
+    def _add_clear(self, lower: bytes, upper: bytes, version: int) -> None:
+        self.clears.append(Clear(lower, upper, version, (self.new_node(lower), self.new_node(upper))))
+        self.clears_changed(version)
+
+    def _flush_new_keys(self) -> None:
+        self._new_keys.sort()
+        self.ordered_index.insert(self._new_keys)
+        self._new_keys.clear()

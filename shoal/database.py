@@ -1,0 +1,209 @@
+"""``shoal.open`` and what it returns."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from types import TracebackType
+from typing import Any, TypeVar
+
+from shoal.primitives.key_space import Namespace
+from shoal.primitives.transaction import Transaction
+from shoal.shm import checkpoint, store_files
+from shoal.shm.errors import AlreadyExistsError
+from shoal.shm.layout import W_BYTES_USED, W_CLIENTS, W_COORDINATOR_PID, W_KEYS, W_PUBLISHED
+from shoal.shm.limits import LINGER_S, OPEN_TIMEOUT_S
+from shoal.shm.store_files import StoreMeta
+from shoal.workers import transaction as engine
+from shoal.workers.connection import Connection
+from shoal.workers.retry import retry
+
+T = TypeVar("T")
+
+# The namespace used where none is named; shared, so that what it caches is, too.
+DEFAULT_NAMESPACE = Namespace()
+
+
+@dataclass(frozen=True)
+class StoreInfo:
+    """What ``Database.info`` says.
+
+    ``keys`` counts live keys; those of a range just deleted go within moments. ``compiled`` says whether the hot
+    modules run compiled; they run as plain Python.
+    """
+
+    path: str
+    durability: str
+    coordinator_pid: int
+    commit_version: int
+    keys: int
+    bytes_used: int
+    clients: int
+    compiled: bool
+
+
+class Database:
+    """One store, attached. A context manager; pickles to its path and options, and attaches anew where it arrives.
+
+    Safe to share between threads, and across ``fork``.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        durability: str | None = None,
+        max_bytes: int | None = None,
+        timeout: float = OPEN_TIMEOUT_S,
+        linger: float = LINGER_S,
+    ) -> None:
+        store_files.check_durability(durability)
+        store_files.check_max_bytes(max_bytes)
+        self.path = os.path.abspath(os.fspath(path))
+        self._options = {"durability": durability, "max_bytes": max_bytes, "timeout": timeout, "linger": linger}
+        self._connection = Connection(
+            Path(self.path), durability, max_bytes, _seconds("timeout", timeout), _seconds("linger", linger)
+        )
+        self.engine = engine.AutoCommit(self._connection)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _reopen, (self.path, self._options)
+
+    def __repr__(self) -> str:
+        return f"<shoal.Database {self.path!r}>"
+
+    def __enter__(self) -> Database:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Detach. The coordinator ends some time after its last client has; closing twice does nothing."""
+        self._connection.close()
+
+    def transaction(self, run_id: str, *, namespace: Namespace = DEFAULT_NAMESPACE) -> Transaction:
+        """A transaction on a run, to be used in a ``with`` statement; see ``shoal.Transaction``.
+
+        >>> import shoal, tempfile
+        >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
+        ...     with db.transaction("run-1") as txn:
+        ...         txn.kv.put("status", "running")
+        ...         txn.on("run-2").kv.put("parent", "run-1")
+        ...     txn.version
+        1
+        """
+        return Transaction(self._connection, namespace, run_id)
+
+    def transact(
+        self,
+        run_id: str,
+        fn: Callable[[Transaction], T],
+        retries: int = 100,
+        *,
+        namespace: Namespace = DEFAULT_NAMESPACE,
+    ) -> T:
+        """Run ``fn(txn)`` in a transaction and return what it returns, again after each conflict.
+
+        ``fn`` runs up to ``retries`` more times with jittered pauses between, so it must have no effect but through
+        ``txn``. Raises the last ``ConflictError`` when all of them conflicted, and whatever ``fn`` raises at once.
+        """
+        if type(retries) is not int or retries < 0:
+            raise ValueError(f"retries is {retries!r}; give a whole number from 0")
+
+        def attempt() -> T:
+            with self.transaction(run_id, namespace=namespace) as txn:
+                return fn(txn)
+
+        return retry(attempt, retries)
+
+    def snapshot(self, run_id: str, *, namespace: Namespace = DEFAULT_NAMESPACE) -> Transaction:
+        """A transaction that only reads, at the newest version, from this moment; end it with ``close`` or ``with``."""
+        return Transaction(self._connection, namespace, run_id, read_only=True)
+
+    def info(self) -> StoreInfo:
+        """What the store holds and who serves it."""
+        attachment = self._connection.current()
+        words = attachment.reader.words
+        return StoreInfo(
+            path=self.path,
+            durability=attachment.durability,
+            coordinator_pid=words[W_COORDINATOR_PID],
+            commit_version=words[W_PUBLISHED],
+            keys=words[W_KEYS],
+            bytes_used=words[W_BYTES_USED],
+            clients=words[W_CLIENTS],
+            compiled=False,
+        )
+
+    def check(self) -> list[str]:
+        """Walk the whole segment and return every problem found; empty means sound. Commits wait meanwhile."""
+        problems: list[str] = self._connection.ask("check", [])
+        return problems
+
+    def backup(self, dest: str | os.PathLike[str]) -> int:
+        """Write a consistent copy to the directory ``dest``, which ``open`` accepts; return how many keys it has.
+
+        Writers go on meanwhile. ``dest`` must not hold a store; ``StoreFullError`` if its disk is full, and
+        ``SnapshotExpiredError`` if the copy takes so long that its snapshot is revoked to make room.
+        """
+        directory = Path(dest)
+        store_files.make_directory(directory)
+        if any(directory.iterdir()):
+            raise AlreadyExistsError(f"{directory} is not empty; give a new directory")
+        snapshot = engine.Transaction(self._connection, read_only=True)
+        try:
+            attachment = snapshot.attachment
+            keys = checkpoint.write_checkpoint(directory, attachment.reader, snapshot.snapshot, [])
+            durability = attachment.durability
+            if durability == "memory":
+                durability = store_files.DEFAULT_DURABILITY  # what lies on disk is meant to stay
+            store_files.write_meta(directory, StoreMeta(durability, attachment.segment.size_bytes))
+            return keys
+        finally:
+            snapshot.abandon()
+
+
+def open(  # noqa: A001 (the contract's name; nothing here opens files)
+    path: str | os.PathLike[str],
+    *,
+    durability: str | None = None,
+    max_bytes: int | None = None,
+    timeout: float = OPEN_TIMEOUT_S,
+    linger: float = LINGER_S,
+) -> Database:
+    """Attach to the store at ``path``, a directory, starting a coordinator if none serves it.
+
+    ``durability``: ``"memory"``, ``"buffered"`` or ``"strict"``; None takes the one being served, else the last.
+    ``max_bytes``: bound of the store's memory, 8 MiB at least; None likewise, else half of the machine's.
+    ``timeout``: seconds to wait for a coordinator, now and after one has died.
+    ``linger``: seconds a coordinator started here stays after its last client.
+
+    Raises ``ConfigurationError`` for options the store cannot be opened with, ``CorruptionError`` for damage, and
+    ``CoordinatorLostError`` if no coordinator could be reached or started in time.
+
+    >>> import shoal, tempfile
+    >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
+    ...     db.info().keys
+    0
+    """
+    return Database(path, durability=durability, max_bytes=max_bytes, timeout=timeout, linger=linger)
+
+
+def _reopen(path: str, options: dict[str, Any]) -> Database:
+    return Database(path, **options)
+
+
+def _seconds(name: str, value: object) -> float:
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{name} has type {type(value).__name__}; give seconds")
+    if not value >= 0:
+        raise ValueError(f"{name} is {value}; give 0 seconds or more")
+    return float(value)
+
+
+__all__ = ["Database", "StoreInfo", "open"]

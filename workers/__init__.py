@@ -1,0 +1,1 @@
+"""The client side: attachment, transactions, take-over, and the process pool."""

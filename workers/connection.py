@@ -1,0 +1,210 @@
+"""A process's tie to a store: the attached segment, the pipes, and what happens when the coordinator dies.
+
+- One per ``Database`` and process. Threads share it; a commit holds its lock from request to answer.
+- A commit is sent until it is answered: if the coordinator goes away, the next one is found or started, and the same
+  commit is sent to it with the same commit id. It knows whether the log has it.
+- ``attachment`` is what reads use. When ``generation`` says that a new coordinator serves, the next snapshot attaches
+  to it; snapshots taken before keep the old segment, which nobody changes any more.
+- After ``fork`` the child closes what it inherited and attaches for itself: its parent's pipes and slots are not its own.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+from shoal.shm import commit_set, words
+from shoal.shm.commit_set import COMMITTED, CONFLICT, REFUSED
+from shoal.shm.errors import ConflictError, CoordinatorLostError, InvalidOperationError, LimitExceededError
+from shoal.shm.frames import FrameBuffer, frame, read_message, write_all
+from shoal.shm.handshake import PROTOCOL_VERSION, Hello, Welcome
+from shoal.shm.limits import MAX_COMMIT_BYTES
+from shoal.shm.reader import Reader
+from shoal.shm.segment import Segment
+from shoal.shm.snapshots import SnapshotSlots
+from shoal.shm.store_files import GenerationWord
+from shoal.workers import take_over
+
+
+class Attachment:
+    """One coordinator's segment, slots and pipes as this process has them."""
+
+    __slots__ = (
+        "answer_fd",
+        "buffer",
+        "durability",
+        "generation",
+        "is_open",
+        "ready",
+        "reader",
+        "request_fd",
+        "segment",
+        "slots",
+    )
+
+    def __init__(self, welcome: Welcome) -> None:
+        self.durability = welcome.durability
+        self.generation = welcome.generation
+        self.request_fd = welcome.request_fd
+        self.answer_fd = welcome.answer_fd
+        self.is_open = True
+        self.buffer = FrameBuffer()
+        self.ready: list[bytes] = []
+        self.segment = Segment.attach(welcome.segment_fd)
+        self.slots = SnapshotSlots(welcome.slots_fd)
+        self.reader = Reader(self.segment)
+
+    def close_pipes(self) -> None:
+        """Tell the coordinator goodbye; the mapping lives on as long as a snapshot reads from it."""
+        if self.is_open:
+            self.is_open = False
+            os.close(self.request_fd)
+            os.close(self.answer_fd)
+
+
+class Connection:
+    """Attach, submit, await, re-send."""
+
+    def __init__(
+        self, directory: Path, durability: str | None, max_bytes: int | None, timeout_s: float, linger_s: float
+    ) -> None:
+        self.directory = directory
+        self._durability = durability
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+        self._linger_s = linger_s
+        self._closed = False
+        self._lost = False  # a memory store whose coordinator died: there is nothing to go on with
+        self._begin()
+        self.attachment: Attachment = self._attach(timeout_s, start=True)
+        self._memory_generation = self.attachment.generation
+        _connections.add(self)
+
+    def _begin(self) -> None:
+        """What a new process starts with: an identity of its own and nothing in flight."""
+        self._lock = threading.Lock()
+        self._client_id = secrets.randbits(62) + 1
+        self._commit_id = 0
+
+    def current(self) -> Attachment:
+        """The attachment to read from now: the newest coordinator's."""
+        attachment = self.attachment
+        if attachment.generation != self.generation_words[0]:
+            with self._lock:
+                if self.attachment is attachment:
+                    self._replace_attachment()
+            return self.attachment
+        return attachment
+
+    def submit(self, snapshot: int, valid_until_ms: int, reads: bytes, effects: bytes) -> tuple[int, list[Any]]:
+        """Commit; the version and the operations' results.
+
+        Raises ``ConflictError`` with the key as stored, or whatever the coordinator refused it with.
+        """
+        if len(effects) > MAX_COMMIT_BYTES or len(reads) > MAX_COMMIT_BYTES:
+            size = max(len(effects), len(reads))
+            raise LimitExceededError("size of the commit in bytes", MAX_COMMIT_BYTES, size)
+        with self._lock:
+            self._commit_id += 1
+            request = commit_set.encode_request(self._commit_id, snapshot, valid_until_ms, reads, effects)
+            status, parts = self._exchange(frame(request))
+        if status == COMMITTED:
+            return parts[0], parts[1]
+        if status == CONFLICT:
+            raise ConflictError(*parts)
+        if status == REFUSED:
+            raise commit_set.error_from(*parts)
+        raise AssertionError(f"the coordinator answered with status {status}")
+
+    def ask(self, name: str, arguments: list[Any]) -> Any:
+        """Ask the coordinator something that commits nothing."""
+        effects = commit_set.encode_effects([], question=(name, arguments))
+        with self._lock:
+            self._commit_id += 1
+            request = commit_set.encode_request(self._commit_id, 0, 0, commit_set.NO_READS, effects)
+            _, parts = self._exchange(frame(request))
+        return parts[0]
+
+    def close(self) -> None:
+        """Detach. Whatever is used afterwards says so."""
+        with self._lock:
+            if not self._closed:
+                self._closed = True
+                self.attachment.close_pipes()
+                self.attachment.generation = -1  # the next read looks here, and is told
+
+    def _exchange(self, request: bytes) -> tuple[int, list[Any]]:
+        """Send until answered. Answers to commits nobody waits for any more are passed over."""
+        while True:
+            attachment = self.attachment
+            if self._closed or not attachment.is_open:
+                attachment = self._replace_attachment()
+            sent = False
+            try:
+                write_all(attachment.request_fd, request)
+                sent = True
+                while True:
+                    message = read_message(attachment.answer_fd, attachment.buffer, attachment.ready)
+                    commit_id, status, *parts = commit_set.decode_answer(message)
+                    if commit_id == self._commit_id:
+                        return status, parts
+            except (BrokenPipeError, EOFError):
+                attachment.close_pipes()  # the coordinator died: the next turn finds or starts another
+            except BaseException:
+                if not sent:
+                    attachment.close_pipes()  # half a request is in the pipe: no other may follow it
+                    self._client_id = secrets.randbits(62) + 1
+                raise
+
+    def _replace_attachment(self) -> Attachment:
+        if self._closed:
+            raise InvalidOperationError(f"the database {self.directory} is closed; open it again")
+        self.attachment.close_pipes()
+        if self.attachment.durability == "memory":
+            return self._find_memory_store()
+        self.attachment = self._attach(self._timeout_s, start=True)
+        return self.attachment
+
+    def _find_memory_store(self) -> Attachment:
+        """Attach again to the same coordinator (after a fork, or a broken request); another one holds other data."""
+        try:
+            attachment = None if self._lost else self._attach(0, start=False)
+        except CoordinatorLostError:
+            attachment = None
+        if attachment is None or attachment.generation != self._memory_generation:
+            self._lost = True
+            raise CoordinatorLostError(
+                f"the coordinator of {self.directory} died and its durability is 'memory': what it held is gone; "
+                "open the store again to start with an empty one"
+            )
+        self.attachment = attachment
+        return attachment
+
+    def _attach(self, timeout_s: float, start: bool) -> Attachment:
+        hello = Hello(PROTOCOL_VERSION, self._client_id, os.getpid(), self._durability, self._max_bytes)
+        welcome = take_over.attach(self.directory, hello, self._linger_s, timeout_s, start)
+        words.register_reader()
+        self.generation_words = GenerationWord(self.directory, writable=False).words
+        return Attachment(welcome)
+
+    def _forget_after_fork(self) -> None:
+        """In a forked child: close the parent's pipes, so that their end is his end, and start anew."""
+        self.attachment.close_pipes()
+        self.attachment.generation = -1
+        self._begin()
+
+
+_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for connection in list(_connections):
+        connection._forget_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

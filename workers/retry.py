@@ -1,0 +1,34 @@
+"""Running a transaction again after a conflict: bounded, with jittered exponential pauses.
+
+Full jitter (Brooker, "Exponential Backoff and Jitter", 2015): the pause is uniform between nothing and a bound that
+doubles. Losers spread out, so under contention somebody always gets through.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from shoal.shm.errors import ConflictError, SnapshotExpiredError
+
+T = TypeVar("T")
+
+_FIRST_PAUSE_S = 0.0002
+_LONGEST_PAUSE_S = 0.02
+
+
+def pause_s(attempt: int) -> float:
+    """How long to wait after the ``attempt``-th conflict, from 0."""
+    return random.uniform(0, min(_LONGEST_PAUSE_S, _FIRST_PAUSE_S * 2 ** min(attempt, 10)))
+
+
+def retry(attempt_once: Callable[[], T], retries: int) -> T:
+    """Call ``attempt_once`` until it neither conflicts nor loses its snapshot, ``retries`` more times at most."""
+    for attempt in range(retries):
+        try:
+            return attempt_once()
+        except (ConflictError, SnapshotExpiredError):
+            time.sleep(pause_s(attempt))
+    return attempt_once()
