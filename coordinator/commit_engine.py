@@ -19,19 +19,19 @@ from collections import OrderedDict
 from typing import Any
 
 from shoal.coordinator.conflict_window import ConflictWindow
-from shoal.coordinator.log.wal_format import Record
 from shoal.coordinator.log.wal_writer import WalWriter
 from shoal.coordinator.validate import validate
 from shoal.shm import codec, commit_set, limits, operations
 from shoal.shm.clock import Clock
-from shoal.shm.commit_set import COMMITTED, CONFLICT, REFUSED, CommitSet, encode_answer
+from shoal.shm.commit_set import COMMITTED, CONFLICT, REFUSED, CommitSet, FlatWrites, encode_answer, triples
 from shoal.shm.errors import ShoalError, StoreFullError
 from shoal.shm.operations import Write
 from shoal.shm.reader import Found
 from shoal.shm.reclaim import Reclaimer
-from shoal.shm.writer import Writer
+from shoal.shm.writer import Plan, Writer
 
 COORDINATOR = 0  # the client id of commits the coordinator makes itself
+_NO_RESULTS: list[Any] = []
 
 
 class CommitEngine:
@@ -71,11 +71,11 @@ class CommitEngine:
                 pass
         conflict = validate(request, self._window)
         if conflict is not None:
-            return encode_answer(request.commit_id, CONFLICT, *conflict)
+            return encode_answer(request.commit_id, CONFLICT, 0, conflict)
         try:
             version, results = self._commit(client_id, request)
         except (ShoalError, TypeError, ValueError) as error:
-            return encode_answer(request.commit_id, REFUSED, *commit_set.error_parts(error))
+            return encode_answer(request.commit_id, REFUSED, 0, commit_set.error_parts(error))
         return encode_answer(request.commit_id, COMMITTED, version, results)
 
     def finish_group(self) -> None:
@@ -93,22 +93,21 @@ class CommitEngine:
         now_ms = self._now_ms()
         writer = self._writer
         due = writer.expiry.take_due(now_ms, limits.SWEEP_SLICE)
-        writes = []
+        writes: FlatWrites = []
         for key in due:
             expires_ms = writer.expires_ms(key)
             if expires_ms and expires_ms <= now_ms:
-                writes.append(Write(key, None, 0))
+                writes += (key, None, 0)
             elif expires_ms:
                 writer.expiry.add(key, expires_ms)
         if writes:
-            flat = [part for write in writes for part in write]
-            effects = commit_set.encode_effects(flat)
+            effects = commit_set.encode_effects(writes)
             request = CommitSet(self.version + 1, 0, 0, [], [], writes, [], [], None, effects)
             try:
                 self._commit(COORDINATOR, request)
             except StoreFullError:
-                for write in writes:  # readers see them expired; reclaiming waits for room
-                    writer.expiry.add(write.key, now_ms + limits.SWEEP_EVERY_MS)
+                for key in writes[::3]:  # readers see them expired; reclaiming waits for room
+                    writer.expiry.add(key, now_ms + limits.SWEEP_EVERY_MS)
                 return False
         return len(due) == limits.SWEEP_SLICE
 
@@ -117,72 +116,64 @@ class CommitEngine:
         self.remembered.pop(client_id, None)
 
     def _commit(self, client_id: int, request: CommitSet) -> tuple[int, list[Any]]:
-        writes, decided, results = request.writes, b"", []
+        writes, decided, results = request.writes, b"", _NO_RESULTS
         if request.operations:
             more, results = self._decide(request)
-            writes = writes + more
-            if not writes and not request.clears:
+            if not writes and not request.clears and not more:
                 return self.version, results
-            decided = codec.pack([[part for write in more for part in write], results])
-        self._reserve(request, writes, len(decided))
+            decided = codec.pack([more, results])
+            writes = writes + more
+        effects = request.effects
+        plan = self._make_room(writes, len(effects) + len(decided))
         version = self.version + 1
-        self._writer.apply(version, request.clears, writes)
+        self._writer.apply(version, request.clears, writes, plan)
         if self._log is not None:
-            self._log.append(
-                Record(
-                    version,
-                    self._log.synced_version,
-                    self._log.boot_id,
-                    client_id,
-                    request.commit_id,
-                    request.effects,
-                    decided,
-                )
-            )
+            self._log.append(version, client_id, request.commit_id, effects, decided)
         self.version = version
         window = self._window
         for lower, upper in request.clears:
             window.add_clear(version, lower, upper)
-        for write in writes:
-            window.add_write(version, write.key)
+        window.add_writes(version, writes[::3])
         if client_id != COORDINATOR:
             self.remembered[client_id] = (request.commit_id, version, results)
             if len(self.remembered) > limits.REMEMBERED_CLIENTS:
                 self.remembered.popitem(last=False)
         return version, results
 
-    def _decide(self, request: CommitSet) -> tuple[list[Write], list[Any]]:
+    def _decide(self, request: CommitSet) -> tuple[FlatWrites, list[Any]]:
         """What the operations of a commit set write and answer, seeing its own writes."""
         now_ms = self._now_ms()
-        own = {write.key: write for write in request.writes}
+        sent = {key: Write(key, value, expires_ms) for key, value, expires_ms in triples(request.writes)}
+        decided: dict[bytes, Write] = {}
 
         def read(key: bytes) -> Found | None:
-            write = own.get(key)
+            write = decided.get(key) or sent.get(key)
             if write is None:
                 return self._writer.newest(key, now_ms)
             return None if write.value is None else Found(write.value, 0, write.expires_ms)
 
-        writes: list[Write] = []
         results = []
         for name, arguments in request.operations:
             outcome = operations.decide(read, now_ms, name, arguments)
             for write in outcome.writes:
-                own[write.key] = write
-            writes += outcome.writes
+                if write.key in sent:
+                    raise ValueError(f"the commit both writes {write.key!r} and has it decided by an operation")
+                decided[write.key] = write
             results.append(outcome.result)
-        return writes, results
+        return [part for write in decided.values() for part in write], results
 
-    def _reserve(self, request: CommitSet, writes: list[Write], decided_bytes: int) -> None:
+    def _make_room(self, writes: FlatWrites, body_bytes: int) -> Plan:
+        """Have memory and log ready for a commit, or raise StoreFullError with nothing changed."""
+        log = self._log
+        if log is not None and not log.has_room(body_bytes):
+            log.reserve(body_bytes, only_deletes=not any(value is not None for value in writes[1::3]))
         try:
-            self._writer.make_room(writes)
+            return self._writer.plan(writes)
         except StoreFullError:
             # Old snapshots and the just deleted may hold the room that is needed.
             while self._reclaimer.step(self._clock.monotonic_s(), urgent=True):
                 pass
-            self._writer.make_room(writes)
-        if self._log is not None:
-            only_deletes = all(write.value is None for write in writes)
-            self._log.reserve(len(request.effects) + decided_bytes, only_deletes)
+            return self._writer.plan(writes)
 
     def _now_ms(self) -> int:
         """The wall clock, never going back while this coordinator lives."""

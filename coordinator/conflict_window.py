@@ -25,11 +25,12 @@ class ConflictWindow:
     def __len__(self) -> int:
         return len(self._keys)
 
-    def add_write(self, version: int, key: bytes) -> None:
-        """Note that ``version`` wrote ``key``; versions never go down."""
-        self._latest[key] = version
-        self._versions.append(version)
-        self._keys.append(key)
+    def add_writes(self, version: int, keys: list[bytes]) -> None:
+        """Note that ``version`` wrote ``keys``; versions never go down."""
+        for key in keys:
+            self._latest[key] = version
+            self._versions.append(version)
+            self._keys.append(key)
 
     def add_clear(self, version: int, lower: bytes, upper: bytes) -> None:
         """Note that ``version`` cleared ``[lower, upper)``."""

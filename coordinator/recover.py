@@ -16,7 +16,6 @@ from shoal.coordinator.log.wal_format import Record
 from shoal.coordinator.log.wal_reader import WalReader
 from shoal.shm import checkpoint, codec, commit_set, limits
 from shoal.shm.errors import CorruptionError
-from shoal.shm.operations import Write
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.storage import Storage
 from shoal.shm.writer import Writer
@@ -72,10 +71,9 @@ def _load_checkpoint(
     name = checkpoint.file_name(versions[-1])
     reader = checkpoint.CheckpointReader(name, storage.read(name))
     for entries in reader.entries():
-        writes = [Write(entry.key, entry.value, entry.expires_ms) for entry in entries]
-        writer.make_room(writes)
-        for entry, write in zip(entries, writes, strict=True):
-            writer.apply(entry.version, [], [write])
+        for entry in entries:
+            write = [entry.key, entry.value, entry.expires_ms]
+            writer.apply(entry.version, [], write, writer.plan(write))
         _publish(writer, reclaimer, versions[-1])
     _publish(writer, reclaimer, versions[-1])
     for version in versions[:-1]:
@@ -94,16 +92,14 @@ def _replay(
         writes, clears, _, _ = commit_set.decode_effects(record.effects)
         results: list[Any] = []
         if record.decided:
-            flat, results = codec.decode(record.decided)
-            writes = writes + [Write(*flat[i : i + 3]) for i in range(0, len(flat), 3)]
+            decided, results = codec.decode(record.decided)
+            writes = writes + decided
     except (ValueError, TypeError) as error:
         raise CorruptionError("the log", record.version, "a commit set", str(error)) from error
-    writer.make_room(writes)
-    writer.apply(record.version, clears, writes)
+    writer.apply(record.version, clears, writes, writer.plan(writes))
     for lower, upper in clears:
         window.add_clear(record.version, lower, upper)
-    for write in writes:
-        window.add_write(record.version, write.key)
+    window.add_writes(record.version, writes[::3])
     if record.client_id != COORDINATOR:
         remembered[record.client_id] = (record.commit_id, record.version, results)
 

@@ -52,6 +52,11 @@ class Heap:
         return self._ready.total + self._untaken.total
 
     @property
+    def ready_blocks(self) -> int:
+        """Free blocks that have memory."""
+        return self._ready.total
+
+    @property
     def used_bytes(self) -> int:
         """Bytes in records, rounded up to their classes."""
         return self.used_words * 8

@@ -51,4 +51,6 @@ SYNC_EVERY_MS = 100  # buffered: how much a power cut may take
 # --- processes ------------------------------------------------------------------------------------------------------
 OPEN_TIMEOUT_S = 10.0
 LINGER_S = 1.0
+ANSWER_SPIN_S = 0.0002  # a client looks so long for its answer before it sleeps
+REQUEST_SPIN_S = 0.0001  # the coordinator likewise for the next request after one
 PIPE_BYTES = 1 * MIB  # asked of the kernel for each pipe; less is fine

@@ -61,6 +61,7 @@ class Reclaimer:
             if writer.clears and budget > 0:
                 self._sweep_cleared(horizon, published)
         writer.end_group(published + 1)
+        writer.forget_budget()
         self._noted = len(writer.garbage) + len(writer.tombstones)
         garbage, tombstones = writer.garbage, writer.tombstones
         return bool(

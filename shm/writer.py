@@ -13,6 +13,7 @@ import struct
 from collections import deque
 from collections.abc import Iterator
 
+from shoal.shm.commit_set import FlatWrites, triples
 from shoal.shm.errors import StoreFullError
 from shoal.shm.expiry import ExpiryQueue
 from shoal.shm.hash_index import HashIndex
@@ -30,11 +31,13 @@ from shoal.shm.layout import (
     words_for,
 )
 from shoal.shm.limits import BLOCK_BYTES, LEAF_ENTRIES
-from shoal.shm.operations import Write
 from shoal.shm.ordered_index import OrderedIndex
 from shoal.shm.reader import Found
 from shoal.shm.segment import Segment
 from shoal.shm.words import publish_barrier
+
+# Of each write: its key node (0 for a new key) and the words of its record.
+Plan = tuple[list[int], list[int]]
 
 _NODE_HEADER = struct.Struct("<QQ")
 _RECORD_HEADER = struct.Struct("<QQQ")
@@ -71,6 +74,11 @@ class Writer:
         self.garbage_words = 0
         self.tombstones: deque[tuple[int, bytes]] = deque()
         self.keys = 0
+        self._budget_words = 0
+
+    def forget_budget(self) -> None:
+        """Memory was used outside any plan: the next one looks again."""
+        self._budget_words = 0
 
     def newest(self, key: bytes, now_ms: int) -> Found | None:
         """What ``key`` holds after everything applied so far, published or not."""
@@ -110,52 +118,61 @@ class Writer:
             if live and not (self.clears and self._words[record] < self._cleared_at(key)):
                 yield key
 
-    def make_room(self, writes: list[Write]) -> None:
-        """Have memory ready for these writes, or raise StoreFullError. Deletes may use the reserve."""
-        heap = self.heap
-        words, blocks, new_keys, grows = 0, 2, 0, False
-        for key, value, _ in writes:
+    def plan(self, writes: FlatWrites) -> Plan:
+        """Look at every write once and have memory ready for all, or raise StoreFullError. Deletes may use the reserve.
+
+        The plan holds until something else is applied or reclaimed. No key stands in ``writes`` twice.
+        """
+        find = self.hash_index.find
+        nodes: list[int] = []
+        sizes: list[int] = []
+        words = new_keys = blocks = 0
+        grows = False
+        for key, value, expires_ms in triples(writes):
+            node = find(key)
+            nodes.append(node)
             if value is None:
-                words += RECORD_HEADER_WORDS + 1
-                continue
-            grows = True
-            size = words_for(len(value)) + RECORD_HEADER_WORDS + 1
+                size = RECORD_HEADER_WORDS
+            else:
+                grows = True
+                size = RECORD_HEADER_WORDS + (len(value) + 7 >> 3) + (1 if expires_ms else 0)
+                if not node:
+                    new_keys += 1
+                    words += words_for(len(key)) + NODE_HEADER_WORDS
+            sizes.append(size)
             if size <= BLOCK_WORDS // 2:
-                words += size
+                words += size + 1
             else:
                 blocks += -(-size // BLOCK_WORDS)
-            if not self.hash_index.find(key):
-                new_keys += 1
-                words += words_for(len(key)) + NODE_HEADER_WORDS
         if new_keys:
             self.hash_index.prepare(new_keys)
             leaves = min(new_keys, self.ordered_index.leaf_count) + 2 * new_keys // LEAF_ENTRIES
             words += leaves * (LEAF_ENTRIES + 1) + 4 * new_keys
-        # Classes and block tails waste up to a quarter; half again is safely above. As much again stays for reclaim.
-        blocks += words * 3 // 2 // BLOCK_WORDS + (WORST_CASE_BLOCKS if grows else 0)
-        if not heap.make_ready(blocks + RECLAIM_BLOCKS, heap.reserve_blocks if grows else 0):
-            raise StoreFullError(
-                f"the commit needs up to {blocks * BLOCK_BYTES:,} bytes and the store has "
-                f"{max(0, heap.free_blocks - heap.reserve_blocks) * BLOCK_BYTES:,} of {self.segment.size_bytes:,} free; "
-                "delete keys or open it with a larger max_bytes"
-            )
+        if blocks or not grows or words > self._budget_words:
+            self._make_room(words, blocks, grows)
+        else:
+            self._budget_words -= words
+        return nodes, sizes
 
-    def apply(self, version: int, clears: list[tuple[bytes, bytes]], writes: list[Write]) -> None:
+    def apply(self, version: int, clears: list[tuple[bytes, bytes]], writes: FlatWrites, plan: Plan) -> None:
         """Write one commit's records at ``version``; StoreFullError leaves everything as it was."""
-        records = self._reserve(writes)
+        nodes, sizes = plan
+        records = self._reserve(sizes)
         for lower, upper in clears:
             self._add_clear(lower, upper, version)
-        for (key, value, expires_ms), record in zip(writes, records, strict=True):
-            self._link(key, value, expires_ms, record, version)
+        link = self._link
+        for (key, value, expires_ms), node, record in zip(triples(writes), nodes, records, strict=True):
+            link(key, value, expires_ms, node, record, version)
 
     def end_group(self, version: int) -> None:
         """Finish a group of commits, the newest at ``version``: nothing of it is visible yet."""
         if self._new_keys:
             self._flush_new_keys()
-        for replaced in (self.hash_index.replaced, self.ordered_index.replaced):
-            for reference in replaced:
-                self.discard(version, reference, self.heap.size_of(reference))
-            replaced.clear()
+        if self.hash_index.replaced or self.ordered_index.replaced:
+            for replaced in (self.hash_index.replaced, self.ordered_index.replaced):
+                for reference in replaced:
+                    self.discard(version, reference, self.heap.size_of(reference))
+                replaced.clear()
         self._words[W_KEYS] = self.keys
         self._words[W_BYTES_USED] = self.heap.used_bytes
 
@@ -198,22 +215,43 @@ class Writer:
         self.segment.mm[start + 16 : start + 16 + len(key)] = key
         return node
 
-    def _reserve(self, writes: list[Write]) -> list[int]:
+    def _make_room(self, words: int, blocks: int, grows: bool) -> None:
+        """Have ``words`` of small records and ``blocks`` of large ones ready, or raise StoreFullError.
+
+        Classes and block tails waste up to a quarter; half again is safely above. What is ready beyond the need becomes
+        the budget of the commits that follow: they compare one number until it is used up or something is reclaimed.
+        """
+        heap = self.heap
+        small = words * 3 // 2 // BLOCK_WORDS + (WORST_CASE_BLOCKS if grows else 2)
+        need = blocks + small + RECLAIM_BLOCKS
+        keep = heap.reserve_blocks if grows else 0
+        if not heap.make_ready(need, keep):
+            raise StoreFullError(
+                f"the commit needs up to {(blocks + small) * BLOCK_BYTES:,} bytes and the store has "
+                f"{max(0, heap.free_blocks - heap.reserve_blocks) * BLOCK_BYTES:,} of {self.segment.size_bytes:,} free; "
+                "delete keys or open it with a larger max_bytes"
+            )
+        self._budget_words = 0
+        if grows:
+            beyond = min(heap.ready_blocks - need, heap.free_blocks - need - keep)
+            self._budget_words = beyond * BLOCK_WORDS // 3 * 2
+
+    def _reserve(self, sizes: list[int]) -> list[int]:
         heap = self.heap
         records: list[int] = []
         try:
-            for _, value, expires_ms in writes:
-                size = RECORD_HEADER_WORDS if value is None else RECORD_HEADER_WORDS + ((len(value) + 7) >> 3)
-                records.append(heap.allocate(size + 1 if expires_ms else size))
+            for size in sizes:
+                records.append(heap.allocate(size))
         except StoreFullError:
             for record in records:
                 heap.free(record)
             raise
         return records
 
-    def _link(self, key: bytes, value: bytes | None, expires_ms: int, record: int, version: int) -> None:
+    def _link(
+        self, key: bytes, value: bytes | None, expires_ms: int, node: int, record: int, version: int
+    ) -> None:
         words, mm = self._words, self.segment.mm
-        node = self.hash_index.find(key)
         previous, was_live, cleared = 0, False, False
         if node:
             previous = words[node]

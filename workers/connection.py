@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import select
 import threading
 import weakref
 from pathlib import Path
@@ -39,6 +40,7 @@ class Attachment:
         "durability",
         "generation",
         "is_open",
+        "poller",
         "ready",
         "reader",
         "request_fd",
@@ -52,6 +54,8 @@ class Attachment:
         self.request_fd = welcome.request_fd
         self.answer_fd = welcome.answer_fd
         self.is_open = True
+        self.poller = select.poll()
+        self.poller.register(self.answer_fd, select.POLLIN)
         self.buffer = FrameBuffer()
         self.ready: list[bytes] = []
         self.segment = Segment.attach(welcome.segment_fd)
@@ -111,13 +115,13 @@ class Connection:
         with self._lock:
             self._commit_id += 1
             request = commit_set.encode_request(self._commit_id, snapshot, valid_until_ms, reads, effects)
-            status, parts = self._exchange(frame(request))
+            status, version, details = self._exchange(frame(request))
         if status == COMMITTED:
-            return parts[0], parts[1]
+            return version, details
         if status == CONFLICT:
-            raise ConflictError(*parts)
+            raise ConflictError(*details)
         if status == REFUSED:
-            raise commit_set.error_from(*parts)
+            raise commit_set.error_from(*details)
         raise AssertionError(f"the coordinator answered with status {status}")
 
     def ask(self, name: str, arguments: list[Any]) -> Any:
@@ -126,8 +130,8 @@ class Connection:
         with self._lock:
             self._commit_id += 1
             request = commit_set.encode_request(self._commit_id, 0, 0, commit_set.NO_READS, effects)
-            _, parts = self._exchange(frame(request))
-        return parts[0]
+            _, _, details = self._exchange(frame(request))
+        return details
 
     def close(self) -> None:
         """Detach. Whatever is used afterwards says so."""
@@ -137,7 +141,7 @@ class Connection:
                 self.attachment.close_pipes()
                 self.attachment.generation = -1  # the next read looks here, and is told
 
-    def _exchange(self, request: bytes) -> tuple[int, list[Any]]:
+    def _exchange(self, request: bytes) -> tuple[int, int, Any]:
         """Send until answered. Answers to commits nobody waits for any more are passed over."""
         while True:
             attachment = self.attachment
@@ -148,10 +152,13 @@ class Connection:
                 write_all(attachment.request_fd, request)
                 sent = True
                 while True:
-                    message = read_message(attachment.answer_fd, attachment.buffer, attachment.ready)
-                    commit_id, status, *parts = commit_set.decode_answer(message)
+                    message = read_message(
+                        attachment.answer_fd, attachment.poller, attachment.buffer, attachment.ready
+                    )
+                    commit_id, *rest = commit_set.decode_answer(message)
                     if commit_id == self._commit_id:
-                        return status, parts
+                        status, version, details = rest
+                        return status, version, details
             except (BrokenPipeError, EOFError):
                 attachment.close_pipes()  # the coordinator died: the next turn finds or starts another
             except BaseException:

@@ -34,7 +34,10 @@ _FILE_HEAD = struct.Struct("<QQQQQQ")
 FILE_HEAD_BYTES = _FILE_HEAD.size + 8
 _RECORD_HEAD = struct.Struct("<IIQQQQQQ")
 RECORD_HEAD_BYTES = _RECORD_HEAD.size
-_CHECKED = struct.Struct("<QQQQQ")
+_CHECKSUM = struct.Struct("<QQ")
+_CHECKED = struct.Struct("<QQQQQI")
+_FIELD_BYTES = 40
+_PADDING = tuple(bytes(-n & 7) for n in range(8))
 _EFFECTS_LENGTH = struct.Struct("<I")
 _MAGIC_BYTES = b"swal"
 
@@ -106,13 +109,19 @@ def decode_file_head(data: bytes) -> FileHead | None:
     return FileHead(*fields)
 
 
-def encode_record(record: Record) -> bytes:
+def encode_record(
+    version: int, synced_version: int, boot_id: int, client_id: int, commit_id: int, effects: bytes, decided: bytes
+) -> bytes:
     """A record as it stands in the file, padding included."""
-    body = _EFFECTS_LENGTH.pack(len(record.effects)) + record.effects + record.decided
-    checked = _CHECKED.pack(*record[:5]) + body
-    head = RECORD_MAGIC | len(body) << 32
-    raw = head.to_bytes(8, "little") + (xxh3_64_intdigest(checked) ^ head).to_bytes(8, "little") + checked
-    return raw + bytes(-len(raw) & 7)
+    checked = b"".join(
+        (
+            _CHECKED.pack(version, synced_version, boot_id, client_id, commit_id, len(effects)),
+            effects,
+            decided,
+        )
+    )
+    head = RECORD_MAGIC | len(checked) - _FIELD_BYTES << 32
+    return _CHECKSUM.pack(head, xxh3_64_intdigest(checked) ^ head) + checked + _PADDING[len(checked) & 7]
 
 
 def decode_record(data: bytes, offset: int) -> tuple[Record, int] | None:

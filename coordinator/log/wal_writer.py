@@ -13,7 +13,7 @@ from __future__ import annotations
 import threading
 
 from shoal.coordinator.log import wal_format
-from shoal.coordinator.log.wal_format import FILE_HEAD_BYTES, FileHead, Record
+from shoal.coordinator.log.wal_format import FILE_HEAD_BYTES, FileHead
 from shoal.shm.errors import StoreFullError
 from shoal.shm.limits import LOG_FILE_BYTES
 from shoal.shm.storage import LogFile, Storage
@@ -47,6 +47,10 @@ class WalWriter:
         """The file being written."""
         return max(self.first_versions)
 
+    def has_room(self, body_bytes: int) -> bool:
+        """Whether a record of that size can be appended as things are, and another file is ready after it."""
+        return self._position + body_bytes + _RECORD_OVERHEAD <= self._file.size and self._spare is not None
+
     def reserve(self, body_bytes: int, only_deletes: bool) -> None:
         """Make sure a record of that size can be appended, or raise StoreFullError."""
         needed = body_bytes + _RECORD_OVERHEAD
@@ -63,15 +67,19 @@ class WalWriter:
             self._rotate()
             self._new_spare(LOG_FILE_BYTES)
 
-    def append(self, record: Record) -> None:
+    def append(self, version: int, client_id: int, commit_id: int, effects: bytes, decided: bytes) -> None:
         """Write a record that ``reserve`` made room for."""
-        raw = wal_format.encode_record(record)
-        if self._position + len(raw) > self._file.size:
+        raw = wal_format.encode_record(
+            version, self.synced_version, self.boot_id, client_id, commit_id, effects, decided
+        )
+        position = self._position
+        if position + len(raw) > self._file.size:
             self._rotate()
-        self._file.write(self._position, raw)
-        self._position += len(raw)
+            position = self._position
+        self._file.write(position, raw)
+        self._position = position + len(raw)
         self.bytes_written += len(raw)
-        self.last_version = record.version
+        self.last_version = version
 
     def prepare(self) -> None:
         """Make the next file ready ahead of need; a full disk shows when a commit needs it."""
@@ -104,7 +112,7 @@ class WalWriter:
     def close(self) -> None:
         """Put everything on disk, with a mark that says so."""
         self.sync()
-        self.append(Record(self.last_version, self.synced_version, self.boot_id, 0, 0, b"", b""))
+        self.append(self.last_version, 0, 0, b"", b"")
         self.sync()
         self._drop_spare()
         for file in self._unsynced:
