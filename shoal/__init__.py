@@ -28,6 +28,8 @@ from shoal.shm.errors import (
     StoreFullError,
     WorkerLostError,
 )
+from shoal.worker_pool import WorkerPool
+from shoal.workers.worker import current_database
 
 __all__ = [
     "AlreadyExistsError",
@@ -48,6 +50,8 @@ __all__ = [
     "StoreInfo",
     "Transaction",
     "WorkerLostError",
+    "WorkerPool",
+    "current_database",
     "open",
 ]
 __version__ = "0.1.0"
