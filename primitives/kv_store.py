@@ -5,6 +5,7 @@ One key of the engine per user key; nothing else. Expiry is the engine's: a reco
 
 from __future__ import annotations
 
+import builtins
 from datetime import timedelta
 from typing import Any
 
@@ -12,7 +13,7 @@ from shoal.primitives.facade import Facade
 from shoal.primitives.key_space import Namespace, Tag, after, encode_prefix, encode_text
 from shoal.shm import operations
 from shoal.shm.clock import now_ms
-from shoal.shm.codec import Value, decode, encode
+from shoal.shm.codec import Value, decode, encode, unpackb
 from shoal.shm.limits import MAX_INTEGER, MAX_KEY_BYTES, MIN_INTEGER
 from shoal.workers.transaction import Engine
 
@@ -32,8 +33,20 @@ class KVView:
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of ``key``, or ``default`` if it is absent or expired."""
-        raw = self._engine.get(self._prefix + _encode_key(key))
-        return default if raw is None else decode(raw)
+        # Written for speed, as every read passes here; encode_text and decode are the rules.
+        try:
+            encoded = key.encode()
+        except (AttributeError, UnicodeEncodeError):
+            encoded = b""
+        if not 0 < len(encoded) <= MAX_KEY_BYTES:
+            encode_text("key", key)
+        raw = self._engine.get(self._prefix + encoded)
+        if raw is None:
+            return default
+        try:
+            return unpackb(raw)
+        except ValueError:
+            return decode(raw)
 
     def put(self, key: str, value: Value, *, ttl: float | timedelta | None = None) -> None:
         """Store ``value``; for ``ttl`` seconds if given, else for good, whatever was there before."""
@@ -62,11 +75,11 @@ class KVView:
         """Whether ``key`` is there."""
         return self._engine.get(self._prefix + _encode_key(key)) is not None
 
-    def list(self, prefix: str = "") -> list[str]:
+    def list(self, prefix: str = "") -> builtins.list[str]:
         """The keys that begin with ``prefix``, sorted."""
         return [key for key, _ in self._scan(prefix)]
 
-    def list_with_values(self, prefix: str = "") -> list[tuple[str, Any]]:
+    def list_with_values(self, prefix: str = "") -> builtins.list[tuple[str, Any]]:
         """``(key, value)`` of the keys that begin with ``prefix``, sorted by key."""
         return [(key, decode(raw)) for key, raw in self._scan(prefix)]
 
@@ -86,7 +99,7 @@ class KVView:
             yield key[len(own) :].decode(), found.value
 
 
-class KVStore(Facade):
+class KVStore(Facade[KVView]):
     """Keys and values of a run, each call a transaction of its own.
 
     >>> import shoal, tempfile
@@ -105,50 +118,47 @@ class KVStore(Facade):
     anything is sent; ``StoreFullError`` if there is no room.
     """
 
-    def _view(self, run_id: str) -> KVView:
-        return KVView(self._db.engine, self.namespace, run_id)
+    __slots__ = ()
+    view = KVView
 
     def get(self, run_id: str, key: str, default: Any = None) -> Any:
         """The value of ``key``, or ``default`` if it is absent or expired."""
-        return self._view(run_id).get(key, default)
+        return self._views[run_id].get(key, default)
 
     def put(self, run_id: str, key: str, value: Value, *, ttl: float | timedelta | None = None) -> None:
         """Store ``value``; for ``ttl`` seconds (or a ``timedelta``) if given, else for good."""
-        self._view(run_id).put(key, value, ttl=ttl)
+        self._views[run_id].put(key, value, ttl=ttl)
 
     def put_with_ttl(self, run_id: str, key: str, value: Value, ttl: float | timedelta) -> None:
         """``put`` with a ``ttl`` that must be given."""
-        self._view(run_id).put_with_ttl(key, value, ttl)
+        self._views[run_id].put_with_ttl(key, value, ttl)
 
     def ttl(self, run_id: str, key: str) -> float | None:
         """Seconds until ``key`` expires; None if it never does, or is absent."""
-        return self._view(run_id).ttl(key)
+        return self._views[run_id].ttl(key)
 
     def delete(self, run_id: str, key: str) -> bool:
         """Delete ``key``; whether it was there."""
-        return self._view(run_id).delete(key)
+        return self._views[run_id].delete(key)
 
     def exists(self, run_id: str, key: str) -> bool:
         """Whether ``key`` is there."""
-        return self._view(run_id).exists(key)
+        return self._views[run_id].exists(key)
 
-    def list(self, run_id: str, prefix: str = "") -> list[str]:
+    def list(self, run_id: str, prefix: str = "") -> builtins.list[str]:
         """The keys that begin with ``prefix``, sorted."""
-        return self._view(run_id).list(prefix)
+        return self._views[run_id].list(prefix)
 
-    def list_with_values(self, run_id: str, prefix: str = "") -> list[tuple[str, Any]]:
+    def list_with_values(self, run_id: str, prefix: str = "") -> builtins.list[tuple[str, Any]]:
         """``(key, value)`` of the keys that begin with ``prefix``, sorted by key."""
-        return self._view(run_id).list_with_values(prefix)
+        return self._views[run_id].list_with_values(prefix)
 
     def increment(self, run_id: str, key: str, by: int = 1) -> int:
         """Add ``by`` to an integer (absent counts as 0) and return the sum; never conflicts."""
-        return self._view(run_id).increment(key, by)
+        return self._views[run_id].increment(key, by)
 
 
 def _encode_key(key: str) -> bytes:
-    # Written for speed: every call passes here. encode_text says what is wrong.
-    if type(key) is str and key.isascii() and 0 < len(key) <= MAX_KEY_BYTES:
-        return key.encode()
     return encode_text("key", key)
 
 

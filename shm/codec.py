@@ -24,10 +24,18 @@ Value = Any
 _STORED = "None, bool, int, float, str, bytes, list, tuple, dict with str keys, and datetime with a time zone"
 _SIMPLE = frozenset((type(None), bool, float, str, bytes))
 
-# A lone surrogate (a file name from os.listdir may hold one) is text to Python, so it is stored, too.
-_pack = msgpack.Packer(datetime=True, unicode_errors="surrogatepass").pack
-pack = _pack
+# What msgpack reads back by itself is stored as it is. What needs more (a datetime, or text with a lone surrogate, as
+# file names may have) has a byte in front that msgpack never writes, so that reading the rest stays 0.1 us cheaper.
+_RICH = b"\xc1"
+_pack = msgpack.Packer().pack
+_pack_rich = msgpack.Packer(datetime=True, unicode_errors="surrogatepass").pack
 unpackb = msgpack.unpackb
+
+
+def pack(parts: Any) -> bytes:
+    """Pack what shoal itself puts together: for formats, not for users' values."""
+    raw: bytes = _pack(parts)
+    return raw
 
 
 def encode(value: Value) -> bytes:
@@ -35,9 +43,11 @@ def encode(value: Value) -> bytes:
 
     Raises ``TypeError`` naming the path of what cannot be stored, ``LimitExceededError`` beyond 16 MiB.
     """
-    if type(value) not in _SIMPLE:
-        _check(value, (), 0)
-    raw: bytes = _pack(value)
+    rich = type(value) not in _SIMPLE and _check(value, (), 0)
+    try:
+        raw: bytes = _RICH + _pack_rich(value) if rich else _pack(value)
+    except UnicodeEncodeError:
+        raw = _RICH + _pack_rich(value)
     if len(raw) > MAX_VALUE_BYTES:
         raise LimitExceededError("size of the value in bytes", MAX_VALUE_BYTES, len(raw))
     return raw
@@ -45,15 +55,16 @@ def encode(value: Value) -> bytes:
 
 def decode(raw: bytes) -> Value:
     """The value whose stored form is ``raw``."""
-    return unpackb(raw, timestamp=3, unicode_errors="surrogatepass")
+    if raw[:1] == _RICH:
+        return unpackb(memoryview(raw)[1:], timestamp=3, unicode_errors="surrogatepass")
+    return unpackb(raw)
 
 
-def _check(value: Value, path: tuple[str | int, ...], depth: int) -> None:
-    kind = type(value)
-    if kind in _SIMPLE:
-        return
+def _check(value: Value, path: tuple[str | int, ...], depth: int) -> bool:
+    """Raise for what cannot be stored; whether a datetime is in it."""
     if depth > MAX_NESTING:
         raise LimitExceededError("nesting of the value", MAX_NESTING, depth)
+    rich = False
     if isinstance(value, int):
         if not MIN_INTEGER <= value <= MAX_INTEGER:
             raise TypeError(f"value at {_where(path)} is {value}; shoal stores integers from -2**63 to 2**64 - 1")
@@ -64,16 +75,18 @@ def _check(value: Value, path: tuple[str | int, ...], depth: int) -> None:
                     f"value at {_where(path)} has key {key!r} of type {type(key).__name__}; shoal stores {_STORED}"
                 )
             if type(item) not in _SIMPLE:
-                _check(item, (*path, key), depth + 1)
+                rich |= _check(item, (*path, key), depth + 1)
     elif isinstance(value, (list, tuple)):
         for i, item in enumerate(value):
             if type(item) not in _SIMPLE:
-                _check(item, (*path, i), depth + 1)
+                rich |= _check(item, (*path, i), depth + 1)
     elif isinstance(value, datetime.datetime):
         if value.utcoffset() is None:
             raise TypeError(f"value at {_where(path)} is a datetime without a time zone; add one, as tzinfo=UTC")
+        rich = True
     elif not isinstance(value, (float, str, bytes)):
-        raise TypeError(f"value at {_where(path)} has type {kind.__name__}; shoal stores {_STORED}")
+        raise TypeError(f"value at {_where(path)} has type {type(value).__name__}; shoal stores {_STORED}")
+    return rich
 
 
 def _where(path: tuple[str | int, ...]) -> str:

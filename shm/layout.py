@@ -51,6 +51,7 @@ W_CLIENTS = 10
 W_COORDINATOR_PID = 11
 W_MAX_BYTES = 12
 W_HASH_SEED = 13
+W_NODE_EPOCH = 14  # raised before a key node can go, and when the clears table changes: what readers remember is void
 
 DIRECTORY_WORD = HEADER_BYTES // 8
 

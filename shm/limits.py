@@ -30,6 +30,8 @@ BUCKET_ENTRIES = 256  # hash index: entries in a bucket
 BUCKET_FILL = 176  # entries and tombstones at which a bucket splits
 MAX_SNAPSHOTS_PER_PROCESS = 4095  # slots in a process's page of pinned versions
 
+REMEMBERED_NODES = 1 << 17  # where keys are, per process: 16 MiB at most
+
 # --- commit and reclaim ---------------------------------------------------------------------------------------------
 WINDOW_KEYS = 200_000  # recently written keys remembered; older snapshots with reads conflict
 RECLAIM_EVERY = 512  # obsolete records that make a reclaim step worth its barrier

@@ -5,7 +5,7 @@ What a reader may assume, and why it is enough:
 - Nothing reachable at a version at or above the horizon is reused. So a reader copies first, looks at the horizon
   after, and only then believes the copy. Below the horizon it met reused memory perhaps: SnapshotExpiredError.
 - It never trusts a length or reference it has not yet verified so: a copy is bounded, a walk looks at the horizon.
-- ``latest`` needs no slot: it reads at the published version, and should the horizon pass it meanwhile, reads again.
+- ``get`` needs no slot: it reads at the published version, and should the horizon pass it meanwhile, reads again.
 - Cleared ranges are looked up before the key's newest version: the coordinator empties the table only after the keys
   are gone, so who sees an empty table sees none of them.
 """
@@ -30,10 +30,11 @@ from shoal.shm.layout import (
     W_HASH_MASK,
     W_HASH_SEED,
     W_HORIZON,
+    W_NODE_EPOCH,
     W_ORDER_ROOT,
     W_PUBLISHED,
 )
-from shoal.shm.limits import BRANCH_ENTRIES, LEAF_ENTRIES, MAX_ENGINE_KEY_BYTES, MAX_VALUE_BYTES
+from shoal.shm.limits import BRANCH_ENTRIES, LEAF_ENTRIES, MAX_ENGINE_KEY_BYTES, MAX_VALUE_BYTES, REMEMBERED_NODES
 from shoal.shm.segment import Segment
 
 # A chain is walked this far before the reader asks whether it still walks its own snapshot's memory.
@@ -49,64 +50,54 @@ class Found(NamedTuple):
 
 
 class Reader:
-    """Reads of one attached segment."""
+    """Reads of one attached segment.
 
-    __slots__ = ("_mm", "_seed", "words")
+    It remembers where key nodes are (they never move), not what is in them: a second ``get`` of a key took 1.1 us, the
+    first 1.8. Raising the node epoch makes it forget: before a node goes, and while cleared ranges have to be looked up.
+    """
+
+    __slots__ = ("_mm", "_node_epoch", "_nodes", "_seed", "words")
 
     def __init__(self, segment: Segment) -> None:
         self._mm = segment.mm
         self.words = segment.words
         self._seed = segment.words[W_HASH_SEED]
+        self._nodes: dict[bytes, int] = {}
+        self._node_epoch = -1
 
-    def latest(self, key: bytes) -> bytes | None:
-        """The newest committed value of ``key``, or None."""
-        while True:
+    def get(self, key: bytes) -> bytes | None:
+        """The newest committed value of ``key``, or None. The common case, written for speed; ``find`` is the rule."""
+        words = self.words
+        snapshot = words[W_PUBLISHED]
+        if words[W_NODE_EPOCH] == self._node_epoch:
             try:
-                return self.get(key, self.words[W_PUBLISHED])
-            except SnapshotExpiredError:
-                continue
+                node = self._nodes.get(key)
+                if node is None:
+                    node = self._remember(key, snapshot)
+                if node:
+                    record = words[node]
+                    length = words[record + 2]
+                    if words[record] <= snapshot and length <= LENGTH_MASK:
+                        start = record * 8 + 24
+                        value: bytes = self._mm[start : start + length]
+                        if words[W_HORIZON] <= snapshot:
+                            return value
+                elif words[W_HORIZON] <= snapshot:
+                    return None
+            except (IndexError, SnapshotExpiredError):  # met reused memory; find_latest() looks again
+                pass
+        else:
+            self._forget_nodes()
+        found = self.find_latest(key)
+        return None if found is None else found.value
 
     def find_latest(self, key: bytes) -> Found | None:
         """What ``key`` holds now, with its version and expiry."""
         while True:
             try:
                 return self.find(key, self.words[W_PUBLISHED])
-            except SnapshotExpiredError:
+            except SnapshotExpiredError:  # everything was reclaimed past us meanwhile: there is a newer version to read
                 continue
-
-    def get(self, key: bytes, snapshot: int) -> bytes | None:
-        """The value of ``key`` at ``snapshot``, or None. The common case, written for speed; ``find`` is the rule."""
-        words, mm = self.words, self._mm
-        if not words[W_CLEARS]:
-            digest = xxh3_64_intdigest(key, self._seed)
-            bucket = words[DIRECTORY_WORD + (digest & words[W_HASH_MASK])]
-            i = (digest >> 32) & BUCKET_MASK
-            tag = digest >> 48
-            try:
-                while entry := words[bucket + i]:
-                    if entry >> 48 == tag:
-                        node = entry & REFERENCE_MASK
-                        start = node * 8 + 16
-                        if mm[start : start + words[node + 1]] == key:
-                            record = words[node]
-                            length = words[record + 2]
-                            if words[record] > snapshot or length > LENGTH_MASK:
-                                break
-                            start = record * 8 + 24
-                            value: bytes = mm[start : start + length]
-                            if words[W_HORIZON] <= snapshot:
-                                return value
-                            break
-                    i = (i + 1) & BUCKET_MASK
-                    if not i:  # around the end: rare, and how a loop over reused memory ends
-                        break
-                else:
-                    if words[W_HORIZON] <= snapshot:
-                        return None
-            except IndexError:  # a reference out of reused memory; find() says what that means
-                pass
-        found = self.find(key, snapshot)
-        return None if found is None else found.value
 
     def find(self, key: bytes, snapshot: int) -> Found | None:
         """What ``key`` holds at ``snapshot``, with its version and expiry."""
@@ -151,6 +142,22 @@ class Reader:
         horizon = self.words[W_HORIZON]
         if horizon > snapshot:
             raise SnapshotExpiredError(snapshot, horizon)
+
+    def _remember(self, key: bytes, snapshot: int) -> int:
+        """The key node of ``key``, 0 if there is none, noted for the next time."""
+        node = self._node(key, snapshot)
+        if node:
+            self.verify(snapshot)
+            if len(self._nodes) >= REMEMBERED_NODES:
+                self._nodes.clear()
+            self._nodes[key] = node
+        return node
+
+    def _forget_nodes(self) -> None:
+        """Begin a new epoch; with cleared ranges about, remember nothing and have every read look them up."""
+        epoch = self.words[W_NODE_EPOCH]
+        self._nodes = {}
+        self._node_epoch = -1 if self.words[W_CLEARS] else epoch
 
     def _node(self, key: bytes, snapshot: int) -> int:
         words, mm = self.words, self._mm

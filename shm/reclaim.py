@@ -133,7 +133,10 @@ class Reclaimer:
 
     def _remove(self, dead: list[tuple[bytes, int]], published: int) -> None:
         """Take keys out of both indexes; their nodes and newest records are obsolete from the next version on."""
+        if not dead:
+            return
         writer, words = self._writer, self._words
+        writer.raise_node_epoch()
         dead.sort()
         for key, node in dead:
             writer.hash_index.remove(key)

@@ -27,6 +27,7 @@ from shoal.shm.layout import (
     W_BYTES_USED,
     W_CLEARS,
     W_KEYS,
+    W_NODE_EPOCH,
     W_PUBLISHED,
     words_for,
 )
@@ -75,6 +76,11 @@ class Writer:
         self.tombstones: deque[tuple[int, bytes]] = deque()
         self.keys = 0
         self._budget_words = 0
+
+    def raise_node_epoch(self) -> None:
+        """Tell readers to look everything up again: before keys go from the indexes, before a clear is published."""
+        self._words[W_NODE_EPOCH] += 1
+        publish_barrier()
 
     def forget_budget(self) -> None:
         """Memory was used outside any plan: the next one looks again."""
@@ -199,6 +205,7 @@ class Writer:
         self._clears_table = table
         publish_barrier()
         self._words[W_CLEARS] = table
+        self.raise_node_epoch()
 
     def private_references(self) -> Iterator[int]:
         """Records only the writer and the header know: the clears table and its keys (for the integrity walk)."""

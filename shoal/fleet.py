@@ -63,7 +63,7 @@ def fleet_run_id(function_name: str) -> str:
     run_id = f"fleet:{function_name}"
     if len(run_id.encode()) <= MAX_RUN_ID_BYTES:
         return run_id
-    return f"fleet:{xxh3_64_hexdigest(function_name)}"
+    return f"fleet:{xxh3_64_hexdigest(function_name.encode())}"
 
 
 class Fleet:
@@ -96,7 +96,7 @@ class Fleet:
             try:
                 yield Outcome(text, **future.result())
             except WorkerLostError as error:
-                record = {"status": FAILED, "result": None, "error": f"WorkerLostError: {error}"}
+                record: dict[str, Any] = {"status": FAILED, "result": None, "error": f"WorkerLostError: {error}"}
                 self._kv.put(self._run_id, _INPUT + text, record)
                 yield Outcome(text, **record)
 

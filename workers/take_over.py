@@ -12,6 +12,7 @@ import socket
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 from shoal.shm import commit_set, handshake, store_files
 from shoal.shm.child_python import python_command, python_environment
@@ -109,7 +110,7 @@ def _start(directory: Path, hello: Hello, linger_s: float, deadline_s: float) ->
         raise commit_set.error_from(*parts)
 
 
-def _read_report(fd: int, deadline_s: float) -> list[object]:
+def _read_report(fd: int, deadline_s: float) -> list[Any]:
     """What the new coordinator says: nothing if it serves, was not needed, died, or takes too long."""
     os.set_blocking(fd, False)
     while time.monotonic() < deadline_s:

@@ -210,7 +210,11 @@ class AutoCommit:
 
     def get(self, key: bytes) -> bytes | None:
         """The newest committed value of a key."""
-        return self._connection.current().reader.latest(key)
+        connection = self._connection
+        attachment = connection.attachment
+        if attachment.generation != connection.generation_words[0]:  # as current() does, without the call
+            attachment = connection.current()
+        return attachment.reader.get(key)
 
     def find(self, key: bytes) -> Found | None:
         """The newest committed value of a key, with version and expiry."""

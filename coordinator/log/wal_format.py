@@ -128,7 +128,9 @@ def decode_record(data: bytes, offset: int) -> tuple[Record, int] | None:
     """The whole record at ``offset`` and where the next would begin; None if there is none."""
     if offset + RECORD_HEAD_BYTES > len(data):
         return None
-    magic, body_length, checksum, *fields = _RECORD_HEAD.unpack_from(data, offset)
+    magic, body_length, checksum, version, synced_version, boot, client_id, commit_id = _RECORD_HEAD.unpack_from(
+        data, offset
+    )
     end = offset + RECORD_HEAD_BYTES + body_length
     if magic != RECORD_MAGIC or end > len(data) or body_length < _EFFECTS_LENGTH.size:
         return None
@@ -140,7 +142,8 @@ def decode_record(data: bytes, offset: int) -> tuple[Record, int] | None:
     split = start + _EFFECTS_LENGTH.size + effects_length
     if split > end:
         return None
-    record = Record(*fields, data[start + _EFFECTS_LENGTH.size : split], data[split:end])
+    effects = data[start + _EFFECTS_LENGTH.size : split]
+    record = Record(version, synced_version, boot, client_id, commit_id, effects, data[split:end])
     return record, end + (-end & 7)
 
 
