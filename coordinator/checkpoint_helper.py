@@ -8,10 +8,11 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from shoal.shm import checkpoint, codec
+from shoal.shm import checkpoint, codec, store_files
 from shoal.shm.errors import ShoalError
 from shoal.shm.reader import Reader
 from shoal.shm.segment import Segment
+from shoal.shm.storage import append_note
 
 
 def main(arguments: list[str]) -> int:
@@ -22,7 +23,7 @@ def main(arguments: list[str]) -> int:
     try:
         checkpoint.write_checkpoint(directory, reader, version, codec.decode(raw))
     except (ShoalError, OSError) as error:
-        print(f"checkpoint at {version} failed: {error}", file=sys.stderr)
+        append_note(directory, store_files.NOTES_FILE, f"the checkpoint at version {version} failed: {error}")
         return 1
     return 0
 

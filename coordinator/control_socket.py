@@ -47,7 +47,7 @@ class ControlSocket:
         while len(self._visitors) < _MOST_VISITORS:
             try:
                 connection, _ = self._listener.accept()
-            except BlockingIOError:
+            except OSError:  # nobody is waiting, he has left again, or there is no descriptor for him now
                 break
             if store_files.peer_uid(connection) not in (os.getuid(), 0):
                 connection.close()

@@ -17,6 +17,7 @@ import secrets
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ from shoal.shm.integrity import check_segment
 from shoal.shm.layout import W_COORDINATOR_PID, W_GENERATION, W_PUBLISHED
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment
-from shoal.shm.storage import DiskStorage
+from shoal.shm.storage import DiskStorage, append_note
 from shoal.shm.store_files import GenerationWord, StoreMeta
 from shoal.shm.writer import Writer
 
@@ -174,13 +175,11 @@ class Coordinator:
                 try:
                     log.sync()
                 except OSError as error:
-                    _die(f"the log cannot be written to disk: {error}")
-
-
-def _die(message: str) -> None:
-    """End the process without another write: after a failed sync nobody knows what is on disk."""
-    print(f"shoal: {message}", file=sys.stderr, flush=True)
-    os._exit(1)
+                    # End without another commit: after a failed sync nobody knows what is on disk.
+                    text = f"process {os.getpid()}: the log cannot be written to disk: {error}"
+                    append_note(self._directory, store_files.NOTES_FILE, text)
+                    print(f"shoal: {text}", file=sys.stderr, flush=True)
+                    os._exit(1)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -206,7 +205,11 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except OSError as error:
         report.failed(ConfigurationError(f"{options.path} cannot be served: {error}"))
+        append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {error}")
         return 1
+    except BaseException:
+        append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {traceback.format_exc()}")
+        raise
     return 0
 
 

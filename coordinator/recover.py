@@ -53,9 +53,7 @@ def recover(storage: Storage, writer: Writer, reclaimer: Reclaimer) -> Recovered
         window.forget(0, limits.WINDOW_KEYS)
     for number in log.first_versions:
         storage.sync_file(wal_format.file_name(number))
-    return Recovered(
-        version, checkpoint_version, log_bytes, log.next_number, log.first_versions, window, remembered
-    )
+    return Recovered(version, checkpoint_version, log_bytes, log.next_number, log.first_versions, window, remembered)
 
 
 def _load_checkpoint(

@@ -95,7 +95,11 @@ class Server:
                 "open it without naming one, or when it is at rest"
             )
         segment_fd = self._writer.segment.read_only_fd()
-        client, welcome = welcome_client(hello, segment_fd, self._meta.durability, self._generation)
+        try:
+            client, welcome = welcome_client(hello, segment_fd, self._meta.durability, self._generation)
+        except OSError:  # out of descriptors: this visitor is turned away, those inside go on
+            os.close(segment_fd)
+            raise
         self._clients[client.request_fd] = client
         self._epoll.register(client.request_fd, select.EPOLLIN)
         self._writer.segment.words[W_CLIENTS] = len(self._clients)
@@ -152,8 +156,9 @@ class Server:
         except BlockingIOError:
             return
         if not data:
-            self._engine.forget_client(client.client_id)
             self._drop(client)
+            if all(other.client_id != client.client_id for other in self._clients.values()):
+                self._engine.forget_client(client.client_id)
             return
         messages = []
         try:

@@ -65,8 +65,8 @@ def version_of(name: str) -> int | None:
 def write_checkpoint(directory: Path, reader: Reader, version: int, remembered: list[Remembered]) -> int:
     """Write all keys live at ``version``, which the caller has pinned, and return how many there were.
 
-    Raises ``SnapshotExpiredError`` if the snapshot is revoked and ``StoreFullError`` if the disk is full; in either case,
-    and after a kill, nothing but a file of another name is left.
+    Raises ``SnapshotExpiredError`` if the snapshot is revoked and ``StoreFullError`` if the disk is full; in either
+    case, and after a kill, nothing but a file of another name is left.
     """
     final = directory / file_name(version)
     temporary = directory / f"{final.name}.new"

@@ -134,7 +134,7 @@ def decode_effects(
 def triples(writes: FlatWrites) -> Iterator[tuple[bytes, bytes | None, int]]:
     """Key, value and expiry of each write."""
     parts = iter(writes)
-    return zip(parts, parts, parts)
+    return zip(parts, parts, parts, strict=False)  # one iterator: it ends for all three at once
 
 
 def _check_keys(keys: Any) -> None:

@@ -1,9 +1,9 @@
 """The first words over the control socket, once per client; everything after goes through its pipes.
 
-    client   frame: msgpack [PROTOCOL_VERSION, client id, pid, durability or nil, max_bytes or nil]
-    server   frame: msgpack [nil, durability, generation], with four descriptors:
-             the segment (reading), the client's snapshot slots, its request pipe (writing), its answer pipe (reading)
-       or    frame: msgpack [[error's name, arguments]]
+client   frame: msgpack [PROTOCOL_VERSION, client id, pid, durability or nil, max_bytes or nil]
+server   frame: msgpack [nil, durability, generation], with four descriptors:
+         the segment (reading), the client's snapshot slots, its request pipe (writing), its answer pipe (reading)
+   or    frame: msgpack [[error's name, arguments]]
 """
 
 from __future__ import annotations

@@ -52,8 +52,8 @@ class Found(NamedTuple):
 class Reader:
     """Reads of one attached segment.
 
-    It remembers where key nodes are (they never move), not what is in them: a second ``get`` of a key took 1.1 us, the
-    first 1.8. Raising the node epoch makes it forget: before a node goes, and while cleared ranges have to be looked up.
+    It remembers where key nodes are (they never move), not what is in them: a second ``get`` of a key took 1.1 us,
+    the first 1.8. Raising the node epoch makes it forget: before a node goes, and while cleared ranges have to be looked up.
     """
 
     __slots__ = ("_mm", "_node_epoch", "_nodes", "_seed", "words")
@@ -66,7 +66,7 @@ class Reader:
         self._node_epoch = -1
 
     def get(self, key: bytes) -> bytes | None:
-        """The newest committed value of ``key``, or None. The common case, written for speed; ``find`` is the rule."""
+        """The newest committed value of ``key``, or None. The usual case, written for speed; ``find`` is the rule."""
         words = self.words
         snapshot = words[W_PUBLISHED]
         if words[W_NODE_EPOCH] == self._node_epoch:

@@ -61,6 +61,10 @@ class SnapshotSlots:
                 return slot, version
             version = again
 
+    def detach(self) -> None:
+        """In a forked child: never write to the parent's page again. Pins and unpins go to a copy nobody reads."""
+        self._slots = memoryview(bytearray(self._slots)).cast("Q")
+
     def unpin(self, slot: int) -> None:
         """Let the version go."""
         self._slots[slot] = 0

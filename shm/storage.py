@@ -6,9 +6,11 @@ lock files. Every file is 0600 and the directory 0700, whatever the umask.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import mmap
 import os
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Protocol
 
@@ -178,6 +180,17 @@ def private_file(path: Path, flags: int) -> int:
     fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
     os.fchmod(fd, 0o600)
     return fd
+
+
+def append_note(directory: Path, name: str, text: str) -> None:
+    """Add a line to a file that people read when something went wrong; a full disk must not make it worse."""
+    try:
+        fd = private_file(directory / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+    except OSError:
+        return
+    with os.fdopen(fd, "w", encoding="utf-8") as out, contextlib.suppress(OSError):
+        out.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}\n")
+        out.flush()
 
 
 def raise_if_full(error: OSError, wanted: str) -> None:

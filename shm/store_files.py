@@ -5,6 +5,7 @@
   by it that there is a new segment.
 - ``control.sock``: where a coordinator hands out descriptors. Its path may be longer than a socket address allows, so
   it is reached through an open descriptor of the directory.
+- ``coordinator.log``: why a coordinator or its helper ended other than in order; made only then.
 - ``coordinator.lock`` (one coordinator) and ``start.lock`` (one process starting one): see ``process``, ``take_over``.
 """
 
@@ -32,6 +33,7 @@ META_FILE = "store.json"
 GENERATION_FILE = "generation"
 SOCKET_FILE = "control.sock"
 COORDINATOR_LOCK_FILE = "coordinator.lock"
+NOTES_FILE = "coordinator.log"
 START_LOCK_FILE = "start.lock"
 _GENERATION_BYTES = 4096
 

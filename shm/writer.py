@@ -235,7 +235,7 @@ class Writer:
         if not heap.make_ready(need, keep):
             raise StoreFullError(
                 f"the commit needs up to {(blocks + small) * BLOCK_BYTES:,} bytes and the store has "
-                f"{max(0, heap.free_blocks - heap.reserve_blocks) * BLOCK_BYTES:,} of {self.segment.size_bytes:,} free; "
+                f"{max(0, heap.free_blocks - keep) * BLOCK_BYTES:,} of {self.segment.size_bytes:,} free; "
                 "delete keys or open it with a larger max_bytes"
             )
         self._budget_words = 0
@@ -255,9 +255,7 @@ class Writer:
             raise
         return records
 
-    def _link(
-        self, key: bytes, value: bytes | None, expires_ms: int, node: int, record: int, version: int
-    ) -> None:
+    def _link(self, key: bytes, value: bytes | None, expires_ms: int, node: int, record: int, version: int) -> None:
         words, mm = self._words, self.segment.mm
         previous, was_live, cleared = 0, False, False
         if node:

@@ -1,12 +1,12 @@
 """shoal: a shared-memory store for fleets of agent processes on one machine.
 
-    import shoal
+import shoal
 
-    with shoal.open("fleet.db") as db:
-        kv = shoal.KVStore(db)
-        kv.put("run-1", "status", "running")
-        with db.transaction("run-1") as txn:
-            txn.kv.put("attempts", txn.kv.get("attempts", 0) + 1)
+with shoal.open("fleet.db") as db:
+    kv = shoal.KVStore(db)
+    kv.put("run-1", "status", "running")
+    with db.transaction("run-1") as txn:
+        txn.kv.put("attempts", txn.kv.get("attempts", 0) + 1)
 """
 
 from shoal.database import Database, StoreInfo, open

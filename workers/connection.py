@@ -5,7 +5,7 @@
   commit is sent to it with the same commit id. It knows whether the log has it.
 - ``attachment`` is what reads use. When ``generation`` says that a new coordinator serves, the next snapshot attaches
   to it; snapshots taken before keep the old segment, which nobody changes any more.
-- After ``fork`` the child closes what it inherited and attaches for itself: its parent's pipes and slots are not its own.
+- After ``fork`` the child closes what it inherited and attaches for itself: the parent's pipes and slots are not its.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ class Attachment:
         "generation",
         "is_open",
         "poller",
-        "ready",
         "reader",
+        "ready",
         "request_fd",
         "segment",
         "slots",
@@ -152,9 +152,7 @@ class Connection:
                 write_all(attachment.request_fd, request)
                 sent = True
                 while True:
-                    message = read_message(
-                        attachment.answer_fd, attachment.poller, attachment.buffer, attachment.ready
-                    )
+                    message = read_message(attachment.answer_fd, attachment.poller, attachment.buffer, attachment.ready)
                     commit_id, *rest = commit_set.decode_answer(message)
                     if commit_id == self._commit_id:
                         status, version, details = rest
@@ -201,6 +199,7 @@ class Connection:
     def _forget_after_fork(self) -> None:
         """In a forked child: close the parent's pipes, so that their end is his end, and start anew."""
         self.attachment.close_pipes()
+        self.attachment.slots.detach()
         self.attachment.generation = -1
         self._begin()
 

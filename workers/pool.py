@@ -239,7 +239,8 @@ class ProcessPool(Executor):
         if not worker.ready:
             self._stillborn += 1
             if self._stillborn >= _MOST_STILLBORN:
-                self._break(WorkerLostError(f"{self._stillborn} workers in a row died while starting; see their output"))
+                text = f"{self._stillborn} workers in a row died while starting; see what they printed"
+                self._break(WorkerLostError(text))
         task = worker.task
         if task is None:
             return

@@ -26,8 +26,8 @@ _POLL_S = 0.01
 def attach(directory: Path, hello: Hello, linger_s: float, timeout_s: float, start: bool = True) -> Welcome:
     """Be admitted by the store's coordinator, starting one if none serves.
 
-    Raises what the coordinator found while opening (``CorruptionError``, ``ConfigurationError``, ``StoreFullError``), and
-    ``CoordinatorLostError`` if none could be reached or started within ``timeout_s``.
+    Raises what the coordinator found while opening (``CorruptionError``, ``ConfigurationError``, ``StoreFullError``),
+    and ``CoordinatorLostError`` if there was none within ``timeout_s``.
     """
     deadline_s = time.monotonic() + timeout_s
     while True:
@@ -56,9 +56,7 @@ def _knock(directory: Path, hello: Hello, deadline_s: float) -> Welcome | None:
         except (FileNotFoundError, ConnectionError, BlockingIOError, EOFError, TimeoutError):
             return None
         except PermissionError as error:
-            raise ConfigurationError(
-                f"the store at {directory} belongs to another user; only he may attach"
-            ) from error
+            raise ConfigurationError(f"the store at {directory} belongs to another user; only he may attach") from error
 
 
 def _start_if_nobody_does(directory: Path, hello: Hello, linger_s: float, deadline_s: float) -> None:

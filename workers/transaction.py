@@ -50,7 +50,6 @@ class Transaction:
 
     __slots__ = (
         "__weakref__",
-        "attachment",
         "_clears",
         "_connection",
         "_ended",
@@ -60,6 +59,7 @@ class Transaction:
         "_slot",
         "_valid_until_ms",
         "_writes",
+        "attachment",
         "read_only",
         "snapshot",
         "version",

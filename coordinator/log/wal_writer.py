@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 
 from shoal.coordinator.log import wal_format
@@ -121,7 +122,7 @@ class WalWriter:
     def remove_before(self, version: int) -> None:
         """Delete files that hold nothing after ``version``: a checkpoint has it all."""
         numbers = sorted(self.first_versions)
-        for number, following in zip(numbers, numbers[1:], strict=False):
+        for number, following in itertools.pairwise(numbers):
             if self.first_versions[following] > version + 1:
                 break
             self._storage.remove(wal_format.file_name(number))
