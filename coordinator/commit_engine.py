@@ -69,9 +69,10 @@ class CommitEngine:
             # Something it read has expired since: let the deletion happen first, then it is an ordinary conflict.
             while self.sweep_expired():
                 pass
-        conflict = validate(request, self._window)
-        if conflict is not None:
-            return encode_answer(request.commit_id, CONFLICT, 0, conflict)
+        if request.keys_read or request.ranges_read:
+            conflict = validate(request, self._window)
+            if conflict is not None:
+                return encode_answer(request.commit_id, CONFLICT, 0, conflict)
         try:
             version, results = self._commit(client_id, request)
         except (ShoalError, TypeError, ValueError) as error:
@@ -131,8 +132,9 @@ class CommitEngine:
             self._log.append(version, client_id, request.commit_id, effects, decided)
         self.version = version
         window = self._window
-        for lower, upper in request.clears:
-            window.add_clear(version, lower, upper)
+        if request.clears:
+            for lower, upper in request.clears:
+                window.add_clear(version, lower, upper)
         window.add_writes(version, writes[::3])
         if client_id != COORDINATOR:
             self.remembered[client_id] = (request.commit_id, version, results)

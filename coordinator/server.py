@@ -121,7 +121,7 @@ class Server:
         self._engine.finish_group()
         for client, messages in answers:
             if client.request_fd in self._clients:
-                self._send(client, b"".join(messages))
+                self._send(client, messages[0] if len(messages) == 1 else b"".join(messages))
         now_s = time.monotonic()
         if answers:
             self._spin_until_s = now_s + limits.REQUEST_SPIN_S

@@ -22,11 +22,9 @@ class Conflict(NamedTuple):
 
 
 def validate(commit_set: CommitSet, window: ConflictWindow) -> Conflict | None:
-    """None if nothing ``commit_set`` read has changed since its snapshot."""
+    """None if nothing ``commit_set`` read, and it read something, has changed since its snapshot."""
     snapshot = commit_set.snapshot
     keys, ranges = commit_set.keys_read, commit_set.ranges_read
-    if not keys and not ranges:
-        return None
     if snapshot < window.floor:
         return Conflict(keys[0] if keys else ranges[0][0], snapshot, window.floor)
     for key in keys:

@@ -42,7 +42,10 @@ class FrameBuffer:
 
     def feed(self, data: bytes) -> list[bytes]:
         """The messages that ``data`` completes. Raises FrameError for a length no message may have."""
-        if self._pieces:
+        if not self._pieces:
+            if len(data) >= LENGTH_BYTES and _LENGTH.unpack_from(data)[0] == len(data) - LENGTH_BYTES:
+                return [data[LENGTH_BYTES:]]  # one message and nothing else: nearly always
+        else:
             self._pieces.append(data)
             self._missing -= len(data)
             if self._missing > 0:

@@ -166,9 +166,10 @@ class Writer:
         records = self._reserve(sizes)
         for lower, upper in clears:
             self._add_clear(lower, upper, version)
-        link = self._link
-        for (key, value, expires_ms), node, record in zip(triples(writes), nodes, records, strict=True):
-            link(key, value, expires_ms, node, record, version)
+        i = 0
+        for node, record in zip(nodes, records, strict=True):
+            self._link(writes[i], writes[i + 1], writes[i + 2], node, record, version)
+            i += 3
 
     def end_group(self, version: int) -> None:
         """Finish a group of commits, the newest at ``version``: nothing of it is visible yet."""

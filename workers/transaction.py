@@ -96,7 +96,7 @@ class Transaction:
         write = self._writes.get(key)
         if write is not None:
             return _as_found(write)
-        if any(lower <= key < upper for lower, upper in self._clears):
+        if self._clears and any(lower <= key < upper for lower, upper in self._clears):
             return None
         self._keys_read[key] = None
         found = self._reader.find(key, self.snapshot)
