@@ -156,7 +156,13 @@ class CommitEngine:
 
         results = []
         for name, arguments in request.operations:
-            outcome = operations.decide(read, now_ms, name, arguments)
+            try:
+                outcome = operations.decide(read, now_ms, name, arguments)
+            except (ShoalError, TypeError, ValueError):
+                raise
+            except Exception as error:
+                # Nothing is applied yet: whatever an operation stumbles over is its client's affair alone.
+                raise ValueError(f"operation {name} failed: {type(error).__name__}: {error}") from error
             for write in outcome.writes:
                 if write.key in sent:
                     raise ValueError(f"the commit both writes {write.key!r} and has it decided by an operation")

@@ -59,6 +59,7 @@ class Server:
         self._answer_fds: dict[int, Client] = {}  # of those with a backlog
         self._epoll = select.epoll()
         self._control: ControlSocket
+        self._had_clients = False
         self._alone_since = time.monotonic()
         self._maintained_at = 0.0
         self._spin_until_s = 0.0
@@ -101,6 +102,7 @@ class Server:
             os.close(segment_fd)
             raise
         self._clients[client.request_fd] = client
+        self._had_clients = True
         self._epoll.register(client.request_fd, select.EPOLLIN)
         self._writer.segment.words[W_CLIENTS] = len(self._clients)
         return welcome
@@ -219,7 +221,8 @@ class Server:
     def _deserted(self) -> bool:
         if self._linger_s is None or self._clients:
             return False
-        return time.monotonic() - self._alone_since >= self._linger_s
+        patience_s = self._linger_s if self._had_clients else max(self._linger_s, limits.FIRST_CLIENT_S)
+        return time.monotonic() - self._alone_since >= patience_s
 
     def _forget(self) -> None:
         """Let the conflict window forget what no open snapshot can conflict with."""

@@ -63,8 +63,9 @@ class Namespace:
     def run_prefix(self, run_id: str) -> bytes:
         """What every key of a run begins with."""
         prefixes = self._run_prefixes
-        if type(run_id) is str and run_id in prefixes:
-            return prefixes[run_id]
+        known = prefixes.get(run_id) if type(run_id) is str else None  # one look: other threads may clear it
+        if known is not None:
+            return known
         prefix = self._prefix + _part("run_id", run_id)
         if len(prefixes) >= _PREFIXES_KEPT:
             prefixes.clear()

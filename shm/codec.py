@@ -27,6 +27,7 @@ _SIMPLE = frozenset((type(None), bool, float, str, bytes))
 # What msgpack reads back by itself is stored as it is. What needs more (a datetime, or text with a lone surrogate, as
 # file names may have) has a byte in front that msgpack never writes, so that reading the rest stays 0.1 us cheaper.
 _RICH = b"\xc1"
+_LONG_HEADER_BYTES = 5  # what msgpack puts before a str or bytes of 64 KiB and more
 _pack = msgpack.Packer().pack
 _pack_rich = msgpack.Packer(datetime=True, unicode_errors="surrogatepass").pack
 unpackb = msgpack.unpackb
@@ -41,7 +42,8 @@ def pack(parts: Any) -> bytes:
 def encode(value: Value) -> bytes:
     """The stored form of ``value``.
 
-    Raises ``TypeError`` naming the path of what cannot be stored, ``LimitExceededError`` beyond 16 MiB.
+    Raises ``TypeError`` (``ValueError`` for a datetime out of range) naming the path of what cannot be stored, and
+    ``LimitExceededError`` beyond 16 MiB.
     """
     rich = type(value) not in _SIMPLE and _check(value, (), 0)
     try:
@@ -49,7 +51,11 @@ def encode(value: Value) -> bytes:
     except UnicodeEncodeError:
         raw = _RICH + _pack_rich(value)
     if len(raw) > MAX_VALUE_BYTES:
-        raise LimitExceededError("size of the value in bytes", MAX_VALUE_BYTES, len(raw))
+        size = len(raw)
+        if isinstance(value, (str, bytes)):
+            size -= _LONG_HEADER_BYTES + len(_RICH) * (raw[:1] == _RICH)
+        if size > MAX_VALUE_BYTES:
+            raise LimitExceededError("size of the value in bytes", MAX_VALUE_BYTES, size)
     return raw
 
 
@@ -76,13 +82,17 @@ def _check(value: Value, path: tuple[str | int, ...], depth: int) -> bool:
                 )
             if type(item) not in _SIMPLE:
                 rich |= _check(item, (*path, key), depth + 1)
-    elif isinstance(value, (list, tuple)):
+    elif isinstance(value, (list, tuple)) and not isinstance(value, msgpack.ExtType):
         for i, item in enumerate(value):
             if type(item) not in _SIMPLE:
                 rich |= _check(item, (*path, i), depth + 1)
     elif isinstance(value, datetime.datetime):
         if value.utcoffset() is None:
             raise TypeError(f"value at {_where(path)} is a datetime without a time zone; add one, as tzinfo=UTC")
+        try:
+            value.astimezone(datetime.UTC)
+        except OverflowError:
+            raise ValueError(f"value at {_where(path)} is {value.isoformat()}, which no year from 1 to 9999 has in UTC") from None
         rich = True
     elif not isinstance(value, (float, str, bytes)):
         raise TypeError(f"value at {_where(path)} has type {type(value).__name__}; shoal stores {_STORED}")

@@ -32,7 +32,7 @@ from typing import Any, NamedTuple
 from shoal.shm import codec, errors
 from shoal.shm.errors import ShoalError
 from shoal.shm.frames import FrameError, frame
-from shoal.shm.limits import MAX_ENGINE_KEY_BYTES, MAX_VALUE_BYTES
+from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MAX_INTEGER, MIN_INTEGER
 from shoal.shm.operations import OPERATIONS
 
 _HEADER = struct.Struct("<QQQI")
@@ -116,7 +116,7 @@ def decode_effects(
     for key, value, expires_ms in triples(writes):
         if type(key) is not bytes or not 0 < len(key) <= MAX_ENGINE_KEY_BYTES:
             raise ValueError("a key is not 1 to 4,096 bytes")
-        if value is not None and (type(value) is not bytes or len(value) > MAX_VALUE_BYTES):
+        if value is not None and (type(value) is not bytes or len(value) > MAX_ENCODED_VALUE_BYTES):
             raise ValueError("a value is not bytes within the limit")
         if type(expires_ms) is not int or not 0 <= expires_ms < 1 << 63:
             raise ValueError("an expiry is not a time")
@@ -174,7 +174,9 @@ def error_parts(error: Exception) -> tuple[str, list[Any]]:
     """An error as what can be sent: the name of its class and its arguments."""
     name = type(error).__name__
     assert name in _BY_NAME, f"{name} is not an error a client is told"
-    return name, list(error.args)
+    return name, [
+        str(part) if type(part) is int and not MIN_INTEGER <= part <= MAX_INTEGER else part for part in error.args
+    ]
 
 
 def error_from(name: str, arguments: list[Any]) -> Exception:

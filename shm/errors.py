@@ -78,11 +78,11 @@ class InvalidOperationError(ShoalError):
 class LimitExceededError(ShoalError):
     """Something is larger than shoal stores; see ``limits`` for every bound."""
 
-    def __init__(self, what: str, limit: int, size: int) -> None:
+    def __init__(self, what: str, limit: int, size: int | str) -> None:
         super().__init__(what, limit, size)
         self.what = what
         self.limit = limit
-        self.size = size
+        self.size = int(size)  # a pipe carries a number beyond 64 bits as text
 
     def __str__(self) -> str:
         return f"{self.what} is {self.size:,}; the limit is {self.limit:,}; split it or store a reference"

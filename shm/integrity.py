@@ -22,7 +22,7 @@ from shoal.shm.layout import (
     W_KEYS,
     W_ORDER_ROOT,
 )
-from shoal.shm.limits import BRANCH_ENTRIES, BUCKET_ENTRIES, LEAF_ENTRIES, MAX_ENGINE_KEY_BYTES, MAX_VALUE_BYTES
+from shoal.shm.limits import BRANCH_ENTRIES, BUCKET_ENTRIES, LEAF_ENTRIES, MAX_ENGINE_KEY_BYTES, MAX_ENCODED_VALUE_BYTES
 from shoal.shm.segment import Segment
 from shoal.shm.writer import Writer
 
@@ -135,7 +135,7 @@ class _Walk:
             if version >= above:
                 self._say(f"key {key!r} has version {version} below {above}")
             length = meta & LENGTH_MASK
-            if length > MAX_VALUE_BYTES or meta & ~(LENGTH_MASK | TOMBSTONE | EXPIRES):
+            if length > MAX_ENCODED_VALUE_BYTES or meta & ~(LENGTH_MASK | TOMBSTONE | EXPIRES):
                 self._say(f"key {key!r} at version {version} has impossible length or flags {meta:#x}")
             if version <= horizon:
                 break  # nobody looks further down, and what is there may be reused

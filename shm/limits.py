@@ -9,7 +9,8 @@ GIB = 1024 * MIB
 # --- what users may store -------------------------------------------------------------------------------------------
 MAX_KEY_BYTES = 1024  # a user's key or name, as UTF-8
 MAX_RUN_ID_BYTES = 128  # a run id, and each part of a namespace
-MAX_VALUE_BYTES = 16 * MIB  # one value, encoded
+MAX_VALUE_BYTES = 16 * MIB  # one value: the bytes of a str or bytes, of anything else its encoded form
+MAX_ENCODED_VALUE_BYTES = MAX_VALUE_BYTES + 8
 MAX_COMMIT_BYTES = 64 * MIB  # all of one commit set, encoded
 MAX_NESTING = 256  # lists and dicts inside each other
 MAX_INTEGER = 2**64 - 1
@@ -53,6 +54,7 @@ SYNC_EVERY_MS = 100  # buffered: how much a power cut may take
 # --- processes ------------------------------------------------------------------------------------------------------
 OPEN_TIMEOUT_S = 10.0
 LINGER_S = 1.0
+FIRST_CLIENT_S = 2.0  # a coordinator waits so long at least for whoever started it
 ANSWER_SPIN_S = 0.0002  # a client looks so long for its answer before it sleeps
 REQUEST_SPIN_S = 0.0001  # the coordinator likewise for the next request after one
 PIPE_BYTES = 1 * MIB  # asked of the kernel for each pipe; less is fine

@@ -34,7 +34,7 @@ from shoal.shm.layout import (
     W_ORDER_ROOT,
     W_PUBLISHED,
 )
-from shoal.shm.limits import BRANCH_ENTRIES, LEAF_ENTRIES, MAX_ENGINE_KEY_BYTES, MAX_VALUE_BYTES, REMEMBERED_NODES
+from shoal.shm.limits import BRANCH_ENTRIES, LEAF_ENTRIES, MAX_ENGINE_KEY_BYTES, MAX_ENCODED_VALUE_BYTES, REMEMBERED_NODES
 from shoal.shm.segment import Segment
 
 # A chain is walked this far before the reader asks whether it still walks its own snapshot's memory.
@@ -199,7 +199,7 @@ class Reader:
             if expires_ms <= now_ms():
                 return None
         length = meta & LENGTH_MASK
-        if length > MAX_VALUE_BYTES:
+        if length > MAX_ENCODED_VALUE_BYTES:
             self.verify(snapshot)
             raise self._damaged(f"a value of {length:,} bytes")
         return Found(self._mm[start : start + length], words[record], expires_ms)

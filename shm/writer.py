@@ -146,6 +146,8 @@ class Writer:
                     new_keys += 1
                     words += words_for(len(key)) + NODE_HEADER_WORDS
             sizes.append(size)
+            if self.clears:
+                words += RECORD_HEADER_WORDS + 1  # for the tombstone it may need underneath
             if size <= BLOCK_WORDS // 2:
                 words += size + 1
             else:
@@ -304,11 +306,15 @@ class Writer:
 
     def _bury(self, key: bytes, record: int, version: int) -> int:
         """Before a key of a cleared range is written again: a tombstone that says what the table says until now."""
-        cleared_at = self._cleared_at(key)
+        cleared_at = min(
+            c.version for c in self.clears if c.lower <= key < c.upper and c.version > self._words[record]
+        )
+        self.keys -= 1
+        if cleared_at == version:  # cleared and written by the same commit: nobody ever sees it gone
+            return record
         tombstone = self.heap.allocate(RECORD_HEADER_WORDS)
         _RECORD_HEADER.pack_into(self.segment.mm, tombstone * 8, cleared_at, record, TOMBSTONE)
         self.discard(version, record, self.heap.size_of(record))
-        self.keys -= 1
         return tombstone
 
     def _cleared_at(self, key: bytes) -> int:

@@ -25,6 +25,9 @@ GOOD, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["bench"]:
+        return _bench(arguments[1:])
     options = _parser().parse_args(arguments)
     command: Callable[[argparse.Namespace], int] = options.command
     try:
@@ -71,9 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     backup.add_argument("dest", type=Path, metavar="DEST")
     backup.set_defaults(command=_backup)
 
-    bench = commands.add_parser("bench", help="measure against LMDB, SQLite and a Manager", add_help=False)
-    bench.add_argument("rest", nargs=argparse.REMAINDER)
-    bench.set_defaults(command=_bench)
+    commands.add_parser("bench", help="measure against LMDB, SQLite and a Manager", add_help=False)
     return parser
 
 
@@ -136,10 +137,10 @@ def _backup(options: argparse.Namespace) -> int:
     return GOOD
 
 
-def _bench(options: argparse.Namespace) -> int:
-    from shoal.bench.__main__ import main as bench_main
+def _bench(arguments: list[str]) -> int:
+    from shoal.bench.__main__ import main as bench_main  # here, because its libraries are an extra
 
-    return bench_main(options.rest)
+    return bench_main(arguments)
 
 
 def _existing(path: Path) -> Database:

@@ -18,6 +18,7 @@ from xxhash import xxh3_64_hexdigest
 
 from shoal.database import Database
 from shoal.primitives.kv_store import KVStore
+from shoal.shm.codec import encode
 from shoal.shm.errors import ShoalError, WorkerLostError
 from shoal.shm.limits import MAX_RUN_ID_BYTES
 from shoal.worker_pool import WorkerPool
@@ -109,7 +110,9 @@ def _run_input(function_name: str, text: str) -> dict[str, Any]:
         return before
     record: dict[str, Any]
     try:
-        record = {"status": DONE, "result": load_function(function_name)(text), "error": None}
+        result = load_function(function_name)(text)
+        encode(result)  # by itself, so that a refusal names the place in the result
+        record = {"status": DONE, "result": result, "error": None}
         kv.put(run_id, _INPUT + text, record)
     except Exception as error:
         if isinstance(error, ShoalError) and kv.get(run_id, _INPUT + text) is not None:

@@ -62,6 +62,10 @@ class Attachment:
         self.slots = SnapshotSlots(welcome.slots_fd)
         self.reader = Reader(self.segment)
 
+    def __del__(self) -> None:
+        if getattr(self, "is_open", False):
+            self.close_pipes()
+
     def close_pipes(self) -> None:
         """Tell the coordinator goodbye; the mapping lives on as long as a snapshot reads from it."""
         if self.is_open:
@@ -177,7 +181,7 @@ class Connection:
     def _find_memory_store(self) -> Attachment:
         """Attach again to the same coordinator (after a fork, or a broken request); another one holds other data."""
         try:
-            attachment = None if self._lost else self._attach(0, start=False)
+            attachment = None if self._lost else self._attach(self._timeout_s, start=False)
         except CoordinatorLostError:
             attachment = None
         if attachment is None or attachment.generation != self._memory_generation:

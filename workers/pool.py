@@ -135,9 +135,11 @@ class ProcessPool(Executor):
 
     def _run(self) -> None:
         try:
-            while self._go_on():
+            while True:
                 self._hire()
                 self._hand_out()
+                if not self._go_on():  # asked last: only now are cancelled tasks gone from the queue
+                    break
                 self._collect()
         finally:
             self._dismiss()
@@ -152,6 +154,8 @@ class ProcessPool(Executor):
     def _hire(self) -> None:
         with self._lock:
             wanted = self._wanted if not self._closing else min(self._wanted, len(self._pending) + self._busy())
+            if self._killed:
+                return
         while len(self._workers) < wanted and self._broken is None:
             mine, theirs = self._context.Pipe()
             inherited = [self._life_write, mine] if self._context.get_start_method() == "fork" else []

@@ -24,7 +24,7 @@ _POLL_S = 0.01
 
 
 def attach(directory: Path, hello: Hello, linger_s: float, timeout_s: float, start: bool = True) -> Welcome:
-    """Be admitted by the store's coordinator, starting one if none serves.
+    """Be admitted by the store's coordinator, starting one if none serves and ``start`` allows it.
 
     Raises what the coordinator found while opening (``CorruptionError``, ``ConfigurationError``, ``StoreFullError``),
     and ``CoordinatorLostError`` if there was none within ``timeout_s``.
@@ -36,7 +36,7 @@ def attach(directory: Path, hello: Hello, linger_s: float, timeout_s: float, sta
             return welcome
         if start:
             _start_if_nobody_does(directory, hello, linger_s, deadline_s)
-        if time.monotonic() >= deadline_s:
+        if not start or time.monotonic() >= deadline_s:
             raise CoordinatorLostError(
                 f"no coordinator for {directory} could be reached or started within {timeout_s} s; "
                 "see who holds coordinator.lock there, or open with a longer timeout"
@@ -53,7 +53,7 @@ def _knock(directory: Path, hello: Hello, deadline_s: float) -> Welcome | None:
                 connection.connect(address)
             connection.sendall(handshake.encode_hello(hello))
             return handshake.receive_welcome(connection)
-        except (FileNotFoundError, ConnectionError, BlockingIOError, EOFError, TimeoutError):
+        except (FileNotFoundError, NotADirectoryError, ConnectionError, BlockingIOError, EOFError, TimeoutError):
             return None
         except PermissionError as error:
             raise ConfigurationError(f"the store at {directory} belongs to another user; only he may attach") from error

@@ -1,0 +1,151 @@
+"""The command line. Exit 0 good, 1 a run that failed, 2 bad usage or something missing, 130 interrupted."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+from . import signals
+
+GOOD, FAILED, BAD_USAGE = 0, 1, 2
+_SIGNAL_EXIT = 128
+_NEEDED = ("lmdb", "tabulate")
+_QUICK_ROUNDS, _QUICK_SECONDS_S = 3, 0.5
+_FULL_ROUNDS, _FULL_SECONDS_S = 7, 2.0
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run the benchmark and return its exit status."""
+    missing = [name for name in _NEEDED if not _can_import(name)]
+    if missing:
+        return _complain(f"needs {' and '.join(missing)}; pip install 'shoal[bench]'", BAD_USAGE)
+    from shoal import ShoalError
+
+    from .peers import BenchError
+    from .work_directory import work_directory
+
+    options = _parser().parse_args(arguments)
+    try:
+        with signals.raised(), work_directory(options.directory) as directory:
+            _run(options, directory)
+    except signals.InterruptedRun as interrupted:
+        return _SIGNAL_EXIT + interrupted.number
+    except (BenchError, ShoalError, OSError) as error:
+        return _complain(str(error), FAILED)
+    return GOOD
+
+
+def _run(options: argparse.Namespace, directory: Path) -> None:
+    from tqdm import tqdm
+
+    from . import machine, report
+    from .harness import Figure, Plan, run_section
+    from .operations import OPERATIONS
+
+    plan = Plan(
+        operations=tuple(OPERATIONS[name]() for name in options.only),
+        durabilities=options.durability,
+        processes=options.processes,
+        rounds=options.rounds or (_QUICK_ROUNDS if options.quick else _FULL_ROUNDS),
+        seconds_s=options.seconds or (_QUICK_SECONDS_S if options.quick else _FULL_SECONDS_S),
+    )
+    facts = machine.describe(directory)
+    print(report.machine_text(facts))
+    print(f"\n{report.plan_text(plan)}", flush=True)
+    figures: list[Figure] = []
+    tqdm.monitor_interval = 0  # its thread would be forked into the workers
+    with tqdm(total=plan.trials(), unit="trial", disable=None, leave=False) as bar:
+        for operation, durability in plan.sections():
+            bar.set_description(operation.name)
+            section = run_section(operation, durability, plan, directory, bar.update)
+            figures += section
+            bar.clear()
+            print(f"\n{report.section_text(operation, durability, section)}", flush=True)
+    if options.json is not None:
+        report.write_json(options.json, facts, plan, figures)
+
+
+def _parser() -> argparse.ArgumentParser:
+    from .operations import OPERATIONS
+    from .peers import DURABILITIES
+
+    parser = argparse.ArgumentParser(
+        prog="shoal bench", description="Measure shoal beside LMDB, SQLite and a Manager dict at equal durability."
+    )
+    parser.add_argument("--quick", action="store_true", help="three short rounds: minutes, and rougher figures")
+    parser.add_argument(
+        "--only", type=_choice_of(tuple(OPERATIONS)), default=tuple(OPERATIONS), metavar="OPERATION,..."
+    )
+    parser.add_argument("--processes", type=_counts, default=(1, 4, 8), metavar="N,...", help="1,4,8")
+    parser.add_argument("--durability", type=_choice_of(DURABILITIES), default=DURABILITIES, metavar="DURABILITY,...")
+    parser.add_argument("--rounds", type=_count, metavar="N", help=f"{_FULL_ROUNDS}; quick {_QUICK_ROUNDS}")
+    parser.add_argument("--seconds", type=_seconds, metavar="S", help=f"{_FULL_SECONDS_S}; quick {_QUICK_SECONDS_S}")
+    parser.add_argument(
+        "--directory", type=_existing_directory, default=Path(), metavar="DIR", help="where the disk is; here"
+    )
+    parser.add_argument("--json", type=_new_file, metavar="FILE", help="all figures, round by round")
+    return parser
+
+
+def _choice_of(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
+    def parse(text: str) -> tuple[str, ...]:
+        names = tuple(dict.fromkeys(text.split(",")))
+        for name in names:
+            if name not in known:
+                raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(known)}")
+        return names
+
+    return parse
+
+
+def _count(text: str) -> int:
+    if not text.isascii() or not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
+    return int(text)
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(dict.fromkeys(_count(part) for part in text.split(",")))
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds_s = float(text)
+    except ValueError:
+        seconds_s = 0.0
+    if not 0 < seconds_s < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return seconds_s
+
+
+def _existing_directory(text: str) -> Path:
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"there is no directory {text}")
+    return Path(text)
+
+
+def _new_file(text: str) -> Path:
+    path = Path(text)
+    if path.is_dir() or not path.absolute().parent.is_dir():
+        raise argparse.ArgumentTypeError(f"{text} is not a file in an existing directory")
+    return path
+
+
+def _can_import(name: str) -> bool:
+    try:
+        importlib.import_module(name)
+    except ImportError:
+        return False
+    return True
+
+
+def _complain(text: str, status: int) -> int:
+    print(f"shoal bench: {' '.join(text.split())}", file=sys.stderr)
+    return status
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,230 @@
+"""Rounds of worker processes: A B C D, A B C D, so that a slow moment of the machine meets every peer alike.
+
+A trial is one peer with some processes. Each forks, attaches, says it is ready and waits; when all are ready, the
+parent names one window of the system's monotonic clock to all of them. They work from before it to after it and count
+what they finish inside it, so start-up is outside and all of them compete for the whole of the window.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from . import signals
+from .operations import Operation, Step
+from .peers import PEERS, BenchError, Peer
+
+_CONTEXT = multiprocessing.get_context("fork")
+_READY_TIMEOUT_S = 60.0
+_RESULT_TIMEOUT_S = 90.0  # after the window: beyond SQLite's wait for its lock
+_EXIT_TIMEOUT_S = 10.0
+_LEAD_S = 0.005  # for the window to reach every worker before it opens, per process
+_WARM_UP_SHARE = 0.2
+_LONGEST_WARM_UP_S = 0.2
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to run, and for how long."""
+
+    operations: tuple[Operation, ...]
+    durabilities: tuple[str, ...]
+    processes: tuple[int, ...]
+    rounds: int
+    seconds_s: float
+
+    def sections(self) -> list[tuple[Operation, str]]:
+        """Each operation with each durability it is measured at: a read with the first only."""
+        return [
+            (operation, durability)
+            for operation in self.operations
+            for durability in (self.durabilities if operation.writes else self.durabilities[:1])
+        ]
+
+    def trials(self) -> int:
+        """How many trials that is."""
+        measured = sum(
+            peer.lacks(operation.name, durability) is None
+            for operation, durability in self.sections()
+            for peer in PEERS
+        )
+        return measured * len(self.processes) * self.rounds
+
+
+@dataclass
+class Figure:
+    """One peer's rate at one operation, durability and number of processes, round by round."""
+
+    peer: str
+    operation: str
+    durability: str
+    processes: int
+    setting: str
+    missing: str | None = None
+    rates_per_s: list[float] = field(default_factory=list)
+
+
+@dataclass
+class _Entrant:
+    """A peer that takes part in a section."""
+
+    peer: Peer
+    targets: list[Any]
+    operations: int = 0  # of all its workers, outside the windows too
+
+
+def run_section(
+    operation: Operation, durability: str, plan: Plan, directory: Path, progress: Callable[[], object]
+) -> list[Figure]:
+    """Measure one operation at one durability on all peers; ``progress`` is called after each trial."""
+    figures = {
+        (peer, processes): Figure(
+            peer=peer.name,
+            operation=operation.name,
+            durability=durability,
+            processes=processes,
+            setting=peer.settings.get(durability, ""),
+            missing=peer.lacks(operation.name, durability),
+        )
+        for processes in plan.processes
+        for peer in PEERS
+    }
+    able = [peer for peer in PEERS if peer.lacks(operation.name, durability) is None]
+    with ExitStack() as stack:
+        entrants = [stack.enter_context(_entrant(kind, operation, durability, directory)) for kind in able]
+        for processes in plan.processes:
+            for round_number in range(plan.rounds):
+                for entrant in entrants:
+                    seed = processes * 1_000_000 + round_number * 1_000
+                    rate = _run_trial(entrant, operation, processes, plan.seconds_s, seed)
+                    figures[type(entrant.peer), processes].rates_per_s.append(rate)
+                    progress()
+        for entrant in entrants:
+            _check(entrant, operation)
+    return list(figures.values())
+
+
+@contextmanager
+def _entrant(kind: type[Peer], operation: Operation, durability: str, directory: Path) -> Iterator[_Entrant]:
+    """A started, loaded and checked peer in a fresh directory, all of which is gone afterwards."""
+    home = directory / f"{operation.name}-{durability}-{kind.__name__}"
+    home.mkdir()
+    peer = kind(home, durability)
+    try:
+        yield _loaded(peer, operation)
+    finally:
+        peer.stop()
+        shutil.rmtree(home, ignore_errors=True)
+
+
+def _loaded(peer: Peer, operation: Operation) -> _Entrant:
+    try:
+        peer.start(operation.items())
+        entrant = _Entrant(peer, operation.targets(peer))
+        _check(entrant, operation)
+    except BenchError:
+        raise
+    except Exception as error:  # each store has its own
+        raise BenchError(f"{peer.name} could not be started: {type(error).__name__}: {error}") from error
+    return entrant
+
+
+def _check(entrant: _Entrant, operation: Operation) -> None:
+    session = entrant.peer.connect()
+    try:
+        operation.check(session, entrant.targets, entrant.operations)
+    except BenchError as error:
+        raise BenchError(f"{entrant.peer.name}, {entrant.peer.durability}: {error}") from None
+    finally:
+        session.close()
+
+
+def _run_trial(entrant: _Entrant, operation: Operation, processes: int, seconds_s: float, seed: int) -> float:
+    """Operations per second of all processes together."""
+    workers: list[tuple[BaseProcess, Connection]] = []
+    name = entrant.peer.name
+    try:
+        for worker in range(processes):
+            workers.append(_fork_worker(entrant, operation, worker, seed + worker))
+        for _, pipe in workers:
+            _receive(pipe, name, _READY_TIMEOUT_S)
+        begin_s = time.monotonic() + _LEAD_S * processes
+        start_s = begin_s + min(_LONGEST_WARM_UP_S, seconds_s * _WARM_UP_SHARE)
+        for _, pipe in workers:
+            pipe.send((begin_s, start_s, start_s + seconds_s))
+        counts = [_receive(pipe, name, seconds_s + _RESULT_TIMEOUT_S) for _, pipe in workers]
+        for process, _ in workers:
+            process.join(_EXIT_TIMEOUT_S)
+    finally:
+        for process, pipe in workers:
+            if process.is_alive():
+                process.kill()
+            process.join()
+            pipe.close()
+    entrant.operations += sum(total for _, total in counts)
+    return float(sum(counted for counted, _ in counts) / seconds_s)
+
+
+def _fork_worker(entrant: _Entrant, operation: Operation, worker: int, seed: int) -> tuple[BaseProcess, Connection]:
+    ours, theirs = _CONTEXT.Pipe()
+    process = _CONTEXT.Process(
+        target=_work, args=(entrant, operation, worker, seed, theirs, ours), name=f"{entrant.peer.name}-{worker}"
+    )
+    with signals.held_back():
+        process.start()
+    theirs.close()
+    return process, ours
+
+
+def _receive(pipe: Connection, name: str, timeout_s: float) -> tuple[int, int]:
+    """A worker's next message: (counted, total), both 0 when it is ready."""
+    if not pipe.poll(timeout_s):
+        raise BenchError(f"{name}: a worker has not answered for {timeout_s:.0f} s")
+    try:
+        answer = pipe.recv()
+    except (EOFError, ConnectionError):
+        raise BenchError(f"{name}: a worker died") from None
+    if isinstance(answer, str):
+        raise BenchError(f"{name}: {answer}")
+    counted, total = answer
+    return counted, total
+
+
+def _work(entrant: _Entrant, operation: Operation, worker: int, seed: int, pipe: Connection, other: Connection) -> None:
+    """A worker's life. An error is told to the parent, which ends the run."""
+    signals.leave_to_parent()
+    other.close()  # else this worker would keep its own pipe open when the parent dies
+    try:
+        session = entrant.peer.connect()
+        step = operation.step(session, entrant.targets, worker, seed)
+        pipe.send((0, 0))
+        begin_s, start_s, end_s = pipe.recv()
+        time.sleep(max(0.0, begin_s - time.monotonic()))
+        pipe.send(_count(step, operation.batch, start_s, end_s))
+        session.close()
+    except (EOFError, BrokenPipeError):
+        return  # the parent is gone
+    except Exception as error:
+        pipe.send(f"{type(error).__name__}: {error}")
+
+
+def _count(step: Step, batch: int, start_s: float, end_s: float) -> tuple[int, int]:
+    """Operations finished in the window, and all that were done. The step before the window is the warm-up."""
+    monotonic = time.monotonic
+    counted = total = 0
+    finished_s = monotonic()
+    while finished_s < end_s:
+        step()
+        finished_s = monotonic()
+        total += batch
+        if start_s <= finished_s < end_s:
+            counted += batch
+    return counted, total

@@ -1,0 +1,216 @@
+"""What is measured. An operation makes the data, the step each worker repeats, and the proof that the steps counted.
+
+A new one is a class here, an entry in ``OPERATIONS``, and a method of the same name in ``peers.base.Session`` and in
+the session of every peer that can do it; the tables list the peers that cannot.
+"""
+
+from __future__ import annotations
+
+import random
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count, cycle, islice
+from typing import Any, ClassVar
+
+from .peers import BenchError, Peer, Session
+
+READ_KEYS = 100_000
+KEYS_PER_GROUP = 100
+PUT_KEYS = 10_000
+COUNTERS = 1_000
+# Random picks a worker makes before the clock runs, and then goes round.
+_PICKS = 20_000
+
+Step = Callable[[], object]
+
+
+class Operation(ABC):
+    """One kind of work. A step does ``batch`` operations, so that reading the clock costs a quick one nothing."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    batch: ClassVar[int] = 1
+    # Reads are measured at one durability only: it makes no difference to them.
+    writes: ClassVar[bool] = True
+
+    @abstractmethod
+    def items(self) -> dict[str, Any]:
+        """What the store holds before."""
+
+    @abstractmethod
+    def targets(self, peer: Peer) -> list[Any]:
+        """The keys the steps work on, as the store takes them; made once, before the workers are forked."""
+
+    @abstractmethod
+    def step(self, session: Session, targets: Sequence[Any], worker: int, seed: int) -> Step:
+        """What a worker repeats."""
+
+    @abstractmethod
+    def check(self, session: Session, targets: Sequence[Any], operations: int) -> None:
+        """Raise ``BenchError`` unless the store is as ``operations`` of these must leave it (0: as it was loaded)."""
+
+
+class Get(Operation):
+    """Point reads."""
+
+    name = "get"
+    title = f"get: begin, get, decode; random order over {READ_KEYS:,} keys"
+    batch = 32
+    writes = False
+
+    def items(self) -> dict[str, Any]:
+        """Groups of keys, each value small."""
+        return {_key(i): _value(i) for i in range(READ_KEYS)}
+
+    def targets(self, peer: Peer) -> list[Any]:
+        """All keys in one random order, the same for every peer."""
+        return _shuffled([peer.native_key(_key(i)) for i in range(READ_KEYS)])
+
+    def step(self, session: Session, targets: Sequence[Any], worker: int, seed: int) -> Step:
+        """Each worker goes round from a place of its own."""
+        keys = _round_from(targets, worker * 7919)
+        get, batch = session.get, self.batch
+
+        def step() -> None:
+            for key in islice(keys, batch):
+                get(key)
+
+        return step
+
+    def check(self, session: Session, targets: Sequence[Any], operations: int) -> None:
+        """Values are what was loaded."""
+        found = [session.get(key)["a"] for key in targets[:100]]
+        expected = _shuffled(list(range(READ_KEYS)))[:100]
+        if found != expected:
+            raise BenchError("get returned other values than were loaded")
+
+
+class Scan(Operation):
+    """Prefix scans."""
+
+    name = "scan"
+    title = f"scan: list keys and decoded values of a prefix of {KEYS_PER_GROUP} keys out of {READ_KEYS:,}"
+    writes = False
+
+    def items(self) -> dict[str, Any]:
+        """As for get."""
+        return Get().items()
+
+    def targets(self, peer: Peer) -> list[Any]:
+        """The prefix of every group, in one random order."""
+        return _shuffled([peer.native_key(_prefix(group)) for group in range(READ_KEYS // KEYS_PER_GROUP)])
+
+    def step(self, session: Session, targets: Sequence[Any], worker: int, seed: int) -> Step:
+        """Each worker goes round from a place of its own."""
+        prefixes = _round_from(targets, worker * 79)
+        scan = session.scan
+
+        def step() -> None:
+            scan(next(prefixes))
+
+        return step
+
+    def check(self, session: Session, targets: Sequence[Any], operations: int) -> None:
+        """A scan finds the whole group, in order, and nothing else."""
+        group = _shuffled(list(range(READ_KEYS // KEYS_PER_GROUP)))[0]
+        first = group * KEYS_PER_GROUP
+        if session.scan(targets[0]) != [(_key(i), _value(i)) for i in range(first, first + KEYS_PER_GROUP)]:
+            raise BenchError("scan did not return exactly the keys and values of its prefix")
+
+
+class Put(Operation):
+    """Blind overwrites."""
+
+    name = "put"
+    title = f"put: overwrite a small dict, a commit each; random over {PUT_KEYS:,} keys"
+
+    def items(self) -> dict[str, Any]:
+        """Every key is there before: an overwrite is not an insert."""
+        return {_key(i): _value(-1) for i in range(PUT_KEYS)}
+
+    def targets(self, peer: Peer) -> list[Any]:
+        """All keys."""
+        return [peer.native_key(_key(i)) for i in range(PUT_KEYS)]
+
+    def step(self, session: Session, targets: Sequence[Any], worker: int, seed: int) -> Step:
+        """Keys are random per worker."""
+        keys = _random_picks(targets, seed)
+        numbers = count()
+        put = session.put
+
+        def step() -> None:
+            put(next(keys), _value(next(numbers)))
+
+        return step
+
+    def check(self, session: Session, targets: Sequence[Any], operations: int) -> None:
+        """Every value is whole, and as many changed as can be told: at least one if there was a put."""
+        changed = 0
+        for key in targets:
+            value = session.get(key)
+            if value != _value(value["a"]):
+                raise BenchError(f"put left a value nobody wrote: {value!r}")
+            changed += value["a"] != -1
+        if changed > operations or (operations and not changed):
+            raise BenchError(f"{operations} puts changed {changed} keys")
+
+
+class ReadModifyWrite(Operation):
+    """Increments in a transaction."""
+
+    name = "rmw"
+    title = f"rmw: read, add one, write, in a transaction; random over {COUNTERS:,} keys, no addition lost"
+
+    def items(self) -> dict[str, Any]:
+        """Counters at zero."""
+        return {_key(i): 0 for i in range(COUNTERS)}
+
+    def targets(self, peer: Peer) -> list[Any]:
+        """All counters."""
+        return [peer.native_key(_key(i)) for i in range(COUNTERS)]
+
+    def step(self, session: Session, targets: Sequence[Any], worker: int, seed: int) -> Step:
+        """Keys are random per worker: workers in the same order would never meet."""
+        keys = _random_picks(targets, seed)
+        rmw = session.rmw
+
+        def step() -> None:
+            rmw(next(keys))
+
+        return step
+
+    def check(self, session: Session, targets: Sequence[Any], operations: int) -> None:
+        """The counters add up to the operations done."""
+        total = sum(session.get(key) for key in targets)
+        if total != operations:
+            raise BenchError(f"{operations} increments were acknowledged and the counters add up to {total}")
+
+
+def _prefix(group: int) -> str:
+    return f"group-{group:05}/"
+
+
+def _key(number: int) -> str:
+    return f"{_prefix(number // KEYS_PER_GROUP)}item-{number % KEYS_PER_GROUP:03}"
+
+
+def _value(number: int) -> dict[str, Any]:
+    return {"a": number, "b": "hello" * 10}
+
+
+def _shuffled(items: list[Any]) -> list[Any]:
+    # Seeded, so that every peer, round and run meets the same order.
+    random.Random(len(items)).shuffle(items)
+    return items
+
+
+def _round_from(targets: Sequence[Any], offset: int) -> Iterator[Any]:
+    start = offset % len(targets)
+    return cycle([*targets[start:], *targets[:start]])
+
+
+def _random_picks(targets: Sequence[Any], seed: int) -> Iterator[Any]:
+    return cycle(random.Random(seed).choices(targets, k=_PICKS))
+
+
+OPERATIONS: dict[str, type[Operation]] = {kind.name: kind for kind in (Get, Scan, Put, ReadModifyWrite)}

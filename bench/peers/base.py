@@ -1,0 +1,83 @@
+"""What a store must bring to be measured.
+
+A ``Peer`` is a store in a directory, held by the parent process. A ``Session`` is one worker's attachment to it, and
+has a method for each operation, named as the operation is. A method a session does not have is not measured, and the
+tables say why: ``Peer.missing`` gives the reason.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar
+
+DURABILITIES = ("buffered", "strict")
+
+
+class BenchError(Exception):
+    """A run that cannot give figures, or none that may be believed; ends the benchmark with one line."""
+
+
+class Session:
+    """One worker's attachment. Keys are what ``Peer.native_key`` made of a text; values are plain Python objects."""
+
+    def get(self, key: Any) -> Any:
+        """The decoded value of a key, in a read transaction of its own."""
+        raise NotImplementedError
+
+    def scan(self, prefix: Any) -> list[tuple[str, Any]]:
+        """Keys, as text, and decoded values of all keys that begin with ``prefix``, sorted."""
+        raise NotImplementedError
+
+    def put(self, key: Any, value: Any) -> None:
+        """Write a key, in a commit of its own."""
+        raise NotImplementedError
+
+    def rmw(self, key: Any) -> None:
+        """Read an integer and write it back plus one, in a transaction that loses no other worker's addition."""
+        raise NotImplementedError
+
+    def close(self) -> None:
+        """Detach; the worker ends."""
+
+
+class Peer(ABC):
+    """A store in a fresh directory, at one durability."""
+
+    name: ClassVar[str]
+    session_type: ClassVar[type[Session]]
+    # Why an operation is not measured, by its name.
+    missing: ClassVar[Mapping[str, str]] = {}
+    # How it is set up for each durability, and what that keeps. A durability not named is one the peer does not have.
+    settings: ClassVar[Mapping[str, str]]
+
+    def __init__(self, directory: Path, durability: str) -> None:
+        self.directory = directory
+        self.durability = durability
+
+    @classmethod
+    def lacks(cls, operation: str, durability: str) -> str | None:
+        """Why this peer cannot be measured on an operation; None if it can."""
+        if operation in cls.missing:
+            return cls.missing[operation]
+        if getattr(cls.session_type, operation, None) is getattr(Session, operation, None):
+            return "this operation is not written for it"
+        if durability not in cls.settings:
+            return f"it has no durability like {durability}"
+        return None
+
+    def native_key(self, text: str) -> Any:
+        """A key as the store takes it, made before the clock runs."""
+        return text
+
+    @abstractmethod
+    def start(self, items: Mapping[str, Any]) -> None:
+        """Make the store and load ``items``. Nothing that does not survive a fork may stay open."""
+
+    @abstractmethod
+    def connect(self) -> Session:
+        """Attach; called in the worker."""
+
+    def stop(self) -> None:  # noqa: B027 (most have nothing to stop)
+        """Leave no process behind; called in the parent, also when ``start`` failed halfway."""

@@ -1,0 +1,84 @@
+"""LMDB through py-lmdb: a memory-mapped B+ tree, one writer at a time, readers that never wait."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import lmdb
+import msgpack
+
+from .base import Peer, Session
+
+# Address space, not memory or disk; LMDB never grows past it.
+_MAP_BYTES = 4 * 1024**3
+
+
+class LmdbSession(Session):
+    """An environment opened in the worker: one inherited over a fork must not be used."""
+
+    def __init__(self, environment: lmdb.Environment) -> None:
+        self._environment = environment
+
+    def get(self, key: bytes) -> Any:
+        """``Session.get``."""
+        with self._environment.begin() as txn:
+            return msgpack.unpackb(txn.get(key))
+
+    def scan(self, prefix: bytes) -> list[tuple[str, Any]]:
+        """``Session.scan``."""
+        found = []
+        with self._environment.begin() as txn, txn.cursor() as cursor:
+            cursor.set_range(prefix)
+            for key, raw in cursor:
+                if not key.startswith(prefix):
+                    break
+                found.append((key.decode(), msgpack.unpackb(raw)))
+        return found
+
+    def put(self, key: bytes, value: Any) -> None:
+        """``Session.put``."""
+        with self._environment.begin(write=True) as txn:
+            txn.put(key, msgpack.packb(value))
+
+    def rmw(self, key: bytes) -> None:
+        """``Session.rmw``: a write transaction holds the one writer lock from its beginning, so nothing conflicts."""
+        with self._environment.begin(write=True) as txn:
+            txn.put(key, msgpack.packb(msgpack.unpackb(txn.get(key)) + 1))
+
+    def close(self) -> None:
+        """``Session.close``."""
+        self._environment.close()
+
+
+class LmdbPeer(Peer):
+    """``sync=False`` keeps what shoal's buffered keeps of a dead process, but promises less of a power cut."""
+
+    name = "LMDB"
+    session_type = LmdbSession
+    settings: ClassVar[Mapping[str, str]] = {
+        "buffered": "sync=False; a power cut may corrupt it",
+        "strict": "sync=True",
+    }
+
+    def native_key(self, text: str) -> bytes:
+        """LMDB takes bytes."""
+        return text.encode()
+
+    def start(self, items: Mapping[str, Any]) -> None:
+        """Load in one transaction and close: an open environment may not be carried over a fork."""
+        environment = self._open()
+        try:
+            with environment.begin(write=True) as txn:
+                for key, value in items.items():
+                    txn.put(key.encode(), msgpack.packb(value))
+            environment.sync(True)
+        finally:
+            environment.close()
+
+    def connect(self) -> Session:
+        """Open the environment anew."""
+        return LmdbSession(self._open())
+
+    def _open(self) -> lmdb.Environment:
+        return lmdb.open(str(self.directory), map_size=_MAP_BYTES, sync=self.durability == "strict")

@@ -1,0 +1,70 @@
+"""A dict in a ``multiprocessing.Manager``: what the standard library offers for sharing, with nothing kept on disk."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Mapping
+from multiprocessing.managers import DictProxy, SyncManager
+from threading import Lock
+from typing import Any, ClassVar
+
+from .. import signals
+from .base import Peer, Session
+
+
+class ManagerSession(Session):
+    """The parent's proxies; the standard library makes them connect anew after a fork."""
+
+    def __init__(self, values: DictProxy[str, Any], lock: Lock) -> None:
+        self._values = values
+        self._lock = lock
+
+    def get(self, key: str) -> Any:
+        """``Session.get``."""
+        return self._values[key]
+
+    def put(self, key: str, value: Any) -> None:
+        """``Session.put``."""
+        self._values[key] = value
+
+    def rmw(self, key: str) -> None:
+        """``Session.rmw``: under the manager's lock, one for all keys."""
+        with self._lock:
+            self._values[key] = self._values[key] + 1
+
+
+class ManagerDict(Peer):
+    """One process that holds the dict and a thread in it for each client."""
+
+    name = "Manager dict"
+    session_type = ManagerSession
+    missing: ClassVar[Mapping[str, str]] = {"scan": "a dict has no order to scan in"}
+    settings: ClassVar[Mapping[str, str]] = {"buffered": "no durability at all"}
+
+    _manager: SyncManager | None = None
+
+    @classmethod
+    def lacks(cls, operation: str, durability: str) -> str | None:
+        """As every peer, but says what is the matter: it is compared with buffered only for want of less."""
+        if durability == "strict" and operation not in cls.missing:
+            return "no durability at all"
+        return super().lacks(operation, durability)
+
+    def start(self, items: Mapping[str, Any]) -> None:
+        """Start the manager's process."""
+        manager = SyncManager(ctx=multiprocessing.get_context("fork"))
+        with signals.held_back():
+            manager.start(initializer=signals.leave_to_parent)
+            self._manager = manager
+        self._values = manager.dict()
+        self._values.update(items)
+        self._lock = manager.Lock()
+
+    def connect(self) -> Session:
+        """What the fork brought along."""
+        return ManagerSession(self._values, self._lock)
+
+    def stop(self) -> None:
+        """End the manager's process."""
+        if self._manager is not None:
+            self._manager.shutdown()

@@ -1,0 +1,139 @@
+"""kill -9 for the fleet of ``code_review.py``: takes down workers and coordinators of one store while they work.
+
+Linux only, as shoal is. A process is killed through a file descriptor of it, after a look at whether it still is the
+one that was meant: a process id may have gone to somebody else in between.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import shoal
+
+LEAST_WORKERS = 5
+LEAST_COORDINATORS = 3
+# So many are killed at most. An input that may run again that often outlives them, even if every one hits it.
+MOST = 20
+# The least come in quick succession, lest the fleet be done before; the others slower, to hit later phases as well.
+_QUICK_PAUSE_S = (0.05, 0.2)
+_SLOW_PAUSE_S = (0.1, 0.8)
+_POLL_S = 0.005
+
+
+@dataclass
+class Kills:
+    """How many processes died by this program's hand."""
+
+    workers: int = 0
+    coordinators: int = 0
+
+    @property
+    def enough(self) -> bool:
+        """Whether the fleet was disturbed enough for its result to prove something."""
+        return self.workers >= LEAST_WORKERS and self.coordinators >= LEAST_COORDINATORS
+
+
+def disturb(run: subprocess.Popen[bytes], store: Path, seed: int) -> Kills:
+    """Kill at random moments while ``run``, a ``shoal run`` process on ``store``, is at work; say how many died.
+
+    ``seed`` fixes the order of the killing and the pauses; when they hit is up to the machine.
+    """
+    chance = random.Random(seed)
+    plan = ["worker"] * LEAST_WORKERS + ["coordinator"] * LEAST_COORDINATORS
+    chance.shuffle(plan)
+    plan += chance.choices(["worker", "coordinator"], weights=[3, 1], k=MOST - len(plan))
+    kills, dead = Kills(), set[int]()
+    with shoal.open(store) as db:
+        _wait_for(lambda: bool(_workers(run.pid)), run)
+        for victim in plan:
+            time.sleep(chance.uniform(*(_SLOW_PAUSE_S if kills.enough else _QUICK_PAUSE_S)))
+            if victim == "worker":
+                kills.workers += _wait_for(lambda: _kill_worker(run.pid, dead, chance), run)
+            else:
+                kills.coordinators += _wait_for(lambda: _kill_coordinator(db, dead), run)
+    return kills
+
+
+def _wait_for(happened: Callable[[], bool], run: subprocess.Popen[bytes]) -> bool:
+    """Try until it happens; False if the run ends before."""
+    while run.poll() is None:
+        if happened():
+            return True
+        time.sleep(_POLL_S)
+    return False
+
+
+def _kill_worker(run_pid: int, dead: set[int], chance: random.Random) -> bool:
+    candidates = [pid for pid in _workers(run_pid) if pid not in dead]
+    if not candidates:
+        return False
+    pid = chance.choice(candidates)
+    return _kill(pid, dead, lambda: pid in _workers(run_pid))
+
+
+def _kill_coordinator(db: shoal.Database, dead: set[int]) -> bool:
+    pid = db.info().coordinator_pid
+    # The command line of a coordinator names its store, so nobody else's can be hit.
+    return pid not in dead and _kill(pid, dead, lambda: os.fsencode(db.path) in _command_line(pid))
+
+
+def _kill(pid: int, dead: set[int], is_meant: Callable[[], bool]) -> bool:
+    try:
+        process = os.pidfd_open(pid)
+    except ProcessLookupError:
+        return False
+    try:
+        if not is_meant():
+            return False
+        signal.pidfd_send_signal(process, signal.SIGKILL)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(process)
+    dead.add(pid)
+    return True
+
+
+def _workers(run_pid: int) -> list[int]:
+    """The live worker processes of a ``shoal run``, in order.
+
+    Where workers are forked, they are its children that still have its command line; a program it started has another.
+    Where Python has a fork server, they are that one's children instead.
+    """
+    found = []
+    for child in _children(run_pid):
+        command = _command_line(child)
+        if command == _command_line(run_pid):
+            found.append(child)
+        elif any(b"multiprocessing.forkserver" in word for word in command):
+            found += [pid for pid in _children(child) if _command_line(pid) == command]
+    return sorted(found)
+
+
+def _children(parent: int) -> list[int]:
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdigit():
+            continue
+        try:
+            status = (entry / "stat").read_text(errors="replace")
+        except (FileNotFoundError, ProcessLookupError):  # it has just ended
+            continue
+        state, its_parent = status.rpartition(")")[2].split()[:2]
+        if int(its_parent) == parent and state not in "ZX":
+            found.append(int(entry.name))
+    return found
+
+
+def _command_line(pid: int) -> list[bytes]:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+    except (FileNotFoundError, ProcessLookupError):
+        return []

@@ -1,0 +1,117 @@
+"""Fixtures shared by all tests: a store's path, an opened store, and a watch for coordinators left behind."""
+
+from __future__ import annotations
+
+import gc
+import itertools
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+import shoal
+
+_LEFT_BEHIND_S = 15.0
+_numbers = itertools.count()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--slow", action="store_true", help="run the tests that take minutes, too")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("--slow"):
+        return
+    skip = pytest.mark.skip(reason="takes minutes; run with --slow")
+    for item in items:
+        if "slow" in item.keywords:
+            item.add_marker(skip)
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Path:
+    """Where a store may be made; nothing is there yet."""
+    return tmp_path / "store"
+
+
+@pytest.fixture
+def db(store: Path) -> Iterator[shoal.Database]:
+    """A fresh store with every default but a short linger."""
+    with shoal.open(store, linger=0.2) as database:
+        yield database
+
+
+@pytest.fixture(scope="session")
+def memory_db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[shoal.Database]:
+    """One ``memory`` store for all tests that need no store of their own: use ``run`` to stay apart."""
+    with shoal.open(tmp_path_factory.mktemp("shared") / "store", durability="memory", linger=0.2) as database:
+        yield database
+
+
+@pytest.fixture
+def run() -> str:
+    """A run id no other test uses."""
+    return f"run-{os.getpid()}-{next(_numbers)}"
+
+
+@pytest.fixture
+def kv(memory_db: shoal.Database) -> shoal.KVStore:
+    """A KVStore of the shared store."""
+    return shoal.KVStore(memory_db)
+
+
+@pytest.fixture
+def wait_for_end() -> Callable[[int], None]:
+    """Call it with the pid of a coordinator whose clients are gone: returns when the process has ended."""
+
+    def wait(pid: int) -> None:
+        deadline = time.monotonic() + 20
+        while is_alive(pid):
+            assert time.monotonic() < deadline, f"coordinator {pid} did not end after its last client"
+            time.sleep(0.01)
+
+    return wait
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; one that only waits to be reaped does not."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
+
+
+def coordinators_below(directory: Path) -> list[int]:
+    """Pids of the coordinators that serve a store anywhere below ``directory``."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if not entry.name.isdecimal():
+            continue
+        try:
+            arguments = (entry / "cmdline").read_bytes().split(b"\0")
+        except (FileNotFoundError, ProcessLookupError, PermissionError):
+            continue
+        below = os.fsencode(directory) + b"/"
+        if b"shoal.coordinator.process" in arguments and any(a.startswith(below) for a in arguments):
+            found.append(int(entry.name))
+    return found
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_coordinator_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Every coordinator of a test's store ends once its clients are gone: none outlives the tests."""
+    base = tmp_path_factory.getbasetemp()
+    yield
+    if not base.exists():
+        return
+    gc.collect()
+    deadline = time.monotonic() + _LEFT_BEHIND_S
+    while (left := coordinators_below(base)) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    for pid in left:
+        os.kill(pid, signal.SIGKILL)
+    assert not left, f"coordinators left behind {_LEFT_BEHIND_S} s after the last test: {left}"

@@ -1,0 +1,117 @@
+"""coordinator.conflict_window and validate against the naive rule: remember every write forever."""
+
+from __future__ import annotations
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shoal.coordinator.conflict_window import ConflictWindow
+from shoal.coordinator.validate import validate
+from shoal.shm.commit_set import CommitSet
+
+KEYS = st.sampled_from([bytes([a, b]) for a in b"abc" for b in b"012"])
+RANGES = st.tuples(KEYS, KEYS).map(lambda pair: (min(pair), max(pair) + b"\0"))
+COMMITS = st.lists(st.tuples(st.sets(KEYS, max_size=4), st.lists(RANGES, max_size=1)), max_size=25)
+
+
+def filled(commits, first=1):
+    window = ConflictWindow(first - 1)
+    for version, (keys, clears) in enumerate(commits, first):
+        for lower, upper in clears:
+            window.add_clear(version, lower, upper)
+        window.add_writes(version, sorted(keys))
+    return window
+
+
+def touched_key(commits, key, snapshot) -> list[int]:
+    """Versions after ``snapshot`` that wrote or cleared ``key``."""
+    return [
+        version
+        for version, (keys, clears) in enumerate(commits, 1)
+        if version > snapshot and (key in keys or any(lower <= key < upper for lower, upper in clears))
+    ]
+
+
+def touched_range(commits, lower, upper, snapshot) -> list[int]:
+    """Versions after ``snapshot`` that wrote in, or cleared some of, ``[lower, upper)``."""
+    return [
+        version
+        for version, (keys, clears) in enumerate(commits, 1)
+        if version > snapshot
+        and (any(lower <= key < upper for key in keys) or any(lo < upper and lower < up for lo, up in clears))
+    ]
+
+
+def reads(snapshot, keys=(), ranges=()) -> CommitSet:
+    return CommitSet(1, snapshot, 0, list(keys), list(ranges), [], [], [], None, b"")
+
+
+@given(COMMITS, KEYS, st.integers(0, 26))
+@settings(max_examples=200)
+def test_point_reads(commits, key, snapshot):
+    """A read key conflicts exactly if a later commit wrote or cleared it, and the version named is one that did."""
+    found = filled(commits).written_since(key, snapshot)
+    expected = touched_key(commits, key, snapshot)
+    assert bool(found) == bool(expected)
+    assert not found or found in expected
+
+
+@given(COMMITS, RANGES, st.integers(0, 26))
+@settings(max_examples=200)
+def test_range_reads(commits, bounds, snapshot):
+    """A read range conflicts exactly if a later commit wrote or cleared in it; the key named is in the range."""
+    found = filled(commits).range_written_since(*bounds, snapshot)
+    expected = touched_range(commits, *bounds, snapshot)
+    assert (found is not None) == bool(expected)
+    if found is not None:
+        assert bounds[0] <= found[0] < bounds[1]
+        assert found[1] in expected
+
+
+@given(COMMITS, st.integers(0, 25), st.integers(0, 30), KEYS, RANGES, st.integers(0, 26))
+@settings(max_examples=300)
+def test_forgetting_never_hides_a_conflict(commits, oldest, most, key, bounds, snapshot):
+    """After forgetting, snapshots from the floor on are judged as before, and older ones always conflict.
+
+    Nobody who is still kept for (snapshots from ``oldest`` on, with room for the keys) is refused needlessly.
+    """
+    window = filled(commits)
+    window.forget(oldest, most)
+    if sum(len(keys) for keys, _ in commits) <= most:
+        assert window.floor <= oldest
+    for request, expected in (
+        (reads(snapshot, keys=[key]), touched_key(commits, key, snapshot)),
+        (reads(snapshot, ranges=[bounds]), touched_range(commits, *bounds, snapshot)),
+    ):
+        conflict = validate(request, window)
+        if snapshot >= max(oldest, window.floor):
+            assert (conflict is not None) == bool(expected)
+        elif snapshot < window.floor:
+            assert conflict is not None
+    kept = sum(len(keys) for version, (keys, _) in enumerate(commits, 1) if version > window.floor)
+    assert len(window) <= max(kept, 0)
+
+
+def test_below_the_floor_reads_conflict():
+    """What was read below the floor cannot be judged any more: it conflicts. Blind writes are not validated."""
+    window = ConflictWindow(100)
+    assert validate(reads(3, keys=[b"k"]), window) == (b"k", 3, 100)
+    assert validate(reads(3, ranges=[(b"a", b"b")]), window) == (b"a", 3, 100)
+    assert validate(reads(100, keys=[b"k"], ranges=[(b"a", b"b")]), window) is None
+
+
+def test_conflict_names_key_and_versions():
+    """Key, the snapshot it was read at, and the version that changed it."""
+    window = filled([({b"a0"}, []), ({b"b0"}, []), ({b"a0", b"b1"}, [])])
+    assert validate(reads(1, keys=[b"b0", b"a0"]), window) == (b"b0", 1, 2)
+    assert validate(reads(2, keys=[b"b0", b"a0"]), window) == (b"a0", 2, 3)
+    assert validate(reads(2, ranges=[(b"b", b"c")]), window) == (b"b1", 2, 3)
+    assert validate(reads(3, keys=[b"a0", b"b0"], ranges=[(b"a", b"z")]), window) is None
+
+
+def test_empty_range_and_bounds():
+    """The lower bound belongs to a range, the upper does not."""
+    window = filled([({b"m"}, [])])
+    assert window.range_written_since(b"m", b"n", 0) == (b"m", 1)
+    assert window.range_written_since(b"l", b"m", 0) is None
+    assert window.range_written_since(b"m\0", b"z", 0) is None

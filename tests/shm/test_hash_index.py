@@ -1,0 +1,95 @@
+"""shm.hash_index against a dict."""
+
+from __future__ import annotations
+
+import random
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shoal.shm import hash_index, limits
+from shoal.shm.hash_index import HashIndex, node_key
+from shoal.shm.heap import Heap
+from shoal.shm.layout import W_HASH_MASK
+from shoal.shm.segment import Segment
+
+
+class Index:
+    def __init__(self) -> None:
+        self.segment = Segment.create(8 * limits.MIB, 99)
+        self.heap = Heap(self.segment)
+        self.index = HashIndex(self.segment, self.heap)
+        self.nodes: dict[bytes, int] = {}
+
+    def insert(self, key: bytes) -> None:
+        node = self.heap.allocate(2 + (len(key) + 7) // 8)
+        self.segment.words[node + 1] = len(key)
+        self.segment.mm[node * 8 + 16 : node * 8 + 16 + len(key)] = key
+        self.index.prepare(1)
+        self.index.insert(key, node)
+        self.nodes[key] = node
+
+    def remove(self, key: bytes) -> None:
+        self.index.remove(key)
+        del self.nodes[key]
+
+
+@given(st.lists(st.integers(0, 40), max_size=300))
+@settings(max_examples=40, deadline=None)
+def test_against_a_dict(steps):
+    """Keys come and go, with buckets of four entries: find always tells what a dict would."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(hash_index, "BUCKET_FILL", 4)
+        index = Index()
+        for step in steps:
+            key = f"key {step}".encode()
+            (index.remove if key in index.nodes else index.insert)(key)
+            for number in range(41):
+                looked_for = f"key {number}".encode()
+                assert index.index.find(looked_for) == index.nodes.get(looked_for, 0)
+
+
+def test_ten_thousand_keys():
+    """It grows by splitting: every key is found, no other is, and the directory has doubled."""
+    index = Index()
+    keys = [random.Random(5).randbytes(3) + str(number).encode() for number in range(10_000)]
+    for key in keys:
+        index.insert(key)
+    assert all(index.index.find(key) == index.nodes[key] for key in keys)
+    assert all(node_key(index.segment, index.index.find(key)) == key for key in keys)
+    assert not any(index.index.find(b"other" + key) for key in keys)
+    assert index.segment.words[W_HASH_MASK] >= 63
+    assert sum(index.index.buckets().values()) == 10_000
+    for key in keys[::2]:
+        index.remove(key)
+    assert [bool(index.index.find(key)) for key in keys] == [False, True] * 5000
+
+
+def test_coming_and_going_does_not_grow():
+    """Removed marks are swept out: the same few keys, removed and added ten thousand times, take one bucket."""
+    index = Index()
+    for number in range(10_000):
+        index.insert(b"%d" % number)
+        if number >= 20:
+            index.remove(b"%d" % (number - 20))
+    assert len(index.index.buckets()) == 1
+    assert sorted(index.nodes) == sorted(key for key in index.nodes if index.index.find(key))
+
+
+def test_replaced_buckets_are_given_to_reclaim():
+    """A split hands the old bucket over, still allocated and whole: readers may be in it."""
+    index = Index()
+    for number in range(limits.BUCKET_FILL + 1):
+        index.insert(b"%d" % number)
+    assert len(index.index.replaced) == 1
+    old = index.index.replaced[0]
+    assert index.heap.is_allocated(old)
+    assert old not in index.index.buckets()
+    assert sum(entry > 1 for entry in index.segment.words[old : old + limits.BUCKET_ENTRIES]) == limits.BUCKET_FILL
+
+
+def test_removing_what_is_not_there():
+    """A key that is not in the index cannot be removed."""
+    with pytest.raises(AssertionError, match="not in the hash index"):
+        Index().index.remove(b"x")

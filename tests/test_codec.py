@@ -1,0 +1,107 @@
+"""shm.codec: values to bytes and back."""
+
+from __future__ import annotations
+
+import collections
+import enum
+import math
+from datetime import UTC, datetime, timedelta, timezone
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from shoal.shm import limits
+from shoal.shm.codec import decode, encode
+from shoal.shm.errors import LimitExceededError
+
+SCALARS = (
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**64 - 1)
+    | st.floats(allow_nan=False)
+    | st.text(st.characters(codec=None, exclude_categories=()))
+    | st.binary()
+    | st.datetimes(
+        datetime(2, 1, 1), datetime(9998, 1, 1), timezones=st.sampled_from([UTC, timezone(timedelta(hours=-7))])
+    )
+)
+VALUES = st.recursive(
+    SCALARS, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4), max_leaves=20
+)
+
+
+def same(left, right) -> bool:
+    """Equal, of the same types all the way down."""
+    if type(left) is not type(right):
+        return False
+    if isinstance(left, list):
+        return len(left) == len(right) and all(map(same, left, right))
+    if isinstance(left, dict):
+        return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
+    return left == right
+
+
+@given(VALUES)
+@settings(max_examples=60, deadline=None)
+def test_round_trip(value):
+    """Every storable value comes back equal and of the same type, at every depth, lone surrogates included."""
+    assert same(decode(encode(value)), value)
+
+
+@given(VALUES, VALUES)
+@settings(max_examples=100, deadline=None)
+def test_different_values_have_different_bytes(left, right):
+    """Two values have the same stored form only if they are the same."""
+    if encode(left) == encode(right):
+        assert same(decode(encode(left)), decode(encode(right)))
+
+
+def test_subclasses_read_back_as_what_they_extend():
+    """An IntEnum reads as int, a namedtuple as list, an OrderedDict as dict, a str subclass as str."""
+    color = enum.IntEnum("color", "RED")
+    text = type("Text", (str,), {})
+    point = collections.namedtuple("point", "x y")
+    value = {"e": color.RED, "n": point(1, 2), "o": collections.OrderedDict(a=1), "s": text("t")}
+    found = decode(encode(value))
+    assert found == {"e": 1, "n": [1, 2], "o": {"a": 1}, "s": "t"}
+    assert [type(item) for item in found.values()] == [int, list, dict, str]
+
+
+def test_int_bounds():
+    """-2**63 to 2**64 - 1 and not one more."""
+    for value in (-(2**63), 2**64 - 1):
+        assert decode(encode(value)) == value
+    for value in (-(2**63) - 1, 2**64):
+        with pytest.raises(TypeError, match=str(value)):
+            encode(value)
+
+
+def test_nan():
+    """NaN is stored."""
+    assert math.isnan(decode(encode(math.nan)))
+
+
+def test_nesting():
+    """Lists and dicts inside each other are stored as deep as the limit says, and refused beyond, never a crash."""
+
+    def nested(depth, wrap):
+        value = 0
+        for _ in range(depth):
+            value = wrap(value)
+        return value
+
+    for wrap in (lambda v: [v], lambda v: {"k": v}):
+        deep = nested(limits.MAX_NESTING, wrap)
+        assert decode(encode(deep)) == deep
+        with pytest.raises(LimitExceededError) as caught:
+            encode(nested(5000, wrap))
+        assert caught.value.limit == limits.MAX_NESTING
+
+
+def test_size_limit_is_of_the_stored_form():
+    """16 MiB is the limit of the encoded value; the error has the encoded size."""
+    assert len(encode(bytes(limits.MAX_VALUE_BYTES - 5))) == limits.MAX_VALUE_BYTES
+    with pytest.raises(LimitExceededError) as caught:
+        encode([bytes(limits.MAX_VALUE_BYTES - 5)])
+    assert caught.value.size == limits.MAX_VALUE_BYTES + 1

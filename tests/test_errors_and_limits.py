@@ -1,0 +1,201 @@
+"""Bad arguments, limits and the messages they come with: section 9 of the contract."""
+
+from __future__ import annotations
+
+from datetime import datetime
+
+import pytest
+
+import shoal
+from shoal import LimitExceededError
+
+KIB, MIB = 1024, 1024 * 1024
+
+
+class TestTree:
+    def test_every_error_is_a_shoal_error(self):
+        """All are importable from shoal and subclasses of ShoalError, none of another of them."""
+        names = [
+            "ConflictError",
+            "SnapshotExpiredError",
+            "CASConflictError",
+            "NotFoundError",
+            "AlreadyExistsError",
+            "InvalidOperationError",
+            "LimitExceededError",
+            "StoreFullError",
+            "ConfigurationError",
+            "CoordinatorLostError",
+            "WorkerLostError",
+            "CorruptionError",
+        ]
+        for name in names:
+            assert getattr(shoal, name).__bases__ == (shoal.ShoalError,)
+            assert name in shoal.__all__
+        assert issubclass(shoal.ShoalError, Exception)
+
+    def test_messages_tell_fact_value_and_remedy(self):
+        """What the errors with fields say."""
+        assert str(shoal.CASConflictError("k", 3, 5)) == "'k' has version 5, expected 3; read it again and decide"
+        assert "snapshot 3 was revoked" in str(shoal.SnapshotExpiredError(3, 9))
+        assert str(LimitExceededError("size", 1000, 2000)).startswith("size is 2,000; the limit is 1,000; ")
+        damage = shoal.CorruptionError("wal-1.log", 64, "a record", "zeros")
+        assert (damage.file, damage.offset, damage.expected, damage.found) == ("wal-1.log", 64, "a record", "zeros")
+        assert "wal-1.log is damaged at byte 64: expected a record, found zeros; " in str(damage)
+
+
+CALLS = {
+    "get": lambda kv, run, key: kv.get(run, key),
+    "put": lambda kv, run, key: kv.put(run, key, 1),
+    "put_with_ttl": lambda kv, run, key: kv.put_with_ttl(run, key, 1, 5),
+    "ttl": lambda kv, run, key: kv.ttl(run, key),
+    "delete": lambda kv, run, key: kv.delete(run, key),
+    "exists": lambda kv, run, key: kv.exists(run, key),
+    "increment": lambda kv, run, key: kv.increment(run, key),
+}
+
+
+@pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+class TestKeysAndRuns:
+    def test_key_of_1024_bytes(self, kv, run, call):
+        """1,024 bytes of UTF-8 are a key, for every call."""
+        call(kv, run, "é" * 512)
+
+    def test_key_of_1025_bytes(self, kv, run, call):
+        """1,025 bytes are LimitExceededError naming limit and size; bytes count, not characters."""
+        for key in ("k" * 1025, "é" * 512 + "k"):
+            with pytest.raises(LimitExceededError) as caught:
+                call(kv, run, key)
+            assert (caught.value.limit, caught.value.size) == (1024, 1025)
+            assert "1,024" in str(caught.value)
+            assert "1,025" in str(caught.value)
+
+    def test_empty_key(self, kv, run, call):
+        """An empty key is ValueError."""
+        with pytest.raises(ValueError, match="key is empty"):
+            call(kv, run, "")
+
+    @pytest.mark.parametrize("key", [None, 1, b"k", ("k",)], ids=repr)
+    def test_key_of_another_type(self, kv, run, call, key):
+        """A key that is no str is TypeError naming its type."""
+        with pytest.raises(TypeError, match=f"key has type {type(key).__name__}"):
+            call(kv, run, key)
+
+    def test_lone_surrogate(self, kv, run, call):
+        """Text that has no UTF-8 form is ValueError, as key and as run id."""
+        with pytest.raises(ValueError, match="key"):
+            call(kv, run, "a\ud800")
+        with pytest.raises(ValueError, match="run_id"):
+            call(kv, "\udfff", "k")
+
+    def test_run_id(self, kv, run, call):
+        """A run id is 1 to 128 bytes of text: else ValueError, LimitExceededError or TypeError, naming run_id."""
+        call(kv, "x" * 128, "k")
+        with pytest.raises(ValueError, match="run_id is empty"):
+            call(kv, "", "k")
+        for run_id in ("x" * 129, "é" * 64 + "x"):
+            with pytest.raises(LimitExceededError, match="run_id") as caught:
+                call(kv, run_id, "k")
+            assert (caught.value.limit, caught.value.size) == (128, 129)
+        for run_id in (None, 1, b"r", ["r"]):
+            with pytest.raises(TypeError, match="run_id has type"):
+                call(kv, run_id, "k")
+
+
+class TestOtherNames:
+    @pytest.mark.parametrize(
+        ("prefix", "error"), [(1, TypeError), (None, TypeError), (b"", TypeError), ("\ud800", ValueError)]
+    )
+    def test_prefix(self, kv, run, prefix, error):
+        """A prefix that is no text is refused by list and list_with_values."""
+        for call in (kv.list, kv.list_with_values):
+            with pytest.raises(error, match="prefix"):
+                call(run, prefix)
+
+    def test_run_ids_of_transactions(self, memory_db):
+        """transaction, snapshot, transact and on() refuse a bad run id at once."""
+        for call in (memory_db.transaction, memory_db.snapshot, lambda run: memory_db.transact(run, lambda txn: None)):
+            with pytest.raises(ValueError, match="run_id is empty"):
+                call("")
+            with pytest.raises(TypeError, match="run_id has type int"):
+                call(5)
+        with memory_db.transaction("r") as txn, pytest.raises(LimitExceededError):
+            txn.on("x" * 129)
+
+    @pytest.mark.parametrize("part", ["tenant", "app", "agent"])
+    def test_namespace_parts(self, part):
+        """Each part of a Namespace is 1 to 128 bytes of text; errors name the part."""
+        assert getattr(shoal.Namespace(**{part: "x" * 128}), part) == "x" * 128
+        with pytest.raises(ValueError, match=f"{part} is empty"):
+            shoal.Namespace(**{part: ""})
+        with pytest.raises(TypeError, match=f"{part} has type int"):
+            shoal.Namespace(**{part: 1})
+        with pytest.raises(LimitExceededError, match=part):
+            shoal.Namespace(**{part: "x" * 129})
+
+
+class TestValues:
+    @pytest.mark.parametrize(
+        ("value", "message"),
+        [
+            (object(), "value at $ has type object"),
+            ({"steps": [1, 2, 3, {"fn": lambda: 0}]}, "value at $.steps[3].fn has type function"),
+            ([[], [{1}]], "value at $[1][0] has type set"),
+            ((1, 2j), "value at $[1] has type complex"),
+            ({"a": {1: 2}}, "value at $.a has key 1 of type int"),
+            ({b"a": 1}, "value at $ has key b'a' of type bytes"),
+            (bytearray(b"x"), "value at $ has type bytearray"),
+            ([memoryview(b"x")], "value at $[0] has type memoryview"),
+            ({"when": datetime(2026, 1, 1)}, "value at $.when is a datetime without a time zone"),
+            ([2**64], f"value at $[0] is {2**64}"),
+            (-(2**63) - 1, f"value at $ is {-(2**63) - 1}"),
+            (range(3), "value at $ has type range"),
+            ({"e": ValueError("x")}, "value at $.e has type ValueError"),
+        ],
+        ids=lambda value: value[:40] if isinstance(value, str) else "",
+    )
+    def test_what_cannot_be_stored_is_named_with_its_path(self, memory_db, kv, run, value, message):
+        """TypeError says where in the value and what it is; nothing is written, by a facade or in a transaction."""
+        for put in (
+            lambda: kv.put(run, "k", value),
+            lambda: memory_db.transact(run, lambda txn: txn.kv.put("k", value)),
+        ):
+            with pytest.raises(TypeError) as caught:
+                put()
+            assert str(caught.value).startswith(message)
+        assert not kv.exists(run, "k")
+
+    def test_a_value_in_itself(self, kv, run):
+        """A list that holds itself is refused, with a limit and not with a crash."""
+        value: list = []
+        value.append(value)
+        with pytest.raises(LimitExceededError, match="nesting"):
+            kv.put(run, "k", value)
+
+    def test_value_of_16_mib(self, store):
+        """A value of 16 MiB encoded is stored; one byte more is LimitExceededError naming limit and size."""
+        with shoal.open(store, durability="memory", max_bytes=64 * MIB, linger=0.1) as db:
+            kv = shoal.KVStore(db)
+            with pytest.raises(LimitExceededError) as caught:
+                kv.put("r", "k", bytes(16 * MIB - 4))
+            assert (caught.value.limit, caught.value.size) == (16 * MIB, 16 * MIB + 1)
+            assert "16,777,216" in str(caught.value)
+            assert not kv.exists("r", "k")
+            kv.put("r", "k", bytes(16 * MIB - 5))
+            assert kv.get("r", "k") == bytes(16 * MIB - 5)
+
+    def test_commit_of_64_mib(self, store):
+        """A commit of more than 64 MiB is LimitExceededError with nothing written; just below it is committed."""
+        with shoal.open(store, durability="memory", max_bytes=256 * MIB, linger=0.1) as db:
+            kv = shoal.KVStore(db)
+            with pytest.raises(LimitExceededError) as caught, db.transaction("r") as txn:  # noqa: PT012
+                for number in range(5):
+                    txn.kv.put(str(number), bytes(16 * MIB - 5))
+            assert caught.value.limit == 64 * MIB
+            assert 80 * MIB <= caught.value.size < 81 * MIB
+            assert kv.list("r") == []
+            with db.transaction("r") as txn:
+                for number in range(4):
+                    txn.kv.put(str(number), bytes(15 * MIB))
+            assert kv.list("r") == ["0", "1", "2", "3"]
+            assert db.check() == []

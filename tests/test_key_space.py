@@ -1,0 +1,81 @@
+"""primitives.key_space: users' names in one ordered key space, without collisions."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal.primitives.key_space import Namespace, Tag, after, encode_prefix, encode_text, user_text
+from shoal.shm.errors import LimitExceededError
+from shoal.shm.limits import MAX_ENGINE_KEY_BYTES
+
+TEXT = st.text(st.sampled_from("\0\x01\x02a_/\x7fé\uffff🦀"), min_size=1, max_size=6)
+PATHS = st.tuples(TEXT, TEXT, TEXT, TEXT, st.sampled_from(sorted(Tag)), TEXT)
+
+
+def engine_key(path) -> bytes:
+    tenant, app, agent, run, tag, text = path
+    return Namespace(tenant, app, agent).run_prefix(run) + bytes((tag,)) + encode_text("key", text)
+
+
+@given(PATHS, PATHS)
+def test_different_names_are_different_keys(one, other):
+    """Two keys are equal only if every part is."""
+    assert (engine_key(one) == engine_key(other)) == (one == other)
+
+
+@given(PATHS, PATHS)
+def test_a_run_is_one_range(one, other):
+    """A key is in the range of a run exactly if it belongs to it, whatever the names hold."""
+    prefix = Namespace(*one[:3]).run_prefix(one[3])
+    inside = prefix <= engine_key(other) < after(prefix)
+    assert inside == (one[:4] == other[:4])
+
+
+@given(PATHS, TEXT)
+def test_order_is_the_order_of_strings(path, text):
+    """Keys of one run and tag sort as Python sorts the names."""
+    left, right = engine_key(path), engine_key((*path[:5], text))
+    assert (left < right) == (path[5] < text)
+
+
+@given(PATHS)
+def test_user_text_is_the_name(path):
+    """The user's name can be had back from a key, for messages."""
+    assert user_text(engine_key(path)) == path[5]
+
+
+@given(st.binary(min_size=1, max_size=5).filter(lambda b: b.strip(b"\xff")), st.binary(max_size=5))
+def test_after_is_the_end_of_the_prefix(prefix, other):
+    """after(p) is above everything that begins with p and not above anything else that is above p."""
+    assert (prefix <= other < after(prefix)) == other.startswith(prefix)
+
+
+def test_longest_key_fits_the_engine():
+    """The longest names together are within what the engine takes."""
+    longest = engine_key(("x" * 128,) * 4 + (Tag.KV, "y" * 1024))
+    assert len(longest) <= MAX_ENGINE_KEY_BYTES
+
+
+def test_encode_text_names_what_is_wrong():
+    """Type, emptiness, length and encoding each have their error, with the name of the argument."""
+    assert encode_text("name", "é") == b"\xc3\xa9"
+    assert encode_prefix("") == b""
+    assert encode_prefix("a") == b"a"
+    with pytest.raises(TypeError, match="name has type bytes; give a str"):
+        encode_text("name", b"x")
+    with pytest.raises(ValueError, match="name is empty; give 1 to 1,024 bytes"):
+        encode_text("name", "")
+    with pytest.raises(ValueError, match="not valid text"):
+        encode_text("name", "a\ud800")
+    with pytest.raises(LimitExceededError, match="length of name in bytes is 3; the limit is 2"):
+        encode_text("name", "abc", 2)
+
+
+def test_namespace_forgets_no_run():
+    """However many runs were used, each keeps its own prefix."""
+    space = Namespace()
+    prefixes = [space.run_prefix(f"r{number}") for number in range(10_000)]
+    assert len(set(prefixes)) == 10_000
+    assert [space.run_prefix(f"r{number}") for number in range(10_000)] == prefixes

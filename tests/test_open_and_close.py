@@ -1,0 +1,368 @@
+"""Opening, describing, backing up and closing a store: section 1 of the contract."""
+
+# ruff: noqa: PT012 (what raises is the end of the with block, whatever stands in it)
+
+from __future__ import annotations
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import shoal
+from shoal import ConfigurationError, InvalidOperationError, KVStore
+
+MIB = 1024 * 1024
+
+MAKE_STORE_AND_BACKUP = """
+import os, sys
+os.umask(int(sys.argv[1], 8))
+import shoal
+store, copy, durability = sys.argv[2:]
+with shoal.open(store, durability=durability, linger=0.05) as db:
+    kv = shoal.KVStore(db)
+    for number in range(50):
+        kv.put("r", f"k{number}", "v" * 100)
+    db.backup(copy)
+    for place in (store, copy):
+        print(place, oct(os.stat(place).st_mode & 0o7777))
+        for name in sorted(os.listdir(place)):
+            print(name, oct(os.lstat(os.path.join(place, name)).st_mode & 0o7777))
+"""
+
+
+def modes(directory: Path) -> dict[str, str]:
+    """The mode of every file of a directory."""
+    return {entry.name: oct(stat.S_IMODE(entry.lstat().st_mode)) for entry in directory.iterdir()}
+
+
+class TestModes:
+    @pytest.mark.parametrize("umask", ["000", "022", "777"])
+    @pytest.mark.parametrize("durability", ["memory", "buffered"])
+    def test_directory_0700_and_files_0600(self, tmp_path, umask, durability, wait_for_end):
+        """Whatever the umask, a store and a backup are 0700 and every file in them 0600, while served and after."""
+        store, copy = tmp_path / "store", tmp_path / "copy"
+        result = subprocess.run(
+            [sys.executable, "-c", MAKE_STORE_AND_BACKUP, umask, store, copy, durability],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            check=False,
+        )
+        assert result.returncode == 0, result.stderr
+        lines = dict(line.split() for line in result.stdout.splitlines())
+        assert len(lines) > 6
+        assert (lines.pop(str(store)), lines.pop(str(copy))) == ("0o700", "0o700")
+        assert {name: mode for name, mode in lines.items() if mode != "0o600"} == {}
+        for place in (store, copy):
+            assert {name: mode for name, mode in modes(place).items() if mode != "0o600"} == {}
+
+    def test_parents_are_made(self, tmp_path):
+        """A path whose parents are missing is made, and is 0700 itself."""
+        path = tmp_path / "a" / "b" / "store"
+        with shoal.open(path, durability="memory", linger=0.05):
+            assert stat.S_IMODE(path.stat().st_mode) == 0o700
+
+
+class TestOptions:
+    @pytest.mark.parametrize("max_bytes", [0, 1, 8 * MIB - 1, -1])
+    def test_less_than_8_mib_is_refused(self, store, max_bytes):
+        """max_bytes below 8 MiB is ConfigurationError naming value and bound, and nothing is made."""
+        with pytest.raises(ConfigurationError, match=r"8,388,608") as caught:
+            shoal.open(store, max_bytes=max_bytes)
+        assert f"{max_bytes:,}" in str(caught.value)
+        assert not store.exists()
+
+    @pytest.mark.parametrize("max_bytes", [8.0 * MIB, "8388608", True])
+    def test_max_bytes_of_another_type(self, store, max_bytes):
+        """max_bytes that is no int is TypeError, and nothing is made."""
+        with pytest.raises(TypeError, match="max_bytes"):
+            shoal.open(store, max_bytes=max_bytes)
+        assert not store.exists()
+
+    def test_8_mib_is_enough(self, store):
+        """The smallest store works."""
+        with shoal.open(store, max_bytes=8 * MIB, durability="memory", linger=0.05) as db:
+            kv = KVStore(db)
+            with db.transaction("r") as txn:
+                for number in range(2000):
+                    txn.kv.put(f"{number:05}", "x" * 100)
+            assert kv.list("r") == [f"{number:05}" for number in range(2000)]
+            assert 0 < db.info().bytes_used < 8 * MIB
+            assert db.check() == []
+
+    @pytest.mark.parametrize("durability", ["none", "", "STRICT", 1, True])
+    def test_unknown_durability(self, store, durability):
+        """Anything but the three is ConfigurationError naming it and them, and nothing is made."""
+        with pytest.raises(ConfigurationError) as caught:
+            shoal.open(store, durability=durability)
+        for part in (repr(durability), "memory", "buffered", "strict"):
+            assert part in str(caught.value)
+        assert not store.exists()
+
+    @pytest.mark.parametrize(
+        ("name", "value", "error"),
+        [
+            ("timeout", "1", TypeError),
+            ("timeout", -1, ValueError),
+            ("timeout", float("nan"), ValueError),
+            ("linger", None, TypeError),
+            ("linger", -0.1, ValueError),
+            ("linger", True, TypeError),
+        ],
+    )
+    def test_bad_seconds(self, store, name, value, error):
+        """timeout and linger are refused by name before anything is made."""
+        with pytest.raises(error, match=name):
+            shoal.open(store, **{name: value})
+        assert not store.exists()
+
+    def test_zero_linger_is_served_while_open(self, store):
+        """linger counts from the last client's leaving: with 0 the store still opens and serves."""
+        with shoal.open(store, durability="memory", linger=0, timeout=4) as db:
+            KVStore(db).put("r", "k", 1)
+            assert KVStore(db).get("r", "k") == 1
+
+    def test_path_of_a_file(self, tmp_path):
+        """A path that is a file is refused and left as it is."""
+        path = tmp_path / "file"
+        path.write_text("mine")
+        with pytest.raises(ConfigurationError, match="directory"):
+            shoal.open(path, timeout=2)
+        assert path.read_text() == "mine"
+
+    @pytest.mark.parametrize("path", [5, None, 1.5])
+    def test_path_of_another_type(self, path):
+        """A path that is none is TypeError."""
+        with pytest.raises(TypeError):
+            shoal.open(path)
+
+    def test_str_and_path_and_relative(self, tmp_path, monkeypatch):
+        """A str, a Path and a relative path are the same store, also after a change of directory."""
+        monkeypatch.chdir(tmp_path)
+        with shoal.open("store", durability="memory", linger=0.1) as relative:
+            monkeypatch.chdir("/")
+            with shoal.open(tmp_path / "store") as absolute, shoal.open(str(tmp_path / "store")) as text:
+                KVStore(relative).put("r", "k", 1)
+                assert KVStore(absolute).get("r", "k") == 1
+                assert KVStore(text).get("r", "k") == 1
+                assert relative.info().path == absolute.info().path == str(tmp_path / "store")
+
+    def test_a_very_long_path(self, tmp_path):
+        """A path longer than a socket address allows is served like any other."""
+        path = tmp_path / ("d" * 120) / ("e" * 120)
+        with shoal.open(path, durability="memory", linger=0.05) as db:
+            KVStore(db).put("r", "k", 1)
+            assert db.info().path == str(path)
+            with shoal.open(path) as second:
+                assert KVStore(second).get("r", "k") == 1
+
+
+class TestDurability:
+    def test_another_than_served_names_both(self, store):
+        """Naming another durability than the one served is ConfigurationError that names both."""
+        with shoal.open(store, durability="memory", linger=0.1) as db:
+            for other in ("buffered", "strict"):
+                with pytest.raises(ConfigurationError) as caught:
+                    shoal.open(store, durability=other)
+                assert "'memory'" in str(caught.value)
+                assert f"'{other}'" in str(caught.value)
+            KVStore(db).put("r", "k", 1)
+            with shoal.open(store, durability="memory") as same, shoal.open(store) as unnamed:
+                assert same.info().durability == unnamed.info().durability == "memory"
+
+    def test_default_is_buffered(self, db):
+        """A new store is buffered."""
+        assert db.info().durability == "buffered"
+
+    def test_none_takes_the_last_and_rest_takes_any(self, store, wait_for_end):
+        """At rest any may be named; without one it is the last it was served with, and the data stays."""
+        served = []
+        for named in ("strict", None, "buffered", None, "memory", None):
+            with shoal.open(store, durability=named, linger=0.05) as db:
+                info = db.info()
+                served.append(info.durability)
+                if named == "strict":
+                    KVStore(db).put("r", "k", "kept")
+                assert KVStore(db).get("r", "k") == "kept"
+            wait_for_end(info.coordinator_pid)
+        assert served == ["strict", "strict", "buffered", "buffered", "memory", "memory"]
+
+    def test_max_bytes_of_another_size_names_both(self, store):
+        """Naming another max_bytes than the one served is ConfigurationError that names both."""
+        with shoal.open(store, max_bytes=16 * MIB, durability="memory", linger=0.05):
+            with pytest.raises(ConfigurationError) as caught:
+                shoal.open(store, max_bytes=32 * MIB)
+            assert f"{16 * MIB:,}" in str(caught.value)
+            assert f"{32 * MIB:,}" in str(caught.value)
+
+
+class TestInfo:
+    def test_fields(self, store):
+        """info() tells path, durability, coordinator, version, keys, bytes, clients and whether it is compiled."""
+        with shoal.open(store, durability="memory", linger=0.1) as db:
+            info = db.info()
+            assert isinstance(info, shoal.StoreInfo)
+            assert (info.path, info.durability) == (str(store), "memory")
+            assert info.coordinator_pid not in (0, os.getpid())
+            os.kill(info.coordinator_pid, 0)
+            assert (info.commit_version, info.keys, info.clients) == (0, 0, 1)
+            assert type(info.compiled) is bool
+            kv = KVStore(db)
+            kv.put("r", "a", b"x" * 100_000)
+            kv.put("r", "b", 1)
+            kv.put("r", "a", b"x" * 100_000)
+            kv.put("other", "c", 1)
+            kv.delete("r", "b")
+            later = db.info()
+            assert (later.commit_version, later.keys) == (5, 2)
+            assert later.bytes_used > info.bytes_used + 100_000
+            assert later.coordinator_pid == info.coordinator_pid
+
+    def test_clients_come_and_go(self, store):
+        """clients counts what is attached now."""
+        with shoal.open(store, durability="memory", linger=0.1) as db:
+            with shoal.open(store), shoal.open(store):
+                assert db.info().clients == 3
+            for _ in range(2000):  # the coordinator hears of it a moment later; each turn is a commit it answers
+                if db.info().clients == 1:
+                    break
+                KVStore(db).put("r", "k", 1)
+            assert db.info().clients == 1
+
+    def test_check_is_clean(self, db):
+        """check() of a store that was used is an empty list."""
+        assert db.check() == []
+        kv = KVStore(db)
+        for number in range(700):
+            kv.put("r", f"{number % 50}", b"x" * (number % 300), ttl=100 if number % 3 else None)
+        for number in range(0, 50, 2):
+            kv.delete("r", str(number))
+        assert db.check() == []
+
+
+class TestBackup:
+    def test_opens_and_equals(self, db, tmp_path):
+        """A backup opens as a store of its own, with every run, key and version as it was at that moment."""
+        kv = KVStore(db)
+        with db.transaction("r") as txn:
+            for number in range(300):
+                txn.kv.put(f"{number:03}", {"n": number, "raw": b"x" * number})
+            txn.on("other").kv.put("🦀", None)
+        kv.put("r", "ttl", 1, ttl=1000)
+        kv.delete("r", "007")
+        kv.increment("r", "n", 5)
+        expected = kv.list_with_values("r")
+        version = db.info().commit_version
+        db.backup(tmp_path / "copy")
+        kv.put("r", "after", 1)
+        with shoal.open(tmp_path / "copy", linger=0.05) as copy:
+            copied = KVStore(copy)
+            assert copied.list_with_values("r") == expected
+            assert copied.list_with_values("other") == [("🦀", None)]
+            assert 0 < copied.ttl("r", "ttl") <= 1000
+            assert copy.info().keys == len(expected) + 1
+            assert copy.info().commit_version == version
+            assert copy.check() == []
+            copied.put("r", "only here", 1)
+        assert kv.get("r", "only here") is None
+        assert kv.get("r", "after") == 1
+
+    def test_of_a_memory_store(self, store, tmp_path):
+        """What a memory store holds can be kept by a backup, and an empty store can be backed up."""
+        with shoal.open(store, durability="memory", linger=0.05) as db:
+            db.backup(tmp_path / "empty")
+            KVStore(db).put("r", "k", 1)
+            db.backup(tmp_path / "copy")
+        with shoal.open(tmp_path / "copy", linger=0.05) as copy:
+            assert KVStore(copy).get("r", "k") == 1
+        with shoal.open(tmp_path / "empty", linger=0.05) as empty:
+            assert empty.info().keys == 0
+
+    def test_does_not_touch_what_is_there(self, db, tmp_path):
+        """A destination that is not empty is refused and left as it is."""
+        dest = tmp_path / "copy"
+        dest.mkdir()
+        (dest / "mine").write_text("kept")
+        with pytest.raises(shoal.AlreadyExistsError, match="copy"):
+            db.backup(dest)
+        assert [entry.name for entry in dest.iterdir()] == ["mine"]
+
+
+class TestClose:
+    def test_twice(self, store):
+        """Closing twice does nothing."""
+        db = shoal.open(store, durability="memory", linger=0.05)
+        db.close()
+        db.close()
+        with db:
+            pass
+
+    def test_use_afterwards(self, store):
+        """Every use of a closed database is InvalidOperationError, and does not open it again."""
+        db = shoal.open(store, durability="memory", linger=0.05)
+        kv = KVStore(db)
+        kv.put("r", "k", 1)
+        db.close()
+        for call in (
+            lambda: kv.get("r", "k"),
+            lambda: kv.put("r", "k", 2),
+            lambda: kv.list("r"),
+            lambda: kv.delete("r", "k"),
+            lambda: kv.increment("r", "n"),
+            lambda: db.info(),
+            lambda: db.check(),
+            lambda: db.snapshot("r"),
+            lambda: db.transact("r", lambda txn: None),
+            lambda: db.transaction("r").__enter__(),
+            lambda: db.backup(store.parent / "copy"),
+        ):
+            with pytest.raises(InvalidOperationError, match="closed"):
+                call()
+
+    def test_in_the_middle_of_a_transaction(self, store):
+        """A transaction open while its database is closed cannot commit, and says why."""
+        db = shoal.open(store, durability="memory", linger=0.05)
+        with pytest.raises(InvalidOperationError, match="closed"), db.transaction("r") as txn:
+            txn.kv.put("k", 1)
+            db.close()
+
+    def test_coordinator_ends_after_its_last_client(self, store, wait_for_end):
+        """It stays while anyone is attached, then ends by itself and leaves no socket behind."""
+        first = shoal.open(store, linger=0.05)
+        second = shoal.open(store)
+        pid = first.info().coordinator_pid
+        first.close()
+        KVStore(second).put("r", "k", 1)
+        assert second.info().coordinator_pid == pid
+        second.close()
+        wait_for_end(pid)
+        assert not (store / "control.sock").exists()
+
+    def test_reopened_store_has_what_was_committed(self, store, wait_for_end):
+        """What was acknowledged is there after the coordinator has ended, values, deletes and all."""
+        with shoal.open(store, linger=0.05) as db:
+            pid = db.info().coordinator_pid
+            kv = KVStore(db)
+            for number in range(100):
+                kv.put("r", f"{number:02}", number)
+            for number in range(0, 100, 3):
+                kv.delete("r", f"{number:02}")
+            expected = kv.list_with_values("r")
+        wait_for_end(pid)
+        with shoal.open(store, linger=0.05) as db:
+            assert KVStore(db).list_with_values("r") == expected
+            assert db.info().keys == len(expected)
+            assert db.check() == []
+
+    def test_memory_store_begins_empty(self, store, wait_for_end):
+        """A memory store ends with its coordinator."""
+        with shoal.open(store, durability="memory", linger=0.05) as db:
+            pid = db.info().coordinator_pid
+            KVStore(db).put("r", "k", 1)
+        wait_for_end(pid)
+        with shoal.open(store, linger=0.05) as db:
+            assert db.info().keys == 0
