@@ -33,15 +33,14 @@ class KVView:
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of ``key``, or ``default`` if it is absent or expired."""
-        # Written for speed, as every read passes here; encode_text and decode are the rules.
+        # Written for speed, as every read passes here. What is found has a good key; only then is it looked at.
         try:
-            encoded = key.encode()
+            raw = self._engine.get_named(self._prefix, key)
         except (AttributeError, UnicodeEncodeError):
-            encoded = b""
-        if not 0 < len(encoded) <= MAX_KEY_BYTES:
             encode_text("key", key)
-        raw = self._engine.get(self._prefix + encoded)
+            raise
         if raw is None:
+            encode_text("key", key)
             return default
         try:
             return unpackb(raw)
@@ -73,7 +72,7 @@ class KVView:
 
     def exists(self, key: str) -> bool:
         """Whether ``key`` is there."""
-        return self._engine.get(self._prefix + _encode_key(key)) is not None
+        return self._engine.find(self._prefix + _encode_key(key)) is not None
 
     def list(self, prefix: str = "") -> builtins.list[str]:
         """The keys that begin with ``prefix``, sorted."""

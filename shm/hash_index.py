@@ -21,7 +21,6 @@ from shoal.shm.layout import (
     DIRECTORY_WORD,
     HEADER_BYTES,
     NODE_HEADER_WORDS,
-    REFERENCE_MASK,
     REMOVED,
     W_HASH_MASK,
     W_HASH_SEED,
@@ -62,7 +61,7 @@ class HashIndex:
     def find(self, key: bytes) -> int:
         """The key node of ``key``, 0 if there is none."""
         found = self._slot(key, xxh3_64_intdigest(key, self._seed))
-        return self._words[found] & REFERENCE_MASK if found else 0
+        return self._words[found] if found else 0
 
     def prepare(self, new_keys: int) -> None:
         """Back the directory with memory for that many more keys, or raise StoreFullError."""
@@ -84,7 +83,7 @@ class HashIndex:
         i = (digest >> 32) & BUCKET_MASK
         while words[bucket + i]:
             i = (i + 1) & BUCKET_MASK
-        words[bucket + i] = (digest >> 48 << 48) | node
+        words[bucket + i] = node
         self._fill[bucket] += 1
 
     def remove(self, key: bytes) -> None:
@@ -101,10 +100,8 @@ class HashIndex:
         words, mm = self._words, self._segment.mm
         bucket = words[DIRECTORY_WORD + (digest & words[W_HASH_MASK])]
         i = (digest >> 32) & BUCKET_MASK
-        tag = digest >> 48
-        while entry := words[bucket + i]:
-            if entry >> 48 == tag and entry != REMOVED:
-                node = entry & REFERENCE_MASK
+        while node := words[bucket + i]:
+            if node != REMOVED:
                 start = node * 8 + _KEY_OFFSET
                 if mm[start : start + words[node + 1]] == key:
                     return bucket + i
@@ -132,7 +129,7 @@ class HashIndex:
             low: list[int] = []
             high: list[int] = []
             for entry in entries:
-                key = node_key(self._segment, entry & REFERENCE_MASK)
+                key = node_key(self._segment, entry)
                 (high if xxh3_64_intdigest(key, self._seed) >> depth & 1 else low).append(entry)
             first = digest & ((1 << depth) - 1)
             halves = [(depth + 1, first, low), (depth + 1, first | 1 << depth, high)]
@@ -147,7 +144,7 @@ class HashIndex:
 
     def _place(self, bucket: int, entry: int) -> None:
         words = self._words
-        digest = xxh3_64_intdigest(node_key(self._segment, entry & REFERENCE_MASK), self._seed)
+        digest = xxh3_64_intdigest(node_key(self._segment, entry), self._seed)
         i = (digest >> 32) & BUCKET_MASK
         while words[bucket + i]:
             i = (i + 1) & BUCKET_MASK

@@ -14,7 +14,6 @@ from shoal.shm.hash_index import node_key
 from shoal.shm.layout import (
     EXPIRES,
     LENGTH_MASK,
-    REFERENCE_MASK,
     REMOVED,
     TOMBSTONE,
     W_HASH_MASK,
@@ -108,9 +107,8 @@ class _Walk:
             if bucket not in known or not self._in_heap(bucket, "the hash directory"):
                 self._say(f"the hash directory names bucket {bucket}, which is not one")
                 continue
-            for entry in words[bucket : bucket + BUCKET_ENTRIES].tolist():
-                if entry > REMOVED:
-                    node = entry & REFERENCE_MASK
+            for node in words[bucket : bucket + BUCKET_ENTRIES].tolist():
+                if node > REMOVED:
                     if not self._writer.heap.is_allocated(node):
                         self._say(f"bucket {bucket} points at {node}, which is no record in use")
                         continue

@@ -16,8 +16,9 @@ A *reference* is a word index into the segment (byte offset / 8), 48 bits at mos
                       word 2  length of the value in bytes | TOMBSTONE | EXPIRES
                       word 3  only with EXPIRES: when it expires, ms since the epoch
                       then    the value, padded to a word
-    bucket            BUCKET_ENTRIES words: hash bits 48..63 << 48 | key node; 0 empty, REMOVED was removed.
-                      probing starts at bits 32..39 of the hash and goes up by one, around the end.
+    bucket            BUCKET_ENTRIES words, each a key node; 0 empty, REMOVED was removed. Probing starts at
+                      bits 32..39 of the hash and goes up by one, around the end. No bits of the hash are kept
+                      beside the reference: to take them apart cost a reader more than they saved.
                       word BUCKET_ENTRIES (the last): the number of low hash bits all its keys share.
     index node        word 0  number of entries, then that many references, in key order:
                       root -> branches -> leaves -> key nodes
@@ -51,11 +52,10 @@ W_CLIENTS = 10
 W_COORDINATOR_PID = 11
 W_MAX_BYTES = 12
 W_HASH_SEED = 13
-W_NODE_EPOCH = 14  # raised before a key node can go, and when the clears table changes: what readers remember is void
+W_NODE_EPOCH = 14  # raised when key nodes have gone or the clears table has changed: what readers remember is void
 
 DIRECTORY_WORD = HEADER_BYTES // 8
 
-REFERENCE_MASK = (1 << 48) - 1
 REMOVED = 1  # a bucket entry whose key is gone; 0 would end the probe of keys behind it
 
 TOMBSTONE = 1 << 32

@@ -28,10 +28,10 @@ MEMORY_STEP_BYTES = 1 * MIB  # memory taken from the machine at a time: 64 MiB a
 LEAF_ENTRIES = 128  # ordered index: key nodes in a leaf, copied whole when a key appears
 BRANCH_ENTRIES = 1000  # leaves in a branch
 BUCKET_ENTRIES = 256  # hash index: entries in a bucket
-BUCKET_FILL = 176  # entries and tombstones at which a bucket splits
+BUCKET_FILL = 144  # entries and removed marks at which a bucket splits
 MAX_SNAPSHOTS_PER_PROCESS = 4095  # slots in a process's page of pinned versions
 
-REMEMBERED_NODES = 1 << 17  # where keys are, per process: 16 MiB at most
+REMEMBERED_NODES = 1 << 17  # where keys are, per process: 20 MiB at most
 
 # --- commit and reclaim ---------------------------------------------------------------------------------------------
 WINDOW_KEYS = 200_000  # recently written keys remembered; older snapshots with reads conflict

@@ -12,7 +12,7 @@ What a reader may assume, and why it is enough:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
@@ -24,9 +24,9 @@ from shoal.shm.layout import (
     DIRECTORY_WORD,
     EXPIRES,
     LENGTH_MASK,
-    REFERENCE_MASK,
     TOMBSTONE,
     W_CLEARS,
+    W_GENERATION,
     W_HASH_MASK,
     W_HASH_SEED,
     W_HORIZON,
@@ -34,7 +34,13 @@ from shoal.shm.layout import (
     W_ORDER_ROOT,
     W_PUBLISHED,
 )
-from shoal.shm.limits import BRANCH_ENTRIES, LEAF_ENTRIES, MAX_ENGINE_KEY_BYTES, MAX_ENCODED_VALUE_BYTES, REMEMBERED_NODES
+from shoal.shm.limits import (
+    BRANCH_ENTRIES,
+    LEAF_ENTRIES,
+    MAX_ENCODED_VALUE_BYTES,
+    MAX_ENGINE_KEY_BYTES,
+    REMEMBERED_NODES,
+)
 from shoal.shm.segment import Segment
 
 # A chain is walked this far before the reader asks whether it still walks its own snapshot's memory.
@@ -49,31 +55,63 @@ class Found(NamedTuple):
     expires_ms: int  # 0: never
 
 
-class Reader:
-    """Reads of one attached segment.
+_NO_NODES: dict[str, int] = {}
 
-    It remembers where key nodes are (they never move), not what is in them: a second ``get`` of a key took 1.1 us,
-    the first 1.8. Raising the node epoch makes it forget: before a node goes, and while cleared ranges have to be looked up.
+
+class Reader:
+    """Reads of one attached segment. ``moved`` takes over ``get_named`` once another coordinator serves the store.
+
+    It remembers where key nodes are, which never move; not what is in them. Of 100,000 keys in random order, the
+    first ``get_named`` of each took 2.3 us and every further one 1.3. When nodes have gone, and while cleared ranges
+    have to be looked up, the node epoch differs and everything remembered is forgotten.
     """
 
-    __slots__ = ("_mm", "_node_epoch", "_nodes", "_seed", "words")
+    __slots__ = (
+        "_generation",
+        "_generation_words",
+        "_mm",
+        "_moved",
+        "_node_epoch",
+        "_nodes",
+        "_remembered",
+        "_seed",
+        "words",
+    )
 
-    def __init__(self, segment: Segment) -> None:
+    def __init__(
+        self,
+        segment: Segment,
+        generation_words: memoryview | None = None,
+        moved: Callable[[bytes, str], bytes | None] | None = None,
+    ) -> None:
         self._mm = segment.mm
         self.words = segment.words
         self._seed = segment.words[W_HASH_SEED]
-        self._nodes: dict[bytes, int] = {}
+        self._generation_words = segment.words[W_GENERATION:] if generation_words is None else generation_words
+        self._generation = segment.words[W_GENERATION]
+        self._moved = moved or self.get_named
         self._node_epoch = -1
+        self._nodes: dict[bytes, dict[str, int]] = {}  # prefix -> rest of the key -> node
+        self._remembered = 0
 
-    def get(self, key: bytes) -> bytes | None:
-        """The newest committed value of ``key``, or None. The usual case, written for speed; ``find`` is the rule."""
+    def retire(self) -> None:
+        """From now on have ``moved`` answer: this process has let go of the coordinator."""
+        self._generation = -1
+
+    def get_named(self, prefix: bytes, name: str) -> bytes | None:
+        """The newest committed value of the key ``prefix`` + ``name``, or None.
+
+        The usual case, written for speed: a look at what is remembered, and no call but to C. ``find`` is the rule.
+        """
+        if self._generation_words[0] != self._generation:
+            return self._moved(prefix, name)
         words = self.words
         snapshot = words[W_PUBLISHED]
         if words[W_NODE_EPOCH] == self._node_epoch:
             try:
-                node = self._nodes.get(key)
+                node = self._nodes.get(prefix, _NO_NODES).get(name)
                 if node is None:
-                    node = self._remember(key, snapshot)
+                    node = self._look_up(prefix, name, snapshot)
                 if node:
                     record = words[node]
                     length = words[record + 2]
@@ -88,7 +126,7 @@ class Reader:
                 pass
         else:
             self._forget_nodes()
-        found = self.find_latest(key)
+        found = self.find_latest(prefix + name.encode())
         return None if found is None else found.value
 
     def find_latest(self, key: bytes) -> Found | None:
@@ -143,38 +181,45 @@ class Reader:
         if horizon > snapshot:
             raise SnapshotExpiredError(snapshot, horizon)
 
-    def _remember(self, key: bytes, snapshot: int) -> int:
-        """The key node of ``key``, 0 if there is none, noted for the next time."""
-        node = self._node(key, snapshot)
+    def _look_up(self, prefix: bytes, name: str, snapshot: int) -> int:
+        """The key node, 0 if there is none, and remember it for the next time."""
+        nodes = self._nodes.get(prefix)
+        node = self._node(prefix + name.encode(), snapshot)
         if node:
             self.verify(snapshot)
-            if len(self._nodes) >= REMEMBERED_NODES:
-                self._nodes.clear()
-            self._nodes[key] = node
+            if nodes is None or self._remembered >= REMEMBERED_NODES:
+                nodes = self._room_for(prefix)
+            nodes[name] = node
+            self._remembered += 1
         return node
+
+    def _room_for(self, prefix: bytes) -> dict[str, int]:
+        if self._remembered >= REMEMBERED_NODES:
+            self._nodes, self._remembered = {}, 0
+        return self._nodes.setdefault(prefix, {})
 
     def _forget_nodes(self) -> None:
         """Begin a new epoch; with cleared ranges about, remember nothing and have every read look them up."""
         epoch = self.words[W_NODE_EPOCH]
-        self._nodes = {}
         self._node_epoch = -1 if self.words[W_CLEARS] else epoch
+        self._nodes, self._remembered = {}, 0
 
     def _node(self, key: bytes, snapshot: int) -> int:
         words, mm = self.words, self._mm
         digest = xxh3_64_intdigest(key, self._seed)
         bucket = words[DIRECTORY_WORD + (digest & words[W_HASH_MASK])]
         i = (digest >> 32) & BUCKET_MASK
-        tag = digest >> 48
-        for _ in range(BUCKET_MASK + 1):
-            entry = words[bucket + i]
-            if not entry:
-                return 0
-            if entry >> 48 == tag:
-                node: int = entry & REFERENCE_MASK
-                start = node * 8 + 16
-                if mm[start : start + words[node + 1]] == key:
-                    return node
+        first = i
+        while node := words[bucket + i]:
+            start = node * 8 + 16
+            if mm[start : start + words[node + 1]] == key:
+                found: int = node
+                return found
             i = (i + 1) & BUCKET_MASK
+            if i == first:
+                break
+        else:
+            return 0
         self.verify(snapshot)
         raise self._damaged("a hash bucket without an end")
 

@@ -136,7 +136,6 @@ class Reclaimer:
         if not dead:
             return
         writer, words = self._writer, self._words
-        writer.raise_node_epoch()
         dead.sort()
         for key, node in dead:
             writer.hash_index.remove(key)
@@ -144,6 +143,7 @@ class Reclaimer:
             writer.discard(published + 1, record, writer.heap.size_of(record))
             writer.discard(published + 1, node, writer.heap.size_of(node))
         writer.ordered_index.remove(dead)
+        writer.raise_node_epoch()
 
     def _sweep_cleared(self, horizon: int, published: int) -> None:
         writer = self._writer

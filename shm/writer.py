@@ -78,7 +78,11 @@ class Writer:
         self._budget_words = 0
 
     def raise_node_epoch(self) -> None:
-        """Tell readers to look everything up again: before keys go from the indexes, before a clear is published."""
+        """Tell readers to look everything up again: keys have left the indexes, or the clears table has changed.
+
+        After that, so that who remembers a node under the new epoch found it there; before anything newer is published,
+        so that who reads at a newer version sees the new epoch.
+        """
         self._words[W_NODE_EPOCH] += 1
         publish_barrier()
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import gc
+import itertools
+import os
 from pathlib import Path
 
 from shoal.coordinator.log.wal_writer import WalWriter
@@ -18,6 +21,7 @@ from shoal.shm.writer import Writer
 PREFIX = Namespace().run_prefix("run") + b"\x01"
 CLIENT = 7
 State = dict[str, object]
+_opened = itertools.count()
 
 
 class MemoryFile:
@@ -90,10 +94,15 @@ class Opened:
     """What recovery makes of a storage: ``version``, ``state``, and the means to go on."""
 
     def __init__(self, storage: MemoryStorage) -> None:
+        if next(_opened) % 100 == 0:
+            gc.collect()  # each mapping holds a descriptor until the cycle it is in goes
         segment = Segment.create(limits.MIN_STORE_BYTES, 1)
         writer = Writer(segment)
         self.storage = storage
-        self.recovered = recover(storage, writer, Reclaimer(writer, list))
+        try:
+            self.recovered = recover(storage, writer, Reclaimer(writer, list))
+        finally:
+            os.close(segment._fd)  # the mapping stays
         self.version = self.recovered.version
         self.reader = Reader(segment)
         assert segment.words[W_PUBLISHED] == self.version

@@ -15,6 +15,7 @@ import secrets
 import select
 import threading
 import weakref
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +49,9 @@ class Attachment:
         "slots",
     )
 
-    def __init__(self, welcome: Welcome) -> None:
+    def __init__(
+        self, welcome: Welcome, generation_words: memoryview, moved: Callable[[bytes, str], bytes | None]
+    ) -> None:
         self.durability = welcome.durability
         self.generation = welcome.generation
         self.request_fd = welcome.request_fd
@@ -60,11 +63,16 @@ class Attachment:
         self.ready: list[bytes] = []
         self.segment = Segment.attach(welcome.segment_fd)
         self.slots = SnapshotSlots(welcome.slots_fd)
-        self.reader = Reader(self.segment)
+        self.reader = Reader(self.segment, generation_words, moved)
 
     def __del__(self) -> None:
         if getattr(self, "is_open", False):
             self.close_pipes()
+
+    def retire(self) -> None:
+        """Have the next read, and the next snapshot, ask the connection where to go."""
+        self.generation = -1
+        self.reader.retire()
 
     def close_pipes(self) -> None:
         """Tell the coordinator goodbye; the mapping lives on as long as a snapshot reads from it."""
@@ -87,6 +95,7 @@ class Connection:
         self._linger_s = linger_s
         self._closed = False
         self._lost = False  # a memory store whose coordinator died: there is nothing to go on with
+        self.on_attach: Callable[[Attachment], None] = lambda _attachment: None
         self._begin()
         self.attachment: Attachment = self._attach(timeout_s, start=True)
         self._memory_generation = self.attachment.generation
@@ -107,6 +116,10 @@ class Connection:
                     self._replace_attachment()
             return self.attachment
         return attachment
+
+    def _get_from_current(self, prefix: bytes, name: str) -> bytes | None:
+        """What the reader of a past generation answers with."""
+        return self.current().reader.get_named(prefix, name)
 
     def submit(self, snapshot: int, valid_until_ms: int, reads: bytes, effects: bytes) -> tuple[int, list[Any]]:
         """Commit; the version and the operations' results.
@@ -143,7 +156,7 @@ class Connection:
             if not self._closed:
                 self._closed = True
                 self.attachment.close_pipes()
-                self.attachment.generation = -1  # the next read looks here, and is told
+                self.attachment.retire()  # the next read looks here, and is told
 
     def _exchange(self, request: bytes) -> tuple[int, int, Any]:
         """Send until answered. Answers to commits nobody waits for any more are passed over."""
@@ -175,8 +188,7 @@ class Connection:
         self.attachment.close_pipes()
         if self.attachment.durability == "memory":
             return self._find_memory_store()
-        self.attachment = self._attach(self._timeout_s, start=True)
-        return self.attachment
+        return self._use(self._attach(self._timeout_s, start=True))
 
     def _find_memory_store(self) -> Attachment:
         """Attach again to the same coordinator (after a fork, or a broken request); another one holds other data."""
@@ -190,7 +202,11 @@ class Connection:
                 f"the coordinator of {self.directory} died and its durability is 'memory': what it held is gone; "
                 "open the store again to start with an empty one"
             )
+        return self._use(attachment)
+
+    def _use(self, attachment: Attachment) -> Attachment:
         self.attachment = attachment
+        self.on_attach(attachment)
         return attachment
 
     def _attach(self, timeout_s: float, start: bool) -> Attachment:
@@ -198,13 +214,13 @@ class Connection:
         welcome = take_over.attach(self.directory, hello, self._linger_s, timeout_s, start)
         words.register_reader()
         self.generation_words = GenerationWord(self.directory, writable=False).words
-        return Attachment(welcome)
+        return Attachment(welcome, self.generation_words, self._get_from_current)
 
     def _forget_after_fork(self) -> None:
         """In a forked child: close the parent's pipes, so that their end is his end, and start anew."""
         self.attachment.close_pipes()
         self.attachment.slots.detach()
-        self.attachment.generation = -1
+        self.attachment.retire()
         self._begin()
 
 

@@ -1,4 +1,4 @@
-"""What primitives see of the engine: get, scan, put, delete, clear, perform. Never a segment or a pipe.
+"""What primitives see of the engine: get_named, find, scan, put, delete, clear, perform. Never a segment or a pipe.
 
 Two kinds with the same methods:
 - ``Transaction``: reads at one pinned snapshot, keeps its writes to itself, commits them at once with everything it
@@ -9,7 +9,7 @@ Two kinds with the same methods:
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from shoal.shm import commit_set, operations
@@ -18,14 +18,14 @@ from shoal.shm.errors import InvalidOperationError
 from shoal.shm.layout import W_PUBLISHED
 from shoal.shm.operations import Write
 from shoal.shm.reader import Found
-from shoal.workers.connection import Connection
+from shoal.workers.connection import Attachment, Connection
 
 
 class Engine(Protocol):
     """The engine's interface to the primitives. Keys and values are bytes; ``expires_ms`` 0 is forever."""
 
-    def get(self, key: bytes) -> bytes | None:
-        """The value of a key, or None."""
+    def get_named(self, prefix: bytes, name: str) -> bytes | None:
+        """The value of the key that is a prefix and a text behind it, or None."""
         ...
 
     def find(self, key: bytes) -> Found | None:
@@ -84,9 +84,9 @@ class Transaction:
         if self._ended == "":
             self._end("was dropped")
 
-    def get(self, key: bytes) -> bytes | None:
-        """The value of a key as this transaction sees it."""
-        found = self.find(key)
+    def get_named(self, prefix: bytes, name: str) -> bytes | None:
+        """The value of the key ``prefix`` + ``name`` as this transaction sees it."""
+        found = self.find(prefix + name.encode())
         return None if found is None else found.value
 
     def find(self, key: bytes) -> Found | None:
@@ -203,18 +203,18 @@ class Transaction:
 class AutoCommit:
     """Every call a transaction of its own. ``Engine``, shared by all threads."""
 
-    __slots__ = ("_connection",)
+    __slots__ = ("_connection", "get_named")
+
+    # The newest committed value of a key: the attached reader's own method, so that no call lies between.
+    get_named: Callable[[bytes, str], bytes | None]
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
+        self._attached(connection.attachment)
+        connection.on_attach = self._attached
 
-    def get(self, key: bytes) -> bytes | None:
-        """The newest committed value of a key."""
-        connection = self._connection
-        attachment = connection.attachment
-        if attachment.generation != connection.generation_words[0]:  # as current() does, without the call
-            attachment = connection.current()
-        return attachment.reader.get(key)
+    def _attached(self, attachment: Attachment) -> None:
+        self.get_named = attachment.reader.get_named
 
     def find(self, key: bytes) -> Found | None:
         """The newest committed value of a key, with version and expiry."""
