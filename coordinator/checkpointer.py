@@ -93,6 +93,8 @@ class Checkpointer:
             self._helper.wait()
 
     def _due(self) -> bool:
+        if len(self._log.first_versions) > limits.CHECKPOINT_LOG_FILES:
+            return True  # every coordinator begins a file of its own: many deaths, many files
         grown = self._log.bytes_written + self._log_bytes_before
         return grown >= max(limits.CHECKPOINT_LOG_BYTES, self._writer.heap.used_bytes)
 

@@ -61,13 +61,19 @@ class ConflictWindow:
                 return max(lower, cleared_lower), cleared
         return None
 
-    def forget(self, oldest_snapshot: int, most_keys: int) -> None:
-        """Drop what no snapshot from ``oldest_snapshot`` on can conflict with, and the oldest beyond ``most_keys``."""
-        surplus = len(self._keys) - most_keys
-        cut = bisect_right(self._versions, oldest_snapshot)
-        if surplus > cut:
+    def forget(self, oldest_snapshot: int, least_keys: int, most_keys: int) -> None:
+        """Drop what no snapshot from ``oldest_snapshot`` on can conflict with, but keep ``least_keys`` all the same.
+
+        These are for transactions that began under a coordinator that has died: this one does not see their snapshots.
+        In any case drop the oldest beyond ``most_keys``.
+        """
+        if len(self._keys) <= least_keys:
+            return
+        cut = min(bisect_right(self._versions, oldest_snapshot), len(self._keys) - least_keys)
+        cut = max(cut, len(self._keys) - most_keys)
+        if cut:
             # Whole versions only: the floor is one version for all keys.
-            cut = bisect_right(self._versions, self._versions[surplus - 1])
+            cut = bisect_right(self._versions, self._versions[cut - 1])
         if cut:
             self.floor = max(self.floor, self._versions[cut - 1])
             floor, latest = self.floor, self._latest
@@ -75,4 +81,4 @@ class ConflictWindow:
                 if latest.get(key, floor + 1) <= floor:
                     del latest[key]
             del self._keys[:cut], self._versions[:cut]
-        self._clears = [clear for clear in self._clears if clear[0] > oldest_snapshot]
+            self._clears = [clear for clear in self._clears if clear[0] > floor]

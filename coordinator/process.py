@@ -34,11 +34,11 @@ from shoal.shm import codec, commit_set, limits, store_files
 from shoal.shm.clock import SystemClock
 from shoal.shm.errors import ConfigurationError, ShoalError
 from shoal.shm.integrity import check_segment
-from shoal.shm.layout import W_COORDINATOR_PID, W_GENERATION, W_PUBLISHED
+from shoal.shm.layout import EPOCH_BITS, W_COORDINATOR_PID, W_GENERATION, W_PUBLISHED
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment
 from shoal.shm.storage import DiskStorage, append_note
-from shoal.shm.store_files import GenerationWord, StoreMeta
+from shoal.shm.store_files import EpochWord, StoreMeta
 from shoal.shm.writer import Writer
 
 EXIT_ALREADY_SERVED = 3
@@ -111,7 +111,7 @@ class Coordinator:
             self._checkpointer = Checkpointer(
                 directory, storage, self._log, self._writer, self._reclaimer, self._remembered, found.log_bytes
             )
-        self._generation = GenerationWord(directory, writable=True)
+        self._epoch = EpochWord(directory, writable=True)
         wake_read, self._wake_write = os.pipe()
         for fd in (wake_read, self._wake_write):
             os.set_blocking(fd, False)
@@ -122,7 +122,7 @@ class Coordinator:
             found.window,
             self._checkpointer,
             meta,
-            self._generation.words[0] + 1,
+            self._epoch.generation + 1,
             linger_s,
             wake_read,
             self._check,
@@ -134,13 +134,15 @@ class Coordinator:
         """Serve, then leave the store as found."""
         words = self._segment.words
         words[W_COORDINATOR_PID] = os.getpid()
-        words[W_GENERATION] = self._generation.words[0] + 1
+        generation = self._epoch.generation + 1
+        words[W_GENERATION] = generation
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
         control = ControlSocket(self._directory, self._server.admit)
         # From here on, who only reads looks for the new segment; whoever commits finds the socket.
-        self._generation.words[0] += 1
+        self._epoch.words[0] = generation << EPOCH_BITS
+        self._writer.epoch_words = self._epoch.words
         syncer = threading.Thread(target=self._sync_now_and_then, name="shoal-sync", daemon=True)
         if self._log is not None and self._meta.durability == "buffered":
             syncer.start()

@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 from shoal.coordinator.commit_engine import COORDINATOR
 from shoal.coordinator.conflict_window import ConflictWindow
-from shoal.coordinator.log import wal_format
 from shoal.coordinator.log.wal_format import Record
 from shoal.coordinator.log.wal_reader import WalReader
 from shoal.shm import checkpoint, codec, commit_set, limits
@@ -50,9 +49,9 @@ def recover(storage: Storage, writer: Writer, reclaimer: Reclaimer) -> Recovered
             log_bytes += len(record.effects)
         version = group[-1].version
         _publish(writer, reclaimer, version)
-        window.forget(0, limits.WINDOW_KEYS)
-    for number in log.first_versions:
-        storage.sync_file(wal_format.file_name(number))
+        window.forget(0, limits.WINDOW_LEAST_KEYS, limits.WINDOW_MOST_KEYS)
+    for name in log.unsynced():
+        storage.sync_file(name)
     return Recovered(version, checkpoint_version, log_bytes, log.next_number, log.first_versions, window, remembered)
 
 

@@ -129,8 +129,7 @@ class Server:
             self._spin_until_s = now_s + limits.REQUEST_SPIN_S
         if self._busy or self._reclaimer.due():
             self._busy = self._reclaimer.step(now_s)
-            if len(self._window) > limits.RECLAIM_EVERY:
-                self._forget()
+            self._forget()
         if now_s - self._maintained_at >= _MAINTAIN_EVERY_S:
             self._maintained_at = now_s
             self._maintain(now_s)
@@ -225,8 +224,11 @@ class Server:
         return time.monotonic() - self._alone_since >= patience_s
 
     def _forget(self) -> None:
-        """Let the conflict window forget what no open snapshot can conflict with."""
-        self._window.forget(self._writer.segment.words[W_HORIZON], limits.WINDOW_KEYS)
+        """Let the conflict window forget what no open snapshot can conflict with, in portions worth the work."""
+        if len(self._window) < limits.WINDOW_LEAST_KEYS + limits.RECLAIM_EVERY:
+            return
+        horizon = self._writer.segment.words[W_HORIZON]
+        self._window.forget(horizon, limits.WINDOW_LEAST_KEYS, limits.WINDOW_MOST_KEYS)
 
     def _maintain(self, now_s: float) -> None:
         if self._engine.sweep_expired():
@@ -234,8 +236,7 @@ class Server:
         self._engine.finish_group()
         if self._reclaimer.idle_work():
             self._busy = self._reclaimer.step(now_s)
-        if len(self._window) > 0:
-            self._forget()
+        self._forget()
         heap = self._writer.heap
         heap.give_back(max(256, heap.used_words // limits.BLOCK_BYTES))
         self._control.impatient()

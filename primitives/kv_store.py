@@ -14,7 +14,8 @@ from shoal.primitives.key_space import Namespace, Tag, after, encode_prefix, enc
 from shoal.shm import operations
 from shoal.shm.clock import now_ms
 from shoal.shm.codec import Value, decode, encode, unpackb
-from shoal.shm.limits import MAX_INTEGER, MAX_KEY_BYTES, MIN_INTEGER
+from shoal.shm.limits import MAX_INTEGER, MIN_INTEGER
+from shoal.shm.reader import Place
 from shoal.workers.transaction import Engine
 
 _TAG = bytes((Tag.KV,))
@@ -25,17 +26,18 @@ _LONGEST_TTL_S = 1e15
 class KVView:
     """The methods of ``KVStore`` for one run, over one engine: ``txn.kv``, and every facade call."""
 
-    __slots__ = ("_engine", "_prefix")
+    __slots__ = ("_engine", "_place", "_prefix")
 
     def __init__(self, engine: Engine, namespace: Namespace, run_id: str) -> None:
         self._engine = engine
         self._prefix = namespace.run_prefix(run_id) + _TAG
+        self._place = Place(self._prefix)
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of ``key``, or ``default`` if it is absent or expired."""
         # Written for speed, as every read passes here. What is found has a good key; only then is it looked at.
         try:
-            raw = self._engine.get_named(self._prefix, key)
+            raw = self._engine.get_named(self._place, key)
         except (AttributeError, UnicodeEncodeError):
             encode_text("key", key)
             raise

@@ -92,7 +92,8 @@ def _check(value: Value, path: tuple[str | int, ...], depth: int) -> bool:
         try:
             value.astimezone(datetime.UTC)
         except OverflowError:
-            raise ValueError(f"value at {_where(path)} is {value.isoformat()}, which no year from 1 to 9999 has in UTC") from None
+            text = f"value at {_where(path)} is {value.isoformat()}; in UTC it is not in a year from 1 to 9999"
+            raise ValueError(text) from None
         rich = True
     elif not isinstance(value, (float, str, bytes)):
         raise TypeError(f"value at {_where(path)} has type {type(value).__name__}; shoal stores {_STORED}")

@@ -54,6 +54,25 @@ class Extents:
         """Length of the longest run."""
         return int(self._by_length[-1][0]) if self._by_length else 0
 
+    def end(self) -> int:
+        """The block after the highest run, 0 if there is none."""
+        if not self._by_start:
+            return 0
+        start, length = self._by_start.peekitem(-1)
+        return int(start + length)
+
+    def last_length(self) -> int:
+        """Length of the highest run, 0 if there is none."""
+        return int(self._by_start.peekitem(-1)[1]) if self._by_start else 0
+
+    def take_last(self, length: int) -> int:
+        """The start of ``length`` blocks at the end of the highest run, which has as many."""
+        start, found = self._by_start.peekitem(-1)
+        self.remove(start, found)
+        if found > length:
+            self.add(start, found - length)
+        return int(start + found - length)
+
     def remove(self, start: int, length: int) -> None:
         """Take out a whole run."""
         self._drop(start, length)

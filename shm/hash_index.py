@@ -109,7 +109,7 @@ class HashIndex:
         return 0
 
     def _new_bucket(self, depth: int) -> int:
-        bucket = self._heap.allocate(BUCKET_WORDS)
+        bucket = self._heap.allocate_index(BUCKET_WORDS)
         start = bucket * 8
         self._segment.mm[start : start + BUCKET_ENTRIES * 8] = bytes(BUCKET_ENTRIES * 8)
         self._words[bucket + BUCKET_ENTRIES] = depth

@@ -2,6 +2,8 @@
 
 - The heap is blocks of 16 KiB. A block serves one size class, or a run of blocks one large record. A block all of
   whose records are free goes back to the pool and may serve any class: space never stays bound to a size.
+- Index nodes and buckets live long and are scattered in time. They have blocks of their own, taken from the end of the
+  heap downward, so that what they keep busy never stands between the blocks a large record needs.
 - ``free`` makes a record reusable at once. Who calls it has made sure that no reader can reach it (``reclaim``).
 - Nothing here survives the coordinator: the next one rebuilds the segment and with it this state.
 """
@@ -22,6 +24,8 @@ _LARGEST_CLASS = CLASS_WORDS[-1]
 _CLASS_OF = [next(c for c, size in enumerate(CLASS_WORDS) if size >= n) for n in range(_LARGEST_CLASS + 1)]
 # One commit of small records can open a fresh block in every class; admission counts on that much.
 WORST_CASE_BLOCKS = 24
+# Memory for the index is taken so many blocks at a time.
+_INDEX_STEP_BLOCKS = 16
 # Left ready by every admission, so that reclaiming can copy index nodes when there is room for nothing else.
 RECLAIM_BLOCKS = 12
 
@@ -38,12 +42,13 @@ class Heap:
         self._ready = Extents()  # free and backed by memory
         self._untaken = Extents()  # free and not backed
         self._untaken.add(self.first_block, self.block_count)
-        self._class_of_block: dict[int, int] = {}
+        self._pool_of_block: dict[int, int] = {}
         self._free_in_block: dict[int, list[int]] = {}
         self._large: dict[int, int] = {}  # first block of a run -> blocks
-        self._current: list[list[int]] = [[] for _ in CLASS_WORDS]
-        self._current_block = [-1] * len(CLASS_WORDS)
-        self._partial: list[set[int]] = [set() for _ in CLASS_WORDS]
+        # By size class, the records' and then the index's: free words of the block in use, that block, others with room.
+        self._current: list[list[int]] = [[] for _ in range(2 * len(CLASS_WORDS))]
+        self._current_block = [-1] * (2 * len(CLASS_WORDS))
+        self._partial: list[set[int]] = [set() for _ in range(2 * len(CLASS_WORDS))]
         self.used_words = 0
 
     @property
@@ -72,6 +77,16 @@ class Heap:
         self.used_words += CLASS_WORDS[size_class]
         return free.pop()
 
+    def allocate_index(self, words: int) -> int:
+        """The same for a bucket or an index node: apart from the records."""
+        if words > _LARGEST_CLASS:
+            return self._allocate_large(words)
+        size_class = _CLASS_OF[words]
+        pool = size_class + len(CLASS_WORDS)
+        free = self._current[pool] or self._next_block(pool)
+        self.used_words += CLASS_WORDS[size_class]
+        return free.pop()
+
     def free(self, reference: int) -> None:
         """Make a record's words reusable."""
         block = reference // BLOCK_WORDS
@@ -81,35 +96,35 @@ class Heap:
             self.used_words -= blocks * BLOCK_WORDS
             self._ready.add(block, blocks)
             return
-        size_class = self._class_of_block[block]
-        size = CLASS_WORDS[size_class]
+        pool = self._pool_of_block[block]
+        size = CLASS_WORDS[pool % len(CLASS_WORDS)]
         self.used_words -= size
         free.append(reference)
-        if self._current_block[size_class] == block:
+        if self._current_block[pool] == block:
             return
         if len(free) == BLOCK_WORDS // size:
-            self._partial[size_class].discard(block)
-            del self._free_in_block[block], self._class_of_block[block]
+            self._partial[pool].discard(block)
+            del self._free_in_block[block], self._pool_of_block[block]
             self._ready.add(block, 1)
         elif len(free) == 1:
-            self._partial[size_class].add(block)
+            self._partial[pool].add(block)
 
     def size_of(self, reference: int) -> int:
         """Words the record at ``reference`` occupies."""
         block = reference // BLOCK_WORDS
-        size_class = self._class_of_block.get(block)
-        return self._large[block] * BLOCK_WORDS if size_class is None else CLASS_WORDS[size_class]
+        pool = self._pool_of_block.get(block)
+        return self._large[block] * BLOCK_WORDS if pool is None else CLASS_WORDS[pool % len(CLASS_WORDS)]
 
     def is_allocated(self, reference: int) -> bool:
         """Whether ``reference`` is the start of a record in use (for the integrity walk)."""
         block = reference // BLOCK_WORDS
         if block in self._large:
             return reference == block * BLOCK_WORDS
-        size_class = self._class_of_block.get(block)
-        if size_class is None:
+        pool = self._pool_of_block.get(block)
+        if pool is None:
             return False
         offset = reference - block * BLOCK_WORDS
-        return offset % CLASS_WORDS[size_class] == 0 and reference not in self._free_in_block[block]
+        return offset % CLASS_WORDS[pool % len(CLASS_WORDS)] == 0 and reference not in self._free_in_block[block]
 
     def make_ready(self, blocks: int, keep_blocks: int) -> bool:
         """Have ``blocks`` free blocks backed by memory, with ``keep_blocks`` left over; False if there are not."""
@@ -129,21 +144,34 @@ class Heap:
                 self._ready.remove(start, length)
                 self._untaken.add(start, length)
 
-    def _next_block(self, size_class: int) -> list[int]:
-        partial = self._partial[size_class]
+    def _next_block(self, pool: int) -> list[int]:
+        partial = self._partial[pool]
         if partial:
             block = partial.pop()
         else:
-            block = self._take_blocks(1)
-            size = CLASS_WORDS[size_class]
+            for_index = pool >= len(CLASS_WORDS)
+            block = self._take_last_block() if for_index else self._take_blocks(1)
+            size = CLASS_WORDS[pool % len(CLASS_WORDS)]
             first = block * BLOCK_WORDS
-            self._class_of_block[block] = size_class
+            self._pool_of_block[block] = pool
             last = first + (BLOCK_WORDS // size - 1) * size
             self._free_in_block[block] = list(range(last, first - 1, -size))
         free = self._free_in_block[block]
-        self._current[size_class] = free
-        self._current_block[size_class] = block
+        self._current[pool] = free
+        self._current_block[pool] = block
         return free
+
+    def _take_last_block(self) -> int:
+        """A block for the index: the highest there is, backed by memory if it was not."""
+        if self._untaken.end() > self._ready.end():
+            length = min(_INDEX_STEP_BLOCKS, self._untaken.last_length())
+            start = self._untaken.take_last(length)
+            try:
+                self._segment.take(start * limits.BLOCK_BYTES, length * limits.BLOCK_BYTES)
+                self._ready.add(start, length)
+            except StoreFullError:
+                self._untaken.add(start, length)
+        return self._ready.take_last(1) if self._ready.total else self._take_blocks(1)
 
     def _allocate_large(self, words: int) -> int:
         blocks = -(-words // BLOCK_WORDS)

@@ -21,7 +21,7 @@ from shoal.shm.layout import (
     W_KEYS,
     W_ORDER_ROOT,
 )
-from shoal.shm.limits import BRANCH_ENTRIES, BUCKET_ENTRIES, LEAF_ENTRIES, MAX_ENGINE_KEY_BYTES, MAX_ENCODED_VALUE_BYTES
+from shoal.shm.limits import BRANCH_ENTRIES, BUCKET_ENTRIES, LEAF_ENTRIES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES
 from shoal.shm.segment import Segment
 from shoal.shm.writer import Writer
 

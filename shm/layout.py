@@ -52,7 +52,6 @@ W_CLIENTS = 10
 W_COORDINATOR_PID = 11
 W_MAX_BYTES = 12
 W_HASH_SEED = 13
-W_NODE_EPOCH = 14  # raised when key nodes have gone or the clears table has changed: what readers remember is void
 
 DIRECTORY_WORD = HEADER_BYTES // 8
 
@@ -67,6 +66,10 @@ RECORD_HEADER_WORDS = 3
 
 BUCKET_MASK = BUCKET_ENTRIES - 1
 BUCKET_WORDS = BUCKET_ENTRIES + 1
+
+# The epoch word is not in the segment but in a file that all coordinators of a store share: the generation of the one
+# that serves << EPOCH_BITS | how often key nodes have gone or the clears table changed, so what readers remember is void.
+EPOCH_BITS = 40
 
 # Snapshot slots: word 0 is how many slots have ever been in use, word i a pinned version or 0.
 SLOTS_WORD_USED = 0

@@ -31,10 +31,11 @@ BUCKET_ENTRIES = 256  # hash index: entries in a bucket
 BUCKET_FILL = 144  # entries and removed marks at which a bucket splits
 MAX_SNAPSHOTS_PER_PROCESS = 4095  # slots in a process's page of pinned versions
 
-REMEMBERED_NODES = 1 << 17  # where keys are, per process: 20 MiB at most
+REMEMBERED_NODES = 1 << 17  # where keys are, per run read in a process: 20 MiB at most
 
 # --- commit and reclaim ---------------------------------------------------------------------------------------------
-WINDOW_KEYS = 200_000  # recently written keys remembered; older snapshots with reads conflict
+WINDOW_LEAST_KEYS = 100_000  # recently written keys always remembered, for snapshots of a dead coordinator's time
+WINDOW_MOST_KEYS = 500_000  # remembered while a snapshot is as old; older ones with reads conflict
 RECLAIM_EVERY = 512  # obsolete records that make a reclaim step worth its barrier
 RECLAIM_SLICE = 2_000  # records freed, or keys removed, in one step
 CLEAR_SLICE = 256  # keys of a cleared range reclaimed in one step
@@ -48,6 +49,7 @@ REMEMBERED_CLIENTS = 65_536  # last commit of that many departed clients, for re
 # --- log ------------------------------------------------------------------------------------------------------------
 LOG_FILE_BYTES = 4 * MIB
 CHECKPOINT_LOG_BYTES = 32 * MIB  # log since the last checkpoint that starts the next, at least
+CHECKPOINT_LOG_FILES = 32  # likewise, whatever is in them
 CHECKPOINT_BLOCK_BYTES = 256 * KIB
 SYNC_EVERY_MS = 100  # buffered: how much a power cut may take
 

@@ -189,7 +189,7 @@ class OrderedIndex:
         self._write_root()
 
     def _write(self, entries: list[int]) -> int:
-        node = self._heap.allocate(len(entries) + 1)
+        node = self._heap.allocate_index(len(entries) + 1)
         image = array("Q", (len(entries), *entries)).tobytes()
         self._segment.mm[node * 8 : node * 8 + len(image)] = image
         return node

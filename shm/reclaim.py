@@ -143,7 +143,7 @@ class Reclaimer:
             writer.discard(published + 1, record, writer.heap.size_of(record))
             writer.discard(published + 1, node, writer.heap.size_of(node))
         writer.ordered_index.remove(dead)
-        writer.raise_node_epoch()
+        writer.raise_epoch()
 
     def _sweep_cleared(self, horizon: int, published: int) -> None:
         writer = self._writer

@@ -1,8 +1,8 @@
 """What a store directory holds beside log and checkpoints, and how the two sides find each other there.
 
 - ``store.json``: format, last durability and size; replaced whole.
-- ``generation``: one mapped word, raised by every coordinator when it begins to serve. A process that only reads sees
-  by it that there is a new segment.
+- ``epoch``: one mapped word. Its upper part, the generation, is raised by every coordinator when it begins to serve: a
+  process that only reads sees by it that there is a new segment.
 - ``control.sock``: where a coordinator hands out descriptors. Its path may be longer than a socket address allows, so
   it is reached through an open descriptor of the directory.
 - ``coordinator.log``: why a coordinator or its helper ended other than in order; made only then.
@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shoal.shm.errors import ConfigurationError, CorruptionError
+from shoal.shm.layout import EPOCH_BITS
 from shoal.shm.limits import DEFAULT_STORE_BYTES, GIB, MAX_STORE_BYTES, MIN_STORE_BYTES
 from shoal.shm.storage import DiskStorage, private_file
 from shoal.shm.words import words_of
@@ -30,12 +31,12 @@ DURABILITIES = ("memory", "buffered", "strict")
 DEFAULT_DURABILITY = "buffered"
 
 META_FILE = "store.json"
-GENERATION_FILE = "generation"
+EPOCH_FILE = "epoch"
 SOCKET_FILE = "control.sock"
 COORDINATOR_LOCK_FILE = "coordinator.lock"
 NOTES_FILE = "coordinator.log"
 START_LOCK_FILE = "start.lock"
-_GENERATION_BYTES = 4096
+_EPOCH_BYTES = 4096
 
 
 class StoreMeta(NamedTuple):
@@ -110,22 +111,28 @@ def make_directory(directory: Path) -> None:
     directory.chmod(0o700)
 
 
-class GenerationWord:
-    """The mapped generation counter; ``words[0]`` is it."""
+class EpochWord:
+    """The mapped epoch word (``layout.EPOCH_BITS``), ``words[0]``."""
 
     __slots__ = ("_map", "words")
 
     def __init__(self, directory: Path, writable: bool) -> None:
-        path = directory / GENERATION_FILE
+        path = directory / EPOCH_FILE
         if writable:
             fd = private_file(path, os.O_RDWR | os.O_CREAT)
-            os.ftruncate(fd, _GENERATION_BYTES)
+            os.ftruncate(fd, _EPOCH_BYTES)
         else:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        self._map = mmap.mmap(fd, _GENERATION_BYTES, mmap.MAP_SHARED, access)
+        self._map = mmap.mmap(fd, _EPOCH_BYTES, mmap.MAP_SHARED, access)
         os.close(fd)
         self.words = words_of(self._map)
+
+    @property
+    def generation(self) -> int:
+        """Which coordinator serves, or served last."""
+        generation: int = self.words[0] >> EPOCH_BITS
+        return generation
 
 
 @contextmanager

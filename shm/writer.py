@@ -27,7 +27,6 @@ from shoal.shm.layout import (
     W_BYTES_USED,
     W_CLEARS,
     W_KEYS,
-    W_NODE_EPOCH,
     W_PUBLISHED,
     words_for,
 )
@@ -62,6 +61,8 @@ class Writer:
 
     def __init__(self, segment: Segment) -> None:
         self.segment = segment
+        # The file that readers share with every coordinator; until this one serves, nobody looks.
+        self.epoch_words = memoryview(bytearray(8)).cast("Q")
         self.heap = Heap(segment)
         self.hash_index = HashIndex(segment, self.heap)
         self.ordered_index = OrderedIndex(segment, self.heap)
@@ -77,13 +78,14 @@ class Writer:
         self.keys = 0
         self._budget_words = 0
 
-    def raise_node_epoch(self) -> None:
+    def raise_epoch(self) -> None:
         """Tell readers to look everything up again: keys have left the indexes, or the clears table has changed.
 
         After that, so that who remembers a node under the new epoch found it there; before anything newer is published,
         so that who reads at a newer version sees the new epoch.
         """
-        self._words[W_NODE_EPOCH] += 1
+        publish_barrier()
+        self.epoch_words[0] += 1
         publish_barrier()
 
     def forget_budget(self) -> None:
@@ -212,7 +214,7 @@ class Writer:
         self._clears_table = table
         publish_barrier()
         self._words[W_CLEARS] = table
-        self.raise_node_epoch()
+        self.raise_epoch()
 
     def private_references(self) -> Iterator[int]:
         """Records only the writer and the header know: the clears table and its keys (for the integrity walk)."""
@@ -310,9 +312,7 @@ class Writer:
 
     def _bury(self, key: bytes, record: int, version: int) -> int:
         """Before a key of a cleared range is written again: a tombstone that says what the table says until now."""
-        cleared_at = min(
-            c.version for c in self.clears if c.lower <= key < c.upper and c.version > self._words[record]
-        )
+        cleared_at = min(c.version for c in self.clears if c.lower <= key < c.upper and c.version > self._words[record])
         self.keys -= 1
         if cleared_at == version:  # cleared and written by the same commit: nobody ever sees it gone
             return record

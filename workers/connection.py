@@ -3,7 +3,7 @@
 - One per ``Database`` and process. Threads share it; a commit holds its lock from request to answer.
 - A commit is sent until it is answered: if the coordinator goes away, the next one is found or started, and the same
   commit is sent to it with the same commit id. It knows whether the log has it.
-- ``attachment`` is what reads use. When ``generation`` says that a new coordinator serves, the next snapshot attaches
+- ``attachment`` is what reads use. When the epoch word says that a new coordinator serves, the next snapshot attaches
   to it; snapshots taken before keep the old segment, which nobody changes any more.
 - After ``fork`` the child closes what it inherited and attaches for itself: the parent's pipes and slots are not its.
 """
@@ -24,11 +24,12 @@ from shoal.shm.commit_set import COMMITTED, CONFLICT, REFUSED
 from shoal.shm.errors import ConflictError, CoordinatorLostError, InvalidOperationError, LimitExceededError
 from shoal.shm.frames import FrameBuffer, frame, read_message, write_all
 from shoal.shm.handshake import PROTOCOL_VERSION, Hello, Welcome
+from shoal.shm.layout import EPOCH_BITS
 from shoal.shm.limits import MAX_COMMIT_BYTES
-from shoal.shm.reader import Reader
+from shoal.shm.reader import Place, Reader
 from shoal.shm.segment import Segment
 from shoal.shm.snapshots import SnapshotSlots
-from shoal.shm.store_files import GenerationWord
+from shoal.shm.store_files import EpochWord
 from shoal.workers import take_over
 
 
@@ -49,9 +50,7 @@ class Attachment:
         "slots",
     )
 
-    def __init__(
-        self, welcome: Welcome, generation_words: memoryview, moved: Callable[[bytes, str], bytes | None]
-    ) -> None:
+    def __init__(self, welcome: Welcome, epoch_words: memoryview, moved: Callable[[Place, str], bytes | None]) -> None:
         self.durability = welcome.durability
         self.generation = welcome.generation
         self.request_fd = welcome.request_fd
@@ -63,7 +62,7 @@ class Attachment:
         self.ready: list[bytes] = []
         self.segment = Segment.attach(welcome.segment_fd)
         self.slots = SnapshotSlots(welcome.slots_fd)
-        self.reader = Reader(self.segment, generation_words, moved)
+        self.reader = Reader(self.segment, epoch_words, moved)
 
     def __del__(self) -> None:
         if getattr(self, "is_open", False):
@@ -110,16 +109,16 @@ class Connection:
     def current(self) -> Attachment:
         """The attachment to read from now: the newest coordinator's."""
         attachment = self.attachment
-        if attachment.generation != self.generation_words[0]:
+        if attachment.generation != self.epoch.words[0] >> EPOCH_BITS:
             with self._lock:
                 if self.attachment is attachment:
                     self._replace_attachment()
             return self.attachment
         return attachment
 
-    def _get_from_current(self, prefix: bytes, name: str) -> bytes | None:
+    def _get_from_current(self, place: Place, name: str) -> bytes | None:
         """What the reader of a past generation answers with."""
-        return self.current().reader.get_named(prefix, name)
+        return self.current().reader.get_named(place, name)
 
     def submit(self, snapshot: int, valid_until_ms: int, reads: bytes, effects: bytes) -> tuple[int, list[Any]]:
         """Commit; the version and the operations' results.
@@ -213,8 +212,8 @@ class Connection:
         hello = Hello(PROTOCOL_VERSION, self._client_id, os.getpid(), self._durability, self._max_bytes)
         welcome = take_over.attach(self.directory, hello, self._linger_s, timeout_s, start)
         words.register_reader()
-        self.generation_words = GenerationWord(self.directory, writable=False).words
-        return Attachment(welcome, self.generation_words, self._get_from_current)
+        self.epoch = EpochWord(self.directory, writable=False)
+        return Attachment(welcome, self.epoch.words, self._get_from_current)
 
     def _forget_after_fork(self) -> None:
         """In a forked child: close the parent's pipes, so that their end is his end, and start anew."""

@@ -17,15 +17,15 @@ from shoal.shm.clock import now_ms
 from shoal.shm.errors import InvalidOperationError
 from shoal.shm.layout import W_PUBLISHED
 from shoal.shm.operations import Write
-from shoal.shm.reader import Found
+from shoal.shm.reader import Found, Place
 from shoal.workers.connection import Attachment, Connection
 
 
 class Engine(Protocol):
     """The engine's interface to the primitives. Keys and values are bytes; ``expires_ms`` 0 is forever."""
 
-    def get_named(self, prefix: bytes, name: str) -> bytes | None:
-        """The value of the key that is a prefix and a text behind it, or None."""
+    def get_named(self, place: Place, name: str) -> bytes | None:
+        """The value of the key ``place.prefix`` + ``name``, or None."""
         ...
 
     def find(self, key: bytes) -> Found | None:
@@ -84,9 +84,9 @@ class Transaction:
         if self._ended == "":
             self._end("was dropped")
 
-    def get_named(self, prefix: bytes, name: str) -> bytes | None:
-        """The value of the key ``prefix`` + ``name`` as this transaction sees it."""
-        found = self.find(prefix + name.encode())
+    def get_named(self, place: Place, name: str) -> bytes | None:
+        """The value of the key ``place.prefix`` + ``name`` as this transaction sees it."""
+        found = self.find(place.prefix + name.encode())
         return None if found is None else found.value
 
     def find(self, key: bytes) -> Found | None:
@@ -206,7 +206,7 @@ class AutoCommit:
     __slots__ = ("_connection", "get_named")
 
     # The newest committed value of a key: the attached reader's own method, so that no call lies between.
-    get_named: Callable[[bytes, str], bytes | None]
+    get_named: Callable[[Place, str], bytes | None]
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -9,6 +9,7 @@ that a power cut tore: it was never promised, and it is cut.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -60,6 +61,15 @@ class WalReader:
             self._end(i, offset, f"the record of version {self.last_version + 1}")
             return
 
+    def unsynced(self) -> list[str]:
+        """Files whose content no later file declares to be on disk."""
+        names = []
+        for file, following in itertools.zip_longest(self._files, self._files[1:]):
+            head = following.head if following is not None else None
+            if head is None or head.synced_version + 1 < head.first_version:
+                names.append(file.name)
+        return names
+
     def _load(self, after_version: int) -> list[_File]:
         files = []
         for name in self._storage.list():
@@ -103,7 +113,8 @@ class WalReader:
             self._storage.remove(later.name)
         if file.head is None:
             self._storage.remove(file.name)
-        elif file.data[offset:].strip(b"\0"):
+        elif offset < len(file.data):
+            # What is torn goes, and so does the room reserved for what was never written.
             self._storage.truncate(file.name, offset)
         self._storage.sync_directory()
         self._files = self._files[: i + 1] if file.head is not None else self._files[:i]
