@@ -14,7 +14,7 @@ from __future__ import annotations
 from xxhash import xxh3_64_intdigest
 
 from shoal.shm.errors import StoreFullError
-from shoal.shm.heap import Heap
+from shoal.shm.heap import RECLAIM_BLOCKS, Heap
 from shoal.shm.layout import (
     BUCKET_MASK,
     BUCKET_WORDS,
@@ -29,6 +29,8 @@ from shoal.shm.layout import (
 from shoal.shm.limits import BUCKET_ENTRIES, BUCKET_FILL
 from shoal.shm.segment import Segment
 
+# Entries of a bucket that is worth joining with its buddy.
+_FEW = BUCKET_FILL // 8
 _KEY_OFFSET = NODE_HEADER_WORDS * 8
 
 
@@ -49,6 +51,7 @@ class HashIndex:
         self._capacity = directory_bytes(segment.size_bytes) // 8
         self._backed = HEADER_BYTES // 8  # directory entries that have memory
         self._fill: dict[int, int] = {}  # bucket -> entries and removed marks
+        self._live: dict[int, int] = {}  # bucket -> entries
         self.replaced: list[int] = []  # buckets no longer reachable, for reclaim
         bucket = self._new_bucket(0)
         self._words[DIRECTORY_WORD] = bucket
@@ -85,12 +88,22 @@ class HashIndex:
             i = (i + 1) & BUCKET_MASK
         words[bucket + i] = node
         self._fill[bucket] += 1
+        self._live[bucket] += 1
 
     def remove(self, key: bytes) -> None:
-        """Forget a key. A mark stays so that keys probed past it are still found; the next split sweeps it out."""
-        found = self._slot(key, xxh3_64_intdigest(key, self._seed))
+        """Forget a key. A mark stays so that keys probed past it are still found; the next split sweeps it out.
+
+        A bucket that is left nearly empty joins with its buddy, so an emptied store is small again.
+        """
+        digest = xxh3_64_intdigest(key, self._seed)
+        words = self._words
+        found = self._slot(key, digest)
         assert found, "removing a key that is not in the hash index"
-        self._words[found] = REMOVED
+        words[found] = REMOVED
+        bucket = words[DIRECTORY_WORD + (digest & words[W_HASH_MASK])]
+        self._live[bucket] -= 1
+        if self._live[bucket] <= _FEW and self._heap.ready_blocks > RECLAIM_BLOCKS // 4:
+            self._join(bucket, digest)
 
     def buckets(self) -> dict[int, int]:
         """Every bucket in use and how many of its words are taken (for the integrity walk)."""
@@ -113,8 +126,32 @@ class HashIndex:
         start = bucket * 8
         self._segment.mm[start : start + BUCKET_ENTRIES * 8] = bytes(BUCKET_ENTRIES * 8)
         self._words[bucket + BUCKET_ENTRIES] = depth
-        self._fill[bucket] = 0
+        self._fill[bucket] = self._live[bucket] = 0
         return bucket
+
+    def _join(self, bucket: int, digest: int) -> None:
+        """Put ``bucket`` and the one that once was split off it together, if both are nearly empty."""
+        words = self._words
+        depth = words[bucket + BUCKET_ENTRIES]
+        if depth == 0:
+            return
+        first = digest & ((1 << (depth - 1)) - 1)
+        pair = [words[DIRECTORY_WORD + first], words[DIRECTORY_WORD + (first | 1 << (depth - 1))]]
+        if any(words[b + BUCKET_ENTRIES] != depth or self._live[b] > _FEW for b in pair):
+            return
+        fresh = self._new_bucket(depth - 1)
+        for half in pair:
+            for entry in words[half : half + BUCKET_ENTRIES].tolist():
+                if entry > REMOVED:
+                    self._place(fresh, entry)
+        for i in range(first, words[W_HASH_MASK] + 1, 1 << (depth - 1)):
+            words[DIRECTORY_WORD + i] = fresh
+        for half in pair:
+            self._retire(half)
+
+    def _retire(self, bucket: int) -> None:
+        del self._fill[bucket], self._live[bucket]
+        self.replaced.append(bucket)
 
     def _split(self, bucket: int, digest: int) -> None:
         """Copy ``bucket`` into one (if removed marks filled it) or two new ones, and point the directory there."""
@@ -139,8 +176,7 @@ class HashIndex:
                 self._place(fresh, entry)
             for i in range(first, words[W_HASH_MASK] + 1, 1 << new_depth):
                 words[DIRECTORY_WORD + i] = fresh
-        del self._fill[bucket]
-        self.replaced.append(bucket)
+        self._retire(bucket)
 
     def _place(self, bucket: int, entry: int) -> None:
         words = self._words
@@ -150,6 +186,7 @@ class HashIndex:
             i = (i + 1) & BUCKET_MASK
         words[bucket + i] = entry
         self._fill[bucket] += 1
+        self._live[bucket] += 1
 
     def _double_directory(self) -> None:
         words = self._words

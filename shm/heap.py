@@ -140,7 +140,8 @@ class Heap:
         for start, length in self._ready:
             if self._ready.total - length < keep_blocks:
                 continue
-            if length >= 16 and self._segment.give_back(start * limits.BLOCK_BYTES, length * limits.BLOCK_BYTES):
+            worth_it = length >= 16 or keep_blocks == 0
+            if worth_it and self._segment.give_back(start * limits.BLOCK_BYTES, length * limits.BLOCK_BYTES):
                 self._ready.remove(start, length)
                 self._untaken.add(start, length)
 
@@ -183,8 +184,10 @@ class Heap:
     def _take_blocks(self, blocks: int) -> int:
         block = self._ready.take(blocks)
         if block is None and self._untaken.largest() < blocks:
-            # Free blocks lie apart in both pools: hand all of it back so that neighbours join.
+            # Free blocks lie apart. Those kept for a size though nothing is in them go, and both pools become one.
+            self._release_empty_blocks()
             self.give_back(0)
+            block = self._ready.take(blocks)
         if block is None:
             block = self._untaken.take(blocks)
             if block is None:
@@ -198,6 +201,14 @@ class Heap:
                 self._untaken.add(block, blocks)
                 raise
         return block
+
+    def _release_empty_blocks(self) -> None:
+        for pool, block in enumerate(self._current_block):
+            size = CLASS_WORDS[pool % len(CLASS_WORDS)]
+            if block >= 0 and len(self._current[pool]) == BLOCK_WORDS // size:
+                self._current[pool], self._current_block[pool] = [], -1
+                del self._free_in_block[block], self._pool_of_block[block]
+                self._ready.add(block, 1)
 
     def _take_memory(self, blocks: int) -> bool:
         step = max(blocks, limits.MEMORY_STEP_BYTES // limits.BLOCK_BYTES)

@@ -21,9 +21,7 @@ import shoal
 
 RUN = "crash"
 DEADLINE_S = 60.0
-SERVED_NAMES = re.compile(
-    r"(wal-\d{12}\.log|checkpoint-\d{20}\.ckpt|store\.json|generation|coordinator\.lock|start\.lock)"
-)
+SERVED_NAMES = re.compile(r"(wal-\d{12}\.log|checkpoint-\d{20}\.ckpt|store\.json|epoch|coordinator\.lock|start\.lock)")
 
 
 class Promised(NamedTuple):

@@ -68,17 +68,21 @@ def test_range_reads(commits, bounds, snapshot):
         assert found[1] in expected
 
 
-@given(COMMITS, st.integers(0, 25), st.integers(0, 30), KEYS, RANGES, st.integers(0, 26))
+@given(COMMITS, st.integers(0, 25), st.integers(0, 8), st.integers(0, 30), KEYS, RANGES, st.integers(0, 26))
 @settings(max_examples=300)
-def test_forgetting_never_hides_a_conflict(commits, oldest, most, key, bounds, snapshot):
+def test_forgetting_never_hides_a_conflict(commits, oldest, least, more, key, bounds, snapshot):
     """After forgetting, snapshots from the floor on are judged as before, and older ones always conflict.
 
     Nobody who is still kept for (snapshots from ``oldest`` on, with room for the keys) is refused needlessly.
     """
     window = filled(commits)
-    window.forget(oldest, most)
-    if sum(len(keys) for keys, _ in commits) <= most:
+    most = least + more
+    window.forget(oldest, least, most)
+    written = sum(len(keys) for keys, _ in commits)
+    if written <= most:
         assert window.floor <= oldest
+    if written <= least:
+        assert window.floor == 0
     for request, expected in (
         (reads(snapshot, keys=[key]), touched_key(commits, key, snapshot)),
         (reads(snapshot, ranges=[bounds]), touched_range(commits, *bounds, snapshot)),
