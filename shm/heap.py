@@ -45,7 +45,8 @@ class Heap:
         self._pool_of_block: dict[int, int] = {}
         self._free_in_block: dict[int, list[int]] = {}
         self._large: dict[int, int] = {}  # first block of a run -> blocks
-        # By size class, the records' and then the index's: free words of the block in use, that block, others with room.
+        # By size class, first the records', then the index's: free words of the block in use, that block, other blocks
+        # with room.
         self._current: list[list[int]] = [[] for _ in range(2 * len(CLASS_WORDS))]
         self._current_block = [-1] * (2 * len(CLASS_WORDS))
         self._partial: list[set[int]] = [set() for _ in range(2 * len(CLASS_WORDS))]

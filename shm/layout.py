@@ -68,7 +68,7 @@ BUCKET_MASK = BUCKET_ENTRIES - 1
 BUCKET_WORDS = BUCKET_ENTRIES + 1
 
 # The epoch word is not in the segment but in a file that all coordinators of a store share: the generation of the one
-# that serves << EPOCH_BITS | how often key nodes have gone or the clears table changed, so what readers remember is void.
+# that serves << EPOCH_BITS | how often key nodes have gone or the clears table changed, which voids what readers keep.
 EPOCH_BITS = 40
 
 # Snapshot slots: word 0 is how many slots have ever been in use, word i a pinned version or 0.

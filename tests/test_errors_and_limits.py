@@ -98,7 +98,7 @@ class TestKeysAndRuns:
                 call(kv, run_id, "k")
             assert (caught.value.limit, caught.value.size) == (128, 129)
         for run_id in (None, 1, b"r", ["r"]):
-            with pytest.raises(TypeError, match="run_id has type|unhashable type: 'list'"):
+            with pytest.raises(TypeError, match=r"run_id has type|unhashable type: 'list'"):
                 call(kv, run_id, "k")
 
 

@@ -178,6 +178,7 @@ class TestDurability:
         """A new store is buffered."""
         assert db.info().durability == "buffered"
 
+    @pytest.mark.slow
     def test_none_takes_the_last_and_rest_takes_any(self, store, wait_for_end):
         """At rest any may be named; without one it is the last it was served with, and the data stays."""
         served = []

@@ -101,6 +101,7 @@ def test_full_store_reads_and_deletes_and_recovers(small: shoal.Database) -> Non
     assert small.check() == []
 
 
+@pytest.mark.slow
 def test_every_key_of_a_full_store_can_be_deleted(small: shoal.Database) -> None:
     """Deleting never fails for lack of room, and everything comes back: the store can be filled as far again."""
     kv = shoal.KVStore(small)
@@ -244,6 +245,7 @@ def _overwrite(tmp_path: Path, keys: int, overwrites: int, warm_up: int) -> None
         assert db.check() == []
 
 
+@pytest.mark.slow
 def test_overwriting_takes_no_more_memory(tmp_path: Path) -> None:
     """Memory stays flat while keys are overwritten under snapshots that open and close; none of them ever changes."""
     _overwrite(tmp_path, 1_000, 60_000, 10_000)

@@ -13,9 +13,9 @@ from concurrent.futures import Executor
 from pathlib import Path
 
 import pytest
-from tests import fleet_functions as functions
 
 import shoal
+from tests import fleet_functions as functions
 
 METHODS = ["fork", "spawn", "forkserver"]
 
