@@ -128,6 +128,8 @@ def decode_effects(
             if name not in OPERATIONS or type(arguments) is not list:
                 raise ValueError("an unknown operation")
             _check_keys(arguments[:1])
+    if question is not None and not (type(question) is list and len(question) == 2 and type(question[0]) is str):
+        raise ValueError("an unknown question")
     return writes, clears, operations or [], question
 
 

@@ -55,6 +55,8 @@ def decode_hello(message: bytes) -> Hello:
         raise FrameError(f"not a greeting: {error}") from error
     if hello.protocol != PROTOCOL_VERSION or type(hello.client_id) is not int or hello.client_id <= 0:
         raise FrameError(f"protocol {hello.protocol!r}, expected {PROTOCOL_VERSION}")
+    if not isinstance(hello.durability, str | None) or not isinstance(hello.max_bytes, int | None):
+        raise FrameError("options of the wrong types")
     return hello
 
 

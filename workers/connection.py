@@ -163,10 +163,8 @@ class Connection:
             attachment = self.attachment
             if self._closed or not attachment.is_open:
                 attachment = self._replace_attachment()
-            sent = False
             try:
                 write_all(attachment.request_fd, request)
-                sent = True
                 while True:
                     message = read_message(attachment.answer_fd, attachment.poller, attachment.buffer, attachment.ready)
                     commit_id, *rest = commit_set.decode_answer(message)
@@ -175,10 +173,9 @@ class Connection:
                         return status, version, details
             except (BrokenPipeError, EOFError):
                 attachment.close_pipes()  # the coordinator died: the next turn finds or starts another
-            except BaseException:
-                if not sent:
-                    attachment.close_pipes()  # half a request is in the pipe: no other may follow it
-                    self._client_id = secrets.randbits(62) + 1
+            except BaseException:  # Ctrl-C, say: half a message may be lost in either pipe, so no other may follow it
+                attachment.close_pipes()
+                self._client_id = secrets.randbits(62) + 1
                 raise
 
     def _replace_attachment(self) -> Attachment:

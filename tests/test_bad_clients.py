@@ -1,0 +1,177 @@
+"""What a client sends that no worker would: it is shown out, and nobody else notices."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+import struct
+from pathlib import Path
+
+import msgpack
+import pytest
+
+import shoal
+from shoal.shm import commit_set, handshake
+from shoal.shm.frames import frame
+
+WRITE = [b"key", b"\x01", 0]
+BAD_EFFECTS = [
+    [[b"key"], None, None, None],
+    [["text", b"v", 0], None, None, None],
+    [[b"", b"v", 0], None, None, None],
+    [[b"k" * 5000, b"v", 0], None, None, None],
+    [[b"key", "text", 0], None, None, None],
+    [[b"key", b"v", -1], None, None, None],
+    [[b"key", b"v", "soon"], None, None, None],
+    [WRITE, [b"a"], None, None],
+    [WRITE, [1, 2], None, None],
+    [WRITE, 7, None, None],
+    [WRITE, None, [["no such", []]], None],
+    [WRITE, None, [["delete", "key"]], None],
+    [WRITE, None, [[{}, []]], None],
+    [WRITE, None, None, "check"],
+    [WRITE, None, None, ["no such", []]],
+    [WRITE, None, None],
+    [],
+    {},
+    7,
+    None,
+]
+
+
+@pytest.fixture
+def served(tmp_path: Path):
+    with shoal.open(tmp_path / "store", durability="memory", linger=0.2) as db:
+        yield db
+
+
+def attach(db: shoal.Database) -> handshake.Welcome:
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(f"{db.path}/control.sock")
+        hello = handshake.Hello(handshake.PROTOCOL_VERSION, 77, os.getpid(), None, None)
+        connection.sendall(handshake.encode_hello(hello))
+        return handshake.receive_welcome(connection)
+
+
+def send_and_hear(db: shoal.Database, message: bytes) -> bytes:
+    """What comes back until the coordinator hangs up, or its answer."""
+    welcome = attach(db)
+    try:
+        os.write(welcome.request_fd, message)
+        return os.read(welcome.answer_fd, 65536)
+    finally:
+        for fd in welcome[2:]:
+            os.close(fd)
+
+
+def assert_unharmed(db: shoal.Database, pid: int) -> None:
+    kv = shoal.KVStore(db)
+    kv.put("r", "still", "here")
+    assert kv.get("r", "still") == "here"
+    assert db.info().coordinator_pid == pid
+    assert db.check() == []
+
+
+@pytest.mark.parametrize("effects", BAD_EFFECTS, ids=str)
+def test_a_malformed_commit_set_ends_its_client_only(served: shoal.Database, effects) -> None:
+    """A request of the wrong shape is answered by hanging up; nothing of it is written."""
+    pid = served.info().coordinator_pid
+    header = struct.pack("<QQQI", 1, 0, 0, 0)
+    assert send_and_hear(served, frame(header + msgpack.packb(effects))) == b""
+    assert served.info().keys == 0
+    assert_unharmed(served, pid)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        frame(b""),
+        frame(b"\0" * 27),
+        frame(os.urandom(500)),
+        struct.pack("<I", 2**32 - 1),
+        frame(struct.pack("<QQQI", 1, 0, 0, 4) + msgpack.packb([[1], []])),
+        frame(struct.pack("<QQQI", 1, 0, 0, 2**31)),
+    ],
+    ids=["empty", "short", "random", "4 GiB", "bad reads", "reads beyond the end"],
+)
+def test_nonsense_ends_its_client_only(served: shoal.Database, message: bytes) -> None:
+    """Bytes that are no request are answered by hanging up."""
+    pid = served.info().coordinator_pid
+    assert send_and_hear(served, message) == b""
+    assert_unharmed(served, pid)
+
+
+def test_an_operation_that_makes_no_sense_is_refused(served: shoal.Database) -> None:
+    """Wrong arguments of a known operation refuse that commit; client and coordinator go on."""
+    pid = served.info().coordinator_pid
+    header = struct.pack("<QQQI", 9, 0, 0, 0)
+    for arguments in ([b"k"], [b"k", "one"], [b"k", 1, 2], [b"k", None], [b"k", [1]]):
+        answer = send_and_hear(served, frame(header + msgpack.packb([[], None, [["increment", arguments]], None])))
+        commit_id, status, _, _ = commit_set.decode_answer(answer[4:])
+        assert (commit_id, status) == (9, commit_set.REFUSED)
+    assert_unharmed(served, pid)
+
+
+def test_half_a_message_and_then_nothing(served: shoal.Database) -> None:
+    """A client that stops in the middle of a message holds up nobody."""
+    welcome = attach(served)
+    os.write(welcome.request_fd, frame(b"x" * 1000)[:500])
+    assert_unharmed(served, served.info().coordinator_pid)
+    for fd in welcome[2:]:
+        os.close(fd)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        b"GET / HTTP/1.0\r\n\r\n",
+        struct.pack("<I", 2**31),
+        frame(msgpack.packb([99, 1, 1, None, None])),
+        frame(msgpack.packb([1, -1, 1, None, None])),
+        frame(msgpack.packb([1, 1, 1, 5, None])),
+        frame(msgpack.packb([1, 1, 1, None, "large"])),
+        frame(msgpack.packb("hello")),
+        frame(b"\xc1"),
+    ],
+    ids=str,
+)
+def test_a_visitor_who_speaks_nonsense_is_shown_out(served: shoal.Database, words: bytes) -> None:
+    """Whatever is said at the door that is no greeting, the connection is closed and the others go on."""
+    pid = served.info().coordinator_pid
+    with socket.socket(socket.AF_UNIX) as connection:
+        connection.connect(f"{served.path}/control.sock")
+        connection.settimeout(20)
+        connection.sendall(words)
+        with contextlib.suppress(ConnectionResetError):
+            assert connection.recv(100) == b""
+    assert_unharmed(served, pid)
+
+
+def test_silent_visitors_hold_up_nobody(served: shoal.Database) -> None:
+    """Connections that say nothing do not keep a client from attaching."""
+    visitors = []
+    for _ in range(50):
+        connection = socket.socket(socket.AF_UNIX)
+        connection.connect(f"{served.path}/control.sock")
+        visitors.append(connection)
+    with shoal.open(served.path) as other:
+        assert_unharmed(other, served.info().coordinator_pid)
+    for connection in visitors:
+        connection.close()
+
+
+def test_a_worker_cannot_write_the_segment(served: shoal.Database) -> None:
+    """The segment a worker gets is mapped for reading: a wild write is an error there, not damage here."""
+    segment = served._connection.attachment.segment
+    with pytest.raises(TypeError):
+        segment.mm[0:1] = b"x"
+    with pytest.raises(TypeError):
+        segment.words[3] = 7
+    welcome = attach(served)
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.write(welcome.segment_fd, b"x")
+    with pytest.raises(PermissionError):
+        os.ftruncate(welcome.slots_fd, 0)
+    for fd in welcome[2:]:
+        os.close(fd)
