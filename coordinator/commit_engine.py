@@ -32,6 +32,9 @@ from shoal.shm.writer import Plan, Writer
 
 COORDINATOR = 0  # the client id of commits the coordinator makes itself
 _NO_RESULTS: list[Any] = []
+_NO_EFFECTS = commit_set.encode_effects([])
+# Keys leave the indexes in one round and their memory is free after the next.
+_FREE_ROUNDS = 4
 
 
 class CommitEngine:
@@ -112,6 +115,16 @@ class CommitEngine:
                 return False
         return len(due) == limits.SWEEP_SLICE
 
+    def free_more(self, urgent: bool = False) -> None:
+        """Reclaim all that can be, making an empty version where that is what the last of it waits for."""
+        for _ in range(_FREE_ROUNDS):
+            while self._reclaimer.step(self._clock.monotonic_s(), urgent):
+                pass
+            if not self._reclaimer.waits_for_a_version():
+                return
+            self._commit(COORDINATOR, CommitSet(self.version + 1, 0, 0, [], [], [], [], [], None, _NO_EFFECTS))
+            self.finish_group()
+
     def forget_client(self, client_id: int) -> None:
         """A client is gone for good: it will not ask again."""
         self.remembered.pop(client_id, None)
@@ -175,12 +188,14 @@ class CommitEngine:
         log = self._log
         if log is not None and not log.has_room(body_bytes):
             log.reserve(body_bytes, only_deletes=not any(value is not None for value in writes[1::3]))
+        if not writes:
+            return [], []
         try:
             return self._writer.plan(writes)
         except StoreFullError:
             # Old snapshots and the just deleted may hold the room that is needed.
-            while self._reclaimer.step(self._clock.monotonic_s(), urgent=True):
-                pass
+            self.finish_group()
+            self.free_more(urgent=True)
             return self._writer.plan(writes)
 
     def _now_ms(self) -> int:

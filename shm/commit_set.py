@@ -110,7 +110,8 @@ def decode_effects(
     effects: bytes,
 ) -> tuple[FlatWrites, list[tuple[bytes, bytes]], list[tuple[str, list[Any]]], tuple[str, list[Any]] | None]:
     """Writes, clears, operations and question; ValueError or TypeError for a wrong form."""
-    writes, flat_clears, operations, question = codec.unpackb(effects)
+    parts: tuple[Any, Any, Any, Any] = codec.unpackb(effects)
+    writes, flat_clears, operations, question = parts
     if len(writes) % 3:
         raise ValueError("writes are not whole")
     for key, value, expires_ms in triples(writes):
@@ -130,7 +131,8 @@ def decode_effects(
             _check_keys(arguments[:1])
     if question is not None and not (type(question) is list and len(question) == 2 and type(question[0]) is str):
         raise ValueError("an unknown question")
-    return writes, clears, operations or [], question
+    asked = None if question is None else (question[0], question[1])
+    return writes, clears, operations or [], asked
 
 
 def triples(writes: FlatWrites) -> Iterator[tuple[bytes, bytes | None, int]]:

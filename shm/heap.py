@@ -24,6 +24,7 @@ _LARGEST_CLASS = CLASS_WORDS[-1]
 _CLASS_OF = [next(c for c, size in enumerate(CLASS_WORDS) if size >= n) for n in range(_LARGEST_CLASS + 1)]
 # One commit of small records can open a fresh block in every class; admission counts on that much.
 WORST_CASE_BLOCKS = 24
+_MOST_COMPARED = 256
 # Memory for the index is taken so many blocks at a time.
 _INDEX_STEP_BLOCKS = 16
 # Left ready by every admission, so that reclaiming can copy index nodes when there is room for nothing else.
@@ -148,10 +149,12 @@ class Heap:
 
     def _next_block(self, pool: int) -> list[int]:
         partial = self._partial[pool]
+        for_index = pool >= len(CLASS_WORDS)
         if partial:
-            block = partial.pop()
+            # Records keep to the bottom and the index to the top, as far as looking for that costs nothing.
+            block = (max(partial) if for_index else min(partial)) if len(partial) <= _MOST_COMPARED else partial.pop()
+            partial.discard(block)
         else:
-            for_index = pool >= len(CLASS_WORDS)
             block = self._take_last_block() if for_index else self._take_blocks(1)
             size = CLASS_WORDS[pool % len(CLASS_WORDS)]
             first = block * BLOCK_WORDS

@@ -48,6 +48,11 @@ class Reclaimer:
         writer = self._writer
         return bool(writer.garbage or writer.tombstones or writer.clears)
 
+    def waits_for_a_version(self) -> bool:
+        """Whether all that keeps memory from being freed is that nothing newer has been published since."""
+        garbage = self._writer.garbage
+        return bool(garbage) and garbage[0][0] == self._words[W_PUBLISHED] + 1
+
     def step(self, now_s: float, urgent: bool = False) -> bool:
         """One slice of work; ``urgent`` when a commit waits for room. True if more is ready to be done."""
         writer, words = self._writer, self._words

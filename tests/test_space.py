@@ -108,7 +108,7 @@ def test_every_key_of_a_full_store_can_be_deleted(small: shoal.Database) -> None
     first = _fill(kv, "a", bytes(40))
     _delete(kv, first)
     assert small.info().keys == 0
-    wait_for(lambda: small.info().bytes_used < 3 * MIB // 2, "the room of the deleted", SECONDS)
+    wait_for(lambda: small.info().bytes_used < 64 * 1024, "the room of the deleted", SECONDS)
     assert small.check() == []
     second = _fill(kv, "b", bytes(40))
     assert len(second) > 0.95 * len(first)
@@ -120,7 +120,7 @@ def test_values_of_other_sizes_fit_after_deleting(small: shoal.Database) -> None
     for size in (24, 3_000, 200_000, 100, 1_500_000, 700):
         keys = _fill(kv, f"s{size}/", bytes(size))
         room = len(keys) * (size + 72)  # with its record, node and share of the indexes
-        least = 3.5 * MIB if size < MIB else 2.5 * MIB  # of the largest, one more or less makes a sixth of the store
+        least = 3.5 * MIB if size < MIB else size  # the largest need a sixth of the store in one piece
         assert room > least, f"only {room:,} of 8 MiB could be used by values of {size} bytes"
         _delete(kv, keys)
         wait_for(lambda: small.info().bytes_used < 3 * MIB // 2, "the room of the deleted", SECONDS)
@@ -274,7 +274,10 @@ def _sleepy_reader(path: Path, pipe: Any) -> None:
         pipe.send(outcomes)
 
 
-@pytest.mark.parametrize("max_bytes", [16 * MIB, 256 * MIB], ids=["small store", "large store"])
+@pytest.mark.parametrize(
+    "max_bytes",
+    [pytest.param(16 * MIB, id="small store"), pytest.param(256 * MIB, id="large store", marks=pytest.mark.slow)],
+)
 def test_stopped_reader_does_not_hold_memory_for_ever(tmp_path: Path, max_bytes: int) -> None:
     """A SIGSTOPped reader's snapshot is revoked when space is short: writers go on, and it never reads wrong data."""
     fork = multiprocessing.get_context("fork")
