@@ -114,6 +114,7 @@ def test_every_key_of_a_full_store_can_be_deleted(small: shoal.Database) -> None
     assert len(second) > 0.95 * len(first)
 
 
+@pytest.mark.slow
 def test_values_of_other_sizes_fit_after_deleting(small: shoal.Database) -> None:
     """Room is not bound to the size of what was there before: small, large, very large and small again all fit."""
     kv = shoal.KVStore(small)
