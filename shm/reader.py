@@ -74,7 +74,7 @@ class Reader:
     """Reads of one attached segment. ``moved`` takes over ``get_named`` once another coordinator serves the store.
 
     A ``Place`` remembers where key nodes are, which never move; not what is in them. Of 100,000 keys in random order,
-    the first ``get_named`` of each took 2.3 us and every further one 1.2. When nodes have gone, while cleared ranges
+    the first ``get_named`` of each took 2.3 us and every further one 1.1. When nodes have gone, while cleared ranges
     have to be looked up, and under another coordinator the epoch differs, and what was remembered is void.
     """
 
