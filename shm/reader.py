@@ -60,14 +60,16 @@ _NO_EPOCH = memoryview((2**64 - 1).to_bytes(8, "little")).cast("Q")
 
 
 class Place:
-    """A key prefix, and where its keys are: what a reader keeps between two reads. Void in another epoch."""
+    """A key prefix, and where its keys are: what a reader keeps between two reads. Void in another epoch.
 
-    __slots__ = ("__weakref__", "epoch", "nodes", "prefix")
+    Threads share it: epoch and nodes are taken together, so nobody looks for one epoch's nodes in another's segment.
+    """
+
+    __slots__ = ("prefix", "state")
 
     def __init__(self, prefix: bytes) -> None:
         self.prefix = prefix
-        self.nodes: dict[str, int] = {}  # rest of the key -> node
-        self.epoch = -1
+        self.state: tuple[int, dict[str, int]] = (-1, {})  # epoch; rest of the key -> node
 
 
 class Reader:
@@ -104,11 +106,12 @@ class Reader:
         """
         words = self.words
         snapshot = words[W_PUBLISHED]
-        if self._epoch_words[0] == place.epoch:
+        epoch, nodes = place.state
+        if epoch == self._epoch_words[0]:  # loaded after the state: a retired reader finds no epoch it knows
             try:
-                node = place.nodes.get(name)
+                node = nodes.get(name)
                 if node is None:
-                    node = self._look_up(place, name, snapshot)
+                    node = self._look_up(place.prefix, name, nodes, snapshot)
                 if node:
                     record = words[node]
                     length = words[record + 2]
@@ -178,10 +181,9 @@ class Reader:
         if horizon > snapshot:
             raise SnapshotExpiredError(snapshot, horizon)
 
-    def _look_up(self, place: Place, name: str, snapshot: int) -> int:
-        """The key node, 0 if there is none, and remember it for the next time."""
-        nodes = place.nodes  # of the epoch just seen: should another begin meanwhile, these are already void
-        node = self._node(place.prefix + name.encode(), snapshot)
+    def _look_up(self, prefix: bytes, name: str, nodes: dict[str, int], snapshot: int) -> int:
+        """The key node, 0 if there is none, and remember it for the next time in the same epoch."""
+        node = self._node(prefix + name.encode(), snapshot)
         if node:
             self.verify(snapshot)
             if len(nodes) >= REMEMBERED_NODES:
@@ -194,8 +196,7 @@ class Reader:
         epoch = self._epoch_words[0]
         if epoch >> EPOCH_BITS != self._generation:
             return False
-        place.nodes = {}
-        place.epoch = -1 if self.words[W_CLEARS] else epoch
+        place.state = (-1 if self.words[W_CLEARS] else epoch, {})
         return True
 
     def _node(self, key: bytes, snapshot: int) -> int:

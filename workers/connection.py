@@ -201,6 +201,7 @@ class Connection:
         return self._use(attachment)
 
     def _use(self, attachment: Attachment) -> Attachment:
+        self.attachment.retire()  # before anyone remembers places in the new segment
         self.attachment = attachment
         self.on_attach(attachment)
         return attachment
