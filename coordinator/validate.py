@@ -22,7 +22,7 @@ class Conflict(NamedTuple):
 
 
 def validate(commit_set: CommitSet, window: ConflictWindow) -> Conflict | None:
-    """None if nothing ``commit_set`` read, and it read something, has changed since its snapshot."""
+    """None if nothing of what ``commit_set`` read has changed since its snapshot. Not for one that read nothing."""
     snapshot = commit_set.snapshot
     keys, ranges = commit_set.keys_read, commit_set.ranges_read
     if snapshot < window.floor:

@@ -28,7 +28,7 @@ from shoal.shm import clock, codec
 from shoal.shm.errors import CorruptionError
 from shoal.shm.limits import CHECKPOINT_BLOCK_BYTES
 from shoal.shm.reader import Reader
-from shoal.shm.storage import private_file, raise_if_full
+from shoal.shm.storage import DiskStorage, private_file, raise_if_full
 
 FORMAT_VERSION = 1
 _MAGIC = int.from_bytes(b"shoalck", "little") | FORMAT_VERSION << 56
@@ -95,11 +95,7 @@ def write_checkpoint(directory: Path, reader: Reader, version: int, remembered: 
         temporary.unlink(missing_ok=True)
         raise
     os.replace(temporary, final)
-    directory_fd = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(directory_fd)
-    finally:
-        os.close(directory_fd)
+    DiskStorage(directory).sync_directory()
     return keys
 
 

@@ -57,10 +57,6 @@ class HashIndex:
         self._words[DIRECTORY_WORD] = bucket
         self._words[W_HASH_MASK] = 0
 
-    def hash_of(self, key: bytes) -> int:
-        """The 64-bit hash this index uses."""
-        return xxh3_64_intdigest(key, self._seed)
-
     def find(self, key: bytes) -> int:
         """The key node of ``key``, 0 if there is none."""
         found = self._slot(key, xxh3_64_intdigest(key, self._seed))

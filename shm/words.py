@@ -17,8 +17,6 @@ import platform
 import sys
 import time
 
-WORD_BYTES = 8
-
 _CMD_GLOBAL_EXPEDITED = 1 << 1
 _CMD_REGISTER_GLOBAL_EXPEDITED = 1 << 2
 _SYSCALL = {"x86_64": 324, "aarch64": 283, "riscv64": 283}.get(platform.machine())

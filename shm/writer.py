@@ -121,15 +121,6 @@ class Writer:
         moment: int = self._words[record + 3]
         return moment
 
-    def newest_keys(self, lower: bytes, upper: bytes) -> Iterator[bytes]:
-        """Keys of a range with a live newest version, expiry left aside; the index must not change meanwhile."""
-        self._flush_new_keys()
-        for key, node in self.ordered_index.iterate(lower, upper):
-            record = self._words[node]
-            live = not self._words[record + 2] & TOMBSTONE
-            if live and not (self.clears and self._words[record] < self._cleared_at(key)):
-                yield key
-
     def plan(self, writes: FlatWrites) -> Plan:
         """Look at every write once and have memory ready for all, or raise StoreFullError. Deletes may use the reserve.
 

@@ -15,7 +15,6 @@ from typing import Any, Protocol
 from shoal.shm import commit_set, operations
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import InvalidOperationError
-from shoal.shm.layout import W_PUBLISHED
 from shoal.shm.operations import Write
 from shoal.shm.reader import Found, Place
 from shoal.workers.connection import Attachment, Connection
@@ -248,11 +247,6 @@ class AutoCommit:
         effects = commit_set.encode_effects([], None, [(name, arguments)])
         _, results = self._connection.submit(0, 0, commit_set.NO_READS, effects)
         return results[0]
-
-    def published(self) -> int:
-        """The newest commit version a read would see."""
-        version: int = self._connection.current().reader.words[W_PUBLISHED]
-        return version
 
 
 def _as_found(write: Write) -> Found | None:

@@ -43,11 +43,6 @@ class WalWriter:
         self._new_spare(LOG_FILE_BYTES)
         self._rotate()
 
-    @property
-    def file_number(self) -> int:
-        """The file being written."""
-        return max(self.first_versions)
-
     def has_room(self, body_bytes: int) -> bool:
         """Whether a record of that size can be appended as things are, and another file is ready after it."""
         return self._position + body_bytes + _RECORD_OVERHEAD <= self._file.size and self._spare is not None
