@@ -77,7 +77,7 @@ class _Entrant:
     """A peer that takes part in a section."""
 
     peer: Peer
-    targets: list[Any]
+    targets: list[str]
     operations: int = 0  # of all its workers, outside the windows too
 
 
@@ -128,7 +128,7 @@ def _entrant(kind: type[Peer], operation: Operation, durability: str, directory:
 def _loaded(peer: Peer, operation: Operation) -> _Entrant:
     try:
         peer.start(operation.items())
-        entrant = _Entrant(peer, operation.targets(peer))
+        entrant = _Entrant(peer, operation.targets())
         _check(entrant, operation)
     except BenchError:
         raise
@@ -204,6 +204,7 @@ def _work(entrant: _Entrant, operation: Operation, worker: int, seed: int, pipe:
     other.close()  # else this worker would keep its own pipe open when the parent dies
     try:
         session = entrant.peer.connect()
+        operation.warm_up(session, entrant.targets)
         step = operation.step(session, entrant.targets, worker, seed)
         pipe.send((0, 0))
         begin_s, start_s, end_s = pipe.recv()

@@ -7,12 +7,13 @@ the session of every peer that can do it; the tables list the peers that cannot.
 from __future__ import annotations
 
 import random
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import count, cycle, islice
 from typing import Any, ClassVar
 
-from .peers import BenchError, Peer, Session
+from .peers import BenchError, Session
 
 READ_KEYS = 100_000
 KEYS_PER_GROUP = 100
@@ -20,6 +21,7 @@ PUT_KEYS = 10_000
 COUNTERS = 1_000
 # Random picks a worker makes before the clock runs, and then goes round.
 _PICKS = 20_000
+_LONGEST_WARM_UP_S = 3.0
 
 Step = Callable[[], object]
 
@@ -38,23 +40,26 @@ class Operation(ABC):
         """What the store holds before."""
 
     @abstractmethod
-    def targets(self, peer: Peer) -> list[Any]:
-        """The keys the steps work on, as the store takes them; made once, before the workers are forked."""
+    def targets(self) -> list[str]:
+        """The keys or prefixes the steps work on; made once, before the workers are forked."""
+
+    def warm_up(self, session: Session, targets: Sequence[str]) -> None:  # noqa: B027 (most need none)
+        """What a worker has done long before it is measured."""
 
     @abstractmethod
-    def step(self, session: Session, targets: Sequence[Any], worker: int, seed: int) -> Step:
+    def step(self, session: Session, targets: Sequence[str], worker: int, seed: int) -> Step:
         """What a worker repeats."""
 
     @abstractmethod
-    def check(self, session: Session, targets: Sequence[Any], operations: int) -> None:
+    def check(self, session: Session, targets: Sequence[str], operations: int) -> None:
         """Raise ``BenchError`` unless the store is as ``operations`` of these must leave it (0: as it was loaded)."""
 
 
 class Get(Operation):
-    """Point reads."""
+    """Point reads, in workers that have been at work for a while."""
 
     name = "get"
-    title = f"get: begin, get, decode; random order over {READ_KEYS:,} keys"
+    title = f"get: begin, get, decode; random order over {READ_KEYS:,} keys, each read before"
     batch = 32
     writes = False
 
@@ -62,11 +67,19 @@ class Get(Operation):
         """Groups of keys, each value small."""
         return {_key(i): _value(i) for i in range(READ_KEYS)}
 
-    def targets(self, peer: Peer) -> list[Any]:
+    def targets(self) -> list[str]:
         """All keys in one random order, the same for every peer."""
-        return _shuffled([peer.native_key(_key(i)) for i in range(READ_KEYS)])
+        return _shuffled([_key(i) for i in range(READ_KEYS)])
 
-    def step(self, session: Session, targets: Sequence[Any], worker: int, seed: int) -> Step:
+    def warm_up(self, session: Session, targets: Sequence[str]) -> None:
+        """Read every key, for as long as it takes, up to a limit: some stores fill caches of their own."""
+        give_up_s = time.monotonic() + _LONGEST_WARM_UP_S
+        keys = iter(targets)
+        while time.monotonic() < give_up_s and (batch := list(islice(keys, 1000))):
+            for key in batch:
+                session.get(key)
+
+    def step(self, session: Session, targets: Sequence[str], worker: int, seed: int) -> Step:
         """Each worker goes round from a place of its own."""
         keys = _round_from(targets, worker * 7919)
         get, batch = session.get, self.batch
@@ -77,7 +90,7 @@ class Get(Operation):
 
         return step
 
-    def check(self, session: Session, targets: Sequence[Any], operations: int) -> None:
+    def check(self, session: Session, targets: Sequence[str], operations: int) -> None:
         """Values are what was loaded."""
         found = [session.get(key)["a"] for key in targets[:100]]
         expected = _shuffled(list(range(READ_KEYS)))[:100]
@@ -96,11 +109,11 @@ class Scan(Operation):
         """As for get."""
         return Get().items()
 
-    def targets(self, peer: Peer) -> list[Any]:
+    def targets(self) -> list[str]:
         """The prefix of every group, in one random order."""
-        return _shuffled([peer.native_key(_prefix(group)) for group in range(READ_KEYS // KEYS_PER_GROUP)])
+        return _shuffled([_prefix(group) for group in range(READ_KEYS // KEYS_PER_GROUP)])
 
-    def step(self, session: Session, targets: Sequence[Any], worker: int, seed: int) -> Step:
+    def step(self, session: Session, targets: Sequence[str], worker: int, seed: int) -> Step:
         """Each worker goes round from a place of its own."""
         prefixes = _round_from(targets, worker * 79)
         scan = session.scan
@@ -110,7 +123,7 @@ class Scan(Operation):
 
         return step
 
-    def check(self, session: Session, targets: Sequence[Any], operations: int) -> None:
+    def check(self, session: Session, targets: Sequence[str], operations: int) -> None:
         """A scan finds the whole group, in order, and nothing else."""
         group = _shuffled(list(range(READ_KEYS // KEYS_PER_GROUP)))[0]
         first = group * KEYS_PER_GROUP
@@ -128,11 +141,11 @@ class Put(Operation):
         """Every key is there before: an overwrite is not an insert."""
         return {_key(i): _value(-1) for i in range(PUT_KEYS)}
 
-    def targets(self, peer: Peer) -> list[Any]:
+    def targets(self) -> list[str]:
         """All keys."""
-        return [peer.native_key(_key(i)) for i in range(PUT_KEYS)]
+        return [_key(i) for i in range(PUT_KEYS)]
 
-    def step(self, session: Session, targets: Sequence[Any], worker: int, seed: int) -> Step:
+    def step(self, session: Session, targets: Sequence[str], worker: int, seed: int) -> Step:
         """Keys are random per worker."""
         keys = _random_picks(targets, seed)
         numbers = count()
@@ -143,7 +156,7 @@ class Put(Operation):
 
         return step
 
-    def check(self, session: Session, targets: Sequence[Any], operations: int) -> None:
+    def check(self, session: Session, targets: Sequence[str], operations: int) -> None:
         """Every value is whole, and as many changed as can be told: at least one if there was a put."""
         changed = 0
         for key in targets:
@@ -165,11 +178,11 @@ class ReadModifyWrite(Operation):
         """Counters at zero."""
         return {_key(i): 0 for i in range(COUNTERS)}
 
-    def targets(self, peer: Peer) -> list[Any]:
+    def targets(self) -> list[str]:
         """All counters."""
-        return [peer.native_key(_key(i)) for i in range(COUNTERS)]
+        return [_key(i) for i in range(COUNTERS)]
 
-    def step(self, session: Session, targets: Sequence[Any], worker: int, seed: int) -> Step:
+    def step(self, session: Session, targets: Sequence[str], worker: int, seed: int) -> Step:
         """Keys are random per worker: workers in the same order would never meet."""
         keys = _random_picks(targets, seed)
         rmw = session.rmw
@@ -179,7 +192,7 @@ class ReadModifyWrite(Operation):
 
         return step
 
-    def check(self, session: Session, targets: Sequence[Any], operations: int) -> None:
+    def check(self, session: Session, targets: Sequence[str], operations: int) -> None:
         """The counters add up to the operations done."""
         total = sum(session.get(key) for key in targets)
         if total != operations:
@@ -204,12 +217,12 @@ def _shuffled(items: list[Any]) -> list[Any]:
     return items
 
 
-def _round_from(targets: Sequence[Any], offset: int) -> Iterator[Any]:
+def _round_from(targets: Sequence[str], offset: int) -> Iterator[Any]:
     start = offset % len(targets)
     return cycle([*targets[start:], *targets[:start]])
 
 
-def _random_picks(targets: Sequence[Any], seed: int) -> Iterator[Any]:
+def _random_picks(targets: Sequence[str], seed: int) -> Iterator[Any]:
     return cycle(random.Random(seed).choices(targets, k=_PICKS))
 
 

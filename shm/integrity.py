@@ -127,7 +127,7 @@ class _Walk:
             return False
         newest, above = record, self._published + 1
         while record:
-            if not self._in_heap(record, f"key {key!r}"):
+            if not self._writer.is_beside(node, record) and not self._in_heap(record, f"key {key!r}"):
                 return False
             version, meta = words[record], words[record + 2]
             if version >= above:

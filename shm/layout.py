@@ -11,6 +11,9 @@ A *reference* is a word index into the segment (byte offset / 8), 48 bits at mos
     key node          word 0  reference of the newest version record
                       word 1  length of the key in bytes
                       then    the key, padded to a word
+                      then    its first version record, if node and record together are at most BESIDE_WORDS: who
+                              reads a key that was written once touches one stretch of memory. Overwritten, the
+                              words stay with the node until the key is gone.
     version record    word 0  commit version
                       word 1  reference of the previous record, 0 none
                       word 2  length of the value in bytes | TOMBSTONE | EXPIRES
@@ -62,6 +65,7 @@ EXPIRES = 1 << 33
 LENGTH_MASK = (1 << 32) - 1
 
 NODE_HEADER_WORDS = 2
+BESIDE_WORDS = 32
 RECORD_HEADER_WORDS = 3
 
 BUCKET_MASK = BUCKET_ENTRIES - 1

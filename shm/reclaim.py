@@ -140,12 +140,11 @@ class Reclaimer:
         """Take keys out of both indexes; their nodes and newest records are obsolete from the next version on."""
         if not dead:
             return
-        writer, words = self._writer, self._words
+        writer = self._writer
         dead.sort()
         for key, node in dead:
             writer.hash_index.remove(key)
-            record = words[node]
-            writer.discard(published + 1, record, writer.heap.size_of(record))
+            writer.discard_record(published + 1, node, self._words[node])
             writer.discard(published + 1, node, writer.heap.size_of(node))
         writer.ordered_index.remove(dead)
         writer.raise_epoch()

@@ -19,6 +19,7 @@ from shoal.shm.expiry import ExpiryQueue
 from shoal.shm.hash_index import HashIndex
 from shoal.shm.heap import BLOCK_WORDS, RECLAIM_BLOCKS, WORST_CASE_BLOCKS, Heap
 from shoal.shm.layout import (
+    BESIDE_WORDS,
     EXPIRES,
     LENGTH_MASK,
     NODE_HEADER_WORDS,
@@ -36,7 +37,8 @@ from shoal.shm.reader import Found
 from shoal.shm.segment import Segment
 from shoal.shm.words import publish_barrier
 
-# Of each write: its key node (0 for a new key) and the words of its record.
+# Of each write: its key node, and the words of its record. A new key's node is 0; with the record beside it, minus the
+# words of the node, which are then in the record's count.
 Plan = tuple[list[int], list[int]]
 
 _NODE_HEADER = struct.Struct("<QQ")
@@ -141,7 +143,12 @@ class Writer:
                 size = RECORD_HEADER_WORDS + (len(value) + 7 >> 3) + (1 if expires_ms else 0)
                 if not node:
                     new_keys += 1
-                    words += words_for(len(key)) + NODE_HEADER_WORDS
+                    node_words = words_for(len(key)) + NODE_HEADER_WORDS
+                    if node_words + size <= BESIDE_WORDS:
+                        size += node_words
+                        nodes[-1] = -node_words
+                    else:
+                        words += node_words
             sizes.append(size)
             if self.clears:
                 words += RECORD_HEADER_WORDS + 1  # for the tombstone it may need underneath
@@ -214,13 +221,26 @@ class Writer:
         for clear in self.clears:
             yield from clear.nodes
 
-    def new_node(self, key: bytes) -> int:
-        """A key node without records."""
+    def discard_record(self, version: int, node: int, record: int) -> None:
+        """Note a record of a key as obsolete from ``version`` on; nothing to note if it stands beside the node."""
+        if not self.is_beside(node, record):
+            self.discard(version, record, self.heap.size_of(record))
+
+    def is_beside(self, node: int, record: int) -> bool:
+        """Whether a key's record is part of the node's own memory."""
+        node_words = NODE_HEADER_WORDS + words_for(self._words[node + 1])
+        # Where the node's memory ends at its key, another record may begin there.
+        return record - node == node_words and self.heap.size_of(node) > node_words
+
+    def _new_node(self, key: bytes) -> int:
         node = self.heap.allocate(NODE_HEADER_WORDS + words_for(len(key)))
+        self._write_node(node, key)
+        return node
+
+    def _write_node(self, node: int, key: bytes) -> None:
         start = node * 8
         _NODE_HEADER.pack_into(self.segment.mm, start, 0, len(key))
         self.segment.mm[start + 16 : start + 16 + len(key)] = key
-        return node
 
     def _make_room(self, words: int, blocks: int, grows: bool) -> None:
         """Have ``words`` of small records and ``blocks`` of large ones ready, or raise StoreFullError.
@@ -257,8 +277,10 @@ class Writer:
 
     def _link(self, key: bytes, value: bytes | None, expires_ms: int, node: int, record: int, version: int) -> None:
         words, mm = self._words, self.segment.mm
-        previous, was_live, cleared = 0, False, False
-        if node:
+        previous, was_live, cleared, new_node = 0, False, False, 0
+        if node < 0:
+            new_node, record, node = record, record - node, 0
+        elif node:
             previous = words[node]
             meta = words[previous + 2]
             was_live = not meta & TOMBSTONE
@@ -270,10 +292,11 @@ class Writer:
             return
         if node:
             if cleared:
-                previous = self._bury(key, previous, version)
-            size = (meta & LENGTH_MASK) + 31 >> 3
-            self.garbage.append((version, previous, size))
-            self.garbage_words += size
+                previous = self._bury(key, node, previous, version)
+            if not self.is_beside(node, previous):
+                size = (meta & LENGTH_MASK) + 31 >> 3
+                self.garbage.append((version, previous, size))
+                self.garbage_words += size
         start = record * 8
         if value is None:
             _RECORD_HEADER.pack_into(mm, start, version, previous, TOMBSTONE)
@@ -296,12 +319,13 @@ class Writer:
         if node:
             words[node] = record
         else:
-            node = self.new_node(key)
+            node = new_node or self.heap.allocate(NODE_HEADER_WORDS + words_for(len(key)))
+            self._write_node(node, key)
             words[node] = record
             self.hash_index.insert(key, node)
             self._new_keys.append((key, node))
 
-    def _bury(self, key: bytes, record: int, version: int) -> int:
+    def _bury(self, key: bytes, node: int, record: int, version: int) -> int:
         """Before a key of a cleared range is written again: a tombstone that says what the table says until now."""
         cleared_at = min(c.version for c in self.clears if c.lower <= key < c.upper and c.version > self._words[record])
         self.keys -= 1
@@ -309,14 +333,14 @@ class Writer:
             return record
         tombstone = self.heap.allocate(RECORD_HEADER_WORDS)
         _RECORD_HEADER.pack_into(self.segment.mm, tombstone * 8, cleared_at, record, TOMBSTONE)
-        self.discard(version, record, self.heap.size_of(record))
+        self.discard_record(version, node, record)
         return tombstone
 
     def _cleared_at(self, key: bytes) -> int:
         return max((c.version for c in self.clears if c.lower <= key < c.upper), default=0)
 
     def _add_clear(self, lower: bytes, upper: bytes, version: int) -> None:
-        self.clears.append(Clear(lower, upper, version, (self.new_node(lower), self.new_node(upper))))
+        self.clears.append(Clear(lower, upper, version, (self._new_node(lower), self._new_node(upper))))
         self.clears_changed(version)
 
     def _flush_new_keys(self) -> None:

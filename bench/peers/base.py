@@ -20,21 +20,21 @@ class BenchError(Exception):
 
 
 class Session:
-    """One worker's attachment. Keys are what ``Peer.native_key`` made of a text; values are plain Python objects."""
+    """One worker's attachment. Keys are texts, as applications have them; values plain Python objects."""
 
-    def get(self, key: Any) -> Any:
+    def get(self, key: str) -> Any:
         """The decoded value of a key, in a read transaction of its own."""
         raise NotImplementedError
 
-    def scan(self, prefix: Any) -> list[tuple[str, Any]]:
+    def scan(self, prefix: str) -> list[tuple[str, Any]]:
         """Keys, as text, and decoded values of all keys that begin with ``prefix``, sorted."""
         raise NotImplementedError
 
-    def put(self, key: Any, value: Any) -> None:
+    def put(self, key: str, value: Any) -> None:
         """Write a key, in a commit of its own."""
         raise NotImplementedError
 
-    def rmw(self, key: Any) -> None:
+    def rmw(self, key: str) -> None:
         """Read an integer and write it back plus one, in a transaction that loses no other worker's addition."""
         raise NotImplementedError
 
@@ -66,10 +66,6 @@ class Peer(ABC):
         if durability not in cls.settings:
             return f"it has no durability like {durability}"
         return None
-
-    def native_key(self, text: str) -> Any:
-        """A key as the store takes it, made before the clock runs."""
-        return text
 
     @abstractmethod
     def start(self, items: Mapping[str, Any]) -> None:

@@ -20,31 +20,33 @@ class LmdbSession(Session):
     def __init__(self, environment: lmdb.Environment) -> None:
         self._environment = environment
 
-    def get(self, key: bytes) -> Any:
+    def get(self, key: str) -> Any:
         """``Session.get``."""
         with self._environment.begin() as txn:
-            return msgpack.unpackb(txn.get(key))
+            return msgpack.unpackb(txn.get(key.encode()))
 
-    def scan(self, prefix: bytes) -> list[tuple[str, Any]]:
+    def scan(self, prefix: str) -> list[tuple[str, Any]]:
         """``Session.scan``."""
         found = []
         with self._environment.begin() as txn, txn.cursor() as cursor:
-            cursor.set_range(prefix)
+            first = prefix.encode()
+            cursor.set_range(first)
             for key, raw in cursor:
-                if not key.startswith(prefix):
+                if not key.startswith(first):
                     break
                 found.append((key.decode(), msgpack.unpackb(raw)))
         return found
 
-    def put(self, key: bytes, value: Any) -> None:
+    def put(self, key: str, value: Any) -> None:
         """``Session.put``."""
         with self._environment.begin(write=True) as txn:
-            txn.put(key, msgpack.packb(value))
+            txn.put(key.encode(), msgpack.packb(value))
 
-    def rmw(self, key: bytes) -> None:
+    def rmw(self, key: str) -> None:
         """``Session.rmw``: a write transaction holds the one writer lock from its beginning, so nothing conflicts."""
+        encoded = key.encode()
         with self._environment.begin(write=True) as txn:
-            txn.put(key, msgpack.packb(msgpack.unpackb(txn.get(key)) + 1))
+            txn.put(encoded, msgpack.packb(msgpack.unpackb(txn.get(encoded)) + 1))
 
     def close(self) -> None:
         """``Session.close``."""
@@ -60,10 +62,6 @@ class LmdbPeer(Peer):
         "buffered": "sync=False; a power cut may corrupt it",
         "strict": "sync=True",
     }
-
-    def native_key(self, text: str) -> bytes:
-        """LMDB takes bytes."""
-        return text.encode()
 
     def start(self, items: Mapping[str, Any]) -> None:
         """Load in one transaction and close: an open environment may not be carried over a fork."""

@@ -339,3 +339,25 @@ class TestFull:
         store.commit({b"again": b"x" * 5000})
         assert store.state(store.version) == {b"again": b"x" * 5000}
         assert store.problems() == []
+
+
+def test_a_first_record_stands_beside_its_node_and_goes_with_it():
+    """Small first records share the node's memory; neither overwriting nor deleting frees or loses anything twice."""
+    store = Store()
+    small, large = b"small", b"large"
+    store.commit({small: b"v" * 40, large: b"w" * 4000})
+    find, words = store.writer.hash_index.find, store.segment.words
+    node = find(small)
+    assert store.writer.is_beside(node, words[node])
+    assert not store.writer.is_beside(find(large), words[find(large)])
+    for i in range(20):
+        store.commit({small: b"%d" % i * 40, large: b"x" * i})
+        store.reclaim_all()
+        assert check_segment(store.segment, store.version, store.writer) == []
+    assert store.reader.find(small, store.version).value == b"19" * 40
+    store.commit({small: None, large: None})
+    for _ in range(4):
+        store.commit({b"other": b"1"})
+        store.reclaim_all()
+    assert check_segment(store.segment, store.version, store.writer) == []
+    assert not find(small) and not find(large)
