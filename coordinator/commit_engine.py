@@ -25,7 +25,7 @@ from shoal.shm import codec, commit_set, limits, operations
 from shoal.shm.clock import Clock
 from shoal.shm.commit_set import COMMITTED, CONFLICT, REFUSED, CommitSet, FlatWrites, encode_answer, triples
 from shoal.shm.errors import ShoalError, StoreFullError
-from shoal.shm.operations import Write
+from shoal.shm.outcome import Write
 from shoal.shm.reader import Found
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.writer import Plan, Writer
@@ -138,6 +138,8 @@ class CommitEngine:
             decided = codec.pack([more, results])
             writes = writes + more
         effects = request.effects
+        if request.operations and not request.writes and not request.clears:
+            effects = _NO_EFFECTS  # replay takes what was decided; what was asked need not be kept
         plan = self._make_room(writes, len(effects) + len(decided))
         version = self.version + 1
         self._writer.apply(version, request.clears, writes, plan)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
 from shoal.primitives.key_space import Namespace
+from shoal.shm.limits import SINGLE_CALL_TIMEOUT_S
+from shoal.workers.retry import retry_for
 from shoal.workers.transaction import AutoCommit
 
 if TYPE_CHECKING:
@@ -13,6 +15,7 @@ if TYPE_CHECKING:
 
 
 View = TypeVar("View")
+T = TypeVar("T")
 
 _VIEWS_KEPT = 4096
 
@@ -27,6 +30,10 @@ class DatabaseLike(Protocol):
 
     def transaction(self, run_id: str, *, namespace: Namespace = ...) -> Transaction:
         """A transaction on a run."""
+        ...
+
+    def snapshot(self, run_id: str, *, namespace: Namespace = ...) -> Transaction:
+        """A transaction that only reads."""
         ...
 
 
@@ -67,3 +74,16 @@ class Facade(Generic[View]):
     def transaction(self, run_id: str) -> Transaction:
         """A transaction on a run of this facade's namespace, as ``db.transaction``."""
         return self._db.transaction(run_id, namespace=self.namespace)
+
+    def _snapshot(self, run_id: str) -> Transaction:
+        """One moment for a call that reads more than once."""
+        return self._db.snapshot(run_id, namespace=self.namespace)
+
+    def _transact(self, run_id: str, call: Callable[[Transaction], T], timeout_s: float = SINGLE_CALL_TIMEOUT_S) -> T:
+        """A call that reads and then writes, in a transaction of its own, again until it does not conflict."""
+
+        def attempt() -> T:
+            with self.transaction(run_id) as txn:
+                return call(txn)
+
+        return retry_for(attempt, timeout_s)

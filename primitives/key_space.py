@@ -4,7 +4,10 @@
     part     1 byte length, then that many bytes of UTF-8: tenant, app, agent, run
     run      length 0 is no run: what belongs to the namespace as a whole (the index of runs)
     tag      KV 0x01, EVENT 0x02, STATE 0x03, TRACE 0x04, RUN 0x05; 0x10 is reserved
-    rest     KV and STATE: the user's key or name; elsewhere what the primitive defines
+    rest     KV and STATE: the user's key or name
+             elsewhere 1 byte kind (0: the records themselves), then what the primitive defines: sized texts,
+             8-byte big-endian numbers, and a last text that needs no length
+    text     2 bytes length, then that many bytes of UTF-8
 
 Lengths come first, so no name can reach into another's range; UTF-8 sorts as its code points do, so a scan comes out
 in the order Python sorts strings. A run is one contiguous range.
@@ -60,6 +63,10 @@ class Namespace:
         """What every key of the namespace begins with."""
         return self._prefix
 
+    def runs_prefix(self) -> bytes:
+        """What every key that belongs to no single run begins with."""
+        return self._prefix + b"\0"
+
     def run_prefix(self, run_id: str) -> bytes:
         """What every key of a run begins with."""
         prefixes = self._run_prefixes
@@ -93,6 +100,21 @@ def encode_prefix(prefix: object) -> bytes:
     return encode_text("prefix", prefix) if prefix != "" else b""
 
 
+def sized(raw: bytes) -> bytes:
+    """A text inside a key, its length in front: no text reaches into another's range."""
+    return len(raw).to_bytes(2, "big") + raw
+
+
+def number(value: int) -> bytes:
+    """A number from 0 to 2**64 - 1 inside a key, so that keys sort as numbers do."""
+    return value.to_bytes(8, "big")
+
+
+def bound(value: int) -> bytes:
+    """The same for a bound a user gave, which may lie outside."""
+    return number(min(max(value, 0), 2**64 - 1))
+
+
 def after(prefix: bytes) -> bytes:
     """The first key after all that begin with ``prefix``, which must not be all 0xff."""
     stripped = prefix.rstrip(b"\xff")
@@ -100,14 +122,18 @@ def after(prefix: bytes) -> bytes:
 
 
 def user_text(key: bytes) -> str:
-    """The part of an engine key that the user named, for messages."""
+    """What a user calls the engine key, for messages: a key or name as it is, of the other primitives the kind too."""
     try:
         position = 0
         for _ in range(4):
             position += 1 + key[position]
-        rest = key[position + 1 :]
+        tag, rest = key[position], key[position + 1 :]
     except IndexError:
-        rest = key
+        tag, rest = Tag.KV, key
+    if tag in (Tag.EVENT, Tag.TRACE, Tag.RUN):
+        what = {Tag.EVENT: "events", Tag.TRACE: "traces", Tag.RUN: "runs"}[Tag(tag)]
+        named = rest[1:].decode("utf-8", errors="backslashreplace") if rest[:1] == b"\0" and tag != Tag.EVENT else ""
+        return f"{what} {named}".rstrip()
     return rest.decode("utf-8", errors="backslashreplace")
 
 

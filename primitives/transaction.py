@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from types import TracebackType
 
+from shoal.primitives.event_log import EventView
 from shoal.primitives.key_space import Namespace, user_text
 from shoal.primitives.kv_store import KVView
+from shoal.primitives.run_index import RunsView
+from shoal.primitives.state_cell import StateView
+from shoal.primitives.trace_store import TraceView
 from shoal.shm.errors import ConflictError, InvalidOperationError
 from shoal.workers import transaction as engine
 from shoal.workers.connection import Connection
@@ -25,6 +29,26 @@ class RunView:
     def kv(self) -> KVView:
         """The run's keys and values: the methods of ``KVStore`` without ``run_id``."""
         return KVView(self._begun(), self._namespace, self._run_id)
+
+    @property
+    def events(self) -> EventView:
+        """The run's event log: the methods of ``EventLog`` without ``run_id``."""
+        return EventView(self._begun(), self._namespace, self._run_id)
+
+    @property
+    def state(self) -> StateView:
+        """The run's cells: the methods of ``StateCell`` without ``run_id``."""
+        return StateView(self._begun(), self._namespace, self._run_id)
+
+    @property
+    def traces(self) -> TraceView:
+        """The run's traces: the methods of ``TraceStore`` without ``run_id``."""
+        return TraceView(self._begun(), self._namespace, self._run_id)
+
+    @property
+    def runs(self) -> RunsView:
+        """The runs of the namespace: the methods of ``RunIndex``."""
+        return RunsView(self._begun(), self._namespace)
 
 
 class Transaction(RunView):

@@ -10,7 +10,7 @@ GIB = 1024 * MIB
 MAX_KEY_BYTES = 1024  # a user's key or name, as UTF-8
 MAX_RUN_ID_BYTES = 128  # a run id, and each part of a namespace
 MAX_VALUE_BYTES = 16 * MIB  # one value: the bytes of a str or bytes, of anything else its encoded form
-MAX_ENCODED_VALUE_BYTES = MAX_VALUE_BYTES + 8
+MAX_ENCODED_VALUE_BYTES = MAX_VALUE_BYTES + 64 * KIB  # with what a primitive keeps beside it
 MAX_COMMIT_BYTES = 64 * MIB  # all of one commit set, encoded
 MAX_NESTING = 256  # lists and dicts inside each other
 MAX_INTEGER = 2**64 - 1
@@ -55,6 +55,7 @@ SYNC_EVERY_MS = 100  # buffered: how much a power cut may take
 
 # --- processes ------------------------------------------------------------------------------------------------------
 OPEN_TIMEOUT_S = 10.0
+SINGLE_CALL_TIMEOUT_S = 30.0  # a facade's call that reads and writes runs again for so long before it gives up
 LINGER_S = 1.0
 FIRST_CLIENT_S = 2.0  # a coordinator waits so long at least for whoever started it
 ANSWER_SPIN_S = 0.0002  # a client looks so long for its answer before it sleeps

@@ -32,3 +32,17 @@ def retry(attempt_once: Callable[[], T], retries: int) -> T:
         except (ConflictError, SnapshotExpiredError):
             time.sleep(pause_s(attempt))
     return attempt_once()
+
+
+def retry_for(attempt_once: Callable[[], T], timeout_s: float) -> T:
+    """Call ``attempt_once`` until it neither conflicts nor loses its snapshot; after ``timeout_s`` it may raise that."""
+    give_up_s = time.monotonic() + timeout_s
+    attempt = 0
+    while True:
+        try:
+            return attempt_once()
+        except (ConflictError, SnapshotExpiredError):
+            if time.monotonic() >= give_up_s:
+                raise
+        time.sleep(pause_s(attempt))
+        attempt += 1

@@ -9,15 +9,21 @@ Two kinds with the same methods:
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 from shoal.shm import commit_set, operations
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import InvalidOperationError
-from shoal.shm.operations import Write
+from shoal.shm.layout import W_PUBLISHED
+from shoal.shm.outcome import Write
 from shoal.shm.reader import Found, Place
 from shoal.workers.connection import Attachment, Connection
+
+# Who waits for a commit looks at the published version at growing intervals.
+_SHORTEST_LOOK_S = 0.0002
+_LONGEST_LOOK_S = 0.005
 
 
 class Engine(Protocol):
@@ -37,6 +43,14 @@ class Engine(Protocol):
 
     def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> None:
         """Write a key, whatever is there."""
+        ...
+
+    def delete(self, key: bytes) -> None:
+        """Delete a key, present or not."""
+        ...
+
+    def clear(self, lower: bytes, upper: bytes) -> None:
+        """Delete every key of ``[lower, upper)``, however many."""
         ...
 
     def perform(self, name: str, arguments: list[Any]) -> Any:
@@ -104,10 +118,23 @@ class Transaction:
         return found
 
     def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, Found]]:
-        """The live keys of ``[lower, upper)`` in order, own writes included."""
+        """The live keys of ``[lower, upper)`` in order, own writes included.
+
+        What is validated at commit is the range as far as it was read: all of it, or up to the last key taken.
+        """
         if self._ended:
             self._refuse_use()
+        position = len(self._ranges_read)
         self._ranges_read.append((lower, upper))
+        key = lower
+        try:
+            for key, found in self._merged(lower, upper):
+                yield key, found
+        except GeneratorExit:
+            self._ranges_read[position] = (lower, key + b"\0")
+            raise
+
+    def _merged(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, Found]]:
         own = sorted(write for write in self._writes.values() if lower <= write.key < upper)
         position = 0
         for key, found in self._reader.scan(lower, upper, self.snapshot):
@@ -214,6 +241,22 @@ class AutoCommit:
 
     def _attached(self, attachment: Attachment) -> None:
         self.get_named = attachment.reader.get_named
+
+    def wait_beyond(self, version: int, give_up_s: float) -> bool:
+        """Wait until something newer than ``version`` is committed; False at the moment ``give_up_s`` (monotonic)."""
+        pause_s = _SHORTEST_LOOK_S
+        while self._connection.current().reader.words[W_PUBLISHED] <= version:
+            left_s = give_up_s - time.monotonic()
+            if left_s <= 0:
+                return False
+            time.sleep(min(pause_s, left_s))
+            pause_s = min(pause_s * 2, _LONGEST_LOOK_S)
+        return True
+
+    def published(self) -> int:
+        """The newest committed version."""
+        version: int = self._connection.current().reader.words[W_PUBLISHED]
+        return version
 
     def find(self, key: bytes) -> Found | None:
         """The newest committed value of a key, with version and expiry."""

@@ -360,4 +360,5 @@ def test_a_first_record_stands_beside_its_node_and_goes_with_it():
         store.commit({b"other": b"1"})
         store.reclaim_all()
     assert check_segment(store.segment, store.version, store.writer) == []
-    assert not find(small) and not find(large)
+    assert not find(small)
+    assert not find(large)
