@@ -1,0 +1,36 @@
+"""Identifiers made for users: UUIDv7, so that they sort by the time they were made."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+
+_RANDOM_BITS = 74
+_lock = threading.Lock()
+_last = 0
+
+
+def new_id() -> str:
+    """A UUIDv7 (RFC 9562) that no other call returns, greater than every earlier one of this process.
+
+    >>> first, second = new_id(), new_id()
+    >>> first < second, len(first)
+    (True, 36)
+    """
+    global _last
+    fresh = time.time_ns() // 1_000_000 << _RANDOM_BITS | int.from_bytes(os.urandom(10), "big") >> 80 - _RANDOM_BITS
+    with _lock:
+        # Within a millisecond the last one plus one: 74 bits leave room for it.
+        _last = fresh = max(fresh, _last + 1)
+    milliseconds, high, low = fresh >> _RANDOM_BITS, fresh >> 62 & 0xFFF, fresh & (1 << 62) - 1
+    text = f"{milliseconds << 80 | 7 << 76 | high << 64 | 2 << 62 | low:032x}"
+    return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def _after_fork() -> None:
+    global _lock
+    _lock = threading.Lock()
+
+
+os.register_at_fork(after_in_child=_after_fork)
