@@ -2,10 +2,14 @@
 
 Written by the coordinator alone, once per group of commits for all keys that are new in it, so it costs nothing when
 a key is only overwritten. Readers need no lock:
-- a leaf is never changed: a new copy is written, then one store swings the branch's reference to it;
+- a leaf only ever grows at its end, where it has room: the reference is stored, then the count. Any other change writes
+  a new leaf, then one store swings the branch's reference to it;
 - when leaves come or go, the branch is copied and the root's reference swung; likewise the root and the header;
 - what was replaced stays whole until no snapshot from before is left (``reclaim``).
 A reader on an old node misses only keys newer than its snapshot. Three levels hold 10^8 keys.
+
+Keys mostly come in rising streams (events, times, ids made in order), each ending in the middle of the key space. So a
+full leaf splits where such a stream goes on, and from there on its keys are appended where they are, without a copy of the leaf.
 
 The coordinator keeps a private mirror of the upper levels: ``fence[i] <= every key of node i < fence[i + 1]``, found
 with ``bisect`` in C. Readers, who have no fences, compare with the first key below a node.
@@ -22,6 +26,10 @@ from shoal.shm.heap import Heap
 from shoal.shm.layout import W_ORDER_ROOT
 from shoal.shm.limits import BRANCH_ENTRIES, LEAF_ENTRIES
 from shoal.shm.segment import Segment
+from shoal.shm.words import publish_barrier
+
+# Streams of keys that are followed at the same time, times the keys a group adds to each.
+_RECENT_NODES = 512
 
 
 class _Branch:
@@ -44,6 +52,7 @@ class OrderedIndex:
         self._branches: list[_Branch] = []
         self._root = 0
         self.replaced: list[int] = []  # nodes no longer reachable, for reclaim
+        self._recent: set[int] = set()  # key nodes inserted lately: a key right after one of them goes on with a stream
 
     @property
     def leaf_count(self) -> int:
@@ -113,14 +122,18 @@ class OrderedIndex:
     def _insert_into_one_leaf(self, keys: list[tuple[bytes, int]], position: int) -> int:
         if not self._branches:
             first = [node for _, node in keys[position : position + LEAF_ENTRIES]]
-            self._branches = [_Branch([b""], [self._write(first)])]
+            self._branches = [_Branch([b""], [self._write(first, LEAF_ENTRIES)])]
             self._fences = [b""]
             self._write_branch(0)
             self._write_root()
             return position + len(first)
         branch_at, leaf_at, end_fence = self._locate(keys[position][0])
-        entries = self._entries(self._branches[branch_at].leaves[leaf_at])
-        before, at_end, low = len(entries), True, 0
+        leaf = self._branches[branch_at].leaves[leaf_at]
+        appended = self._append(leaf, keys, position, end_fence)
+        if appended:
+            return position + appended
+        entries = self._entries(leaf)
+        before, at_end, streaming, low = len(entries), True, False, 0
         # At most one branch's worth at a time, so that the chunks below never overflow it twice over.
         last = min(len(keys), position + BRANCH_ENTRIES * LEAF_ENTRIES // 4)
         while position < last:
@@ -129,11 +142,41 @@ class OrderedIndex:
                 break
             low = self._position(entries, key, low)
             at_end = at_end and low >= before
+            streaming = low > 0 and entries[low - 1] in self._recent
             entries.insert(low, node)
+            self._note(node)
             low += 1
             position += 1
-        self._replace_leaf(branch_at, leaf_at, _chunks(entries, at_end))
+        split_at = low if streaming and not at_end and len(entries) > LEAF_ENTRIES else 0
+        parts = [part for part in (entries[:split_at], entries[split_at:]) if part]
+        self._replace_leaf(
+            branch_at, leaf_at, [chunk for part in parts for chunk in _chunks(part, at_end or split_at > 0)]
+        )
         return position
+
+    def _append(self, leaf: int, keys: list[tuple[bytes, int]], position: int, end_fence: bytes | None) -> int:
+        """Store keys behind a leaf's last as far as they belong and fit; how many."""
+        words = self._words
+        count = words[leaf]
+        room = min(self._heap.size_of(leaf) - 1, LEAF_ENTRIES) - count
+        if room <= 0 or keys[position][0] < node_key(self._segment, words[leaf + count]):
+            return 0
+        first = position
+        for key, node in keys[position : position + room]:
+            if end_fence is not None and key >= end_fence:
+                break
+            count += 1
+            words[leaf + count] = node
+            self._note(node)
+            position += 1
+        publish_barrier()
+        words[leaf] = count
+        return position - first
+
+    def _note(self, node: int) -> None:
+        if len(self._recent) >= _RECENT_NODES:
+            self._recent.clear()
+        self._recent.add(node)
 
     def _position(self, entries: list[int], key: bytes, low: int) -> int:
         words, mm = self._words, self._segment.mm
@@ -149,7 +192,7 @@ class OrderedIndex:
 
     def _replace_leaf(self, branch_at: int, leaf_at: int, parts: list[list[int]]) -> None:
         branch = self._branches[branch_at]
-        fresh = [self._write(part) for part in parts]
+        fresh = [self._write(part, LEAF_ENTRIES) for part in parts]
         self.replaced.append(branch.leaves[leaf_at])
         if len(fresh) == 1:
             branch.leaves[leaf_at] = fresh[0]
@@ -188,8 +231,8 @@ class OrderedIndex:
             self._write_branch(i)
         self._write_root()
 
-    def _write(self, entries: list[int]) -> int:
-        node = self._heap.allocate_index(len(entries) + 1)
+    def _write(self, entries: list[int], room: int = 0) -> int:
+        node = self._heap.allocate_index(max(len(entries), room) + 1)
         image = array("Q", (len(entries), *entries)).tobytes()
         self._segment.mm[node * 8 : node * 8 + len(image)] = image
         return node
