@@ -115,15 +115,19 @@ class CommitEngine:
                 return False
         return len(due) == limits.SWEEP_SLICE
 
-    def free_more(self, urgent: bool = False) -> None:
-        """Reclaim all that can be, making an empty version where that is what the last of it waits for."""
+    def free_more(self) -> None:
+        """Reclaim all that can be, at once: a commit waits for room. Between commits it is done in slices."""
         for _ in range(_FREE_ROUNDS):
-            while self._reclaimer.step(self._clock.monotonic_s(), urgent):
+            while self._reclaimer.step(self._clock.monotonic_s(), urgent=True):
                 pass
             if not self._reclaimer.waits_for_a_version():
                 return
-            self._commit(COORDINATOR, CommitSet(self.version + 1, 0, 0, [], [], [], [], [], None, _NO_EFFECTS))
-            self.finish_group()
+            self.make_version()
+
+    def make_version(self) -> None:
+        """An empty commit, for memory that can be freed once there is a newer version."""
+        self._commit(COORDINATOR, CommitSet(self.version + 1, 0, 0, [], [], [], [], [], None, _NO_EFFECTS))
+        self.finish_group()
 
     def forget_client(self, client_id: int) -> None:
         """A client is gone for good: it will not ask again."""
@@ -140,7 +144,7 @@ class CommitEngine:
         effects = request.effects
         if request.operations and not request.writes and not request.clears:
             effects = _NO_EFFECTS  # replay takes what was decided; what was asked need not be kept
-        plan = self._make_room(writes, len(effects) + len(decided))
+        plan = self._make_room(writes, request.clears, len(effects) + len(decided))
         version = self.version + 1
         self._writer.apply(version, request.clears, writes, plan)
         if self._log is not None:
@@ -185,20 +189,20 @@ class CommitEngine:
             results.append(outcome.result)
         return [part for write in decided.values() for part in write], results
 
-    def _make_room(self, writes: FlatWrites, body_bytes: int) -> Plan:
+    def _make_room(self, writes: FlatWrites, clears: list[tuple[bytes, bytes]], body_bytes: int) -> Plan:
         """Have memory and log ready for a commit, or raise StoreFullError with nothing changed."""
         log = self._log
         if log is not None and not log.has_room(body_bytes):
             log.reserve(body_bytes, only_deletes=not any(value is not None for value in writes[1::3]))
-        if not writes:
+        if not writes and not clears:
             return [], []
         try:
-            return self._writer.plan(writes)
+            return self._writer.plan(writes, clears)
         except StoreFullError:
             # Old snapshots and the just deleted may hold the room that is needed.
             self.finish_group()
-            self.free_more(urgent=True)
-            return self._writer.plan(writes)
+            self.free_more()
+            return self._writer.plan(writes, clears)
 
     def _now_ms(self) -> int:
         """The wall clock, never going back while this coordinator lives."""

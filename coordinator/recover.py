@@ -93,7 +93,7 @@ def _replay(
             writes = writes + decided
     except (ValueError, TypeError) as error:
         raise CorruptionError("the log", record.version, "a commit set", str(error)) from error
-    writer.apply(record.version, clears, writes, writer.plan(writes))
+    writer.apply(record.version, clears, writes, writer.plan(writes, clears))
     for lower, upper in clears:
         window.add_clear(record.version, lower, upper)
     window.add_writes(record.version, writes[::3])

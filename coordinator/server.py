@@ -237,7 +237,8 @@ class Server:
         if self._reclaimer.idle_work():
             self._busy = self._reclaimer.step(now_s)
             if self._reclaimer.waits_for_a_version():
-                self._engine.free_more()
+                self._engine.make_version()
+                self._busy = True  # the next turn frees a slice
         self._forget()
         heap = self._writer.heap
         heap.give_back(max(256, heap.used_words // limits.BLOCK_BYTES))

@@ -56,11 +56,10 @@ class _Views(dict[str, View]):
         return view
 
 
-class Facade(Generic[View]):
-    """Base of ``KVStore`` and its kin. ``view`` makes what has the methods for one run."""
+class BoundFacade:
+    """A database and a namespace, and transactions on them: what ``KVStore`` and its kin share with ``RunIndex``."""
 
-    __slots__ = ("_db", "_views", "namespace")
-    view: Callable[[AutoCommit, Namespace, str], View]
+    __slots__ = ("_db", "namespace")
 
     def __init__(self, db: Any, *, namespace: Namespace = Namespace()) -> None:  # noqa: B008 (frozen, shared on purpose)
         if not hasattr(db, "engine"):
@@ -69,7 +68,6 @@ class Facade(Generic[View]):
             raise TypeError(f"namespace has type {type(namespace).__name__}; give a shoal.Namespace")
         self._db: DatabaseLike = db
         self.namespace = namespace
-        self._views: _Views[View] = _Views(self.view, db.engine, namespace)
 
     def transaction(self, run_id: str) -> Transaction:
         """A transaction on a run of this facade's namespace, as ``db.transaction``."""
@@ -87,3 +85,14 @@ class Facade(Generic[View]):
                 return call(txn)
 
         return retry_for(attempt, timeout_s)
+
+
+class Facade(BoundFacade, Generic[View]):
+    """Base of ``KVStore`` and its kin. ``view`` makes what has the methods for one run."""
+
+    __slots__ = ("_views",)
+    view: Callable[[AutoCommit, Namespace, str], View]
+
+    def __init__(self, db: Any, *, namespace: Namespace = Namespace()) -> None:  # noqa: B008 (frozen, shared on purpose)
+        super().__init__(db, namespace=namespace)
+        self._views: _Views[View] = _Views(self.view, db.engine, namespace)

@@ -1,24 +1,274 @@
-"""StateCell: versioned cells of a run, changed by compare-and-swap."""
+"""StateCell: versioned cells of a run, changed by compare-and-swap.
+
+One key of the engine per cell; the record in it and the rules of change are in ``shm.cell_operations``. What holds: the
+versions of a name only rise, also over delete and init; a deleted cell is a record without a value, read as absent.
+"""
 
 from __future__ import annotations
 
+import builtins
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
 from shoal.primitives.facade import Facade
-from shoal.primitives.key_space import Namespace
+from shoal.primitives.key_space import Namespace, Tag, after, encode_prefix, encode_text
+from shoal.shm import operations
+from shoal.shm.cell_operations import Record, decode_record, encode_record
+from shoal.shm.codec import Value, decode, encode
+from shoal.shm.errors import CASConflictError, ConflictError, NotFoundError
+from shoal.shm.limits import MAX_INTEGER, SINGLE_CALL_TIMEOUT_S
+from shoal.shm.reader import Place
+from shoal.workers.retry import pause_s
 from shoal.workers.transaction import Engine
+
+T = TypeVar("T")
+
+_TAG = bytes((Tag.STATE,))
+# Who loses reads again at once: its next request is then ahead of the winner's. Only who goes on losing pauses.
+_LOSSES_WITHOUT_PAUSE = 8
+# While others commit and a cell stands still, who waits for it looks at growing intervals.
+_SHORTEST_LOOK_S = 0.0002
+_LONGEST_LOOK_S = 0.005
+_LONGEST_WAIT_S = 1e15  # seconds of any size are good; a float is not
+
+
+@dataclass(frozen=True)
+class State:
+    """What a cell holds: its value, the version of it, and when it was set, in integer ms since the epoch (UTC)."""
+
+    value: Any
+    version: int
+    updated_at: int
 
 
 class StateView:
-    """The methods of ``StateCell`` for one run, over one engine."""
+    """The methods of ``StateCell`` for one run, over one engine: ``txn.state``, and every facade call."""
 
-    __slots__ = ("_engine", "_prefix")
+    __slots__ = ("_engine", "_place", "_prefix")
 
     def __init__(self, engine: Engine, namespace: Namespace, run_id: str) -> None:
         self._engine = engine
-        self._prefix = namespace.run_prefix(run_id)
+        self._prefix = namespace.run_prefix(run_id) + _TAG
+        self._place = Place(self._prefix)
+
+    def init(self, name: str, value: Value) -> int:
+        """Create a cell, which must not be there, and return its version."""
+        version: int = self._engine.perform(operations.CELL_INIT, [self._key(name), name, encode(value)])
+        return version
+
+    def read(self, name: str) -> State | None:
+        """The cell's state, or None if it is not there."""
+        record = self._record(name)
+        if record.value is None:
+            return None
+        return State(decode(record.value), record.version, record.updated_at)
+
+    def cas(self, name: str, expected_version: int, value: Value) -> int:
+        """Give the cell a value if it is at ``expected_version``, and return the new version."""
+        _check_version("expected_version", expected_version)
+        arguments = [self._key(name), name, expected_version, encode(value)]
+        version: int = self._engine.perform(operations.CELL_CAS, arguments)
+        return version
+
+    def set(self, name: str, value: Value) -> int:
+        """Give the cell a value, whatever is there, and return its version."""
+        version: int = self._engine.perform(operations.CELL_SET, [self._key(name), encode(value)])
+        return version
+
+    def delete(self, name: str) -> bool:
+        """Delete the cell; whether it was there."""
+        deleted: bool = self._engine.perform(operations.CELL_DELETE, [self._key(name)])
+        return deleted
+
+    def exists(self, name: str) -> bool:
+        """Whether the cell is there."""
+        return self._record(name).value is not None
+
+    def list(self, prefix: str = "") -> builtins.list[str]:
+        """The names of the cells that begin with ``prefix``, sorted."""
+        return [name for name, record in self._scan(prefix) if record.value is not None]
+
+    def transition(
+        self, name: str, fn: Callable[[State], tuple[Value, T]], timeout: float | None = SINGLE_CALL_TIMEOUT_S
+    ) -> T:
+        """Give the cell the value that ``fn`` makes of its state, and return the result ``fn`` gives beside it.
+
+        A transaction sees no change but its own: ``fn`` runs once, and what it was given is validated at commit.
+        """
+        if not callable(fn):
+            raise TypeError(f"fn has type {type(fn).__name__}; give a function of a State")
+        give_up_s = time.monotonic() + _wait_s(timeout)
+        losses = 0
+        while True:
+            state = self.read(name)
+            if state is None:
+                raise NotFoundError(f"cell {name!r} does not exist; create it with init or set")
+            pair = fn(state)
+            _check_pair(pair)
+            value, result = pair
+            try:
+                self.cas(name, state.version, value)
+            except CASConflictError as lost:
+                if time.monotonic() >= give_up_s:
+                    raise ConflictError(name, lost.expected, lost.actual) from None
+            else:
+                return result
+            losses += 1
+            if losses > _LOSSES_WITHOUT_PAUSE:
+                time.sleep(pause_s(losses - _LOSSES_WITHOUT_PAUSE))
+
+    def records(self) -> Iterator[tuple[str, Record]]:
+        """Name and record of every cell, the deleted ones included, sorted by name: what an export has to keep.
+
+        A record is ``(version, updated_at, value)``; its value is bytes for ``codec.decode``, or None if deleted.
+        """
+        return self._scan("")
+
+    def restore(self, name: str, record: Record) -> None:
+        """Write a record as ``records`` once gave it: how an export comes back.
+
+        ``AlreadyExistsError`` for a name that was ever used; ``CorruptionError`` for a record that is none.
+        """
+        key, raw = self._key(name), encode_record(record)
+        decode_record(raw)
+        exists = f"cell {name!r} exists or has existed; restore cells into a run that has none of their names"
+        self._engine.perform(operations.INSERT, [key, exists, [], [key, raw]])
+
+    def _key(self, name: object) -> bytes:
+        return self._prefix + encode_text("name", name)
+
+    def _record(self, name: str) -> Record:
+        encode_text("name", name)
+        return decode_record(self._engine.get_named(self._place, name))
+
+    def _scan(self, prefix: str) -> Iterator[tuple[str, Record]]:
+        own = self._prefix
+        lower = own + encode_prefix(prefix)
+        for key, found in self._engine.scan(lower, after(lower)):
+            yield key[len(own) :].decode(), decode_record(found.value)
 
 
 class StateCell(Facade[StateView]):
-    """Facade of ``StateView``."""
+    """Named cells of a run whose every value has a version, each call a transaction of its own.
+
+    >>> import shoal, tempfile
+    >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
+    ...     cells = shoal.StateCell(db)
+    ...     cells.init("run-1", "budget", 10)
+    ...     cells.cas("run-1", "budget", 1, 9)
+    ...     cells.transition("run-1", "budget", lambda state: (state.value - 4, state.value >= 4))
+    ...     state = cells.read("run-1", "budget")
+    ...     state.value, state.version
+    1
+    2
+    True
+    (5, 3)
+
+    The versions of a name begin with 1 and only rise, also over ``delete`` and ``init``.
+
+    Names are strings of 1 to 1,024 bytes of UTF-8, any character. Values: see ``shoal.shm.codec``.
+    Raises ``TypeError`` or ``ValueError`` for a bad argument and ``LimitExceededError`` for one too large, before
+    anything is sent; ``StoreFullError`` if there is no room; ``CorruptionError`` for a record that is none.
+    """
 
     __slots__ = ()
     view = StateView
+
+    def init(self, run_id: str, name: str, value: Value) -> int:
+        """Create a cell and return its version: 1 for a name never used, else one above its last.
+
+        Raises ``AlreadyExistsError`` if the cell is there. Never conflicts.
+        """
+        return self._views[run_id].init(name, value)
+
+    def read(self, run_id: str, name: str) -> State | None:
+        """The cell's state, or None if it is not there."""
+        return self._views[run_id].read(name)
+
+    def cas(self, run_id: str, name: str, expected_version: int, value: Value) -> int:
+        """Give the cell a value if it is at ``expected_version``, and return the new version.
+
+        Raises ``CASConflictError``, which says what version it is at, and ``NotFoundError`` if it is not there.
+        """
+        return self._views[run_id].cas(name, expected_version, value)
+
+    def set(self, run_id: str, name: str, value: Value) -> int:
+        """Give the cell a value, whatever is there, and return its version. Creates it; never conflicts."""
+        return self._views[run_id].set(name, value)
+
+    def delete(self, run_id: str, name: str) -> bool:
+        """Delete the cell; whether it was there. Its last version is kept, so that none is used twice."""
+        return self._views[run_id].delete(name)
+
+    def exists(self, run_id: str, name: str) -> bool:
+        """Whether the cell is there."""
+        return self._views[run_id].exists(name)
+
+    def list(self, run_id: str, prefix: str = "") -> builtins.list[str]:
+        """The names of the cells that begin with ``prefix``, sorted."""
+        return self._views[run_id].list(prefix)
+
+    def transition(
+        self,
+        run_id: str,
+        name: str,
+        fn: Callable[[State], tuple[Value, T]],
+        timeout: float | None = SINGLE_CALL_TIMEOUT_S,
+    ) -> T:
+        """Give the cell the value that ``fn`` makes of its state, and return the result ``fn`` gives beside it.
+
+        ``fn(State) -> (new_value, result)`` must be pure: it runs again each time somebody else was first.
+
+        Raises ``ConflictError`` if somebody else still is after ``timeout`` seconds (None: goes on for ever),
+        ``NotFoundError`` if the cell is not there, ``TypeError`` if ``fn`` returns something else than a pair, and
+        whatever ``fn`` raises; then nothing was written.
+        """
+        return self._views[run_id].transition(name, fn, timeout)
+
+    def wait(self, run_id: str, name: str, version: int, timeout: float | None = None) -> State | None:
+        """The cell's state once it is newer than ``version`` (0: once it is there); at once if it is already.
+
+        None if that does not happen within ``timeout`` seconds; None waits for ever. While the cell is deleted there is
+        no state.
+        """
+        view, engine = self._views[run_id], self._db.engine
+        _check_version("version", version)
+        give_up_s = time.monotonic() + _wait_s(timeout)
+        look_s = 0.0
+        while True:
+            published = engine.published()
+            state = view.read(name)
+            if state is not None and state.version > version:
+                return state
+            left_s = give_up_s - time.monotonic()
+            if left_s <= 0:
+                return None
+            time.sleep(min(look_s, left_s))
+            # A commit in the last moment still counts: only a look after the time is up ends the wait.
+            engine.wait_beyond(published, give_up_s)
+            look_s = min(max(look_s * 2, _SHORTEST_LOOK_S), _LONGEST_LOOK_S)
+
+
+def _check_pair(returned: object) -> None:
+    if not isinstance(returned, tuple) or len(returned) != 2:
+        raise TypeError(f"fn returned {returned!r:.100}, not a pair; return a tuple (new_value, result)")
+
+
+def _check_version(what: str, version: object) -> None:
+    if not isinstance(version, int) or isinstance(version, bool):
+        raise TypeError(f"{what} has type {type(version).__name__}; give an int")
+    if not 0 <= version <= MAX_INTEGER:
+        raise ValueError(f"{what} is {version}; give a version that read has shown, which are from 1 on")
+
+
+def _wait_s(timeout: object) -> float:
+    if timeout is None:
+        return math.inf
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout has type {type(timeout).__name__}; give seconds, or None to wait for ever")
+    if not timeout >= 0:
+        raise ValueError(f"timeout is {timeout}; give 0 seconds or more, or None to wait for ever")
+    return float(min(timeout, _LONGEST_WAIT_S))

@@ -3,7 +3,8 @@
     ShoalError
       ConflictError, SnapshotExpiredError                       retry the transaction
       CASConflictError, NotFoundError, AlreadyExistsError,
-      InvalidOperationError, LimitExceededError                 the caller decides
+      InvalidOperationError, InvalidStatusTransitionError,
+      LimitExceededError                                        the caller decides
       StoreFullError                                            nothing lost; reads and deletes go on
       ConfigurationError, CoordinatorLostError, WorkerLostError
       CorruptionError                                           file, offset, expected, found
@@ -73,6 +74,21 @@ class AlreadyExistsError(ShoalError):
 
 class InvalidOperationError(ShoalError):
     """The object does not allow this call, or not any more."""
+
+
+class InvalidStatusTransitionError(ShoalError):
+    """A run of this status cannot be given that one. Both are ``RunStatus``."""
+
+    def __init__(self, from_status: str, to_status: str) -> None:
+        super().__init__(from_status, to_status)
+        self.from_status = from_status
+        self.to_status = to_status
+
+    def __str__(self) -> str:
+        return (
+            f"a run that is {self.from_status} cannot become {self.to_status}; "
+            "see shoal.RunStatus for what becomes what, or create or fork a run"
+        )
 
 
 class LimitExceededError(ShoalError):

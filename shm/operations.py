@@ -13,15 +13,27 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from shoal.shm import key_operations
+from shoal.shm import cell_operations, event_operations, key_operations
 from shoal.shm.outcome import Outcome, Read
 
+CELL_CAS = "cell_cas"
+CELL_DELETE = "cell_delete"
+CELL_INIT = "cell_init"
+CELL_SET = "cell_set"
 DELETE = "delete"
+EVENT_APPEND = "event_append"
+EVENT_RESTORE = "event_restore"
 INCREMENT = "increment"
 INSERT = "insert"
 
 OPERATIONS: dict[str, Callable[..., Outcome]] = {
+    CELL_CAS: cell_operations.cas,
+    CELL_DELETE: cell_operations.delete,
+    CELL_INIT: cell_operations.init,
+    CELL_SET: cell_operations.put,
     DELETE: key_operations.delete,
+    EVENT_APPEND: event_operations.append,
+    EVENT_RESTORE: event_operations.restore,
     INCREMENT: key_operations.increment,
     INSERT: key_operations.insert,
 }

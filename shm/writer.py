@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from shoal.shm.commit_set import FlatWrites, triples
 from shoal.shm.errors import StoreFullError
@@ -123,7 +123,7 @@ class Writer:
         moment: int = self._words[record + 3]
         return moment
 
-    def plan(self, writes: FlatWrites) -> Plan:
+    def plan(self, writes: FlatWrites, clears: Sequence[tuple[bytes, bytes]] = ()) -> Plan:
         """Look at every write once and have memory ready for all, or raise StoreFullError. Deletes may use the reserve.
 
         The plan holds until something else is applied or reclaimed. No key stands in ``writes`` twice.
@@ -160,6 +160,9 @@ class Writer:
             self.hash_index.prepare(new_keys)
             leaves = min(new_keys, self.ordered_index.leaf_count) + 2 * new_keys // LEAF_ENTRIES
             words += leaves * (LEAF_ENTRIES + 1) + 4 * new_keys
+        if clears:  # two nodes each, and the table anew
+            words += sum(2 * NODE_HEADER_WORDS + words_for(len(low)) + words_for(len(high)) for low, high in clears)
+            blocks += 1 + 3 * (len(self.clears) + len(clears)) // BLOCK_WORDS
         if blocks or not grows or words > self._budget_words:
             self._make_room(words, blocks, grows)
         else:
@@ -171,7 +174,9 @@ class Writer:
         nodes, sizes = plan
         records = self._reserve(sizes)
         for lower, upper in clears:
-            self._add_clear(lower, upper, version)
+            self.clears.append(Clear(lower, upper, version, (self._new_node(lower), self._new_node(upper))))
+        if clears:
+            self.clears_changed(version)
         i = 0
         for node, record in zip(nodes, records, strict=True):
             self._link(writes[i], writes[i + 1], writes[i + 2], node, record, version)
@@ -338,10 +343,6 @@ class Writer:
 
     def _cleared_at(self, key: bytes) -> int:
         return max((c.version for c in self.clears if c.lower <= key < c.upper), default=0)
-
-    def _add_clear(self, lower: bytes, upper: bytes, version: int) -> None:
-        self.clears.append(Clear(lower, upper, version, (self._new_node(lower), self._new_node(upper))))
-        self.clears_changed(version)
 
     def _flush_new_keys(self) -> None:
         self._new_keys.sort()

@@ -10,8 +10,15 @@ with shoal.open("fleet.db") as db:
 """
 
 from shoal.database import Database, StoreInfo, open
+from shoal.primitives.event_chain import Anchor, Appended, ChainVerification, Event
+from shoal.primitives.event_log import EventLog
 from shoal.primitives.key_space import Namespace
 from shoal.primitives.kv_store import KVStore
+from shoal.primitives.run_index import RunIndex
+from shoal.primitives.run_types import CreateRunOptions, RunMetadata, RunQuery, RunStats, RunStatus
+from shoal.primitives.state_cell import State, StateCell
+from shoal.primitives.trace_store import TraceStore
+from shoal.primitives.trace_types import Trace, TraceOptions, TraceTree, TraceType
 from shoal.primitives.transaction import Transaction
 from shoal.shm.errors import (
     AlreadyExistsError,
@@ -21,6 +28,7 @@ from shoal.shm.errors import (
     CoordinatorLostError,
     CorruptionError,
     InvalidOperationError,
+    InvalidStatusTransitionError,
     LimitExceededError,
     NotFoundError,
     ShoalError,
@@ -28,26 +36,47 @@ from shoal.shm.errors import (
     StoreFullError,
     WorkerLostError,
 )
+from shoal.shm.hash_chain import GENESIS_HASH
 from shoal.worker_pool import WorkerPool
 from shoal.workers.worker import current_database
 
 __all__ = [
     "AlreadyExistsError",
+    "Anchor",
+    "Appended",
     "CASConflictError",
+    "ChainVerification",
     "ConfigurationError",
     "ConflictError",
     "CoordinatorLostError",
     "CorruptionError",
+    "CreateRunOptions",
     "Database",
+    "Event",
+    "EventLog",
+    "GENESIS_HASH",
     "InvalidOperationError",
+    "InvalidStatusTransitionError",
     "KVStore",
     "LimitExceededError",
     "Namespace",
     "NotFoundError",
+    "RunIndex",
+    "RunMetadata",
+    "RunQuery",
+    "RunStats",
+    "RunStatus",
     "ShoalError",
     "SnapshotExpiredError",
+    "State",
+    "StateCell",
     "StoreFullError",
     "StoreInfo",
+    "Trace",
+    "TraceOptions",
+    "TraceStore",
+    "TraceTree",
+    "TraceType",
     "Transaction",
     "WorkerLostError",
     "WorkerPool",

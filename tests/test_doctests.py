@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import doctest
 import importlib
+import pathlib
 import pkgutil
 
 import pytest
@@ -26,4 +27,12 @@ def test_modules_are_found():
 def test_examples(name):
     """Every example of the module does what it shows."""
     result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
+
+
+def test_examples_of_the_guide():
+    """docs/primitives.md shows what happens."""
+    guide = pathlib.Path(__file__).parent.parent / "docs" / "primitives.md"
+    result = doctest.testfile(str(guide), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert result.attempted > 30
     assert result.failed == 0

@@ -42,8 +42,28 @@ def test_order_is_the_order_of_strings(path, text):
 
 @given(PATHS)
 def test_user_text_is_the_name(path):
-    """The user's name can be had back from a key, for messages."""
-    assert user_text(engine_key(path)) == path[5]
+    """The user's name can be had back from a key, for messages; of the other primitives with what kind it is."""
+    *_, run, tag, text = path
+    record = Namespace(*path[:3]).run_prefix(run) + bytes((tag,)) + b"\0" + text.encode()
+    if tag == Tag.EVENT:
+        assert user_text(engine_key(path)) == user_text(record) == "events"
+    elif tag in (Tag.TRACE, Tag.RUN):
+        assert user_text(record) == {Tag.TRACE: "traces ", Tag.RUN: "runs "}[tag] + text
+    else:
+        assert user_text(engine_key(path)) == text
+
+
+@given(st.sampled_from((Tag.TRACE, Tag.RUN)), st.integers(1, 255), st.binary(max_size=6))
+def test_user_text_of_an_index_key_is_its_kind(tag, kind, rest):
+    """What indices hold is no name of a user's: only the kind is told, whatever bytes follow."""
+    key = Namespace().run_prefix("r") + bytes((tag, kind)) + rest
+    assert user_text(key) == {Tag.TRACE: "traces", Tag.RUN: "runs"}[tag]
+
+
+@given(st.binary(max_size=40))
+def test_user_text_of_anything_is_text(key):
+    """A message never fails over the key it names."""
+    assert isinstance(user_text(key), str)
 
 
 @given(st.binary(min_size=1, max_size=5).filter(lambda b: b.strip(b"\xff")), st.binary(max_size=5))

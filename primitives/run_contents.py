@@ -1,0 +1,56 @@
+"""What lies under a run's prefix, whatever primitive put it there: looked for, removed, copied as the engine has it.
+
+A run is one contiguous range, and no key or record in it names its run. So a copy is every key with another prefix,
+value and expiry as they are: event hashes, cell versions and ttls stay what they were.
+"""
+
+from __future__ import annotations
+
+from shoal.primitives.key_space import Tag, after
+from shoal.shm.errors import LimitExceededError
+from shoal.shm.limits import MAX_COMMIT_BYTES
+from shoal.shm.outcome import Write
+from shoal.workers.transaction import Engine
+
+# A run of so few keys that goes along with its parent is deleted key by key. A cleared range costs every reader a look
+# until it is swept, which is little for one run and much for the thousands of small ones a cascade may take along.
+_FEW_KEYS = 256
+# What stands beside each key in a commit set: three headers and an expiry.
+_WRITE_OVERHEAD_BYTES = 16
+
+
+def holds_anything(engine: Engine, run_prefix: bytes) -> bool:
+    """Whether any key is there. Only the first one found is validated at commit, not the whole range."""
+    return any(True for _ in engine.scan(run_prefix, after(run_prefix)))
+
+
+def remove(engine: Engine, run_prefix: bytes) -> None:
+    """Delete every key of a run, however many, as one write that reads nothing."""
+    engine.clear(run_prefix, after(run_prefix))
+
+
+def few_keys(engine: Engine, run_prefix: bytes) -> list[bytes] | None:
+    """Every key of a run, or None if there are too many to delete them one by one."""
+    keys = []
+    for key, _ in engine.scan(run_prefix, after(run_prefix)):
+        keys.append(key)
+        if len(keys) > _FEW_KEYS:
+            return None
+    return keys
+
+
+def copied(source: Engine, from_prefix: bytes, to_prefix: bytes) -> list[Write]:
+    """What writes a copy of a run's keys, values, events, cells and traces under another prefix.
+
+    What other tags hold (leases, say) belongs to the run itself and not to a copy. Raises ``LimitExceededError``
+    as soon as it is more than one commit may hold.
+    """
+    writes: list[Write] = []
+    size = 0
+    for key, found in source.scan(from_prefix + bytes((Tag.KV,)), from_prefix + bytes((Tag.TRACE + 1,))):
+        write = Write(to_prefix + key[len(from_prefix) :], found.value, found.expires_ms)
+        size += len(write.key) + len(found.value) + _WRITE_OVERHEAD_BYTES
+        if size > MAX_COMMIT_BYTES:
+            raise LimitExceededError("size of the run, as far as it was read, in bytes", MAX_COMMIT_BYTES, size)
+        writes.append(write)
+    return writes

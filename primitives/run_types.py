@@ -1,0 +1,232 @@
+"""What the index of runs speaks of: statuses and their transitions, metadata, queries, and the stored form of a run.
+
+    record   msgpack [parent or nil, status (1 to 6), created ms, updated ms, completed ms or nil, [tag, ...],
+             metadata as encoded, error as encoded]
+
+Its key has the run's id (runs_view). A status's number is durable and never changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from shoal.primitives.key_space import encode_text
+from shoal.shm import codec
+from shoal.shm.codec import Value
+from shoal.shm.errors import LimitExceededError
+from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES, MAX_RUN_ID_BYTES
+
+
+class RunStatus(StrEnum):
+    """Where a run is in its life. Equal to its name, so that it can be printed, compared and exported as text.
+
+    Active becomes any other; Paused becomes Active, Cancelled or Archived; Completed, Failed and Cancelled become
+    Archived. Nothing else: what has ended is not resurrected, and Archived is the end.
+
+    >>> RunStatus.Paused.may_become(RunStatus.Active), RunStatus.Completed.may_become(RunStatus.Active)
+    (True, False)
+    """
+
+    Active = "Active"
+    Completed = "Completed"
+    Failed = "Failed"
+    Cancelled = "Cancelled"
+    Paused = "Paused"
+    Archived = "Archived"
+
+    def may_become(self, status: RunStatus) -> bool:
+        """Whether a run of this status may be given that one."""
+        return status in _MAY_BECOME[self]
+
+    @property
+    def number(self) -> int:
+        """Its number in records and index keys, for good."""
+        return _NUMBERS[self]
+
+
+_ENDED = frozenset((RunStatus.Completed, RunStatus.Failed, RunStatus.Cancelled))
+_ONLY_ARCHIVED = frozenset((RunStatus.Archived,))
+_MAY_BECOME: dict[RunStatus, frozenset[RunStatus]] = {
+    RunStatus.Active: _ENDED | {RunStatus.Paused, RunStatus.Archived},
+    RunStatus.Paused: frozenset((RunStatus.Active, RunStatus.Cancelled, RunStatus.Archived)),
+    RunStatus.Completed: _ONLY_ARCHIVED,
+    RunStatus.Failed: _ONLY_ARCHIVED,
+    RunStatus.Cancelled: _ONLY_ARCHIVED,
+    RunStatus.Archived: frozenset(),
+}
+_NUMBERS: dict[RunStatus, int] = {
+    RunStatus.Active: 1,
+    RunStatus.Completed: 2,
+    RunStatus.Failed: 3,
+    RunStatus.Cancelled: 4,
+    RunStatus.Paused: 5,
+    RunStatus.Archived: 6,
+}
+_STATUSES = {number: status for status, number in _NUMBERS.items()}
+
+
+@dataclass(frozen=True)
+class RunMetadata:
+    """A run as the index has it. Times are milliseconds since the epoch, UTC.
+
+    ``completed_at`` is when it was completed, failed or cancelled, else None; ``error`` is what ``fail_run`` was given.
+    """
+
+    run_id: str
+    parent_run: str | None
+    status: RunStatus
+    created_at: int
+    updated_at: int
+    completed_at: int | None
+    tags: list[str]
+    metadata: Value
+    error: str | None
+
+
+@dataclass(frozen=True)
+class RunQuery:
+    """Which runs: all that is given must hold.
+
+    ``tags``: all of them. ``created_after`` is inclusive and ``created_before`` exclusive, milliseconds since the
+    epoch. Archived runs only with ``include_archived``, or if they are what ``status`` asks for.
+    Raises ``TypeError`` or ``ValueError`` for a bad argument.
+    """
+
+    status: RunStatus | None = None
+    tags: Iterable[str] | None = None
+    created_after: int | None = None
+    created_before: int | None = None
+    parent_run: str | None = None
+    limit: int | None = None
+    include_archived: bool = False
+
+    def __post_init__(self) -> None:
+        if self.status is not None:
+            check_status(self.status)
+        object.__setattr__(self, "tags", [] if self.tags is None else check_tags(self.tags))
+        for name, value in (("created_after", self.created_after), ("created_before", self.created_before)):
+            if value is not None:
+                _check_int(name, value)
+        if self.parent_run is not None:
+            encode_text("parent_run", self.parent_run, MAX_RUN_ID_BYTES)
+        if self.limit is not None:
+            _check_int("limit", self.limit)
+            if self.limit < 0:
+                raise ValueError(f"limit is {self.limit}; give 0 or more, or None for all")
+        if type(self.include_archived) is not bool:
+            raise TypeError(f"include_archived has type {type(self.include_archived).__name__}; give a bool")
+
+    def matches(self, run: RunMetadata) -> bool:
+        """Whether ``run`` is one of those asked for (``limit`` apart)."""
+        if self.status is None:
+            if run.status is RunStatus.Archived and not self.include_archived:
+                return False
+        elif run.status is not self.status:
+            return False
+        return (
+            (self.created_after is None or run.created_at >= self.created_after)
+            and (self.created_before is None or run.created_at < self.created_before)
+            and (self.parent_run is None or run.parent_run == self.parent_run)
+            and set(run.tags).issuperset(self.tags or ())
+        )
+
+
+@dataclass(frozen=True)
+class RunStats:
+    """How many runs there are, and how many of each status; ``total_runs`` counts archived ones, too."""
+
+    total_runs: int
+    active_runs: int
+    completed_runs: int
+    failed_runs: int
+    cancelled_runs: int
+    paused_runs: int
+    archived_runs: int
+
+
+@dataclass(frozen=True)
+class CreateRunOptions:
+    """What ``create_run_with_options`` makes: the keywords of ``create_run``.
+
+    Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
+    """
+
+    run_id: str | None = None
+    parent_run: str | None = None
+    tags: Iterable[str] = ()
+    metadata: Value = None
+
+    def __post_init__(self) -> None:
+        for name, value in (("run_id", self.run_id), ("parent_run", self.parent_run)):
+            if value is not None:
+                encode_text(name, value, MAX_RUN_ID_BYTES)
+        object.__setattr__(self, "tags", check_tags(self.tags))
+
+
+def check_tags(tags: object) -> list[str]:
+    """Tags as they are kept: in the order given, each once. Raises TypeError, ValueError or LimitExceededError."""
+    if isinstance(tags, (str, bytes)) or not isinstance(tags, Iterable):
+        raise TypeError(f"tags has type {type(tags).__name__}; give a list or tuple of str")
+    kept: dict[str, None] = {}
+    for tag in tags:
+        encode_text("tag", tag)
+        kept[tag] = None
+    return list(kept)
+
+
+def check_status(status: object) -> RunStatus:
+    """``status``, or TypeError."""
+    if not isinstance(status, RunStatus):
+        raise TypeError(f"status has type {type(status).__name__}; give a shoal.RunStatus")
+    return status
+
+
+def encode_run(run: RunMetadata) -> bytes:
+    """The stored form of a run, every field checked. Raises TypeError, ValueError or LimitExceededError."""
+    if run.parent_run is not None:
+        encode_text("parent_run", run.parent_run, MAX_RUN_ID_BYTES)
+    for name in ("created_at", "updated_at", "completed_at"):
+        moment = getattr(run, name)
+        if moment is None and name == "completed_at":
+            continue
+        _check_int(name, moment)
+        if not 0 <= moment < 1 << 63:
+            raise ValueError(f"{name} is {moment}; give milliseconds since the epoch, below 2**63")
+    if run.error is not None and not isinstance(run.error, str):
+        raise TypeError(f"error has type {type(run.error).__name__}; give a str, as str(exception)")
+    fields: list[Any] = [run.parent_run, check_status(run.status).number]
+    fields += [run.created_at, run.updated_at, run.completed_at]
+    fields += [check_tags(run.tags), codec.encode(run.metadata), codec.encode(run.error)]
+    raw = codec.pack(fields)
+    if len(raw) > MAX_ENCODED_VALUE_BYTES:
+        raise LimitExceededError("size of metadata, tags and error in bytes", MAX_ENCODED_VALUE_BYTES, len(raw))
+    return raw
+
+
+def decode_run(run_id: str, raw: bytes) -> RunMetadata:
+    """The run whose stored form is ``raw``."""
+    parent_run, number, created_at, updated_at, completed_at, tags, metadata, error = codec.unpackb(raw)
+    return RunMetadata(
+        run_id=run_id,
+        parent_run=parent_run,
+        status=_STATUSES[number],
+        created_at=created_at,
+        updated_at=updated_at,
+        completed_at=completed_at,
+        tags=tags,
+        metadata=codec.decode(metadata),
+        error=codec.decode(error),
+    )
+
+
+def has_ended(status: RunStatus) -> bool:
+    """Whether a run given this status is done: then its ``completed_at`` is set."""
+    return status in _ENDED
+
+
+def _check_int(name: str, value: object) -> None:
+    if type(value) is not int:
+        raise TypeError(f"{name} has type {type(value).__name__}; give an int")

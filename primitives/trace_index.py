@@ -1,0 +1,157 @@
+"""How traces lie in the key space, and which index answers a query.
+
+    key     run prefix, tag TRACE, kind, ...
+    kind 0  id                                record: msgpack [parent id or nil, kind of trace, fields, timestamp in ms,
+                                              tags, metadata or nil]; fields and metadata as ``codec`` encodes them
+    kind 1  sized type name │ time │ id       empty values from here on
+    kind 2  sized tag │ time │ id             one for each tag
+    kind 3  sized parent id │ time │ id       if there is a parent
+    kind 4  time │ id
+
+Invariants: a record never changes, and its index entries are written and deleted with it. A parent was there before
+its children, so no trace is its own ancestor. Every index is ordered by time, then id, as every result must be.
+"""
+
+from __future__ import annotations
+
+import builtins
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from shoal.primitives.key_space import after, bound, encode_text, number, sized
+from shoal.primitives.trace_types import KINDS, Trace, TraceOptions, TraceType
+from shoal.shm.codec import decode, encode, pack, unpackb
+from shoal.shm.errors import LimitExceededError
+from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES, MAX_VALUE_BYTES
+
+RECORD = b"\0"
+BY_TYPE = b"\1"
+BY_TAG = b"\2"
+BY_PARENT = b"\3"
+BY_TIME = b"\4"
+
+_FIELDS = {kind: tuple(kind.__dataclass_fields__) for kind in KINDS.values()}  # type: ignore[attr-defined]
+
+
+def encode_trace(
+    prefix: bytes, trace_id: str, trace_type: TraceType, options: TraceOptions, timestamp: int
+) -> list[bytes]:
+    """Key and value of everything a trace is stored as, flat, its record first. All of it is checked here."""
+    kind = type(trace_type)
+    if kind not in _FIELDS:
+        raise TypeError(f"trace_type has type {kind.__name__}; make one of {_names()}")
+    trace_type.check()
+    raw_id = encode_text("id", trace_id)
+    parent = None if options.parent_id is None else encode_text("parent_id", options.parent_id)
+    tags = _encode_tags(options.tags)
+    fields = encode({name: getattr(trace_type, name) for name in _FIELDS[kind]})
+    metadata = None if options.metadata is None else encode(options.metadata)
+    record = pack([options.parent_id, kind.__name__, fields, timestamp, list(tags), metadata])
+    if len(record) > MAX_ENCODED_VALUE_BYTES:
+        raise LimitExceededError("size of the trace in bytes", MAX_VALUE_BYTES, len(record))
+    ending = number(timestamp) + raw_id
+    writes = [prefix + RECORD + raw_id, record, prefix + BY_TIME + ending, b""]
+    writes += (prefix + BY_TYPE + sized(trace_type.type_name().encode()) + ending, b"")
+    for tag in tags.values():
+        writes += (prefix + BY_TAG + sized(tag) + ending, b"")
+    if parent is not None:
+        writes += (prefix + BY_PARENT + sized(parent) + ending, b"")
+    return writes
+
+
+def decode_trace(trace_id: str, record: bytes) -> Trace:
+    """The trace whose record this is."""
+    parent_id, kind, fields, timestamp, tags, metadata = unpackb(record)
+    trace_type = KINDS[kind](**decode(fields))
+    return Trace(trace_id, parent_id, trace_type, timestamp, tags, None if metadata is None else decode(metadata))
+
+
+class Query(NamedTuple):
+    """What is looked for, checked; None is anything."""
+
+    type_name: str | None
+    kind: type[TraceType] | None
+    tag: str | None
+    start: int | None
+    end: int | None
+    parent_id: str | None
+    limit: int | None
+
+    def nothing(self) -> bool:
+        """Whether no trace whatever can match, so that nothing need be read."""
+        return self.limit == 0 or (self.start is not None and self.end is not None and self.start >= self.end)
+
+    def index_prefix(self, prefix: bytes) -> bytes:
+        """What the keys of the index with the fewest traces to look at begin with; time and id follow."""
+        if self.parent_id is not None:
+            return prefix + BY_PARENT + sized(self.parent_id.encode())
+        if self.tag is not None:
+            return prefix + BY_TAG + sized(self.tag.encode())
+        if self.type_name is not None:
+            return prefix + BY_TYPE + sized(self.type_name.encode())
+        return prefix + BY_TIME
+
+    def bounds(self, index: bytes) -> tuple[bytes, bytes]:
+        """The keys of ``index`` within the query's time."""
+        lower = index if self.start is None else index + bound(self.start)
+        return lower, after(index) if self.end is None else index + bound(self.end)
+
+    def matches(self, trace: Trace) -> bool:
+        """Whether a trace from within the bounds is one that is looked for."""
+        return (
+            (self.type_name is None or trace.trace_type.type_name() == self.type_name)
+            and (self.kind is None or type(trace.trace_type) is self.kind)
+            and (self.tag is None or self.tag in trace.tags)
+            and (self.parent_id is None or trace.parent_id == self.parent_id)
+        )
+
+
+def make_query(
+    type: str | type[TraceType] | None = None,  # noqa: A002
+    tag: str | None = None,
+    start: int | None = None,
+    end: int | None = None,
+    parent_id: str | None = None,
+    limit: int | None = None,
+) -> Query:
+    """What a user looks for. Raises ``TypeError`` or ``ValueError`` naming what is not right."""
+    type_name, kind = (None, None) if type is None else _encode_type(type)
+    for what, text in (("tag", tag), ("parent_id", parent_id)):
+        if text is not None:
+            encode_text(what, text)
+    for what, moment in (("start", start), ("end", end), ("limit", limit)):
+        if moment is not None:
+            check_integer(what, moment)
+    if limit is not None and limit < 0:
+        raise ValueError(f"limit is {limit}; give 0 or more, or leave it out for all")
+    return Query(type_name, kind, tag, start, end, parent_id, limit)
+
+
+def check_integer(what: str, value: object) -> None:
+    """Raise ``TypeError`` for what is not an int."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        unit = "an int" if what == "limit" else "integer milliseconds since the epoch"
+        raise TypeError(f"{what} has type {type(value).__name__}; give {unit}")
+
+
+def _encode_type(wanted: object) -> tuple[str | None, type[TraceType] | None]:
+    """Type name and kind to look for: a name finds whatever bears it, a class its own traces only."""
+    if isinstance(wanted, builtins.type):
+        if wanted not in _FIELDS:
+            raise TypeError(f"type is the class {wanted.__name__}; give a type's name or one of {_names()}")
+        return None if wanted is TraceType.Custom else wanted.__name__, wanted
+    encode_text("type", wanted)
+    return str(wanted), None
+
+
+def _encode_tags(tags: Iterable[str]) -> dict[str, bytes]:
+    """Tags in the order given, each once."""
+    encoded: dict[str, bytes] = {}
+    for tag in tags:
+        raw = encode_text("a tag", tag)
+        encoded[tag] = raw
+    return encoded
+
+
+def _names() -> str:
+    return ", ".join(f"TraceType.{name}" for name in KINDS)

@@ -1,0 +1,128 @@
+"""What an event's hash is made of, and the check that events follow from each other.
+
+    canonical payload   ``codec.encode`` of the payload with the keys of every dict sorted by code point, tuples as
+                        lists and every NaN as the same NaN. 1, 1.0 and True differ, as do 0.0 and -0.0, "a" and b"a"
+    hashed bytes        msgpack [format 1, sequence, type, canonical payload, timestamp in ms, hash before]
+    xxh3                xxh3-128 of them, most significant byte first (as xxh128sum prints it), then 16 zero bytes
+    sha256              SHA-256 of them
+    hash before         that of the event before; of the first event 32 zero bytes
+
+Hashes outlive the store they were made in, so none of this ever changes: another way needs another format number.
+xxh3 shows order and damage; who can write to the store can also make xxh3 hashes that fit. So can he with sha256, but
+not for a head hash that someone else has kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Callable
+from typing import Any
+
+import msgpack
+from xxhash import xxh3_128_digest
+
+from shoal.shm import codec
+from shoal.shm.limits import MAX_NESTING
+
+FORMAT = 1
+HASH_BYTES = 32
+GENESIS_HASH = bytes(HASH_BYTES)
+DEFAULT_CHAIN = "xxh3"
+
+_XXH3_PADDING = bytes(16)
+# Nothing in these has an order or another form.
+_SETTLED = frozenset((type(None), bool, int, str, bytes))
+
+
+def _xxh3(raw: bytes) -> bytes:
+    return xxh3_128_digest(raw) + _XXH3_PADDING
+
+
+def _sha256(raw: bytes) -> bytes:
+    return hashlib.sha256(raw).digest()
+
+
+CHAINS: dict[str, Callable[[bytes], bytes]] = {"xxh3": _xxh3, "sha256": _sha256}
+
+
+def canonical(value: codec.Value) -> bytes:
+    """The one form of a payload that is stored and hashed; raises what ``codec.encode`` does."""
+    return codec.encode(value if type(value) in _SETTLED else _settle(value, 0))
+
+
+def event_hash(chain: str, sequence: int, event_type: str, payload: bytes, timestamp: int, prev_hash: bytes) -> bytes:
+    """The hash of an event whose canonical payload is ``payload``."""
+    return CHAINS[chain](codec.pack([FORMAT, sequence, event_type, payload, timestamp, prev_hash]))
+
+
+def chain_of(event_hash: bytes) -> str:
+    """Which chain a hash is of: it shows."""
+    return "xxh3" if event_hash[16:] == _XXH3_PADDING else "sha256"
+
+
+class ChainCheck:
+    """Follows a chain event by event, from the event ``sequence`` on, whose hash before is ``head_hash``."""
+
+    __slots__ = ("_chain", "head_hash", "sequence", "timestamp")
+
+    def __init__(
+        self, chain: str, sequence: int = 0, head_hash: bytes = GENESIS_HASH, timestamp: int | None = None
+    ) -> None:
+        self._chain = chain
+        self.sequence = sequence  # of the event that must come next
+        self.head_hash = head_hash
+        self.timestamp = timestamp  # none comes before it
+
+    def problem(
+        self, sequence: Any, event_type: Any, payload: bytes, timestamp: Any, prev_hash: Any, found_hash: Any
+    ) -> str:
+        """What is wrong with the next event, whatever is in its fields; "" and one step on if nothing is."""
+        expected = self.sequence
+        if type(sequence) is not int or sequence != expected:
+            return f"event {expected} is missing: what follows has sequence {sequence!r}"
+        if type(event_type) is not str or type(timestamp) is not int:
+            kinds = f"{type(event_type).__name__} and {type(timestamp).__name__}"
+            return f"event {expected} has a type and a timestamp of types {kinds}, expected str and int"
+        if type(prev_hash) is not bytes or prev_hash != self.head_hash:
+            return f"event {expected} has prev_hash {_hex(prev_hash)}, the event before has {_hex(self.head_hash)}"
+        if self.timestamp is not None and timestamp < self.timestamp:
+            return f"event {expected} has timestamp {timestamp}, before the last event's {self.timestamp}"
+        try:
+            computed = event_hash(self._chain, expected, event_type, payload, timestamp, prev_hash)
+        except (ValueError, OverflowError) as error:  # text that is no UTF-8, a number beyond 64 bits
+            return f"event {expected} has a field no event has: {error}"
+        if type(found_hash) is not bytes or found_hash != computed:
+            return f"event {expected} has hash {_hex(found_hash)}, its content gives {_hex(computed)} ({self._chain})"
+        self.sequence, self.head_hash, self.timestamp = expected + 1, computed, timestamp
+        return ""
+
+
+def _settle(value: Any, depth: int) -> Any:
+    """``value`` in canonical order. What cannot be stored stays as it is, for ``encode`` to refuse with its path."""
+    if isinstance(value, float):
+        return value if value == value else math.nan
+    if depth > MAX_NESTING:
+        return value
+    if isinstance(value, dict):
+        settled = {}
+        try:
+            keys = sorted(value)
+        except TypeError:  # keys of several types
+            return value
+        for key in keys:
+            if not isinstance(key, str):
+                return value
+            item = value[key]
+            settled[key] = item if type(item) in _SETTLED else _settle(item, depth + 1)
+        return settled
+    if isinstance(value, (list, tuple)) and not isinstance(value, msgpack.ExtType):
+        items = []  # a loop, not a comprehension: half the frames on the way down
+        for item in value:
+            items.append(item if type(item) in _SETTLED else _settle(item, depth + 1))
+        return items
+    return value
+
+
+def _hex(raw: Any) -> str:
+    return raw.hex() if type(raw) is bytes else repr(raw)

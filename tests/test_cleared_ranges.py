@@ -1,0 +1,91 @@
+"""Cleared ranges below delete_run: swept in slices with commits between, and many of them in one commit."""
+
+# ruff: noqa: PT012 (what raises is the end of the with block, whatever stands in it)
+
+from __future__ import annotations
+
+import types
+from pathlib import Path
+
+import pytest
+
+import shoal
+from shoal.coordinator.commit_engine import CommitEngine
+from shoal.coordinator.conflict_window import ConflictWindow
+from shoal.coordinator.server import Server
+from shoal.shm import limits
+from shoal.shm.clock import SystemClock
+from shoal.shm.commit_set import CommitSet
+from shoal.shm.integrity import check_segment
+from shoal.shm.reclaim import Reclaimer
+from shoal.shm.segment import Segment
+from shoal.shm.store_files import StoreMeta
+from shoal.shm.writer import Writer
+
+KEYS = 3000
+
+
+def _commit(engine: CommitEngine, commit_id: int, writes: list, clears: list) -> None:
+    engine.submit(1, CommitSet(commit_id, 0, 0, [], [], writes, clears, [], None, b""))
+    engine.finish_group()
+
+
+def test_maintenance_sweeps_a_slice_at_a_time() -> None:
+    """However many keys a range had, a coordinator nobody talks to looks for requests after each slice of them."""
+    segment = Segment.create(64 * limits.MIB, 12345)
+    writer = Writer(segment)
+    reclaimer, window = Reclaimer(writer, list), ConflictWindow(0)
+    engine = CommitEngine(writer, reclaimer, window, None, SystemClock(), 0, {}, False)
+    meta = StoreMeta("memory", segment.size_bytes)
+    server = Server(engine, writer, reclaimer, window, None, meta, 1, None, -1, list)
+    server._control = types.SimpleNamespace(impatient=lambda: None)
+    _commit(engine, 1, [part for i in range(KEYS) for part in (b"r%06d" % i, b"value", 0)], [])
+    full = writer.heap.used_words
+    _commit(engine, 2, [], [(b"r", b"s")])
+    for _ in range(KEYS):
+        before = writer.keys
+        server._maintain(0.0)
+        assert 0 <= before - writer.keys <= limits.CLEAR_SLICE
+        if not reclaimer.idle_work():
+            break
+    assert (writer.keys, writer.clears) == (0, [])
+    assert writer.heap.used_words < full // 10
+    assert check_segment(segment, engine.published, writer) == []
+
+
+def test_ranges_that_find_no_room_are_refused_whole(store: Path) -> None:
+    """A commit of more ranges than a full store has memory for is StoreFullError; nothing of it is done."""
+    with shoal.open(store, durability="memory", max_bytes=8 << 20, linger=0.2) as db:
+        kv = shoal.KVStore(db)
+        with pytest.raises(shoal.StoreFullError):
+            for number in range(1000):
+                kv.put("r", f"{number:04}", b"x" * 20_000)
+        keys = kv.list("r")
+        prefix = shoal.Namespace().run_prefix("r")
+        with pytest.raises(shoal.StoreFullError), db.transaction("r") as txn:
+            for number in range(9000):
+                lower = prefix + b"\x01%04d" % number
+                txn._engine_transaction().clear(lower, lower + b"x" * 500)
+        assert kv.list("r") == keys
+        assert kv.delete("r", keys[0])
+        assert db.check() == []
+
+
+def test_many_ranges_in_one_commit(store: Path) -> None:
+    """A thousand ranges are cleared at once, whole, and their keys are gone from the segment soon."""
+    with shoal.open(store, durability="memory", linger=0.2) as db:
+        kv = shoal.KVStore(db)
+        with db.transaction("r") as txn:
+            for number in range(1000):
+                txn.kv.put(f"{number:04}", number)
+        prefix = shoal.Namespace().run_prefix("r")
+        with db.snapshot("r") as before, db.transaction("r") as txn:
+            for number in range(1000):
+                lower = prefix + b"\x01%04d" % number
+                txn._engine_transaction().clear(lower, lower + b"\0")
+            assert txn.kv.list() == []
+            assert len(before.kv.list()) == 1000
+        assert kv.list("r") == []
+        kv.put("r", "0500", "again")
+        assert kv.list_with_values("r") == [("0500", "again")]
+        assert db.check() == []
