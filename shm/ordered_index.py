@@ -9,7 +9,8 @@ a key is only overwritten. Readers need no lock:
 A reader on an old node misses only keys newer than its snapshot. Three levels hold 10^8 keys.
 
 Keys mostly come in rising streams (events, times, ids made in order), each ending in the middle of the key space. So a
-full leaf splits where such a stream goes on, and from there on its keys are appended where they are, without a copy of the leaf.
+full leaf splits where such a stream goes on, and from there on its keys are appended where they are, without a copy
+of the leaf.
 
 The coordinator keeps a private mirror of the upper levels: ``fence[i] <= every key of node i < fence[i + 1]``, found
 with ``bisect`` in C. Readers, who have no fences, compare with the first key below a node.

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -225,7 +224,7 @@ class Composition(RuleBasedStateMachine):
         namespace, _ = self._at(namespace, steps[0][0])
         touched = {run: copy.deepcopy(self._at(namespace, run)[1]) for run, _ in steps}
 
-        class GiveUp(Exception):
+        class GaveUpError(Exception):
             pass
 
         try:
@@ -235,8 +234,8 @@ class Composition(RuleBasedStateMachine):
                 for run, model in touched.items():
                     _agree(txn.on(run), model)
                 if not commits:
-                    raise GiveUp
-        except GiveUp:
+                    raise GaveUpError
+        except GaveUpError:
             return
         for run, model in touched.items():
             self.models[namespace, run] = model
@@ -306,16 +305,17 @@ class Composition(RuleBasedStateMachine):
             _agree(Facades(self.db, namespace, run), model)
         for namespace, runs in self.registered.items():
             index = shoal.RunIndex(self.db, namespace=namespace)
-            found = {r.run_id: (r.status, r.parent_run) for r in index.query_runs(shoal.RunQuery(include_archived=True))}
+            everything = index.query_runs(shoal.RunQuery(include_archived=True))
+            found = {r.run_id: (r.status, r.parent_run) for r in everything}
             assert found == runs
             assert index.get_stats().total_runs == len(runs)
 
 
 @pytest.fixture
-def composition(memory_db: shoal.Database) -> Iterator[type[Composition]]:
+def composition(memory_db: shoal.Database) -> type[Composition]:
     """The machine on the shared store."""
     Composition.db = memory_db
-    yield Composition
+    return Composition
 
 
 def _run(machine: type[Composition], examples: int, steps: int) -> None:

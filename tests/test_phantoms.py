@@ -76,7 +76,7 @@ def test_a_phantom_is_a_conflict(scanned: DB, run: str, name: str) -> None:
     """A transaction that scanned does not commit once somebody has added to what it would have seen."""
     scan, change = SCANS[name]
     _thought(run, scanned, id="root")
-    with pytest.raises(shoal.ConflictError), scanned.transaction(run) as txn:
+    with pytest.raises(shoal.ConflictError), scanned.transaction(run) as txn:  # noqa: PT012
         scan(txn)
         txn.kv.put("decided", 1)
         change(scanned, run)

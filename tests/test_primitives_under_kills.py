@@ -1,4 +1,4 @@
-"""Appends and transitions of many processes while the coordinator is killed: no gap, no double, no conflict, no loss."""
+"""Appends and transitions of many processes while the coordinator is killed: no gap, no double, no loss."""
 
 from __future__ import annotations
 

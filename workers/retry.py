@@ -35,7 +35,7 @@ def retry(attempt_once: Callable[[], T], retries: int) -> T:
 
 
 def retry_for(attempt_once: Callable[[], T], timeout_s: float) -> T:
-    """Call ``attempt_once`` until it neither conflicts nor loses its snapshot; after ``timeout_s`` it may raise that."""
+    """Call ``attempt_once`` until it neither conflicts nor loses its snapshot; not again after ``timeout_s``."""
     give_up_s = time.monotonic() + timeout_s
     attempt = 0
     while True:

@@ -45,7 +45,7 @@ def test_197_kv_event_state_atomic(memory_db: shoal.Database, of: Stores, run: s
 def test_197_cross_primitive_rollback(memory_db: shoal.Database, of: Stores, run: str) -> None:
     """A compare-and-swap with the wrong version takes the whole transaction back."""
     of.state.init(run, "cell", 1)
-    with pytest.raises(shoal.CASConflictError), memory_db.transaction(run) as txn:
+    with pytest.raises(shoal.CASConflictError), memory_db.transaction(run) as txn:  # noqa: PT012
         txn.kv.put("key", "value")
         txn.events.append("event", None)
         txn.traces.record(TraceType.Thought("lost"))
@@ -135,7 +135,7 @@ Reopen = Callable[[], Stores]
 
 @pytest.fixture
 def recovered(store: Path, wait_for_end: Callable[[int], None]):
-    """A fresh store's facades, and a function that kills the coordinator, opens the store anew and gives its facades."""
+    """A fresh store's facades, and a function that kills the coordinator and gives those of the recovered store."""
     opened = [shoal.open(store, linger=0.2)]
 
     def reopen() -> Stores:
