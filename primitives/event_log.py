@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
-from typing import Any, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal.primitives.event_chain import (
     Anchor,
@@ -38,6 +38,9 @@ from shoal.shm.event_operations import (
 )
 from shoal.shm.hash_chain import CHAINS, DEFAULT_CHAIN, GENESIS_HASH, canonical
 from shoal.workers.transaction import AutoCommit, Engine
+
+if TYPE_CHECKING:
+    from shoal.primitives.transaction import Transaction
 
 _TAG = bytes((Tag.EVENT,))
 # A page of a long read ends with the event that reaches either.
@@ -200,6 +203,10 @@ class EventLog(Facade[EventView]):
     def view(self, engine: AutoCommit, namespace: Namespace, run_id: str) -> EventView:
         """The methods for one run, with this facade's chain."""
         return EventView(engine, namespace, run_id, self._chain)
+
+    def transaction(self, run_id: str) -> Transaction:
+        """As ``db.transaction``, in this facade's namespace; logs that begin in it have this facade's chain."""
+        return super().transaction(run_id).with_chain(self._chain)
 
     def append(self, run_id: str, event_type: str, payload: codec.Value) -> Appended:
         """Append an event; its sequence, from 0 without gaps, and its hash. Never conflicts."""

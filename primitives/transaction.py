@@ -12,6 +12,7 @@ from shoal.primitives.run_index import RunsView
 from shoal.primitives.state_cell import StateView
 from shoal.primitives.trace_store import TraceView
 from shoal.shm.errors import ConflictError, InvalidOperationError
+from shoal.shm.hash_chain import DEFAULT_CHAIN
 from shoal.workers import transaction as engine
 from shoal.workers.connection import Connection
 
@@ -19,11 +20,14 @@ from shoal.workers.connection import Connection
 class RunView:
     """The primitives of one run inside a transaction."""
 
-    def __init__(self, begun: Callable[[], engine.Transaction], namespace: Namespace, run_id: str) -> None:
+    def __init__(
+        self, begun: Callable[[], engine.Transaction], namespace: Namespace, run_id: str, chain: str = DEFAULT_CHAIN
+    ) -> None:
         namespace.run_prefix(run_id)  # a bad run id is refused here, before anything begins
         self._begun = begun
         self._namespace = namespace
         self._run_id = run_id
+        self._chain = chain  # of event logs that begin in this transaction
 
     @property
     def kv(self) -> KVView:
@@ -33,7 +37,7 @@ class RunView:
     @property
     def events(self) -> EventView:
         """The run's event log: the methods of ``EventLog`` without ``run_id``."""
-        return EventView(self._begun(), self._namespace, self._run_id)
+        return EventView(self._begun(), self._namespace, self._run_id, self._chain)
 
     @property
     def state(self) -> StateView:
@@ -96,7 +100,12 @@ class Transaction(RunView):
 
     def on(self, run_id: str) -> RunView:
         """Another run of the same namespace, in this same transaction."""
-        return RunView(self._engine_transaction, self._namespace, run_id)
+        return RunView(self._engine_transaction, self._namespace, run_id, self._chain)
+
+    def with_chain(self, chain: str) -> Transaction:
+        """The same transaction, in which event logs begin with ``chain``: a facade's own."""
+        self._chain = chain
+        return self
 
     def close(self) -> None:
         """End a snapshot, or a transaction without committing it."""

@@ -18,21 +18,24 @@ from shoal.shm.outcome import Outcome, Read, Write
 
 
 class Record(NamedTuple):
-    """A cell as it is stored; as it stands here, of a name never used."""
+    """A cell as it is stored."""
 
-    version: int = 0
-    updated_at: int = 0
-    value: bytes | None = None
+    version: int
+    updated_at: int
+    value: bytes | None
+
+
+_NEVER_USED = Record(0, 0, None)
 
 
 def decode_record(raw: bytes | None) -> Record:
     """The record in ``raw``, None being that of a name never used; CorruptionError for what is none."""
     if raw is None:
-        return Record()
+        return _NEVER_USED
     try:
         record = Record(*codec.unpackb(raw))
     except (ValueError, TypeError):  # no msgpack, or not as many fields
-        record = Record()
+        record = _NEVER_USED
     version, updated_at, value = record
     numbers = type(version) is int and version > 0 and type(updated_at) is int
     if numbers and (value is None or type(value) is bytes):

@@ -511,7 +511,7 @@ class TestVerify:
             {"payload": {"i": 2}},
             {"payload": {"i": 2.0, "more": [2, None]}},
             {"payload": {"i": 2, "more": [2, None, None]}},
-            {"payload": object()},
+            {"payload": {1, 2}},
             {"payload": {1: 1}},
             {"timestamp": 0},
             {"timestamp": 2**62},
@@ -947,3 +947,13 @@ class TestOperations:
 
 def _reader(state: dict[bytes, bytes]) -> Callable[[bytes], Found | None]:
     return lambda key: Found(state[key], 1, 0) if key in state else None
+
+
+def test_a_facades_transaction_begins_logs_with_its_chain(memory_db, run):
+    """The first append in a facade's own transaction is hashed as the facade's single calls are, on any run."""
+    log = shoal.EventLog(memory_db, chain="sha256")
+    with log.transaction(run) as txn:
+        hashes = [txn.events.append("a", 1).hash, txn.on(f"{run}-2").events.append("a", 1).hash]
+    assert all(hash[16:] != bytes(16) for hash in hashes)
+    with memory_db.transaction(f"{run}-3") as txn:
+        assert txn.events.append("a", 1).hash[16:] == bytes(16)
