@@ -6,7 +6,6 @@ events have the sequences 0, 1, 2 and so on without a gap, never change, and the
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
@@ -23,7 +22,7 @@ from shoal.primitives.event_chain import (
     verify_events,
     verify_log,
 )
-from shoal.primitives.facade import Facade
+from shoal.primitives.facade import Facade, wait_s
 from shoal.primitives.key_space import Namespace, Tag, after, bound, encode_text
 from shoal.shm import codec, operations
 from shoal.shm.errors import CorruptionError, InvalidOperationError
@@ -252,7 +251,7 @@ class EventLog(Facade[EventView]):
 
         Ends when the next one has not come within ``timeout`` seconds; None waits for ever.
         """
-        return self._follow(self._views[run_id], max(0, _whole("start", start)), _wait_s(timeout))
+        return self._follow(self._views[run_id], max(0, _whole("start", start)), wait_s(timeout))
 
     def verify_chain(self, run_id: str, anchor: Anchor | None = None) -> ChainVerification:
         """Whether events, hashes, metadata and type index fit each other; nothing is raised for what does not.
@@ -331,13 +330,3 @@ def _whole(what: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool):
         raise TypeError(f"{what} has type {type(value).__name__}; give an int")
     return value
-
-
-def _wait_s(timeout: object) -> float:
-    if timeout is None:
-        return math.inf
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout has type {type(timeout).__name__}; give seconds, or None to wait for ever")
-    if not timeout >= 0:
-        raise ValueError(f"timeout is {timeout}; give 0 seconds or more, or None to wait for ever")
-    return float(timeout)

@@ -7,13 +7,12 @@ versions of a name only rise, also over delete and init; a deleted cell is a rec
 from __future__ import annotations
 
 import builtins
-import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from shoal.primitives.facade import Facade
+from shoal.primitives.facade import Facade, wait_s
 from shoal.primitives.key_space import Namespace, Tag, after, encode_prefix, encode_text
 from shoal.shm import operations
 from shoal.shm.cell_operations import Record, decode_record, encode_record
@@ -32,7 +31,6 @@ _LOSSES_WITHOUT_PAUSE = 8
 # While others commit and a cell stands still, who waits for it looks at growing intervals.
 _SHORTEST_LOOK_S = 0.0002
 _LONGEST_LOOK_S = 0.005
-_LONGEST_WAIT_S = 1e15  # seconds of any size are good; a float is not
 
 
 @dataclass(frozen=True)
@@ -100,7 +98,7 @@ class StateView:
         """
         if not callable(fn):
             raise TypeError(f"fn has type {type(fn).__name__}; give a function of a State")
-        give_up_s = time.monotonic() + _wait_s(timeout)
+        give_up_s = time.monotonic() + wait_s(timeout)
         losses = 0
         while True:
             state = self.read(name)
@@ -236,7 +234,7 @@ class StateCell(Facade[StateView]):
         """
         view, engine = self._views[run_id], self._db.engine
         _check_version("version", version)
-        give_up_s = time.monotonic() + _wait_s(timeout)
+        give_up_s = time.monotonic() + wait_s(timeout)
         look_s = 0.0
         while True:
             published = engine.published()
@@ -262,13 +260,3 @@ def _check_version(what: str, version: object) -> None:
         raise TypeError(f"{what} has type {type(version).__name__}; give an int")
     if not 0 <= version <= MAX_INTEGER:
         raise ValueError(f"{what} is {version}; give a version that read has shown, which are from 1 on")
-
-
-def _wait_s(timeout: object) -> float:
-    if timeout is None:
-        return math.inf
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout has type {type(timeout).__name__}; give seconds, or None to wait for ever")
-    if not timeout >= 0:
-        raise ValueError(f"timeout is {timeout}; give 0 seconds or more, or None to wait for ever")
-    return float(min(timeout, _LONGEST_WAIT_S))

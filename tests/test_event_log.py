@@ -954,6 +954,6 @@ def test_a_facades_transaction_begins_logs_with_its_chain(memory_db, run):
     log = shoal.EventLog(memory_db, chain="sha256")
     with log.transaction(run) as txn:
         hashes = [txn.events.append("a", 1).hash, txn.on(f"{run}-2").events.append("a", 1).hash]
-    assert all(hash[16:] != bytes(16) for hash in hashes)
+    assert all(each[16:] != bytes(16) for each in hashes)
     with memory_db.transaction(f"{run}-3") as txn:
         assert txn.events.append("a", 1).hash[16:] == bytes(16)
