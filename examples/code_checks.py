@@ -72,14 +72,11 @@ class FileReview:
     definitions: list[str] = field(default_factory=list)
     calls: list[str] = field(default_factory=list)  # module.name
 
-    def as_record(self) -> dict[str, Any]:
-        """The review as a value that shoal stores."""
-        return {**asdict(self), "findings": [list(finding) for finding in self.findings]}
-
-    @classmethod
-    def from_record(cls, record: dict[str, Any]) -> FileReview:
-        """The review that ``as_record`` wrote down."""
-        return cls(**{**record, "findings": [Finding(*row) for row in record["findings"]]})
+    def facts(self) -> dict[str, Any]:
+        """All but the findings, as a value that can be stored; ``FileReview(**facts)`` is the review without them."""
+        facts = asdict(self)
+        del facts["findings"]
+        return facts
 
 
 def check_file(path: Path) -> FileReview:

@@ -3,17 +3,22 @@
     python examples/code_review.py --store /tmp/review --workers 8            # the standard library
     python examples/code_review.py --store /tmp/chaos --workers 8 --chaos     # while its processes are killed
 
-``shoal run`` calls ``review`` once for every file, in worker processes. A review is one transaction: the file's own
-findings, its entries in an index of the whole code base, and the totals appear together or not at all. Workers die
-and tasks run twice, so a review must come to the same state however often it happens; with that, the report at the end
-is the same to the byte whether processes were killed or not.
+``shoal run`` makes the fleet a run, every file a child run of it, and calls ``review`` for each in worker processes. A
+review is one transaction: the file's findings, its entries in an index of the whole code base, the totals and the step
+in the log of the file's run appear together or not at all. Workers die and files are reviewed again, so a review that
+is there already is left as it is; with that, the report at the end is the same to the byte whether processes were
+killed or not.
 
-The run ``code-review`` holds:
+The fleet's run holds, beside what ``shoal run`` keeps in it:
 
-    findings/PATH          the review of a file, see code_checks.FileReview
+    trace PATH             a ToolCall: the check of a file, its result all but the findings
+    trace PATH#NUMBER      a finding, child of the file's trace, tagged with the kind of finding
     definition/NAME        sorted list of the files that define a function or class NAME at their top level
     call/MODULE.NAME/PATH  PATH calls what it imported as NAME of MODULE
-    total/WHAT/SHARD       number of files, lines and so on; the sum over the shards is exact at every moment
+    cell total/WHAT        number of files, lines and so on, exact at every moment
+
+    shoal events STORE RUN    the steps of a file: started, shared, finished; ``shoal runs STORE`` has the runs
+    shoal trace STORE RUN     what was found; with the path of a file behind it, in that file
 """
 
 from __future__ import annotations
@@ -24,12 +29,11 @@ import random
 import subprocess
 import sys
 import sysconfig
-import zlib
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from chaos import LEAST_COORDINATORS, LEAST_WORKERS, MOST, disturb
 from code_checks import (
@@ -39,15 +43,18 @@ from code_checks import (
     UNUSED_IMPORT,
     WEIGHTS,
     FileReview,
+    Finding,
     check_file,
     module_name,
 )
 
 import shoal
+from shoal import TraceType
+from shoal.fleet import fleet_run_id, input_run_id
 
-RUN_ID = "code-review"
-# Two reviews in flight share a shard now and then only; with a single counter, all of them would conflict.
-SHARDS = 64
+FLEET = "code_review:review"
+RUN_ID = fleet_run_id(FLEET)
+FINDING = "finding"
 SKIPPED_DIRECTORIES = frozenset({"site-packages", "test", "tests", "__pycache__"})
 TOP = 8
 
@@ -63,37 +70,27 @@ def review(path: str) -> dict[str, int]:
 
 
 def share(txn: shoal.Transaction, path: str, reviewed: FileReview) -> None:
-    """Put one file's review in place of the last one of that file, if any, in the index as well."""
-    kv = txn.kv
-    record = reviewed.as_record()
-    before = kv.get(f"findings/{path}")
-    if before == record:
+    """Put a file's review into the store, unless it is there."""
+    if txn.traces.get(path) is not None:
         return  # the worker before died between this commit and telling so: there is nothing left to do
-    last = FileReview() if before is None else FileReview.from_record(before)
+    txn.traces.record(TraceType.ToolCall("check_file", {"path": path}, result=reviewed.facts()), id=path)
+    for number, finding in enumerate(reviewed.findings):
+        said = TraceType.Custom(FINDING, {"line": finding.line, "name": finding.name, "amount": finding.amount})
+        txn.traces.record_child(path, said, id=f"{path}#{number:04}", tags=[finding.kind])
 
-    for name in sorted({*reviewed.definitions, *last.definitions}):
-        # Shared entries: read, change, write. If another review does the same meanwhile, one of the two runs again.
-        files = set(kv.get(f"definition/{name}", []))
-        if name in reviewed.definitions:
-            files.add(path)
-        else:
-            files.discard(path)
-        if files:
-            kv.put(f"definition/{name}", sorted(files))
-        else:
-            kv.delete(f"definition/{name}")
-
+    # Shared entries: read, change, write. If another review does the same meanwhile, one of the two runs again.
+    for name in reviewed.definitions:
+        files = txn.kv.get(f"definition/{name}", [])
+        txn.kv.put(f"definition/{name}", sorted([*files, path]))
     # Names are called from everywhere, so each caller has a key of its own, which no other review reads or writes.
-    for name in set(last.calls).difference(reviewed.calls):
-        kv.delete(f"call/{name}/{path}")
-    for name in set(reviewed.calls).difference(last.calls):
-        kv.put(f"call/{name}/{path}", True)
+    for name in reviewed.calls:
+        txn.kv.put(f"call/{name}/{path}", True)
 
-    shard = zlib.crc32(path.encode()) % SHARDS
-    already = Counter() if before is None else totals(last)
     for what, number in totals(reviewed).items():
-        kv.increment(f"total/{what}/{shard:02}", number - already[what])
-    kv.put(f"findings/{path}", record)
+        total = txn.state.read(f"total/{what}")
+        txn.state.set(f"total/{what}", number if total is None else total.value + number)
+    own = txn.on(input_run_id(FLEET, path))
+    own.events.append("shared", {"findings": len(reviewed.findings), "weight": weight(reviewed)})
 
 
 def totals(reviewed: FileReview) -> Counter[str]:
@@ -128,22 +125,25 @@ class Shared:
 def read_shared(db: shoal.Database) -> Shared:
     """Read the store at one snapshot, so that the parts fit each other even while the fleet is at work."""
     with db.snapshot(RUN_ID) as view:
-        reviews = view.kv.list_with_values("findings/")
+        files = view.traces.query_by_type(TraceType.ToolCall)
+        findings = view.traces.query_by_type(FINDING)
         definitions = view.kv.list_with_values("definition/")
         calls = view.kv.list("call/")
-        counts = view.kv.list_with_values("total/")
-    shared = Shared(
-        {key.removeprefix("findings/"): FileReview.from_record(record) for key, record in reviews},
-        {key.removeprefix("definition/"): files for key, files in definitions},
-        {},
-        Counter(),
-    )
+        counters = {what: view.state.read(f"total/{what}") for what in totals(FileReview())}
+    reviews = {trace.id: FileReview(**cast(Any, trace.trace_type).result) for trace in files}
+    for trace in sorted(findings, key=lambda trace: trace.id):
+        data, [kind] = cast(Any, trace.trace_type).data, trace.tags
+        reviews[trace.parent_id or ""].findings.append(Finding(data["line"], kind, data["name"], data["amount"]))
+    callers: dict[str, list[str]] = {}
     for key in calls:
         name, _, path = key.removeprefix("call/").partition("/")
-        shared.callers.setdefault(name, []).append(path)
-    for key, number in counts:
-        shared.totals[key.split("/")[1]] += number
-    return shared
+        callers.setdefault(name, []).append(path)
+    return Shared(
+        dict(sorted(reviews.items())),
+        {key.removeprefix("definition/"): files for key, files in definitions},
+        callers,
+        Counter({what: counter.value for what, counter in counters.items() if counter is not None}),
+    )
 
 
 def inconsistencies(shared: Shared) -> int:
@@ -226,7 +226,7 @@ def main(arguments: list[str] | None = None) -> int:
     if not files:
         print(f"code_review: there are no Python files below {options.root}", file=sys.stderr)
         return 2
-    command = [sys.executable, "-m", "shoal", "run", "code_review:review", *map(str, files)]
+    command = [sys.executable, "-m", "shoal", "run", FLEET, *map(str, files)]
     command += ["--store", str(store), "--workers", str(options.workers)]
     if options.chaos:
         command += ["--retries", str(MOST)]

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from shoal.coordinator import process
 from shoal.database import Database
 from shoal.database import open as open_database
-from shoal.fleet import DONE, Fleet, load_function
+from shoal.fleet import DONE, Fleet, Outcome, load_function
 from shoal.shm.errors import ConfigurationError, NotFoundError, ShoalError
 from shoal.shm.limits import MIN_STORE_BYTES
 from shoal.shm.store_files import DURABILITIES, META_FILE
@@ -88,16 +88,16 @@ def _run(options: argparse.Namespace) -> int:
         fleet = Fleet(pool.database, options.function)
         inputs = list(dict.fromkeys(options.inputs))
         to_do = fleet.to_do(inputs)
-        failures = []
+        failures: dict[str, Outcome] = {}
         with tqdm(total=len(to_do), unit="input", desc=options.function, disable=None) as bar:
             for outcome in fleet.run(pool, to_do):
                 bar.update()
                 if outcome.status != DONE:
-                    failures.append(outcome)
-                    bar.write(f"shoal: {outcome.input}: {outcome.error}", file=sys.stderr)
+                    failures[outcome.input] = outcome
+                    bar.write(f"shoal: {' '.join(f'{outcome.input}: {outcome.error}'.split())}", file=sys.stderr)
         if options.results:
             for text in inputs:
-                print(json.dumps(vars(fleet.outcome(text)), default=str))
+                print(json.dumps(vars(failures.get(text) or fleet.outcome(text)), default=str))
     done = len(to_do) - len(failures)
     print(
         f"{len(inputs)} inputs: {len(inputs) - len(to_do)} done before, {done} done now, {len(failures)} failed",

@@ -1,11 +1,30 @@
 """``shoal run``: a durable parallel map. Each input's outcome is in the store the moment it is known.
 
-A fleet is a run named after the function. Its key-value pairs are one per input: ``input/TEXT`` -> how it ended. An
-input that ended well is never run again, so a second run does only what is new, failed, or was cut short.
+A fleet is a registered run, each input a registered child of it:
+
+    fleet:MODULE:FUNCTION   the fleet; if that is longer than a run id may be, ``fleet:`` and its hash
+        metadata            {"function": MODULE:FUNCTION}
+        status              Active: there may always be more inputs
+        cells               inputs/done, inputs/failed: how many inputs have ended so
+    hash                    an input: xxh3-128, in hex, of the fleet's run id, NUL, and the input
+        metadata            {"input": the input}
+        status              Active while it is worked on, then Completed or Failed with the error
+        key                 result: what the function returned, of an input that is done
+        cell                attempts: how often it was begun
+        events              started, finished, failed; payloads {"attempt": number}, of ``failed`` {"error": text}, too
+
+- A step is one commit: status, result, event and counters never disagree.
+- Who ends an input must find it Active: it ends once, even if two processes work on it. What ended well is never run
+  again.
+- An Active input that nobody works on was cut short by a kill: it is begun again as it is.
+- What has failed cannot become Active again. So its run is deleted and registered anew by the commit that begins the
+  next attempt: same id, the log of events goes on, all else that was in the run is gone.
+- A run that somebody paused, cancelled or archived is left alone.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -14,19 +33,26 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xxhash import xxh3_64_hexdigest
+from xxhash import xxh3_128_hexdigest
 
 from shoal.database import Database
-from shoal.primitives.kv_store import KVStore
+from shoal.primitives.run_index import RunIndex
+from shoal.primitives.run_types import RunMetadata, RunStatus
+from shoal.primitives.transaction import Transaction
 from shoal.shm.codec import encode
-from shoal.shm.errors import ShoalError, WorkerLostError
+from shoal.shm.errors import AlreadyExistsError, CoordinatorLostError, ShoalError
 from shoal.shm.limits import MAX_RUN_ID_BYTES
 from shoal.worker_pool import WorkerPool
 from shoal.workers.worker import current_database
 
 DONE = "done"
 FAILED = "failed"
-_INPUT = "input/"
+
+_RESULT = "result"
+_ATTEMPTS = "attempts"
+_LONGEST_ERROR = 10_000  # characters kept of an error's text
+# All workers write the counters, so the commits that end inputs conflict: each such loss is another's gain.
+_MOST_CONFLICTS = 10_000
 
 
 @dataclass(frozen=True)
@@ -51,8 +77,8 @@ def load_function(name: str) -> Callable[[str], Any]:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError) as error:
-        raise ValueError(f"{name!r} cannot be loaded: {error}") from error
+    except (Exception, SystemExit) as error:  # a module may do anything while it is imported
+        raise ValueError(f"{name!r} cannot be loaded: {_describe(error)}") from error
     if not callable(found):
         raise ValueError(f"{name!r} is a {type(found).__name__}, not a function")
     function: Callable[[str], Any] = found
@@ -60,63 +86,186 @@ def load_function(name: str) -> Callable[[str], Any]:
 
 
 def fleet_run_id(function_name: str) -> str:
-    """The run that holds a fleet's outcomes."""
+    """The run of a fleet: what its function's calls share belongs there."""
     run_id = f"fleet:{function_name}"
     if len(run_id.encode()) <= MAX_RUN_ID_BYTES:
         return run_id
-    return f"fleet:{xxh3_64_hexdigest(function_name.encode())}"
+    return f"fleet:{xxh3_128_hexdigest(function_name.encode())}"
+
+
+def input_run_id(function_name: str, text: str) -> str:
+    """The run of one input, a child of the fleet's: what belongs to that input alone belongs there."""
+    return xxh3_128_hexdigest(f"{fleet_run_id(function_name)}\0{text}".encode("utf-8", "surrogatepass"))
 
 
 class Fleet:
     """One function over many inputs."""
 
     def __init__(self, db: Database, function_name: str) -> None:
-        self._kv = KVStore(db)
-        self._run_id = fleet_run_id(function_name)
+        self._db = db
         self._function_name = function_name
+        self._run_id = fleet_run_id(function_name)
 
     def outcome(self, text: str) -> Outcome | None:
-        """How an input ended the last time, None if it never did."""
-        record = self._kv.get(self._run_id, _INPUT + text)
-        return None if record is None else Outcome(text, **record)
+        """How an input ended, None if it has not."""
+        with self._db.snapshot(self._run_id) as view:
+            return _InputRun(self._function_name, text).outcome(view)
 
     def to_do(self, inputs: list[str]) -> list[str]:
         """The inputs that are not done yet, each once, in order."""
-        done = {
-            key[len(_INPUT) :]
-            for key, record in self._kv.list_with_values(self._run_id, _INPUT)
-            if record["status"] == DONE
-        }
-        return [text for text in dict.fromkeys(inputs) if text not in done]
+        with self._db.snapshot(self._run_id) as view:
+            return [text for text in dict.fromkeys(inputs) if not _InputRun(self._function_name, text).is_done(view)]
 
     def run(self, pool: WorkerPool, inputs: list[str]) -> Iterator[Outcome]:
-        """Run the function over ``inputs``; outcomes as they come, each stored before it is given."""
+        """Run the function over ``inputs``; outcomes as they come, each stored before it is given.
+
+        Not stored is only what the store refuses: that input's outcome is an error all the same, and it stays to do.
+        """
+        with contextlib.suppress(AlreadyExistsError):
+            RunIndex(self._db).create_run(run_id=self._run_id, metadata={"function": self._function_name})
         futures = {pool.submit(_run_input, self._function_name, text): text for text in inputs}
-        for future in as_completed(futures):
-            text = futures.pop(future)
-            try:
-                yield Outcome(text, **future.result())
-            except WorkerLostError as error:
-                record: dict[str, Any] = {"status": FAILED, "result": None, "error": f"WorkerLostError: {error}"}
-                self._kv.put(self._run_id, _INPUT + text, record)
-                yield Outcome(text, **record)
+        try:
+            for future in as_completed(futures):
+                text = futures.pop(future)
+                try:
+                    yield future.result()
+                except CoordinatorLostError:
+                    raise
+                except ShoalError as error:  # its worker was lost, or the store refused even the error
+                    yield self._fail(text, error)
+        finally:
+            for future in futures:
+                future.cancel()
+
+    def _fail(self, text: str, error: ShoalError) -> Outcome:
+        described = _describe(error)
+        try:
+            return _InputRun(self._function_name, text).fail(self._db, described)
+        except CoordinatorLostError:
+            raise
+        except ShoalError as refusal:
+            return Outcome(text, FAILED, error=f"{described} (and this is not stored: {_describe(refusal)})")
 
 
-def _run_input(function_name: str, text: str) -> dict[str, Any]:
+class _InputRun:
+    """The run of one input, and the steps it takes, each in a transaction of its own."""
+
+    def __init__(self, function_name: str, text: str) -> None:
+        self._text = text
+        self._fleet_run_id = fleet_run_id(function_name)
+        self._run_id = input_run_id(function_name, text)
+
+    def is_done(self, view: Transaction) -> bool:
+        """Whether it ended well."""
+        run = view.runs.get_run(self._run_id)
+        return run is not None and self._ended_well(view, run)
+
+    def outcome(self, view: Transaction) -> Outcome | None:
+        """How it ended; None if it has not, or was never begun."""
+        run = view.runs.get_run(self._run_id)
+        if run is None or run.status is RunStatus.Active:
+            return None
+        if self._ended_well(view, run):
+            return Outcome(self._text, DONE, result=view.on(self._run_id).kv.get(_RESULT))
+        if run.status is RunStatus.Failed:
+            return Outcome(self._text, FAILED, error=run.error)
+        error = f"its run {self._run_id} is {run.status.value}; resume or delete the run, and it will be done"
+        return Outcome(self._text, FAILED, error=error)
+
+    def begin(self, db: Database) -> Outcome | None:
+        """Begin an attempt; the outcome instead, if there is nothing to do."""
+        return db.transact(self._fleet_run_id, self._begin, _MOST_CONFLICTS)
+
+    def finish(self, db: Database, result: Any) -> Outcome:
+        """End it well, unless somebody else has ended it; the outcome."""
+        return db.transact(self._fleet_run_id, lambda txn: self._finish(txn, result), _MOST_CONFLICTS)
+
+    def fail(self, db: Database, error: str) -> Outcome:
+        """End it with an error, unless somebody else has ended it; the outcome."""
+        return db.transact(self._fleet_run_id, lambda txn: self._fail(txn, error), _MOST_CONFLICTS)
+
+    def _begin(self, txn: Transaction) -> Outcome | None:
+        own = txn.on(self._run_id)
+        run = txn.runs.get_run(self._run_id)
+        attempt = self._attempts(txn) + 1
+        if run is None:
+            self._register(txn)
+        elif run.status is RunStatus.Failed:
+            events = list(own.events.iter())
+            txn.runs.delete_run(self._run_id)
+            self._register(txn)
+            own.events.restore(events)
+            _count(txn, FAILED, -1)
+        elif run.status is not RunStatus.Active:
+            return self.outcome(txn)
+        own.state.set(_ATTEMPTS, attempt)
+        own.events.append("started", {"attempt": attempt})
+        return None
+
+    def _finish(self, txn: Transaction, result: Any) -> Outcome:
+        ended = self.outcome(txn)
+        if ended is not None:
+            return ended
+        own = txn.on(self._run_id)
+        own.kv.put(_RESULT, result)
+        txn.runs.complete_run(self._run_id)
+        own.events.append("finished", {"attempt": self._attempts(txn)})
+        _count(txn, DONE, 1)
+        return Outcome(self._text, DONE, result=result)
+
+    def _fail(self, txn: Transaction, error: str) -> Outcome:
+        ended = self.outcome(txn)
+        if ended is not None:
+            return ended
+        if txn.runs.get_run(self._run_id) is None:  # its worker was lost before it could begin
+            self._register(txn)
+        txn.runs.fail_run(self._run_id, error)
+        txn.on(self._run_id).events.append("failed", {"attempt": self._attempts(txn), "error": error})
+        _count(txn, FAILED, 1)
+        return Outcome(self._text, FAILED, error=error)
+
+    def _register(self, txn: Transaction) -> None:
+        txn.runs.create_run(run_id=self._run_id, parent_run=self._fleet_run_id, metadata={"input": self._text})
+
+    def _attempts(self, txn: Transaction) -> int:
+        attempts = txn.on(self._run_id).state.read(_ATTEMPTS)
+        return 0 if attempts is None else int(attempts.value)
+
+    def _ended_well(self, view: Transaction, run: RunMetadata) -> bool:
+        """Archived or not: what is done need not be done again because somebody put it away."""
+        put_away = run.status is RunStatus.Archived and view.on(self._run_id).kv.exists(_RESULT)
+        return run.status is RunStatus.Completed or put_away
+
+
+def _count(txn: Transaction, status: str, by: int) -> None:
+    """Change a counter of the fleet, whose transaction this is."""
+    name = f"inputs/{status}"
+    counter = txn.state.read(name)
+    txn.state.set(name, (0 if counter is None else counter.value) + by)
+
+
+def _run_input(function_name: str, text: str) -> Outcome:
     """In a worker: run one input and store how it ended, in the worker, so that nothing is lost with the pool."""
-    kv, run_id = KVStore(current_database()), fleet_run_id(function_name)
-    before: dict[str, Any] | None = kv.get(run_id, _INPUT + text)
-    if before is not None and before["status"] == DONE:  # its worker died after storing and before telling
-        return before
-    record: dict[str, Any]
+    db, run = current_database(), _InputRun(function_name, text)
+    ended = run.begin(db)
+    if ended is not None:  # its worker died after storing and before telling
+        return ended
     try:
         result = load_function(function_name)(text)
         encode(result)  # by itself, so that a refusal names the place in the result
-        record = {"status": DONE, "result": result, "error": None}
-        kv.put(run_id, _INPUT + text, record)
-    except Exception as error:
-        if isinstance(error, ShoalError) and kv.get(run_id, _INPUT + text) is not None:
-            raise
-        record = {"status": FAILED, "result": None, "error": f"{type(error).__name__}: {error}"}
-        kv.put(run_id, _INPUT + text, record)
-    return record
+    except BaseException as error:  # sys.exit in an agent ends the agent's input, not the fleet
+        return run.fail(db, _describe(error))
+    try:
+        return run.finish(db, result)
+    except CoordinatorLostError:
+        raise
+    except ShoalError as error:  # no room for the result: there may still be some for saying so
+        return run.fail(db, _describe(error))
+
+
+def _describe(error: BaseException) -> str:
+    try:
+        text = f"{type(error).__name__}: {error}"
+    except Exception as failure:  # an agent's exception may not even have a text
+        text = f"{type(error).__name__}, whose text cannot be had: {type(failure).__name__}"
+    return text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}..."

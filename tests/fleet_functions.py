@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import shoal
+from shoal.fleet import input_run_id
 
 
 def double(number: int) -> int:
@@ -72,3 +73,37 @@ def slow_agent(text: str) -> str:
     shoal.KVStore(shoal.current_database()).increment("started", "n")
     time.sleep(0.2)
     return text
+
+
+def step(text: str) -> str:
+    """A fleet's function: notes something in its own run; fails if the text says so and nobody has fixed it."""
+    kv = shoal.KVStore(shoal.current_database())
+    kv.put(input_run_id("tests.fleet_functions:step", text), "note", text)
+    if "bad" in text and not kv.exists("fixed", text):
+        raise ValueError(f"cannot do {text}")
+    if text == "deadly":
+        die()
+    return text.upper()
+
+
+class NoTextError(Exception):
+    def __str__(self) -> str:
+        raise ZeroDivisionError
+
+
+def fail_oddly(text: str) -> None:
+    """Fail in the way the text names."""
+    ways: dict[str, BaseException] = {
+        "exit": SystemExit(3),
+        "interrupt": KeyboardInterrupt("by hand"),
+        "no text": NoTextError(),
+        "long": ValueError("x" * 20_000_000),
+        "not utf-8": OSError("no such file: a\udcff"),
+        "zero byte": ValueError("a\0b"),
+    }
+    raise ways[text]
+
+
+def large(text: str) -> bytes:
+    """A result of so many MiB."""
+    return b"x" * (int(text) << 20)
