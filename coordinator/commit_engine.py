@@ -134,16 +134,15 @@ class CommitEngine:
         self.remembered.pop(client_id, None)
 
     def _commit(self, client_id: int, request: CommitSet) -> tuple[int, list[Any]]:
-        writes, decided, results = request.writes, b"", _NO_RESULTS
+        writes, effects, decided, results = request.writes, request.effects, b"", _NO_RESULTS
         if request.operations:
             more, results = self._decide(request)
-            if not writes and not request.clears and not more:
-                return self.version, results
+            if not writes and not request.clears:
+                if not more:
+                    return self.version, results
+                effects = _NO_EFFECTS  # replay takes what was decided; what was asked need not be kept
             decided = codec.pack([more, results])
             writes = writes + more
-        effects = request.effects
-        if request.operations and not request.writes and not request.clears:
-            effects = _NO_EFFECTS  # replay takes what was decided; what was asked need not be kept
         plan = self._make_room(writes, request.clears, len(effects) + len(decided))
         version = self.version + 1
         self._writer.apply(version, request.clears, writes, plan)

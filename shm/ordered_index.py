@@ -52,13 +52,9 @@ class OrderedIndex:
         self._fences: list[bytes] = []
         self._branches: list[_Branch] = []
         self._root = 0
+        self.leaf_count = 0  # what a commit of scattered new keys may have to copy
         self.replaced: list[int] = []  # nodes no longer reachable, for reclaim
         self._recent: set[int] = set()  # key nodes inserted lately: a key right after one of them goes on with a stream
-
-    @property
-    def leaf_count(self) -> int:
-        """Leaves in use: what a commit of scattered new keys may have to copy."""
-        return sum(len(branch.leaves) for branch in self._branches)
 
     def insert(self, keys: list[tuple[bytes, int]]) -> None:
         """Add ``(key, node)`` pairs, sorted, none of them present."""
@@ -125,6 +121,7 @@ class OrderedIndex:
             first = [node for _, node in keys[position : position + LEAF_ENTRIES]]
             self._branches = [_Branch([b""], [self._write(first, LEAF_ENTRIES)])]
             self._fences = [b""]
+            self.leaf_count = 1
             self._write_branch(0)
             self._write_root()
             return position + len(first)
@@ -195,6 +192,7 @@ class OrderedIndex:
         branch = self._branches[branch_at]
         fresh = [self._write(part, LEAF_ENTRIES) for part in parts]
         self.replaced.append(branch.leaves[leaf_at])
+        self.leaf_count += len(fresh) - 1
         if len(fresh) == 1:
             branch.leaves[leaf_at] = fresh[0]
             self._words[branch.reference + 1 + leaf_at] = fresh[0]
