@@ -10,7 +10,7 @@ help:
 	@echo "make demo          review the standard library with a fleet of $(WORKERS) workers (CHAOS=1: kill them on the way)"
 	@echo "make test          run the tests;  make test-slow: the long ones, too"
 	@echo "make check         format, lint, types, import floors, tests"
-	@echo "make bench         a quick table against LMDB, SQLite and a Manager"
+	@echo "make bench         a quick table against LMDB, SQLite, Redis and a Manager"
 
 $(VENV)/.run: pyproject.toml
 	python3 -m venv $(VENV)

@@ -12,8 +12,8 @@ from . import signals
 
 GOOD, FAILED, BAD_USAGE = 0, 1, 2
 _SIGNAL_EXIT = 128
-_NEEDED = ("lmdb", "tabulate")
-_QUICK_ROUNDS, _QUICK_SECONDS_S = 3, 0.5
+_NEEDED = ("lmdb", "redis", "tabulate")
+_QUICK_ROUNDS, _QUICK_SECONDS_S = 3, 0.3
 _FULL_ROUNDS, _FULL_SECONDS_S = 7, 2.0
 
 
@@ -73,7 +73,8 @@ def _parser() -> argparse.ArgumentParser:
     from .peers import DURABILITIES
 
     parser = argparse.ArgumentParser(
-        prog="shoal bench", description="Measure shoal beside LMDB, SQLite and a Manager dict at equal durability."
+        prog="shoal bench",
+        description="Measure shoal beside LMDB, SQLite, Redis and a Manager dict at equal durability.",
     )
     parser.add_argument("--quick", action="store_true", help="three short rounds: minutes, and rougher figures")
     parser.add_argument(

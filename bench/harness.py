@@ -203,7 +203,8 @@ def _work(entrant: _Entrant, operation: Operation, worker: int, seed: int, pipe:
     other.close()  # else this worker would keep its own pipe open when the parent dies
     try:
         session = entrant.peer.connect()
-        operation.warm_up(session, entrant.targets)
+        if entrant.peer.remembers:
+            operation.warm_up(session, entrant.targets)
         step = operation.step(session, entrant.targets, worker, seed)
         pipe.send((0, 0))
         begin_s, start_s, end_s = pipe.recv()

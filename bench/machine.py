@@ -13,10 +13,12 @@ from typing import Any
 
 import lmdb
 import msgpack
+import redis
 
 import shoal
 
 from . import signals
+from .peers import redis_server
 from .peers.shoal_store import LINGER_S
 
 _SYNC_BYTES = 4096
@@ -39,6 +41,8 @@ def describe(directory: Path) -> dict[str, Any]:
         "lmdb": ".".join(map(str, lmdb.version())),
         "py_lmdb": lmdb.__version__,
         "sqlite": sqlite3.sqlite_version,
+        "redis": redis_server.version(),
+        "redis_py": redis.__version__,
         "msgpack": ".".join(map(str, msgpack.version)),
         "file_system": _file_system(directory),
         "fdatasync_s": _fdatasync_s(directory),

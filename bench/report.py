@@ -20,11 +20,13 @@ _NOTHING = "-"
 def machine_text(machine: dict[str, Any]) -> str:
     """What goes first: figures without their machine say nothing."""
     mode = "compiled" if machine["shoal_compiled"] else "plain Python"
+    lmdb = f"LMDB {machine['lmdb']} (py-lmdb {machine['py_lmdb']})"
+    redis = f"Redis {machine['redis']} (redis-py {machine['redis_py']})" if machine["redis"] else "no Redis"
     rows = [
         ("machine", f"{machine['cpu']}, {machine['cores']} cores, {machine['kernel']}, load {machine['load_before']}"),
         ("python", machine["python"]),
         ("shoal", f"{machine['shoal']}, {mode}"),
-        ("peers", f"LMDB {machine['lmdb']} (py-lmdb {machine['py_lmdb']}), SQLite {machine['sqlite']}"),
+        ("peers", f"{lmdb}, SQLite {machine['sqlite']}, {redis}"),
         ("fdatasync", f"{machine['fdatasync_s'] * 1e6:,.0f} us median, on {machine['file_system']}"),
         ("pipe round trip", f"{machine['pipe_round_trip_s'] * 1e6:,.1f} us median, between two processes"),
     ]
@@ -46,15 +48,18 @@ def section_text(operation: Operation, durability: str, figures: Sequence[Figure
     headers = ["", *(["durability"] if operation.writes else [])]
     for processes in counts:
         headers += [f"{processes} process{'es' if processes > 1 else ''}", "x"]
-    rows, notes = [], []
+    rows = []
+    missing: dict[str, list[str]] = {}
     for peer in dict.fromkeys(figure.peer for figure in figures):
         mine = [figure for figure in figures if figure.peer == peer]
-        row = [peer, *([mine[0].setting or _NOTHING] if operation.writes else [])]
+        if mine[0].missing:
+            missing.setdefault(mine[0].missing, []).append(peer)
+            continue
+        row = [peer, *([mine[0].setting] if operation.writes else [])]
         for figure in mine:
             row += [_rate_text(figure), _ratio_text(figure, figures)]
         rows.append(row)
-        if mine[0].missing:
-            notes.append(f"{peer} is not measured: {mine[0].missing}.")
+    notes = [f"{', '.join(peers)}: not measured: {reason}." for reason, peers in missing.items()]
     left = 2 if operation.writes else 1
     alignment = ["left"] * left + ["right"] * (2 * len(counts))
     heading = f"{operation.title}{f' ({durability})' if operation.writes else ''}"

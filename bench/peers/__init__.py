@@ -5,10 +5,11 @@ from __future__ import annotations
 from .base import DURABILITIES, BenchError, Peer, Session
 from .lmdb_peer import LmdbPeer
 from .manager_dict import ManagerDict
+from .redis_server import RedisServer
 from .shoal_store import ShoalStore
 from .sqlite_wal import SqliteWal
 
 SUBJECT: type[Peer] = ShoalStore
-PEERS: tuple[type[Peer], ...] = (SUBJECT, LmdbPeer, SqliteWal, ManagerDict)
+PEERS: tuple[type[Peer], ...] = (SUBJECT, LmdbPeer, SqliteWal, RedisServer, ManagerDict)
 
 __all__ = ["DURABILITIES", "PEERS", "SUBJECT", "BenchError", "Peer", "Session"]

@@ -38,6 +38,38 @@ class Session:
         """Read an integer and write it back plus one, in a transaction that loses no other worker's addition."""
         raise NotImplementedError
 
+    def append(self, run: str, event_type: str, payload: Any) -> None:
+        """Append an event to a run's log: a sequence without gaps, a hash over the event and the hash before."""
+        raise NotImplementedError
+
+    def log_length(self, run: str) -> int:
+        """How many events the run's log has; ``BenchError`` unless every sequence and hash is right."""
+        raise NotImplementedError
+
+    def cas(self, run: str, name: str, version: int, value: Any) -> int:
+        """Give a cell that is at ``version`` a value; the new version."""
+        raise NotImplementedError
+
+    def create_cell(self, run: str, name: str) -> int:
+        """Make a cell; its version, 1."""
+        raise NotImplementedError
+
+    def version(self, run: str, name: str) -> int:
+        """The version of a cell, 0 if there is none."""
+        raise NotImplementedError
+
+    def trace(self, run: str, content: str, tag: str) -> None:
+        """Record a thought with a tag, to be found by its id, type, tag and time."""
+        raise NotImplementedError
+
+    def trace_count(self, run: str, tag: str) -> int:
+        """How many traces of the run are found by a tag."""
+        raise NotImplementedError
+
+    def cross(self, run: str, name: str, event_type: str, payload: Any, content: str, tag: str) -> None:
+        """In one transaction: put ``payload`` at the key ``name`` and append it, set the cell ``name``, trace."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """Detach; the worker ends."""
 
@@ -51,6 +83,8 @@ class Peer(ABC):
     missing: ClassVar[Mapping[str, str]] = {}
     # How it is set up for each durability, and what that keeps. A durability not named is one the peer does not have.
     settings: ClassVar[Mapping[str, str]]
+    # Whether a session may get quicker at what it has read before. One that does not need not read it before.
+    remembers: ClassVar[bool] = True
 
     def __init__(self, directory: Path, durability: str) -> None:
         self.directory = directory
@@ -62,7 +96,7 @@ class Peer(ABC):
         if operation in cls.missing:
             return cls.missing[operation]
         if getattr(cls.session_type, operation, None) is getattr(Session, operation, None):
-            return "this operation is not written for it"
+            return "the operation is not written for it"
         if durability not in cls.settings:
             return f"it has no durability like {durability}"
         return None

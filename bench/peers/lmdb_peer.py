@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, ClassVar
 
 import lmdb
 import msgpack
 
 from .base import Peer, Session
+from .hash_chain import GENESIS_HASH, event_hash, now_ms, verified_length
 
 # Address space, not memory or disk; LMDB never grows past it.
 _MAP_BYTES = 4 * 1024**3
+# What a run's log has behind its prefix.
+_HEAD, _EVENT, _TYPE = b"\0", b"\1", b"\2"
 
 
 class LmdbSession(Session):
@@ -48,6 +51,33 @@ class LmdbSession(Session):
         with self._environment.begin(write=True) as txn:
             txn.put(encoded, msgpack.packb(msgpack.unpackb(txn.get(encoded)) + 1))
 
+    def append(self, run: str, event_type: str, payload: Any) -> None:
+        """``Session.append``: a key for the head, one for the event, one in the index of types."""
+        packed = msgpack.packb(payload)
+        prefix = _log_prefix(run)
+        with self._environment.begin(write=True) as txn:
+            head = txn.get(prefix + _HEAD)
+            sequence, prev_hash, last_ms = (0, GENESIS_HASH, 0) if head is None else msgpack.unpackb(head)
+            timestamp = max(now_ms(), last_ms)
+            hashed = event_hash(sequence, event_type, packed, timestamp, prev_hash)
+            number = sequence.to_bytes(8, "big")
+            txn.put(prefix + _EVENT + number, msgpack.packb([event_type, packed, timestamp, prev_hash, hashed]))
+            txn.put(prefix + _TYPE + event_type.encode() + b"\0" + number, b"")
+            txn.put(prefix + _HEAD, msgpack.packb([sequence + 1, hashed, timestamp]))
+
+    def log_length(self, run: str) -> int:
+        """``Session.log_length``."""
+        return verified_length(self._events(run))
+
+    def _events(self, run: str) -> Iterator[tuple[Any, ...]]:
+        first = _log_prefix(run) + _EVENT
+        with self._environment.begin() as txn, txn.cursor() as cursor:
+            cursor.set_range(first)
+            for key, raw in cursor:
+                if not key.startswith(first):
+                    break
+                yield (int.from_bytes(key[-8:], "big"), *msgpack.unpackb(raw))
+
     def close(self) -> None:
         """``Session.close``."""
         self._environment.close()
@@ -80,3 +110,7 @@ class LmdbPeer(Peer):
 
     def _open(self) -> lmdb.Environment:
         return lmdb.open(str(self.directory), map_size=_MAP_BYTES, sync=self.durability == "strict")
+
+
+def _log_prefix(run: str) -> bytes:
+    return f"log/{run}/".encode()

@@ -40,6 +40,7 @@ class ManagerDict(Peer):
     session_type = ManagerSession
     missing: ClassVar[Mapping[str, str]] = {"scan": "a dict has no order to scan in"}
     settings: ClassVar[Mapping[str, str]] = {"buffered": "no durability at all"}
+    remembers = False
 
     _manager: SyncManager | None = None
 
@@ -54,7 +55,7 @@ class ManagerDict(Peer):
         """Start the manager's process."""
         manager = SyncManager(ctx=multiprocessing.get_context("fork"))
         with signals.held_back():
-            manager.start(initializer=signals.leave_to_parent)
+            manager.start(initializer=signals.end_with_parent)
             self._manager = manager
         self._values = manager.dict()
         self._values.update(items)

@@ -27,6 +27,9 @@ class ShoalSession(Session):
     def __init__(self, database: shoal.Database) -> None:
         self._database = database
         self._kv = shoal.KVStore(database)
+        self._events = shoal.EventLog(database)
+        self._cells = shoal.StateCell(database)
+        self._traces = shoal.TraceStore(database)
 
     def get(self, key: str) -> Any:
         """``Session.get``."""
@@ -47,6 +50,49 @@ class ShoalSession(Session):
             txn.kv.put(key, txn.kv.get(key) + 1)
 
         self._database.transact(_RUN, add)
+
+    def append(self, run: str, event_type: str, payload: Any) -> None:
+        """``Session.append``."""
+        self._events.append(run, event_type, payload)
+
+    def log_length(self, run: str) -> int:
+        """``Session.log_length``."""
+        verification = self._events.verify_chain(run)
+        if not verification:
+            raise BenchError(f"the log of {run} is broken: {verification.error}")
+        return verification.length
+
+    def cas(self, run: str, name: str, version: int, value: Any) -> int:
+        """``Session.cas``."""
+        return self._cells.cas(run, name, version, value)
+
+    def create_cell(self, run: str, name: str) -> int:
+        """``Session.create_cell``."""
+        return self._cells.init(run, name, None)
+
+    def version(self, run: str, name: str) -> int:
+        """``Session.version``."""
+        state = self._cells.read(run, name)
+        return state.version if state else 0
+
+    def trace(self, run: str, content: str, tag: str) -> None:
+        """``Session.trace``."""
+        self._traces.record(run, shoal.TraceType.Thought(content), tags=(tag,))
+
+    def trace_count(self, run: str, tag: str) -> int:
+        """``Session.trace_count``."""
+        return len(self._traces.query_by_tag(run, tag))
+
+    def cross(self, run: str, name: str, event_type: str, payload: Any, content: str, tag: str) -> None:
+        """``Session.cross``."""
+
+        def write(txn: shoal.Transaction) -> None:
+            txn.kv.put(name, payload)
+            txn.events.append(event_type, payload)
+            txn.state.set(name, payload)
+            txn.traces.record(shoal.TraceType.Thought(content), tags=(tag,))
+
+        self._database.transact(run, write)
 
     def close(self) -> None:
         """``Session.close``."""

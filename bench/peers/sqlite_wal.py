@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, ClassVar
 
 import msgpack
 
-from .base import Peer, Session
+from shoal.primitives.identifiers import new_id
+
+from .base import BenchError, Peer, Session
+from .hash_chain import GENESIS_HASH, event_hash, now_ms, verified_length
 
 _BUSY_TIMEOUT_S = 60.0
 # Holds the whole table, so that reads do not measure the default cache of 2 MiB.
@@ -19,6 +23,36 @@ _GET = "SELECT value FROM kv WHERE key = ?"
 _SCAN = "SELECT key, value FROM kv WHERE key >= ? AND key < ? ORDER BY key"
 _PUT = "INSERT INTO kv (key, value) VALUES (?, ?) ON CONFLICT (key) DO UPDATE SET value = excluded.value"
 _UPDATE = "UPDATE kv SET value = ? WHERE key = ?"
+_HEAD = "SELECT seq, ts, hash FROM events WHERE run = ? ORDER BY seq DESC LIMIT 1"
+_APPEND = "INSERT INTO events (run, seq, type, payload, ts, prev, hash) VALUES (?, ?, ?, ?, ?, ?, ?)"
+_EVENTS = "SELECT seq, type, payload, ts, prev, hash FROM events WHERE run = ? ORDER BY seq"
+_CREATE_CELL = "INSERT INTO cells (run, name, value, version, ts) VALUES (?, ?, ?, 1, ?)"
+_SET_CELL = f"""{_CREATE_CELL} ON CONFLICT (run, name)
+    DO UPDATE SET value = excluded.value, version = version + 1, ts = excluded.ts"""
+_SWAP = "UPDATE cells SET value = ?, version = version + 1, ts = ? WHERE run = ? AND name = ? AND version = ?"
+_VERSION = "SELECT version FROM cells WHERE run = ? AND name = ?"
+_TRACE = "INSERT INTO traces (run, id, type, content, ts) VALUES (?, ?, 'Thought', ?, ?)"
+_TAG = "INSERT INTO tags (run, tag, ts, id) VALUES (?, ?, ?, ?)"
+_TRACE_COUNT = "SELECT count(*) FROM tags JOIN traces USING (run, id) WHERE tags.run = ? AND tag = ?"
+
+# A row is in the tree of its key, and its indices hold that key: nothing is looked up twice.
+_TABLES = """
+CREATE TABLE kv (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE events (
+    run TEXT, seq INTEGER, type TEXT NOT NULL, payload BLOB NOT NULL, ts INTEGER NOT NULL,
+    prev BLOB NOT NULL, hash BLOB NOT NULL, PRIMARY KEY (run, seq)
+) WITHOUT ROWID;
+CREATE INDEX events_by_type ON events (run, type);
+CREATE TABLE cells (
+    run TEXT, name TEXT, value BLOB NOT NULL, version INTEGER NOT NULL, ts INTEGER NOT NULL, PRIMARY KEY (run, name)
+) WITHOUT ROWID;
+CREATE TABLE traces (
+    run TEXT, id TEXT, type TEXT NOT NULL, content BLOB NOT NULL, ts INTEGER NOT NULL, PRIMARY KEY (run, id)
+) WITHOUT ROWID;
+CREATE INDEX traces_by_type ON traces (run, type, ts);
+CREATE INDEX traces_by_time ON traces (run, ts);
+CREATE TABLE tags (run TEXT, tag TEXT, ts INTEGER, id TEXT, PRIMARY KEY (run, tag, ts, id)) WITHOUT ROWID;
+"""
 
 
 class SqliteSession(Session):
@@ -43,14 +77,75 @@ class SqliteSession(Session):
 
     def rmw(self, key: str) -> None:
         """``Session.rmw``: IMMEDIATE takes the write lock first; a deferred transaction could fail when it upgrades."""
-        self._execute("BEGIN IMMEDIATE")
-        try:
+        with self._transaction():
             value = msgpack.unpackb(self._execute(_GET, (key,)).fetchone()[0])
             self._execute(_UPDATE, (msgpack.packb(value + 1), key))
+
+    def append(self, run: str, event_type: str, payload: Any) -> None:
+        """``Session.append``."""
+        with self._transaction():
+            self._append(run, event_type, msgpack.packb(payload))
+
+    def log_length(self, run: str) -> int:
+        """``Session.log_length``."""
+        return verified_length(self._execute(_EVENTS, (run,)))
+
+    def cas(self, run: str, name: str, version: int, value: Any) -> int:
+        """``Session.cas``."""
+        if self._execute(_SWAP, (msgpack.packb(value), now_ms(), run, name, version)).rowcount != 1:
+            raise BenchError(f"cell {name} of {run} is not at version {version}")
+        return version + 1
+
+    def create_cell(self, run: str, name: str) -> int:
+        """``Session.create_cell``."""
+        self._execute(_CREATE_CELL, (run, name, msgpack.packb(None), now_ms()))
+        return 1
+
+    def version(self, run: str, name: str) -> int:
+        """``Session.version``."""
+        row = self._execute(_VERSION, (run, name)).fetchone()
+        return row[0] if row else 0
+
+    def trace(self, run: str, content: str, tag: str) -> None:
+        """``Session.trace``."""
+        with self._transaction():
+            self._trace(run, content, tag)
+
+    def trace_count(self, run: str, tag: str) -> int:
+        """``Session.trace_count``."""
+        found: int = self._execute(_TRACE_COUNT, (run, tag)).fetchone()[0]
+        return found
+
+    def cross(self, run: str, name: str, event_type: str, payload: Any, content: str, tag: str) -> None:
+        """``Session.cross``."""
+        packed = msgpack.packb(payload)
+        with self._transaction():
+            self._execute(_PUT, (f"{run}/{name}", packed))
+            self._append(run, event_type, packed)
+            self._execute(_SET_CELL, (run, name, packed, now_ms()))
+            self._trace(run, content, tag)
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._execute("BEGIN IMMEDIATE")
+        try:
+            yield
         except BaseException:
             self._execute("ROLLBACK")
             raise
         self._execute("COMMIT")
+
+    def _append(self, run: str, event_type: str, packed: bytes) -> None:
+        row = self._execute(_HEAD, (run,)).fetchone()
+        last, last_ms, prev_hash = row or (-1, 0, GENESIS_HASH)
+        sequence, timestamp = last + 1, max(now_ms(), last_ms)
+        hashed = event_hash(sequence, event_type, packed, timestamp, prev_hash)
+        self._execute(_APPEND, (run, sequence, event_type, packed, timestamp, prev_hash, hashed))
+
+    def _trace(self, run: str, content: str, tag: str) -> None:
+        trace_id, timestamp = new_id(), now_ms()
+        self._execute(_TRACE, (run, trace_id, msgpack.packb(content), timestamp))
+        self._execute(_TAG, (run, tag, timestamp, trace_id))
 
     def close(self) -> None:
         """``Session.close``."""
@@ -58,7 +153,7 @@ class SqliteSession(Session):
 
 
 class SqliteWal(Peer):
-    """One table, keyed by text, without a row id: a key is found in one tree, as in the others."""
+    """Tables without row ids: a key is found in one tree, as in the others."""
 
     name = "SQLite WAL"
     session_type = SqliteSession
@@ -68,11 +163,11 @@ class SqliteWal(Peer):
     }
 
     def start(self, items: Mapping[str, Any]) -> None:
-        """Make the table, load it, and leave the write-ahead log empty."""
+        """Make the tables, load it, and leave the write-ahead log empty."""
         connection = self._open()
         try:
             connection.execute("PRAGMA journal_mode = WAL")
-            connection.execute("CREATE TABLE kv (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID")
+            connection.executescript(_TABLES)
             connection.execute("BEGIN")
             connection.executemany(_PUT, ((key, msgpack.packb(value)) for key, value in items.items()))
             connection.execute("COMMIT")
