@@ -1,7 +1,7 @@
 """How everything users name becomes one ordered key space, without collisions whatever the names hold.
 
     key      namespace, run, type tag, rest
-    part     1 byte length, then that many bytes of UTF-8: tenant, app, agent, run
+    part     1 byte length, then that many bytes of UTF-8: tenant, app, agent, run; 0 first: the store's own
     run      length 0 is no run: what belongs to the namespace as a whole (the index of runs)
     tag      KV 0x01, EVENT 0x02, STATE 0x03, TRACE 0x04, RUN 0x05; 0x10 is reserved
     rest     KV and STATE: the user's key or name

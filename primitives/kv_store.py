@@ -6,14 +6,16 @@ One key of the engine per user key; nothing else. Expiry is the engine's: a reco
 from __future__ import annotations
 
 import builtins
+from collections.abc import Iterator
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 from shoal.primitives.facade import Facade
 from shoal.primitives.key_space import Namespace, Tag, after, encode_prefix, encode_text
 from shoal.shm import operations
 from shoal.shm.clock import now_ms
 from shoal.shm.codec import Value, decode, encode, unpackb
+from shoal.shm.errors import AlreadyExistsError
 from shoal.shm.limits import MAX_INTEGER, MIN_INTEGER
 from shoal.shm.reader import Place
 from shoal.workers.transaction import Engine
@@ -21,6 +23,14 @@ from shoal.workers.transaction import Engine
 _TAG = bytes((Tag.KV,))
 # Beyond this a moment does not fit a word; nobody waits that long.
 _LONGEST_TTL_S = 1e15
+
+
+class Pair(NamedTuple):
+    """A key as an export has it. ``expires_ms``: when it expires, ms since the epoch; 0 is never."""
+
+    key: str
+    value: Any
+    expires_ms: int
 
 
 class KVView:
@@ -92,6 +102,22 @@ class KVView:
             raise ValueError(f"by is {by}; give an integer from -2**63 to 2**64 - 1")
         total: int = self._engine.perform(operations.INCREMENT, [self._prefix + _encode_key(key), by])
         return total
+
+    def pairs(self) -> Iterator[Pair]:
+        """Every key with its value and the moment it expires, sorted, for ``restore``."""
+        for key, found in self._engine.scan(self._prefix, after(self._prefix)):
+            yield Pair(key[len(self._prefix) :].decode(), decode(found.value), found.expires_ms)
+
+    def restore(self, pair: Pair) -> None:
+        """Put a key as ``pairs`` once gave it, in a transaction: how an export comes back. Expired ones stay away.
+
+        ``AlreadyExistsError`` for a key that is there.
+        """
+        key, raw = self._prefix + _encode_key(pair.key), encode(pair.value)
+        if self._engine.find(key) is not None:
+            raise AlreadyExistsError(f"key {pair.key!r} exists; restore keys into a run that has none of them")
+        if not pair.expires_ms or pair.expires_ms > now_ms():
+            self._engine.put(key, raw, pair.expires_ms)
 
     def _scan(self, prefix: str) -> Any:
         own = self._prefix

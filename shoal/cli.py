@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import BinaryIO, TextIO
 
 from tqdm import tqdm
 
 from shoal.coordinator import process
 from shoal.database import Database
 from shoal.database import open as open_database
+from shoal.export_file import export_store, whole_file
 from shoal.fleet import DONE, Fleet, Outcome, load_function
-from shoal.shm.errors import ConfigurationError, NotFoundError, ShoalError
+from shoal.import_check import ExportFormatError
+from shoal.import_file import import_store, source
+from shoal.primitives.key_space import Namespace, encode_text
+from shoal.shm.errors import ConfigurationError, LimitExceededError, NotFoundError, ShoalError
 from shoal.shm.limits import MIN_STORE_BYTES
 from shoal.shm.store_files import DURABILITIES, META_FILE
+from shoal.show import event_lines, run_lines, trace_lines
 from shoal.worker_pool import WorkerPool
 
 GOOD, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -28,18 +35,52 @@ def main(arguments: list[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["bench"]:
         return _bench(arguments[1:])
-    options = _parser().parse_args(arguments)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a run may have any name, whatever the terminal can show
+    return _flushed(_perform(_parser().parse_args(arguments)))
+
+
+def _perform(options: argparse.Namespace) -> int:
     command: Callable[[argparse.Namespace], int] = options.command
     try:
         return command(options)
     except ConfigurationError as error:
         _complain(error)
         return BAD_USAGE
-    except (ShoalError, OSError, process.AlreadyServedError) as error:
+    except BrokenPipeError:
+        _let_go_of_stdout()
+        return FAILED
+    except (ShoalError, OSError, ExportFormatError, process.AlreadyServedError) as error:
         _complain(error)
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
+
+
+def _flushed(status: int) -> int:
+    """``status``, or that of a stdout which does not take the rest."""
+    try:
+        if sys.stdout is not None:  # as it is with stdout closed
+            sys.stdout.flush()
+    except OSError as error:
+        if status == GOOD and not isinstance(error, BrokenPipeError):
+            _complain(error)
+        _let_go_of_stdout()
+        return FAILED
+    return status
+
+
+def _binary(stream: TextIO | None, name: str) -> BinaryIO:
+    if stream is None:
+        raise OSError(f"{name} is closed; give a FILE")
+    return stream.buffer
+
+
+def _let_go_of_stdout() -> None:
+    """What is still buffered goes nowhere: the interpreter would complain of it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -74,8 +115,44 @@ def _parser() -> argparse.ArgumentParser:
     backup.add_argument("dest", type=Path, metavar="DEST")
     backup.set_defaults(command=_backup)
 
+    _add_contents(commands)
     commands.add_parser("bench", help="measure against LMDB, SQLite and a Manager", add_help=False)
     return parser
+
+
+def _add_contents(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The commands that show what is in a store, and carry it from one to another."""
+    runs = commands.add_parser("runs", help="list the runs of a store")
+    runs.add_argument("path", type=Path, metavar="PATH")
+    runs.set_defaults(command=_runs)
+
+    events = commands.add_parser("events", help="list the events of a run")
+    events.add_argument("path", type=Path, metavar="PATH")
+    events.add_argument("run_id", type=_run_id, metavar="RUN")
+    events.set_defaults(command=_events)
+
+    trace = commands.add_parser("trace", help="show a run's traces as trees, or the one below ROOT")
+    trace.add_argument("path", type=Path, metavar="PATH")
+    trace.add_argument("run_id", type=_run_id, metavar="RUN")
+    trace.add_argument("root_id", nargs="?", type=_name, metavar="ROOT")
+    trace.set_defaults(command=_trace)
+
+    for listing in (runs, events, trace):
+        listing.add_argument(
+            "--namespace", type=_namespace, metavar="TENANT/APP/AGENT", help="instead of the default one (runs: of all)"
+        )
+        listing.add_argument("--json", action="store_true", help="whole, as lines of an export")
+
+    export = commands.add_parser("export", help="write all there is in a store as lines of JSON")
+    export.add_argument("path", type=Path, metavar="PATH")
+    export.add_argument("file", nargs="?", type=Path, metavar="FILE", help="replaced as a whole; stdout if not given")
+    export.set_defaults(command=_export)
+
+    import_ = commands.add_parser("import", help="check an export and write it into a store, which is made if need be")
+    import_.add_argument("path", type=Path, metavar="PATH")
+    import_.add_argument("file", nargs="?", type=Path, metavar="FILE", help="stdin if not given")
+    import_.add_argument("--give-up", action="store_true", help="leave an import that was cut short as it is")
+    import_.set_defaults(command=_import)
 
 
 def _run(options: argparse.Namespace) -> int:
@@ -137,6 +214,52 @@ def _backup(options: argparse.Namespace) -> int:
     return GOOD
 
 
+def _runs(options: argparse.Namespace) -> int:
+    with _existing(options.path) as db:
+        lines = list(run_lines(db, options.namespace, options.json))
+    return _print_all(lines)
+
+
+def _events(options: argparse.Namespace) -> int:
+    with _existing(options.path) as db:
+        return _print_all(event_lines(db, options.namespace or Namespace(), options.run_id, options.json))
+
+
+def _trace(options: argparse.Namespace) -> int:
+    namespace = options.namespace or Namespace()
+    with _existing(options.path) as db:
+        return _print_all(trace_lines(db, namespace, options.run_id, options.root_id, options.json))
+
+
+def _export(options: argparse.Namespace) -> int:
+    with _existing(options.path) as db:
+        if options.file is None:
+            export_store(db, _binary(sys.stdout, "stdout"))
+            return GOOD
+        with whole_file(options.file) as out:
+            count = export_store(db, out)
+    print(f"{count} records written to {options.file}")
+    return GOOD
+
+
+def _import(options: argparse.Namespace) -> int:
+    name = "stdin" if options.file is None else str(options.file)
+    with source(options.file or _binary(sys.stdin, "stdin")) as file:
+        contents = import_store(lambda: open_database(options.path), file, name, options.give_up)
+    print(f"{contents.records} records of {len(contents.runs)} runs imported from {name}")
+    return GOOD
+
+
+def _print_all(lines: Iterable[str]) -> int:
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:  # ``| head`` has seen enough
+        _let_go_of_stdout()
+    return GOOD
+
+
 def _bench(arguments: list[str]) -> int:
     from shoal.bench.__main__ import main as bench_main  # here, because its libraries are an extra
 
@@ -162,6 +285,30 @@ def _natural(text: str) -> int:
     if number < 0:
         raise argparse.ArgumentTypeError(f"{number} is not 0 or more")
     return number
+
+
+def _run_id(text: str) -> str:
+    return _checked(lambda: Namespace().run_prefix(text), text)
+
+
+def _name(text: str) -> str:
+    return _checked(lambda: encode_text("id", text), text)
+
+
+def _namespace(text: str) -> Namespace:
+    parts = text.split("/")
+    if len(parts) != 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is not TENANT/APP/AGENT")
+    _checked(lambda: Namespace(*parts), text)
+    return Namespace(*parts)
+
+
+def _checked(check: Callable[[], object], text: str) -> str:
+    try:
+        check()
+    except (ValueError, LimitExceededError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
 
 
 def _complain(error: BaseException) -> None:

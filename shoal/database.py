@@ -125,6 +125,13 @@ class Database:
         """A transaction that only reads, at the newest version, from this moment; end it with ``close`` or ``with``."""
         return Transaction(self._connection, namespace, run_id, read_only=True)
 
+    def begin(self, *, read_only: bool = False) -> engine.Transaction:
+        """A transaction of the engine, for what spans namespaces (export, import): ``commit`` or ``abandon`` ends it.
+
+        Not of the public face: there, a transaction belongs to a namespace.
+        """
+        return engine.Transaction(self._connection, read_only)
+
     def info(self) -> StoreInfo:
         """What the store holds and who serves it."""
         attachment = self._connection.current()

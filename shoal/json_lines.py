@@ -1,4 +1,4 @@
-"""Values as lines of JSON and back, nothing lost: what ``export`` writes, ``import`` reads and listings show.
+r"""Values as lines of JSON and back, nothing lost: what ``export`` writes, ``import`` reads and listings show.
 
 JSON has None, bool, str, list, dict with str keys, and numbers. What it has not is an object with one key:
 
@@ -12,9 +12,9 @@ So that no dict looks like one of these, keys with ``$`` in front get another on
 ``$text:`` and base64. Lines are ASCII. Dicts keep their order, floats the shortest text that reads back as the same.
 
 >>> dump({"raw": b"x", "$price": float("inf"), "n": 2**60})
-b'{"raw":{"$bytes":"eA=="},"$$price":{"$float":"inf"},"n":{"$int":"1152921504606846976"}}\\n'
->>> load(dump({"$int": "1", "\\ud800": -0.0}))
-{'$int': '1', '\\ud800': -0.0}
+b'{"raw":{"$bytes":"eA=="},"$$price":{"$float":"inf"},"n":{"$int":"1152921504606846976"}}\n'
+>>> load(dump({"$int": "1", "\ud800": -0.0}))
+{'$int': '1', '\ud800': -0.0}
 """
 
 from __future__ import annotations
@@ -28,21 +28,23 @@ import struct
 from typing import Any
 
 from shoal.shm.codec import Value
-from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES, MAX_NESTING
+from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES, MAX_INTEGER, MAX_NESTING
 
-# A byte of a stored value is at most 7 characters of JSON: "\x00" is \u0000, b"" is {"$bytes":""}.
+# A byte of a stored value is at most 7 characters of JSON: of the 2 of b"" that is {"$bytes":""} and a comma.
 LONGEST_LINE_BYTES = 8 * MAX_ENCODED_VALUE_BYTES
 # Of text that is not longer than a stored value nothing can come that is much larger; of a longer line it might.
 # Each item of a list or dict but the first has a comma before it, and takes a byte or more when stored.
 _MOST_COMMAS = MAX_ENCODED_VALUE_BYTES
 
 _LARGEST_PLAIN_INT = 2**53
+_LONGEST_INT = len(str(MAX_INTEGER))
 _DOUBLE = struct.Struct(">d")
 _NAN_BITS = _DOUBLE.pack(math.nan)
 _NOT_FINITE = {"nan": math.nan, "inf": math.inf, "-inf": -math.inf}
 _TEXT_KEY = "$text:"
 
 _write = json.JSONEncoder(allow_nan=False, separators=(",", ":")).encode
+_write_letters = json.JSONEncoder(allow_nan=False, separators=(",", ":"), ensure_ascii=False).encode
 
 
 def dump(value: Value) -> bytes:
@@ -55,6 +57,12 @@ def dump_text(value: Value) -> str:
     return _write(_to_json(value))
 
 
+def readable(value: Value) -> str:
+    """A storable value as JSON with its letters as they are, for a terminal; nothing in it moves the cursor."""
+    text = _write_letters(_to_json(value))
+    return text if text.isprintable() else dump_text(value)
+
+
 def load(line: bytes) -> Value:
     """The value of a line. ``ValueError`` for what is no JSON, or none that ``dump`` writes."""
     if len(line) > LONGEST_LINE_BYTES:
@@ -65,6 +73,8 @@ def load(line: bytes) -> Value:
         return _read(line.decode())
     except RecursionError as error:
         raise ValueError(f"it is nested more than {MAX_NESTING} deep") from error
+    except json.JSONDecodeError as error:
+        raise ValueError(f"it is no JSON: {error.msg} at character {error.pos}") from error
 
 
 def _to_json(value: Value) -> Any:
@@ -166,6 +176,12 @@ def _decode_float(text: str) -> float:
     return found
 
 
+def _decode_int(text: str) -> int:
+    if len(text) > _LONGEST_INT:
+        raise ValueError(f"{text:.30}... is beyond the integers that shoal stores")
+    return int(text)
+
+
 def _finite(text: str) -> float:
     value = float(text)
     if math.isinf(value):
@@ -181,9 +197,9 @@ _TAGS = {
     "$bytes": _decode_bytes,
     "$datetime": _decode_datetime,
     "$float": _decode_float,
-    "$int": int,
+    "$int": _decode_int,
     "$text": _decode_text,
 }
 _read = json.JSONDecoder(
-    object_pairs_hook=_from_pairs, parse_float=_finite, parse_constant=_refuse_constant
+    object_pairs_hook=_from_pairs, parse_int=_decode_int, parse_float=_finite, parse_constant=_refuse_constant
 ).decode
