@@ -1,0 +1,120 @@
+"""Which namespaces and which runs a store holds, registered or not, and what is in each: for listings and exports."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Iterator
+from typing import Any, NoReturn
+
+from shoal.primitives.key_space import Namespace, after
+from shoal.shm.errors import InvalidOperationError
+from shoal.shm.limits import MAX_RUN_ID_BYTES, MIB
+from shoal.shm.reader import Found, Place
+from shoal.workers.transaction import Engine
+
+# A run is read ahead as far as this: thousands of small ones are then read in one scan, instead of a few scans each.
+_AHEAD_KEYS = 4096
+_AHEAD_BYTES = 1 * MIB
+# Keys begin with the length of a tenant, which is never 0.
+_FIRST_NAMESPACE = b"\1"
+_BEHIND_NAMESPACES = bytes((MAX_RUN_ID_BYTES + 1,))
+
+
+def namespaces(engine: Engine) -> Iterator[Namespace]:
+    """The namespaces that hold anything, in the order of their keys."""
+    lower = _FIRST_NAMESPACE
+    while (key := next((key for key, _ in engine.scan(lower, _BEHIND_NAMESPACES)), None)) is not None:
+        parts = []
+        for _ in range(3):
+            part, key = _first_part(key)
+            parts.append(part)
+        namespace = Namespace(*parts)
+        yield namespace
+        lower = after(namespace.prefix())
+
+
+def runs_held(engine: Engine, namespace: Namespace) -> Iterator[tuple[str, Engine]]:
+    """The runs of a namespace that hold anything, registered or not, in the order of their keys.
+
+    Beside each what to read it from while it is the current one: ``engine``, or a copy of all its keys.
+    """
+    start = namespace.prefix()
+    lower, upper = start + b"\1", after(start)  # length 0 is what belongs to no run
+    while True:
+        ahead = RunAhead()
+        for key, found in engine.scan(lower, upper):
+            if ahead.prefix and not key.startswith(ahead.prefix):
+                yield ahead.run_id, ahead
+                ahead = RunAhead()
+            if not ahead.prefix:
+                ahead.run_id, rest = _first_part(key[len(start) :])
+                ahead.prefix = key[: len(key) - len(rest)]
+            if not ahead.add(key, found):
+                yield ahead.run_id, engine
+                lower = after(ahead.prefix)
+                break
+        else:
+            if ahead.prefix:
+                yield ahead.run_id, ahead
+            return
+
+
+class RunAhead:
+    """A copy of all keys of one run: an ``Engine`` that only reads."""
+
+    __slots__ = ("_found", "_keys", "_size", "prefix", "run_id")
+
+    def __init__(self) -> None:
+        self.run_id = ""
+        self.prefix = b""
+        self._found: dict[bytes, Found] = {}
+        self._keys: list[bytes] = []
+        self._size = 0
+
+    def add(self, key: bytes, found: Found) -> bool:
+        """Keep one more key, greater than all so far; False if it would be too much."""
+        self._size += len(key) + len(found.value)
+        if len(self._keys) == _AHEAD_KEYS or self._size > _AHEAD_BYTES:
+            return False
+        self._keys.append(key)
+        self._found[key] = found
+        return True
+
+    def get_named(self, place: Place, name: str) -> bytes | None:
+        """The value of the key ``place.prefix`` + ``name``, or None."""
+        found = self.find(place.prefix + name.encode())
+        return None if found is None else found.value
+
+    def find(self, key: bytes) -> Found | None:
+        """A key's value with version and expiry, or None."""
+        return self._found.get(key)
+
+    def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, Found]]:
+        """The keys of ``[lower, upper)`` in order."""
+        for key in self._keys[bisect_left(self._keys, lower) : bisect_left(self._keys, upper)]:
+            yield key, self._found[key]
+
+    def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> None:
+        """Refused."""
+        self._refuse()
+
+    def delete(self, key: bytes) -> None:
+        """Refused."""
+        self._refuse()
+
+    def clear(self, lower: bytes, upper: bytes) -> None:
+        """Refused."""
+        self._refuse()
+
+    def perform(self, name: str, arguments: list[Any]) -> Any:
+        """Refused."""
+        self._refuse()
+
+    def _refuse(self) -> NoReturn:
+        raise InvalidOperationError("a copy of a run's keys only reads; write through a transaction")
+
+
+def _first_part(key: bytes) -> tuple[str, bytes]:
+    """The first part of a key, and what follows it."""
+    end = 1 + key[0]
+    return key[1:end].decode(), key[end:]
