@@ -19,7 +19,7 @@ from shoal.coordinator.control_socket import ControlSocket
 from shoal.shm import handshake, limits
 from shoal.shm.commit_set import ANSWERED, CommitSet, decode_request, encode_answer
 from shoal.shm.errors import ConfigurationError
-from shoal.shm.frames import FrameError
+from shoal.shm.frames import FrameError, is_crowded
 from shoal.shm.layout import W_CLIENTS, W_HORIZON
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.store_files import StoreMeta
@@ -126,7 +126,8 @@ class Server:
                 self._send(client, messages[0] if len(messages) == 1 else b"".join(messages))
         now_s = time.monotonic()
         if answers:
-            self._spin_until_s = now_s + limits.REQUEST_SPIN_S
+            crowded = is_crowded(len(self._clients))
+            self._spin_until_s = now_s + (limits.CROWDED_REQUEST_SPIN_S if crowded else limits.REQUEST_SPIN_S)
         if self._busy or self._reclaimer.due():
             self._busy = self._reclaimer.step(now_s)
             self._forget()

@@ -7,7 +7,7 @@ import select
 import struct
 import time
 
-from shoal.shm.limits import ANSWER_SPIN_S, KIB, MAX_COMMIT_BYTES, MIB
+from shoal.shm.limits import KIB, MAX_COMMIT_BYTES, MIB
 
 _LENGTH = struct.Struct("<I")
 LENGTH_BYTES = _LENGTH.size
@@ -16,6 +16,7 @@ MAX_FRAME_BYTES = 2 * MAX_COMMIT_BYTES
 # os.read allocates all it is asked for: 1 MiB at a time took 20 us, 32 KiB nothing that shows.
 _READ_BYTES = 32 * KIB
 _LARGE_READ_BYTES = 1 * MIB
+_PROCESSORS = os.cpu_count() or 1
 
 
 class FrameError(Exception):
@@ -78,6 +79,11 @@ def write_all(fd: int, data: bytes) -> None:
         written += os.write(fd, memoryview(data)[written:])
 
 
+def is_crowded(clients: int) -> bool:
+    """Whether there are more clients than processors."""
+    return clients > _PROCESSORS
+
+
 def wait_readable(poller: select.poll, spin_s: float) -> None:
     """Return when the descriptor in ``poller`` can be read; look for ``spin_s`` before going to sleep.
 
@@ -94,10 +100,10 @@ def wait_readable(poller: select.poll, spin_s: float) -> None:
     poller.poll()
 
 
-def read_message(fd: int, poller: select.poll, buffer: FrameBuffer, ready: list[bytes]) -> bytes:
-    """The next message from a descriptor that ``poller`` watches; EOFError at its end."""
+def read_message(fd: int, poller: select.poll, buffer: FrameBuffer, ready: list[bytes], spin_s: float) -> bytes:
+    """The next message from a descriptor that ``poller`` watches, looked out for first; EOFError at its end."""
     while not ready:
-        wait_readable(poller, ANSWER_SPIN_S)
+        wait_readable(poller, spin_s)
         data = os.read(fd, buffer.wanted_bytes())
         if not data:
             raise EOFError

@@ -74,8 +74,8 @@ def test_through_a_pipe():
     poller = select.poll()
     poller.register(read_fd, select.POLLIN)
     buffer, ready = FrameBuffer(), []
-    assert [read_message(read_fd, poller, buffer, ready) for _ in messages] == messages
+    assert [read_message(read_fd, poller, buffer, ready, 0.0) for _ in messages] == messages
     with pytest.raises(EOFError):
-        read_message(read_fd, poller, buffer, ready)
+        read_message(read_fd, poller, buffer, ready, 0.0)
     writer.join()
     os.close(read_fd)
