@@ -13,6 +13,7 @@ from damaged import MemoryStorage, Model, Opened, flipped, from_disk, open_or_co
 from history_workers import seed_from
 
 import shoal
+from shoal.coordinator.commit_engine import COORDINATOR
 from shoal.coordinator.log import wal_format, wal_writer
 from shoal.shm import checkpoint
 
@@ -45,9 +46,9 @@ def _build(path: Path, clean: bool) -> tuple[Files, list[dict[str, object]]]:
                     txn.kv.put(key, rng.randbytes(rng.randint(0, 40)))
                 if "e" in states[-1]:
                     txn.kv.delete("e")
-            _note(states, db, kv)
+            states.append(dict(kv.list_with_values(RUN)))
             kv.increment(RUN, "n")
-            _note(states, db, kv)
+            states.append(dict(kv.list_with_values(RUN)))
         pid = db.info().coordinator_pid
         if not clean:
             os.kill(pid, signal.SIGKILL)
@@ -56,15 +57,18 @@ def _build(path: Path, clean: bool) -> tuple[Files, list[dict[str, object]]]:
         assert time.monotonic() < until, "the coordinator did not end"
         time.sleep(0.01)
     files = from_disk(path)
-    last = max(version for version, _, _ in _records(files[_only(files, "wal-")]))
-    return files, states + [states[-1]] * (last + 1 - len(states))
+    return files, _by_version(files[_only(files, "wal-")], states)
 
 
-def _note(states: list[dict[str, object]], db: shoal.Database, kv: shoal.KVStore) -> None:
-    """The state from the newest version on; the coordinator may have made empty versions since the last."""
-    version = db.info().commit_version
-    states += [states[-1]] * (version - len(states))
-    states[version:] = [dict(kv.list_with_values(RUN))]
+def _by_version(data: bytes, states: list[dict[str, object]]) -> list[dict[str, object]]:
+    """The state at every version: the coordinator makes empty versions between the commits that led to ``states``."""
+    following = iter(states)
+    found, offset = [next(following)], wal_format.FILE_HEAD_BYTES
+    while (decoded := wal_format.decode_record(data, offset)) is not None:
+        record, offset = decoded
+        if not record.is_close_mark:
+            found.append(found[-1] if record.client_id == COORDINATOR else next(following))
+    return found
 
 
 @pytest.fixture(scope="module", params=[True, False], ids=["closed", "killed"])
