@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 import shoal
@@ -17,9 +18,19 @@ import shoal
 _LEFT_BEHIND_S = 15.0
 _numbers = itertools.count()
 
+# Two hundred processes of shoal are started by the tests: half of what each costs would be compiling it anew.
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--slow", action="store_true", help="run the tests that take minutes, too")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests that say nothing else take their number of examples from here, or a part of it."""
+    hypothesis.settings.register_profile("short", max_examples=100, deadline=None)
+    hypothesis.settings.register_profile("long", max_examples=2_000, deadline=None)
+    hypothesis.settings.load_profile("long" if config.getoption("--slow") else "short")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -29,6 +40,12 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if "slow" in item.keywords:
             item.add_marker(skip)
+
+
+def pytest_collection_finish() -> None:
+    """Keep what was imported out of every garbage collection to come, of which tests ask for many."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture
@@ -48,6 +65,13 @@ def db(store: Path) -> Iterator[shoal.Database]:
 def memory_db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[shoal.Database]:
     """One ``memory`` store for all tests that need no store of their own: use ``run`` to stay apart."""
     with shoal.open(tmp_path_factory.mktemp("shared") / "store", durability="memory", linger=0.2) as database:
+        yield database
+
+
+@pytest.fixture
+def another(memory_db: shoal.Database) -> Iterator[shoal.Database]:
+    """A Database of its own on the shared store, for tests that close or stop one."""
+    with shoal.open(memory_db.path) as database:
         yield database
 
 

@@ -37,12 +37,12 @@ class Promised(NamedTuple):
         return len(self.increments) + len(self.uniques) + self.pairs
 
 
-def wait_for(condition: Callable[[], Any], what: str, seconds: float = DEADLINE_S) -> Any:
-    """Return what ``condition`` does once it is true; fail when it is not in ``seconds``."""
+def wait_for(condition: Callable[[], Any], what: str, seconds: float = DEADLINE_S, pause_s: float = 0.002) -> Any:
+    """Return what ``condition`` does once it is true, looking every ``pause_s``; fail when it is not in ``seconds``."""
     until = time.monotonic() + seconds
     while not (result := condition()):
         assert time.monotonic() < until, f"waited {seconds} s for {what}"
-        time.sleep(0.002)
+        time.sleep(pause_s)
     return result
 
 
@@ -166,13 +166,18 @@ class Crew:
 
 def processes_of(path: Path) -> list[int]:
     """The pids of all processes that have the store's path on their command line, this one and zombies left aside."""
-    found = []
+    found, wanted = [], os.fsencode(path)
     for entry in os.listdir("/proc"):
         if entry.isdigit() and int(entry) != os.getpid():
-            with contextlib.suppress(OSError):
-                if os.fsencode(path) in Path(f"/proc/{entry}/cmdline").read_bytes().split(b"\0"):
+            with contextlib.suppress(OSError), open(f"/proc/{entry}/cmdline", "rb", buffering=0) as file:
+                if wanted in file.read().split(b"\0"):
                     found.append(int(entry))
     return found
+
+
+def wait_until_left(path: Path) -> None:
+    """Wait until no process of the store is left; looked for now and then, as every look reads all of /proc."""
+    wait_for(lambda: not processes_of(path), "the coordinator to end after its last client", pause_s=0.02)
 
 
 def kill(pid: int) -> None:

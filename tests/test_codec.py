@@ -8,7 +8,7 @@ import math
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.shm import limits
@@ -43,14 +43,12 @@ def same(left, right) -> bool:
 
 
 @given(VALUES)
-@settings(max_examples=60, deadline=None)
 def test_round_trip(value):
     """Every storable value comes back equal and of the same type, at every depth, lone surrogates included."""
     assert same(decode(encode(value)), value)
 
 
 @given(VALUES, VALUES)
-@settings(max_examples=100, deadline=None)
 def test_different_values_have_different_bytes(left, right):
     """Two values have the same stored form only if they are the same."""
     if encode(left) == encode(right):

@@ -21,6 +21,7 @@ from crash_workers import (
     shoal_mappings,
     strangers,
     wait_for,
+    wait_until_left,
 )
 from history_workers import seed_from
 
@@ -38,7 +39,7 @@ def tidy(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     before, mapped, failed = descriptors(), shoal_mappings(), request.session.testsfailed
     try:
         yield path
-        wait_for(lambda: not processes_of(path), "the coordinator to end after its last client")
+        wait_until_left(path)
     finally:
         for pid in processes_of(path):
             kill(pid)
@@ -52,7 +53,7 @@ def tidy(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
 
 
 def _open(path: Path, durability: str | None = None) -> shoal.Database:
-    return shoal.open(path, durability=durability, timeout=DEADLINE_S, linger=0.2)
+    return shoal.open(path, durability=durability, timeout=DEADLINE_S, linger=0.05)
 
 
 def _kill_coordinator(db: shoal.Database) -> int:
@@ -76,7 +77,7 @@ def _kill_coordinators(tidy: Path, tmp_path: Path, durability: str, kills: int) 
             assert crew.settle(db) == []
         assert db.info().durability == durability
     del db
-    wait_for(lambda: not processes_of(tidy), "the coordinator to end")
+    wait_until_left(tidy)
     with _open(tidy) as db:
         assert crew.settle(db) == []
         assert db.check() == []
@@ -155,7 +156,7 @@ def test_linger_of_nothing_still_lets_the_first_client_in(tidy: Path) -> None:
     """``linger=0``: the coordinator ends with its last client, not before its first."""
     with shoal.open(tidy, linger=0.0, timeout=3.0) as db:
         shoal.KVStore(db).put(RUN, "key", "value")
-    wait_for(lambda: not processes_of(tidy), "the coordinator to end")
+    wait_until_left(tidy)
     with shoal.open(tidy, linger=0.0, timeout=3.0) as db:
         assert shoal.KVStore(db).get(RUN, "key") == "value"
 
@@ -178,46 +179,77 @@ def test_memory_store_dies_with_its_coordinator(tidy: Path) -> None:
                 kv.increment(RUN, "key")
 
 
+class _OpenTransaction:
+    """A transaction that has read and written and is still open, in a run of its own."""
+
+    def __init__(self, db: shoal.Database, read: str, touched: bool) -> None:
+        self._db, self._kv, self._touched = db, shoal.KVStore(db), touched
+        self._run = f"{RUN}-{read}-{touched}"
+        self._other = ("seen/there" if read == "point" else "seen/absent") if touched else "apart"
+        self._kv.put(self._run, "seen/there", 1)
+        self._transaction = db.transaction(self._run)
+        self._transaction.__enter__()
+        if read == "point":
+            assert self._transaction.kv.get("seen/there") == 1
+        elif read == "absence":
+            assert self._transaction.kv.get("seen/absent") is None
+        else:
+            assert self._transaction.kv.list("seen/") == ["seen/there"]
+        self._transaction.kv.put("written", 2)
+
+    def meanwhile(self) -> None:
+        """Another commit, which touches what was read or does not."""
+        self._kv.put(self._run, self._other, "new")
+
+    def end(self) -> None:
+        """It commits, or conflicts if what it read was touched."""
+        assert self._transaction.kv.get("seen/there") == 1  # still its own snapshot
+        if self._touched:
+            with pytest.raises(shoal.ConflictError) as caught:
+                self._transaction.__exit__(None, None, None)
+            assert caught.value.key == self._other
+            assert self._kv.get(self._run, "written") is None
+        else:
+            before = self._db.info().commit_version
+            self._transaction.__exit__(None, None, None)
+            assert before < self._transaction.version <= self._db.info().commit_version
+            assert self._kv.get(self._run, "written") == 2
+
+
+def _outlive_the_coordinator(tidy: Path, written: str, readings: list[tuple[str, bool]]) -> None:
+    with _open(tidy) as db:
+        transactions = [_OpenTransaction(db, read, touched) for read, touched in readings]
+        if written == "before":
+            for transaction in transactions:
+                transaction.meanwhile()
+        _kill_coordinator(db)
+        if written == "after":
+            for transaction in transactions:
+                transaction.meanwhile()
+            time.sleep(0.2)  # the new coordinator's upkeep must not forget what they may conflict with
+        for transaction in transactions:
+            transaction.end()
+
+
+READINGS = [("point", False), ("scan", False), ("point", True), ("absence", True), ("scan", True)]
+
+
 @pytest.mark.parametrize("written", ["before", "after"])
-@pytest.mark.parametrize(
-    ("read", "touched"),
-    [("point", False), ("scan", False), ("point", True), ("absence", True), ("scan", True)],
-    ids=["point-unrelated", "scan-unrelated", "point-related", "absence-related", "scan-related"],
-)
-def test_open_transaction_outlives_the_coordinator(tidy: Path, written: str, read: str, touched: bool) -> None:
-    """A transaction open when the coordinator died commits, or conflicts, as if it had not died.
+@pytest.mark.parametrize("touched", [False, True], ids=["unrelated", "related"])
+def test_open_transactions_outlive_the_coordinator(tidy: Path, written: str, touched: bool) -> None:
+    """Transactions open when the coordinator died commit, or conflict, as if it had not died.
 
     Another commit comes ``before`` or ``after`` the death; only if it touched what was read is there a conflict.
     """
-    with _open(tidy) as db:
-        kv = shoal.KVStore(db)
-        kv.put(RUN, "seen/there", 1)
-        other = ("seen/there" if read == "point" else "seen/absent") if touched else "apart"
-        transaction = db.transaction(RUN)
-        transaction.__enter__()
-        if read == "point":
-            assert transaction.kv.get("seen/there") == 1
-        elif read == "absence":
-            assert transaction.kv.get("seen/absent") is None
-        else:
-            assert transaction.kv.list("seen/") == ["seen/there"]
-        transaction.kv.put("written", 2)
-        if written == "before":
-            kv.put(RUN, other, "new")
-        _kill_coordinator(db)
-        if written == "after":
-            kv.put(RUN, other, "new")
-            time.sleep(0.2)  # the new coordinator's upkeep must not forget what this transaction may conflict with
-        assert transaction.kv.get("seen/there") == 1  # still its own snapshot
-        if touched:
-            with pytest.raises(shoal.ConflictError) as caught:
-                transaction.__exit__(None, None, None)
-            assert caught.value.key == other
-            assert kv.get(RUN, "written") is None
-        else:
-            transaction.__exit__(None, None, None)
-            assert transaction.version == db.info().commit_version
-            assert kv.get(RUN, "written") == 2
+    _outlive_the_coordinator(tidy, written, [reading for reading in READINGS if reading[1] == touched])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("written", ["before", "after"])
+@pytest.mark.parametrize("reading", READINGS, ids=lambda reading: f"{reading[0]}-{reading[1]}")
+def test_every_open_transaction_outlives_the_coordinator(tidy: Path, written: str, reading: tuple[str, bool]) -> None:
+    """The same one by one: each is the first that the new coordinator hears of."""
+    _outlive_the_coordinator(tidy, written, [reading])
 
 
 def test_read_only_process_sees_the_next_coordinators_commits(tidy: Path) -> None:

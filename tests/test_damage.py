@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import random
+import shutil
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -19,7 +22,7 @@ from shoal.shm import checkpoint
 
 RUN = "run"
 COMMITS = 60
-SAMPLE = 160
+SAMPLE = 100
 LAST_BYTES = 4096
 THIS_BOOT, OTHER_BOOT = 0x1111, 0x2222
 
@@ -37,7 +40,7 @@ def boot(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
 def _build(path: Path, clean: bool) -> tuple[Files, list[dict[str, object]]]:
     """A store made through the public API, closed or killed; its files and its state at every version."""
     states: list[dict[str, object]] = [{}]
-    with shoal.open(path, max_bytes=8 << 20, linger=0.2, timeout=60) as db:
+    with shoal.open(path, max_bytes=8 << 20, linger=0.05, timeout=60) as db:
         kv = shoal.KVStore(db)
         rng = random.Random(1)
         while len(states) <= COMMITS:
@@ -71,10 +74,22 @@ def _by_version(data: bytes, states: list[dict[str, object]]) -> list[dict[str, 
     return found
 
 
-@pytest.fixture(scope="module", params=[True, False], ids=["closed", "killed"])
-def built(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Files, list[dict], bool]:
+@pytest.fixture(scope="module")
+def at_rest(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], tuple[Path, Files, list[dict]]]:
+    """Call it with whether the store shall have been closed in order: its path, files and states, made once."""
+
+    @functools.cache
+    def made(clean: bool) -> tuple[Path, Files, list[dict]]:
+        path = tmp_path_factory.mktemp("built") / "db"
+        return path, *_build(path, clean)
+
+    return made
+
+
+@pytest.fixture(params=[True, False], ids=["closed", "killed"])
+def built(request: pytest.FixtureRequest, at_rest: Callable) -> tuple[Files, list[dict], bool]:
     """Files and states of one store, and whether it was closed in order."""
-    files, states = _build(tmp_path_factory.mktemp("built") / "db", request.param)
+    _, files, states = at_rest(request.param)
     return files, states, request.param
 
 
@@ -283,16 +298,16 @@ def test_missing_log_file_is_noticed(boot: dict[str, int], monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("what", ["log", "checkpoint"])
-def test_open_reports_damage(tmp_path: Path, what: str) -> None:
+def test_open_reports_damage(tmp_path: Path, what: str, at_rest: Callable) -> None:
     """``shoal.open`` of a damaged store raises CorruptionError with file, offset, expected and found.
 
     A second attempt says the same: nothing was repaired behind the user's back.
     """
     path, source = tmp_path / "db", tmp_path / "source"
     if what == "log":
-        _build(path, clean=True)
+        shutil.copytree(at_rest(True)[0], path)
     else:
-        with shoal.open(source, linger=0.2, timeout=60) as db:
+        with shoal.open(source, linger=0.05, timeout=60) as db:
             shoal.KVStore(db).put(RUN, "a", "value")
             db.backup(path)
     kind = {"log": "wal-", "checkpoint": "checkpoint-"}[what]
@@ -309,5 +324,5 @@ def test_open_reports_damage(tmp_path: Path, what: str) -> None:
         assert error.found
         assert str(error.offset) in str(error)
     (path / name).write_bytes(data)
-    with shoal.open(path, linger=0.2, timeout=60) as db:
+    with shoal.open(path, linger=0.05, timeout=60) as db:
         assert db.check() == []

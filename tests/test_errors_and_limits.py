@@ -172,35 +172,34 @@ class TestValues:
         with pytest.raises(LimitExceededError, match="nesting"):
             kv.put(run, "k", value)
 
-    def test_value_of_16_mib(self, store):
+    def test_value_of_16_mib(self, kv, run):
         """Bytes and text of 16 MiB are stored; one byte more is LimitExceededError naming limit and size."""
-        with shoal.open(store, durability="memory", max_bytes=64 * MIB, linger=0.1) as db:
-            kv = shoal.KVStore(db)
-            with pytest.raises(LimitExceededError) as caught:
-                kv.put("r", "k", bytes(16 * MIB + 1))
-            assert (caught.value.limit, caught.value.size) == (16 * MIB, 16 * MIB + 1)
-            assert "16,777,216" in str(caught.value)
-            assert not kv.exists("r", "k")
-            with pytest.raises(LimitExceededError):
-                kv.put("r", "k", "x" * (16 * MIB + 1))
-            assert not kv.exists("r", "k")
-            kv.put("r", "k", bytes(16 * MIB))
-            assert kv.get("r", "k") == bytes(16 * MIB)
-            kv.put("r", "k", "x" * 16 * MIB)
-            assert kv.get("r", "k") == "x" * 16 * MIB
+        with pytest.raises(LimitExceededError) as caught:
+            kv.put(run, "k", bytes(16 * MIB + 1))
+        assert (caught.value.limit, caught.value.size) == (16 * MIB, 16 * MIB + 1)
+        assert "16,777,216" in str(caught.value)
+        assert not kv.exists(run, "k")
+        with pytest.raises(LimitExceededError):
+            kv.put(run, "k", "x" * (16 * MIB + 1))
+        assert not kv.exists(run, "k")
+        kv.put(run, "k", bytes(16 * MIB))
+        assert kv.get(run, "k") == bytes(16 * MIB)
+        kv.put(run, "k", "x" * 16 * MIB)
+        assert kv.get(run, "k") == "x" * 16 * MIB
+        kv.delete(run, "k")
 
-    def test_commit_of_64_mib(self, store):
+    def test_commit_of_64_mib(self, memory_db, kv, run):
         """A commit of more than 64 MiB is LimitExceededError with nothing written; just below it is committed."""
-        with shoal.open(store, durability="memory", max_bytes=256 * MIB, linger=0.1) as db:
-            kv = shoal.KVStore(db)
-            with pytest.raises(LimitExceededError) as caught, db.transaction("r") as txn:  # noqa: PT012
-                for number in range(5):
-                    txn.kv.put(str(number), bytes(16 * MIB - 5))
-            assert caught.value.limit == 64 * MIB
-            assert 80 * MIB <= caught.value.size < 81 * MIB
-            assert kv.list("r") == []
-            with db.transaction("r") as txn:
-                for number in range(4):
-                    txn.kv.put(str(number), bytes(15 * MIB))
-            assert kv.list("r") == ["0", "1", "2", "3"]
-            assert db.check() == []
+        with pytest.raises(LimitExceededError) as caught, memory_db.transaction(run) as txn:  # noqa: PT012
+            for number in range(5):
+                txn.kv.put(str(number), bytes(16 * MIB - 5))
+        assert caught.value.limit == 64 * MIB
+        assert 80 * MIB <= caught.value.size < 81 * MIB
+        assert kv.list(run) == []
+        with memory_db.transaction(run) as txn:
+            for number in range(4):
+                txn.kv.put(str(number), bytes(15 * MIB))
+        assert kv.list(run) == ["0", "1", "2", "3"]
+        assert memory_db.check() == []
+        for key in kv.list(run):
+            kv.delete(run, key)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
 
 import pytest
@@ -22,6 +23,7 @@ FILES = sorted(
 )
 
 
+@functools.cache
 def imports(path: Path) -> list[tuple[str, int]]:
     """Every module a file imports, wherever in it, and the level of relative imports."""
     found = []

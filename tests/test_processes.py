@@ -15,6 +15,7 @@ import pytest
 
 import shoal
 from shoal import KVStore
+from shoal.shm import limits
 
 METHODS = ["fork", "spawn", "forkserver"]
 DEADLINE_S = 60
@@ -135,21 +136,19 @@ class TestPickling:
 
 
 class TestUnrelatedProcess:
-    def test_opens_the_same_path(self, store):
+    def test_opens_the_same_path(self, memory_db, kv, run):
         """A process started by itself that opens the path sees our data, and we see its."""
         code = (
             "import sys, shoal\n"
             "with shoal.open(sys.argv[1]) as db:\n"
             "    kv = shoal.KVStore(db)\n"
-            "    kv.put('r', 'reply', [kv.get('r', 'k'), db.info().coordinator_pid])\n"
+            "    kv.put(sys.argv[2], 'reply', [kv.get(sys.argv[2], 'k'), db.info().coordinator_pid])\n"
         )
-        with shoal.open(store, durability="memory", linger=0.1) as db:
-            KVStore(db).put("r", "k", "question")
-            result = subprocess.run(
-                [sys.executable, "-c", code, store], capture_output=True, text=True, timeout=DEADLINE_S, check=False
-            )
-            assert (result.returncode, result.stderr) == (0, "")
-            assert KVStore(db).get("r", "reply") == ["question", db.info().coordinator_pid]
+        kv.put(run, "k", "question")
+        command = [sys.executable, "-c", code, memory_db.path, run]
+        result = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
+        assert (result.returncode, result.stderr) == (0, "")
+        assert kv.get(run, "reply") == ["question", memory_db.info().coordinator_pid]
 
     def test_store_outlives_the_process_that_started_it(self, store):
         """The coordinator is a process of its own: who opened first may end, with os._exit, and we go on."""
@@ -238,16 +237,14 @@ class TestFork:
         assert codes == [0] * 10
         assert kv.get(run, "child") == 10
 
-    def test_childs_end_of_a_snapshot_is_not_the_parents(self, store):
+    def test_childs_end_of_a_snapshot_is_not_the_parents(self, memory_db, kv, run):
         """A snapshot inherited by fork and closed in the child stays pinned in the parent."""
-        with shoal.open(store, durability="memory", linger=0.2) as db:
-            kv = KVStore(db)
-            kv.put("r", "k", "then")
-            with db.snapshot("r") as view:
-                assert run_in_child(view.close) == 0
-                for number in range(3000):
-                    kv.put("r", "k", number)
-                assert view.kv.get("k") == "then"
+        kv.put(run, "k", "then")
+        with memory_db.snapshot(run) as view:
+            assert run_in_child(view.close) == 0
+            for number in range(2 * limits.RECLAIM_EVERY):
+                kv.put(run, "k", number)
+            assert view.kv.get("k") == "then"
 
     def test_child_inside_a_transaction(self, memory_db, kv, run):
         """A child forked inside a with block that is left by an exception there changes nothing of the parent's."""

@@ -18,6 +18,7 @@ from crash_workers import kill, wait_for
 from history_workers import seed_from
 
 import shoal
+from shoal.shm import limits
 
 RUN = "space"
 MIB = 1 << 20
@@ -275,6 +276,12 @@ def _sleepy_reader(path: Path, pipe: Any) -> None:
         pipe.send(outcomes)
 
 
+def _overwrite_ten(kv: shoal.KVStore, most: int) -> None:
+    """Write ``most`` bytes to ten keys."""
+    for written in range(0, most, 60_000):
+        _succeeds(lambda n=written: kv.put(RUN, f"k{n // 60_000 % 10}", b"%d" % n + bytes(60_000)))
+
+
 @pytest.mark.parametrize(
     "max_bytes",
     [pytest.param(16 * MIB, id="small store"), pytest.param(256 * MIB, id="large store", marks=pytest.mark.slow)],
@@ -295,15 +302,14 @@ def test_stopped_reader_does_not_hold_memory_for_ever(tmp_path: Path, max_bytes:
             assert here.poll(TIMEOUT_S)
             assert here.recv() == first
             os.kill(reader.pid, signal.SIGSTOP)
-            written, most, begun = 0, 0, time.monotonic()
-            # Far more than the history allowed for, and for longer than the grace of a snapshot.
-            while written < 120 * MIB or time.monotonic() < begun + 2.5:
-                for i in range(10):
-                    _succeeds(lambda i=i, n=written: kv.put(RUN, f"k{i}", b"%d" % n + bytes(60_000)))
-                    written += 60_000
-                if time.monotonic() > begun + 2.5:
-                    most = max(most, db.info().bytes_used)
-            assert most < 60 * MIB, f"{most:,} bytes are in use for {10 * 60_000:,} bytes of data"
+            # Far more than the history allowed for, and after the grace of a snapshot again.
+            begun = time.monotonic()
+            _overwrite_ten(kv, 100 * MIB)
+            time.sleep(max(0.0, begun + 2 * limits.SNAPSHOT_GRACE_S - time.monotonic()))
+            for _ in range(10):
+                _overwrite_ten(kv, 2 * MIB)
+                used = db.info().bytes_used
+                assert used < 60 * MIB, f"{used:,} bytes are in use for {10 * 60_000:,} bytes of data"
             os.kill(reader.pid, signal.SIGCONT)
             here.send("go on")
             assert here.poll(TIMEOUT_S)

@@ -8,6 +8,7 @@ import pytest
 
 import shoal
 from shoal import ConflictError, InvalidOperationError
+from shoal.shm import limits
 
 
 class TestAtomicity:
@@ -20,17 +21,16 @@ class TestAtomicity:
         assert kv.list_with_values(run) == [("a", 1), ("b", 2)]
 
     @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-    def test_an_exception_writes_nothing(self, memory_db, kv, run, error):
-        """Any exception in the with block passes through, and nothing is written."""
+    def test_an_exception_writes_nothing(self, memory_db, kv, run, error, monkeypatch):
+        """Any exception in the with block passes through, and nothing is written: the coordinator hears nothing."""
         kv.put(run, "kept", 1)
-        before = memory_db.info().commit_version
+        monkeypatch.setattr(memory_db._connection, "submit", lambda *request: pytest.fail(f"sent {request}"))
         with pytest.raises(error), memory_db.transaction(run) as txn:
             txn.kv.put("a", 1)
             txn.kv.delete("kept")
             txn.kv.increment("n")
             raise error
         assert kv.list_with_values(run) == [("kept", 1)]
-        assert memory_db.info().commit_version == before
 
     def test_on_another_run(self, memory_db, kv, run):
         """on() writes another run in the same atomic transaction, and reads it at the same snapshot."""
@@ -80,18 +80,18 @@ class TestSnapshotReads:
             assert txn.kv.get("k") == 1
 
     def test_view_stays_and_never_conflicts(self, memory_db, kv, run):
-        """A snapshot sees its moment until it is closed, through thousands of commits."""
+        """A snapshot sees its moment until it is closed, through more commits than are reclaimed at once."""
         kv.put(run, "k", "then")
         view = memory_db.snapshot(run)
         version = view.version
-        for number in range(1500):
+        for number in range(limits.RECLAIM_EVERY + 100):
             kv.put(run, "k", number)
         kv.put(run, "later", 1)
         assert view.kv.get("k") == "then"
         assert view.kv.list_with_values() == [("k", "then")]
         assert view.version == version
         view.close()
-        assert kv.get(run, "k") == 1499
+        assert kv.get(run, "k") == limits.RECLAIM_EVERY + 99
 
     def test_read_your_own_writes(self, memory_db, kv, run):
         """Own puts, deletes and increments show in get, exists, list, list_with_values and ttl, in order."""
@@ -132,13 +132,11 @@ class TestSnapshotReads:
 class TestVersion:
     def test_is_unique_and_rises(self, memory_db, run):
         """Each commit has a version of its own above all before, and info() shows the newest."""
-        versions = []
         for number in range(20):
+            before = memory_db.info().commit_version
             with memory_db.transaction(run) as txn:
                 txn.kv.put("k", number)
-            versions.append(txn.version)
-        assert versions == list(range(versions[0], versions[0] + 20))
-        assert memory_db.info().commit_version == versions[-1]
+            assert before < txn.version <= memory_db.info().commit_version  # the coordinator makes some, too
 
     def test_is_unknown_before_the_commit(self, memory_db, run):
         """version inside the with block of a transaction is InvalidOperationError."""
@@ -148,26 +146,31 @@ class TestVersion:
     def test_of_a_snapshot(self, memory_db, kv, run):
         """A snapshot's version is that of the newest commit it sees, known from the start."""
         kv.put(run, "k", 1)
+        before = memory_db.info().commit_version
         with memory_db.snapshot(run) as view:
-            assert view.version == memory_db.info().commit_version
+            assert before <= view.version <= memory_db.info().commit_version
+            assert view.kv.get("k") == 1
+            kv.put(run, "k", 2)
+            assert view.version < memory_db.info().commit_version
 
     @pytest.mark.parametrize("durability", ["buffered", "strict"])
     def test_goes_on_after_a_restart(self, store, wait_for_end, durability):
-        """Versions are kept over restarts: the first after is the last before and one."""
+        """Versions are kept over restarts: the first after is above the last before."""
         with shoal.open(store, durability=durability, linger=0.05) as db:
             pid = db.info().coordinator_pid
             for _ in range(5):
                 with db.transaction("r") as txn:
                     txn.kv.put("k", 1)
             last = txn.version
-            assert last == 5
+            assert last >= 5
         wait_for_end(pid)
         with shoal.open(store, linger=0.05) as db:
             assert db.info().coordinator_pid != pid
-            assert db.info().commit_version == last
+            recovered = db.info().commit_version
+            assert recovered >= last
             with db.transaction("r") as txn:
                 txn.kv.put("k", 2)
-            assert txn.version == last + 1
+            assert txn.version > recovered
 
 
 class TestUse:

@@ -21,8 +21,8 @@ METHODS = ["fork", "spawn", "forkserver"]
 
 
 @pytest.fixture
-def pool(tmp_path: Path):
-    with shoal.WorkerPool(tmp_path / "store", workers=2, durability="memory", linger=0.2) as pool:
+def pool(memory_db: shoal.Database):
+    with shoal.WorkerPool(memory_db.path, workers=2) as pool:
         yield pool
 
 
@@ -37,7 +37,7 @@ def wait_for(condition, seconds: float = 20.0) -> None:
 def is_running(pid: int) -> bool:
     try:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
+    except (FileNotFoundError, ProcessLookupError):  # the second if it ends while it is looked at
         return False
 
 
@@ -79,9 +79,9 @@ def test_an_idle_worker_that_dies_is_replaced(pool: shoal.WorkerPool) -> None:
     assert pool.submit(functions.double, 2).result() == 4
 
 
-def test_retries_run_a_lost_task_again(tmp_path: Path) -> None:
+def test_retries_run_a_lost_task_again(memory_db: shoal.Database, tmp_path: Path) -> None:
     """With retries=1 a task whose worker died once runs again; one that always kills its worker fails after two."""
-    with shoal.WorkerPool(tmp_path / "store", workers=2, retries=1, durability="memory", linger=0.2) as pool:
+    with shoal.WorkerPool(memory_db.path, workers=2, retries=1) as pool:
         assert pool.submit(functions.die_until, str(tmp_path / "marker")).result() == "survived"
         with pytest.raises(shoal.WorkerLostError):
             pool.submit(functions.die).result()
@@ -111,9 +111,9 @@ def test_bad_arguments(tmp_path: Path, workers, retries) -> None:
         shoal.WorkerPool(tmp_path / "store", workers=workers, retries=retries, linger=0.1)
 
 
-def test_a_pool_that_was_shut_down_takes_nothing(tmp_path: Path) -> None:
+def test_a_pool_that_was_shut_down_takes_nothing(memory_db: shoal.Database) -> None:
     """submit after shutdown is RuntimeError, as for every Executor; all workers are gone."""
-    pool = shoal.WorkerPool(tmp_path / "store", workers=2, durability="memory", linger=0.2)
+    pool = shoal.WorkerPool(memory_db.path, workers=2)
     pool.submit(functions.double, 1).result()
     pids = pool.worker_pids
     pool.shutdown()
@@ -122,12 +122,12 @@ def test_a_pool_that_was_shut_down_takes_nothing(tmp_path: Path) -> None:
         pool.submit(functions.double, 1)
 
 
-def test_shutdown_finishes_or_cancels_what_waits(tmp_path: Path) -> None:
+def test_shutdown_finishes_or_cancels_what_waits(memory_db: shoal.Database) -> None:
     """shutdown waits for submitted tasks; with cancel_futures those not begun are cancelled."""
-    with shoal.WorkerPool(tmp_path / "store", workers=1, durability="memory", linger=0.2) as pool:
+    with shoal.WorkerPool(memory_db.path, workers=1) as pool:
         futures = [pool.submit(functions.double, i) for i in range(50)]
     assert [future.result() for future in futures] == [2 * i for i in range(50)]
-    pool = shoal.WorkerPool(tmp_path / "store2", workers=1, durability="memory", linger=0.2)
+    pool = shoal.WorkerPool(memory_db.path, workers=1)
     futures = [pool.submit(time.sleep, 0.05) for _ in range(20)]
     pool.shutdown(cancel_futures=True)
     assert all(future.done() for future in futures)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.coordinator.conflict_window import ConflictWindow
@@ -47,7 +47,6 @@ def reads(snapshot, keys=(), ranges=()) -> CommitSet:
 
 
 @given(COMMITS, KEYS, st.integers(0, 26))
-@settings(max_examples=200)
 def test_point_reads(commits, key, snapshot):
     """A read key conflicts exactly if a later commit wrote or cleared it, and the version named is one that did."""
     found = filled(commits).written_since(key, snapshot)
@@ -57,7 +56,6 @@ def test_point_reads(commits, key, snapshot):
 
 
 @given(COMMITS, RANGES, st.integers(0, 26))
-@settings(max_examples=200)
 def test_range_reads(commits, bounds, snapshot):
     """A read range conflicts exactly if a later commit wrote or cleared in it; the key named is in the range."""
     found = filled(commits).range_written_since(*bounds, snapshot)
@@ -69,7 +67,6 @@ def test_range_reads(commits, bounds, snapshot):
 
 
 @given(COMMITS, st.integers(0, 25), st.integers(0, 8), st.integers(0, 30), KEYS, RANGES, st.integers(0, 26))
-@settings(max_examples=300)
 def test_forgetting_never_hides_a_conflict(commits, oldest, least, more, key, bounds, snapshot):
     """After forgetting, snapshots from the floor on are judged as before, and older ones always conflict.
 

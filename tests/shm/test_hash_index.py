@@ -36,7 +36,7 @@ class Index:
 
 
 @given(st.lists(st.integers(0, 40), max_size=300))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=settings.default.max_examples // 2)
 def test_against_a_dict(steps):
     """Keys come and go, with buckets of four entries: find always tells what a dict would."""
     with pytest.MonkeyPatch.context() as patch:

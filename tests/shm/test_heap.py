@@ -27,7 +27,7 @@ def spans_are_disjoint(heap: Heap, live: dict[int, int]) -> bool:
 
 
 @given(st.lists(st.one_of(SIZES, st.none()), max_size=80), st.randoms(use_true_random=False))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=settings.default.max_examples // 2)
 def test_records_never_overlap_and_all_room_comes_back(steps, random):
     """Records in use are disjoint and inside the segment, used_words is their sum, and all freed is all free."""
     heap = new_heap()

@@ -60,7 +60,7 @@ STEPS = st.lists(st.tuples(st.booleans(), st.sets(KEYS, min_size=1, max_size=40)
 
 
 @given(STEPS, st.lists(st.tuples(KEYS, KEYS), max_size=4), st.sampled_from([4, 5, 7]), st.sampled_from([4, 6]))
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=settings.default.max_examples // 2)
 def test_against_a_sorted_list(steps, bounds, leaf, branch):
     """Batches of keys come and go, with tiny nodes so that all levels split and vanish: walks are always in order."""
     with pytest.MonkeyPatch.context() as patch:

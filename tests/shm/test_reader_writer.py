@@ -167,7 +167,7 @@ class Machine(RuleBasedStateMachine):
 TestMachine = Machine.TestCase
 TestMachine.__doc__ = "Every pinned snapshot keeps seeing its state, and the segment is sound after every step."
 TestMachine.settings = settings(
-    max_examples=25, stateful_step_count=30, deadline=None, suppress_health_check=list(HealthCheck)
+    max_examples=settings.default.max_examples // 5, stateful_step_count=30, suppress_health_check=list(HealthCheck)
 )
 
 
