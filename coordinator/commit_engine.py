@@ -82,6 +82,28 @@ class CommitEngine:
             return encode_answer(request.commit_id, REFUSED, 0, commit_set.error_parts(error))
         return encode_answer(request.commit_id, COMMITTED, version, results)
 
+    def submit_together(self, requests: list[tuple[int, CommitSet]]) -> list[bytes]:
+        """Submit what arrived at the same time, from a client each; the answers in the same order.
+
+        Operations that may be joined (many processes appending to one log) become one commit, which costs little more
+        than one of them. If it cannot be made, each is submitted alone and told its own reason.
+        """
+        answers: list[bytes] = [b""] * len(requests)
+        joints: dict[tuple[str, bytes], list[int]] = {}
+        for i, (client_id, request) in enumerate(requests):
+            place = _joint_of(request)
+            if place is None:
+                answers[i] = self.submit(client_id, request)
+            else:
+                joints.setdefault(place, []).append(i)
+        for place, members in joints.items():
+            for start in range(0, len(members), limits.MAX_JOINT):
+                part = members[start : start + limits.MAX_JOINT]
+                joint = self._submit_joint(place, [requests[i] for i in part]) if len(part) > 1 else None
+                for n, i in enumerate(part):
+                    answers[i] = self.submit(*requests[i]) if joint is None else joint[n]
+        return answers
+
     def finish_group(self) -> None:
         """Make what was submitted durable, as far as promised, and then visible."""
         if self.version == self.published:
@@ -144,21 +166,60 @@ class CommitEngine:
             decided = codec.pack([more, results])
             writes = writes + more
         plan = self._make_room(writes, request.clears, len(effects) + len(decided))
+        version = self._apply(client_id, request.commit_id, request.clears, writes, plan, effects, decided)
+        if client_id != COORDINATOR:
+            self._remember(client_id, request.commit_id, version, results)
+        return version, results
+
+    def _apply(
+        self,
+        client_id: int,
+        commit_id: int,
+        clears: list[tuple[bytes, bytes]],
+        writes: FlatWrites,
+        plan: Plan,
+        effects: bytes,
+        decided: bytes,
+    ) -> int:
+        """Write a commit there is room for, to memory and to the log; its version."""
         version = self.version + 1
-        self._writer.apply(version, request.clears, writes, plan)
+        self._writer.apply(version, clears, writes, plan)
         if self._log is not None:
-            self._log.append(version, client_id, request.commit_id, effects, decided)
+            self._log.append(version, client_id, commit_id, effects, decided)
         self.version = version
         window = self._window
-        if request.clears:
-            for lower, upper in request.clears:
+        if clears:
+            for lower, upper in clears:
                 window.add_clear(version, lower, upper)
         window.add_writes(version, writes[::3])
-        if client_id != COORDINATOR:
-            self.remembered[client_id] = (request.commit_id, version, results)
-            if len(self.remembered) > limits.REMEMBERED_CLIENTS:
-                self.remembered.popitem(last=False)
-        return version, results
+        return version
+
+    def _remember(self, client_id: int, commit_id: int, version: int, results: list[Any]) -> None:
+        self.remembered[client_id] = (commit_id, version, results)
+        if len(self.remembered) > limits.REMEMBERED_CLIENTS:
+            self.remembered.popitem(last=False)
+
+    def _submit_joint(self, place: tuple[str, bytes], requests: list[tuple[int, CommitSet]]) -> list[bytes] | None:
+        """One commit of the coordinator for all of ``requests``, with the outcome of each; None if there cannot be."""
+        now_ms = self._now_ms()
+        name, key = place
+        outcomes: list[list[Any]] = []
+        try:
+            joint = operations.JOINTS[name](lambda key: self._writer.newest(key, now_ms), now_ms, key)
+            for client_id, request in requests:
+                done = self.remembered.get(client_id)
+                if done is not None and done[0] == request.commit_id:
+                    return None
+                outcomes.append([client_id, request.commit_id, [joint.add(*request.operations[0][1][1:])]])
+            writes = [part for write in joint.writes() for part in write]
+            decided = codec.pack([writes, _NO_RESULTS, outcomes])
+            plan = self._make_room(writes, [], len(_NO_EFFECTS) + len(decided))
+        except Exception:  # nothing is applied yet; whose fault it is shows when each is submitted alone
+            return None
+        version = self._apply(COORDINATOR, self.version + 1, [], writes, plan, _NO_EFFECTS, decided)
+        for client_id, commit_id, results in outcomes:
+            self._remember(client_id, commit_id, version, results)
+        return [encode_answer(commit_id, COMMITTED, version, results) for _, commit_id, results in outcomes]
 
     def _decide(self, request: CommitSet) -> tuple[FlatWrites, list[Any]]:
         """What the operations of a commit set write and answer, seeing its own writes."""
@@ -207,3 +268,13 @@ class CommitEngine:
         """The wall clock, never going back while this coordinator lives."""
         self._last_ms = max(self._last_ms, self._clock.now_ms())
         return self._last_ms
+
+
+def _joint_of(request: CommitSet) -> tuple[str, bytes] | None:
+    """Operation and key that a commit set may share with others, None for one that must stand alone."""
+    if len(request.operations) != 1 or request.writes or request.clears or request.keys_read or request.ranges_read:
+        return None
+    name, arguments = request.operations[0]
+    if name not in operations.JOINTS or request.valid_until_ms or len(request.effects) > limits.MAX_JOINT_EFFECTS_BYTES:
+        return None
+    return name, arguments[0]

@@ -88,8 +88,9 @@ def _replay(
     try:
         writes, clears, _, _ = commit_set.decode_effects(record.effects)
         results: list[Any] = []
+        joint: list[list[Any]] = []
         if record.decided:
-            decided, results = codec.decode(record.decided)
+            decided, results, *joint = codec.decode(record.decided)
             writes = writes + decided
     except (ValueError, TypeError) as error:
         raise CorruptionError("the log", record.version, "a commit set", str(error)) from error
@@ -99,6 +100,8 @@ def _replay(
     window.add_writes(record.version, writes[::3])
     if record.client_id != COORDINATOR:
         remembered[record.client_id] = (record.commit_id, record.version, results)
+    for outcomes in joint:
+        remembered.update({client: (commit, record.version, each) for client, commit, each in outcomes})
 
 
 def _publish(writer: Writer, reclaimer: Reclaimer, version: int) -> None:

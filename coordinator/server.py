@@ -108,6 +108,7 @@ class Server:
         return welcome
 
     def _turn(self) -> None:
+        requests: list[tuple[Client, CommitSet]] = []
         answers: list[tuple[Client, list[bytes]]] = []
         events = self._epoll.poll(0)
         if not events and not self._busy:
@@ -115,11 +116,14 @@ class Server:
         for fd, event in events:
             client = self._clients.get(fd)
             if client is not None:
-                self._read(client, answers)
+                self._read(client, requests, answers)
             elif fd in self._answer_fds:
                 self._flush(self._answer_fds[fd])
             else:
                 self._door(fd, event)
+        if requests:
+            together = self._engine.submit_together([(client.client_id, request) for client, request in requests])
+            answers += [(client, [answer]) for (client, _), answer in zip(requests, together, strict=True)]
         self._engine.finish_group()
         for client, messages in answers:
             if client.request_fd in self._clients:
@@ -152,7 +156,13 @@ class Server:
         running = self._checkpointer is not None and self._checkpointer.running
         return _IDLE_WAIT_S if quiet and not running else _MAINTAIN_EVERY_S
 
-    def _read(self, client: Client, answers: list[tuple[Client, list[bytes]]]) -> None:
+    def _read(
+        self,
+        client: Client,
+        requests: list[tuple[Client, CommitSet]],
+        answers: list[tuple[Client, list[bytes]]],
+    ) -> None:
+        """Take in what a client sent: a single commit to be submitted with the others', anything else at once."""
         try:
             data = os.read(client.request_fd, client.buffer.wanted_bytes())
         except BlockingIOError:
@@ -164,8 +174,12 @@ class Server:
             return
         messages = []
         try:
-            for message in client.buffer.feed(data):
+            whole = client.buffer.feed(data)
+            for message in whole:
                 request = decode_request(message)
+                if len(whole) == 1 and request.question is None:
+                    requests.append((client, request))
+                    return
                 if request.question is None:
                     messages.append(self._engine.submit(client.client_id, request))
                 else:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -15,6 +15,8 @@ from shoal.shm.event_operations import (
     SEQUENCE_BYTES,
     TYPE,
     Metadata,
+    TypeHead,
+    decode_head,
     decode_metadata,
     decode_record,
 )
@@ -101,8 +103,8 @@ def verify_log(engine: Engine, prefix: bytes, anchor: Anchor | None) -> ChainVer
         length = sum(1 for _ in engine.scan(prefix + EVENT, prefix + TYPE))
         return ChainVerification(False, length, None, str(error))
     try:
-        types = _check_records(engine, prefix, metadata, anchor)
-        _check_index(engine, prefix, types)
+        heads = _check_records(engine, prefix, metadata, anchor)
+        _check_heads(engine, prefix, heads)
     except _BrokenError as broken:
         return ChainVerification(False, metadata.next_sequence, *broken.args)
     return ChainVerification(True, metadata.next_sequence)
@@ -110,7 +112,7 @@ def verify_log(engine: Engine, prefix: bytes, anchor: Anchor | None) -> ChainVer
 
 def stored_event(sequence: int, raw: bytes) -> Event:
     """The event whose record is ``raw``; CorruptionError for what is none."""
-    event_type, payload, timestamp, prev_hash, event_hash = decode_record(sequence, raw)
+    event_type, payload, timestamp, prev_hash, event_hash, _ = decode_record(sequence, raw)
     try:
         value = codec.decode(payload)
     except ValueError as error:
@@ -177,8 +179,8 @@ def _problem(check: ChainCheck, event: Event) -> str:
     return check.problem(event.sequence, event.event_type, payload, event.timestamp, event.prev_hash, event.hash)
 
 
-def _check_records(engine: Engine, prefix: bytes, metadata: Metadata, anchor: Anchor | None) -> list[str]:
-    """Raise _BrokenError at the first fault; the events' types, in order."""
+def _check_records(engine: Engine, prefix: bytes, metadata: Metadata, anchor: Anchor | None) -> dict[str, TypeHead]:
+    """Raise _BrokenError at the first fault; the head each type must have."""
     length, head_hash, chain, timestamp = metadata
     if anchor is not None and anchor.length > length:
         raise _BrokenError(length, f"the log has {length} events and the anchor {anchor.length}: the log was cut")
@@ -187,19 +189,23 @@ def _check_records(engine: Engine, prefix: bytes, metadata: Metadata, anchor: An
             None, "the anchor of an empty log has a hash other than the zero hash: it is not of this log"
         )
     check = ChainCheck(chain)
-    types: list[str] = []
+    heads: dict[str, TypeHead] = {}
     for key, found in engine.scan(prefix + EVENT, prefix + TYPE):
         expected = check.sequence
         if expected == length:
             raise _BrokenError(expected, f"event {sequence_of(key)} is there, but the metadata counts {length} events")
         try:
-            record = decode_record(expected, found.value)
+            record = decode_record(sequence_of(key), found.value)
         except CorruptionError as error:
             raise _BrokenError(expected, str(error)) from error
-        problem = check.problem(sequence_of(key), *record)
+        problem = check.problem(sequence_of(key), *record[:-1])
         if problem:
             raise _BrokenError(expected, problem)
-        types.append(record.event_type)
+        head = heads.get(record.event_type, TypeHead())
+        if record.before != head.newest:
+            told = f"event {expected} goes on after {_shown(record.before)} in the index of its type"
+            raise _BrokenError(expected, f"{told}, the last one before it is {_shown(head.newest)}")
+        heads[record.event_type] = TypeHead(head.events + 1, expected + 1)
         if anchor is not None and anchor.length == check.sequence and anchor.head_hash != check.head_hash:
             told = f"event {expected} has hash {check.head_hash.hex()} and the anchor {anchor.head_hash.hex()}"
             raise _BrokenError(expected, f"{told}: the log was rewritten, here or before")
@@ -210,26 +216,32 @@ def _check_records(engine: Engine, prefix: bytes, metadata: Metadata, anchor: An
         raise _BrokenError(max(length - 1, 0), told)
     if length and check.timestamp != timestamp:
         raise _BrokenError(length - 1, f"the metadata has timestamp {timestamp}, the last event {check.timestamp}")
-    return types
+    return heads
 
 
-def _check_index(engine: Engine, prefix: bytes, types: list[str]) -> None:
-    """Raise _BrokenError unless the index has every event under its type, and nothing else."""
-    indexed = bytearray(len(types))
-    for sequence, event_type in _index(engine, prefix):
-        if sequence >= len(types) or types[sequence].encode() != event_type:
-            shown = event_type.decode("utf-8", errors="backslashreplace")
+def _check_heads(engine: Engine, prefix: bytes, heads: dict[str, TypeHead]) -> None:
+    """Raise _BrokenError unless every type there is has the head it must have, and no other has one."""
+    missing = dict(heads)
+    for key, found in engine.scan(prefix + TYPE, prefix + bytes((TYPE[0] + 1,))):
+        event_type = key[len(prefix) + 1 :].decode(errors="backslashreplace")
+        expected = missing.pop(event_type, TypeHead())
+        try:
+            head = decode_head(found.value)
+        except CorruptionError as error:
+            raise _BrokenError(_newest(expected), f"{error}, of {event_type!r}") from error
+        if head != expected:
+            told = f"the type index has {head.events} events {event_type!r}, the last {_shown(head.newest)}"
             raise _BrokenError(
-                sequence, f"the type index has event {sequence} under {shown!r}, where it does not belong"
+                _newest(expected), f"{told}; the log has {expected.events}, the last {_shown(expected.newest)}"
             )
-        indexed[sequence] = 1
-    missing = indexed.find(0)
-    if missing >= 0:
-        raise _BrokenError(missing, f"event {missing} is missing from the type index")
+    for event_type, head in missing.items():
+        told = f"the type index has no events {event_type!r}"
+        raise _BrokenError(_newest(head), f"{told}; the log has {head.events}, the last {_shown(head.newest)}")
 
 
-def _index(engine: Engine, prefix: bytes) -> Iterator[tuple[int, bytes]]:
-    lower = prefix + TYPE
-    for key, _ in engine.scan(lower, prefix + bytes((TYPE[0] + 1,))):
-        rest = key[len(lower) :]
-        yield sequence_of(key), rest[2:-SEQUENCE_BYTES]
+def _shown(before: int) -> str:
+    return f"event {before - 1}" if before else "none"
+
+
+def _newest(head: TypeHead) -> int | None:
+    return head.newest - 1 if head.newest else None

@@ -23,7 +23,7 @@ from shoal.primitives.event_chain import (
     verify_log,
 )
 from shoal.primitives.facade import Facade, wait_s
-from shoal.primitives.key_space import Namespace, Tag, after, bound, encode_text
+from shoal.primitives.key_space import Namespace, Tag, bound, encode_text
 from shoal.shm import codec, operations
 from shoal.shm.errors import CorruptionError, InvalidOperationError
 from shoal.shm.event_operations import (
@@ -31,9 +31,11 @@ from shoal.shm.event_operations import (
     LARGEST_SEQUENCE,
     METADATA,
     Metadata,
+    decode_head,
     decode_metadata,
+    decode_record,
     event_key,
-    type_prefix,
+    type_key,
 )
 from shoal.shm.hash_chain import CHAINS, DEFAULT_CHAIN, GENESIS_HASH, canonical
 from shoal.workers.transaction import AutoCommit, Engine
@@ -113,14 +115,20 @@ class EventView:
         return events
 
     def read_by_type(self, event_type: str) -> list[Event]:
-        """The events of a type, in order, found by an index."""
-        lower = type_prefix(self._prefix, encode_text("event_type", event_type))
+        """The events of a type, in order, found from the newest backward."""
+        key = type_key(self._prefix, encode_text("event_type", event_type))
+        found = self._engine.find(key)
+        head = decode_head(None if found is None else found.value)
         events = []
-        for key, _ in self._engine.scan(lower, after(lower)):
-            event = self.read(sequence_of(key))
-            if event is None:
-                raise CorruptionError("the type index of the event log", 0, f"an event {sequence_of(key)}", "none")
-            events.append(event)
+        before = head.newest
+        while before:
+            sequence = before - 1
+            found = self._engine.find(event_key(self._prefix, sequence))
+            if found is None:
+                raise CorruptionError("the type index of the event log", 0, f"an event {sequence}", "none")
+            before = decode_record(sequence, found.value).before
+            events.append(stored_event(sequence, found.value))
+        events.reverse()
         return events
 
     def verify_chain(self, anchor: Anchor | None = None) -> ChainVerification:

@@ -1,14 +1,16 @@
 """The keys and records of event logs, and the rules by which the coordinator writes to one.
 
-    prefix + 0                      metadata  msgpack [next sequence, head hash, chain, last timestamp in ms]
-    prefix + 1 + sequence           event     msgpack [type, canonical payload, timestamp in ms, hash before, hash]
-    prefix + 2 + type + sequence    index     empty
+    prefix + 0              metadata  msgpack [next sequence, head hash, chain, last timestamp in ms]
+    prefix + 1 + sequence   event     msgpack [type, canonical payload, timestamp in ms, hash before, hash, before]
+    prefix + 2 + type       head      msgpack [events, newest]: how many there are of the type, and the newest of them
         prefix      the run's, with the tag EVENT
         sequence    8 bytes, big-endian
-        type        2 bytes length, then UTF-8
+        type        UTF-8
+        before      the event of the same type before this one; like newest as its sequence + 1, 0 for none
 
-The metadata says the same as the last event; sequences have no gaps; an event and its index key are written together
-and never again. All of it goes through the metadata key: who appends reads and writes it, so no two append at once.
+The metadata says the same as the last event; sequences have no gaps; an event is written once, together with its log's
+metadata and its type's head, and never again. The events of a type hang together backward from the head, so an append
+adds one key however many types there are. Who appends reads and writes the metadata, so no two append at once.
 """
 
 from __future__ import annotations
@@ -30,7 +32,7 @@ TYPE = b"\2"
 SEQUENCE_BYTES = 8
 LARGEST_SEQUENCE = 2**64 - 1
 
-# What the records of one event take beside its type, its payload and the prefixes of its two keys.
+# What the records of one event take beside its type, its payload and the prefixes of its key and its type's.
 _EVENT_BYTES = 160
 _LONGEST_PAYLOAD = MAX_VALUE_BYTES + 16  # with what stands before a text of 16 MiB
 _LONGEST_METADATA_KEY = MAX_ENGINE_KEY_BYTES - 2 - MAX_KEY_BYTES - SEQUENCE_BYTES
@@ -53,6 +55,14 @@ class Record(NamedTuple):
     timestamp: int
     prev_hash: bytes
     hash: bytes
+    before: int  # the sequence of the event of the same type before it, plus 1; 0 of the first
+
+
+class TypeHead(NamedTuple):
+    """Where the events of one type are found: from the newest backward. As it stands here, of a type without any."""
+
+    events: int = 0
+    newest: int = 0  # its sequence, plus 1
 
 
 def event_key(prefix: bytes, sequence: int) -> bytes:
@@ -60,18 +70,9 @@ def event_key(prefix: bytes, sequence: int) -> bytes:
     return prefix + EVENT + sequence.to_bytes(SEQUENCE_BYTES, "big")
 
 
-def type_prefix(prefix: bytes, event_type: bytes) -> bytes:
-    """What the index keys of a type begin with; the sequence follows."""
-    return prefix + TYPE + len(event_type).to_bytes(2, "big") + event_type
-
-
-def event_writes(prefix: bytes, sequence: int, event_type: bytes, record: Record) -> list[Write]:
-    """The event's record and its index key; ``event_type`` as UTF-8."""
-    number = sequence.to_bytes(SEQUENCE_BYTES, "big")
-    return [
-        Write(prefix + EVENT + number, codec.pack(record), 0),
-        Write(type_prefix(prefix, event_type) + number, b"", 0),
-    ]
+def type_key(prefix: bytes, event_type: bytes) -> bytes:
+    """Where the head of a type, as UTF-8, is."""
+    return prefix + TYPE + event_type
 
 
 def metadata_write(prefix: bytes, metadata: Metadata) -> Write:
@@ -98,12 +99,23 @@ def decode_record(sequence: int, raw: bytes) -> Record:
     """The record of event ``sequence``; CorruptionError for what is none."""
     record = _fields(Record, raw)
     if record is not None:
-        event_type, payload, timestamp, prev_hash, found_hash = record
+        event_type, payload, timestamp, prev_hash, found_hash, before = record
         in_bytes = type(payload) is type(prev_hash) is type(found_hash) is bytes
-        if in_bytes and type(event_type) is str and type(timestamp) is int:
+        in_numbers = type(timestamp) is type(before) is int and 0 <= before <= sequence
+        if in_bytes and in_numbers and type(event_type) is str:
             return record
-    expected = "type, payload, timestamp, prev_hash, hash"
+    expected = "type, payload, timestamp, prev_hash, hash, event before"
     raise CorruptionError(f"the record of event {sequence}", 0, expected, f"{len(raw)} bytes of something else")
+
+
+def decode_head(raw: bytes | None) -> TypeHead:
+    """The head of a type, None being that of a type without events; CorruptionError for what is none."""
+    if raw is None:
+        return TypeHead()
+    head = _fields(TypeHead, raw)
+    if head is not None and type(head.events) is type(head.newest) is int and 0 < head.events <= head.newest:
+        return head
+    raise CorruptionError("the head of an event type", 0, "events, newest", f"{len(raw)} bytes of something else")
 
 
 def _fields(kind: Callable[..., T], raw: bytes) -> T | None:
@@ -113,27 +125,74 @@ def _fields(kind: Callable[..., T], raw: bytes) -> T | None:
         return None
 
 
-def append(read: Read, now_ms: int, metadata_key: bytes, chain: str, entries: list[Any]) -> Outcome:
-    """Append ``entries`` ([type, canonical payload] each) and answer [sequence, hash] of each.
+class Appending:
+    """Appends to one log, each going on where the one before ended; what they share is read and written once.
 
-    ``chain`` is that of a log that begins here; a log that has one goes on with its own.
+    After an error nothing of it may be written.
     """
-    prefix = metadata_key[:-1]
-    found = read(metadata_key)
-    sequence, head_hash, own_chain, last_ms = decode_metadata(None if found is None else found.value)
-    chain = own_chain or chain
-    timestamp = max(now_ms, last_ms)
-    writes: list[Write] = []
-    results = []
-    for event_type, raw_type, payload in _checked(metadata_key, entries):
-        prev_hash = head_hash
-        head_hash = event_hash(chain, sequence, event_type, payload, timestamp, prev_hash)
-        writes += event_writes(prefix, sequence, raw_type, Record(event_type, payload, timestamp, prev_hash, head_hash))
-        results.append([sequence, head_hash])
-        sequence += 1
-    if results:
-        writes.append(metadata_write(prefix, Metadata(sequence, head_hash, chain, timestamp)))
-    return Outcome(writes, results)
+
+    __slots__ = ("_heads", "_metadata", "_metadata_key", "_prefix", "_read", "_writes", "timestamp")
+
+    def __init__(self, read: Read, now_ms: int, metadata_key: bytes) -> None:
+        self._read = read
+        self._metadata_key = metadata_key
+        self._prefix = metadata_key[:-1]
+        found = read(metadata_key)
+        self._metadata = decode_metadata(None if found is None else found.value)
+        self.timestamp = max(now_ms, self._metadata.timestamp)
+        self._heads: dict[bytes, TypeHead] = {}
+        self._writes: list[Write] = []
+
+    @property
+    def metadata(self) -> Metadata:
+        """Where the log ends by now."""
+        return self._metadata
+
+    def add(self, chain: str, entries: list[Any]) -> list[list[Any]]:
+        """Append ``entries`` ([type, canonical payload] each); [sequence, hash] of each.
+
+        ``chain`` is that of a log that begins here; a log that has one goes on with its own.
+        """
+        sequence, head_hash, own_chain, _ = self._metadata
+        chain, timestamp = own_chain or chain, self.timestamp
+        results = []
+        for event_type, raw_type, payload in _checked(self._metadata_key, entries):
+            prev_hash = head_hash
+            head_hash = event_hash(chain, sequence, event_type, payload, timestamp, prev_hash)
+            self.put(sequence, raw_type, (event_type, payload, timestamp, prev_hash, head_hash))
+            results.append([sequence, head_hash])
+            sequence += 1
+        self.end(sequence, head_hash, chain)
+        return results
+
+    def put(self, sequence: int, raw_type: bytes, fields: tuple[str, bytes, int, bytes, bytes]) -> None:
+        """Take in the next event: its type as UTF-8, and its record up to the hash."""
+        head = self._heads.get(raw_type)
+        if head is None:
+            found = self._read(type_key(self._prefix, raw_type))
+            head = decode_head(None if found is None else found.value)
+        self._heads[raw_type] = TypeHead(head.events + 1, sequence + 1)
+        self._writes.append(Write(event_key(self._prefix, sequence), codec.pack((*fields, head.newest)), 0))
+
+    def end(self, sequence: int, head_hash: bytes, chain: str) -> None:
+        """Note where the log ends: at what was put last, which has the newest timestamp."""
+        if sequence:
+            self._metadata = Metadata(sequence, head_hash, chain, self.timestamp)
+
+    def writes(self) -> list[Write]:
+        """What all of them write."""
+        if not self._writes:
+            return []
+        prefix = self._prefix
+        heads = [Write(type_key(prefix, raw_type), codec.pack(head), 0) for raw_type, head in self._heads.items()]
+        return [*self._writes, *heads, metadata_write(prefix, self._metadata)]
+
+
+def append(read: Read, now_ms: int, metadata_key: bytes, chain: str, entries: list[Any]) -> Outcome:
+    """Append ``entries`` and answer [sequence, hash] of each, as ``Appending.add`` does."""
+    appending = Appending(read, now_ms, metadata_key)
+    results = appending.add(chain, entries)
+    return Outcome(appending.writes(), results)
 
 
 def restore(read: Read, now_ms: int, metadata_key: bytes, events: list[Any]) -> Outcome:
@@ -141,23 +200,19 @@ def restore(read: Read, now_ms: int, metadata_key: bytes, events: list[Any]) -> 
 
     ValueError unless they go on where the log ends; a log that begins here gets the chain its hashes show.
     """
-    prefix = metadata_key[:-1]
-    found = read(metadata_key)
-    sequence, head_hash, chain, last_ms = decode_metadata(None if found is None else found.value)
+    restoring = Appending(read, 0, metadata_key)
+    sequence, head_hash, chain, last_ms = restoring.metadata
     chain = chain or chain_of(events[0][5])
     check = ChainCheck(chain, sequence, head_hash, last_ms if sequence else None)
     checked = _checked(metadata_key, [event[1:3] for event in events])
-    writes: list[Write] = []
-    timestamp = last_ms
     for (number, *fields), (_, raw_type, _) in zip(events, checked, strict=True):
-        record = Record(*fields)
-        problem = check.problem(number, *record)
+        problem = check.problem(number, *fields)
         if problem:
             raise ValueError(f"{problem}; restore the events of a log as they were, all and in order")
-        writes += event_writes(prefix, number, raw_type, record)
-        timestamp = record.timestamp
-    writes.append(metadata_write(prefix, Metadata(check.sequence, check.head_hash, chain, timestamp)))
-    return Outcome(writes, None)
+        restoring.put(number, raw_type, (fields[0], fields[1], fields[2], fields[3], fields[4]))
+        restoring.timestamp = fields[2]
+    restoring.end(check.sequence, check.head_hash, chain)
+    return Outcome(restoring.writes(), None)
 
 
 def _checked(metadata_key: bytes, entries: list[Any]) -> list[tuple[str, bytes, bytes]]:

@@ -55,6 +55,8 @@ SYNC_EVERY_MS = 100  # buffered: how much a power cut may take
 
 # --- processes ------------------------------------------------------------------------------------------------------
 OPEN_TIMEOUT_S = 10.0
+MAX_JOINT = 64  # operations that become one commit, each with at most so many bytes of effects
+MAX_JOINT_EFFECTS_BYTES = 64 * KIB
 SINGLE_CALL_TIMEOUT_S = 30.0  # a facade's call that reads and writes runs again for so long before it gives up
 LINGER_S = 1.0
 FIRST_CLIENT_S = 2.0  # a coordinator waits so long at least for whoever started it

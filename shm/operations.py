@@ -11,10 +11,10 @@ nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 from shoal.shm import cell_operations, event_operations, key_operations
-from shoal.shm.outcome import Outcome, Read
+from shoal.shm.outcome import Outcome, Read, Write
 
 CELL_CAS = "cell_cas"
 CELL_DELETE = "cell_delete"
@@ -37,6 +37,22 @@ OPERATIONS: dict[str, Callable[..., Outcome]] = {
     INCREMENT: key_operations.increment,
     INSERT: key_operations.insert,
 }
+
+
+class Joint(Protocol):
+    """Several operations on one key, decided one after the other and written together."""
+
+    def add(self, *arguments: Any) -> Any:
+        """Decide one and return its result; what raises leaves the others as they are."""
+        ...
+
+    def writes(self) -> list[Write]:
+        """What all of them write; no key twice."""
+        ...
+
+
+# Operations that may share a commit with others of their kind on the same key: nobody is told its version.
+JOINTS: dict[str, Callable[[Read, int, bytes], Joint]] = {EVENT_APPEND: event_operations.Appending}
 
 
 def decide(read: Read, now_ms: int, name: str, arguments: list[Any]) -> Outcome:

@@ -23,7 +23,16 @@ import shoal
 from shoal import ConflictError, CorruptionError, Event, InvalidOperationError, LimitExceededError
 from shoal.primitives import event_log, key_space
 from shoal.shm import codec, event_operations, operations
-from shoal.shm.event_operations import EVENT, METADATA, TYPE, decode_metadata, decode_record, event_key, type_prefix
+from shoal.shm.event_operations import (
+    EVENT,
+    METADATA,
+    TypeHead,
+    decode_head,
+    decode_metadata,
+    decode_record,
+    event_key,
+    type_key,
+)
 from shoal.shm.hash_chain import CHAINS, canonical, event_hash
 from shoal.shm.reader import Found
 
@@ -674,22 +683,36 @@ class TestVerifyChain:
         assert (found.is_valid, found.length, found.first_invalid) == (False, 0, 0)
 
     def test_the_type_index(self, memory_db, filled, run):
-        """An index key that is missing, or that does not belong there, is found."""
-        key = type_prefix(prefix_of(run), b"type-0") + key_space.number(3)
+        """A type's head that is missing, wrong, or of a type without events is found, and so is a broken link to it."""
+        key = type_key(prefix_of(run), b"type-0")
+        head = decode_head(memory_db.engine.find(key).value)
         memory_db.engine.delete(key)
         found = filled.verify_chain(run)
-        assert (found.is_valid, found.first_invalid) == (False, 3)
-        assert "missing from the type index" in found.error
-        memory_db.engine.put(key, b"")
-        for wrong_type, wrong_sequence in ((b"type-1", 3), (b"type-0", 5), (b"\xff", 0)):
-            wrong = type_prefix(prefix_of(run), wrong_type) + key_space.number(wrong_sequence)
-            memory_db.engine.put(wrong, b"")
-            assert filled.verify_chain(run).first_invalid == wrong_sequence
-            memory_db.engine.delete(wrong)
-        memory_db.engine.put(prefix_of(run) + TYPE, b"")
-        assert not filled.verify_chain(run).is_valid
-        memory_db.engine.delete(prefix_of(run) + TYPE)
+        assert (found.is_valid, found.first_invalid) == (False, head.newest - 1)
+        assert "the type index has no events 'type-0'" in found.error
+        for wrong in (
+            head._replace(events=head.events - 1),
+            head._replace(newest=head.newest - 1),
+            [0, 0],
+            ["", 1],
+            [],
+        ):
+            memory_db.engine.put(key, codec.pack(wrong))
+            found = filled.verify_chain(run)
+            assert (found.is_valid, found.first_invalid) == (False, head.newest - 1)
+            assert "type-0" in found.error
+        memory_db.engine.put(key, codec.pack(head))
+        for stranger in (b"", b"type-9", b"\xff"):
+            memory_db.engine.put(type_key(prefix_of(run), stranger), codec.pack(TypeHead(1, 1)))
+            assert not filled.verify_chain(run).is_valid
+            memory_db.engine.delete(type_key(prefix_of(run), stranger))
         assert filled.verify_chain(run).is_valid
+        event = event_key(prefix_of(run), head.newest - 1)
+        record = decode_record(head.newest - 1, memory_db.engine.find(event).value)
+        memory_db.engine.put(event, codec.pack(record._replace(before=record.before - 1)))
+        found = filled.verify_chain(run)
+        assert (found.is_valid, found.first_invalid) == (False, head.newest - 1)
+        assert "in the index of its type" in found.error
 
     def test_keys_that_are_no_events(self, memory_db, filled, run):
         """A key of another length among the events is found."""
@@ -941,7 +964,7 @@ class TestOperations:
         assert keys_of(memory_db, run) == [
             prefix_of(run) + b"\0",
             prefix_of(run) + b"\1" + key_space.number(0),
-            prefix_of(run) + b"\2" + key_space.sized(b"e\0") + key_space.number(0),
+            prefix_of(run) + b"\2e\0",
         ]
 
 

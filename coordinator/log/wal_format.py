@@ -64,7 +64,9 @@ class Record(NamedTuple):
     client_id: int
     commit_id: int
     effects: bytes
-    decided: bytes  # msgpack [writes, results], empty without operations
+    # msgpack [writes, results], of joined commits [writes, [], [[client id, commit id, results], …]]; empty without
+    # operations
+    decided: bytes
 
     def proves(self, version: int, boot_id: int) -> bool:
         """Whether ``version`` must have been whole before this was written, seen in boot ``boot_id``."""
