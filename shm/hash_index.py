@@ -11,6 +11,8 @@ So no commit ever waits for more than one bucket's split (about 0.2 ms) and no r
 
 from __future__ import annotations
 
+from array import array
+
 from xxhash import xxh3_64_intdigest
 
 from shoal.shm.errors import StoreFullError
@@ -53,7 +55,7 @@ class HashIndex:
         self._fill: dict[int, int] = {}  # bucket -> entries and removed marks
         self._live: dict[int, int] = {}  # bucket -> entries
         self.replaced: list[int] = []  # buckets no longer reachable, for reclaim
-        bucket = self._new_bucket(0)
+        bucket = self._new_bucket(0, [])
         self._words[DIRECTORY_WORD] = bucket
         self._words[W_HASH_MASK] = 0
 
@@ -117,12 +119,18 @@ class HashIndex:
             i = (i + 1) & BUCKET_MASK
         return 0
 
-    def _new_bucket(self, depth: int) -> int:
+    def _new_bucket(self, depth: int, entries: list[tuple[int, int]]) -> int:
+        """A bucket with ``entries``, each with the digest of its key before it."""
         bucket = self._heap.allocate_index(BUCKET_WORDS)
-        start = bucket * 8
-        self._segment.mm[start : start + BUCKET_ENTRIES * 8] = bytes(BUCKET_ENTRIES * 8)
+        table = [0] * BUCKET_ENTRIES
+        for digest, entry in entries:
+            i = (digest >> 32) & BUCKET_MASK
+            while table[i]:
+                i = (i + 1) & BUCKET_MASK
+            table[i] = entry
+        self._words[bucket : bucket + BUCKET_ENTRIES] = memoryview(array("Q", table))
         self._words[bucket + BUCKET_ENTRIES] = depth
-        self._fill[bucket] = self._live[bucket] = 0
+        self._fill[bucket] = self._live[bucket] = len(entries)
         return bucket
 
     def _join(self, bucket: int, digest: int) -> None:
@@ -135,11 +143,10 @@ class HashIndex:
         pair = [words[DIRECTORY_WORD + first], words[DIRECTORY_WORD + (first | 1 << (depth - 1))]]
         if any(words[b + BUCKET_ENTRIES] != depth or self._live[b] > _FEW for b in pair):
             return
-        fresh = self._new_bucket(depth - 1)
-        for half in pair:
-            for entry in words[half : half + BUCKET_ENTRIES].tolist():
-                if entry > REMOVED:
-                    self._place(fresh, entry)
+        entries = [e for half in pair for e in words[half : half + BUCKET_ENTRIES].tolist() if e > REMOVED]
+        keys = [node_key(self._segment, entry) for entry in entries]
+        digests = [xxh3_64_intdigest(key, self._seed) for key in keys]
+        fresh = self._new_bucket(depth - 1, list(zip(digests, entries, strict=True)))
         for i in range(first, words[W_HASH_MASK] + 1, 1 << (depth - 1)):
             words[DIRECTORY_WORD + i] = fresh
         for half in pair:
@@ -151,38 +158,26 @@ class HashIndex:
 
     def _split(self, bucket: int, digest: int) -> None:
         """Copy ``bucket`` into one (if removed marks filled it) or two new ones, and point the directory there."""
-        words = self._words
+        words, mm, seed = self._words, self._segment.mm, self._seed
         depth = words[bucket + BUCKET_ENTRIES]
         entries = [e for e in words[bucket : bucket + BUCKET_ENTRIES].tolist() if e > REMOVED]
-        if len(entries) <= BUCKET_FILL // 2:
-            halves = [(depth, digest & ((1 << depth) - 1), entries)]
-        else:
+        first = digest & ((1 << depth) - 1)
+        in_two = len(entries) > BUCKET_FILL // 2
+        if in_two:
             while words[W_HASH_MASK] + 1 < 1 << (depth + 1):
                 self._double_directory()
-            low: list[int] = []
-            high: list[int] = []
-            for entry in entries:
-                key = node_key(self._segment, entry)
-                (high if xxh3_64_intdigest(key, self._seed) >> depth & 1 else low).append(entry)
-            first = digest & ((1 << depth) - 1)
-            halves = [(depth + 1, first, low), (depth + 1, first | 1 << depth, high)]
-        for new_depth, first, part in halves:
-            fresh = self._new_bucket(new_depth)
-            for entry in part:
-                self._place(fresh, entry)
-            for i in range(first, words[W_HASH_MASK] + 1, 1 << new_depth):
+        low: list[tuple[int, int]] = []
+        high: list[tuple[int, int]] = []
+        for entry in entries:  # the longest a commit waits in here: node_key written out
+            start = entry * 8 + _KEY_OFFSET
+            entry_digest = xxh3_64_intdigest(mm[start : start + words[entry + 1]], seed)
+            (high if in_two and entry_digest >> depth & 1 else low).append((entry_digest, entry))
+        halves = [(depth + 1, first, low), (depth + 1, first | 1 << depth, high)] if in_two else [(depth, first, low)]
+        for new_depth, low_bits, part in halves:
+            fresh = self._new_bucket(new_depth, part)
+            for i in range(low_bits, words[W_HASH_MASK] + 1, 1 << new_depth):
                 words[DIRECTORY_WORD + i] = fresh
         self._retire(bucket)
-
-    def _place(self, bucket: int, entry: int) -> None:
-        words = self._words
-        digest = xxh3_64_intdigest(node_key(self._segment, entry), self._seed)
-        i = (digest >> 32) & BUCKET_MASK
-        while words[bucket + i]:
-            i = (i + 1) & BUCKET_MASK
-        words[bucket + i] = entry
-        self._fill[bucket] += 1
-        self._live[bucket] += 1
 
     def _double_directory(self) -> None:
         words = self._words
