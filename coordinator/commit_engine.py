@@ -88,6 +88,8 @@ class CommitEngine:
         Operations that may be joined (many processes appending to one log) become one commit, which costs little more
         than one of them. If it cannot be made, each is submitted alone and told its own reason.
         """
+        if len(requests) == 1:
+            return [self.submit(*requests[0])]
         answers: list[bytes] = [b""] * len(requests)
         joints: dict[tuple[str, bytes], list[int]] = {}
         for i, (client_id, request) in enumerate(requests):
@@ -157,15 +159,16 @@ class CommitEngine:
 
     def _commit(self, client_id: int, request: CommitSet) -> tuple[int, list[Any]]:
         writes, effects, decided, results = request.writes, request.effects, b"", _NO_RESULTS
+        nodes: dict[bytes, int] = {}
         if request.operations:
-            more, results = self._decide(request)
+            more, results = self._decide(request, nodes)
             if not writes and not request.clears:
                 if not more:
                     return self.version, results
                 effects = _NO_EFFECTS  # replay takes what was decided; what was asked need not be kept
             decided = codec.pack([more, results])
             writes = writes + more
-        plan = self._make_room(writes, request.clears, len(effects) + len(decided))
+        plan = self._make_room(writes, request.clears, len(effects) + len(decided), nodes)
         version = self._apply(client_id, request.commit_id, request.clears, writes, plan, effects, decided)
         if client_id != COORDINATOR:
             self._remember(client_id, request.commit_id, version, results)
@@ -204,16 +207,18 @@ class CommitEngine:
         now_ms = self._now_ms()
         name, key = place
         outcomes: list[list[Any]] = []
+        nodes: dict[bytes, int] = {}
+        newest = self._writer.newest
         try:
-            joint = operations.JOINTS[name](lambda key: self._writer.newest(key, now_ms), now_ms, key)
+            joint = operations.JOINTS[name](lambda key: newest(key, now_ms, nodes), now_ms, key)
             for client_id, request in requests:
                 done = self.remembered.get(client_id)
                 if done is not None and done[0] == request.commit_id:
                     return None
                 outcomes.append([client_id, request.commit_id, [joint.add(*request.operations[0][1][1:])]])
-            writes = [part for write in joint.writes() for part in write]
+            writes = joint.writes()
             decided = codec.pack([writes, _NO_RESULTS, outcomes])
-            plan = self._make_room(writes, [], len(_NO_EFFECTS) + len(decided))
+            plan = self._make_room(writes, [], len(_NO_EFFECTS) + len(decided), nodes)
         except Exception:  # nothing is applied yet; whose fault it is shows when each is submitted alone
             return None
         version = self._apply(COORDINATOR, self.version + 1, [], writes, plan, _NO_EFFECTS, decided)
@@ -221,8 +226,8 @@ class CommitEngine:
             self._remember(client_id, commit_id, version, results)
         return [encode_answer(commit_id, COMMITTED, version, results) for _, commit_id, results in outcomes]
 
-    def _decide(self, request: CommitSet) -> tuple[FlatWrites, list[Any]]:
-        """What the operations of a commit set write and answer, seeing its own writes."""
+    def _decide(self, request: CommitSet, nodes: dict[bytes, int]) -> tuple[FlatWrites, list[Any]]:
+        """What the operations of a commit set write and answer, seeing its own writes; ``nodes`` of what they read."""
         now_ms = self._now_ms()
         sent = {key: Write(key, value, expires_ms) for key, value, expires_ms in triples(request.writes)}
         decided: dict[bytes, Write] = {}
@@ -230,7 +235,7 @@ class CommitEngine:
         def read(key: bytes) -> Found | None:
             write = decided.get(key) or sent.get(key)
             if write is None:
-                return self._writer.newest(key, now_ms)
+                return self._writer.newest(key, now_ms, nodes)
             return None if write.value is None else Found(write.value, 0, write.expires_ms)
 
         results = []
@@ -249,7 +254,9 @@ class CommitEngine:
             results.append(outcome.result)
         return [part for write in decided.values() for part in write], results
 
-    def _make_room(self, writes: FlatWrites, clears: list[tuple[bytes, bytes]], body_bytes: int) -> Plan:
+    def _make_room(
+        self, writes: FlatWrites, clears: list[tuple[bytes, bytes]], body_bytes: int, nodes: dict[bytes, int]
+    ) -> Plan:
         """Have memory and log ready for a commit, or raise StoreFullError with nothing changed."""
         log = self._log
         if log is not None and not log.has_room(body_bytes):
@@ -257,7 +264,7 @@ class CommitEngine:
         if not writes and not clears:
             return [], []
         try:
-            return self._writer.plan(writes, clears)
+            return self._writer.plan(writes, clears, nodes)
         except StoreFullError:
             # Old snapshots and the just deleted may hold the room that is needed.
             self.finish_group()

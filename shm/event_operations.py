@@ -75,11 +75,6 @@ def type_key(prefix: bytes, event_type: bytes) -> bytes:
     return prefix + TYPE + event_type
 
 
-def metadata_write(prefix: bytes, metadata: Metadata) -> Write:
-    """The log's metadata."""
-    return Write(prefix + METADATA, codec.pack(metadata), 0)
-
-
 def decode_metadata(raw: bytes | None) -> Metadata:
     """A log's metadata, None being an empty log's; CorruptionError for what is none."""
     if raw is None:
@@ -141,7 +136,7 @@ class Appending:
         self._metadata = decode_metadata(None if found is None else found.value)
         self.timestamp = max(now_ms, self._metadata.timestamp)
         self._heads: dict[bytes, TypeHead] = {}
-        self._writes: list[Write] = []
+        self._writes: list[Any] = []  # key, value and expiry of each, flat
 
     @property
     def metadata(self) -> Metadata:
@@ -172,27 +167,33 @@ class Appending:
             found = self._read(type_key(self._prefix, raw_type))
             head = decode_head(None if found is None else found.value)
         self._heads[raw_type] = TypeHead(head.events + 1, sequence + 1)
-        self._writes.append(Write(event_key(self._prefix, sequence), codec.pack((*fields, head.newest)), 0))
+        self._writes += (event_key(self._prefix, sequence), codec.pack((*fields, head.newest)), 0)
 
     def end(self, sequence: int, head_hash: bytes, chain: str) -> None:
         """Note where the log ends: at what was put last, which has the newest timestamp."""
         if sequence:
             self._metadata = Metadata(sequence, head_hash, chain, self.timestamp)
 
-    def writes(self) -> list[Write]:
-        """What all of them write."""
-        if not self._writes:
-            return []
-        prefix = self._prefix
-        heads = [Write(type_key(prefix, raw_type), codec.pack(head), 0) for raw_type, head in self._heads.items()]
-        return [*self._writes, *heads, metadata_write(prefix, self._metadata)]
+    def writes(self) -> list[Any]:
+        """What all of them write: key, value and expiry of each, flat."""
+        writes, prefix = self._writes, self._prefix
+        if writes:
+            for raw_type, head in self._heads.items():
+                writes += (type_key(prefix, raw_type), codec.pack(head), 0)
+            writes += (self._metadata_key, codec.pack(self._metadata), 0)
+        return writes
+
+    def outcome(self, result: Any) -> Outcome:
+        """The same, with ``result``, as the outcome of one operation."""
+        parts = iter(self.writes())
+        return Outcome([Write(*write) for write in zip(parts, parts, parts, strict=False)], result)
 
 
 def append(read: Read, now_ms: int, metadata_key: bytes, chain: str, entries: list[Any]) -> Outcome:
     """Append ``entries`` and answer [sequence, hash] of each, as ``Appending.add`` does."""
     appending = Appending(read, now_ms, metadata_key)
     results = appending.add(chain, entries)
-    return Outcome(appending.writes(), results)
+    return appending.outcome(results)
 
 
 def restore(read: Read, now_ms: int, metadata_key: bytes, events: list[Any]) -> Outcome:
@@ -212,7 +213,7 @@ def restore(read: Read, now_ms: int, metadata_key: bytes, events: list[Any]) -> 
         restoring.put(number, raw_type, (fields[0], fields[1], fields[2], fields[3], fields[4]))
         restoring.timestamp = fields[2]
     restoring.end(check.sequence, check.head_hash, chain)
-    return Outcome(restoring.writes(), None)
+    return restoring.outcome(None)
 
 
 def _checked(metadata_key: bytes, entries: list[Any]) -> list[tuple[str, bytes, bytes]]:

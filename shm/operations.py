@@ -14,7 +14,7 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from shoal.shm import cell_operations, event_operations, key_operations
-from shoal.shm.outcome import Outcome, Read, Write
+from shoal.shm.outcome import Outcome, Read
 
 CELL_CAS = "cell_cas"
 CELL_DELETE = "cell_delete"
@@ -46,8 +46,8 @@ class Joint(Protocol):
         """Decide one and return its result; what raises leaves the others as they are."""
         ...
 
-    def writes(self) -> list[Write]:
-        """What all of them write; no key twice."""
+    def writes(self) -> list[Any]:
+        """What all of them write: key, value and expiry of each, flat; no key twice."""
         ...
 
 

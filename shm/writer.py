@@ -40,6 +40,7 @@ from shoal.shm.words import publish_barrier
 # Of each write: its key node, and the words of its record. A new key's node is 0; with the record beside it, minus the
 # words of the node, which are then in the record's count.
 Plan = tuple[list[int], list[int]]
+NOTHING_KNOWN: dict[bytes, int] = {}
 
 _NODE_HEADER = struct.Struct("<QQ")
 _RECORD_HEADER = struct.Struct("<QQQ")
@@ -94,9 +95,11 @@ class Writer:
         """Memory was used outside any plan: the next one looks again."""
         self._budget_words = 0
 
-    def newest(self, key: bytes, now_ms: int) -> Found | None:
-        """What ``key`` holds after everything applied so far, published or not."""
+    def newest(self, key: bytes, now_ms: int, nodes: dict[bytes, int] | None = None) -> Found | None:
+        """What ``key`` holds after everything applied so far, published or not; its node is noted in ``nodes``."""
         node = self.hash_index.find(key)
+        if nodes is not None:
+            nodes[key] = node
         if not node:
             return None
         words = self._words
@@ -123,18 +126,26 @@ class Writer:
         moment: int = self._words[record + 3]
         return moment
 
-    def plan(self, writes: FlatWrites, clears: Sequence[tuple[bytes, bytes]] = ()) -> Plan:
+    def plan(
+        self,
+        writes: FlatWrites,
+        clears: Sequence[tuple[bytes, bytes]] = (),
+        known: dict[bytes, int] = NOTHING_KNOWN,
+    ) -> Plan:
         """Look at every write once and have memory ready for all, or raise StoreFullError. Deletes may use the reserve.
 
-        The plan holds until something else is applied or reclaimed. No key stands in ``writes`` twice.
+        The plan holds until something else is applied or reclaimed. No key stands in ``writes`` twice. ``known`` are
+        nodes that ``newest`` has found since then.
         """
-        find = self.hash_index.find
+        find, look_up = self.hash_index.find, known.get
         nodes: list[int] = []
         sizes: list[int] = []
         words = new_keys = blocks = 0
         grows = False
         for key, value, expires_ms in triples(writes):
-            node = find(key)
+            node = look_up(key)
+            if node is None:
+                node = find(key)
             nodes.append(node)
             if value is None:
                 size = RECORD_HEADER_WORDS
@@ -282,7 +293,19 @@ class Writer:
 
     def _link(self, key: bytes, value: bytes | None, expires_ms: int, node: int, record: int, version: int) -> None:
         words, mm = self._words, self.segment.mm
-        previous, was_live, cleared, new_node = 0, False, False, 0
+        previous, was_live, cleared = 0, False, False
+        if node < 0 and not expires_ms:  # a new key with its record beside it: nearly all that are new
+            start, length, key_length = record * 8, len(value), len(key)  # type: ignore[arg-type]
+            _NODE_HEADER.pack_into(mm, start, record - node, key_length)
+            mm[start + 16 : start + 16 + key_length] = key
+            start -= node * 8
+            _RECORD_HEADER.pack_into(mm, start, version, 0, length)
+            mm[start + 24 : start + 24 + length] = value  # type: ignore[assignment]
+            self.keys += 1
+            self.hash_index.insert(key, record)
+            self._new_keys.append((key, record))
+            return
+        new_node = 0
         if node < 0:
             new_node, record, node = record, record - node, 0
         elif node:
