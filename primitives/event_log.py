@@ -67,12 +67,16 @@ class EventView:
 
     def append(self, event_type: str, payload: codec.Value) -> Appended:
         """Append an event; its sequence and hash."""
-        return self._append([_entry(event_type, payload)])[0]
+        arguments = [self._prefix + METADATA, self._chain, [_entry(event_type, payload)]]
+        return Appended(*self._engine.perform(operations.EVENT_APPEND, arguments)[0])
 
     def append_many(self, events: Iterable[tuple[str, codec.Value]]) -> list[Appended]:
         """Append ``(type, payload)`` pairs, all or none, one after the other; their sequences and hashes."""
         entries = _entries(events)
-        return self._append(entries) if entries else []
+        if not entries:
+            return []
+        results = self._engine.perform(operations.EVENT_APPEND, [self._prefix + METADATA, self._chain, entries])
+        return [Appended(sequence, event_hash) for sequence, event_hash in results]
 
     def read(self, sequence: int) -> Event | None:
         """The event ``sequence``, or None if there is none."""
@@ -156,10 +160,6 @@ class EventView:
     def delete(self, *_: object, **__: object) -> NoReturn:
         """No event goes by itself: ``InvalidOperationError``."""
         raise InvalidOperationError("an event cannot be deleted, as its log is append-only; only a whole run can")
-
-    def _append(self, entries: list[list[Any]]) -> list[Appended]:
-        results = self._engine.perform(operations.EVENT_APPEND, [self._prefix + METADATA, self._chain, entries])
-        return [Appended(sequence, event_hash) for sequence, event_hash in results]
 
     def _metadata(self) -> Metadata:
         found = self._engine.find(self._prefix + METADATA)
@@ -320,7 +320,8 @@ def _pages(view: EventView, sequence: int, end: int) -> Iterator[Event]:
 
 
 def _entry(event_type: object, payload: codec.Value) -> list[Any]:
-    return [encode_text("event_type", event_type).decode(), canonical(payload)]
+    encode_text("event_type", event_type)
+    return [event_type, canonical(payload)]
 
 
 def _entries(events: object) -> list[list[Any]]:
