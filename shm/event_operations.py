@@ -148,6 +148,8 @@ class Appending:
 
         ``chain`` is that of a log that begins here; a log that has one goes on with its own.
         """
+        if chain not in CHAINS:
+            raise ValueError(f"there is no chain {chain!r}")
         sequence, head_hash, own_chain, _ = self._metadata
         chain, timestamp = own_chain or chain, self.timestamp
         results = []

@@ -1,0 +1,181 @@
+"""Appends that arrive together share a commit: each is answered as if it had been alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from shoal.coordinator.commit_engine import CommitEngine
+from shoal.coordinator.log.wal_writer import WalWriter
+from shoal.coordinator.recover import recover
+from shoal.shm import commit_set, limits, operations
+from shoal.shm.clock import SystemClock
+from shoal.shm.commit_set import COMMITTED, REFUSED, CommitSet, decode_answer, decode_request, encode_effects
+from shoal.shm.event_operations import EVENT, METADATA, decode_head, decode_metadata, decode_record, event_key, type_key
+from shoal.shm.frames import LENGTH_BYTES
+from shoal.shm.hash_chain import ChainCheck, canonical
+from shoal.shm.integrity import check_segment
+from shoal.shm.reclaim import Reclaimer
+from shoal.shm.segment import Segment
+from shoal.shm.storage import DiskStorage
+from shoal.shm.writer import Writer
+
+LOG = b"log"
+
+
+class Engine:
+    """A commit engine over the log in a directory, recovered from what is there."""
+
+    def __init__(self, directory: Path, max_bytes: int = 16 << 20) -> None:
+        storage = DiskStorage(directory)
+        self.writer = Writer(Segment.create(max_bytes, 1))
+        reclaimer = Reclaimer(self.writer, list)
+        found = recover(storage, self.writer, reclaimer)
+        self.log = WalWriter(storage, found.next_log_number, found.version)
+        self.engine = CommitEngine(
+            *(self.writer, reclaimer, found.window, self.log, SystemClock(), found.version, found.remembered, False)
+        )
+
+    def together(self, *requests: tuple[int, CommitSet]) -> list[tuple[int, int, int, Any]]:
+        answers = self.engine.submit_together(list(requests))
+        self.engine.finish_group()
+        assert check_segment(self.writer.segment, self.engine.version, self.writer) == []
+        return [decode_answer(answer[LENGTH_BYTES:]) for answer in answers]
+
+    def value(self, key: bytes) -> bytes | None:
+        found = self.writer.newest(key, 0)
+        return None if found is None else found.value
+
+    def length(self, prefix: bytes = LOG) -> int:
+        """How many events the log has, of which each hash, the metadata and the index of the types are right."""
+        metadata = decode_metadata(self.value(prefix + METADATA))
+        check = ChainCheck(metadata.chain or "xxh3")
+        newest: dict[str, tuple[int, int]] = {}
+        for sequence in range(metadata.next_sequence):
+            record = decode_record(sequence, self.value(event_key(prefix, sequence)) or b"")
+            assert check.problem(sequence, *record[:-1]) == ""
+            events, before = newest.get(record.event_type, (0, 0))
+            assert record.before == before
+            newest[record.event_type] = (events + 1, sequence + 1)
+        assert check.head_hash == metadata.head_hash
+        for event_type, head in newest.items():
+            assert decode_head(self.value(type_key(prefix, event_type.encode()))) == head
+        return metadata.next_sequence
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Engine:
+    return Engine(tmp_path)
+
+
+def request(commit_id: int, *operation_list: list[Any], writes: list[Any] | None = None) -> CommitSet:
+    effects = encode_effects(writes or [], None, list(operation_list))
+    return decode_request(commit_set.encode_request(commit_id, 0, 0, commit_set.NO_READS, effects))
+
+
+def append(commit_id: int, *payloads: Any, log: bytes = LOG, event_type: Any = "step") -> CommitSet:
+    entries = [[event_type, canonical(payload)] for payload in payloads]
+    return request(commit_id, [operations.EVENT_APPEND, [log + METADATA, "xxh3", entries]])
+
+
+def test_one_commit_for_all(engine):
+    """Appends of several clients to one log are one version, each with sequences and hashes of its own."""
+    answers = engine.together((1, append(7, "a")), (2, append(8, "b", "c")), (3, append(9, "d", event_type="other")))
+    assert [(commit_id, status, version) for commit_id, status, version, _ in answers] == [
+        *((7, COMMITTED, 1), (8, COMMITTED, 1), (9, COMMITTED, 1))
+    ]
+    assert [[entry[0] for entry in results[0]] for *_, results in answers] == [[0], [1, 2], [3]]
+    for *_, results in answers:
+        for sequence, event_hash in results[0]:
+            assert decode_record(sequence, engine.value(event_key(LOG, sequence))).hash == event_hash
+    assert engine.length() == 4
+
+
+def test_each_log_and_whatever_else_comes_with_it(engine):
+    """Requests for other logs, and other kinds of requests, are done, too; the answers keep their order."""
+    answers = engine.together(
+        (1, append(1, "a")),
+        (2, request(1, [operations.INCREMENT, [b"counter", 5]])),
+        (3, append(1, "b", log=b"log2")),
+        (4, append(1, "c")),
+        (5, request(1, writes=[b"key", b"\x01", 0])),
+        (6, append(1, "d", log=b"log2")),
+    )
+    assert all(status == COMMITTED for _, status, _, _ in answers)
+    assert [answers[i][3][0][0][0] for i in (0, 2, 3, 5)] == [0, 0, 1, 1]
+    assert answers[1][3] == [5]
+    assert answers[0][2] == answers[3][2] != answers[2][2] == answers[5][2]
+    assert (engine.length(), engine.length(b"log2"), engine.value(b"key")) == (2, 2, b"\x01")
+
+
+def test_sent_again_is_answered_again(engine, tmp_path):
+    """A commit id that was part of a joint commit is answered from memory, by this coordinator and by the next."""
+    first = engine.together((1, append(1, "a")), (2, append(1, "b")))
+    again = engine.together((2, append(1, "b")), (3, append(1, "c")), (1, append(1, "a")))
+    assert [again[2], again[0]] == first
+    assert again[1][3][0][0][0] == 2
+    assert engine.length() == 3
+    following = Engine(tmp_path)  # the first one is as if it were killed: nothing was closed
+    assert following.together((1, append(1, "a")), (2, append(1, "b")), (3, append(1, "c"))) == [*first, again[1]]
+    assert following.length() == 3
+    assert following.together((1, append(2, "d")), (2, append(2, "e")))[1][3][0][0][0] == 4
+    assert following.length() == 5
+
+
+@pytest.mark.parametrize(
+    "bad",
+    [
+        append(1, "x", event_type=""),
+        append(1, "x", event_type=5),
+        append(1, "x", event_type="t" * 2000),
+        request(1, [operations.EVENT_APPEND, [LOG + METADATA]]),
+        request(1, [operations.EVENT_APPEND, [LOG + METADATA, "md5", [["step", b"\x01"]]]]),
+        request(1, [operations.EVENT_APPEND, [LOG + METADATA, "xxh3", [["step", "no bytes"]]]]),
+        request(1, [operations.EVENT_APPEND, [LOG + METADATA, "xxh3", 7]]),
+    ],
+    ids=range(7),
+)
+def test_a_refused_one_leaves_the_others_alone(engine, bad):
+    """What is wrong with one request is told to its client; the others are done as if it were not there."""
+    answers = engine.together((1, append(1, "a")), (2, bad), (3, append(1, "b")))
+    assert [status for _, status, _, _ in answers] == [COMMITTED, REFUSED, COMMITTED]
+    assert engine.length() == 2
+
+
+def test_full_store(tmp_path):
+    """Without room for all of them together, each is told for itself; nothing is half done."""
+    engine = Engine(tmp_path, 8 << 20)
+    payload, statuses = "x" * 60_000, set()
+    for turn in range(1, 100):
+        answers = engine.together(*((client, append(turn, payload)) for client in range(1, 9)))
+        committed = [answer for answer in answers if answer[1] == COMMITTED]
+        assert [answer[3][0] for answer in answers if answer[1] == REFUSED] == ["StoreFullError"] * (8 - len(committed))
+        statuses.add(len(committed))
+        if not committed:
+            break
+    assert statuses >= {8, 0}
+    assert engine.length() > 8
+
+
+def test_large_ones_and_many(engine):
+    """Requests too large to share stand alone, and very many become several commits; no event is lost."""
+    large = "x" * (limits.MAX_JOINT_EFFECTS_BYTES + 1)
+    answers = engine.together((1, append(1, large)), (2, append(1, "a")), (3, append(1, large)), (4, append(1, "b")))
+    assert len({version for _, _, version, _ in answers}) == 3
+    many = [(100 + client, append(1, client)) for client in range(3 * limits.MAX_JOINT + 1)]
+    versions = [version for _, _, version, _ in engine.together(*many)]
+    assert len(set(versions)) == 4
+    assert engine.length() == 4 + len(many)
+
+
+def test_what_has_reads_or_writes_is_validated(engine):
+    """An append that comes with writes is not joined: it is one commit with them."""
+    with_write = request(
+        *(1, [operations.EVENT_APPEND, [LOG + METADATA, "xxh3", [["step", b"\x01"]]]]),
+        writes=[LOG + EVENT + b"else", b"\x02", 0],
+    )
+    answers = engine.together((1, append(1, "a")), (2, with_write), (3, append(1, "b")))
+    assert len({version for _, _, version, _ in answers}) == 2
+    assert engine.value(LOG + EVENT + b"else") == b"\x02"
