@@ -12,6 +12,7 @@ import pytest
 for needed in ("lmdb", "redis", "tabulate"):
     pytest.importorskip(needed)
 
+from shoal.bench import stall  # noqa: E402
 from shoal.bench.harness import Plan, run_section  # noqa: E402
 from shoal.bench.operations import OPERATIONS  # noqa: E402
 from shoal.bench.peers import DURABILITIES, PEERS, BenchError, Session, redis_server  # noqa: E402
@@ -123,4 +124,16 @@ def test_the_command_prints_a_table_for_each_operation(tmp_path) -> None:
             assert any(
                 line.startswith(f"{name}: ") and line.endswith(f"({durability})") for line in done.stdout.splitlines()
             )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_stall_of_a_large_deletion_is_measured(tmp_path, monkeypatch, capsys) -> None:
+    """``python -m bench.stall`` prints a row for each round, with commits counted before and during the deletion."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stall, "_BEFORE_S", 0.1)
+    assert stall.main(["--keys", "2000", "--rounds", "1", "--durability", "memory"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("deleted in"))
+    _, _, _, _, *figures = row.replace(",", "").split()
+    assert len(figures) == 8
+    assert all(float(figure) > 0 for figure in figures)
     assert list(tmp_path.iterdir()) == []
