@@ -55,7 +55,7 @@ class SnapshotSlots:
                 self._slots[SLOTS_WORD_USED] = slot
         version = words[W_PUBLISHED]
         while True:
-            self._slots[slot] = version
+            self._slots[slot] = version + 1  # an empty store has version 0, and 0 is a free slot
             again = words[W_PUBLISHED]
             if again == version:
                 return slot, version
@@ -83,4 +83,4 @@ class SnapshotPage:
     def pinned(self) -> list[int]:
         """The versions pinned now, in no order; several snapshots may share one."""
         used = min(self._slots[SLOTS_WORD_USED], MAX_SNAPSHOTS_PER_PROCESS)
-        return [version for version in self._slots[1 : used + 1].tolist() if version]
+        return [word - 1 for word in self._slots[1 : used + 1].tolist() if word]
