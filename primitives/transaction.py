@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from types import TracebackType
 
 from shoal.primitives.event_log import EventView
@@ -21,13 +20,17 @@ class RunView:
     """The primitives of one run inside a transaction."""
 
     def __init__(
-        self, begun: Callable[[], engine.Transaction], namespace: Namespace, run_id: str, chain: str = DEFAULT_CHAIN
+        self, owner: Transaction | None, namespace: Namespace, run_id: str, chain: str = DEFAULT_CHAIN
     ) -> None:
         namespace.run_prefix(run_id)  # a bad run id is refused here, before anything begins
-        self._begun = begun
+        self._owner = owner  # None of a transaction itself: a cycle would keep its segment until it is collected
         self._namespace = namespace
         self._run_id = run_id
         self._chain = chain  # of event logs that begin in this transaction
+
+    def _begun(self) -> engine.Transaction:
+        assert self._owner is not None
+        return self._owner._begun()
 
     @property
     def kv(self) -> KVView:
@@ -65,7 +68,7 @@ class Transaction(RunView):
     """
 
     def __init__(self, connection: Connection, namespace: Namespace, run_id: str, read_only: bool = False) -> None:
-        super().__init__(self._engine_transaction, namespace, run_id)
+        super().__init__(None, namespace, run_id)
         self._connection = connection
         self._engine: engine.Transaction | None = engine.Transaction(connection, True) if read_only else None
 
@@ -79,7 +82,7 @@ class Transaction(RunView):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        transaction = self._engine_transaction()
+        transaction = self._begun()
         if kind is not None or transaction.read_only:
             transaction.abandon()
             return
@@ -93,14 +96,14 @@ class Transaction(RunView):
     @property
     def version(self) -> int:
         """The commit version, once committed; a snapshot's own from the start."""
-        version = self._engine_transaction().version
+        version = self._begun().version
         if version is None:
             raise InvalidOperationError("the transaction has not committed; its version is known after the with block")
         return version
 
     def on(self, run_id: str) -> RunView:
         """Another run of the same namespace, in this same transaction."""
-        return RunView(self._engine_transaction, self._namespace, run_id, self._chain)
+        return RunView(self, self._namespace, run_id, self._chain)
 
     def with_chain(self, chain: str) -> Transaction:
         """The same transaction, in which event logs begin with ``chain``: a facade's own."""
@@ -112,7 +115,7 @@ class Transaction(RunView):
         if self._engine is not None:
             self._engine.abandon()
 
-    def _engine_transaction(self) -> engine.Transaction:
+    def _begun(self) -> engine.Transaction:
         if self._engine is None:
             raise InvalidOperationError("the transaction has not begun; use it in a with statement")
         return self._engine

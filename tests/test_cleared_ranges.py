@@ -65,7 +65,7 @@ def test_ranges_that_find_no_room_are_refused_whole(store: Path) -> None:
         with pytest.raises(shoal.StoreFullError), db.transaction("r") as txn:
             for number in range(9000):
                 lower = prefix + b"\x01%04d" % number
-                txn._engine_transaction().clear(lower, lower + b"x" * 500)
+                txn._begun().clear(lower, lower + b"x" * 500)
         assert kv.list("r") == keys
         assert kv.delete("r", keys[0])
         assert db.check() == []
@@ -82,7 +82,7 @@ def test_many_ranges_in_one_commit(store: Path) -> None:
         with db.snapshot("r") as before, db.transaction("r") as txn:
             for number in range(1000):
                 lower = prefix + b"\x01%04d" % number
-                txn._engine_transaction().clear(lower, lower + b"\0")
+                txn._begun().clear(lower, lower + b"\0")
             assert txn.kv.list() == []
             assert len(before.kv.list()) == 1000
         assert kv.list("r") == []

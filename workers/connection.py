@@ -94,7 +94,8 @@ class Connection:
         self._linger_s = linger_s
         self._closed = False
         self._lost = False  # a memory store whose coordinator died: there is nothing to go on with
-        self.on_attach: Callable[[Attachment], None] = lambda _attachment: None
+        # Weak, here and in the reader: a cycle would keep a closed store's segment mapped until it is collected.
+        self.on_attach: Callable[[], Callable[[Attachment], None] | None] = lambda: None
         self._begin()
         self.attachment: Attachment = self._attach(timeout_s, start=True)
         self._memory_generation = self.attachment.generation
@@ -207,7 +208,9 @@ class Connection:
     def _use(self, attachment: Attachment) -> Attachment:
         self.attachment.retire()  # before anyone remembers places in the new segment
         self.attachment = attachment
-        self.on_attach(attachment)
+        attached = self.on_attach()
+        if attached is not None:
+            attached(attachment)
         return attachment
 
     def _attach(self, timeout_s: float, start: bool) -> Attachment:
@@ -215,7 +218,7 @@ class Connection:
         welcome = take_over.attach(self.directory, hello, self._linger_s, timeout_s, start)
         words.register_reader()
         self.epoch = EpochWord(self.directory, writable=False)
-        return Attachment(welcome, self.epoch.words, self._get_from_current)
+        return Attachment(welcome, self.epoch.words, _asking(weakref.ref(self)))
 
     def _forget_after_fork(self) -> None:
         """In a forked child: close the parent's pipes, so that their end is his end, and start anew."""
@@ -223,6 +226,16 @@ class Connection:
         self.attachment.slots.detach()
         self.attachment.retire()
         self._begin()
+
+
+def _asking(connection: Callable[[], Connection | None]) -> Callable[[Place, str], bytes | None]:
+    def get_from_current(place: Place, name: str) -> bytes | None:
+        alive = connection()
+        if alive is None:
+            raise InvalidOperationError("the database is closed; open it again")
+        return alive._get_from_current(place, name)
+
+    return get_from_current
 
 
 _connections: weakref.WeakSet[Connection] = weakref.WeakSet()

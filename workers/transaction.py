@@ -10,6 +10,7 @@ Two kinds with the same methods:
 from __future__ import annotations
 
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
@@ -229,7 +230,7 @@ class Transaction:
 class AutoCommit:
     """Every call a transaction of its own. ``Engine``, shared by all threads."""
 
-    __slots__ = ("_connection", "get_named")
+    __slots__ = ("__weakref__", "_connection", "get_named")
 
     # The newest committed value of a key: the attached reader's own method, so that no call lies between.
     get_named: Callable[[Place, str], bytes | None]
@@ -237,7 +238,7 @@ class AutoCommit:
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
         self._attached(connection.attachment)
-        connection.on_attach = self._attached
+        connection.on_attach = weakref.WeakMethod(self._attached)
 
     def _attached(self, attachment: Attachment) -> None:
         self.get_named = attachment.reader.get_named
