@@ -29,6 +29,10 @@ TIMEOUT_S = 60.0
 JOIN_S = 240.0
 
 
+class WorkersFailedError(Exception):
+    """A process that made a history ended with an error, which it has printed, or not at all."""
+
+
 class Plan(NamedTuple):
     """One transaction to come: ``pauses`` are seconds before each step, which let others overtake."""
 
@@ -176,10 +180,12 @@ def run_history(
     processes: int = 4,
     kills: int = 0,
     first: Callable[[], None] | None = None,
+    checked: list[str] | None = None,
 ) -> list[Event]:
     """Run ``transactions`` in all, kill -9 the coordinator ``kills`` times meanwhile, and return every event.
 
     The last event is a read of everything, after all of it. ``first`` is called by every process before it opens.
+    What ``check()`` says at the end is added to ``checked``.
     """
     directory.mkdir(parents=True)
     fork = multiprocessing.get_context("fork")
@@ -194,23 +200,27 @@ def run_history(
         try:
             for worker in workers:
                 worker.start()
-            _kill_coordinators(db, workers, kills, random.Random(seed))
+            kill_coordinators(db, workers, kills, random.Random(seed))
             for worker in workers:
                 worker.join(JOIN_S)
-            assert [worker.exitcode for worker in workers] == [0] * processes
+            if any(worker.exitcode for worker in workers):
+                raise WorkersFailedError([worker.exitcode for worker in workers])
         finally:
             for worker in workers:
                 worker.kill()
                 worker.join()
+        if checked is not None:
+            checked += db.check()
         events = [Event(*event) for out in outs for event in pickle.loads(out.read_bytes())]
         recorder = Recorder(db, "end")
         recorder.run(0, Plan("snapshot", [("scan", "", None, None)], [0.0]))
         return events + recorder.events
 
 
-def _kill_coordinators(db: shoal.Database, workers: list[Any], kills: int, rng: random.Random) -> None:
+def kill_coordinators(db: shoal.Database, workers: list[Any], kills: int, rng: random.Random) -> int:
+    """Kill -9 the coordinator up to ``kills`` times while workers live, each time a new one; how often it was done."""
     killed = 0
-    for _ in range(kills):
+    for done in range(kills):
         # A new coordinator, and some work by it.
         due = time.monotonic() + 0.1 + rng.random() * 0.1
         while any(worker.is_alive() for worker in workers):
@@ -219,7 +229,8 @@ def _kill_coordinators(db: shoal.Database, workers: list[Any], kills: int, rng: 
                 break
             time.sleep(0.005)
         else:
-            return
+            return done
         killed = info.coordinator_pid
         with contextlib.suppress(ProcessLookupError):
             os.kill(killed, signal.SIGKILL)
+    return kills

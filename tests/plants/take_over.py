@@ -1,0 +1,52 @@
+"""Faults in going from one coordinator to the next."""
+
+from __future__ import annotations
+
+import secrets
+from typing import Any
+
+from shoal.coordinator import process
+from shoal.workers.connection import Attachment, Connection
+
+from .plant import WORKER, Patch, plant
+
+
+@plant("take-over", WORKER)
+def resend_as_another(patch: Patch) -> None:
+    """A commit that was cut off is sent again under another name, so nobody knows that it is done."""
+
+    def replace_attachment(self: Connection) -> Attachment:
+        self._client_id = secrets.randbits(62) + 1
+        attachment: Attachment = sound(self)
+        return attachment
+
+    sound = patch.set(Connection, "_replace_attachment", replace_attachment)
+
+
+@plant("take-over", WORKER)
+def keep_old_attachment(patch: Patch) -> None:
+    """Who only reads goes on with the segment of a coordinator that has died."""
+    patch.set(Connection, "current", lambda self: self.attachment)
+
+
+@plant("take-over")
+def serve_without_lock(patch: Patch) -> None:
+    """Two coordinators may serve one store."""
+
+    class NoLock:
+        """A lock that everyone gets."""
+
+        def __init__(self, *_arguments: Any, **_options: Any) -> None:
+            pass
+
+        def acquire(self, **_options: Any) -> None:
+            pass
+
+        def release(self) -> None:
+            pass
+
+    class NoLocks:
+        FileLock = NoLock
+        Timeout = process.filelock.Timeout
+
+    patch.set(process, "filelock", NoLocks)
