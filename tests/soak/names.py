@@ -1,0 +1,52 @@
+"""What a window's keys are called and what is in them: workers write by it, the audit reads by it."""
+
+from __future__ import annotations
+
+UNIQUE, EXPIRING, LEFT, RIGHT, LISTS = "unique/", "expiring/", "left/", "right/", "list/"
+SUM, SHARED, COUNTER, PAIRS_CELL = "sum", "shared", "counter", "pairs/"
+LONGEST_TTL_S = 0.8
+# Lists grow until all turn to the next few: a history is checked by what its reads saw, and short lists are read fast.
+LIST_LIFE_S, LISTS_AT_A_TIME = 0.5, 4
+
+
+def run_of(window: int) -> str:
+    """The run of a window."""
+    return f"window-{window}"
+
+
+def unique(who: str, number: int) -> str:
+    """A key that is put once."""
+    return f"{UNIQUE}{who}/{number}"
+
+
+def content(who: str, number: int, size: int) -> int | str:
+    """What is put there: the number, or so many characters that nothing else has."""
+    if not size:
+        return number
+    piece = f"{who}.{number}/"
+    return (piece * (size // len(piece) + 1))[:size]
+
+
+def trace(who: str, number: int) -> str:
+    """The id of a trace."""
+    return f"trace-{who}-{number}"
+
+
+def list_key(at: int, which: int) -> str:
+    """One of the lists that all append to at a time."""
+    return f"{LISTS}{at}/{which}"
+
+
+def child(run: str, who: str, number: int) -> str:
+    """A run below a window's."""
+    return f"{run}/{who}/{number}"
+
+
+def fork(run: str, who: str, number: int) -> str:
+    """A fork of that."""
+    return f"{child(run, who, number)}/fork"
+
+
+def scratch(run: str, who: str) -> str:
+    """A run that its worker clears again."""
+    return f"{run}/{who}/scratch"
