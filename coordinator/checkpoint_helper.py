@@ -22,6 +22,8 @@ def main(arguments: list[str]) -> int:
     reader = Reader(Segment.attach(segment_fd))
     try:
         checkpoint.write_checkpoint(directory, reader, version, codec.decode(raw))
+    except FileNotFoundError:
+        return 1  # the coordinator died, and the next one has tidied up what was begun
     except (ShoalError, OSError) as error:
         append_note(directory, store_files.NOTES_FILE, f"the checkpoint at version {version} failed: {error}")
         return 1
