@@ -252,7 +252,9 @@ class CommitEngine:
                     raise ValueError(f"the commit both writes {write.key!r} and has it decided by an operation")
                 decided[write.key] = write
             results.append(outcome.result)
-        return [part for write in decided.values() for part in write], results
+        writes = [part for write in decided.values() for part in write]
+        commit_set.check_writes(writes)
+        return writes, results
 
     def _make_room(
         self, writes: FlatWrites, clears: list[tuple[bytes, bytes]], body_bytes: int, nodes: dict[bytes, int]

@@ -1,23 +1,28 @@
 """The door: hands pipes and memory to processes of the same user, and to nobody else.
 
 The socket is 0600 in a 0700 directory; besides, the kernel is asked who is on the other end. A visitor who says
-nothing, or nonsense, is shown out; nobody else waits for him.
+nothing, nonsense, or more than a greeting is shown out; nobody else waits for him. However many come, those inside
+keep the descriptors they need.
 """
 
 from __future__ import annotations
 
+import contextlib
 import os
+import resource
 import socket
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from shoal.shm import handshake, store_files
-from shoal.shm.errors import ShoalError
+from shoal.shm.errors import ConfigurationError, ShoalError
 from shoal.shm.frames import FrameBuffer, FrameError
 
 _PATIENCE_S = 5.0
 _MOST_VISITORS = 128
+# Of the descriptors the process may have: for the log and checkpoints, without which those inside would not go on.
+_KEPT_DESCRIPTORS = 48
 
 Admit = Callable[[handshake.Hello], handshake.Welcome]
 
@@ -35,7 +40,7 @@ class ControlSocket:
         os.chmod(self._path, 0o600)
         self._listener.listen(_MOST_VISITORS)
         self._listener.setblocking(False)
-        self._visitors: dict[int, tuple[socket.socket, FrameBuffer, float]] = {}
+        self._visitors: dict[int, tuple[socket.socket, bytearray, float]] = {}  # who came first stands first
 
     def fileno(self) -> int:
         """The listener's descriptor."""
@@ -44,7 +49,7 @@ class ControlSocket:
     def accept(self) -> list[int]:
         """Let those waiting connect; the descriptors to watch for what they say."""
         fresh = []
-        while len(self._visitors) < _MOST_VISITORS:
+        for _ in range(_MOST_VISITORS):
             try:
                 connection, _ = self._listener.accept()
             except OSError:  # nobody is waiting, he has left again, or there is no descriptor for him now
@@ -53,7 +58,14 @@ class ControlSocket:
                 connection.close()
                 continue
             connection.setblocking(False)
-            self._visitors[connection.fileno()] = (connection, FrameBuffer(), time.monotonic())
+            if not self._has_room():
+                with contextlib.suppress(OSError):
+                    handshake.send_refusal(connection, self._no_room())
+                connection.close()
+                continue
+            if len(self._visitors) == _MOST_VISITORS:
+                self._dismiss(next(iter(self._visitors)))  # who has been silent longest
+            self._visitors[connection.fileno()] = (connection, bytearray(), time.monotonic())
             fresh.append(connection.fileno())
         return fresh
 
@@ -63,14 +75,17 @@ class ControlSocket:
 
     def hear(self, fd: int) -> bool:
         """Read what a visitor says and answer; True when he is done with, either way."""
-        connection, buffer, _ = self._visitors[fd]
+        connection, heard, _ = self._visitors[fd]
         try:
             data = connection.recv(handshake.MAX_HELLO_BYTES)
-            messages = buffer.feed(data) if data else []
-            if data and not messages:
+            heard += data
+            messages = FrameBuffer().feed(bytes(heard)) if data else []
+            if data and not messages and len(heard) <= handshake.MAX_HELLO_BYTES:
                 return False
             if messages:
                 self._answer(connection, messages[0])
+        except BlockingIOError:
+            return False  # whoever could be heard had this descriptor before him, and was dismissed in the same turn
         except (OSError, FrameError):
             pass  # whoever it was is gone or no shoal: closing is the answer
         self._dismiss(fd)
@@ -96,6 +111,8 @@ class ControlSocket:
         connection.setblocking(True)
         connection.settimeout(1.0)  # a few hundred bytes into an empty socket buffer
         try:
+            if not self._has_room():
+                raise self._no_room()
             welcome = self._admit(hello)
         except ShoalError as error:
             handshake.send_refusal(connection, error)
@@ -105,6 +122,26 @@ class ControlSocket:
         finally:
             for fd in welcome[2:]:
                 os.close(fd)
+
+    def _has_room(self) -> bool:
+        """Whether those that are kept are free: it takes them, all at once, and lets them go."""
+        taken = []
+        try:
+            for _ in range(_KEPT_DESCRIPTORS):
+                taken.append(os.dup(self._listener.fileno()))
+        except OSError:
+            return False
+        finally:
+            for fd in taken:
+                os.close(fd)
+        return True
+
+    def _no_room(self) -> ConfigurationError:
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return ConfigurationError(
+            f"{self._path.parent} is served by a process that may have {limit} descriptors, and they are in use; "
+            "attach fewer processes, or raise `ulimit -n` where it is started"
+        )
 
     def _dismiss(self, fd: int) -> None:
         connection, _, _ = self._visitors.pop(fd)

@@ -1,20 +1,18 @@
 """From files to a segment: the newest checkpoint, then the log after it.
 
-Reads only, but for two things: an unfinished tail is cut and files that hold nothing any more are removed. Killed at
-any point, the next run sees the same committed prefix. Nothing is served before all of it is verified.
+Reads only, but for two things: an unfinished tail is cut and files that hold nothing any more are removed, both when
+all of it is verified. Killed at any point, the next run sees the same committed prefix. Nothing is served before.
 """
 
 from __future__ import annotations
 
-import itertools
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from shoal.coordinator.commit_engine import COORDINATOR
 from shoal.coordinator.conflict_window import ConflictWindow
-from shoal.coordinator.log.wal_format import Record
-from shoal.coordinator.log.wal_reader import WalReader
-from shoal.shm import checkpoint, codec, commit_set, limits
-from shoal.shm.errors import CorruptionError
+from shoal.coordinator.log.wal_reader import Commit, WalReader
+from shoal.shm import checkpoint, limits
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.storage import Storage
 from shoal.shm.writer import Writer
@@ -42,69 +40,82 @@ def recover(storage: Storage, writer: Writer, reclaimer: Reclaimer) -> Recovered
     window = ConflictWindow(version)
     log = WalReader(storage, version)
     log_bytes = 0
-    records = log.records()
-    while group := list(itertools.islice(records, _RECORDS_PER_GROUP)):
-        for record in group:
-            _replay(record, writer, window, remembered)
-            log_bytes += len(record.effects)
-        version = group[-1].version
-        _publish(writer, reclaimer, version)
-        window.forget(0, limits.WINDOW_LEAST_KEYS, limits.WINDOW_MOST_KEYS)
+    for commit in replayed(log.records(), writer, reclaimer, window, remembered):
+        log_bytes += commit.body_bytes
+        version = commit.version
     for name in log.unsynced():
         storage.sync_file(name)
+    for name in storage.list():
+        older = checkpoint.version_of(name)
+        if name.endswith(".new") or (older is not None and older < checkpoint_version):
+            storage.remove(name)
     return Recovered(version, checkpoint_version, log_bytes, log.next_number, log.first_versions, window, remembered)
 
 
 def _load_checkpoint(
     storage: Storage, writer: Writer, reclaimer: Reclaimer
 ) -> tuple[int, dict[int, tuple[int, int, list[Any]]]]:
-    names = storage.list()
-    versions = sorted(v for v in map(checkpoint.version_of, names) if v is not None)
-    for name in names:
-        if name.endswith(".new"):
-            storage.remove(name)
-    if not versions:
+    newest = max((v for v in map(checkpoint.version_of, storage.list()) if v is not None), default=None)
+    if newest is None:
         return 0, {}
-    name = checkpoint.file_name(versions[-1])
+    name = checkpoint.file_name(newest)
     reader = checkpoint.CheckpointReader(name, storage.read(name))
     for entries in reader.entries():
-        for entry in entries:
-            write = [entry.key, entry.value, entry.expires_ms]
-            writer.apply(entry.version, [], write, writer.plan(write))
-        _publish(writer, reclaimer, versions[-1])
-    _publish(writer, reclaimer, versions[-1])
-    for version in versions[:-1]:
-        storage.remove(checkpoint.file_name(version))
+        apply_entries(entries, writer)
+        publish(writer, reclaimer, newest)
+    publish(writer, reclaimer, newest)
     remembered = {client: (commit, version, results) for client, commit, version, results in reader.remembered}
-    return versions[-1], remembered
+    return newest, remembered
+
+
+def apply_entries(entries: Iterable[checkpoint.Entry], writer: Writer) -> None:
+    """Write keys of a checkpoint, each at its version."""
+    for entry in entries:
+        write = [entry.key, entry.value, entry.expires_ms]
+        writer.apply(entry.version, [], write, writer.plan(write))
+
+
+def replayed(
+    commits: Iterator[Commit],
+    writer: Writer,
+    reclaimer: Reclaimer,
+    window: ConflictWindow,
+    remembered: dict[int, tuple[int, int, list[Any]]],
+) -> Iterator[Commit]:
+    """Do commits again, in the order of their versions, each when it is asked for; visible are all after the last."""
+    commit = None
+    for i, commit in enumerate(commits, 1):
+        _replay(commit, writer, window, remembered)
+        if i % _RECORDS_PER_GROUP == 0:
+            _end_group(writer, reclaimer, window, commit.version)
+        yield commit
+    if commit is not None:
+        _end_group(writer, reclaimer, window, commit.version)
+
+
+def _end_group(writer: Writer, reclaimer: Reclaimer, window: ConflictWindow, version: int) -> None:
+    publish(writer, reclaimer, version)
+    window.forget(0, limits.WINDOW_LEAST_KEYS, limits.WINDOW_MOST_KEYS)
 
 
 def _replay(
-    record: Record,
+    commit: Commit,
     writer: Writer,
     window: ConflictWindow,
     remembered: dict[int, tuple[int, int, list[Any]]],
 ) -> None:
-    try:
-        writes, clears, _, _ = commit_set.decode_effects(record.effects)
-        results: list[Any] = []
-        joint: list[list[Any]] = []
-        if record.decided:
-            decided, results, *joint = codec.decode(record.decided)
-            writes = writes + decided
-    except (ValueError, TypeError) as error:
-        raise CorruptionError("the log", record.version, "a commit set", str(error)) from error
-    writer.apply(record.version, clears, writes, writer.plan(writes, clears))
-    for lower, upper in clears:
-        window.add_clear(record.version, lower, upper)
-    window.add_writes(record.version, writes[::3])
-    if record.client_id != COORDINATOR:
-        remembered[record.client_id] = (record.commit_id, record.version, results)
-    for outcomes in joint:
-        remembered.update({client: (commit, record.version, each) for client, commit, each in outcomes})
+    version = commit.version
+    writer.apply(version, commit.clears, commit.writes, writer.plan(commit.writes, commit.clears))
+    for lower, upper in commit.clears:
+        window.add_clear(version, lower, upper)
+    window.add_writes(version, commit.writes[::3])
+    if commit.client_id != COORDINATOR:
+        remembered[commit.client_id] = (commit.commit_id, version, commit.results)
+    remembered.update({client: (commit_id, version, each) for client, commit_id, each in commit.joint})
 
 
-def _publish(writer: Writer, reclaimer: Reclaimer, version: int) -> None:
+def publish(writer: Writer, reclaimer: Reclaimer, version: int) -> None:
+    """Make everything applied up to ``version`` visible, and free what it made obsolete."""
     writer.end_group(version)
     writer.publish(version)
     while reclaimer.step(0.0):

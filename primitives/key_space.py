@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
-from shoal.shm.errors import LimitExceededError
+from shoal.shm.errors import CorruptionError, LimitExceededError
 from shoal.shm.limits import MAX_KEY_BYTES, MAX_RUN_ID_BYTES
 
 _PREFIXES_KEPT = 4096
@@ -93,6 +93,17 @@ def encode_text(what: str, text: object, most_bytes: int = MAX_KEY_BYTES) -> byt
     if len(raw) > most_bytes:
         raise LimitExceededError(f"length of {what} in bytes", most_bytes, len(raw))
     return raw
+
+
+def decode_text(raw: bytes) -> str:
+    """The text at the end of a key that was found; ``CorruptionError`` if another process put something else there."""
+    try:
+        text = raw.decode()
+    except UnicodeDecodeError as error:
+        raise CorruptionError("a key of the store", 0, "a name in UTF-8", f"{raw!r:.100}") from error
+    if not text:
+        raise CorruptionError("a key of the store", 0, "a name", "none")
+    return text
 
 
 def encode_prefix(prefix: object) -> bytes:

@@ -11,10 +11,10 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from shoal.primitives.facade import Facade
-from shoal.primitives.key_space import Namespace, Tag, after, encode_prefix, encode_text
+from shoal.primitives.key_space import Namespace, Tag, after, decode_text, encode_prefix, encode_text
 from shoal.shm import operations
 from shoal.shm.clock import now_ms
-from shoal.shm.codec import Value, decode, encode, unpackb
+from shoal.shm.codec import Value, encode, stored, unpackb
 from shoal.shm.errors import AlreadyExistsError
 from shoal.shm.limits import MAX_INTEGER, MIN_INTEGER
 from shoal.shm.reader import Place
@@ -57,7 +57,7 @@ class KVView:
         try:
             return unpackb(raw)
         except ValueError:
-            return decode(raw)
+            return stored(raw, f"key {key!r}")
 
     def put(self, key: str, value: Value, *, ttl: float | timedelta | None = None) -> None:
         """Store ``value``; for ``ttl`` seconds if given, else for good, whatever was there before."""
@@ -92,7 +92,7 @@ class KVView:
 
     def list_with_values(self, prefix: str = "") -> builtins.list[tuple[str, Any]]:
         """``(key, value)`` of the keys that begin with ``prefix``, sorted by key."""
-        return [(key, decode(raw)) for key, raw in self._scan(prefix)]
+        return [(key, stored(raw, f"key {key!r}")) for key, raw in self._scan(prefix)]
 
     def increment(self, key: str, by: int = 1) -> int:
         """Add ``by`` to an integer (absent counts as 0) and return the sum. A ttl stays as it is."""
@@ -106,7 +106,8 @@ class KVView:
     def pairs(self) -> Iterator[Pair]:
         """Every key with its value and the moment it expires, sorted, for ``restore``."""
         for key, found in self._engine.scan(self._prefix, after(self._prefix)):
-            yield Pair(key[len(self._prefix) :].decode(), decode(found.value), found.expires_ms)
+            name = decode_text(key[len(self._prefix) :])
+            yield Pair(name, stored(found.value, f"key {name!r}"), found.expires_ms)
 
     def restore(self, pair: Pair) -> None:
         """Put a key as ``pairs`` once gave it, in a transaction: how an export comes back. Expired ones stay away.
@@ -123,7 +124,7 @@ class KVView:
         own = self._prefix
         lower = own + encode_prefix(prefix)
         for key, found in self._engine.scan(lower, after(lower)):
-            yield key[len(own) :].decode(), found.value
+            yield decode_text(key[len(own) :]), found.value
 
 
 class KVStore(Facade[KVView]):

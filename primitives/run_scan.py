@@ -6,8 +6,8 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from shoal.primitives.key_space import Namespace, after
-from shoal.shm.errors import InvalidOperationError
+from shoal.primitives.key_space import Namespace, after, decode_text
+from shoal.shm.errors import CorruptionError, InvalidOperationError
 from shoal.shm.limits import MAX_RUN_ID_BYTES, MIB
 from shoal.shm.reader import Found, Place
 from shoal.workers.transaction import Engine
@@ -24,9 +24,9 @@ def namespaces(engine: Engine) -> Iterator[Namespace]:
     """The namespaces that hold anything, in the order of their keys."""
     lower = _FIRST_NAMESPACE
     while (key := next((key for key, _ in engine.scan(lower, _BEHIND_NAMESPACES)), None)) is not None:
-        parts = []
+        parts, rest = [], key
         for _ in range(3):
-            part, key = _first_part(key)
+            part, rest = _first_part(rest)
             parts.append(part)
         namespace = Namespace(*parts)
         yield namespace
@@ -115,6 +115,8 @@ class RunAhead:
 
 
 def _first_part(key: bytes) -> tuple[str, bytes]:
-    """The first part of a key, and what follows it."""
-    end = 1 + key[0]
-    return key[1:end].decode(), key[end:]
+    """The first part of a key, and what follows it; ``CorruptionError`` for a key no primitive ever wrote."""
+    end = 1 + (key[0] if key else 0)
+    if not 1 < end <= min(len(key), 1 + MAX_RUN_ID_BYTES):
+        raise CorruptionError("a key of the store", 0, "a part of 1 to 128 bytes", f"{key!r:.100}")
+    return decode_text(key[1:end]), key[end:]

@@ -16,7 +16,7 @@ from typing import Any
 from shoal.primitives.key_space import encode_text
 from shoal.shm import codec
 from shoal.shm.codec import Value
-from shoal.shm.errors import LimitExceededError
+from shoal.shm.errors import CorruptionError, LimitExceededError
 from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES, MAX_RUN_ID_BYTES
 
 
@@ -207,19 +207,30 @@ def encode_run(run: RunMetadata) -> bytes:
 
 
 def decode_run(run_id: str, raw: bytes) -> RunMetadata:
-    """The run whose stored form is ``raw``."""
-    parent_run, number, created_at, updated_at, completed_at, tags, metadata, error = codec.unpackb(raw)
-    return RunMetadata(
-        run_id=run_id,
-        parent_run=parent_run,
-        status=_STATUSES[number],
-        created_at=created_at,
-        updated_at=updated_at,
-        completed_at=completed_at,
-        tags=tags,
-        metadata=codec.decode(metadata),
-        error=codec.decode(error),
-    )
+    """The run whose stored form is ``raw``; ``CorruptionError`` for what is none."""
+    try:
+        parent_run, number, created_at, updated_at, completed_at, tags, metadata, error = codec.unpackb(raw)
+        run = RunMetadata(
+            run_id=run_id,
+            parent_run=parent_run,
+            status=_STATUSES[number],
+            created_at=created_at,
+            updated_at=updated_at,
+            completed_at=completed_at,
+            tags=tags,
+            metadata=codec.decode(metadata),
+            error=codec.decode(error),
+        )
+        moments = [created_at, updated_at, *([] if completed_at is None else [completed_at])]
+        if parent_run is not None:
+            encode_text("parent_run", parent_run, MAX_RUN_ID_BYTES)
+        in_text = type(tags) is list and check_tags(tags) == tags and (run.error is None or type(run.error) is str)
+        if in_text and all(type(moment) is int and 0 <= moment < 1 << 63 for moment in moments):
+            return run
+    except (ValueError, TypeError, KeyError, LimitExceededError):
+        pass
+    expected = "parent, status, times, tags, metadata, error"
+    raise CorruptionError(f"the record of run {run_id!r}", 0, expected, f"{len(raw)} bytes of something else")
 
 
 def has_ended(status: RunStatus) -> bool:

@@ -21,7 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 from shoal.primitives import identifiers, run_contents
-from shoal.primitives.key_space import Namespace, Tag, after, bound, encode_text, number, sized
+from shoal.primitives.key_space import Namespace, Tag, after, bound, decode_text, encode_text, number, sized
 from shoal.primitives.run_types import (
     CreateRunOptions,
     RunMetadata,
@@ -314,7 +314,7 @@ class RunsView:
         upper = after(start) if created_before is None else start + bound(created_before)
         if lower < upper:
             for key, _ in self._engine.scan(lower, upper):
-                yield key[len(start) + _CREATED_BYTES :].decode()
+                yield decode_text(key[len(start) + _CREATED_BYTES :])
 
     @staticmethod
     def _best_index(query: RunQuery) -> bytes:

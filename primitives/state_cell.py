@@ -13,10 +13,10 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from shoal.primitives.facade import Facade, wait_s
-from shoal.primitives.key_space import Namespace, Tag, after, encode_prefix, encode_text
+from shoal.primitives.key_space import Namespace, Tag, after, decode_text, encode_prefix, encode_text
 from shoal.shm import operations
 from shoal.shm.cell_operations import Record, decode_record, encode_record
-from shoal.shm.codec import Value, decode, encode
+from shoal.shm.codec import Value, encode, stored
 from shoal.shm.errors import CASConflictError, ConflictError, NotFoundError
 from shoal.shm.limits import MAX_INTEGER, SINGLE_CALL_TIMEOUT_S
 from shoal.shm.reader import Place
@@ -62,7 +62,7 @@ class StateView:
         record = self._record(name)
         if record.value is None:
             return None
-        return State(decode(record.value), record.version, record.updated_at)
+        return State(stored(record.value, f"cell {name!r}"), record.version, record.updated_at)
 
     def cas(self, name: str, expected_version: int, value: Value) -> int:
         """Give the cell a value if it is at ``expected_version``, and return the new version."""
@@ -146,7 +146,7 @@ class StateView:
         own = self._prefix
         lower = own + encode_prefix(prefix)
         for key, found in self._engine.scan(lower, after(lower)):
-            yield key[len(own) :].decode(), decode_record(found.value)
+            yield decode_text(key[len(own) :]), decode_record(found.value)
 
 
 class StateCell(Facade[StateView]):

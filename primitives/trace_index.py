@@ -21,7 +21,7 @@ from typing import NamedTuple
 from shoal.primitives.key_space import after, bound, encode_text, number, sized
 from shoal.primitives.trace_types import KINDS, Trace, TraceOptions, TraceType
 from shoal.shm.codec import decode, encode, pack, unpackb
-from shoal.shm.errors import LimitExceededError
+from shoal.shm.errors import CorruptionError, LimitExceededError
 from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES, MAX_VALUE_BYTES
 
 RECORD = b"\0"
@@ -60,10 +60,18 @@ def encode_trace(
 
 
 def decode_trace(trace_id: str, record: bytes) -> Trace:
-    """The trace whose record this is."""
-    parent_id, kind, fields, timestamp, tags, metadata = unpackb(record)
-    trace_type = KINDS[kind](**decode(fields))
-    return Trace(trace_id, parent_id, trace_type, timestamp, tags, None if metadata is None else decode(metadata))
+    """The trace whose record this is; ``CorruptionError`` for what is none."""
+    try:
+        parent_id, kind, fields, timestamp, tags, metadata = unpackb(record)
+        trace_type = KINDS[kind](**decode(fields))
+        said = None if metadata is None else decode(metadata)
+        has_parent = parent_id is None or type(parent_id) is str
+        if has_parent and type(timestamp) is int and type(tags) is list and all(type(tag) is str for tag in tags):
+            return Trace(trace_id, parent_id, trace_type, timestamp, tags, said)
+    except (ValueError, TypeError, KeyError, LimitExceededError):
+        pass
+    expected = "parent, kind, fields, timestamp, tags, metadata"
+    raise CorruptionError(f"the record of trace {trace_id!r}", 0, expected, f"{len(record)} bytes of something else")
 
 
 class Query(NamedTuple):

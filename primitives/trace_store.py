@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from shoal.primitives.facade import Facade
 from shoal.primitives.identifiers import new_id
-from shoal.primitives.key_space import Namespace, Tag, after, encode_text
+from shoal.primitives.key_space import Namespace, Tag, after, decode_text, encode_text
 from shoal.primitives.trace_index import (
     BY_TIME,
     RECORD,
@@ -26,7 +26,7 @@ from shoal.primitives.trace_types import Trace, TraceOptions, TraceTree, TraceTy
 from shoal.shm import operations
 from shoal.shm.clock import now_ms
 from shoal.shm.codec import Value
-from shoal.shm.errors import NotFoundError
+from shoal.shm.errors import CorruptionError, NotFoundError
 from shoal.workers.transaction import Engine
 
 T = TypeVar("T")
@@ -117,10 +117,14 @@ class TraceView:
         if root is None:
             raise NotFoundError(f"trace {root_id!r} does not exist in the run; list gives the ids there are")
         tree = TraceTree(root, [])
-        pending = [tree]
+        pending, given = [tree], {root_id}
         while pending:
             node = pending.pop()
-            node.children.extend(TraceTree(child, []) for child in self.get_children(node.root.id))
+            for child in self.get_children(node.root.id):
+                if child.id in given:
+                    raise _circle(child.id)
+                given.add(child.id)
+                node.children.append(TraceTree(child, []))
             pending.extend(node.children)
         return tree
 
@@ -141,11 +145,14 @@ class TraceView:
         """
         given: set[str] = set()
         for trace_id in self.list():
-            pending = [trace_id]
+            pending, above = [trace_id], {trace_id}
             # A clock set back puts children before their parents.
             while pending:
                 trace = None if pending[-1] in given else self._load(pending[-1])
                 if trace is not None and trace.parent_id is not None and trace.parent_id not in given:
+                    if trace.parent_id in above:
+                        raise _circle(trace.parent_id)
+                    above.add(trace.parent_id)
                     pending.append(trace.parent_id)
                     continue
                 given.add(pending.pop())
@@ -189,12 +196,13 @@ class TraceView:
     def _ids(self, index: bytes, lower: bytes, upper: bytes) -> Iterator[str]:
         start = len(index) + _TIME_BYTES
         for key, _ in self._engine.scan(lower, upper):
-            yield key[start:].decode()
+            yield decode_text(key[start:])
 
     def _load(self, trace_id: str) -> Trace:
-        trace = self.get(trace_id)
-        assert trace is not None, f"an index names trace {trace_id!r}, which has no record"
-        return trace
+        found = self._engine.find(self._prefix + RECORD + trace_id.encode())
+        if found is None:
+            raise CorruptionError("an index of the traces", 0, f"the record of trace {trace_id!r}", "none")
+        return decode_trace(trace_id, found.value)
 
 
 class TraceStore(Facade[TraceView]):
@@ -316,6 +324,11 @@ class TraceStore(Facade[TraceView]):
     def count(self, run_id: str) -> int:
         """How many traces there are."""
         return self._views[run_id].count()
+
+
+def _circle(trace_id: str) -> CorruptionError:
+    """A parent is there before its children, so no primitive writes such records."""
+    return CorruptionError("the records of traces", 0, "no trace below itself", f"trace {trace_id!r} there")
 
 
 def _given(what: str, value: T) -> T:

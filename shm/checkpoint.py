@@ -17,21 +17,23 @@ by the right name is whole, or it was damaged since.
 from __future__ import annotations
 
 import os
+import reprlib
 import struct
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 from xxhash import xxh3_64_intdigest
 
 from shoal.shm import clock, codec
 from shoal.shm.errors import CorruptionError
-from shoal.shm.limits import CHECKPOINT_BLOCK_BYTES
+from shoal.shm.limits import CHECKPOINT_BLOCK_BYTES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES
 from shoal.shm.reader import Reader
 from shoal.shm.storage import DiskStorage, private_file, raise_if_full
 
 FORMAT_VERSION = 1
 _MAGIC = int.from_bytes(b"shoalck", "little") | FORMAT_VERSION << 56
+_MAGIC_BYTES = _MAGIC.to_bytes(8, "little")
 _BLOCK = struct.Struct("<QIIQ")
 _CHECKED = struct.Struct("<II")
 HEAD, KEYS, END = 1, 2, 3
@@ -57,8 +59,9 @@ def file_name(version: int) -> str:
 
 def version_of(name: str) -> int | None:
     """The version in a checkpoint's file name, None for any other name."""
-    if name.startswith(_PREFIX) and name.endswith(_SUFFIX):
-        return int(name[len(_PREFIX) : -len(_SUFFIX)])
+    digits = name[len(_PREFIX) : -len(_SUFFIX)]
+    if digits.isascii() and digits.isdecimal() and name == file_name(int(digits)):
+        return int(digits)
     return None
 
 
@@ -69,7 +72,8 @@ def write_checkpoint(directory: Path, reader: Reader, version: int, remembered: 
     case, and after a kill, nothing but a file of another name is left.
     """
     final = directory / file_name(version)
-    temporary = directory / f"{final.name}.new"
+    # A helper may outlive its coordinator, and the next one may begin another at the same version: each has its own.
+    temporary = directory / f"{final.name}.{os.getpid()}.new"
     fd = private_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
         with os.fdopen(fd, "wb", buffering=CHECKPOINT_BLOCK_BYTES) as out:
@@ -104,41 +108,87 @@ class CheckpointReader:
 
     def __init__(self, name: str, data: bytes) -> None:
         self._name = name
-        self._data = data
+        self.data = data
         self.version = 0
         self.remembered: list[Remembered] = []
+        self._previous = b""  # the last key, and how many there were
+        self._keys = 0
 
     def entries(self) -> Iterator[list[Entry]]:
         """All keys, a block at a time; ``version`` is set before the first, ``remembered`` after the last."""
-        offset, keys, kind = 0, 0, 0
-        previous = b""
-        while kind != END:
-            expected_first = kind == 0
-            kind, content, following = self._block(offset)
-            if (kind == HEAD) != expected_first:
-                self._damaged(offset, "a head block first and once", f"a block of kind {kind}")
-            if kind == HEAD:
-                self.version = content[0]
-                if file_name(self.version) != self._name:
-                    self._damaged(offset, f"the version in the name {self._name}", str(self.version))
-            elif kind == KEYS:
-                entries = [Entry(*content[i : i + 4]) for i in range(0, len(content), 4)]
-                for entry in entries:
-                    if entry.key <= previous:
-                        self._damaged(offset, "keys in ascending order", repr(entry.key))
-                    previous = entry.key
-                keys += len(entries)
-                yield entries
-            else:
-                if content[0] != keys:
-                    self._damaged(offset, f"{content[0]} keys", f"{keys}")
-                self.remembered = content[1]
+        for part in self.past_damage():
+            if isinstance(part, CorruptionError):
+                raise part
+            yield part
+
+    def past_damage(self) -> Iterator[list[Entry] | CorruptionError]:
+        """The same, with every damage in its place, and what can be read behind it."""
+        offset, kind, damaged = 0, 0, False
+        self.version = version_of(self._name) or 0
+        self._previous, self._keys = b"", 0
+        while kind != END or offset < len(self.data):
+            try:
+                if kind == END:
+                    self._damaged(offset, "the end of the file", f"{len(self.data) - offset} more bytes")
+                found, content, following = self._block(offset)
+                if (found == HEAD) != (kind == 0):
+                    self._damaged(offset, "a head block first and once", f"a block of kind {found}")
+                kind = found
+                if kind == HEAD:
+                    self._take_head(offset, content)
+                elif kind == KEYS:
+                    yield self._entries_of(offset, content)
+                else:
+                    self._take_end(offset, content, damaged)
+            except CorruptionError as error:
+                yield error
+                kind, damaged = kind or HEAD, True
+                following = self._next_block(offset)
+                if following == len(self.data):
+                    return
             offset = following
-        if offset != len(self._data):
-            self._damaged(offset, "the end of the file", f"{len(self._data) - offset} more bytes")
+
+    def _take_head(self, offset: int, content: Any) -> None:
+        if type(content) is not list or len(content) != 2 or type(content[0]) is not int:
+            self._damaged(offset, "a version and a moment", reprlib.repr(content))
+        if file_name(content[0]) != self._name:
+            self._damaged(offset, f"the version in the name {self._name}", str(content[0]))
+
+    def _entries_of(self, offset: int, content: Any) -> list[Entry]:
+        if type(content) is not list or len(content) % 4:
+            self._damaged(offset, "key, value, version and expiry of each key", reprlib.repr(content))
+        entries = [Entry(*content[i : i + 4]) for i in range(0, len(content), 4)]
+        previous = self._previous
+        for entry in entries:
+            if not _is_sound(entry, self.version):
+                self._damaged(offset, "key, value, version and expiry of each key", reprlib.repr(tuple(entry)))
+            if entry.key <= previous:
+                self._damaged(offset, "keys in ascending order", reprlib.repr(entry.key))
+            previous = entry.key
+        self._previous = previous
+        self._keys += len(entries)
+        return entries
+
+    def _take_end(self, offset: int, content: Any, damaged: bool) -> None:
+        if not _is_end(content):
+            self._damaged(offset, "a number of keys and the last commit of each client", reprlib.repr(content))
+        if content[0] != self._keys and not damaged:
+            self._damaged(offset, f"{content[0]} keys", f"{self._keys}")
+        self.remembered = content[1]
+
+    def _next_block(self, offset: int) -> int:
+        """Where to read on behind what is no block: where it says that it ends, if another begins there."""
+        data = self.data
+        if offset + _BLOCK.size <= len(data):
+            _, _, length, _ = _BLOCK.unpack_from(data, offset)
+            end: int = offset + _BLOCK.size + length
+            if data.startswith(_MAGIC_BYTES, end):
+                return end
+        found = data.find(_MAGIC_BYTES, offset + 1)
+        return found if found >= 0 else len(data)
 
     def _block(self, offset: int) -> tuple[int, Any, int]:
-        data = self._data
+        data = self.data
         if offset + _BLOCK.size > len(data):
             self._damaged(offset, "a block", f"the end of the file at {len(data)}")
         magic, kind, length, checksum = _BLOCK.unpack_from(data, offset)
@@ -148,10 +198,41 @@ class CheckpointReader:
             self._damaged(offset, f"magic and format {_MAGIC:#x}", f"{magic:#x}")
         if len(content) != length or xxh3_64_intdigest(_CHECKED.pack(kind, length) + content) != checksum:
             self._damaged(offset, "a block with a matching checksum", "another checksum")
-        return kind, codec.unpackb(content), start + length
+        if kind not in (HEAD, KEYS, END):
+            self._damaged(offset, f"a block of kind {HEAD}, {KEYS} or {END}", f"kind {kind}")
+        try:
+            return kind, codec.unpackb(content), start + length
+        except ValueError as error:
+            self._damaged(offset, "msgpack", str(error) or type(error).__name__)
 
-    def _damaged(self, offset: int, expected: str, found: str) -> None:
+    def _damaged(self, offset: int, expected: str, found: str) -> NoReturn:
         raise CorruptionError(self._name, offset, expected, found)
+
+
+def _is_sound(entry: Entry, newest: int) -> bool:
+    """Whether the segment can hold it: a checksum says that a file is as it was written, not by whom."""
+    key, value, version, expires_ms = entry
+    return (
+        type(key) is type(value) is bytes
+        and 0 < len(key) <= MAX_ENGINE_KEY_BYTES
+        and len(value) <= MAX_ENCODED_VALUE_BYTES
+        and type(version) is type(expires_ms) is int
+        and 0 < version <= newest
+        and 0 <= expires_ms < 1 << 63
+    )
+
+
+def _is_end(content: Any) -> bool:
+    return (
+        type(content) is list
+        and [type(part) for part in content] == [int, list]
+        and all(
+            type(last) is list
+            and [type(part) for part in last] == [int, int, int, list]
+            and all(0 <= number < 1 << 64 for number in last[:3])
+            for last in content[1]
+        )
+    )
 
 
 def _block(kind: int, content: Any) -> bytes:

@@ -15,7 +15,7 @@ from typing import Any
 
 import msgpack
 
-from shoal.shm.errors import LimitExceededError
+from shoal.shm.errors import CorruptionError, LimitExceededError
 from shoal.shm.limits import MAX_INTEGER, MAX_NESTING, MAX_VALUE_BYTES, MIN_INTEGER
 
 # What a value may be. A tuple reads back as a list, a datetime in UTC; subclasses read back as what they extend.
@@ -60,10 +60,21 @@ def encode(value: Value) -> bytes:
 
 
 def decode(raw: bytes) -> Value:
-    """The value whose stored form is ``raw``."""
+    """The value whose stored form is ``raw``. Raises ``ValueError`` for what no value is stored as."""
     if raw[:1] == _RICH:
-        return unpackb(memoryview(raw)[1:], timestamp=3, unicode_errors="surrogatepass")
+        try:
+            return unpackb(memoryview(raw)[1:], timestamp=3, unicode_errors="surrogatepass")
+        except OverflowError as error:
+            raise ValueError(f"a datetime in no year from 1 to 9999: {error}") from error
     return unpackb(raw)
+
+
+def stored(raw: bytes, what: str) -> Value:
+    """``decode`` of what was found in the store, where another process may have put anything: ``CorruptionError``."""
+    try:
+        return decode(raw)
+    except ValueError as error:
+        raise CorruptionError(what, 0, "a value", f"{len(raw)} bytes of something else") from error
 
 
 def _check(value: Value, path: tuple[str | int, ...], depth: int) -> bool:

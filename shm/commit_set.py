@@ -25,6 +25,8 @@ The log keeps the effects as they were sent (the bytes are copied, not packed ag
 
 from __future__ import annotations
 
+import itertools
+import reprlib
 import struct
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -32,7 +34,7 @@ from typing import Any, NamedTuple
 from shoal.shm import codec, errors
 from shoal.shm.errors import ShoalError
 from shoal.shm.frames import FrameError, frame
-from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MAX_INTEGER, MIN_INTEGER
+from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MAX_INTEGER, MIB, MIN_INTEGER
 from shoal.shm.operations import OPERATIONS
 
 _HEADER = struct.Struct("<QQQI")
@@ -46,6 +48,9 @@ REFUSED = 2
 ANSWERED = 3
 
 NO_READS = b""
+
+_SMALL_BYTES = 1 * MIB
+_MOST_LISTS = 1 << 20  # a commit of events has a list for each, and of these at most 400,000
 
 
 # key, value (None deletes), expires_ms, key, ...: as it comes from msgpack, without an object per write (0.3 us each).
@@ -94,7 +99,9 @@ def decode_request(message: bytes) -> CommitSet:
         keys_read: list[bytes] = []
         ranges_read: list[tuple[bytes, bytes]] = []
         if reads_bytes:  # blind writes, the hot path, have none
-            keys_read, ranges = codec.decode(message[HEADER_BYTES : HEADER_BYTES + reads_bytes])
+            keys_read, ranges = _unpack(message[HEADER_BYTES : HEADER_BYTES + reads_bytes])
+            if type(keys_read) is not list or type(ranges) is not list:
+                raise ValueError("what was read is not keys and ranges")
             _check_keys(keys_read)
             ranges_read = [_range(lower, upper) for lower, upper in ranges]
         effects = message[HEADER_BYTES + reads_bytes :]
@@ -110,9 +117,43 @@ def decode_effects(
     effects: bytes,
 ) -> tuple[FlatWrites, list[tuple[bytes, bytes]], list[tuple[str, list[Any]]], tuple[str, list[Any]] | None]:
     """Writes, clears, operations and question; ValueError or TypeError for a wrong form."""
-    parts: tuple[Any, Any, Any, Any] = codec.unpackb(effects)
+    parts: tuple[Any, Any, Any, Any] = _unpack(effects)
     writes, flat_clears, operations, question = parts
-    if len(writes) % 3:
+    check_writes(writes)
+    clears = []
+    if flat_clears:
+        clears = [_range(flat_clears[i], flat_clears[i + 1]) for i in range(0, len(flat_clears), 2)]
+    if operations:
+        for name, arguments in operations:
+            if name not in OPERATIONS or type(arguments) is not list or not arguments:
+                raise ValueError("an unknown operation")
+            _check_keys(arguments[:1])
+    if question is not None and not (type(question) is list and len(question) == 2 and type(question[0]) is str):
+        raise ValueError("an unknown question")
+    asked = None if question is None else (question[0], question[1])
+    return writes, clears, list(operations or ()), asked
+
+
+def _unpack(raw: bytes) -> Any:
+    """Msgpack of a request. One byte may stand for a list of 64: a large message is refused before it has grown so."""
+    if len(raw) <= _SMALL_BYTES:
+        return codec.unpackb(raw)
+    lists = itertools.count(1)
+
+    def take_list(items: list[Any]) -> list[Any]:
+        if next(lists) > _MOST_LISTS:
+            raise ValueError(f"more than {_MOST_LISTS:,} lists")
+        return items
+
+    def take_map(_: Any) -> None:
+        raise ValueError("a map, which no request has")
+
+    return codec.unpackb(raw, list_hook=take_list, object_hook=take_map)
+
+
+def check_writes(writes: Any) -> None:
+    """ValueError unless the segment can hold these writes: they are applied without another look."""
+    if type(writes) is not list or len(writes) % 3:
         raise ValueError("writes are not whole")
     for key, value, expires_ms in triples(writes):
         if type(key) is not bytes or not 0 < len(key) <= MAX_ENGINE_KEY_BYTES:
@@ -121,18 +162,8 @@ def decode_effects(
             raise ValueError("a value is not bytes within the limit")
         if type(expires_ms) is not int or not 0 <= expires_ms < 1 << 63:
             raise ValueError("an expiry is not a time")
-    clears = []
-    if flat_clears:
-        clears = [_range(flat_clears[i], flat_clears[i + 1]) for i in range(0, len(flat_clears), 2)]
-    if operations:
-        for name, arguments in operations:
-            if name not in OPERATIONS or type(arguments) is not list:
-                raise ValueError("an unknown operation")
-            _check_keys(arguments[:1])
-    if question is not None and not (type(question) is list and len(question) == 2 and type(question[0]) is str):
-        raise ValueError("an unknown question")
-    asked = None if question is None else (question[0], question[1])
-    return writes, clears, operations or [], asked
+    if len(writes) > 3 and len(set(writes[::3])) * 3 != len(writes):
+        raise ValueError("a key is written twice")
 
 
 def triples(writes: FlatWrites) -> Iterator[tuple[bytes, bytes | None, int]]:
@@ -163,9 +194,14 @@ def encode_answer(commit_id: int, status: int, version: int = 0, details: Any = 
 
 
 def decode_answer(message: bytes) -> tuple[int, int, int, Any]:
-    """Commit id, status, version and details of an answer."""
-    commit_id, status, version = _ANSWER.unpack_from(message)
-    details = codec.decode(message[_ANSWER.size :]) if len(message) > _ANSWER.size else []
+    """Commit id, status, version and details of an answer; FrameError for what no coordinator says."""
+    try:
+        commit_id, status, version = _ANSWER.unpack_from(message)
+        details = codec.unpackb(message[_ANSWER.size :]) if len(message) > _ANSWER.size else []
+    except (ValueError, struct.error) as error:
+        raise FrameError(f"not an answer: {error}") from error
+    if type(details) is not list or status not in (COMMITTED, CONFLICT, REFUSED, ANSWERED):
+        raise FrameError(f"an answer of status {status} with details of type {type(details).__name__}")
     return commit_id, status, version, details
 
 
@@ -178,11 +214,21 @@ def error_parts(error: Exception) -> tuple[str, list[Any]]:
     """An error as what can be sent: the name of its class and its arguments."""
     name = type(error).__name__
     assert name in _BY_NAME, f"{name} is not an error a client is told"
-    return name, [
-        str(part) if type(part) is int and not MIN_INTEGER <= part <= MAX_INTEGER else part for part in error.args
-    ]
+    return name, [_sendable(part) for part in error.args]
+
+
+def _sendable(part: Any) -> Any:
+    """An argument of an error; what a client put there may be nested deeper than can be sent back."""
+    if type(part) is int and not MIN_INTEGER <= part <= MAX_INTEGER:
+        return str(part)
+    return part if part is None or isinstance(part, (str, bytes, int, float)) else reprlib.repr(part)
 
 
 def error_from(name: str, arguments: list[Any]) -> Exception:
-    """The error that ``error_parts`` took apart."""
-    return _BY_NAME[name](*arguments)
+    """The error that ``error_parts`` took apart; FrameError for what it never made."""
+    try:
+        found = _BY_NAME[name](*arguments)
+        str(found)  # its text is made of what came
+    except (LookupError, TypeError, ValueError, RecursionError) as error:
+        raise FrameError(f"an error this shoal does not know: {type(error).__name__}") from error
+    return found

@@ -13,6 +13,7 @@ import socket
 from typing import Any, NamedTuple
 
 from shoal.shm import codec, commit_set
+from shoal.shm.errors import ConfigurationError, ShoalError
 from shoal.shm.frames import FrameBuffer, FrameError, frame
 
 PROTOCOL_VERSION = 1
@@ -53,9 +54,11 @@ def decode_hello(message: bytes) -> Hello:
         hello = Hello(*parts)
     except (ValueError, TypeError) as error:
         raise FrameError(f"not a greeting: {error}") from error
-    if hello.protocol != PROTOCOL_VERSION or type(hello.client_id) is not int or hello.client_id <= 0:
-        raise FrameError(f"protocol {hello.protocol!r}, expected {PROTOCOL_VERSION}")
-    if not isinstance(hello.durability, str | None) or not isinstance(hello.max_bytes, int | None):
+    numbers = type(hello.protocol) is type(hello.client_id) is type(hello.pid) is int
+    if not numbers or hello.protocol != PROTOCOL_VERSION or hello.client_id <= 0:
+        told = str(hello.protocol) if numbers else "other than a number"
+        raise FrameError(f"protocol {told}, expected {PROTOCOL_VERSION}")
+    if type(hello.durability) not in (str, type(None)) or type(hello.max_bytes) not in (int, type(None)):
         raise FrameError("options of the wrong types")
     return hello
 
@@ -73,7 +76,10 @@ def send_refusal(connection: socket.socket, error: Exception) -> None:
 
 
 def receive_welcome(connection: socket.socket) -> Welcome:
-    """Wait for the answer. Raises the coordinator's error, or EOFError if it went away."""
+    """Wait for the answer. Raises the coordinator's error, or EOFError if it went away.
+
+    ``ConfigurationError`` for what no coordinator of this version says.
+    """
     buffer = FrameBuffer()
     descriptors: list[int] = []
     messages: list[bytes] = []
@@ -84,11 +90,29 @@ def receive_welcome(connection: socket.socket) -> Welcome:
             if not data:
                 raise EOFError
             messages = buffer.feed(data)
-        parts: list[Any] = codec.decode(messages[0])
-        if parts[0] is not None:
-            raise commit_set.error_from(*parts[0])
-        return Welcome(parts[1], parts[2], *descriptors)
+        return _decode_welcome(messages[0], descriptors)
+    except (FrameError, ValueError, TypeError, LookupError) as error:
+        for fd in descriptors:
+            os.close(fd)
+        raise ConfigurationError(
+            f"what serves the store does not speak as this shoal does ({error}); "
+            "run the same version of shoal in every process"
+        ) from error
     except BaseException:
         for fd in descriptors:
             os.close(fd)
         raise
+
+
+def _decode_welcome(message: bytes, descriptors: list[int]) -> Welcome:
+    """Raises the coordinator's error if it is one, ValueError, TypeError or LookupError for what is no welcome."""
+    parts: list[Any] = codec.unpackb(message)
+    if parts[0] is not None:
+        error = commit_set.error_from(*parts[0])
+        if isinstance(error, ShoalError):
+            raise error
+        raise ValueError(f"it refuses with a {type(error).__name__}")
+    _, durability, generation = parts
+    if type(durability) is not str or type(generation) is not int or len(descriptors) != _DESCRIPTORS:
+        raise ValueError(f"a welcome with {len(descriptors)} descriptors, expected {_DESCRIPTORS}")
+    return Welcome(durability, generation, *descriptors)

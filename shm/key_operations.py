@@ -20,7 +20,7 @@ def delete(read: Read, now_ms: int, key: bytes) -> Outcome:
 def increment(read: Read, now_ms: int, key: bytes, by: int) -> Outcome:
     """Add to an integer, absent counting as 0; an expiry stays as it is."""
     found = read(key)
-    current = 0 if found is None else codec.decode(found.value)
+    current = 0 if found is None else codec.stored(found.value, "the value of a key")
     if type(current) is not int:
         raise TypeError(f"increment found a value of type {type(current).__name__}; it adds to an int or to nothing")
     total = current + by

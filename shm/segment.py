@@ -47,6 +47,7 @@ class Segment:
         words[layout.W_MAX_BYTES] = max_bytes
         words[layout.W_HASH_SEED] = hash_seed
         words[layout.W_MAGIC] = layout.MAGIC
+        os.fchmod(fd, 0o400)  # whoever is handed a descriptor cannot open it anew for writing, as by /proc/self/fd
         return segment
 
     @classmethod

@@ -37,6 +37,7 @@ COORDINATOR_LOCK_FILE = "coordinator.lock"
 NOTES_FILE = "coordinator.log"
 START_LOCK_FILE = "start.lock"
 _EPOCH_BYTES = 4096
+_LAST_GENERATION = (1 << 64 - EPOCH_BITS) - 1
 
 
 class StoreMeta(NamedTuple):
@@ -50,21 +51,25 @@ def read_meta(directory: Path) -> StoreMeta | None:
     """What ``store.json`` says, None if there is no store here."""
     path = directory / META_FILE
     try:
-        text = path.read_text(encoding="utf-8")
+        raw = path.read_bytes()
     except FileNotFoundError:
         return None
     try:
-        fields = json.loads(text)
+        fields = json.loads(raw)
         found = fields["format"]
-        meta = StoreMeta(fields["durability"], fields["max_bytes"])
-    except (ValueError, KeyError, TypeError) as error:
-        raise CorruptionError(META_FILE, 0, "a JSON object that shoal wrote", repr(text[:60])) from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise CorruptionError(META_FILE, 0, "a JSON object that shoal wrote", repr(raw[:60])) from error
     if found != FORMAT_VERSION:
         raise ConfigurationError(
-            f"the store at {directory} has format {found}, this shoal reads {FORMAT_VERSION}; "
+            f"the store at {directory} has format {found!r:.60}, this shoal reads {FORMAT_VERSION}; "
             "export it with the version that wrote it"
         )
-    return meta
+    durability, max_bytes = fields.get("durability"), fields.get("max_bytes")
+    in_bounds = type(max_bytes) is int and MIN_STORE_BYTES <= max_bytes <= MAX_STORE_BYTES
+    if durability not in DURABILITIES or not in_bounds:
+        expected = f"one of {', '.join(DURABILITIES)}, and {MIN_STORE_BYTES:,} to {MAX_STORE_BYTES:,} bytes"
+        raise CorruptionError(META_FILE, 0, expected, f"{durability!r:.60} and {max_bytes!r:.60}")
+    return StoreMeta(durability, max_bytes)
 
 
 def write_meta(directory: Path, meta: StoreMeta) -> None:
@@ -123,10 +128,17 @@ class EpochWord:
             os.ftruncate(fd, _EPOCH_BYTES)
         else:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        self._map = mmap.mmap(fd, _EPOCH_BYTES, mmap.MAP_SHARED, access)
-        os.close(fd)
+        try:
+            found_bytes = os.fstat(fd).st_size
+            if found_bytes < _EPOCH_BYTES:
+                raise CorruptionError(EPOCH_FILE, 0, f"{_EPOCH_BYTES} bytes", f"{found_bytes}")
+            access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+            self._map = mmap.mmap(fd, _EPOCH_BYTES, mmap.MAP_SHARED, access)
+        finally:
+            os.close(fd)
         self.words = words_of(self._map)
+        if writable and self.generation == _LAST_GENERATION:
+            raise CorruptionError(EPOCH_FILE, 0, "a generation that another can follow", f"{self.words[0]:#x}")
 
     @property
     def generation(self) -> int:

@@ -13,21 +13,19 @@ from typing import BinaryIO, TextIO
 
 from tqdm import tqdm
 
+from shoal.cli_store import FAILED, GOOD, add_store_commands, existing, positive
 from shoal.coordinator import process
-from shoal.database import Database
 from shoal.database import open as open_database
 from shoal.export_file import export_store, whole_file
 from shoal.fleet import DONE, Fleet, Outcome, load_function
 from shoal.import_check import ExportFormatError
 from shoal.import_file import import_store, source
 from shoal.primitives.key_space import Namespace, encode_text
-from shoal.shm.errors import ConfigurationError, LimitExceededError, NotFoundError, ShoalError
-from shoal.shm.limits import MIN_STORE_BYTES
-from shoal.shm.store_files import DURABILITIES, META_FILE
+from shoal.shm.errors import ConfigurationError, LimitExceededError, ShoalError
 from shoal.show import event_lines, run_lines, trace_lines
 from shoal.worker_pool import WorkerPool
 
-GOOD, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
+BAD_USAGE, INTERRUPTED = 2, 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -91,30 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("function", metavar="MODULE:FUNCTION")
     run.add_argument("inputs", nargs="+", metavar="INPUT")
     run.add_argument("--store", required=True, type=Path, metavar="PATH")
-    run.add_argument("--workers", type=_positive, default=os.cpu_count() or 1, metavar="N")
+    run.add_argument("--workers", type=positive, default=os.cpu_count() or 1, metavar="N")
     run.add_argument("--retries", type=_natural, default=1, metavar="N", help="runs again after a worker died (1)")
     run.add_argument("--results", action="store_true", help="print every input's outcome as a line of JSON")
     run.set_defaults(command=_run)
 
-    serve = commands.add_parser("serve", help="be the coordinator of a store, in the foreground")
-    serve.add_argument("path", type=Path, metavar="PATH")
-    serve.add_argument("--durability", choices=DURABILITIES)
-    serve.add_argument("--max-bytes", type=_positive, metavar="N", help=f"bound of its memory, from {MIN_STORE_BYTES}")
-    serve.set_defaults(command=_serve)
-
-    info = commands.add_parser("info", help="what a store holds and who serves it")
-    info.add_argument("path", type=Path, metavar="PATH")
-    info.set_defaults(command=_info)
-
-    check = commands.add_parser("check", help="walk a whole store and list every problem")
-    check.add_argument("path", type=Path, metavar="PATH")
-    check.set_defaults(command=_check)
-
-    backup = commands.add_parser("backup", help="write a consistent copy while writers go on")
-    backup.add_argument("path", type=Path, metavar="PATH")
-    backup.add_argument("dest", type=Path, metavar="DEST")
-    backup.set_defaults(command=_backup)
-
+    add_store_commands(commands)
     _add_contents(commands)
     commands.add_parser("bench", help="measure against LMDB, SQLite and a Manager", add_help=False)
     return parser
@@ -183,56 +163,25 @@ def _run(options: argparse.Namespace) -> int:
     return FAILED if failures else GOOD
 
 
-def _serve(options: argparse.Namespace) -> int:
-    def ready() -> None:
-        print(f"serving {options.path} as process {os.getpid()}; stop with Ctrl-C", flush=True)
-
-    process.serve(options.path.absolute(), options.durability, options.max_bytes, None, ready)
-    return GOOD
-
-
-def _info(options: argparse.Namespace) -> int:
-    with _existing(options.path) as db:
-        for name, value in vars(db.info()).items():
-            print(f"{name:18}{value}")
-    return GOOD
-
-
-def _check(options: argparse.Namespace) -> int:
-    with _existing(options.path) as db:
-        problems = db.check()
-    for problem in problems:
-        print(problem)
-    print(f"{len(problems)} problems" if problems else "sound")
-    return FAILED if problems else GOOD
-
-
-def _backup(options: argparse.Namespace) -> int:
-    with _existing(options.path) as db:
-        keys = db.backup(options.dest)
-    print(f"{keys} keys written to {options.dest}")
-    return GOOD
-
-
 def _runs(options: argparse.Namespace) -> int:
-    with _existing(options.path) as db:
+    with existing(options.path) as db:
         lines = list(run_lines(db, options.namespace, options.json))
     return _print_all(lines)
 
 
 def _events(options: argparse.Namespace) -> int:
-    with _existing(options.path) as db:
+    with existing(options.path) as db:
         return _print_all(event_lines(db, options.namespace or Namespace(), options.run_id, options.json))
 
 
 def _trace(options: argparse.Namespace) -> int:
     namespace = options.namespace or Namespace()
-    with _existing(options.path) as db:
+    with existing(options.path) as db:
         return _print_all(trace_lines(db, namespace, options.run_id, options.root_id, options.json))
 
 
 def _export(options: argparse.Namespace) -> int:
-    with _existing(options.path) as db:
+    with existing(options.path) as db:
         if options.file is None:
             export_store(db, _binary(sys.stdout, "stdout"))
             return GOOD
@@ -264,20 +213,6 @@ def _bench(arguments: list[str]) -> int:
     from shoal.bench.__main__ import main as bench_main  # here, because its libraries are an extra
 
     return bench_main(arguments)
-
-
-def _existing(path: Path) -> Database:
-    """Open a store that is there; a command that reads creates none."""
-    if not (path / META_FILE).exists():
-        raise NotFoundError(f"there is no store at {path}; shoal.open or shoal run makes one")
-    return open_database(path)
-
-
-def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
-    return number
 
 
 def _natural(text: str) -> int:

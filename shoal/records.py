@@ -216,7 +216,7 @@ def _hash(text: object) -> bytes:
 def _show_cell(cell: Cell) -> Fields:
     version, updated_at, value = cell.record
     fields = {"name": cell.name, "version": version, "updated_at": updated_at}
-    return fields if value is None else fields | {"value": codec.decode(value)}
+    return fields if value is None else fields | {"value": codec.stored(value, f"cell {cell.name!r}")}
 
 
 def _make_cell(run_id: str, fields: Fields) -> Cell:

@@ -7,11 +7,15 @@ import itertools
 import os
 from pathlib import Path
 
+from shoal.coordinator.log.wal_format import FILE_HEAD_BYTES, Record, decode_file_head, decode_record
 from shoal.coordinator.log.wal_writer import WalWriter
 from shoal.coordinator.recover import recover
+from shoal.coordinator.survey import Survey
 from shoal.primitives.key_space import Namespace
+from shoal.repair import fill
 from shoal.shm import codec, commit_set, limits
 from shoal.shm.errors import CorruptionError
+from shoal.shm.integrity import check_segment
 from shoal.shm.layout import W_PUBLISHED
 from shoal.shm.reader import Reader
 from shoal.shm.reclaim import Reclaimer
@@ -136,8 +140,9 @@ def open_or_corrupt(files: dict[str, bytes]) -> Opened | None:
 class Model:
     """Commits whose outcome is known: ``states[v]`` is the store at version ``v``."""
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "") -> None:
         self.states: list[State] = [{}]
+        self._name = name
 
     @property
     def version(self) -> int:
@@ -149,7 +154,7 @@ class Model:
             version = len(self.states)
             state = dict(self.states[-1])
             key = f"k{version % 11}"
-            state[key] = f"{version}:" + "x" * (version * 7 % 60)
+            state[key] = f"{self._name}{version}:" + "x" * (version * 7 % 60)
             writes = [PREFIX + key.encode(), codec.encode(state[key]), 0]
             if version % 4 == 0:
                 state.pop(f"k{(version + 5) % 11}", None)
@@ -163,3 +168,85 @@ class Model:
 def flipped(data: bytes, offset: int, mask: int) -> bytes:
     """``data`` with some bits of one byte turned over."""
     return data[:offset] + bytes((data[offset] ^ mask,)) + data[offset + 1 :]
+
+
+def surveyed(files: dict[str, bytes], acknowledged: int = 0) -> Survey:
+    """What ``shoal check`` and ``shoal repair`` see of ``files``; they change nothing."""
+    storage = MemoryStorage(files)
+    survey = Survey(storage, acknowledged, lambda _: None)
+    assert storage.frozen() == files, "a store was changed by looking at it"
+    return survey
+
+
+def saved(survey: Survey, take_all: bool) -> dict[str, tuple[int, object]]:
+    """Keys, with version and value, that ``shoal repair`` would save."""
+    segment = Segment.create(limits.MIN_STORE_BYTES, 1)
+    writer = Writer(segment)
+    try:
+        fill(writer, Reclaimer(writer, list), survey, take_all, lambda _: None)
+        assert check_segment(segment, survey.newest, writer) == []
+    finally:
+        os.close(segment._fd)
+    found = Reader(segment).scan(b"", None, survey.newest)
+    return {key[len(PREFIX) :].decode(): (entry.version, codec.decode(entry.value)) for key, entry in found}
+
+
+class Contract:
+    """What must hold however the files of a store are damaged: ``judge`` a case.
+
+    ``sound`` are the files before, ``states`` what they held at every version.
+    """
+
+    def __init__(self, sound: dict[str, bytes], states: list[State]) -> None:
+        self._states = states
+        self._judged: set[tuple[object, ...]] = set()  # what can be read of cases whose salvage was judged
+        self._records = [(data[start:end], record) for data in sound.values() for record, start, end in whole(data)]
+        self._heads = [(data[:FILE_HEAD_BYTES], decode_file_head(data)) for data in sound.values()]
+
+    def proven(self, files: dict[str, bytes], boot_id: int) -> int:
+        """The newest version that some whole part of ``files``, wherever it is, says was committed or on disk."""
+        versions = [0]
+        for raw, record in self._records:
+            if any(raw in data for data in files.values()):
+                versions.append(record.version if record.boot_id == boot_id else record.synced_version)
+        for raw, head in self._heads:
+            if head is not None and any(data.startswith(raw) for data in files.values()):
+                versions.append(head.first_version - 1 if head.boot_id == boot_id else head.synced_version)
+        return max(versions)
+
+    def judge(self, files: dict[str, bytes], boot_id: int, what: str) -> int | None:
+        """Recover, check and repair ``files``: the version recovered, None for CorruptionError."""
+        survey = surveyed(files)
+        prefix = survey.prefix_version()
+        try:
+            opened = open_or_corrupt(files)
+        except CorruptionError as error:
+            raise AssertionError(f"{what}: {error}") from error
+        if opened is None:
+            assert survey.findings, f"{what}: does not open, and check finds nothing"
+            self._judge_salvage(survey, what)
+            return None
+        assert opened.version >= self.proven(files, boot_id), f"{what}: {opened.version} is less than what is proven"
+        assert opened.state == self._states[opened.version], f"{what}: a state that never was"
+        assert opened.version == prefix, f"{what}: salvage stops at {prefix}, recovery at {opened.version}"
+        return opened.version
+
+    def _judge_salvage(self, survey: Survey, what: str) -> None:
+        prefix = survey.prefix_version()
+        readable = prefix, *survey.log.versions(), *survey.log.doubtful, *survey.damaged_entries()
+        if readable in self._judged:
+            return
+        self._judged.add(readable)
+        kept = {key: value for key, (_, value) in saved(survey, take_all=False).items()}
+        assert kept == self._states[prefix], f"{what}: salvage of {prefix}"
+        for key, (version, value) in saved(survey, take_all=True).items():
+            assert self._states[version][key] == value, f"{what}: salvaged a value of no commit"
+
+
+def whole(data: bytes) -> list[tuple[Record, int, int]]:
+    """The records of a log file that is not damaged, each with its start and end."""
+    records, offset = [], FILE_HEAD_BYTES
+    while (found := decode_record(data, offset)) is not None:
+        records.append((found[0], offset, found[1]))
+        offset = found[1]
+    return records

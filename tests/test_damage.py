@@ -22,7 +22,7 @@ from shoal.shm import checkpoint
 
 RUN = "run"
 COMMITS = 60
-SAMPLE = 100
+SAMPLE = 40
 LAST_BYTES = 4096
 THIS_BOOT, OTHER_BOOT = 0x1111, 0x2222
 
@@ -163,20 +163,20 @@ def test_log_cut_anywhere(built: tuple[Files, list[dict], bool]) -> None:
 def test_log_flipped_anywhere(built: tuple[Files, list[dict], bool]) -> None:
     """A byte flipped in a commit that others follow is CorruptionError; elsewhere nothing is lost (a sample)."""
     size = len(built[0][_only(built[0], "wal-")])
-    _flips(built, [*range(0, wal_format.FILE_HEAD_BYTES, 5), *_places(size, max(0, size - LAST_BYTES))])
+    most, last = _places(size), _places(size, max(0, size - LAST_BYTES))
+    _flips(built, [*range(0, wal_format.FILE_HEAD_BYTES, 5), *most[::4], *last[::2]])
 
 
 @pytest.mark.slow
 def test_log_cut_at_every_byte(built: tuple[Files, list[dict], bool]) -> None:
-    """The same at every byte."""
+    """The same at every byte of the log."""
     _cuts(built, list(range(len(built[0][_only(built[0], "wal-")]) + 1)))
 
 
 @pytest.mark.slow
 def test_log_flipped_at_every_byte(built: tuple[Files, list[dict], bool]) -> None:
-    """The same at every byte of the head and of the last 4 KiB."""
-    size = len(built[0][_only(built[0], "wal-")])
-    _flips(built, [*range(wal_format.FILE_HEAD_BYTES), *range(max(0, size - LAST_BYTES), size)])
+    """The same at every byte of the log."""
+    _flips(built, list(range(len(built[0][_only(built[0], "wal-")]))))
 
 
 def _trimmed(storage: MemoryStorage) -> Files:

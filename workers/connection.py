@@ -21,8 +21,8 @@ from typing import Any
 
 from shoal.shm import commit_set, words
 from shoal.shm.commit_set import COMMITTED, CONFLICT, REFUSED
-from shoal.shm.errors import ConflictError, CoordinatorLostError, InvalidOperationError, LimitExceededError
-from shoal.shm.frames import FrameBuffer, frame, is_crowded, read_message, write_all
+from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, LimitExceededError
+from shoal.shm.frames import FrameBuffer, FrameError, frame, is_crowded, read_message, write_all
 from shoal.shm.handshake import PROTOCOL_VERSION, Hello, Welcome
 from shoal.shm.layout import EPOCH_BITS, W_CLIENTS
 from shoal.shm.limits import ANSWER_SPIN_S, CROWDED_ANSWER_SPIN_S, MAX_COMMIT_BYTES
@@ -136,10 +136,10 @@ class Connection:
         if status == COMMITTED:
             return version, details
         if status == CONFLICT:
-            raise ConflictError(*details)
-        if status == REFUSED:
+            raise commit_set.error_from("ConflictError", details)
+        if status == REFUSED and len(details) == 2:
             raise commit_set.error_from(*details)
-        raise AssertionError(f"the coordinator answered with status {status}")
+        raise FrameError(f"the coordinator answered with status {status}")
 
     def ask(self, name: str, arguments: list[Any]) -> Any:
         """Ask the coordinator something that commits nothing."""

@@ -149,6 +149,19 @@ def decode_record(data: bytes, offset: int) -> tuple[Record, int] | None:
     return record, end + (-end & 7)
 
 
+def record_bytes(record: Record) -> int:
+    """How long a record is in the file, without what pads it."""
+    return RECORD_HEAD_BYTES + _EFFECTS_LENGTH.size + len(record.effects) + len(record.decided)
+
+
+def stated_end(data: bytes, offset: int) -> int | None:
+    """Where the record at ``offset``, whole or not, says that the next begins; None if nothing there looks like one."""
+    if offset + RECORD_HEAD_BYTES > len(data) or not data.startswith(_MAGIC_BYTES, offset):
+        return None
+    end = offset + RECORD_HEAD_BYTES + int.from_bytes(data[offset + 4 : offset + 8], "little")
+    return end + (-end & 7)
+
+
 def find_record(data: bytes, offset: int) -> tuple[Record, int] | None:
     """The first whole record at or after ``offset`` and its place; records stand at multiples of 8."""
     while True:

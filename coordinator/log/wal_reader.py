@@ -5,27 +5,145 @@ Where the next record should be and is not, the log ends, unless something prove
 - one that says the missing version had reached the disk.
 Then an acknowledged commit is damaged, and that is CorruptionError, never a shorter log. Without proof it is a tail
 that a power cut tore: it was never promised, and it is cut.
+
+A file is what its name says: its head repeats the number. Nothing is cut or removed before the whole log is verified.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple, NoReturn
 
 from shoal.coordinator.log import wal_format
 from shoal.coordinator.log.wal_format import FILE_HEAD_BYTES, FileHead, Record
+from shoal.shm import codec, commit_set
+from shoal.shm.commit_set import FlatWrites
 from shoal.shm.errors import CorruptionError
 from shoal.shm.storage import Storage
 
 _NAME_PREFIX, _NAME_SUFFIX = "wal-", ".log"
+NUMBER_OFFSET, FIRST_VERSION_OFFSET = 16, 24  # of a file's head
 
 
-class _File(NamedTuple):
+class File(NamedTuple):
+    """A log file as it was found; without a head if that is not whole."""
+
     name: str
     number: int
     head: FileHead | None
     data: bytes
+
+
+class Placed(NamedTuple):
+    """A record and where it stands."""
+
+    file: str
+    offset: int
+    record: Record
+
+
+class Commit(NamedTuple):
+    """What a record says was done."""
+
+    version: int
+    client_id: int
+    commit_id: int
+    writes: FlatWrites
+    clears: list[tuple[bytes, bytes]]
+    results: list[Any]
+    joint: list[list[Any]]  # of joined commits the outcome of each: client id, commit id, results
+    body_bytes: int
+
+
+def number_of(name: str) -> int | None:
+    """The number in a log file's name, None for any other name."""
+    digits = name[len(_NAME_PREFIX) : -len(_NAME_SUFFIX)]
+    if digits.isascii() and digits.isdecimal() and name == wal_format.file_name(int(digits)):
+        return int(digits)
+    return None
+
+
+def open_file(name: str, number: int, data: bytes) -> File:
+    """A log file with this content."""
+    return File(name, number, wal_format.decode_file_head(data), data)
+
+
+def read_files(storage: Storage) -> list[File]:
+    """All log files, by number."""
+    numbers = sorted((number, name) for name in storage.list() if (number := number_of(name)) is not None)
+    return [open_file(name, number, storage.read(name)) for number, name in numbers]
+
+
+def without_unused(files: list[File]) -> list[File]:
+    """All but those at the end that were reserved ahead and never written to."""
+    return files[: max((i + 1 for i, file in enumerate(files) if file.data.strip(b"\0")), default=0)]
+
+
+def needed(files: list[File], after_version: int) -> list[File]:
+    """All but those before the last that begins at or below the checkpoint: they hold nothing it lacks."""
+    begin = (i for i, f in enumerate(files) if f.head is not None and f.head.first_version <= after_version + 1)
+    return files[max(begin, default=0) :]
+
+
+def misplaced(file: File, before: File | None) -> CorruptionError | None:
+    """What is wrong with a file that is not the one its name says, or older than the one before it; None of any other.
+
+    Such a file would pass for the newest and have those before it taken for obsolete.
+    """
+    head = file.head
+    if head is None:
+        return None
+    if head.number != file.number:
+        expected = f"the number {file.number} of its name"
+        return CorruptionError(file.name, NUMBER_OFFSET, expected, f"the head of log file {head.number}")
+    if before is not None and before.head is not None and before.head.first_version > head.first_version:
+        expected = f"version {before.head.first_version} or later, with which {before.name} begins"
+        return CorruptionError(file.name, FIRST_VERSION_OFFSET, expected, f"version {head.first_version}")
+    return None
+
+
+def goes_on(files: Sequence[File], offset: int, next_version: int, boot_id: int) -> bool:
+    """Whether anything after ``offset`` of the first file proves that ``next_version`` was whole once."""
+    for i, file in enumerate(files):
+        if i and file.head is not None and file.head.proves(next_version, boot_id):
+            return True
+        start = FILE_HEAD_BYTES if i or file.head is None else offset + 1
+        while (found := wal_format.find_record(file.data, start)) is not None:
+            record, start = found
+            if record.version >= next_version and record.proves(next_version, boot_id):
+                return True
+            start += 8
+    return False
+
+
+def read_commit(placed: Placed) -> Commit:
+    """What a record says was done; CorruptionError if it says something else, its checksum notwithstanding."""
+    record = placed.record
+    body_bytes = len(record.effects) + len(record.decided)
+    results: list[Any] = []
+    joint: list[list[Any]] = []
+    try:
+        writes, clears, _, _ = commit_set.decode_effects(record.effects)
+        if record.decided:
+            decided, results, *joints = codec.decode(record.decided)
+            commit_set.decode_effects(codec.pack([decided, None, None, None]))  # the same rules as for what was sent
+            writes = writes + decided
+            joint = [outcome for outcomes in joints for outcome in outcomes]
+            if type(results) is not list or not all(_is_outcome(outcome) for outcome in joint):
+                raise ValueError("outcomes are not client, commit and results")
+    except (ValueError, TypeError, LookupError, OverflowError) as error:
+        expected = f"the commit set of version {record.version}"
+        raise CorruptionError(placed.file, placed.offset, expected, str(error) or type(error).__name__) from error
+    return Commit(record.version, record.client_id, record.commit_id, writes, clears, results, joint, body_bytes)
+
+
+def _is_outcome(outcome: Any) -> bool:
+    return (
+        type(outcome) is list
+        and [type(part) for part in outcome] == [int, int, list]
+        and all(0 <= number < 1 << 64 for number in outcome[:2])
+    )
 
 
 class WalReader:
@@ -34,32 +152,40 @@ class WalReader:
     def __init__(self, storage: Storage, after_version: int) -> None:
         self._storage = storage
         self._boot_id = wal_format.boot_id()
+        self._obsolete: list[str] = []
         self.last_version = after_version
         self.next_number = 1
         self._files = self._load(after_version)
         self.first_versions = {f.number: f.head.first_version for f in self._files if f.head is not None}
 
-    def records(self) -> Iterator[Record]:
-        """Every record after the checkpoint, in order; cuts a torn tail when it comes to it."""
+    def records(self) -> Iterator[Commit]:
+        """What every record says after the checkpoint, in order; cuts a torn tail when it comes to it."""
+        expected = 0  # the version of the next record in the files
         for i, file in enumerate(self._files):
             if file.head is None:
                 self._end(i, 0, "a log file's head")
                 return
             if file.head.first_version > self.last_version + 1:
-                self._missing(file.name, FILE_HEAD_BYTES, file.head.first_version)
+                self._wrong(file.name, FIRST_VERSION_OFFSET, self.last_version + 1, file.head.first_version)
+            if i and file.head.first_version != expected:
+                self._wrong(file.name, FIRST_VERSION_OFFSET, expected, file.head.first_version)
+            expected = file.head.first_version
             offset = FILE_HEAD_BYTES
             while (found := wal_format.decode_record(file.data, offset)) is not None:
                 record, following = found
-                if record.version > self.last_version + 1:
-                    self._missing(file.name, offset, record.version)
-                if record.version == self.last_version + 1 and not record.is_close_mark:
-                    self.last_version = record.version
-                    yield record
+                if record.version + record.is_close_mark != expected:
+                    self._wrong(file.name, offset, expected - record.is_close_mark, record.version)
+                if not record.is_close_mark:
+                    expected += 1
+                    if record.version > self.last_version:
+                        self.last_version = record.version
+                        yield read_commit(Placed(file.name, offset, record))
                 offset = following
             if i + 1 < len(self._files) and self._continues(i + 1):
                 continue
-            self._end(i, offset, f"the record of version {self.last_version + 1}")
+            self._end(i, offset, f"the record of version {expected}")
             return
+        self._remove_obsolete()
 
     def unsynced(self) -> list[str]:
         """Files whose content no later file declares to be on disk."""
@@ -70,25 +196,17 @@ class WalReader:
                 names.append(file.name)
         return names
 
-    def _load(self, after_version: int) -> list[_File]:
-        files = []
-        for name in self._storage.list():
-            if name.startswith(_NAME_PREFIX) and name.endswith(_NAME_SUFFIX):
-                data = self._storage.read(name)
-                number = int(name[len(_NAME_PREFIX) : -len(_NAME_SUFFIX)])
-                self.next_number = max(self.next_number, number + 1)
-                files.append(_File(name, number, wal_format.decode_file_head(data), data))
-        files.sort(key=lambda file: file.number)
-        while files and not files[-1].data.strip(b"\0"):  # reserved ahead and never used
-            self._storage.remove(files.pop().name)
-        # Files before the last that begins at or below the checkpoint hold nothing it lacks.
-        first = max(
-            (i for i, f in enumerate(files) if f.head is not None and f.head.first_version <= after_version + 1),
-            default=0,
-        )
-        for file in files[:first]:
-            self._storage.remove(file.name)
-        return files[first:]
+    def _load(self, after_version: int) -> list[File]:
+        files = read_files(self._storage)
+        self.next_number = files[-1].number + 1 if files else 1
+        for before, file in zip([None, *files], files, strict=False):
+            error = misplaced(file, before)
+            if error is not None:
+                raise error
+        kept = needed(without_unused(files), after_version)
+        names = {file.name for file in kept}
+        self._obsolete = [file.name for file in files if file.name not in names]
+        return kept
 
     def _continues(self, i: int) -> bool:
         head = self._files[i].head
@@ -97,18 +215,13 @@ class WalReader:
     def _end(self, i: int, offset: int, expected: str) -> None:
         """End the log at ``offset`` of file ``i``, or raise CorruptionError if it went on."""
         file = self._files[i]
-        next_version = self.last_version + 1
-        rest = [(file, offset + 1 if file.head is not None else FILE_HEAD_BYTES)]
-        rest += [(later, FILE_HEAD_BYTES) for later in self._files[i + 1 :]]
-        for later, start in rest:
-            head = later.head
-            if later is not file and head is not None and head.proves(next_version, self._boot_id):
-                self._damaged(file, offset, expected)
-            while (found := wal_format.find_record(later.data, start)) is not None:
-                record, place = found
-                if record.version >= next_version and record.proves(next_version, self._boot_id):
-                    self._damaged(file, offset, expected)
-                start = place + 8
+        if goes_on(self._files[i:], offset, self.last_version + 1, self._boot_id):
+            following = self._files[i + 1] if i + 1 < len(self._files) else None
+            if following is not None and following.head is None and not file.data[offset:].strip(b"\0"):
+                file, offset, expected = following, 0, "a log file's head"  # all of the one before it is there
+            found = file.data[offset : offset + 16].hex() or "the end of the file"
+            raise CorruptionError(file.name, offset, expected, f"{found}, and acknowledged commits after it")
+        self._remove_obsolete()
         for later in reversed(self._files[i + 1 :]):
             self._storage.remove(later.name)
         if file.head is None:
@@ -120,9 +233,10 @@ class WalReader:
         self._files = self._files[: i + 1] if file.head is not None else self._files[:i]
         self.first_versions = {f.number: f.head.first_version for f in self._files if f.head is not None}
 
-    def _missing(self, name: str, offset: int, found: int) -> None:
-        raise CorruptionError(name, offset, f"version {self.last_version + 1}", f"version {found}")
+    def _remove_obsolete(self) -> None:
+        for name in self._obsolete:
+            self._storage.remove(name)
+        self._obsolete.clear()
 
-    def _damaged(self, file: _File, offset: int, expected: str) -> None:
-        found = file.data[offset : offset + 16].hex() or "the end of the file"
-        raise CorruptionError(file.name, offset, expected, f"{found}, and acknowledged commits after it")
+    def _wrong(self, name: str, offset: int, expected: int, found: int) -> NoReturn:
+        raise CorruptionError(name, offset, f"version {expected}", f"version {found}")
