@@ -15,6 +15,8 @@ from shoal.shm import commit_set, handshake
 from shoal.shm.frames import frame
 
 WRITE = [b"key", b"\x01", 0]
+NOTHING = msgpack.packb([[], None, None, None])
+LATE = b"\xc1\xc7\x0c\xff" + struct.pack(">Iq", 0, 2**62)  # a moment beyond all years, as a value has it
 BAD_EFFECTS = [
     [[b"key"], None, None, None],
     [["text", b"v", 0], None, None, None],
@@ -28,6 +30,11 @@ BAD_EFFECTS = [
     [WRITE, 7, None, None],
     [WRITE, None, [["no such", []]], None],
     [WRITE, None, [["delete", "key"]], None],
+    [[], None, [["event_append", []]], None],
+    [[], None, [["increment", []]], None],
+    [{}, None, None, None],
+    [[*WRITE, *WRITE], None, None, None],
+    [[], None, {"in": ["delete"]}, None],
     [WRITE, None, [[{}, []]], None],
     [WRITE, None, None, "check"],
     [WRITE, None, None, ["no such", []]],
@@ -57,7 +64,9 @@ def send_and_hear(db: shoal.Database, message: bytes) -> bytes:
     """What comes back until the coordinator hangs up, or its answer."""
     welcome = attach(db)
     try:
-        os.write(welcome.request_fd, message)
+        rest = memoryview(message)
+        while rest:
+            rest = rest[os.write(welcome.request_fd, rest) :]
         return os.read(welcome.answer_fd, 65536)
     finally:
         for fd in welcome[2:]:
@@ -97,9 +106,11 @@ def test_a_malformed_commit_set_ends_its_client_only(served: shoal.Database, eff
         frame(os.urandom(500)),
         struct.pack("<I", 2**32 - 1),
         frame(struct.pack("<QQQI", 1, 0, 0, 4) + msgpack.packb([[1], []])),
+        frame(commit_set.encode_request(1, 0, 0, msgpack.packb([{b"k": 1}, []]), NOTHING)),
+        frame(commit_set.encode_request(1, 0, 0, LATE, NOTHING)),
         frame(struct.pack("<QQQI", 1, 0, 0, 2**31)),
     ],
-    ids=["empty", "short", "random", "4 GiB", "bad reads", "reads beyond the end"],
+    ids=["empty", "short", "random", "4 GiB", "bad reads", "a map read", "a late moment", "reads beyond the end"],
 )
 def test_nonsense_ends_its_client_only(served: shoal.Database, message: bytes) -> None:
     """Bytes that are no request are answered by hanging up."""
@@ -116,6 +127,30 @@ def test_an_operation_that_makes_no_sense_is_refused(served: shoal.Database) -> 
         answer = send_and_hear(served, frame(header + msgpack.packb([[], None, [["increment", arguments]], None])))
         commit_id, status, _, _ = commit_set.decode_answer(answer[4:])
         assert (commit_id, status) == (9, commit_set.REFUSED)
+    assert_unharmed(served, pid)
+
+
+@pytest.mark.parametrize(
+    "writes",
+    [
+        ["text", b"v"],
+        [b"k", "text"],
+        [b"k" * 5000, b"v"],
+        [b"", b"v"],
+        [b"k", b"v" * (17 << 20)],
+        [b"k", 7],
+        [b"k", []],
+    ],
+    ids=["text as key", "text as value", "long key", "empty key", "long value", "number", "list"],
+)
+def test_what_an_insert_would_write_is_refused(served: shoal.Database, writes) -> None:
+    """An operation names its keys and values itself: what no key or value is refuses all of it."""
+    pid, nothing = served.info().coordinator_pid, _all_written(served)
+    operation = ["insert", [b"new", "it is there", [], [b"first", b"\x01", *writes]]]
+    message = struct.pack("<QQQI", 3, 0, 0, 0) + msgpack.packb([[], None, [operation], None])
+    commit_id, status, _, _ = commit_set.decode_answer(send_and_hear(served, frame(message))[4:])
+    assert (commit_id, status) == (3, commit_set.REFUSED)
+    assert _all_written(served) == nothing
     assert_unharmed(served, pid)
 
 

@@ -1,0 +1,1 @@
+"""Fuzzing of everything in shoal that reads what another process wrote: ``python -m tests.fuzz --list``."""

@@ -1,0 +1,318 @@
+"""The commit engine under a hostile client: real writer, log, window and reclaimer over a small segment."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import Any
+
+import msgpack
+
+from shoal.coordinator.commit_engine import CommitEngine
+from shoal.coordinator.conflict_window import ConflictWindow
+from shoal.coordinator.log import wal_format
+from shoal.coordinator.log.wal_format import FileHead
+from shoal.coordinator.recover import recover
+from shoal.primitives import trace_index
+from shoal.primitives.key_space import Namespace
+from shoal.primitives.trace_types import TraceOptions, TraceType
+from shoal.shm import clock, codec, commit_set, limits, operations
+from shoal.shm.commit_set import COMMITTED, CONFLICT, REFUSED
+from shoal.shm.frames import LENGTH_BYTES, FrameError
+from shoal.shm.hash_chain import event_hash
+from shoal.shm.integrity import check_segment
+from shoal.shm.reader import Reader
+from shoal.shm.reclaim import Reclaimer
+from shoal.shm.segment import Segment
+from shoal.shm.writer import Writer
+from tests.damaged import MemoryStorage
+
+from .pipes import request_bytes
+from .target import part, parts_of, script, target
+
+VICTIM, HOSTILE = 7, 8
+MOST_REQUESTS = 12
+_RUN = Namespace().run_prefix("r")
+KV, EVENT, STATE, TRACE = (_RUN + bytes((tag,)) for tag in (1, 2, 3, 4))
+_FILE = "wal-000000000001.log"
+
+State = dict[bytes, tuple[bytes, int, int]]
+
+
+class RecordingLog:
+    """As much of a ``WalWriter`` as the engine asks for: whole records, kept."""
+
+    def __init__(self) -> None:
+        self.raw = wal_format.encode_file_head(FileHead(1, 1, 0, 0))
+        self.clients: list[int] = []
+
+    def has_room(self, body_bytes: int) -> bool:
+        return True
+
+    def append(self, version: int, client_id: int, commit_id: int, effects: bytes, decided: bytes) -> None:
+        self.raw += wal_format.encode_record(version, version - 1, 0, client_id, commit_id, effects, decided)
+        self.clients.append(client_id)
+
+    def sync(self) -> None:
+        pass
+
+
+class Store:
+    """A coordinator's engine, with something of every primitive in it."""
+
+    def __init__(self) -> None:
+        self.segment = Segment.create(limits.MIN_STORE_BYTES, 1)
+        self.writer = Writer(self.segment)
+        self.pinned: list[int] = []
+        self.reclaimer = Reclaimer(self.writer, lambda: self.pinned)
+        self.log = RecordingLog()
+        self.engine = CommitEngine(
+            self.writer, self.reclaimer, ConflictWindow(0), self.log, clock.SystemClock(), 0, {}, sync_each_group=True
+        )
+        self.reader = Reader(self.segment, self.writer.epoch_words)
+        self.commit_id = 0
+        self.serve([KV + b"n", codec.encode(5), 0, KV + b"text", codec.encode("x" * 300), 0])
+        self.serve([KV + b"later", codec.encode(None), clock.now_ms() + 10**9])
+        self.serve([], operations=[[name, arguments] for name, arguments in OPERATIONS])
+
+    def close(self) -> None:
+        """Let the segment's descriptor go; the mapping goes with the object."""
+        os.close(self.segment._fd)
+
+    def serve(self, writes: list[Any], operations: list[Any] | None = None) -> None:
+        """A commit of the honest client, which must be done."""
+        self.commit_id += 1
+        effects = commit_set.encode_effects(writes, None, operations)
+        request = commit_set.decode_request(commit_set.encode_request(self.commit_id, 0, 0, b"", effects))
+        assert self.answered(VICTIM, request)[1] == COMMITTED
+
+    def answered(self, client_id: int, request: commit_set.CommitSet) -> tuple[int, int, int, Any]:
+        """Commit id, status, version and details of what a client is answered."""
+        return self.answered_together([(client_id, request)])[0]
+
+    def answered_together(self, requests: list[tuple[int, commit_set.CommitSet]]) -> list[tuple[int, int, int, Any]]:
+        """The same of what arrived at one time, from a client each."""
+        answers = self.engine.submit_together(requests)
+        self.engine.finish_group()
+        for raw in answers:
+            assert struct.unpack_from("<I", raw)[0] == len(raw) - LENGTH_BYTES
+        return [commit_set.decode_answer(raw[LENGTH_BYTES:]) for raw in answers]
+
+    def honest_append(self) -> commit_set.CommitSet:
+        """The honest client's next append to the log that everybody appends to."""
+        self.commit_id += 1
+        effects = commit_set.encode_effects([], None, [["event_append", [EVENT + b"\0", "xxh3", [["e", b"\xc0"]]]]])
+        return commit_set.decode_request(commit_set.encode_request(self.commit_id, 0, 0, b"", effects))
+
+    def state(self) -> State:
+        """Every live key with value, version and expiry, each found in the hash index, too."""
+        found = dict(self.reader.scan(b"", None, self.engine.published))
+        for key, entry in found.items():
+            assert self.reader.find(key, self.engine.published) == entry
+        return found
+
+    def problems(self) -> list[str]:
+        """What a check of the segment says."""
+        return check_segment(self.segment, self.engine.published, self.writer)
+
+
+def _trace(trace_id: str, parent_id: str | None = None) -> list[Any]:
+    said = TraceType.Thought("hm")
+    writes = trace_index.encode_trace(TRACE, trace_id, said, TraceOptions(parent_id=parent_id, tags=["t"]), 1000)
+    required = [] if parent_id is None else [TRACE + b"\0" + parent_id.encode(), "no such parent"]
+    return [writes[0], "it is there", required, writes]
+
+
+def _restorable(chain: str) -> list[Any]:
+    events, head_hash = [], bytes(32)
+    for sequence in range(2):
+        payload = codec.encode({"n": sequence})
+        prev_hash, head_hash = head_hash, event_hash(chain, sequence, "e", payload, 1000, head_hash)
+        events.append([sequence, "e", payload, 1000, prev_hash, head_hash])
+    return events
+
+
+# One valid call of every operation, in an order in which each is done.
+OPERATIONS: list[tuple[str, list[Any]]] = [
+    (operations.INCREMENT, [KV + b"n", 3]),
+    (operations.CELL_INIT, [STATE + b"cell", "cell", codec.encode(1)]),
+    (operations.CELL_CAS, [STATE + b"cell", "cell", 1, codec.encode(2)]),
+    (operations.CELL_SET, [STATE + b"other", codec.encode([1])]),
+    (operations.EVENT_APPEND, [EVENT + b"\0", "xxh3", [["type", codec.encode(1)], ["type", codec.encode({})]]]),
+    (operations.EVENT_RESTORE, [EVENT[:-2] + b"z\2\0", _restorable("sha256")]),
+    (operations.INSERT, _trace("a")),
+    (operations.INSERT, _trace("b", "a")),
+    (operations.CELL_DELETE, [STATE + b"other"]),
+    (operations.DELETE, [KV + b"text"]),
+]
+assert {name for name, _ in OPERATIONS} == operations.OPERATIONS.keys(), "an operation without a seed"
+
+
+def _seeds() -> list[bytes]:
+    def one(effects: list[Any], reads: Any = b"", snapshot: int = 0, valid_until_ms: int = 0) -> bytes:
+        return script([1, snapshot, valid_until_ms, reads, effects])
+
+    writes = [KV + b"n", codec.encode(7), 0, KV + b"new", b"v" * 40, 0, KV + b"text", None, 0]
+    clear = [_RUN, _RUN[:-1] + b"s"]
+    many = [[i, 0, 0, b"", [[KV + b"n", codec.encode(i), i % 2 * 10], None, None, None]] for i in range(1, 6)]
+    return [
+        one([writes, None, None, None]),
+        one([writes, clear, None, None], [[KV + b"n"], [[KV, EVENT]]], 2**40, 1000),
+        one([[], clear, None, None]),
+        script(*many),
+        *(one([[], None, [[name, arguments]], None]) for name, arguments in OPERATIONS),
+        one([[], None, [[name, arguments] for name, arguments in OPERATIONS], None]),
+        # Operations on keys of other primitives, and deciding what the same commit writes.
+        one([[], None, [["increment", [STATE + b"cell", 1]]], None]),
+        one(
+            [
+                [],
+                None,
+                [["cell_set", [EVENT + b"\0", b"x"]], ["event_append", [EVENT + b"\0", "xxh3", [["e", b""]]]]],
+                None,
+            ]
+        ),
+        one([writes, clear, [["cell_delete", [KV + b"n"]], ["increment", [KV + b"other", 1]]], None]),
+        one([{}, None, None, None]),
+    ]
+
+
+@target(_seeds)
+def engine(data: bytes) -> None:
+    """A commit is done whole or refused whole, segment sound and log replayable after each; others are served."""
+    parts = parts_of(data)
+    store = Store()
+    try:
+        for i, message in enumerate(_messages(data, parts)[:MOST_REQUESTS]):
+            _attack(store, message)
+            if i % 4 == 0:
+                store.serve([KV + b"honest", codec.encode(i), 0], [["increment", [KV + b"honest count", 1]]])
+                assert store.problems() == []
+        _settle(store)
+    finally:
+        store.close()
+
+
+def _messages(data: bytes, parts: list[Any] | None) -> list[bytes]:
+    if parts is None:
+        return [data]
+    return [request_bytes(message) for message in parts if type(message) is list]
+
+
+def _attack(store: Store, message: bytes) -> None:
+    """One request of the hostile client."""
+    try:
+        request = commit_set.decode_request(message)
+    except FrameError:
+        return
+    if request.question is not None:
+        return  # the server's affair
+    before, logged = store.state(), store.log.clients.count(HOSTILE)
+    last = store.engine.remembered.get(HOSTILE)
+    appends = any(name == operations.EVENT_APPEND for name, _ in request.operations)
+    if appends and not request.writes and not request.clears:
+        _attack_together(store, request)
+        return
+    commit_id, status, version, _ = store.answered(HOSTILE, request)
+    assert commit_id == request.commit_id
+    assert status in (COMMITTED, CONFLICT, REFUSED)
+    is_new = store.log.clients.count(HOSTILE) - logged
+    after = store.state()
+    if status != COMMITTED:
+        assert is_new == 0, "a refused commit is in the log"
+        assert _unexpired(after) == _unexpired(before), "a refused commit changed something"
+        assert store.engine.remembered.get(HOSTILE) == last
+    else:
+        assert version <= store.engine.published
+        assert is_new <= 1
+        if is_new and not request.operations:
+            _check_applied(request, before, after, version)
+    assert store.problems() == []
+
+
+def _attack_together(store: Store, request: commit_set.CommitSet) -> None:
+    """A hostile append that arrives with an honest one to the same log: one commit, if they can be joined."""
+    remembered = store.engine.remembered.get(HOSTILE)
+    theirs, honest = store.answered_together([(HOSTILE, request), (VICTIM, store.honest_append())])
+    assert theirs[0] == request.commit_id
+    assert theirs[1] in (COMMITTED, CONFLICT, REFUSED)
+    if theirs[1] != COMMITTED:
+        assert store.engine.remembered.get(HOSTILE) == remembered
+    # An operation may have been let change the log's metadata: it is the client's own to spoil.
+    assert honest[1] in (COMMITTED, REFUSED)
+    assert store.problems() == []
+
+
+def _check_applied(request: commit_set.CommitSet, before: State, after: State, version: int) -> None:
+    """Clears, then writes, of one commit and nothing else."""
+    expected = {k: e.value for k, e in before.items() if not any(low <= k < up for low, up in request.clears)}
+    now_ms = clock.now_ms()
+    for key, value, expires_ms in commit_set.triples(request.writes):
+        expected.pop(key, None)
+        if value is not None and not 0 < expires_ms <= now_ms:
+            expected[key] = value
+    assert {k: e.value for k, e in after.items()} == expected
+    assert all(after[key].version == version for key in request.writes[::3] if key in after)
+
+
+def _unexpired(state: State) -> State:
+    soon = clock.now_ms() + 1000
+    return {key: entry for key, entry in state.items() if not 0 < entry.expires_ms < soon}
+
+
+def _settle(store: Store) -> None:
+    """After it all: reclaiming comes to an end, the honest client is served, and the log gives the same store."""
+    while store.engine.sweep_expired():
+        pass
+    store.engine.finish_group()
+    for _ in range(1000):
+        if not store.reclaimer.step(store.engine._clock.monotonic_s(), urgent=True):
+            break
+    else:
+        raise AssertionError("reclaiming does not come to an end")
+    store.serve([KV + b"honest", b"\xc0", 0], [["cell_set", [STATE + b"honest", b"\xc0"]]])
+    assert store.problems() == []
+    segment = Segment.create(limits.MIN_STORE_BYTES, 2)
+    try:
+        writer = Writer(segment)
+        found = recover(MemoryStorage({_FILE: store.log.raw}), writer, Reclaimer(writer, list))
+        assert found.version == store.engine.version
+        assert found.remembered == dict(store.engine.remembered)
+        assert _unexpired(dict(Reader(segment).scan(b"", None, found.version))) == _unexpired(store.state())
+        assert check_segment(segment, found.version, writer) == []
+    finally:
+        os.close(segment._fd)
+
+
+def _operation_seeds() -> list[bytes]:
+    again = [
+        (name, arguments) for name, arguments in OPERATIONS if name not in ("insert", "cell_init", "event_restore")
+    ]
+    fresh = [
+        (operations.INSERT, _trace("new", "a")),
+        (operations.INSERT, [KV + b"fresh", "it is there", [], [KV + b"fresh", b"\xc0", KV + b"more", b"\xc0"]]),
+        (operations.CELL_INIT, [STATE + b"fresh", "fresh", b"\xc0"]),
+        (operations.CELL_CAS, [STATE + b"cell", "cell", 2, codec.encode(3)]),
+        (operations.EVENT_RESTORE, [EVENT[:-2] + b"y\2\0", _restorable("xxh3")]),
+    ]
+    return [script(name, arguments) for name, arguments in again + fresh]
+
+
+@target(_operation_seeds)
+def operation(data: bytes) -> None:
+    """An operation's arguments, whatever they are, refuse that commit or make one that is whole."""
+    parts = parts_of(data)
+    if parts is None or len(parts) < 2:
+        return
+    names = sorted(operations.OPERATIONS)
+    name = parts[0] if parts[0] in names else names[len(data) % len(names)]
+    arguments = list(part(parts, 1, list, []))
+    if arguments and type(arguments[0]) is not bytes:
+        arguments[0] = KV + b"n"  # else the request is refused before anything looks at the rest
+    effects = msgpack.packb([[], None, [[name, arguments]], None])
+    store = Store()
+    try:
+        _attack(store, commit_set.encode_request(1, 0, 0, b"", effects))
+        _settle(store)
+    finally:
+        store.close()
