@@ -1,0 +1,1 @@
+"""Every system call of a reference workload, met by every fault it can meet: ``python -m tests.system_calls``."""
