@@ -13,11 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shoal.coordinator.log.wal_writer import WalWriter
-from shoal.shm import checkpoint, codec, limits
+from shoal.shm import checkpoint, codec, limits, store_files
 from shoal.shm.child_python import python_command, python_environment
 from shoal.shm.layout import W_PUBLISHED
 from shoal.shm.reclaim import Reclaimer
-from shoal.shm.storage import Storage
+from shoal.shm.storage import Storage, append_note
 from shoal.shm.writer import Writer
 
 _PAUSE_AFTER_FAILURE_S = 5.0
@@ -60,7 +60,11 @@ class Checkpointer:
             if self._helper.poll() is not None:
                 self._finish(now_s)
         elif now_s >= self._not_before_s and self._due():
-            self.start()
+            try:
+                self.start()
+            except OSError as error:  # no temporary file or no process to be had: the log goes on growing meanwhile
+                self._not_before_s = now_s + _PAUSE_AFTER_FAILURE_S
+                append_note(self._directory, store_files.NOTES_FILE, f"no checkpoint could be begun: {error}")
 
     def start(self) -> None:
         """Have a checkpoint of everything published now written."""
@@ -83,6 +87,9 @@ class Checkpointer:
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                 )
+        except BaseException:
+            self._reclaimer.held.remove(self._version)
+            raise
         finally:
             os.close(segment_fd)
 

@@ -43,8 +43,8 @@ def recover(storage: Storage, writer: Writer, reclaimer: Reclaimer) -> Recovered
     for commit in replayed(log.records(), writer, reclaimer, window, remembered):
         log_bytes += commit.body_bytes
         version = commit.version
-    for name in log.unsynced():
-        storage.sync_file(name)
+    for name, from_byte in log.unsynced():
+        storage.write_again(name, from_byte)
     for name in storage.list():
         older = checkpoint.version_of(name)
         if name.endswith(".new") or (older is not None and older < checkpoint_version):

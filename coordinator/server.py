@@ -101,9 +101,15 @@ class Server:
         except OSError:  # out of descriptors: this visitor is turned away, those inside go on
             os.close(segment_fd)
             raise
+        try:
+            self._epoll.register(client.request_fd, select.EPOLLIN)
+        except OSError:  # the kernel watches no more for this user: likewise
+            client.close()
+            for fd in welcome[2:]:
+                os.close(fd)
+            raise
         self._clients[client.request_fd] = client
         self._had_clients = True
-        self._epoll.register(client.request_fd, select.EPOLLIN)
         self._writer.segment.words[W_CLIENTS] = len(self._clients)
         return welcome
 

@@ -56,8 +56,8 @@ class Storage(Protocol):
         """Cut a file, durably."""
         ...
 
-    def sync_file(self, name: str) -> None:
-        """Make an existing file's content durable."""
+    def write_again(self, name: str, from_byte: int) -> None:
+        """Make an existing file's content durable, from there on as if it had never been written."""
         ...
 
     def remove(self, name: str) -> None:
@@ -71,6 +71,10 @@ class Storage(Protocol):
     def sync_directory(self) -> None:
         """Make creations, renames and removals durable."""
         ...
+
+
+_PAGE_BYTES = 4096
+_PIECE_BYTES = 1024 * 1024
 
 
 class _MappedFile:
@@ -132,10 +136,22 @@ class DiskStorage:
         finally:
             os.close(fd)
 
-    def sync_file(self, name: str) -> None:
-        """Make an existing file's content durable."""
+    def write_again(self, name: str, from_byte: int) -> None:
+        """Make an existing file's content durable, from there on as if it had never been written.
+
+        A sync that failed is reported once; the pages stay in memory, readable and clean, and are not on disk. Syncing
+        once more would succeed without writing them.
+        """
         fd = os.open(self.directory / name, os.O_RDWR | os.O_CLOEXEC)
         try:
+            position = from_byte - from_byte % _PAGE_BYTES
+            size = os.fstat(fd).st_size
+            while position < size:
+                piece = os.pread(fd, _PIECE_BYTES, position)
+                kept = piece.rstrip(b"\0")
+                if kept:
+                    _write_all(fd, kept, position)
+                position += len(piece)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -150,7 +166,7 @@ class DiskStorage:
         try:
             fd = private_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             try:
-                os.write(fd, content)
+                _write_all(fd, content, 0)
                 os.fsync(fd)
             finally:
                 os.close(fd)
@@ -184,13 +200,21 @@ def private_file(path: Path, flags: int) -> int:
 
 def append_note(directory: Path, name: str, text: str) -> None:
     """Add a line to a file that people read when something went wrong; a full disk must not make it worse."""
-    try:
+    line = f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}\n"
+    with contextlib.suppress(OSError):
         fd = private_file(directory / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-    except OSError:
-        return
-    with os.fdopen(fd, "w", encoding="utf-8") as out, contextlib.suppress(OSError):
-        out.write(f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}\n")
-        out.flush()
+        try:
+            os.write(fd, line.encode(errors="backslashreplace"))
+        finally:
+            os.close(fd)
+
+
+def _write_all(fd: int, data: bytes, position: int) -> None:
+    """Write all of ``data``, however little the system takes at a time."""
+    view = memoryview(data)
+    while view:
+        written = os.pwrite(fd, view, position)
+        view, position = view[written:], position + written
 
 
 def raise_if_full(error: OSError, wanted: str) -> None:

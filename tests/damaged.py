@@ -64,7 +64,7 @@ class MemoryStorage:
     def truncate(self, name: str, size: int) -> None:
         del self.files[name][size:]
 
-    def sync_file(self, name: str) -> None:
+    def write_again(self, name: str, from_byte: int) -> None:
         assert name in self.files
 
     def remove(self, name: str) -> None:

@@ -215,7 +215,6 @@ def thin_disk(disk: Disk, tmp_path: Path) -> Iterator[ThinDisk]:
 
 
 @pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="recovery believes the page cache, which the disk may have refused to take")
 def test_strict_on_a_disk_that_refuses_writes(thin_disk: ThinDisk) -> None:
     """A sync fails and the kernel drops what it could not write: no coordinator after it may call that durable.
 

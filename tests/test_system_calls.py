@@ -94,7 +94,6 @@ def _with_small_files(work: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-@pytest.mark.xfail(strict=True, reason="DiskStorage.replace does not look at how much os.write wrote")
 def test_a_short_write_does_not_spoil_a_file_replaced_whole(tmp_path: Path) -> None:
     """The disk takes only the beginning: the old file stays, and whoever wanted the new one is told."""
     old = StoreMeta("strict", 8 << 20)
@@ -103,13 +102,11 @@ def test_a_short_write_does_not_spoil_a_file_replaced_whole(tmp_path: Path) -> N
     assert store_files.read_meta(tmp_path) == old
 
 
-@pytest.mark.xfail(strict=True, reason="append_note: closing the file writes once more, outside of suppress")
 def test_a_note_on_a_full_disk_makes_nothing_worse(tmp_path: Path) -> None:
     """What cannot be noted is not noted: the thread that notes a failed sync must come to ending the process."""
     assert _with_small_files(lambda: storage.append_note(tmp_path, "notes", "a line of more than 20 bytes")) == 0
 
 
-@pytest.mark.xfail(strict=True, reason="Checkpointer.start lets the error out of the commit loop")
 def test_a_checkpoint_that_cannot_begin_is_put_off(
     coordinator: process.Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,7 +125,6 @@ def test_a_checkpoint_that_cannot_begin_is_put_off(
     assert coordinator._reclaimer.held == []
 
 
-@pytest.mark.xfail(strict=True, reason="Server.admit keeps a client it could not register")
 def test_a_client_that_cannot_be_watched_is_not_kept(
     coordinator: process.Coordinator, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ A file is what its name says: its head repeats the number. Nothing is cut or rem
 from __future__ import annotations
 
 import itertools
+from collections import deque
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
@@ -155,6 +156,8 @@ class WalReader:
         self._obsolete: list[str] = []
         self.last_version = after_version
         self.next_number = 1
+        self._synced_version = 0  # the newest that anything in the log says was on disk
+        self._unsynced: deque[tuple[int, str, int]] = deque()  # records behind it: version, file, offset
         self._files = self._load(after_version)
         self.first_versions = {f.number: f.head.first_version for f in self._files if f.head is not None}
 
@@ -175,6 +178,7 @@ class WalReader:
                 record, following = found
                 if record.version + record.is_close_mark != expected:
                     self._wrong(file.name, offset, expected - record.is_close_mark, record.version)
+                self._note(file, offset, record)
                 if not record.is_close_mark:
                     expected += 1
                     if record.version > self.last_version:
@@ -187,14 +191,24 @@ class WalReader:
             return
         self._remove_obsolete()
 
-    def unsynced(self) -> list[str]:
-        """Files whose content no later file declares to be on disk."""
-        names = []
+    def unsynced(self) -> list[tuple[str, int]]:
+        """Files whose content no later file declares to be on disk, and from where on nothing says that it is."""
+        first: dict[str, int] = {}
+        for _, name, offset in self._unsynced:
+            first.setdefault(name, offset)
+        places = []
         for file, following in itertools.zip_longest(self._files, self._files[1:]):
             head = following.head if following is not None else None
             if head is None or head.synced_version + 1 < head.first_version:
-                names.append(file.name)
-        return names
+                is_new = file.head is None or file.head.first_version > self._synced_version
+                places.append((file.name, 0 if is_new else first.get(file.name, len(file.data))))
+        return places
+
+    def _note(self, file: File, offset: int, record: Record) -> None:
+        self._synced_version = max(self._synced_version, record.synced_version)
+        self._unsynced.append((record.version, file.name, offset))
+        while self._unsynced and self._unsynced[0][0] <= self._synced_version:
+            self._unsynced.popleft()
 
     def _load(self, after_version: int) -> list[File]:
         files = read_files(self._storage)

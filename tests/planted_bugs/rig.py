@@ -57,8 +57,11 @@ class Disk(MemoryStorage):
         super().truncate(name, size)
         self.sync_file(name)
 
+    def write_again(self, name: str, from_byte: int) -> None:
+        super().write_again(name, from_byte)
+        self.sync_file(name)
+
     def sync_file(self, name: str) -> None:
-        super().sync_file(name)
         self.durable[name] = bytes(self.files[name])
 
     def remove(self, name: str) -> None:
