@@ -133,5 +133,5 @@ class CorruptionError(ShoalError):
     def __str__(self) -> str:
         return (
             f"{self.file} is damaged at byte {self.offset}: expected {self.expected}, found {self.found}; "
-            "restore a backup, or move the file away to go on without what it held"
+            "shoal check lists all damage; restore a backup, or save what can be read with shoal repair"
         )
