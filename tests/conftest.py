@@ -12,6 +12,7 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from event_logs import filled, log  # noqa: F401 (fixtures)
 
 import shoal
 
