@@ -132,7 +132,7 @@ class Server:
             answers += [(client, [answer]) for (client, _), answer in zip(requests, together, strict=True)]
         self._engine.finish_group()
         for client, messages in answers:
-            if client.request_fd in self._clients:
+            if self._clients.get(client.request_fd) is client:  # and not one who got its descriptor in the same turn
                 self._send(client, messages[0] if len(messages) == 1 else b"".join(messages))
         now_s = time.monotonic()
         if answers:

@@ -229,6 +229,6 @@ def error_from(name: str, arguments: list[Any]) -> Exception:
     try:
         found = _BY_NAME[name](*arguments)
         str(found)  # its text is made of what came
-    except (LookupError, TypeError, ValueError, RecursionError) as error:
+    except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise FrameError(f"an error this shoal does not know: {type(error).__name__}") from error
     return found
