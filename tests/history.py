@@ -13,7 +13,7 @@ from __future__ import annotations
 from bisect import bisect_right
 from typing import Any, NamedTuple
 
-# name, key or prefix, argument, result; the names are get, scan, put, delete, increment.
+# name, key or prefix, argument, result; the names are get, scan, put, delete, increment, and clear of a range.
 Step = tuple[str, str, Any, Any]
 State = dict[str, Any]
 
@@ -79,6 +79,9 @@ def run_steps(state: State, steps: list[Step]) -> tuple[State, list[str]]:
             expected = own.pop(key, None) is not None
         elif name == "increment":
             expected = own[key] = own.get(key, 0) + argument
+        elif name == "clear":
+            lower, upper = argument
+            own = {k: v for k, v in own.items() if not lower <= k < upper}
         if result != expected:
             wrong.append(f"{name}({key!r}) gave {result!r}, serially it is {expected!r}")
     return own, wrong

@@ -1,239 +1,228 @@
-"""The simulated disk: a page cache over a medium, and what a power cut leaves of both.
+"""A disk behind a page cache. What a process wrote outlives it; what was not synced, a power cut keeps, loses or tears.
 
-A file has what processes see (``data``) and what is on the medium (``durable``). A write touches sectors; until they
-are synced, or written back as the machine likes, a power cut keeps of each the old content, the new, or a mixture.
-Names are a directory that is synced by itself: a creation, a renaming, a removal may be lost as long as it is not.
-A sync that fails loses the pages that it could not write: they count as clean, and no later sync writes them.
+- Content is durable by sectors of 512 bytes: of each that was not synced the old or the new is there after a power cut,
+  or a part of either. The kernel writes some back on its own. Names are durable one by one, whatever their order.
+- After a sync that failed the kernel takes pages for clean that it never wrote: they are gone at the power cut, though
+  they can be read till then and a further sync succeeds. Only who writes them again has them synced.
 """
 
 from __future__ import annotations
 
 import errno
+import os
 import random
+from collections.abc import Callable
 from typing import Any
 
-from .kernel import Description, Kernel, system_error
+from shoal.shm.errors import StoreFullError
+
+from .scheduler import Killed, Scheduler
+
+SECTOR_BYTES = 512
+_SYNC_S = (0.0, 0.004)
+_TORN = 0.15
+_WRITTEN_BACK = 0.05
+_WRITTEN_IN_TWO = 0.1
 
 
 class Inode:
-    """A file's content. ``mapped``: written through words, so that it is never known to be clean."""
+    """One file: what processes read, and what is on the disk."""
 
-    __slots__ = ("data", "dirty", "durable", "listener", "mapped")
+    __slots__ = ("content", "durable", "lost")
 
-    def __init__(self) -> None:
-        self.data = bytearray()
-        self.durable = bytearray()
-        self.dirty: set[int] = set()
-        self.mapped = False
-        self.listener: Any = None  # of a socket's name
+    def __init__(self, size: int = 0) -> None:
+        self.content = bytearray(size)
+        self.durable = b""
+        self.lost: dict[int, bytes] = {}  # sector -> what the kernel took for clean and never wrote
 
+    def sync(self, content: bytes) -> None:
+        """``content``, as it was when the sync began, is on the disk: all but what the kernel takes for clean."""
+        if not self.lost:
+            self.durable = content
+            return
+        old = self.durable.ljust(len(content), b"\0")
+        pieces = []
+        for start in range(0, len(content), SECTOR_BYTES):
+            fresh = content[start : start + SECTOR_BYTES]
+            stale = self.lost.get(start) == fresh
+            pieces.append(old[start : start + SECTOR_BYTES] if stale else fresh)
+        self.durable = b"".join(pieces)
 
-class OpenFile(Description):
-    """An open file and a position."""
+    def fail(self, rng: random.Random) -> None:
+        """A sync fails: of what was to be written some is on the disk, and all of it counts as clean."""
+        content, old = bytes(self.content), self.durable.ljust(len(self.content), b"\0")
+        for start in range(0, len(content), SECTOR_BYTES):
+            fresh = content[start : start + SECTOR_BYTES]
+            if old[start : start + SECTOR_BYTES] != fresh and rng.random() < 0.5:
+                self.lost[start] = fresh
+        self.sync(content)
 
-    __slots__ = ("appends", "inode", "name", "position")
-
-    def __init__(self, name: str, inode: Inode, appends: bool = False) -> None:
-        super().__init__()
-        self.name = name
-        self.inode = inode
-        self.position = 0
-        self.appends = appends
-
-
-class OpenDirectory(Description):
-    """An open directory."""
-
-    __slots__ = ()
+    def after_power_cut(self, rng: random.Random) -> bytes:
+        """What the next boot finds."""
+        content, old = bytes(self.content), self.durable
+        if content == old:
+            return content
+        survives = rng.random()
+        size = len(content) if len(old) < len(content) and rng.random() < survives else len(old)
+        old = old.ljust(len(content), b"\0")[: max(size, len(old))]
+        pieces = []
+        for start in range(0, size, SECTOR_BYTES):
+            before, after = old[start : start + SECTOR_BYTES], content[start : start + SECTOR_BYTES]
+            if before != after and self.lost.get(start) != after:
+                if rng.random() < _TORN:
+                    cut = rng.randrange(SECTOR_BYTES)
+                    before = after[:cut] + before[cut:] if rng.random() < 0.5 else before[:cut] + after[cut:]
+                elif rng.random() < survives:
+                    before = after
+            pieces.append(before)
+        return b"".join(pieces)
 
 
 class Disk:
-    """One directory and its files. ``sector_bytes`` is what a medium writes whole, unless ``tears``."""
+    """A flat directory on it: names as processes see them, and as they are on the disk."""
 
-    def __init__(self, rng: random.Random, kernel: Kernel, sector_bytes: int, *, in_order: bool, tears: bool) -> None:
-        self._rng = rng
-        self._kernel = kernel
-        self._sector_bytes = sector_bytes
-        self._in_order = in_order  # changes of names are lost from the last one backward only
-        self._tears = tears
+    def __init__(self, scheduler: Scheduler) -> None:
+        self.scheduler = scheduler
         self.names: dict[str, Inode] = {}
-        self._durable_names: dict[str, Inode] = {}
-        self._pending: list[dict[str, Inode | None]] = []  # changes of names not synced yet
-        self.made = False
+        self._durable: dict[str, Inode] = {}
+        self.on_remove: Callable[[str, bytes], None] = lambda _name, _content: None
         self.is_full = False
-        self.syncs_to_fail = 0
-        self.failure_reverts = False  # whether a page that could not be written shows its old content again
-        self.slowest_sync_ns = 0
-        self.on_remove: Any = lambda _name, _inode: None
-        self.failed_syncs = 0
+        self.failing_syncs = 0
+        self.on_record: Callable[[bytes], None] = lambda _data: None
 
-    # --- names --------------------------------------------------------------------------------------------------------
+    def sync_names(self) -> None:
+        """Creations, renames and removals so far are on the disk."""
+        self._durable = dict(self.names)
+
+    def sync(self, inode: Inode, immediate: bool = False) -> None:
+        """fsync: takes its time, in which others go on; may fail, if that was planned."""
+        scheduler = self.scheduler
+        content = bytes(inode.content)
+        if immediate:
+            scheduler.step()
+        else:
+            scheduler.sleep(scheduler.rng.uniform(*_SYNC_S))
+        if self.failing_syncs > 0:
+            self.failing_syncs -= 1
+            scheduler.say("a sync fails")
+            inode.fail(scheduler.rng)
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        inode.sync(content)
+
+    def cut_power(self) -> None:
+        """Everybody has been killed; what is found at the next boot."""
+        rng = self.scheduler.rng
+        names: dict[str, Inode] = {}
+        found: dict[int, Inode] = {}
+        for name in sorted(self.names.keys() | self._durable.keys()):
+            before, after = self._durable.get(name), self.names.get(name)
+            kept = after if before is after or rng.random() < 0.5 else before
+            if kept is None:
+                continue
+            if id(kept) not in found:
+                inode = found[id(kept)] = Inode()
+                inode.durable = kept.after_power_cut(rng)
+                inode.content = bytearray(inode.durable)
+            names[name] = found[id(kept)]
+        self.names, self._durable = names, dict(names)
+        self.failing_syncs, self.is_full = 0, False
 
     def create(self, name: str) -> Inode:
         """A new, empty file."""
-        if self.is_full:
-            raise system_error(errno.ENOSPC, name)
-        inode = Inode()
-        self._change({name: inode})
+        inode = self.names[name] = Inode()
         return inode
 
-    def remove(self, name: str) -> None:
-        """Take a name away."""
-        inode = self.names.get(name)
-        if inode is None:
-            raise FileNotFoundError(errno.ENOENT, "No such file or directory", name)
-        self.on_remove(name, inode)
-        self._change({name: None})
 
-    def rename(self, old: str, new: str) -> None:
-        """Give a file another name, which may be one that is taken."""
-        inode = self.names.get(old)
-        if inode is None:
-            raise FileNotFoundError(errno.ENOENT, "No such file or directory", old)
-        self._change({old: None, new: inode})
+class LogFile:
+    """A log file that is written in place."""
+
+    def __init__(self, disk: Disk, inode: Inode) -> None:
+        self._disk = disk
+        self._inode = inode
+        self.size = len(inode.content)
+
+    def write(self, offset: int, data: bytes) -> None:
+        """A copy to mapped memory: the process may be killed in the middle of it."""
+        scheduler, inode = self._disk.scheduler, self._inode
+        if scheduler.current is not None and not scheduler.current.process.alive:
+            raise Killed
+        rng = scheduler.rng
+        done = 0
+        if rng.random() < _WRITTEN_IN_TWO:
+            done = rng.randrange(len(data))
+            inode.content[offset : offset + done] = data[:done]
+            scheduler.step()
+        inode.content[offset + done : offset + len(data)] = data[done:]
+        self._disk.on_record(data)
+        if rng.random() < _WRITTEN_BACK:
+            start = rng.randrange(0, self.size, SECTOR_BYTES)
+            fresh = bytes(inode.content[start : start + SECTOR_BYTES])
+            if inode.lost.get(start) != fresh:
+                old = inode.durable.ljust(self.size, b"\0")
+                inode.durable = old[:start] + fresh + old[start + SECTOR_BYTES :]
+        scheduler.step()
+
+    def sync(self) -> None:
+        """See ``Disk.sync``."""
+        self._disk.sync(self._inode)
+
+    def close(self) -> None:
+        """Nothing depends on it."""
+
+
+class SimulatedStorage:
+    """``shm.storage.Storage`` over the disk."""
+
+    def __init__(self, disk: Disk) -> None:
+        self._disk = disk
+
+    def list(self) -> list[str]:
+        self._disk.scheduler.step()
+        return sorted(self._disk.names)
+
+    def read(self, name: str) -> bytes:
+        self._disk.scheduler.step()
+        return bytes(self._disk.names[name].content)
+
+    def create_log_file(self, name: str, size: int) -> Any:
+        disk = self._disk
+        disk.scheduler.step()
+        assert name not in disk.names, f"{name} exists"
+        if disk.is_full:
+            raise StoreFullError(f"no room for {name}")
+        inode = disk.create(name)
+        disk.scheduler.step()
+        inode.content = bytearray(size)
+        try:
+            disk.sync(inode, immediate=True)
+        except OSError:
+            del disk.names[name]
+            raise
+        self.sync_directory()
+        return LogFile(disk, inode)
+
+    def truncate(self, name: str, size: int) -> None:
+        inode = self._disk.names[name]
+        self._disk.scheduler.step()
+        del inode.content[size:]
+        self._disk.sync(inode, immediate=True)
+
+    def write_again(self, name: str, from_byte: int) -> None:
+        inode = self._disk.names[name]
+        self._disk.scheduler.step()
+        first = from_byte // SECTOR_BYTES * SECTOR_BYTES
+        inode.lost = {start: data for start, data in inode.lost.items() if start < first}
+        self._disk.sync(inode, immediate=True)
+
+    def sync_file(self, name: str) -> None:
+        self._disk.sync(self._disk.names[name], immediate=True)
+
+    def remove(self, name: str) -> None:
+        self._disk.scheduler.step()
+        inode = self._disk.names.pop(name)
+        if name.startswith("wal-"):
+            self._disk.on_remove(name, bytes(inode.content))
 
     def sync_directory(self) -> None:
-        """Make every change of names durable."""
-        self._wait_for_medium()
-        self._durable_names = dict(self.names)
-        self._pending.clear()
-
-    def _change(self, change: dict[str, Inode | None]) -> None:
-        self._pending.append(change)
-        _apply(self.names, change)
-
-    # --- content ------------------------------------------------------------------------------------------------------
-
-    def write(self, inode: Inode, offset: int, data: bytes) -> None:
-        """Write into the page cache."""
-        end = offset + len(data)
-        if end > len(inode.data):
-            inode.data.extend(bytes(end - len(inode.data)))
-        inode.data[offset:end] = data
-        size = self._sector_bytes
-        inode.dirty.update(range(offset // size, (end + size - 1) // size))
-
-    def resize(self, inode: Inode, size: int) -> None:
-        """Cut a file, or make it longer with zeros."""
-        if size > len(inode.data) and self.is_full:
-            raise system_error(errno.ENOSPC)
-        old = len(inode.data)
-        if size < old:
-            del inode.data[size:]
-        else:
-            inode.data.extend(bytes(size - old))
-        inode.dirty.update(range(min(old, size) // self._sector_bytes, max(old, size) // self._sector_bytes + 1))
-
-    def sync(self, inode: Inode) -> None:
-        """Write everything dirty to the medium, or fail."""
-        self._wait_for_medium()
-        if self.syncs_to_fail and inode.dirty:
-            self.syncs_to_fail -= 1
-            self.failed_syncs += 1
-            for sector in sorted(inode.dirty):
-                if self._rng.random() < 0.5:
-                    self._write_back(inode, sector)
-                elif self.failure_reverts:
-                    start, end = sector * self._sector_bytes, (sector + 1) * self._sector_bytes
-                    old = bytes(inode.durable[start:end])
-                    inode.data[start : start + len(old)] = old[: max(0, len(inode.data) - start)]
-            inode.dirty.clear()
-            raise system_error(errno.EIO)
-        if len(inode.durable) != len(inode.data):
-            _resize(inode.durable, len(inode.data))
-        for sector in inode.dirty:
-            self._write_back(inode, sector)
-        inode.dirty.clear()
-        if inode.mapped:
-            inode.durable[:] = inode.data
-
-    def write_some_back(self) -> None:
-        """The machine writes some dirty sectors when it likes."""
-        for inode in self.names.values():
-            for sector in sorted(inode.dirty):
-                if self._rng.random() < 0.3:
-                    if len(inode.durable) < len(inode.data):
-                        _resize(inode.durable, len(inode.data))
-                    self._write_back(inode, sector)
-                    inode.dirty.discard(sector)
-
-    def _write_back(self, inode: Inode, sector: int) -> None:
-        start, end = sector * self._sector_bytes, (sector + 1) * self._sector_bytes
-        part = inode.data[start:end]
-        if start + len(part) > len(inode.durable):
-            _resize(inode.durable, start + len(part))
-        inode.durable[start : start + len(part)] = part
-
-    def _wait_for_medium(self) -> None:
-        kernel = self._kernel
-        if self.slowest_sync_ns:
-            kernel.sleep_ns(int(self._rng.random() ** 3 * self.slowest_sync_ns))
-        else:
-            kernel.step()
-
-    # --- the end ------------------------------------------------------------------------------------------------------
-
-    def cut_power(self) -> None:
-        """Leave what a power cut does."""
-        rng = self._rng
-        kept = list(self._pending)
-        if self._in_order:
-            del kept[rng.randint(0, len(kept)) :]
-        else:
-            kept = [change for change in kept if rng.random() < 0.5]
-        names = self._durable_names
-        for change in kept:
-            _apply(names, change)
-        self.names = names
-        self._durable_names = dict(names)
-        self._pending.clear()
-        for inode in set(names.values()) if len(set(map(id, names.values()))) < len(names) else list(names.values()):
-            self._cut_content(inode)
-        self.is_full = False
-        self.syncs_to_fail = 0
-
-    def _cut_content(self, inode: Inode) -> None:
-        rng, size = self._rng, self._sector_bytes
-        if inode.mapped and rng.random() < 0.5:
-            inode.durable[:] = inode.data
-        old_length, length = len(inode.durable), len(inode.data)
-        if inode.dirty and old_length != length:
-            # The length is in the file's head on disk, which may have been written or not.
-            _resize(inode.durable, rng.choice((old_length, length)))
-        for sector in sorted(inode.dirty):
-            start = sector * size
-            end = min(start + size, len(inode.durable))
-            new = bytes(inode.data[start:end])
-            new += bytes(max(0, end - start - len(new)))
-            choice = rng.random()
-            if choice < 0.4:
-                continue
-            if choice < 0.8 or not self._tears or end <= start:
-                inode.durable[start:end] = new
-                continue
-            old = bytes(inode.durable[start:end])
-            at = rng.randrange(end - start + 1)
-            mixed = bytearray(new[:at] + old[at:])
-            if choice > 0.95:  # what was being written is neither; what was not stays
-                for i in range(at, end - start):
-                    if old[i] != new[i]:
-                        mixed[i] = rng.randrange(256)
-            inode.durable[start:end] = mixed
-        inode.data = bytearray(inode.durable)
-        inode.dirty.clear()
-        inode.mapped = False
-
-
-def _apply(names: dict[str, Inode], change: dict[str, Inode | None]) -> None:
-    for name, inode in change.items():
-        if inode is None:
-            names.pop(name, None)
-        else:
-            names[name] = inode
-
-
-def _resize(data: bytearray, size: int) -> None:
-    if size < len(data):
-        del data[size:]
-    else:
-        data.extend(bytes(size - len(data)))
+        self._disk.scheduler.step()
+        self._disk.sync_names()

@@ -127,9 +127,10 @@ class Scheduler:
             if task is not mine and not task.done:
                 task.done = True
                 if task.greenlet:  # it has begun
-                    parent, task.greenlet.parent = task.greenlet.parent, greenlet.getcurrent()
+                    task.greenlet.parent = greenlet.getcurrent()
+                    self.current = task  # what it still does on its way out is its own doing, and refused
                     task.greenlet.throw(Killed)
-                    del parent
+                    self.current = mine
         self._tasks = [task for task in self._tasks if not task.done or task is mine]
 
     def kill(self, process: Process) -> None:

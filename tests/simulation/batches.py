@@ -1,0 +1,76 @@
+"""Seeds in bulk, over several processors: many histories of a sound store, or one after another with a planted bug."""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections import Counter
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from .run import run_seed
+from .truth import Problem
+
+_BATCH = 20
+
+
+class Result(NamedTuple):
+    """What came of a batch of seeds."""
+
+    seeds: int
+    totals: Counter[str]
+    failing: list[tuple[int, list[Problem]]]
+
+
+class Catch(NamedTuple):
+    """The first seed that shows a planted bug, None if none did."""
+
+    plant: str
+    seed: int | None
+    oracle: str
+
+
+def run_seeds(first: int, last: int, plant: str | None = None) -> Result:
+    """The histories of ``[first, last)``."""
+    totals: Counter[str] = Counter()
+    failing = []
+    for seed in range(first, last):
+        verdict = run_seed(seed, plant)
+        totals.update(verdict.counts)
+        totals.update(steps=verdict.steps, commits=verdict.commits)
+        if verdict.problems:
+            failing.append((seed, verdict.problems))
+    return Result(last - first, totals, failing)
+
+
+def batches(first: int, count: int, plant: str | None, processes: int) -> Iterator[Result]:
+    """The same in batches, as they are done."""
+    last = first + count
+    jobs = [(i, min(i + _BATCH, last), plant) for i in range(first, last, _BATCH)]
+    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=50) as pool:
+        yield from pool.imap(_run_job, jobs)
+
+
+def catch(plant: str, most_seeds: int) -> Catch:
+    """Take seeds from 0 on until an oracle notices the planted bug."""
+    for seed in range(most_seeds):
+        try:
+            problems = run_seed(seed, plant).problems
+        except Exception as error:  # a log that a bug wrote may be more than its reader takes: noticed, too
+            problems = [(type(error).__name__, str(error))]
+        if problems:
+            return Catch(plant, seed, problems[0][0])
+    return Catch(plant, None, "")
+
+
+def catches(names: list[str], most_seeds: int, processes: int) -> Iterator[Catch]:
+    """The same for many plants, in their order."""
+    with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=4) as pool:
+        yield from pool.imap(_catch_job, [(name, most_seeds) for name in names])
+
+
+def _run_job(job: tuple[int, int, str | None]) -> Result:
+    return run_seeds(*job)
+
+
+def _catch_job(job: tuple[str, int]) -> Catch:
+    return catch(*job)

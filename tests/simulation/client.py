@@ -1,0 +1,261 @@
+"""A client of the simulation: runs its operations with shoal's own API and writes down what it saw."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+from acknowledged import ToldEvent
+from history import Step
+from list_append import Operation as ListOperation
+
+import shoal
+from shoal.shm.errors import CASConflictError, ConflictError, SnapshotExpiredError, StoreFullError
+
+from .machine import World
+from .plan import Operation
+from .scheduler import Killed
+
+RUN = "run"
+LINGER_S = 0.1
+TIMEOUT_S = 20.0
+
+
+class _Anything:
+    """Equal to everything: the answer that nobody heard."""
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __eq__(self, _other: object) -> bool:
+        return True
+
+    def __ne__(self, _other: object) -> bool:
+        return False
+
+    def __repr__(self) -> str:
+        return "?"
+
+
+ANYTHING: Any = _Anything()
+
+
+@dataclass
+class ExpiringRead:
+    """What was read of a key that may expire, and between which moments of the wall clock."""
+
+    key: str
+    found: Any
+    first_ms: int
+    last_ms: int
+
+
+@dataclass
+class Attempt:
+    """One operation: from the step it began at to the one it ended at, and all that its client knows of it."""
+
+    who: str
+    kind: str
+    start: int
+    boot: int
+    end: float = float("inf")
+    status: str = "unknown"  # "committed", "aborted", "refused"
+    commit: tuple[int, int] | None = None  # client id and commit id, once something was sent
+    told: int = 0  # the version it was told
+    snapshot: int = -1
+    steps: list[Step] = field(default_factory=list)
+    list_operations: list[ListOperation] = field(default_factory=list)
+    events: list[ToldEvent] = field(default_factory=list)
+    expiring: list[ExpiringRead] = field(default_factory=list)
+
+
+class Client:
+    """One process."""
+
+    def __init__(self, world: World, name: str, operations: list[Operation], attempts: list[Attempt]) -> None:
+        self._world = world
+        self._name = name
+        self.left = list(operations)
+        self._attempts = attempts
+        self._attempt: Attempt | None = None
+        self._db: shoal.Database
+
+    def run(self) -> None:
+        """What the process does."""
+        while True:
+            try:
+                self._open()
+                break
+            except StoreFullError:  # no room for the log of a coordinator: the disk is full for a while
+                self._world.sleep(0.01)
+        while self.left:
+            operation = self.left.pop(0)
+            if operation[2]:
+                self._world.sleep(operation[2])
+            self._one(operation)
+        self._db.close()
+
+    def _open(self) -> None:
+        self._db = shoal.Database("store", timeout=TIMEOUT_S, linger=LINGER_S)
+        connection: Any = self._db._connection
+        submit = connection.submit
+
+        def note(*request: Any) -> Any:
+            attempt = self._attempt
+            assert attempt is not None
+            attempt.commit = (connection._client_id, connection._commit_id + 1)
+            version, results = submit(*request)
+            attempt.told = version
+            return version, results
+
+        connection.submit = note
+        self._kv, self._log, self._cells = shoal.KVStore(self._db), shoal.EventLog(self._db), shoal.StateCell(self._db)
+
+    def _begin(self, kind: str, who: str) -> Attempt:
+        world = self._world
+        attempt = self._attempt = Attempt(who, kind, world.steps, world.boot)
+        self._attempts.append(attempt)
+        world.say(f"begins {kind} {who}")
+        return attempt
+
+    def _one(self, operation: Operation) -> None:
+        kind, unique, _, *arguments = operation
+        attempt = self._begin(kind, unique)
+        world = self._world
+        world.step()  # time passes between the note that it begins and its first look
+        try:
+            getattr(self, "_" + kind.replace(" ", "_"))(attempt, *arguments)
+            attempt.status = "committed"
+        except Killed:
+            raise
+        except (ConflictError, CASConflictError):
+            attempt.status = "aborted"
+        except StoreFullError as error:
+            attempt.status = "unknown" if hasattr(error, "at_start") else "refused"
+        except SnapshotExpiredError as error:
+            attempt.status = "aborted"
+            if not world.revoked:
+                world.problems.append(("snapshot", f"{unique}: {error}, and nothing is ever revoked"))
+            attempt.steps.clear()
+        world.steps += 1
+        if attempt.status != "unknown":
+            attempt.end = world.steps
+        world.say(f"{attempt.status} {unique} at {attempt.told or attempt.snapshot}: {attempt.steps!r:.200}")
+        world.step()
+
+    # --- single calls ---
+
+    def _get(self, attempt: Attempt, key: str, *_: Any) -> None:
+        attempt.steps.append(("get", key, None, self._kv.get(RUN, key)))
+
+    def _put(self, attempt: Attempt, key: str, value: str, *_: Any) -> None:
+        attempt.steps.append(("put", key, value, None))
+        self._kv.put(RUN, key, value)
+
+    def _delete(self, attempt: Attempt, key: str, *_: Any) -> None:
+        attempt.steps.append(("delete", key, None, ANYTHING))
+        attempt.steps[0] = ("delete", key, None, self._kv.delete(RUN, key))
+
+    def _increment(self, attempt: Attempt, key: str, _value: str, by: int, *_: Any) -> None:
+        attempt.steps.append(("increment", key, by, ANYTHING))
+        attempt.steps[0] = ("increment", key, by, self._kv.increment(RUN, key, by))
+
+    def _set_cell(self, attempt: Attempt, key: str, value: str, *_: Any) -> None:
+        attempt.steps.append(("increment", "#cell " + key, 1, ANYTHING))
+        attempt.steps[0] = ("increment", "#cell " + key, 1, self._cells.set(RUN, key, value))
+
+    def _cas(self, attempt: Attempt, key: str, value: str, *_: Any) -> None:
+        found = self._cells.read(RUN, key)
+        if found is None:
+            self._set_cell(attempt, key, value)
+            return
+        # A cell's version counts its changes: a compare-and-set that succeeds raises it from the expected one.
+        attempt.steps.append(("increment", "#cell " + key, 1, found.version + 1))
+        version = self._cells.cas(RUN, key, found.version, value)
+        attempt.steps[0] = ("increment", "#cell " + key, 1, version if version == found.version + 1 else -1)
+
+    def _event(self, attempt: Attempt, _key: str, value: str, *_: Any) -> None:
+        told = self._log.append(RUN, "type", value)
+        attempt.events.append(ToldEvent(told.sequence, told.hash, "type", value))
+
+    def _clear(self, attempt: Attempt, _key: str, _value: str, _by: int, bounds: tuple[str, str]) -> None:
+        attempt.steps.append(("clear", "", bounds, None))
+        self._db.engine.clear(*self._engine_bounds(bounds))
+
+    # --- transactions ---
+
+    def _transaction(self, attempt: Attempt, steps: list[Operation]) -> None:
+        with self._db.transaction(RUN) as txn:
+            attempt.snapshot = txn._begun().snapshot
+            for step in steps:
+                self._perform(attempt, txn, *step)
+
+    _blind = _transaction
+
+    def _snapshot(self, attempt: Attempt, steps: list[Operation]) -> None:
+        with self._db.snapshot(RUN) as view:
+            attempt.snapshot = view.version
+            for step in steps:
+                self._perform(attempt, view, *step)
+
+    def _hold(self, attempt: Attempt, steps: list[Operation]) -> None:
+        """A snapshot that stays open for long."""
+        with self._db.snapshot(RUN) as view:
+            attempt.snapshot = view.version
+            for _ in range(3):
+                for step in steps:
+                    self._perform(attempt, view, *step)
+                self._world.sleep(0.01)
+
+    def _perform(self, attempt: Attempt, txn: Any, name: str, key: str, argument: Any, pause_s: float) -> None:
+        if pause_s:
+            self._world.sleep(pause_s)
+        kv, result = txn.kv, None
+        if name == "get":
+            result = kv.get(key)
+        elif name == "scan":
+            result = kv.list_with_values(key)
+        elif name == "put":
+            kv.put(key, argument)
+        elif name == "delete":
+            result = kv.delete(key)
+        elif name == "increment":
+            result = kv.increment(key, argument)
+        elif name == "clear":
+            txn._begun().clear(*self._engine_bounds(argument))
+        attempt.steps.append((name, key, argument, result))
+
+    def _list(self, attempt: Attempt, steps: list[Operation]) -> None:
+        with self._db.transaction(RUN) as txn:
+            attempt.snapshot = txn._begun().snapshot
+            for name, key, element, pause_s in steps:
+                if pause_s:
+                    self._world.sleep(pause_s)
+                seen = txn.kv.get(key, [])
+                attempt.list_operations.append(ListOperation("read", key, seen))
+                if name == "append":
+                    txn.kv.put(key, [*seen, element])
+                    attempt.list_operations.append(ListOperation("append", key, element))
+
+    # --- keys that expire ---
+
+    def _expiring(self, attempt: Attempt, key: str, ttl_s: float | None, _other: str, _pause_s: float) -> None:
+        del attempt
+        self._kv.put(RUN, key, f"{key} {ttl_s}", ttl=ttl_s)
+
+    def _counting_on_expiring(
+        self, attempt: Attempt, key: str, ttl_s: float | None, other: str, pause_s: float
+    ) -> None:
+        """Write something because of what an expiring key holds."""
+        with self._db.transaction(RUN) as txn:
+            attempt.snapshot = txn._begun().snapshot
+            before_ms = self._world.now_ms()
+            found = txn.kv.get(key)
+            attempt.expiring.append(ExpiringRead(key, found, before_ms, self._world.now_ms()))
+            self._world.sleep(pause_s + (ttl_s or 0) * 0.3)
+            value = f"{attempt.who} saw {found}"
+            txn.kv.put(other, value)
+            attempt.steps.append(("put", other, value, None))
+
+    def _engine_bounds(self, bounds: tuple[str, str]) -> tuple[bytes, bytes]:
+        prefix: bytes = self._kv._views[RUN]._prefix
+        return prefix + bounds[0].encode(), prefix + bounds[1].encode()

@@ -1,0 +1,349 @@
+"""The simulated machine, and the one place where it is put under shoal's modules.
+
+The product keeps calling ``os``, ``select`` and ``time`` themselves: an injected edge would cost every commit a call
+through Python. Each module is given another ``os`` here instead, under the name by which it calls it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import random
+import select
+from collections.abc import Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from plants import Patch
+from plants import answers as planted_answers
+from plants import recovery as planted_recovery
+from plants import take_over as planted_take_over
+
+from shoal.coordinator import checkpoint_helper, checkpointer, clients, process, server
+from shoal.coordinator.log import wal_format, wal_writer
+from shoal.primitives import state_cell
+from shoal.shm import (
+    checkpoint,
+    clock,
+    frames,
+    hash_index,
+    integrity,
+    limits,
+    ordered_index,
+    reader,
+    reclaim,
+    snapshots,
+    store_files,
+    writer,
+)
+from shoal.shm.errors import ShoalError, StoreFullError
+from shoal.shm.integrity import check_segment
+from shoal.shm.segment import Segment
+from shoal.shm.snapshots import SnapshotSlots
+from shoal.workers import connection, retry, take_over, transaction
+
+from . import fakes
+from .disk import Disk, SimulatedStorage
+from .door import Door, Locks, knock, start_if_nobody_does
+from .pipes import Descriptors, Epoll, Poll, Thing
+from .scheduler import Process, Scheduler
+
+# Small, so that everything happens within a few hundred steps.
+_LIMITS = {
+    "CHECKPOINT_LOG_BYTES": 6_000,
+    "CHECKPOINT_BLOCK_BYTES": 512,
+    "WINDOW_LEAST_KEYS": 20,
+    "WINDOW_MOST_KEYS": 60,
+    "RECLAIM_EVERY": 3,
+    "RECLAIM_SLICE": 4,
+    "CLEAR_SLICE": 2,
+    "SWEEP_SLICE": 4,
+    "MEMORY_STEP_BYTES": 512 * 1024,
+    "FIRST_CLIENT_S": 0.2,
+    "ANSWER_SPIN_S": 0.00005,
+    "CROWDED_ANSWER_SPIN_S": 0.00002,
+    "REQUEST_SPIN_S": 0.00005,
+    "CROWDED_REQUEST_SPIN_S": 0.00002,
+}
+_LEAF_ENTRIES, _BRANCH_ENTRIES, _BUCKET_FILL = 4, 4, 24
+
+
+class World(Scheduler):
+    """One machine: processors, clock, descriptors, disk, and who serves the store."""
+
+    def __init__(self, seed: int, durability: str) -> None:
+        rng = random.Random(seed)
+        super().__init__(rng, rng.choice([0.05, 0.15, 0.3, 0.6]), rng.choice([0.000_002, 0.000_01, 0.000_04]))
+        self.durability = durability
+        self.descriptors = Descriptors(self, rng.choice([24, 64, 300, 4096, 65536]), rng.choice([0, 0, 0.05, 0.4]))
+        self.disk = Disk(self)
+        self.disk.on_record = self._note_record
+        self.limits = {
+            **_LIMITS,
+            "LOG_FILE_BYTES": rng.choice([512, 1024, 1536, 4096]),
+            "CHECKPOINT_LOG_FILES": rng.choice([1, 2, 4]),
+        }
+        self.boot = 1
+        self.door: Door | None = None
+        self.locks: dict[str, Process] = {}
+        self.file_locks = Locks(self)
+        self.epoch = memoryview(bytearray(64)).cast("Q")
+        self.segments: list[Segment] = []
+        self.attachments: list[connection.Attachment] = []
+        self.inputs: dict[Process, io.BytesIO] = {}  # standard input of checkpoint helpers
+        self.moments: dict[int, int] = {}  # commit version -> wall clock, ms, when it was logged
+        self.coordinators = 0
+        self.checkpoints = 0
+        self.recovered: list[int] = []
+        self.revoked = 0
+
+    @property
+    def process(self) -> Process:
+        """Who runs now."""
+        assert self.current is not None
+        return self.current.process
+
+    def now_ms(self) -> int:
+        """The wall clock."""
+        return int(self.now_s * 1000) + 1_700_000_000_000
+
+    def _note_record(self, data: bytes) -> None:
+        found = wal_format.decode_record(data, 0)
+        if found is not None and not found[0].is_close_mark:
+            self.moments[found[0].version] = self.now_ms()
+
+    def end(self, process: Process, status: int) -> None:
+        if process.alive:
+            super().end(process, status)
+            self.descriptors.close_all(process)
+            if self.door is not None and self.door.process is process:
+                self.door = None
+
+    def died(self, process: Process, name: str, error: BaseException) -> None:
+        self.say(f"{process.name}/{name}: {type(error).__name__}: {error}")
+        if process.kind == "coordinator" and isinstance(error, OSError) and error.errno == 5:
+            return  # a sync failed: nobody knows what is on disk, so it must end
+        super().died(process, name, error)
+
+    def start_coordinator(self, hello: Any, linger_s: float, report: list[Any]) -> Process:
+        """A coordinator's process, as a client starts it: ``process.main`` without its fork."""
+        self.coordinators += 1
+
+        def run() -> None:
+            self.sleep(self.rng.uniform(0, 0.01))
+            try:
+                process.serve(Path("store"), hello.durability, hello.max_bytes, linger_s, lambda: report.append(None))
+            except process.AlreadyServedError:
+                return
+            except ShoalError as error:
+                report.append(error)
+                if not isinstance(error, StoreFullError):
+                    self.problems.append(("recovery", f"{type(error).__name__}: {error}"))
+
+        return self.spawn(f"coordinator-{self.coordinators}", "coordinator", run)
+
+    def crash(self) -> None:
+        """A power cut: everybody is gone, and the disk is what it is."""
+        self.say("the power is cut")
+        for each in list(self.processes):
+            self.end(each, -9)
+        self.processes.clear()
+        self.disk.cut_power()
+        self.boot += 1
+        self.door = None
+        self.locks.clear()
+
+
+@contextlib.contextmanager
+def under(world: World) -> Iterator[None]:
+    """Have shoal run on this machine meanwhile."""
+    patch = Patch()
+    try:
+        _install(world, patch)
+        yield
+    finally:
+        for attachment in world.attachments:
+            attachment.is_open = False  # nothing is left that it could close
+        patch.restore()
+        for segment in world.segments:
+            os.close(segment._fd)
+            segment._fd = -1
+
+
+def _install(world: World, patch: Patch) -> None:
+    fakes.SharedSegment.world = world
+    fake_os, rng = fakes.Os(world), world.rng
+    sim_time = SimpleNamespace(
+        monotonic=lambda: world.now_s,
+        perf_counter=lambda: world.now_s,
+        time_ns=lambda: world.now_ms() * 1_000_000,
+        sleep=world.sleep,
+    )
+    sim_select = SimpleNamespace(
+        poll=lambda: Poll(world, world.descriptors),
+        epoll=lambda: Epoll(world, world.descriptors),
+        POLLIN=select.POLLIN,
+        EPOLLIN=select.EPOLLIN,
+        EPOLLOUT=select.EPOLLOUT,
+    )
+    for module in (server, clients, frames, connection, checkpointer, process):
+        patch.set(module, "os", fake_os)
+    for module in (server, connection, frames):
+        patch.set(module, "select", sim_select)
+    for module in (server, frames, transaction, retry, take_over, clock, state_cell, planted_answers):
+        patch.set(module, "time", sim_time)
+    sim_random = SimpleNamespace(uniform=rng.uniform)
+    for module in (take_over, retry):
+        patch.set(module, "random", sim_random)
+    secrets = SimpleNamespace(randbits=rng.getrandbits)
+    for module in (process, connection, planted_take_over):
+        patch.set(module, "secrets", secrets)
+    for name, value in world.limits.items():
+        patch.set(limits, name, value)
+    for module, name in (
+        (wal_writer, "LOG_FILE_BYTES"),
+        (checkpoint, "CHECKPOINT_BLOCK_BYTES"),
+        (connection, "ANSWER_SPIN_S"),
+        (connection, "CROWDED_ANSWER_SPIN_S"),
+    ):
+        patch.set(module, name, world.limits[name])
+    for module in (ordered_index, writer, integrity, reader):
+        patch.set(module, "LEAF_ENTRIES", _LEAF_ENTRIES)
+    for module in (ordered_index, integrity, reader):
+        patch.set(module, "BRANCH_ENTRIES", _BRANCH_ENTRIES)
+    patch.set(hash_index, "BUCKET_FILL", _BUCKET_FILL)
+    _install_coordinator(world, patch)
+    _install_client(world, patch)
+
+
+def _install_coordinator(world: World, patch: Patch) -> None:
+    def make_segment(max_bytes: int, seed: int) -> Segment:
+        segment = fakes.SharedSegment.create(limits.MIN_STORE_BYTES, seed)
+        world.segments.append(segment)
+        return segment
+
+    def check_after_recovery(found: Any, segment: Segment, made: Any) -> None:
+        world.recovered.append(found.version)
+        for text in check_segment(segment, found.version, made):
+            world.problems.append(("check() after recovery", text))
+
+    recover = process.recover
+
+    def recover_and_check(storage: Any, made: Any, reclaimer: Any) -> Any:
+        found = recover(storage, made, reclaimer)
+        world.say(f"recovered up to {found.version}, from a checkpoint at {found.checkpoint_version}")
+        check_after_recovery(found, made.segment, made)
+        return found
+
+    meta = store_files.StoreMeta(world.durability, limits.MIN_STORE_BYTES)
+    patch.set(process, "_meta", lambda _directory, _durability, _max_bytes: meta)
+    patch.set(
+        process,
+        "store_files",
+        SimpleNamespace(
+            **{name: value for name, value in vars(store_files).items() if name.isupper()},
+            make_directory=lambda _directory: None,
+        ),
+    )
+    patch.set(process, "recover", recover_and_check)
+    patch.set(process, "DiskStorage", lambda _directory: SimulatedStorage(world.disk))
+    patch.set(process, "Segment", SimpleNamespace(create=make_segment))
+    patch.set(process, "EpochWord", lambda _directory, writable: fakes.Epoch(world))
+    patch.set(process, "ControlSocket", lambda _directory, admit: Door(world, admit))
+    patch.set(process, "filelock", world.file_locks)
+    patch.set(process, "Path", str)
+    patch.set(process, "gc", SimpleNamespace(freeze=lambda: None, set_threshold=lambda *_: None))
+    patch.set(process, "sys", SimpleNamespace(stderr=io.StringIO()))
+    patch.set(process, "append_note", lambda *_: None)
+    patch.set(
+        process,
+        "signal",
+        SimpleNamespace(SIGINT=2, SIGTERM=15, signal=lambda *_: None, set_wakeup_fd=lambda *_args, **_options: None),
+    )
+    patch.set(
+        process,
+        "threading",
+        SimpleNamespace(
+            Thread=lambda target, name, daemon: fakes.Thread(world, target, name), Event=lambda: fakes.Event(world)
+        ),
+    )
+    patch.set(wal_writer, "threading", SimpleNamespace(Lock=lambda: fakes.Lock(world)))
+    patch.set(wal_format, "boot_id", lambda: world.boot)
+    patch.set(
+        clients,
+        "snapshots",
+        SimpleNamespace(new_page=lambda: world.descriptors.open(Thing(fakes.Page(), world.process))),
+    )
+    patch.set(clients, "SnapshotPage", lambda fd: _coordinators_page(world, fd))
+    patch.set(clients, "_F_SETPIPE_SZ", None)
+    patch.set(
+        checkpointer,
+        "subprocess",
+        SimpleNamespace(Popen=lambda command, **options: fakes.Helper(world, command, **options), DEVNULL=-1),
+    )
+    patch.set(checkpointer, "tempfile", SimpleNamespace(TemporaryFile=io.BytesIO))
+    patch.set(checkpointer, "_PAUSE_AFTER_FAILURE_S", 0.2)
+    checkpoint_os = fakes.CheckpointOs(world)
+    patch.set(checkpoint, "os", checkpoint_os)
+    patch.set(planted_recovery, "os", checkpoint_os)
+    patch.set(
+        checkpoint,
+        "private_file",
+        lambda path, _flags: world.descriptors.open(Thing(world.disk.create(path.name), world.process)),
+    )
+    patch.set(checkpoint, "DiskStorage", lambda _directory: SimulatedStorage(world.disk))
+    patch.set(checkpoint_helper, "Path", lambda _directory: fakes.Path(world, "store"))
+    patch.set(checkpoint_helper, "append_note", lambda *_: None)
+    patch.set(
+        checkpoint_helper,
+        "sys",
+        SimpleNamespace(stdin=SimpleNamespace(buffer=SimpleNamespace(read=lambda: world.inputs[world.process].read()))),
+    )
+    patch.set(checkpoint_helper, "Segment", SimpleNamespace(attach=lambda fd: world.descriptors.get(fd).content))
+    for module in (reclaim, writer, ordered_index):
+        patch.set(module, "publish_barrier", world.step)
+    patch.set(reclaim, "barrier", world.step)
+    patch.set(server, "_MAINTAIN_EVERY_S", 0.004)
+
+
+def _coordinators_page(world: World, fd: int) -> Any:
+    page = snapshots.SnapshotPage.__new__(snapshots.SnapshotPage)
+    page._slots = world.descriptors.get(fd).content.words
+    return page
+
+
+def _install_client(world: World, patch: Patch) -> None:
+    class Slots(SnapshotSlots):
+        __slots__ = ()
+
+        def __init__(self, fd: int) -> None:
+            self._slots = fakes.SteppingWords(world.descriptors.get(fd).content.words, world)  # type: ignore[assignment]
+            world.descriptors.close(fd)
+            self._free: list[int] = []
+            self._used = iter(range(1, 60))
+
+    def attach_segment(fd: int) -> Segment:
+        segment: Segment = world.descriptors.get(fd).content
+        world.descriptors.close(fd)
+        return segment
+
+    class Attachment(connection.Attachment):
+        __slots__ = ()
+
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            world.attachments.append(self)
+
+    patch.set(connection, "Attachment", Attachment)
+    patch.set(connection, "Segment", SimpleNamespace(attach=attach_segment))
+    patch.set(connection, "SnapshotSlots", Slots)
+    patch.set(connection, "EpochWord", lambda _directory, writable: fakes.Epoch(world))
+    patch.set(connection, "words", SimpleNamespace(register_reader=world.step))
+    patch.set(take_over, "_knock", lambda _directory, hello, deadline_s: knock(world, hello, deadline_s))
+    patch.set(
+        take_over,
+        "_start_if_nobody_does",
+        lambda _directory, hello, linger_s, deadline_s: start_if_nobody_does(world, hello, linger_s, deadline_s),
+    )

@@ -1,0 +1,134 @@
+"""What happens in a history, drawn from its seed beforehand: so a failing one can be tried again with less of it."""
+
+from __future__ import annotations
+
+import random
+from typing import Any, NamedTuple
+
+KEYS = [f"k{i:02}" for i in range(14)]
+COUNTERS = ["c0", "c1"]
+LISTS = ["l0", "l1", "l2"]
+CELLS = ["s0", "s1"]
+EXPIRING = ["t0", "t1", "t2"]
+PREFIXES = ["k", "k0", "k1", "c"]
+_LONGEST_PAUSE_S = 0.01
+# Steps of a phase in which faults are put: most histories have about so many.
+_STEPS = 700
+
+# Kinds of operations, and how often they come. A history has a favourite or none: so the rare meet each other, too.
+_WEIGHTS = {
+    "transaction": 8, "snapshot": 2, "get": 2, "put": 3, "delete": 2, "increment": 5, "event": 6, "list": 6, "cas": 2,
+    "set cell": 1, "expiring": 3, "counting on expiring": 2, "clear": 2, "hold": 2, "blind": 1,
+}  # fmt: skip
+_FAVOURITES = [
+    "transaction",
+    "event",
+    "list",
+    "increment",
+    "expiring",
+    "counting on expiring",
+    "clear",
+    "hold",
+    "delete",
+]
+
+Operation = tuple[Any, ...]
+
+
+class Fault(NamedTuple):
+    """``step`` is counted from the beginning of its phase; ``number`` picks one of several processes, or a length."""
+
+    step: int
+    kind: str
+    number: int
+
+
+class Phase(NamedTuple):
+    """From one boot of the machine to the next power cut."""
+
+    clients: list[list[Operation]]
+    faults: list[Fault]
+
+
+class Plan(NamedTuple):
+    """A whole history."""
+
+    seed: int
+    durability: str
+    revoking: bool  # so little room for history that old snapshots are revoked
+    phases: list[Phase]
+
+
+def draw(seed: int) -> Plan:
+    """The plan of a seed."""
+    rng = random.Random(f"plan {seed}")
+    durability = rng.choice(["strict", "strict", "buffered"])
+    phases = []
+    weights, hurry = dict(_WEIGHTS), rng.random() < 0.5
+    if rng.random() < 0.6:
+        weights[rng.choice(_FAVOURITES)] += 20
+    count = rng.choice([1, 1, 2, 3])
+    for number in range(count):
+        clients = [
+            [_operation(rng, f"{number}.{client}.{i}", weights, hurry) for i in range(rng.randint(3, 9))]
+            for client in range(rng.randint(2, 5))
+        ]
+        faults = [
+            Fault(
+                rng.randrange(_STEPS),
+                rng.choice(
+                    ["kill coordinator"] * 5
+                    + ["kill client"] * 4
+                    + ["kill checkpoint", "stop coordinator", "stop client", "stop client", "fail sync", "fill disk"]
+                ),
+                rng.randrange(100),
+            )
+            for _ in range(rng.choice([0, 1, 2, 3, 5]))
+        ]
+        if number + 1 < count:
+            faults.append(Fault(rng.randrange(60, _STEPS), "cut power", 0))
+        phases.append(Phase(clients, sorted(faults)))
+    return Plan(seed, durability, rng.random() < 0.1, phases)
+
+
+def _operation(rng: random.Random, unique: str, weights: dict[str, int], hurry: bool) -> Operation:
+    pause_s = rng.random() * _LONGEST_PAUSE_S if not hurry and rng.random() < 0.3 else 0.0
+    (kind,) = rng.choices([*weights], [*weights.values()])
+    if kind in ("transaction", "snapshot", "hold"):
+        return kind, unique, pause_s, [_step(rng, kind, f"{unique}.{i}") for i in range(rng.randint(1, 5))]
+    if kind == "blind":
+        return kind, unique, pause_s, [("put", rng.choice(KEYS), _value(rng, f"{unique}.{i}"), 0.0) for i in range(3)]
+    if kind == "list":
+        steps = [(rng.choice(["append", "append", "read"]), rng.choice(LISTS), f"{unique}.{i}", _pause_s(rng))
+                 for i in range(rng.randint(1, 3))]  # fmt: skip
+        return kind, unique, pause_s, steps
+    if kind in ("expiring", "counting on expiring"):
+        ttl_s = rng.choice([0.002, 0.01, 0.05, None])
+        return kind, unique, pause_s, rng.choice(EXPIRING), ttl_s, rng.choice(KEYS), _pause_s(rng)
+    key = {"increment": COUNTERS, "cas": CELLS, "set cell": CELLS}.get(kind, KEYS)
+    bounds = tuple(sorted(rng.sample(KEYS, 2)))
+    return kind, unique, pause_s, rng.choice(key), _value(rng, unique), rng.randint(1, 5), bounds
+
+
+def _step(rng: random.Random, kind: str, unique: str) -> Operation:
+    hot = rng.random() < 0.5
+    key = rng.choice(KEYS[:4] if hot else KEYS)
+    if kind == "transaction":
+        name = rng.choices(["get", "scan", "put", "delete", "increment", "clear"], [5, 2, 5, 2, 2, 1])[0]
+    else:
+        name = rng.choice(["get", "scan"])
+    if name == "scan":
+        return name, rng.choice(PREFIXES), None, _pause_s(rng)
+    if name == "clear":
+        return name, "", tuple(sorted(rng.sample(KEYS, 2))), _pause_s(rng)
+    if name == "increment":
+        return name, rng.choice(COUNTERS), rng.randint(1, 5), _pause_s(rng)
+    return name, key, _value(rng, unique) if name == "put" else None, _pause_s(rng)
+
+
+def _value(rng: random.Random, unique: str) -> str:
+    return unique + "x" * (rng.randrange(300) if rng.random() < 0.2 else 0)
+
+
+def _pause_s(rng: random.Random) -> float:
+    return rng.random() * _LONGEST_PAUSE_S if rng.random() < 0.15 else 0.0

@@ -1,0 +1,216 @@
+"""One seed: draw the plan, let it happen, judge it."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import hashlib
+from typing import Any, NamedTuple
+
+import plants
+from list_append import Operation
+
+import shoal
+from shoal.coordinator import process
+from shoal.shm import limits, reclaim
+from shoal.shm.reclaim import Reclaimer
+
+from . import plan as plans
+from .client import LINGER_S, RUN, TIMEOUT_S, Attempt, Client
+from .machine import World, under
+from .oracles import judge
+from .plan import Fault, Phase, Plan
+from .scheduler import StuckError
+from .truth import Problem, Truth
+
+_STOPPED_S = 0.05
+_FULL_S = 0.02
+
+
+class Verdict(NamedTuple):
+    """What came of a seed."""
+
+    seed: int
+    problems: list[Problem]
+    steps: int
+    attempts: int
+    commits: int
+    digest: str  # of the whole history: the same for the same plan
+    trace: list[str]
+    counts: dict[str, int]
+
+
+def run_seed(seed: int, plant: str | None = None, verbose: bool = False) -> Verdict:
+    """The history of a seed, with a planted bug or none."""
+    return run_plan(plans.draw(seed), plant, verbose)
+
+
+def run_plan(plan: Plan, plant: str | None = None, verbose: bool = False) -> Verdict:
+    """A history and its verdict."""
+    run = _Run(plan, verbose)
+    gc.disable()  # what the collector drops, and when, would be part of the history
+    try:
+        with under(run.world), run.patched(), plants.planted_here(plant):
+            return run.verdict()
+    finally:
+        gc.enable()
+
+
+class _Run:
+    def __init__(self, plan: Plan, verbose: bool) -> None:
+        self._plan = plan
+        self.world = World(plan.seed, plan.durability)
+        if verbose:
+            self.world.trace = []
+        self._truth = Truth(self.world.disk, plan.durability == "strict")
+        self._attempts: list[Attempt] = []
+        self._events: list[shoal.Event] = []
+        self._prefix = b""
+        self._clients: dict[Any, Client] = {}
+        self._cut = False
+
+    @contextlib.contextmanager
+    def patched(self) -> Any:
+        """Watch recoveries, and if planned so, leave little room for history."""
+        patch, world, truth = plants.Patch(), self.world, self._truth
+
+        def recover_watched(*arguments: Any) -> Any:
+            truth.begin_recovery()
+            try:
+                found = recover(*arguments)
+            except BaseException:
+                truth.abandon_recovery()
+                raise
+            truth.end_recovery(found.version)
+            return found
+
+        def raise_horizon(self: Reclaimer, *arguments: Any) -> Any:
+            before = self.revoked
+            horizon = sound(self, *arguments)
+            world.revoked += self.revoked - before
+            return horizon
+
+        try:
+            recover = patch.set(process, "recover", None)
+            patch.set(process, "recover", recover_watched)
+            sound = patch.set(reclaim.Reclaimer, "_raise_horizon", raise_horizon)
+            if self._plan.revoking:
+                patch.set(limits, "HISTORY_BYTES", -(1 << 20))  # whatever there is of it is too much
+                patch.set(limits, "SNAPSHOT_GRACE_S", 0.005)
+            yield
+        finally:
+            patch.restore()
+
+    def verdict(self) -> Verdict:
+        world = self.world
+        try:
+            for phase in self._plan.phases:
+                self._phase(phase)
+            self._last_look()
+            problems = [
+                *world.problems,
+                *judge(self._attempts, self._truth, world.moments, self._prefix, self._events),
+            ]
+        except StuckError as error:
+            problems = [*world.problems, *self._truth.problems, ("progress", str(error))]
+        text = repr((self._attempts, self._events, world.steps, world.now_s, problems))
+        counts = {
+            "coordinators": world.coordinators,
+            "checkpoints": world.checkpoints,
+            "snapshots revoked": world.revoked,
+            "boots": world.boot,
+        }
+        return Verdict(
+            self._plan.seed, problems, world.steps, len(self._attempts), len(self._truth.records),
+            hashlib.blake2b(text.encode(), digest_size=8).hexdigest(), world.trace or [], counts,
+        )  # fmt: skip
+
+    def _phase(self, phase: Phase) -> None:
+        world = self.world
+        for number, operations in enumerate(phase.clients):
+            self._spawn(f"client-{world.boot}.{number}", operations)
+        begin = world.steps
+        faults: dict[int, Any] = {}
+        for fault in phase.faults:
+            step = begin + fault.step
+            while step in faults:
+                step += 1
+            faults[step] = lambda fault=fault: self._happen(fault)
+        world.plan(faults)
+        self._cut = False
+        world.limit = begin + 100_000
+        world.run()
+        if any(fault.kind == "cut power" for fault in phase.faults) and not self._cut:
+            self._cut_power()  # everybody was done before
+
+    def _spawn(self, name: str, operations: list[plans.Operation]) -> None:
+        client = Client(self.world, name, operations, self._attempts)
+        process = self.world.spawn(name, "client", client.run)
+        self._clients[process] = client
+
+    def _happen(self, fault: Fault) -> None:
+        world = self.world
+        action, _, kind = fault.kind.partition(" ")
+        world.say(f"fault: {fault.kind}")
+        if fault.kind == "cut power":
+            self._cut_power()
+        elif fault.kind == "fail sync":
+            world.disk.failing_syncs = 1
+        elif fault.kind == "fill disk":
+            world.disk.is_full = True
+            world.spawn("cleaner", "cleaner", self._clean)
+        else:
+            targets = [each for each in world.processes if each.alive and each.kind == kind]
+            if not targets:
+                return
+            target = targets[fault.number % len(targets)]
+            if action == "stop":
+                target.stopped_until_s = world.now_s + _STOPPED_S * (1 + fault.number % 10)
+                return
+            world.kill(target)
+            client = self._clients.get(target)
+            if client is not None and client.left and fault.number % 2:
+                self._spawn(f"{target.name}'", client.left)
+
+    def _clean(self) -> None:
+        self.world.sleep(_FULL_S)
+        self.world.disk.is_full = False
+
+    def _cut_power(self) -> None:
+        self._cut = True
+        for attempt in self._attempts:
+            if attempt.status in ("committed", "aborted"):
+                self._truth.tell(max(attempt.told, attempt.snapshot))
+        self._truth.cut_power()
+        self.world.plan({})
+        self.world.crash()
+
+    def _last_look(self) -> None:
+        """A last process reads everything, and has the coordinator check itself."""
+        world = self.world
+
+        def look() -> None:
+            client = Client(world, "last", [("snapshot", "last", 0.0, _ALL)], self._attempts)
+            db = shoal.Database("store", timeout=TIMEOUT_S, linger=LINGER_S)
+            world.problems += [("check()", text) for text in db.check()]
+            self._events += shoal.EventLog(db).read_range(RUN, 0, 10_000)
+            self._prefix = shoal.KVStore(db)._views[RUN]._prefix
+            lists = Attempt("last lists", "list", world.steps, world.boot)
+            kv = shoal.KVStore(db)
+            world.step()
+            lists.list_operations += [Operation("read", key, kv.get(RUN, key, [])) for key in plans.LISTS]
+            lists.status, lists.end, lists.told = "committed", world.steps + 1, 0
+            self._attempts.append(lists)
+            world.step()
+            db.close()
+            client.run()
+
+        world.plan({})
+        world.limit = world.steps + 20_000
+        world.spawn("last", "client", look)
+        world.run()
+
+
+_ALL = [("scan", "k", None, 0.0), ("scan", "c", None, 0.0)] + [
+    ("get", key, None, 0.0) for key in (*plans.KEYS, *plans.COUNTERS)
+]
