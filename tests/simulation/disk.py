@@ -20,6 +20,7 @@ from .scheduler import Killed, Scheduler
 
 SECTOR_BYTES = 512
 _SYNC_S = (0.0, 0.004)
+_LONG_SYNC_S = 0.03
 _TORN = 0.15
 _WRITTEN_BACK = 0.05
 _WRITTEN_IN_TWO = 0.1
@@ -88,6 +89,7 @@ class Disk:
         self.on_remove: Callable[[str, bytes], None] = lambda _name, _content: None
         self.is_full = False
         self.failing_syncs = 0
+        self.cut_in_sync: Callable[[], None] | None = None  # what happens at the end of a long last one
         self.on_record: Callable[[bytes], None] = lambda _data: None
 
     def sync_names(self) -> None:
@@ -102,6 +104,9 @@ class Disk:
             scheduler.step()
         else:
             scheduler.sleep(scheduler.rng.uniform(*_SYNC_S))
+        if self.cut_in_sync is not None:
+            scheduler.sleep(_LONG_SYNC_S)
+            self.cut_in_sync()
         if self.failing_syncs > 0:
             self.failing_syncs -= 1
             scheduler.say("a sync fails")
@@ -125,7 +130,7 @@ class Disk:
                 inode.content = bytearray(inode.durable)
             names[name] = found[id(kept)]
         self.names, self._durable = names, dict(names)
-        self.failing_syncs, self.is_full = 0, False
+        self.failing_syncs, self.is_full, self.cut_in_sync = 0, False, None
 
     def create(self, name: str) -> Inode:
         """A new, empty file."""

@@ -138,6 +138,7 @@ class Helper:
     """subprocess.Popen of a checkpoint's helper: the real ``checkpoint_helper.main`` in a process of its own."""
 
     def __init__(self, world: World, command: list[str], stdin: io.BytesIO, pass_fds: list[int], **_: Any) -> None:
+        world.step()
         raw = stdin.read()
         directory, fd, version = command[-3:]
         segment = world.descriptors.get(int(fd)).content
@@ -164,6 +165,7 @@ class Helper:
         return self.returncode
 
     def kill(self) -> None:
+        self._world.step()
         self._world.kill(self._process)
 
     def wait(self) -> int | None:

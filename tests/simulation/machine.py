@@ -48,7 +48,7 @@ from . import fakes
 from .disk import Disk, SimulatedStorage
 from .door import Door, Locks, knock, start_if_nobody_does
 from .pipes import Descriptors, Epoll, Poll, Thing
-from .scheduler import Process, Scheduler
+from .scheduler import Killed, Process, Scheduler
 
 # Small, so that everything happens within a few hundred steps.
 _LIMITS = {
@@ -154,6 +154,9 @@ class World(Scheduler):
         self.boot += 1
         self.door = None
         self.locks.clear()
+        if self.current is not None:
+            self.current.done = True
+            raise Killed
 
 
 @contextlib.contextmanager

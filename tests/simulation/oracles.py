@@ -73,7 +73,7 @@ def _surviving(attempts: list[Attempt], truth: Truth, done: dict[tuple[int, int]
         if cuts and cuts[0][1]:
             last = cuts[0][0]
             single_read = attempt.snapshot < 0 and not attempt.told and version is None
-            if position > last or single_read:
+            if position > last or (single_read and not truth.strict):
                 continue
         kept.append(attempt)
     return kept

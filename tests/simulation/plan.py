@@ -73,11 +73,15 @@ def draw(seed: int) -> Plan:
             [_operation(rng, f"{number}.{client}.{i}", weights, hurry) for i in range(rng.randint(3, 9))]
             for client in range(rng.randint(2, 5))
         ]
+        if rng.random() < 0.4:  # somebody who only looks, all the time
+            reading = dict.fromkeys(("snapshot", "get"), 1)
+            clients.append([_operation(rng, f"{number}.r.{i}", reading, True) for i in range(25)])
         faults = [
             Fault(
                 rng.randrange(_STEPS),
                 rng.choice(
-                    ["kill coordinator"] * 5
+                    ["kill coordinator"] * 3
+                    + ["freeze coordinator"] * 3
                     + ["kill client"] * 4
                     + ["kill checkpoint", "stop coordinator", "stop client", "stop client", "fail sync", "fill disk"]
                 ),
@@ -86,7 +90,10 @@ def draw(seed: int) -> Plan:
             for _ in range(rng.choice([0, 1, 2, 3, 5]))
         ]
         if number + 1 < count:
-            faults.append(Fault(rng.randrange(60, _STEPS), "cut power", 0))
+            step = rng.randrange(60, _STEPS)
+            faults.append(Fault(step, rng.choice(["cut power", "cut power in sync", "freeze and cut power"]), 0))
+            if rng.random() < 0.3:
+                faults.append(Fault(max(0, step - rng.randrange(300)), "fail sync", 0))
         phases.append(Phase(clients, sorted(faults)))
     return Plan(seed, durability, rng.random() < 0.1, phases)
 

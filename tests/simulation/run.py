@@ -17,6 +17,7 @@ from shoal.shm.reclaim import Reclaimer
 
 from . import plan as plans
 from .client import LINGER_S, RUN, TIMEOUT_S, Attempt, Client
+from .damage import flip_a_bit
 from .machine import World, under
 from .oracles import judge
 from .plan import Fault, Phase, Plan
@@ -25,6 +26,7 @@ from .truth import Problem, Truth
 
 _STOPPED_S = 0.05
 _FULL_S = 0.02
+_FROZEN_S = 0.01
 
 
 class Verdict(NamedTuple):
@@ -111,6 +113,8 @@ class _Run:
                 *world.problems,
                 *judge(self._attempts, self._truth, world.moments, self._prefix, self._events),
             ]
+            if not problems:
+                problems += flip_a_bit(world.disk, world.rng)
         except StuckError as error:
             problems = [*world.problems, *self._truth.problems, ("progress", str(error))]
         text = repr((self._attempts, self._events, world.steps, world.now_s, problems))
@@ -140,7 +144,7 @@ class _Run:
         self._cut = False
         world.limit = begin + 100_000
         world.run()
-        if any(fault.kind == "cut power" for fault in phase.faults) and not self._cut:
+        if any("cut power" in fault.kind for fault in phase.faults) and not self._cut:
             self._cut_power()  # everybody was done before
 
     def _spawn(self, name: str, operations: list[plans.Operation]) -> None:
@@ -154,6 +158,10 @@ class _Run:
         world.say(f"fault: {fault.kind}")
         if fault.kind == "cut power":
             self._cut_power()
+        elif fault.kind == "cut power in sync":
+            world.disk.cut_in_sync = self._cut_power
+        elif action == "freeze":
+            self._freeze(fault, kind)
         elif fault.kind == "fail sync":
             world.disk.failing_syncs = 1
         elif fault.kind == "fill disk":
@@ -171,6 +179,23 @@ class _Run:
             client = self._clients.get(target)
             if client is not None and client.left and fault.number % 2:
                 self._spawn(f"{target.name}'", client.left)
+
+    def _freeze(self, fault: Fault, kind: str) -> None:
+        """The coordinator stands still, others go on, and then it is killed, or the power is cut."""
+        world = self.world
+        target = next((each for each in world.processes if each.alive and each.kind == "coordinator"), None)
+        frozen_s = _FROZEN_S * (1 + fault.number % 5)
+
+        def end() -> None:
+            world.sleep(frozen_s)
+            if kind == "and cut power":
+                self._cut_power()
+            elif target is not None:
+                world.kill(target)
+
+        if target is not None:
+            target.stopped_until_s = world.now_s + 2 * frozen_s
+        world.spawn("fate", "fate", end)
 
     def _clean(self) -> None:
         self.world.sleep(_FULL_S)

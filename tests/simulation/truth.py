@@ -22,7 +22,7 @@ class Truth:
 
     def __init__(self, disk: Disk, strict: bool) -> None:
         self._disk = disk
-        self._strict = strict
+        self.strict = strict
         self._power_was_cut = False
         self._recovering = 0
         self._declared = 0  # the newest version that a record or a file's head says is on disk
@@ -67,7 +67,7 @@ class Truth:
         return [self.records[version] for version in sorted(self.records)]
 
     def _after_power_cut(self, version: int) -> None:
-        promised = max(self._declared, self._told) if self._strict else self._declared
+        promised = max(self._declared, self._told) if self.strict else self._declared
         if version < promised:
             text = f"recovery found {version} after a power cut, and {promised} was promised to survive it"
             self.problems.append(("durability", text))
