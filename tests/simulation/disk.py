@@ -105,8 +105,9 @@ class Disk:
         else:
             scheduler.sleep(scheduler.rng.uniform(*_SYNC_S))
         if self.cut_in_sync is not None:
+            last, self.cut_in_sync = self.cut_in_sync, None
             scheduler.sleep(_LONG_SYNC_S)
-            self.cut_in_sync()
+            last()
         if self.failing_syncs > 0:
             self.failing_syncs -= 1
             scheduler.say("a sync fails")

@@ -146,6 +146,10 @@ def start_if_nobody_does(world: Any, hello: Hello, linger_s: float, deadline_s: 
     world.sleep(world.rng.uniform(*_START_S))
     report: list[Any] = []
     process = world.start_coordinator(hello, linger_s, report)
+    if world.kills_starter:
+        world.kills_starter = False
+        starter = world.process
+        world.spawn("fate", "fate", lambda: (world.sleep(world.rng.uniform(0, 0.01)), world.kill(starter)))
     try:
         world.wait(lambda: report or not process.alive, deadline_s - world.now_s)
     finally:

@@ -87,6 +87,7 @@ class World(Scheduler):
         }
         self.boot = 1
         self.door: Door | None = None
+        self.kills_starter = False  # the next process that starts a coordinator dies meanwhile
         self.locks: dict[str, Process] = {}
         self.file_locks = Locks(self)
         self.epoch = memoryview(bytearray(64)).cast("Q")

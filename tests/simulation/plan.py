@@ -20,17 +20,8 @@ _WEIGHTS = {
     "transaction": 8, "snapshot": 2, "get": 2, "put": 3, "delete": 2, "increment": 5, "event": 6, "list": 6, "cas": 2,
     "set cell": 1, "expiring": 3, "counting on expiring": 2, "clear": 2, "hold": 2, "blind": 1,
 }  # fmt: skip
-_FAVOURITES = [
-    "transaction",
-    "event",
-    "list",
-    "increment",
-    "expiring",
-    "counting on expiring",
-    "clear",
-    "hold",
-    "delete",
-]
+_FAVOURITES = [each for each in _WEIGHTS if each not in ("snapshot", "get", "put", "blind")]
+_FAVOURITES += ["event", "event", "event", "hold"]
 
 Operation = tuple[Any, ...]
 
@@ -81,9 +72,10 @@ def draw(seed: int) -> Plan:
                 rng.randrange(_STEPS),
                 rng.choice(
                     ["kill coordinator"] * 3
-                    + ["freeze coordinator"] * 3
+                    + ["freeze coordinator", "kill in sync"] * 3
                     + ["kill client"] * 4
-                    + ["kill checkpoint", "stop coordinator", "stop client", "stop client", "fail sync", "fill disk"]
+                    + ["stop coordinator", "stop client", "stop client", "kill checkpoint", "kill starter"]
+                    + ["fail sync", "fill disk"]
                 ),
                 rng.randrange(100),
             )
@@ -95,7 +87,7 @@ def draw(seed: int) -> Plan:
             if rng.random() < 0.3:
                 faults.append(Fault(max(0, step - rng.randrange(300)), "fail sync", 0))
         phases.append(Phase(clients, sorted(faults)))
-    return Plan(seed, durability, rng.random() < 0.1, phases)
+    return Plan(seed, durability, rng.random() < 0.2, phases)
 
 
 def _operation(rng: random.Random, unique: str, weights: dict[str, int], hurry: bool) -> Operation:

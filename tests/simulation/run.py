@@ -160,6 +160,10 @@ class _Run:
             self._cut_power()
         elif fault.kind == "cut power in sync":
             world.disk.cut_in_sync = self._cut_power
+        elif fault.kind == "kill in sync":
+            world.disk.cut_in_sync = lambda: world.kill(world.process)
+        elif fault.kind == "kill starter":
+            world.kills_starter = True
         elif action == "freeze":
             self._freeze(fault, kind)
         elif fault.kind == "fail sync":
@@ -231,6 +235,7 @@ class _Run:
             client.run()
 
         world.plan({})
+        world.kills_starter, world.disk.cut_in_sync, world.disk.failing_syncs = False, None, 0
         world.limit = world.steps + 20_000
         world.spawn("last", "client", look)
         world.run()
