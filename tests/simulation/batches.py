@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import signal
 from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -11,6 +12,8 @@ from .run import run_seed
 from .truth import Problem
 
 _BATCH = 20
+# A walk through memory that a planted bug gave to someone else may not end, and takes no step while it lasts.
+_PATIENCE_S = 10
 
 
 class Result(NamedTuple):
@@ -52,11 +55,15 @@ def batches(first: int, count: int, plant: str | None, processes: int) -> Iterat
 
 def catch(plant: str, most_seeds: int) -> Catch:
     """Take seeds from 0 on until an oracle notices the planted bug."""
+    signal.signal(signal.SIGALRM, _lose_patience)
     for seed in range(most_seeds):
+        signal.alarm(_PATIENCE_S)
         try:
             problems = run_seed(seed, plant).problems
         except Exception as error:  # a log that a bug wrote may be more than its reader takes: noticed, too
             problems = [(type(error).__name__, str(error))]
+        finally:
+            signal.alarm(0)
         if problems:
             return Catch(plant, seed, problems[0][0])
     return Catch(plant, None, "")
@@ -66,6 +73,10 @@ def catches(names: list[str], most_seeds: int, processes: int) -> Iterator[Catch
     """The same for many plants, in their order."""
     with multiprocessing.get_context("spawn").Pool(processes, maxtasksperchild=4) as pool:
         yield from pool.imap(_catch_job, [(name, most_seeds) for name in names])
+
+
+def _lose_patience(_number: int, _frame: object) -> None:
+    raise TimeoutError(f"a history that takes more than {_PATIENCE_S} s")
 
 
 def _run_job(job: tuple[int, int, str | None]) -> Result:
