@@ -9,8 +9,10 @@
 
 from __future__ import annotations
 
+import _thread
 import argparse
 import contextlib
+import errno
 import gc
 import os
 import secrets
@@ -128,7 +130,9 @@ class Coordinator:
             self._check,
         )
         self._reclaimer.pinned = self._server.pinned
+        self._syncing = threading.Event()
         self._stop_syncing = threading.Event()
+        self._synced = threading.Event()  # and will not be again
 
     def run(self, ready: Callable[[], None]) -> None:
         """Serve, then leave the store as found."""
@@ -143,9 +147,8 @@ class Coordinator:
         # From here on, who only reads looks for the new segment; whoever commits finds the socket.
         self._epoch.words[0] = generation << EPOCH_BITS
         self._writer.epoch_words = self._epoch.words
-        syncer = threading.Thread(target=self._sync_now_and_then, name="shoal-sync", daemon=True)
         if self._log is not None and self._meta.durability == "buffered":
-            syncer.start()
+            self._start_syncing()
         gc.freeze()  # what recovery built stays; the collector need not walk it again
         # Commits leave no cycles behind, but lists that grow: walked at the usual pace they cost a fifth of all time.
         gc.set_threshold(50_000, 20, 100)
@@ -157,8 +160,8 @@ class Coordinator:
             if self._checkpointer is not None:
                 self._checkpointer.close()
             self._stop_syncing.set()
-            if syncer.is_alive():
-                syncer.join()
+            if self._syncing.is_set():
+                self._synced.wait()
         if self._log is not None:
             self._log.close()
 
@@ -171,19 +174,34 @@ class Coordinator:
     def _check(self) -> list[str]:
         return check_segment(self._segment, self._segment.words[W_PUBLISHED], self._writer)
 
+    def _start_syncing(self) -> None:
+        """Have a thread sync; OSError if there is none for it.
+
+        Not ``threading.Thread``, whose ``start`` never returns if memory runs out as the new thread begins.
+        """
+        try:
+            _thread.start_new_thread(self._sync_now_and_then, ())
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, f"{error} to sync the log") from error
+        if not self._syncing.wait(limits.THREAD_START_S):
+            raise OSError(errno.ENOMEM, f"the thread that syncs the log did not begin within {limits.THREAD_START_S} s")
+
     def _sync_now_and_then(self) -> None:
+        self._syncing.set()
         log = self._log
         assert log is not None
-        while not self._stop_syncing.wait(limits.SYNC_EVERY_MS / 1000):
-            if log.synced_version < log.last_version:
-                try:
+        try:
+            while not self._stop_syncing.wait(limits.SYNC_EVERY_MS / 1000):
+                if log.synced_version < log.last_version:
                     log.sync()
-                except OSError as error:
-                    # End without another commit: after a failed sync nobody knows what is on disk.
-                    text = f"process {os.getpid()}: the log cannot be written to disk: {error}"
-                    append_note(self._directory, store_files.NOTES_FILE, text)
-                    print(f"shoal: {text}", file=sys.stderr, flush=True)
-                    os._exit(1)
+        except Exception as error:
+            # End without another commit: after a failed sync nobody knows what is on disk, and without this thread
+            # nothing gets there.
+            text = f"process {os.getpid()}: the log cannot be written to disk: {error}"
+            append_note(self._directory, store_files.NOTES_FILE, text)
+            print(f"shoal: {text}", file=sys.stderr, flush=True)
+            os._exit(1)
+        self._synced.set()
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -113,7 +113,10 @@ class ConfigurationError(ShoalError):
 
 
 class CoordinatorLostError(ShoalError):
-    """No coordinator serves the store and none could be started in time."""
+    """No coordinator serves the store and none could be started in time.
+
+    A commit that was under way may be done or not; no other error leaves that open.
+    """
 
 
 class WorkerLostError(ShoalError):

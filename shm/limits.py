@@ -60,6 +60,7 @@ MAX_JOINT_EFFECTS_BYTES = 64 * KIB
 SINGLE_CALL_TIMEOUT_S = 30.0  # a facade's call that reads and writes runs again for so long before it gives up
 LINGER_S = 1.0
 FIRST_CLIENT_S = 2.0  # a coordinator waits so long at least for whoever started it
+THREAD_START_S = 5.0
 ANSWER_SPIN_S = 0.001  # a client looks so long for its answer before it sleeps
 REQUEST_SPIN_S = 0.0006  # the coordinator likewise for the next request after one
 CROWDED_ANSWER_SPIN_S = 0.0002  # with more clients than processors, where who looks keeps others from working

@@ -21,7 +21,7 @@ from typing import Any
 
 from shoal.shm import commit_set, words
 from shoal.shm.commit_set import COMMITTED, CONFLICT, REFUSED
-from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, LimitExceededError
+from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, LimitExceededError, ShoalError
 from shoal.shm.frames import FrameBuffer, FrameError, frame, is_crowded, read_message, write_all
 from shoal.shm.handshake import PROTOCOL_VERSION, Hello, Welcome
 from shoal.shm.layout import EPOCH_BITS, W_CLIENTS
@@ -160,12 +160,14 @@ class Connection:
 
     def _exchange(self, request: bytes) -> tuple[int, int, Any]:
         """Send until answered. Answers to commits nobody waits for any more are passed over."""
+        sent = False
         while True:
             attachment = self.attachment
             if self._closed or not attachment.is_open:
-                attachment = self._replace_attachment()
+                attachment = self._replace_attachment(sent)
             try:
                 write_all(attachment.request_fd, request)
+                sent = True  # and not before: half a request is never done
                 crowded = is_crowded(attachment.reader.words[W_CLIENTS])
                 spin_s = CROWDED_ANSWER_SPIN_S if crowded else ANSWER_SPIN_S
                 while True:
@@ -183,13 +185,23 @@ class Connection:
                 self._client_id = secrets.randbits(62) + 1
                 raise
 
-    def _replace_attachment(self) -> Attachment:
+    def _replace_attachment(self, in_flight: bool = False) -> Attachment:
+        """Attach anew. What keeps the store closed says nothing about a commit that is ``in_flight``."""
         if self._closed:
             raise InvalidOperationError(f"the database {self.directory} is closed; open it again")
         self.attachment.close_pipes()
         if self.attachment.durability == "memory":
             return self._find_memory_store()
-        return self._use(self._attach(self._timeout_s, start=True))
+        try:
+            attachment = self._attach(self._timeout_s, start=True)
+        except (ShoalError, OSError) as error:
+            if in_flight:
+                raise CoordinatorLostError(
+                    f"the coordinator of {self.directory} died before it answered, and none can be reached or started "
+                    f"({error}); whether this commit is done shows when the store opens again"
+                ) from error
+            raise
+        return self._use(attachment)
 
     def _find_memory_store(self) -> Attachment:
         """Attach again to the same coordinator (after a fork, or a broken request); another one holds other data."""

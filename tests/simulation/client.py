@@ -10,7 +10,13 @@ from history import Step
 from list_append import Operation as ListOperation
 
 import shoal
-from shoal.shm.errors import CASConflictError, ConflictError, SnapshotExpiredError, StoreFullError
+from shoal.shm.errors import (
+    CASConflictError,
+    ConflictError,
+    CoordinatorLostError,
+    SnapshotExpiredError,
+    StoreFullError,
+)
 
 from .machine import World
 from .plan import Operation
@@ -129,8 +135,10 @@ class Client:
             raise
         except (ConflictError, CASConflictError):
             attempt.status = "aborted"
-        except StoreFullError as error:
-            attempt.status = "unknown" if hasattr(error, "at_start") else "refused"
+        except StoreFullError:
+            attempt.status = "refused"
+        except CoordinatorLostError:  # nobody can open the store for a while, and this may be done or not
+            pass
         except SnapshotExpiredError as error:
             attempt.status = "aborted"
             if not world.revoked:

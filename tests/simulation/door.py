@@ -155,5 +155,4 @@ def start_if_nobody_does(world: Any, hello: Hello, linger_s: float, deadline_s: 
     finally:
         lock.release()
     if report and report[0] is not None:
-        report[0].at_start = True  # it says nothing of the commit that its client may be sending again
         raise report[0]

@@ -14,7 +14,7 @@ from shoal.shm.layout import EPOCH_BITS
 from shoal.shm.segment import Segment
 
 from .pipes import Thing
-from .scheduler import Killed, Task
+from .scheduler import Killed
 
 if TYPE_CHECKING:
     from .machine import World
@@ -89,23 +89,6 @@ class Os:
         return getattr(os, name)
 
 
-class Thread:
-    """A thread of a coordinator."""
-
-    def __init__(self, world: World, target: Any, name: str) -> None:
-        self._world, self._target, self._name = world, target, name
-        self._task: Task | None = None
-
-    def start(self) -> None:
-        self._task = self._world.thread(self._world.process, self._name, self._target)
-
-    def is_alive(self) -> bool:
-        return self._task is not None and not self._task.done
-
-    def join(self) -> None:
-        self._world.wait(lambda: not self.is_alive())
-
-
 class Event:
     def __init__(self, world: World) -> None:
         self._world = world
@@ -114,7 +97,10 @@ class Event:
     def set(self) -> None:
         self._is_set = True
 
-    def wait(self, timeout_s: float) -> bool:
+    def is_set(self) -> bool:
+        return self._is_set
+
+    def wait(self, timeout_s: float = float("inf")) -> bool:
         return self._world.wait(lambda: self._is_set, timeout_s)
 
 

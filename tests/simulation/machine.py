@@ -266,13 +266,12 @@ def _install_coordinator(world: World, patch: Patch) -> None:
         "signal",
         SimpleNamespace(SIGINT=2, SIGTERM=15, signal=lambda *_: None, set_wakeup_fd=lambda *_args, **_options: None),
     )
-    patch.set(
-        process,
-        "threading",
-        SimpleNamespace(
-            Thread=lambda target, name, daemon: fakes.Thread(world, target, name), Event=lambda: fakes.Event(world)
-        ),
-    )
+    patch.set(process, "threading", SimpleNamespace(Event=lambda: fakes.Event(world)))
+
+    def start_thread(target: Any, _arguments: tuple[()]) -> None:
+        world.thread(world.process, "shoal-sync", target)
+
+    patch.set(process, "_thread", SimpleNamespace(start_new_thread=start_thread))
     patch.set(wal_writer, "threading", SimpleNamespace(Lock=lambda: fakes.Lock(world)))
     patch.set(wal_format, "boot_id", lambda: world.boot)
     patch.set(
