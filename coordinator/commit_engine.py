@@ -20,7 +20,7 @@ from typing import Any
 
 from shoal.coordinator.conflict_window import ConflictWindow
 from shoal.coordinator.log.wal_writer import WalWriter
-from shoal.coordinator.validate import validate
+from shoal.coordinator.validate import Conflict, validate
 from shoal.shm import codec, commit_set, limits, operations
 from shoal.shm.clock import Clock
 from shoal.shm.commit_set import COMMITTED, CONFLICT, REFUSED, CommitSet, FlatWrites, encode_answer, triples
@@ -73,7 +73,7 @@ class CommitEngine:
             while self.sweep_expired():
                 pass
         if request.keys_read or request.ranges_read:
-            conflict = validate(request, self._window)
+            conflict = validate(request, self._window) or self._expired(request)
             if conflict is not None:
                 return encode_answer(request.commit_id, CONFLICT, 0, conflict)
         try:
@@ -156,6 +156,18 @@ class CommitEngine:
     def forget_client(self, client_id: int) -> None:
         """A client is gone for good: it will not ask again."""
         self.remembered.pop(client_id, None)
+
+    def _expired(self, request: CommitSet) -> Conflict | None:
+        """The conflict of one that counts on what has expired, though no deletion tells.
+
+        There was no room for it, or the key was not in the checkpoint any more that this coordinator began with.
+        """
+        now_ms = self._last_ms
+        if not 0 < request.valid_until_ms <= now_ms:
+            return None
+        gone = (key for key in request.keys_read if self._writer.newest(key, now_ms) is None)
+        key = next(gone, None) or (request.keys_read or request.ranges_read[0])[0]
+        return Conflict(key, request.snapshot, self.version + 1)  # at its own version it would not be there
 
     def _commit(self, client_id: int, request: CommitSet) -> tuple[int, list[Any]]:
         writes, effects, decided, results = request.writes, request.effects, b"", _NO_RESULTS

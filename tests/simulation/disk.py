@@ -152,6 +152,7 @@ class LogFile:
         scheduler, inode = self._disk.scheduler, self._inode
         if scheduler.current is not None and not scheduler.current.process.alive:
             raise Killed
+        self._disk.on_record(data)  # before it is whole, as who is killed in the middle may have lacked but its padding
         rng = scheduler.rng
         done = 0
         if rng.random() < _WRITTEN_IN_TWO:
@@ -159,7 +160,6 @@ class LogFile:
             inode.content[offset : offset + done] = data[:done]
             scheduler.step()
         inode.content[offset + done : offset + len(data)] = data[done:]
-        self._disk.on_record(data)
         if rng.random() < _WRITTEN_BACK:
             start = rng.randrange(0, self.size, SECTOR_BYTES)
             fresh = bytes(inode.content[start : start + SECTOR_BYTES])

@@ -98,13 +98,18 @@ class World(Scheduler):
         self.coordinators = 0
         self.checkpoints = 0
         self.recovered: list[int] = []
-        self.revoked = 0
+        self.reclaimers: list[Any] = []
 
     @property
     def process(self) -> Process:
         """Who runs now."""
         assert self.current is not None
         return self.current.process
+
+    @property
+    def revoked(self) -> int:
+        """Snapshots revoked by any coordinator, as counted before anybody can notice."""
+        return sum(reclaimer.revoked for reclaimer in self.reclaimers)
 
     def now_ms(self) -> int:
         """The wall clock."""

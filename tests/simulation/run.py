@@ -87,10 +87,9 @@ class _Run:
             return found
 
         def raise_horizon(self: Reclaimer, *arguments: Any) -> Any:
-            before = self.revoked
-            horizon = sound(self, *arguments)
-            world.revoked += self.revoked - before
-            return horizon
+            if self not in world.reclaimers:
+                world.reclaimers.append(self)
+            return sound(self, *arguments)
 
         try:
             recover = patch.set(process, "recover", None)
