@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import Any
+from typing import Any, NamedTuple
 
 from acknowledged import Told, broken_chain, not_exactly_once
 from history import Event, violations
@@ -20,10 +20,17 @@ from .client import Attempt
 from .truth import Problem, Truth
 
 
+class Moments(NamedTuple):
+    """Between which moments each commit was decided, by version: no clock is looked at twice in the same one."""
+
+    submitted_ms: dict[int, int]
+    logged_ms: dict[int, int]
+
+
 def judge(
     attempts: list[Attempt],
     truth: Truth,
-    moments: dict[int, int],
+    moments: Moments,
     prefix: bytes,
     events: list[shoal.Event],
 ) -> list[Problem]:
@@ -124,7 +131,7 @@ def _expiry(
     records: list[Record],
     attempts: list[Attempt],
     done: dict[tuple[int, int], int],
-    moments: dict[int, int],
+    moments: Moments,
     prefix: bytes,
 ) -> list[Problem]:
     """Keys go when their time has come and not before, and nobody commits because of one that has gone."""
@@ -139,9 +146,10 @@ def _expiry(
         for key, value, expires_ms in zip(commit.writes[::3], commit.writes[1::3], commit.writes[2::3], strict=True):
             if value is None and commit.client_id == COORDINATOR and key.startswith(prefix):
                 _, before, moment = states[key][-1] if states[key] else (0, None, 0)
-                if before is not None and not 0 < moment <= moments[record.version]:
-                    text = f"at {record.version} {key!r} was swept, which expires at {moment}"
-                    problems.append(("expiry", f"{text}; it was {moments[record.version]}"))
+                now_ms = moments.logged_ms[record.version]
+                if before is not None and not 0 < moment <= now_ms:
+                    text = f"at {record.version} {key!r} was swept, which expires at {moment}; it was {now_ms}"
+                    problems.append(("expiry", text))
             states[key].append((record.version, value, expires_ms))
     for attempt in attempts:
         version = done.get(attempt.commit) if attempt.commit else None
@@ -150,9 +158,10 @@ def _expiry(
             problems += _judge_read(attempt.who, read, _state_at(versions, attempt.snapshot))
             if version:
                 value, moment = _state_at(versions, version - 1)
-                gone = value is None or 0 < moment <= moments[version]
-                now = None if gone else unpackb(value)
-                if now != read.found and not (gone and read.found is None):
+                # Who found it must have been submitted before its time came, who did not logged after.
+                looked_ms = (moments.logged_ms if read.found is None else moments.submitted_ms)[version]
+                now = None if value is None or 0 < moment <= looked_ms else unpackb(value)
+                if now != read.found:
                     text = f"{attempt.who} counted on {read.key} as {read.found!r} and committed at {version}"
                     problems.append(("expiry", f"{text}, when it was {now!r}"))
     return problems

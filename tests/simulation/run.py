@@ -12,14 +12,17 @@ from list_append import Operation
 
 import shoal
 from shoal.coordinator import process
+from shoal.coordinator.commit_engine import CommitEngine
+from shoal.coordinator.log import wal_format
 from shoal.shm import limits, reclaim
+from shoal.shm.commit_set import CommitSet
 from shoal.shm.reclaim import Reclaimer
 
 from . import plan as plans
 from .client import LINGER_S, RUN, TIMEOUT_S, Attempt, Client
 from .damage import flip_a_bit
 from .machine import World, under
-from .oracles import judge
+from .oracles import Moments, judge
 from .plan import Fault, Phase, Plan
 from .scheduler import StuckError
 from .truth import Problem, Truth
@@ -70,6 +73,8 @@ class _Run:
         self._prefix = b""
         self._clients: dict[Any, Client] = {}
         self._cut = False
+        self._submitted_ms = 0  # wall clock when the last commit was submitted
+        self._decided_from: dict[int, int] = {}  # and when each was, by version
 
     @contextlib.contextmanager
     def patched(self) -> Any:
@@ -91,10 +96,23 @@ class _Run:
                 world.reclaimers.append(self)
             return sound(self, *arguments)
 
+        def submit(engine: CommitEngine, client_id: int, request: CommitSet) -> bytes:
+            self._submitted_ms = world.now_ms()
+            answer: bytes = decide(engine, client_id, request)
+            return answer
+
+        def note_record(data: bytes) -> None:
+            found = wal_format.decode_record(data, 0)
+            if found is not None:
+                self._decided_from[found[0].version] = self._submitted_ms
+            note(data)
+
+        note, world.disk.on_record = world.disk.on_record, note_record
         try:
             recover = patch.set(process, "recover", None)
             patch.set(process, "recover", recover_watched)
             sound = patch.set(reclaim.Reclaimer, "_raise_horizon", raise_horizon)
+            decide = patch.set(CommitEngine, "submit", submit)
             if self._plan.revoking:
                 patch.set(limits, "HISTORY_BYTES", -(1 << 20))  # whatever there is of it is too much
                 patch.set(limits, "SNAPSHOT_GRACE_S", 0.005)
@@ -110,7 +128,9 @@ class _Run:
             self._last_look()
             problems = [
                 *world.problems,
-                *judge(self._attempts, self._truth, world.moments, self._prefix, self._events),
+                *judge(
+                    self._attempts, self._truth, Moments(self._decided_from, world.moments), self._prefix, self._events
+                ),
             ]
             if not problems:
                 problems += flip_a_bit(world.disk, world.rng)
