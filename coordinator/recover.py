@@ -6,6 +6,7 @@ all of it is verified. Killed at any point, the next run sees the same committed
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -48,7 +49,8 @@ def recover(storage: Storage, writer: Writer, reclaimer: Reclaimer) -> Recovered
     for name in storage.list():
         older = checkpoint.version_of(name)
         if name.endswith(".new") or (older is not None and older < checkpoint_version):
-            storage.remove(name)
+            with contextlib.suppress(FileNotFoundError):  # the last coordinator's helper has just given it its name
+                storage.remove(name)
     return Recovered(version, checkpoint_version, log_bytes, log.next_number, log.first_versions, window, remembered)
 
 

@@ -199,7 +199,9 @@ class WalReader:
         places = []
         for file, following in itertools.zip_longest(self._files, self._files[1:]):
             head = following.head if following is not None else None
-            if head is None or head.synced_version + 1 < head.first_version:
+            # What a following head says of versions says nothing of a file without any: its first record was too long.
+            begins = 0 if file.head is None else file.head.first_version
+            if head is None or head.synced_version + 1 < head.first_version or begins > head.synced_version:
                 is_new = file.head is None or file.head.first_version > self._synced_version
                 places.append((file.name, 0 if is_new else first.get(file.name, len(file.data))))
         return places

@@ -225,6 +225,8 @@ class SimulatedStorage:
 
     def remove(self, name: str) -> None:
         self._disk.scheduler.step()
+        if name not in self._disk.names:
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
         inode = self._disk.names.pop(name)
         if name.startswith("wal-"):
             self._disk.on_remove(name, bytes(inode.content))
