@@ -31,7 +31,7 @@ BUCKET_ENTRIES = 256  # hash index: entries in a bucket
 BUCKET_FILL = 144  # entries and removed marks at which a bucket splits
 MAX_SNAPSHOTS_PER_PROCESS = 4095  # slots in a process's page of pinned versions
 
-REMEMBERED_NODES = 1 << 17  # where keys are, per run read in a process: 20 MiB at most
+REMEMBERED_NODES = 1 << 17  # where keys are, per process and store: 20 MiB at most
 
 # --- commit and reclaim ---------------------------------------------------------------------------------------------
 WINDOW_LEAST_KEYS = 100_000  # recently written keys always remembered, for snapshots of a dead coordinator's time

@@ -80,7 +80,7 @@ class Reader:
     have to be looked up, and under another coordinator the epoch differs, and what was remembered is void.
     """
 
-    __slots__ = ("_epoch_words", "_generation", "_mm", "_moved", "_seed", "words")
+    __slots__ = ("_epoch_words", "_generation", "_mm", "_moved", "_places", "_remembered", "_seed", "words")
 
     def __init__(
         self,
@@ -94,10 +94,13 @@ class Reader:
         self._generation = segment.words[W_GENERATION]
         self._epoch_words = memoryview(bytes(8)).cast("Q") if epoch_words is None else epoch_words
         self._moved = moved or self.get_named
+        self._places: list[Place] = []  # those that remember nodes, and how many since all were told to forget
+        self._remembered = 0
 
     def retire(self) -> None:
         """From now on have ``moved`` answer: this process has let go of the coordinator."""
         self._epoch_words = _NO_EPOCH
+        self._forget_places()
 
     def get_named(self, place: Place, name: str) -> bytes | None:
         """The newest committed value of the key ``place.prefix`` + ``name``, or None.
@@ -111,7 +114,7 @@ class Reader:
             try:
                 node = nodes.get(name)
                 if node is None:
-                    node = self._look_up(place.prefix, name, nodes, snapshot)
+                    node = self._look_up(place, name, nodes, snapshot)
                 if node:
                     record = words[node]
                     length = words[record + 2]
@@ -181,15 +184,24 @@ class Reader:
         if horizon > snapshot:
             raise SnapshotExpiredError(snapshot, horizon)
 
-    def _look_up(self, prefix: bytes, name: str, nodes: dict[str, int], snapshot: int) -> int:
+    def _look_up(self, place: Place, name: str, nodes: dict[str, int], snapshot: int) -> int:
         """The key node, 0 if there is none, and remember it for the next time in the same epoch."""
-        node = self._node(prefix + name.encode(), snapshot)
+        node = self._node(place.prefix + name.encode(), snapshot)
         if node:
             self.verify(snapshot)
-            if len(nodes) >= REMEMBERED_NODES:
-                nodes.clear()
+            if not nodes:
+                self._places.append(place)
             nodes[name] = node
+            self._remembered += 1
+            if self._remembered > REMEMBERED_NODES:
+                self._forget_places()
         return node
+
+    def _forget_places(self) -> None:
+        """Let all that is remembered go: a process may come by any number of runs and never look back."""
+        places, self._places, self._remembered = self._places, [], 0
+        for place in places:
+            place.state = (-1, {})
 
     def _renew(self, place: Place) -> bool:
         """Begin a new epoch; with cleared ranges about, remember nothing. False if another coordinator serves."""

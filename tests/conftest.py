@@ -13,6 +13,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from event_logs import filled, log  # noqa: F401 (fixtures)
+from run_indices import raw_keys, runs, space  # noqa: F401 (fixtures)
 
 import shoal
 
@@ -86,6 +87,18 @@ def run() -> str:
 def kv(memory_db: shoal.Database) -> shoal.KVStore:
     """A KVStore of the shared store."""
     return shoal.KVStore(memory_db)
+
+
+@pytest.fixture
+def cells(memory_db: shoal.Database) -> shoal.StateCell:
+    """A StateCell of the shared store."""
+    return shoal.StateCell(memory_db)
+
+
+@pytest.fixture
+def traces(memory_db: shoal.Database) -> shoal.TraceStore:
+    """A TraceStore of the shared store."""
+    return shoal.TraceStore(memory_db)
 
 
 @pytest.fixture

@@ -6,45 +6,13 @@ from __future__ import annotations
 
 import itertools
 import threading
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from run_indices import ids_of, kv_of_space  # noqa: F401 (a fixture)
 
 import shoal
 from shoal import KVStore, RunIndex, RunMetadata, RunQuery, RunStatus
-from shoal.primitives.key_space import after
-
-_numbers = itertools.count()
-
-
-@pytest.fixture
-def space() -> shoal.Namespace:
-    """A namespace no other test uses."""
-    return shoal.Namespace(app=f"contents-{next(_numbers)}")
-
-
-@pytest.fixture
-def runs(memory_db: shoal.Database, space: shoal.Namespace) -> RunIndex:
-    """An empty index of runs."""
-    return RunIndex(memory_db, namespace=space)
-
-
-@pytest.fixture
-def kv(memory_db: shoal.Database, space: shoal.Namespace) -> KVStore:
-    """Keys of the same namespace."""
-    return KVStore(memory_db, namespace=space)
-
-
-@pytest.fixture
-def raw_keys(memory_db: shoal.Database, space: shoal.Namespace) -> Callable[[], list[bytes]]:
-    """Every key of the namespace as the engine has it."""
-    prefix = space.prefix()
-    return lambda: [key for key, _ in memory_db.engine.scan(prefix, after(prefix))]
-
-
-def _ids(found: list[RunMetadata]) -> list[str]:
-    return [run.run_id for run in found]
 
 
 class TestTransactions:
@@ -54,7 +22,7 @@ class TestTransactions:
             txn.runs.create_run(run_id="r", tags=["a"])
             txn.runs.add_tags("r", ["b"])
             txn.runs.complete_run("r")
-            assert _ids(txn.runs.query_runs(RunQuery(status=RunStatus.Completed, tags=["b"]))) == ["r"]
+            assert ids_of(txn.runs.query_runs(RunQuery(status=RunStatus.Completed, tags=["b"]))) == ["r"]
             assert txn.runs.get_stats().completed_runs == 1
             txn.kv.put("k", 1)
             txn.runs.fork_run("r", new_run_id="fork")

@@ -19,12 +19,6 @@ DB = shoal.Database
 _FORK = multiprocessing.get_context("fork")
 
 
-@pytest.fixture
-def cells(memory_db: DB) -> shoal.StateCell:
-    """A StateCell of the shared store."""
-    return shoal.StateCell(memory_db)
-
-
 # name -> a call that reads in a transaction
 READS: dict[str, Callable[[Any], object]] = {
     "read": lambda view: view.read("c"),

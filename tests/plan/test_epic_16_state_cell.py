@@ -17,12 +17,6 @@ import shoal
 DB = shoal.Database
 
 
-@pytest.fixture
-def cells(memory_db: DB) -> shoal.StateCell:
-    """A StateCell of the shared store."""
-    return shoal.StateCell(memory_db)
-
-
 def test_180_state_serializes_and_deserializes() -> None:
     """A State survives a pickle and JSON, equals one of the same fields, and cannot be changed."""
     state = shoal.State({"step": [1, None]}, 3, 1_700_000_000_000)

@@ -23,11 +23,6 @@ KINDS = [
 ]
 
 
-@pytest.fixture
-def traces(memory_db: shoal.Database) -> shoal.TraceStore:
-    return shoal.TraceStore(memory_db)
-
-
 def _index(db: shoal.Database, run: str, kind: int, name: str = "") -> list[bytes]:
     """The keys of one index of a run, for one name."""
     raw = name.encode()

@@ -21,7 +21,8 @@ from shoal.shm.reclaim import Reclaimer
 from . import plan as plans
 from .client import LINGER_S, RUN, TIMEOUT_S, Attempt, Client
 from .damage import flip_a_bit
-from .machine import World, under
+from .installing import under
+from .machine import World
 from .oracles import Moments, judge
 from .plan import Fault, Phase, Plan
 from .scheduler import StuckError
