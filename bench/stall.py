@@ -27,6 +27,7 @@ _RUN = "run-to-delete"
 _BEFORE_S = 2.0  # of commits before the deletion
 _RECLAIM_TIMEOUT_S = 60.0
 _FILL_SLICE = 1_000
+_WRITER_KEYS = 1_000
 Latency = tuple[float, float]  # when a commit began, on the system's monotonic clock, and how long it took
 
 
@@ -51,7 +52,11 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _round(path: Path, durability: str, keys: int) -> tuple[object, ...]:
     with shoal.open(path, durability=durability) as db:
-        _fill(db, keys)
+        _fill(db, "writer", _WRITER_KEYS)
+        empty = db.info().bytes_used
+        shoal.RunIndex(db).create_run(run_id=_RUN)
+        _fill(db, _RUN, keys)
+        run_bytes = db.info().bytes_used - empty
         ours, theirs = _CONTEXT.Pipe()
         writer = _CONTEXT.Process(target=_commit_until_told, args=(path, theirs))
         writer.start()
@@ -61,7 +66,7 @@ def _round(path: Path, durability: str, keys: int) -> tuple[object, ...]:
         used, begun_s = db.info().bytes_used, time.monotonic()
         shoal.RunIndex(db).delete_run(_RUN)
         deleted_s = time.monotonic() - begun_s
-        while db.info().bytes_used > used // 2:  # nearly all that is there is the run
+        while db.info().bytes_used > used - run_bytes // 2:  # the rest is history that the writer makes
             if time.monotonic() - begun_s > _RECLAIM_TIMEOUT_S:
                 raise SystemExit(f"the memory of the deleted run is not back after {_RECLAIM_TIMEOUT_S:.0f} s")
             time.sleep(0.01)
@@ -79,10 +84,9 @@ def _round(path: Path, durability: str, keys: int) -> tuple[object, ...]:
     )
 
 
-def _fill(db: shoal.Database, keys: int) -> None:
-    shoal.RunIndex(db).create_run(run_id=_RUN)
+def _fill(db: shoal.Database, run: str, keys: int) -> None:
     for start in range(0, keys, _FILL_SLICE):
-        with db.transaction(_RUN) as txn:
+        with db.transaction(run) as txn:
             for number in range(start, min(start + _FILL_SLICE, keys)):
                 txn.kv.put(f"key-{number:09}", {"number": number})
 
@@ -91,13 +95,12 @@ def _commit_until_told(path: Path, told: Connection) -> None:
     latencies: list[Latency] = []
     with shoal.open(path) as db:
         kv = shoal.KVStore(db)
-        kv.put("writer", "key", 0)
         told.send(None)
         number = 0
         while not told.poll():
             for _ in range(50):
                 begun_s = time.monotonic()
-                kv.put("writer", f"key-{number % 1000}", number)
+                kv.put("writer", f"key-{number % _WRITER_KEYS:09}", number)
                 latencies.append((begun_s, time.monotonic() - begun_s))
                 number += 1
     told.recv()

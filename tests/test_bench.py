@@ -131,7 +131,7 @@ def test_the_stall_of_a_large_deletion_is_measured(tmp_path, monkeypatch, capsys
     """``python -m bench.stall`` prints a row for each round, with commits counted before and during the deletion."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stall, "_BEFORE_S", 0.1)
-    assert stall.main(["--keys", "2000", "--rounds", "1", "--durability", "memory"]) == 0
+    assert stall.main(["--keys", "5000", "--rounds", "1", "--durability", "memory"]) == 0
     row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("deleted in"))
     _, _, _, _, *figures = row.replace(",", "").split()
     assert len(figures) == 8
