@@ -15,9 +15,9 @@ from .plant import WORKER, Patch, plant
 def resend_as_another(patch: Patch) -> None:
     """A commit that was cut off is sent again under another name, so nobody knows that it is done."""
 
-    def replace_attachment(self: Connection) -> Attachment:
+    def replace_attachment(self: Connection, in_flight: bool = False) -> Attachment:
         self._client_id = secrets.randbits(62) + 1
-        attachment: Attachment = sound(self)
+        attachment: Attachment = sound(self, in_flight)
         return attachment
 
     sound = patch.set(Connection, "_replace_attachment", replace_attachment)
