@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from shoal.primitives.key_space import encode_text
+from shoal.primitives.key_space import bound, encode_text
 from shoal.shm import codec
 from shoal.shm.errors import CorruptionError, LimitExceededError
 from shoal.shm.event_operations import (
@@ -15,10 +15,11 @@ from shoal.shm.event_operations import (
     SEQUENCE_BYTES,
     TYPE,
     Metadata,
+    Record,
     TypeHead,
+    decode_events,
     decode_head,
     decode_metadata,
-    decode_record,
 )
 from shoal.shm.hash_chain import DEFAULT_CHAIN, GENESIS_HASH, HASH_BYTES, ChainCheck, canonical, chain_of
 from shoal.workers.transaction import Engine
@@ -100,8 +101,10 @@ def verify_log(engine: Engine, prefix: bytes, anchor: Anchor | None) -> ChainVer
     try:
         metadata = decode_metadata(None if found is None else found.value)
     except CorruptionError as error:
-        length = sum(1 for _ in engine.scan(prefix + EVENT, prefix + TYPE))
-        return ChainVerification(False, length, None, str(error))
+        last = -1
+        for key, _ in engine.scan(prefix + EVENT, prefix + TYPE):
+            last = sequence_of(key)
+        return ChainVerification(False, last + 1, None, str(error))
     try:
         heads = _check_records(engine, prefix, metadata, anchor)
         _check_heads(engine, prefix, heads)
@@ -110,9 +113,17 @@ def verify_log(engine: Engine, prefix: bytes, anchor: Anchor | None) -> ChainVer
     return ChainVerification(True, metadata.next_sequence)
 
 
-def stored_event(sequence: int, raw: bytes) -> Event:
-    """The event whose record is ``raw``; CorruptionError for what is none."""
-    event_type, payload, timestamp, prev_hash, event_hash, _ = decode_record(sequence, raw)
+def stored_events(engine: Engine, prefix: bytes, start: int) -> Generator[tuple[int, Record], None, None]:
+    """The events from ``start`` on that are in the log at ``prefix``, in order; CorruptionError for what is none."""
+    for key, found in engine.scan(prefix + EVENT + bound(start), prefix + TYPE):
+        for sequence, record in decode_events(sequence_of(key), found.value).items():
+            if sequence >= start:
+                yield sequence, record
+
+
+def event_of(sequence: int, record: Record) -> Event:
+    """A stored event as it is given out; CorruptionError if its payload is none."""
+    event_type, payload, timestamp, prev_hash, event_hash, _ = record
     try:
         value = codec.decode(payload)
     except ValueError as error:
@@ -139,7 +150,7 @@ def fields_to_restore(events: Iterable[Event]) -> list[list[Any]]:
 
 
 def sequence_of(key: bytes) -> int:
-    """The sequence at the end of an event's key or index key."""
+    """The sequence at the end of the key of events: the last one's."""
     return int.from_bytes(key[-SEQUENCE_BYTES:], "big")
 
 
@@ -191,24 +202,25 @@ def _check_records(engine: Engine, prefix: bytes, metadata: Metadata, anchor: An
     check = ChainCheck(chain)
     heads: dict[str, TypeHead] = {}
     for key, found in engine.scan(prefix + EVENT, prefix + TYPE):
-        expected = check.sequence
-        if expected == length:
-            raise _BrokenError(expected, f"event {sequence_of(key)} is there, but the metadata counts {length} events")
         try:
-            record = decode_record(sequence_of(key), found.value)
+            together = decode_events(sequence_of(key), found.value)
         except CorruptionError as error:
-            raise _BrokenError(expected, str(error)) from error
-        problem = check.problem(sequence_of(key), *record[:-1])
-        if problem:
-            raise _BrokenError(expected, problem)
-        head = heads.get(record.event_type, TypeHead())
-        if record.before != head.newest:
-            told = f"event {expected} goes on after {_shown(record.before)} in the index of its type"
-            raise _BrokenError(expected, f"{told}, the last one before it is {_shown(head.newest)}")
-        heads[record.event_type] = TypeHead(head.events + 1, expected + 1)
-        if anchor is not None and anchor.length == check.sequence and anchor.head_hash != check.head_hash:
-            told = f"event {expected} has hash {check.head_hash.hex()} and the anchor {anchor.head_hash.hex()}"
-            raise _BrokenError(expected, f"{told}: the log was rewritten, here or before")
+            raise _BrokenError(check.sequence, str(error)) from error
+        for sequence, record in together.items():
+            expected = check.sequence
+            if expected == length:
+                raise _BrokenError(expected, f"event {sequence} is there, but the metadata counts {length} events")
+            problem = check.problem(sequence, *record[:-1])
+            if problem:
+                raise _BrokenError(expected, problem)
+            head = heads.get(record.event_type, TypeHead())
+            if record.before != head.newest:
+                told = f"event {expected} goes on after {_shown(record.before)} in the index of its type"
+                raise _BrokenError(expected, f"{told}, the last one before it is {_shown(head.newest)}")
+            heads[record.event_type] = TypeHead(head.events + 1, expected + 1)
+            if anchor is not None and anchor.length == check.sequence and anchor.head_hash != check.head_hash:
+                told = f"event {expected} has hash {check.head_hash.hex()} and the anchor {anchor.head_hash.hex()}"
+                raise _BrokenError(expected, f"{told}: the log was rewritten, here or before")
     if check.sequence < length:
         raise _BrokenError(check.sequence, f"event {check.sequence} is missing: the metadata counts {length} events")
     if check.head_hash != head_hash:

@@ -16,24 +16,26 @@ from shoal.primitives.event_chain import (
     Appended,
     ChainVerification,
     Event,
+    event_of,
     fields_to_restore,
     sequence_of,
-    stored_event,
+    stored_events,
     verify_events,
     verify_log,
 )
 from shoal.primitives.facade import Facade, wait_s
-from shoal.primitives.key_space import Namespace, Tag, bound, encode_text
+from shoal.primitives.key_space import Namespace, Tag, encode_text
 from shoal.shm import codec, operations
 from shoal.shm.errors import CorruptionError, InvalidOperationError
 from shoal.shm.event_operations import (
-    EVENT,
     LARGEST_SEQUENCE,
     METADATA,
+    TYPE,
     Metadata,
+    Record,
+    decode_events,
     decode_head,
     decode_metadata,
-    decode_record,
     event_key,
     type_key,
 )
@@ -82,12 +84,12 @@ class EventView:
         """The event ``sequence``, or None if there is none."""
         if not 0 <= _whole("sequence", sequence) <= LARGEST_SEQUENCE:
             return None
-        found = self._engine.find(event_key(self._prefix, sequence))
-        return None if found is None else stored_event(sequence, found.value)
+        record = self._together(sequence).get(sequence)
+        return None if record is None else event_of(sequence, record)
 
     def read_range(self, start: int, end: int) -> list[Event]:
         """The events of ``[start, end)`` that are there, in order."""
-        return [stored_event(*stored) for stored in self._stored(_whole("start", start), _whole("end", end))]
+        return [event_of(*stored) for stored in self._stored(_whole("start", start), _whole("end", end))]
 
     def head(self) -> Event | None:
         """The last event, or None of an empty log."""
@@ -104,16 +106,16 @@ class EventView:
 
     def iter(self, start: int = 0) -> Iterator[Event]:
         """The events from ``start`` on, each read when it is asked for."""
-        return (stored_event(*stored) for stored in self._stored(_whole("start", start), LARGEST_SEQUENCE))
+        return (event_of(*stored) for stored in self._stored(_whole("start", start), LARGEST_SEQUENCE))
 
     def page(self, start: int, end: int) -> list[Event]:
         """The first events of ``[start, end)``, as many as are read at a time; empty only if none are there."""
         events = []
         size = 0
         with closing(self._stored(start, end)) as all_stored:
-            for sequence, raw in all_stored:
-                events.append(stored_event(sequence, raw))
-                size += len(raw)
+            for sequence, record in all_stored:
+                events.append(event_of(sequence, record))
+                size += len(record.payload)
                 if len(events) == _PAGE_EVENTS or size >= _PAGE_BYTES:
                     break
         return events
@@ -124,14 +126,17 @@ class EventView:
         found = self._engine.find(key)
         head = decode_head(None if found is None else found.value)
         events = []
+        together: dict[int, Record] = {}
         before = head.newest
         while before:
             sequence = before - 1
-            found = self._engine.find(event_key(self._prefix, sequence))
-            if found is None:
+            if sequence not in together:
+                together = self._together(sequence)
+            record = together.get(sequence)
+            if record is None:
                 raise CorruptionError("the type index of the event log", 0, f"an event {sequence}", "none")
-            before = decode_record(sequence, found.value).before
-            events.append(stored_event(sequence, found.value))
+            before = record.before
+            events.append(event_of(sequence, record))
         events.reverse()
         return events
 
@@ -165,11 +170,23 @@ class EventView:
         found = self._engine.find(self._prefix + METADATA)
         return decode_metadata(None if found is None else found.value)
 
-    def _stored(self, start: int, end: int) -> Generator[tuple[int, bytes], None, None]:
-        lower, upper = self._prefix + EVENT + bound(start), self._prefix + EVENT + bound(end)
-        if lower < upper:
-            for key, found in self._engine.scan(lower, upper):
-                yield sequence_of(key), found.value
+    def _together(self, sequence: int) -> dict[int, Record]:
+        """The events stored in one record with event ``sequence``, by sequence; without it, if it is not there."""
+        found = self._engine.find(event_key(self._prefix, sequence))
+        if found is not None:  # appended alone, or last of a record
+            return decode_events(sequence, found.value)
+        following = self._engine.scan(event_key(self._prefix, sequence), self._prefix + TYPE)
+        return next((decode_events(sequence_of(key), found.value) for key, found in following), {})
+
+    def _stored(self, start: int, end: int) -> Generator[tuple[int, Record], None, None]:
+        """The events of ``[start, end)``. What lies beyond the last of them is not read: no conflict with it."""
+        if max(start, 0) < end:
+            with closing(stored_events(self._engine, self._prefix, start)) as stored:
+                for sequence, record in stored:
+                    if sequence < end:
+                        yield sequence, record
+                    if sequence + 1 >= end:
+                        break
 
 
 class EventLog(Facade[EventView]):

@@ -1,7 +1,8 @@
 """The keys and records of event logs, and the rules by which the coordinator writes to one.
 
     prefix + 0              metadata  msgpack [next sequence, head hash, chain, last timestamp in ms]
-    prefix + 1 + sequence   event     msgpack [type, canonical payload, timestamp in ms, hash before, hash, before]
+    prefix + 1 + sequence   events    msgpack [event, ...], one after the other, the last of them being ``sequence``:
+                                      [type, canonical payload, timestamp in ms, hash before, hash, before]
     prefix + 2 + type       head      msgpack [events, newest]: how many there are of the type, and the newest of them
         prefix      the run's, with the tag EVENT
         sequence    8 bytes, big-endian
@@ -9,8 +10,11 @@
         before      the event of the same type before this one; like newest as its sequence + 1, 0 for none
 
 The metadata says the same as the last event; sequences have no gaps; an event is written once, together with its log's
-metadata and its type's head, and never again. The events of a type hang together backward from the head, so an append
-adds one key however many types there are. Who appends reads and writes the metadata, so no two append at once.
+metadata and its type's head, and never again. Who appends reads and writes the metadata, so no two append at once.
+
+What is appended together stands together, up to ``RECORD_BYTES`` a record: a key more costs a commit as much as all
+else of an event does. A record is called by its last event, so the first key from an event's on has the event in it.
+The events of a type hang together backward from the head, so an append adds one key however many types there are.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from typing import Any, NamedTuple, TypeVar
 from shoal.shm import codec
 from shoal.shm.errors import CorruptionError, LimitExceededError
 from shoal.shm.hash_chain import CHAINS, GENESIS_HASH, HASH_BYTES, ChainCheck, chain_of, event_hash
-from shoal.shm.limits import MAX_COMMIT_BYTES, MAX_ENGINE_KEY_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES
+from shoal.shm.limits import KIB, MAX_COMMIT_BYTES, MAX_ENGINE_KEY_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES
 from shoal.shm.outcome import Outcome, Read, Write
 
 T = TypeVar("T")
@@ -32,7 +36,11 @@ TYPE = b"\2"
 SEQUENCE_BYTES = 8
 LARGEST_SEQUENCE = 2**64 - 1
 
-# What the records of one event take beside its type, its payload and the prefixes of its key and its type's.
+# A record holds no more, unless it is a single event that is larger: who reads one event reads the others with it.
+RECORD_BYTES = 4 * KIB
+
+# What an event takes beside its type and its payload: in its record, and with the keys but for their prefixes.
+_FIELDS_BYTES = 100
 _EVENT_BYTES = 160
 _LONGEST_PAYLOAD = MAX_VALUE_BYTES + 16  # with what stands before a text of 16 MiB
 _LONGEST_METADATA_KEY = MAX_ENGINE_KEY_BYTES - 2 - MAX_KEY_BYTES - SEQUENCE_BYTES
@@ -48,7 +56,7 @@ class Metadata(NamedTuple):
 
 
 class Record(NamedTuple):
-    """An event as it is stored; its sequence is in its key."""
+    """An event as it is stored; its sequence follows from the key it stands under."""
 
     event_type: str
     payload: bytes
@@ -66,7 +74,7 @@ class TypeHead(NamedTuple):
 
 
 def event_key(prefix: bytes, sequence: int) -> bytes:
-    """Where the event ``sequence``, from 0 to 2**64 - 1, is."""
+    """Where the events that end with ``sequence``, from 0 to 2**64 - 1, are."""
     return prefix + EVENT + sequence.to_bytes(SEQUENCE_BYTES, "big")
 
 
@@ -90,17 +98,17 @@ def decode_metadata(raw: bytes | None) -> Metadata:
     raise CorruptionError("the metadata of the event log", 0, expected, f"{len(raw)} bytes of something else")
 
 
-def decode_record(sequence: int, raw: bytes) -> Record:
-    """The record of event ``sequence``; CorruptionError for what is none."""
-    record = _fields(Record, raw)
-    if record is not None:
-        event_type, payload, timestamp, prev_hash, found_hash, before = record
-        in_bytes = type(payload) is type(prev_hash) is type(found_hash) is bytes
-        in_numbers = type(timestamp) is type(before) is int and 0 <= before <= sequence
-        if in_bytes and in_numbers and type(event_type) is str:
-            return record
-    expected = "type, payload, timestamp, prev_hash, hash, event before"
-    raise CorruptionError(f"the record of event {sequence}", 0, expected, f"{len(raw)} bytes of something else")
+def decode_events(last: int, raw: bytes) -> dict[int, Record]:
+    """The events stored together up to ``last``, by sequence and in order; CorruptionError for what is none."""
+    try:
+        events = [Record(*fields) for fields in codec.unpackb(raw)]
+    except (ValueError, TypeError):  # no msgpack, no list, or not as many fields
+        events = []
+    sequences = range(last - len(events) + 1, last + 1)
+    if events and sequences[0] >= 0 and all(map(_is_whole, events, sequences)):
+        return dict(zip(sequences, events, strict=True))
+    expected = "events of type, payload, timestamp, prev_hash, hash, event before"
+    raise CorruptionError(f"the record of event {last}", 0, expected, f"{len(raw)} bytes of something else")
 
 
 def decode_head(raw: bytes | None) -> TypeHead:
@@ -111,6 +119,13 @@ def decode_head(raw: bytes | None) -> TypeHead:
     if head is not None and type(head.events) is type(head.newest) is int and 0 < head.events <= head.newest:
         return head
     raise CorruptionError("the head of an event type", 0, "events, newest", f"{len(raw)} bytes of something else")
+
+
+def _is_whole(event: Record, sequence: int) -> bool:
+    event_type, payload, timestamp, prev_hash, found_hash, before = event
+    in_bytes = type(payload) is type(prev_hash) is type(found_hash) is bytes
+    in_numbers = type(timestamp) is type(before) is int and 0 <= before <= sequence
+    return in_bytes and in_numbers and type(event_type) is str
 
 
 def _fields(kind: Callable[..., T], raw: bytes) -> T | None:
@@ -126,7 +141,17 @@ class Appending:
     After an error nothing of it may be written.
     """
 
-    __slots__ = ("_heads", "_metadata", "_metadata_key", "_prefix", "_read", "_writes", "timestamp")
+    __slots__ = (
+        "_heads",
+        "_metadata",
+        "_metadata_key",
+        "_open",
+        "_open_bytes",
+        "_prefix",
+        "_read",
+        "_writes",
+        "timestamp",
+    )
 
     def __init__(self, read: Read, now_ms: int, metadata_key: bytes) -> None:
         self._read = read
@@ -137,6 +162,8 @@ class Appending:
         self.timestamp = max(now_ms, self._metadata.timestamp)
         self._heads: dict[bytes, TypeHead] = {}
         self._writes: list[Any] = []  # key, value and expiry of each, flat
+        self._open: list[tuple[Any, ...]] = []  # events of the record to be written next
+        self._open_bytes = 0
 
     @property
     def metadata(self) -> Metadata:
@@ -169,7 +196,15 @@ class Appending:
             found = self._read(type_key(self._prefix, raw_type))
             head = decode_head(None if found is None else found.value)
         self._heads[raw_type] = TypeHead(head.events + 1, sequence + 1)
-        self._writes += (event_key(self._prefix, sequence), codec.pack((*fields, head.newest)), 0)
+        size = len(raw_type) + len(fields[1]) + _FIELDS_BYTES
+        if self._open and self._open_bytes + size > RECORD_BYTES:
+            self._close_record(sequence - 1)
+        self._open.append((*fields, head.newest))
+        self._open_bytes += size
+
+    def _close_record(self, last: int) -> None:
+        self._writes += (event_key(self._prefix, last), codec.pack(self._open), 0)
+        self._open, self._open_bytes = [], 0
 
     def end(self, sequence: int, head_hash: bytes, chain: str) -> None:
         """Note where the log ends: at what was put last, which has the newest timestamp."""
@@ -177,9 +212,10 @@ class Appending:
             self._metadata = Metadata(sequence, head_hash, chain, self.timestamp)
 
     def writes(self) -> list[Any]:
-        """What all of them write: key, value and expiry of each, flat."""
+        """What all of them write, after the last: key, value and expiry of each, flat."""
         writes, prefix = self._writes, self._prefix
-        if writes:
+        if self._open:
+            self._close_record(self._metadata.next_sequence - 1)
             for raw_type, head in self._heads.items():
                 writes += (type_key(prefix, raw_type), codec.pack(head), 0)
             writes += (self._metadata_key, codec.pack(self._metadata), 0)

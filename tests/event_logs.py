@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
 import shoal
 from shoal import LimitExceededError
 from shoal.primitives import key_space
+from shoal.primitives.event_chain import sequence_of
+from shoal.shm import codec
+from shoal.shm.event_operations import TYPE, Record, decode_events, event_key
 from shoal.shm.reader import Found
 
 DB = shoal.Database
@@ -33,9 +37,12 @@ def log(memory_db: DB) -> shoal.EventLog:
 
 @pytest.fixture(params=["xxh3", "sha256"])
 def filled(request: pytest.FixtureRequest, memory_db: DB, run: str) -> shoal.EventLog:
-    """A log facade of either chain; the run has five events of three types."""
+    """A log facade of either chain; the run has five events of three types, the last three stored together."""
     log = shoal.EventLog(memory_db, chain=request.param)
-    log.append_many(run, [(f"type-{i % 3}", {"i": i, "more": [i, None]}) for i in range(5)])
+    events = [(f"type-{i % 3}", {"i": i, "more": [i, None]}) for i in range(5)]
+    for event in events[:2]:
+        log.append(run, *event)
+    log.append_many(run, events[2:])
     return log
 
 
@@ -47,6 +54,32 @@ def prefix_of(run: str) -> bytes:
 def keys_of(db: DB, run: str) -> list[bytes]:
     """Every key of a run's log."""
     return [key for key, _ in db.engine.scan(prefix_of(run), key_space.after(prefix_of(run)))]
+
+
+def record_of(db: DB, run: str, sequence: int) -> tuple[bytes, dict[int, Record]]:
+    """The key under which event ``sequence`` is stored, and the events that are stored there together."""
+    key, found = next(iter(db.engine.scan(event_key(prefix_of(run), sequence), prefix_of(run) + TYPE)))
+    return key, decode_events(sequence_of(key), found.value)
+
+
+def rewrite_event(db: DB, run: str, sequence: int, **changed: Any) -> None:
+    """Change fields of a stored event behind the log's back."""
+    key, events = record_of(db, run, sequence)
+    events[sequence] = events[sequence]._replace(**changed)
+    db.engine.put(key, codec.pack(list(events.values())))
+
+
+def remove_event(db: DB, run: str, sequence: int) -> None:
+    """Take an event out behind the log's back, and leave those that are stored with it."""
+    key, events = record_of(db, run, sequence)
+    before = [event for i, event in events.items() if i < sequence]
+    behind = [event for i, event in events.items() if i > sequence]
+    if before:
+        db.engine.put(event_key(prefix_of(run), sequence - 1), codec.pack(before))
+    if behind:
+        db.engine.put(key, codec.pack(behind))
+    else:
+        db.engine.delete(key)
 
 
 def reader_of(state: dict[bytes, bytes]) -> Callable[[bytes], Found | None]:

@@ -13,7 +13,16 @@ from shoal.coordinator.recover import recover
 from shoal.shm import commit_set, limits, operations
 from shoal.shm.clock import SystemClock
 from shoal.shm.commit_set import COMMITTED, REFUSED, CommitSet, decode_answer, decode_request, encode_effects
-from shoal.shm.event_operations import EVENT, METADATA, decode_head, decode_metadata, decode_record, event_key, type_key
+from shoal.shm.event_operations import (
+    EVENT,
+    METADATA,
+    TYPE,
+    Record,
+    decode_events,
+    decode_head,
+    decode_metadata,
+    type_key,
+)
 from shoal.shm.frames import LENGTH_BYTES
 from shoal.shm.hash_chain import ChainCheck, canonical
 from shoal.shm.integrity import check_segment
@@ -48,18 +57,24 @@ class Engine:
         found = self.writer.newest(key, 0)
         return None if found is None else found.value
 
+    def events(self, prefix: bytes = LOG) -> dict[int, Record]:
+        """All events of the log, by sequence."""
+        events: dict[int, Record] = {}
+        for key, _ in self.writer.ordered_index.iterate(prefix + EVENT, prefix + TYPE):
+            events |= decode_events(int.from_bytes(key[-8:], "big"), self.value(key) or b"")
+        return events
+
     def length(self, prefix: bytes = LOG) -> int:
         """How many events the log has, of which each hash, the metadata and the index of the types are right."""
         metadata = decode_metadata(self.value(prefix + METADATA))
         check = ChainCheck(metadata.chain or "xxh3")
         newest: dict[str, tuple[int, int]] = {}
-        for sequence in range(metadata.next_sequence):
-            record = decode_record(sequence, self.value(event_key(prefix, sequence)) or b"")
+        for sequence, record in self.events(prefix).items():
             assert check.problem(sequence, *record[:-1]) == ""
             events, before = newest.get(record.event_type, (0, 0))
             assert record.before == before
             newest[record.event_type] = (events + 1, sequence + 1)
-        assert check.head_hash == metadata.head_hash
+        assert (check.sequence, check.head_hash) == (metadata.next_sequence, metadata.head_hash)
         for event_type, head in newest.items():
             assert decode_head(self.value(type_key(prefix, event_type.encode()))) == head
         return metadata.next_sequence
@@ -89,7 +104,7 @@ def test_one_commit_for_all(engine):
     assert [[entry[0] for entry in results[0]] for *_, results in answers] == [[0], [1, 2], [3]]
     for *_, results in answers:
         for sequence, event_hash in results[0]:
-            assert decode_record(sequence, engine.value(event_key(LOG, sequence))).hash == event_hash
+            assert engine.events()[sequence].hash == event_hash
     assert engine.length() == 4
 
 

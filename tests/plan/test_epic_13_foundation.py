@@ -90,7 +90,9 @@ def test_167_kv_key_format(memory_db: DB, run: str) -> None:
 
 def test_167_event_key_encodes_sequence_as_big_endian(memory_db: DB, run: str) -> None:
     """Events are kept under 8 bytes, so that they sort by sequence."""
-    shoal.EventLog(memory_db).append_many(run, [("e", i) for i in range(300)])
+    log = shoal.EventLog(memory_db)
+    for i in range(300):
+        log.append(run, "e", i)
     events = [key for key in _kept(memory_db, run) if key.startswith(b"\x02\x01")]
     assert events == [b"\x02\x01" + i.to_bytes(8, "big") for i in range(300)]
     assert number(258) == b"\0\0\0\0\0\0\x01\x02"

@@ -10,11 +10,10 @@ import pickle
 from typing import Any
 
 import pytest
+from event_logs import remove_event, rewrite_event
 
 import shoal
-from shoal.primitives.key_space import Namespace, Tag
-from shoal.shm import codec
-from shoal.shm.event_operations import Metadata, append, decode_record, event_key
+from shoal.shm.event_operations import Metadata, append
 from shoal.shm.hash_chain import canonical
 from shoal.shm.outcome import Read
 
@@ -28,14 +27,6 @@ _APPENDS = 25
 def log(memory_db: DB) -> shoal.EventLog:
     """A log facade of the shared store."""
     return shoal.EventLog(memory_db)
-
-
-def _rewrite(db: DB, run: str, sequence: int, **changed: Any) -> None:
-    """Change fields of a stored event behind the log's back."""
-    key = event_key(Namespace().run_prefix(run) + bytes((Tag.EVENT,)), sequence)
-    found = db.engine.find(key)
-    assert found is not None
-    db.engine.put(key, codec.pack(decode_record(sequence, found.value)._replace(**changed)))
 
 
 def test_174_event_struct_serializes_and_deserializes(log: shoal.EventLog, run: str) -> None:
@@ -187,7 +178,7 @@ def test_177_verify_chain_returns_valid_for_correct_chain(log: shoal.EventLog, r
 def test_177_verify_chain_detects_missing_event(memory_db: DB, log: shoal.EventLog, run: str) -> None:
     """An event that is gone is named."""
     log.append_many(run, [("e", i) for i in range(5)])
-    memory_db.engine.delete(event_key(Namespace().run_prefix(run) + bytes((Tag.EVENT,)), 2))
+    remove_event(memory_db, run, 2)
     found = log.verify_chain(run)
     assert (found.is_valid, found.length, found.first_invalid) == (False, 5, 2)
     assert "event 2 is missing" in found.error
@@ -196,7 +187,7 @@ def test_177_verify_chain_detects_missing_event(memory_db: DB, log: shoal.EventL
 def test_177_verify_chain_detects_prev_hash_mismatch(memory_db: DB, log: shoal.EventLog, run: str) -> None:
     """An event that follows another hash than the one before has is named."""
     log.append_many(run, [("e", i) for i in range(5)])
-    _rewrite(memory_db, run, 3, prev_hash=bytes(31) + b"\1")
+    rewrite_event(memory_db, run, 3, prev_hash=bytes(31) + b"\1")
     found = log.verify_chain(run)
     assert (found.is_valid, found.first_invalid) == (False, 3)
     assert "prev_hash" in found.error
@@ -208,7 +199,7 @@ def test_177_verify_chain_detects_hash_corruption(
 ) -> None:
     """An event whose hash is not that of its content is named, whichever of the two was changed."""
     log.append_many(run, [("e", i) for i in range(5)])
-    _rewrite(memory_db, run, 4, **changed)
+    rewrite_event(memory_db, run, 4, **changed)
     found = log.verify_chain(run)
     assert (found.is_valid, found.first_invalid) == (False, 4)
     assert "its content gives" in found.error
