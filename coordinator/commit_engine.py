@@ -88,7 +88,7 @@ class CommitEngine:
         Operations that may be joined (many processes appending to one log) become one commit, which costs little more
         than one of them. If it cannot be made, each is submitted alone and told its own reason.
         """
-        if len(requests) == 1:
+        if len(requests) == 1 and not requests[0][1].operations:  # a plain write, as nearly all that come alone are
             return [self.submit(*requests[0])]
         answers: list[bytes] = [b""] * len(requests)
         joints: dict[tuple[str, bytes], list[int]] = {}
@@ -101,7 +101,7 @@ class CommitEngine:
         for place, members in joints.items():
             for start in range(0, len(members), limits.MAX_JOINT):
                 part = members[start : start + limits.MAX_JOINT]
-                joint = self._submit_joint(place, [requests[i] for i in part]) if len(part) > 1 else None
+                joint = self._submit_joint(place, [requests[i] for i in part])
                 for n, i in enumerate(part):
                     answers[i] = self.submit(*requests[i]) if joint is None else joint[n]
         return answers

@@ -27,10 +27,9 @@ class ConflictWindow:
 
     def add_writes(self, version: int, keys: list[bytes]) -> None:
         """Note that ``version`` wrote ``keys``; versions never go down."""
-        for key in keys:
-            self._latest[key] = version
-            self._versions.append(version)
-            self._keys.append(key)
+        self._latest.update(dict.fromkeys(keys, version))
+        self._versions += [version] * len(keys)
+        self._keys += keys
 
     def add_clear(self, version: int, lower: bytes, upper: bytes) -> None:
         """Note that ``version`` cleared ``[lower, upper)``."""

@@ -11,6 +11,7 @@ bytes, list, tuple, dict with str keys, and datetime with a time zone
 from __future__ import annotations
 
 import datetime
+from collections.abc import Callable
 from typing import Any
 
 import msgpack
@@ -31,12 +32,8 @@ _LONG_HEADER_BYTES = 5  # what msgpack puts before a str or bytes of 64 KiB and 
 _pack = msgpack.Packer().pack
 _pack_rich = msgpack.Packer(datetime=True, unicode_errors="surrogatepass").pack
 unpackb = msgpack.unpackb
-
-
-def pack(parts: Any) -> bytes:
-    """Pack what shoal itself puts together: for formats, not for users' values."""
-    raw: bytes = _pack(parts)
-    return raw
+# What shoal itself puts together: for formats, not for users' values.
+pack: Callable[[Any], bytes] = _pack
 
 
 def encode(value: Value) -> bytes:

@@ -33,14 +33,14 @@ from typing import Any, NamedTuple
 
 from shoal.shm import codec, errors
 from shoal.shm.errors import ShoalError
-from shoal.shm.frames import FrameError, frame
+from shoal.shm.frames import FrameError
 from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MAX_INTEGER, MIB, MIN_INTEGER
 from shoal.shm.operations import OPERATIONS
 
 _HEADER = struct.Struct("<QQQI")
 HEADER_BYTES = _HEADER.size
 _ANSWER = struct.Struct("<QQQ")
-_PLAIN_ANSWER = struct.Struct("<IQQQ")  # with the frame's length in front
+_FRAMED_ANSWER = struct.Struct("<IQQQ")  # with the frame's length in front
 
 COMMITTED = 0
 CONFLICT = 1
@@ -119,7 +119,8 @@ def decode_effects(
     """Writes, clears, operations and question; ValueError or TypeError for a wrong form."""
     parts: tuple[Any, Any, Any, Any] = _unpack(effects)
     writes, flat_clears, operations, question = parts
-    check_writes(writes)
+    if writes != []:
+        check_writes(writes)
     clears = []
     if flat_clears:
         clears = [_range(flat_clears[i], flat_clears[i + 1]) for i in range(0, len(flat_clears), 2)]
@@ -127,7 +128,7 @@ def decode_effects(
         for name, arguments in operations:
             if name not in OPERATIONS or type(arguments) is not list or not arguments:
                 raise ValueError("an unknown operation")
-            _check_keys(arguments[:1])
+            _check_key(arguments[0])
     if question is not None and not (type(question) is list and len(question) == 2 and type(question[0]) is str):
         raise ValueError("an unknown question")
     asked = None if question is None else (question[0], question[1])
@@ -174,8 +175,12 @@ def triples(writes: FlatWrites) -> Iterator[tuple[bytes, bytes | None, int]]:
 
 def _check_keys(keys: Any) -> None:
     for key in keys:
-        if type(key) is not bytes or not 0 < len(key) <= MAX_ENGINE_KEY_BYTES:
-            raise ValueError("a key is not 1 to 4,096 bytes")
+        _check_key(key)
+
+
+def _check_key(key: Any) -> None:
+    if type(key) is not bytes or not 0 < len(key) <= MAX_ENGINE_KEY_BYTES:
+        raise ValueError("a key is not 1 to 4,096 bytes")
 
 
 def _range(lower: Any, upper: Any) -> tuple[bytes, bytes]:
@@ -188,9 +193,8 @@ def _range(lower: Any, upper: Any) -> tuple[bytes, bytes]:
 
 def encode_answer(commit_id: int, status: int, version: int = 0, details: Any = None) -> bytes:
     """An answer, framed."""
-    if not details and status == COMMITTED:
-        return _PLAIN_ANSWER.pack(_ANSWER.size, commit_id, status, version)
-    return frame(_ANSWER.pack(commit_id, status, version) + codec.pack(details))
+    body = codec.pack(details) if details or status != COMMITTED else b""
+    return _FRAMED_ANSWER.pack(_ANSWER.size + len(body), commit_id, status, version) + body
 
 
 def decode_answer(message: bytes) -> tuple[int, int, int, Any]:

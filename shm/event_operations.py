@@ -39,9 +39,9 @@ LARGEST_SEQUENCE = 2**64 - 1
 # A record holds no more, unless it is a single event that is larger: who reads one event reads the others with it.
 RECORD_BYTES = 4 * KIB
 
-# What an event takes beside its type and its payload: in its record, and with the keys but for their prefixes.
+# What an event takes beside its type and its payload in its record, and its keys beside their prefixes and the type.
 _FIELDS_BYTES = 100
-_EVENT_BYTES = 160
+_KEYS_BYTES = 60
 _LONGEST_PAYLOAD = MAX_VALUE_BYTES + 16  # with what stands before a text of 16 MiB
 _LONGEST_METADATA_KEY = MAX_ENGINE_KEY_BYTES - 2 - MAX_KEY_BYTES - SEQUENCE_BYTES
 
@@ -142,6 +142,7 @@ class Appending:
     """
 
     __slots__ = (
+        "_bytes",
         "_heads",
         "_metadata",
         "_metadata_key",
@@ -154,14 +155,17 @@ class Appending:
     )
 
     def __init__(self, read: Read, now_ms: int, metadata_key: bytes) -> None:
+        if len(metadata_key) > _LONGEST_METADATA_KEY:
+            raise ValueError("the key of an event log's metadata is too long")
         self._read = read
         self._metadata_key = metadata_key
         self._prefix = metadata_key[:-1]
         found = read(metadata_key)
         self._metadata = decode_metadata(None if found is None else found.value)
         self.timestamp = max(now_ms, self._metadata.timestamp)
-        self._heads: dict[bytes, TypeHead] = {}
+        self._heads: dict[bytes, list[int]] = {}  # of a type as UTF-8, the fields of its TypeHead
         self._writes: list[Any] = []  # key, value and expiry of each, flat
+        self._bytes = 0  # of all that is to be written
         self._open: list[tuple[Any, ...]] = []  # events of the record to be written next
         self._open_bytes = 0
 
@@ -180,27 +184,37 @@ class Appending:
         sequence, head_hash, own_chain, _ = self._metadata
         chain, timestamp = own_chain or chain, self.timestamp
         results = []
-        for event_type, raw_type, payload in _checked(self._metadata_key, entries):
+        for event_type, payload in entries:
             prev_hash = head_hash
             head_hash = event_hash(chain, sequence, event_type, payload, timestamp, prev_hash)
-            self.put(sequence, raw_type, (event_type, payload, timestamp, prev_hash, head_hash))
+            self.put(sequence, event_type, payload, timestamp, prev_hash, head_hash)
             results.append([sequence, head_hash])
             sequence += 1
         self.end(sequence, head_hash, chain)
         return results
 
-    def put(self, sequence: int, raw_type: bytes, fields: tuple[str, bytes, int, bytes, bytes]) -> None:
-        """Take in the next event: its type as UTF-8, and its record up to the hash."""
+    def put(
+        self, sequence: int, event_type: str, payload: bytes, timestamp: int, prev_hash: bytes, own_hash: bytes
+    ) -> None:
+        """Take in the next event. Type and payload came through a pipe."""
+        raw_type = event_type.encode()
+        size = _FIELDS_BYTES + len(raw_type) + len(payload)
+        if not 0 < len(raw_type) <= MAX_KEY_BYTES or type(payload) is not bytes or len(payload) > _LONGEST_PAYLOAD:
+            raise ValueError("an entry of an append is not a type and a payload")
+        # Small events take far more as records than on their way here.
+        self._bytes += size + _KEYS_BYTES + 2 * len(self._metadata_key) + len(raw_type)
+        if self._bytes > MAX_COMMIT_BYTES:
+            raise LimitExceededError("size of the commit in bytes", MAX_COMMIT_BYTES, self._bytes)
         head = self._heads.get(raw_type)
         if head is None:
             found = self._read(type_key(self._prefix, raw_type))
-            head = decode_head(None if found is None else found.value)
-        self._heads[raw_type] = TypeHead(head.events + 1, sequence + 1)
-        size = len(raw_type) + len(fields[1]) + _FIELDS_BYTES
-        if self._open and self._open_bytes + size > RECORD_BYTES:
+            self._heads[raw_type] = head = list(decode_head(None if found is None else found.value))
+        if self._open_bytes + size > RECORD_BYTES and self._open:
             self._close_record(sequence - 1)
-        self._open.append((*fields, head.newest))
+        self._open.append((event_type, payload, timestamp, prev_hash, own_hash, head[1]))
         self._open_bytes += size
+        head[0] += 1
+        head[1] = sequence + 1
 
     def _close_record(self, last: int) -> None:
         self._writes += (event_key(self._prefix, last), codec.pack(self._open), 0)
@@ -243,30 +257,11 @@ def restore(read: Read, now_ms: int, metadata_key: bytes, events: list[Any]) -> 
     sequence, head_hash, chain, last_ms = restoring.metadata
     chain = chain or chain_of(events[0][5])
     check = ChainCheck(chain, sequence, head_hash, last_ms if sequence else None)
-    checked = _checked(metadata_key, [event[1:3] for event in events])
-    for (number, *fields), (_, raw_type, _) in zip(events, checked, strict=True):
-        problem = check.problem(number, *fields)
+    for event in events:
+        problem = check.problem(*event)
         if problem:
             raise ValueError(f"{problem}; restore the events of a log as they were, all and in order")
-        restoring.put(number, raw_type, (fields[0], fields[1], fields[2], fields[3], fields[4]))
-        restoring.timestamp = fields[2]
+        restoring.put(*event)
+        restoring.timestamp = event[3]
     restoring.end(check.sequence, check.head_hash, chain)
     return restoring.outcome(None)
-
-
-def _checked(metadata_key: bytes, entries: list[Any]) -> list[tuple[str, bytes, bytes]]:
-    """Type, type as UTF-8 and payload of each entry, before anything is hashed: entries come through a pipe."""
-    if len(metadata_key) > _LONGEST_METADATA_KEY:
-        raise ValueError("the key of an event log's metadata is too long")
-    checked = []
-    size = (_EVENT_BYTES + 2 * len(metadata_key)) * len(entries)
-    for event_type, payload in entries:
-        raw_type = event_type.encode()
-        if not 0 < len(raw_type) <= MAX_KEY_BYTES or type(payload) is not bytes or len(payload) > _LONGEST_PAYLOAD:
-            raise ValueError("an entry of an append is not a type and a payload")
-        size += 2 * len(raw_type) + len(payload)
-        checked.append((event_type, raw_type, payload))
-    if size > MAX_COMMIT_BYTES:
-        # Small events take far more as records than on their way here.
-        raise LimitExceededError("size of the commit in bytes", MAX_COMMIT_BYTES, size)
-    return checked

@@ -61,8 +61,18 @@ class HashIndex:
 
     def find(self, key: bytes) -> int:
         """The key node of ``key``, 0 if there is none."""
-        found = self._slot(key, xxh3_64_intdigest(key, self._seed))
-        return self._words[found] if found else 0
+        words, mm = self._words, self._segment.mm
+        digest = xxh3_64_intdigest(key, self._seed)
+        bucket = words[DIRECTORY_WORD + (digest & words[W_HASH_MASK])]
+        i = (digest >> 32) & BUCKET_MASK
+        while node := words[bucket + i]:
+            if node != REMOVED:
+                start = node * 8 + _KEY_OFFSET
+                if mm[start : start + words[node + 1]] == key:
+                    found: int = node
+                    return found
+            i = (i + 1) & BUCKET_MASK
+        return 0
 
     def prepare(self, new_keys: int) -> None:
         """Back the directory with memory for that many more keys, or raise StoreFullError."""
@@ -93,12 +103,14 @@ class HashIndex:
 
         A bucket that is left nearly empty joins with its buddy, so an emptied store is small again.
         """
+        node, words = self.find(key), self._words
+        assert node, "removing a key that is not in the hash index"
         digest = xxh3_64_intdigest(key, self._seed)
-        words = self._words
-        found = self._slot(key, digest)
-        assert found, "removing a key that is not in the hash index"
-        words[found] = REMOVED
         bucket = words[DIRECTORY_WORD + (digest & words[W_HASH_MASK])]
+        i = (digest >> 32) & BUCKET_MASK
+        while words[bucket + i] != node:
+            i = (i + 1) & BUCKET_MASK
+        words[bucket + i] = REMOVED
         self._live[bucket] -= 1
         if self._live[bucket] <= _FEW and self._heap.ready_blocks > RECLAIM_BLOCKS // 4:
             self._join(bucket, digest)
@@ -106,18 +118,6 @@ class HashIndex:
     def buckets(self) -> dict[int, int]:
         """Every bucket in use and how many of its words are taken (for the integrity walk)."""
         return dict(self._fill)
-
-    def _slot(self, key: bytes, digest: int) -> int:
-        words, mm = self._words, self._segment.mm
-        bucket = words[DIRECTORY_WORD + (digest & words[W_HASH_MASK])]
-        i = (digest >> 32) & BUCKET_MASK
-        while node := words[bucket + i]:
-            if node != REMOVED:
-                start = node * 8 + _KEY_OFFSET
-                if mm[start : start + words[node + 1]] == key:
-                    return bucket + i
-            i = (i + 1) & BUCKET_MASK
-        return 0
 
     def _new_bucket(self, depth: int, entries: list[tuple[int, int]]) -> int:
         """A bucket with ``entries``, each with the digest of its key before it."""
