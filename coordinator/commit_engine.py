@@ -58,6 +58,7 @@ class CommitEngine:
         self._clock = clock
         self._sync_each_group = sync_each_group
         self._last_ms = 0
+        self._joints: dict[tuple[str, bytes], tuple[int, operations.Joint]] = {}  # with the version each wrote last
         self.version = version  # newest applied
         self.published = version
         # client id -> commit id, version, results of its last commit; the longest gone are forgotten first
@@ -216,27 +217,38 @@ class CommitEngine:
 
     def _submit_joint(self, place: tuple[str, bytes], requests: list[tuple[int, CommitSet]]) -> list[bytes] | None:
         """One commit of the coordinator for all of ``requests``, with the outcome of each; None if there cannot be."""
-        now_ms = self._now_ms()
-        name, key = place
         outcomes: list[list[Any]] = []
-        nodes: dict[bytes, int] = {}
-        newest = self._writer.newest
+        known = self.remembered.get
         try:
-            joint = operations.JOINTS[name](lambda key: newest(key, now_ms, nodes), now_ms, key)
+            joint = self._joint(*place)
             for client_id, request in requests:
-                done = self.remembered.get(client_id)
+                done = known(client_id)
                 if done is not None and done[0] == request.commit_id:
                     return None
                 outcomes.append([client_id, request.commit_id, [joint.add(*request.operations[0][1][1:])]])
             writes = joint.writes()
             decided = codec.pack([writes, _NO_RESULTS, outcomes])
-            plan = self._make_room(writes, [], len(_NO_EFFECTS) + len(decided), nodes)
+            plan = self._make_room(writes, [], len(_NO_EFFECTS) + len(decided), {})
         except Exception:  # nothing is applied yet; whose fault it is shows when each is submitted alone
             return None
         version = self._apply(COORDINATOR, self.version + 1, [], writes, plan, _NO_EFFECTS, decided)
+        self._joints[place] = version, joint
+        if len(self._joints) > limits.KNOWN_JOINTS:
+            self._joints.clear()
         for client_id, commit_id, results in outcomes:
             self._remember(client_id, commit_id, version, results)
         return [encode_answer(commit_id, COMMITTED, version, results) for _, commit_id, results in outcomes]
+
+    def _joint(self, name: str, key: bytes) -> operations.Joint:
+        """One for the next commit: the last one of the same key, if it was that one which last wrote the key."""
+        version, joint = self._joints.pop((name, key), (0, None))
+        if joint is None or version != self._writer.version_of(key):
+            joint = operations.JOINTS[name](self._read, key)
+        joint.begin(self._now_ms())
+        return joint
+
+    def _read(self, key: bytes) -> Found | None:
+        return self._writer.newest(key, self._last_ms)
 
     def _decide(self, request: CommitSet, nodes: dict[bytes, int]) -> tuple[FlatWrites, list[Any]]:
         """What the operations of a commit set write and answer, seeing its own writes; ``nodes`` of what they read."""

@@ -42,6 +42,9 @@ RECORD_BYTES = 4 * KIB
 # What an event takes beside its type and its payload in its record, and its keys beside their prefixes and the type.
 _FIELDS_BYTES = 100
 _KEYS_BYTES = 60
+# Types whose heads are kept in mind from one commit to the next.
+_KNOWN_HEADS = 256
+
 _LONGEST_PAYLOAD = MAX_VALUE_BYTES + 16  # with what stands before a text of 16 MiB
 _LONGEST_METADATA_KEY = MAX_ENGINE_KEY_BYTES - 2 - MAX_KEY_BYTES - SEQUENCE_BYTES
 
@@ -138,7 +141,7 @@ def _fields(kind: Callable[..., T], raw: bytes) -> T | None:
 class Appending:
     """Appends to one log, each going on where the one before ended; what they share is read and written once.
 
-    After an error nothing of it may be written.
+    One commit after another, as long as nobody else writes to the log. After an error nothing of it may be written.
     """
 
     __slots__ = (
@@ -150,11 +153,12 @@ class Appending:
         "_open_bytes",
         "_prefix",
         "_read",
+        "_touched",
         "_writes",
         "timestamp",
     )
 
-    def __init__(self, read: Read, now_ms: int, metadata_key: bytes) -> None:
+    def __init__(self, read: Read, metadata_key: bytes) -> None:
         if len(metadata_key) > _LONGEST_METADATA_KEY:
             raise ValueError("the key of an event log's metadata is too long")
         self._read = read
@@ -162,12 +166,23 @@ class Appending:
         self._prefix = metadata_key[:-1]
         found = read(metadata_key)
         self._metadata = decode_metadata(None if found is None else found.value)
-        self.timestamp = max(now_ms, self._metadata.timestamp)
-        self._heads: dict[bytes, list[int]] = {}  # of a type as UTF-8, the fields of its TypeHead
+        self.timestamp = 0
+        # Of a type as UTF-8, the fields of its TypeHead: those that are known, and those of this commit's events.
+        self._heads: dict[bytes, list[int]] = {}
+        self._touched: dict[bytes, list[int]] = {}
         self._writes: list[Any] = []  # key, value and expiry of each, flat
         self._bytes = 0  # of all that is to be written
         self._open: list[tuple[Any, ...]] = []  # events of the record to be written next
         self._open_bytes = 0
+
+    def begin(self, now_ms: int) -> None:
+        """Begin a commit."""
+        self.timestamp = max(now_ms, self._metadata.timestamp)
+        self._writes = []
+        self._bytes = 0
+        self._touched = {}
+        if len(self._heads) > _KNOWN_HEADS:
+            self._heads = {}
 
     @property
     def metadata(self) -> Metadata:
@@ -215,6 +230,7 @@ class Appending:
         self._open_bytes += size
         head[0] += 1
         head[1] = sequence + 1
+        self._touched[raw_type] = head
 
     def _close_record(self, last: int) -> None:
         self._writes += (event_key(self._prefix, last), codec.pack(self._open), 0)
@@ -230,7 +246,7 @@ class Appending:
         writes, prefix = self._writes, self._prefix
         if self._open:
             self._close_record(self._metadata.next_sequence - 1)
-            for raw_type, head in self._heads.items():
+            for raw_type, head in self._touched.items():
                 writes += (type_key(prefix, raw_type), codec.pack(head), 0)
             writes += (self._metadata_key, codec.pack(self._metadata), 0)
         return writes
@@ -243,7 +259,8 @@ class Appending:
 
 def append(read: Read, now_ms: int, metadata_key: bytes, chain: str, entries: list[Any]) -> Outcome:
     """Append ``entries`` and answer [sequence, hash] of each, as ``Appending.add`` does."""
-    appending = Appending(read, now_ms, metadata_key)
+    appending = Appending(read, metadata_key)
+    appending.begin(now_ms)
     results = appending.add(chain, entries)
     return appending.outcome(results)
 
@@ -253,7 +270,7 @@ def restore(read: Read, now_ms: int, metadata_key: bytes, events: list[Any]) -> 
 
     ValueError unless they go on where the log ends; a log that begins here gets the chain its hashes show.
     """
-    restoring = Appending(read, 0, metadata_key)
+    restoring = Appending(read, metadata_key)
     sequence, head_hash, chain, last_ms = restoring.metadata
     chain = chain or chain_of(events[0][5])
     check = ChainCheck(chain, sequence, head_hash, last_ms if sequence else None)

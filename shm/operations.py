@@ -40,7 +40,14 @@ OPERATIONS: dict[str, Callable[..., Outcome]] = {
 
 
 class Joint(Protocol):
-    """Several operations on one key, decided one after the other and written together."""
+    """Several operations on one key, decided one after the other and written together, in one commit after another.
+
+    It may keep in mind what it has read and written: it is used again only if nobody else has written the key since.
+    """
+
+    def begin(self, now_ms: int) -> None:
+        """Begin a commit."""
+        ...
 
     def add(self, *arguments: Any) -> Any:
         """Decide one and return its result; what raises leaves the others as they are."""
@@ -52,7 +59,7 @@ class Joint(Protocol):
 
 
 # Operations that may share a commit with others of their kind on the same key: nobody is told its version.
-JOINTS: dict[str, Callable[[Read, int, bytes], Joint]] = {EVENT_APPEND: event_operations.Appending}
+JOINTS: dict[str, Callable[[Read, bytes], Joint]] = {EVENT_APPEND: event_operations.Appending}
 
 
 def decide(read: Read, now_ms: int, name: str, arguments: list[Any]) -> Outcome:

@@ -42,6 +42,8 @@ from shoal.shm.words import publish_barrier
 Plan = tuple[list[int], list[int]]
 NOTHING_KNOWN: dict[bytes, int] = {}
 
+_LARGEST_SMALL = BLOCK_WORDS // 2  # words of a record; larger ones are counted in blocks
+
 _NODE_HEADER = struct.Struct("<QQ")
 _RECORD_HEADER = struct.Struct("<QQQ")
 
@@ -115,6 +117,12 @@ class Writer:
                 return None
         return Found(self.segment.mm[start : start + (meta & LENGTH_MASK)], version, expires_ms)
 
+    def version_of(self, key: bytes) -> int:
+        """The version that last wrote ``key``, 0 if there is no such key or it is cleared."""
+        node = self.hash_index.find(key)
+        version: int = self._words[self._words[node]] if node else 0
+        return 0 if self.clears and version < self._cleared_at(key) else version
+
     def expires_ms(self, key: bytes) -> int:
         """When the newest version of ``key`` expires, 0 if never or if it is deleted."""
         node = self.hash_index.find(key)
@@ -161,12 +169,12 @@ class Writer:
                     else:
                         words += node_words
             sizes.append(size)
-            if self.clears:
-                words += RECORD_HEADER_WORDS + 1  # for the tombstone it may need underneath
-            if size <= BLOCK_WORDS // 2:
+            if size <= _LARGEST_SMALL:
                 words += size + 1
             else:
                 blocks += -(-size // BLOCK_WORDS)
+        if self.clears:
+            words += (RECORD_HEADER_WORDS + 1) * len(nodes)  # for the tombstone each may need underneath
         if new_keys:
             self.hash_index.prepare(new_keys)
             leaves = min(new_keys, self.ordered_index.leaf_count) + 2 * new_keys // LEAF_ENTRIES
@@ -188,10 +196,9 @@ class Writer:
             self.clears.append(Clear(lower, upper, version, (self._new_node(lower), self._new_node(upper))))
         if clears:
             self.clears_changed(version)
-        i = 0
-        for node, record in zip(nodes, records, strict=True):
-            self._link(writes[i], writes[i + 1], writes[i + 2], node, record, version)
-            i += 3
+        link = self._link
+        for (key, value, expires_ms), node, record in zip(triples(writes), nodes, records, strict=True):
+            link(key, value, expires_ms, node, record, version)
 
     def end_group(self, version: int) -> None:
         """Finish a group of commits, the newest at ``version``: nothing of it is visible yet."""
@@ -280,14 +287,14 @@ class Writer:
             self._budget_words = beyond * BLOCK_WORDS // 3 * 2
 
     def _reserve(self, sizes: list[int]) -> list[int]:
-        heap = self.heap
+        allocate = self.heap.allocate
         records: list[int] = []
         try:
             for size in sizes:
-                records.append(heap.allocate(size))
+                records.append(allocate(size))
         except StoreFullError:
             for record in records:
-                heap.free(record)
+                self.heap.free(record)
             raise
         return records
 
