@@ -10,7 +10,7 @@ import pytest
 from shoal.coordinator.commit_engine import CommitEngine
 from shoal.coordinator.log.wal_writer import WalWriter
 from shoal.coordinator.recover import recover
-from shoal.shm import commit_set, limits, operations
+from shoal.shm import commit_set, event_operations, limits, operations
 from shoal.shm.clock import SystemClock
 from shoal.shm.commit_set import COMMITTED, REFUSED, CommitSet, decode_answer, decode_request, encode_effects
 from shoal.shm.event_operations import (
@@ -61,7 +61,9 @@ class Engine:
         """All events of the log, by sequence."""
         events: dict[int, Record] = {}
         for key, _ in self.writer.ordered_index.iterate(prefix + EVENT, prefix + TYPE):
-            events |= decode_events(int.from_bytes(key[-8:], "big"), self.value(key) or b"")
+            value = self.value(key)
+            if value is not None:
+                events |= decode_events(int.from_bytes(key[-8:], "big"), value)
         return events
 
     def length(self, prefix: bytes = LOG) -> int:
@@ -194,3 +196,62 @@ def test_what_has_reads_or_writes_is_validated(engine):
     answers = engine.together((1, append(1, "a")), (2, with_write), (3, append(1, "b")))
     assert len({version for _, _, version, _ in answers}) == 2
     assert engine.value(LOG + EVENT + b"else") == b"\x02"
+
+
+class TestGoingOn:
+    """What is kept in mind from one joint commit to the next is believed only while it is so."""
+
+    def test_after_one_another(self, engine):
+        """Commit after commit, alone and together, with old types and new ones."""
+        for turn in range(1, 30):
+            types = [f"type-{turn * client % 7}" for client in range(turn % 4)]
+            answers = engine.together(*((i, append(turn, turn, event_type=name)) for i, name in enumerate(types, 1)))
+            assert all(status == COMMITTED for _, status, _, _ in answers)
+            engine.length()
+        assert engine.length() == sum(turn % 4 for turn in range(1, 30))
+
+    @pytest.mark.parametrize("joint", [1, 3])
+    def test_after_somebody_else(self, engine, joint):
+        """A transaction that appended, a clear of the log, a write of its metadata: the next append sees them."""
+        turns = iter(range(1, 100))
+
+        def together() -> list[int]:
+            turn = next(turns)
+            answers = engine.together(*((client, append(turn, "x")) for client in range(1, joint + 1)))
+            return [answer[3][0][0][0] for answer in answers]
+
+        assert together() == list(range(joint))
+        alone = request(next(turns), append(0, "y", "z").operations[0], writes=[b"key", b"\x01", 0])
+        assert engine.together((9, alone))[0][1] == COMMITTED
+        assert together() == list(range(joint + 2, 2 * joint + 2))
+        effects = encode_effects([], [LOG, LOG + b"\xff"])
+        cleared = decode_request(commit_set.encode_request(next(turns), 0, 0, commit_set.NO_READS, effects))
+        assert engine.together((9, cleared))[0][1] == COMMITTED
+        assert together() == list(range(joint))
+        assert engine.length() == joint
+        assert engine.together((9, request(next(turns), writes=[LOG + METADATA, None, 0])))[0][1] == COMMITTED
+        assert together() == list(range(joint))
+
+    def test_after_a_refusal(self, engine):
+        """A request that fails in the middle leaves nothing behind for the next."""
+        bad = request(2, [operations.EVENT_APPEND, [LOG + METADATA, "xxh3", [["new", b"\x01"], ["new", "no bytes"]]]])
+        engine.together((1, append(1, "a")), (2, append(1, "b")))
+        assert [status for _, status, _, _ in engine.together((1, append(2, "c")), (2, bad))] == [COMMITTED, REFUSED]
+        assert engine.together((1, append(3, "d", event_type="new")))[0][1] == COMMITTED
+        assert engine.length() == 4
+
+    def test_more_logs_than_are_kept_in_mind(self, engine, monkeypatch):
+        """Any number of logs take turns; only so many are kept in mind."""
+        monkeypatch.setattr(limits, "KNOWN_JOINTS", 4)
+        logs = [f"log{n}".encode() for n in range(6)]
+        for turn in range(1, 20):
+            engine.together((1, append(turn, "a", log=logs[turn * turn % 6])))
+            assert len(engine.engine._joints) <= 4
+        assert sum(engine.length(log) for log in logs) == 19
+
+    def test_more_types_than_are_kept_in_mind(self, engine, monkeypatch):
+        """A log of any number of types has the right head for each."""
+        monkeypatch.setattr(event_operations, "_KNOWN_HEADS", 4)
+        for turn in range(1, 40):
+            engine.together((1, append(turn, "a", event_type=f"type-{turn * turn % 11}")))
+        assert engine.length() == 39

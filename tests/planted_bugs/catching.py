@@ -20,6 +20,7 @@ from list_append import anomalies
 from list_append_workers import run_lists
 
 import shoal
+from shoal import CorruptionError
 from shoal.shm.child_python import python_environment
 from shoal.workers import take_over
 
@@ -74,6 +75,8 @@ def _many(judge: Callable[..., list[Problem]], *, occasion: str | None = None, *
                 return judge(directory, seed, _TRANSACTIONS, first=first, **options)
             except WorkersFailedError as error:
                 return [("no such error", f"workers ended with {error}")]
+            except CorruptionError as error:
+                return [("event chain", str(error))]
 
     return run
 

@@ -96,9 +96,16 @@ def group_of_operations(_seed: int) -> list[Problem]:
     answers = rig.submit(*appends)
     sequences = [a[3][0][0][0] if a[3] else None for a in answers]
     problems += compare("event chain", sequences, [0, 1, 2], "appends of one group were given")
+    for client in (1, 2):  # the first in a commit of its own, with a write
+        writes = [b"key", b"x", 0] if client == 1 else []
+        append = request(3, writes, operations=[[EVENT_APPEND, [_LOG_KEY, "xxh3", [["type1", b"x"]]]]])
+        ((_, _, _, results),) = rig.submit((client, append))
+        problems += compare(
+            "event chain", [r[0][0] for r in results], [client + 2], "an append behind three others was"
+        )
     found = rig.reader.find_latest(_LOG_KEY)
     metadata = decode_metadata(None if found is None else found.value)
-    return problems + compare("event chain", metadata.next_sequence, 3, "after three appends the next sequence is")
+    return problems + compare("event chain", metadata.next_sequence, 5, "after five appends the next sequence is")
 
 
 def resent_after_kill(_seed: int) -> list[Problem]:

@@ -122,7 +122,7 @@ class _Stale:
 
     def __init__(self, writer: Writer, find: Any) -> None:
         self.segment = writer.segment
-        self.newest = lambda key, _now_ms: find(key)
+        self.newest = lambda key, _now_ms, _nodes: find(key)
 
 
 @plant("deferred operations")
@@ -135,3 +135,17 @@ def append_after_a_stale_head(patch: Patch) -> None:
         return sound(self, *arguments)
 
     sound = patch.set(Appending, "add", add)
+
+
+@plant("deferred operations")
+def append_where_it_ended_last(patch: Patch) -> None:
+    """Appends go on where the last joint commit left their log, whoever else has written to it since."""
+
+    def joint(self: CommitEngine, name: str, key: bytes) -> Any:
+        if (name, key) not in self._joints:
+            return sound(self, name, key)
+        _, kept = self._joints.pop((name, key))
+        kept.begin(self._now_ms())
+        return kept
+
+    sound = patch.set(CommitEngine, "_joint", joint)

@@ -181,9 +181,14 @@ class Client:
         version = self._cells.cas(RUN, key, found.version, value)
         attempt.steps[0] = ("increment", "#cell " + key, 1, version if version == found.version + 1 else -1)
 
-    def _event(self, attempt: Attempt, _key: str, value: str, *_: Any) -> None:
-        told = self._log.append(RUN, "type", value)
-        attempt.events.append(ToldEvent(told.sequence, told.hash, "type", value))
+    def _event(self, attempt: Attempt, key: str, value: str, *_: Any) -> None:
+        told = self._log.append(RUN, _type_of(key), value)
+        attempt.events.append(ToldEvent(*told, _type_of(key), value))
+
+    def _events(self, attempt: Attempt, key: str, value: str, by: int, *_: Any) -> None:
+        events = [(_type_of(key), f"{value}.{i}") for i in range(by)]
+        told = self._log.append_many(RUN, events)
+        attempt.events += [ToldEvent(*one, *event) for one, event in zip(told, events, strict=True)]
 
     def _clear(self, attempt: Attempt, _key: str, _value: str, _by: int, bounds: tuple[str, str]) -> None:
         attempt.steps.append(("clear", "", bounds, None))
@@ -194,8 +199,8 @@ class Client:
     def _transaction(self, attempt: Attempt, steps: list[Operation]) -> None:
         with self._db.transaction(RUN) as txn:
             attempt.snapshot = txn._begun().snapshot
-            for step in steps:
-                self._perform(attempt, txn, *step)
+            events = [told for step in steps if (told := self._perform(attempt, txn, *step))]
+        attempt.events += events  # before the commit it is not true
 
     _blind = _transaction
 
@@ -214,9 +219,13 @@ class Client:
                     self._perform(attempt, view, *step)
                 self._world.sleep(0.01)
 
-    def _perform(self, attempt: Attempt, txn: Any, name: str, key: str, argument: Any, pause_s: float) -> None:
+    def _perform(
+        self, attempt: Attempt, txn: Any, name: str, key: str, argument: Any, pause_s: float
+    ) -> ToldEvent | None:
         if pause_s:
             self._world.sleep(pause_s)
+        if name == "event":
+            return ToldEvent(*txn.events.append(_type_of(key), argument), _type_of(key), argument)
         kv, result = txn.kv, None
         if name == "get":
             result = kv.get(key)
@@ -231,6 +240,7 @@ class Client:
         elif name == "clear":
             txn._begun().clear(*self._engine_bounds(argument))
         attempt.steps.append((name, key, argument, result))
+        return None
 
     def _list(self, attempt: Attempt, steps: list[Operation]) -> None:
         with self._db.transaction(RUN) as txn:
@@ -267,3 +277,8 @@ class Client:
     def _engine_bounds(self, bounds: tuple[str, str]) -> tuple[bytes, bytes]:
         prefix: bytes = self._kv._views[RUN]._prefix
         return prefix + bounds[0].encode(), prefix + bounds[1].encode()
+
+
+def _type_of(key: str) -> str:
+    """One of two types of events."""
+    return f"type {key[:2]}"

@@ -17,8 +17,8 @@ _STEPS = 700
 
 # Kinds of operations, and how often they come. A history has a favourite or none: so the rare meet each other, too.
 _WEIGHTS = {
-    "transaction": 8, "snapshot": 2, "get": 2, "put": 3, "delete": 2, "increment": 5, "event": 6, "list": 6, "cas": 2,
-    "set cell": 1, "expiring": 3, "counting on expiring": 2, "clear": 2, "hold": 2, "blind": 1,
+    "transaction": 8, "snapshot": 2, "get": 2, "put": 3, "delete": 2, "increment": 5, "event": 5, "events": 1,
+    "list": 6, "cas": 2, "set cell": 1, "expiring": 3, "counting on expiring": 2, "clear": 2, "hold": 2, "blind": 1,
 }  # fmt: skip
 _FAVOURITES = [each for each in _WEIGHTS if each not in ("snapshot", "get", "put", "blind")]
 _FAVOURITES += ["event", "event", "event", "hold"]
@@ -113,7 +113,7 @@ def _step(rng: random.Random, kind: str, unique: str) -> Operation:
     hot = rng.random() < 0.5
     key = rng.choice(KEYS[:4] if hot else KEYS)
     if kind == "transaction":
-        name = rng.choices(["get", "scan", "put", "delete", "increment", "clear"], [5, 2, 5, 2, 2, 1])[0]
+        name = rng.choices(["get", "scan", "put", "delete", "increment", "clear", "event"], [5, 2, 5, 2, 2, 1, 2])[0]
     else:
         name = rng.choice(["get", "scan"])
     if name == "scan":
@@ -122,7 +122,7 @@ def _step(rng: random.Random, kind: str, unique: str) -> Operation:
         return name, "", tuple(sorted(rng.sample(KEYS, 2))), _pause_s(rng)
     if name == "increment":
         return name, rng.choice(COUNTERS), rng.randint(1, 5), _pause_s(rng)
-    return name, key, _value(rng, unique) if name == "put" else None, _pause_s(rng)
+    return name, key, _value(rng, unique) if name in ("put", "event") else None, _pause_s(rng)
 
 
 def _value(rng: random.Random, unique: str) -> str:

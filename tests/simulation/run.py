@@ -242,7 +242,11 @@ class _Run:
             client = Client(world, "last", [("snapshot", "last", 0.0, _ALL)], self._attempts)
             db = shoal.Database("store", timeout=TIMEOUT_S, linger=LINGER_S)
             world.problems += [("check()", text) for text in db.check()]
-            self._events += shoal.EventLog(db).read_range(RUN, 0, 10_000)
+            log = shoal.EventLog(db)
+            self._events += log.read_range(RUN, 0, 10_000)
+            verified = log.verify_chain(RUN)
+            if not verified:
+                world.problems.append(("event chain", f"event {verified.first_invalid}: {verified.error}"))
             self._prefix = shoal.KVStore(db)._views[RUN]._prefix
             lists = Attempt("last lists", "list", world.steps, world.boot)
             kv = shoal.KVStore(db)
