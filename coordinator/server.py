@@ -19,12 +19,13 @@ from shoal.coordinator.control_socket import ControlSocket
 from shoal.shm import handshake, limits
 from shoal.shm.commit_set import ANSWERED, CommitSet, decode_request, encode_answer
 from shoal.shm.errors import ConfigurationError
-from shoal.shm.frames import FrameError, is_crowded
+from shoal.shm.frames import FrameError
 from shoal.shm.layout import W_CLIENTS, W_HORIZON
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.store_files import StoreMeta
 from shoal.shm.writer import Writer
 
+_PROCESSORS = os.cpu_count() or 1
 _IDLE_WAIT_S = 0.5
 _MAINTAIN_EVERY_S = limits.SWEEP_EVERY_MS / 1000
 
@@ -136,7 +137,7 @@ class Server:
                 self._send(client, messages[0] if len(messages) == 1 else b"".join(messages))
         now_s = time.monotonic()
         if answers:
-            crowded = is_crowded(len(self._clients))
+            crowded = len(self._clients) > _PROCESSORS
             self._spin_until_s = now_s + (limits.CROWDED_REQUEST_SPIN_S if crowded else limits.REQUEST_SPIN_S)
         if self._busy or self._reclaimer.due():
             self._busy = self._reclaimer.step(now_s)

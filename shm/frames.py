@@ -16,7 +16,6 @@ MAX_FRAME_BYTES = 2 * MAX_COMMIT_BYTES
 # os.read allocates all it is asked for: 1 MiB at a time took 20 us, 32 KiB nothing that shows.
 _READ_BYTES = 32 * KIB
 _LARGE_READ_BYTES = 1 * MIB
-_PROCESSORS = os.cpu_count() or 1
 
 
 class FrameError(Exception):
@@ -77,11 +76,6 @@ def write_all(fd: int, data: bytes) -> None:
     written = os.write(fd, data)
     while written < len(data):
         written += os.write(fd, memoryview(data)[written:])
-
-
-def is_crowded(clients: int) -> bool:
-    """Whether there are more clients than processors."""
-    return clients > _PROCESSORS
 
 
 def wait_readable(poller: select.poll, spin_s: float) -> None:

@@ -64,6 +64,5 @@ FIRST_CLIENT_S = 2.0  # a coordinator waits so long at least for whoever started
 THREAD_START_S = 5.0
 ANSWER_SPIN_S = 0.001  # a client looks so long for its answer before it sleeps
 REQUEST_SPIN_S = 0.0006  # the coordinator likewise for the next request after one
-CROWDED_ANSWER_SPIN_S = 0.0002  # with more clients than processors, where who looks keeps others from working
-CROWDED_REQUEST_SPIN_S = 0.0001
+CROWDED_REQUEST_SPIN_S = 0.0001  # with more clients than processors, where who looks keeps others from working
 PIPE_BYTES = 1 * MIB  # asked of the kernel for each pipe; less is fine

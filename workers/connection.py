@@ -22,10 +22,10 @@ from typing import Any
 from shoal.shm import commit_set, words
 from shoal.shm.commit_set import COMMITTED, CONFLICT, REFUSED
 from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, LimitExceededError, ShoalError
-from shoal.shm.frames import FrameBuffer, FrameError, frame, is_crowded, read_message, write_all
+from shoal.shm.frames import FrameBuffer, FrameError, frame, read_message, write_all
 from shoal.shm.handshake import PROTOCOL_VERSION, Hello, Welcome
-from shoal.shm.layout import EPOCH_BITS, W_CLIENTS
-from shoal.shm.limits import ANSWER_SPIN_S, CROWDED_ANSWER_SPIN_S, MAX_COMMIT_BYTES
+from shoal.shm.layout import EPOCH_BITS
+from shoal.shm.limits import ANSWER_SPIN_S, MAX_COMMIT_BYTES
 from shoal.shm.reader import Place, Reader
 from shoal.shm.segment import Segment
 from shoal.shm.snapshots import SnapshotSlots
@@ -168,11 +168,9 @@ class Connection:
             try:
                 write_all(attachment.request_fd, request)
                 sent = True  # and not before: half a request is never done
-                crowded = is_crowded(attachment.reader.words[W_CLIENTS])
-                spin_s = CROWDED_ANSWER_SPIN_S if crowded else ANSWER_SPIN_S
                 while True:
                     message = read_message(
-                        attachment.answer_fd, attachment.poller, attachment.buffer, attachment.ready, spin_s
+                        attachment.answer_fd, attachment.poller, attachment.buffer, attachment.ready, ANSWER_SPIN_S
                     )
                     commit_id, *rest = commit_set.decode_answer(message)
                     if commit_id == self._commit_id:

@@ -25,6 +25,7 @@ from shoal.primitives import state_cell
 from shoal.shm import (
     checkpoint,
     clock,
+    event_operations,
     frames,
     hash_index,
     integrity,
@@ -49,6 +50,7 @@ from .pipes import Epoll, Poll, Thing
 
 # As small as the limits of the machine.
 _LEAF_ENTRIES, _BRANCH_ENTRIES, _BUCKET_FILL = 4, 4, 24
+_RECORD_BYTES = 300
 
 
 @contextlib.contextmanager
@@ -101,9 +103,9 @@ def _install(world: World, patch: Patch) -> None:
         (wal_writer, "LOG_FILE_BYTES"),
         (checkpoint, "CHECKPOINT_BLOCK_BYTES"),
         (connection, "ANSWER_SPIN_S"),
-        (connection, "CROWDED_ANSWER_SPIN_S"),
     ):
         patch.set(module, name, world.limits[name])
+    patch.set(event_operations, "RECORD_BYTES", _RECORD_BYTES)
     for module in (ordered_index, writer, integrity, reader):
         patch.set(module, "LEAF_ENTRIES", _LEAF_ENTRIES)
     for module in (ordered_index, integrity, reader):

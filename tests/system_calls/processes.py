@@ -44,7 +44,7 @@ def make_small() -> None:
     limits.CHECKPOINT_LOG_FILES = 2
     limits.REQUEST_SPIN_S = limits.CROWDED_REQUEST_SPIN_S = 0.0
     limits.FIRST_CLIENT_S = 1.0
-    connection.ANSWER_SPIN_S = connection.CROWDED_ANSWER_SPIN_S = 0.0
+    connection.ANSWER_SPIN_S = 0.0
     server._IDLE_WAIT_S = 0.02
     server._MAINTAIN_EVERY_S = 0.02
 
