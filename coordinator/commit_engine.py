@@ -19,6 +19,7 @@ from collections import OrderedDict
 from typing import Any
 
 from shoal.coordinator.conflict_window import ConflictWindow
+from shoal.coordinator.joints import JointPlace, Joints, joint_place_of
 from shoal.coordinator.log.wal_writer import WalWriter
 from shoal.coordinator.validate import Conflict, validate
 from shoal.shm import codec, commit_set, limits, operations
@@ -58,7 +59,7 @@ class CommitEngine:
         self._clock = clock
         self._sync_each_group = sync_each_group
         self._last_ms = 0
-        self._joints: dict[tuple[str, bytes], tuple[int, operations.Joint]] = {}  # with the version each wrote last
+        self._joints = Joints(writer)
         self.version = version  # newest applied
         self.published = version
         # client id -> commit id, version, results of its last commit; the longest gone are forgotten first
@@ -92,9 +93,9 @@ class CommitEngine:
         if len(requests) == 1 and not requests[0][1].operations:  # a plain write, as nearly all that come alone are
             return [self.submit(*requests[0])]
         answers: list[bytes] = [b""] * len(requests)
-        joints: dict[tuple[str, bytes], list[int]] = {}
+        joints: dict[JointPlace, list[int]] = {}
         for i, (client_id, request) in enumerate(requests):
-            place = _joint_of(request)
+            place = joint_place_of(request)
             if place is None:
                 answers[i] = self.submit(client_id, request)
             else:
@@ -215,12 +216,12 @@ class CommitEngine:
         if len(self.remembered) > limits.REMEMBERED_CLIENTS:
             self.remembered.popitem(last=False)
 
-    def _submit_joint(self, place: tuple[str, bytes], requests: list[tuple[int, CommitSet]]) -> list[bytes] | None:
+    def _submit_joint(self, place: JointPlace, requests: list[tuple[int, CommitSet]]) -> list[bytes] | None:
         """One commit of the coordinator for all of ``requests``, with the outcome of each; None if there cannot be."""
         outcomes: list[list[Any]] = []
         known = self.remembered.get
         try:
-            joint = self._joint(*place)
+            joint, nodes = self._joints.take(place, self._now_ms())
             for client_id, request in requests:
                 done = known(client_id)
                 if done is not None and done[0] == request.commit_id:
@@ -228,27 +229,14 @@ class CommitEngine:
                 outcomes.append([client_id, request.commit_id, [joint.add(*request.operations[0][1][1:])]])
             writes = joint.writes()
             decided = codec.pack([writes, _NO_RESULTS, outcomes])
-            plan = self._make_room(writes, [], len(_NO_EFFECTS) + len(decided), {})
+            plan = self._make_room(writes, [], len(_NO_EFFECTS) + len(decided), nodes)
         except Exception:  # nothing is applied yet; whose fault it is shows when each is submitted alone
             return None
         version = self._apply(COORDINATOR, self.version + 1, [], writes, plan, _NO_EFFECTS, decided)
-        self._joints[place] = version, joint
-        if len(self._joints) > limits.KNOWN_JOINTS:
-            self._joints.clear()
+        self._joints.keep(place, version, joint, nodes, zip(writes[::3], plan[0], strict=True))
         for client_id, commit_id, results in outcomes:
             self._remember(client_id, commit_id, version, results)
         return [encode_answer(commit_id, COMMITTED, version, results) for _, commit_id, results in outcomes]
-
-    def _joint(self, name: str, key: bytes) -> operations.Joint:
-        """One for the next commit: the last one of the same key, if it was that one which last wrote the key."""
-        version, joint = self._joints.pop((name, key), (0, None))
-        if joint is None or version != self._writer.version_of(key):
-            joint = operations.JOINTS[name](self._read, key)
-        joint.begin(self._now_ms())
-        return joint
-
-    def _read(self, key: bytes) -> Found | None:
-        return self._writer.newest(key, self._last_ms)
 
     def _decide(self, request: CommitSet, nodes: dict[bytes, int]) -> tuple[FlatWrites, list[Any]]:
         """What the operations of a commit set write and answer, seeing its own writes; ``nodes`` of what they read."""
@@ -301,13 +289,3 @@ class CommitEngine:
         """The wall clock, never going back while this coordinator lives."""
         self._last_ms = max(self._last_ms, self._clock.now_ms())
         return self._last_ms
-
-
-def _joint_of(request: CommitSet) -> tuple[str, bytes] | None:
-    """Operation and key that a commit set may share with others, None for one that must stand alone."""
-    if len(request.operations) != 1 or request.writes or request.clears or request.keys_read or request.ranges_read:
-        return None
-    name, arguments = request.operations[0]
-    if name not in operations.JOINTS or request.valid_until_ms or len(request.effects) > limits.MAX_JOINT_EFFECTS_BYTES:
-        return None
-    return name, arguments[0]

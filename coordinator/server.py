@@ -115,26 +115,29 @@ class Server:
         return welcome
 
     def _turn(self) -> None:
-        requests: list[tuple[Client, CommitSet]] = []
-        answers: list[tuple[Client, list[bytes]]] = []
+        requests: list[tuple[int, CommitSet]] = []
+        asking: list[Client] = []
+        answers: list[tuple[Client, bytes]] = []
         events = self._epoll.poll(0)
         if not events and not self._busy:
             events = self._wait()
         for fd, event in events:
             client = self._clients.get(fd)
             if client is not None:
-                self._read(client, requests, answers)
+                request = self._read(client, answers)
+                if request is not None:
+                    requests.append((client.client_id, request))
+                    asking.append(client)
             elif fd in self._answer_fds:
                 self._flush(self._answer_fds[fd])
             else:
                 self._door(fd, event)
         if requests:
-            together = self._engine.submit_together([(client.client_id, request) for client, request in requests])
-            answers += [(client, [answer]) for (client, _), answer in zip(requests, together, strict=True)]
+            answers += zip(asking, self._engine.submit_together(requests), strict=True)
         self._engine.finish_group()
-        for client, messages in answers:
+        for client, answer in answers:
             if self._clients.get(client.request_fd) is client:  # and not one who got its descriptor in the same turn
-                self._send(client, messages[0] if len(messages) == 1 else b"".join(messages))
+                self._send(client, answer)
         now_s = time.monotonic()
         if answers:
             crowded = len(self._clients) > _PROCESSORS
@@ -163,40 +166,35 @@ class Server:
         running = self._checkpointer is not None and self._checkpointer.running
         return _IDLE_WAIT_S if quiet and not running else _MAINTAIN_EVERY_S
 
-    def _read(
-        self,
-        client: Client,
-        requests: list[tuple[Client, CommitSet]],
-        answers: list[tuple[Client, list[bytes]]],
-    ) -> None:
+    def _read(self, client: Client, answers: list[tuple[Client, bytes]]) -> CommitSet | None:
         """Take in what a client sent: a single commit to be submitted with the others', anything else at once."""
         try:
             data = os.read(client.request_fd, client.buffer.wanted_bytes())
         except BlockingIOError:
-            return
+            return None
         if not data:
             self._drop(client)
             if all(other.client_id != client.client_id for other in self._clients.values()):
                 self._engine.forget_client(client.client_id)
-            return
+            return None
         messages = []
         try:
             whole = client.buffer.feed(data)
             for message in whole:
                 request = decode_request(message)
-                if len(whole) == 1 and request.question is None:
-                    requests.append((client, request))
-                    return
-                if request.question is None:
-                    messages.append(self._engine.submit(client.client_id, request))
-                else:
+                if request.question is not None:
                     messages.append(self._answer_question(request))
+                elif len(whole) == 1:
+                    return request
+                else:
+                    messages.append(self._engine.submit(client.client_id, request))
         except FrameError:
             # What it sent whole before the nonsense stands; the client itself is shown out.
             self._drop(client)
-            return
+            return None
         if messages:
-            answers.append((client, messages))
+            answers.append((client, b"".join(messages)))
+        return None
 
     def _answer_question(self, request: CommitSet) -> bytes:
         assert request.question is not None

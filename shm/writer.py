@@ -117,11 +117,10 @@ class Writer:
                 return None
         return Found(self.segment.mm[start : start + (meta & LENGTH_MASK)], version, expires_ms)
 
-    def version_of(self, key: bytes) -> int:
-        """The version that last wrote ``key``, 0 if there is no such key or it is cleared."""
-        node = self.hash_index.find(key)
-        version: int = self._words[self._words[node]] if node else 0
-        return 0 if self.clears and version < self._cleared_at(key) else version
+    def version_at(self, node: int) -> int:
+        """The version that last wrote the key of ``node``, which must not have gone since."""
+        version: int = self._words[self._words[node]]
+        return version
 
     def expires_ms(self, key: bytes) -> int:
         """When the newest version of ``key`` expires, 0 if never or if it is deleted."""

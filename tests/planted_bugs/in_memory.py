@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Sequence
 from typing import Any
 
-from shoal.shm.commit_set import COMMITTED, CONFLICT
+from shoal.shm.commit_set import COMMITTED, CONFLICT, CommitSet
 from shoal.shm.errors import CorruptionError, SnapshotExpiredError
 from shoal.shm.event_operations import METADATA, decode_metadata
 from shoal.shm.operations import EVENT_APPEND, INCREMENT
@@ -90,22 +91,21 @@ def group_of_operations(_seed: int) -> list[Problem]:
     increments = [(n, request(1, operations=[[INCREMENT, [COUNTER, n]]])) for n in (1, 2, 3)]
     answers = rig.submit(*increments)
     problems = compare("replay", [a[3] for a in answers], [[1], [3], [6]], "increments by 1, 2 and 3 of one group gave")
-    appends = [
-        (n, request(2, operations=[[EVENT_APPEND, [_LOG_KEY, "xxh3", [[f"type{n}", b"x"]]]]])) for n in (1, 2, 3)
-    ]
-    answers = rig.submit(*appends)
-    sequences = [a[3][0][0][0] if a[3] else None for a in answers]
-    problems += compare("event chain", sequences, [0, 1, 2], "appends of one group were given")
+    for turn in (2, 3):
+        answers = rig.submit(*((n, _append(turn, f"type{n}")) for n in (1, 2, 3)))
+        sequences = [a[3][0][0][0] if a[3] else None for a in answers]
+        first = 3 * (turn - 2)
+        problems += compare("event chain", sequences, [first, first + 1, first + 2], "appends of one group were given")
     for client in (1, 2):  # the first in a commit of its own, with a write
-        writes = [b"key", b"x", 0] if client == 1 else []
-        append = request(3, writes, operations=[[EVENT_APPEND, [_LOG_KEY, "xxh3", [["type1", b"x"]]]]])
-        ((_, _, _, results),) = rig.submit((client, append))
-        problems += compare(
-            "event chain", [r[0][0] for r in results], [client + 2], "an append behind three others was"
-        )
+        ((_, _, _, results),) = rig.submit((client, _append(4, "type1", [b"key", b"x", 0] if client == 1 else [])))
+        problems += compare("event chain", [r[0][0] for r in results], [client + 5], "an append behind others was")
     found = rig.reader.find_latest(_LOG_KEY)
     metadata = decode_metadata(None if found is None else found.value)
-    return problems + compare("event chain", metadata.next_sequence, 5, "after five appends the next sequence is")
+    return problems + compare("event chain", metadata.next_sequence, 8, "after eight appends the next sequence is")
+
+
+def _append(commit_id: int, event_type: str, writes: Sequence[Any] = ()) -> CommitSet:
+    return request(commit_id, [*writes], operations=[[EVENT_APPEND, [_LOG_KEY, "xxh3", [[event_type, b"x"]]]]])
 
 
 def resent_after_kill(_seed: int) -> list[Problem]:
@@ -113,7 +113,7 @@ def resent_after_kill(_seed: int) -> list[Problem]:
     rig = Rig(Disk())
     rig.put(1, client=1, before="kill")
     single = [(1, request(2, operations=[[INCREMENT, [COUNTER, 5]]]))]
-    joint = [(n, request(2, operations=[[EVENT_APPEND, [_LOG_KEY, "xxh3", [[f"t{n}", b"x"]]]]])) for n in (2, 3)]
+    joint = [(n, _append(2, f"t{n}")) for n in (2, 3)]
     told = rig.submit(*single) + rig.submit(*joint)
     following = Rig(rig.disk.after_kill())
     again = following.submit(*single) + following.submit(*joint)

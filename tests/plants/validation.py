@@ -7,6 +7,7 @@ from typing import Any
 from shoal.coordinator import commit_engine
 from shoal.coordinator.commit_engine import CommitEngine
 from shoal.coordinator.conflict_window import ConflictWindow
+from shoal.coordinator.joints import JointPlace, Joints
 from shoal.shm.commit_set import CommitSet
 from shoal.shm.event_operations import Appending, decode_metadata
 from shoal.shm.reader import Found, Reader
@@ -141,11 +142,11 @@ def append_after_a_stale_head(patch: Patch) -> None:
 def append_where_it_ended_last(patch: Patch) -> None:
     """Appends go on where the last joint commit left their log, whoever else has written to it since."""
 
-    def joint(self: CommitEngine, name: str, key: bytes) -> Any:
-        if (name, key) not in self._joints:
-            return sound(self, name, key)
-        _, kept = self._joints.pop((name, key))
-        kept.begin(self._now_ms())
-        return kept
+    def take(self: Joints, place: JointPlace, now_ms: int) -> Any:
+        if place not in self._kept:
+            return sound(self, place, now_ms)
+        joint = self._kept.pop(place).joint
+        joint.begin(now_ms)
+        return joint, {}
 
-    sound = patch.set(CommitEngine, "_joint", joint)
+    sound = patch.set(Joints, "take", take)

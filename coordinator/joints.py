@@ -1,0 +1,83 @@
+"""Operations that become one commit: which requests may, and what is kept in mind from one such commit to the next.
+
+What is kept is believed only while nothing can have changed it: the operations' key is still at the version of that
+commit, and no key node has gone (or cleared range come) since. Both are in the segment; nothing has to be told here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from shoal.shm import limits, operations
+from shoal.shm.commit_set import CommitSet
+from shoal.shm.reader import Found
+from shoal.shm.writer import Writer
+
+# The operation, and the key it is on.
+JointPlace = tuple[str, bytes]
+
+
+class _Kept(NamedTuple):
+    """A joint that was last written at ``version``, and where keys of it are, as of ``epoch``."""
+
+    joint: operations.Joint
+    version: int
+    epoch: int
+    node: int  # of the place's own key
+    nodes: dict[bytes, int]
+
+
+class Joints:
+    """The joints of a commit engine, by place; ``now_ms`` is the engine's to set."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._kept: dict[JointPlace, _Kept] = {}
+        self._now_ms = 0
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def take(self, place: JointPlace, now_ms: int) -> tuple[operations.Joint, dict[bytes, int]]:
+        """A joint to begin the next commit with, and the nodes of keys it may write. It is kept no longer."""
+        self._now_ms = now_ms
+        writer = self._writer
+        kept = self._kept.pop(place, None)
+        if kept is not None and kept.epoch == writer.epoch_words[0] and writer.version_at(kept.node) == kept.version:
+            joint, nodes = kept.joint, kept.nodes
+        else:
+            name, key = place
+            joint, nodes = operations.JOINTS[name](self._read, key), {}
+        joint.begin(now_ms)
+        return joint, nodes
+
+    def keep(
+        self,
+        place: JointPlace,
+        version: int,
+        joint: operations.Joint,
+        nodes: dict[bytes, int],
+        written: Iterable[tuple[bytes, int]],
+    ) -> None:
+        """Keep a joint that was written at ``version``; ``written`` are its keys and their nodes, 0 or less if new."""
+        nodes.update(each for each in written if each[1] > 0)
+        node = nodes.get(place[1])
+        if node is None or len(nodes) > limits.KNOWN_JOINT_NODES:
+            return
+        self._kept[place] = _Kept(joint, version, self._writer.epoch_words[0], node, nodes)
+        if len(self._kept) > limits.KNOWN_JOINTS:
+            self._kept.clear()
+
+    def _read(self, key: bytes) -> Found | None:
+        return self._writer.newest(key, self._now_ms)
+
+
+def joint_place_of(request: CommitSet) -> JointPlace | None:
+    """Operation and key that a commit set may share with others, None for one that must stand alone."""
+    if len(request.operations) != 1 or request.writes or request.clears or request.keys_read or request.ranges_read:
+        return None
+    name, arguments = request.operations[0]
+    if name not in operations.JOINTS or request.valid_until_ms or len(request.effects) > limits.MAX_JOINT_EFFECTS_BYTES:
+        return None
+    return name, arguments[0]
