@@ -29,22 +29,24 @@ class _Kept(NamedTuple):
 
 
 class Joints:
-    """The joints of a commit engine, by place; ``now_ms`` is the engine's to set."""
+    """The joints of a commit engine, by place."""
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
         self._kept: dict[JointPlace, _Kept] = {}
+        # As of the last ``take``.
         self._now_ms = 0
+        self._epoch = 0
 
     def __len__(self) -> int:
         return len(self._kept)
 
     def take(self, place: JointPlace, now_ms: int) -> tuple[operations.Joint, dict[bytes, int]]:
         """A joint to begin the next commit with, and the nodes of keys it may write. It is kept no longer."""
-        self._now_ms = now_ms
         writer = self._writer
+        self._now_ms, self._epoch = now_ms, writer.epoch_words[0]
         kept = self._kept.pop(place, None)
-        if kept is not None and kept.epoch == writer.epoch_words[0] and writer.version_at(kept.node) == kept.version:
+        if kept is not None and kept.epoch == self._epoch and writer.version_at(kept.node) == kept.version:
             joint, nodes = kept.joint, kept.nodes
         else:
             name, key = place
@@ -60,12 +62,15 @@ class Joints:
         nodes: dict[bytes, int],
         written: Iterable[tuple[bytes, int]],
     ) -> None:
-        """Keep a joint that was written at ``version``; ``written`` are its keys and their nodes, 0 or less if new."""
+        """Keep a joint that was taken last and written at ``version``; ``written`` has its keys' nodes, 0 or less if new.
+
+        All is as of the epoch in which it was taken: making room for the commit may have let keys go.
+        """
         nodes.update(each for each in written if each[1] > 0)
         node = nodes.get(place[1])
         if node is None or len(nodes) > limits.KNOWN_JOINT_NODES:
             return
-        self._kept[place] = _Kept(joint, version, self._writer.epoch_words[0], node, nodes)
+        self._kept[place] = _Kept(joint, version, self._epoch, node, nodes)
         if len(self._kept) > limits.KNOWN_JOINTS:
             self._kept.clear()
 

@@ -255,3 +255,17 @@ class TestGoingOn:
         for turn in range(1, 40):
             engine.together((1, append(turn, "a", event_type=f"type-{turn * turn % 11}")))
         assert engine.length() == 39
+
+    def test_nothing_from_before_keys_have_gone(self, engine):
+        """Where keys are is not believed once any have gone, even while room was made for the commit itself."""
+        for turn in range(1, 4):
+            engine.together((1, append(turn, "a")))
+        joints = engine.engine._joints
+        place = (operations.EVENT_APPEND, LOG + METADATA)
+        joint, nodes = joints.take(place, 0)
+        assert nodes
+        engine.writer.raise_epoch()
+        joints.keep(place, engine.engine.version, joint, nodes, [])
+        fresh, known = joints.take(place, 0)
+        assert fresh is not joint
+        assert known == {}
