@@ -62,7 +62,7 @@ class Joints:
         nodes: dict[bytes, int],
         written: Iterable[tuple[bytes, int]],
     ) -> None:
-        """Keep a joint that was taken last and written at ``version``; ``written`` has its keys' nodes, 0 or less if new.
+        """Keep the joint taken last, written at ``version``; ``written`` has its keys' nodes, 0 or less if new.
 
         All is as of the epoch in which it was taken: making room for the commit may have let keys go.
         """
