@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from shoal.primitives.event_log import EventView
+from shoal.primitives.event_view import EventView
 from shoal.primitives.key_space import Namespace, user_text
 from shoal.primitives.kv_store import KVView
 from shoal.primitives.run_index import RunsView

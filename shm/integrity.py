@@ -142,7 +142,7 @@ class _Walk:
 
     def _check_memory(self) -> None:
         writer = self._writer
-        for reference in writer.private_references():
+        for reference in writer.clears_table.references():
             self._in_heap(reference, "the clears table")
         # A record above the horizon may be both in a chain and waiting; below it only waiting.
         for _, reference, _ in writer.garbage:

@@ -17,10 +17,11 @@ from collections import deque
 from collections.abc import Callable
 
 from shoal.shm import limits
+from shoal.shm.cleared_ranges import ClearedRange
 from shoal.shm.heap import RECLAIM_BLOCKS
 from shoal.shm.layout import TOMBSTONE, W_HORIZON, W_PUBLISHED
 from shoal.shm.words import barrier, publish_barrier
-from shoal.shm.writer import Clear, Writer
+from shoal.shm.writer import Writer
 
 # Less than one in so many blocks free is short of space.
 _SHORT_OF_SPACE = 4
@@ -160,7 +161,7 @@ class Reclaimer:
                         writer.discard(published + 1, node, writer.heap.size_of(node))
                 return
 
-    def _sweep_slice(self, clear: Clear, published: int) -> bool:
+    def _sweep_slice(self, clear: ClearedRange, published: int) -> bool:
         """Remove some of the range's keys; True when none is left."""
         writer, words = self._writer, self._words
         dead: list[tuple[bytes, int]] = []

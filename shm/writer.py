@@ -11,8 +11,9 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 
+from shoal.shm.cleared_ranges import ClearedRange, ClearsTable, cleared_at, first_cleared_after
 from shoal.shm.commit_set import FlatWrites, triples
 from shoal.shm.errors import StoreFullError
 from shoal.shm.expiry import ExpiryQueue
@@ -26,7 +27,6 @@ from shoal.shm.layout import (
     RECORD_HEADER_WORDS,
     TOMBSTONE,
     W_BYTES_USED,
-    W_CLEARS,
     W_KEYS,
     W_PUBLISHED,
     words_for,
@@ -48,19 +48,6 @@ _NODE_HEADER = struct.Struct("<QQ")
 _RECORD_HEADER = struct.Struct("<QQQ")
 
 
-class Clear:
-    """A range cleared at a version, until its keys are gone from the index."""
-
-    __slots__ = ("cursor", "lower", "nodes", "upper", "version")
-
-    def __init__(self, lower: bytes, upper: bytes, version: int, nodes: tuple[int, int]) -> None:
-        self.lower = lower
-        self.upper = upper
-        self.version = version
-        self.nodes = nodes
-        self.cursor = lower
-
-
 class Writer:
     """The coordinator's hand on one segment."""
 
@@ -74,8 +61,8 @@ class Writer:
         self.expiry = ExpiryQueue()
         self._words = segment.words
         self._new_keys: list[tuple[bytes, int]] = []
-        self.clears: list[Clear] = []
-        self._clears_table = 0
+        self.clears: list[ClearedRange] = []
+        self.clears_table = ClearsTable(segment, self.heap)
         # Obsolete since a version: reference and words of memory; keys whose newest record is a tombstone.
         self.garbage: deque[tuple[int, int, int]] = deque()
         self.garbage_words = 0
@@ -107,7 +94,7 @@ class Writer:
         words = self._words
         record = words[node]
         version, meta = words[record], words[record + 2]
-        if meta & TOMBSTONE or (self.clears and version < self._cleared_at(key)):
+        if meta & TOMBSTONE or (self.clears and version < cleared_at(self.clears, key)):
             return None
         start, expires_ms = record * 8 + 24, 0
         if meta & EXPIRES:
@@ -128,7 +115,7 @@ class Writer:
         record = self._words[node] if node else 0
         if not record or self._words[record + 2] & (TOMBSTONE | EXPIRES) != EXPIRES:
             return 0
-        if self.clears and self._words[record] < self._cleared_at(key):
+        if self.clears and self._words[record] < cleared_at(self.clears, key):
             return 0
         moment: int = self._words[record + 3]
         return moment
@@ -192,7 +179,7 @@ class Writer:
         nodes, sizes = plan
         records = self._reserve(sizes)
         for lower, upper in clears:
-            self.clears.append(Clear(lower, upper, version, (self._new_node(lower), self._new_node(upper))))
+            self.clears.append(ClearedRange(lower, upper, version, (self._new_node(lower), self._new_node(upper))))
         if clears:
             self.clears_changed(version)
         link = self._link
@@ -222,26 +209,11 @@ class Writer:
         self.garbage_words += words
 
     def clears_changed(self, version: int) -> None:
-        """Write the table of cleared ranges anew and point the header at it."""
-        if self._clears_table:
-            self.discard(version, self._clears_table, self.heap.size_of(self._clears_table))
-        table = 0
-        if self.clears:
-            rows = [word for clear in self.clears for word in (*clear.nodes, clear.version)]
-            table = self.heap.allocate(len(rows) + 1)
-            for i, word in enumerate((len(rows), *rows)):
-                self._words[table + i] = word
-        self._clears_table = table
-        publish_barrier()
-        self._words[W_CLEARS] = table
+        """Write the table of cleared ranges anew; readers look everything up again."""
+        replaced = self.clears_table.write(self.clears)
+        if replaced:
+            self.discard(version, replaced, self.heap.size_of(replaced))
         self.raise_epoch()
-
-    def private_references(self) -> Iterator[int]:
-        """Records only the writer and the header know: the clears table and its keys (for the integrity walk)."""
-        if self._clears_table:
-            yield self._clears_table
-        for clear in self.clears:
-            yield from clear.nodes
 
     def discard_record(self, version: int, node: int, record: int) -> None:
         """Note a record of a key as obsolete from ``version`` on; nothing to note if it stands beside the node."""
@@ -319,7 +291,7 @@ class Writer:
             meta = words[previous + 2]
             was_live = not meta & TOMBSTONE
             if self.clears and was_live:
-                cleared = words[previous] < self._cleared_at(key)
+                cleared = words[previous] < cleared_at(self.clears, key)
                 was_live = not cleared
         if value is None and not was_live:  # absent already: nothing to hide
             self.heap.free(record)
@@ -361,17 +333,14 @@ class Writer:
 
     def _bury(self, key: bytes, node: int, record: int, version: int) -> int:
         """Before a key of a cleared range is written again: a tombstone that says what the table says until now."""
-        cleared_at = min(c.version for c in self.clears if c.lower <= key < c.upper and c.version > self._words[record])
+        hidden_at = first_cleared_after(self.clears, key, self._words[record])
         self.keys -= 1
-        if cleared_at == version:  # cleared and written by the same commit: nobody ever sees it gone
+        if hidden_at == version:  # cleared and written by the same commit: nobody ever sees it gone
             return record
         tombstone = self.heap.allocate(RECORD_HEADER_WORDS)
-        _RECORD_HEADER.pack_into(self.segment.mm, tombstone * 8, cleared_at, record, TOMBSTONE)
+        _RECORD_HEADER.pack_into(self.segment.mm, tombstone * 8, hidden_at, record, TOMBSTONE)
         self.discard_record(version, node, record)
         return tombstone
-
-    def _cleared_at(self, key: bytes) -> int:
-        return max((c.version for c in self.clears if c.lower <= key < c.upper), default=0)
 
     def _flush_new_keys(self) -> None:
         self._new_keys.sort()

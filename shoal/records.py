@@ -24,7 +24,7 @@ from typing import Any, NamedTuple
 
 from shoal.primitives import trace_index
 from shoal.primitives.event_chain import Event
-from shoal.primitives.event_log import EventView
+from shoal.primitives.event_view import EventView
 from shoal.primitives.key_space import Namespace, Tag, encode_text
 from shoal.primitives.kv_store import KVView, Pair
 from shoal.primitives.run_index import RunsView

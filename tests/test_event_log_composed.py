@@ -13,7 +13,7 @@ from event_logs import DB, keys_of, prefix_of
 
 import shoal
 from shoal import ConflictError, InvalidOperationError
-from shoal.primitives import event_log, key_space
+from shoal.primitives import event_view, key_space
 from shoal.shm import operations
 from shoal.shm.event_operations import (
     METADATA,
@@ -104,7 +104,7 @@ class TestRestore:
     """What an import uses: events come back exactly as they were exported."""
 
     def restore(self, db: DB, run: str, events: Any) -> None:
-        event_log.EventView(db.engine, shoal.Namespace(), run).restore(events)
+        event_view.EventView(db.engine, shoal.Namespace(), run).restore(events)
 
     def test_a_log_comes_back_and_goes_on(self, memory_db, filled, run):
         """Hashes, timestamps, chain and index are those of the exported log; in any slices; it goes on from there."""

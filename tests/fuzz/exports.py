@@ -7,7 +7,7 @@ from typing import Any
 
 from shoal import json_lines, records
 from shoal.import_check import Contents, ExportFormatError, read
-from shoal.primitives.event_log import EventView
+from shoal.primitives.event_view import EventView
 from shoal.primitives.kv_store import KVView
 from shoal.primitives.run_index import RunsView
 from shoal.primitives.state_cell import StateView

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from shoal.primitives import key_space, run_scan
-from shoal.primitives.event_log import EventView
+from shoal.primitives.event_view import EventView
 from shoal.primitives.key_space import Namespace, Tag
 from shoal.primitives.kv_store import KVView
 from shoal.primitives.run_types import RunMetadata, RunQuery, RunStatus, encode_run

@@ -10,7 +10,7 @@ import pytest
 
 import shoal
 from shoal import Namespace, TraceType
-from shoal.primitives.event_log import EventView
+from shoal.primitives.event_view import EventView
 from shoal.primitives.key_space import Tag, after, number, sized
 from shoal.primitives.kv_store import KVView
 from shoal.primitives.run_index import RunsView
