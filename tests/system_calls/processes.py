@@ -109,8 +109,7 @@ class ForkedPython:
     in_child: Callable[[], None] | None = None  # likewise, called in the coordinator itself
 
     def __init__(self, command: list[str], pass_fds: list[int], stdin: Any, **_options: Any) -> None:
-        module = command[command.index("-m") + 1]
-        arguments = command[command.index("-m") + 2 :]
+        _interpreter, _flag, _script, module, *arguments = command  # as child_python.python_command makes it
         arm, ForkedPython.arm = ForkedPython.arm, None
         in_child, ForkedPython.in_child = ForkedPython.in_child, None
         self.returncode: int | None = None
