@@ -22,7 +22,18 @@ _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
 class Client:
     """One attached process."""
 
-    __slots__ = ("answer_fd", "backlog", "buffer", "client_id", "page", "pid", "request_fd")
+    __slots__ = (
+        "answer_fd",
+        "backlog",
+        "buffer",
+        "client_id",
+        "comes_back",
+        "last_group",
+        "page",
+        "pid",
+        "request_fd",
+        "was_back",
+    )
 
     def __init__(self, client_id: int, pid: int, request_fd: int, answer_fd: int, page: SnapshotPage) -> None:
         self.client_id = client_id
@@ -32,6 +43,11 @@ class Client:
         self.page = page
         self.buffer = FrameBuffer()
         self.backlog = b""
+        # For ``gathering``: the last group it was in, whether it had been in one of the two before that, and how often
+        # of late it came when it was waited for.
+        self.last_group = -2
+        self.was_back = False
+        self.comes_back = 0
 
     def send(self, data: bytes) -> bool:
         """Write an answer, or keep what does not fit; False if the client must be dropped."""

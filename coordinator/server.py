@@ -1,7 +1,8 @@
 """The commit loop's hands: what comes in through pipes goes to the engine, its answers go out.
 
 One turn: wait, read every readable pipe once, submit what is whole, finish the group, answer. So whoever arrived
-while the last group was being synced shares the next sync. Between groups, in slices: reclaim, expire, checkpoint.
+while the last group was being synced shares the next sync, and so do those who are about to (``gathering``). Between
+groups, in slices: reclaim, expire, checkpoint.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from shoal.coordinator.clients import Client, welcome_client
 from shoal.coordinator.commit_engine import CommitEngine
 from shoal.coordinator.conflict_window import ConflictWindow
 from shoal.coordinator.control_socket import ControlSocket
+from shoal.coordinator.gathering import Gathering
 from shoal.shm import handshake, limits
 from shoal.shm.commit_set import ANSWERED, CommitSet, decode_request, encode_answer
 from shoal.shm.errors import ConfigurationError
@@ -55,6 +57,7 @@ class Server:
         self._generation = generation
         self._linger_s = linger_s
         self._wake_fd = wake_fd
+        self._gathering = Gathering() if meta.durability == "strict" else None
         self._check = check
         self._clients: dict[int, Client] = {}  # by request descriptor
         self._answer_fds: dict[int, Client] = {}  # of those with a backlog
@@ -124,21 +127,24 @@ class Server:
         for fd, event in events:
             client = self._clients.get(fd)
             if client is not None:
-                request = self._read(client, answers)
-                if request is not None:
-                    requests.append((client.client_id, request))
-                    asking.append(client)
+                self._read(client, requests, asking, answers)
             elif fd in self._answer_fds:
                 self._flush(self._answer_fds[fd])
             else:
                 self._door(fd, event)
+        gathering = self._gathering if requests else None
+        if gathering is not None:
+            self._gather(gathering, requests, asking, answers)
         if requests:
             answers += zip(asking, self._engine.submit_together(requests), strict=True)
+        finishing_s = time.monotonic()
         self._engine.finish_group()
         for client, answer in answers:
             if self._clients.get(client.request_fd) is client:  # and not one who got its descriptor in the same turn
                 self._send(client, answer)
         now_s = time.monotonic()
+        if gathering is not None:
+            gathering.finished(now_s - finishing_s)
         if answers:
             crowded = len(self._clients) > _PROCESSORS
             self._spin_until_s = now_s + (limits.CROWDED_REQUEST_SPIN_S if crowded else limits.REQUEST_SPIN_S)
@@ -148,6 +154,25 @@ class Server:
         if now_s - self._maintained_at >= _MAINTAIN_EVERY_S:
             self._maintained_at = now_s
             self._maintain(now_s)
+
+    def _gather(
+        self,
+        gathering: Gathering,
+        requests: list[tuple[int, CommitSet]],
+        asking: list[Client],
+        answers: list[tuple[Client, bytes]],
+    ) -> None:
+        """Take in those of the next group who are about to come, offering them the processor meanwhile."""
+        expected = gathering.begin(asking)
+        until_s = time.monotonic() + gathering.patience_s
+        while expected and time.monotonic() < until_s:
+            os.sched_yield()
+            for fd, _ in self._epoll.poll(0):
+                client = self._clients.get(fd)
+                if client in expected:
+                    expected.remove(client)
+                    self._read(client, requests, asking, answers)
+        gathering.end(asking, expected)
 
     def _wait(self) -> list[tuple[int, int]]:
         """Wait for something to happen; after a request look out for the next before going to sleep.
@@ -166,17 +191,23 @@ class Server:
         running = self._checkpointer is not None and self._checkpointer.running
         return _IDLE_WAIT_S if quiet and not running else _MAINTAIN_EVERY_S
 
-    def _read(self, client: Client, answers: list[tuple[Client, bytes]]) -> CommitSet | None:
+    def _read(
+        self,
+        client: Client,
+        requests: list[tuple[int, CommitSet]],
+        asking: list[Client],
+        answers: list[tuple[Client, bytes]],
+    ) -> None:
         """Take in what a client sent: a single commit to be submitted with the others', anything else at once."""
         try:
             data = os.read(client.request_fd, client.buffer.wanted_bytes())
         except BlockingIOError:
-            return None
+            return
         if not data:
             self._drop(client)
             if all(other.client_id != client.client_id for other in self._clients.values()):
                 self._engine.forget_client(client.client_id)
-            return None
+            return
         messages = []
         try:
             whole = client.buffer.feed(data)
@@ -185,16 +216,16 @@ class Server:
                 if request.question is not None:
                     messages.append(self._answer_question(request))
                 elif len(whole) == 1:
-                    return request
+                    requests.append((client.client_id, request))
+                    asking.append(client)
                 else:
                     messages.append(self._engine.submit(client.client_id, request))
         except FrameError:
             # What it sent whole before the nonsense stands; the client itself is shown out.
             self._drop(client)
-            return None
+            return
         if messages:
             answers.append((client, b"".join(messages)))
-        return None
 
     def _answer_question(self, request: CommitSet) -> bytes:
         assert request.question is not None

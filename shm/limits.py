@@ -66,4 +66,5 @@ THREAD_START_S = 5.0
 ANSWER_SPIN_S = 0.001  # a client looks so long for its answer before it sleeps
 REQUEST_SPIN_S = 0.0006  # the coordinator likewise for the next request after one
 CROWDED_REQUEST_SPIN_S = 0.0001  # with more clients than processors, where who looks keeps others from working
+GATHER_S = 0.001  # so long at most a group waits for those who commit in a loop, however long a sync takes
 PIPE_BYTES = 1 * MIB  # asked of the kernel for each pipe; less is fine
