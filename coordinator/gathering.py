@@ -23,7 +23,7 @@ class Gathering:
 
     def __init__(self) -> None:
         self._number = 0  # of this group
-        self._recent: tuple[list[Client], list[Client]] = ([], [])  # who was in the two groups before
+        self._recent: tuple[set[Client], set[Client]] = (set(), set())  # who was in the two groups before
         self._waited_for: list[Client] = []
         self.patience_s = 0.0
 
@@ -36,8 +36,7 @@ class Gathering:
             client.last_group = number
         expected = {
             client
-            for group in self._recent
-            for client in group
+            for client in self._recent[0] | self._recent[1]
             if client.last_group != number and (client.comes_back or (trial and client.was_back))
         }
         self._waited_for = list(expected)
@@ -51,7 +50,13 @@ class Gathering:
             else:
                 client.comes_back = min(client.comes_back + 1, _TRUST)
                 client.last_group = self._number
-        self._recent = (asking, self._recent[0])
+        self._waited_for = []
+        self._recent = (set(asking), self._recent[0])
+
+    def forget(self, client: Client) -> None:
+        """It is gone."""
+        for group in self._recent:
+            group.discard(client)
 
     def finished(self, took_s: float) -> None:
         """To sync a group and answer it ``took_s``: the next may wait as long, as that is what waiting can save."""

@@ -264,6 +264,8 @@ class Server:
         if self._answer_fds.pop(client.answer_fd, None) is not None:
             self._epoll.unregister(client.answer_fd)
         client.close()
+        if self._gathering is not None:
+            self._gathering.forget(client)
         self._writer.segment.words[W_CLIENTS] = len(self._clients)
         if not self._clients:
             self._alone_since = time.monotonic()

@@ -68,6 +68,14 @@ def test_who_stops_coming_is_soon_no_longer_waited_for(clients: list[Client]) ->
     assert sum(waits) <= 2
 
 
+def test_nobody_waits_for_who_has_gone(clients: list[Client]) -> None:
+    """A client that detached is not waited for, and nothing of it is kept."""
+    gathering = Gathering()
+    loops(gathering, clients, 200)
+    gathering.forget(clients[3])
+    assert group(gathering, clients[:1], clients[1:3]) == set(clients[1:3])
+
+
 def test_a_lone_client_never_waits(clients: list[Client]) -> None:
     """Nobody to wait for: a group of one is synced at once, whatever its number."""
     gathering = Gathering()
