@@ -90,8 +90,10 @@ class CommitEngine:
         Operations that may be joined (many processes appending to one log) become one commit, which costs little more
         than one of them. If it cannot be made, each is submitted alone and told its own reason.
         """
-        if len(requests) == 1 and not requests[0][1].operations:  # a plain write, as nearly all that come alone are
-            return [self.submit(*requests[0])]
+        if len(requests) == 1:
+            place = joint_place_of(requests[0][1])
+            alone = None if place is None else self._submit_joint(place, requests)
+            return alone or [self.submit(*requests[0])]
         answers: list[bytes] = [b""] * len(requests)
         joints: dict[JointPlace, list[int]] = {}
         for i, (client_id, request) in enumerate(requests):

@@ -66,7 +66,9 @@ class Joints:
 
         All is as of the epoch in which it was taken: making room for the commit may have let keys go.
         """
-        nodes.update(each for each in written if each[1] > 0)
+        for key, at in written:
+            if at > 0:
+                nodes[key] = at
         node = nodes.get(place[1])
         if node is None or len(nodes) > limits.KNOWN_JOINT_NODES:
             return
