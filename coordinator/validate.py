@@ -31,8 +31,5 @@ def validate(commit_set: CommitSet, window: ConflictWindow) -> Conflict | None:
         version = window.written_since(key, snapshot)
         if version:
             return Conflict(key, snapshot, version)
-    for lower, upper in ranges:
-        found = window.range_written_since(lower, upper, snapshot)
-        if found is not None:
-            return Conflict(found[0], snapshot, found[1])
-    return None
+    found = window.written_in(ranges, snapshot) if ranges else None
+    return None if found is None else Conflict(found[0], snapshot, found[1])

@@ -242,10 +242,12 @@ class Appending:
             self._metadata = Metadata(sequence, head_hash, chain, self.timestamp)
 
     def writes(self) -> list[Any]:
-        """What all of them write, after the last: key, value and expiry of each, flat."""
-        writes, prefix = self._writes, self._prefix
+        """What all of them write, after the last and once: key, value and expiry of each, flat. It is not kept."""
         if self._open:
             self._close_record(self._metadata.next_sequence - 1)
+        writes, prefix = self._writes, self._prefix
+        self._writes = []
+        if writes:
             for raw_type, head in self._touched.items():
                 writes += (type_key(prefix, raw_type), codec.pack(head), 0)
             writes += (self._metadata_key, codec.pack(self._metadata), 0)

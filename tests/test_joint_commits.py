@@ -269,3 +269,13 @@ class TestGoingOn:
         fresh, known = joints.take(place, 0)
         assert fresh is not joint
         assert known == {}
+
+
+def test_what_was_written_is_not_kept() -> None:
+    """What stays in the coordinator's mind between commits is where a log ends, not the events it has written."""
+    appending = event_operations.Appending(lambda key: None, LOG + METADATA)
+    appending.begin(1)
+    appending.add("xxh3", [["step", canonical("x" * 3000)] for _ in range(3)])
+    writes = appending.writes()
+    assert sum(len(value) for value in writes[1::3]) > 9000
+    assert appending.writes() == []

@@ -55,15 +55,20 @@ def test_point_reads(commits, key, snapshot):
     assert not found or found in expected
 
 
-@given(COMMITS, RANGES, st.integers(0, 26))
-def test_range_reads(commits, bounds, snapshot):
-    """A read range conflicts exactly if a later commit wrote or cleared in it; the key named is in the range."""
-    found = filled(commits).range_written_since(*bounds, snapshot)
-    expected = touched_range(commits, *bounds, snapshot)
+@given(COMMITS, st.lists(st.one_of(RANGES, st.tuples(KEYS, KEYS)), min_size=1, max_size=8), st.integers(0, 26))
+def test_range_reads(commits, ranges, snapshot):
+    """Ranges that were read, empty or overlapping ones too, conflict exactly if a later commit wrote or cleared in one.
+
+    The key named is in one of them, and the version is one that touched it.
+    """
+    found = filled(commits).written_in(ranges, snapshot)
+    expected = {version for bounds in ranges for version in touched_range(commits, *bounds, snapshot)}
     assert (found is not None) == bool(expected)
     if found is not None:
-        assert bounds[0] <= found[0] < bounds[1]
-        assert found[1] in expected
+        assert any(
+            lower <= found[0] < upper and found[1] in touched_range(commits, lower, upper, snapshot)
+            for lower, upper in ranges
+        )
 
 
 @given(COMMITS, st.integers(0, 25), st.integers(0, 8), st.integers(0, 30), KEYS, RANGES, st.integers(0, 26))
@@ -113,6 +118,6 @@ def test_conflict_names_key_and_versions():
 def test_empty_range_and_bounds():
     """The lower bound belongs to a range, the upper does not."""
     window = filled([({b"m"}, [])])
-    assert window.range_written_since(b"m", b"n", 0) == (b"m", 1)
-    assert window.range_written_since(b"l", b"m", 0) is None
-    assert window.range_written_since(b"m\0", b"z", 0) is None
+    assert window.written_in([(b"m", b"n")], 0) == (b"m", 1)
+    assert window.written_in([(b"l", b"m")], 0) is None
+    assert window.written_in([(b"m\0", b"z")], 0) is None
