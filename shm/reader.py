@@ -45,6 +45,8 @@ from shoal.shm.segment import Segment
 
 # A chain is walked this far before the reader asks whether it still walks its own snapshot's memory.
 _STEPS_BETWEEN_CHECKS = 64
+# A scan reads so many keys before it yields the first, then four times as many each time: often one is all it is for.
+_FIRST_BATCH = 2
 
 
 class Found(NamedTuple):
@@ -153,30 +155,35 @@ class Reader:
         return found
 
     def scan(self, lower: bytes, upper: bytes | None, snapshot: int) -> Iterator[tuple[bytes, Found]]:
-        """Live keys of ``[lower, upper)`` in order, a leaf at a time."""
+        """Live keys of ``[lower, upper)`` in order, read a few at first, a leaf at a time later."""
         clears = self._clears(snapshot)
+        size, at = _FIRST_BATCH, -1
         for nodes in self._leaves(lower, snapshot):
-            batch: list[tuple[bytes, Found]] = []
-            done = False
-            try:
-                for node in nodes:
-                    key = self._key(node, snapshot)
-                    if upper is not None and key >= upper:
-                        done = True
-                        break
-                    if key < lower:
-                        continue
-                    cleared_at = max((v for lo, hi, v in clears if lo <= key < hi), default=0) if clears else 0
-                    found = self._visible(node, snapshot, cleared_at)
-                    if found is not None:
-                        batch.append((key, found))
-            except IndexError as error:
+            at = self._last_not_above(nodes, lower, 0, snapshot) if at < 0 else 0
+            while at < len(nodes):
+                batch: list[tuple[bytes, Found]] = []
+                done = False
+                try:
+                    for node in nodes[at : at + size]:
+                        key = self._key(node, snapshot)
+                        if upper is not None and key >= upper:
+                            done = True
+                            break
+                        if key < lower:
+                            continue
+                        cleared_at = max((v for lo, hi, v in clears if lo <= key < hi), default=0) if clears else 0
+                        found = self._visible(node, snapshot, cleared_at)
+                        if found is not None:
+                            batch.append((key, found))
+                except IndexError as error:
+                    self.verify(snapshot)
+                    raise self._damaged("a reference outside the segment") from error
                 self.verify(snapshot)
-                raise self._damaged("a reference outside the segment") from error
-            self.verify(snapshot)
-            yield from batch
-            if done:
-                return
+                yield from batch
+                if done:
+                    return
+                at += size
+                size = min(size * 4, LEAF_ENTRIES)
 
     def verify(self, snapshot: int) -> None:
         """Raise SnapshotExpiredError if memory that ``snapshot`` could reach may have been reused."""
