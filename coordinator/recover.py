@@ -14,6 +14,7 @@ from shoal.coordinator.commit_engine import COORDINATOR
 from shoal.coordinator.conflict_window import ConflictWindow
 from shoal.coordinator.log.wal_reader import Commit, WalReader
 from shoal.shm import checkpoint, limits
+from shoal.shm.errors import StoreFullError
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.storage import Storage
 from shoal.shm.writer import Writer
@@ -87,7 +88,7 @@ def replayed(
     """Do commits again, in the order of their versions, each when it is asked for; visible are all after the last."""
     commit = None
     for i, commit in enumerate(commits, 1):
-        _replay(commit, writer, window, remembered)
+        _replay(commit, writer, reclaimer, window, remembered)
         if i % _RECORDS_PER_GROUP == 0:
             _end_group(writer, reclaimer, window, commit.version)
         yield commit
@@ -103,11 +104,20 @@ def _end_group(writer: Writer, reclaimer: Reclaimer, window: ConflictWindow, ver
 def _replay(
     commit: Commit,
     writer: Writer,
+    reclaimer: Reclaimer,
     window: ConflictWindow,
     remembered: dict[int, tuple[int, int, list[Any]]],
 ) -> None:
     version = commit.version
-    writer.apply(version, commit.clears, commit.writes, writer.plan(commit.writes, commit.clears))
+    try:
+        plan = writer.plan(commit.writes, commit.clears)
+    except StoreFullError:
+        # There was room when it was committed: what had become obsolete by then had been given back. What is only now
+        # taken out of the indexes counts as obsolete from this version on, and may go as well: nobody reads yet.
+        publish(writer, reclaimer, version - 1)
+        publish(writer, reclaimer, version)
+        plan = writer.plan(commit.writes, commit.clears)
+    writer.apply(version, commit.clears, commit.writes, plan)
     for lower, upper in commit.clears:
         window.add_clear(version, lower, upper)
     window.add_writes(version, commit.writes[::3])

@@ -324,3 +324,19 @@ def test_stopped_reader_does_not_hold_memory_for_ever(tmp_path: Path, max_bytes:
             reader.join()
             here.close()
             there.close()
+
+
+@pytest.mark.parametrize("size", [900_000, 20_000])
+def test_a_small_store_opens_again_though_its_log_is_longer_than_it(store: Path, size: int) -> None:
+    """Replay gives back what was deleted when it needs the room, as the coordinator did that wrote the log."""
+    with shoal.open(store, max_bytes=8 << 20, linger=0.1) as db:
+        kv, runs = shoal.KVStore(db), shoal.RunIndex(db)
+        for _ in range(4):
+            for i in range(3_600_000 // size):
+                kv.put("run", f"key-{i}", "x" * size)
+            runs.delete_run("run")
+        kv.put("run", "last", 1)
+        os.kill(db.info().coordinator_pid, signal.SIGKILL)
+    with shoal.open(store, linger=0.1) as db:
+        assert shoal.KVStore(db).list_with_values("run") == [("last", 1)]
+        assert db.check() == []
