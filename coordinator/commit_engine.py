@@ -215,6 +215,7 @@ class CommitEngine:
 
     def _remember(self, client_id: int, commit_id: int, version: int, results: list[Any]) -> None:
         self.remembered[client_id] = (commit_id, version, results)
+        self.remembered.move_to_end(client_id)
         if len(self.remembered) > limits.REMEMBERED_CLIENTS:
             self.remembered.popitem(last=False)
 
@@ -230,6 +231,8 @@ class CommitEngine:
                     return None
                 outcomes.append([client_id, request.commit_id, [joint.add(*request.operations[0][1][1:])]])
             writes = joint.writes()
+            if not writes:
+                return None
             decided = codec.pack([writes, _NO_RESULTS, outcomes])
             plan = self._make_room(writes, [], len(_NO_EFFECTS) + len(decided), nodes)
         except Exception:  # nothing is applied yet; whose fault it is shows when each is submitted alone

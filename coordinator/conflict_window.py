@@ -59,7 +59,7 @@ class ConflictWindow:
             if cleared <= snapshot:
                 break
             for lower, upper in ranges:
-                if cleared_lower < upper and lower < cleared_upper:
+                if max(lower, cleared_lower) < min(upper, cleared_upper):
                     return max(lower, cleared_lower), cleared
         return None
 

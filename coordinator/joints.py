@@ -74,7 +74,7 @@ class Joints:
             return
         self._kept[place] = _Kept(joint, version, self._epoch, node, nodes)
         if len(self._kept) > limits.KNOWN_JOINTS:
-            self._kept.clear()
+            del self._kept[next(iter(self._kept))]  # the one kept the longest: a joint that is taken is kept anew
 
     def _read(self, key: bytes) -> Found | None:
         return self._writer.newest(key, self._now_ms)

@@ -50,7 +50,7 @@ ANSWERED = 3
 NO_READS = b""
 
 _SMALL_BYTES = 1 * MIB
-_MOST_LISTS = 1 << 20  # a commit of events has a list for each, and of these at most 400,000
+_MOST_LISTS = 1 << 20  # a commit of events has a list for each, and of these at most 660,000
 
 
 # key, value (None deletes), expires_ms, key, ...: as it comes from msgpack, without an object per write (0.3 us each).

@@ -39,9 +39,9 @@ LARGEST_SEQUENCE = 2**64 - 1
 # A record holds no more, unless it is a single event that is larger: who reads one event reads the others with it.
 RECORD_BYTES = 4 * KIB
 
-# What an event takes beside its type and its payload in its record, and its keys beside their prefixes and the type.
+# What an event takes in its record beside its type and its payload, and a key with a small value beside its prefix.
 _FIELDS_BYTES = 100
-_KEYS_BYTES = 60
+_KEY_BYTES = 60
 # Types whose heads are kept in mind from one commit to the next.
 _KNOWN_HEADS = 256
 
@@ -198,6 +198,8 @@ class Appending:
             raise ValueError(f"there is no chain {chain!r}")
         sequence, head_hash, own_chain, _ = self._metadata
         chain, timestamp = own_chain or chain, self.timestamp
+        if len(entries) > 1:  # before their hashes are computed, while everybody waits
+            self._check_size(sum(_FIELDS_BYTES + len(event_type) + len(payload) for event_type, payload in entries))
         results = []
         for event_type, payload in entries:
             prev_hash = head_hash
@@ -216,10 +218,7 @@ class Appending:
         size = _FIELDS_BYTES + len(raw_type) + len(payload)
         if not 0 < len(raw_type) <= MAX_KEY_BYTES or type(payload) is not bytes or len(payload) > _LONGEST_PAYLOAD:
             raise ValueError("an entry of an append is not a type and a payload")
-        # Small events take far more as records than on their way here.
-        self._bytes += size + _KEYS_BYTES + 2 * len(self._metadata_key) + len(raw_type)
-        if self._bytes > MAX_COMMIT_BYTES:
-            raise LimitExceededError("size of the commit in bytes", MAX_COMMIT_BYTES, self._bytes)
+        self._bytes += size
         head = self._heads.get(raw_type)
         if head is None:
             found = self._read(type_key(self._prefix, raw_type))
@@ -230,16 +229,27 @@ class Appending:
         self._open_bytes += size
         head[0] += 1
         head[1] = sequence + 1
-        self._touched[raw_type] = head
+        if raw_type not in self._touched:
+            self._touched[raw_type] = head
+            self._bytes += _KEY_BYTES + len(self._metadata_key) + len(raw_type)
 
     def _close_record(self, last: int) -> None:
+        self._bytes += _KEY_BYTES + len(self._metadata_key)
         self._writes += (event_key(self._prefix, last), codec.pack(self._open), 0)
         self._open, self._open_bytes = [], 0
 
     def end(self, sequence: int, head_hash: bytes, chain: str) -> None:
-        """Note where the log ends: at what was put last, which has the newest timestamp."""
-        if sequence:
+        """Note where the log ends: at what was put last, which has the newest timestamp.
+
+        LimitExceededError if it is more by now than a commit holds: small events take more room here than as requests.
+        """
+        self._check_size(0)
+        if self._open:
             self._metadata = Metadata(sequence, head_hash, chain, self.timestamp)
+
+    def _check_size(self, more_bytes: int) -> None:
+        if self._bytes + more_bytes > MAX_COMMIT_BYTES:
+            raise LimitExceededError("size of the commit in bytes", MAX_COMMIT_BYTES, self._bytes + more_bytes)
 
     def writes(self) -> list[Any]:
         """What all of them write, after the last and once: key, value and expiry of each, flat. It is not kept."""

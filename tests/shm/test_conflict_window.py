@@ -38,7 +38,7 @@ def touched_range(commits, lower, upper, snapshot) -> list[int]:
         version
         for version, (keys, clears) in enumerate(commits, 1)
         if version > snapshot
-        and (any(lower <= key < upper for key in keys) or any(lo < upper and lower < up for lo, up in clears))
+        and (any(lower <= key < upper for key in keys) or any(max(lo, lower) < min(up, upper) for lo, up in clears))
     ]
 
 
