@@ -52,7 +52,7 @@ class ConflictWindow:
         """A key of one of ``ranges`` written or cleared after ``snapshot``, and when; None if there is none."""
         keys, first = self._keys, bisect_right(self._versions, snapshot)
         if first < len(keys):
-            at = first_within(keys, first, ranges)
+            at = _first_within(keys, first, ranges)
             if at is not None:
                 return keys[at], self._versions[at]
         for cleared, cleared_lower, cleared_upper in reversed(self._clears):
@@ -86,7 +86,7 @@ class ConflictWindow:
             self._clears = [clear for clear in self._clears if clear[0] > floor]
 
 
-def first_within(keys: list[bytes], first: int, ranges: list[tuple[bytes, bytes]]) -> int | None:
+def _first_within(keys: list[bytes], first: int, ranges: list[tuple[bytes, bytes]]) -> int | None:
     """Where in ``keys``, from ``first`` on, is one of ``ranges``: 50 ns a key for one range, 0.2 us for any number.
 
     A transaction may have read thousands, as of events that were stored together, while as many keys were written.

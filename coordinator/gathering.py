@@ -24,7 +24,6 @@ class Gathering:
     def __init__(self) -> None:
         self._number = 0  # of this group
         self._recent: tuple[set[Client], set[Client]] = (set(), set())  # who was in the two groups before
-        self._waited_for: list[Client] = []
         self.patience_s = 0.0
 
     def begin(self, asking: list[Client]) -> set[Client]:
@@ -34,23 +33,20 @@ class Gathering:
         for client in asking:
             client.was_back = client.last_group >= number - _RECENT_GROUPS
             client.last_group = number
-        expected = {
+        return {
             client
             for client in self._recent[0] | self._recent[1]
             if client.last_group != number and (client.comes_back or (trial and client.was_back))
         }
-        self._waited_for = list(expected)
-        return expected
 
     def end(self, asking: list[Client], missing: set[Client]) -> None:
-        """The group is complete: those ``asking`` without those ``missing``, who did not come in time."""
-        for client in self._waited_for:
-            if client in missing:
-                client.comes_back = max(client.comes_back - 1, 0)
-            else:
+        """The group is complete: all who are ``asking`` now, without those ``missing``, who did not come in time."""
+        for client in asking:
+            if client.last_group != self._number:  # it came while it was waited for
                 client.comes_back = min(client.comes_back + 1, _TRUST)
                 client.last_group = self._number
-        self._waited_for = []
+        for client in missing:
+            client.comes_back = max(client.comes_back - 1, 0)
         self._recent = (set(asking), self._recent[0])
 
     def forget(self, client: Client) -> None:

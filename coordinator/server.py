@@ -32,6 +32,17 @@ _IDLE_WAIT_S = 0.5
 _MAINTAIN_EVERY_S = limits.SWEEP_EVERY_MS / 1000
 
 
+class _Group:
+    """What comes in during one turn: commits to be submitted together, who is asking for each, and answers."""
+
+    __slots__ = ("answers", "asking", "requests")
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[int, CommitSet]] = []
+        self.asking: list[Client] = []
+        self.answers: list[tuple[Client, bytes]] = []
+
+
 class Server:
     """Everything a coordinator does once it has recovered."""
 
@@ -118,25 +129,24 @@ class Server:
         return welcome
 
     def _turn(self) -> None:
-        requests: list[tuple[int, CommitSet]] = []
-        asking: list[Client] = []
-        answers: list[tuple[Client, bytes]] = []
+        group = _Group()
         events = self._epoll.poll(0)
         if not events and not self._busy:
             events = self._wait()
         for fd, event in events:
             client = self._clients.get(fd)
             if client is not None:
-                self._read(client, requests, asking, answers)
+                self._read(client, group)
             elif fd in self._answer_fds:
                 self._flush(self._answer_fds[fd])
             else:
                 self._door(fd, event)
-        gathering = self._gathering if requests else None
+        gathering = self._gathering if group.requests else None
         if gathering is not None:
-            self._gather(gathering, requests, asking, answers)
-        if requests:
-            answers += zip(asking, self._engine.submit_together(requests), strict=True)
+            self._gather(gathering, group)
+        answers = group.answers
+        if group.requests:
+            answers += zip(group.asking, self._engine.submit_together(group.requests), strict=True)
         finishing_s = time.monotonic()
         self._engine.finish_group()
         for client, answer in answers:
@@ -155,15 +165,9 @@ class Server:
             self._maintained_at = now_s
             self._maintain(now_s)
 
-    def _gather(
-        self,
-        gathering: Gathering,
-        requests: list[tuple[int, CommitSet]],
-        asking: list[Client],
-        answers: list[tuple[Client, bytes]],
-    ) -> None:
+    def _gather(self, gathering: Gathering, group: _Group) -> None:
         """Take in those of the next group who are about to come, offering them the processor meanwhile."""
-        expected = gathering.begin(asking)
+        expected = gathering.begin(group.asking)
         until_s = time.monotonic() + gathering.patience_s
         while expected and time.monotonic() < until_s:
             os.sched_yield()
@@ -171,8 +175,8 @@ class Server:
                 client = self._clients.get(fd)
                 if client in expected:
                     expected.remove(client)
-                    self._read(client, requests, asking, answers)
-        gathering.end(asking, expected)
+                    self._read(client, group)
+        gathering.end(group.asking, expected)
 
     def _wait(self) -> list[tuple[int, int]]:
         """Wait for something to happen; after a request look out for the next before going to sleep.
@@ -191,13 +195,7 @@ class Server:
         running = self._checkpointer is not None and self._checkpointer.running
         return _IDLE_WAIT_S if quiet and not running else _MAINTAIN_EVERY_S
 
-    def _read(
-        self,
-        client: Client,
-        requests: list[tuple[int, CommitSet]],
-        asking: list[Client],
-        answers: list[tuple[Client, bytes]],
-    ) -> None:
+    def _read(self, client: Client, group: _Group) -> None:
         """Take in what a client sent: a single commit to be submitted with the others', anything else at once."""
         try:
             data = os.read(client.request_fd, client.buffer.wanted_bytes())
@@ -216,8 +214,8 @@ class Server:
                 if request.question is not None:
                     messages.append(self._answer_question(request))
                 elif len(whole) == 1:
-                    requests.append((client.client_id, request))
-                    asking.append(client)
+                    group.requests.append((client.client_id, request))
+                    group.asking.append(client)
                 else:
                     messages.append(self._engine.submit(client.client_id, request))
         except FrameError:
@@ -225,7 +223,7 @@ class Server:
             self._drop(client)
             return
         if messages:
-            answers.append((client, b"".join(messages)))
+            group.answers.append((client, b"".join(messages)))
 
     def _answer_question(self, request: CommitSet) -> bytes:
         assert request.question is not None

@@ -119,8 +119,7 @@ def decode_effects(
     """Writes, clears, operations and question; ValueError or TypeError for a wrong form."""
     parts: tuple[Any, Any, Any, Any] = _unpack(effects)
     writes, flat_clears, operations, question = parts
-    if writes != []:
-        check_writes(writes)
+    check_writes(writes)
     clears = []
     if flat_clears:
         clears = [_range(flat_clears[i], flat_clears[i + 1]) for i in range(0, len(flat_clears), 2)]

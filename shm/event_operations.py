@@ -178,7 +178,6 @@ class Appending:
     def begin(self, now_ms: int) -> None:
         """Begin a commit."""
         self.timestamp = max(now_ms, self._metadata.timestamp)
-        self._writes = []
         self._bytes = 0
         self._touched = {}
         if len(self._heads) > _KNOWN_HEADS:

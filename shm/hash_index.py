@@ -98,17 +98,18 @@ class HashIndex:
         self._fill[bucket] += 1
         self._live[bucket] += 1
 
-    def remove(self, key: bytes) -> None:
-        """Forget a key. A mark stays so that keys probed past it are still found; the next split sweeps it out.
+    def remove(self, key: bytes, node: int) -> None:
+        """Forget a key, whose node is ``node``.
 
+        A mark stays so that keys probed past it are still found; the next split sweeps it out.
         A bucket that is left nearly empty joins with its buddy, so an emptied store is small again.
         """
-        node, words = self.find(key), self._words
-        assert node, "removing a key that is not in the hash index"
+        words = self._words
         digest = xxh3_64_intdigest(key, self._seed)
         bucket = words[DIRECTORY_WORD + (digest & words[W_HASH_MASK])]
         i = (digest >> 32) & BUCKET_MASK
         while words[bucket + i] != node:
+            assert words[bucket + i], "removing a key that is not in the hash index"
             i = (i + 1) & BUCKET_MASK
         words[bucket + i] = REMOVED
         self._live[bucket] -= 1

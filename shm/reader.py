@@ -155,35 +155,30 @@ class Reader:
         return found
 
     def scan(self, lower: bytes, upper: bytes | None, snapshot: int) -> Iterator[tuple[bytes, Found]]:
-        """Live keys of ``[lower, upper)`` in order, read a few at first, a leaf at a time later."""
+        """Live keys of ``[lower, upper)`` in order, a batch of nodes at a time."""
         clears = self._clears(snapshot)
-        size, at = _FIRST_BATCH, -1
-        for nodes in self._leaves(lower, snapshot):
-            at = self._last_not_above(nodes, lower, 0, snapshot) if at < 0 else 0
-            while at < len(nodes):
-                batch: list[tuple[bytes, Found]] = []
-                done = False
-                try:
-                    for node in nodes[at : at + size]:
-                        key = self._key(node, snapshot)
-                        if upper is not None and key >= upper:
-                            done = True
-                            break
-                        if key < lower:
-                            continue
-                        cleared_at = max((v for lo, hi, v in clears if lo <= key < hi), default=0) if clears else 0
-                        found = self._visible(node, snapshot, cleared_at)
-                        if found is not None:
-                            batch.append((key, found))
-                except IndexError as error:
-                    self.verify(snapshot)
-                    raise self._damaged("a reference outside the segment") from error
+        for nodes in self._batches(lower, snapshot):
+            batch: list[tuple[bytes, Found]] = []
+            done = False
+            try:
+                for node in nodes:
+                    key = self._key(node, snapshot)
+                    if upper is not None and key >= upper:
+                        done = True
+                        break
+                    if key < lower:
+                        continue
+                    cleared_at = max((v for lo, hi, v in clears if lo <= key < hi), default=0) if clears else 0
+                    found = self._visible(node, snapshot, cleared_at)
+                    if found is not None:
+                        batch.append((key, found))
+            except IndexError as error:
                 self.verify(snapshot)
-                yield from batch
-                if done:
-                    return
-                at += size
-                size = min(size * 4, LEAF_ENTRIES)
+                raise self._damaged("a reference outside the segment") from error
+            self.verify(snapshot)
+            yield from batch
+            if done:
+                return
 
     def verify(self, snapshot: int) -> None:
         """Raise SnapshotExpiredError if memory that ``snapshot`` could reach may have been reused."""
@@ -283,6 +278,16 @@ class Reader:
         if count > most:
             raise self._damaged(f"an index node of {count:,} entries")
         return entries
+
+    def _batches(self, lower: bytes, snapshot: int) -> Iterator[list[int]]:
+        """The key nodes from ``lower`` on, with one before it maybe: few at first, later a leaf at a time."""
+        size, at = _FIRST_BATCH, -1
+        for nodes in self._leaves(lower, snapshot):
+            at = self._last_not_above(nodes, lower, 0, snapshot) if at < 0 else 0
+            while at < len(nodes):
+                yield nodes[at : at + size]
+                at += size
+                size = min(size * 4, LEAF_ENTRIES)
 
     def _leaves(self, lower: bytes, snapshot: int) -> Iterator[list[int]]:
         """The key nodes of every leaf that may hold keys from ``lower`` on."""

@@ -144,7 +144,7 @@ class Reclaimer:
         writer = self._writer
         dead.sort()
         for key, node in dead:
-            writer.hash_index.remove(key)
+            writer.hash_index.remove(key, node)
             writer.discard_record(published + 1, node, self._words[node])
             writer.discard(published + 1, node, writer.heap.size_of(node))
         writer.ordered_index.remove(dead)

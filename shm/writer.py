@@ -299,7 +299,7 @@ class Writer:
         if node:
             if cleared:
                 previous = self._bury(key, node, previous, version)
-            if previous - node != NODE_HEADER_WORDS + (len(key) + 7 >> 3) or not self.is_beside(node, previous):
+            if not self.is_beside(node, previous):
                 size = (meta & LENGTH_MASK) + 31 >> 3
                 self.garbage.append((version, previous, size))
                 self.garbage_words += size

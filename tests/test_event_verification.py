@@ -163,7 +163,9 @@ class TestVerifyChain:
         found = filled.verify_chain(run)
         assert (found.is_valid, found.length, found.first_invalid) == (unchanged, 5, None if unchanged else sequence)
 
-    @pytest.mark.parametrize("raw", [b"", b"\xc1", b"\0" * 50, codec.pack([1, 2, 3, 4, 5]), codec.pack([])], ids=repr)
+    @pytest.mark.parametrize(
+        "raw", [b"", b"\xc1", b"\0" * 50, codec.pack([1, 2, 3, 4, 5]), codec.pack([]), codec.pack(None)], ids=repr
+    )
     def test_damaged_records_are_reported(self, memory_db, filled, run, raw):
         """A record that is none is a finding, not an exception."""
         memory_db.engine.put(event_key(prefix_of(run), 1), raw)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 
 import pytest
 
@@ -13,10 +14,12 @@ from shoal.shm.snapshots import SnapshotPage, new_page
 
 
 @pytest.fixture
-def clients() -> list[Client]:
+def clients() -> Iterator[list[Client]]:
     """Four clients that never say anything."""
     slots = [new_page() for _ in range(4)]
-    return [Client(i + 1, os.getpid(), -1, -1, SnapshotPage(fd)) for i, fd in enumerate(slots)]
+    yield [Client(i + 1, os.getpid(), -1, -1, SnapshotPage(fd)) for i, fd in enumerate(slots)]
+    for fd in slots:
+        os.close(fd)
 
 
 def group(gathering: Gathering, asking: list[Client], coming: list[Client]) -> set[Client]:

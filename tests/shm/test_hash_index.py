@@ -31,8 +31,7 @@ class Index:
         self.nodes[key] = node
 
     def remove(self, key: bytes) -> None:
-        self.index.remove(key)
-        del self.nodes[key]
+        self.index.remove(key, self.nodes.pop(key))
 
 
 @given(st.lists(st.integers(0, 40), max_size=300))
@@ -92,4 +91,4 @@ def test_replaced_buckets_are_given_to_reclaim():
 def test_removing_what_is_not_there():
     """A key that is not in the index cannot be removed."""
     with pytest.raises(AssertionError, match="not in the hash index"):
-        Index().index.remove(b"x")
+        Index().index.remove(b"x", 8)
