@@ -25,6 +25,7 @@ from shoal.shm.frames import FrameError
 from shoal.shm.layout import W_CLIENTS, W_HORIZON
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.store_files import StoreMeta
+from shoal.shm.waiting import Lookout
 from shoal.shm.writer import Writer
 
 _PROCESSORS = os.cpu_count() or 1
@@ -77,7 +78,8 @@ class Server:
         self._had_clients = False
         self._alone_since = time.monotonic()
         self._maintained_at = 0.0
-        self._spin_until_s = 0.0
+        self._look_until_s = 0.0
+        self._lookout = Lookout()
         self._busy = False  # reclaiming has more that it could do at once
         self.stopping = False
 
@@ -157,7 +159,7 @@ class Server:
             gathering.finished(now_s - finishing_s)
         if answers:
             crowded = len(self._clients) > _PROCESSORS
-            self._spin_until_s = now_s + (limits.CROWDED_REQUEST_SPIN_S if crowded else limits.REQUEST_SPIN_S)
+            self._look_until_s = now_s + (limits.CROWDED_REQUEST_SPIN_S if crowded else limits.REQUEST_SPIN_S)
         if self._busy or self._reclaimer.due():
             self._busy = self._reclaimer.step(now_s)
             self._forget()
@@ -166,26 +168,29 @@ class Server:
             self._maintain(now_s)
 
     def _gather(self, gathering: Gathering, group: _Group) -> None:
-        """Take in those of the next group who are about to come, offering them the processor meanwhile."""
+        """Wait for clients that are about to commit, and take in every client that comes meanwhile."""
         expected = gathering.begin(group.asking)
         until_s = time.monotonic() + gathering.patience_s
-        while expected and time.monotonic() < until_s:
-            os.sched_yield()
-            for fd, _ in self._epoll.poll(0):
-                client = self._clients.get(fd)
-                if client in expected:
-                    expected.remove(client)
-                    self._read(client, group)
+        while expected and (left_s := until_s - time.monotonic()) > 0:
+            came = [self._clients.get(fd) for fd, _ in self._lookout.look(self._epoll.poll, left_s)]
+            fresh = [client for client in came if client is not None and client not in group.asking]
+            if not fresh:  # the time is over, the machine is busy, or something else waits for this turn's end
+                break
+            for client in fresh:
+                expected.discard(client)
+                self._read(client, group)
         gathering.end(group.asking, expected)
 
     def _wait(self) -> list[tuple[int, int]]:
-        """Wait for something to happen; after a request look out for the next before going to sleep.
+        """Wait for something to happen; after a request look for the next one before sleeping.
 
-        Without offering the processor to others meanwhile: those who wait for answers do, and would take it.
+        With a processor left for a client, the first looks do not offer this one: the client needs no more than that.
         """
         poll = self._epoll.poll
-        while time.monotonic() < self._spin_until_s:
-            events = poll(0)
+        look_s = self._look_until_s - time.monotonic()
+        if look_s > 0:
+            keep_s = 0.0 if len(self._clients) >= _PROCESSORS else limits.KEEP_PROCESSOR_S
+            events = self._lookout.look(poll, look_s, keep_s)
             if events:
                 return events
         return poll(self._wait_s())
