@@ -81,7 +81,7 @@ def write_all(fd: int, data: bytes) -> None:
 def read_message(
     fd: int, poller: select.poll, buffer: FrameBuffer, ready: list[bytes], lookout: Lookout, look_s: float
 ) -> bytes:
-    """The next message from a descriptor that ``poller`` watches; look ``look_s`` for it, then sleep. EOFError at its end."""
+    """The next message from a descriptor that ``poller`` watches; look for ``look_s``, then sleep. EOFError at its end."""
     while not ready:
         if not lookout.look(poller.poll, look_s):
             poller.poll()

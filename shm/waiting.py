@@ -1,7 +1,7 @@
 """Waiting for another process: look for a short time, then sleep in the kernel.
 
-Why look at all: a process that sleeps on an idle processor is woken by an interrupt. On a virtual machine that took 40 us
-each way; a look takes 1 us.
+Why look at all: a process that sleeps on an idle processor is woken by an interrupt. On a virtual machine that took
+40 us each way; a look takes 1 us.
 
 Why looking must stop on a busy machine:
 - A process that looks without a pause uses up its share of the processor. When it has work to do, the scheduler then
@@ -9,9 +9,9 @@ Why looking must stop on a busy machine:
 - ``sched_yield`` gives the processor to any process that wants it, not only to the one that is waited for. Beside a
   process that computes without end, each call gives away a whole slice of the scheduler (3 to 4 ms).
 
-So every offer of the processor is timed. One that took longer than ``LONG_OFFER_S`` shows that another process wants the
-processor. Then the lookout sleeps at once, without looking, for ``FIRST_REST_S``; each further long offer doubles this
-rest, up to ``LONGEST_REST_S``. A look that ends without a long offer, after a rest, sets it back.
+So every offer of the processor is timed. An offer that took longer than ``LONG_OFFER_S`` shows that another process
+wants the processor. Then the lookout sleeps at once, without looking, for ``FIRST_REST_S``. If the next look meets a
+long offer again, the rest doubles, up to ``LONGEST_REST_S``.
 
 With two endless loops beside it on 2 processors, a put took 4 ms without this rule and takes 0.1 ms with it.
 """
@@ -62,7 +62,7 @@ class Lookout:
         return []
 
     def _rest(self, now_s: float) -> None:
-        """Do not look for a while; twice as long as the last time, if that was only just over."""
+        """Do not look for a while, twice as long as the last time if that rest has only just ended."""
         just_over = now_s - self._rests_until_s < self._rest_s
         self._rest_s = min(self._rest_s * 2, LONGEST_REST_S) if just_over else FIRST_REST_S
         self._rests_until_s = now_s + self._rest_s

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
@@ -82,7 +83,7 @@ def test_the_rest_doubles_up_to_a_bound_and_ends(machine: Machine) -> None:
         if machine.offers > before:
             offered_at_s.append(machine.now_s)
         machine.now_s += 0.001
-    gaps_s = [later - earlier for earlier, later in zip(offered_at_s, offered_at_s[1:], strict=False)]
+    gaps_s = [later - earlier for earlier, later in pairwise(offered_at_s)]
     assert gaps_s[0] == pytest.approx(FIRST_REST_S, abs=0.01)
     assert gaps_s[1] == pytest.approx(2 * FIRST_REST_S, abs=0.01)
     assert gaps_s[-1] == pytest.approx(LONGEST_REST_S, abs=0.01)
