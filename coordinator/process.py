@@ -3,8 +3,8 @@
 - One per store: it holds ``coordinator.lock`` as long as it lives; the kernel lets go of it at any kind of death.
 - Nothing is served before recovery has verified everything; an error until then goes to whoever started the process.
 - It ends in order on SIGINT, SIGTERM, and, unless told to stay, some time after its last client.
-- An error of the disk ends it at once, with exit code 1: what is acknowledged is in the log, and the next coordinator
-  recovers from what the disk really holds.
+- An error of the disk, or a broken invariant, ends it at once, with exit code 1 and its reason in ``coordinator.log``:
+  what is acknowledged is in the log, and the next coordinator recovers from what the disk really holds.
 """
 
 from __future__ import annotations
@@ -155,6 +155,10 @@ class Coordinator:
         ready()
         try:
             self._server.serve(control)
+        except BaseException:
+            text = f"process {os.getpid()} ended while it served: {traceback.format_exc()}"
+            append_note(self._directory, store_files.NOTES_FILE, text)
+            raise
         finally:
             control.close()
             if self._checkpointer is not None:
@@ -227,21 +231,25 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except OSError as error:
         report.failed(ConfigurationError(f"{options.path} cannot be served: {error}"))
-        append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {error}")
+        if not report.is_ready:
+            append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {error}")
         return 1
     except BaseException:
-        append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {traceback.format_exc()}")
+        if not report.is_ready:
+            append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {traceback.format_exc()}")
         raise
     return 0
 
 
 class _Report:
-    """Tells whoever started this process, if he is still there, how the start went."""
+    """Tells whoever started this process, if it is still there, how the start went."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self.is_ready = False
 
     def ready(self) -> None:
+        self.is_ready = True
         self._say([])
 
     def failed(self, error: ShoalError) -> None:

@@ -19,7 +19,7 @@ from shoal.coordinator.conflict_window import ConflictWindow
 from shoal.coordinator.control_socket import ControlSocket
 from shoal.coordinator.gathering import Gathering
 from shoal.shm import handshake, limits
-from shoal.shm.commit_set import ANSWERED, CommitSet, decode_request, encode_answer
+from shoal.shm.commit_set import ANSWERED, CommitSet, decode_request, encode_answer, no_memory_answer
 from shoal.shm.errors import ConfigurationError
 from shoal.shm.frames import FrameError
 from shoal.shm.layout import W_CLIENTS, W_HORIZON
@@ -211,32 +211,43 @@ class Server:
             if all(other.client_id != client.client_id for other in self._clients.values()):
                 self._engine.forget_client(client.client_id)
             return
-        messages = []
+        requests: list[CommitSet] = []
+        messages: list[bytes] = []
+        speaks = True
         try:
-            whole = client.buffer.feed(data)
-            for message in whole:
-                request = decode_request(message)
-                if request.question is not None:
-                    messages.append(self._answer_question(request))
-                elif len(whole) == 1:
-                    group.requests.append((client.client_id, request))
-                    group.asking.append(client)
-                else:
-                    messages.append(self._engine.submit(client.client_id, request))
-        except FrameError:
-            # What it sent whole before the nonsense stands; the client itself is shown out.
-            self._drop(client)
+            for message in client.buffer.feed(data):
+                try:
+                    requests.append(decode_request(message))
+                except MemoryError:
+                    messages.append(no_memory_answer(message))
+        except (FrameError, MemoryError):
+            # Nonsense, or a message there is no memory to put together. What came whole before it stands; the client
+            # itself is shown out.
+            speaks = False
+        if speaks and not messages and len(requests) == 1 and requests[0].question is None:
+            group.requests.append((client.client_id, requests[0]))
+            group.asking.append(client)
             return
-        if messages:
+        for request in requests:
+            if request.question is None:
+                messages.append(self._engine.submit(client.client_id, request))
+            elif speaks:
+                answer = self._answer_question(client, request)
+                speaks = answer is not None
+                messages.append(answer or b"")
+        if not speaks:
+            self._drop(client)
+        elif messages:
             group.answers.append((client, b"".join(messages)))
 
-    def _answer_question(self, request: CommitSet) -> bytes:
+    def _answer_question(self, _client: Client, request: CommitSet) -> bytes | None:
+        """The answer to a question; None if there is no such question."""
         assert request.question is not None
         name, _ = request.question
         if name == "check":
             self._engine.finish_group()
             return encode_answer(request.commit_id, ANSWERED, 0, self._check())
-        raise FrameError(f"an unknown question {name!r}")
+        return None
 
     def _send(self, client: Client, data: bytes) -> None:
         if not client.send(data):
@@ -292,8 +303,7 @@ class Server:
         self._engine.finish_group()
         if self._reclaimer.idle_work():
             self._busy = self._reclaimer.step(now_s)
-            if self._reclaimer.waits_for_a_version():
-                self._engine.make_version()
+            if self._reclaimer.waits_for_a_version() and self._engine.make_version():
                 self._busy = True  # the next turn frees a slice
         self._forget()
         heap = self._writer.heap
