@@ -27,6 +27,7 @@ from typing import Any
 import filelock
 
 from shoal.coordinator.checkpointer import Checkpointer
+from shoal.coordinator.checks import Checks
 from shoal.coordinator.commit_engine import CommitEngine
 from shoal.coordinator.control_socket import ControlSocket
 from shoal.coordinator.log.wal_writer import WalWriter
@@ -35,8 +36,7 @@ from shoal.coordinator.server import Server
 from shoal.shm import codec, commit_set, limits, store_files
 from shoal.shm.clock import SystemClock
 from shoal.shm.errors import ConfigurationError, ShoalError
-from shoal.shm.integrity import check_segment
-from shoal.shm.layout import EPOCH_BITS, W_COORDINATOR_PID, W_GENERATION, W_PUBLISHED
+from shoal.shm.layout import EPOCH_BITS, W_COORDINATOR_PID, W_GENERATION
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment
 from shoal.shm.storage import DiskStorage, append_note
@@ -127,7 +127,7 @@ class Coordinator:
             self._epoch.generation + 1,
             linger_s,
             wake_read,
-            self._check,
+            Checks(self._writer, self._reclaimer),
         )
         self._reclaimer.pinned = self._server.pinned
         self._syncing = threading.Event()
@@ -174,9 +174,6 @@ class Coordinator:
 
     def _remembered(self) -> list[list[Any]]:
         return [[client, *outcome] for client, outcome in self._engine.remembered.items()]
-
-    def _check(self) -> list[str]:
-        return check_segment(self._segment, self._segment.words[W_PUBLISHED], self._writer)
 
     def _start_syncing(self) -> None:
         """Have a thread sync; OSError if there is none for it.

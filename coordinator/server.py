@@ -10,9 +10,9 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable
 
 from shoal.coordinator.checkpointer import Checkpointer
+from shoal.coordinator.checks import Checks
 from shoal.coordinator.clients import Client, welcome_client
 from shoal.coordinator.commit_engine import CommitEngine
 from shoal.coordinator.conflict_window import ConflictWindow
@@ -58,7 +58,7 @@ class Server:
         generation: int,
         linger_s: float | None,
         wake_fd: int,
-        check: Callable[[], list[str]],
+        checks: Checks,
     ) -> None:
         self._engine = engine
         self._writer = writer
@@ -70,7 +70,7 @@ class Server:
         self._linger_s = linger_s
         self._wake_fd = wake_fd
         self._gathering = Gathering() if meta.durability == "strict" else None
-        self._check = check
+        self._checks = checks
         self._clients: dict[int, Client] = {}  # by request descriptor
         self._answer_fds: dict[int, Client] = {}  # of those with a backlog
         self._epoll = select.epoll()
@@ -240,14 +240,15 @@ class Server:
         elif messages:
             group.answers.append((client, b"".join(messages)))
 
-    def _answer_question(self, _client: Client, request: CommitSet) -> bytes | None:
+    def _answer_question(self, client: Client, request: CommitSet) -> bytes | None:
         """The answer to a question; None if there is no such question."""
         assert request.question is not None
-        name, _ = request.question
-        if name == "check":
-            self._engine.finish_group()
-            return encode_answer(request.commit_id, ANSWERED, 0, self._check())
-        return None
+        name, arguments = request.question
+        if name != "check":
+            return None
+        self._engine.finish_group()
+        answer = self._checks.answer(client, arguments, self._engine.published)
+        return None if answer is None else encode_answer(request.commit_id, ANSWERED, 0, answer)
 
     def _send(self, client: Client, data: bytes) -> None:
         if not client.send(data):
@@ -278,6 +279,7 @@ class Server:
         if self._answer_fds.pop(client.answer_fd, None) is not None:
             self._epoll.unregister(client.answer_fd)
         client.close()
+        self._checks.forget(client)
         if self._gathering is not None:
             self._gathering.forget(client)
         self._writer.segment.words[W_CLIENTS] = len(self._clients)
@@ -301,6 +303,7 @@ class Server:
         if self._engine.sweep_expired():
             self._maintained_at = 0.0  # more has expired: come back next turn
         self._engine.finish_group()
+        self._checks.tidy()
         if self._reclaimer.idle_work():
             self._busy = self._reclaimer.step(now_s)
             if self._reclaimer.waits_for_a_version() and self._engine.make_version():
