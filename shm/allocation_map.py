@@ -24,17 +24,16 @@ class AllocationMap:
         self.problems: list[str] = []
 
     def add(self, block: int, words: int, free: bytes) -> None:
-        """Take in a block of pieces of so many words, or, if it is negative, a run of so many blocks."""
+        """Take in a block of pieces of so many words, and where free ones begin; minus so many, a run of blocks."""
         if words < 0:
             self._pieces[block] = (-words * BLOCK_WORDS, bytearray((IN_USE,)))
             return
         states = bytearray((IN_USE,)) * (BLOCK_WORDS // words)
         self._pieces[block] = (words, states)
-        first = block * BLOCK_WORDS
-        for reference in array("Q", free):
-            at, beside = divmod(reference - first, words)
-            if beside or not 0 <= at < len(states) or states[at] == FREE:
-                self.problems.append(f"{reference} is no record of block {block}, or is free twice")
+        for offset in array("H", free):
+            at, beside = divmod(offset, words)
+            if beside or at >= len(states) or states[at] == FREE:
+                self.problems.append(f"word {offset} of block {block} begins no record, or is free twice")
             else:
                 states[at] = FREE
 

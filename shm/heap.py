@@ -140,7 +140,8 @@ class Heap:
     def blocks_from(self, block: int, most: int, most_looked_at: int) -> tuple[int, list[Any]]:
         """Up to ``most`` blocks in use from ``block`` on, for a check, and the block to go on with, 0 at the end.
 
-        Flat, of each: number, words of a record, its free references. Of a run: number, minus its blocks, nothing.
+        Flat, of each: number, words of a record, where in it free ones begin (words, 2 bytes each). Of a run: number,
+        minus its blocks, nothing.
         """
         found: list[Any] = []
         end = self.first_block + self.block_count
@@ -149,8 +150,12 @@ class Heap:
         while block < last and len(found) < 3 * most:
             pool, blocks = self._pool_of_block.get(block), self._large.get(block)
             if pool is not None:
-                free = array("Q", self._free_in_block[block]).tobytes()
-                found += (block, CLASS_WORDS[pool % len(CLASS_WORDS)], free)
+                first = block * BLOCK_WORDS
+                # What is not in the block, a check cannot but find: no record begins behind its end.
+                free = [
+                    r - first if first <= r < first + BLOCK_WORDS else BLOCK_WORDS for r in self._free_in_block[block]
+                ]
+                found += (block, CLASS_WORDS[pool % len(CLASS_WORDS)], array("H", free).tobytes())
             elif blocks is not None:
                 found += (block, -blocks, b"")
             block += blocks or 1
