@@ -54,11 +54,11 @@ CHECKPOINT_BLOCK_BYTES = 256 * KIB
 SYNC_EVERY_MS = 100  # buffered: how much a power cut may take
 
 # --- check ----------------------------------------------------------------------------------------------------------
-# What the coordinator tells a check in one answer, between two groups of commits: about 1 ms each.
-CHECK_BLOCKS = 32
+# What the coordinator tells a check in one answer, between two groups of commits: 1 ms each at most, on an idle processor.
+CHECK_BLOCKS = 16
 CHECK_BLOCKS_LOOKED_AT = 10_000  # blocks in use may be few among many
-CHECK_BUCKETS = 64
-CHECK_REFERENCES = 16_384
+CHECK_BUCKETS = 32
+CHECK_REFERENCES = 4_096
 MAX_CHECKS = 32  # under way at a time, in all processes; beyond it the oldest begins again
 MAX_CHECK_ALLOCATIONS = 1 << 23  # noted for checks (64 MiB); then all begin again
 
