@@ -30,8 +30,11 @@ class Checks:
         self._under_way: dict[int, tuple[Client, CheckState]] = {}  # by number; the oldest first
         self._numbers = 0
 
-    def answer(self, client: Client, arguments: Any, version: int) -> list[Any] | None:
-        """The answer to a question, of a check that begins its number and more; None if it makes no sense."""
+    def answer(self, client: Client, arguments: Any, version: int, now_s: float) -> list[Any] | None:
+        """The answer to a question, of a check that begins its number and more; None if it makes no sense.
+
+        The position with which a check begins says whether it insists.
+        """
         if type(arguments) is not list or len(arguments) != 3:
             return None
         number, part, position = arguments
@@ -43,6 +46,8 @@ class Checks:
         if part == check_state.BEGIN:
             self._end(number)
             number = self._begin(client, version)
+            if position:
+                self._reclaimer.insists_until_s = now_s + limits.SNAPSHOT_GRACE_S
             return [number, *self._under_way[number][1].begin()]
         found = self._under_way.get(number)
         if found is None or found[0] is not client:

@@ -247,7 +247,7 @@ class Server:
         if name != "check":
             return None
         self._engine.finish_group()
-        answer = self._checks.answer(client, arguments, self._engine.published)
+        answer = self._checks.answer(client, arguments, self._engine.published, time.monotonic())
         return None if answer is None else encode_answer(request.commit_id, ANSWERED, 0, answer)
 
     def _send(self, client: Client, data: bytes) -> None:

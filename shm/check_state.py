@@ -19,7 +19,7 @@ from shoal.shm.writer import Writer
 
 # The parts, in the order in which they must be asked for. All but BEGIN and END in slices: an answer begins with the
 # position to ask for next, 0 when there is no more.
-BEGIN = "begin"  # version, horizon, live keys, words in use, records waiting; problems
+BEGIN = "begin"  # at 1 it insists (``Reclaimer``); version, horizon, live keys, words in use, records waiting; problems
 BLOCKS = "blocks"  # blocks in use, as Heap.blocks_from has them
 BUCKETS = "buckets"  # references of buckets; problems
 BRANCHES = "branches"  # problems

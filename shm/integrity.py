@@ -78,9 +78,10 @@ class SegmentCheck:
         # Keys that were written again and have a tombstone at the check's version: node, tombstone, records below.
         self._reborn: list[tuple[int, list[int]]] = []
 
-    def run(self) -> list[str]:
+    def run(self, insist: bool = False) -> list[str]:
         """All problems found. Raises SnapshotExpiredError if the check was given up for want of room."""
-        self._version, self._horizon, keys, used_words, waiting_before, problems = self._asked(check_state.BEGIN, 0)
+        begun = self._asked(check_state.BEGIN, int(insist))
+        self._version, self._horizon, keys, used_words, waiting_before, problems = begun
         self._problems += problems
         for (blocks,) in self._slices(check_state.BLOCKS):
             for i in range(0, len(blocks), 3):

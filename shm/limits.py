@@ -54,7 +54,7 @@ CHECKPOINT_BLOCK_BYTES = 256 * KIB
 SYNC_EVERY_MS = 100  # buffered: how much a power cut may take
 
 # --- check ----------------------------------------------------------------------------------------------------------
-# What the coordinator tells a check in one answer, between two groups of commits: 1 ms each at most, on an idle processor.
+# What the coordinator tells a check in one answer, between two groups of commits: 1 ms at most on an idle processor.
 CHECK_BLOCKS = 16
 CHECK_BLOCKS_LOOKED_AT = 10_000  # blocks in use may be few among many
 CHECK_BUCKETS = 32

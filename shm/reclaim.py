@@ -11,8 +11,8 @@ When old snapshots hold more history than the data is large, or the store is nea
 are revoked: the horizon passes them, and their next read says so.
 
 While the store is checked nothing is given back and the horizon stands still: what was in use when the check began
-stays so, and what becomes obsolete is noted behind it. The check is given up, like an old snapshot, when that takes too
-much room or a commit waits for some.
+stays so, and what becomes obsolete is noted behind it. The check is given up when that takes too much room or a commit
+waits for some. A check that insists, as others were given up before it, is left a second for that, as a young snapshot.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ class Reclaimer:
         self.held: list[int] = []  # versions pinned by a checkpoint being written: never revoked
         self.revoked = 0
         self.paused = False  # for a check; whoever began it finds out that it was given up
+        self.insists_until_s = 0.0  # until then it is not given up for a commit that waits for room
 
     def due(self) -> bool:
         """Whether enough became obsolete since the last step to be worth one."""
@@ -62,7 +63,8 @@ class Reclaimer:
     def step(self, now_s: float, urgent: bool = False) -> bool:
         """One slice of work; ``urgent`` when a commit waits for room. True if more is ready to be done."""
         writer, words = self._writer, self._words
-        self.paused = self.paused and not (urgent or self._history_is_long())
+        needed = urgent and now_s >= self.insists_until_s
+        self.paused = self.paused and not (needed or self._history_is_long())
         if self.paused:
             return False
         self._note_time(now_s)

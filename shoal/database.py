@@ -154,8 +154,8 @@ class Database:
     def check(self) -> list[str]:
         """Walk the whole segment and return every problem found; empty means sound.
 
-        Commits go on meanwhile, in every process. ``SnapshotExpiredError`` if they need the room which the check keeps
-        from being used again, time after time.
+        Commits go on meanwhile, in every process. A check keeps memory from being used again, so it begins anew when a
+        commit needs that; ``SnapshotExpiredError`` if it does not come to an end so.
 
         >>> import shoal, tempfile
         >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
@@ -164,7 +164,7 @@ class Database:
         """
         for attempt in range(_CHECK_ATTEMPTS):
             try:
-                return check_through(self._connection)
+                return check_through(self._connection, insist=attempt >= _CHECK_ATTEMPTS // 2)
             except SnapshotExpiredError:
                 if attempt == _CHECK_ATTEMPTS - 1:
                     raise

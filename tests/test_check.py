@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import random
@@ -22,6 +23,7 @@ from test_bad_clients import assert_unharmed, send_and_hear
 import shoal
 from shoal.coordinator.checks import Checks
 from shoal.shm import check_state, codec, integrity, limits, operations
+from shoal.shm.commit_set import COMMITTED, REFUSED
 from shoal.shm.errors import SnapshotExpiredError
 from shoal.shm.frames import frame
 from shoal.shm.heap import BLOCK_WORDS
@@ -58,11 +60,15 @@ class Checked:
         self.segment = Segment.attach(self.rig.segment.read_only_fd())
         self.commits = 0
 
+    @property
+    def now_s(self) -> float:
+        return self.rig.now_ms / 1000
+
     def ask(self, part: str, position: int) -> list[Any]:
         if position == 0 or self.rng.random() < 0.1:
             self.busy()
         self.rig.engine.finish_group()
-        answer = self.checks.answer(self.client, [self.number, part, position], self.rig.engine.published)
+        answer = self.checks.answer(self.client, [self.number, part, position], self.rig.engine.published, self.now_s)
         assert answer is not None
         answer = codec.unpackb(codec.pack(answer))  # it goes through a pipe
         if part == check_state.BEGIN:
@@ -420,7 +426,7 @@ def test_a_check_is_given_up(checked: Callable[[int], Checked], monkeypatch: pyt
         rig.submit((1, request(2, [b"key", bytes(300), 0])))
     elif why == "too many":
         for _ in range(limits.MAX_CHECKS):
-            assert store.checks.answer(SimpleNamespace(), [0, check_state.BEGIN, 0], rig.published)
+            assert store.checks.answer(SimpleNamespace(), [0, check_state.BEGIN, 0], rig.published, 0.0)
     else:
         store.checks.forget(store.client)
     assert store.ask(check_state.BLOCKS, 0) == []
@@ -433,13 +439,50 @@ def test_a_check_is_given_up(checked: Callable[[int], Checked], monkeypatch: pyt
 
 
 def test_a_commit_that_needs_room_gets_it(checked: Callable[[int], Checked]) -> None:
-    """A check never makes a commit fail: it is given up when what it holds back is needed."""
+    """A check never makes a commit fail: it is given up when what it holds back is needed. One that insists is not.
+
+    But even that for no longer than a second.
+    """
     store = checked(5)
+    commits = (request(n, [b"key", bytes(200_000), 0]) for n in range(1, 1000))
     store.ask(check_state.BEGIN, 0)
-    for n in range(1, 200):
-        _, status, *_ = store.rig.submit((1, request(n, [b"key", bytes(200_000), 0])))[0]
-        assert status == 0
+    for _ in range(200):
+        assert store.rig.submit((1, next(commits)))[0][1] == COMMITTED
     assert store.ask(check_state.BLOCKS, 0) == []
+    store.ask(check_state.BEGIN, 1)
+    statuses = [store.rig.submit((1, next(commits)))[0][1] for _ in range(200)]
+    assert statuses == sorted(statuses)
+    assert statuses[-1] == REFUSED
+    assert store.ask(check_state.BLOCKS, 0) != []
+    store.rig.now_ms += round(limits.SNAPSHOT_GRACE_S * 1000)
+    assert store.rig.submit((1, next(commits)))[0][1] == COMMITTED
+    assert store.ask(check_state.BLOCKS, 0) == []
+
+
+def test_a_full_store_is_checked_beside_a_writer(store: Path) -> None:
+    """A process overwrites half of a small store all the time: a check comes to an end all the same."""
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    with shoal.open(store, max_bytes=8 << 20, linger=0.2) as db:
+        shoal.KVStore(db).put(RUN, "key", 0)
+        other = context.Process(target=_overwrite, args=(str(store), stop))
+        other.start()
+        try:
+            for _ in range(5):
+                assert db.check() == []
+        finally:
+            stop.set()
+            other.join(20)
+        assert other.exitcode == 0
+
+
+def _overwrite(path: str, stop: Event) -> None:
+    with shoal.open(path) as db:
+        kv, n = shoal.KVStore(db), 0
+        while not stop.is_set():
+            n += 1
+            with contextlib.suppress(shoal.StoreFullError):
+                kv.put(RUN, f"large {n % 4}", "x" * 1_000_000)
 
 
 @pytest.mark.parametrize(
@@ -473,8 +516,8 @@ def test_questions_at_any_position(checked: Callable[[int], Checked]) -> None:
         for part in parts:
             answer = store.ask(part, position)
             assert type(answer[0]) is int
-    assert store.checks.answer(store.client, [store.number, "no such part", 0], 0) is None
-    assert store.checks.answer(SimpleNamespace(), [store.number, check_state.BLOCKS, 0], 0) == []
+    assert store.checks.answer(store.client, [store.number, "no such part", 0], 0, 0.0) is None
+    assert store.checks.answer(SimpleNamespace(), [store.number, check_state.BLOCKS, 0], 0, 0.0) == []
 
 
 def _write(path: str, stop: Event, number: int) -> None:

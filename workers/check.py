@@ -9,9 +9,10 @@ from shoal.shm.integrity import SegmentCheck
 from shoal.workers.connection import Connection
 
 
-def check_through(connection: Connection) -> list[str]:
+def check_through(connection: Connection, insist: bool = False) -> list[str]:
     """All problems found. SnapshotExpiredError if the check was given up, or another coordinator serves now.
 
+    Given up for whoever needs room; who insists has a second first, in which commits may find the store full.
     Each question is a round trip of its own: other threads' commits go on between them.
     """
     attachment = connection.current()
@@ -29,7 +30,7 @@ def check_through(connection: Connection) -> list[str]:
         return answer
 
     try:
-        return SegmentCheck(attachment.segment, ask).run()
+        return SegmentCheck(attachment.segment, ask).run(insist)
     finally:
         if number and attachment.is_open:  # an exception: the coordinator still holds back what it would free
             connection.ask("check", [number, check_state.END, 0])

@@ -248,7 +248,7 @@ def _ask(store: Store, question: tuple[str, list[Any]]) -> None:
     """A question, of a check: whatever its arguments are, it is answered, or it ends its client."""
     name, arguments = question
     if name == "check":
-        answer = store.checks.answer(_ASKING, arguments, store.engine.published)
+        answer = store.checks.answer(_ASKING, arguments, store.engine.published, 0.0)
         assert answer is None or commit_set.encode_answer(1, commit_set.ANSWERED, 0, answer)
 
 
