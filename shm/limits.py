@@ -53,6 +53,15 @@ CHECKPOINT_LOG_FILES = 32  # likewise, whatever is in them
 CHECKPOINT_BLOCK_BYTES = 256 * KIB
 SYNC_EVERY_MS = 100  # buffered: how much a power cut may take
 
+# --- check ----------------------------------------------------------------------------------------------------------
+# What the coordinator tells a check in one answer, between two groups of commits: 1 ms at most on an idle processor.
+CHECK_BLOCKS = 16
+CHECK_BLOCKS_LOOKED_AT = 10_000  # blocks in use may be few among many
+CHECK_BUCKETS = 32
+CHECK_REFERENCES = 4_096
+MAX_CHECKS = 32  # under way at a time, in all processes; beyond it the oldest begins again
+MAX_CHECK_ALLOCATIONS = 1 << 23  # noted for checks (64 MiB); then all begin again
+
 # --- processes ------------------------------------------------------------------------------------------------------
 OPEN_TIMEOUT_S = 10.0
 MAX_JOINT = 64  # operations that become one commit, each with at most so many bytes of effects
