@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shoal.coordinator import process
+from shoal.coordinator import process, server
 from shoal.coordinator.log.wal_writer import WalWriter
 from shoal.shm import operations, storage
 from shoal.shm.errors import StoreFullError
@@ -34,6 +34,7 @@ FAULTS: dict[str, tuple[Any, str, Callable[[], BaseException]]] = {
     "end group": (Writer, "end_group", lambda: StoreFullError("no room for a leaf")),
     "read": (Writer, "newest", lambda: IndexError("index out of bounds on dimension 1")),
     "decide": (operations, "decide", MemoryError),
+    "decode": (server, "decode_request", MemoryError),
 }
 
 

@@ -19,6 +19,7 @@ import failing_coordinator
 import pytest
 from planted_bugs import rig as rigs
 from planted_bugs.rig import Disk, Rig, request
+from test_bad_clients import assert_unharmed, send_and_hear
 
 import shoal
 from shoal.coordinator.reading import BrokenStoreError
@@ -26,6 +27,7 @@ from shoal.shm import commit_set, operations
 from shoal.shm.commit_set import COMMITTED, REFUSED
 from shoal.shm.errors import StoreFullError
 from shoal.shm.event_operations import Appending
+from shoal.shm.frames import frame
 
 RUN = "run"
 TIMEOUT_S = 20.0
@@ -281,3 +283,29 @@ def test_a_coordinator_without_memory_for_a_decision(store: Path) -> None:
         assert (kv.get(RUN, "count"), kv.get(RUN, "key")) == (2, 1)
         assert db.info().coordinator_pid == coordinator.pid
         assert coordinator.poll() is None
+
+
+def test_a_coordinator_without_memory_for_a_request(store: Path) -> None:
+    """A request that cannot even be decoded is refused, the coordinator goes on."""
+    with _failing(store, "buffered", "decode", 3) as coordinator, shoal.open(store, linger=0.2) as db:
+        kv = shoal.KVStore(db)
+        assert [kv.increment(RUN, "count") for _ in range(2)] == [1, 2]
+        for _ in range(3):
+            with pytest.raises(StoreFullError, match="no memory"):
+                kv.put(RUN, "key", 1)
+        assert (kv.get(RUN, "count"), kv.get(RUN, "key")) == (2, None)
+        assert coordinator.poll() is None
+
+
+def test_what_was_sent_before_nonsense(store: Path) -> None:
+    """Requests in one write: those before the one that is none are done, it and those behind it are not."""
+    with shoal.open(store, durability="memory", linger=0.2) as db:
+        key = shoal.Namespace().run_prefix(RUN) + b"\x01"
+        good = [
+            commit_set.encode_request(n, 0, 0, b"", commit_set.encode_effects([key + b"k%d" % n, b"\x01", 0]))
+            for n in (1, 2, 3)
+        ]
+        nonsense = commit_set.encode_request(9, 0, 0, b"", b"\xc1")
+        assert send_and_hear(db, b"".join(map(frame, (*good[:2], nonsense, good[2])))) == b""
+        assert_unharmed(db, db.info().coordinator_pid)
+        assert shoal.KVStore(db).list(RUN, "k") == ["k1", "k2"]
