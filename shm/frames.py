@@ -81,7 +81,10 @@ def write_all(fd: int, data: bytes) -> None:
 def read_message(
     fd: int, poller: select.poll, buffer: FrameBuffer, ready: list[bytes], lookout: Lookout, look_s: float
 ) -> bytes:
-    """The next message from a descriptor that ``poller`` watches; look for ``look_s``, then sleep. EOFError at its end."""
+    """The next message of a descriptor that ``poller`` watches. EOFError at its end.
+
+    Looks for ``look_s`` seconds, then sleeps.
+    """
     while not ready:
         if not lookout.look(poller.poll, look_s):
             poller.poll()
