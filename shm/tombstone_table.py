@@ -159,7 +159,9 @@ class TombstoneView:
 
     def cleared_at(self, key: bytes, snapshot: int) -> int:
         """The newest version up to ``snapshot`` that cleared ``key``, 0 if none did."""
-        version = self._current(snapshot).newest(key)
+        read = self._read
+        known = read.tombstones if read.end == self._words[W_CLEARS_END] else self._current(snapshot)
+        version = known.newest(key)
         return version if version <= snapshot else self._fragment_as_of(key, snapshot)[0]
 
     def fragment(self, key: bytes, snapshot: int) -> tuple[int, bytes | None]:
@@ -234,6 +236,8 @@ class TombstoneView:
 def _taken_apart(piece: bytes) -> Iterator[tuple[bytes, bytes, int]]:
     at = 0
     while at < len(piece):
+        if at + _ROW.size > len(piece):
+            raise _damaged(f"{len(piece) - at} bytes behind the last row")
         version, lower_length, upper_length = _ROW.unpack_from(piece, at)
         lower_start = at + _ROW.size
         upper_start = lower_start + words_for(lower_length) * 8
