@@ -226,12 +226,15 @@ class Reader:
     def _visible(self, node: int, snapshot: int, cleared_at: int) -> Found | None:
         words = self.words
         record = words[node]
-        steps = 0
+        steps, above = 0, 1 << 64
         while record and words[record] > snapshot:
             record = words[record + 1]
             steps += 1
             if steps % _STEPS_BETWEEN_CHECKS == 0:
                 self.verify(snapshot)
+                if words[record] >= above:  # versions fall along a chain, so no chain goes in a circle
+                    raise self._damaged("a chain of versions that do not fall")
+                above = words[record]
         if not record or words[record] < cleared_at:
             return None
         meta = words[record + 2]

@@ -132,6 +132,18 @@ def test_a_key_written_again_before_the_sweep(store):
     assert store.problems() == []
 
 
+def test_a_scan_that_is_overtaken_by_the_sweep(store):
+    """Keys that a scan has come by before they were swept stay hidden, though their ranges are looked up after."""
+    store.commit({key: b"1" for key in (b"a", b"b", b"c", b"d")})
+    store.commit(clears=[(b"b", b"c"), (b"d", b"e")])
+    store.pinned.append(2)
+    scan = store.reader.scan(b"", None, 2)
+    assert next(scan)[0] == b"a"
+    store.reclaim_all()
+    assert not store.writer.hash_index.find(b"d")
+    assert [key for key, _ in scan] == [b"c"]
+
+
 def test_remembered_while_ranges_are_cleared(store):
     """A reader remembers where keys are though range tombstones are there, and none of what they hide."""
     store.commit({b"kept": b"1", b"gone": b"1"})
