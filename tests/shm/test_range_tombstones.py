@@ -134,7 +134,7 @@ def test_a_key_written_again_before_the_sweep(store):
 
 def test_a_scan_that_is_overtaken_by_the_sweep(store):
     """Keys that a scan has come by before they were swept stay hidden, though their ranges are looked up after."""
-    store.commit({key: b"1" for key in (b"a", b"b", b"c", b"d")})
+    store.commit(dict.fromkeys((b"a", b"b", b"c", b"d"), b"1"))
     store.commit(clears=[(b"b", b"c"), (b"d", b"e")])
     store.pinned.append(2)
     scan = store.reader.scan(b"", None, 2)
