@@ -232,7 +232,7 @@ class Reader:
             steps += 1
             if steps % _STEPS_BETWEEN_CHECKS == 0:
                 self.verify(snapshot)
-                if words[record] >= above:  # versions fall along a chain, so no chain goes in a circle
+                if record and words[record] >= above:  # versions fall along a chain, so no chain goes in a circle
                     raise self._damaged("a chain of versions that do not fall")
                 above = words[record]
         if not record or words[record] < cleared_at:
