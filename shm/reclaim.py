@@ -203,7 +203,8 @@ class Reclaimer:
         Such a snapshot may still hold nodes of these keys, or read a key that was written again since: the cleared
         record stands underneath.
         """
-        clears = self._writer.clears
-        while self._swept and clears[0].gone_at < horizon:
-            self._writer.drop_clear(published + 1)
-            self._swept -= 1
+        clears, most = self._writer.clears, min(self._swept, limits.CLEAR_SLICE)
+        gone = next((at for at in range(most) if clears[at].gone_at >= horizon), most)
+        if gone:
+            self._writer.drop_clears(published + 1, gone)
+            self._swept -= gone

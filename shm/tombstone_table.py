@@ -24,7 +24,7 @@ from shoal.shm.heap import BLOCK_WORDS
 from shoal.shm.layout import TOMBSTONE_CHUNK_HEADER_WORDS as _HEADER_WORDS
 from shoal.shm.layout import W_CLEARS, W_CLEARS_BEGIN, W_CLEARS_END, W_CLEARS_SWEPT, words_for
 from shoal.shm.limits import MAX_ENGINE_KEY_BYTES
-from shoal.shm.range_tombstones import KeyRange, RangeTombstones
+from shoal.shm.range_tombstones import KeyRange, RangeTombstones, Row
 from shoal.shm.segment import Segment
 from shoal.shm.words import publish_barrier
 
@@ -97,7 +97,7 @@ class TombstoneTable:
         return rows
 
     def drop(self, row: RangeTombstone, following: RangeTombstone | None) -> list[int]:
-        """Let the oldest row go, which ``following`` stands behind; the chunks that are obsolete now."""
+        """Let the rows up to ``row`` go, which ``following`` stands behind; the chunks that are obsolete now."""
         words = self._words
         words[W_CLEARS_SWEPT] = row.version if following is None else following.version - 1
         publish_barrier()
@@ -155,7 +155,9 @@ class TombstoneView:
 
     def newest(self, key: bytes, snapshot: int) -> int:
         """The newest version that cleared ``key``, even one above ``snapshot`` and not published yet; 0 if none."""
-        return self._current(snapshot).newest(key)
+        read = self._read
+        known = read.tombstones if read.end == self._words[W_CLEARS_END] else self._current(snapshot)
+        return known.newest(key)
 
     def cleared_at(self, key: bytes, snapshot: int) -> int:
         """The newest version up to ``snapshot`` that cleared ``key``, 0 if none did."""
@@ -210,7 +212,7 @@ class TombstoneView:
             self._older[snapshot] = tombstones
         return tombstones.fragment(key)
 
-    def _rows(self, begin: int, end: int, snapshot: int) -> list[tuple[bytes, bytes, int]]:
+    def _rows(self, begin: int, end: int, snapshot: int) -> list[Row]:
         """The rows from ``begin`` to ``end`` of the stream; chunks are copied and verified, then taken apart."""
         words = self._words
         pieces: list[bytes] = []
@@ -233,7 +235,7 @@ class TombstoneView:
         return [row for piece in reversed(pieces) for row in _taken_apart(piece)]
 
 
-def _taken_apart(piece: bytes) -> Iterator[tuple[bytes, bytes, int]]:
+def _taken_apart(piece: bytes) -> Iterator[Row]:
     at = 0
     while at < len(piece):
         if at + _ROW.size > len(piece):

@@ -65,7 +65,6 @@ class Writer:
         self.clears: deque[RangeTombstone] = deque()  # the rows of the table, oldest first
         self.clears_table = TombstoneTable(segment)
         self._tombstones = RangeTombstones()
-        self._rows_gone = 0  # rows that are in ``_tombstones`` and no longer in the table
         # Obsolete since a version: reference and words of memory; keys whose newest record is a tombstone.
         self.garbage: deque[tuple[int, int, int]] = deque()
         self.garbage_words = 0
@@ -211,16 +210,12 @@ class Writer:
         self.garbage.append((version, reference, words))
         self.garbage_words += words
 
-    def drop_clear(self, version: int) -> None:
-        """Let the oldest range tombstone go, whose keys are gone; its memory is obsolete from ``version`` on."""
-        row = self.clears.popleft()
-        self._rows_gone += 1
-        for chunk in self.clears_table.drop(row, self.clears[0] if self.clears else None):
+    def drop_clears(self, version: int, count: int) -> None:
+        """Let the oldest range tombstones go, whose keys are gone; their memory is obsolete from ``version`` on."""
+        gone = [self.clears.popleft() for _ in range(count)]
+        for chunk in self.clears_table.drop(gone[-1], self.clears[0] if self.clears else None):
             self.discard(version, chunk, BLOCK_WORDS)
-        if not self.clears:
-            self._tombstones, self._rows_gone = RangeTombstones(), 0
-        elif self._rows_gone > len(self.clears):  # 0.1 us a row that was there
-            self._tombstones, self._rows_gone = self._tombstones.without(self.clears[0].version - 1), 0
+        self._tombstones = self._tombstones.without_ranges((row.lower, row.upper, row.version) for row in gone)
 
     def discard_record(self, version: int, node: int, record: int) -> None:
         """Note a record of a key as obsolete from ``version`` on; nothing to note if it stands beside the node."""

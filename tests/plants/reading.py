@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from shoal.coordinator.commit_engine import CommitEngine
 from shoal.coordinator.server import Server
 from shoal.shm.layout import W_HORIZON, W_PUBLISHED
-from shoal.shm.range_tombstones import RangeTombstones
+from shoal.shm.range_tombstones import RangeTombstones, Row
 from shoal.shm.reader import Found, Reader
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.snapshots import SnapshotSlots
@@ -144,8 +144,8 @@ def range_tombstones_without_their_lower_bound(patch: Patch) -> None:
 def miss_new_range_tombstones(patch: Patch) -> None:
     """A reader that knows of some cleared ranges does not look for more."""
 
-    def rows(self: TombstoneView, begin: int, end: int, snapshot: int) -> list[tuple[bytes, bytes, int]]:
-        found: list[tuple[bytes, bytes, int]] = sound(self, begin, end, snapshot)
+    def rows(self: TombstoneView, begin: int, end: int, snapshot: int) -> list[Row]:
+        found: list[Row] = sound(self, begin, end, snapshot)
         return [] if self._read.end else found
 
     sound = patch.set(TombstoneView, "_rows", rows)

@@ -26,15 +26,16 @@ def newest(rows, key: bytes) -> int:
     return max((version for lower, upper, version in rows if lower <= key < upper), default=0)
 
 
-@given(STEPS, st.integers(0, 20), st.integers(1, 4))
+@given(STEPS, st.integers(0, 20), st.integers(1, 4), st.sampled_from([0, 1, 1000]))
 @settings(suppress_health_check=list(HealthCheck))
-def test_against_a_list(steps, gone, block_bounds):
+def test_against_a_list(steps, gone, block_bounds, many):
     """Whatever ranges overlap, touch or are empty, every key is told the newest version that cleared it.
 
     So are the keys after it, and ranges; what came before stays as it was, and what is taken out is out.
     """
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(range_tombstones, "_BLOCK_BOUNDS", block_bounds)
+        patch.setattr(range_tombstones, "_MANY", many)  # 1000: each range is put in by itself
         tombstones, rows = RangeTombstones(), []
         for version, ranges in enumerate(steps, 1):
             before, old_rows = tombstones, list(rows)
@@ -43,11 +44,17 @@ def test_against_a_list(steps, gone, block_bounds):
             tombstones = tombstones.with_ranges(more)
             _check(before, old_rows)
             _check(tombstones, rows)
-        _check(tombstones.without(gone), [row for row in rows if row[2] > gone], exact=False)
-        assert len(tombstones) <= 2 * len(rows) + 1
+            assert len(tombstones) <= 2 * len(rows) + 1
+        _check(tombstones.without(gone), [row for row in rows if row[2] > gone])
+        for _ in range(len(steps)):
+            oldest = rows[0][2] if rows else 0
+            going, rows = [row for row in rows if row[2] == oldest], [row for row in rows if row[2] > oldest]
+            tombstones = tombstones.without_ranges(going)
+            _check(tombstones, rows)
+        assert len(tombstones) <= len(tombstones._blocks)
 
 
-def _check(tombstones: RangeTombstones, rows, exact: bool = True) -> None:
+def _check(tombstones: RangeTombstones, rows) -> None:
     for at, key in enumerate(ALL_KEYS):
         expected = newest(rows, key)
         assert tombstones.newest(key) == expected
