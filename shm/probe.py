@@ -24,11 +24,10 @@ def find_node(words: memoryview, mm: mmap, seed: int, key: bytes) -> int:
     i = first = (digest >> 32) & BUCKET_MASK
     length = len(key)
     while node := words[bucket + i]:
-        if words[node + 1] == length and node != REMOVED:
+        if words[node + 1] == length:
             start = node * 8 + 16
-            if mm[start : start + length] == key:
-                found: int = node
-                return found
+            if mm[start : start + length] == key and node != REMOVED:
+                return node
         i = (i + 1) & BUCKET_MASK
         if i == first:
             raise IndexError("a hash bucket without an end")

@@ -196,7 +196,8 @@ class Reader:
         key, words = place.prefix + name.encode(), self.words
         node = find_node(words, self._mm, self._seed, key)
         if node:
-            self.verify(snapshot)
+            if words[W_HORIZON] > snapshot:
+                self.verify(snapshot)
             if words[W_CLEARS] and words[words[node]] < self._tombstones.newest(key, snapshot):
                 return -1
             if not nodes:
