@@ -17,15 +17,12 @@ from array import array
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from xxhash import xxh3_64_intdigest
-
 from shoal.shm import allocation_map, check_state, layout
 from shoal.shm.allocation_map import FRESH, HISTORY, IN_USE, MET, MET_AT_VERSION, AllocationMap
 from shoal.shm.check_state import CheckState
 from shoal.shm.errors import SnapshotExpiredError
 from shoal.shm.hash_index import node_key
 from shoal.shm.layout import (
-    BUCKET_MASK,
     DIRECTORY_WORD,
     EXPIRES,
     LENGTH_MASK,
@@ -33,16 +30,19 @@ from shoal.shm.layout import (
     REMOVED,
     TOMBSTONE,
     W_CLEARS,
+    W_CLEARS_BEGIN,
+    W_CLEARS_END,
     W_HASH_MASK,
     W_HASH_SEED,
     W_HORIZON,
     W_ORDER_ROOT,
 )
 from shoal.shm.limits import BRANCH_ENTRIES, BUCKET_ENTRIES, LEAF_ENTRIES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES
+from shoal.shm.probe import find_node
 from shoal.shm.segment import Segment
 from shoal.shm.writer import Writer
 
-_MOST_ENTRIES = 1 << 20  # of the root, and of the clears table
+_MOST_ENTRIES = 1 << 20  # of the root
 _MOST_NAMED = 5  # references named in one line
 
 # The answer to a part of the check from a position on; empty if the check was given up.
@@ -94,7 +94,7 @@ class SegmentCheck:
             self._problems += problems
         self._walk_order()
         self._walk_hash(buckets)
-        self._walk_clears()
+        self._walk_tombstones()
         waiting = array("Q")
         for part, problems in self._slices(check_state.WAITING):
             waiting.frombytes(part)
@@ -240,20 +240,10 @@ class SegmentCheck:
 
     def _find(self, key: bytes) -> int:
         """The key node of ``key`` by the hash index, 0 if it is not found."""
-        words = self._words
-        digest = xxh3_64_intdigest(key, words[W_HASH_SEED])
-        bucket = words[DIRECTORY_WORD + (digest & words[W_HASH_MASK])]
-        if bucket >= len(words) - BUCKET_ENTRIES:
+        try:
+            return find_node(self._words, self._segment.mm, self._words[W_HASH_SEED], key)
+        except IndexError:
             return 0
-        i = (digest >> 32) & BUCKET_MASK
-        for _ in range(BUCKET_ENTRIES):
-            node: int = words[bucket + i]
-            if not node:
-                return 0
-            if REMOVED < node < len(words) - NODE_HEADER_WORDS and node_key(self._segment, node) == key:
-                return node
-            i = (i + 1) & BUCKET_MASK
-        return 0
 
     def _walk_hash(self, known: set[int]) -> None:
         words = self._words
@@ -277,13 +267,18 @@ class SegmentCheck:
                         self._say(f"key {key!r} is in the hash index and not in the ordered index")
             self._verify()
 
-    def _walk_clears(self) -> None:
-        table = self._words[W_CLEARS]
-        rows = self._index_node(table, _MOST_ENTRIES, "the clears table") if table else []
-        for i in range(0, len(rows), 3):
-            for bound in rows[i : i + 2]:
-                if self._meet(bound, "the clears table"):
-                    self._key(bound, "the clears table")
+    def _walk_tombstones(self) -> None:
+        """The chunks of range tombstones, the newest first; no row goes while the reclaimer is paused."""
+        words, begin = self._words, self._words[W_CLEARS_BEGIN]
+        chunk, above = words[W_CLEARS], words[W_CLEARS_END] + 1
+        while chunk and self._meet(chunk, "the range tombstones"):
+            first = words[chunk + 1]
+            if first >= above:
+                self._say(f"the chunk of range tombstones at {chunk} begins at {first}, not before {above}")
+                break
+            if first <= begin:
+                break
+            chunk, above = words[chunk], first
         self._verify()
 
     def _compare(self, waiting: array[int], waiting_before: int, fresh: set[int], used_words: int) -> None:

@@ -147,7 +147,10 @@ DAMAGE: dict[str, tuple[Callable[[Checked], None], str]] = {
         _set(lambda store: _bucket(store) + 255, lambda store, _: BLOCK_WORDS * 60),
         "no record in use|entries as counted",
     ),
-    "a clears table": (_set(lambda store: W_CLEARS, lambda store, _: BLOCK_WORDS * 61), "the clears table"),
+    "a chunk of range tombstones": (
+        _set(lambda store: W_CLEARS, lambda store, _: BLOCK_WORDS * 61),
+        "the range tombstones",
+    ),
     "keys in the header": (_set(lambda store: W_KEYS, 7), "the header counts 7"),
     "keys counted": (_attribute(lambda writer: setattr(writer, "keys", writer.keys + 1)), "the header counts"),
     "words counted": (
