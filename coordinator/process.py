@@ -76,10 +76,7 @@ def _meta(directory: Path, durability: str | None, max_bytes: int | None) -> Sto
     store_files.check_max_bytes(max_bytes)
     last = store_files.read_meta(directory)
     default = last or StoreMeta(store_files.DEFAULT_DURABILITY, store_files.default_max_bytes())
-    meta = StoreMeta(durability or default.durability, max_bytes or default.max_bytes)
-    if meta != last:
-        store_files.write_meta(directory, meta)
-    return meta
+    return StoreMeta(durability or default.durability, max_bytes or default.max_bytes, default.store_id)
 
 
 class Coordinator:
@@ -87,16 +84,19 @@ class Coordinator:
 
     def __init__(self, directory: Path, meta: StoreMeta, linger_s: float | None) -> None:
         self._directory = directory
-        self._meta = meta
         clock = SystemClock()
         storage = DiskStorage(directory)
         self._segment = Segment.create(meta.max_bytes, secrets.randbits(64))
         self._writer = Writer(self._segment)
         self._reclaimer = Reclaimer(self._writer, lambda: NOTHING_PINNED)
-        found = recover(storage, self._writer, self._reclaimer)
+        found = recover(storage, self._writer, self._reclaimer, meta.store_id)
+        store_id = found.store_id or store_files.new_store_id()
+        self._meta = meta = meta._replace(store_id=store_id)
+        # What can be refused comes before the first file is made: a store that is not served stays as it is.
+        self._epoch = EpochWord(directory, writable=True)
         self._log: WalWriter | None = None
         if meta.durability != "memory":
-            self._log = WalWriter(storage, found.next_log_number, found.version)
+            self._log = WalWriter(storage, found.next_log_number, found.version, store_id)
             self._log.first_versions.update(found.log_files)
         self._engine = CommitEngine(
             self._writer,
@@ -111,9 +111,9 @@ class Coordinator:
         self._checkpointer: Checkpointer | None = None
         if self._log is not None:
             self._checkpointer = Checkpointer(
-                directory, storage, self._log, self._writer, self._reclaimer, self._remembered, found.log_bytes
+                *(directory, storage, self._log, self._writer, self._reclaimer, self._remembered),
+                *(found.log_bytes, store_id),
             )
-        self._epoch = EpochWord(directory, writable=True)
         wake_read, self._wake_write = os.pipe()
         for fd in (wake_read, self._wake_write):
             os.set_blocking(fd, False)
@@ -143,7 +143,7 @@ class Coordinator:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
-        control = ControlSocket(self._directory, self._server.admit)
+        control = self._open_door()
         # From here on, who only reads looks for the new segment; whoever commits finds the socket.
         self._epoch.words[0] = generation << EPOCH_BITS
         self._writer.epoch_words = self._epoch.words
@@ -164,6 +164,18 @@ class Coordinator:
                 self._synced.wait()
         if self._log is not None:
             self._log.close()
+
+    def _open_door(self) -> ControlSocket:
+        """From here on the store is served, and ``store.json`` says how; if not, no log file is left behind."""
+        with contextlib.ExitStack() as undo:
+            if self._log is not None:
+                undo.callback(self._log.discard)
+            control = ControlSocket(self._directory, self._server.admit)
+            undo.callback(control.close)
+            if store_files.read_meta(self._directory) != self._meta:
+                store_files.write_meta(self._directory, self._meta)
+            undo.pop_all()
+        return control
 
     def _stop(self, _number: int, _frame: Any) -> None:
         self._server.stopping = True

@@ -103,21 +103,28 @@ class Survey:
     ``progress`` is told how many bytes have been read.
     """
 
-    def __init__(self, storage: Storage, acknowledged: int, progress: Callable[[int], object]) -> None:
+    def __init__(
+        self, storage: Storage, acknowledged: int, progress: Callable[[int], object], store_id: bytes | None = None
+    ) -> None:
         self.findings: list[Finding] = []
         self.meta: StoreMeta | None = None
+        # Which store it is: what store.json says, or else the newest whole checkpoint, or the first file of the log.
+        self._store_id = store_id
         # The newest checkpoint that is whole, and the newest of all if that is not.
         self.base, self.damaged = self._read_checkpoints(storage, progress)
         self.base_version = 0 if self.base is None else self.base.version
         files = wal_reader.read_files(storage)
-        log = LogSurvey(files, (self.damaged or self.base or _NO_CHECKPOINT).version, acknowledged, progress)
+        after = (self.damaged or self.base or _NO_CHECKPOINT).version
+        log = LogSurvey(files, after, acknowledged, self._store_id, progress)
         self.findings += log.findings
         self.unfinished = log.unfinished
         self.newest = max(self.base_version, log.newest, acknowledged)
         if self.damaged is not None and any(self.damaged_entries()):
             self.newest = max(self.newest, self.damaged.version)
         # Without its newest checkpoint a store needs more of the log.
-        self.log = log if self.damaged is None else LogSurvey(files, self.base_version, acknowledged, _ignore)
+        self.log = (
+            log if self.damaged is None else LogSurvey(files, self.base_version, acknowledged, self._store_id, _ignore)
+        )
 
     def prefix_version(self) -> int:
         """The newest version up to which nothing is missing and nothing is doubtful."""
@@ -149,27 +156,32 @@ class Survey:
         versions = [version for version in map(checkpoint.version_of, storage.list()) if version is not None]
         for version in sorted(versions, reverse=True):
             name = checkpoint.file_name(version)
-            reader = CheckpointReader(name, storage.read(name))
+            reader = CheckpointReader(name, storage.read(name), self._store_id)
             errors = [part for part in reader.past_damage() if isinstance(part, CorruptionError)]
             progress(len(reader.data))
             if not errors:
+                self._store_id = self._store_id or reader.store_id
                 return reader, damaged
             self.findings += map(finding_of, errors)
-            damaged = damaged or reader
+            if not reader.is_of_another_store:
+                damaged = damaged or reader
         return None, damaged
 
 
 def survey_store(directory: Path, acknowledged: int = 0, progress: Callable[[int], object] | None = None) -> Survey:
     """Survey a store on disk; ``ConfigurationError`` if it is of another format."""
     storage = DamagedDisk(directory)
-    survey = Survey(storage, acknowledged, progress or _ignore)
-    findings = list(storage.unreadable)
+    findings = []
+    meta = None
     try:
-        survey.meta = store_files.read_meta(directory)
-        if survey.meta is None:
+        meta = store_files.read_meta(directory)
+        if meta is None:
             findings.append(Finding(store_files.META_FILE, 0, "a JSON object that shoal wrote", "no file"))
     except CorruptionError as error:
         findings.append(finding_of(error))
+    survey = Survey(storage, acknowledged, progress or _ignore, meta.store_id if meta is not None else None)
+    survey.meta = meta
+    findings = storage.unreadable + findings
     try:
         EpochWord(directory, writable=False)
     except FileNotFoundError:

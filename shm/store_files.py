@@ -1,6 +1,8 @@
 """What a store directory holds beside log and checkpoints, and how the two sides find each other there.
 
-- ``store.json``: format, last durability and size; replaced whole.
+- ``store.json``: format, id of the store, last durability and size; replaced whole, and only by a coordinator that has
+  recovered and begins to serve. The id is made with the store and stands in the head of every log file and checkpoint,
+  so that a file of another store is noticed. Format 1 has none; such a store is given one when it is next served.
 - ``epoch``: one mapped word. Its upper part, the generation, is raised by every coordinator when it begins to serve: a
   process that only reads sees by it that there is a new segment.
 - ``control.sock``: where a coordinator hands out descriptors. Its path may be longer than a socket address allows, so
@@ -14,6 +16,7 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -26,7 +29,9 @@ from shoal.shm.limits import DEFAULT_STORE_BYTES, GIB, MAX_STORE_BYTES, MIN_STOR
 from shoal.shm.storage import DiskStorage, private_file
 from shoal.shm.words import words_of
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_FORMAT_WITHOUT_ID = 1
+STORE_ID_BYTES = 16
 DURABILITIES = ("memory", "buffered", "strict")
 DEFAULT_DURABILITY = "buffered"
 
@@ -41,10 +46,23 @@ _LAST_GENERATION = (1 << 64 - EPOCH_BITS) - 1
 
 
 class StoreMeta(NamedTuple):
-    """How a store was last served."""
+    """How a store was last served, and which it is; ``store_id`` is None in format 1."""
 
     durability: str
     max_bytes: int
+    store_id: bytes | None = None
+
+
+def new_store_id() -> bytes:
+    """The id of a store that is being made."""
+    return secrets.token_bytes(STORE_ID_BYTES)
+
+
+def of_another_store(file: str, offset: int, expected: bytes | None, found: bytes | None) -> CorruptionError:
+    """The error for a file that names another store than the one it lies in."""
+    assert expected is not None
+    assert found is not None
+    return CorruptionError(file, offset, f"the id {expected.hex()} of this store", f"{found.hex()}, of another store")
 
 
 def read_meta(directory: Path) -> StoreMeta | None:
@@ -59,23 +77,36 @@ def read_meta(directory: Path) -> StoreMeta | None:
         found = fields["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptionError(META_FILE, 0, "a JSON object that shoal wrote", repr(raw[:60])) from error
-    if found != FORMAT_VERSION:
+    if type(found) is not int or found not in (_FORMAT_WITHOUT_ID, FORMAT_VERSION):
         raise ConfigurationError(
-            f"the store at {directory} has format {found!r:.60}, this shoal reads {FORMAT_VERSION}; "
-            "export it with the version that wrote it"
+            f"the store at {directory} has format {found!r:.60}, this shoal reads {_FORMAT_WITHOUT_ID} to "
+            f"{FORMAT_VERSION}; export it with the version that wrote it"
         )
     durability, max_bytes = fields.get("durability"), fields.get("max_bytes")
     in_bounds = type(max_bytes) is int and MIN_STORE_BYTES <= max_bytes <= MAX_STORE_BYTES
     if durability not in DURABILITIES or not in_bounds:
         expected = f"one of {', '.join(DURABILITIES)}, and {MIN_STORE_BYTES:,} to {MAX_STORE_BYTES:,} bytes"
         raise CorruptionError(META_FILE, 0, expected, f"{durability!r:.60} and {max_bytes!r:.60}")
-    return StoreMeta(durability, max_bytes)
+    return StoreMeta(durability, max_bytes, None if found == _FORMAT_WITHOUT_ID else _read_id(fields.get("store_id")))
+
+
+def _read_id(text: object) -> bytes:
+    is_id = type(text) is str and len(text) == 2 * STORE_ID_BYTES and set(text) <= set("0123456789abcdef")
+    if not is_id:
+        raise CorruptionError(META_FILE, 0, f"a store_id of {2 * STORE_ID_BYTES} hexadecimal digits", f"{text!r:.60}")
+    return bytes.fromhex(str(text))
 
 
 def write_meta(directory: Path, meta: StoreMeta) -> None:
     """Remember how the store is served."""
-    content = json.dumps({"format": FORMAT_VERSION, **meta._asdict()})
-    DiskStorage(directory).replace(META_FILE, content.encode())
+    fields: dict[str, object] = {
+        "format": _FORMAT_WITHOUT_ID,
+        "durability": meta.durability,
+        "max_bytes": meta.max_bytes,
+    }
+    if meta.store_id is not None:
+        fields |= {"format": FORMAT_VERSION, "store_id": meta.store_id.hex()}
+    DiskStorage(directory).replace(META_FILE, json.dumps(fields).encode())
 
 
 def check_durability(durability: object) -> None:

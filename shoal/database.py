@@ -163,13 +163,14 @@ class Database:
         if any(directory.iterdir()):
             raise AlreadyExistsError(f"{directory} is not empty; give a new directory")
         snapshot = engine.Transaction(self._connection, read_only=True)
+        store_id = store_files.new_store_id()  # not the original's: what is committed to either belongs to it alone
         try:
             attachment = snapshot.attachment
-            keys = checkpoint.write_checkpoint(directory, attachment.reader, snapshot.snapshot, [])
+            keys = checkpoint.write_checkpoint(directory, attachment.reader, snapshot.snapshot, [], store_id)
             durability = attachment.durability
             if durability == "memory":
                 durability = store_files.DEFAULT_DURABILITY  # what lies on disk is meant to stay
-            store_files.write_meta(directory, StoreMeta(durability, attachment.segment.size_bytes))
+            store_files.write_meta(directory, StoreMeta(durability, attachment.segment.size_bytes, store_id))
             return keys
         finally:
             snapshot.abandon()

@@ -126,7 +126,7 @@ class Helper:
     def __init__(self, world: World, command: list[str], stdin: io.BytesIO, pass_fds: list[int], **_: Any) -> None:
         world.step()
         raw = stdin.read()
-        directory, fd, version = command[-3:]
+        directory, store_id, fd, version = command[-4:]
         segment = world.descriptors.get(int(fd)).content
         self._world = world
 
@@ -134,7 +134,7 @@ class Helper:
             world.sleep(world.rng.uniform(0, 0.02))
             own = world.descriptors.open(Thing(segment, world.process))
             world.inputs[world.process] = io.BytesIO(raw)
-            self._status = checkpoint_helper.main([directory, str(own), version])
+            self._status = checkpoint_helper.main([directory, store_id, str(own), version])
 
         self._status: int | None = None
         self._process = world.spawn(f"checkpoint-{version}", "checkpoint", run)

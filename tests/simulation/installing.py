@@ -128,13 +128,13 @@ def _install_coordinator(world: World, patch: Patch) -> None:
 
     recover = process.recover
 
-    def recover_and_check(storage: Any, made: Any, reclaimer: Any) -> Any:
-        found = recover(storage, made, reclaimer)
+    def recover_and_check(storage: Any, made: Any, reclaimer: Any, store_id: bytes) -> Any:
+        found = recover(storage, made, reclaimer, store_id)
         world.say(f"recovered up to {found.version}, from a checkpoint at {found.checkpoint_version}")
         check_after_recovery(found, made.segment, made)
         return found
 
-    meta = store_files.StoreMeta(world.durability, limits.MIN_STORE_BYTES)
+    meta = store_files.StoreMeta(world.durability, limits.MIN_STORE_BYTES, bytes(range(store_files.STORE_ID_BYTES)))
     patch.set(process, "_meta", lambda _directory, _durability, _max_bytes: meta)
     patch.set(
         process,
@@ -142,6 +142,7 @@ def _install_coordinator(world: World, patch: Patch) -> None:
         SimpleNamespace(
             **{name: value for name, value in vars(store_files).items() if name.isupper()},
             make_directory=lambda _directory: None,
+            read_meta=lambda _directory: meta,
         ),
     )
     patch.set(process, "recover", recover_and_check)
