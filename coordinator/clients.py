@@ -76,7 +76,7 @@ class Client:
 
 
 def welcome_client(
-    hello: handshake.Hello, segment_fd: int, durability: str, generation: int
+    hello: handshake.Hello, segment_fd: int, durability: str, generation: int, store_id: bytes
 ) -> tuple[Client, handshake.Welcome]:
     """Pipes and slots for a new client; its descriptors in the welcome are the caller's to send and close."""
     opened: list[int] = []
@@ -96,7 +96,7 @@ def welcome_client(
         os.set_blocking(fd, False)
         _enlarge(fd)
     client = Client(hello.client_id, hello.pid, request_read, answer_write, page)
-    return client, handshake.Welcome(durability, generation, segment_fd, slots, request_write, answer_read)
+    return client, handshake.Welcome(durability, generation, store_id, segment_fd, slots, request_write, answer_read)
 
 
 def _enlarge(fd: int) -> None:

@@ -120,7 +120,7 @@ class ControlSocket:
         try:
             handshake.send_welcome(connection, welcome)
         finally:
-            for fd in welcome[2:]:
+            for fd in welcome.descriptors:
                 os.close(fd)
 
     def _has_room(self) -> bool:

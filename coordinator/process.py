@@ -1,6 +1,9 @@
 """A coordinator as a process: ``python -m shoal.coordinator.process PATH ...`` (``shoal serve`` calls ``serve``).
 
-- One per store: it holds ``coordinator.lock`` as long as it lives; the kernel lets go of it at any kind of death.
+- One per store: it holds a lock on the directory as long as it lives; the kernel lets go of it at any kind of death.
+- It serves the directory, not the path: it works in it, and when the directory is moved or deleted it refuses further
+  commits, closes its log there, and ends. Who opens the store at its new path starts the next one.
+- ``store.json`` and the first log file are written when it begins to serve; refused before, it leaves all as it was.
 - Nothing is served before recovery has verified everything; an error until then goes to whoever started the process.
 - It ends in order on SIGINT, SIGTERM, and, unless told to stay, some time after its last client.
 - An error of the disk ends it at once, with exit code 1: what is acknowledged is in the log, and the next coordinator
@@ -34,13 +37,14 @@ from shoal.coordinator.recover import recover
 from shoal.coordinator.server import Server
 from shoal.shm import codec, commit_set, limits, store_files
 from shoal.shm.clock import SystemClock
-from shoal.shm.errors import ConfigurationError, ShoalError
+from shoal.shm.errors import ConfigurationError, ShoalError, StoreMovedError
 from shoal.shm.integrity import check_segment
 from shoal.shm.layout import EPOCH_BITS, W_COORDINATOR_PID, W_GENERATION, W_PUBLISHED
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment
 from shoal.shm.storage import DiskStorage, append_note
 from shoal.shm.store_files import EpochWord, StoreMeta
+from shoal.shm.store_place import HERE, WorkingPlace, lock_directory
 from shoal.shm.writer import Writer
 
 EXIT_ALREADY_SERVED = 3
@@ -57,23 +61,58 @@ def serve(
     max_bytes: int | None,
     linger_s: float | None,
     ready: Callable[[], None],
+    store_id: bytes | None = None,
 ) -> None:
-    """Serve the store until stopped. Raises ShoalError for what keeps it from being served at all."""
-    store_files.make_directory(directory)
-    lock = filelock.FileLock(directory / store_files.COORDINATOR_LOCK_FILE, mode=0o600, thread_local=False)
+    """Serve the store until stopped. Raises ShoalError for what keeps it from being served at all.
+
+    With ``store_id`` only that store is served: ``StoreMovedError`` if it is not there. The working directory is the
+    store's afterwards. A store that is not served after all stays as it was, and one that was not there is not made.
+    """
+    store_files.check_durability(durability)
+    store_files.check_max_bytes(max_bytes)
+    try:
+        with contextlib.ExitStack() as held, contextlib.ExitStack() as made:
+
+            def served() -> None:
+                made.pop_all()
+                ready()
+
+            if store_id is None:
+                made.callback(store_files.remove_directories, store_files.make_directory(directory))
+            place = WorkingPlace(directory)
+            _hold_locks(directory, held, made)
+            meta = _meta(HERE, durability, max_bytes)
+            if store_id not in (None, meta.store_id):
+                raise place.moved_error()
+            Coordinator(HERE, meta, linger_s, place).run(served)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if store_id is None:
+            raise
+        raise StoreMovedError(str(directory), False) from error
+    except OSError as error:
+        store_files.raise_if_read_only(directory, error)
+        raise
+
+
+def _hold_locks(directory: Path, held: contextlib.ExitStack, made: contextlib.ExitStack) -> None:
+    """Keep other coordinators out: with the directory's lock, and with the lock file, which shoal 0.1 looks at."""
+    directory_fd = lock_directory(HERE, shared=False)
+    if directory_fd is None:
+        raise AlreadyServedError(f"{directory} is served by another coordinator")
+    held.callback(os.close, directory_fd)
+    path = HERE / store_files.COORDINATOR_LOCK_FILE
+    if not path.exists():
+        made.callback(path.unlink, missing_ok=True)
+    lock = filelock.FileLock(path, mode=0o600, thread_local=False)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise AlreadyServedError(f"{directory} is served by another coordinator") from None
-    try:
-        Coordinator(directory, _meta(directory, durability, max_bytes), linger_s).run(ready)
-    finally:
-        lock.release()
+    held.callback(lock.release)
 
 
 def _meta(directory: Path, durability: str | None, max_bytes: int | None) -> StoreMeta:
-    store_files.check_durability(durability)
-    store_files.check_max_bytes(max_bytes)
+    """How the store is to be served: as asked for, or else as it was last."""
     last = store_files.read_meta(directory)
     default = last or StoreMeta(store_files.DEFAULT_DURABILITY, store_files.default_max_bytes())
     return StoreMeta(durability or default.durability, max_bytes or default.max_bytes, default.store_id)
@@ -82,7 +121,7 @@ def _meta(directory: Path, durability: str | None, max_bytes: int | None) -> Sto
 class Coordinator:
     """All parts of one coordinator, put together."""
 
-    def __init__(self, directory: Path, meta: StoreMeta, linger_s: float | None) -> None:
+    def __init__(self, directory: Path, meta: StoreMeta, linger_s: float | None, place: WorkingPlace) -> None:
         self._directory = directory
         clock = SystemClock()
         storage = DiskStorage(directory)
@@ -128,6 +167,7 @@ class Coordinator:
             linger_s,
             wake_read,
             self._check,
+            place,
         )
         self._reclaimer.pinned = self._server.pinned
         self._syncing = threading.Event()
@@ -223,6 +263,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--durability")
     parser.add_argument("--max-bytes", type=int)
     parser.add_argument("--linger", type=float, default=limits.LINGER_S, help="seconds to stay after the last client")
+    parser.add_argument("--store-id", type=bytes.fromhex, help="serve this store only, and make none")
     parser.add_argument("--report-fd", type=int, required=True, help="pipe to say on how the start went")
     options = parser.parse_args(arguments)
     # The client waits for this process and reaps it; its child belongs to nobody and outlives the client.
@@ -231,20 +272,29 @@ def main(arguments: list[str] | None = None) -> int:
     os.setsid()
     report = _Report(options.report_fd)
     try:
-        serve(options.path, options.durability, options.max_bytes, options.linger, report.ready)
+        serve(
+            *(options.path, options.durability, options.max_bytes, options.linger, report.ready),
+            store_id=options.store_id,
+        )
     except AlreadyServedError:
         return EXIT_ALREADY_SERVED
     except ShoalError as error:
         report.failed(error)
         return 1
     except OSError as error:
-        report.failed(ConfigurationError(f"{options.path} cannot be served: {error}"))
-        append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {error}")
+        if report.is_due:
+            report.failed(ConfigurationError(f"{options.path} cannot be served: {error}"))
+        else:
+            append_note(HERE, store_files.NOTES_FILE, f"process {os.getpid()}: {error}")
         return 1
     except BaseException:
-        append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {traceback.format_exc()}")
+        append_note(options.path if report.is_due else HERE, store_files.NOTES_FILE, _own_traceback())
         raise
     return 0
+
+
+def _own_traceback() -> str:
+    return f"process {os.getpid()}: {traceback.format_exc()}"
 
 
 class _Report:
@@ -252,6 +302,11 @@ class _Report:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+
+    @property
+    def is_due(self) -> bool:
+        """Whether nothing has been said yet: the store is not being served."""
+        return self._fd >= 0
 
     def ready(self) -> None:
         self._say([])

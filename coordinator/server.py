@@ -7,6 +7,7 @@ groups, in slices: reclaim, expire, checkpoint.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
@@ -19,12 +20,13 @@ from shoal.coordinator.conflict_window import ConflictWindow
 from shoal.coordinator.control_socket import ControlSocket
 from shoal.coordinator.gathering import Gathering
 from shoal.shm import handshake, limits
-from shoal.shm.commit_set import ANSWERED, CommitSet, decode_request, encode_answer
+from shoal.shm.commit_set import ANSWERED, REFUSED, CommitSet, decode_request, encode_answer, error_parts
 from shoal.shm.errors import ConfigurationError
 from shoal.shm.frames import FrameError
 from shoal.shm.layout import W_CLIENTS, W_HORIZON
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.store_files import StoreMeta
+from shoal.shm.store_place import WorkingPlace
 from shoal.shm.writer import Writer
 
 _PROCESSORS = os.cpu_count() or 1
@@ -58,6 +60,7 @@ class Server:
         linger_s: float | None,
         wake_fd: int,
         check: Callable[[], list[str]],
+        place: WorkingPlace,
     ) -> None:
         self._engine = engine
         self._writer = writer
@@ -70,6 +73,7 @@ class Server:
         self._wake_fd = wake_fd
         self._gathering = Gathering() if meta.durability == "strict" else None
         self._check = check
+        self._place = place
         self._clients: dict[int, Client] = {}  # by request descriptor
         self._answer_fds: dict[int, Client] = {}  # of those with a backlog
         self._epoll = select.epoll()
@@ -100,6 +104,12 @@ class Server:
 
     def admit(self, hello: handshake.Hello) -> handshake.Welcome:
         """Take in a new client, or raise what it is told."""
+        if self._place.was_moved():
+            # Whoever came found the socket where the directory lies now: the next coordinator serves it there.
+            self.stopping = True
+            raise OSError(errno.ESTALE, "the directory was moved")
+        if hello.store_id not in (None, self._meta.store_id):
+            raise self._place.moved_error()
         if hello.durability is not None and hello.durability != self._meta.durability:
             raise ConfigurationError(
                 f"the store is being served with durability {self._meta.durability!r}, not {hello.durability!r}; "
@@ -112,7 +122,10 @@ class Server:
             )
         segment_fd = self._writer.segment.read_only_fd()
         try:
-            client, welcome = welcome_client(hello, segment_fd, self._meta.durability, self._generation)
+            assert self._meta.store_id is not None
+            client, welcome = welcome_client(
+                hello, segment_fd, self._meta.durability, self._generation, self._meta.store_id
+            )
         except OSError:  # out of descriptors: this visitor is turned away, those inside go on
             os.close(segment_fd)
             raise
@@ -120,7 +133,7 @@ class Server:
             self._epoll.register(client.request_fd, select.EPOLLIN)
         except OSError:  # the kernel watches no more for this user: likewise
             client.close()
-            for fd in welcome[2:]:
+            for fd in welcome.descriptors:
                 os.close(fd)
             raise
         self._clients[client.request_fd] = client
@@ -146,7 +159,7 @@ class Server:
             self._gather(gathering, group)
         answers = group.answers
         if group.requests:
-            answers += zip(group.asking, self._engine.submit_together(group.requests), strict=True)
+            answers += zip(group.asking, self._submit_together(group.requests), strict=True)
         finishing_s = time.monotonic()
         self._engine.finish_group()
         for client, answer in answers:
@@ -164,6 +177,24 @@ class Server:
         if now_s - self._maintained_at >= _MAINTAIN_EVERY_S:
             self._maintained_at = now_s
             self._maintain(now_s)
+
+    def _submit_together(self, requests: list[tuple[int, CommitSet]]) -> list[bytes]:
+        if self._was_moved():
+            return [self._refuse_moved(request) for _, request in requests]
+        return self._engine.submit_together(requests)
+
+    def _was_moved(self) -> bool:
+        """Whether the directory was moved: then nothing is committed any more, and this coordinator ends in order.
+
+        Asked after a commit has been read and before it is submitted: one that was sent after a move is never done.
+        """
+        moved = self._place.was_moved()
+        if moved:
+            self.stopping = True
+        return moved
+
+    def _refuse_moved(self, request: CommitSet) -> bytes:
+        return encode_answer(request.commit_id, REFUSED, 0, error_parts(self._place.moved_error()))
 
     def _gather(self, gathering: Gathering, group: _Group) -> None:
         """Take in those of the next group who are about to come, offering them the processor meanwhile."""
@@ -209,6 +240,7 @@ class Server:
         messages = []
         try:
             whole = client.buffer.feed(data)
+            moved = len(whole) > 1 and self._was_moved()
             for message in whole:
                 request = decode_request(message)
                 if request.question is not None:
@@ -216,6 +248,8 @@ class Server:
                 elif len(whole) == 1:
                     group.requests.append((client.client_id, request))
                     group.asking.append(client)
+                elif moved:
+                    messages.append(self._refuse_moved(request))
                 else:
                     messages.append(self._engine.submit(client.client_id, request))
         except FrameError:
@@ -282,6 +316,9 @@ class Server:
         self._window.forget(horizon, limits.WINDOW_LEAST_KEYS, limits.WINDOW_MOST_KEYS)
 
     def _maintain(self, now_s: float) -> None:
+        if self._place.was_moved() or not self._place.is_here():
+            self.stopping = True
+            return
         if self._engine.sweep_expired():
             self._maintained_at = 0.0  # more has expired: come back next turn
         self._engine.finish_group()

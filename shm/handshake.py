@@ -1,7 +1,7 @@
 """The first words over the control socket, once per client; everything after goes through its pipes.
 
-client   frame: msgpack [PROTOCOL_VERSION, client id, pid, durability or nil, max_bytes or nil]
-server   frame: msgpack [nil, durability, generation], with four descriptors:
+client   frame: msgpack [PROTOCOL_VERSION, client id, pid, durability or nil, max_bytes or nil, id of the store or nil]
+server   frame: msgpack [nil, durability, generation, id of the store], with four descriptors:
          the segment (reading), the client's snapshot slots, its request pipe (writing), its answer pipe (reading)
    or    frame: msgpack [[error's name, arguments]]
 """
@@ -16,19 +16,20 @@ from shoal.shm import codec, commit_set
 from shoal.shm.errors import ConfigurationError, ShoalError
 from shoal.shm.frames import FrameBuffer, FrameError, frame
 
-PROTOCOL_VERSION = 1
+PROTOCOL_VERSION = 2
 MAX_HELLO_BYTES = 4096
 _DESCRIPTORS = 4
 
 
 class Hello(NamedTuple):
-    """Who wants to attach, and how."""
+    """Who wants to attach, and how; ``store_id`` if it had that store open before and takes no other."""
 
     protocol: int
     client_id: int
     pid: int
     durability: str | None
     max_bytes: int | None
+    store_id: bytes | None = None
 
 
 class Welcome(NamedTuple):
@@ -36,10 +37,16 @@ class Welcome(NamedTuple):
 
     durability: str
     generation: int
+    store_id: bytes
     segment_fd: int
     slots_fd: int
     request_fd: int
     answer_fd: int
+
+    @property
+    def descriptors(self) -> tuple[int, int, int, int]:
+        """All of them, which belong to whoever has the welcome."""
+        return self.segment_fd, self.slots_fd, self.request_fd, self.answer_fd
 
 
 def encode_hello(hello: Hello) -> bytes:
@@ -58,15 +65,16 @@ def decode_hello(message: bytes) -> Hello:
     if not numbers or hello.protocol != PROTOCOL_VERSION or hello.client_id <= 0:
         told = str(hello.protocol) if numbers else "other than a number"
         raise FrameError(f"protocol {told}, expected {PROTOCOL_VERSION}")
-    if type(hello.durability) not in (str, type(None)) or type(hello.max_bytes) not in (int, type(None)):
+    optional = (hello.durability, str), (hello.max_bytes, int), (hello.store_id, bytes)
+    if any(type(value) not in (kind, type(None)) for value, kind in optional):
         raise FrameError("options of the wrong types")
     return hello
 
 
 def send_welcome(connection: socket.socket, welcome: Welcome) -> None:
     """Answer a greeting with what it asked for."""
-    message = frame(codec.pack([None, welcome.durability, welcome.generation]))
-    socket.send_fds(connection, [message], list(welcome[2:]))
+    message = frame(codec.pack([None, welcome.durability, welcome.generation, welcome.store_id]))
+    socket.send_fds(connection, [message], list(welcome.descriptors))
 
 
 def send_refusal(connection: socket.socket, error: Exception) -> None:
@@ -112,7 +120,8 @@ def _decode_welcome(message: bytes, descriptors: list[int]) -> Welcome:
         if isinstance(error, ShoalError):
             raise error
         raise ValueError(f"it refuses with a {type(error).__name__}")
-    _, durability, generation = parts
-    if type(durability) is not str or type(generation) is not int or len(descriptors) != _DESCRIPTORS:
+    _, durability, generation, store_id = parts
+    kinds = [type(durability), type(generation), type(store_id)]
+    if kinds != [str, int, bytes] or len(descriptors) != _DESCRIPTORS:
         raise ValueError(f"a welcome with {len(descriptors)} descriptors, expected {_DESCRIPTORS}")
-    return Welcome(durability, generation, *descriptors)
+    return Welcome(durability, generation, store_id, *descriptors)

@@ -13,6 +13,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import itertools
 import json
 import mmap
 import os
@@ -136,15 +139,42 @@ def default_max_bytes() -> int:
     return max(MIN_STORE_BYTES, min(DEFAULT_STORE_BYTES, memory // 2))
 
 
-def make_directory(directory: Path) -> None:
-    """Make the store directory, mode 0700 whatever the umask."""
+def make_directory(directory: Path) -> list[Path]:
+    """Make the store directory, mode 0700 whatever the umask, and those above it; which were made, the lowest first."""
+    missing = list(itertools.takewhile(lambda path: not path.is_dir(), (directory, *directory.parents)))
+    made: list[Path] = []
     try:
-        directory.mkdir(mode=0o700, parents=True)
-    except FileExistsError:
-        if not directory.is_dir():
-            raise ConfigurationError(f"{directory} is not a directory; a store is a directory") from None
-        return
-    directory.chmod(0o700)
+        for path in reversed(missing):
+            try:
+                path.mkdir(mode=0o700 if path == directory else 0o777)
+            except FileExistsError:
+                if not path.is_dir():  # and not another process that makes it
+                    raise ConfigurationError(f"{path} is not a directory; a store is a directory") from None
+            else:
+                made.insert(0, path)
+        if directory in made:
+            directory.chmod(0o700)
+    except BaseException:
+        remove_directories(made)
+        raise
+    return made
+
+
+def remove_directories(made: list[Path]) -> None:
+    """Remove what ``make_directory`` has made for a store that could not be opened, unless another process uses it."""
+    with contextlib.suppress(OSError):
+        for path in made:
+            path.rmdir()
+
+
+def raise_if_read_only(directory: Path, error: OSError) -> None:
+    """ConfigurationError if ``error`` says that nothing can be written in ``directory``."""
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        what = "lies on a read-only file system" if error.errno == errno.EROFS else "may not be written by this user"
+        raise ConfigurationError(
+            f"{directory} {what} ({error.strerror}: {error.filename}); "
+            "to read a store there, open it with read_only=True"
+        ) from error
 
 
 class EpochWord:

@@ -5,6 +5,8 @@
   commit is sent to it with the same commit id. It knows whether the log has it.
 - ``attachment`` is what reads use. When the epoch word says that a new coordinator serves, the next snapshot attaches
   to it; snapshots taken before keep the old segment, which nobody changes any more.
+- It belongs to the store that it first attached to. If another directory, another store or nothing is at the path
+  later, every further commit is ``StoreMovedError``; reads go on in the memory that is attached.
 - After ``fork`` the child closes what it inherited and attaches for itself: the parent's pipes and slots are not its.
 """
 
@@ -21,7 +23,13 @@ from typing import Any
 
 from shoal.shm import commit_set, words
 from shoal.shm.commit_set import COMMITTED, CONFLICT, REFUSED
-from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, LimitExceededError, ShoalError
+from shoal.shm.errors import (
+    CoordinatorLostError,
+    InvalidOperationError,
+    LimitExceededError,
+    ShoalError,
+    StoreMovedError,
+)
 from shoal.shm.frames import FrameBuffer, FrameError, frame, read_message, write_all
 from shoal.shm.handshake import PROTOCOL_VERSION, Hello, Welcome
 from shoal.shm.layout import EPOCH_BITS
@@ -30,6 +38,7 @@ from shoal.shm.reader import Place, Reader
 from shoal.shm.segment import Segment
 from shoal.shm.snapshots import SnapshotSlots
 from shoal.shm.store_files import EpochWord
+from shoal.shm.store_place import StorePlace
 from shoal.workers import take_over
 
 
@@ -93,6 +102,9 @@ class Connection:
         self._timeout_s = timeout_s
         self._linger_s = linger_s
         self._closed = False
+        self._store_id: bytes | None = None  # which store this is, and where it lies, once it is attached
+        self._place: StorePlace | None = None
+        self._moved: StoreMovedError | None = None
         self._lost = False  # a memory store whose coordinator died: there is nothing to go on with
         # Weak, here and in the reader: a cycle would keep a closed store's segment mapped until it is collected.
         self.on_attach: Callable[[], Callable[[Attachment], None] | None] = lambda: None
@@ -138,7 +150,10 @@ class Connection:
         if status == CONFLICT:
             raise commit_set.error_from("ConflictError", details)
         if status == REFUSED and len(details) == 2:
-            raise commit_set.error_from(*details)
+            error = commit_set.error_from(*details)
+            if isinstance(error, StoreMovedError):
+                self._give_up(error)
+            raise error
         raise FrameError(f"the coordinator answered with status {status}")
 
     def ask(self, name: str, arguments: list[Any]) -> Any:
@@ -187,19 +202,29 @@ class Connection:
         """Attach anew. What keeps the store closed says nothing about a commit that is ``in_flight``."""
         if self._closed:
             raise InvalidOperationError(f"the database {self.directory} is closed; open it again")
+        if self._moved is not None:
+            raise StoreMovedError(*self._moved.args)
         self.attachment.close_pipes()
-        if self.attachment.durability == "memory":
-            return self._find_memory_store()
         try:
+            if self.attachment.durability == "memory":
+                return self._find_memory_store()
             attachment = self._attach(self._timeout_s, start=True)
+        except StoreMovedError as error:
+            self._give_up(error)
+            raise StoreMovedError(error.path, in_flight) from error
         except (ShoalError, OSError) as error:
-            if in_flight:
+            if in_flight and self.attachment.durability != "memory":
                 raise CoordinatorLostError(
                     f"the coordinator of {self.directory} died before it answered, and none can be reached or started "
                     f"({error}); whether this commit is done shows when the store opens again"
                 ) from error
             raise
         return self._use(attachment)
+
+    def _give_up(self, error: StoreMovedError) -> None:
+        """From now on say the same to every commit. What is in memory can still be read."""
+        self._moved = error
+        self.attachment.close_pipes()
 
     def _find_memory_store(self) -> Attachment:
         """Attach again to the same coordinator (after a fork, or a broken request); another one holds other data."""
@@ -224,8 +249,11 @@ class Connection:
         return attachment
 
     def _attach(self, timeout_s: float, start: bool) -> Attachment:
-        hello = Hello(PROTOCOL_VERSION, self._client_id, os.getpid(), self._durability, self._max_bytes)
-        welcome = take_over.attach(self.directory, hello, self._linger_s, timeout_s, start)
+        hello = Hello(PROTOCOL_VERSION, self._client_id, os.getpid(), self._durability, self._max_bytes, self._store_id)
+        welcome = take_over.attach(self.directory, hello, self._linger_s, timeout_s, start, self._place)
+        if self._place is None:
+            self._place = StorePlace(self.directory, welcome.store_id)
+            self._store_id = welcome.store_id
         words.register_reader()
         self.epoch = EpochWord(self.directory, writable=False)
         return Attachment(welcome, self.epoch.words, _asking(weakref.ref(self)))

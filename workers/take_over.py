@@ -6,6 +6,7 @@ is let go by the kernel if the starter is killed. The coordinator's own lock the
 
 from __future__ import annotations
 
+import contextlib
 import os
 import random
 import socket
@@ -19,18 +20,29 @@ from shoal.shm.child_python import python_command, python_environment
 from shoal.shm.codec import decode
 from shoal.shm.errors import ConfigurationError, CoordinatorLostError
 from shoal.shm.handshake import Hello, Welcome
+from shoal.shm.store_place import StorePlace
 
 _POLL_S = 0.01
 
 
-def attach(directory: Path, hello: Hello, linger_s: float, timeout_s: float, start: bool = True) -> Welcome:
+def attach(
+    directory: Path,
+    hello: Hello,
+    linger_s: float,
+    timeout_s: float,
+    start: bool = True,
+    place: StorePlace | None = None,
+) -> Welcome:
     """Be admitted by the store's coordinator, starting one if none serves and ``start`` allows it.
 
     Raises what the coordinator found while opening (``CorruptionError``, ``ConfigurationError``, ``StoreFullError``),
-    and ``CoordinatorLostError`` if there was none within ``timeout_s``.
+    and ``CoordinatorLostError`` if there was none within ``timeout_s``. With ``place``, where the process had the store
+    open before, ``StoreMovedError`` if it is not there any more: then nothing is made there.
     """
     deadline_s = time.monotonic() + timeout_s
     while True:
+        if place is not None:
+            place.check()
         welcome = _knock(directory, hello, deadline_s)
         if welcome is not None:
             return welcome
@@ -62,16 +74,24 @@ def _knock(directory: Path, hello: Hello, deadline_s: float) -> Welcome | None:
 def _start_if_nobody_does(directory: Path, hello: Hello, linger_s: float, deadline_s: float) -> None:
     import filelock  # here, because it takes 50 ms to import and only a starter needs it
 
-    store_files.make_directory(directory)
-    lock = filelock.FileLock(directory / store_files.START_LOCK_FILE, mode=0o600, thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        return
-    try:
+    with contextlib.ExitStack() as held, contextlib.ExitStack() as made:
+        try:
+            if hello.store_id is None:
+                made.callback(store_files.remove_directories, store_files.make_directory(directory))
+            path = directory / store_files.START_LOCK_FILE
+            if not path.exists():
+                made.callback(path.unlink, missing_ok=True)
+            lock = filelock.FileLock(path, mode=0o600, thread_local=False)
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            made.pop_all()
+            return
+        except OSError as error:
+            store_files.raise_if_read_only(directory, error)
+            raise
+        held.callback(lock.release)
         _start(directory, hello, linger_s, deadline_s)
-    finally:
-        lock.release()
+        made.pop_all()
 
 
 def _start(directory: Path, hello: Hello, linger_s: float, deadline_s: float) -> None:
@@ -85,6 +105,8 @@ def _start(directory: Path, hello: Hello, linger_s: float, deadline_s: float) ->
             command += ["--durability", hello.durability]
         if hello.max_bytes is not None:
             command += ["--max-bytes", str(hello.max_bytes)]
+        if hello.store_id is not None:
+            command += ["--store-id", hello.store_id.hex()]
         launcher = subprocess.Popen(
             command,
             env=python_environment(),

@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 
@@ -141,7 +142,8 @@ class WalWriter:
         if self._spare is not None:
             number, file = self._spare
             file.close()
-            self._storage.remove(wal_format.file_name(number))
+            with contextlib.suppress(FileNotFoundError):  # the store's directory was deleted
+                self._storage.remove(wal_format.file_name(number))
             self._spare = None
 
     def _rotate(self) -> None:

@@ -23,7 +23,7 @@ def _hello_seeds() -> list[bytes]:
     return [
         script(1, 77, 4711, None, None),
         script(1, 2**62, 1, "strict", 64 << 20),
-        handshake.encode_hello(handshake.Hello(1, 1, 1, "memory", 8 << 20)),
+        handshake.encode_hello(handshake.Hello(handshake.PROTOCOL_VERSION, 1, 1, "memory", 8 << 20)),
     ]
 
 

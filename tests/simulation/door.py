@@ -76,10 +76,10 @@ class Door:
             return True
         world.step()
         if visitor.process.alive:
-            sent = [world.descriptors.give(each, visitor.process) for each in welcome[2:]]
-            visitor.answer = Welcome(*welcome[:2], *sent)
+            sent = [world.descriptors.give(each, visitor.process) for each in welcome.descriptors]
+            visitor.answer = Welcome(*welcome[:3], *sent)
             world.step()
-        for each in (*welcome[2:], fd):
+        for each in (*welcome.descriptors, fd):
             world.descriptors.close(each)
         return True
 

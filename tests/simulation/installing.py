@@ -141,7 +141,11 @@ def _install_coordinator(world: World, patch: Patch) -> None:
         "store_files",
         SimpleNamespace(
             **{name: value for name, value in vars(store_files).items() if name.isupper()},
-            make_directory=lambda _directory: None,
+            make_directory=lambda _directory: [],
+            remove_directories=lambda _made: None,
+            check_durability=lambda _durability: None,
+            check_max_bytes=lambda _max_bytes: None,
+            raise_if_read_only=lambda _directory, _error: None,
             read_meta=lambda _directory: meta,
         ),
     )
@@ -151,6 +155,13 @@ def _install_coordinator(world: World, patch: Patch) -> None:
     patch.set(process, "EpochWord", lambda _directory, writable: fakes.Epoch(world))
     patch.set(process, "ControlSocket", lambda _directory, admit: Door(world, admit))
     patch.set(process, "filelock", world.file_locks)
+    patch.set(process, "HERE", fakes.Path(world, "store"))
+    patch.set(process, "WorkingPlace", lambda _directory: fakes.Place())
+    patch.set(
+        process,
+        "lock_directory",
+        lambda _directory, shared: world.descriptors.open(Thing(None, world.process)),
+    )
     patch.set(process, "Path", str)
     patch.set(process, "gc", SimpleNamespace(freeze=lambda: None, set_threshold=lambda *_: None))
     patch.set(process, "sys", SimpleNamespace(stderr=io.StringIO()))
@@ -237,6 +248,7 @@ def _install_client(world: World, patch: Patch) -> None:
     patch.set(connection, "Segment", SimpleNamespace(attach=attach_segment))
     patch.set(connection, "SnapshotSlots", Slots)
     patch.set(connection, "EpochWord", lambda _directory, writable: fakes.Epoch(world))
+    patch.set(connection, "StorePlace", lambda _directory, _store_id: fakes.Place())
     patch.set(connection, "words", SimpleNamespace(register_reader=world.step))
     patch.set(take_over, "_knock", lambda _directory, hello, deadline_s: knock(world, hello, deadline_s))
     patch.set(
