@@ -6,6 +6,7 @@ sound opens; what keeps a store from being opened, or would be lost unnoticed, i
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from shoal.shm.checkpoint import CheckpointReader, Entry
 from shoal.shm.errors import CorruptionError
 from shoal.shm.storage import DiskStorage, Storage
 from shoal.shm.store_files import EpochWord, StoreMeta
+from shoal.shm.store_place import lock_directory
 
 _PAGE_BYTES = 4096
 _NO_CHECKPOINT = CheckpointReader("", b"")
@@ -41,20 +43,25 @@ def is_store(directory: Path) -> bool:
 @contextmanager
 def at_rest(directory: Path) -> Iterator[bool]:
     """Keep coordinators out of a store while its files are read; False if one serves it. Makes nothing."""
+    with contextlib.ExitStack() as held:
+        fd = lock_directory(directory, shared=True)
+        if fd is not None:
+            held.callback(os.close, fd)
+        yield fd is not None and _lock_file_is_free(directory, held)
+
+
+def _lock_file_is_free(directory: Path, held: contextlib.ExitStack) -> bool:
+    """Share the lock file, too: a coordinator of shoal 0.1 holds no other lock."""
     try:
         fd = os.open(directory / store_files.COORDINATOR_LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:  # a copy that was never opened
-        yield True
-        return
+    except (FileNotFoundError, PermissionError):  # a copy that was never opened, or another user's
+        return True
+    held.callback(os.close, fd)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(fd)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class DamagedDisk(DiskStorage):

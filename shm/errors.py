@@ -115,8 +115,8 @@ class ConfigurationError(ShoalError):
 class StoreMovedError(ShoalError):
     """The store's directory was moved, deleted or replaced while this process had it open.
 
-    The commit was not written to any other store. ``in_doubt`` says whether it may have been written to the one that was
-    opened, because the coordinator died before it answered.
+    The commit was not written to any other store. ``in_doubt`` says whether it may have been written to the one that
+    was opened, because the coordinator died before it answered.
     """
 
     def __init__(self, path: str, in_doubt: bool) -> None:

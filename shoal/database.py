@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -18,6 +19,7 @@ from shoal.shm.limits import LINGER_S, OPEN_TIMEOUT_S
 from shoal.shm.store_files import StoreMeta
 from shoal.workers import transaction as engine
 from shoal.workers.connection import Connection
+from shoal.workers.read_only import ReadOnlyConnection
 from shoal.workers.retry import retry
 
 T = TypeVar("T")
@@ -58,14 +60,23 @@ class Database:
         max_bytes: int | None = None,
         timeout: float = OPEN_TIMEOUT_S,
         linger: float = LINGER_S,
+        read_only: bool = False,
     ) -> None:
         store_files.check_durability(durability)
         store_files.check_max_bytes(max_bytes)
+        if type(read_only) is not bool:
+            raise TypeError(f"read_only has type {type(read_only).__name__}; give True or False")
         self.path = os.path.abspath(os.fspath(path))
         self._options = {"durability": durability, "max_bytes": max_bytes, "timeout": timeout, "linger": linger}
-        self._connection = Connection(
-            Path(self.path), durability, max_bytes, _seconds("timeout", timeout), _seconds("linger", linger)
-        )
+        self._options["read_only"] = read_only
+        directory, timeout_s, linger_s = Path(self.path), _seconds("timeout", timeout), _seconds("linger", linger)
+        if read_only:
+            from shoal.at_rest import read_at_rest  # here, because only this needs what a coordinator is made of
+
+            read = partial(read_at_rest, directory, durability, max_bytes)
+            self._connection: Connection = ReadOnlyConnection(directory, durability, max_bytes, timeout_s, read)
+        else:
+            self._connection = Connection(directory, durability, max_bytes, timeout_s, linger_s)
         self.engine = engine.AutoCommit(self._connection)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -183,6 +194,7 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
     max_bytes: int | None = None,
     timeout: float = OPEN_TIMEOUT_S,
     linger: float = LINGER_S,
+    read_only: bool = False,
 ) -> Database:
     """Attach to the store at ``path``, a directory, starting a coordinator if none serves it.
 
@@ -190,16 +202,22 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
     ``max_bytes``: bound of the store's memory, 8 MiB at least; None likewise, else half of the machine's.
     ``timeout``: seconds to wait for a coordinator, now and after one has died.
     ``linger``: seconds a coordinator started here stays after its last client.
+    ``read_only``: read a store that is there, and start and make nothing. One that nobody serves is read into memory of
+    this process (``max_bytes`` then bounds that), also on read-only media. Every write is ``InvalidOperationError``.
 
-    Raises ``ConfigurationError`` for options the store cannot be opened with, ``CorruptionError`` for damage, and
-    ``CoordinatorLostError`` if no coordinator could be reached or started in time.
+    Raises ``ConfigurationError`` for options the store cannot be opened with, ``CorruptionError`` for damage,
+    ``CoordinatorLostError`` if no coordinator could be reached or started in time, and with ``read_only``
+    ``NotFoundError`` if there is no store; then nothing is changed. If the directory is moved, deleted or replaced
+    later, commits raise ``StoreMovedError``.
 
     >>> import shoal, tempfile
     >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
     ...     db.info().keys
     0
     """
-    return Database(path, durability=durability, max_bytes=max_bytes, timeout=timeout, linger=linger)
+    return Database(
+        path, durability=durability, max_bytes=max_bytes, timeout=timeout, linger=linger, read_only=read_only
+    )
 
 
 def _reopen(path: str, options: dict[str, Any]) -> Database:

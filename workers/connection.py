@@ -93,6 +93,8 @@ class Attachment:
 class Connection:
     """Attach, submit, await, re-send."""
 
+    read_only = False
+
     def __init__(
         self, directory: Path, durability: str | None, max_bytes: int | None, timeout_s: float, linger_s: float
     ) -> None:
@@ -122,7 +124,7 @@ class Connection:
     def current(self) -> Attachment:
         """The attachment to read from now: the newest coordinator's."""
         attachment = self.attachment
-        if attachment.generation != self.epoch.words[0] >> EPOCH_BITS:
+        if attachment.generation != self.epoch_words[0] >> EPOCH_BITS:
             with self._lock:
                 if self.attachment is attachment:
                     self._replace_attachment()
@@ -172,6 +174,12 @@ class Connection:
                 self._closed = True
                 self.attachment.close_pipes()
                 self.attachment.retire()  # the next read looks here, and is told
+
+    def refusal(self) -> InvalidOperationError:
+        """What every write is told if the database only reads."""
+        return InvalidOperationError(
+            f"the database {self.directory} was opened with read_only=True; open it without to write"
+        )
 
     def _exchange(self, request: bytes) -> tuple[int, int, Any]:
         """Send until answered. Answers to commits nobody waits for any more are passed over."""
@@ -251,12 +259,16 @@ class Connection:
     def _attach(self, timeout_s: float, start: bool) -> Attachment:
         hello = Hello(PROTOCOL_VERSION, self._client_id, os.getpid(), self._durability, self._max_bytes, self._store_id)
         welcome = take_over.attach(self.directory, hello, self._linger_s, timeout_s, start, self._place)
-        if self._place is None:
+        return self._admitted(welcome, EpochWord(self.directory, writable=False).words)
+
+    def _admitted(self, welcome: Welcome, epoch_words: memoryview) -> Attachment:
+        """Take what a coordinator hands out; from the first time on this is the store that the process has open."""
+        if self._place is None and welcome.store_id:
             self._place = StorePlace(self.directory, welcome.store_id)
             self._store_id = welcome.store_id
         words.register_reader()
-        self.epoch = EpochWord(self.directory, writable=False)
-        return Attachment(welcome, self.epoch.words, _asking(weakref.ref(self)))
+        self.epoch_words = epoch_words
+        return Attachment(welcome, epoch_words, _asking(weakref.ref(self)))
 
     def _forget_after_fork(self) -> None:
         """In a forked child: close the parent's pipes, so that their end is his end, and start anew."""

@@ -85,7 +85,7 @@ class Transaction:
         self.attachment = attachment = connection.current()
         self._reader = attachment.reader
         self._slot, self.snapshot = attachment.slots.pin(attachment.reader.words)
-        self.read_only = read_only
+        self.read_only = read_only = read_only or connection.read_only
         self.version: int | None = self.snapshot if read_only else None
         self._keys_read: dict[bytes, None] = {}
         self._ranges_read: list[tuple[bytes, bytes]] = []
@@ -215,6 +215,8 @@ class Transaction:
     def _check_writable(self) -> None:
         if self._ended:
             self._refuse_use()
+        if self._connection.read_only:
+            raise self._connection.refusal()
         if self.read_only:
             raise InvalidOperationError("a snapshot only reads; use db.transaction to write")
 

@@ -1,0 +1,112 @@
+"""A process's tie to a store that it only reads: one being served, or one at rest.
+
+- It starts no coordinator and makes no file. A store that nobody serves is read into memory of this process
+  (``Resting``), under a lock that keeps coordinators out meanwhile; then the lock is let go.
+- When a coordinator begins to serve the store later, the epoch word says so, as it does to any client: the next
+  snapshot attaches to it.
+- Every write is refused before anything is sent.
+"""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from shoal.shm.errors import CoordinatorLostError, InvalidOperationError
+from shoal.shm.handshake import Welcome
+from shoal.shm.limits import LINGER_S
+from shoal.shm.store_files import EPOCH_FILE
+from shoal.workers.connection import Attachment, Connection
+
+_POLL_S = 0.02
+
+
+class Resting(NamedTuple):
+    """A store at rest as this process has it in memory."""
+
+    welcome: Welcome  # as of a coordinator; its pipes lead nowhere
+    epoch_words: memoryview
+    has_epoch: bool  # False if the store was never served: then no word tells that it is
+    check: Callable[[], list[str]]
+
+
+class _NowAtRest(Exception):  # noqa: N818 (a way out, not an error)
+    """A question was to be asked, and there is no coordinator any more."""
+
+
+class ReadOnlyConnection(Connection):
+    """Attach or read the files; submit nothing. ``read_at_rest`` gives None while a coordinator holds the store."""
+
+    read_only = True
+
+    def __init__(
+        self,
+        directory: Path,
+        durability: str | None,
+        max_bytes: int | None,
+        timeout_s: float,
+        read_at_rest: Callable[[], Resting | None],
+    ) -> None:
+        self._read_at_rest = read_at_rest
+        self._resting: Resting | None = None
+        self._asking = False
+        super().__init__(directory, durability, max_bytes, timeout_s, LINGER_S)
+
+    def current(self) -> Attachment:
+        """The attachment to read from now."""
+        resting = self._resting
+        if resting is not None and not resting.has_epoch and (self.directory / EPOCH_FILE).exists():
+            self._resting = None
+            self.attachment.retire()
+        return super().current()
+
+    def submit(self, snapshot: int, valid_until_ms: int, reads: bytes, effects: bytes) -> NoReturn:
+        """Refuse."""
+        raise self.refusal()
+
+    def ask(self, name: str, arguments: list[Any]) -> Any:
+        """Ask the coordinator something that commits nothing, or look at the memory of a store at rest."""
+        self.current()
+        if self._resting is None:
+            self._asking = True
+            try:
+                return super().ask(name, arguments)
+            except _NowAtRest:
+                pass
+            finally:
+                self._asking = False
+        assert self._resting is not None
+        assert name == "check"
+        return self._resting.check()
+
+    def _replace_attachment(self, in_flight: bool = False) -> Attachment:
+        if self._closed:
+            raise InvalidOperationError(f"the database {self.directory} is closed; open it again")
+        self.attachment.close_pipes()
+        attachment = self._use(self._attach(self._timeout_s, start=False))
+        if self._asking and self._resting is not None:
+            raise _NowAtRest
+        return attachment
+
+    def _attach(self, timeout_s: float, start: bool) -> Attachment:
+        """Read the files if no coordinator holds them, else attach to it; wait while one begins or ends."""
+        deadline_s = time.monotonic() + timeout_s
+        while True:
+            if self._place is not None:
+                self._place.check()
+            resting = self._read_at_rest()
+            if resting is not None:
+                self._resting = resting
+                return self._admitted(resting.welcome, resting.epoch_words)
+            try:
+                attachment = super()._attach(max(0.0, deadline_s - time.monotonic()), start=False)
+            except CoordinatorLostError:
+                if time.monotonic() >= deadline_s:
+                    raise
+                time.sleep(_POLL_S * random.uniform(0.5, 1.5))
+            else:
+                self._resting = None
+                return attachment
