@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from shoal.coordinator.missing_file import MissingFile
 from shoal.shm import handshake, store_files
 from shoal.shm.errors import ConfigurationError, ShoalError
 from shoal.shm.frames import FrameBuffer, FrameError
@@ -33,14 +34,40 @@ class ControlSocket:
     def __init__(self, directory: Path, admit: Admit) -> None:
         self._path = directory / store_files.SOCKET_FILE
         self._admit = admit
+        self._missing = MissingFile(self._path)
         self._path.unlink(missing_ok=True)  # a dead coordinator's: this one holds the lock
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with store_files.socket_address(directory) as address:
-            self._listener.bind(address)
-        os.chmod(self._path, 0o600)
-        self._listener.listen(_MOST_VISITORS)
-        self._listener.setblocking(False)
+        self._listener = self._listen()
         self._visitors: dict[int, tuple[socket.socket, bytearray, float]] = {}  # who came first stands first
+
+    def _listen(self) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with store_files.socket_address(self._path.parent) as address:
+                listener.bind(address)
+            os.chmod(self._path, 0o600)
+            listener.listen(_MOST_VISITORS)
+        except OSError:
+            listener.close()
+            raise
+        listener.setblocking(False)
+        return listener
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether the socket was not there at the last look: nobody new can come in."""
+        return self._missing.since_s is not None
+
+    def reopen_if_removed(self, now_s: float) -> bool:
+        """Listen anew if somebody has removed the socket; True if there is another descriptor to watch."""
+        if not self._missing.is_due(now_s):
+            return False
+        try:
+            listener = self._listen()
+        except OSError:  # no descriptor or no room on the disk: those inside go on, and the next look tries again
+            return False
+        self._listener.close()
+        self._listener = listener
+        return True
 
     def fileno(self) -> int:
         """The listener's descriptor."""

@@ -35,15 +35,16 @@ from shoal.coordinator.control_socket import ControlSocket
 from shoal.coordinator.log.wal_writer import WalWriter
 from shoal.coordinator.recover import recover
 from shoal.coordinator.server import Server
+from shoal.coordinator.serving_epoch import ServingEpoch
 from shoal.shm import codec, commit_set, limits, store_files
 from shoal.shm.clock import SystemClock
 from shoal.shm.errors import ConfigurationError, ShoalError, StoreMovedError
 from shoal.shm.integrity import check_segment
-from shoal.shm.layout import EPOCH_BITS, W_COORDINATOR_PID, W_GENERATION, W_PUBLISHED
+from shoal.shm.layout import W_COORDINATOR_PID, W_PUBLISHED
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment
 from shoal.shm.storage import DiskStorage, append_note
-from shoal.shm.store_files import EpochWord, StoreMeta
+from shoal.shm.store_files import StoreMeta
 from shoal.shm.store_place import HERE, WorkingPlace, lock_directory
 from shoal.shm.writer import Writer
 
@@ -132,7 +133,7 @@ class Coordinator:
         store_id = found.store_id or store_files.new_store_id()
         self._meta = meta = meta._replace(store_id=store_id)
         # What can be refused comes before the first file is made: a store that is not served stays as it is.
-        self._epoch = EpochWord(directory, writable=True)
+        self._epoch = ServingEpoch(directory, self._writer)
         self._log: WalWriter | None = None
         if meta.durability != "memory":
             self._log = WalWriter(storage, found.next_log_number, found.version, store_id)
@@ -163,11 +164,11 @@ class Coordinator:
             found.window,
             self._checkpointer,
             meta,
-            self._epoch.generation + 1,
             linger_s,
             wake_read,
             self._check,
             place,
+            self._epoch.keep,
         )
         self._reclaimer.pinned = self._server.pinned
         self._syncing = threading.Event()
@@ -178,15 +179,13 @@ class Coordinator:
         """Serve, then leave the store as found."""
         words = self._segment.words
         words[W_COORDINATOR_PID] = os.getpid()
-        generation = self._epoch.generation + 1
-        words[W_GENERATION] = generation
+        self._epoch.prepare()
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
         control = self._open_door()
         # From here on, who only reads looks for the new segment; whoever commits finds the socket.
-        self._epoch.words[0] = generation << EPOCH_BITS
-        self._writer.epoch_words = self._epoch.words
+        self._epoch.publish()
         if self._log is not None and self._meta.durability == "buffered":
             self._start_syncing()
         gc.freeze()  # what recovery built stays; the collector need not walk it again

@@ -23,7 +23,7 @@ from shoal.shm import handshake, limits
 from shoal.shm.commit_set import ANSWERED, REFUSED, CommitSet, decode_request, encode_answer, error_parts
 from shoal.shm.errors import ConfigurationError
 from shoal.shm.frames import FrameError
-from shoal.shm.layout import W_CLIENTS, W_HORIZON
+from shoal.shm.layout import W_CLIENTS, W_GENERATION, W_HORIZON
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.store_files import StoreMeta
 from shoal.shm.store_place import WorkingPlace
@@ -56,11 +56,11 @@ class Server:
         window: ConflictWindow,
         checkpointer: Checkpointer | None,
         meta: StoreMeta,
-        generation: int,
         linger_s: float | None,
         wake_fd: int,
         check: Callable[[], list[str]],
         place: WorkingPlace,
+        keep_epoch: Callable[[float], None],
     ) -> None:
         self._engine = engine
         self._writer = writer
@@ -68,12 +68,12 @@ class Server:
         self._window = window
         self._checkpointer = checkpointer
         self._meta = meta
-        self._generation = generation
         self._linger_s = linger_s
         self._wake_fd = wake_fd
         self._gathering = Gathering() if meta.durability == "strict" else None
         self._check = check
         self._place = place
+        self._keep_epoch = keep_epoch
         self._clients: dict[int, Client] = {}  # by request descriptor
         self._answer_fds: dict[int, Client] = {}  # of those with a backlog
         self._epoll = select.epoll()
@@ -124,7 +124,8 @@ class Server:
         try:
             assert self._meta.store_id is not None
             client, welcome = welcome_client(
-                hello, segment_fd, self._meta.durability, self._generation, self._meta.store_id
+                *(hello, segment_fd, self._meta.durability),
+                *(self._writer.segment.words[W_GENERATION], self._meta.store_id),
             )
         except OSError:  # out of descriptors: this visitor is turned away, those inside go on
             os.close(segment_fd)
@@ -224,7 +225,8 @@ class Server:
     def _wait_s(self) -> float:
         quiet = not (self._writer.expiry or self._reclaimer.idle_work())
         running = self._checkpointer is not None and self._checkpointer.running
-        return _IDLE_WAIT_S if quiet and not running else _MAINTAIN_EVERY_S
+        settled = quiet and not running and not self._control.is_missed
+        return _IDLE_WAIT_S if settled else _MAINTAIN_EVERY_S
 
     def _read(self, client: Client, group: _Group) -> None:
         """Take in what a client sent: a single commit to be submitted with the others', anything else at once."""
@@ -319,6 +321,9 @@ class Server:
         if self._place.was_moved() or not self._place.is_here():
             self.stopping = True
             return
+        self._keep_epoch(now_s)
+        if self._control.reopen_if_removed(now_s):
+            self._epoll.register(self._control.fileno(), select.EPOLLIN)
         if self._engine.sweep_expired():
             self._maintained_at = 0.0  # more has expired: come back next turn
         self._engine.finish_group()

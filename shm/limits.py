@@ -61,6 +61,7 @@ KNOWN_JOINTS = 64  # keys whose joint operations are kept in mind
 KNOWN_JOINT_NODES = 512  # and of each the places of so many keys
 SINGLE_CALL_TIMEOUT_S = 30.0  # a facade's call that reads and writes runs again for so long before it gives up
 LINGER_S = 1.0
+REMAKE_AFTER_S = 0.2  # a file that was removed from a store being served is made again when it is away so long
 FIRST_CLIENT_S = 2.0  # a coordinator waits so long at least for whoever started it
 THREAD_START_S = 5.0
 ANSWER_SPIN_S = 0.001  # a client looks so long for its answer before it sleeps

@@ -16,6 +16,7 @@ import os
 import secrets
 import select
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -32,7 +33,7 @@ from shoal.shm.errors import (
 )
 from shoal.shm.frames import FrameBuffer, FrameError, frame, read_message, write_all
 from shoal.shm.handshake import PROTOCOL_VERSION, Hello, Welcome
-from shoal.shm.layout import EPOCH_BITS
+from shoal.shm.layout import EPOCH_BITS, W_HASH_SEED
 from shoal.shm.limits import ANSWER_SPIN_S, MAX_COMMIT_BYTES
 from shoal.shm.reader import Place, Reader
 from shoal.shm.segment import Segment
@@ -40,6 +41,8 @@ from shoal.shm.snapshots import SnapshotSlots
 from shoal.shm.store_files import EpochWord
 from shoal.shm.store_place import StorePlace
 from shoal.workers import take_over
+
+_POLL_S = 0.01
 
 
 class Attachment:
@@ -77,6 +80,12 @@ class Attachment:
         if getattr(self, "is_open", False):
             self.close_pipes()
 
+    @property
+    def memory_id(self) -> int:
+        """A number that every segment has of its own: what a memory store holds is nowhere else."""
+        seed: int = self.segment.words[W_HASH_SEED]
+        return seed
+
     def retire(self) -> None:
         """Have the next read, and the next snapshot, ask the connection where to go."""
         self.generation = -1
@@ -112,7 +121,7 @@ class Connection:
         self.on_attach: Callable[[], Callable[[Attachment], None] | None] = lambda: None
         self._begin()
         self.attachment: Attachment = self._attach(timeout_s, start=True)
-        self._memory_generation = self.attachment.generation
+        self._memory = self.attachment.memory_id
         _connections.add(self)
 
     def _begin(self) -> None:
@@ -127,7 +136,9 @@ class Connection:
         if attachment.generation != self.epoch_words[0] >> EPOCH_BITS:
             with self._lock:
                 if self.attachment is attachment:
-                    self._replace_attachment()
+                    # Its pipes stay open until its last snapshot ends: if it is the same coordinator that serves, they
+                    # keep those readable.
+                    self._find_attachment()
             return self.attachment
         return attachment
 
@@ -208,11 +219,14 @@ class Connection:
 
     def _replace_attachment(self, in_flight: bool = False) -> Attachment:
         """Attach anew. What keeps the store closed says nothing about a commit that is ``in_flight``."""
+        self.attachment.close_pipes()
+        return self._find_attachment(in_flight)
+
+    def _find_attachment(self, in_flight: bool = False) -> Attachment:
         if self._closed:
             raise InvalidOperationError(f"the database {self.directory} is closed; open it again")
         if self._moved is not None:
             raise StoreMovedError(*self._moved.args)
-        self.attachment.close_pipes()
         try:
             if self.attachment.durability == "memory":
                 return self._find_memory_store()
@@ -240,7 +254,7 @@ class Connection:
             attachment = None if self._lost else self._attach(self._timeout_s, start=False)
         except CoordinatorLostError:
             attachment = None
-        if attachment is None or attachment.generation != self._memory_generation:
+        if attachment is None or attachment.memory_id != self._memory:
             self._lost = True
             raise CoordinatorLostError(
                 f"the coordinator of {self.directory} died and its durability is 'memory': what it held is gone; "
@@ -259,7 +273,28 @@ class Connection:
     def _attach(self, timeout_s: float, start: bool) -> Attachment:
         hello = Hello(PROTOCOL_VERSION, self._client_id, os.getpid(), self._durability, self._max_bytes, self._store_id)
         welcome = take_over.attach(self.directory, hello, self._linger_s, timeout_s, start, self._place)
-        return self._admitted(welcome, EpochWord(self.directory, writable=False).words)
+        try:
+            epoch = self._find_epoch(time.monotonic() + timeout_s)
+        except BaseException:
+            for fd in welcome.descriptors:
+                os.close(fd)
+            raise
+        return self._admitted(welcome, epoch.words)
+
+    def _find_epoch(self, deadline_s: float) -> EpochWord:
+        """The epoch of the store being served; its coordinator makes the file again if it was removed."""
+        while True:
+            try:
+                return EpochWord(self.directory, writable=False)
+            except FileNotFoundError as error:
+                if self._place is not None:
+                    self._place.check()
+                if time.monotonic() >= deadline_s:
+                    raise CoordinatorLostError(
+                        f"the coordinator of {self.directory} does not make the file {error.filename}, which was "
+                        "removed; end all processes that use the store, and open it again"
+                    ) from error
+                time.sleep(_POLL_S)
 
     def _admitted(self, welcome: Welcome, epoch_words: memoryview) -> Attachment:
         """Take what a coordinator hands out; from the first time on this is the store that the process has open."""

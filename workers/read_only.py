@@ -82,10 +82,9 @@ class ReadOnlyConnection(Connection):
         assert name == "check"
         return self._resting.check()
 
-    def _replace_attachment(self, in_flight: bool = False) -> Attachment:
+    def _find_attachment(self, in_flight: bool = False) -> Attachment:
         if self._closed:
             raise InvalidOperationError(f"the database {self.directory} is closed; open it again")
-        self.attachment.close_pipes()
         attachment = self._use(self._attach(self._timeout_s, start=False))
         if self._asking and self._resting is not None:
             raise _NowAtRest

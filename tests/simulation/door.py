@@ -50,6 +50,11 @@ class Door:
     def fileno(self) -> int:
         return self._fd
 
+    is_missed = False
+
+    def reopen_if_removed(self, _now_s: float) -> bool:
+        return False
+
     def knock(self, visitor: Visitor) -> None:
         self._waiting.append(visitor)
 

@@ -19,7 +19,7 @@ from plants import answers as planted_answers
 from plants import recovery as planted_recovery
 from plants import take_over as planted_take_over
 
-from shoal.coordinator import checkpoint_helper, checkpointer, clients, process, server
+from shoal.coordinator import checkpoint_helper, checkpointer, clients, process, server, serving_epoch
 from shoal.coordinator.log import wal_format, wal_writer
 from shoal.primitives import state_cell
 from shoal.shm import (
@@ -152,7 +152,7 @@ def _install_coordinator(world: World, patch: Patch) -> None:
     patch.set(process, "recover", recover_and_check)
     patch.set(process, "DiskStorage", lambda _directory: SimulatedStorage(world.disk))
     patch.set(process, "Segment", SimpleNamespace(create=make_segment))
-    patch.set(process, "EpochWord", lambda _directory, writable: fakes.Epoch(world))
+    patch.set(serving_epoch, "EpochWord", lambda _directory, writable: fakes.Epoch(world))
     patch.set(process, "ControlSocket", lambda _directory, admit: Door(world, admit))
     patch.set(process, "filelock", world.file_locks)
     patch.set(process, "HERE", fakes.Path(world, "store"))
