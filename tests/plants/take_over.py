@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+from pathlib import Path
 from typing import Any
 
 from shoal.coordinator import process
@@ -50,3 +52,9 @@ def serve_without_lock(patch: Patch) -> None:
         Timeout = process.filelock.Timeout
 
     patch.set(process, "filelock", NoLocks)
+
+    def lock_directory(directory: Path, shared: bool) -> int:
+        held: int | None = sound(directory, shared)
+        return os.open(directory, os.O_RDONLY) if held is None else held
+
+    sound = patch.set(process, "lock_directory", lock_directory)
