@@ -124,6 +124,7 @@ class Coordinator:
 
     def __init__(self, directory: Path, meta: StoreMeta, linger_s: float | None, place: WorkingPlace) -> None:
         self._directory = directory
+        store_files.check_epoch(directory)
         clock = SystemClock()
         storage = DiskStorage(directory)
         self._segment = Segment.create(meta.max_bytes, secrets.randbits(64))
@@ -132,7 +133,6 @@ class Coordinator:
         found = recover(storage, self._writer, self._reclaimer, meta.store_id)
         store_id = found.store_id or store_files.new_store_id()
         self._meta = meta = meta._replace(store_id=store_id)
-        # What can be refused comes before the first file is made: a store that is not served stays as it is.
         self._epoch = ServingEpoch(directory, self._writer)
         self._log: WalWriter | None = None
         if meta.durability != "memory":

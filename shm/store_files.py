@@ -177,6 +177,16 @@ def raise_if_read_only(directory: Path, error: OSError) -> None:
         ) from error
 
 
+def check_epoch(directory: Path) -> None:
+    """Raise unless the next coordinator can raise the generation."""
+    try:
+        raw = (directory / EPOCH_FILE).read_bytes()[:8]
+    except FileNotFoundError:
+        return
+    if int.from_bytes(raw, "little") >> EPOCH_BITS == _LAST_GENERATION:
+        raise CorruptionError(EPOCH_FILE, 0, "a generation that another can follow", f"0x{raw[::-1].hex()}")
+
+
 class EpochWord:
     """The mapped epoch word (``layout.EPOCH_BITS``), ``words[0]``."""
 
@@ -185,6 +195,7 @@ class EpochWord:
     def __init__(self, directory: Path, writable: bool) -> None:
         path = directory / EPOCH_FILE
         if writable:
+            check_epoch(directory)
             fd = private_file(path, os.O_RDWR | os.O_CREAT)
             os.ftruncate(fd, _EPOCH_BYTES)
         else:
@@ -198,8 +209,6 @@ class EpochWord:
         finally:
             os.close(fd)
         self.words = words_of(self._map)
-        if writable and self.generation == _LAST_GENERATION:
-            raise CorruptionError(EPOCH_FILE, 0, "a generation that another can follow", f"{self.words[0]:#x}")
 
     @property
     def generation(self) -> int:

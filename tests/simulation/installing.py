@@ -147,6 +147,7 @@ def _install_coordinator(world: World, patch: Patch) -> None:
             check_max_bytes=lambda _max_bytes: None,
             raise_if_read_only=lambda _directory, _error: None,
             read_meta=lambda _directory: meta,
+            check_epoch=lambda _directory: None,
         ),
     )
     patch.set(process, "recover", recover_and_check)
