@@ -3,8 +3,8 @@
 - A path is a name that anybody may give to another directory. A process that has a store open therefore remembers which
   directory and which store it opened (``StorePlace``), and looks again before it attaches anew or starts a coordinator.
 - A coordinator makes the directory its working directory (``WorkingPlace``): its files go there wherever the directory
-  is moved to, and it sees a move, of a parent as well, by asking for the directory's path: 0.6 us before each group of
-  commits, where a stat of the path is 2.
+  is moved to, and it sees a move, of a parent as well, by asking for the directory's path: 0.5 us before each group of
+  commits, of 20 that a single one takes; a stat of the path is 2.
 - A lock on the directory itself says that a coordinator serves it (exclusive), or that its files are being read
   (shared). It cannot be removed as a lock file can be, and it needs no right to write.
 """
@@ -55,13 +55,13 @@ class WorkingPlace:
     def __init__(self, path: Path) -> None:
         self.path = path
         os.chdir(path)
-        self._found_at = os.getcwd()
+        self._found_at = os.getcwdb()
         self._directory = _identity(HERE)
 
     def was_moved(self) -> bool:
         """Whether the directory, or one above it, was renamed or deleted. Cheap enough for every group of commits."""
         try:
-            return os.getcwd() != self._found_at
+            return os.getcwdb() != self._found_at
         except FileNotFoundError:
             return True
 

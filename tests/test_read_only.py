@@ -83,7 +83,7 @@ def _contents(db: shoal.Database) -> dict[str, Any]:
 
 @pytest.fixture(params=["closed", "killed"])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A store at rest with something of everything, and ``contents.json`` beside it... in memory of the test."""
+    """A store at rest with something of everything; ``_found`` has what was read of it while it was served."""
     path = tmp_path / "store"
     with shoal.open(path, linger=0) as db:
         _fill(db)
@@ -177,8 +177,7 @@ def test_every_write_is_refused(store: Path, served: bool) -> None:
         version = db.info().commit_version
         for name, write in WRITES.items():
             with pytest.raises(shoal.InvalidOperationError, match="read_only=True; open it without"):
-                write(db)
-                pytest.fail(f"{name} was not refused")
+                print(name, write(db))
         assert db.info().commit_version == version
         if served:
             assert writer.info().commit_version == version
@@ -206,7 +205,7 @@ def test_served_store_is_read_as_it_changes(store: Path) -> None:
 
 
 def test_two_readers_and_a_writer_that_comes(store: Path) -> None:
-    """Readers keep no writer out once they are open, and see from then on what it commits; snapshots stay as they are."""
+    """Open readers keep no writer out and see what it commits; snapshots stay as they are."""
     with shoal.open(store, read_only=True) as one, shoal.open(store, read_only=True) as two:
         snapshot = one.snapshot(RUN)
         with shoal.open(store, linger=0) as writer:
@@ -325,7 +324,7 @@ def test_moved_while_it_is_read(store: Path) -> None:
         target = store.with_name("elsewhere")
         store.rename(target)
         assert _contents(db) == _found[store]
-        shutil.copytree(target, store)
+        shutil.copytree(target, store, ignore=lambda _, names: [name for name in names if name.endswith(".sock")])
         with shoal.open(target, linger=0) as writer:
             shoal.KVStore(writer).put(RUN, "new", 1)
             with pytest.raises(shoal.StoreMovedError):
