@@ -49,6 +49,7 @@ class StoreInfo:
 class Database:
     """One store, attached. A context manager; pickles to its path and options, and attaches anew where it arrives.
 
+    Only to the same store: if another one lies at the path by then, it is ``StoreMovedError``.
     Safe to share between threads, and across ``fork``.
     """
 
@@ -61,6 +62,7 @@ class Database:
         timeout: float = OPEN_TIMEOUT_S,
         linger: float = LINGER_S,
         read_only: bool = False,
+        _store_id: bytes | None = None,
     ) -> None:
         store_files.check_durability(durability)
         store_files.check_max_bytes(max_bytes)
@@ -70,17 +72,18 @@ class Database:
         self._options = {"durability": durability, "max_bytes": max_bytes, "timeout": timeout, "linger": linger}
         self._options["read_only"] = read_only
         directory, timeout_s, linger_s = Path(self.path), _seconds("timeout", timeout), _seconds("linger", linger)
+        options = (directory, durability, max_bytes, timeout_s)
         if read_only:
             from shoal.at_rest import read_at_rest  # here, because only this needs what a coordinator is made of
 
             read = partial(read_at_rest, directory, durability, max_bytes)
-            self._connection: Connection = ReadOnlyConnection(directory, durability, max_bytes, timeout_s, read)
+            self._connection: Connection = ReadOnlyConnection(*options, read, _store_id)
         else:
-            self._connection = Connection(directory, durability, max_bytes, timeout_s, linger_s)
+            self._connection = Connection(*options, linger_s, _store_id)
         self.engine = engine.AutoCommit(self._connection)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path, self._options)
+        return _reopen, (self.path, self._options, self._connection.store_id)
 
     def __repr__(self) -> str:
         return f"<shoal.Database {self.path!r}>"
@@ -220,8 +223,8 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
     )
 
 
-def _reopen(path: str, options: dict[str, Any]) -> Database:
-    return Database(path, **options)
+def _reopen(path: str, options: dict[str, Any], store_id: bytes | None) -> Database:
+    return Database(path, **options, _store_id=store_id)
 
 
 def _seconds(name: str, value: object) -> float:

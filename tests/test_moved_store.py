@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import pickle
 import select
 import shutil
 import signal
@@ -340,6 +341,30 @@ def test_a_forked_child_is_told_too(deep: Path) -> None:
         child.join(20)
         _gone(pid)
     assert _keys(deep) == ["other"]
+
+
+def _name(_item: int) -> str:
+    return shoal.current_database().path
+
+
+@pytest.mark.parametrize("move", [_renamed, _deleted, _replaced_by_store])
+def test_what_a_process_begets_makes_nothing(deep: Path, move: Callable[[Path], Path | None]) -> None:
+    """A Database that arrives in another process, and a pool's new worker, attach to the store that was opened only."""
+    with shoal.WorkerPool(deep, workers=1, linger=0.2) as pool:
+        db = pool.database
+        _fill(db)
+        sent = pickle.dumps(db)
+        (worker,) = {future.result(30) for future in [pool.submit(os.getpid)]}
+        pid = db.info().coordinator_pid
+        move(deep)
+        _gone(pid)
+        there = _looks(deep)
+        with pytest.raises(shoal.StoreMovedError):
+            pickle.loads(sent)
+        os.kill(worker, signal.SIGKILL)
+        with pytest.raises(Exception):  # noqa: B017, PT011 (whatever a pool says of workers that cannot begin)
+            pool.submit(_name, 1).result(20)
+        assert _looks(deep) == there
 
 
 def test_info_check_and_backup_after_a_move(deep: Path, tmp_path: Path) -> None:

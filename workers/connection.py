@@ -105,7 +105,13 @@ class Connection:
     read_only = False
 
     def __init__(
-        self, directory: Path, durability: str | None, max_bytes: int | None, timeout_s: float, linger_s: float
+        self,
+        directory: Path,
+        durability: str | None,
+        max_bytes: int | None,
+        timeout_s: float,
+        linger_s: float,
+        store_id: bytes | None = None,
     ) -> None:
         self.directory = directory
         self._durability = durability
@@ -113,8 +119,9 @@ class Connection:
         self._timeout_s = timeout_s
         self._linger_s = linger_s
         self._closed = False
-        self._store_id: bytes | None = None  # which store this is, and where it lies, once it is attached
-        self._place: StorePlace | None = None
+        # Which store this is and where it lies: known from the first attachment on, or because the caller knows it.
+        self.store_id = store_id
+        self._place = None if store_id is None else StorePlace(directory, store_id)
         self._moved: StoreMovedError | None = None
         self._lost = False  # a memory store whose coordinator died: there is nothing to go on with
         # Weak, here and in the reader: a cycle would keep a closed store's segment mapped until it is collected.
@@ -271,7 +278,7 @@ class Connection:
         return attachment
 
     def _attach(self, timeout_s: float, start: bool) -> Attachment:
-        hello = Hello(PROTOCOL_VERSION, self._client_id, os.getpid(), self._durability, self._max_bytes, self._store_id)
+        hello = Hello(PROTOCOL_VERSION, self._client_id, os.getpid(), self._durability, self._max_bytes, self.store_id)
         welcome = take_over.attach(self.directory, hello, self._linger_s, timeout_s, start, self._place)
         try:
             epoch = self._find_epoch(time.monotonic() + timeout_s)
@@ -300,7 +307,7 @@ class Connection:
         """Take what a coordinator hands out; from the first time on this is the store that the process has open."""
         if self._place is None and welcome.store_id:
             self._place = StorePlace(self.directory, welcome.store_id)
-            self._store_id = welcome.store_id
+            self.store_id = welcome.store_id
         words.register_reader()
         self.epoch_words = epoch_words
         return Attachment(welcome, epoch_words, _asking(weakref.ref(self)))

@@ -49,11 +49,12 @@ class ReadOnlyConnection(Connection):
         max_bytes: int | None,
         timeout_s: float,
         read_at_rest: Callable[[], Resting | None],
+        store_id: bytes | None = None,
     ) -> None:
         self._read_at_rest = read_at_rest
         self._resting: Resting | None = None
         self._asking = False
-        super().__init__(directory, durability, max_bytes, timeout_s, LINGER_S)
+        super().__init__(directory, durability, max_bytes, timeout_s, LINGER_S, store_id)
 
     def current(self) -> Attachment:
         """The attachment to read from now."""
