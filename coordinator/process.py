@@ -101,10 +101,10 @@ def _hold_locks(directory: Path, held: contextlib.ExitStack, made: contextlib.Ex
     if directory_fd is None:
         raise AlreadyServedError(f"{directory} is served by another coordinator")
     held.callback(os.close, directory_fd)
-    path = HERE / store_files.COORDINATOR_LOCK_FILE
-    if not path.exists():
-        made.callback(path.unlink, missing_ok=True)
-    lock = filelock.FileLock(path, mode=0o600, thread_local=False)
+    for path in (HERE / store_files.COORDINATOR_LOCK_FILE, HERE / store_files.EPOCH_FILE):
+        if not path.exists():
+            made.callback(path.unlink, missing_ok=True)
+    lock = filelock.FileLock(HERE / store_files.COORDINATOR_LOCK_FILE, mode=0o600, thread_local=False)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
@@ -134,6 +134,9 @@ class Coordinator:
         store_id = found.store_id or store_files.new_store_id()
         self._meta = meta = meta._replace(store_id=store_id)
         self._epoch = ServingEpoch(directory, self._writer)
+        wake_read, self._wake_write = os.pipe()
+        for fd in (wake_read, self._wake_write):
+            os.set_blocking(fd, False)
         self._log: WalWriter | None = None
         if meta.durability != "memory":
             self._log = WalWriter(storage, found.next_log_number, found.version, store_id)
@@ -154,9 +157,6 @@ class Coordinator:
                 *(directory, storage, self._log, self._writer, self._reclaimer, self._remembered),
                 *(found.log_bytes, store_id),
             )
-        wake_read, self._wake_write = os.pipe()
-        for fd in (wake_read, self._wake_write):
-            os.set_blocking(fd, False)
         self._server = Server(
             self._engine,
             self._writer,

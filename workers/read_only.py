@@ -10,6 +10,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -53,7 +54,7 @@ class ReadOnlyConnection(Connection):
     ) -> None:
         self._read_at_rest = read_at_rest
         self._resting: Resting | None = None
-        self._asking = False
+        self._asking: int | None = None  # the thread that asks a question
         super().__init__(directory, durability, max_bytes, timeout_s, LINGER_S, store_id)
 
     def current(self) -> Attachment:
@@ -72,13 +73,13 @@ class ReadOnlyConnection(Connection):
         """Ask the coordinator something that commits nothing, or look at the memory of a store at rest."""
         self.current()
         if self._resting is None:
-            self._asking = True
+            self._asking = threading.get_ident()
             try:
                 return super().ask(name, arguments)
             except _NowAtRest:
                 pass
             finally:
-                self._asking = False
+                self._asking = None
         assert self._resting is not None
         assert name == "check"
         return self._resting.check()
@@ -87,7 +88,7 @@ class ReadOnlyConnection(Connection):
         if self._closed:
             raise InvalidOperationError(f"the database {self.directory} is closed; open it again")
         attachment = self._use(self._attach(self._timeout_s, start=False))
-        if self._asking and self._resting is not None:
+        if self._asking == threading.get_ident() and self._resting is not None:
             raise _NowAtRest
         return attachment
 
