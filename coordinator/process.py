@@ -71,28 +71,37 @@ def serve(
     """
     store_files.check_durability(durability)
     store_files.check_max_bytes(max_bytes)
+    is_served = False
     try:
         with contextlib.ExitStack() as held, contextlib.ExitStack() as made:
 
             def served() -> None:
+                nonlocal is_served
+                is_served = True
                 made.pop_all()
                 ready()
 
             if store_id is None:
                 made.callback(store_files.remove_directories, store_files.make_directory(directory))
-            place = WorkingPlace(directory)
+            place = _enter(directory, store_id)
             _hold_locks(directory, held, made)
             meta = _meta(HERE, durability, max_bytes)
             if store_id not in (None, meta.store_id):
                 raise place.moved_error()
             Coordinator(HERE, meta, linger_s, place).run(served)
+    except OSError as error:
+        if not is_served:
+            store_files.raise_if_read_only(directory, error)
+        raise
+
+
+def _enter(directory: Path, store_id: bytes | None) -> WorkingPlace:
+    try:
+        return WorkingPlace(directory)
     except (FileNotFoundError, NotADirectoryError) as error:
         if store_id is None:
             raise
         raise StoreMovedError(str(directory), False) from error
-    except OSError as error:
-        store_files.raise_if_read_only(directory, error)
-        raise
 
 
 def _hold_locks(directory: Path, held: contextlib.ExitStack, made: contextlib.ExitStack) -> None:

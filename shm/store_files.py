@@ -82,7 +82,7 @@ def read_meta(directory: Path) -> StoreMeta | None:
         raise CorruptionError(META_FILE, 0, "a JSON object that shoal wrote", repr(raw[:60])) from error
     if type(found) is not int or found not in (_FORMAT_WITHOUT_ID, FORMAT_VERSION):
         raise ConfigurationError(
-            f"the store at {directory} has format {found!r:.60}, this shoal reads {_FORMAT_WITHOUT_ID} to "
+            f"the store at {directory.absolute()} has format {found!r:.60}, this shoal reads {_FORMAT_WITHOUT_ID} to "
             f"{FORMAT_VERSION}; export it with the version that wrote it"
         )
     durability, max_bytes = fields.get("durability"), fields.get("max_bytes")

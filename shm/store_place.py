@@ -53,7 +53,7 @@ class WorkingPlace:
     """The directory that a coordinator serves, entered: from then on ``HERE`` is that directory, whatever its path."""
 
     def __init__(self, path: Path) -> None:
-        self.path = path
+        self.path = path.absolute()
         os.chdir(path)
         self._found_at = os.getcwdb()
         self._directory = _identity(HERE)
