@@ -15,6 +15,7 @@ import contextlib
 import errno
 import gc
 import os
+import resource
 import secrets
 import signal
 import sys
@@ -32,7 +33,7 @@ from shoal.coordinator.control_socket import ControlSocket
 from shoal.coordinator.log.wal_writer import WalWriter
 from shoal.coordinator.recover import recover
 from shoal.coordinator.server import Server
-from shoal.shm import codec, commit_set, limits, store_files
+from shoal.shm import codec, commit_set, descriptors, limits, store_files
 from shoal.shm.clock import SystemClock
 from shoal.shm.errors import ConfigurationError, ShoalError
 from shoal.shm.integrity import check_segment
@@ -59,6 +60,8 @@ def serve(
     ready: Callable[[], None],
 ) -> None:
     """Serve the store until stopped. Raises ShoalError for what keeps it from being served at all."""
+    descriptors.keep_standard()
+    _raise_limit_of_descriptors()
     store_files.make_directory(directory)
     lock = filelock.FileLock(directory / store_files.COORDINATOR_LOCK_FILE, mode=0o600, thread_local=False)
     try:
@@ -69,6 +72,14 @@ def serve(
         Coordinator(directory, _meta(directory, durability, max_bytes), linger_s).run(ready)
     finally:
         lock.release()
+
+
+def _raise_limit_of_descriptors() -> None:
+    """Have as many as the system allows: every client takes some, and the usual limit suits programs with few files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # macOS names a limit that it then refuses: the old one stays
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _meta(directory: Path, durability: str | None, max_bytes: int | None) -> StoreMeta:
@@ -204,8 +215,8 @@ class Coordinator:
         self._synced.set()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Entry of a coordinator that a client starts for itself."""
+def main(arguments: list[str] | None = None, apart: bool = False) -> int:
+    """Entry of a coordinator that a client starts for itself, ``apart`` from what its process inherited."""
     parser = argparse.ArgumentParser(prog="python -m shoal.coordinator.process", description=__doc__)
     parser.add_argument("path", type=Path)
     parser.add_argument("--durability")
@@ -213,6 +224,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--linger", type=float, default=limits.LINGER_S, help="seconds to stay after the last client")
     parser.add_argument("--report-fd", type=int, required=True, help="pipe to say on how the start went")
     options = parser.parse_args(arguments)
+    if apart:
+        _leave_everything(options.report_fd)
     # The client waits for this process and reaps it; its child belongs to nobody and outlives the client.
     if os.fork():
         os._exit(0)
@@ -233,6 +246,15 @@ def main(arguments: list[str] | None = None) -> int:
         append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {traceback.format_exc()}")
         raise
     return 0
+
+
+def _leave_everything(but: int) -> None:
+    """Keep neither the client's working directory nor its descriptors, ``but`` one."""
+    os.chdir("/")
+    for name in os.listdir("/dev/fd"):
+        if int(name) >= descriptors.FIRST_OWN and int(name) != but:
+            with contextlib.suppress(OSError):  # the one that listed them
+                os.close(int(name))
 
 
 class _Report:
@@ -256,4 +278,4 @@ class _Report:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(apart=True))

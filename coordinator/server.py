@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable
 
 from shoal.coordinator.checkpointer import Checkpointer
-from shoal.coordinator.clients import Client, welcome_client
+from shoal.coordinator.clients import Client, Processes, welcome_client
 from shoal.coordinator.commit_engine import CommitEngine
 from shoal.coordinator.conflict_window import ConflictWindow
 from shoal.coordinator.control_socket import ControlSocket
@@ -74,6 +74,7 @@ class Server:
         self._clients: dict[int, Client] = {}  # by request descriptor
         self._answer_fds: dict[int, Client] = {}  # of those with a backlog
         self._epoll = select.epoll()
+        self._processes = Processes(self._epoll)
         self._control: ControlSocket
         self._had_clients = False
         self._alone_since = time.monotonic()
@@ -100,8 +101,8 @@ class Server:
                 self._drop(client)
             self._epoll.close()
 
-    def admit(self, hello: handshake.Hello) -> handshake.Welcome:
-        """Take in a new client, or raise what it is told."""
+    def admit(self, hello: handshake.Hello, pid: int = 0) -> handshake.Welcome:
+        """Take in a new client of the process ``pid``, 0 if that is unknown, or raise what it is told."""
         if hello.durability is not None and hello.durability != self._meta.durability:
             raise ConfigurationError(
                 f"the store is being served with durability {self._meta.durability!r}, not {hello.durability!r}; "
@@ -119,16 +120,22 @@ class Server:
             os.close(segment_fd)
             raise
         try:
+            self._processes.watch(client, pid)
             self._epoll.register(client.request_fd, select.EPOLLIN)
         except OSError:  # the kernel watches no more for this user: likewise
+            self._processes.forget(client)
             client.close()
             for fd in welcome[2:]:
                 os.close(fd)
             raise
         self._clients[client.request_fd] = client
         self._had_clients = True
-        self._writer.segment.words[W_CLIENTS] = len(self._clients)
+        self._count_clients()
         return welcome
+
+    def _count_clients(self) -> None:
+        """Tell how many databases are open; one may have several clients."""
+        self._writer.segment.words[W_CLIENTS] = len({client.database_id for client in self._clients.values()})
 
     def _turn(self) -> None:
         group = _Group()
@@ -207,9 +214,7 @@ class Server:
         except BlockingIOError:
             return
         if not data:
-            self._drop(client)
-            if all(other.client_id != client.client_id for other in self._clients.values()):
-                self._engine.forget_client(client.client_id)
+            self._bury(client)
             return
         messages = []
         try:
@@ -229,6 +234,12 @@ class Server:
             return
         if messages:
             group.answers.append((client, b"".join(messages)))
+
+    def _bury(self, client: Client) -> None:
+        """Drop a client that is gone for good: it does not send its last commit again."""
+        self._drop(client)
+        if all(other.client_id != client.client_id for other in self._clients.values()):
+            self._engine.forget_client(client.client_id)
 
     def _answer_question(self, request: CommitSet) -> bytes:
         assert request.question is not None
@@ -260,6 +271,9 @@ class Server:
             os.read(self._wake_fd, 4096)
         elif self._control.is_visitor(fd):
             self._control.hear(fd)
+        else:
+            for client in self._processes.ended(fd):
+                self._bury(client)
 
     def _drop(self, client: Client) -> None:
         del self._clients[client.request_fd]
@@ -269,7 +283,8 @@ class Server:
         client.close()
         if self._gathering is not None:
             self._gathering.forget(client)
-        self._writer.segment.words[W_CLIENTS] = len(self._clients)
+        self._processes.forget(client)
+        self._count_clients()
         if not self._clients:
             self._alone_since = time.monotonic()
 
