@@ -134,10 +134,10 @@ class Reader:
                 return self._moved(place, name)
             found = self.find_latest(place.prefix + name.encode())
             return None if found is None else found.value
-        except ValueError:  # the memory is closed, or ``name`` is no text
-            if self._epoch_words is not _NO_EPOCH:
+        except ValueError:
+            if self._epoch_words is not _NO_EPOCH:  # ``name`` is no text
                 raise
-            return self._moved(place, name)
+            return self._moved(place, name)  # the memory is closed
 
     def find_latest(self, key: bytes) -> Found | None:
         """What ``key`` holds now, with its version and expiry."""

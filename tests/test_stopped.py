@@ -17,7 +17,7 @@ from crash_workers import DEADLINE_S, wait_for
 
 import shoal
 from shoal.shm import frames
-from shoal.workers import connection
+from shoal.workers import channel
 
 RUN = "stopped"
 
@@ -102,23 +102,23 @@ def _client(store: Path, pipe: Connection, stop_in: str) -> None:
         view = db.snapshot(RUN)
         assert view.kv.get("shared") == "old"
 
-        def write_half(fd: int, data: bytes) -> None:
+        def write_half(fd: int, data: bytes, _give_up_s: float) -> None:
             half = len(data) // 2
             frames.write_all(fd, data[:half])
             os.kill(os.getpid(), signal.SIGSTOP)
             frames.write_all(fd, data[half:])
 
-        def write_and_stop(fd: int, data: bytes) -> None:
+        def write_and_stop(fd: int, data: bytes, _give_up_s: float) -> None:
             frames.write_all(fd, data)
             os.kill(os.getpid(), signal.SIGSTOP)
 
-        sound = connection.write_all
-        connection.write_all = {"request": write_half, "answer": write_and_stop}.get(stop_in, sound)
+        sound = channel.write_all
+        channel.write_all = {"request": write_half, "answer": write_and_stop}.get(stop_in, sound)
         pipe.send(os.getpid())
         if stop_in == "snapshot":
             os.kill(os.getpid(), signal.SIGSTOP)
         told = kv.increment(RUN, "mine")
-        connection.write_all = sound
+        channel.write_all = sound
         try:
             seen = view.kv.get("shared")
         except shoal.SnapshotExpiredError:
