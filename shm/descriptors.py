@@ -48,7 +48,7 @@ def close_all(fds: list[int | None]) -> None:
     before or after it. So a number is never closed twice, and what is left is closed by the next call.
     """
     if fds:
-        collections.deque(map(os.close, iter(fds.pop, _CLOSED)), maxlen=0)  # type: ignore[arg-type]
+        collections.deque(map(os.close, iter(fds.pop, _CLOSED)), maxlen=0)
 
 
 def map_file(fd: int, size_bytes: int, access: int) -> mmap.mmap:

@@ -8,6 +8,7 @@ server   frame: msgpack [nil, durability, generation], with four descriptors:
 
 from __future__ import annotations
 
+import _socket
 import os
 import socket
 import struct
@@ -82,7 +83,7 @@ def send_refusal(connection: socket.socket, error: Exception) -> None:
     connection.sendall(frame(codec.pack([[name, arguments]])))
 
 
-def receive_welcome(connection: socket.socket) -> Welcome:
+def receive_welcome(connection: _socket.socket) -> Welcome:
     """Wait for the answer. Raises the coordinator's error, or EOFError if it went away.
 
     ``ConfigurationError`` for what no coordinator of this version says.
@@ -111,7 +112,7 @@ def receive_welcome(connection: socket.socket) -> Welcome:
         raise
 
 
-def _receive(connection: socket.socket) -> tuple[bytes, list[int]]:
+def _receive(connection: _socket.socket) -> tuple[bytes, list[int]]:
     """What is there to read, and the descriptors that came with it, which programs executed here do not inherit.
 
     Not ``socket.recv_fds``, which passes over its ``flags``.

@@ -47,7 +47,7 @@ class _SlotRef(weakref.ref[_Slot]):
     __slots__ = ("index",)
 
     def __init__(self, slot: _Slot, gone: Callable[[weakref.ref[_Slot]], None]) -> None:
-        super().__init__(slot, gone)
+        super().__init__(slot, gone)  # type: ignore[call-arg] # typeshed has it as object's
         self.index = slot.index
 
 

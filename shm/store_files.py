@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import _socket
 import json
 import mmap
 import os
@@ -166,7 +167,7 @@ def socket_address(directory: Path) -> Iterator[str]:
         os.close(fd)
 
 
-def peer_pid(connection: socket.socket) -> int:
+def peer_pid(connection: _socket.socket) -> int:
     """The process on the other end of a local socket; 0 if the system does not say, or it cannot be seen from here."""
     if not hasattr(socket, "SO_PEERCRED"):
         return 0

@@ -183,9 +183,13 @@ class Connection:
             attachment.close_memory("")  # the other channel's is read from
         else:
             self._use(attachment)
-        if self._closed:  # meanwhile
-            attachment.close_memory(self._why_closed())
+        self._close_late(attachment)
         return attachment
+
+    def _close_late(self, attachment: Attachment) -> None:
+        """Close what another thread's ``close`` has come too early for."""
+        if self._closed:
+            attachment.close_memory(self._why_closed())
 
     def _is_usable(self) -> bool:
         """Whether ``attachment`` still has its channel: in the call that was interrupted by this one, or idle."""

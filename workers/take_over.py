@@ -31,7 +31,7 @@ from shoal.shm.unpatched import select, time
 _POLL_S = 0.01
 _LONGEST_WAIT_S = 1e6  # what fits into a call of the kernel
 
-# Descriptors in use here. A child that is forked meanwhile closes its copies: it would hold the lock as long as it lives.
+# Descriptors in use here. A child that is forked meanwhile closes its copies: it would hold the lock while it lives.
 _under_way: set[int] = set()
 
 

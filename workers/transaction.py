@@ -216,7 +216,7 @@ class Transaction:
     def _end(self, how: str) -> None:
         self._ended = how
         slot = self._slot
-        self._slot = None  # if this is interrupted, the slot is lost, and so free again
+        del self._slot  # if this is interrupted, the slot is lost, and so free again
         self.attachment.slots.unpin(slot)
 
     def _write(self, write: Write) -> None:

@@ -95,7 +95,19 @@ def _install(world: World, patch: Patch) -> None:
         patch.set(module, "os", fake_os)
     for module in (server, clients, attachment, frames):
         patch.set(module, "select", sim_select)
-    for module in (server, waiting, frames, connection, channel, transaction, retry, take_over, clock, state_cell, planted_answers):
+    for module in (
+        server,
+        waiting,
+        frames,
+        connection,
+        channel,
+        transaction,
+        retry,
+        take_over,
+        clock,
+        state_cell,
+        planted_answers,
+    ):
         patch.set(module, "time", sim_time)
     sim_random = SimpleNamespace(uniform=rng.uniform)
     for module in (take_over, retry):

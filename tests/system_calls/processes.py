@@ -195,6 +195,7 @@ def fork_instead_of_exec() -> None:
         DEVNULL = subprocess.DEVNULL
 
     def spawn(command: list[str], report_fd: int) -> int:
+        take_over._under_way.remove(report_fd)  # which a forked child closes
         return ForkedPython([*command, "--report-fd", str(report_fd)], [report_fd], subprocess.DEVNULL).pid
 
     take_over._spawn = spawn
