@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import math
-import os
 import struct
 import time
 from typing import Any
 
 from shoal.shm.limits import KIB, MAX_COMMIT_BYTES, MIB
-from shoal.shm.unpatched import select
+from shoal.shm.unpatched import os, select
 from shoal.shm.waiting import Lookout
 
 _LENGTH = struct.Struct("<I")

@@ -7,6 +7,7 @@ functions of the kernel. So it has copies of these modules: same code, other mod
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from types import ModuleType
 from typing import Any
@@ -21,6 +22,7 @@ def _copy(name: str) -> Any:
     return module
 
 
+os: Any = importlib.import_module("posix")  # of which ``os`` takes its functions, to be patched there
 select: Any = _copy("select")
 thread: Any = _copy("_thread")
 time: Any = _copy("time")

