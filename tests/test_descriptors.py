@@ -66,14 +66,15 @@ def _use(db: shoal.Database) -> list[object]:
 
 def test_closed_databases_hold_nothing(tmp_path: Path, uncollected: None) -> None:
     """Thirty are opened, used and closed, and every object is kept: no descriptor and no mapping is."""
-    before = _held()
-    kept = []
-    for i in range(30):
-        db = shoal.open(tmp_path / f"store{i % 3}", durability="memory", linger=0.2)
-        kept.append((db, _use(db)))
-        assert _held() != before
-        db.close()
-        assert _held() == before
+    with shoal.open(tmp_path / "store", linger=0.05):
+        before = _held()
+        kept = []
+        for _ in range(30):
+            db = shoal.open(tmp_path / "store")
+            kept.append((db, _use(db)))
+            assert _held() != before
+            db.close()
+            assert _held() == before
 
 
 def test_a_snapshot_of_a_closed_database(store: Path) -> None:
