@@ -155,7 +155,11 @@ class Server:
             self._gather(gathering, group)
         answers = group.answers
         if group.requests:
+            for client in group.asking:
+                client.page.note_work(1)
             answers += zip(group.asking, self._engine.submit_together(group.requests), strict=True)
+            for client in group.asking:
+                client.page.note_work(0)
         finishing_s = time.monotonic()
         self._engine.finish_group()
         for client, answer in answers:

@@ -63,6 +63,7 @@ SINGLE_CALL_TIMEOUT_S = 30.0  # a facade's call that reads and writes runs again
 LINGER_S = 1.0
 FIRST_CLIENT_S = 2.0  # a coordinator waits so long at least for whoever started it
 THREAD_START_S = 5.0
+MAX_DEATHS_PER_COMMIT = 2  # coordinators that die while they do a commit, then it is not sent to another
 ANSWER_SPIN_S = 0.001  # a client looks so long for its answer before it sleeps
 REQUEST_SPIN_S = 0.0006  # the coordinator likewise for the next request after one
 CROWDED_REQUEST_SPIN_S = 0.0001  # with more clients than processors, where who looks keeps others from working

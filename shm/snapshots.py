@@ -5,6 +5,8 @@
   the slot, or the worker's second look came after and saw a version at least as new as what is freed.
 - A page belongs to one process. Its coordinator-side mapping goes when the process's pipe reports its end, so the
   slots of the dead are free at once, with no guessing about pids.
+- In the page's last word the coordinator notes that it does a commit of this client. If it dies then, the client finds
+  the note: the commit may be what ended it.
 - The kernel seals the page's size: a worker cannot make the coordinator fault.
 """
 
@@ -24,7 +26,8 @@ from shoal.shm.segment import anonymous_file
 from shoal.shm.unpatched import thread
 from shoal.shm.words import unmap, words_of
 
-_PAGE_BYTES = (MAX_SNAPSHOTS_PER_PROCESS + 1) * 8
+_PAGE_BYTES = (MAX_SNAPSHOTS_PER_PROCESS + 2) * 8
+_AT_WORK = -1  # the last word, which only the coordinator writes: 1 while it does a commit of this client
 
 
 def new_page() -> int:
@@ -96,6 +99,10 @@ class SnapshotSlots:
         self._slots[slot.index] = 0
         self._free.append(slot)
 
+    def died_at_work(self) -> bool:
+        """Of a coordinator that has died: whether it was doing a commit of this client."""
+        return bool(self._slots[_AT_WORK])
+
     def close(self) -> None:
         """Unmap the page. Pins and unpins go to a copy nobody reads: in a forked child, the page is the parent's."""
         mapped, self._slots = self._slots, memoryview(bytearray(_PAGE_BYTES)).cast("Q")
@@ -132,8 +139,12 @@ class SnapshotPage:
     __slots__ = ("_mm", "_slots")
 
     def __init__(self, fd: int) -> None:
-        self._mm = descriptors.map_file(fd, _PAGE_BYTES, mmap.PROT_READ)
+        self._mm = descriptors.map_file(fd, _PAGE_BYTES, mmap.PROT_READ | mmap.PROT_WRITE)
         self._slots = words_of(self._mm)
+
+    def note_work(self, at_work: int) -> None:
+        """Note that a commit of this client is being done (1), or that none is (0)."""
+        self._slots[_AT_WORK] = at_work
 
     def pinned(self) -> list[int]:
         """The versions pinned now, in no order; several snapshots may share one."""

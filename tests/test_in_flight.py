@@ -97,7 +97,7 @@ def test_a_commit_that_ends_coordinators(tmp_path: Path, kind: str) -> None:
             "increment": lambda: kv.increment(RUN, "poison"),
             "transaction": lambda: db.transact(RUN, lambda txn: txn.kv.put("poison", 1)),
         }[kind]
-        with pytest.raises(shoal.CoordinatorLostError, match="2 coordinators died while they had this commit"):
+        with pytest.raises(shoal.CoordinatorLostError, match="2 coordinators died while they did this commit"):
             commit()
         kv.put(RUN, "key", 2)
         assert db._connection.attachment.generation == generation + 2

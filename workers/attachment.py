@@ -93,13 +93,17 @@ class Attachment:
         """Tell the coordinator goodbye; the memory lives on as long as a snapshot reads from it."""
         descriptors.close_all(getattr(self, "pipes", []))
 
+    def close_segment(self) -> None:
+        """Unmap what is read from: another attachment to the same coordinator is used for that."""
+        self.retire()
+        self.segment.close()
+        self.epoch.close()
+
     def close_memory(self, why: str) -> None:
         """Unmap everything. Whoever reads from it is told ``why``."""
         self.why_closed = why
-        self.retire()
+        self.close_segment()
         self.slots.close()
-        self.segment.close()
-        self.epoch.close()
 
     def leave_to_parent(self) -> None:
         """In a forked child: let go of the parent's pipes and slots; the memory can still be read.
@@ -107,12 +111,14 @@ class Attachment:
         The numbers of the pipes stay taken, as a commit under way may have been forked with the process.
         """
         self.is_parents = True
-        nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
         try:
+            nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:  # there is no descriptor left
+            self.close_pipes()
+        else:
             for fd in self.pipes:
                 if fd is not None:
                     os.dup2(nowhere, fd, inheritable=False)
-        finally:
             os.close(nowhere)
         self.retire()
         self.slots.close()

@@ -4,7 +4,8 @@ A commit is sent until it is answered. If the coordinator goes away, the next on
 commit is sent to it with the same ids: it knows whether the log has it. What ends that:
 
 - The coordinator does not answer in time. It may be stopped or very slow, and does the commit later, or not.
-- Two coordinators died while they had this commit. It may be what kills them, so a third does not get it.
+- Two coordinators died while they did this commit. It may be what kills them, so a third does not get it. Deaths while
+  it waited for its turn, or for the disk, do not count: kill -9 at any moment is not the commit's fault.
 
 After any error the channel is given up, as the answer may still come: no other commit may take it for its own. The
 next commit gets a channel with another id.
@@ -16,7 +17,7 @@ import secrets
 from collections.abc import Callable
 from typing import Any
 
-from shoal.shm import commit_set
+from shoal.shm import commit_set, limits
 from shoal.shm.errors import CoordinatorLostError, InvalidOperationError
 from shoal.shm.frames import read_message, write_all
 from shoal.shm.limits import ANSWER_SPIN_S
@@ -25,8 +26,6 @@ from shoal.workers.attachment import Attachment
 
 # (channel, whether a commit is in flight, when to give up (monotonic))
 Attach = Callable[["Channel", bool, float], Attachment]
-
-_MOST_DEATHS = 2
 
 
 class Channel:
@@ -50,10 +49,11 @@ def commit_through(
     """
     commit_id = channel.commit_id
     deaths = 0
+    sent_before = False
     while True:
         attachment = channel.attachment
         if attachment is None:
-            attachment = attach(channel, deaths > 0, give_up_s)
+            attachment = attach(channel, sent_before, give_up_s)
         sent = False
         try:
             attachment.in_use = True  # and lost, should anything interrupt this
@@ -75,14 +75,15 @@ def commit_through(
                     return status, version, details
         except (BrokenPipeError, EOFError):
             _give_up(channel, attachment)
+            sent_before = sent_before or sent
             if attachment.is_parents:
                 raise InvalidOperationError(
                     "the process was forked during this commit, which is its parent's; the child has to commit anew"
                 ) from None
-            deaths += sent
-            if deaths == _MOST_DEATHS:
+            deaths += sent and attachment.slots.died_at_work()
+            if deaths >= limits.MAX_DEATHS_PER_COMMIT:
                 raise CoordinatorLostError(
-                    f"{deaths} coordinators died while they had this commit, so it may be what ends them, and it is "
+                    f"{deaths} coordinators died while they did this commit, so it may be what ends them, and it is "
                     "not sent again; see coordinator.log in the store; whether the commit is done shows there, too"
                 ) from None
             give_up_s = time.monotonic() + timeout_s

@@ -180,7 +180,7 @@ class Connection:
             raise
         channel.attachment = attachment
         if self._is_usable() and self.attachment.generation == attachment.generation:
-            attachment.close_memory("")  # the other channel's is read from
+            attachment.close_segment()  # the other channel's is read from
         else:
             self._use(attachment)
         self._close_late(attachment)

@@ -257,6 +257,10 @@ def _install_client(world: World, patch: Patch) -> None:
             self.why_closed = why
             self.retire()
 
+        def close_segment(self) -> None:
+            """Likewise."""
+            self.retire()
+
     patch.set(connection, "Attachment", Attachment)
     patch.set(connection, "uninterrupted", lambda call: call())
     patch.set(attachment, "Segment", SimpleNamespace(attach=attach_segment))
