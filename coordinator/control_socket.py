@@ -25,7 +25,7 @@ _MOST_VISITORS = 128
 # Of the descriptors the process may have: for the log and checkpoints, without which those inside would not go on.
 _KEPT_DESCRIPTORS = 48
 
-Admit = Callable[[handshake.Hello], handshake.Welcome]
+Admit = Callable[[handshake.Hello, int], handshake.Welcome]  # the greeting, and who sent it as the kernel says
 
 
 class ControlSocket:
@@ -140,7 +140,7 @@ class ControlSocket:
         try:
             if not self._has_room():
                 raise self._no_room()
-            welcome = self._admit(hello)
+            welcome = self._admit(hello, store_files.peer_pid(connection))
         except ShoalError as error:
             handshake.send_refusal(connection, error)
             return

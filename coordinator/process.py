@@ -18,6 +18,7 @@ import contextlib
 import errno
 import gc
 import os
+import resource
 import secrets
 import signal
 import sys
@@ -36,7 +37,7 @@ from shoal.coordinator.log.wal_writer import WalWriter
 from shoal.coordinator.recover import recover
 from shoal.coordinator.server import Server
 from shoal.coordinator.serving_epoch import ServingEpoch
-from shoal.shm import codec, commit_set, limits, store_files
+from shoal.shm import codec, commit_set, descriptors, limits, store_files
 from shoal.shm.clock import SystemClock
 from shoal.shm.errors import ConfigurationError, ShoalError, StoreMovedError
 from shoal.shm.integrity import check_segment
@@ -69,6 +70,8 @@ def serve(
     With ``store_id`` only that store is served: ``StoreMovedError`` if it is not there. The working directory is the
     store's afterwards. A store that is not served after all stays as it was, and one that was not there is not made.
     """
+    descriptors.keep_standard()
+    _raise_limit_of_descriptors()
     store_files.check_durability(durability)
     store_files.check_max_bytes(max_bytes)
     is_served = False
@@ -119,6 +122,14 @@ def _hold_locks(directory: Path, held: contextlib.ExitStack, made: contextlib.Ex
     except filelock.Timeout:
         raise AlreadyServedError(f"{directory} is served by another coordinator") from None
     held.callback(lock.release)
+
+
+def _raise_limit_of_descriptors() -> None:
+    """Have as many as the system allows: every client takes some, and the usual limit suits programs with few files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # macOS names a limit that it then refuses: the old one stays
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _meta(directory: Path, durability: str | None, max_bytes: int | None) -> StoreMeta:
@@ -264,8 +275,8 @@ class Coordinator:
         self._synced.set()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Entry of a coordinator that a client starts for itself."""
+def main(arguments: list[str] | None = None, apart: bool = False) -> int:
+    """Entry of a coordinator that a client starts for itself, ``apart`` from what its process inherited."""
     parser = argparse.ArgumentParser(prog="python -m shoal.coordinator.process", description=__doc__)
     parser.add_argument("path", type=Path)
     parser.add_argument("--durability")
@@ -274,6 +285,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--store-id", type=bytes.fromhex, help="serve this store only, and make none")
     parser.add_argument("--report-fd", type=int, required=True, help="pipe to say on how the start went")
     options = parser.parse_args(arguments)
+    if apart:
+        _leave_everything(options.report_fd)
     # The client waits for this process and reaps it; its child belongs to nobody and outlives the client.
     if os.fork():
         os._exit(0)
@@ -305,6 +318,15 @@ def _own_traceback() -> str:
     return f"process {os.getpid()}: {traceback.format_exc()}"
 
 
+def _leave_everything(but: int) -> None:
+    """Keep neither the client's working directory nor its descriptors, ``but`` one."""
+    os.chdir("/")
+    for name in os.listdir("/dev/fd"):
+        if int(name) >= descriptors.FIRST_OWN and int(name) != but:
+            with contextlib.suppress(OSError):  # the one that listed them
+                os.close(int(name))
+
+
 class _Report:
     """Tells whoever started this process, if he is still there, how the start went."""
 
@@ -331,4 +353,4 @@ class _Report:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(apart=True))

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from shoal.coordinator.checkpointer import Checkpointer
-from shoal.coordinator.clients import Client, welcome_client
+from shoal.coordinator.clients import Client, Processes, welcome_client
 from shoal.coordinator.commit_engine import CommitEngine
 from shoal.coordinator.conflict_window import ConflictWindow
 from shoal.coordinator.control_socket import ControlSocket
@@ -27,6 +27,7 @@ from shoal.shm.layout import W_CLIENTS, W_GENERATION, W_HORIZON
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.store_files import StoreMeta
 from shoal.shm.store_place import WorkingPlace
+from shoal.shm.waiting import Lookout
 from shoal.shm.writer import Writer
 
 _PROCESSORS = os.cpu_count() or 1
@@ -77,11 +78,13 @@ class Server:
         self._clients: dict[int, Client] = {}  # by request descriptor
         self._answer_fds: dict[int, Client] = {}  # of those with a backlog
         self._epoll = select.epoll()
+        self._processes = Processes(self._epoll)
         self._control: ControlSocket
         self._had_clients = False
         self._alone_since = time.monotonic()
         self._maintained_at = 0.0
-        self._spin_until_s = 0.0
+        self._look_until_s = 0.0
+        self._lookout = Lookout()
         self._busy = False  # reclaiming has more that it could do at once
         self.stopping = False
 
@@ -102,8 +105,8 @@ class Server:
                 self._drop(client)
             self._epoll.close()
 
-    def admit(self, hello: handshake.Hello) -> handshake.Welcome:
-        """Take in a new client, or raise what it is told."""
+    def admit(self, hello: handshake.Hello, pid: int = 0) -> handshake.Welcome:
+        """Take in a new client of the process ``pid``, 0 if that is unknown, or raise what it is told."""
         if self._place.was_moved():
             # Whoever came found the socket where the directory lies now: the next coordinator serves it there.
             self.stopping = True
@@ -131,16 +134,22 @@ class Server:
             os.close(segment_fd)
             raise
         try:
+            self._processes.watch(client, pid)
             self._epoll.register(client.request_fd, select.EPOLLIN)
         except OSError:  # the kernel watches no more for this user: likewise
+            self._processes.forget(client)
             client.close()
             for fd in welcome.descriptors:
                 os.close(fd)
             raise
         self._clients[client.request_fd] = client
         self._had_clients = True
-        self._writer.segment.words[W_CLIENTS] = len(self._clients)
+        self._count_clients()
         return welcome
+
+    def _count_clients(self) -> None:
+        """Tell how many databases are open; one may have several clients."""
+        self._writer.segment.words[W_CLIENTS] = len({client.database_id for client in self._clients.values()})
 
     def _turn(self) -> None:
         group = _Group()
@@ -160,7 +169,11 @@ class Server:
             self._gather(gathering, group)
         answers = group.answers
         if group.requests:
+            for client in group.asking:
+                client.page.note_work(1)
             answers += zip(group.asking, self._submit_together(group.requests), strict=True)
+            for client in group.asking:
+                client.page.note_work(0)
         finishing_s = time.monotonic()
         self._engine.finish_group()
         for client, answer in answers:
@@ -171,7 +184,7 @@ class Server:
             gathering.finished(now_s - finishing_s)
         if answers:
             crowded = len(self._clients) > _PROCESSORS
-            self._spin_until_s = now_s + (limits.CROWDED_REQUEST_SPIN_S if crowded else limits.REQUEST_SPIN_S)
+            self._look_until_s = now_s + (limits.CROWDED_REQUEST_SPIN_S if crowded else limits.REQUEST_SPIN_S)
         if self._busy or self._reclaimer.due():
             self._busy = self._reclaimer.step(now_s)
             self._forget()
@@ -198,26 +211,29 @@ class Server:
         return encode_answer(request.commit_id, REFUSED, 0, error_parts(self._place.moved_error()))
 
     def _gather(self, gathering: Gathering, group: _Group) -> None:
-        """Take in those of the next group who are about to come, offering them the processor meanwhile."""
+        """Wait for clients that are about to commit, and take in every client that comes meanwhile."""
         expected = gathering.begin(group.asking)
         until_s = time.monotonic() + gathering.patience_s
-        while expected and time.monotonic() < until_s:
-            os.sched_yield()
-            for fd, _ in self._epoll.poll(0):
-                client = self._clients.get(fd)
-                if client in expected:
-                    expected.remove(client)
-                    self._read(client, group)
+        while expected and (left_s := until_s - time.monotonic()) > 0:
+            came = [self._clients.get(fd) for fd, _ in self._lookout.look(self._epoll.poll, left_s)]
+            fresh = [client for client in came if client is not None and client not in group.asking]
+            if not fresh:  # the time is over, the machine is busy, or something else waits for this turn's end
+                break
+            for client in fresh:
+                expected.discard(client)
+                self._read(client, group)
         gathering.end(group.asking, expected)
 
     def _wait(self) -> list[tuple[int, int]]:
-        """Wait for something to happen; after a request look out for the next before going to sleep.
+        """Wait for something to happen; after a request look for the next one before sleeping.
 
-        Without offering the processor to others meanwhile: those who wait for answers do, and would take it.
+        With a processor left for a client, the first looks do not offer this one: the client needs no more than that.
         """
         poll = self._epoll.poll
-        while time.monotonic() < self._spin_until_s:
-            events = poll(0)
+        look_s = self._look_until_s - time.monotonic()
+        if look_s > 0:
+            keep_s = 0.0 if len(self._clients) >= _PROCESSORS else limits.KEEP_PROCESSOR_S
+            events = self._lookout.look(poll, look_s, keep_s)
             if events:
                 return events
         return poll(self._wait_s())
@@ -235,9 +251,7 @@ class Server:
         except BlockingIOError:
             return
         if not data:
-            self._drop(client)
-            if all(other.client_id != client.client_id for other in self._clients.values()):
-                self._engine.forget_client(client.client_id)
+            self._bury(client)
             return
         messages = []
         try:
@@ -260,6 +274,12 @@ class Server:
             return
         if messages:
             group.answers.append((client, b"".join(messages)))
+
+    def _bury(self, client: Client) -> None:
+        """Drop a client that is gone for good: it does not send its last commit again."""
+        self._drop(client)
+        if all(other.client_id != client.client_id for other in self._clients.values()):
+            self._engine.forget_client(client.client_id)
 
     def _answer_question(self, request: CommitSet) -> bytes:
         assert request.question is not None
@@ -291,6 +311,9 @@ class Server:
             os.read(self._wake_fd, 4096)
         elif self._control.is_visitor(fd):
             self._control.hear(fd)
+        else:
+            for client in self._processes.ended(fd):
+                self._bury(client)
 
     def _drop(self, client: Client) -> None:
         del self._clients[client.request_fd]
@@ -300,7 +323,8 @@ class Server:
         client.close()
         if self._gathering is not None:
             self._gathering.forget(client)
-        self._writer.segment.words[W_CLIENTS] = len(self._clients)
+        self._processes.forget(client)
+        self._count_clients()
         if not self._clients:
             self._alone_since = time.monotonic()
 

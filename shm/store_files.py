@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import _socket
 import contextlib
 import errno
 import itertools
@@ -26,11 +27,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from shoal.shm import descriptors
 from shoal.shm.errors import ConfigurationError, CorruptionError
 from shoal.shm.layout import EPOCH_BITS
 from shoal.shm.limits import DEFAULT_STORE_BYTES, GIB, MAX_STORE_BYTES, MIN_STORE_BYTES
 from shoal.shm.storage import DiskStorage, private_file
-from shoal.shm.words import words_of
+from shoal.shm.words import unmap, words_of
 
 FORMAT_VERSION = 2
 _FORMAT_WITHOUT_ID = 1
@@ -205,10 +207,14 @@ class EpochWord:
             if found_bytes < _EPOCH_BYTES:
                 raise CorruptionError(EPOCH_FILE, 0, f"{_EPOCH_BYTES} bytes", f"{found_bytes}")
             access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-            self._map = mmap.mmap(fd, _EPOCH_BYTES, mmap.MAP_SHARED, access)
+            self._map = descriptors.map_file(fd, _EPOCH_BYTES, access)
         finally:
             os.close(fd)
         self.words = words_of(self._map)
+
+    def close(self) -> None:
+        """Unmap it."""
+        unmap(self._map, self.words)
 
     @property
     def generation(self) -> int:
@@ -229,6 +235,13 @@ def socket_address(directory: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{fd}/{SOCKET_FILE}"
     finally:
         os.close(fd)
+
+
+def peer_pid(connection: _socket.socket) -> int:
+    """The process on the other end of a local socket; 0 if the system does not say, or it cannot be seen from here."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return 0
+    return int.from_bytes(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], "little")
 
 
 def peer_uid(connection: socket.socket) -> int:

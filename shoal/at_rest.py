@@ -12,7 +12,7 @@ from pathlib import Path
 
 from shoal.coordinator.recover import recover
 from shoal.coordinator.survey import at_rest, is_store
-from shoal.shm import snapshots, store_files
+from shoal.shm import descriptors, snapshots, store_files
 from shoal.shm.errors import ConfigurationError, NotFoundError
 from shoal.shm.handshake import Welcome
 from shoal.shm.integrity import check_segment
@@ -22,7 +22,7 @@ from shoal.shm.segment import Segment
 from shoal.shm.storage import DiskStorage
 from shoal.shm.store_files import EpochWord, StoreMeta
 from shoal.shm.writer import Writer
-from shoal.workers.read_only import Resting
+from shoal.workers.read_only import NoEpoch, Resting
 
 
 class UnchangedDisk(DiskStorage):
@@ -68,30 +68,24 @@ def _read(directory: Path, durability: str | None, max_bytes: int | None) -> Res
             "open it without naming one, which read_only=True does not change"
         )
     try:
-        epoch: EpochWord | None = EpochWord(directory, writable=False)
+        epoch = EpochWord(directory, writable=False)
     except FileNotFoundError:  # a copy that was never served
-        epoch = None
+        epoch = NoEpoch()
     segment = Segment.create(max_bytes or meta.max_bytes, secrets.randbits(64))
     try:
         writer = Writer(segment)
         recover(UnchangedDisk(directory), writer, Reclaimer(writer, list), meta.store_id)
-        generation = 0 if epoch is None else epoch.generation
-        segment.words[W_GENERATION] = generation
-        welcome = Welcome(meta.durability, generation, meta.store_id or b"", *_descriptors(segment))
+        segment.words[W_GENERATION] = epoch.generation
+        welcome = Welcome(meta.durability, epoch.generation, meta.store_id or b"", *_descriptors(segment))
     finally:
         os.close(segment._fd)
-    return Resting(
-        welcome,
-        memoryview(bytes(8)).cast("Q") if epoch is None else epoch.words,
-        epoch is not None,
-        lambda: check_segment(segment, segment.words[W_PUBLISHED], writer),
-    )
+    return Resting(welcome, epoch, lambda: check_segment(segment, segment.words[W_PUBLISHED], writer))
 
 
 def _descriptors(segment: Segment) -> tuple[int, int, int, int]:
     """As a coordinator hands them out, with pipes whose other ends are closed: nobody answers."""
-    request_read, request_write = os.pipe()
-    answer_read, answer_write = os.pipe()
+    request_read, request_write = descriptors.pipe()
+    answer_read, answer_write = descriptors.pipe()
     os.close(request_read)
     os.close(answer_write)
     return segment.read_only_fd(), snapshots.new_page(), request_write, answer_read

@@ -149,17 +149,18 @@ class Database:
     def info(self) -> StoreInfo:
         """What the store holds and who serves it."""
         attachment = self._connection.current()
-        words = attachment.reader.words
-        return StoreInfo(
-            path=self.path,
-            durability=attachment.durability,
-            coordinator_pid=words[W_COORDINATOR_PID],
-            commit_version=words[W_PUBLISHED],
-            keys=words[W_KEYS],
-            bytes_used=words[W_BYTES_USED],
-            clients=words[W_CLIENTS],
-            compiled=False,
-        )
+        with attachment.reading() as reader:
+            words = reader.words
+            return StoreInfo(
+                path=self.path,
+                durability=attachment.durability,
+                coordinator_pid=words[W_COORDINATOR_PID],
+                commit_version=words[W_PUBLISHED],
+                keys=words[W_KEYS],
+                bytes_used=words[W_BYTES_USED],
+                clients=words[W_CLIENTS],
+                compiled=False,
+            )
 
     def check(self) -> list[str]:
         """Walk the whole segment and return every problem found; empty means sound. Commits wait meanwhile."""
@@ -180,7 +181,8 @@ class Database:
         store_id = store_files.new_store_id()  # not the original's: what is committed to either belongs to it alone
         try:
             attachment = snapshot.attachment
-            keys = checkpoint.write_checkpoint(directory, attachment.reader, snapshot.snapshot, [], store_id)
+            with attachment.reading() as reader:
+                keys = checkpoint.write_checkpoint(directory, reader, snapshot.snapshot, [], store_id)
             durability = attachment.durability
             if durability == "memory":
                 durability = store_files.DEFAULT_DURABILITY  # what lies on disk is meant to stay

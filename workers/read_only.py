@@ -9,28 +9,40 @@
 
 from __future__ import annotations
 
+import mmap
 import random
-import threading
-import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from shoal.shm.errors import CoordinatorLostError, InvalidOperationError
+from shoal.shm.errors import CoordinatorLostError
 from shoal.shm.handshake import Welcome
 from shoal.shm.limits import LINGER_S
-from shoal.shm.store_files import EPOCH_FILE
-from shoal.workers.connection import Attachment, Connection
+from shoal.shm.store_files import EPOCH_FILE, EpochWord
+from shoal.shm.unpatched import thread, time
+from shoal.shm.words import words_of
+from shoal.workers.attachment import Attachment
+from shoal.workers.channel import Channel
+from shoal.workers.connection import Connection
+from shoal.workers.uninterrupted import uninterrupted
 
 _POLL_S = 0.02
+
+
+class NoEpoch(EpochWord):
+    """In the place of a file that a store which was never served does not have."""
+
+    def __init__(self) -> None:
+        self._map = mmap.mmap(-1, mmap.PAGESIZE)
+        self.words = words_of(self._map)
 
 
 class Resting(NamedTuple):
     """A store at rest as this process has it in memory."""
 
     welcome: Welcome  # as of a coordinator; its pipes lead nowhere
-    epoch_words: memoryview
-    has_epoch: bool  # False if the store was never served: then no word tells that it is
+    epoch: EpochWord
     check: Callable[[], list[str]]
 
 
@@ -60,7 +72,7 @@ class ReadOnlyConnection(Connection):
     def current(self) -> Attachment:
         """The attachment to read from now."""
         resting = self._resting
-        if resting is not None and not resting.has_epoch and (self.directory / EPOCH_FILE).exists():
+        if resting is not None and type(resting.epoch) is NoEpoch and (self.directory / EPOCH_FILE).exists():
             self._resting = None
             self.attachment.retire()
         return super().current()
@@ -73,7 +85,7 @@ class ReadOnlyConnection(Connection):
         """Ask the coordinator something that commits nothing, or look at the memory of a store at rest."""
         self.current()
         if self._resting is None:
-            self._asking = threading.get_ident()
+            self._asking = thread.get_ident()
             try:
                 return super().ask(name, arguments)
             except _NowAtRest:
@@ -84,15 +96,13 @@ class ReadOnlyConnection(Connection):
         assert name == "check"
         return self._resting.check()
 
-    def _find_attachment(self, in_flight: bool = False) -> Attachment:
-        if self._closed:
-            raise InvalidOperationError(f"the database {self.directory} is closed; open it again")
-        attachment = self._use(self._attach(self._timeout_s, start=False))
-        if self._asking == threading.get_ident() and self._resting is not None:
+    def _attach(self, channel: Channel, in_flight: bool, give_up_s: float) -> Attachment:
+        attachment = super()._attach(channel, in_flight, give_up_s)
+        if self._asking == thread.get_ident() and self._resting is not None:
             raise _NowAtRest
         return attachment
 
-    def _attach(self, timeout_s: float, start: bool) -> Attachment:
+    def _arrive(self, client_id: int, timeout_s: float, start: bool) -> Attachment:
         """Read the files if no coordinator holds them, else attach to it; wait while one begins or ends."""
         deadline_s = time.monotonic() + timeout_s
         while True:
@@ -101,9 +111,9 @@ class ReadOnlyConnection(Connection):
             resting = self._read_at_rest()
             if resting is not None:
                 self._resting = resting
-                return self._admitted(resting.welcome, resting.epoch_words)
+                return uninterrupted(partial(self._admitted, resting.welcome, resting.epoch))
             try:
-                attachment = super()._attach(max(0.0, deadline_s - time.monotonic()), start=False)
+                attachment = super()._arrive(client_id, max(0.0, deadline_s - time.monotonic()), start=False)
             except CoordinatorLostError:
                 if time.monotonic() >= deadline_s:
                     raise

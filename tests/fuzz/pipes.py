@@ -210,13 +210,9 @@ class _Answered(Connection):
     """A connection that is answered without being asked: what follows is the client's own code."""
 
     def __init__(self, message: bytes) -> None:
-        import threading
-
-        self._lock = threading.Lock()
-        self._commit_id = 0
         self._message = message
 
-    def _exchange(self, request: bytes) -> tuple[int, int, Any]:
+    def _exchange(self, *_request: Any) -> tuple[int, int, Any]:
         _, status, version, details = commit_set.decode_answer(self._message)
         return status, version, details
 

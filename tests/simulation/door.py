@@ -74,7 +74,7 @@ class Door:
         visitor.heard = True
         world.step()
         try:
-            welcome = self._admit(visitor.hello)
+            welcome = self._admit(visitor.hello, 0)
         except ShoalError as error:
             visitor.answer = error
             world.descriptors.close(fd)

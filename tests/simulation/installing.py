@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import select
+import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -25,6 +26,7 @@ from shoal.primitives import state_cell
 from shoal.shm import (
     checkpoint,
     clock,
+    descriptors,
     event_operations,
     frames,
     hash_index,
@@ -35,12 +37,13 @@ from shoal.shm import (
     reclaim,
     snapshots,
     store_files,
+    waiting,
     writer,
 )
 from shoal.shm.integrity import check_segment
 from shoal.shm.segment import Segment
 from shoal.shm.snapshots import SnapshotSlots
-from shoal.workers import connection, retry, take_over, transaction
+from shoal.workers import attachment, channel, connection, retry, take_over, transaction
 
 from . import fakes
 from .disk import SimulatedStorage
@@ -61,8 +64,10 @@ def under(world: World) -> Iterator[None]:
         _install(world, patch)
         yield
     finally:
-        for attachment in world.attachments:
-            attachment.is_open = False  # nothing is left that it could close
+        for reference in world.attachments:
+            left = reference()
+            if left is not None:
+                left.pipes.clear()  # nothing is left that it could close
         patch.restore()
         for segment in world.segments:
             os.close(segment._fd)
@@ -82,27 +87,40 @@ def _install(world: World, patch: Patch) -> None:
         poll=lambda: Poll(world, world.descriptors),
         epoll=lambda: Epoll(world, world.descriptors),
         POLLIN=select.POLLIN,
+        POLLOUT=select.POLLOUT,
         EPOLLIN=select.EPOLLIN,
         EPOLLOUT=select.EPOLLOUT,
     )
-    for module in (server, clients, frames, connection, checkpointer, process):
+    for module in (server, clients, frames, connection, attachment, descriptors, checkpointer, process, waiting):
         patch.set(module, "os", fake_os)
-    for module in (server, connection, frames):
+    for module in (server, clients, attachment, frames):
         patch.set(module, "select", sim_select)
-    for module in (server, frames, transaction, retry, take_over, clock, state_cell, planted_answers):
+    for module in (
+        server,
+        waiting,
+        frames,
+        connection,
+        channel,
+        transaction,
+        retry,
+        take_over,
+        clock,
+        state_cell,
+        planted_answers,
+    ):
         patch.set(module, "time", sim_time)
     sim_random = SimpleNamespace(uniform=rng.uniform)
     for module in (take_over, retry):
         patch.set(module, "random", sim_random)
     secrets = SimpleNamespace(randbits=rng.getrandbits)
-    for module in (process, connection, planted_take_over):
+    for module in (process, connection, channel, planted_take_over):
         patch.set(module, "secrets", secrets)
     for name, value in world.limits.items():
         patch.set(limits, name, value)
     for module, name in (
         (wal_writer, "LOG_FILE_BYTES"),
         (checkpoint, "CHECKPOINT_BLOCK_BYTES"),
-        (connection, "ANSWER_SPIN_S"),
+        (channel, "ANSWER_SPIN_S"),
     ):
         patch.set(module, name, world.limits[name])
     patch.set(event_operations, "RECORD_BYTES", _RECORD_BYTES)
@@ -228,27 +246,39 @@ def _install_client(world: World, patch: Patch) -> None:
         __slots__ = ()
 
         def __init__(self, fd: int) -> None:
-            self._slots = fakes.SteppingWords(world.descriptors.get(fd).content.words, world)  # type: ignore[assignment]
+            words: Any = fakes.SteppingWords(world.descriptors.get(fd).content.words, world)
             world.descriptors.close(fd)
-            self._free: list[int] = []
-            self._used = iter(range(1, 60))
+            self._begin(words, 59)
+
+        def close(self) -> None:
+            """The pages belong to the machine."""
 
     def attach_segment(fd: int) -> Segment:
         segment: Segment = world.descriptors.get(fd).content
         world.descriptors.close(fd)
         return segment
 
-    class Attachment(connection.Attachment):
+    class Attachment(attachment.Attachment):
         __slots__ = ()
 
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
-            world.attachments.append(self)
+            world.attachments.append(weakref.ref(self))
+
+        def close_memory(self, why: str) -> None:
+            """What is mapped here belongs to the machine."""
+            self.why_closed = why
+            self.retire()
+
+        def close_segment(self) -> None:
+            """Likewise."""
+            self.retire()
 
     patch.set(connection, "Attachment", Attachment)
-    patch.set(connection, "Segment", SimpleNamespace(attach=attach_segment))
-    patch.set(connection, "SnapshotSlots", Slots)
-    patch.set(connection, "EpochWord", lambda _directory, writable: fakes.Epoch(world))
+    patch.set(connection, "uninterrupted", lambda call: call())
+    patch.set(attachment, "Segment", SimpleNamespace(attach=attach_segment))
+    patch.set(attachment, "SnapshotSlots", Slots)
+    patch.set(take_over, "EpochWord", lambda _directory, writable: fakes.Epoch(world))
     patch.set(connection, "StorePlace", lambda _directory, _store_id: fakes.Place())
     patch.set(connection, "words", SimpleNamespace(register_reader=world.step))
     patch.set(take_over, "_knock", lambda _directory, hello, deadline_s: knock(world, hello, deadline_s))
