@@ -1,6 +1,8 @@
-"""The process that writes a checkpoint: ``python -m shoal.coordinator.checkpoint_helper DIRECTORY FD VERSION``.
+"""The process that writes a checkpoint.
 
-Reads the remembered commits from its standard input, the keys from the segment behind FD, writes, and exits 0.
+``python -m shoal.coordinator.checkpoint_helper DIRECTORY STORE_ID FD VERSION``
+
+It reads the remembered commits from its standard input, the keys from the segment behind FD, writes, and exits 0.
 """
 
 from __future__ import annotations
@@ -17,11 +19,12 @@ from shoal.shm.storage import append_note
 
 def main(arguments: list[str]) -> int:
     """Write one checkpoint; the exit status says whether it stands."""
-    directory, segment_fd, version = Path(arguments[0]), int(arguments[1]), int(arguments[2])
+    directory, store_id = Path(arguments[0]), bytes.fromhex(arguments[1])
+    segment_fd, version = int(arguments[2]), int(arguments[3])
     raw = sys.stdin.buffer.read()
     reader = Reader(Segment.attach(segment_fd))
     try:
-        checkpoint.write_checkpoint(directory, reader, version, codec.decode(raw))
+        checkpoint.write_checkpoint(directory, reader, version, codec.decode(raw), store_id)
     except FileNotFoundError:
         return 1  # the coordinator died, and the next one has tidied up what was begun
     except Exception as error:  # the end of this process, whatever it is: nobody else tells

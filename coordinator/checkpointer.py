@@ -35,8 +35,10 @@ class Checkpointer:
         reclaimer: Reclaimer,
         remembered: Callable[[], list[checkpoint.Remembered]],
         log_bytes: int,
+        store_id: bytes,
     ) -> None:
         self._directory = directory
+        self._store_id = store_id
         self._storage = storage
         self._log = log
         self._writer = writer
@@ -77,10 +79,12 @@ class Checkpointer:
             with tempfile.TemporaryFile() as remembered:
                 remembered.write(codec.pack(self._remembered()))
                 remembered.seek(0)
+                command = python_command(
+                    "shoal.coordinator.checkpoint_helper",
+                    *(str(self._directory), self._store_id.hex(), str(segment_fd), str(self._version)),
+                )
                 self._helper = subprocess.Popen(
-                    python_command(
-                        "shoal.coordinator.checkpoint_helper", str(self._directory), str(segment_fd), str(self._version)
-                    ),
+                    command,
                     env=python_environment(),
                     pass_fds=[segment_fd],
                     stdin=remembered,

@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from shoal.coordinator.missing_file import MissingFile
 from shoal.shm import handshake, store_files
 from shoal.shm.errors import ConfigurationError, ShoalError
 from shoal.shm.frames import FrameBuffer, FrameError
@@ -30,7 +31,7 @@ _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSP
 # How a visitor leaves before it is answered, or never takes its answer.
 _GONE = (ConnectionError, BlockingIOError, TimeoutError)
 
-Admit = Callable[[handshake.Hello], handshake.Welcome]
+Admit = Callable[[handshake.Hello, int], handshake.Welcome]  # the greeting, and who sent it as the kernel says
 
 
 class ControlSocket:
@@ -39,14 +40,40 @@ class ControlSocket:
     def __init__(self, directory: Path, admit: Admit) -> None:
         self._path = directory / store_files.SOCKET_FILE
         self._admit = admit
+        self._missing = MissingFile(self._path)
         self._path.unlink(missing_ok=True)  # a dead coordinator's: this one holds the lock
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        with store_files.socket_address(directory) as address:
-            self._listener.bind(address)
-        os.chmod(self._path, 0o600)
-        self._listener.listen(_MOST_VISITORS)
-        self._listener.setblocking(False)
+        self._listener = self._listen()
         self._visitors: dict[int, tuple[socket.socket, bytearray, float]] = {}  # who came first stands first
+
+    def _listen(self) -> socket.socket:
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            with store_files.socket_address(self._path.parent) as address:
+                listener.bind(address)
+            os.chmod(self._path, 0o600)
+            listener.listen(_MOST_VISITORS)
+        except OSError:
+            listener.close()
+            raise
+        listener.setblocking(False)
+        return listener
+
+    @property
+    def is_missed(self) -> bool:
+        """Whether the socket was not there at the last look: nobody new can come in."""
+        return self._missing.since_s is not None
+
+    def reopen_if_removed(self, now_s: float) -> bool:
+        """Listen anew if somebody has removed the socket; True if there is another descriptor to watch."""
+        if not self._missing.is_due(now_s):
+            return False
+        try:
+            listener = self._listen()
+        except OSError:  # no descriptor or no room on the disk: those inside go on, and the next look tries again
+            return False
+        self._listener.close()
+        self._listener = listener
+        return True
 
     def fileno(self) -> int:
         """The listener's descriptor."""
@@ -121,7 +148,7 @@ class ControlSocket:
         connection.setblocking(True)
         connection.settimeout(1.0)  # a few hundred bytes into an empty socket buffer
         try:
-            welcome = self._welcome(hello)
+            welcome = self._welcome(hello, store_files.peer_pid(connection))
         except ShoalError as error:
             with contextlib.suppress(*_GONE):
                 handshake.send_refusal(connection, error)
@@ -134,15 +161,15 @@ class ControlSocket:
             if error.errno not in _NO_ROOM:  # too many descriptors are on their way: it is closed, and may come again
                 raise
         finally:
-            for fd in welcome[2:]:
+            for fd in welcome.descriptors:
                 os.close(fd)
 
-    def _welcome(self, hello: handshake.Hello) -> handshake.Welcome:
+    def _welcome(self, hello: handshake.Hello, pid: int) -> handshake.Welcome:
         """Take the visitor in, or raise what it is told."""
         if not self._has_room():
             raise self._no_room()
         try:
-            return self._admit(hello)
+            return self._admit(hello, pid)
         except OSError as error:
             if error.errno not in _NO_ROOM:
                 raise

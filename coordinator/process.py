@@ -1,6 +1,9 @@
 """A coordinator as a process: ``python -m shoal.coordinator.process PATH ...`` (``shoal serve`` calls ``serve``).
 
-- One per store: it holds ``coordinator.lock`` as long as it lives; the kernel lets go of it at any kind of death.
+- One per store: it holds a lock on the directory as long as it lives; the kernel lets go of it at any kind of death.
+- It serves the directory, not the path: it works in it, and when the directory is moved or deleted it refuses further
+  commits, closes its log there, and ends. Who opens the store at its new path starts the next one.
+- ``store.json`` and the first log file are written when it begins to serve; refused before, it leaves all as it was.
 - Nothing is served before recovery has verified everything; an error until then goes to whoever started the process.
 - It ends in order on SIGINT, SIGTERM, and, unless told to stay, some time after its last client.
 - An error of the disk, or a broken invariant, ends it at once, with exit code 1 and its reason in ``coordinator.log``:
@@ -15,6 +18,7 @@ import contextlib
 import errno
 import gc
 import os
+import resource
 import secrets
 import signal
 import sys
@@ -33,14 +37,16 @@ from shoal.coordinator.control_socket import ControlSocket
 from shoal.coordinator.log.wal_writer import WalWriter
 from shoal.coordinator.recover import recover
 from shoal.coordinator.server import Server
-from shoal.shm import codec, commit_set, limits, store_files
+from shoal.coordinator.serving_epoch import ServingEpoch
+from shoal.shm import codec, commit_set, descriptors, limits, store_files
 from shoal.shm.clock import SystemClock
-from shoal.shm.errors import ConfigurationError, ShoalError
-from shoal.shm.layout import EPOCH_BITS, W_COORDINATOR_PID, W_GENERATION
+from shoal.shm.errors import ConfigurationError, ShoalError, StoreMovedError
+from shoal.shm.layout import W_COORDINATOR_PID
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment
 from shoal.shm.storage import DiskStorage, append_note
-from shoal.shm.store_files import EpochWord, StoreMeta
+from shoal.shm.store_files import StoreMeta
+from shoal.shm.store_place import HERE, WorkingPlace, lock_directory
 from shoal.shm.writer import Writer
 
 EXIT_ALREADY_SERVED = 3
@@ -57,46 +63,103 @@ def serve(
     max_bytes: int | None,
     linger_s: float | None,
     ready: Callable[[], None],
+    store_id: bytes | None = None,
 ) -> None:
-    """Serve the store until stopped. Raises ShoalError for what keeps it from being served at all."""
-    store_files.make_directory(directory)
-    lock = filelock.FileLock(directory / store_files.COORDINATOR_LOCK_FILE, mode=0o600, thread_local=False)
+    """Serve the store until stopped. Raises ShoalError for what keeps it from being served at all.
+
+    With ``store_id`` only that store is served: ``StoreMovedError`` if it is not there. The working directory is the
+    store's afterwards. A store that is not served after all stays as it was, and one that was not there is not made.
+    """
+    descriptors.keep_standard()
+    _raise_limit_of_descriptors()
+    store_files.check_durability(durability)
+    store_files.check_max_bytes(max_bytes)
+    is_served = False
+    try:
+        with contextlib.ExitStack() as held, contextlib.ExitStack() as made:
+
+            def served() -> None:
+                nonlocal is_served
+                is_served = True
+                made.pop_all()
+                ready()
+
+            if store_id is None:
+                made.callback(store_files.remove_directories, store_files.make_directory(directory))
+            place = _enter(directory, store_id)
+            _hold_locks(directory, held, made)
+            meta = _meta(HERE, durability, max_bytes)
+            if store_id not in (None, meta.store_id):
+                raise place.moved_error()
+            Coordinator(HERE, meta, linger_s, place).run(served)
+    except OSError as error:
+        if not is_served:
+            store_files.raise_if_read_only(directory, error)
+        raise
+
+
+def _enter(directory: Path, store_id: bytes | None) -> WorkingPlace:
+    try:
+        return WorkingPlace(directory)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if store_id is None:
+            raise
+        raise StoreMovedError(str(directory), False) from error
+
+
+def _hold_locks(directory: Path, held: contextlib.ExitStack, made: contextlib.ExitStack) -> None:
+    """Keep other coordinators out: with the directory's lock, and with the lock file, which shoal 0.1 looks at."""
+    directory_fd = lock_directory(HERE, shared=False)
+    if directory_fd is None:
+        raise AlreadyServedError(f"{directory} is served by another coordinator")
+    held.callback(os.close, directory_fd)
+    for path in (HERE / store_files.COORDINATOR_LOCK_FILE, HERE / store_files.EPOCH_FILE):
+        if not path.exists():
+            made.callback(path.unlink, missing_ok=True)
+    lock = filelock.FileLock(HERE / store_files.COORDINATOR_LOCK_FILE, mode=0o600, thread_local=False)
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
         raise AlreadyServedError(f"{directory} is served by another coordinator") from None
-    try:
-        Coordinator(directory, _meta(directory, durability, max_bytes), linger_s).run(ready)
-    finally:
-        lock.release()
+    held.callback(lock.release)
+
+
+def _raise_limit_of_descriptors() -> None:
+    """Have as many as the system allows: every client takes some, and the usual limit suits programs with few files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != hard:
+        with contextlib.suppress(OSError, ValueError):  # macOS names a limit that it then refuses: the old one stays
+            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 def _meta(directory: Path, durability: str | None, max_bytes: int | None) -> StoreMeta:
-    store_files.check_durability(durability)
-    store_files.check_max_bytes(max_bytes)
+    """How the store is to be served: as asked for, or else as it was last."""
     last = store_files.read_meta(directory)
     default = last or StoreMeta(store_files.DEFAULT_DURABILITY, store_files.default_max_bytes())
-    meta = StoreMeta(durability or default.durability, max_bytes or default.max_bytes)
-    if meta != last:
-        store_files.write_meta(directory, meta)
-    return meta
+    return StoreMeta(durability or default.durability, max_bytes or default.max_bytes, default.store_id)
 
 
 class Coordinator:
     """All parts of one coordinator, put together."""
 
-    def __init__(self, directory: Path, meta: StoreMeta, linger_s: float | None) -> None:
+    def __init__(self, directory: Path, meta: StoreMeta, linger_s: float | None, place: WorkingPlace) -> None:
         self._directory = directory
-        self._meta = meta
+        store_files.check_epoch(directory)
         clock = SystemClock()
         storage = DiskStorage(directory)
         self._segment = Segment.create(meta.max_bytes, secrets.randbits(64))
         self._writer = Writer(self._segment)
         self._reclaimer = Reclaimer(self._writer, lambda: NOTHING_PINNED)
-        found = recover(storage, self._writer, self._reclaimer)
+        found = recover(storage, self._writer, self._reclaimer, meta.store_id)
+        store_id = found.store_id or store_files.new_store_id()
+        self._meta = meta = meta._replace(store_id=store_id)
+        self._epoch = ServingEpoch(directory, self._writer)
+        wake_read, self._wake_write = os.pipe()
+        for fd in (wake_read, self._wake_write):
+            os.set_blocking(fd, False)
         self._log: WalWriter | None = None
         if meta.durability != "memory":
-            self._log = WalWriter(storage, found.next_log_number, found.version)
+            self._log = WalWriter(storage, found.next_log_number, found.version, store_id)
             self._log.first_versions.update(found.log_files)
         self._engine = CommitEngine(
             self._writer,
@@ -111,12 +174,9 @@ class Coordinator:
         self._checkpointer: Checkpointer | None = None
         if self._log is not None:
             self._checkpointer = Checkpointer(
-                directory, storage, self._log, self._writer, self._reclaimer, self._remembered, found.log_bytes
+                *(directory, storage, self._log, self._writer, self._reclaimer, self._remembered),
+                *(found.log_bytes, store_id),
             )
-        self._epoch = EpochWord(directory, writable=True)
-        wake_read, self._wake_write = os.pipe()
-        for fd in (wake_read, self._wake_write):
-            os.set_blocking(fd, False)
         self._server = Server(
             self._engine,
             self._writer,
@@ -124,10 +184,11 @@ class Coordinator:
             found.window,
             self._checkpointer,
             meta,
-            self._epoch.generation + 1,
             linger_s,
             wake_read,
             Checks(self._writer, self._reclaimer),
+            place,
+            self._epoch.keep,
         )
         self._reclaimer.pinned = self._server.pinned
         self._syncing = threading.Event()
@@ -138,15 +199,13 @@ class Coordinator:
         """Serve, then leave the store as found."""
         words = self._segment.words
         words[W_COORDINATOR_PID] = os.getpid()
-        generation = self._epoch.generation + 1
-        words[W_GENERATION] = generation
+        self._epoch.prepare()
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, self._stop)
-        control = ControlSocket(self._directory, self._server.admit)
+        control = self._open_door()
         # From here on, who only reads looks for the new segment; whoever commits finds the socket.
-        self._epoch.words[0] = generation << EPOCH_BITS
-        self._writer.epoch_words = self._epoch.words
+        self._epoch.publish()
         if self._log is not None and self._meta.durability == "buffered":
             self._start_syncing()
         gc.freeze()  # what recovery built stays; the collector need not walk it again
@@ -154,11 +213,17 @@ class Coordinator:
         gc.set_threshold(50_000, 20, 100)
         ready()
         try:
-            self._server.serve(control)
+            self._serve(control)
+            if self._log is not None:
+                self._log.close()
         except BaseException:
             text = f"process {os.getpid()} ended while it served: {traceback.format_exc()}"
             append_note(self._directory, store_files.NOTES_FILE, text)
             raise
+
+    def _serve(self, control: ControlSocket) -> None:
+        try:
+            self._server.serve(control)
         finally:
             control.close()
             if self._checkpointer is not None:
@@ -166,8 +231,18 @@ class Coordinator:
             self._stop_syncing.set()
             if self._syncing.is_set():
                 self._synced.wait()
-        if self._log is not None:
-            self._log.close()
+
+    def _open_door(self) -> ControlSocket:
+        """From here on the store is served, and ``store.json`` says how; if not, no log file is left behind."""
+        with contextlib.ExitStack() as undo:
+            if self._log is not None:
+                undo.callback(self._log.discard)
+            control = ControlSocket(self._directory, self._server.admit)
+            undo.callback(control.close)
+            if store_files.read_meta(self._directory) != self._meta:
+                store_files.write_meta(self._directory, self._meta)
+            undo.pop_all()
+        return control
 
     def _stop(self, _number: int, _frame: Any) -> None:
         self._server.stopping = True
@@ -205,37 +280,51 @@ class Coordinator:
         self._synced.set()
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Entry of a coordinator that a client starts for itself."""
+def main(arguments: list[str] | None = None, apart: bool = False) -> int:
+    """Entry of a coordinator that a client starts for itself, ``apart`` from what its process inherited."""
     parser = argparse.ArgumentParser(prog="python -m shoal.coordinator.process", description=__doc__)
     parser.add_argument("path", type=Path)
     parser.add_argument("--durability")
     parser.add_argument("--max-bytes", type=int)
     parser.add_argument("--linger", type=float, default=limits.LINGER_S, help="seconds to stay after the last client")
+    parser.add_argument("--store-id", type=bytes.fromhex, help="serve this store only, and make none")
     parser.add_argument("--report-fd", type=int, required=True, help="pipe to say on how the start went")
     options = parser.parse_args(arguments)
+    if apart:
+        _leave_everything(options.report_fd)
     # The client waits for this process and reaps it; its child belongs to nobody and outlives the client.
     if os.fork():
         os._exit(0)
     os.setsid()
     report = _Report(options.report_fd)
     try:
-        serve(options.path, options.durability, options.max_bytes, options.linger, report.ready)
+        serve(
+            *(options.path, options.durability, options.max_bytes, options.linger, report.ready),
+            store_id=options.store_id,
+        )
     except AlreadyServedError:
         return EXIT_ALREADY_SERVED
     except ShoalError as error:
         report.failed(error)
         return 1
     except OSError as error:
-        report.failed(ConfigurationError(f"{options.path} cannot be served: {error}"))
-        if not report.is_ready:
-            append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {error}")
+        if report.is_due:
+            report.failed(ConfigurationError(f"{options.path} cannot be served: {error}"))
         return 1
     except BaseException:
-        if not report.is_ready:
+        if report.is_due:
             append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {traceback.format_exc()}")
         raise
     return 0
+
+
+def _leave_everything(but: int) -> None:
+    """Keep neither the client's working directory nor its descriptors, ``but`` one."""
+    os.chdir("/")
+    for name in os.listdir("/dev/fd"):
+        if int(name) >= descriptors.FIRST_OWN and int(name) != but:
+            with contextlib.suppress(OSError):  # the one that listed them
+                os.close(int(name))
 
 
 class _Report:
@@ -243,10 +332,13 @@ class _Report:
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
-        self.is_ready = False
+
+    @property
+    def is_due(self) -> bool:
+        """Whether nothing has been said yet: the store is not being served."""
+        return self._fd >= 0
 
     def ready(self) -> None:
-        self.is_ready = True
         self._say([])
 
     def failed(self, error: ShoalError) -> None:
@@ -261,4 +353,4 @@ class _Report:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(apart=True))

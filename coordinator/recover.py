@@ -31,16 +31,20 @@ class Recovered(NamedTuple):
     log_bytes: int
     next_log_number: int
     log_files: dict[int, int]  # number -> first version
+    store_id: bytes | None  # None if nothing says which store it is: it is new, or of format 1
     window: ConflictWindow
     remembered: dict[int, tuple[int, int, list[Any]]]
 
 
-def recover(storage: Storage, writer: Writer, reclaimer: Reclaimer) -> Recovered:
-    """Fill an empty segment with everything committed; CorruptionError if that cannot be had whole."""
-    version, remembered = _load_checkpoint(storage, writer, reclaimer)
+def recover(storage: Storage, writer: Writer, reclaimer: Reclaimer, store_id: bytes | None = None) -> Recovered:
+    """Fill an empty segment with everything committed; CorruptionError if that cannot be had whole.
+
+    ``store_id`` is what ``store.json`` says; without it, the store is the one that its first file with an id names.
+    """
+    version, remembered, store_id = _load_checkpoint(storage, writer, reclaimer, store_id)
     checkpoint_version = version
     window = ConflictWindow(version)
-    log = WalReader(storage, version)
+    log = WalReader(storage, version, store_id)
     log_bytes = 0
     for commit in replayed(log.records(), writer, reclaimer, window, remembered):
         log_bytes += commit.body_bytes
@@ -52,23 +56,24 @@ def recover(storage: Storage, writer: Writer, reclaimer: Reclaimer) -> Recovered
         if name.endswith(".new") or (older is not None and older < checkpoint_version):
             with contextlib.suppress(FileNotFoundError):  # the last coordinator's helper has just given it its name
                 storage.remove(name)
-    return Recovered(version, checkpoint_version, log_bytes, log.next_number, log.first_versions, window, remembered)
+    next_number, files = log.next_number, log.first_versions
+    return Recovered(version, checkpoint_version, log_bytes, next_number, files, log.store_id, window, remembered)
 
 
 def _load_checkpoint(
-    storage: Storage, writer: Writer, reclaimer: Reclaimer
-) -> tuple[int, dict[int, tuple[int, int, list[Any]]]]:
+    storage: Storage, writer: Writer, reclaimer: Reclaimer, store_id: bytes | None
+) -> tuple[int, dict[int, tuple[int, int, list[Any]]], bytes | None]:
     newest = max((v for v in map(checkpoint.version_of, storage.list()) if v is not None), default=None)
     if newest is None:
-        return 0, {}
+        return 0, {}, store_id
     name = checkpoint.file_name(newest)
-    reader = checkpoint.CheckpointReader(name, storage.read(name))
+    reader = checkpoint.CheckpointReader(name, storage.read(name), store_id)
     for entries in reader.entries():
         apply_entries(entries, writer)
         publish(writer, reclaimer, newest)
     publish(writer, reclaimer, newest)
     remembered = {client: (commit, version, results) for client, commit, version, results in reader.remembered}
-    return newest, remembered
+    return newest, remembered, store_id or reader.store_id
 
 
 def apply_entries(entries: Iterable[checkpoint.Entry], writer: Writer) -> None:

@@ -7,24 +7,35 @@ groups, in slices: reclaim, expire, checkpoint.
 
 from __future__ import annotations
 
+import errno
 import os
 import select
 import time
+from collections.abc import Callable
 
 from shoal.coordinator.checkpointer import Checkpointer
 from shoal.coordinator.checks import Checks
-from shoal.coordinator.clients import Client, welcome_client
+from shoal.coordinator.clients import Client, Processes, welcome_client
 from shoal.coordinator.commit_engine import CommitEngine
 from shoal.coordinator.conflict_window import ConflictWindow
 from shoal.coordinator.control_socket import ControlSocket
 from shoal.coordinator.gathering import Gathering
 from shoal.shm import handshake, limits
-from shoal.shm.commit_set import ANSWERED, CommitSet, decode_request, encode_answer, no_memory_answer
+from shoal.shm.commit_set import (
+    ANSWERED,
+    REFUSED,
+    CommitSet,
+    decode_request,
+    encode_answer,
+    error_parts,
+    no_memory_answer,
+)
 from shoal.shm.errors import ConfigurationError
 from shoal.shm.frames import FrameError
-from shoal.shm.layout import W_CLIENTS, W_HORIZON
+from shoal.shm.layout import W_CLIENTS, W_GENERATION, W_HORIZON
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.store_files import StoreMeta
+from shoal.shm.store_place import WorkingPlace
 from shoal.shm.waiting import Lookout
 from shoal.shm.writer import Writer
 
@@ -55,10 +66,11 @@ class Server:
         window: ConflictWindow,
         checkpointer: Checkpointer | None,
         meta: StoreMeta,
-        generation: int,
         linger_s: float | None,
         wake_fd: int,
         checks: Checks,
+        place: WorkingPlace,
+        keep_epoch: Callable[[float], None],
     ) -> None:
         self._engine = engine
         self._writer = writer
@@ -66,14 +78,16 @@ class Server:
         self._window = window
         self._checkpointer = checkpointer
         self._meta = meta
-        self._generation = generation
         self._linger_s = linger_s
         self._wake_fd = wake_fd
         self._gathering = Gathering() if meta.durability == "strict" else None
         self._checks = checks
+        self._place = place
+        self._keep_epoch = keep_epoch
         self._clients: dict[int, Client] = {}  # by request descriptor
         self._answer_fds: dict[int, Client] = {}  # of those with a backlog
         self._epoll = select.epoll()
+        self._processes = Processes(self._epoll)
         self._control: ControlSocket
         self._had_clients = False
         self._alone_since = time.monotonic()
@@ -100,8 +114,14 @@ class Server:
                 self._drop(client)
             self._epoll.close()
 
-    def admit(self, hello: handshake.Hello) -> handshake.Welcome:
-        """Take in a new client, or raise what it is told."""
+    def admit(self, hello: handshake.Hello, pid: int = 0) -> handshake.Welcome:
+        """Take in a new client of the process ``pid``, 0 if that is unknown, or raise what it is told."""
+        if self._place.was_moved():
+            # Whoever came found the socket where the directory lies now: the next coordinator serves it there.
+            self.stopping = True
+            raise OSError(errno.ESTALE, "the directory was moved")
+        if hello.store_id not in (None, self._meta.store_id):
+            raise self._place.moved_error()
         if hello.durability is not None and hello.durability != self._meta.durability:
             raise ConfigurationError(
                 f"the store is being served with durability {self._meta.durability!r}, not {hello.durability!r}; "
@@ -114,21 +134,31 @@ class Server:
             )
         segment_fd = self._writer.segment.read_only_fd()
         try:
-            client, welcome = welcome_client(hello, segment_fd, self._meta.durability, self._generation)
+            assert self._meta.store_id is not None
+            client, welcome = welcome_client(
+                *(hello, segment_fd, self._meta.durability),
+                *(self._writer.segment.words[W_GENERATION], self._meta.store_id),
+            )
         except OSError:  # out of descriptors: this visitor is turned away, those inside go on
             os.close(segment_fd)
             raise
         try:
+            self._processes.watch(client, pid)
             self._epoll.register(client.request_fd, select.EPOLLIN)
         except OSError:  # the kernel watches no more for this user: likewise
+            self._processes.forget(client)
             client.close()
-            for fd in welcome[2:]:
+            for fd in welcome.descriptors:
                 os.close(fd)
             raise
         self._clients[client.request_fd] = client
         self._had_clients = True
-        self._writer.segment.words[W_CLIENTS] = len(self._clients)
+        self._count_clients()
         return welcome
+
+    def _count_clients(self) -> None:
+        """Tell how many databases are open; one may have several clients."""
+        self._writer.segment.words[W_CLIENTS] = len({client.database_id for client in self._clients.values()})
 
     def _turn(self) -> None:
         group = _Group()
@@ -148,7 +178,11 @@ class Server:
             self._gather(gathering, group)
         answers = group.answers
         if group.requests:
-            answers += zip(group.asking, self._engine.submit_together(group.requests), strict=True)
+            for client in group.asking:
+                client.page.note_work(1)
+            answers += zip(group.asking, self._submit_together(group.requests), strict=True)
+            for client in group.asking:
+                client.page.note_work(0)
         finishing_s = time.monotonic()
         self._engine.finish_group()
         for client, answer in answers:
@@ -166,6 +200,24 @@ class Server:
         if now_s - self._maintained_at >= _MAINTAIN_EVERY_S:
             self._maintained_at = now_s
             self._maintain(now_s)
+
+    def _submit_together(self, requests: list[tuple[int, CommitSet]]) -> list[bytes]:
+        if self._was_moved():
+            return [self._refuse_moved(request) for _, request in requests]
+        return self._engine.submit_together(requests)
+
+    def _was_moved(self) -> bool:
+        """Whether the directory was moved: then nothing is committed any more, and this coordinator ends in order.
+
+        Asked after a commit has been read and before it is submitted: one that was sent after a move is never done.
+        """
+        moved = self._place.was_moved()
+        if moved:
+            self.stopping = True
+        return moved
+
+    def _refuse_moved(self, request: CommitSet) -> bytes:
+        return encode_answer(request.commit_id, REFUSED, 0, error_parts(self._place.moved_error()))
 
     def _gather(self, gathering: Gathering, group: _Group) -> None:
         """Wait for clients that are about to commit, and take in every client that comes meanwhile."""
@@ -198,7 +250,8 @@ class Server:
     def _wait_s(self) -> float:
         quiet = not (self._writer.expiry or self._reclaimer.idle_work())
         running = self._checkpointer is not None and self._checkpointer.running
-        return _IDLE_WAIT_S if quiet and not running else _MAINTAIN_EVERY_S
+        settled = quiet and not running and not self._control.is_missed
+        return _IDLE_WAIT_S if settled else _MAINTAIN_EVERY_S
 
     def _read(self, client: Client, group: _Group) -> None:
         """Take in what a client sent: a single commit to be submitted with the others', anything else at once."""
@@ -207,9 +260,7 @@ class Server:
         except BlockingIOError:
             return
         if not data:
-            self._drop(client)
-            if all(other.client_id != client.client_id for other in self._clients.values()):
-                self._engine.forget_client(client.client_id)
+            self._bury(client)
             return
         requests: list[CommitSet] = []
         messages: list[bytes] = []
@@ -228,9 +279,12 @@ class Server:
             group.requests.append((client.client_id, requests[0]))
             group.asking.append(client)
             return
+        moved = bool(requests) and self._was_moved()
         for request in requests:
             if request.question is None:
-                messages.append(self._engine.submit(client.client_id, request))
+                messages.append(
+                    self._refuse_moved(request) if moved else self._engine.submit(client.client_id, request)
+                )
             elif speaks:
                 answer = self._answer_question(client, request)
                 speaks = answer is not None
@@ -239,6 +293,12 @@ class Server:
             self._drop(client)
         elif messages:
             group.answers.append((client, b"".join(messages)))
+
+    def _bury(self, client: Client) -> None:
+        """Drop a client that is gone for good: it does not send its last commit again."""
+        self._drop(client)
+        if all(other.client_id != client.client_id for other in self._clients.values()):
+            self._engine.forget_client(client.client_id)
 
     def _answer_question(self, client: Client, request: CommitSet) -> bytes | None:
         """The answer to a question; None if there is no such question."""
@@ -272,6 +332,9 @@ class Server:
             os.read(self._wake_fd, 4096)
         elif self._control.is_visitor(fd):
             self._control.hear(fd)
+        else:
+            for client in self._processes.ended(fd):
+                self._bury(client)
 
     def _drop(self, client: Client) -> None:
         del self._clients[client.request_fd]
@@ -282,7 +345,8 @@ class Server:
         self._checks.forget(client)
         if self._gathering is not None:
             self._gathering.forget(client)
-        self._writer.segment.words[W_CLIENTS] = len(self._clients)
+        self._processes.forget(client)
+        self._count_clients()
         if not self._clients:
             self._alone_since = time.monotonic()
 
@@ -300,6 +364,12 @@ class Server:
         self._window.forget(horizon, limits.WINDOW_LEAST_KEYS, limits.WINDOW_MOST_KEYS)
 
     def _maintain(self, now_s: float) -> None:
+        if self._place.was_moved() or not self._place.is_here():
+            self.stopping = True
+            return
+        self._keep_epoch(now_s)
+        if self._control.reopen_if_removed(now_s):
+            self._epoll.register(self._control.fileno(), select.EPOLLIN)
         if self._engine.sweep_expired():
             self._maintained_at = 0.0  # more has expired: come back next turn
         self._engine.finish_group()

@@ -6,6 +6,7 @@ sound opens; what keeps a store from being opened, or would be lost unnoticed, i
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import os
 from collections.abc import Callable, Iterator
@@ -19,6 +20,7 @@ from shoal.shm.checkpoint import CheckpointReader, Entry
 from shoal.shm.errors import CorruptionError
 from shoal.shm.storage import DiskStorage, Storage
 from shoal.shm.store_files import EpochWord, StoreMeta
+from shoal.shm.store_place import lock_directory
 
 _PAGE_BYTES = 4096
 _NO_CHECKPOINT = CheckpointReader("", b"")
@@ -41,20 +43,25 @@ def is_store(directory: Path) -> bool:
 @contextmanager
 def at_rest(directory: Path) -> Iterator[bool]:
     """Keep coordinators out of a store while its files are read; False if one serves it. Makes nothing."""
+    with contextlib.ExitStack() as held:
+        fd = lock_directory(directory, shared=True)
+        if fd is not None:
+            held.callback(os.close, fd)
+        yield fd is not None and _lock_file_is_free(directory, held)
+
+
+def _lock_file_is_free(directory: Path, held: contextlib.ExitStack) -> bool:
+    """Share the lock file, too: a coordinator of shoal 0.1 holds no other lock."""
     try:
         fd = os.open(directory / store_files.COORDINATOR_LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
-    except FileNotFoundError:  # a copy that was never opened
-        yield True
-        return
+    except (FileNotFoundError, PermissionError):  # a copy that was never opened, or another user's
+        return True
+    held.callback(os.close, fd)
     try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            yield False
-        else:
-            yield True
-    finally:
-        os.close(fd)
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 class DamagedDisk(DiskStorage):
@@ -103,21 +110,28 @@ class Survey:
     ``progress`` is told how many bytes have been read.
     """
 
-    def __init__(self, storage: Storage, acknowledged: int, progress: Callable[[int], object]) -> None:
+    def __init__(
+        self, storage: Storage, acknowledged: int, progress: Callable[[int], object], store_id: bytes | None = None
+    ) -> None:
         self.findings: list[Finding] = []
         self.meta: StoreMeta | None = None
+        # Which store it is: what store.json says, or else the newest whole checkpoint, or the first file of the log.
+        self._store_id = store_id
         # The newest checkpoint that is whole, and the newest of all if that is not.
         self.base, self.damaged = self._read_checkpoints(storage, progress)
         self.base_version = 0 if self.base is None else self.base.version
         files = wal_reader.read_files(storage)
-        log = LogSurvey(files, (self.damaged or self.base or _NO_CHECKPOINT).version, acknowledged, progress)
+        after = (self.damaged or self.base or _NO_CHECKPOINT).version
+        log = LogSurvey(files, after, acknowledged, self._store_id, progress)
         self.findings += log.findings
         self.unfinished = log.unfinished
         self.newest = max(self.base_version, log.newest, acknowledged)
         if self.damaged is not None and any(self.damaged_entries()):
             self.newest = max(self.newest, self.damaged.version)
         # Without its newest checkpoint a store needs more of the log.
-        self.log = log if self.damaged is None else LogSurvey(files, self.base_version, acknowledged, _ignore)
+        self.log = (
+            log if self.damaged is None else LogSurvey(files, self.base_version, acknowledged, self._store_id, _ignore)
+        )
 
     def prefix_version(self) -> int:
         """The newest version up to which nothing is missing and nothing is doubtful."""
@@ -149,27 +163,32 @@ class Survey:
         versions = [version for version in map(checkpoint.version_of, storage.list()) if version is not None]
         for version in sorted(versions, reverse=True):
             name = checkpoint.file_name(version)
-            reader = CheckpointReader(name, storage.read(name))
+            reader = CheckpointReader(name, storage.read(name), self._store_id)
             errors = [part for part in reader.past_damage() if isinstance(part, CorruptionError)]
             progress(len(reader.data))
             if not errors:
+                self._store_id = self._store_id or reader.store_id
                 return reader, damaged
             self.findings += map(finding_of, errors)
-            damaged = damaged or reader
+            if not reader.is_of_another_store:
+                damaged = damaged or reader
         return None, damaged
 
 
 def survey_store(directory: Path, acknowledged: int = 0, progress: Callable[[int], object] | None = None) -> Survey:
     """Survey a store on disk; ``ConfigurationError`` if it is of another format."""
     storage = DamagedDisk(directory)
-    survey = Survey(storage, acknowledged, progress or _ignore)
-    findings = list(storage.unreadable)
+    findings = []
+    meta = None
     try:
-        survey.meta = store_files.read_meta(directory)
-        if survey.meta is None:
+        meta = store_files.read_meta(directory)
+        if meta is None:
             findings.append(Finding(store_files.META_FILE, 0, "a JSON object that shoal wrote", "no file"))
     except CorruptionError as error:
         findings.append(finding_of(error))
+    survey = Survey(storage, acknowledged, progress or _ignore, meta.store_id if meta is not None else None)
+    survey.meta = meta
+    findings = storage.unreadable + findings
     try:
         EpochWord(directory, writable=False)
     except FileNotFoundError:

@@ -6,7 +6,7 @@
               4 bytes  length of the content in bytes
               8 bytes  xxh3-64 of kind, length and content
               content  msgpack
-                       HEAD  [commit version, created, ms since the epoch]
+                       HEAD  [commit version, created, ms since the epoch, id of the store]; in format 1 without id
                        KEYS  [key, value, commit version, expires_ms, key, ...] flat, keys ascending
                        END   [number of keys, [[client id, commit id, version, results], ...]]
 
@@ -30,10 +30,12 @@ from shoal.shm.errors import CorruptionError
 from shoal.shm.limits import CHECKPOINT_BLOCK_BYTES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES
 from shoal.shm.reader import Reader
 from shoal.shm.storage import DiskStorage, private_file, raise_if_full
+from shoal.shm.store_files import STORE_ID_BYTES, of_another_store
 
-FORMAT_VERSION = 1
-_MAGIC = int.from_bytes(b"shoalck", "little") | FORMAT_VERSION << 56
-_MAGIC_BYTES = _MAGIC.to_bytes(8, "little")
+FORMAT_VERSION = 2
+_MAGIC_BYTES = b"shoalck"
+_MAGIC = int.from_bytes(_MAGIC_BYTES, "little") | FORMAT_VERSION << 56
+_MAGIC_WITHOUT_ID = int.from_bytes(_MAGIC_BYTES, "little") | 1 << 56
 _BLOCK = struct.Struct("<QIIQ")
 _CHECKED = struct.Struct("<II")
 HEAD, KEYS, END = 1, 2, 3
@@ -65,8 +67,12 @@ def version_of(name: str) -> int | None:
     return None
 
 
-def write_checkpoint(directory: Path, reader: Reader, version: int, remembered: list[Remembered]) -> int:
+def write_checkpoint(
+    directory: Path, reader: Reader, version: int, remembered: list[Remembered], store_id: bytes | None = None
+) -> int:
     """Write all keys live at ``version``, which the caller has pinned, and return how many there were.
+
+    ``store_id`` names the store it belongs to; a checkpoint without is accepted by any.
 
     Raises ``SnapshotExpiredError`` if the snapshot is revoked and ``StoreFullError`` if the disk is full; in either
     case, and after a kill, nothing but a file of another name is left.
@@ -77,7 +83,7 @@ def write_checkpoint(directory: Path, reader: Reader, version: int, remembered: 
     fd = private_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     try:
         with os.fdopen(fd, "wb", buffering=CHECKPOINT_BLOCK_BYTES) as out:
-            out.write(_block(HEAD, [version, clock.now_ms()]))
+            out.write(_block(HEAD, [version, clock.now_ms(), store_id]))
             keys = 0
             flat: list[Any] = []
             size = 0
@@ -106,9 +112,11 @@ def write_checkpoint(directory: Path, reader: Reader, version: int, remembered: 
 class CheckpointReader:
     """A checkpoint file, verified block by block as it is read."""
 
-    def __init__(self, name: str, data: bytes) -> None:
+    def __init__(self, name: str, data: bytes, expected_id: bytes | None = None) -> None:
         self._name = name
         self.data = data
+        self._expected_id = expected_id
+        self.store_id: bytes | None = None
         self.version = 0
         self.remembered: list[Remembered] = []
         self._previous = b""  # the last key, and how many there were
@@ -149,10 +157,18 @@ class CheckpointReader:
             offset = following
 
     def _take_head(self, offset: int, content: Any) -> None:
-        if type(content) is not list or len(content) != 2 or type(content[0]) is not int:
-            self._damaged(offset, "a version and a moment", reprlib.repr(content))
+        if not _is_head(content):
+            self._damaged(offset, "a version, a moment and the store's id", reprlib.repr(content))
         if file_name(content[0]) != self._name:
             self._damaged(offset, f"the version in the name {self._name}", str(content[0]))
+        self.store_id = content[2] if len(content) > 2 else None
+        if self.is_of_another_store:
+            raise of_another_store(self._name, offset, self._expected_id, self.store_id)
+
+    @property
+    def is_of_another_store(self) -> bool:
+        """Whether its head, once it is read, names another store than the expected one."""
+        return None not in (self.store_id, self._expected_id) and self.store_id != self._expected_id
 
     def _entries_of(self, offset: int, content: Any) -> list[Entry]:
         if type(content) is not list or len(content) % 4:
@@ -194,7 +210,7 @@ class CheckpointReader:
         magic, kind, length, checksum = _BLOCK.unpack_from(data, offset)
         start = offset + _BLOCK.size
         content = data[start : start + length]
-        if magic != _MAGIC:
+        if magic not in (_MAGIC, _MAGIC_WITHOUT_ID):
             self._damaged(offset, f"magic and format {_MAGIC:#x}", f"{magic:#x}")
         if len(content) != length or xxh3_64_intdigest(_CHECKED.pack(kind, length) + content) != checksum:
             self._damaged(offset, "a block with a matching checksum", "another checksum")
@@ -219,6 +235,17 @@ def _is_sound(entry: Entry, newest: int) -> bool:
         and type(version) is type(expires_ms) is int
         and 0 < version <= newest
         and 0 <= expires_ms < 1 << 63
+    )
+
+
+def _is_head(content: Any) -> bool:
+    return (
+        type(content) is list
+        and len(content) in (2, 3)
+        and type(content[0]) is int
+        and (
+            len(content) == 2 or content[2] is None or (type(content[2]) is bytes and len(content[2]) == STORE_ID_BYTES)
+        )
     )
 
 

@@ -19,10 +19,10 @@ def python_command(module: str, *arguments: str) -> list[str]:
 
 
 def python_environment() -> dict[str, str]:
-    """This process's environment, with the place shoal was imported from on the path."""
+    """This process's environment, with the place shoal was imported from on the path, and no relative path on it."""
     home = str(Path(sys.modules["shoal"].__path__[0]).resolve().parent)
-    inherited = os.environ.get("PYTHONPATH")
-    return {**os.environ, "PYTHONPATH": home if not inherited else f"{home}{os.pathsep}{inherited}"}
+    inherited = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(path)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([home, *inherited])}
 
 
 def _run() -> None:

@@ -6,7 +6,7 @@
       InvalidOperationError, InvalidStatusTransitionError,
       LimitExceededError                                        the caller decides
       StoreFullError                                            nothing lost; reads and deletes go on
-      ConfigurationError, CoordinatorLostError, WorkerLostError
+      ConfigurationError, StoreMovedError, CoordinatorLostError, WorkerLostError
       CorruptionError                                           file, offset, expected, found
 
 A message is fact, value, remedy. Every class keeps its constructor arguments in ``args``, so an error survives
@@ -112,10 +112,33 @@ class ConfigurationError(ShoalError):
     """The store cannot be opened with these options."""
 
 
+class StoreMovedError(ShoalError):
+    """The store's directory was moved, deleted or replaced while this process had it open.
+
+    The commit was not written to any other store. ``in_doubt`` says whether it may have been written to the one that
+    was opened, because the coordinator died before it answered.
+    """
+
+    def __init__(self, path: str, in_doubt: bool) -> None:
+        super().__init__(path, in_doubt)
+        self.path = path
+        self.in_doubt = in_doubt
+
+    def __str__(self) -> str:
+        if self.in_doubt:
+            commit = "whether this commit is done shows when the store is opened where it lies now"
+        else:
+            commit = "this commit was not written"
+        return (
+            f"the store that was opened at {self.path} is not there any more: its directory was moved, deleted or "
+            f"replaced; {commit}; close this database and open the store at its new path"
+        )
+
+
 class CoordinatorLostError(ShoalError):
     """No coordinator serves the store and none could be started in time.
 
-    A commit that was under way may be done or not; no other error leaves that open.
+    A commit that was under way may be done or not; only ``StoreMovedError`` leaves that open as well, and says so.
     """
 
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-import os
-import select
+import math
 import struct
+import time
+from typing import Any
 
 from shoal.shm.limits import KIB, MAX_COMMIT_BYTES, MIB
+from shoal.shm.unpatched import os, select
 from shoal.shm.waiting import Lookout
 
 _LENGTH = struct.Struct("<I")
@@ -16,6 +18,7 @@ MAX_FRAME_BYTES = 2 * MAX_COMMIT_BYTES
 # os.read allocates all it is asked for: 1 MiB at a time took 20 us, 32 KiB nothing that shows.
 _READ_BYTES = 32 * KIB
 _LARGE_READ_BYTES = 1 * MIB
+_LONGEST_SLEEP_S = 1e6  # a longer one does not fit into what the kernel is asked
 
 
 class FrameError(Exception):
@@ -71,23 +74,47 @@ class FrameBuffer:
         return messages
 
 
-def write_all(fd: int, data: bytes) -> None:
-    """Write all of ``data`` to a blocking descriptor."""
-    written = os.write(fd, data)
-    while written < len(data):
-        written += os.write(fd, memoryview(data)[written:])
+def write_all(fd: int, data: bytes, give_up_s: float = math.inf) -> None:
+    """Write all of ``data``; TimeoutError if there is no room for it until ``give_up_s`` (monotonic)."""
+    written = 0
+    while True:
+        try:
+            written += os.write(fd, memoryview(data)[written:] if written else data)
+            if written == len(data):
+                return
+        except BlockingIOError:
+            pass  # the pipe is full
+        poller = select.poll()
+        poller.register(fd, select.POLLOUT)
+        wait_ready(poller, give_up_s)
+
+
+def wait_ready(poller: Any, give_up_s: float) -> None:
+    """Sleep until a descriptor in ``poller`` is ready; TimeoutError at the moment ``give_up_s`` (monotonic)."""
+    while True:
+        left_s = give_up_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        if poller.poll(min(left_s, _LONGEST_SLEEP_S) * 1000):
+            return
 
 
 def read_message(
-    fd: int, poller: select.poll, buffer: FrameBuffer, ready: list[bytes], lookout: Lookout, look_s: float
+    fd: int,
+    poller: Any,
+    buffer: FrameBuffer,
+    ready: list[bytes],
+    lookout: Lookout,
+    look_s: float,
+    give_up_s: float = math.inf,
 ) -> bytes:
-    """The next message of a descriptor that ``poller`` watches. EOFError at its end.
+    """The next message of a descriptor that ``poller`` watches: look for ``look_s`` seconds, then sleep.
 
-    Looks for ``look_s`` seconds, then sleeps.
+    EOFError at its end, TimeoutError at the moment ``give_up_s`` (monotonic).
     """
     while not ready:
         if not lookout.look(poller.poll, look_s):
-            poller.poll()
+            wait_ready(poller, give_up_s)
         data = os.read(fd, buffer.wanted_bytes())
         if not data:
             raise EOFError

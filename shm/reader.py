@@ -108,30 +108,35 @@ class Reader:
 
         The usual case, written for speed: a look at what is remembered, and no call but to C. ``find`` is the rule.
         """
-        words = self.words
-        snapshot = words[W_PUBLISHED]
-        epoch, nodes = place.state
-        if epoch == self._epoch_words[0]:  # loaded after the state: a retired reader finds no epoch it knows
-            try:
-                node = nodes.get(name)
-                if node is None:
-                    node = self._look_up(place, name, nodes, snapshot)
-                if node > 0:
-                    record = words[node]
-                    length = words[record + 2]
-                    if words[record] <= snapshot and length <= MAX_ENCODED_VALUE_BYTES:
-                        start = record * 8 + 24
-                        value: bytes = self._mm[start : start + length]
-                        if words[W_HORIZON] <= snapshot:
-                            return value
-                elif not node and words[W_HORIZON] <= snapshot:
-                    return None
-            except (IndexError, SnapshotExpiredError):  # met reused memory; find_latest() looks again
-                pass
-        elif not self._renew(place):
-            return self._moved(place, name)
-        found = self.find_latest(place.prefix + name.encode())
-        return None if found is None else found.value
+        try:
+            words = self.words
+            snapshot = words[W_PUBLISHED]
+            epoch, nodes = place.state
+            if epoch == self._epoch_words[0]:  # loaded after the state: a retired reader finds no epoch it knows
+                try:
+                    node = nodes.get(name)
+                    if node is None:
+                        node = self._look_up(place, name, nodes, snapshot)
+                    if node > 0:
+                        record = words[node]
+                        length = words[record + 2]
+                        if words[record] <= snapshot and length <= MAX_ENCODED_VALUE_BYTES:
+                            start = record * 8 + 24
+                            value: bytes = self._mm[start : start + length]
+                            if words[W_HORIZON] <= snapshot:
+                                return value
+                    elif not node and words[W_HORIZON] <= snapshot:
+                        return None
+                except (IndexError, SnapshotExpiredError):  # met reused memory; find_latest() looks again
+                    pass
+            elif not self._renew(place):
+                return self._moved(place, name)
+            found = self.find_latest(place.prefix + name.encode())
+            return None if found is None else found.value
+        except ValueError:
+            if self._epoch_words is not _NO_EPOCH:  # ``name`` is no text
+                raise
+            return self._moved(place, name)  # the memory is closed
 
     def find_latest(self, key: bytes) -> Found | None:
         """What ``key`` holds now, with its version and expiry."""

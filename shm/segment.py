@@ -16,9 +16,9 @@ import os
 import sys
 import tempfile
 
-from shoal.shm import layout
+from shoal.shm import descriptors, layout
 from shoal.shm.errors import ConfigurationError, StoreFullError
-from shoal.shm.words import words_of
+from shoal.shm.words import unmap, words_of
 
 _FALLOC_PUNCH_AND_KEEP = 0x02 | 0x01
 _libc = ctypes.CDLL(None, use_errno=True)
@@ -33,7 +33,7 @@ class Segment:
         self._fd = fd
         self.size_bytes = size_bytes
         access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        self.mm = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED, access)
+        self.mm = descriptors.map_file(fd, size_bytes, access)
         self.words = words_of(self.mm)
 
     @classmethod
@@ -63,6 +63,10 @@ class Segment:
                 "run the same version of shoal in every process"
             )
         return segment
+
+    def close(self) -> None:
+        """Unmap an attached segment. Whoever still reads from it gets ValueError."""
+        unmap(self.mm, self.words)
 
     def read_only_fd(self) -> int:
         """A new descriptor of this segment that cannot write."""

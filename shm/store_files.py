@@ -1,6 +1,8 @@
 """What a store directory holds beside log and checkpoints, and how the two sides find each other there.
 
-- ``store.json``: format, last durability and size; replaced whole.
+- ``store.json``: format, id of the store, last durability and size; replaced whole, and only by a coordinator that has
+  recovered and begins to serve. The id is made with the store and stands in the head of every log file and checkpoint,
+  so that a file of another store is noticed. Format 1 has none; such a store is given one when it is next served.
 - ``epoch``: one mapped word. Its upper part, the generation, is raised by every coordinator when it begins to serve: a
   process that only reads sees by it that there is a new segment.
 - ``control.sock``: where a coordinator hands out descriptors. Its path may be longer than a socket address allows, so
@@ -11,22 +13,30 @@
 
 from __future__ import annotations
 
+import _socket
+import contextlib
+import errno
+import itertools
 import json
 import mmap
 import os
+import secrets
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+from shoal.shm import descriptors
 from shoal.shm.errors import ConfigurationError, CorruptionError
 from shoal.shm.layout import EPOCH_BITS
 from shoal.shm.limits import DEFAULT_STORE_BYTES, GIB, MAX_STORE_BYTES, MIN_STORE_BYTES
 from shoal.shm.storage import DiskStorage, private_file
-from shoal.shm.words import words_of
+from shoal.shm.words import unmap, words_of
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_FORMAT_WITHOUT_ID = 1
+STORE_ID_BYTES = 16
 DURABILITIES = ("memory", "buffered", "strict")
 DEFAULT_DURABILITY = "buffered"
 
@@ -41,10 +51,23 @@ _LAST_GENERATION = (1 << 64 - EPOCH_BITS) - 1
 
 
 class StoreMeta(NamedTuple):
-    """How a store was last served."""
+    """How a store was last served, and which it is; ``store_id`` is None in format 1."""
 
     durability: str
     max_bytes: int
+    store_id: bytes | None = None
+
+
+def new_store_id() -> bytes:
+    """The id of a store that is being made."""
+    return secrets.token_bytes(STORE_ID_BYTES)
+
+
+def of_another_store(file: str, offset: int, expected: bytes | None, found: bytes | None) -> CorruptionError:
+    """The error for a file that names another store than the one it lies in."""
+    assert expected is not None
+    assert found is not None
+    return CorruptionError(file, offset, f"the id {expected.hex()} of this store", f"{found.hex()}, of another store")
 
 
 def read_meta(directory: Path) -> StoreMeta | None:
@@ -59,23 +82,36 @@ def read_meta(directory: Path) -> StoreMeta | None:
         found = fields["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptionError(META_FILE, 0, "a JSON object that shoal wrote", repr(raw[:60])) from error
-    if found != FORMAT_VERSION:
+    if type(found) is not int or found not in (_FORMAT_WITHOUT_ID, FORMAT_VERSION):
         raise ConfigurationError(
-            f"the store at {directory} has format {found!r:.60}, this shoal reads {FORMAT_VERSION}; "
-            "export it with the version that wrote it"
+            f"the store at {directory.absolute()} has format {found!r:.60}, this shoal reads {_FORMAT_WITHOUT_ID} to "
+            f"{FORMAT_VERSION}; export it with the version that wrote it"
         )
     durability, max_bytes = fields.get("durability"), fields.get("max_bytes")
     in_bounds = type(max_bytes) is int and MIN_STORE_BYTES <= max_bytes <= MAX_STORE_BYTES
     if durability not in DURABILITIES or not in_bounds:
         expected = f"one of {', '.join(DURABILITIES)}, and {MIN_STORE_BYTES:,} to {MAX_STORE_BYTES:,} bytes"
         raise CorruptionError(META_FILE, 0, expected, f"{durability!r:.60} and {max_bytes!r:.60}")
-    return StoreMeta(durability, max_bytes)
+    return StoreMeta(durability, max_bytes, None if found == _FORMAT_WITHOUT_ID else _read_id(fields.get("store_id")))
+
+
+def _read_id(text: object) -> bytes:
+    is_id = type(text) is str and len(text) == 2 * STORE_ID_BYTES and set(text) <= set("0123456789abcdef")
+    if not is_id:
+        raise CorruptionError(META_FILE, 0, f"a store_id of {2 * STORE_ID_BYTES} hexadecimal digits", f"{text!r:.60}")
+    return bytes.fromhex(str(text))
 
 
 def write_meta(directory: Path, meta: StoreMeta) -> None:
     """Remember how the store is served."""
-    content = json.dumps({"format": FORMAT_VERSION, **meta._asdict()})
-    DiskStorage(directory).replace(META_FILE, content.encode())
+    fields: dict[str, object] = {
+        "format": _FORMAT_WITHOUT_ID,
+        "durability": meta.durability,
+        "max_bytes": meta.max_bytes,
+    }
+    if meta.store_id is not None:
+        fields |= {"format": FORMAT_VERSION, "store_id": meta.store_id.hex()}
+    DiskStorage(directory).replace(META_FILE, json.dumps(fields).encode())
 
 
 def check_durability(durability: object) -> None:
@@ -105,15 +141,52 @@ def default_max_bytes() -> int:
     return max(MIN_STORE_BYTES, min(DEFAULT_STORE_BYTES, memory // 2))
 
 
-def make_directory(directory: Path) -> None:
-    """Make the store directory, mode 0700 whatever the umask."""
+def make_directory(directory: Path) -> list[Path]:
+    """Make the store directory, mode 0700 whatever the umask, and those above it; which were made, the lowest first."""
+    missing = list(itertools.takewhile(lambda path: not path.is_dir(), (directory, *directory.parents)))
+    made: list[Path] = []
     try:
-        directory.mkdir(mode=0o700, parents=True)
-    except FileExistsError:
-        if not directory.is_dir():
-            raise ConfigurationError(f"{directory} is not a directory; a store is a directory") from None
+        for path in reversed(missing):
+            try:
+                path.mkdir(mode=0o700 if path == directory else 0o777)
+            except FileExistsError:
+                if not path.is_dir():  # and not another process that makes it
+                    raise ConfigurationError(f"{path} is not a directory; a store is a directory") from None
+            else:
+                made.insert(0, path)
+        if directory in made:
+            directory.chmod(0o700)
+    except BaseException:
+        remove_directories(made)
+        raise
+    return made
+
+
+def remove_directories(made: list[Path]) -> None:
+    """Remove what ``make_directory`` has made for a store that could not be opened, unless another process uses it."""
+    with contextlib.suppress(OSError):
+        for path in made:
+            path.rmdir()
+
+
+def raise_if_read_only(directory: Path, error: OSError) -> None:
+    """ConfigurationError if ``error`` says that nothing can be written in ``directory``."""
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        what = "lies on a read-only file system" if error.errno == errno.EROFS else "may not be written by this user"
+        raise ConfigurationError(
+            f"{directory} {what} ({error.strerror}: {error.filename}); "
+            "to read a store there, open it with read_only=True"
+        ) from error
+
+
+def check_epoch(directory: Path) -> None:
+    """Raise unless the next coordinator can raise the generation."""
+    try:
+        raw = (directory / EPOCH_FILE).read_bytes()[:8]
+    except FileNotFoundError:
         return
-    directory.chmod(0o700)
+    if int.from_bytes(raw, "little") >> EPOCH_BITS == _LAST_GENERATION:
+        raise CorruptionError(EPOCH_FILE, 0, "a generation that another can follow", f"0x{raw[::-1].hex()}")
 
 
 class EpochWord:
@@ -124,6 +197,7 @@ class EpochWord:
     def __init__(self, directory: Path, writable: bool) -> None:
         path = directory / EPOCH_FILE
         if writable:
+            check_epoch(directory)
             fd = private_file(path, os.O_RDWR | os.O_CREAT)
             os.ftruncate(fd, _EPOCH_BYTES)
         else:
@@ -133,12 +207,14 @@ class EpochWord:
             if found_bytes < _EPOCH_BYTES:
                 raise CorruptionError(EPOCH_FILE, 0, f"{_EPOCH_BYTES} bytes", f"{found_bytes}")
             access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-            self._map = mmap.mmap(fd, _EPOCH_BYTES, mmap.MAP_SHARED, access)
+            self._map = descriptors.map_file(fd, _EPOCH_BYTES, access)
         finally:
             os.close(fd)
         self.words = words_of(self._map)
-        if writable and self.generation == _LAST_GENERATION:
-            raise CorruptionError(EPOCH_FILE, 0, "a generation that another can follow", f"{self.words[0]:#x}")
+
+    def close(self) -> None:
+        """Unmap it."""
+        unmap(self._map, self.words)
 
     @property
     def generation(self) -> int:
@@ -159,6 +235,13 @@ def socket_address(directory: Path) -> Iterator[str]:
         yield f"/proc/self/fd/{fd}/{SOCKET_FILE}"
     finally:
         os.close(fd)
+
+
+def peer_pid(connection: _socket.socket) -> int:
+    """The process on the other end of a local socket; 0 if the system does not say, or it cannot be seen from here."""
+    if not hasattr(socket, "SO_PEERCRED"):
+        return 0
+    return int.from_bytes(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], "little")
 
 
 def peer_uid(connection: socket.socket) -> int:

@@ -11,6 +11,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import mmap
 import platform
@@ -56,3 +57,10 @@ def publish_barrier() -> None:
 def words_of(mapping: mmap.mmap) -> memoryview:
     """The mapping as an array of words: ``words[i]`` is the 8 bytes at ``8 * i``."""
     return memoryview(mapping).cast("Q")
+
+
+def unmap(mapping: mmap.mmap, words: memoryview) -> None:
+    """Give a mapping back. Every later use of it, or of ``words``, is ValueError."""
+    words.release()
+    with contextlib.suppress(BufferError):  # another thread copies a part just now; it goes when that copy is made
+        mapping.close()

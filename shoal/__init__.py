@@ -34,6 +34,7 @@ from shoal.shm.errors import (
     ShoalError,
     SnapshotExpiredError,
     StoreFullError,
+    StoreMovedError,
     WorkerLostError,
 )
 from shoal.shm.hash_chain import GENESIS_HASH
@@ -72,6 +73,7 @@ __all__ = [
     "StateCell",
     "StoreFullError",
     "StoreInfo",
+    "StoreMovedError",
     "Trace",
     "TraceOptions",
     "TraceStore",

@@ -142,10 +142,10 @@ def _repair(options: argparse.Namespace) -> int:
 
 
 def existing(path: Path) -> Database:
-    """Open a store that is there; a command that reads creates none."""
+    """Open a store that is there to read it; a command that reads starts and makes nothing."""
     if not (path / META_FILE).exists():
         raise NotFoundError(_NO_STORE.format(path))
-    return open_database(path)
+    return open_database(path, read_only=True)
 
 
 def positive(text: str) -> int:

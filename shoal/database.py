@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
@@ -19,6 +20,7 @@ from shoal.shm.store_files import StoreMeta
 from shoal.workers import transaction as engine
 from shoal.workers.check import check_through
 from shoal.workers.connection import Connection
+from shoal.workers.read_only import ReadOnlyConnection
 from shoal.workers.retry import retry
 
 T = TypeVar("T")
@@ -51,6 +53,7 @@ class StoreInfo:
 class Database:
     """One store, attached. A context manager; pickles to its path and options, and attaches anew where it arrives.
 
+    Only to the same store: if another one lies at the path by then, it is ``StoreMovedError``.
     Safe to share between threads, and across ``fork``.
     """
 
@@ -62,18 +65,29 @@ class Database:
         max_bytes: int | None = None,
         timeout: float = OPEN_TIMEOUT_S,
         linger: float = LINGER_S,
+        read_only: bool = False,
+        _store_id: bytes | None = None,
     ) -> None:
         store_files.check_durability(durability)
         store_files.check_max_bytes(max_bytes)
+        if type(read_only) is not bool:
+            raise TypeError(f"read_only has type {type(read_only).__name__}; give True or False")
         self.path = os.path.abspath(os.fspath(path))
         self._options = {"durability": durability, "max_bytes": max_bytes, "timeout": timeout, "linger": linger}
-        self._connection = Connection(
-            Path(self.path), durability, max_bytes, _seconds("timeout", timeout), _seconds("linger", linger)
-        )
+        self._options["read_only"] = read_only
+        directory, timeout_s, linger_s = Path(self.path), _seconds("timeout", timeout), _seconds("linger", linger)
+        options = (directory, durability, max_bytes, timeout_s)
+        if read_only:
+            from shoal.at_rest import read_at_rest  # here, because only this needs what a coordinator is made of
+
+            read = partial(read_at_rest, directory, durability, max_bytes)
+            self._connection: Connection = ReadOnlyConnection(*options, read, _store_id)
+        else:
+            self._connection = Connection(*options, linger_s, _store_id)
         self.engine = engine.AutoCommit(self._connection)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path, self._options)
+        return _reopen, (self.path, self._options, self._connection.store_id)
 
     def __repr__(self) -> str:
         return f"<shoal.Database {self.path!r}>"
@@ -139,17 +153,18 @@ class Database:
     def info(self) -> StoreInfo:
         """What the store holds and who serves it."""
         attachment = self._connection.current()
-        words = attachment.reader.words
-        return StoreInfo(
-            path=self.path,
-            durability=attachment.durability,
-            coordinator_pid=words[W_COORDINATOR_PID],
-            commit_version=words[W_PUBLISHED],
-            keys=words[W_KEYS],
-            bytes_used=words[W_BYTES_USED],
-            clients=words[W_CLIENTS],
-            compiled=False,
-        )
+        with attachment.reading() as reader:
+            words = reader.words
+            return StoreInfo(
+                path=self.path,
+                durability=attachment.durability,
+                coordinator_pid=words[W_COORDINATOR_PID],
+                commit_version=words[W_PUBLISHED],
+                keys=words[W_KEYS],
+                bytes_used=words[W_BYTES_USED],
+                clients=words[W_CLIENTS],
+                compiled=False,
+            )
 
     def check(self) -> list[str]:
         """Walk the whole segment and return every problem found; empty means sound.
@@ -181,13 +196,15 @@ class Database:
         if any(directory.iterdir()):
             raise AlreadyExistsError(f"{directory} is not empty; give a new directory")
         snapshot = engine.Transaction(self._connection, read_only=True)
+        store_id = store_files.new_store_id()  # not the original's: what is committed to either belongs to it alone
         try:
             attachment = snapshot.attachment
-            keys = checkpoint.write_checkpoint(directory, attachment.reader, snapshot.snapshot, [])
+            with attachment.reading() as reader:
+                keys = checkpoint.write_checkpoint(directory, reader, snapshot.snapshot, [], store_id)
             durability = attachment.durability
             if durability == "memory":
                 durability = store_files.DEFAULT_DURABILITY  # what lies on disk is meant to stay
-            store_files.write_meta(directory, StoreMeta(durability, attachment.segment.size_bytes))
+            store_files.write_meta(directory, StoreMeta(durability, attachment.segment.size_bytes, store_id))
             return keys
         finally:
             snapshot.abandon()
@@ -200,6 +217,7 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
     max_bytes: int | None = None,
     timeout: float = OPEN_TIMEOUT_S,
     linger: float = LINGER_S,
+    read_only: bool = False,
 ) -> Database:
     """Attach to the store at ``path``, a directory, starting a coordinator if none serves it.
 
@@ -207,20 +225,26 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
     ``max_bytes``: bound of the store's memory, 8 MiB at least; None likewise, else half of the machine's.
     ``timeout``: seconds to wait for a coordinator, now and after one has died.
     ``linger``: seconds a coordinator started here stays after its last client.
+    ``read_only``: read a store that is there, and start and make nothing. One that nobody serves is read into memory of
+    this process (``max_bytes`` then bounds that), also on read-only media. Every write is ``InvalidOperationError``.
 
-    Raises ``ConfigurationError`` for options the store cannot be opened with, ``CorruptionError`` for damage, and
-    ``CoordinatorLostError`` if no coordinator could be reached or started in time.
+    Raises ``ConfigurationError`` for options the store cannot be opened with, ``CorruptionError`` for damage,
+    ``CoordinatorLostError`` if no coordinator could be reached or started in time, and with ``read_only``
+    ``NotFoundError`` if there is no store; then nothing is changed. If the directory is moved, deleted or replaced
+    later, commits raise ``StoreMovedError``.
 
     >>> import shoal, tempfile
     >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
     ...     db.info().keys
     0
     """
-    return Database(path, durability=durability, max_bytes=max_bytes, timeout=timeout, linger=linger)
+    return Database(
+        path, durability=durability, max_bytes=max_bytes, timeout=timeout, linger=linger, read_only=read_only
+    )
 
 
-def _reopen(path: str, options: dict[str, Any]) -> Database:
-    return Database(path, **options)
+def _reopen(path: str, options: dict[str, Any], store_id: bytes | None) -> Database:
+    return Database(path, **options, _store_id=store_id)
 
 
 def _seconds(name: str, value: object) -> float:

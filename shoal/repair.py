@@ -82,11 +82,12 @@ class Repair:
             problems = check_segment(segment, survey.newest, writer)
             assert not problems, problems
             reader = Reader(segment)
+            store_id = store_files.new_store_id()
             self.report = list(self._lines(reader, prefix))
-            self.keys = checkpoint.write_checkpoint(made, reader, survey.newest, [])
+            self.keys = checkpoint.write_checkpoint(made, reader, survey.newest, [], store_id)
             durability = store_files.DEFAULT_DURABILITY if meta.durability == "memory" else meta.durability
             _write_report(made / REPORT_FILE, self.report)
-            store_files.write_meta(made, StoreMeta(durability, size))
+            store_files.write_meta(made, StoreMeta(durability, size, store_id))
             _read_back(made, survey.newest)
             os.rename(made, self._new)  # onto nothing, or an empty directory
         except BaseException:

@@ -32,7 +32,8 @@ def _worker(path: Path, name: str, count: int, barrier: Barrier, out: Path, firs
 
         def note(*request: Any) -> Any:
             version, results = submit(*request)
-            told.append(Told(connection._client_id, connection._commit_id, version))
+            channel = connection._idle[-1]
+            told.append(Told(channel.client_id, channel.commit_id, version))
             return version, results
 
         connection.submit = note

@@ -22,6 +22,7 @@ from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment
 from shoal.shm.writer import Writer
 
+STORE_ID = bytes(range(16))
 PREFIX = Namespace().run_prefix("run") + b"\x01"
 CLIENT = 7
 State = dict[str, object]
@@ -117,7 +118,7 @@ class Opened:
 
     def log(self) -> WalWriter:
         """A writer that goes on where recovery ended, as a coordinator would."""
-        writer = WalWriter(self.storage, self.recovered.next_log_number, self.version)
+        writer = WalWriter(self.storage, self.recovered.next_log_number, self.version, STORE_ID)
         writer.first_versions.update(self.recovered.log_files)
         return writer
 

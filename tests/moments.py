@@ -29,7 +29,7 @@ import filelock
 from shoal.coordinator import checkpointer, clients, commit_engine, control_socket, process, recover, server
 from shoal.coordinator.log import wal_writer
 from shoal.shm import checkpoint, handshake, segment, storage, writer
-from shoal.workers import connection, take_over
+from shoal.workers import channel, take_over
 from tests import plants
 from tests.crash_workers import descriptors, shoal_mappings, strangers
 from tests.system_calls import processes, reference, runner
@@ -139,10 +139,10 @@ MOMENTS = {
     "take-over: coordinator heard, lock held": Moment(CLIENT, take_over, "_start", "after"),
     "take-over: before the greeting": Moment(CLIENT, take_over, "_knock", "before"),
     "take-over: greeted": Moment(CLIENT, handshake, "receive_welcome", "after"),
-    "client: before the request": Moment(CLIENT, connection, "write_all", "before"),
-    "client: half of the request written": Moment(CLIENT, connection, "write_all", "half"),
-    "client: between request and answer": Moment(CLIENT, connection, "write_all", "after"),
-    "client: answer read": Moment(CLIENT, connection, "read_message", "after"),
+    "client: before the request": Moment(CLIENT, channel, "write_all", "before"),
+    "client: half of the request written": Moment(CLIENT, channel, "write_all", "half"),
+    "client: between request and answer": Moment(CLIENT, channel, "write_all", "after"),
+    "client: answer read": Moment(CLIENT, channel, "read_message", "after"),
 }
 
 
@@ -203,8 +203,9 @@ def plant(case: Case, fired: mmap.mmap, claim: Path) -> None:
         if now and moment.when == "before":
             die()
         if now and moment.when == "half":
-            *others, data = arguments
-            sound(*others, data[: len(data) // 2])
+            at = next(i for i, each in enumerate(arguments) if isinstance(each, bytes))
+            data = arguments[at]
+            sound(*arguments[:at], data[: len(data) // 2], *arguments[at + 1 :])
             die()
         result = sound(*arguments, **options)
         if now:

@@ -1,6 +1,7 @@
 """A coordinator with a planted fault, to show that the tests notice: ``python sabotage.py PLANT ARGUMENTS...``.
 
-The faults are those of ``plants``, and two occasions that are none: the worst moment to be killed at, and a full disk.
+The faults are those of ``plants``, and occasions that are none: the worst moment to be killed at, a full disk,
+a deadly commit.
 ``planted`` makes this process, and those it forks, start such a coordinator wherever they would start a sound one.
 """
 
@@ -45,6 +46,18 @@ def die_logged() -> None:
     CommitEngine.finish_group = finish_group
 
 
+def poisoned() -> None:
+    """Be ended by every commit that names the key "poison"."""
+    sound = CommitEngine.submit_together
+
+    def submit_together(self: CommitEngine, requests: list[Any]) -> list[bytes]:
+        if any(b"poison" in request.effects for _, request in requests):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return sound(self, requests)
+
+    CommitEngine.submit_together = submit_together
+
+
 def full_disk() -> None:
     """A disk without room for another log file as long as the flag file is there."""
     flag = Path(os.environ[FULL_DISK_FLAG])
@@ -63,7 +76,7 @@ def full_disk() -> None:
     storage.os = FullOs()
 
 
-OCCASIONS: dict[str, Callable[[], None]] = {"die_logged": die_logged, "full_disk": full_disk}
+OCCASIONS: dict[str, Callable[[], None]] = {"die_logged": die_logged, "full_disk": full_disk, "poisoned": poisoned}
 PLANTS = (*OCCASIONS, *(plant.name for plant in plants.PLANTS.values() if plant.side == plants.COORDINATOR))
 
 

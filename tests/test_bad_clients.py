@@ -69,7 +69,7 @@ def send_and_hear(db: shoal.Database, message: bytes) -> bytes:
             rest = rest[os.write(welcome.request_fd, rest) :]
         return os.read(welcome.answer_fd, 65536)
     finally:
-        for fd in welcome[2:]:
+        for fd in welcome.descriptors:
             os.close(fd)
 
 
@@ -159,7 +159,7 @@ def test_half_a_message_and_then_nothing(served: shoal.Database) -> None:
     welcome = attach(served)
     os.write(welcome.request_fd, frame(b"x" * 1000)[:500])
     assert_unharmed(served, served.info().coordinator_pid)
-    for fd in welcome[2:]:
+    for fd in welcome.descriptors:
         os.close(fd)
 
 
@@ -214,5 +214,5 @@ def test_a_worker_cannot_write_the_segment(served: shoal.Database) -> None:
         os.write(welcome.segment_fd, b"x")
     with pytest.raises(PermissionError):
         os.ftruncate(welcome.slots_fd, 0)
-    for fd in welcome[2:]:
+    for fd in welcome.descriptors:
         os.close(fd)

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 from conftest import coordinators_below
-from damaged import Model, flipped, whole
+from damaged import STORE_ID, Model, flipped, whole
 from history_workers import seed_from
 
 import shoal
@@ -26,10 +26,10 @@ SAMPLE = 60
 def _filled(path: Path, clean: bool) -> Path:
     """A store at rest, closed in order or killed, as a coordinator would have left it."""
     path.mkdir(mode=0o700)
-    store_files.write_meta(path, store_files.StoreMeta("buffered", 8 << 20))
+    store_files.write_meta(path, store_files.StoreMeta("buffered", 8 << 20, STORE_ID))
     store_files.EpochWord(path, writable=True)
     (path / store_files.COORDINATOR_LOCK_FILE).touch()
-    log = WalWriter(DiskStorage(path), 1, 0)
+    log = WalWriter(DiskStorage(path), 1, 0, STORE_ID)
     Model().append(log, 30)
     if clean:
         log.close()

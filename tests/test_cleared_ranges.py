@@ -38,8 +38,10 @@ def test_maintenance_sweeps_a_slice_at_a_time() -> None:
     reclaimer, window = Reclaimer(writer, list), ConflictWindow(0)
     engine = CommitEngine(writer, reclaimer, window, None, SystemClock(), 0, {}, False)
     meta = StoreMeta("memory", segment.size_bytes)
-    server = Server(engine, writer, reclaimer, window, None, meta, 1, None, -1, Checks(writer, reclaimer))
-    server._control = types.SimpleNamespace(impatient=lambda: None)
+    place = types.SimpleNamespace(was_moved=lambda: False, is_here=lambda: True)
+    checks = Checks(writer, reclaimer)
+    server = Server(engine, writer, reclaimer, window, None, meta, None, -1, checks, place, lambda _now_s: None)
+    server._control = types.SimpleNamespace(impatient=lambda: None, reopen_if_removed=lambda _now_s: False)
     _commit(engine, 1, [part for i in range(KEYS) for part in (b"r%06d" % i, b"value", 0)], [])
     full = writer.heap.used_words
     _commit(engine, 2, [], [(b"r", b"s")])

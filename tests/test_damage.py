@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from damaged import MemoryStorage, Model, Opened, flipped, from_disk, open_or_corrupt
+from damaged import STORE_ID, MemoryStorage, Model, Opened, flipped, from_disk, open_or_corrupt
 from history_workers import seed_from
 
 import shoal
@@ -187,12 +187,12 @@ def _trimmed(storage: MemoryStorage) -> Files:
 def _checkpointed(tmp_path: Path, boot: dict[str, int]) -> tuple[Files, Model]:
     """A checkpoint of 100 commits with another 10 in the log after it."""
     storage, model = MemoryStorage(), Model()
-    log = wal_writer.WalWriter(storage, 1, 0)
+    log = wal_writer.WalWriter(storage, 1, 0, STORE_ID)
     model.append(log, 100)
     opened = Opened(storage)
     checkpoint.write_checkpoint(tmp_path, opened.reader, 100, [[7, 100, 100, []]])
     rest = MemoryStorage()
-    model.append(wal_writer.WalWriter(rest, 2, 100), 10)
+    model.append(wal_writer.WalWriter(rest, 2, 100, STORE_ID), 10)
     files = {
         **from_disk(tmp_path),
         **{n: d.rstrip(b"\0") + bytes(64) for n, d in rest.frozen().items() if d.strip(b"\0")},
@@ -234,7 +234,7 @@ def _synced_log(synced: int, after: int, monkeypatch: pytest.MonkeyPatch, file_b
     """A log of which ``synced`` commits are known to be on disk, then ``after`` more, one of them knowing of that."""
     monkeypatch.setattr(wal_writer, "LOG_FILE_BYTES", file_bytes)
     storage, model = MemoryStorage(), Model()
-    log = wal_writer.WalWriter(storage, 1, 0)
+    log = wal_writer.WalWriter(storage, 1, 0, STORE_ID)
     model.append(log, synced)
     log.sync()
     model.append(log, after)

@@ -101,7 +101,7 @@ class TestFloods:
         with socket.socket(socket.AF_UNIX) as visitor:
             visitor.connect(f"{watch.db.path}/control.sock")
             visitor.settimeout(20)
-            for byte in handshake.encode_hello(handshake.Hello(1, 5, os.getpid(), None, None)):
+            for byte in handshake.encode_hello(handshake.Hello(handshake.PROTOCOL_VERSION, 5, os.getpid(), None, None)):
                 visitor.sendall(bytes((byte,)))
                 watch.commit(1)
             close(handshake.receive_welcome(visitor))
@@ -133,7 +133,9 @@ class TestFloods:
         with socket.socket(socket.AF_UNIX) as visitor:
             visitor.connect(f"{watch.db.path}/control.sock")
             visitor.settimeout(20)
-            visitor.sendall(handshake.encode_hello(handshake.Hello(1, 5, os.getpid(), None, None))[:-3])
+            visitor.sendall(
+                handshake.encode_hello(handshake.Hello(handshake.PROTOCOL_VERSION, 5, os.getpid(), None, None))[:-3]
+            )
             watch.commit(100)
             assert visitor.recv(100) == b""
         watch.unharmed()

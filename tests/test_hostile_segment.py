@@ -41,7 +41,7 @@ def segment_fd(memory_db: shoal.Database):
     """The descriptor of the segment as a worker receives it."""
     welcome = attach(memory_db)
     yield welcome.segment_fd
-    for fd in welcome[2:]:
+    for fd in welcome.descriptors:
         os.close(fd)
     assert memory_db.check() == []
 

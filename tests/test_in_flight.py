@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import sabotage
 
 import shoal
 from shoal.coordinator import process
@@ -82,6 +83,34 @@ def test_a_commit_that_was_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         monkeypatch.undo()
         kv.put(RUN, "key", 3)
         assert kv.get(RUN, "key") == 3
+
+
+@pytest.mark.parametrize("kind", ["put", "transaction", "increment"])
+def test_a_commit_that_ends_coordinators(tmp_path: Path, kind: str) -> None:
+    """Two coordinators die of it, then it is refused; other commits, before and after it, are done by the next ones."""
+    with sabotage.planted("poisoned"), shoal.open(tmp_path / "store", linger=0.1) as db:
+        kv = shoal.KVStore(db)
+        kv.put(RUN, "key", 1)
+        generation = db._connection.attachment.generation
+        commit = {
+            "put": lambda: kv.put(RUN, "poison", 1),
+            "increment": lambda: kv.increment(RUN, "poison"),
+            "transaction": lambda: db.transact(RUN, lambda txn: txn.kv.put("poison", 1)),
+        }[kind]
+        with pytest.raises(shoal.CoordinatorLostError, match="2 coordinators died while they did this commit"):
+            commit()
+        kv.put(RUN, "key", 2)
+        assert db._connection.attachment.generation == generation + 2
+        assert kv.list_with_values(RUN) == [("key", 2)]
+
+
+def test_deaths_of_other_reasons_do_not_add_up(tmp_path: Path) -> None:
+    """Coordinators that die between commits, or before a commit is sent, refuse nobody."""
+    with shoal.open(tmp_path / "store", linger=0.1) as db:
+        kv = shoal.KVStore(db)
+        for i in range(5):
+            assert kv.increment(RUN, "sum") == i + 1
+            _die(db, db.info().coordinator_pid)
 
 
 @pytest.mark.parametrize("how", ["refused", "never begins"])

@@ -42,7 +42,7 @@ class Engine:
         self.writer = Writer(Segment.create(max_bytes, 1))
         reclaimer = Reclaimer(self.writer, list)
         found = recover(storage, self.writer, reclaimer)
-        self.log = WalWriter(storage, found.next_log_number, found.version)
+        self.log = WalWriter(storage, found.next_log_number, found.version, bytes(16))
         self.engine = CommitEngine(
             *(self.writer, reclaimer, found.window, self.log, SystemClock(), found.version, found.remembered, False)
         )

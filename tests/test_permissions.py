@@ -222,7 +222,7 @@ class TestAnotherUser:
                 "    except (BrokenPipeError, ConnectionResetError):\n        return (b'', [])\n"
                 "attempt('knock', knock)\n",
                 str(store),
-                handshake.encode_hello(handshake.Hello(1, 5, 1, None, None)).hex(),
+                handshake.encode_hello(handshake.Hello(handshake.PROTOCOL_VERSION, 5, 1, None, None)).hex(),
             )
             assert said == ["knock DONE (b'', [])"]
             assert db.info().clients == 1
@@ -248,7 +248,7 @@ def _segment_fd(db: shoal.Database) -> int:
     from test_bad_clients import attach
 
     welcome = attach(db)
-    for fd in welcome[3:]:
+    for fd in welcome.descriptors[1:]:
         os.close(fd)
     return welcome.segment_fd
 

@@ -44,7 +44,9 @@ def test_power_cut_after_a_kill(first_bytes: int, survival: float) -> None:
     first = Rig(_killed(before.disk))
     first.engine.submit(1, request(1, [b"long", b"x" * first_bytes, 0]))
     first.engine.submit(1, request(2, [b"short", b"y", 0]))
-    empty = [name for name, data in first.disk.files.items() if len(bytes(data).rstrip(b"\0")) == 56]
+    empty = [
+        name for name, data in first.disk.files.items() if len(bytes(data).rstrip(b"\0")) == wal_format.FILE_HEAD_BYTES
+    ]
     assert bool(empty) == (first_bytes > FILE_BYTES)
     second = Rig(_killed(first.disk))
     assert second.state() == {"before": "w", "long": "x" * first_bytes, "short": "y"}

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -17,7 +19,7 @@ from crash_workers import DEADLINE_S, wait_for
 
 import shoal
 from shoal.shm import frames
-from shoal.workers import connection
+from shoal.workers import channel
 
 RUN = "stopped"
 
@@ -95,6 +97,60 @@ def test_commits_wait_for_a_stopped_coordinator(store: Path, durability: str) ->
         assert db.check() == []
 
 
+@pytest.mark.parametrize("large", [False, True], ids=["small", "larger than the pipe"])
+def test_commits_give_up_on_a_stopped_coordinator(store: Path, large: bool) -> None:
+    """After ``timeout`` seconds commits of all threads are refused with the pid, and closing and opening do not hang.
+
+    When the coordinator goes on, the database works again, and no late answer is taken for another commit's.
+    """
+    value = bytes(4 << 20) if large else b""
+    with (
+        shoal.open(store, linger=0.05) as another,
+        shoal.open(store, timeout=1.5) as db,
+    ):
+        kv = shoal.KVStore(db)
+        kv.put(RUN, "sum", 0)
+        pid = db.info().coordinator_pid
+        told: list[int] = []
+
+        def commit() -> int:
+            with db.transaction(RUN) as txn:
+                txn.kv.put("large", value)
+                return txn.kv.increment("sum")
+
+        with Stopped(pid):
+            begin_s = time.monotonic()
+            waiting = [_Thread(lambda: kv.increment(RUN, "sum") if not large else commit()) for _ in range(6)]
+            for thread in waiting:
+                with pytest.raises(shoal.CoordinatorLostError, match=f"process {pid}, does not answer"):
+                    thread.ended()
+            with pytest.raises(shoal.CoordinatorLostError, match=f"process {pid}, does not answer"):
+                kv.put(RUN, "key", 1)
+            with pytest.raises(shoal.CoordinatorLostError, match=f"process {pid}, does not answer"):
+                shoal.open(store, timeout=0.2)
+            another.close()
+            assert time.monotonic() - begin_s < 8  # 3.2 s, or more than 9 if they waited for each other
+        for _ in range(50):
+            told.append(kv.increment(RUN, "sum"))
+        assert db.info().coordinator_pid == pid
+        assert told == list(range(told[0], told[0] + 50))
+        assert told[0] <= 7
+        assert kv.get(RUN, "sum") == told[-1]
+        assert db.check() == []
+        wait_for(lambda: db.info().clients == 1, "the coordinator to forget what gave up", seconds=20)
+
+
+def test_without_a_timeout_a_commit_waits(store: Path) -> None:
+    """``timeout=inf``: it is done when the coordinator goes on."""
+    with shoal.open(store, linger=0.05, timeout=math.inf) as db:
+        kv = shoal.KVStore(db)
+        with Stopped(db.info().coordinator_pid):
+            thread = _Thread(lambda: kv.increment(RUN, "sum"))
+            thread.join(0.3)
+            assert thread.is_alive()
+        assert thread.ended() == 1
+
+
 def _client(store: Path, pipe: Connection, stop_in: str) -> None:
     with shoal.open(store, linger=0.05) as db:
         kv = shoal.KVStore(db)
@@ -102,23 +158,23 @@ def _client(store: Path, pipe: Connection, stop_in: str) -> None:
         view = db.snapshot(RUN)
         assert view.kv.get("shared") == "old"
 
-        def write_half(fd: int, data: bytes) -> None:
+        def write_half(fd: int, data: bytes, _give_up_s: float) -> None:
             half = len(data) // 2
             frames.write_all(fd, data[:half])
             os.kill(os.getpid(), signal.SIGSTOP)
             frames.write_all(fd, data[half:])
 
-        def write_and_stop(fd: int, data: bytes) -> None:
+        def write_and_stop(fd: int, data: bytes, _give_up_s: float) -> None:
             frames.write_all(fd, data)
             os.kill(os.getpid(), signal.SIGSTOP)
 
-        sound = connection.write_all
-        connection.write_all = {"request": write_half, "answer": write_and_stop}.get(stop_in, sound)
+        sound = channel.write_all
+        channel.write_all = {"request": write_half, "answer": write_and_stop}.get(stop_in, sound)
         pipe.send(os.getpid())
         if stop_in == "snapshot":
             os.kill(os.getpid(), signal.SIGSTOP)
         told = kv.increment(RUN, "mine")
-        connection.write_all = sound
+        channel.write_all = sound
         try:
             seen = view.kv.get("shared")
         except shoal.SnapshotExpiredError:

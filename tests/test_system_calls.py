@@ -19,6 +19,7 @@ import pytest
 from shoal.coordinator import process
 from shoal.shm import handshake, limits, storage, store_files
 from shoal.shm.store_files import StoreMeta
+from shoal.shm.store_place import WorkingPlace
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -71,10 +72,11 @@ def test_a_planted_fault_is_noticed(plant: str, call: str, fault: str, noticed: 
 
 
 @pytest.fixture
-def coordinator(store: Path) -> Iterator[process.Coordinator]:
+def coordinator(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[process.Coordinator]:
     """A coordinator in this process, which serves nobody."""
     store_files.make_directory(store)
-    made = process.Coordinator(store, StoreMeta("buffered", 16 << 20), None)
+    monkeypatch.chdir(store)
+    made = process.Coordinator(store, StoreMeta("buffered", 16 << 20), None, WorkingPlace(store))
     yield made
     assert made._log is not None
     made._log.close()

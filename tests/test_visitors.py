@@ -76,7 +76,7 @@ def test_a_welcome_that_does_not_arrive(tmp_path: Path, monkeypatch: pytest.Monk
 def test_a_visitor_that_has_left(tmp_path: Path, refused: bool) -> None:
     """Whether it would have been taken in or not, nothing comes of it."""
 
-    def admit(_hello: handshake.Hello) -> Any:
+    def admit(_hello: handshake.Hello, _pid: int) -> Any:
         if refused:
             raise ConfigurationError("no")
         return handshake.Welcome("memory", 1, *(os.open("/dev/null", os.O_RDONLY) for _ in range(4)))

@@ -15,6 +15,9 @@ def check_through(connection: Connection, insist: bool = False) -> list[str]:
     Given up for whoever needs room; who insists has a second first, in which commits may find the store full.
     Each question is a round trip of its own: other threads' commits go on between them.
     """
+    found = connection.check_at_rest()
+    if found is not None:
+        return found
     attachment = connection.current()
     number = 0
 
@@ -30,7 +33,8 @@ def check_through(connection: Connection, insist: bool = False) -> list[str]:
         return answer
 
     try:
-        return SegmentCheck(attachment.segment, ask).run(insist)
+        with attachment.reading():
+            return SegmentCheck(attachment.segment, ask).run(insist)
     finally:
-        if number and attachment.is_open:  # an exception: the coordinator still holds back what it would free
+        if number and attachment.is_current():  # an exception: the coordinator still holds back what it would free
             connection.ask("check", [number, check_state.END, 0])

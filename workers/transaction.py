@@ -20,7 +20,8 @@ from shoal.shm.errors import InvalidOperationError
 from shoal.shm.layout import W_PUBLISHED
 from shoal.shm.outcome import Write
 from shoal.shm.reader import Found, Place
-from shoal.workers.connection import Attachment, Connection
+from shoal.workers.attachment import Attachment
+from shoal.workers.connection import Connection
 
 # Who waits for a commit looks at the published version at growing intervals.
 _SHORTEST_LOOK_S = 0.0002
@@ -84,8 +85,11 @@ class Transaction:
         self._connection = connection
         self.attachment = attachment = connection.current()
         self._reader = attachment.reader
-        self._slot, self.snapshot = attachment.slots.pin(attachment.reader.words)
-        self.read_only = read_only
+        try:
+            self._slot, self.snapshot = attachment.slots.pin(attachment.reader.words)
+        except ValueError as error:
+            raise attachment.refusal(error) from None
+        self.read_only = read_only = read_only or connection.read_only
         self.version: int | None = self.snapshot if read_only else None
         self._keys_read: dict[bytes, None] = {}
         self._ranges_read: list[tuple[bytes, bytes]] = []
@@ -113,7 +117,10 @@ class Transaction:
         if self._clears and any(lower <= key < upper for lower, upper in self._clears):
             return None
         self._keys_read[key] = None
-        found = self._reader.find(key, self.snapshot)
+        try:
+            found = self._reader.find(key, self.snapshot)
+        except ValueError as error:
+            raise self.attachment.refusal(error) from None
         if found is not None and found.expires_ms:
             self._note_expiry(found.expires_ms)
         return found
@@ -134,6 +141,8 @@ class Transaction:
         except GeneratorExit:
             self._ranges_read[position] = (lower, key + b"\0")
             raise
+        except ValueError as error:
+            raise self.attachment.refusal(error) from None
 
     def _merged(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, Found]]:
         own = sorted(write for write in self._writes.values() if lower <= write.key < upper)
@@ -206,7 +215,9 @@ class Transaction:
 
     def _end(self, how: str) -> None:
         self._ended = how
-        self.attachment.slots.unpin(self._slot)
+        slot = self._slot
+        del self._slot  # if this is interrupted, the slot is lost, and so free again
+        self.attachment.slots.unpin(slot)
 
     def _write(self, write: Write) -> None:
         self._check_writable()
@@ -215,6 +226,8 @@ class Transaction:
     def _check_writable(self) -> None:
         if self._ended:
             self._refuse_use()
+        if self._connection.read_only:
+            raise self._connection.refusal()
         if self.read_only:
             raise InvalidOperationError("a snapshot only reads; use db.transaction to write")
 
@@ -246,7 +259,7 @@ class AutoCommit:
     def wait_beyond(self, version: int, give_up_s: float) -> bool:
         """Wait until something newer than ``version`` is committed; False at the moment ``give_up_s`` (monotonic)."""
         pause_s = _SHORTEST_LOOK_S
-        while self._connection.current().reader.words[W_PUBLISHED] <= version:
+        while self.published() <= version:
             left_s = give_up_s - time.monotonic()
             if left_s <= 0:
                 return False
@@ -256,12 +269,14 @@ class AutoCommit:
 
     def published(self) -> int:
         """The newest committed version."""
-        version: int = self._connection.current().reader.words[W_PUBLISHED]
-        return version
+        with self._connection.current().reading() as reader:
+            version: int = reader.words[W_PUBLISHED]
+            return version
 
     def find(self, key: bytes) -> Found | None:
         """The newest committed value of a key, with version and expiry."""
-        return self._connection.current().reader.find_latest(key)
+        with self._connection.current().reading() as reader:
+            return reader.find_latest(key)
 
     def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, Found]]:
         """The live keys of ``[lower, upper)`` at one snapshot, pinned while the iterator is in use."""

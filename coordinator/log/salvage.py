@@ -4,7 +4,7 @@ What is a whole record, what must follow what and what may be a torn tail is dec
 (``wal_format``, ``wal_reader``). Where recovery stops with CorruptionError, this takes note and reads on behind it.
 
 Of every version the first whole record counts, in the order of the files. Files that are not what their names say come
-last, and what only they have is ``doubtful``: it may be another store's.
+last, and what only they have is ``doubtful``. Files that name another store are left out.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from shoal.coordinator.log import wal_format, wal_reader
-from shoal.coordinator.log.wal_format import FILE_HEAD_BYTES
-from shoal.coordinator.log.wal_reader import FIRST_VERSION_OFFSET, Commit, File, Placed
+from shoal.coordinator.log.wal_format import FIRST_VERSION_OFFSET
+from shoal.coordinator.log.wal_reader import Commit, File, Placed
 from shoal.shm.errors import CorruptionError
 
 _SHOWN_BYTES = 16
@@ -42,11 +42,16 @@ def finding_of(error: CorruptionError, passed_bytes: int = 0) -> Finding:
 class LogSurvey:
     """All of a log after ``after_version``, which a checkpoint holds.
 
-    ``acknowledged`` is a version that is known to have been committed, 0 if none is.
+    ``acknowledged`` is a version that is known to have been committed, 0 if none is; ``store_id`` is None if unknown.
     """
 
     def __init__(
-        self, files: list[File], after_version: int, acknowledged: int, progress: Callable[[int], object]
+        self,
+        files: list[File],
+        after_version: int,
+        acknowledged: int,
+        store_id: bytes | None,
+        progress: Callable[[int], object],
     ) -> None:
         self.findings: list[Finding] = []
         # The end that a kill or a power cut left: no finding, the next open cuts it.
@@ -59,7 +64,7 @@ class LogSurvey:
         self._boot_id = wal_format.boot_id()
         self._due = 0  # the version of the next record, as far as known
         self._end: tuple[int, int] | None = None  # the file and the offset where the last whole record ended
-        own, strangers = self._sort_out(files)
+        own, strangers = self._sort_out(files, store_id or wal_reader.stated_id(files))
         self._files = wal_reader.needed(wal_reader.without_unused(own), after_version)
         for i, file in enumerate(self._files):
             if not self._read_file(i):
@@ -85,16 +90,17 @@ class LogSurvey:
         assert found is not None
         return wal_reader.read_commit(Placed(file.name, offset, found[0]))
 
-    def _sort_out(self, files: list[File]) -> tuple[list[File], list[File]]:
-        """The files that stand where they belong, and the others."""
+    def _sort_out(self, files: list[File], store_id: bytes | None) -> tuple[list[File], list[File]]:
+        """The files that stand where they belong, and the others of this store."""
         own: list[File] = []
         strangers = []
         for file in files:
-            error = wal_reader.misplaced(file, own[-1] if own else None)
+            error = wal_reader.misplaced(file, own[-1] if own else None, store_id)
             if error is None:
                 own.append(file)
-            else:
-                self.findings.append(finding_of(error))
+                continue
+            self.findings.append(finding_of(error))
+            if error.offset != wal_format.STORE_ID_OFFSET:
                 strangers.append(file)
         return own, strangers
 
@@ -106,14 +112,14 @@ class LogSurvey:
             if not self._is_proven(i, 0):
                 self.unfinished = Finding(file.name, 0, _A_HEAD, found, len(file.data.rstrip(b"\0")))
                 return False
-            self._note(file.name, 0, _A_HEAD, found, min(len(file.data), FILE_HEAD_BYTES))
+            self._note(file.name, 0, _A_HEAD, found, min(len(file.data), file.records_begin))
         else:
             first_version = file.head.first_version
             self.newest = max(self.newest, first_version - 1, file.head.synced_version)
             if first_version != self._due and not self._begins_elsewhere(i, first_version):
                 return False
             self._due = first_version
-        offset = FILE_HEAD_BYTES
+        offset = file.records_begin
         closed = False
         while True:
             found_record = wal_format.decode_record(file.data, offset)
@@ -211,7 +217,7 @@ class LogSurvey:
 
     def _read_stranger(self, file: File) -> None:
         """Take what no other file has from one that is not what its name says."""
-        place = FILE_HEAD_BYTES
+        place = file.records_begin
         while (found := wal_format.find_record(file.data, place)) is not None:
             record, place = found
             if not record.is_close_mark and self._take(file, Placed(file.name, place, record)):

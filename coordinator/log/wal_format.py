@@ -1,17 +1,19 @@
 """A record of the write-ahead log, and the head of its files. Durable: changes come with a new FORMAT_VERSION.
 
-    file head (56 bytes)                          record (56 bytes and the body, padded to 8)
+    file head (72 bytes)                          record (56 bytes and the body, padded to 8)
       0  8  magic "shoalwal"                        0  4  magic "swal"
       8  8  format version                          4  4  length of the body in bytes
      16  8  number of the file                      8  8  xxh3-64 of bytes 16.. and the body, xor bytes 0..7
      24  8  first commit version in it             16  8  commit version
      32  8  version known to be on disk            24  8  version known to be on disk when this was written
      40  8  boot id of the machine, 8 bytes        32  8  boot id of the machine, 8 bytes
-     48  8  xxh3-64 of bytes 0..47                 40  8  client id, 0 the coordinator itself
-                                                   48  8  commit id of that client, 0 a mark of a clean close
+     48 16  id of the store                        40  8  client id, 0 the coordinator itself
+     64  8  xxh3-64 of bytes 0..63                 48  8  commit id of that client, 0 a mark of a clean close
                                                    56     body: 4 bytes length of the effects, the effects as the
                                                           client sent them (commit_set), msgpack [writes, results]
                                                           of the operations if there were any
+
+Format 1 has no id of the store: its file head is 56 bytes, with the checksum at 48. Records are the same in both.
 
 Versions follow each other without gaps, over files too. Two fields tell a torn tail from damage: a record that says
 "up to version V is on disk" proves that everything up to V was whole once; and within one boot the page cache outlives
@@ -26,12 +28,17 @@ from typing import NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_FORMAT_WITHOUT_ID = 1
 FILE_MAGIC = int.from_bytes(b"shoalwal", "little")
 RECORD_MAGIC = int.from_bytes(b"swal", "little")
 
-_FILE_HEAD = struct.Struct("<QQQQQQ")
-FILE_HEAD_BYTES = _FILE_HEAD.size + 8
+_FILE_HEAD = struct.Struct("<QQQQQQ16s")
+_FILE_HEAD_WITHOUT_ID = struct.Struct("<QQQQQQ")
+_CHECKSUM_BYTES = 8
+FILE_HEAD_BYTES = _FILE_HEAD.size + _CHECKSUM_BYTES
+_FILE_HEAD_WITHOUT_ID_BYTES = _FILE_HEAD_WITHOUT_ID.size + _CHECKSUM_BYTES
+FORMAT_OFFSET, NUMBER_OFFSET, FIRST_VERSION_OFFSET, STORE_ID_OFFSET = 8, 16, 24, 48  # in a file's head
 _RECORD_HEAD = struct.Struct("<IIQQQQQQ")
 RECORD_HEAD_BYTES = _RECORD_HEAD.size
 _CHECKSUM = struct.Struct("<QQ")
@@ -43,12 +50,18 @@ _MAGIC_BYTES = b"swal"
 
 
 class FileHead(NamedTuple):
-    """What a log file says of itself."""
+    """What a log file says of itself. ``store_id`` is None in format 1, and a head without one is of format 1."""
 
     number: int
     first_version: int
     synced_version: int
     boot_id: int
+    store_id: bytes | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """How long the head is in the file."""
+        return _FILE_HEAD_WITHOUT_ID_BYTES if self.store_id is None else FILE_HEAD_BYTES
 
     def proves(self, version: int, boot_id: int) -> bool:
         """Whether ``version`` must have been whole before this was written, seen in boot ``boot_id``."""
@@ -94,21 +107,32 @@ def boot_id() -> int:
 
 def encode_file_head(head: FileHead) -> bytes:
     """The first bytes of a log file."""
-    raw = _FILE_HEAD.pack(FILE_MAGIC, FORMAT_VERSION, *head)
-    return raw + xxh3_64_intdigest(raw).to_bytes(8, "little")
+    if head.store_id is None:
+        raw = _FILE_HEAD_WITHOUT_ID.pack(FILE_MAGIC, _FORMAT_WITHOUT_ID, *head[:-1])
+    else:
+        raw = _FILE_HEAD.pack(FILE_MAGIC, FORMAT_VERSION, *head)
+    return raw + xxh3_64_intdigest(raw).to_bytes(_CHECKSUM_BYTES, "little")
 
 
 def decode_file_head(data: bytes) -> FileHead | None:
     """The head of a log file, None if it is not whole."""
-    if len(data) < FILE_HEAD_BYTES:
+    version = int.from_bytes(data[FORMAT_OFFSET:NUMBER_OFFSET], "little")
+    head = _FILE_HEAD_WITHOUT_ID if version == _FORMAT_WITHOUT_ID else _FILE_HEAD
+    if version not in (_FORMAT_WITHOUT_ID, FORMAT_VERSION) or len(data) < head.size + _CHECKSUM_BYTES:
         return None
-    raw = data[: _FILE_HEAD.size]
-    if xxh3_64_intdigest(raw).to_bytes(8, "little") != data[_FILE_HEAD.size : FILE_HEAD_BYTES]:
+    raw = data[: head.size]
+    if xxh3_64_intdigest(raw).to_bytes(_CHECKSUM_BYTES, "little") != data[head.size : head.size + _CHECKSUM_BYTES]:
         return None
-    magic, version, *fields = _FILE_HEAD.unpack(raw)
-    if magic != FILE_MAGIC or version != FORMAT_VERSION:
-        return None
-    return FileHead(*fields)
+    magic, _, *fields = head.unpack(raw)
+    return FileHead(*fields) if magic == FILE_MAGIC else None
+
+
+def records_begin(head: FileHead | None, data: bytes) -> int:
+    """Where the first record of a log file stands: behind its head, or where it would if the head is not whole."""
+    if head is not None:
+        return head.size_bytes
+    of_format_1 = decode_record(data, _FILE_HEAD_WITHOUT_ID_BYTES) is not None
+    return _FILE_HEAD_WITHOUT_ID_BYTES if of_format_1 else FILE_HEAD_BYTES
 
 
 def encode_record(

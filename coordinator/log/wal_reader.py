@@ -6,7 +6,8 @@ Where the next record should be and is not, the log ends, unless something prove
 Then an acknowledged commit is damaged, and that is CorruptionError, never a shorter log. Without proof it is a tail
 that a power cut tore: it was never promised, and it is cut.
 
-A file is what its name says: its head repeats the number. Nothing is cut or removed before the whole log is verified.
+A file is what its name says: its head repeats the number, and names the store. Nothing is cut or removed before the
+whole log is verified.
 """
 
 from __future__ import annotations
@@ -17,14 +18,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, NoReturn
 
 from shoal.coordinator.log import wal_format
-from shoal.coordinator.log.wal_format import FILE_HEAD_BYTES, FileHead, Record
-from shoal.shm import codec, commit_set
+from shoal.coordinator.log.wal_format import FIRST_VERSION_OFFSET, NUMBER_OFFSET, FileHead, Record
+from shoal.shm import codec, commit_set, store_files
 from shoal.shm.commit_set import FlatWrites
 from shoal.shm.errors import CorruptionError
 from shoal.shm.storage import Storage
 
 _NAME_PREFIX, _NAME_SUFFIX = "wal-", ".log"
-NUMBER_OFFSET, FIRST_VERSION_OFFSET = 16, 24  # of a file's head
 
 
 class File(NamedTuple):
@@ -34,6 +34,11 @@ class File(NamedTuple):
     number: int
     head: FileHead | None
     data: bytes
+
+    @property
+    def records_begin(self) -> int:
+        """Where its first record stands, or would."""
+        return wal_format.records_begin(self.head, self.data)
 
 
 class Placed(NamedTuple):
@@ -76,6 +81,11 @@ def read_files(storage: Storage) -> list[File]:
     return [open_file(name, number, storage.read(name)) for number, name in numbers]
 
 
+def stated_id(files: list[File]) -> bytes | None:
+    """The store's id as the first file says that has one."""
+    return next((file.head.store_id for file in files if file.head is not None and file.head.store_id), None)
+
+
 def without_unused(files: list[File]) -> list[File]:
     """All but those at the end that were reserved ahead and never written to."""
     return files[: max((i + 1 for i, file in enumerate(files) if file.data.strip(b"\0")), default=0)]
@@ -87,17 +97,23 @@ def needed(files: list[File], after_version: int) -> list[File]:
     return files[max(begin, default=0) :]
 
 
-def misplaced(file: File, before: File | None) -> CorruptionError | None:
-    """What is wrong with a file that is not the one its name says, or older than the one before it; None of any other.
+def misplaced(file: File, before: File | None, store_id: bytes | None) -> CorruptionError | None:
+    """What is wrong with a file of another store, or not the one its name says, or older than the one before it.
 
-    Such a file would pass for the newest and have those before it taken for obsolete.
+    None if nothing is. Such a file would pass for the newest and have those before it taken for obsolete.
+    ``store_id`` is None if it is not known.
     """
     head = file.head
     if head is None:
         return None
+    if head.store_id is not None and store_id not in (None, head.store_id):
+        return store_files.of_another_store(file.name, wal_format.STORE_ID_OFFSET, store_id, head.store_id)
     if head.number != file.number:
         expected = f"the number {file.number} of its name"
         return CorruptionError(file.name, NUMBER_OFFSET, expected, f"the head of log file {head.number}")
+    if head.store_id is None and before is not None and before.head is not None and before.head.store_id is not None:
+        expected = f"format {wal_format.FORMAT_VERSION}, that of {before.name}"
+        return CorruptionError(file.name, wal_format.FORMAT_OFFSET, expected, "format 1, which names no store")
     if before is not None and before.head is not None and before.head.first_version > head.first_version:
         expected = f"version {before.head.first_version} or later, with which {before.name} begins"
         return CorruptionError(file.name, FIRST_VERSION_OFFSET, expected, f"version {head.first_version}")
@@ -109,7 +125,7 @@ def goes_on(files: Sequence[File], offset: int, next_version: int, boot_id: int)
     for i, file in enumerate(files):
         if i and file.head is not None and file.head.proves(next_version, boot_id):
             return True
-        start = FILE_HEAD_BYTES if i or file.head is None else offset + 1
+        start = file.records_begin if i or file.head is None else offset + 1
         while (found := wal_format.find_record(file.data, start)) is not None:
             record, start = found
             if record.version >= next_version and record.proves(next_version, boot_id):
@@ -150,8 +166,9 @@ def _is_outcome(outcome: Any) -> bool:
 class WalReader:
     """The log of a store at rest, from the first version a checkpoint lacks."""
 
-    def __init__(self, storage: Storage, after_version: int) -> None:
+    def __init__(self, storage: Storage, after_version: int, store_id: bytes | None = None) -> None:
         self._storage = storage
+        self.store_id = store_id
         self._boot_id = wal_format.boot_id()
         self._obsolete: list[str] = []
         self.last_version = after_version
@@ -173,7 +190,7 @@ class WalReader:
             if i and file.head.first_version != expected:
                 self._wrong(file.name, FIRST_VERSION_OFFSET, expected, file.head.first_version)
             expected = file.head.first_version
-            offset = FILE_HEAD_BYTES
+            offset = file.records_begin
             while (found := wal_format.decode_record(file.data, offset)) is not None:
                 record, following = found
                 if record.version + record.is_close_mark != expected:
@@ -215,8 +232,9 @@ class WalReader:
     def _load(self, after_version: int) -> list[File]:
         files = read_files(self._storage)
         self.next_number = files[-1].number + 1 if files else 1
+        self.store_id = self.store_id or stated_id(files)
         for before, file in zip([None, *files], files, strict=False):
-            error = misplaced(file, before)
+            error = misplaced(file, before, self.store_id)
             if error is not None:
                 raise error
         kept = needed(without_unused(files), after_version)

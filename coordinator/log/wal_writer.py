@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import threading
 
@@ -25,8 +26,9 @@ _RECORD_OVERHEAD = wal_format.RECORD_HEAD_BYTES + 16
 class WalWriter:
     """The tail of the log."""
 
-    def __init__(self, storage: Storage, next_number: int, last_version: int) -> None:
+    def __init__(self, storage: Storage, next_number: int, last_version: int, store_id: bytes) -> None:
         self._storage = storage
+        self._store_id = store_id
         self._next_number = next_number
         self.boot_id = wal_format.boot_id()
         self._spare: tuple[int, LogFile] | None = None
@@ -114,6 +116,13 @@ class WalWriter:
         for file in self._unsynced:
             file.close()
 
+    def discard(self) -> None:
+        """Remove the files of a log that nothing was appended to: the store is not served after all."""
+        self._drop_spare()
+        self._file.close()
+        self._unsynced.clear()
+        self._storage.remove(wal_format.file_name(max(self.first_versions)))
+
     def remove_before(self, version: int) -> None:
         """Delete files that hold nothing after ``version``: a checkpoint has it all."""
         numbers = sorted(self.first_versions)
@@ -133,7 +142,8 @@ class WalWriter:
         if self._spare is not None:
             number, file = self._spare
             file.close()
-            self._storage.remove(wal_format.file_name(number))
+            with contextlib.suppress(FileNotFoundError):  # the store's directory was deleted
+                self._storage.remove(wal_format.file_name(number))
             self._spare = None
 
     def _rotate(self) -> None:
@@ -141,7 +151,8 @@ class WalWriter:
         number, file = self._spare
         self._spare = None
         first_version = self.last_version + 1
-        file.write(0, wal_format.encode_file_head(FileHead(number, first_version, self.synced_version, self.boot_id)))
+        head = FileHead(number, first_version, self.synced_version, self.boot_id, self._store_id)
+        file.write(0, wal_format.encode_file_head(head))
         self.first_versions[number] = first_version
         with self._lock:
             self._unsynced.append(file)

@@ -41,15 +41,17 @@ def _wal_seeds() -> list[bytes]:
     clear = commit_set.encode_effects([], [b"\1t", b"\1u"])
     return [
         script(1, records),
+        script(1, records, b""),
         script(1, [*records, [0, 8, 1, operations, decided], [0, 8, 2, clear, b""]]),
         log_file(records),
         log_file(records)[:-9],
+        log_file(records, store_id=bytes(range(16))),
     ]
 
 
-def log_file(records: list[Any], first_version: int = 1) -> bytes:
+def log_file(records: list[Any], first_version: int = 1, store_id: bytes | None = None) -> bytes:
     """A log file whose checksums fit, whatever is in its records: [synced, client, commit id, effects, decided]."""
-    data = wal_format.encode_file_head(FileHead(1, first_version, 0, 0))
+    data = wal_format.encode_file_head(FileHead(1, first_version, 0, 0, store_id))
     for i, record in enumerate(records):
         if type(record) is not list:
             record = [0, 0, 0, record]
@@ -64,7 +66,7 @@ def log_file(records: list[Any], first_version: int = 1) -> bytes:
 def log(data: bytes) -> None:
     """A log recovers to a sound segment, or is CorruptionError; also one whose checksums fit what shoal never wrote."""
     parts = parts_of(data)
-    raw = data if parts is None else log_file(part(parts, 1, list, []))
+    raw = data if parts is None else log_file(part(parts, 1, list, []), store_id=bytes(16) if len(parts) > 2 else None)
     wal_format.decode_file_head(raw)
     wal_format.find_record(raw, 0)
     _recovers({"wal-000000000001.log": raw})
@@ -100,7 +102,13 @@ def _checkpoint_seeds() -> list[bytes]:
     entries = [b"\1t\1a\1g\1r\1a", codec.encode(1), 3, 0, b"\1t\1a\1g\1r\1b", b"\xc0", 5, 2**60]
     remembered = [[7, 1, 5, []], [8, 3, 4, [1, None]]]
     blocks = [[1, [9, 1_700_000_000_000]], [2, entries], [3, [2, remembered]]]
-    return [script(blocks, b""), script([[1, [9, 0]], [2, []], [3, [0, []]]], b""), checkpoint_file(blocks)]
+    named = [[1, [9, 1_700_000_000_000, bytes(range(16))]], *blocks[1:]]
+    return [
+        script(blocks, b""),
+        script(named, b""),
+        script([[1, [9, 0]], [2, []], [3, [0, []]]], b""),
+        checkpoint_file(blocks),
+    ]
 
 
 def checkpoint_file(blocks: list[Any]) -> bytes:
@@ -131,7 +139,15 @@ def _json_seeds() -> list[bytes]:
         return json.dumps({"format": 1, "durability": "buffered", "max_bytes": 8 << 20} | fields).encode()
 
     return [
-        *(file(), file(durability="strict"), file(format=2), file(max_bytes=10**400), file(durability=None)),
+        *(
+            file(),
+            file(durability="strict"),
+            file(format=2),
+            file(format=2, store_id="0f" * 16),
+            file(format=3),
+            file(max_bytes=10**400),
+            file(durability=None),
+        ),
         *(file(max_bytes=1.5), file(format=True), b"[" * 100_000, b'{"a":' * 50_000, b"\xff\xfe", b"9" * 10_000, b""),
     ]
 

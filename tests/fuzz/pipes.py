@@ -23,7 +23,7 @@ def _hello_seeds() -> list[bytes]:
     return [
         script(1, 77, 4711, None, None),
         script(1, 2**62, 1, "strict", 64 << 20),
-        handshake.encode_hello(handshake.Hello(1, 1, 1, "memory", 8 << 20)),
+        handshake.encode_hello(handshake.Hello(handshake.PROTOCOL_VERSION, 1, 1, "memory", 8 << 20)),
     ]
 
 
@@ -210,13 +210,9 @@ class _Answered(Connection):
     """A connection that is answered without being asked: what follows is the client's own code."""
 
     def __init__(self, message: bytes) -> None:
-        import threading
-
-        self._lock = threading.Lock()
-        self._commit_id = 0
         self._message = message
 
-    def _exchange(self, request: bytes) -> tuple[int, int, Any]:
+    def _exchange(self, *_request: Any) -> tuple[int, int, Any]:
         _, status, version, details = commit_set.decode_answer(self._message)
         return status, version, details
 

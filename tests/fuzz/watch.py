@@ -63,7 +63,7 @@ def request(effects: list[Any], reads: bytes = b"", snapshot: int = 0, commit_id
 
 
 def close(welcome: handshake.Welcome) -> None:
-    for fd in welcome[2:]:
+    for fd in welcome.descriptors:
         os.close(fd)
 
 

@@ -10,6 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from damaged import STORE_ID
+
 from shoal.coordinator import checkpointer
 from shoal.coordinator.checkpointer import Checkpointer
 from shoal.coordinator.log import wal_format
@@ -119,10 +121,12 @@ class _Helper:
 
     def __init__(self, command: list[str], stdin: Any, **_options: Any) -> None:
         self.returncode: int | None = None
-        directory, segment_fd, version = command[-3:]
+        directory, store_id, segment_fd, version = command[-4:]
         if not _Helper.hangs:
             reader = Reader(Segment.attach(os.dup(int(segment_fd))))
-            checkpoint.write_checkpoint(Path(directory), reader, int(version), codec.decode(stdin.read()))
+            checkpoint.write_checkpoint(
+                Path(directory), reader, int(version), codec.decode(stdin.read()), bytes.fromhex(store_id)
+            )
             self.returncode = 0
 
     def poll(self) -> int | None:
@@ -136,7 +140,7 @@ def _checkpoint(rig: Rig, directory: Path, hangs: bool) -> None:
     checkpointer.subprocess.Popen = _Helper  # type: ignore[assignment,misc]
     try:
         remembered = [[client, *outcome] for client, outcome in rig.engine.remembered.items()]
-        made = Checkpointer(directory, rig.disk, rig.log, rig.writer, rig.reclaimer, lambda: remembered, 0)
+        made = Checkpointer(directory, rig.disk, rig.log, rig.writer, rig.reclaimer, lambda: remembered, 0, STORE_ID)
         made.start()
         for path in directory.glob("checkpoint-*"):
             rig.disk.replace(path.name, path.read_bytes())

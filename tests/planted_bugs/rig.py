@@ -13,7 +13,7 @@ from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
-from damaged import MemoryFile, MemoryStorage
+from damaged import STORE_ID, MemoryFile, MemoryStorage
 
 from shoal.coordinator.commit_engine import CommitEngine
 from shoal.coordinator.log import wal_format
@@ -120,7 +120,7 @@ class Rig:
         self.reclaimer = Reclaimer(self.writer, list)
         found = recover(disk, self.writer, self.reclaimer)
         self.reclaimer.pinned = lambda: Server.pinned(self)  # type: ignore[arg-type]
-        self.log = WalWriter(disk, found.next_log_number, found.version)
+        self.log = WalWriter(disk, found.next_log_number, found.version, STORE_ID)
         self.log.first_versions.update(found.log_files)
         clock = SimpleNamespace(now_ms=lambda: self.now_ms, monotonic_s=lambda: self.now_ms / 1000)
         self.engine = CommitEngine(

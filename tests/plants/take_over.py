@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import secrets
+from pathlib import Path
 from typing import Any
 
 from shoal.coordinator import process
-from shoal.workers.connection import Attachment, Connection
+from shoal.workers.attachment import Attachment
+from shoal.workers.channel import Channel
+from shoal.workers.connection import Connection
 
 from .plant import WORKER, Patch, plant
 
@@ -15,12 +19,12 @@ from .plant import WORKER, Patch, plant
 def resend_as_another(patch: Patch) -> None:
     """A commit that was cut off is sent again under another name, so nobody knows that it is done."""
 
-    def replace_attachment(self: Connection, in_flight: bool = False) -> Attachment:
-        self._client_id = secrets.randbits(62) + 1
-        attachment: Attachment = sound(self, in_flight)
+    def attach(self: Connection, channel: Channel, in_flight: bool, give_up_s: float) -> Attachment:
+        channel.client_id = secrets.randbits(62) + 1
+        attachment: Attachment = sound(self, channel, in_flight, give_up_s)
         return attachment
 
-    sound = patch.set(Connection, "_replace_attachment", replace_attachment)
+    sound = patch.set(Connection, "_attach", attach)
 
 
 @plant("take-over", WORKER)
@@ -50,3 +54,9 @@ def serve_without_lock(patch: Patch) -> None:
         Timeout = process.filelock.Timeout
 
     patch.set(process, "filelock", NoLocks)
+
+    def lock_directory(directory: Path, shared: bool) -> int:
+        held: int | None = sound(directory, shared)
+        return os.open(directory, os.O_RDONLY) if held is None else held
+
+    sound = patch.set(process, "lock_directory", lock_directory)

@@ -108,7 +108,9 @@ class Client:
         def note(*request: Any) -> Any:
             attempt = self._attempt
             assert attempt is not None
-            attempt.commit = (connection._client_id, connection._commit_id + 1)
+            channel = connection._take()
+            connection._put_back(channel)  # the next commit takes it
+            attempt.commit = (channel.client_id, channel.commit_id + 1)
             version, results = submit(*request)
             attempt.told = version
             return version, results

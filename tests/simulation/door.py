@@ -50,6 +50,11 @@ class Door:
     def fileno(self) -> int:
         return self._fd
 
+    is_missed = False
+
+    def reopen_if_removed(self, _now_s: float) -> bool:
+        return False
+
     def knock(self, visitor: Visitor) -> None:
         self._waiting.append(visitor)
 
@@ -69,17 +74,17 @@ class Door:
         visitor.heard = True
         world.step()
         try:
-            welcome = self._admit(visitor.hello)
+            welcome = self._admit(visitor.hello, 0)
         except ShoalError as error:
             visitor.answer = error
             world.descriptors.close(fd)
             return True
         world.step()
         if visitor.process.alive:
-            sent = [world.descriptors.give(each, visitor.process) for each in welcome[2:]]
-            visitor.answer = Welcome(*welcome[:2], *sent)
+            sent = [world.descriptors.give(each, visitor.process) for each in welcome.descriptors]
+            visitor.answer = Welcome(*welcome[:3], *sent)
             world.step()
-        for each in (*welcome[2:], fd):
+        for each in (*welcome.descriptors, fd):
             world.descriptors.close(each)
         return True
 

@@ -126,7 +126,7 @@ class Helper:
     def __init__(self, world: World, command: list[str], stdin: io.BytesIO, pass_fds: list[int], **_: Any) -> None:
         world.step()
         raw = stdin.read()
-        directory, fd, version = command[-3:]
+        directory, store_id, fd, version = command[-4:]
         segment = world.descriptors.get(int(fd)).content
         self._world = world
 
@@ -134,7 +134,7 @@ class Helper:
             world.sleep(world.rng.uniform(0, 0.02))
             own = world.descriptors.open(Thing(segment, world.process))
             world.inputs[world.process] = io.BytesIO(raw)
-            self._status = checkpoint_helper.main([directory, str(own), version])
+            self._status = checkpoint_helper.main([directory, store_id, str(own), version])
 
         self._status: int | None = None
         self._process = world.spawn(f"checkpoint-{version}", "checkpoint", run)
@@ -171,6 +171,9 @@ class Path:
 
     def __str__(self) -> str:
         return self.name
+
+    def exists(self) -> bool:
+        return True
 
     def unlink(self, missing_ok: bool = False) -> None:
         self._world.step()
@@ -224,6 +227,19 @@ class RawFile(io.RawIOBase):
         inode = world.descriptors.get(self._fd).content
         inode.content += bytes(data)
         return len(data)
+
+
+class Place:
+    """``store_place.WorkingPlace`` and ``StorePlace`` of a directory that stays where it is."""
+
+    def was_moved(self) -> bool:
+        return False
+
+    def is_here(self) -> bool:
+        return True
+
+    def check(self) -> None:
+        pass
 
 
 class Epoch:

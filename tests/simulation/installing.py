@@ -10,6 +10,7 @@ import contextlib
 import io
 import os
 import select
+import weakref
 from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -19,12 +20,13 @@ from plants import answers as planted_answers
 from plants import recovery as planted_recovery
 from plants import take_over as planted_take_over
 
-from shoal.coordinator import checkpoint_helper, checkpointer, clients, process, server
+from shoal.coordinator import checkpoint_helper, checkpointer, clients, process, server, serving_epoch
 from shoal.coordinator.log import wal_format, wal_writer
 from shoal.primitives import state_cell
 from shoal.shm import (
     checkpoint,
     clock,
+    descriptors,
     event_operations,
     frames,
     hash_index,
@@ -41,7 +43,7 @@ from shoal.shm import (
 from shoal.shm.integrity import check_segment
 from shoal.shm.segment import Segment
 from shoal.shm.snapshots import SnapshotSlots
-from shoal.workers import connection, retry, take_over, transaction
+from shoal.workers import attachment, channel, connection, retry, take_over, transaction
 
 from . import fakes
 from .disk import SimulatedStorage
@@ -62,8 +64,10 @@ def under(world: World) -> Iterator[None]:
         _install(world, patch)
         yield
     finally:
-        for attachment in world.attachments:
-            attachment.is_open = False  # nothing is left that it could close
+        for reference in world.attachments:
+            left = reference()
+            if left is not None:
+                left.pipes.clear()  # nothing is left that it could close
         patch.restore()
         for segment in world.segments:
             os.close(segment._fd)
@@ -83,27 +87,40 @@ def _install(world: World, patch: Patch) -> None:
         poll=lambda: Poll(world, world.descriptors),
         epoll=lambda: Epoll(world, world.descriptors),
         POLLIN=select.POLLIN,
+        POLLOUT=select.POLLOUT,
         EPOLLIN=select.EPOLLIN,
         EPOLLOUT=select.EPOLLOUT,
     )
-    for module in (server, clients, frames, connection, checkpointer, process, waiting):
+    for module in (server, clients, frames, connection, attachment, descriptors, checkpointer, process, waiting):
         patch.set(module, "os", fake_os)
-    for module in (server, connection, frames):
+    for module in (server, clients, attachment, frames):
         patch.set(module, "select", sim_select)
-    for module in (server, waiting, transaction, retry, take_over, clock, state_cell, planted_answers):
+    for module in (
+        server,
+        waiting,
+        frames,
+        connection,
+        channel,
+        transaction,
+        retry,
+        take_over,
+        clock,
+        state_cell,
+        planted_answers,
+    ):
         patch.set(module, "time", sim_time)
     sim_random = SimpleNamespace(uniform=rng.uniform)
     for module in (take_over, retry):
         patch.set(module, "random", sim_random)
     secrets = SimpleNamespace(randbits=rng.getrandbits)
-    for module in (process, connection, planted_take_over):
+    for module in (process, connection, channel, planted_take_over):
         patch.set(module, "secrets", secrets)
     for name, value in world.limits.items():
         patch.set(limits, name, value)
     for module, name in (
         (wal_writer, "LOG_FILE_BYTES"),
         (checkpoint, "CHECKPOINT_BLOCK_BYTES"),
-        (connection, "ANSWER_SPIN_S"),
+        (channel, "ANSWER_SPIN_S"),
     ):
         patch.set(module, name, world.limits[name])
     patch.set(event_operations, "RECORD_BYTES", _RECORD_BYTES)
@@ -129,28 +146,41 @@ def _install_coordinator(world: World, patch: Patch) -> None:
 
     recover = process.recover
 
-    def recover_and_check(storage: Any, made: Any, reclaimer: Any) -> Any:
-        found = recover(storage, made, reclaimer)
+    def recover_and_check(storage: Any, made: Any, reclaimer: Any, store_id: bytes) -> Any:
+        found = recover(storage, made, reclaimer, store_id)
         world.say(f"recovered up to {found.version}, from a checkpoint at {found.checkpoint_version}")
         check_after_recovery(found, made.segment, made)
         return found
 
-    meta = store_files.StoreMeta(world.durability, limits.MIN_STORE_BYTES)
+    meta = store_files.StoreMeta(world.durability, limits.MIN_STORE_BYTES, bytes(range(store_files.STORE_ID_BYTES)))
     patch.set(process, "_meta", lambda _directory, _durability, _max_bytes: meta)
     patch.set(
         process,
         "store_files",
         SimpleNamespace(
             **{name: value for name, value in vars(store_files).items() if name.isupper()},
-            make_directory=lambda _directory: None,
+            make_directory=lambda _directory: [],
+            remove_directories=lambda _made: None,
+            check_durability=lambda _durability: None,
+            check_max_bytes=lambda _max_bytes: None,
+            raise_if_read_only=lambda _directory, _error: None,
+            read_meta=lambda _directory: meta,
+            check_epoch=lambda _directory: None,
         ),
     )
     patch.set(process, "recover", recover_and_check)
     patch.set(process, "DiskStorage", lambda _directory: SimulatedStorage(world.disk))
     patch.set(process, "Segment", SimpleNamespace(create=make_segment))
-    patch.set(process, "EpochWord", lambda _directory, writable: fakes.Epoch(world))
+    patch.set(serving_epoch, "EpochWord", lambda _directory, writable: fakes.Epoch(world))
     patch.set(process, "ControlSocket", lambda _directory, admit: Door(world, admit))
     patch.set(process, "filelock", world.file_locks)
+    patch.set(process, "HERE", fakes.Path(world, "store"))
+    patch.set(process, "WorkingPlace", lambda _directory: fakes.Place())
+    patch.set(
+        process,
+        "lock_directory",
+        lambda _directory, shared: world.descriptors.open(Thing(None, world.process)),
+    )
     patch.set(process, "Path", str)
     patch.set(process, "gc", SimpleNamespace(freeze=lambda: None, set_threshold=lambda *_: None))
     patch.set(process, "sys", SimpleNamespace(stderr=io.StringIO()))
@@ -216,27 +246,40 @@ def _install_client(world: World, patch: Patch) -> None:
         __slots__ = ()
 
         def __init__(self, fd: int) -> None:
-            self._slots = fakes.SteppingWords(world.descriptors.get(fd).content.words, world)  # type: ignore[assignment]
+            words: Any = fakes.SteppingWords(world.descriptors.get(fd).content.words, world)
             world.descriptors.close(fd)
-            self._free: list[int] = []
-            self._used = iter(range(1, 60))
+            self._begin(words, 59)
+
+        def close(self) -> None:
+            """The pages belong to the machine."""
 
     def attach_segment(fd: int) -> Segment:
         segment: Segment = world.descriptors.get(fd).content
         world.descriptors.close(fd)
         return segment
 
-    class Attachment(connection.Attachment):
+    class Attachment(attachment.Attachment):
         __slots__ = ()
 
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
-            world.attachments.append(self)
+            world.attachments.append(weakref.ref(self))
+
+        def close_memory(self, why: str) -> None:
+            """What is mapped here belongs to the machine."""
+            self.why_closed = why
+            self.retire()
+
+        def close_segment(self) -> None:
+            """Likewise."""
+            self.retire()
 
     patch.set(connection, "Attachment", Attachment)
-    patch.set(connection, "Segment", SimpleNamespace(attach=attach_segment))
-    patch.set(connection, "SnapshotSlots", Slots)
-    patch.set(connection, "EpochWord", lambda _directory, writable: fakes.Epoch(world))
+    patch.set(connection, "uninterrupted", lambda call: call())
+    patch.set(attachment, "Segment", SimpleNamespace(attach=attach_segment))
+    patch.set(attachment, "SnapshotSlots", Slots)
+    patch.set(take_over, "EpochWord", lambda _directory, writable: fakes.Epoch(world))
+    patch.set(connection, "StorePlace", lambda _directory, _store_id: fakes.Place())
     patch.set(connection, "words", SimpleNamespace(register_reader=world.step))
     patch.set(take_over, "_knock", lambda _directory, hello, deadline_s: knock(world, hello, deadline_s))
     patch.set(

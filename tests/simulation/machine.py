@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import random
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ from shoal.coordinator import process
 from shoal.coordinator.log import wal_format
 from shoal.shm.errors import ShoalError, StoreFullError
 from shoal.shm.segment import Segment
-from shoal.workers import connection
+from shoal.workers.attachment import Attachment
 
 from .disk import Disk
 from .door import Door, Locks
@@ -58,7 +59,7 @@ class World(Scheduler):
         self.file_locks = Locks(self)
         self.epoch = memoryview(bytearray(64)).cast("Q")
         self.segments: list[Segment] = []
-        self.attachments: list[connection.Attachment] = []
+        self.attachments: list[weakref.ref[Attachment]] = []
         self.inputs: dict[Process, io.BytesIO] = {}  # standard input of checkpoint helpers
         self.moments: dict[int, int] = {}  # commit version -> wall clock, ms, when it was logged
         self.coordinators = 0

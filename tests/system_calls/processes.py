@@ -21,7 +21,7 @@ from typing import Any, TypeVar
 from shoal.coordinator import checkpoint_helper, checkpointer, process, server
 from shoal.coordinator.log import wal_writer
 from shoal.shm import limits
-from shoal.workers import connection, take_over
+from shoal.workers import channel, connection, take_over
 from tests.system_calls import short_calls
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -44,7 +44,7 @@ def make_small() -> None:
     limits.CHECKPOINT_LOG_FILES = 2
     limits.REQUEST_SPIN_S = limits.CROWDED_REQUEST_SPIN_S = 0.0
     limits.FIRST_CLIENT_S = 1.0
-    connection.ANSWER_SPIN_S = 0.0
+    channel.ANSWER_SPIN_S = 0.0
     server._IDLE_WAIT_S = 0.02
     server._MAINTAIN_EVERY_S = 0.02
 
@@ -194,7 +194,12 @@ def fork_instead_of_exec() -> None:
         Popen = ForkedPython
         DEVNULL = subprocess.DEVNULL
 
-    take_over.subprocess = Subprocess
+    def spawn(command: list[str], report_fd: int) -> int:
+        take_over._under_way.remove(report_fd)  # which a forked child closes
+        return ForkedPython([*command, "--report-fd", str(report_fd)], [report_fd], subprocess.DEVNULL).pid
+
+    take_over._spawn = spawn
+    connection.uninterrupted = lambda call: call()  # strace follows no threads that begin after it
     checkpointer.subprocess = Subprocess
 
 

@@ -1,0 +1,91 @@
+"""Reads a store at rest into memory of this process, as a coordinator would, and changes no byte of it.
+
+Recovery itself does it, on a disk that takes no change: what it would cut or remove it leaves out all the same. The
+lock on the directory keeps coordinators out until everything is read.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from pathlib import Path
+
+from shoal.coordinator.recover import recover
+from shoal.coordinator.survey import at_rest, is_store
+from shoal.shm import descriptors, snapshots, store_files
+from shoal.shm.errors import ConfigurationError, NotFoundError
+from shoal.shm.handshake import Welcome
+from shoal.shm.integrity import check_segment
+from shoal.shm.layout import W_GENERATION, W_PUBLISHED
+from shoal.shm.reclaim import Reclaimer
+from shoal.shm.segment import Segment
+from shoal.shm.storage import DiskStorage
+from shoal.shm.store_files import EpochWord, StoreMeta
+from shoal.shm.writer import Writer
+from shoal.workers.read_only import NoEpoch, Resting
+
+
+class UnchangedDisk(DiskStorage):
+    """A directory that is only read: recovery's cuts and removals are left to whoever serves it next."""
+
+    def truncate(self, name: str, size: int) -> None:
+        """Leave it."""
+
+    def write_again(self, name: str, from_byte: int) -> None:
+        """Leave it."""
+
+    def remove(self, name: str) -> None:
+        """Leave it."""
+
+    def sync_directory(self) -> None:
+        """Nothing was changed."""
+
+
+def read_at_rest(directory: Path, durability: str | None, max_bytes: int | None) -> Resting | None:
+    """The store in memory of this process, None while a coordinator holds it.
+
+    Raises ``NotFoundError`` if there is no store, ``ConfigurationError`` if its files may not be read or it was last
+    served with another durability, ``CorruptionError`` for damage, and ``StoreFullError`` if it needs more memory.
+    """
+    try:
+        if not is_store(directory):
+            raise NotFoundError(f"there is no store at {directory}; open it without read_only=True to make one")
+        with at_rest(directory) as rests:
+            return _read(directory, durability, max_bytes) if rests else None
+    except PermissionError as error:
+        raise ConfigurationError(
+            f"the store at {directory} may not be read by this user ({error.strerror}: {error.filename}); "
+            "have its owner give the right to read the directory and every file in it"
+        ) from error
+
+
+def _read(directory: Path, durability: str | None, max_bytes: int | None) -> Resting:
+    meta = store_files.read_meta(directory)
+    meta = meta or StoreMeta(store_files.DEFAULT_DURABILITY, store_files.default_max_bytes())
+    if durability not in (None, meta.durability):
+        raise ConfigurationError(
+            f"the store was last served with durability {meta.durability!r}, not {durability!r}; "
+            "open it without naming one, which read_only=True does not change"
+        )
+    try:
+        epoch = EpochWord(directory, writable=False)
+    except FileNotFoundError:  # a copy that was never served
+        epoch = NoEpoch()
+    segment = Segment.create(max_bytes or meta.max_bytes, secrets.randbits(64))
+    try:
+        writer = Writer(segment)
+        recover(UnchangedDisk(directory), writer, Reclaimer(writer, list), meta.store_id)
+        segment.words[W_GENERATION] = epoch.generation
+        welcome = Welcome(meta.durability, epoch.generation, meta.store_id or b"", *_descriptors(segment))
+    finally:
+        os.close(segment._fd)
+    return Resting(welcome, epoch, lambda: check_segment(segment, segment.words[W_PUBLISHED], writer))
+
+
+def _descriptors(segment: Segment) -> tuple[int, int, int, int]:
+    """As a coordinator hands them out, with pipes whose other ends are closed: nobody answers."""
+    request_read, request_write = descriptors.pipe()
+    answer_read, answer_write = descriptors.pipe()
+    os.close(request_read)
+    os.close(answer_write)
+    return segment.read_only_fd(), snapshots.new_page(), request_write, answer_read
