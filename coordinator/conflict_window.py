@@ -2,7 +2,8 @@
 
 Keys are remembered with the version that last wrote them, and in the order they were written. A point read is one
 dictionary look-up; reading ranges walks what was written since the snapshot, which for a short transaction is little
-(50 ns a key, whatever the number of ranges 0.2 us). Forgetting is in bulk, up to the oldest snapshot anyone holds, so
+(50 ns a key, whatever the number of ranges 0.2 us). Ranges that were cleared are range tombstones: a key, or a range
+that was read, is looked up in them by binary search. Forgetting is in bulk, up to the oldest snapshot anyone holds, so
 it costs 0.1 us a write.
 """
 
