@@ -27,7 +27,7 @@ def newest(rows, key: bytes) -> int:
 
 
 @given(STEPS, st.integers(0, 20), st.integers(1, 4), st.sampled_from([0, 1, 1000]))
-@settings(suppress_health_check=list(HealthCheck))
+@settings(max_examples=settings.default.max_examples // 3, suppress_health_check=list(HealthCheck))
 def test_against_a_list(steps, gone, block_bounds, many):
     """Whatever ranges overlap, touch or are empty, every key is told the newest version that cleared it.
 
