@@ -110,10 +110,6 @@ class TombstoneTable:
             obsolete.append(self._chunks.pop()[0])
         return obsolete
 
-    def references(self) -> Iterator[int]:
-        """The chunks in use (for the integrity walk)."""
-        return (chunk for chunk, _ in self._chunks)
-
     def _room(self, end: int) -> int:
         return _CHUNK_WORDS - (end - self._chunks[-1][1]) if self._chunks else 0
 
