@@ -13,13 +13,20 @@ from __future__ import annotations
 import mmap
 import os
 
-from shoal.shm.errors import LimitExceededError
-from shoal.shm.layout import SLOTS_WORD_USED, W_PUBLISHED
+from shoal.shm.errors import LimitExceededError, SnapshotExpiredError
+from shoal.shm.layout import SLOTS_WORD_USED, W_HORIZON, W_PUBLISHED
 from shoal.shm.limits import MAX_SNAPSHOTS_PER_PROCESS
 from shoal.shm.segment import anonymous_file
 from shoal.shm.words import words_of
 
 _PAGE_BYTES = (MAX_SNAPSHOTS_PER_PROCESS + 1) * 8
+
+
+def verify(words: memoryview, snapshot: int) -> None:
+    """Raise SnapshotExpiredError if memory that ``snapshot`` could reach may have been reused."""
+    horizon = words[W_HORIZON]
+    if horizon > snapshot:
+        raise SnapshotExpiredError(snapshot, horizon)
 
 
 def new_page() -> int:
