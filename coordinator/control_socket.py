@@ -26,7 +26,7 @@ _MOST_VISITORS = 128
 _KEPT_DESCRIPTORS = 48
 
 # What keeps a visitor out and says nothing about those inside.
-_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC)
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.ETOOMANYREFS)
 # How a visitor leaves before it is answered, or never takes its answer.
 _GONE = (ConnectionError, BlockingIOError, TimeoutError)
 
@@ -127,8 +127,12 @@ class ControlSocket:
                 handshake.send_refusal(connection, error)
             return
         try:
-            with contextlib.suppress(*_GONE):  # its pipes end with it, as those of any client
-                handshake.send_welcome(connection, welcome)
+            handshake.send_welcome(connection, welcome)
+        except _GONE:
+            pass  # its pipes end with it, as those of any client
+        except OSError as error:
+            if error.errno not in _NO_ROOM:  # too many descriptors are on their way: it is closed, and may come again
+                raise
         finally:
             for fd in welcome[2:]:
                 os.close(fd)

@@ -31,6 +31,7 @@ from shoal.shm.layout import (
     TOMBSTONE,
     W_CLEARS,
     W_CLEARS_BEGIN,
+    W_CLEARS_END,
     W_HASH_MASK,
     W_HASH_SEED,
     W_HORIZON,
@@ -74,6 +75,8 @@ class SegmentCheck:
         self._newest: tuple[int, bytes] = (0, b"")  # version of a record, and its key
         # Met and not in use when the coordinator was asked: they must have been allocated since.
         self._unknown: list[tuple[int, str]] = []
+        # Keys that were written again and have a tombstone at the check's version: node, tombstone, records below.
+        self._reborn: list[tuple[int, list[int]]] = []
 
     def run(self, insist: bool = False) -> list[str]:
         """All problems found. Raises SnapshotExpiredError if the check was given up for want of room."""
@@ -91,7 +94,7 @@ class SegmentCheck:
             self._problems += problems
         self._walk_order()
         self._walk_hash(buckets)
-        self._walk_clears()
+        self._walk_tombstones()
         waiting = array("Q")
         for part, problems in self._slices(check_state.WAITING):
             waiting.frombytes(part)
@@ -188,7 +191,7 @@ class SegmentCheck:
         """Check a key's versions down to the horizon; whether it has one at the version of the check or below."""
         words, record = self._words, self._words[node]
         seen: list[int] = []  # at the version of the check, and below
-        above = 1 << 64
+        above, newer = 1 << 64, False
         if not record:
             self._say(f"key {key!r} has no version")
         while record:
@@ -202,14 +205,21 @@ class SegmentCheck:
             if meta & LENGTH_MASK > MAX_ENCODED_VALUE_BYTES or meta & ~(LENGTH_MASK | TOMBSTONE | EXPIRES):
                 self._say(f"key {key!r} at version {version} has impossible length or flags {meta:#x}")
             if version > self._version:
+                newer = True
                 if version > self._newest[0]:
                     self._newest = (version, key)
             else:
                 seen.append(record)
             if version <= self._horizon:
-                break  # nobody looks further down, and what is there may be reused
+                # Nobody looks further down, and what is there may be reused. But if the key was written again since, a
+                # tombstone may have been put between (``Writer._bury``): then its record is the one below.
+                if newer and len(seen) == 1 and meta & TOMBSTONE and previous:
+                    seen.append(previous)
+                break
             above, record = version, previous
-        if seen:
+        if newer and seen and words[seen[0] + 2] & TOMBSTONE:
+            self._reborn.append((node, seen))
+        elif seen:
             self._note_records(node, key, seen)
         return bool(seen)
 
@@ -257,25 +267,27 @@ class SegmentCheck:
                         self._say(f"key {key!r} is in the hash index and not in the ordered index")
             self._verify()
 
-    def _walk_clears(self) -> None:
-        """The chunks of range tombstones, newest first: none of them goes meanwhile."""
-        words, what = self._words, "the range tombstones"
-        chunk, begin, above = words[W_CLEARS], words[W_CLEARS_BEGIN], 1 << 64
-        while chunk and above > begin:
-            if chunk >= len(words) - layout.TOMBSTONE_CHUNK_HEADER_WORDS:
-                self._unknown.append((chunk, what))
-                break
-            self._meet(chunk, what)
-            chunk, first = words[chunk : chunk + layout.TOMBSTONE_CHUNK_HEADER_WORDS].tolist()
+    def _walk_tombstones(self) -> None:
+        """The chunks of range tombstones, the newest first; no row goes while the reclaimer is paused."""
+        words, begin = self._words, self._words[W_CLEARS_BEGIN]
+        chunk, above = words[W_CLEARS], words[W_CLEARS_END] + 1
+        while chunk and self._meet(chunk, "the range tombstones"):
+            first = words[chunk + 1]
             if first >= above:
-                self._say(f"a chunk of range tombstones begins at word {first}, above {above}")
+                self._say(f"the chunk of range tombstones at {chunk} begins at {first}, not before {above}")
                 break
-            above = first
+            if first <= begin:
+                break
+            chunk, above = words[chunk], first
         self._verify()
 
     def _compare(self, waiting: array[int], waiting_before: int, fresh: set[int], used_words: int) -> None:
         """What was met, what waits, and what was allocated since: together all that is in use, each once."""
         of = self._map
+        for node, records in self._reborn:
+            if records[0] in fresh and records[1:]:  # made by the commit that wrote the key again
+                records = records[1:]
+            self._note_records(node, node_key(self._segment, node), records)
         for reference, what in self._unknown:
             if reference not in fresh:
                 self._say(f"{what} points at {reference}, which is no record in use")

@@ -119,16 +119,16 @@ class Reclaimer:
         return current
 
     def _short_of_space(self) -> bool:
-        heap = self._writer.heap
-        few_are_free = heap.free_blocks * _SHORT_OF_SPACE < heap.block_count
-        keeps = self._writer.garbage_words > 0 or bool(self._writer.clears)
-        return self._history_is_long() or (few_are_free and keeps)
+        writer = self._writer
+        few_are_free = writer.heap.free_blocks * _SHORT_OF_SPACE < writer.heap.block_count
+        kept = writer.garbage_words > 0 or bool(writer.clears)
+        return self._history_is_long() or (few_are_free and kept)
 
     def _history_is_long(self) -> bool:
         writer = self._writer
-        live_words = writer.heap.used_words - writer.garbage_words
         if len(writer.clears) > limits.MAX_RANGE_TOMBSTONES:
             return True
+        live_words = writer.heap.used_words - writer.garbage_words
         return writer.garbage_words * 8 > limits.HISTORY_BYTES + live_words * 8
 
     def _free(self, horizon: int, budget: int) -> int:

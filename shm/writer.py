@@ -175,16 +175,19 @@ class Writer:
 
     def apply(self, version: int, clears: list[tuple[bytes, bytes]], writes: FlatWrites, plan: Plan) -> None:
         """Write one commit's records at ``version``; StoreFullError leaves everything as it was."""
-        sizes = plan[1]
-        ranges = disjoint(clears) if clears else []
-        chunks = [BLOCK_WORDS] * self.clears_table.blocks_for(ranges) if clears else []
-        records = self._reserve(sizes + chunks if chunks else sizes)
+        nodes, sizes = plan
         if clears:
-            self._clear(version, ranges, records[len(sizes) :])
-            del records[len(sizes) :]
+            ranges = disjoint(clears)
+            blocks = [BLOCK_WORDS] * self.clears_table.blocks_for(ranges)
+            records = self._reserve(sizes + blocks)
+        else:
+            records = self._reserve(sizes)
         try:
+            if clears:
+                self._clear(version, ranges, records[len(sizes) :])
+                del records[len(sizes) :]
             link = self._link
-            for (key, value, expires_ms), node, record in zip(triples(writes), plan[0], records, strict=True):
+            for (key, value, expires_ms), node, record in zip(triples(writes), nodes, records, strict=True):
                 link(key, value, expires_ms, node, record, version)
         except StoreFullError as error:  # half is done: nobody may take it for the one above
             raise AssertionError("the room that was planned for a commit is not there") from error
