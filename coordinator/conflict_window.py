@@ -2,7 +2,8 @@
 
 Keys are remembered with the version that last wrote them, and in the order they were written. A point read is one
 dictionary look-up; reading ranges walks what was written since the snapshot, which for a short transaction is little
-(50 ns a key, whatever the number of ranges 0.2 us). Forgetting is in bulk, up to the oldest snapshot anyone holds, so
+(50 ns a key, whatever the number of ranges 0.2 us). Ranges that were cleared are range tombstones: a key, or a range
+that was read, is looked up in them by binary search. Forgetting is in bulk, up to the oldest snapshot anyone holds, so
 it costs 0.1 us a write.
 """
 
@@ -17,7 +18,7 @@ from shoal.shm.range_tombstones import RangeTombstones, Row, disjoint
 class ConflictWindow:
     """Recently written keys and cleared ranges, by commit version."""
 
-    __slots__ = ("_cleared", "_keys", "_latest", "_tombstones", "_versions", "floor")
+    __slots__ = ("_cleared", "_keys", "_latest", "_new_clears", "_tombstones", "_versions", "floor")
 
     def __init__(self, floor: int) -> None:
         self.floor = floor  # what was written up to here is forgotten
@@ -25,7 +26,8 @@ class ConflictWindow:
         self._versions: list[int] = []  # ascending, one per write
         self._keys: list[bytes] = []
         self._tombstones = RangeTombstones()
-        self._cleared: deque[Row] = deque()  # the ranges that are in ``_tombstones``, oldest first
+        self._cleared: deque[Row] = deque()  # the ranges, oldest first
+        self._new_clears: list[Row] = []  # those that are not in ``_tombstones`` yet: nobody has asked since
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -40,8 +42,9 @@ class ConflictWindow:
         """Note that ``version`` cleared ``[lower, upper)``."""
         if lower < upper:
             self.add_writes(version, [lower])  # a key of it: ranges are forgotten together with keys
-            self._cleared.append((lower, upper, version))
-            self._tombstones = self._tombstones.with_ranges([(lower, upper, version)])
+            row = (lower, upper, version)
+            self._cleared.append(row)
+            self._new_clears.append(row)
 
     def written_since(self, key: bytes, snapshot: int) -> int:
         """The version after ``snapshot`` that last wrote or cleared ``key``, 0 if none did."""
@@ -49,7 +52,7 @@ class ConflictWindow:
         if version > snapshot:
             return version
         if self._cleared and self._cleared[-1][2] > snapshot:
-            version = self._tombstones.newest(key)
+            version = self._range_tombstones().newest(key)
         return version if version > snapshot else 0
 
     def written_in(self, ranges: list[tuple[bytes, bytes]], snapshot: int) -> tuple[bytes, int] | None:
@@ -59,8 +62,9 @@ class ConflictWindow:
             return None
         ranges = ranges if len(ranges) == 1 else disjoint(ranges)
         if self._cleared and self._cleared[-1][2] > snapshot:
+            tombstones = self._range_tombstones()
             for lower, upper in ranges:
-                version, key = self._tombstones.newest_in(lower, upper)
+                version, key = tombstones.newest_in(lower, upper)
                 if version > snapshot:
                     return key, version
         at = _first_within(keys, first, ranges)
@@ -92,8 +96,16 @@ class ConflictWindow:
         forgotten = []
         while self._cleared and self._cleared[0][2] <= floor:
             forgotten.append(self._cleared.popleft())
-        if forgotten:
-            self._tombstones = self._tombstones.without_ranges(forgotten)
+        tombstones = self._range_tombstones()
+        if len(forgotten) > len(self._cleared):
+            self._tombstones = tombstones.without(floor)
+        elif forgotten:
+            self._tombstones = tombstones.without_ranges(forgotten)
+
+    def _range_tombstones(self) -> RangeTombstones:
+        if self._new_clears:
+            self._tombstones, self._new_clears = self._tombstones.with_ranges(self._new_clears), []
+        return self._tombstones
 
 
 def _first_within(keys: list[bytes], first: int, ranges: list[tuple[bytes, bytes]]) -> int | None:

@@ -152,7 +152,7 @@ class RangeTombstones:
 
 
 def _step_function(rows: list[Row]) -> _Block:
-    """The newest version between every two neighbouring bounds of ``rows``: all of them at once, 1 us each."""
+    """The newest version between every two neighbouring bounds of ``rows``: all of them at once."""
     starts = sorted(row for row in rows if row[0] < row[1])
     bounds, versions = [b""], [0]
     open_rows: list[tuple[int, bytes]] = []  # a heap: the version, negative, and the upper bound; some have ended

@@ -37,6 +37,7 @@ from shoal.shm.limits import (
 )
 from shoal.shm.probe import find_node
 from shoal.shm.segment import Segment
+from shoal.shm.snapshots import verify
 from shoal.shm.tombstone_table import TombstoneView
 
 # A chain is walked this far before the reader asks whether it still walks its own snapshot's memory.
@@ -96,7 +97,7 @@ class Reader:
         self._moved = moved or self.get_named
         self._places: list[Place] = []  # those that remember nodes, and how many since all were told to forget
         self._remembered = 0
-        self._tombstones = TombstoneView(segment, self.verify)
+        self._tombstones = TombstoneView(segment)
 
     def retire(self) -> None:
         """From now on have ``moved`` answer: this process has let go of the coordinator."""
@@ -189,9 +190,7 @@ class Reader:
 
     def verify(self, snapshot: int) -> None:
         """Raise SnapshotExpiredError if memory that ``snapshot`` could reach may have been reused."""
-        horizon = self.words[W_HORIZON]
-        if horizon > snapshot:
-            raise SnapshotExpiredError(snapshot, horizon)
+        verify(self.words, snapshot)
 
     def _look_up(self, place: Place, name: str, nodes: dict[str, int], snapshot: int) -> int:
         """The key node, and remember it for the next time in the same epoch; 0 if there is none, -1 to ask ``find``.

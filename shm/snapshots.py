@@ -19,8 +19,8 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal.shm import descriptors
-from shoal.shm.errors import LimitExceededError
-from shoal.shm.layout import SLOTS_WORD_USED, W_PUBLISHED
+from shoal.shm.errors import LimitExceededError, SnapshotExpiredError
+from shoal.shm.layout import SLOTS_WORD_USED, W_HORIZON, W_PUBLISHED
 from shoal.shm.limits import MAX_SNAPSHOTS_PER_PROCESS
 from shoal.shm.segment import anonymous_file
 from shoal.shm.unpatched import thread
@@ -28,6 +28,13 @@ from shoal.shm.words import unmap, words_of
 
 _PAGE_BYTES = (MAX_SNAPSHOTS_PER_PROCESS + 2) * 8
 _AT_WORK = -1  # the last word, which only the coordinator writes: 1 while it does a commit of this client
+
+
+def verify(words: memoryview, snapshot: int) -> None:
+    """Raise SnapshotExpiredError if memory that ``snapshot`` could reach may have been reused."""
+    horizon = words[W_HORIZON]
+    if horizon > snapshot:
+        raise SnapshotExpiredError(snapshot, horizon)
 
 
 def new_page() -> int:

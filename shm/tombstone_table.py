@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import struct
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from shoal.shm.errors import CorruptionError
@@ -26,6 +26,7 @@ from shoal.shm.layout import W_CLEARS, W_CLEARS_BEGIN, W_CLEARS_END, W_CLEARS_SW
 from shoal.shm.limits import MAX_ENGINE_KEY_BYTES
 from shoal.shm.range_tombstones import KeyRange, RangeTombstones, Row
 from shoal.shm.segment import Segment
+from shoal.shm.snapshots import verify
 from shoal.shm.words import publish_barrier
 
 _CHUNK_WORDS = BLOCK_WORDS - _HEADER_WORDS
@@ -110,10 +111,6 @@ class TombstoneTable:
             obsolete.append(self._chunks.pop()[0])
         return obsolete
 
-    def references(self) -> Iterator[int]:
-        """The chunks in use (for the integrity walk)."""
-        return (chunk for chunk, _ in self._chunks)
-
     def _room(self, end: int) -> int:
         return _CHUNK_WORDS - (end - self._chunks[-1][1]) if self._chunks else 0
 
@@ -139,17 +136,16 @@ _NOTHING_READ = _Read(0, 0, _NOTHING, _NOTHING, 0)
 
 
 class TombstoneView:
-    """A reader's side, for all its threads. ``verify`` raises if memory of a snapshot may have been reused.
+    """A reader's side, for all its threads.
 
-    All its methods raise what ``verify`` raises, CorruptionError, and IndexError for a reference outside the segment.
+    Its methods raise SnapshotExpiredError, CorruptionError, and IndexError for a reference outside the segment.
     """
 
-    __slots__ = ("_mm", "_older", "_read", "_verify", "_words")
+    __slots__ = ("_mm", "_older", "_read", "_words")
 
-    def __init__(self, segment: Segment, verify: Callable[[int], None]) -> None:
+    def __init__(self, segment: Segment) -> None:
         self._mm = segment.mm
         self._words = segment.words
-        self._verify = verify
         self._read = _NOTHING_READ
         self._older: dict[int, RangeTombstones] = {}  # the rows up to a snapshot
 
@@ -223,14 +219,14 @@ class TombstoneView:
                 start = max(first, begin)
                 at = (chunk + _HEADER_WORDS + start - first) * 8
                 pieces.append(self._mm[at : at + min(end - start, _CHUNK_WORDS) * 8])
-            self._verify(snapshot)
+            verify(words, snapshot)
             if first >= above or end - first > _CHUNK_WORDS:
                 raise _damaged(f"a chunk from word {first:,} on below word {min(end, above):,}")
             above = first
             end = min(end, first)
             chunk = words[chunk]
         if begin < end and words[W_CLEARS_BEGIN] < end:  # unless they have gone meanwhile
-            self._verify(snapshot)
+            verify(words, snapshot)
             raise _damaged("no chunk for some rows")
         return [row for piece in reversed(pieces) for row in _taken_apart(piece)]
 

@@ -18,7 +18,7 @@ from shoal.shm.errors import ConfigurationError
 HELLO = handshake.Hello(handshake.PROTOCOL_VERSION, 77, os.getpid(), None, None)
 
 
-def _knock(directory: Path, admit: Callable[[handshake.Hello], Any], leave: bool = False) -> socket.socket:
+def _knock(directory: Path, admit: Callable[[handshake.Hello, int], Any], leave: bool = False) -> socket.socket:
     """A visitor's end, after the coordinator has heard and answered it."""
     control = ControlSocket(directory, admit)
     visitor = socket.socket(socket.AF_UNIX)
@@ -65,7 +65,7 @@ def test_a_welcome_that_does_not_arrive(tmp_path: Path, monkeypatch: pytest.Monk
     """Its descriptors are closed, and the visitor finds the door shut."""
     fds = [os.open("/dev/null", os.O_RDONLY) for _ in range(4)]
     monkeypatch.setattr(handshake, "send_welcome", _fails(number))
-    with _knock(tmp_path, lambda _hello: handshake.Welcome("memory", 1, *fds)) as visitor, pytest.raises(EOFError):
+    with _knock(tmp_path, lambda *_: handshake.Welcome("memory", 1, b"", *fds)) as visitor, pytest.raises(EOFError):
         handshake.receive_welcome(visitor)
     for fd in fds:
         with pytest.raises(OSError, match=os.strerror(errno.EBADF)):
@@ -79,6 +79,6 @@ def test_a_visitor_that_has_left(tmp_path: Path, refused: bool) -> None:
     def admit(_hello: handshake.Hello, _pid: int) -> Any:
         if refused:
             raise ConfigurationError("no")
-        return handshake.Welcome("memory", 1, *(os.open("/dev/null", os.O_RDONLY) for _ in range(4)))
+        return handshake.Welcome("memory", 1, b"", *(os.open("/dev/null", os.O_RDONLY) for _ in range(4)))
 
     _knock(tmp_path, admit, leave=True)

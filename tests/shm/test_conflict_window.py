@@ -121,3 +121,18 @@ def test_empty_range_and_bounds():
     assert window.written_in([(b"m", b"n")], 0) == (b"m", 1)
     assert window.written_in([(b"l", b"m")], 0) is None
     assert window.written_in([(b"m\0", b"z")], 0) is None
+
+
+def test_many_ranges_of_one_commit():
+    """A commit may clear as many ranges as it likes, and a transaction may read as many."""
+    window = ConflictWindow(0)
+    for number in range(50_000):
+        window.add_clear(1, b"%06d" % (2 * number), b"%06d" % (2 * number + 1))
+    assert window.written_since(b"050000", 0) == 1
+    assert window.written_since(b"050001", 0) == 0
+    assert window.written_in([(b"%06d" % (2 * n + 1), b"%06d" % (2 * n + 2)) for n in range(5000)], 0) is None
+    assert window.written_in([(b"050001", b"050003")], 0) == (b"050002", 1)
+    window.add_writes(2, [b"key"])
+    window.forget(1, 0, 500_000)
+    assert (window.floor, len(window)) == (1, 1)
+    assert window.written_since(b"050000", 1) == 0
