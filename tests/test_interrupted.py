@@ -237,6 +237,47 @@ def test_a_handler_forks_during_a_commit(db: shoal.Database) -> None:
     wait_for(lambda: db.info().clients == 1, "the children to be forgotten")
 
 
+def test_a_fork_while_other_threads_commit(db: shoal.Database) -> None:
+    """The child has a database that works, whatever the threads it does not have were doing; the threads go on."""
+    kv = shoal.KVStore(db)
+    stop = threading.Event()
+    done = [0, 0]
+
+    def work(i: int) -> None:
+        while not stop.is_set():
+            kv.increment(RUN, f"sum {i}")
+            with db.snapshot(RUN) as view:
+                done[i] += 1
+                assert view.kv.get(f"sum {i}") == done[i]
+
+    threads = [threading.Thread(target=work, args=(i,)) for i in (0, 1)]
+    for thread in threads:
+        thread.start()
+    try:
+        for i in range(10):
+            if i == 5:
+                kill(db.info().coordinator_pid)  # the next forks come while threads start another
+            pid = os.fork()
+            if pid == 0:
+                status = 1
+                try:
+                    kv.increment(RUN, "children")
+                    with db.transaction(RUN) as txn:
+                        txn.kv.put(f"child {i}", txn.kv.get("children"))
+                    db.close()
+                    status = 0
+                finally:
+                    os._exit(status)
+            assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join(DEADLINE_S)
+    assert kv.get(RUN, "children") == 10
+    assert [kv.get(RUN, f"sum {i}") for i in (0, 1)] == done
+    wait_for(lambda: db.info().clients == 1, "the children to be forgotten")
+
+
 def test_a_child_that_goes_on_with_its_parents_commit(db: shoal.Database) -> None:
     """Forked in the middle of a commit and returning into it: the child's call is refused, the next one is done."""
     kv = shoal.KVStore(db)
