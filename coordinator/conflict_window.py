@@ -9,19 +9,23 @@ it costs 0.1 us a write.
 from __future__ import annotations
 
 from bisect import bisect_right
+from collections import deque
+
+from shoal.shm.range_tombstones import RangeTombstones, Row, disjoint
 
 
 class ConflictWindow:
     """Recently written keys and cleared ranges, by commit version."""
 
-    __slots__ = ("_clears", "_keys", "_latest", "_versions", "floor")
+    __slots__ = ("_cleared", "_keys", "_latest", "_tombstones", "_versions", "floor")
 
     def __init__(self, floor: int) -> None:
         self.floor = floor  # what was written up to here is forgotten
         self._latest: dict[bytes, int] = {}
         self._versions: list[int] = []  # ascending, one per write
         self._keys: list[bytes] = []
-        self._clears: list[tuple[int, bytes, bytes]] = []
+        self._tombstones = RangeTombstones()
+        self._cleared: deque[Row] = deque()  # the ranges that are in ``_tombstones``, oldest first
 
     def __len__(self) -> int:
         return len(self._keys)
@@ -34,34 +38,33 @@ class ConflictWindow:
 
     def add_clear(self, version: int, lower: bytes, upper: bytes) -> None:
         """Note that ``version`` cleared ``[lower, upper)``."""
-        self._clears.append((version, lower, upper))
+        if lower < upper:
+            self.add_writes(version, [lower])  # a key of it: ranges are forgotten together with keys
+            self._cleared.append((lower, upper, version))
+            self._tombstones = self._tombstones.with_ranges([(lower, upper, version)])
 
     def written_since(self, key: bytes, snapshot: int) -> int:
         """The version after ``snapshot`` that last wrote or cleared ``key``, 0 if none did."""
         version = self._latest.get(key, 0)
         if version > snapshot:
             return version
-        for cleared, lower, upper in reversed(self._clears):
-            if cleared <= snapshot:
-                break
-            if lower <= key < upper:
-                return cleared
-        return 0
+        if self._cleared and self._cleared[-1][2] > snapshot:
+            version = self._tombstones.newest(key)
+        return version if version > snapshot else 0
 
     def written_in(self, ranges: list[tuple[bytes, bytes]], snapshot: int) -> tuple[bytes, int] | None:
         """A key of one of ``ranges`` written or cleared after ``snapshot``, and when; None if there is none."""
         keys, first = self._keys, bisect_right(self._versions, snapshot)
-        if first < len(keys):
-            at = _first_within(keys, first, ranges)
-            if at is not None:
-                return keys[at], self._versions[at]
-        for cleared, cleared_lower, cleared_upper in reversed(self._clears):
-            if cleared <= snapshot:
-                break
+        if first == len(keys):
+            return None
+        ranges = ranges if len(ranges) == 1 else disjoint(ranges)
+        if self._cleared and self._cleared[-1][2] > snapshot:
             for lower, upper in ranges:
-                if max(lower, cleared_lower) < min(upper, cleared_upper):
-                    return max(lower, cleared_lower), cleared
-        return None
+                version, key = self._tombstones.newest_in(lower, upper)
+                if version > snapshot:
+                    return key, version
+        at = _first_within(keys, first, ranges)
+        return None if at is None else (keys[at], self._versions[at])
 
     def forget(self, oldest_snapshot: int, least_keys: int, most_keys: int) -> None:
         """Drop what no snapshot from ``oldest_snapshot`` on can conflict with, but keep ``least_keys`` all the same.
@@ -83,7 +86,14 @@ class ConflictWindow:
                 if latest.get(key, floor + 1) <= floor:
                     del latest[key]
             del self._keys[:cut], self._versions[:cut]
-            self._clears = [clear for clear in self._clears if clear[0] > floor]
+            self._forget_clears(floor)
+
+    def _forget_clears(self, floor: int) -> None:
+        forgotten = []
+        while self._cleared and self._cleared[0][2] <= floor:
+            forgotten.append(self._cleared.popleft())
+        if forgotten:
+            self._tombstones = self._tombstones.without_ranges(forgotten)
 
 
 def _first_within(keys: list[bytes], first: int, ranges: list[tuple[bytes, bytes]]) -> int | None:
@@ -97,14 +107,8 @@ def _first_within(keys: list[bytes], first: int, ranges: list[tuple[bytes, bytes
             if lower <= keys[at] < upper:
                 return at
         return None
-    lowers: list[bytes] = []
-    uppers: list[bytes] = []
-    for lower, upper in sorted(ranges):
-        if uppers and lower <= uppers[-1]:
-            uppers[-1] = max(uppers[-1], upper)
-        else:
-            lowers.append(lower)
-            uppers.append(upper)
+    lowers = [lower for lower, _ in ranges]
+    uppers = [upper for _, upper in ranges]
     for at in range(first, len(keys)):
         key = keys[at]
         after = bisect_right(lowers, key)

@@ -29,6 +29,7 @@ from shoal.shm.layout import (
     directory_bytes,
 )
 from shoal.shm.limits import BUCKET_ENTRIES, BUCKET_FILL
+from shoal.shm.probe import find_node
 from shoal.shm.segment import Segment
 
 # Entries of a bucket that is worth joining with its buddy.
@@ -61,18 +62,7 @@ class HashIndex:
 
     def find(self, key: bytes) -> int:
         """The key node of ``key``, 0 if there is none."""
-        words, mm = self._words, self._segment.mm
-        digest = xxh3_64_intdigest(key, self._seed)
-        bucket = words[DIRECTORY_WORD + (digest & words[W_HASH_MASK])]
-        i = (digest >> 32) & BUCKET_MASK
-        while node := words[bucket + i]:
-            if node != REMOVED:
-                start = node * 8 + _KEY_OFFSET
-                if mm[start : start + words[node + 1]] == key:
-                    found: int = node
-                    return found
-            i = (i + 1) & BUCKET_MASK
-        return 0
+        return find_node(self._words, self._segment.mm, self._seed, key)
 
     def prepare(self, new_keys: int) -> None:
         """Back the directory with memory for that many more keys, or raise StoreFullError."""
@@ -119,6 +109,14 @@ class HashIndex:
     def buckets(self) -> dict[int, int]:
         """Every bucket in use and how many of its words are taken (for the integrity walk)."""
         return dict(self._fill)
+
+    def miscounted(self, bucket: int) -> bool:
+        """Whether what is in a bucket is not what was counted; False for one that is not in use any more."""
+        if bucket not in self._fill:
+            return False
+        entries = self._words[bucket : bucket + BUCKET_ENTRIES].tolist()
+        fill = BUCKET_ENTRIES - entries.count(0)
+        return (fill, fill - entries.count(REMOVED)) != (self._fill[bucket], self._live[bucket])
 
     def _new_bucket(self, depth: int, entries: list[tuple[int, int]]) -> int:
         """A bucket with ``entries``, each with the digest of its key before it."""

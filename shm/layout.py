@@ -25,8 +25,10 @@ A *reference* is a word index into the segment (byte offset / 8), 48 bits at mos
                       word BUCKET_ENTRIES (the last): the number of low hash bits all its keys share.
     index node        word 0  number of entries, then that many references, in key order:
                       root -> branches -> leaves -> key nodes
-    clears table      word 0  number of entries, then three words each: lower key, upper key (references of
-                      key nodes with no records), commit version
+    tombstone chunk   word 0  reference of the chunk before it, which may have gone when no row of it is left
+                      word 1  where its first word stands in the stream of all rows that ever were
+                      then    rows: commit version, one word with the lengths of the lower key (32 bits) and the upper
+                              key, the lower key, the upper key, each padded to a word. A row is in one chunk.
 
 The segment is rebuilt from checkpoint and log on every start: this layout may change freely between versions.
 """
@@ -36,7 +38,7 @@ from __future__ import annotations
 from shoal.shm.limits import BUCKET_ENTRIES
 
 MAGIC = int.from_bytes(b"shoalseg", "little")
-LAYOUT_VERSION = 1
+LAYOUT_VERSION = 2
 
 HEADER_BYTES = 4096
 
@@ -48,13 +50,16 @@ W_PUBLISHED = 3  # newest commit version a reader may see; the store of this wor
 W_HORIZON = 4  # snapshots below it may meet reused memory: a reader checks after copying
 W_HASH_MASK = 5  # number of directory entries - 1
 W_ORDER_ROOT = 6  # reference of the ordered index's root
-W_CLEARS = 7  # reference of the clears table, 0 none
+W_CLEARS = 7  # reference of the newest chunk of range tombstones, 0 if there are none
 W_KEYS = 8  # live keys
 W_BYTES_USED = 9
 W_CLIENTS = 10
 W_COORDINATOR_PID = 11
 W_MAX_BYTES = 12
 W_HASH_SEED = 13
+W_CLEARS_BEGIN = 14  # where the oldest range tombstone begins in the stream of rows, in words
+W_CLEARS_END = 15  # and where the newest ends
+W_CLEARS_SWEPT = 16  # range tombstones up to this version have gone, or may go
 
 DIRECTORY_WORD = HEADER_BYTES // 8
 
@@ -67,12 +72,13 @@ LENGTH_MASK = (1 << 32) - 1
 NODE_HEADER_WORDS = 2
 BESIDE_WORDS = 32
 RECORD_HEADER_WORDS = 3
+TOMBSTONE_CHUNK_HEADER_WORDS = 2
 
 BUCKET_MASK = BUCKET_ENTRIES - 1
 BUCKET_WORDS = BUCKET_ENTRIES + 1
 
 # The epoch word is not in the segment but in a file that all coordinators of a store share: the generation of the one
-# that serves << EPOCH_BITS | how often key nodes have gone or the clears table changed, which voids what readers keep.
+# that serves << EPOCH_BITS | how often key nodes have gone or ranges were cleared, which voids what readers keep.
 EPOCH_BITS = 40
 
 # Snapshot slots: word 0 is how many slots have ever been in use, word i a pinned version or 0.

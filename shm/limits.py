@@ -38,7 +38,8 @@ WINDOW_LEAST_KEYS = 100_000  # recently written keys always remembered, for snap
 WINDOW_MOST_KEYS = 500_000  # remembered while a snapshot is as old; older ones with reads conflict
 RECLAIM_EVERY = 512  # obsolete records that make a reclaim step worth its barrier
 RECLAIM_SLICE = 2_000  # records freed, or keys removed, in one step
-CLEAR_SLICE = 256  # keys of a cleared range reclaimed in one step
+CLEAR_SLICE = 256  # keys of cleared ranges looked at in one step
+MAX_RANGE_TOMBSTONES = 65_536  # kept for old snapshots: 200 bytes each in every process that reads
 HISTORY_BYTES = 32 * MIB  # history that old snapshots may hold beyond the size of the live data
 SNAPSHOT_GRACE_S = 1.0  # a younger snapshot is never revoked
 SWEEP_EVERY_MS = 50  # how often the expired are looked for
@@ -52,6 +53,15 @@ CHECKPOINT_LOG_BYTES = 32 * MIB  # log since the last checkpoint that starts the
 CHECKPOINT_LOG_FILES = 32  # likewise, whatever is in them
 CHECKPOINT_BLOCK_BYTES = 256 * KIB
 SYNC_EVERY_MS = 100  # buffered: how much a power cut may take
+
+# --- check ----------------------------------------------------------------------------------------------------------
+# What the coordinator tells a check in one answer, between two groups of commits: 1 ms at most on an idle processor.
+CHECK_BLOCKS = 16
+CHECK_BLOCKS_LOOKED_AT = 10_000  # blocks in use may be few among many
+CHECK_BUCKETS = 32
+CHECK_REFERENCES = 4_096
+MAX_CHECKS = 32  # under way at a time, in all processes; beyond it the oldest begins again
+MAX_CHECK_ALLOCATIONS = 1 << 23  # noted for checks (64 MiB); then all begin again
 
 # --- processes ------------------------------------------------------------------------------------------------------
 OPEN_TIMEOUT_S = 10.0

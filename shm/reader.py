@@ -6,8 +6,7 @@ What a reader may assume, and why it is enough:
   after, and only then believes the copy. Below the horizon it met reused memory perhaps: SnapshotExpiredError.
 - It never trusts a length or reference it has not yet verified so: a copy is bounded, a walk looks at the horizon.
 - ``get`` needs no slot: it reads at the published version, and should the horizon pass it meanwhile, reads again.
-- Cleared ranges are looked up before the key's newest version: the coordinator empties the table only after the keys
-  are gone, so who sees an empty table sees none of them.
+- A key whose visible version is older than a range tombstone over it, which the snapshot sees, is absent.
 """
 
 from __future__ import annotations
@@ -15,20 +14,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
-from xxhash import xxh3_64_intdigest
-
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import CorruptionError, SnapshotExpiredError
 from shoal.shm.layout import (
-    BUCKET_MASK,
-    DIRECTORY_WORD,
     EPOCH_BITS,
     EXPIRES,
     LENGTH_MASK,
     TOMBSTONE,
     W_CLEARS,
     W_GENERATION,
-    W_HASH_MASK,
     W_HASH_SEED,
     W_HORIZON,
     W_ORDER_ROOT,
@@ -41,7 +35,9 @@ from shoal.shm.limits import (
     MAX_ENGINE_KEY_BYTES,
     REMEMBERED_NODES,
 )
+from shoal.shm.probe import find_node
 from shoal.shm.segment import Segment
+from shoal.shm.tombstone_table import TombstoneView
 
 # A chain is walked this far before the reader asks whether it still walks its own snapshot's memory.
 _STEPS_BETWEEN_CHECKS = 64
@@ -78,11 +74,13 @@ class Reader:
     """Reads of one attached segment. ``moved`` takes over ``get_named`` once another coordinator serves the store.
 
     A ``Place`` remembers where key nodes are, which never move; not what is in them. Of 100,000 keys in random order,
-    the first ``get_named`` of each took 2.3 us and every further one 1.1. When nodes have gone, while cleared ranges
-    have to be looked up, and under another coordinator the epoch differs, and what was remembered is void.
+    the first ``get_named`` of each took 2.3 us and every further one 1.1. When nodes have gone, when a range is
+    cleared, and under another coordinator the epoch differs, and what was remembered is void.
     """
 
-    __slots__ = ("_epoch_words", "_generation", "_mm", "_moved", "_places", "_remembered", "_seed", "words")
+    __slots__ = (
+        *("_epoch_words", "_generation", "_mm", "_moved", "_places", "_remembered", "_seed", "_tombstones", "words"),
+    )
 
     def __init__(
         self,
@@ -98,6 +96,7 @@ class Reader:
         self._moved = moved or self.get_named
         self._places: list[Place] = []  # those that remember nodes, and how many since all were told to forget
         self._remembered = 0
+        self._tombstones = TombstoneView(segment, self.verify)
 
     def retire(self) -> None:
         """From now on have ``moved`` answer: this process has let go of the coordinator."""
@@ -118,15 +117,15 @@ class Reader:
                     node = nodes.get(name)
                     if node is None:
                         node = self._look_up(place, name, nodes, snapshot)
-                    if node:
+                    if node > 0:
                         record = words[node]
                         length = words[record + 2]
-                        if words[record] <= snapshot and length <= LENGTH_MASK:
+                        if words[record] <= snapshot and length <= MAX_ENCODED_VALUE_BYTES:
                             start = record * 8 + 24
                             value: bytes = self._mm[start : start + length]
                             if words[W_HORIZON] <= snapshot:
                                 return value
-                    elif words[W_HORIZON] <= snapshot:
+                    elif not node and words[W_HORIZON] <= snapshot:
                         return None
                 except (IndexError, SnapshotExpiredError):  # met reused memory; find_latest() looks again
                     pass
@@ -150,18 +149,21 @@ class Reader:
     def find(self, key: bytes, snapshot: int) -> Found | None:
         """What ``key`` holds at ``snapshot``, with its version and expiry."""
         try:
-            cleared_at = self._cleared_at(key, snapshot)
-            node = self._node(key, snapshot)
-            found = self._visible(node, snapshot, cleared_at) if node else None
+            node = find_node(self.words, self._mm, self._seed, key)
+            found = None
+            if node:
+                cleared_at = self._tombstones.cleared_at(key, snapshot) if self.words[W_CLEARS] else 0
+                found = self._visible(node, snapshot, cleared_at)
         except IndexError as error:
-            self.verify(snapshot)
-            raise self._damaged("a reference outside the segment") from error
+            raise self._outside(snapshot, error) from error
         self.verify(snapshot)
         return found
 
     def scan(self, lower: bytes, upper: bytes | None, snapshot: int) -> Iterator[tuple[bytes, Found]]:
         """Live keys of ``[lower, upper)`` in order, a batch of nodes at a time."""
-        clears = self._clears(snapshot)
+        tombstones = self._tombstones
+        cleared_at = 0
+        cleared_below: bytes | None = lower  # up to here ``cleared_at`` is right
         for nodes in self._batches(lower, snapshot):
             batch: list[tuple[bytes, Found]] = []
             done = False
@@ -173,13 +175,13 @@ class Reader:
                         break
                     if key < lower:
                         continue
-                    cleared_at = max((v for lo, hi, v in clears if lo <= key < hi), default=0) if clears else 0
+                    if cleared_below is not None and key >= cleared_below:
+                        cleared_at, cleared_below = tombstones.fragment(key, snapshot)
                     found = self._visible(node, snapshot, cleared_at)
                     if found is not None:
                         batch.append((key, found))
             except IndexError as error:
-                self.verify(snapshot)
-                raise self._damaged("a reference outside the segment") from error
+                raise self._outside(snapshot, error) from error
             self.verify(snapshot)
             yield from batch
             if done:
@@ -192,10 +194,17 @@ class Reader:
             raise SnapshotExpiredError(snapshot, horizon)
 
     def _look_up(self, place: Place, name: str, nodes: dict[str, int], snapshot: int) -> int:
-        """The key node, 0 if there is none, and remember it for the next time in the same epoch."""
-        node = self._node(place.prefix + name.encode(), snapshot)
+        """The key node, and remember it for the next time in the same epoch; 0 if there is none, -1 to ask ``find``.
+
+        Remembered is what no range tombstone hides now, published or not: with the next one the epoch changes.
+        """
+        key, words = place.prefix + name.encode(), self.words
+        node = find_node(words, self._mm, self._seed, key)
         if node:
-            self.verify(snapshot)
+            if words[W_HORIZON] > snapshot:
+                self.verify(snapshot)
+            if words[W_CLEARS] and words[words[node]] < self._tombstones.newest(key, snapshot):
+                return -1
             if not nodes:
                 self._places.append(place)
             nodes[name] = node
@@ -211,41 +220,25 @@ class Reader:
             place.state = (-1, {})
 
     def _renew(self, place: Place) -> bool:
-        """Begin a new epoch; with cleared ranges about, remember nothing. False if another coordinator serves."""
+        """Begin a new epoch. False if another coordinator serves."""
         epoch = self._epoch_words[0]
         if epoch >> EPOCH_BITS != self._generation:
             return False
-        place.state = (-1 if self.words[W_CLEARS] else epoch, {})
+        place.state = (epoch, {})
         return True
-
-    def _node(self, key: bytes, snapshot: int) -> int:
-        words, mm = self.words, self._mm
-        digest = xxh3_64_intdigest(key, self._seed)
-        bucket = words[DIRECTORY_WORD + (digest & words[W_HASH_MASK])]
-        i = (digest >> 32) & BUCKET_MASK
-        first = i
-        while node := words[bucket + i]:
-            start = node * 8 + 16
-            if mm[start : start + words[node + 1]] == key:
-                found: int = node
-                return found
-            i = (i + 1) & BUCKET_MASK
-            if i == first:
-                break
-        else:
-            return 0
-        self.verify(snapshot)
-        raise self._damaged("a hash bucket without an end")
 
     def _visible(self, node: int, snapshot: int, cleared_at: int) -> Found | None:
         words = self.words
         record = words[node]
-        steps = 0
+        steps, above = 0, 1 << 64
         while record and words[record] > snapshot:
             record = words[record + 1]
             steps += 1
             if steps % _STEPS_BETWEEN_CHECKS == 0:
                 self.verify(snapshot)
+                if record and words[record] >= above:  # versions fall along a chain, so no chain goes in a circle
+                    raise self._damaged("a chain of versions that do not fall")
+                above = words[record]
         if not record or words[record] < cleared_at:
             return None
         meta = words[record + 2]
@@ -320,8 +313,7 @@ class Reader:
                     node = words[node + 1]
                 key = self._key(node, snapshot)
             except IndexError as error:
-                self.verify(snapshot)
-                raise self._damaged("a reference outside the segment") from error
+                raise self._outside(snapshot, error) from error
             if key <= lower:
                 low = middle + 1
             else:
@@ -329,23 +321,10 @@ class Reader:
         # Until here a reference may have been followed out of reused memory; the caller's next copy verifies.
         return max(0, low - 1)
 
-    def _clears(self, snapshot: int) -> list[tuple[bytes, bytes, int]]:
-        """Ranges cleared at or before ``snapshot`` whose keys may still stand in the index."""
-        table = self.words[W_CLEARS]
-        if not table:
-            return []
-        rows = self._entries(table, 1 << 20, snapshot)
-        clears = [
-            (self._key(rows[i], snapshot), self._key(rows[i + 1], snapshot), rows[i + 2])
-            for i in range(0, len(rows), 3)
-            if rows[i + 2] <= snapshot
-        ]
+    def _outside(self, snapshot: int, error: IndexError) -> CorruptionError:
+        """What to raise for a reference that leads nowhere, unless it was met in reused memory."""
         self.verify(snapshot)
-        return clears
-
-    def _cleared_at(self, key: bytes, snapshot: int) -> int:
-        """The newest version up to ``snapshot`` at which ``key`` was cleared with its range, 0 if it was not."""
-        return max((v for lo, hi, v in self._clears(snapshot) if lo <= key < hi), default=0)
+        return self._damaged(f"a reference outside the segment ({error})")
 
     def _damaged(self, found: str) -> CorruptionError:
         return CorruptionError("the segment in memory", 0, "intact structures", found)

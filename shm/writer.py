@@ -13,7 +13,6 @@ import struct
 from collections import deque
 from collections.abc import Sequence
 
-from shoal.shm.cleared_ranges import ClearedRange, ClearsTable, cleared_at, first_cleared_after
 from shoal.shm.commit_set import FlatWrites, triples
 from shoal.shm.errors import StoreFullError
 from shoal.shm.expiry import ExpiryQueue
@@ -33,8 +32,10 @@ from shoal.shm.layout import (
 )
 from shoal.shm.limits import BLOCK_BYTES, LEAF_ENTRIES
 from shoal.shm.ordered_index import OrderedIndex
+from shoal.shm.range_tombstones import KeyRange, RangeTombstones, disjoint
 from shoal.shm.reader import Found
 from shoal.shm.segment import Segment
+from shoal.shm.tombstone_table import RangeTombstone, TombstoneTable
 from shoal.shm.words import publish_barrier
 
 # Of each write: its key node, and the words of its record. A new key's node is 0; with the record beside it, minus the
@@ -61,8 +62,9 @@ class Writer:
         self.expiry = ExpiryQueue()
         self._words = segment.words
         self._new_keys: list[tuple[bytes, int]] = []
-        self.clears: list[ClearedRange] = []
-        self.clears_table = ClearsTable(segment, self.heap)
+        self.clears: deque[RangeTombstone] = deque()  # the rows of the table, oldest first
+        self.clears_table = TombstoneTable(segment)
+        self._tombstones = RangeTombstones()
         # Obsolete since a version: reference and words of memory; keys whose newest record is a tombstone.
         self.garbage: deque[tuple[int, int, int]] = deque()
         self.garbage_words = 0
@@ -71,7 +73,7 @@ class Writer:
         self._budget_words = 0
 
     def raise_epoch(self) -> None:
-        """Tell readers to look everything up again: keys have left the indexes, or the clears table has changed.
+        """Tell readers to look everything up again: keys have left the indexes, or ranges were cleared.
 
         After that, so that who remembers a node under the new epoch found it there; before anything newer is published,
         so that who reads at a newer version sees the new epoch.
@@ -94,7 +96,7 @@ class Writer:
         words = self._words
         record = words[node]
         version, meta = words[record], words[record + 2]
-        if meta & TOMBSTONE or (self.clears and version < cleared_at(self.clears, key)):
+        if meta & TOMBSTONE or (self.clears and version < self._tombstones.newest(key)):
             return None
         start, expires_ms = record * 8 + 24, 0
         if meta & EXPIRES:
@@ -115,7 +117,7 @@ class Writer:
         record = self._words[node] if node else 0
         if not record or self._words[record + 2] & (TOMBSTONE | EXPIRES) != EXPIRES:
             return 0
-        if self.clears and self._words[record] < cleared_at(self.clears, key):
+        if self.clears and self._words[record] < self._tombstones.newest(key):
             return 0
         moment: int = self._words[record + 3]
         return moment
@@ -159,15 +161,12 @@ class Writer:
                 words += size + 1
             else:
                 blocks += -(-size // BLOCK_WORDS)
-        if self.clears:
-            words += (RECORD_HEADER_WORDS + 1) * len(nodes)  # for the tombstone each may need underneath
         if new_keys:
             self.hash_index.prepare(new_keys)
             leaves = min(new_keys, self.ordered_index.leaf_count) + 2 * new_keys // LEAF_ENTRIES
             words += leaves * (LEAF_ENTRIES + 1) + 4 * new_keys
-        if clears:  # two nodes each, and the table anew
-            words += sum(2 * NODE_HEADER_WORDS + words_for(len(low)) + words_for(len(high)) for low, high in clears)
-            blocks += 1 + 3 * (len(self.clears) + len(clears)) // BLOCK_WORDS
+        if clears:
+            blocks += self.clears_table.blocks_for(disjoint(clears))
         if blocks or not grows or words > self._budget_words:
             self._make_room(words, blocks, grows)
         else:
@@ -177,14 +176,21 @@ class Writer:
     def apply(self, version: int, clears: list[tuple[bytes, bytes]], writes: FlatWrites, plan: Plan) -> None:
         """Write one commit's records at ``version``; StoreFullError leaves everything as it was."""
         nodes, sizes = plan
-        records = self._reserve(sizes)
-        for lower, upper in clears:
-            self.clears.append(ClearedRange(lower, upper, version, (self._new_node(lower), self._new_node(upper))))
         if clears:
-            self.clears_changed(version)
-        link = self._link
-        for (key, value, expires_ms), node, record in zip(triples(writes), nodes, records, strict=True):
-            link(key, value, expires_ms, node, record, version)
+            ranges = disjoint(clears)
+            blocks = [BLOCK_WORDS] * self.clears_table.blocks_for(ranges)
+            records = self._reserve(sizes + blocks)
+        else:
+            records = self._reserve(sizes)
+        try:
+            if clears:
+                self._clear(version, ranges, records[len(sizes) :])
+                del records[len(sizes) :]
+            link = self._link
+            for (key, value, expires_ms), node, record in zip(triples(writes), nodes, records, strict=True):
+                link(key, value, expires_ms, node, record, version)
+        except StoreFullError as error:  # half is done: nobody may take it for the one above
+            raise AssertionError("the room that was planned for a commit is not there") from error
 
     def end_group(self, version: int) -> None:
         """Finish a group of commits, the newest at ``version``: nothing of it is visible yet."""
@@ -208,12 +214,12 @@ class Writer:
         self.garbage.append((version, reference, words))
         self.garbage_words += words
 
-    def clears_changed(self, version: int) -> None:
-        """Write the table of cleared ranges anew; readers look everything up again."""
-        replaced = self.clears_table.write(self.clears)
-        if replaced:
-            self.discard(version, replaced, self.heap.size_of(replaced))
-        self.raise_epoch()
+    def drop_clears(self, version: int, count: int) -> None:
+        """Let the oldest range tombstones go, whose keys are gone; their memory is obsolete from ``version`` on."""
+        gone = [self.clears.popleft() for _ in range(count)]
+        for chunk in self.clears_table.drop(gone[-1], self.clears[0] if self.clears else None):
+            self.discard(version, chunk, BLOCK_WORDS)
+        self._tombstones = self._tombstones.without_ranges((row.lower, row.upper, row.version) for row in gone)
 
     def discard_record(self, version: int, node: int, record: int) -> None:
         """Note a record of a key as obsolete from ``version`` on; nothing to note if it stands beside the node."""
@@ -226,10 +232,11 @@ class Writer:
         # Where the node's memory ends at its key, another record may begin there.
         return record - node == node_words and self.heap.size_of(node) > node_words
 
-    def _new_node(self, key: bytes) -> int:
-        node = self.heap.allocate(NODE_HEADER_WORDS + words_for(len(key)))
-        self._write_node(node, key)
-        return node
+    def _clear(self, version: int, ranges: list[KeyRange], blocks: list[int]) -> None:
+        """Add range tombstones; readers look everything up again."""
+        self.clears += self.clears_table.append(ranges, version, blocks)
+        self._tombstones = self._tombstones.with_ranges((lower, upper, version) for lower, upper in ranges)
+        self.raise_epoch()
 
     def _write_node(self, node: int, key: bytes) -> None:
         start = node * 8
@@ -291,18 +298,15 @@ class Writer:
             meta = words[previous + 2]
             was_live = not meta & TOMBSTONE
             if self.clears and was_live:
-                cleared = words[previous] < cleared_at(self.clears, key)
+                cleared = words[previous] < self._tombstones.newest(key)
                 was_live = not cleared
         if value is None and not was_live:  # absent already: nothing to hide
             self.heap.free(record)
             return
-        if node:
-            if cleared:
-                previous = self._bury(key, node, previous, version)
-            if not self.is_beside(node, previous):
-                size = (meta & LENGTH_MASK) + 31 >> 3
-                self.garbage.append((version, previous, size))
-                self.garbage_words += size
+        if node and not self.is_beside(node, previous):
+            size = (meta & LENGTH_MASK) + 31 >> 3
+            self.garbage.append((version, previous, size))
+            self.garbage_words += size
         start = record * 8
         if value is None:
             _RECORD_HEADER.pack_into(mm, start, version, previous, TOMBSTONE)
@@ -320,7 +324,7 @@ class Writer:
             _RECORD_HEADER.pack_into(mm, start, version, previous, length)
             start += 24
         mm[start : start + length] = value
-        if not was_live:
+        if not (was_live or cleared):  # until it is swept, a cleared key counts
             self.keys += 1
         if node:
             words[node] = record
@@ -330,17 +334,6 @@ class Writer:
             words[node] = record
             self.hash_index.insert(key, node)
             self._new_keys.append((key, node))
-
-    def _bury(self, key: bytes, node: int, record: int, version: int) -> int:
-        """Before a key of a cleared range is written again: a tombstone that says what the table says until now."""
-        hidden_at = first_cleared_after(self.clears, key, self._words[record])
-        self.keys -= 1
-        if hidden_at == version:  # cleared and written by the same commit: nobody ever sees it gone
-            return record
-        tombstone = self.heap.allocate(RECORD_HEADER_WORDS)
-        _RECORD_HEADER.pack_into(self.segment.mm, tombstone * 8, hidden_at, record, TOMBSTONE)
-        self.discard_record(version, node, record)
-        return tombstone
 
     def _flush_new_keys(self) -> None:
         self._new_keys.sort()

@@ -28,7 +28,7 @@ class Store:
         flat = []
         for key, value in (writes or {}).items():
             flat += (key, value, expires_ms if value is not None else 0)
-        plan = self.writer.plan(flat)
+        plan = self.writer.plan(flat, list(clears))
         self.version += 1
         self.writer.apply(self.version, list(clears), flat, plan)
         if publish:

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Iterator
 
 from shoal.coordinator.commit_engine import CommitEngine
 from shoal.coordinator.server import Server
 from shoal.shm.layout import W_HORIZON, W_PUBLISHED
+from shoal.shm.range_tombstones import RangeTombstones, Row
 from shoal.shm.reader import Found, Reader
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.snapshots import SnapshotSlots
+from shoal.shm.tombstone_table import TombstoneView
 from shoal.shm.writer import Writer
 from shoal.workers.transaction import Transaction
 
@@ -114,6 +117,38 @@ def sweep_cleared_ranges_under_snapshots(patch: Patch) -> None:
         sound(self, published, published)
 
     sound = patch.set(Reclaimer, "_sweep_cleared", sweep_cleared)
+
+
+@plant("reclaiming")
+def drop_range_tombstones_under_snapshots(patch: Patch) -> None:
+    """A range tombstone goes with its keys, though a snapshot from before reads one that was written again."""
+
+    def drop_cleared(self: Reclaimer, _horizon: int, published: int) -> None:
+        sound(self, published + 1, published)
+
+    sound = patch.set(Reclaimer, "_drop_cleared", drop_cleared)
+
+
+@plant("snapshots")
+def range_tombstones_without_their_lower_bound(patch: Patch) -> None:
+    """The binary search for the range around a key is off by one when the key is the range's first."""
+
+    def newest(self: RangeTombstones, key: bytes) -> int:
+        bounds, versions = self._blocks[max(0, bisect_left(self._fences, key) - 1)]
+        return versions[max(0, bisect_left(bounds, key) - 1)]
+
+    patch.set(RangeTombstones, "newest", newest)
+
+
+@plant("snapshots", WORKER)
+def miss_new_range_tombstones(patch: Patch) -> None:
+    """A reader that knows of some cleared ranges does not look for more."""
+
+    def rows(self: TombstoneView, begin: int, end: int, snapshot: int) -> list[Row]:
+        found: list[Row] = sound(self, begin, end, snapshot)
+        return [] if self._read.end else found
+
+    sound = patch.set(TombstoneView, "_rows", rows)
 
 
 @plant("expiry")

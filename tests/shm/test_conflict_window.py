@@ -80,7 +80,7 @@ def test_forgetting_never_hides_a_conflict(commits, oldest, least, more, key, bo
     window = filled(commits)
     most = least + more
     window.forget(oldest, least, most)
-    written = sum(len(keys) for keys, _ in commits)
+    written = sum(len(keys) + len(clears) for keys, clears in commits)
     if written <= most:
         assert window.floor <= oldest
     if written <= least:
@@ -94,7 +94,7 @@ def test_forgetting_never_hides_a_conflict(commits, oldest, least, more, key, bo
             assert (conflict is not None) == bool(expected)
         elif snapshot < window.floor:
             assert conflict is not None
-    kept = sum(len(keys) for version, (keys, _) in enumerate(commits, 1) if version > window.floor)
+    kept = sum(len(keys) + len(clears) for version, (keys, clears) in enumerate(commits, 1) if version > window.floor)
     assert len(window) <= max(kept, 0)
 
 

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 from segment_store import Store, segment_store  # noqa: F401 (a fixture)
 
-from shoal.shm import limits, ordered_index
+from shoal.shm import limits, ordered_index, range_tombstones, tombstone_table
+from shoal.shm.reader import Reader
 
 FAR_MS = 1 << 62
 KEYS = st.sampled_from([bytes([a, b]) for a in b"abcd" for b in b"0123"] + [b"a", b"d3\xff", b"\0"])
@@ -30,7 +31,10 @@ class Machine(RuleBasedStateMachine):
         self.patch.setattr(limits, "RECLAIM_SLICE", 7)
         self.patch.setattr(ordered_index, "LEAF_ENTRIES", 4)
         self.patch.setattr(ordered_index, "BRANCH_ENTRIES", 4)
+        self.patch.setattr(range_tombstones, "_BLOCK_BOUNDS", 2)
+        self.patch.setattr(tombstone_table, "_CHUNK_WORDS", 9)  # two range tombstones in a chunk
         self.store = Store()
+        self.seldom = Reader(self.store.segment)  # of another process, which reads now and then
         self.model: dict[bytes, bytes] = {}
         self.history: dict[int, dict[bytes, bytes]] = {0: {}}
 
@@ -51,6 +55,32 @@ class Machine(RuleBasedStateMachine):
         for writes in groups:
             self.apply(writes, [], 0, publish=False)
         self.store.publish()
+
+    @rule(writes=st.one_of(st.just({}), WRITES), bounds=st.tuples(KEYS, KEYS), more=WRITES)
+    def group_with_a_clear(self, writes, bounds, more):
+        """Until they are published, commits that clear and write again are seen by nobody."""
+        published = self.store.version
+        self.apply(writes, [(min(bounds), max(bounds))], 0, publish=False)
+        self.apply(more, [], 0, publish=False)
+        self.check_point_reads(self.store.reader, published)
+        for key, value in self.history[published].items():
+            assert self.store.value(key) == value
+        assert self.store.state(published) == self.history[published]
+        self.store.publish()
+
+    @rule()
+    def read_seldom(self):
+        """A reader that has missed any number of changes reads what the others do."""
+        for version in {*self.store.pinned, self.store.version}:
+            self.check_point_reads(self.seldom, version)
+            found = {key: each.value for key, each in self.seldom.scan(b"", None, version)}
+            assert found == self.history[version]
+
+    def check_point_reads(self, reader, version):
+        expected = self.history[version]
+        for key in {b"a", b"a0", b"d3", b"zz", *self.model, *expected}:
+            there = reader.find(key, version)
+            assert (there.value if there else None) == expected.get(key)
 
     def apply(self, writes, clears, expires_ms, publish=True):
         version = self.store.commit(writes, clears, expires_ms, publish)
@@ -85,16 +115,13 @@ class Machine(RuleBasedStateMachine):
 
     @invariant()
     def every_snapshot_sees_its_state(self):
-        reader = self.store.reader
         keys = set(self.model) | {b"a", b"a0", b"d3", b"zz"}
         for version in {*self.store.pinned, self.store.version}:
             expected = self.history[version]
             found = self.store.state(version)
             assert found == expected
             assert list(found) == sorted(found)
-            for key in keys | set(expected):
-                there = reader.find(key, version)
-                assert (there.value if there else None) == expected.get(key)
+            self.check_point_reads(self.store.reader, version)
         for key in keys:
             assert self.store.value(key) == self.model.get(key)
             newest = self.store.writer.newest(key, 0)
