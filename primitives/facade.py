@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
 
@@ -19,7 +18,6 @@ View = TypeVar("View")
 T = TypeVar("T")
 
 _VIEWS_KEPT = 4096
-_LONGEST_WAIT_S = 1e9  # a longer one is as good as for ever, and fits a float
 
 
 class DatabaseLike(Protocol):
@@ -98,14 +96,3 @@ class Facade(BoundFacade, Generic[View]):
     def __init__(self, db: Any, *, namespace: Namespace = Namespace()) -> None:  # noqa: B008 (frozen, shared on purpose)
         super().__init__(db, namespace=namespace)
         self._views: _Views[View] = _Views(self.view, db.engine, namespace)
-
-
-def wait_s(timeout: object) -> float:
-    """The longest wait a user asked for, in seconds: infinite for None."""
-    if timeout is None:
-        return math.inf
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout has type {type(timeout).__name__}; give seconds, or None to wait for ever")
-    if not timeout >= 0:
-        raise ValueError(f"timeout is {timeout}; give 0 seconds or more, or None to wait for ever")
-    return float(min(timeout, _LONGEST_WAIT_S))

@@ -12,9 +12,11 @@ from typing import Any, TypeVar
 from shoal.primitives.key_space import Namespace
 from shoal.primitives.transaction import Transaction
 from shoal.shm import checkpoint, store_files
+from shoal.shm.durations import check_seconds
 from shoal.shm.errors import AlreadyExistsError
 from shoal.shm.layout import W_BYTES_USED, W_CLIENTS, W_COORDINATOR_PID, W_KEYS, W_PUBLISHED
 from shoal.shm.limits import LINGER_S, OPEN_TIMEOUT_S
+from shoal.shm.plain_function import check_plain_function, check_plain_result
 from shoal.shm.store_files import StoreMeta
 from shoal.workers import transaction as engine
 from shoal.workers.connection import Connection
@@ -64,7 +66,7 @@ class Database:
         self.path = os.path.abspath(os.fspath(path))
         self._options = {"durability": durability, "max_bytes": max_bytes, "timeout": timeout, "linger": linger}
         self._connection = Connection(
-            Path(self.path), durability, max_bytes, _seconds("timeout", timeout), _seconds("linger", linger)
+            Path(self.path), durability, max_bytes, check_seconds("timeout", timeout), check_seconds("linger", linger)
         )
         self.engine = engine.AutoCommit(self._connection)
 
@@ -111,13 +113,18 @@ class Database:
 
         ``fn`` runs up to ``retries`` more times with jittered pauses between, so it must have no effect but through
         ``txn``. Raises the last ``ConflictError`` when all of them conflicted, and whatever ``fn`` raises at once.
+        ``TypeError`` for an async or generator function, or one that returns what is still to be awaited or iterated:
+        nothing is written then.
         """
+        check_plain_function("fn", fn)
         if type(retries) is not int or retries < 0:
-            raise ValueError(f"retries is {retries!r}; give a whole number from 0")
+            raise ValueError(f"retries is {retries!r:.60}; give a whole number from 0")
 
         def attempt() -> T:
             with self.transaction(run_id, namespace=namespace) as txn:
-                return fn(txn)
+                result = fn(txn)
+                check_plain_result("fn", fn, result)  # while an error still keeps everything from being written
+                return result
 
         return retry(attempt, retries)
 
@@ -203,14 +210,6 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
 
 def _reopen(path: str, options: dict[str, Any]) -> Database:
     return Database(path, **options)
-
-
-def _seconds(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} has type {type(value).__name__}; give seconds")
-    if not value >= 0:
-        raise ValueError(f"{name} is {value}; give 0 seconds or more")
-    return float(value)
 
 
 __all__ = ["Database", "StoreInfo", "open"]
