@@ -219,6 +219,13 @@ class TraceTree:
             yield depth, tree.root
             pending.extend((depth + 1, child) for child in reversed(tree.children))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        walked = list(self.walk())
+        return _tree_of, ([depth for depth, _ in walked], [trace for _, trace in walked])
+
+    def __copy__(self) -> TraceTree:
+        return TraceTree(self.root, self.children)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TraceTree):
             return NotImplemented
@@ -233,6 +240,18 @@ class TraceTree:
             parts.append(f"TraceTree(root={trace!r}, children=[")
             before = depth
         return "".join(parts) + "])" * (before + 1)
+
+
+def _tree_of(depths: list[int], traces: list[Trace]) -> TraceTree:
+    """The tree that ``walk`` gives so: what a pickle holds, as a nested one would recurse."""
+    path: list[TraceTree] = []  # from the root to the newest trace
+    for depth, trace in zip(depths, traces, strict=True):
+        tree = TraceTree(trace, [])
+        del path[depth:]
+        if path:
+            path[-1].children.append(tree)
+        path.append(tree)
+    return path[0]
 
 
 def _expect_text(what: str, value: object) -> None:

@@ -71,7 +71,7 @@ class Database:
         self.engine = engine.AutoCommit(self._connection)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path, self._options)
+        return _reopen, (type(self), self.path, self._options)
 
     def __repr__(self) -> str:
         return f"<shoal.Database {self.path!r}>"
@@ -208,8 +208,8 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
     return Database(path, durability=durability, max_bytes=max_bytes, timeout=timeout, linger=linger)
 
 
-def _reopen(path: str, options: dict[str, Any]) -> Database:
-    return Database(path, **options)
+def _reopen(kind: type[Database], path: str, options: dict[str, Any]) -> Database:
+    return kind(path, **options)
 
 
 __all__ = ["Database", "StoreInfo", "open"]

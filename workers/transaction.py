@@ -12,7 +12,7 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from shoal.shm import commit_set, operations
 from shoal.shm.clock import now_ms
@@ -22,6 +22,10 @@ from shoal.shm.outcome import Write
 from shoal.shm.reader import Found, Place
 from shoal.workers.connection import Attachment, Connection
 
+NOT_MOVABLE = (
+    "a transaction, a snapshot or what it gave out (txn.kv, say) belongs to the thread and process that began it and "
+    "cannot be copied or pickled; hand on the database and a run id, and begin one there"
+)
 # Who waits for a commit looks at the published version at growing intervals.
 _SHORTEST_LOOK_S = 0.0002
 _LONGEST_LOOK_S = 0.005
@@ -97,6 +101,9 @@ class Transaction:
     def __del__(self) -> None:
         if self._ended == "":
             self._end("was dropped")
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(NOT_MOVABLE)
 
     def get_named(self, place: Place, name: str) -> bytes | None:
         """The value of the key ``place.prefix`` + ``name`` as this transaction sees it."""
