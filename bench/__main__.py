@@ -19,6 +19,7 @@ _FULL_ROUNDS, _FULL_SECONDS_S = 7, 2.0
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark and return its exit status."""
+    options = _parser().parse_args(arguments)
     missing = [name for name in _NEEDED if not _can_import(name)]
     if missing:
         return _complain(f"needs {' and '.join(missing)}; pip install 'shoal[bench]'", BAD_USAGE)
@@ -27,7 +28,6 @@ def main(arguments: list[str] | None = None) -> int:
     from .peers import BenchError
     from .work_directory import work_directory
 
-    options = _parser().parse_args(arguments)
     try:
         with signals.raised(), work_directory(options.directory) as directory:
             _run(options, directory)
