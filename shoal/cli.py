@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, TextIO
+from typing import BinaryIO, NoReturn, TextIO
 
 from tqdm import tqdm
 
@@ -26,6 +27,13 @@ from shoal.show import event_lines, run_lines, trace_lines
 from shoal.worker_pool import WorkerPool
 
 BAD_USAGE, INTERRUPTED = 2, 130
+
+
+class _Parser(argparse.ArgumentParser):
+    """Says in one line what is wrong with a command line, and where help is."""
+
+    def error(self, message: str) -> NoReturn:
+        self.exit(BAD_USAGE, f"{self.prog}: error: {' '.join(message.split())}; see {self.prog} --help\n")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,6 +76,34 @@ def _flushed(status: int) -> int:
     return status
 
 
+@contextlib.contextmanager
+def _stdout_for_results() -> Iterator[TextIO]:
+    """Stdout as a stream of its own. What else is written there meanwhile, also by processes begun here, is on stderr.
+
+    So ``shoal run ... > results`` holds results only, however much tasks and the programs they start print.
+    """
+    if sys.stdout is None or sys.stderr is None or not _is_descriptor(sys.stdout, 1):
+        yield sys.stdout
+        return
+    sys.stdout.flush()
+    results = open(os.dup(1), "w", encoding=sys.stdout.encoding, errors="backslashreplace")  # noqa: SIM115
+    os.dup2(2, 1)
+    try:
+        yield results
+        results.flush()
+    finally:
+        sys.stdout.flush()
+        os.dup2(results.fileno(), 1)
+        results.close()
+
+
+def _is_descriptor(stream: TextIO, fd: int) -> bool:
+    try:
+        return stream.fileno() == fd
+    except OSError:  # io.UnsupportedOperation: a test, say, has put something else in its place
+        return False
+
+
 def _binary(stream: TextIO | None, name: str) -> BinaryIO:
     if stream is None:
         raise OSError(f"{name} is closed; give a FILE")
@@ -82,7 +118,9 @@ def _let_go_of_stdout() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="shoal", description="A shared-memory store for fleets of agent processes.")
+    parser: argparse.ArgumentParser = _Parser(
+        prog="shoal", description="A shared-memory store for fleets of agent processes."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="durable parallel map: run a function over inputs, each once")
@@ -136,6 +174,11 @@ def _add_contents(commands: argparse._SubParsersAction[argparse.ArgumentParser])
 
 
 def _run(options: argparse.Namespace) -> int:
+    with _stdout_for_results() as results:
+        return _run_with(options, results)
+
+
+def _run_with(options: argparse.Namespace, results: TextIO) -> int:
     try:
         load_function(options.function)
     except ValueError as error:
@@ -154,11 +197,11 @@ def _run(options: argparse.Namespace) -> int:
                     bar.write(f"shoal: {' '.join(f'{outcome.input}: {outcome.error}'.split())}", file=sys.stderr)
         if options.results:
             for text in inputs:
-                print(json.dumps(vars(failures.get(text) or fleet.outcome(text)), default=str))
+                print(json.dumps(vars(failures.get(text) or fleet.outcome(text)), default=str), file=results)
     done = len(to_do) - len(failures)
     print(
         f"{len(inputs)} inputs: {len(inputs) - len(to_do)} done before, {done} done now, {len(failures)} failed",
-        file=sys.stderr if options.results else sys.stdout,
+        file=sys.stderr if options.results else results,
     )
     return FAILED if failures else GOOD
 
