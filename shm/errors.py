@@ -92,16 +92,17 @@ class InvalidStatusTransitionError(ShoalError):
 
 
 class LimitExceededError(ShoalError):
-    """Something is larger than shoal stores; see ``limits`` for every bound."""
+    """Something is larger than shoal stores; see ``limits`` for all bounds. ``advice``: what helps here."""
 
-    def __init__(self, what: str, limit: int, size: int | str) -> None:
-        super().__init__(what, limit, size)
+    def __init__(self, what: str, limit: int, size: int | str, advice: str = "make it smaller") -> None:
+        super().__init__(what, limit, size, advice)
         self.what = what
         self.limit = limit
+        self.advice = advice
         self.size = int(size)  # a pipe carries a number beyond 64 bits as text
 
     def __str__(self) -> str:
-        return f"{self.what} is {self.size:,}; the limit is {self.limit:,}; split it or store a reference"
+        return f"{self.what} is {self.size:,}; the limit is {self.limit:,}; {self.advice}"
 
 
 class StoreFullError(ShoalError):

@@ -50,6 +50,7 @@ class SnapshotSlots:
                     "number of snapshots open in this process",
                     MAX_SNAPSHOTS_PER_PROCESS,
                     MAX_SNAPSHOTS_PER_PROCESS + 1,
+                    "close snapshots and end transactions that are done with, or use with blocks",
                 ) from None
             if slot > self._slots[SLOTS_WORD_USED]:
                 self._slots[SLOTS_WORD_USED] = slot

@@ -25,7 +25,7 @@ from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, LimitE
 from shoal.shm.frames import FrameBuffer, FrameError, frame, read_message, write_all
 from shoal.shm.handshake import PROTOCOL_VERSION, Hello, Welcome
 from shoal.shm.layout import EPOCH_BITS
-from shoal.shm.limits import ANSWER_SPIN_S, MAX_COMMIT_BYTES
+from shoal.shm.limits import ADVICE_FOR_COMMITS, ANSWER_SPIN_S, MAX_COMMIT_BYTES
 from shoal.shm.reader import Place, Reader
 from shoal.shm.segment import Segment
 from shoal.shm.snapshots import SnapshotSlots
@@ -128,7 +128,7 @@ class Connection:
         """
         if len(effects) > MAX_COMMIT_BYTES or len(reads) > MAX_COMMIT_BYTES:
             size = max(len(effects), len(reads))
-            raise LimitExceededError("size of the commit in bytes", MAX_COMMIT_BYTES, size)
+            raise LimitExceededError("size of the commit in bytes", MAX_COMMIT_BYTES, size, ADVICE_FOR_COMMITS)
         with self._lock:
             self._commit_id += 1
             request = commit_set.encode_request(self._commit_id, snapshot, valid_until_ms, reads, effects)
