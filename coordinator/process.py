@@ -32,9 +32,9 @@ from shoal.coordinator.control_socket import ControlSocket
 from shoal.coordinator.log.wal_writer import WalWriter
 from shoal.coordinator.recover import recover
 from shoal.coordinator.server import Server
-from shoal.shm import codec, commit_set, limits, store_files
+from shoal.shm import child_python, codec, commit_set, limits, store_files
 from shoal.shm.clock import SystemClock
-from shoal.shm.errors import ConfigurationError, ShoalError
+from shoal.shm.errors import ConfigurationError, CoordinatorLostError, ShoalError
 from shoal.shm.integrity import check_segment
 from shoal.shm.layout import EPOCH_BITS, W_COORDINATOR_PID, W_GENERATION, W_PUBLISHED
 from shoal.shm.reclaim import Reclaimer
@@ -44,6 +44,10 @@ from shoal.shm.store_files import EpochWord, StoreMeta
 from shoal.shm.writer import Writer
 
 EXIT_ALREADY_SERVED = 3
+_NO_MEMORY = (
+    "its process has no memory left; open the store with a smaller max_bytes, or raise the limits of the process "
+    "(ulimit -v) or of its container"
+)
 NOTHING_PINNED: list[int] = []
 
 
@@ -215,7 +219,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = parser.parse_args(arguments)
     # The client waits for this process and reaps it; its child belongs to nobody and outlives the client.
     if os.fork():
-        os._exit(0)
+        os._exit(child_python.LAUNCHED)
     os.setsid()
     report = _Report(options.report_fd)
     try:
@@ -229,7 +233,13 @@ def main(arguments: list[str] | None = None) -> int:
         report.failed(ConfigurationError(f"{options.path} cannot be served: {error}"))
         append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {error}")
         return 1
-    except BaseException:
+    except MemoryError:
+        report.failed(ConfigurationError(f"{options.path} cannot be served: {_NO_MEMORY}"))
+        append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {_NO_MEMORY}")
+        return 1
+    except BaseException as error:
+        told = f"the coordinator of {options.path} could not start: {type(error).__name__}: {error}"
+        report.failed(CoordinatorLostError(f"{told}; {store_files.NOTES_FILE} there has the whole traceback"))
         append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {traceback.format_exc()}")
         raise
     return 0

@@ -16,7 +16,7 @@ from typing import Any
 
 import msgpack
 
-from shoal.shm.errors import CorruptionError, LimitExceededError
+from shoal.shm.errors import CorruptionError, LimitExceededError, no_memory_to_send
 from shoal.shm.limits import ADVICE_FOR_VALUES, MAX_INTEGER, MAX_NESTING, MAX_VALUE_BYTES, MIN_INTEGER
 
 # What a value may be. A tuple reads back as a list, a datetime in UTC; subclasses read back as what they extend.
@@ -47,6 +47,8 @@ def encode(value: Value) -> bytes:
         raw: bytes = _RICH + _pack_rich(value) if rich else _pack(value)
     except UnicodeEncodeError:
         raw = _RICH + _pack_rich(value)
+    except MemoryError as error:
+        raise no_memory_to_send("the value") from error
     if len(raw) > MAX_VALUE_BYTES:
         size = len(raw)
         if isinstance(value, (str, bytes)):

@@ -109,6 +109,14 @@ class StoreFullError(ShoalError):
     """No room for this commit, in memory (``max_bytes``) or on disk. Nothing was written and nothing is lost."""
 
 
+def no_memory_to_send(what: str) -> StoreFullError:
+    """For a ``MemoryError`` of a process that was about to commit: nothing was sent."""
+    return StoreFullError(
+        f"this process has no memory left to send {what}; split the transaction, raise the limits of the process "
+        "(ulimit -v), or open the store with a smaller max_bytes, as every process maps all of it"
+    )
+
+
 class ConfigurationError(ShoalError):
     """The store cannot be opened with these options."""
 

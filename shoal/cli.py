@@ -14,7 +14,7 @@ from typing import BinaryIO, NoReturn, TextIO
 
 from tqdm import tqdm
 
-from shoal.cli_store import FAILED, GOOD, add_store_commands, existing, positive
+from shoal.cli_store import FAILED, GOOD, add_store_commands, existing, positive, store_path
 from shoal.coordinator import process
 from shoal.database import open as open_database
 from shoal.export_file import export_store, whole_file
@@ -126,7 +126,7 @@ def _parser() -> argparse.ArgumentParser:
     run = commands.add_parser("run", help="durable parallel map: run a function over inputs, each once")
     run.add_argument("function", metavar="MODULE:FUNCTION")
     run.add_argument("inputs", nargs="+", metavar="INPUT")
-    run.add_argument("--store", required=True, type=Path, metavar="PATH")
+    run.add_argument("--store", required=True, type=store_path, metavar="PATH")
     run.add_argument("--workers", type=positive, default=os.cpu_count() or 1, metavar="N")
     run.add_argument("--retries", type=_natural, default=1, metavar="N", help="runs again after a worker died (1)")
     run.add_argument("--results", action="store_true", help="print every input's outcome as a line of JSON")
@@ -141,16 +141,16 @@ def _parser() -> argparse.ArgumentParser:
 def _add_contents(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The commands that show what is in a store, and carry it from one to another."""
     runs = commands.add_parser("runs", help="list the runs of a store")
-    runs.add_argument("path", type=Path, metavar="PATH")
+    runs.add_argument("path", type=store_path, metavar="PATH")
     runs.set_defaults(command=_runs)
 
     events = commands.add_parser("events", help="list the events of a run")
-    events.add_argument("path", type=Path, metavar="PATH")
+    events.add_argument("path", type=store_path, metavar="PATH")
     events.add_argument("run_id", type=_run_id, metavar="RUN")
     events.set_defaults(command=_events)
 
     trace = commands.add_parser("trace", help="show a run's traces as trees, or the one below ROOT")
-    trace.add_argument("path", type=Path, metavar="PATH")
+    trace.add_argument("path", type=store_path, metavar="PATH")
     trace.add_argument("run_id", type=_run_id, metavar="RUN")
     trace.add_argument("root_id", nargs="?", type=_name, metavar="ROOT")
     trace.set_defaults(command=_trace)
@@ -162,12 +162,12 @@ def _add_contents(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         listing.add_argument("--json", action="store_true", help="whole, as lines of an export")
 
     export = commands.add_parser("export", help="write all there is in a store as lines of JSON")
-    export.add_argument("path", type=Path, metavar="PATH")
+    export.add_argument("path", type=store_path, metavar="PATH")
     export.add_argument("file", nargs="?", type=Path, metavar="FILE", help="replaced as a whole; stdout if not given")
     export.set_defaults(command=_export)
 
     import_ = commands.add_parser("import", help="check an export and write it into a store, which is made if need be")
-    import_.add_argument("path", type=Path, metavar="PATH")
+    import_.add_argument("path", type=store_path, metavar="PATH")
     import_.add_argument("file", nargs="?", type=Path, metavar="FILE", help="stdin if not given")
     import_.add_argument("--give-up", action="store_true", help="leave an import that was cut short as it is")
     import_.set_defaults(command=_import)

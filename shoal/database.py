@@ -63,7 +63,7 @@ class Database:
     ) -> None:
         store_files.check_durability(durability)
         store_files.check_max_bytes(max_bytes)
-        self.path = os.path.abspath(os.fspath(path))
+        self.path = store_files.absolute_path(path)
         self._options = {"durability": durability, "max_bytes": max_bytes, "timeout": timeout, "linger": linger}
         self._connection = Connection(
             Path(self.path), durability, max_bytes, check_seconds("timeout", timeout), check_seconds("linger", linger)
@@ -192,10 +192,12 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
 ) -> Database:
     """Attach to the store at ``path``, a directory, starting a coordinator if none serves it.
 
+    ``path``: str, bytes or ``os.PathLike``; it is taken as it is, ``~`` is not expanded.
     ``durability``: ``"memory"``, ``"buffered"`` or ``"strict"``; None takes the one being served, else the last.
-    ``max_bytes``: bound of the store's memory, 8 MiB at least; None likewise, else half of the machine's.
-    ``timeout``: seconds to wait for a coordinator, now and after one has died.
-    ``linger``: seconds a coordinator started here stays after its last client.
+    ``max_bytes``: bound of the store's memory, 8 MiB at least; None likewise, else half of what machine,
+    container and the limits of the process leave it (``shoal.shm.machine_memory``).
+    ``timeout``: seconds to wait for a coordinator, now and after one has died; ``math.inf`` for ever.
+    ``linger``: seconds a coordinator started here stays after its last client; ``math.inf`` for ever.
 
     Raises ``ConfigurationError`` for options the store cannot be opened with, ``CorruptionError`` for damage, and
     ``CoordinatorLostError`` if no coordinator could be reached or started in time.

@@ -21,7 +21,13 @@ from typing import Any
 
 from shoal.shm import commit_set, words
 from shoal.shm.commit_set import COMMITTED, CONFLICT, REFUSED
-from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, LimitExceededError, ShoalError
+from shoal.shm.errors import (
+    CoordinatorLostError,
+    InvalidOperationError,
+    LimitExceededError,
+    ShoalError,
+    no_memory_to_send,
+)
 from shoal.shm.frames import FrameBuffer, FrameError, frame, read_message, write_all
 from shoal.shm.handshake import PROTOCOL_VERSION, Hello, Welcome
 from shoal.shm.layout import EPOCH_BITS
@@ -131,8 +137,11 @@ class Connection:
             raise LimitExceededError("size of the commit in bytes", MAX_COMMIT_BYTES, size, ADVICE_FOR_COMMITS)
         with self._lock:
             self._commit_id += 1
-            request = commit_set.encode_request(self._commit_id, snapshot, valid_until_ms, reads, effects)
-            status, version, details = self._exchange(frame(request))
+            try:
+                request = frame(commit_set.encode_request(self._commit_id, snapshot, valid_until_ms, reads, effects))
+            except MemoryError as error:
+                raise no_memory_to_send(f"a commit of {len(reads) + len(effects):,} bytes") from error
+            status, version, details = self._exchange(request)
         if status == COMMITTED:
             return version, details
         if status == CONFLICT:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.shm import commit_set, handshake, store_files
-from shoal.shm.child_python import python_command, python_environment
+from shoal.shm.child_python import check_launched, python_command, python_environment, starting
 from shoal.shm.codec import decode
 from shoal.shm.errors import ConfigurationError, CoordinatorLostError
 from shoal.shm.handshake import Hello, Welcome
@@ -85,27 +85,31 @@ def _start(directory: Path, hello: Hello, linger_s: float, deadline_s: float) ->
             command += ["--durability", hello.durability]
         if hello.max_bytes is not None:
             command += ["--max-bytes", str(hello.max_bytes)]
-        launcher = subprocess.Popen(
-            command,
-            env=python_environment(),
-            pass_fds=[report_write],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd="/",
-        )
+        with starting():
+            launcher = subprocess.Popen(
+                command,
+                env=python_environment(),
+                pass_fds=[report_write],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                cwd="/",
+            )
     except BaseException:
         os.close(report_read)
         raise
     finally:
         os.close(report_write)
     try:
-        launcher.wait()
         parts = _read_report(report_read, deadline_s)
+        if time.monotonic() >= deadline_s:
+            launcher.kill()  # whatever it is: shoal's ends at once
+        status = launcher.wait()
     finally:
         os.close(report_read)
     if parts:
         raise commit_set.error_from(*parts)
+    check_launched(status)
 
 
 def _read_report(fd: int, deadline_s: float) -> list[Any]:

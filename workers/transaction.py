@@ -16,7 +16,7 @@ from typing import Any, NoReturn, Protocol
 
 from shoal.shm import commit_set, operations
 from shoal.shm.clock import now_ms
-from shoal.shm.errors import InvalidOperationError
+from shoal.shm.errors import InvalidOperationError, no_memory_to_send
 from shoal.shm.layout import W_PUBLISHED
 from shoal.shm.outcome import Write
 from shoal.shm.reader import Found, Place
@@ -192,10 +192,7 @@ class Transaction:
             self._refuse_use()
         try:
             if self._writes or self._clears:
-                reads = commit_set.encode_reads(list(self._keys_read), self._ranges_read)
-                flat = [part for write in self._writes.values() for part in write]
-                clears = [bound for clear in self._clears for bound in clear]
-                effects = commit_set.encode_effects(flat, clears or None)
+                reads, effects = self._encoded()
                 version, _ = self._connection.submit(self.snapshot, self._valid_until_ms, reads, effects)
             else:
                 version = self.snapshot
@@ -205,6 +202,16 @@ class Transaction:
         self.version = version
         self._end("has committed")
         return version
+
+    def _encoded(self) -> tuple[bytes, bytes]:
+        """What was read and what is to be written, as a commit sends it."""
+        try:
+            reads = commit_set.encode_reads(list(self._keys_read), self._ranges_read)
+            flat = [part for write in self._writes.values() for part in write]
+            clears = [bound for clear in self._clears for bound in clear]
+            return reads, commit_set.encode_effects(flat, clears or None)
+        except MemoryError as error:
+            raise no_memory_to_send(f"a commit of {len(self._writes):,} keys") from error
 
     def abandon(self) -> None:
         """End without writing anything; a second time does nothing."""
