@@ -16,7 +16,7 @@ from shoal.shm import operations
 from shoal.shm.clock import now_ms
 from shoal.shm.codec import Value, encode, stored, unpackb
 from shoal.shm.durations import check_ttl_s
-from shoal.shm.errors import AlreadyExistsError
+from shoal.shm.errors import AlreadyExistsError, shown
 from shoal.shm.limits import MAX_INTEGER, MIN_INTEGER
 from shoal.shm.reader import Place
 from shoal.workers.transaction import Engine
@@ -98,7 +98,7 @@ class KVView:
         if type(by) is not int:
             raise TypeError(f"by has type {type(by).__name__}; give an int")
         if not MIN_INTEGER <= by <= MAX_INTEGER:
-            raise ValueError(f"by is {by}; give an integer from -2**63 to 2**64 - 1")
+            raise ValueError(f"by is {shown(by)}; give an integer from -2**63 to 2**64 - 1")
         total: int = self._engine.perform(operations.INCREMENT, [self._prefix + _encode_key(key), by])
         return total
 

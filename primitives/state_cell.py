@@ -18,7 +18,7 @@ from shoal.shm import operations
 from shoal.shm.cell_operations import Record, decode_record, encode_record
 from shoal.shm.codec import Value, encode, stored
 from shoal.shm.durations import check_wait
-from shoal.shm.errors import CASConflictError, ConflictError, NotFoundError
+from shoal.shm.errors import CASConflictError, ConflictError, NotFoundError, shown
 from shoal.shm.limits import MAX_INTEGER, SINGLE_CALL_TIMEOUT_S
 from shoal.shm.plain_function import check_plain_function, check_plain_result
 from shoal.shm.reader import Place
@@ -285,4 +285,4 @@ def _check_version(what: str, version: object) -> None:
     if not isinstance(version, int) or isinstance(version, bool):
         raise TypeError(f"{what} has type {type(version).__name__}; give an int")
     if not 0 <= version <= MAX_INTEGER:
-        raise ValueError(f"{what} is {version}; give a version that read has shown, which are from 1 on")
+        raise ValueError(f"{what} is {shown(version)}; give a version that read has shown, which are from 1 on")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 from shoal.primitives.key_space import encode_text
 from shoal.shm.codec import Value
+from shoal.shm.errors import shown
 
 
 class TraceType:
@@ -266,4 +267,4 @@ def _expect_number(what: str, value: object) -> None:
 
 def _expect_not_negative(what: str, value: Any) -> None:
     if not value >= 0:
-        raise ValueError(f"{what} is {value}; give 0 or more")
+        raise ValueError(f"{what} is {shown(value)}; give 0 or more")

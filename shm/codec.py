@@ -16,7 +16,7 @@ from typing import Any
 
 import msgpack
 
-from shoal.shm.errors import CorruptionError, LimitExceededError, no_memory_to_send
+from shoal.shm.errors import CorruptionError, LimitExceededError, no_memory_to_send, shown
 from shoal.shm.limits import ADVICE_FOR_VALUES, MAX_INTEGER, MAX_NESTING, MAX_VALUE_BYTES, MIN_INTEGER
 
 # What a value may be. A tuple reads back as a list, a datetime in UTC; subclasses read back as what they extend.
@@ -83,7 +83,8 @@ def _check(value: Value, path: tuple[str | int, ...], depth: int) -> bool:
     rich = False
     if isinstance(value, int):
         if not MIN_INTEGER <= value <= MAX_INTEGER:
-            raise TypeError(f"value at {_where(path)} is {value}; shoal stores integers from -2**63 to 2**64 - 1")
+            text = f"value at {_where(path)} is {shown(value)}; shoal stores integers from -2**63 to 2**64 - 1"
+            raise TypeError(text)
     elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):

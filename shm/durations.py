@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from datetime import timedelta
 
+from shoal.shm.errors import shown
+
 FOREVER_S = 1e9  # of a wait: 31 years. Added to a clock or given to a socket it still fits; infinity does not
 _PERMANENT_S = 1e12  # of a key: 31,000 years. Much longer, and its moment in ms does not fit a word
 
@@ -17,7 +19,7 @@ def check_seconds(what: str, value: object, hint: str = "") -> float:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{what} has type {type(value).__name__}; give seconds as an int or a float{hint}")
     if not value >= 0:
-        raise ValueError(f"{what} is {_shown(value)}; give 0 seconds or more{hint}")
+        raise ValueError(f"{what} is {shown(value)}; give 0 seconds or more{hint}")
     return float(min(value, FOREVER_S))
 
 
@@ -34,10 +36,5 @@ def check_ttl_s(ttl: object) -> float | None:
     elif isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
         raise TypeError(f"ttl has type {type(ttl).__name__}; give seconds as an int or a float, or a timedelta{hint}")
     if not ttl > 0:
-        raise ValueError(f"ttl is {_shown(ttl)}; give more than 0 seconds{hint}")
+        raise ValueError(f"ttl is {shown(ttl)}; give more than 0 seconds{hint}")
     return None if ttl >= _PERMANENT_S else float(ttl)
-
-
-def _shown(value: float) -> str:
-    """A number for a message; Python refuses to write out an int of more than 4,300 digits."""
-    return "an int below every float" if isinstance(value, int) and value.bit_length() > 64 else str(value)

@@ -15,6 +15,15 @@ pickling (a pool hands it to another process) and the trip through a pipe (``com
 
 from __future__ import annotations
 
+_LONGEST_SHOWN_BITS = 1024
+
+
+def shown(number: float, form: str = "") -> str:
+    """A number for a message. Python refuses to write out an int of more than 4,300 digits, and nobody reads it."""
+    if isinstance(number, int) and number.bit_length() > _LONGEST_SHOWN_BITS:
+        return f"{'minus ' if number < 0 else ''}an integer of {number.bit_length():,} bits"
+    return f"{number:{form}}"
+
 
 class ShoalError(Exception):
     """Base of all errors shoal raises on purpose."""
@@ -102,7 +111,7 @@ class LimitExceededError(ShoalError):
         self.size = int(size)  # a pipe carries a number beyond 64 bits as text
 
     def __str__(self) -> str:
-        return f"{self.what} is {self.size:,}; the limit is {self.limit:,}; {self.advice}"
+        return f"{self.what} is {shown(self.size, ',')}; the limit is {self.limit:,}; {self.advice}"
 
 
 class StoreFullError(ShoalError):

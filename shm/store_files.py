@@ -21,7 +21,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
-from shoal.shm.errors import ConfigurationError, CorruptionError
+from shoal.shm.errors import ConfigurationError, CorruptionError, shown
 from shoal.shm.layout import EPOCH_BITS
 from shoal.shm.limits import MAX_STORE_BYTES, MIN_STORE_BYTES
 from shoal.shm.machine_memory import default_store_bytes
@@ -114,7 +114,7 @@ def check_max_bytes(max_bytes: object) -> None:
         raise TypeError(f"max_bytes has type {type(max_bytes).__name__}; give a number of bytes as int")
     if not MIN_STORE_BYTES <= max_bytes <= MAX_STORE_BYTES:
         raise ConfigurationError(
-            f"max_bytes is {max_bytes:,}; a store takes {MIN_STORE_BYTES:,} to {MAX_STORE_BYTES:,} bytes"
+            f"max_bytes is {shown(max_bytes, ',')}; a store takes {MIN_STORE_BYTES:,} to {MAX_STORE_BYTES:,} bytes"
         )
 
 

@@ -114,3 +114,17 @@ def test_any_number_of_retries(memory_db, run):
     for wrong in (-1, -(10**5000), math.inf, 1.0, True, "1", None):
         with pytest.raises((TypeError, ValueError)):
             memory_db.transact(run, lambda txn: 5, retries=wrong)
+
+
+def test_integers_too_long_to_be_shown(memory_db, run):
+    """An int of more digits than Python writes out is refused as other wrong ones are, by name and path."""
+    kv, cells, huge = shoal.KVStore(memory_db), shoal.StateCell(memory_db), 10**5000
+    for wrong in (huge, -huge):
+        with pytest.raises(TypeError, match=r"value at \$\.a\[0\] is (minus )?an integer of 16,610 bits"):
+            kv.put(run, "k", {"a": [wrong]})
+        with pytest.raises(ValueError, match="by is (minus )?an integer"):
+            kv.increment(run, "k", wrong)
+        with pytest.raises(ValueError, match="expected_version is (minus )?an integer"):
+            cells.cas(run, "c", wrong, 1)
+        with pytest.raises(shoal.ConfigurationError, match="max_bytes is (minus )?an integer"):
+            shoal.open("unused", max_bytes=wrong)
