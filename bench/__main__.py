@@ -8,9 +8,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from shoal.command_line import BAD_USAGE, OneLineParser
+
 from . import signals
 
-GOOD, FAILED, BAD_USAGE = 0, 1, 2
+GOOD, FAILED = 0, 1
 _SIGNAL_EXIT = 128
 _NEEDED = ("lmdb", "redis", "tabulate")
 _QUICK_ROUNDS, _QUICK_SECONDS_S = 3, 0.3
@@ -72,7 +74,7 @@ def _parser() -> argparse.ArgumentParser:
     from .operations import OPERATIONS
     from .peers import DURABILITIES
 
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = OneLineParser(
         prog="shoal bench",
         description="Measure shoal beside LMDB, SQLite, Redis and a Manager dict at equal durability.",
     )

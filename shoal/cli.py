@@ -10,11 +10,12 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import BinaryIO, NoReturn, TextIO
+from typing import BinaryIO, TextIO
 
 from tqdm import tqdm
 
 from shoal.cli_store import FAILED, GOOD, add_store_commands, existing, positive, store_path
+from shoal.command_line import BAD_USAGE, OneLineParser
 from shoal.coordinator import process
 from shoal.database import open as open_database
 from shoal.export_file import export_store, whole_file
@@ -26,14 +27,7 @@ from shoal.shm.errors import ConfigurationError, LimitExceededError, ShoalError
 from shoal.show import event_lines, run_lines, trace_lines
 from shoal.worker_pool import WorkerPool
 
-BAD_USAGE, INTERRUPTED = 2, 130
-
-
-class _Parser(argparse.ArgumentParser):
-    """Says in one line what is wrong with a command line, and where help is."""
-
-    def error(self, message: str) -> NoReturn:
-        self.exit(BAD_USAGE, f"{self.prog}: error: {' '.join(message.split())}; see {self.prog} --help\n")
+INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -118,7 +112,7 @@ def _let_go_of_stdout() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser: argparse.ArgumentParser = _Parser(
+    parser: argparse.ArgumentParser = OneLineParser(
         prog="shoal", description="A shared-memory store for fleets of agent processes."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")

@@ -122,9 +122,9 @@ def test_integers_too_long_to_be_shown(memory_db, run):
     for wrong in (huge, -huge):
         with pytest.raises(TypeError, match=r"value at \$\.a\[0\] is (minus )?an integer of 16,610 bits"):
             kv.put(run, "k", {"a": [wrong]})
-        with pytest.raises(ValueError, match="by is (minus )?an integer"):
+        with pytest.raises(ValueError, match=r"by is (minus )?an integer"):
             kv.increment(run, "k", wrong)
-        with pytest.raises(ValueError, match="expected_version is (minus )?an integer"):
+        with pytest.raises(ValueError, match=r"expected_version is (minus )?an integer"):
             cells.cas(run, "c", wrong, 1)
-        with pytest.raises(shoal.ConfigurationError, match="max_bytes is (minus )?an integer"):
+        with pytest.raises(shoal.ConfigurationError, match=r"max_bytes is (minus )?an integer"):
             shoal.open("unused", max_bytes=wrong)
