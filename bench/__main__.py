@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -15,8 +16,12 @@ from . import signals
 GOOD, FAILED = 0, 1
 _SIGNAL_EXIT = 128
 _NEEDED = ("lmdb", "redis", "tabulate")
+_PROCESSES = (1, 4, 8)
 _QUICK_ROUNDS, _QUICK_SECONDS_S = 3, 0.3
 _FULL_ROUNDS, _FULL_SECONDS_S = 7, 2.0
+# Beside endless loops every trial takes turns with them: a window must be many of the scheduler's turns long.
+_QUICK_BUSY_SECONDS_S = 1.0
+_BUSY_ONLY, _BUSY_PROCESSES, _BUSY_DURABILITY = ("put",), (1, 4), ("buffered",)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -46,13 +51,16 @@ def _run(options: argparse.Namespace, directory: Path) -> None:
     from . import machine, report
     from .harness import Figure, Plan, run_section
     from .operations import OPERATIONS
+    from .peers import DURABILITIES
 
+    quick_s = _QUICK_BUSY_SECONDS_S if options.busy else _QUICK_SECONDS_S
     plan = Plan(
-        operations=tuple(OPERATIONS[name]() for name in options.only),
-        durabilities=options.durability,
-        processes=options.processes,
+        operations=tuple(OPERATIONS[name]() for name in options.only or (_BUSY_ONLY if options.busy else OPERATIONS)),
+        durabilities=options.durability or (_BUSY_DURABILITY if options.busy else DURABILITIES),
+        processes=options.processes or (_BUSY_PROCESSES if options.busy else _PROCESSES),
         rounds=options.rounds or (_QUICK_ROUNDS if options.quick else _FULL_ROUNDS),
-        seconds_s=options.seconds or (_QUICK_SECONDS_S if options.quick else _FULL_SECONDS_S),
+        seconds_s=options.seconds or (quick_s if options.quick else _FULL_SECONDS_S),
+        busy=options.busy,
     )
     facts = machine.describe(directory)
     print(report.machine_text(facts))
@@ -80,10 +88,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--quick", action="store_true", help="three short rounds: minutes, and rougher figures")
     parser.add_argument(
-        "--only", type=_choice_of(tuple(OPERATIONS)), default=tuple(OPERATIONS), metavar="OPERATION,..."
+        "--busy",
+        type=_count,
+        nargs="?",
+        const=os.cpu_count() or 1,
+        default=0,
+        metavar="N",
+        help="beside N endless loops, one for each processor if N is left out; put, 1 and 4 processes, buffered "
+        "unless said otherwise",
     )
-    parser.add_argument("--processes", type=_counts, default=(1, 4, 8), metavar="N,...", help="1,4,8")
-    parser.add_argument("--durability", type=_choice_of(DURABILITIES), default=DURABILITIES, metavar="DURABILITY,...")
+    parser.add_argument("--only", type=_choice_of(tuple(OPERATIONS)), metavar="OPERATION,...", help="all")
+    parser.add_argument("--processes", type=_counts, metavar="N,...", help="1,4,8")
+    parser.add_argument(
+        "--durability", type=_choice_of(DURABILITIES), metavar="DURABILITY,...", help=",".join(DURABILITIES)
+    )
     parser.add_argument("--rounds", type=_count, metavar="N", help=f"{_FULL_ROUNDS}; quick {_QUICK_ROUNDS}")
     parser.add_argument("--seconds", type=_seconds, metavar="S", help=f"{_FULL_SECONDS_S}; quick {_QUICK_SECONDS_S}")
     parser.add_argument(

@@ -10,6 +10,7 @@ from __future__ import annotations
 import multiprocessing
 import shutil
 import time
+from array import array
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
@@ -18,6 +19,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from . import signals
+from .hogs import hogs
 from .operations import Operation, Step
 from .peers import PEERS, BenchError, Peer
 
@@ -39,6 +41,7 @@ class Plan:
     processes: tuple[int, ...]
     rounds: int
     seconds_s: float
+    busy: int = 0  # endless loops beside every trial
 
     def sections(self) -> list[tuple[Operation, str]]:
         """Each operation with each durability it is measured at: a read with the first only."""
@@ -69,6 +72,7 @@ class Figure:
     setting: str
     missing: str | None = None
     rates_per_s: list[float] = field(default_factory=list)
+    p99s_s: list[float] = field(default_factory=list)  # the 99th percentile of a step's time, round by round
 
 
 @dataclass
@@ -78,6 +82,15 @@ class _Entrant:
     peer: Peer
     targets: list[str]
     operations: int = 0  # of all its workers, outside the windows too
+
+
+@dataclass
+class Tally:
+    """What a worker has done: operations inside the window, all of them, and how long each step in the window took."""
+
+    counted: int = 0
+    total: int = 0
+    times_s: array[float] = field(default_factory=lambda: array("d"))
 
 
 def run_section(
@@ -103,8 +116,10 @@ def run_section(
             for round_number in range(plan.rounds):
                 for entrant in entrants:
                     seed = processes * 1_000_000 + round_number * 1_000
-                    rate = _run_trial(entrant, operation, processes, plan.seconds_s, seed)
+                    with hogs(plan.busy):
+                        rate, p99_s = _run_trial(entrant, operation, processes, plan.seconds_s, seed)
                     figures[type(entrant.peer), processes].rates_per_s.append(rate)
+                    figures[type(entrant.peer), processes].p99s_s.append(p99_s)
                     progress()
         for entrant in entrants:
             _check(entrant, operation)
@@ -146,8 +161,10 @@ def _check(entrant: _Entrant, operation: Operation) -> None:
         session.close()
 
 
-def _run_trial(entrant: _Entrant, operation: Operation, processes: int, seconds_s: float, seed: int) -> float:
-    """Operations per second of all processes together."""
+def _run_trial(
+    entrant: _Entrant, operation: Operation, processes: int, seconds_s: float, seed: int
+) -> tuple[float, float]:
+    """Operations per second of all processes together, and the 99th percentile of a step's time in seconds."""
     workers: list[tuple[BaseProcess, Connection]] = []
     name = entrant.peer.name
     try:
@@ -159,7 +176,7 @@ def _run_trial(entrant: _Entrant, operation: Operation, processes: int, seconds_
         start_s = begin_s + min(_LONGEST_WARM_UP_S, seconds_s * _WARM_UP_SHARE)
         for _, pipe in workers:
             pipe.send((begin_s, start_s, start_s + seconds_s))
-        counts = [_receive(pipe, name, seconds_s + _RESULT_TIMEOUT_S) for _, pipe in workers]
+        tallies = [_receive(pipe, name, seconds_s + _RESULT_TIMEOUT_S) for _, pipe in workers]
         for process, _ in workers:
             process.join(_EXIT_TIMEOUT_S)
     finally:
@@ -168,8 +185,10 @@ def _run_trial(entrant: _Entrant, operation: Operation, processes: int, seconds_
                 process.kill()
             process.join()
             pipe.close()
-    entrant.operations += sum(total for _, total in counts)
-    return float(sum(counted for counted, _ in counts) / seconds_s)
+    entrant.operations += sum(tally.total for tally in tallies)
+    times_s = sorted(time_s for tally in tallies for time_s in tally.times_s)
+    p99_s = times_s[len(times_s) * 99 // 100] if times_s else 0.0
+    return float(sum(tally.counted for tally in tallies) / seconds_s), p99_s
 
 
 def _fork_worker(entrant: _Entrant, operation: Operation, worker: int, seed: int) -> tuple[BaseProcess, Connection]:
@@ -183,8 +202,8 @@ def _fork_worker(entrant: _Entrant, operation: Operation, worker: int, seed: int
     return process, ours
 
 
-def _receive(pipe: Connection, name: str, timeout_s: float) -> tuple[int, int]:
-    """A worker's next message: (counted, total), both 0 when it is ready."""
+def _receive(pipe: Connection, name: str, timeout_s: float) -> Tally:
+    """A worker's next message: what it has done, nothing yet when it is ready."""
     if not pipe.poll(timeout_s):
         raise BenchError(f"{name}: a worker has not answered for {timeout_s:.0f} s")
     try:
@@ -193,8 +212,8 @@ def _receive(pipe: Connection, name: str, timeout_s: float) -> tuple[int, int]:
         raise BenchError(f"{name}: a worker died") from None
     if isinstance(answer, str):
         raise BenchError(f"{name}: {answer}")
-    counted, total = answer
-    return counted, total
+    tally: Tally = answer
+    return tally
 
 
 def _work(entrant: _Entrant, operation: Operation, worker: int, seed: int, pipe: Connection, other: Connection) -> None:
@@ -206,7 +225,7 @@ def _work(entrant: _Entrant, operation: Operation, worker: int, seed: int, pipe:
         if entrant.peer.remembers:
             operation.warm_up(session, entrant.targets)
         step = operation.step(session, entrant.targets, worker, seed)
-        pipe.send((0, 0))
+        pipe.send(Tally())
         begin_s, start_s, end_s = pipe.recv()
         time.sleep(max(0.0, begin_s - time.monotonic()))
         pipe.send(_count(step, operation.batch, start_s, end_s))
@@ -217,15 +236,18 @@ def _work(entrant: _Entrant, operation: Operation, worker: int, seed: int, pipe:
         pipe.send(f"{type(error).__name__}: {error}")
 
 
-def _count(step: Step, batch: int, start_s: float, end_s: float) -> tuple[int, int]:
-    """Operations finished in the window, and all that were done. The step before the window is the warm-up."""
+def _count(step: Step, batch: int, start_s: float, end_s: float) -> Tally:
+    """Do the step until the window ends. What is done before the window is the warm-up."""
     monotonic = time.monotonic
-    counted = total = 0
+    tally = Tally()
+    note_time = tally.times_s.append
     finished_s = monotonic()
     while finished_s < end_s:
+        begun_s = finished_s
         step()
         finished_s = monotonic()
-        total += batch
+        tally.total += batch
         if start_s <= finished_s < end_s:
-            counted += batch
-    return counted, total
+            tally.counted += batch
+            note_time(finished_s - begun_s)
+    return tally

@@ -35,10 +35,12 @@ def machine_text(machine: dict[str, Any]) -> str:
 
 def plan_text(plan: Plan) -> str:
     """How the figures are taken."""
+    beside = f"\nBusy machine: {plan.busy} endless loop(s) beside every trial." if plan.busy else ""
     return (
         f"Operations per second of all processes together: median of {plan.rounds} round(s) of {plan.seconds_s:g} s, "
         "± half the spread.\n"
-        "x: shoal's rate divided by the peer's in the same round, median; above 1 shoal is faster."
+        "x: shoal's rate divided by the peer's in the same round, median; above 1 shoal is faster.\n"
+        f"p99: the 99th percentile of a step's time, in ms, median of the rounds.{beside}"
     )
 
 
@@ -47,7 +49,7 @@ def section_text(operation: Operation, durability: str, figures: Sequence[Figure
     counts = list(dict.fromkeys(figure.processes for figure in figures))
     headers = ["", *(["durability"] if operation.writes else [])]
     for processes in counts:
-        headers += [f"{processes} process{'es' if processes > 1 else ''}", "x"]
+        headers += [f"{processes} process{'es' if processes > 1 else ''}", "x", "p99"]
     rows = []
     missing: dict[str, list[str]] = {}
     for peer in dict.fromkeys(figure.peer for figure in figures):
@@ -57,11 +59,11 @@ def section_text(operation: Operation, durability: str, figures: Sequence[Figure
             continue
         row = [peer, *([mine[0].setting] if operation.writes else [])]
         for figure in mine:
-            row += [_rate_text(figure), _ratio_text(figure, figures)]
+            row += [_rate_text(figure), _ratio_text(figure, figures), _p99_text(figure)]
         rows.append(row)
     notes = [f"{', '.join(peers)}: not measured: {reason}." for reason, peers in missing.items()]
     left = 2 if operation.writes else 1
-    alignment = ["left"] * left + ["right"] * (2 * len(counts))
+    alignment = ["left"] * left + ["right"] * (3 * len(counts))
     heading = f"{operation.title}{f' ({durability})' if operation.writes else ''}"
     table = tabulate(rows, headers=headers, tablefmt="simple", disable_numparse=True, colalign=alignment)
     return "\n".join([heading, "", table, *notes])
@@ -73,6 +75,7 @@ def write_json(path: Path, machine: dict[str, Any], plan: Plan, figures: Sequenc
         "machine": machine,
         "rounds": plan.rounds,
         "seconds_s": plan.seconds_s,
+        "busy": plan.busy,
         "figures": [
             {
                 **vars(figure),
@@ -121,3 +124,7 @@ def _ratio_text(figure: Figure, figures: Sequence[Figure]) -> str:
         return ""
     ratio = _median(ratios(figure, figures))
     return _NOTHING if ratio is None else f"{ratio:.2f}"
+
+
+def _p99_text(figure: Figure) -> str:
+    return f"{statistics.median(figure.p99s_s) * 1e3:.2f}" if figure.p99s_s else _NOTHING

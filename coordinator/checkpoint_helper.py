@@ -24,8 +24,9 @@ def main(arguments: list[str]) -> int:
         checkpoint.write_checkpoint(directory, reader, version, codec.decode(raw))
     except FileNotFoundError:
         return 1  # the coordinator died, and the next one has tidied up what was begun
-    except (ShoalError, OSError) as error:
-        append_note(directory, store_files.NOTES_FILE, f"the checkpoint at version {version} failed: {error}")
+    except Exception as error:  # the end of this process, whatever it is: nobody else tells
+        kind = "" if isinstance(error, (ShoalError, OSError)) else f"{type(error).__name__}: "
+        append_note(directory, store_files.NOTES_FILE, f"the checkpoint at version {version} failed: {kind}{error}")
         return 1
     return 0
 

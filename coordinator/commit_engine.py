@@ -5,9 +5,15 @@ The order, for a group of commits that arrived together, and what a SIGKILL righ
 1. ``submit``, per commit, in the order of arrival, each seeing those before it:
    validate, decide operations, reserve memory and log, apply (invisible), append to the log (a mapped file).
    Killed: what is in the log is recovered, unanswered; its client asks again and is told.
+   A commit that finds no room has the group so far finished first (2 and 3), then memory freed, then one more try.
 2. ``finish_group``: sync (strict only).
 3. publish with one store: readers see the group. Killed: the same, readers saw only what is in the log.
 4. the caller sends the answers. A client never hears of a commit that is not in the log.
+
+Who is told of an error: until a commit is decided and has its room nothing of it exists, and what goes wrong is told to
+its client alone, whatever it is. Everything else (an error of the disk, a broken invariant, an exception out of
+``apply``, ``append``, ``sync`` or ``publish``) leaves this module and ends the coordinator: nobody knows what holds
+after it, and the next coordinator recovers what is in the log.
 
 A client that was cut off sends its last commit again with the same commit id. The last outcome of every client is
 remembered, in memory, in the log and in checkpoints, so that commit is answered, not done twice.
@@ -21,6 +27,7 @@ from typing import Any
 from shoal.coordinator.conflict_window import ConflictWindow
 from shoal.coordinator.joints import JointPlace, Joints, joint_place_of
 from shoal.coordinator.log.wal_writer import WalWriter
+from shoal.coordinator.reading import read_newest
 from shoal.coordinator.validate import Conflict, validate
 from shoal.shm import codec, commit_set, limits, operations
 from shoal.shm.clock import Clock
@@ -29,11 +36,13 @@ from shoal.shm.errors import ShoalError, StoreFullError
 from shoal.shm.outcome import Write
 from shoal.shm.reader import Found
 from shoal.shm.reclaim import Reclaimer
-from shoal.shm.writer import Plan, Writer
+from shoal.shm.writer import NOTHING_KNOWN, Plan, Writer
 
 COORDINATOR = 0  # the client id of commits the coordinator makes itself
 _NO_RESULTS: list[Any] = []
 _NO_EFFECTS = commit_set.encode_effects([])
+# Joint, nodes it knows, client id with commit id and results of each, flat writes, and these as the log has them.
+_JointDecision = tuple[operations.Joint, dict[bytes, int], list[list[Any]], FlatWrites, bytes]
 # Keys leave the indexes in one round and their memory is free after the next.
 _FREE_ROUNDS = 4
 
@@ -74,14 +83,28 @@ class CommitEngine:
             # Something it read has expired since: let the deletion happen first, then it is an ordinary conflict.
             while self.sweep_expired():
                 pass
-        if request.keys_read or request.ranges_read:
-            conflict = validate(request, self._window) or self._expired(request)
-            if conflict is not None:
-                return encode_answer(request.commit_id, CONFLICT, 0, conflict)
+        writes, effects, decided, results, nodes = request.writes, request.effects, b"", _NO_RESULTS, NOTHING_KNOWN
         try:
-            version, results = self._commit(client_id, request)
-        except (ShoalError, TypeError, ValueError) as error:
-            return encode_answer(request.commit_id, REFUSED, 0, commit_set.error_parts(error))
+            if request.keys_read or request.ranges_read:
+                conflict = validate(request, self._window) or self._expired(request)
+                if conflict is not None:
+                    return encode_answer(request.commit_id, CONFLICT, 0, conflict)
+            if request.operations:
+                nodes = {}
+                more, results = self._decide(request, nodes)
+                if not writes and not request.clears:
+                    if not more:
+                        return encode_answer(request.commit_id, COMMITTED, self.version, results)
+                    effects = _NO_EFFECTS  # replay takes what was decided; what was asked need not be kept
+                decided = codec.pack([more, results])
+                writes = writes + more
+        except Exception as error:  # nothing exists yet: whatever a request stumbles over is its client's affair alone
+            return _refusal(request, error)
+        try:
+            version = self._commit(client_id, request.commit_id, request.clears, writes, effects, decided, nodes)
+        except StoreFullError as error:
+            return _refusal(request, error)
+        self._remember(client_id, request.commit_id, version, results)
         return encode_answer(request.commit_id, COMMITTED, version, results)
 
     def submit_together(self, requests: list[tuple[int, CommitSet]]) -> list[bytes]:
@@ -133,10 +156,8 @@ class CommitEngine:
             elif expires_ms:
                 writer.expiry.add(key, expires_ms)
         if writes:
-            effects = commit_set.encode_effects(writes)
-            request = CommitSet(self.version + 1, 0, 0, [], [], writes, [], [], None, effects)
             try:
-                self._commit(COORDINATOR, request)
+                self._commit(COORDINATOR, self.version + 1, [], writes, commit_set.encode_effects(writes))
             except StoreFullError:
                 for key in writes[::3]:  # readers see them expired; reclaiming waits for room
                     writer.expiry.add(key, now_ms + limits.SWEEP_EVERY_MS)
@@ -148,14 +169,17 @@ class CommitEngine:
         for _ in range(_FREE_ROUNDS):
             while self._reclaimer.step(self._clock.monotonic_s(), urgent=True):
                 pass
-            if not self._reclaimer.waits_for_a_version():
+            if not self._reclaimer.waits_for_a_version() or not self.make_version():
                 return
-            self.make_version()
 
-    def make_version(self) -> None:
-        """An empty commit, for memory that can be freed once there is a newer version."""
-        self._commit(COORDINATOR, CommitSet(self.version + 1, 0, 0, [], [], [], [], [], None, _NO_EFFECTS))
+    def make_version(self) -> bool:
+        """An empty commit, for memory that can be freed once there is a newer version; False if the disk is full."""
+        try:
+            self._commit(COORDINATOR, self.version + 1, [], [], _NO_EFFECTS)
+        except StoreFullError:
+            return False
         self.finish_group()
+        return True
 
     def forget_client(self, client_id: int) -> None:
         """A client is gone for good: it will not ask again."""
@@ -169,26 +193,23 @@ class CommitEngine:
         now_ms = self._last_ms
         if not 0 < request.valid_until_ms <= now_ms:
             return None
-        gone = (key for key in request.keys_read if self._writer.newest(key, now_ms) is None)
+        gone = (key for key in request.keys_read if read_newest(self._writer, key, now_ms) is None)
         key = next(gone, None) or (request.keys_read or request.ranges_read[0])[0]
         return Conflict(key, request.snapshot, self.version + 1)  # at its own version it would not be there
 
-    def _commit(self, client_id: int, request: CommitSet) -> tuple[int, list[Any]]:
-        writes, effects, decided, results = request.writes, request.effects, b"", _NO_RESULTS
-        nodes: dict[bytes, int] = {}
-        if request.operations:
-            more, results = self._decide(request, nodes)
-            if not writes and not request.clears:
-                if not more:
-                    return self.version, results
-                effects = _NO_EFFECTS  # replay takes what was decided; what was asked need not be kept
-            decided = codec.pack([more, results])
-            writes = writes + more
-        plan = self._make_room(writes, request.clears, len(effects) + len(decided), nodes)
-        version = self._apply(client_id, request.commit_id, request.clears, writes, plan, effects, decided)
-        if client_id != COORDINATOR:
-            self._remember(client_id, request.commit_id, version, results)
-        return version, results
+    def _commit(
+        self,
+        client_id: int,
+        commit_id: int,
+        clears: list[tuple[bytes, bytes]],
+        writes: FlatWrites,
+        effects: bytes,
+        decided: bytes = b"",
+        nodes: dict[bytes, int] = NOTHING_KNOWN,
+    ) -> int:
+        """Do a commit that is decided; its version. StoreFullError leaves nothing of it."""
+        plan = self._make_room(writes, clears, len(effects) + len(decided), nodes)
+        return self._apply(client_id, commit_id, clears, writes, plan, effects, decided)
 
     def _apply(
         self,
@@ -200,7 +221,10 @@ class CommitEngine:
         effects: bytes,
         decided: bytes,
     ) -> int:
-        """Write a commit there is room for, to memory and to the log; its version."""
+        """Write a commit to memory and to the log; its version. StoreFullError if memory has no such piece: nothing is.
+
+        Any other exception may come after half of the commit.
+        """
         version = self.version + 1
         self._writer.apply(version, clears, writes, plan)
         if self._log is not None:
@@ -221,27 +245,37 @@ class CommitEngine:
 
     def _submit_joint(self, place: JointPlace, requests: list[tuple[int, CommitSet]]) -> list[bytes] | None:
         """One commit of the coordinator for all of ``requests``, with the outcome of each; None if there cannot be."""
-        outcomes: list[list[Any]] = []
-        known = self.remembered.get
         try:
-            joint, nodes = self._joints.take(place, self._now_ms())
-            for client_id, request in requests:
-                done = known(client_id)
-                if done is not None and done[0] == request.commit_id:
-                    return None
-                outcomes.append([client_id, request.commit_id, [joint.add(*request.operations[0][1][1:])]])
-            writes = joint.writes()
-            if not writes:
-                return None
-            decided = codec.pack([writes, _NO_RESULTS, outcomes])
-            plan = self._make_room(writes, [], len(_NO_EFFECTS) + len(decided), nodes)
-        except Exception:  # nothing is applied yet; whose fault it is shows when each is submitted alone
+            decision = self._decide_joint(place, requests)
+        except Exception:  # nothing exists yet; whose fault it is shows when each is submitted alone
             return None
-        version = self._apply(COORDINATOR, self.version + 1, [], writes, plan, _NO_EFFECTS, decided)
+        if decision is None:
+            return None
+        joint, nodes, outcomes, writes, decided = decision
+        try:
+            plan = self._make_room(writes, [], len(_NO_EFFECTS) + len(decided), nodes)
+            version = self._apply(COORDINATOR, self.version + 1, [], writes, plan, _NO_EFFECTS, decided)
+        except StoreFullError:
+            return None
         self._joints.keep(place, version, joint, nodes, zip(writes[::3], plan[0], strict=True))
         for client_id, commit_id, results in outcomes:
             self._remember(client_id, commit_id, version, results)
         return [encode_answer(commit_id, COMMITTED, version, results) for _, commit_id, results in outcomes]
+
+    def _decide_joint(self, place: JointPlace, requests: list[tuple[int, CommitSet]]) -> _JointDecision | None:
+        """What all of ``requests`` write together, and the outcome of each; None if they must be submitted alone."""
+        outcomes: list[list[Any]] = []
+        known = self.remembered.get
+        joint, nodes = self._joints.take(place, self._now_ms())
+        for client_id, request in requests:
+            done = known(client_id)
+            if done is not None and done[0] == request.commit_id:
+                return None
+            outcomes.append([client_id, request.commit_id, [joint.add(*request.operations[0][1][1:])]])
+        writes = joint.writes()
+        if not writes:
+            return None
+        return joint, nodes, outcomes, writes, codec.pack([writes, _NO_RESULTS, outcomes])
 
     def _decide(self, request: CommitSet, nodes: dict[bytes, int]) -> tuple[FlatWrites, list[Any]]:
         """What the operations of a commit set write and answer, seeing its own writes; ``nodes`` of what they read."""
@@ -252,18 +286,12 @@ class CommitEngine:
         def read(key: bytes) -> Found | None:
             write = decided.get(key) or sent.get(key)
             if write is None:
-                return self._writer.newest(key, now_ms, nodes)
+                return read_newest(self._writer, key, now_ms, nodes)
             return None if write.value is None else Found(write.value, 0, write.expires_ms)
 
         results = []
         for name, arguments in request.operations:
-            try:
-                outcome = operations.decide(read, now_ms, name, arguments)
-            except (ShoalError, TypeError, ValueError):
-                raise
-            except Exception as error:
-                # Nothing is applied yet: whatever an operation stumbles over is its client's affair alone.
-                raise ValueError(f"operation {name} failed: {type(error).__name__}: {error}") from error
+            outcome = operations.decide(read, now_ms, name, arguments)
             for write in outcome.writes:
                 if write.key in sent:
                     raise ValueError(f"the commit both writes {write.key!r} and has it decided by an operation")
@@ -276,7 +304,7 @@ class CommitEngine:
     def _make_room(
         self, writes: FlatWrites, clears: list[tuple[bytes, bytes]], body_bytes: int, nodes: dict[bytes, int]
     ) -> Plan:
-        """Have memory and log ready for a commit, or raise StoreFullError with nothing changed."""
+        """Have memory and log ready for a commit, or raise StoreFullError with nothing of it done."""
         log = self._log
         if log is not None and not log.has_room(body_bytes):
             log.reserve(body_bytes, only_deletes=not any(value is not None for value in writes[1::3]))
@@ -285,12 +313,31 @@ class CommitEngine:
         try:
             return self._writer.plan(writes, clears, nodes)
         except StoreFullError:
-            # Old snapshots and the just deleted may hold the room that is needed.
+            pass  # not for good: old snapshots and the just deleted may hold the room that is needed
+        self._finish_and_free()
+        if log is not None and not log.has_room(body_bytes):  # the versions made meanwhile are in the log, too
+            log.reserve(body_bytes, only_deletes=not any(value is not None for value in writes[1::3]))
+        return self._writer.plan(writes, clears)
+
+    def _finish_and_free(self) -> None:
+        """Between two commits of a group: finish it as far as it is, then free what can be."""
+        try:
             self.finish_group()
             self.free_more()
-            return self._writer.plan(writes, clears)
+        except StoreFullError as error:
+            # Not that of the commit that waits: its client would be told that nothing was done.
+            raise AssertionError("the room kept for finishing a group and for reclaiming is not there") from error
 
     def _now_ms(self) -> int:
         """The wall clock, never going back while this coordinator lives."""
         self._last_ms = max(self._last_ms, self._clock.now_ms())
         return self._last_ms
+
+
+def _refusal(request: CommitSet, error: Exception) -> bytes:
+    """The answer to a request that failed before anything of it was done."""
+    if isinstance(error, MemoryError):
+        error = StoreFullError("the coordinator has no memory to decide the commit with; free memory or commit less")
+    elif not isinstance(error, ShoalError) and type(error) not in (TypeError, ValueError):
+        error = ValueError(f"the commit cannot be decided: {type(error).__name__}: {error}")
+    return encode_answer(request.commit_id, REFUSED, 0, commit_set.error_parts(error))

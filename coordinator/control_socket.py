@@ -8,6 +8,7 @@ keep the descriptors they need.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import resource
 import socket
@@ -23,6 +24,11 @@ _PATIENCE_S = 5.0
 _MOST_VISITORS = 128
 # Of the descriptors the process may have: for the log and checkpoints, without which those inside would not go on.
 _KEPT_DESCRIPTORS = 48
+
+# What keeps a visitor out and says nothing about those inside.
+_NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC)
+# How a visitor leaves before it is answered, or never takes its answer.
+_GONE = (ConnectionError, BlockingIOError, TimeoutError)
 
 Admit = Callable[[handshake.Hello], handshake.Welcome]
 
@@ -52,14 +58,18 @@ class ControlSocket:
         for _ in range(_MOST_VISITORS):
             try:
                 connection, _ = self._listener.accept()
-            except OSError:  # nobody is waiting, he has left again, or there is no descriptor for him now
+            except (BlockingIOError, ConnectionError):  # nobody is waiting, or whoever was has left again
                 break
+            except OSError as error:
+                if error.errno not in _NO_ROOM:
+                    raise
+                break  # it goes on waiting until there is a descriptor for it
             if store_files.peer_uid(connection) not in (os.getuid(), 0):
                 connection.close()
                 continue
             connection.setblocking(False)
             if not self._has_room():
-                with contextlib.suppress(OSError):
+                with contextlib.suppress(*_GONE):
                     handshake.send_refusal(connection, self._no_room())
                 connection.close()
                 continue
@@ -74,7 +84,7 @@ class ControlSocket:
         return fd in self._visitors
 
     def hear(self, fd: int) -> bool:
-        """Read what a visitor says and answer; True when he is done with, either way."""
+        """Read what a visitor says and answer; True when it is done with, either way."""
         connection, heard, _ = self._visitors[fd]
         try:
             data = connection.recv(handshake.MAX_HELLO_BYTES)
@@ -82,12 +92,13 @@ class ControlSocket:
             messages = FrameBuffer().feed(bytes(heard)) if data else []
             if data and not messages and len(heard) <= handshake.MAX_HELLO_BYTES:
                 return False
-            if messages:
-                self._answer(connection, messages[0])
+            hello = handshake.decode_hello(messages[0]) if messages else None
         except BlockingIOError:
-            return False  # whoever could be heard had this descriptor before him, and was dismissed in the same turn
-        except (OSError, FrameError):
-            pass  # whoever it was is gone or no shoal: closing is the answer
+            return False  # whoever could be heard had this descriptor before it, and was dismissed in the same turn
+        except (ConnectionError, FrameError):
+            hello = None  # whoever it was is gone or no shoal: closing is the answer
+        if hello is not None:
+            self._answer(connection, hello)
         self._dismiss(fd)
         return True
 
@@ -106,22 +117,34 @@ class ControlSocket:
         for fd in list(self._visitors):
             self._dismiss(fd)
 
-    def _answer(self, connection: socket.socket, message: bytes) -> None:
-        hello = handshake.decode_hello(message)
+    def _answer(self, connection: socket.socket, hello: handshake.Hello) -> None:
         connection.setblocking(True)
         connection.settimeout(1.0)  # a few hundred bytes into an empty socket buffer
         try:
-            if not self._has_room():
-                raise self._no_room()
-            welcome = self._admit(hello)
+            welcome = self._welcome(hello)
         except ShoalError as error:
-            handshake.send_refusal(connection, error)
+            with contextlib.suppress(*_GONE):
+                handshake.send_refusal(connection, error)
             return
         try:
-            handshake.send_welcome(connection, welcome)
+            with contextlib.suppress(*_GONE):  # its pipes end with it, as those of any client
+                handshake.send_welcome(connection, welcome)
         finally:
             for fd in welcome[2:]:
                 os.close(fd)
+
+    def _welcome(self, hello: handshake.Hello) -> handshake.Welcome:
+        """Take the visitor in, or raise what it is told."""
+        if not self._has_room():
+            raise self._no_room()
+        try:
+            return self._admit(hello)
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
+            raise ConfigurationError(
+                f"the process that serves {self._path.parent} cannot take in another: {error}; attach fewer processes"
+            ) from error
 
     def _has_room(self) -> bool:
         """Whether those that are kept are free: it takes them, all at once, and lets them go."""
@@ -129,7 +152,9 @@ class ControlSocket:
         try:
             for _ in range(_KEPT_DESCRIPTORS):
                 taken.append(os.dup(self._listener.fileno()))
-        except OSError:
+        except OSError as error:
+            if error.errno not in _NO_ROOM:
+                raise
             return False
         finally:
             for fd in taken:

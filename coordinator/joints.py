@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from shoal.coordinator.reading import read_newest
 from shoal.shm import limits, operations
 from shoal.shm.commit_set import CommitSet
 from shoal.shm.reader import Found
@@ -77,7 +78,7 @@ class Joints:
             del self._kept[next(iter(self._kept))]  # the one kept the longest: a joint that is taken is kept anew
 
     def _read(self, key: bytes) -> Found | None:
-        return self._writer.newest(key, self._now_ms)
+        return read_newest(self._writer, key, self._now_ms)
 
 
 def joint_place_of(request: CommitSet) -> JointPlace | None:

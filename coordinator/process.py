@@ -3,8 +3,8 @@
 - One per store: it holds ``coordinator.lock`` as long as it lives; the kernel lets go of it at any kind of death.
 - Nothing is served before recovery has verified everything; an error until then goes to whoever started the process.
 - It ends in order on SIGINT, SIGTERM, and, unless told to stay, some time after its last client.
-- An error of the disk ends it at once, with exit code 1: what is acknowledged is in the log, and the next coordinator
-  recovers from what the disk really holds.
+- An error of the disk, or a broken invariant, ends it at once, with exit code 1 and its reason in ``coordinator.log``:
+  what is acknowledged is in the log, and the next coordinator recovers from what the disk really holds.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from typing import Any
 import filelock
 
 from shoal.coordinator.checkpointer import Checkpointer
+from shoal.coordinator.checks import Checks
 from shoal.coordinator.commit_engine import CommitEngine
 from shoal.coordinator.control_socket import ControlSocket
 from shoal.coordinator.log.wal_writer import WalWriter
@@ -35,8 +36,7 @@ from shoal.coordinator.server import Server
 from shoal.shm import child_python, codec, commit_set, limits, store_files
 from shoal.shm.clock import SystemClock
 from shoal.shm.errors import ConfigurationError, CoordinatorLostError, ShoalError
-from shoal.shm.integrity import check_segment
-from shoal.shm.layout import EPOCH_BITS, W_COORDINATOR_PID, W_GENERATION, W_PUBLISHED
+from shoal.shm.layout import EPOCH_BITS, W_COORDINATOR_PID, W_GENERATION
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment
 from shoal.shm.storage import DiskStorage, append_note
@@ -131,7 +131,7 @@ class Coordinator:
             self._epoch.generation + 1,
             linger_s,
             wake_read,
-            self._check,
+            Checks(self._writer, self._reclaimer),
         )
         self._reclaimer.pinned = self._server.pinned
         self._syncing = threading.Event()
@@ -159,6 +159,10 @@ class Coordinator:
         ready()
         try:
             self._server.serve(control)
+        except BaseException:
+            text = f"process {os.getpid()} ended while it served: {traceback.format_exc()}"
+            append_note(self._directory, store_files.NOTES_FILE, text)
+            raise
         finally:
             control.close()
             if self._checkpointer is not None:
@@ -174,9 +178,6 @@ class Coordinator:
 
     def _remembered(self) -> list[list[Any]]:
         return [[client, *outcome] for client, outcome in self._engine.remembered.items()]
-
-    def _check(self) -> list[str]:
-        return check_segment(self._segment, self._segment.words[W_PUBLISHED], self._writer)
 
     def _start_syncing(self) -> None:
         """Have a thread sync; OSError if there is none for it.
@@ -231,27 +232,32 @@ def main(arguments: list[str] | None = None) -> int:
         return 1
     except OSError as error:
         report.failed(ConfigurationError(f"{options.path} cannot be served: {error}"))
-        append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {error}")
+        if not report.is_ready:
+            append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {error}")
         return 1
     except MemoryError:
-        report.failed(ConfigurationError(f"{options.path} cannot be served: {_NO_MEMORY}"))
-        append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {_NO_MEMORY}")
+        if not report.is_ready:
+            report.failed(ConfigurationError(f"{options.path} cannot be served: {_NO_MEMORY}"))
+            append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {_NO_MEMORY}")
         return 1
     except BaseException as error:
-        told = f"the coordinator of {options.path} could not start: {type(error).__name__}: {error}"
-        report.failed(CoordinatorLostError(f"{told}; {store_files.NOTES_FILE} there has the whole traceback"))
-        append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {traceback.format_exc()}")
+        if not report.is_ready:
+            told = f"the coordinator of {options.path} could not start: {type(error).__name__}: {error}"
+            report.failed(CoordinatorLostError(f"{told}; {store_files.NOTES_FILE} there has the whole traceback"))
+            append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {traceback.format_exc()}")
         raise
     return 0
 
 
 class _Report:
-    """Tells whoever started this process, if he is still there, how the start went."""
+    """Tells whoever started this process, if it is still there, how the start went."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
+        self.is_ready = False
 
     def ready(self) -> None:
+        self.is_ready = True
         self._say([])
 
     def failed(self, error: ShoalError) -> None:

@@ -10,21 +10,22 @@ from __future__ import annotations
 import os
 import select
 import time
-from collections.abc import Callable
 
 from shoal.coordinator.checkpointer import Checkpointer
+from shoal.coordinator.checks import Checks
 from shoal.coordinator.clients import Client, welcome_client
 from shoal.coordinator.commit_engine import CommitEngine
 from shoal.coordinator.conflict_window import ConflictWindow
 from shoal.coordinator.control_socket import ControlSocket
 from shoal.coordinator.gathering import Gathering
 from shoal.shm import handshake, limits
-from shoal.shm.commit_set import ANSWERED, CommitSet, decode_request, encode_answer
+from shoal.shm.commit_set import ANSWERED, CommitSet, decode_request, encode_answer, no_memory_answer
 from shoal.shm.errors import ConfigurationError
 from shoal.shm.frames import FrameError
 from shoal.shm.layout import W_CLIENTS, W_HORIZON
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.store_files import StoreMeta
+from shoal.shm.waiting import Lookout
 from shoal.shm.writer import Writer
 
 _PROCESSORS = os.cpu_count() or 1
@@ -57,7 +58,7 @@ class Server:
         generation: int,
         linger_s: float | None,
         wake_fd: int,
-        check: Callable[[], list[str]],
+        checks: Checks,
     ) -> None:
         self._engine = engine
         self._writer = writer
@@ -69,7 +70,7 @@ class Server:
         self._linger_s = linger_s
         self._wake_fd = wake_fd
         self._gathering = Gathering() if meta.durability == "strict" else None
-        self._check = check
+        self._checks = checks
         self._clients: dict[int, Client] = {}  # by request descriptor
         self._answer_fds: dict[int, Client] = {}  # of those with a backlog
         self._epoll = select.epoll()
@@ -77,7 +78,8 @@ class Server:
         self._had_clients = False
         self._alone_since = time.monotonic()
         self._maintained_at = 0.0
-        self._spin_until_s = 0.0
+        self._look_until_s = 0.0
+        self._lookout = Lookout()
         self._busy = False  # reclaiming has more that it could do at once
         self.stopping = False
 
@@ -157,7 +159,7 @@ class Server:
             gathering.finished(now_s - finishing_s)
         if answers:
             crowded = len(self._clients) > _PROCESSORS
-            self._spin_until_s = now_s + (limits.CROWDED_REQUEST_SPIN_S if crowded else limits.REQUEST_SPIN_S)
+            self._look_until_s = now_s + (limits.CROWDED_REQUEST_SPIN_S if crowded else limits.REQUEST_SPIN_S)
         if self._busy or self._reclaimer.due():
             self._busy = self._reclaimer.step(now_s)
             self._forget()
@@ -166,26 +168,29 @@ class Server:
             self._maintain(now_s)
 
     def _gather(self, gathering: Gathering, group: _Group) -> None:
-        """Take in those of the next group who are about to come, offering them the processor meanwhile."""
+        """Wait for clients that are about to commit, and take in every client that comes meanwhile."""
         expected = gathering.begin(group.asking)
         until_s = time.monotonic() + gathering.patience_s
-        while expected and time.monotonic() < until_s:
-            os.sched_yield()
-            for fd, _ in self._epoll.poll(0):
-                client = self._clients.get(fd)
-                if client in expected:
-                    expected.remove(client)
-                    self._read(client, group)
+        while expected and (left_s := until_s - time.monotonic()) > 0:
+            came = [self._clients.get(fd) for fd, _ in self._lookout.look(self._epoll.poll, left_s)]
+            fresh = [client for client in came if client is not None and client not in group.asking]
+            if not fresh:  # the time is over, the machine is busy, or something else waits for this turn's end
+                break
+            for client in fresh:
+                expected.discard(client)
+                self._read(client, group)
         gathering.end(group.asking, expected)
 
     def _wait(self) -> list[tuple[int, int]]:
-        """Wait for something to happen; after a request look out for the next before going to sleep.
+        """Wait for something to happen; after a request look for the next one before sleeping.
 
-        Without offering the processor to others meanwhile: those who wait for answers do, and would take it.
+        With a processor left for a client, the first looks do not offer this one: the client needs no more than that.
         """
         poll = self._epoll.poll
-        while time.monotonic() < self._spin_until_s:
-            events = poll(0)
+        look_s = self._look_until_s - time.monotonic()
+        if look_s > 0:
+            keep_s = 0.0 if len(self._clients) >= _PROCESSORS else limits.KEEP_PROCESSOR_S
+            events = self._lookout.look(poll, look_s, keep_s)
             if events:
                 return events
         return poll(self._wait_s())
@@ -206,32 +211,44 @@ class Server:
             if all(other.client_id != client.client_id for other in self._clients.values()):
                 self._engine.forget_client(client.client_id)
             return
-        messages = []
+        requests: list[CommitSet] = []
+        messages: list[bytes] = []
+        speaks = True
         try:
-            whole = client.buffer.feed(data)
-            for message in whole:
-                request = decode_request(message)
-                if request.question is not None:
-                    messages.append(self._answer_question(request))
-                elif len(whole) == 1:
-                    group.requests.append((client.client_id, request))
-                    group.asking.append(client)
-                else:
-                    messages.append(self._engine.submit(client.client_id, request))
-        except FrameError:
-            # What it sent whole before the nonsense stands; the client itself is shown out.
-            self._drop(client)
+            for message in client.buffer.feed(data):
+                try:
+                    requests.append(decode_request(message))
+                except MemoryError:
+                    messages.append(no_memory_answer(message))
+        except (FrameError, MemoryError):
+            # Nonsense, or a message there is no memory to put together. What came whole before it stands; the client
+            # itself is shown out.
+            speaks = False
+        if speaks and not messages and len(requests) == 1 and requests[0].question is None:
+            group.requests.append((client.client_id, requests[0]))
+            group.asking.append(client)
             return
-        if messages:
+        for request in requests:
+            if request.question is None:
+                messages.append(self._engine.submit(client.client_id, request))
+            elif speaks:
+                answer = self._answer_question(client, request)
+                speaks = answer is not None
+                messages.append(answer or b"")
+        if not speaks:
+            self._drop(client)
+        elif messages:
             group.answers.append((client, b"".join(messages)))
 
-    def _answer_question(self, request: CommitSet) -> bytes:
+    def _answer_question(self, client: Client, request: CommitSet) -> bytes | None:
+        """The answer to a question; None if there is no such question."""
         assert request.question is not None
-        name, _ = request.question
-        if name == "check":
-            self._engine.finish_group()
-            return encode_answer(request.commit_id, ANSWERED, 0, self._check())
-        raise FrameError(f"an unknown question {name!r}")
+        name, arguments = request.question
+        if name != "check":
+            return None
+        self._engine.finish_group()
+        answer = self._checks.answer(client, arguments, self._engine.published, time.monotonic())
+        return None if answer is None else encode_answer(request.commit_id, ANSWERED, 0, answer)
 
     def _send(self, client: Client, data: bytes) -> None:
         if not client.send(data):
@@ -262,6 +279,7 @@ class Server:
         if self._answer_fds.pop(client.answer_fd, None) is not None:
             self._epoll.unregister(client.answer_fd)
         client.close()
+        self._checks.forget(client)
         if self._gathering is not None:
             self._gathering.forget(client)
         self._writer.segment.words[W_CLIENTS] = len(self._clients)
@@ -285,10 +303,10 @@ class Server:
         if self._engine.sweep_expired():
             self._maintained_at = 0.0  # more has expired: come back next turn
         self._engine.finish_group()
+        self._checks.tidy()
         if self._reclaimer.idle_work():
             self._busy = self._reclaimer.step(now_s)
-            if self._reclaimer.waits_for_a_version():
-                self._engine.make_version()
+            if self._reclaimer.waits_for_a_version() and self._engine.make_version():
                 self._busy = True  # the next turn frees a slice
         self._forget()
         heap = self._writer.heap

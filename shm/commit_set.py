@@ -32,7 +32,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from shoal.shm import codec, errors
-from shoal.shm.errors import ShoalError
+from shoal.shm.errors import ShoalError, StoreFullError
 from shoal.shm.frames import FrameError
 from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MAX_INTEGER, MIB, MIN_INTEGER
 from shoal.shm.operations import OPERATIONS
@@ -194,6 +194,13 @@ def encode_answer(commit_id: int, status: int, version: int = 0, details: Any = 
     """An answer, framed."""
     body = codec.pack(details) if details or status != COMMITTED else b""
     return _FRAMED_ANSWER.pack(_ANSWER.size + len(body), commit_id, status, version) + body
+
+
+def no_memory_answer(message: bytes) -> bytes:
+    """The answer to a request that there is no memory to decode."""
+    (commit_id,) = struct.unpack_from("<Q", message)
+    error = StoreFullError("the coordinator has no memory to decode the commit; free memory or commit less at a time")
+    return encode_answer(commit_id, REFUSED, 0, error_parts(error))
 
 
 def decode_answer(message: bytes) -> tuple[int, int, int, Any]:

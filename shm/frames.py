@@ -5,9 +5,9 @@ from __future__ import annotations
 import os
 import select
 import struct
-import time
 
 from shoal.shm.limits import KIB, MAX_COMMIT_BYTES, MIB
+from shoal.shm.waiting import Lookout
 
 _LENGTH = struct.Struct("<I")
 LENGTH_BYTES = _LENGTH.size
@@ -78,25 +78,16 @@ def write_all(fd: int, data: bytes) -> None:
         written += os.write(fd, memoryview(data)[written:])
 
 
-def wait_readable(poller: select.poll, spin_s: float) -> None:
-    """Return when the descriptor in ``poller`` can be read; look for ``spin_s`` before going to sleep.
+def read_message(
+    fd: int, poller: select.poll, buffer: FrameBuffer, ready: list[bytes], lookout: Lookout, look_s: float
+) -> bytes:
+    """The next message of a descriptor that ``poller`` watches. EOFError at its end.
 
-    A process that sleeps on an idle processor is woken by an interrupt: on a virtual machine that took 40 us each way,
-    a look 1 us. Before each look the processor is offered to whoever wants it, so a busy machine loses nothing.
+    Looks for ``look_s`` seconds, then sleeps.
     """
-    look, offer, now_s = poller.poll, os.sched_yield, time.perf_counter
-    until_s = now_s() + spin_s
-    while now_s() < until_s:
-        offer()
-        if look(0):
-            return
-    look()
-
-
-def read_message(fd: int, poller: select.poll, buffer: FrameBuffer, ready: list[bytes], spin_s: float) -> bytes:
-    """The next message from a descriptor that ``poller`` watches, looked out for first; EOFError at its end."""
     while not ready:
-        wait_readable(poller, spin_s)
+        if not lookout.look(poller.poll, look_s):
+            poller.poll()
         data = os.read(fd, buffer.wanted_bytes())
         if not data:
             raise EOFError

@@ -120,6 +120,14 @@ class HashIndex:
         """Every bucket in use and how many of its words are taken (for the integrity walk)."""
         return dict(self._fill)
 
+    def miscounted(self, bucket: int) -> bool:
+        """Whether what is in a bucket is not what was counted; False for one that is not in use any more."""
+        if bucket not in self._fill:
+            return False
+        entries = self._words[bucket : bucket + BUCKET_ENTRIES].tolist()
+        fill = BUCKET_ENTRIES - entries.count(0)
+        return (fill, fill - entries.count(REMOVED)) != (self._fill[bucket], self._live[bucket])
+
     def _new_bucket(self, depth: int, entries: list[tuple[int, int]]) -> int:
         """A bucket with ``entries``, each with the digest of its key before it."""
         bucket = self._heap.allocate_index(BUCKET_WORDS)

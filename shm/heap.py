@@ -10,6 +10,9 @@
 
 from __future__ import annotations
 
+from array import array
+from typing import Any
+
 from shoal.shm import layout, limits
 from shoal.shm.errors import StoreFullError
 from shoal.shm.extents import Extents
@@ -52,6 +55,8 @@ class Heap:
         self._current_block = [-1] * (2 * len(CLASS_WORDS))
         self._partial: list[set[int]] = [set() for _ in range(2 * len(CLASS_WORDS))]
         self.used_words = 0
+        # Every reference handed out since a check began, while one is under way: what it need not find reachable.
+        self.allocated: array[int] | None = None
 
     @property
     def free_blocks(self) -> int:
@@ -77,6 +82,8 @@ class Heap:
         if not free:
             free = self._next_block(size_class)
         self.used_words += CLASS_WORDS[size_class]
+        if self.allocated is not None:
+            self.allocated.append(free[-1])
         return free.pop()
 
     def allocate_index(self, words: int) -> int:
@@ -87,6 +94,8 @@ class Heap:
         pool = size_class + len(CLASS_WORDS)
         free = self._current[pool] or self._next_block(pool)
         self.used_words += CLASS_WORDS[size_class]
+        if self.allocated is not None:
+            self.allocated.append(free[-1])
         return free.pop()
 
     def free(self, reference: int) -> None:
@@ -127,6 +136,30 @@ class Heap:
             return False
         offset = reference - block * BLOCK_WORDS
         return offset % CLASS_WORDS[pool % len(CLASS_WORDS)] == 0 and reference not in self._free_in_block[block]
+
+    def blocks_from(self, block: int, most: int, most_looked_at: int) -> tuple[int, list[Any]]:
+        """Up to ``most`` blocks in use from ``block`` on, for a check, and the block to go on with, 0 at the end.
+
+        Flat, of each: number, words of a record, where in it free ones begin (words, 2 bytes each). Of a run: number,
+        minus its blocks, nothing.
+        """
+        found: list[Any] = []
+        end = self.first_block + self.block_count
+        block = max(block, self.first_block)
+        last = min(end, block + most_looked_at)
+        while block < last and len(found) < 3 * most:
+            pool, blocks = self._pool_of_block.get(block), self._large.get(block)
+            if pool is not None:
+                first = block * BLOCK_WORDS
+                # What is not in the block, a check cannot but find: no record begins behind its end.
+                free = [
+                    r - first if first <= r < first + BLOCK_WORDS else BLOCK_WORDS for r in self._free_in_block[block]
+                ]
+                found += (block, CLASS_WORDS[pool % len(CLASS_WORDS)], array("H", free).tobytes())
+            elif blocks is not None:
+                found += (block, -blocks, b"")
+            block += blocks or 1
+        return (block if block < end else 0), found
 
     def make_ready(self, blocks: int, keep_blocks: int) -> bool:
         """Have ``blocks`` free blocks backed by memory, with ``keep_blocks`` left over; False if there are not."""
@@ -183,6 +216,8 @@ class Heap:
         block = self._take_blocks(blocks)
         self._large[block] = blocks
         self.used_words += blocks * BLOCK_WORDS
+        if self.allocated is not None:
+            self.allocated.append(block * BLOCK_WORDS)
         return block * BLOCK_WORDS
 
     def _take_blocks(self, blocks: int) -> int:

@@ -1,71 +1,152 @@
 """The walk behind ``check()``: everything reachable in a segment, and everything allocated, compared.
 
-Run by the coordinator between two groups of commits, when nothing changes. Every breach is one line; an empty list
-means that both indexes hold the same keys in order, every chain of versions falls, every reference points at a record
-in use, no record is used twice, and what the allocator says is in use is reachable or waiting to be reclaimed.
+The process that asks walks its own mapping of the segment at a version, while commits go on. From the coordinator it
+has what only that knows (``check_state``), in slices. Every breach is one line. An empty list means that both indexes
+hold the same keys in order, every chain of versions falls, every reference points at a record in use, no record is used
+twice, and what the allocator says is in use is reachable or waiting to be reclaimed.
+
+Why commits do no harm: nothing is freed meanwhile, and no key leaves the indexes. So, with what is newer than the
+version passed over, the walk meets what was reachable when the check began. Everything else in use waits to be
+reclaimed, or was allocated since, and the coordinator has a list of either. If it had to give the check up, the horizon
+may have moved, an answer is empty, and nothing that was found is believed: SnapshotExpiredError.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+from array import array
+from collections.abc import Callable, Iterator
+from typing import Any
 
-from shoal.shm import layout
+from xxhash import xxh3_64_intdigest
+
+from shoal.shm import allocation_map, check_state, layout
+from shoal.shm.allocation_map import FRESH, HISTORY, IN_USE, MET, MET_AT_VERSION, AllocationMap
+from shoal.shm.check_state import CheckState
+from shoal.shm.errors import SnapshotExpiredError
 from shoal.shm.hash_index import node_key
 from shoal.shm.layout import (
+    BUCKET_MASK,
+    DIRECTORY_WORD,
     EXPIRES,
     LENGTH_MASK,
+    NODE_HEADER_WORDS,
     REMOVED,
     TOMBSTONE,
+    W_CLEARS,
     W_HASH_MASK,
+    W_HASH_SEED,
     W_HORIZON,
-    W_KEYS,
     W_ORDER_ROOT,
 )
 from shoal.shm.limits import BRANCH_ENTRIES, BUCKET_ENTRIES, LEAF_ENTRIES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES
 from shoal.shm.segment import Segment
 from shoal.shm.writer import Writer
 
+_MOST_ENTRIES = 1 << 20  # of the root, and of the clears table
+_MOST_NAMED = 5  # references named in one line
+
+# The answer to a part of the check from a position on; empty if the check was given up.
+Ask = Callable[[str, int], list[Any]]
+
 
 def check_segment(segment: Segment, published: int, writer: Writer) -> list[str]:
-    """All problems found; empty if the segment is sound."""
-    return _Walk(segment, published, writer).run()
+    """All problems found by the process that writes, between two groups of commits; empty if the segment is sound."""
+    heap, noted = writer.heap, writer.heap.allocated
+    heap.allocated = array("Q")
+    try:
+        state = CheckState(writer, published)
+        return SegmentCheck(segment, lambda part, position: state.answer(part, position, published) or []).run()
+    finally:
+        heap.allocated = noted
 
 
-class _Walk:
-    def __init__(self, segment: Segment, published: int, writer: Writer) -> None:
+class SegmentCheck:
+    """One check of an attached segment. ``ask`` is how the coordinator is asked for its part."""
+
+    def __init__(self, segment: Segment, ask: Ask) -> None:
         self._segment = segment
         self._words = segment.words
-        self._published = published
-        self._writer = writer
-        self._used: Counter[int] = Counter()  # references met, and how often
+        self._ask = ask
+        self._map = AllocationMap()
         self._problems: list[str] = []
+        self._version = self._horizon = 0
+        self._nodes: set[int] = set()  # of the ordered index
+        self._live = 0
+        self._newest: tuple[int, bytes] = (0, b"")  # version of a record, and its key
+        # Met and not in use when the coordinator was asked: they must have been allocated since.
+        self._unknown: list[tuple[int, str]] = []
+        # Keys that were written again and have a tombstone at the check's version: node, tombstone, records below.
+        self._reborn: list[tuple[int, list[int]]] = []
 
-    def run(self) -> list[str]:
-        ordered = self._ordered_nodes()
-        hashed = self._hashed_nodes()
-        for node in ordered.keys() - hashed.keys():
-            self._say(f"key {ordered[node]!r} is in the ordered index and not in the hash index")
-        for node in hashed.keys() - ordered.keys():
-            self._say(f"key {hashed[node]!r} is in the hash index and not in the ordered index")
-        live = sum(self._check_chain(node, key) for node, key in ordered.items())
+    def run(self, insist: bool = False) -> list[str]:
+        """All problems found. Raises SnapshotExpiredError if the check was given up for want of room."""
+        begun = self._asked(check_state.BEGIN, int(insist))
+        self._version, self._horizon, keys, used_words, waiting_before, problems = begun
+        self._problems += problems
+        for (blocks,) in self._slices(check_state.BLOCKS):
+            for i in range(0, len(blocks), 3):
+                self._map.add(*blocks[i : i + 3])
+        buckets: set[int] = set()
+        for part, problems in self._slices(check_state.BUCKETS):
+            buckets.update(array("Q", part))
+            self._problems += problems
+        for (problems,) in self._slices(check_state.BRANCHES):
+            self._problems += problems
+        self._walk_order()
+        self._walk_hash(buckets)
+        self._walk_clears()
+        waiting = array("Q")
+        for part, problems in self._slices(check_state.WAITING):
+            waiting.frombytes(part)
+            self._problems += problems
+        fresh: set[int] = set()
+        for (part,) in self._slices(check_state.ALLOCATED):
+            fresh.update(array("Q", part))
+        self._compare(waiting, waiting_before, fresh, used_words)
         # Keys of a cleared range count until they are swept; expired ones until they are deleted.
-        if live != self._words[W_KEYS]:
-            self._say(f"the header counts {self._words[W_KEYS]} live keys, the walk found {live}")
-        self._check_memory()
-        return self._problems
+        if self._live != keys:
+            self._say(f"the header counts {keys} live keys, the walk found {self._live}")
+        (newest,) = self._asked(check_state.END, 0)  # an answer says that all until now was worth believing
+        if self._newest[0] > newest:
+            self._say(f"key {self._newest[1]!r} has version {self._newest[0]}, the newest there is is {newest}")
+        return self._map.problems + self._problems
+
+    def _asked(self, part: str, position: int) -> list[Any]:
+        answer = self._ask(part, position)
+        if not answer:
+            raise SnapshotExpiredError(self._version, self._words[W_HORIZON])
+        return answer
+
+    def _slices(self, part: str) -> Iterator[list[Any]]:
+        position = 0
+        while True:
+            position, *answer = self._asked(part, position)
+            yield answer
+            if not position:
+                return
+
+    def _verify(self) -> None:
+        horizon = self._words[W_HORIZON]
+        if horizon > self._horizon:
+            raise SnapshotExpiredError(self._version, horizon)
 
     def _say(self, problem: str) -> None:
         self._problems.append(problem)
 
-    def _in_heap(self, reference: int, what: str) -> bool:
-        if not self._writer.heap.is_allocated(reference):
-            self._say(f"{what} points at {reference}, which is no record in use")
-            return False
-        self._used[reference] += 1
+    def _meet(self, reference: int, what: str, state: int = MET) -> bool:
+        """Note a piece that is reachable; False if there can be none."""
+        before = self._map.get(reference)
+        if before == IN_USE:
+            self._map.set(reference, state)
+        elif before == allocation_map.FREE:
+            self._unknown.append((reference, what))
+            return 0 < reference < len(self._words) - NODE_HEADER_WORDS
+        else:
+            self._say(f"record {reference} is in use twice, the second time {what} points at it")
         return True
 
     def _index_node(self, reference: int, most: int, what: str) -> list[int]:
-        if not self._in_heap(reference, what):
+        if not self._meet(reference, what):
             return []
         count = self._words[reference]
         if not 0 < count <= most:
@@ -74,84 +155,169 @@ class _Walk:
         entries: list[int] = self._words[reference + 1 : reference + 1 + count].tolist()
         return entries
 
-    def _node_key(self, node: int, what: str) -> bytes | None:
-        if not self._in_heap(node, what):
+    def _key(self, node: int, what: str) -> bytes | None:
+        if not 0 < node < len(self._words) - NODE_HEADER_WORDS:
+            self._say(f"{what} points at {node}, which is no record in use")
             return None
         if self._words[node + 1] > MAX_ENGINE_KEY_BYTES:
             self._say(f"{what} points at {node}, whose key has {self._words[node + 1]} bytes")
             return None
         return node_key(self._segment, node)
 
-    def _ordered_nodes(self) -> dict[int, bytes]:
-        nodes: dict[int, bytes] = {}
+    def _walk_order(self) -> None:
         previous = b""
         root = self._words[W_ORDER_ROOT]
-        for branch in self._index_node(root, 1 << 20, "the root") if root else []:
+        for branch in self._index_node(root, _MOST_ENTRIES, "the root") if root else []:
             for leaf in self._index_node(branch, BRANCH_ENTRIES, "a branch"):
                 for node in self._index_node(leaf, LEAF_ENTRIES, "a leaf"):
-                    key = self._node_key(node, "a leaf")
+                    key = self._key(node, "a leaf")
                     if key is None:
                         continue
                     if key <= previous:
                         self._say(f"key {key!r} stands after {previous!r} in the ordered index")
-                    nodes[node] = previous = key
-        return nodes
+                    previous = key
+                    self._nodes.add(node)
+                    self._walk_key(node, key)
+                self._verify()
 
-    def _hashed_nodes(self) -> dict[int, bytes]:
-        words = self._words
-        entries = words[W_HASH_MASK] + 1
-        directory = words[layout.DIRECTORY_WORD : layout.DIRECTORY_WORD + entries].tolist()
-        known = self._writer.hash_index.buckets()
-        nodes: dict[int, bytes] = {}
-        for bucket in set(directory):
-            if bucket not in known or not self._in_heap(bucket, "the hash directory"):
-                self._say(f"the hash directory names bucket {bucket}, which is not one")
-                continue
-            for node in words[bucket : bucket + BUCKET_ENTRIES].tolist():
-                if node > REMOVED:
-                    if not self._writer.heap.is_allocated(node):
-                        self._say(f"bucket {bucket} points at {node}, which is no record in use")
-                        continue
-                    nodes[node] = key = node_key(self._segment, node)
-                    if self._writer.hash_index.find(key) != node:
-                        self._say(f"key {key!r} in bucket {bucket} is not found by its hash")
-        return nodes
+    def _walk_key(self, node: int, key: bytes) -> None:
+        """A key of the ordered index: its node, its versions, and that the hash index has it."""
+        is_old = self._walk_chain(node, key)
+        self._meet(node, f"the leaf with key {key!r}", MET_AT_VERSION if is_old else MET)
+        if self._find(key) != node:
+            self._say(f"key {key!r} is in the ordered index and not in the hash index")
 
-    def _check_chain(self, node: int, key: bytes) -> bool:
-        """Check a key's versions down to the horizon; whether its newest is live."""
-        words = self._words
-        record = words[node]
-        horizon = words[W_HORIZON]
+    def _walk_chain(self, node: int, key: bytes) -> bool:
+        """Check a key's versions down to the horizon; whether it has one at the version of the check or below."""
+        words, record = self._words, self._words[node]
+        seen: list[int] = []  # at the version of the check, and below
+        above, newer = 1 << 64, False
         if not record:
             self._say(f"key {key!r} has no version")
-            return False
-        newest, above = record, self._published + 1
         while record:
-            if not self._writer.is_beside(node, record) and not self._in_heap(record, f"key {key!r}"):
-                return False
-            version, meta = words[record], words[record + 2]
+            if record >= len(words) - layout.RECORD_HEADER_WORDS:
+                self._unknown.append((record, f"key {key!r}"))
+                break
+            version, previous, meta = words[record : record + layout.RECORD_HEADER_WORDS].tolist()
             if version >= above:
                 self._say(f"key {key!r} has version {version} below {above}")
-            length = meta & LENGTH_MASK
-            if length > MAX_ENCODED_VALUE_BYTES or meta & ~(LENGTH_MASK | TOMBSTONE | EXPIRES):
+                break
+            if meta & LENGTH_MASK > MAX_ENCODED_VALUE_BYTES or meta & ~(LENGTH_MASK | TOMBSTONE | EXPIRES):
                 self._say(f"key {key!r} at version {version} has impossible length or flags {meta:#x}")
-            if version <= horizon:
-                break  # nobody looks further down, and what is there may be reused
-            above, record = version, words[record + 1]
-        return not words[newest + 2] & TOMBSTONE
+            if version > self._version:
+                newer = True
+                if version > self._newest[0]:
+                    self._newest = (version, key)
+            else:
+                seen.append(record)
+            if version <= self._horizon:
+                # Nobody looks further down, and what is there may be reused. But if the key was written again since, a
+                # tombstone may have been put between (``Writer._bury``): then its record is the one below.
+                if newer and len(seen) == 1 and meta & TOMBSTONE and previous:
+                    seen.append(previous)
+                break
+            above, record = version, previous
+        if newer and seen and words[seen[0] + 2] & TOMBSTONE:
+            self._reborn.append((node, seen))
+        elif seen:
+            self._note_records(node, key, seen)
+        return bool(seen)
 
-    def _check_memory(self) -> None:
-        writer = self._writer
-        for reference in writer.clears_table.references():
-            self._in_heap(reference, "the clears table")
-        # A record above the horizon may be both in a chain and waiting; below it only waiting.
-        for _, reference, _ in writer.garbage:
-            if not writer.heap.is_allocated(reference):
+    def _note_records(self, node: int, key: bytes, records: list[int]) -> None:
+        """A key's records from the newest at the version of the check down to the horizon."""
+        self._live += not self._words[records[0] + 2] & TOMBSTONE
+        state = MET_AT_VERSION
+        for record in records:
+            if not self._is_beside(node, record):
+                self._meet(record, f"key {key!r}", state)
+            if self._words[record] <= self._horizon:
+                break
+            state = HISTORY
+
+    def _is_beside(self, node: int, record: int) -> bool:
+        node_words = NODE_HEADER_WORDS + layout.words_for(self._words[node + 1])
+        return record - node == node_words and self._map.size_of(node) > node_words
+
+    def _find(self, key: bytes) -> int:
+        """The key node of ``key`` by the hash index, 0 if it is not found."""
+        words = self._words
+        digest = xxh3_64_intdigest(key, words[W_HASH_SEED])
+        bucket = words[DIRECTORY_WORD + (digest & words[W_HASH_MASK])]
+        if bucket >= len(words) - BUCKET_ENTRIES:
+            return 0
+        i = (digest >> 32) & BUCKET_MASK
+        for _ in range(BUCKET_ENTRIES):
+            node: int = words[bucket + i]
+            if not node:
+                return 0
+            if REMOVED < node < len(words) - NODE_HEADER_WORDS and node_key(self._segment, node) == key:
+                return node
+            i = (i + 1) & BUCKET_MASK
+        return 0
+
+    def _walk_hash(self, known: set[int]) -> None:
+        words = self._words
+        entries = words[W_HASH_MASK] + 1
+        directory = set(words[DIRECTORY_WORD : DIRECTORY_WORD + entries].tolist())
+        for bucket in directory:
+            if bucket in known:
+                self._meet(bucket, "the hash directory")
+            else:
+                self._unknown.append((bucket, "the hash directory"))
+                if bucket >= len(words) - BUCKET_ENTRIES:
+                    continue
+            for node in words[bucket : bucket + BUCKET_ENTRIES].tolist():
+                if node > REMOVED and node not in self._nodes:
+                    key = self._key(node, f"bucket {bucket}")
+                    if key is None:
+                        continue
+                    if self._map.get(node) == allocation_map.FREE:
+                        self._unknown.append((node, f"bucket {bucket}"))
+                    elif self._walk_chain(node, key):
+                        self._say(f"key {key!r} is in the hash index and not in the ordered index")
+            self._verify()
+
+    def _walk_clears(self) -> None:
+        table = self._words[W_CLEARS]
+        rows = self._index_node(table, _MOST_ENTRIES, "the clears table") if table else []
+        for i in range(0, len(rows), 3):
+            for bound in rows[i : i + 2]:
+                if self._meet(bound, "the clears table"):
+                    self._key(bound, "the clears table")
+        self._verify()
+
+    def _compare(self, waiting: array[int], waiting_before: int, fresh: set[int], used_words: int) -> None:
+        """What was met, what waits, and what was allocated since: together all that is in use, each once."""
+        of = self._map
+        for node, records in self._reborn:
+            if records[0] in fresh and records[1:]:  # made by the commit that wrote the key again
+                records = records[1:]
+            self._note_records(node, node_key(self._segment, node), records)
+        for reference, what in self._unknown:
+            if reference not in fresh:
+                self._say(f"{what} points at {reference}, which is no record in use")
+        seen: set[int] = set()
+        for i, reference in enumerate(waiting):
+            state = of.get(reference)
+            if reference in seen:
+                self._say(f"record {reference} waits to be reclaimed twice")
+            elif state == allocation_map.FREE and reference not in fresh:
                 self._say(f"record {reference} waits to be reclaimed and is no record in use")
-        waiting = Counter(reference for _, reference, _ in writer.garbage)
-        for reference, times in (self._used | waiting).items():
-            if self._used[reference] > 1 or waiting[reference] > 1:
-                self._say(f"record {reference} is in use {times} times")
-        used_words = sum(writer.heap.size_of(reference) for reference in self._used | waiting)
-        if used_words != writer.heap.used_words:
-            self._say(f"{writer.heap.used_words} words are allocated, {used_words} are reachable or waiting")
+            elif i < waiting_before and state in (MET, MET_AT_VERSION):
+                self._say(f"record {reference} waits to be reclaimed and is reachable")
+            elif state in (IN_USE, HISTORY):
+                of.set(reference, allocation_map.WAITING)
+            seen.add(reference)
+        for reference in fresh:
+            state = of.get(reference)
+            if state == MET_AT_VERSION:
+                self._say(f"record {reference} is in use at version {self._version} and was allocated again")
+            elif state != allocation_map.FREE:
+                of.set(reference, FRESH)
+        lost = of.references(IN_USE) + of.references(HISTORY)
+        if lost:
+            words, named = sum(map(of.size_of, lost)), ", ".join(map(str, lost[:_MOST_NAMED]))
+            self._say(f"{words} words are allocated and neither reachable nor waiting: {len(lost)} records, as {named}")
+        found_words = of.words_but(allocation_map.FREE, FRESH)
+        if found_words != used_words:
+            self._say(f"{used_words} words are counted as allocated, {found_words} are")

@@ -57,6 +57,15 @@ CHECKPOINT_LOG_FILES = 32  # likewise, whatever is in them
 CHECKPOINT_BLOCK_BYTES = 256 * KIB
 SYNC_EVERY_MS = 100  # buffered: how much a power cut may take
 
+# --- check ----------------------------------------------------------------------------------------------------------
+# What the coordinator tells a check in one answer, between two groups of commits: 1 ms at most on an idle processor.
+CHECK_BLOCKS = 16
+CHECK_BLOCKS_LOOKED_AT = 10_000  # blocks in use may be few among many
+CHECK_BUCKETS = 32
+CHECK_REFERENCES = 4_096
+MAX_CHECKS = 32  # under way at a time, in all processes; beyond it the oldest begins again
+MAX_CHECK_ALLOCATIONS = 1 << 23  # noted for checks (64 MiB); then all begin again
+
 # --- processes ------------------------------------------------------------------------------------------------------
 OPEN_TIMEOUT_S = 10.0
 MAX_JOINT = 64  # operations that become one commit, each with at most so many bytes of effects
@@ -70,5 +79,9 @@ THREAD_START_S = 5.0
 ANSWER_SPIN_S = 0.001  # a client looks so long for its answer before it sleeps
 REQUEST_SPIN_S = 0.0006  # the coordinator likewise for the next request after one
 CROWDED_REQUEST_SPIN_S = 0.0001  # with more clients than processors, where who looks keeps others from working
+KEEP_PROCESSOR_S = 0.00004  # the coordinator looks so long before it offers its processor, if clients have others
+LONG_OFFER_S = 0.0015  # an offer of the processor that took longer: another process wants it
+FIRST_REST_S = 0.05  # then nobody looks for so long before sleeping, twice as long each time, up to
+LONGEST_REST_S = 1.0
 GATHER_S = 0.001  # so long at most a group waits for those who commit in a loop, however long a sync takes
 PIPE_BYTES = 1 * MIB  # asked of the kernel for each pipe; less is fine

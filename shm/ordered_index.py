@@ -21,6 +21,7 @@ from __future__ import annotations
 from array import array
 from bisect import bisect_right
 from collections.abc import Iterator
+from operator import gt
 
 from shoal.shm.hash_index import node_key
 from shoal.shm.heap import Heap
@@ -99,6 +100,19 @@ class OrderedIndex:
         for branch in self._branches:
             yield branch.reference
             yield from branch.leaves
+
+    def branch_differs(self, branch_at: int) -> bool | None:
+        """Whether a branch in the segment is not what the mirror has; None if there is no such branch (any more)."""
+        if branch_at >= len(self._branches):
+            return None
+        branch, words = self._branches[branch_at], self._words
+        if words[W_ORDER_ROOT] != self._root or words[self._root + 1 + branch_at] != branch.reference:
+            return True
+        if self._entries(branch.reference) != branch.leaves or len(branch.fences) != len(branch.leaves):
+            return True
+        # The first leaf of a branch answers for keys below its fence, too.
+        firsts = [node_key(self._segment, words[leaf + 1]) for leaf in branch.leaves[1:]]
+        return any(map(gt, branch.fences[1:], firsts))
 
     def _locate(self, key: bytes) -> tuple[int, int, bytes | None]:
         """Branch, leaf in it, and the fence above that leaf (None: no end) of where ``key`` belongs."""

@@ -9,6 +9,10 @@ these count as obsolete from P + 1 on.
 
 When old snapshots hold more history than the data is large, or the store is nearly full, those older than a second
 are revoked: the horizon passes them, and their next read says so.
+
+While the store is checked nothing is given back and the horizon stands still: what was in use when the check began
+stays so, and what becomes obsolete is noted behind it. The check is given up when that takes too much room or a commit
+waits for some. A check that insists, as others were given up before it, is left a second for that, as a young snapshot.
 """
 
 from __future__ import annotations
@@ -38,11 +42,13 @@ class Reclaimer:
         self._noted = 0
         self.held: list[int] = []  # versions pinned by a checkpoint being written: never revoked
         self.revoked = 0
+        self.paused = False  # for a check; whoever began it finds out that it was given up
+        self.insists_until_s = 0.0  # until then it is not given up for a commit that waits for room
 
     def due(self) -> bool:
         """Whether enough became obsolete since the last step to be worth one."""
         writer = self._writer
-        return len(writer.garbage) + len(writer.tombstones) >= self._noted + limits.RECLAIM_EVERY
+        return not self.paused and len(writer.garbage) + len(writer.tombstones) >= self._noted + limits.RECLAIM_EVERY
 
     def idle_work(self) -> bool:
         """Whether a step may find something to do."""
@@ -57,6 +63,10 @@ class Reclaimer:
     def step(self, now_s: float, urgent: bool = False) -> bool:
         """One slice of work; ``urgent`` when a commit waits for room. True if more is ready to be done."""
         writer, words = self._writer, self._words
+        needed = urgent and now_s >= self.insists_until_s
+        self.paused = self.paused and not (needed or self._history_is_long())
+        if self.paused:
+            return False
         self._note_time(now_s)
         horizon = self._raise_horizon(now_s, urgent)
         published = words[W_PUBLISHED]
@@ -103,12 +113,14 @@ class Reclaimer:
         return current
 
     def _short_of_space(self) -> bool:
+        heap = self._writer.heap
+        few_are_free = heap.free_blocks * _SHORT_OF_SPACE < heap.block_count
+        return self._history_is_long() or (few_are_free and self._writer.garbage_words > 0)
+
+    def _history_is_long(self) -> bool:
         writer = self._writer
-        heap = writer.heap
-        live_words = heap.used_words - writer.garbage_words
-        if writer.garbage_words * 8 > limits.HISTORY_BYTES + live_words * 8:
-            return True
-        return heap.free_blocks * _SHORT_OF_SPACE < heap.block_count and writer.garbage_words > 0
+        live_words = writer.heap.used_words - writer.garbage_words
+        return writer.garbage_words * 8 > limits.HISTORY_BYTES + live_words * 8
 
     def _free(self, horizon: int, budget: int) -> int:
         writer = self._writer

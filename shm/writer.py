@@ -176,15 +176,17 @@ class Writer:
 
     def apply(self, version: int, clears: list[tuple[bytes, bytes]], writes: FlatWrites, plan: Plan) -> None:
         """Write one commit's records at ``version``; StoreFullError leaves everything as it was."""
-        nodes, sizes = plan
-        records = self._reserve(sizes)
-        for lower, upper in clears:
-            self.clears.append(ClearedRange(lower, upper, version, (self._new_node(lower), self._new_node(upper))))
-        if clears:
-            self.clears_changed(version)
-        link = self._link
-        for (key, value, expires_ms), node, record in zip(triples(writes), nodes, records, strict=True):
-            link(key, value, expires_ms, node, record, version)
+        records = self._reserve(plan[1])
+        try:
+            for lower, upper in clears:
+                self.clears.append(ClearedRange(lower, upper, version, (self._new_node(lower), self._new_node(upper))))
+            if clears:
+                self.clears_changed(version)
+            link = self._link
+            for (key, value, expires_ms), node, record in zip(triples(writes), plan[0], records, strict=True):
+                link(key, value, expires_ms, node, record, version)
+        except StoreFullError as error:  # half is done: nobody may take it for the one above
+            raise AssertionError("the room that was planned for a commit is not there") from error
 
     def end_group(self, version: int) -> None:
         """Finish a group of commits, the newest at ``version``: nothing of it is visible yet."""

@@ -13,16 +13,20 @@ from shoal.primitives.key_space import Namespace
 from shoal.primitives.transaction import Transaction
 from shoal.shm import checkpoint, store_files
 from shoal.shm.durations import check_seconds
-from shoal.shm.errors import AlreadyExistsError
+from shoal.shm.errors import AlreadyExistsError, SnapshotExpiredError
 from shoal.shm.layout import W_BYTES_USED, W_CLIENTS, W_COORDINATOR_PID, W_KEYS, W_PUBLISHED
 from shoal.shm.limits import LINGER_S, OPEN_TIMEOUT_S
 from shoal.shm.plain_function import check_plain_function, check_plain_result
 from shoal.shm.store_files import StoreMeta
 from shoal.workers import transaction as engine
+from shoal.workers.check import check_through
 from shoal.workers.connection import Connection
 from shoal.workers.retry import retry
 
 T = TypeVar("T")
+
+# A check begins anew when it is given up: by the coordinator, or because another one serves now.
+_CHECK_ATTEMPTS = 10
 
 # The namespace used where none is named; shared, so that what it caches is, too.
 DEFAULT_NAMESPACE = Namespace()
@@ -155,9 +159,23 @@ class Database:
         )
 
     def check(self) -> list[str]:
-        """Walk the whole segment and return every problem found; empty means sound. Commits wait meanwhile."""
-        problems: list[str] = self._connection.ask("check", [])
-        return problems
+        """Walk the whole segment and return every problem found; empty means sound.
+
+        Commits go on meanwhile, in every process. A check keeps memory from being used again, so it begins anew when a
+        commit needs that; ``SnapshotExpiredError`` if it does not come to an end so.
+
+        >>> import shoal, tempfile
+        >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
+        ...     db.check()
+        []
+        """
+        for attempt in range(_CHECK_ATTEMPTS):
+            try:
+                return check_through(self._connection, insist=attempt >= _CHECK_ATTEMPTS // 2)
+            except SnapshotExpiredError:
+                if attempt == _CHECK_ATTEMPTS - 1:
+                    raise
+        raise AssertionError("no attempt was made")
 
     def backup(self, dest: str | os.PathLike[str]) -> int:
         """Write a consistent copy to the directory ``dest``, which ``open`` accepts; return how many keys it has.

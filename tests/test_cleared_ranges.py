@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import shoal
+from shoal.coordinator.checks import Checks
 from shoal.coordinator.commit_engine import CommitEngine
 from shoal.coordinator.conflict_window import ConflictWindow
 from shoal.coordinator.server import Server
@@ -37,7 +38,7 @@ def test_maintenance_sweeps_a_slice_at_a_time() -> None:
     reclaimer, window = Reclaimer(writer, list), ConflictWindow(0)
     engine = CommitEngine(writer, reclaimer, window, None, SystemClock(), 0, {}, False)
     meta = StoreMeta("memory", segment.size_bytes)
-    server = Server(engine, writer, reclaimer, window, None, meta, 1, None, -1, list)
+    server = Server(engine, writer, reclaimer, window, None, meta, 1, None, -1, Checks(writer, reclaimer))
     server._control = types.SimpleNamespace(impatient=lambda: None)
     _commit(engine, 1, [part for i in range(KEYS) for part in (b"r%06d" % i, b"value", 0)], [])
     full = writer.heap.used_words

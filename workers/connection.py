@@ -36,6 +36,7 @@ from shoal.shm.reader import Place, Reader
 from shoal.shm.segment import Segment
 from shoal.shm.snapshots import SnapshotSlots
 from shoal.shm.store_files import EpochWord
+from shoal.shm.waiting import Lookout
 from shoal.workers import take_over
 
 
@@ -48,6 +49,7 @@ class Attachment:
         "durability",
         "generation",
         "is_open",
+        "lookout",
         "poller",
         "reader",
         "ready",
@@ -62,6 +64,7 @@ class Attachment:
         self.request_fd = welcome.request_fd
         self.answer_fd = welcome.answer_fd
         self.is_open = True
+        self.lookout = Lookout()
         self.poller = select.poll()
         self.poller.register(self.answer_fd, select.POLLIN)
         self.buffer = FrameBuffer()
@@ -179,7 +182,12 @@ class Connection:
                 sent = True  # and not before: half a request is never done
                 while True:
                     message = read_message(
-                        attachment.answer_fd, attachment.poller, attachment.buffer, attachment.ready, ANSWER_SPIN_S
+                        attachment.answer_fd,
+                        attachment.poller,
+                        attachment.buffer,
+                        attachment.ready,
+                        attachment.lookout,
+                        ANSWER_SPIN_S,
                     )
                     commit_id, *rest = commit_set.decode_answer(message)
                     if commit_id == self._commit_id:

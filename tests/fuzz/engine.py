@@ -8,6 +8,8 @@ from typing import Any
 
 import msgpack
 
+from shoal.coordinator.checks import Checks
+from shoal.coordinator.clients import Client
 from shoal.coordinator.commit_engine import CommitEngine
 from shoal.coordinator.conflict_window import ConflictWindow
 from shoal.coordinator.log import wal_format
@@ -16,7 +18,7 @@ from shoal.coordinator.recover import recover
 from shoal.primitives import trace_index
 from shoal.primitives.key_space import Namespace
 from shoal.primitives.trace_types import TraceOptions, TraceType
-from shoal.shm import clock, codec, commit_set, limits, operations
+from shoal.shm import check_state, clock, codec, commit_set, limits, operations
 from shoal.shm.commit_set import COMMITTED, CONFLICT, REFUSED
 from shoal.shm.frames import LENGTH_BYTES, FrameError
 from shoal.shm.hash_chain import event_hash
@@ -24,6 +26,7 @@ from shoal.shm.integrity import check_segment
 from shoal.shm.reader import Reader
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment
+from shoal.shm.snapshots import SnapshotPage, new_page
 from shoal.shm.writer import Writer
 from tests.damaged import MemoryStorage
 
@@ -35,6 +38,8 @@ MOST_REQUESTS = 12
 _RUN = Namespace().run_prefix("r")
 KV, EVENT, STATE, TRACE = (_RUN + bytes((tag,)) for tag in (1, 2, 3, 4))
 _FILE = "wal-000000000001.log"
+
+_ASKING = Client(1, 1, -1, -1, SnapshotPage(new_page()))  # who asks questions; its pipes and slots are not used
 
 State = dict[bytes, tuple[bytes, int, int]]
 
@@ -70,6 +75,7 @@ class Store:
             self.writer, self.reclaimer, ConflictWindow(0), self.log, clock.SystemClock(), 0, {}, sync_each_group=True
         )
         self.reader = Reader(self.segment, self.writer.epoch_words)
+        self.checks = Checks(self.writer, self.reclaimer)
         self.commit_id = 0
         self.serve([KV + b"n", codec.encode(5), 0, KV + b"text", codec.encode("x" * 300), 0])
         self.serve([KV + b"later", codec.encode(None), clock.now_ms() + 10**9])
@@ -174,6 +180,13 @@ def _seeds() -> list[bytes]:
         ),
         one([writes, clear, [["cell_delete", [KV + b"n"]], ["increment", [KV + b"other", 1]]], None]),
         one([{}, None, None, None]),
+        *(
+            script([1, 0, 0, b"", [[], None, None, ["check", [0, check_state.BEGIN, 0]]]], many[0], many[1], asked)
+            for asked in (
+                [1, 0, 0, b"", [[], None, None, ["check", [1, part, 0]]]]
+                for part in ("blocks", "buckets", "branches", "waiting", "allocated", "end")
+            )
+        ),
     ]
 
 
@@ -206,7 +219,8 @@ def _attack(store: Store, message: bytes) -> None:
     except FrameError:
         return
     if request.question is not None:
-        return  # the server's affair
+        _ask(store, request.question)
+        return
     before, logged = store.state(), store.log.clients.count(HOSTILE)
     last = store.engine.remembered.get(HOSTILE)
     appends = any(name == operations.EVENT_APPEND for name, _ in request.operations)
@@ -228,6 +242,14 @@ def _attack(store: Store, message: bytes) -> None:
         if is_new and not request.operations:
             _check_applied(request, before, after, version)
     assert store.problems() == []
+
+
+def _ask(store: Store, question: tuple[str, list[Any]]) -> None:
+    """A question, of a check: whatever its arguments are, it is answered, or it ends its client."""
+    name, arguments = question
+    if name == "check":
+        answer = store.checks.answer(_ASKING, arguments, store.engine.published, 0.0)
+        assert answer is None or commit_set.encode_answer(1, commit_set.ANSWERED, 0, answer)
 
 
 def _attack_together(store: Store, request: commit_set.CommitSet) -> None:
@@ -262,6 +284,8 @@ def _unexpired(state: State) -> State:
 
 def _settle(store: Store) -> None:
     """After it all: reclaiming comes to an end, the honest client is served, and the log gives the same store."""
+    store.checks.forget(_ASKING)
+    assert not store.reclaimer.paused
     while store.engine.sweep_expired():
         pass
     store.engine.finish_group()

@@ -140,7 +140,7 @@ def _request_seeds() -> list[bytes]:
         script(1, 0, 0, b"", [writes, None, None, None]),
         script(2, 7, 2**40, [[b"key", b"other"], [[b"a", b"b"]]], [[], [b"a", b"b"], None, None]),
         script(3, 0, 0, b"", [[], None, [["increment", [b"n", 5]], ["delete", [b"k"]]], None]),
-        script(4, 0, 0, b"", [[], None, None, ["check", []]]),
+        script(4, 0, 0, b"", [[], None, None, ["check", [1, "blocks", 7]]]),
     ]
 
 

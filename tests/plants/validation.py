@@ -106,12 +106,12 @@ def window_forgets_too_much(patch: Patch) -> None:
 def decide_on_published_state(patch: Patch) -> None:
     """An operation is decided on what readers see, not on what the commits before it in the same group have done."""
 
-    def decide(self: CommitEngine, request: CommitSet) -> Any:
+    def decide(self: CommitEngine, request: CommitSet, nodes: dict[bytes, int]) -> Any:
         reader, published = Reader(self._writer.segment), self.published
         patched = _Stale(self._writer, lambda key: reader.find(key, published))
         self._writer, writer = patched, self._writer
         try:
-            return sound(self, request)
+            return sound(self, request, nodes)
         finally:
             self._writer = writer
 

@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.shm.frames import MAX_FRAME_BYTES, FrameBuffer, FrameError, frame, read_message, write_all
+from shoal.shm.waiting import Lookout
 
 
 @given(st.lists(st.binary(max_size=40), max_size=10), st.lists(st.integers(1, 30), max_size=60))
@@ -74,8 +75,8 @@ def test_through_a_pipe():
     poller = select.poll()
     poller.register(read_fd, select.POLLIN)
     buffer, ready = FrameBuffer(), []
-    assert [read_message(read_fd, poller, buffer, ready, 0.0) for _ in messages] == messages
+    assert [read_message(read_fd, poller, buffer, ready, Lookout(), 0.0) for _ in messages] == messages
     with pytest.raises(EOFError):
-        read_message(read_fd, poller, buffer, ready, 0.0)
+        read_message(read_fd, poller, buffer, ready, Lookout(), 0.0)
     writer.join()
     os.close(read_fd)

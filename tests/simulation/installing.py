@@ -35,6 +35,7 @@ from shoal.shm import (
     reclaim,
     snapshots,
     store_files,
+    waiting,
     writer,
 )
 from shoal.shm.integrity import check_segment
@@ -85,11 +86,11 @@ def _install(world: World, patch: Patch) -> None:
         EPOLLIN=select.EPOLLIN,
         EPOLLOUT=select.EPOLLOUT,
     )
-    for module in (server, clients, frames, connection, checkpointer, process):
+    for module in (server, clients, frames, connection, checkpointer, process, waiting):
         patch.set(module, "os", fake_os)
     for module in (server, connection, frames):
         patch.set(module, "select", sim_select)
-    for module in (server, frames, transaction, retry, take_over, clock, state_cell, planted_answers):
+    for module in (server, waiting, transaction, retry, take_over, clock, state_cell, planted_answers):
         patch.set(module, "time", sim_time)
     sim_random = SimpleNamespace(uniform=rng.uniform)
     for module in (take_over, retry):

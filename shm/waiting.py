@@ -1,0 +1,68 @@
+"""Waiting for another process: look for a short time, then sleep in the kernel.
+
+Why look at all: a process that sleeps on an idle processor is woken by an interrupt. On a virtual machine that took
+40 us each way; a look takes 1 us.
+
+Why looking must stop on a busy machine:
+- A process that looks without a pause uses up its share of the processor. When it has work to do, the scheduler then
+  lets the others run first.
+- ``sched_yield`` gives the processor to any process that wants it, not only to the one that is waited for. Beside a
+  process that computes without end, each call gives away a whole slice of the scheduler (3 to 4 ms).
+
+So every offer of the processor is timed. An offer that took longer than ``LONG_OFFER_S`` shows that another process
+wants the processor. Then the lookout sleeps at once, without looking, for ``FIRST_REST_S``. If the next look meets a
+long offer again, the rest doubles, up to ``LONGEST_REST_S``.
+
+With two endless loops beside it on 2 processors, a put took 4 ms without this rule and takes 0.1 ms with it.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable
+from typing import TypeVar
+
+from shoal.shm.limits import FIRST_REST_S, LONG_OFFER_S, LONGEST_REST_S
+
+T = TypeVar("T")
+
+
+class Lookout:
+    """Looks for something to happen, as long as that is cheap. One per waiting thread or loop."""
+
+    __slots__ = ("_rest_s", "_rests_until_s")
+
+    def __init__(self) -> None:
+        self._rest_s = FIRST_REST_S
+        self._rests_until_s = 0.0
+
+    def look(self, poll: Callable[[float], list[T]], look_s: float, keep_s: float = 0.0) -> list[T]:
+        """What ``poll(0)`` finds within ``look_s`` seconds, an empty list if nothing: then the caller sleeps.
+
+        For the first ``keep_s`` seconds the processor is not offered to others.
+        """
+        now = time.perf_counter
+        begin_s = before_s = now()
+        if before_s < self._rests_until_s:
+            return []
+        offer_from_s, until_s = begin_s + keep_s, begin_s + look_s
+        while before_s < until_s:
+            offers = before_s >= offer_from_s
+            if offers:
+                os.sched_yield()
+            found = poll(0)
+            after_s = now()
+            if offers and after_s - before_s > LONG_OFFER_S:
+                self._rest(after_s)
+                return found
+            if found:
+                return found
+            before_s = after_s
+        return []
+
+    def _rest(self, now_s: float) -> None:
+        """Do not look for a while, twice as long as the last time if that rest has only just ended."""
+        just_over = now_s - self._rests_until_s < self._rest_s
+        self._rest_s = min(self._rest_s * 2, LONGEST_REST_S) if just_over else FIRST_REST_S
+        self._rests_until_s = now_s + self._rest_s
