@@ -143,7 +143,7 @@ def _error_classes():
 def _arguments_of(kind):
     if kind.__init__ is shoal.ShoalError.__init__:
         return ("a fact; a remedy",)
-    samples = {"int": 7, "str": "text", "int | str": 10**30}
+    samples = {"int": 7, "float": 1.5, "bool": True, "str": "text", "int | str": 10**30}
     given = list(inspect.signature(kind).parameters.values())
     return [samples.get(str(parameter.annotation), "text") for parameter in given]
 
