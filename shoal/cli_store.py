@@ -53,7 +53,7 @@ def add_store_commands(commands: argparse._SubParsersAction[argparse.ArgumentPar
 
     backup = commands.add_parser("backup", help="write a consistent copy while writers go on")
     backup.add_argument("path", type=store_path, metavar="PATH")
-    backup.add_argument("dest", type=Path, metavar="DEST")
+    backup.add_argument("dest", type=store_path, metavar="DEST")
     backup.set_defaults(command=_backup)
 
     repair = commands.add_parser("repair", help="save what can be read of a damaged store", description=_REPAIR)
@@ -151,7 +151,7 @@ def existing(path: Path) -> Database:
 def store_path(text: str) -> Path:
     """The argument that names a store."""
     if not text or "\0" in text:
-        raise argparse.ArgumentTypeError("the path of the store is empty; give a directory")
+        raise argparse.ArgumentTypeError("the path is empty; give a directory")
     return Path(text)
 
 

@@ -183,7 +183,7 @@ class Database:
         Writers go on meanwhile. ``dest`` must not hold a store; ``StoreFullError`` if its disk is full, and
         ``SnapshotExpiredError`` if the copy takes so long that its snapshot is revoked to make room.
         """
-        directory = Path(dest)
+        directory = Path(store_files.absolute_path(dest))
         store_files.make_directory(directory)
         if any(directory.iterdir()):
             raise AlreadyExistsError(f"{directory} is not empty; give a new directory")

@@ -38,6 +38,14 @@ class TestPaths:
                 call()
         assert os.listdir(tmp_path) == []
 
+    def test_a_backup_needs_a_directory(self, tmp_path, monkeypatch, memory_db):
+        """The same paths are refused as its destination; an empty one is not the current directory."""
+        monkeypatch.chdir(tmp_path)
+        for path, error in (("", ValueError), ("a\0b", ValueError), (5, TypeError)):
+            with pytest.raises(error, match="path"):
+                memory_db.backup(path)
+        assert os.listdir(tmp_path) == []
+
     def test_a_file_is_no_store(self, tmp_path):
         """Nor can one be made below a file."""
         (tmp_path / "file").write_text("mine")
@@ -62,12 +70,12 @@ class TestPaths:
 
     def test_the_command_takes_no_empty_path(self, tmp_path):
         """It would be the current directory."""
-        for arguments in (["info", ""], ["run", "m:f", "a", "--store", ""], ["serve", ""]):
+        for arguments in (["info", ""], ["backup", "s", ""], ["run", "m:f", "a", "--store", ""], ["serve", ""]):
             ended = subprocess.run(
                 [sys.executable, "-m", "shoal", *arguments], cwd=tmp_path, capture_output=True, text=True, timeout=60
             )
             assert ended.returncode == 2
-            assert re.fullmatch(r"shoal \w+: error: .*path of the store is empty.*\n", ended.stderr)
+            assert re.fullmatch(r"shoal \w+: error: .*the path is empty.*\n", ended.stderr)
         assert os.listdir(tmp_path) == []
 
 
