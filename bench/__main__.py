@@ -9,9 +9,11 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from shoal.command_line import BAD_USAGE, OneLineParser
+
 from . import signals
 
-GOOD, FAILED, BAD_USAGE = 0, 1, 2
+GOOD, FAILED = 0, 1
 _SIGNAL_EXIT = 128
 _NEEDED = ("lmdb", "redis", "tabulate")
 _PROCESSES = (1, 4, 8)
@@ -24,6 +26,7 @@ _BUSY_ONLY, _BUSY_PROCESSES, _BUSY_DURABILITY = ("put",), (1, 4), ("buffered",)
 
 def main(arguments: list[str] | None = None) -> int:
     """Run the benchmark and return its exit status."""
+    options = _parser().parse_args(arguments)
     missing = [name for name in _NEEDED if not _can_import(name)]
     if missing:
         return _complain(f"needs {' and '.join(missing)}; pip install 'shoal[bench]'", BAD_USAGE)
@@ -32,7 +35,6 @@ def main(arguments: list[str] | None = None) -> int:
     from .peers import BenchError
     from .work_directory import work_directory
 
-    options = _parser().parse_args(arguments)
     try:
         with signals.raised(), work_directory(options.directory) as directory:
             _run(options, directory)
@@ -80,7 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     from .operations import OPERATIONS
     from .peers import DURABILITIES
 
-    parser = argparse.ArgumentParser(
+    parser: argparse.ArgumentParser = OneLineParser(
         prog="shoal bench",
         description="Measure shoal beside LMDB, SQLite, Redis and a Manager dict at equal durability.",
     )

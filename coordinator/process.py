@@ -38,9 +38,9 @@ from shoal.coordinator.log.wal_writer import WalWriter
 from shoal.coordinator.recover import recover
 from shoal.coordinator.server import Server
 from shoal.coordinator.serving_epoch import ServingEpoch
-from shoal.shm import codec, commit_set, descriptors, limits, store_files
+from shoal.shm import child_python, codec, commit_set, descriptors, limits, store_files
 from shoal.shm.clock import SystemClock
-from shoal.shm.errors import ConfigurationError, ShoalError, StoreMovedError
+from shoal.shm.errors import ConfigurationError, CoordinatorLostError, ShoalError, StoreMovedError
 from shoal.shm.layout import W_COORDINATOR_PID
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment
@@ -50,6 +50,10 @@ from shoal.shm.store_place import HERE, WorkingPlace, lock_directory
 from shoal.shm.writer import Writer
 
 EXIT_ALREADY_SERVED = 3
+_NO_MEMORY = (
+    "its process has no memory left; open the store with a smaller max_bytes, or raise the limits of the process "
+    "(ulimit -v) or of its container"
+)
 NOTHING_PINNED: list[int] = []
 
 
@@ -294,7 +298,7 @@ def main(arguments: list[str] | None = None, apart: bool = False) -> int:
         _leave_everything(options.report_fd)
     # The client waits for this process and reaps it; its child belongs to nobody and outlives the client.
     if os.fork():
-        os._exit(0)
+        os._exit(child_python.LAUNCHED)
     os.setsid()
     report = _Report(options.report_fd)
     try:
@@ -311,8 +315,14 @@ def main(arguments: list[str] | None = None, apart: bool = False) -> int:
         if report.is_due:
             report.failed(ConfigurationError(f"{options.path} cannot be served: {error}"))
         return 1
-    except BaseException:
+    except MemoryError:
         if report.is_due:
+            report.failed(ConfigurationError(f"{options.path} cannot be served: {_NO_MEMORY}"))
+        return 1
+    except BaseException as error:
+        if report.is_due:
+            told = f"the coordinator of {options.path} could not start: {type(error).__name__}: {error}"
+            report.failed(CoordinatorLostError(f"{told}; {store_files.NOTES_FILE} there has the whole traceback"))
             append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {traceback.format_exc()}")
         raise
     return 0

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from shoal.primitives.event_chain import Anchor, Appended, ChainVerification, Event, verify_events
 from shoal.primitives.event_view import EventView, whole
-from shoal.primitives.facade import Facade, wait_s
+from shoal.primitives.facade import Facade
 from shoal.primitives.key_space import Namespace
 from shoal.shm import codec
+from shoal.shm.durations import check_wait
 from shoal.shm.event_operations import LARGEST_SEQUENCE
 from shoal.shm.hash_chain import CHAINS, DEFAULT_CHAIN, GENESIS_HASH
 from shoal.workers.transaction import AutoCommit
@@ -96,9 +97,12 @@ class EventLog(Facade[EventView]):
         return self._views[run_id].is_empty()
 
     def iter(self, run_id: str, start: int = 0) -> Iterator[Event]:
-        """The events from ``start`` on that are there now, read a page at a time; no snapshot is held between pages."""
-        view = self._views[run_id]
-        return _pages(view, whole("start", start), view.len())
+        """The events from ``start`` on that are there now, read a page at a time; no snapshot is held between pages.
+
+        ``NotFoundError`` with the next page if the run was deleted meanwhile, also if its log was begun anew: never a
+        mixture of two logs, nor the beginning of one as if it were all.
+        """
+        return self._pages(run_id, whole("start", start), self.anchor(run_id))
 
     def read_by_type(self, run_id: str, event_type: str) -> list[Event]:
         """The events of a type, in order, found by an index."""
@@ -108,9 +112,12 @@ class EventLog(Facade[EventView]):
     def follow(self, run_id: str, start: int = 0, timeout: float | None = None) -> Iterator[Event]:
         """The events from ``start`` on as they come, those that are there first.
 
-        Ends when the next one has not come within ``timeout`` seconds; None waits for ever.
+        Ends when the next one has not come within ``timeout`` seconds; None waits for ever. ``NotFoundError`` once the
+        run was deleted, whether its log was begun anew or not: events of another log never follow those of the first.
+        A log that is not there yet, or is empty, is waited for.
         """
-        return self._follow(self._views[run_id], max(0, whole("start", start)), wait_s(timeout))
+        self.namespace.run_prefix(run_id)  # a bad run id is refused here, before the first event is asked for
+        return self._follow(run_id, max(0, whole("start", start)), check_wait("timeout", timeout))
 
     def verify_chain(self, run_id: str, anchor: Anchor | None = None) -> ChainVerification:
         """Whether events, hashes, metadata and type index fit each other; nothing is raised for what does not.
@@ -143,14 +150,15 @@ class EventLog(Facade[EventView]):
         """No event goes by itself: ``InvalidOperationError``."""
         self._views[run_id].delete()
 
-    def _follow(self, view: EventView, sequence: int, wait_s: float) -> Iterator[Event]:
+    def _follow(self, run_id: str, sequence: int, wait_s: float) -> Iterator[Event]:
         engine = self._db.engine
+        known = Anchor(0, GENESIS_HASH)  # what the log must go on from
         while True:
             give_up_s = time.monotonic() + wait_s
             pause_s = 0.0
             while True:
                 version = engine.published()
-                events = view.page(sequence, LARGEST_SEQUENCE)
+                events, known = self._look(run_id, known, sequence)
                 left_s = give_up_s - time.monotonic()
                 if events:
                     break
@@ -163,8 +171,17 @@ class EventLog(Facade[EventView]):
             yield from events
             sequence = events[-1].sequence + 1
 
+    def _look(self, run_id: str, known: Anchor, sequence: int) -> tuple[list[Event], Anchor]:
+        """The next events of a followed log, if there are any, and what is known of the log with them."""
+        with self._snapshot(run_id) as txn:
+            events = txn.events.page_behind(known, sequence, LARGEST_SEQUENCE)
+            return events, Anchor(events[-1].sequence + 1, events[-1].hash) if events else txn.events.anchor()
 
-def _pages(view: EventView, sequence: int, end: int) -> Iterator[Event]:
-    while events := view.page(sequence, end):
-        yield from events
-        sequence = events[-1].sequence + 1
+    def _pages(self, run_id: str, sequence: int, known: Anchor) -> Iterator[Event]:
+        while sequence < known.length:
+            with self._snapshot(run_id) as txn:
+                events = txn.events.page_behind(known, sequence, known.length)
+            if not events:
+                return
+            yield from events
+            sequence = events[-1].sequence + 1

@@ -23,7 +23,7 @@ from shoal.primitives.event_chain import (
 )
 from shoal.primitives.key_space import Namespace, Tag, encode_text
 from shoal.shm import codec, operations
-from shoal.shm.errors import CorruptionError, InvalidOperationError
+from shoal.shm.errors import CorruptionError, InvalidOperationError, NotFoundError
 from shoal.shm.event_operations import (
     LARGEST_SEQUENCE,
     METADATA,
@@ -111,6 +111,18 @@ class EventView:
                     break
         return events
 
+    def page_behind(self, anchor: Anchor, start: int, end: int) -> list[Event]:
+        """The same of a log that still goes on from ``anchor``; ``NotFoundError`` if that log was deleted.
+
+        In a snapshot: a log that was deleted and begun anew is never taken for the one the anchor is of.
+        """
+        if not self._goes_on_from(anchor):
+            raise NotFoundError(
+                f"the log of {anchor.length} events that was being read is gone, as its run was deleted; "
+                "read the run from event 0 to see what it holds now"
+            )
+        return self.page(start, end)
+
     def read_by_type(self, event_type: str) -> list[Event]:
         """The events of a type, in order, found from the newest backward."""
         key = type_key(self._prefix, encode_text("event_type", event_type))
@@ -160,6 +172,15 @@ class EventView:
     def _metadata(self) -> Metadata:
         found = self._engine.find(self._prefix + METADATA)
         return decode_metadata(None if found is None else found.value)
+
+    def _goes_on_from(self, anchor: Anchor) -> bool:
+        """Whether what the anchor knows is there. Hashes are chained: with its last event all before are the same."""
+        length, head_hash = anchor
+        metadata = self._metadata()
+        if length == 0 or metadata.next_sequence <= length:
+            return length == 0 or (metadata.next_sequence, metadata.head_hash) == anchor
+        record = self._together(length - 1).get(length - 1)
+        return record is not None and record.hash == head_hash
 
     def _together(self, sequence: int) -> dict[int, Record]:
         """The events stored in one record with event ``sequence``, by sequence; without it, if it is not there."""

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 
 from shoal.primitives.key_space import Namespace
 from shoal.shm.limits import SINGLE_CALL_TIMEOUT_S
@@ -19,7 +18,6 @@ View = TypeVar("View")
 T = TypeVar("T")
 
 _VIEWS_KEPT = 4096
-_LONGEST_WAIT_S = 1e9  # a longer one is as good as for ever, and fits a float
 
 
 class DatabaseLike(Protocol):
@@ -59,9 +57,12 @@ class _Views(dict[str, View]):
 
 
 class BoundFacade:
-    """A database and a namespace, and transactions on them: what ``KVStore`` and its kin share with ``RunIndex``."""
+    """A database and a namespace, and transactions on them: what ``KVStore`` and its kin share with ``RunIndex``.
 
-    __slots__ = ("_db", "namespace")
+    Pickles and copies as its database does; what it keeps of the engine (``_bind``) is made anew where it arrives.
+    """
+
+    __slots__ = ("_db", "_views", "namespace")
 
     def __init__(self, db: Any, *, namespace: Namespace = Namespace()) -> None:  # noqa: B008 (frozen, shared on purpose)
         if not hasattr(db, "engine"):
@@ -70,6 +71,21 @@ class BoundFacade:
             raise TypeError(f"namespace has type {type(namespace).__name__}; give a shoal.Namespace")
         self._db: DatabaseLike = db
         self.namespace = namespace
+        self._bind()
+
+    def __getstate__(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
+        attributes, slots = cast(tuple[dict[str, Any] | None, dict[str, Any]], super().__getstate__())
+        return attributes, {name: value for name, value in slots.items() if name != "_views"}
+
+    def __setstate__(self, state: tuple[dict[str, Any] | None, dict[str, Any]]) -> None:
+        for attributes in state:
+            for name, value in (attributes or {}).items():
+                object.__setattr__(self, name, value)
+        self._bind()
+
+    def _bind(self) -> None:
+        """Make ``_views``: what calls that need no transaction use."""
+        raise NotImplementedError
 
     def transaction(self, run_id: str) -> Transaction:
         """A transaction on a run of this facade's namespace, as ``db.transaction``."""
@@ -92,20 +108,9 @@ class BoundFacade:
 class Facade(BoundFacade, Generic[View]):
     """Base of ``KVStore`` and its kin. ``view`` makes what has the methods for one run."""
 
-    __slots__ = ("_views",)
+    __slots__ = ()
     view: Callable[[AutoCommit, Namespace, str], View]
+    _views: _Views[View]
 
-    def __init__(self, db: Any, *, namespace: Namespace = Namespace()) -> None:  # noqa: B008 (frozen, shared on purpose)
-        super().__init__(db, namespace=namespace)
-        self._views: _Views[View] = _Views(self.view, db.engine, namespace)
-
-
-def wait_s(timeout: object) -> float:
-    """The longest wait a user asked for, in seconds: infinite for None."""
-    if timeout is None:
-        return math.inf
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout has type {type(timeout).__name__}; give seconds, or None to wait for ever")
-    if not timeout >= 0:
-        raise ValueError(f"timeout is {timeout}; give 0 seconds or more, or None to wait for ever")
-    return float(min(timeout, _LONGEST_WAIT_S))
+    def _bind(self) -> None:
+        self._views = _Views(self.view, self._db.engine, self.namespace)

@@ -23,6 +23,7 @@ from shoal.shm.errors import CorruptionError, LimitExceededError
 from shoal.shm.limits import MAX_KEY_BYTES, MAX_RUN_ID_BYTES
 
 _PREFIXES_KEPT = 4096
+_SHORTER = "use a shorter one, or a hash of it, such as hashlib.sha256(text.encode()).hexdigest()"
 
 
 class Tag(IntEnum):
@@ -80,7 +81,7 @@ class Namespace:
         return prefix
 
 
-def encode_text(what: str, text: object, most_bytes: int = MAX_KEY_BYTES) -> bytes:
+def encode_text(what: str, text: object, most_bytes: int = MAX_KEY_BYTES, advice: str = _SHORTER) -> bytes:
     """A user's name as bytes. Raises TypeError, ValueError or LimitExceededError, naming ``what``."""
     if not isinstance(text, str):
         raise TypeError(f"{what} has type {type(text).__name__}; give a str")
@@ -91,7 +92,7 @@ def encode_text(what: str, text: object, most_bytes: int = MAX_KEY_BYTES) -> byt
     if not raw:
         raise ValueError(f"{what} is empty; give 1 to {most_bytes:,} bytes")
     if len(raw) > most_bytes:
-        raise LimitExceededError(f"length of {what} in bytes", most_bytes, len(raw))
+        raise LimitExceededError(f"length of {what} in bytes", most_bytes, len(raw), advice)
     return raw
 
 
@@ -108,7 +109,7 @@ def decode_text(raw: bytes) -> str:
 
 def encode_prefix(prefix: object) -> bytes:
     """A user's key prefix as bytes; empty means every key."""
-    return encode_text("prefix", prefix) if prefix != "" else b""
+    return encode_text("prefix", prefix, advice="no name is longer, so nothing begins with it") if prefix != "" else b""
 
 
 def sized(raw: bytes) -> bytes:

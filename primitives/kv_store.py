@@ -15,14 +15,13 @@ from shoal.primitives.key_space import Namespace, Tag, after, decode_text, encod
 from shoal.shm import operations
 from shoal.shm.clock import now_ms
 from shoal.shm.codec import Value, encode, stored, unpackb
-from shoal.shm.errors import AlreadyExistsError
+from shoal.shm.durations import check_ttl_s
+from shoal.shm.errors import AlreadyExistsError, shown
 from shoal.shm.limits import MAX_INTEGER, MIN_INTEGER
 from shoal.shm.reader import Place
 from shoal.workers.transaction import Engine
 
 _TAG = bytes((Tag.KV,))
-# Beyond this a moment does not fit a word; nobody waits that long.
-_LONGEST_TTL_S = 1e15
 
 
 class Pair(NamedTuple):
@@ -60,7 +59,7 @@ class KVView:
             return stored(raw, f"key {key!r}")
 
     def put(self, key: str, value: Value, *, ttl: float | timedelta | None = None) -> None:
-        """Store ``value``; for ``ttl`` seconds if given, else for good, whatever was there before."""
+        """Store ``value``; for ``ttl`` seconds if given, else (or for ``math.inf``) for good, whatever was there."""
         raw = encode(value)
         self._engine.put(self._prefix + _encode_key(key), raw, 0 if ttl is None else _expires_ms(ttl))
 
@@ -99,7 +98,7 @@ class KVView:
         if type(by) is not int:
             raise TypeError(f"by has type {type(by).__name__}; give an int")
         if not MIN_INTEGER <= by <= MAX_INTEGER:
-            raise ValueError(f"by is {by}; give an integer from -2**63 to 2**64 - 1")
+            raise ValueError(f"by is {shown(by)}; give an integer from -2**63 to 2**64 - 1")
         total: int = self._engine.perform(operations.INCREMENT, [self._prefix + _encode_key(key), by])
         return total
 
@@ -191,10 +190,5 @@ def _encode_key(key: str) -> bytes:
 
 
 def _expires_ms(ttl: float | timedelta) -> int:
-    if isinstance(ttl, timedelta):
-        ttl = ttl.total_seconds()
-    elif isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
-        raise TypeError(f"ttl has type {type(ttl).__name__}; give seconds or a timedelta")
-    if not 0 < ttl <= _LONGEST_TTL_S:
-        raise ValueError(f"ttl is {ttl}; give more than 0 seconds, or leave it out to keep the key for good")
-    return now_ms() + max(1, round(ttl * 1000))
+    ttl_s = check_ttl_s(ttl)
+    return 0 if ttl_s is None else now_ms() + max(1, round(ttl_s * 1000))

@@ -51,6 +51,7 @@ def copied(source: Engine, from_prefix: bytes, to_prefix: bytes) -> list[Write]:
         write = Write(to_prefix + key[len(from_prefix) :], found.value, found.expires_ms)
         size += len(write.key) + len(found.value) + _WRITE_OVERHEAD_BYTES
         if size > MAX_COMMIT_BYTES:
-            raise LimitExceededError("size of the run, as far as it was read, in bytes", MAX_COMMIT_BYTES, size)
+            what, advice = "size of the run, as far as it was read, in bytes", "fork it before it is so large"
+            raise LimitExceededError(what, MAX_COMMIT_BYTES, size, advice)
         writes.append(write)
     return writes

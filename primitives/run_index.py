@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from shoal.primitives.facade import BoundFacade
-from shoal.primitives.key_space import Namespace
 from shoal.primitives.run_types import CreateRunOptions, RunMetadata, RunQuery, RunStats, RunStatus, check_tags
 from shoal.primitives.runs_view import RunsView
 from shoal.shm.codec import Value
@@ -48,11 +47,11 @@ class RunIndex(BoundFacade):
     room. No call conflicts with others: it runs again until it has seen one moment.
     """
 
-    __slots__ = ("_view",)
+    __slots__ = ()
+    _views: RunsView  # for calls that read once
 
-    def __init__(self, db: Any, *, namespace: Namespace = Namespace()) -> None:  # noqa: B008 (frozen, shared on purpose)
-        super().__init__(db, namespace=namespace)
-        self._view = RunsView(db.engine, namespace)  # for calls that read once
+    def _bind(self) -> None:
+        self._views = RunsView(self._db.engine, self.namespace)
 
     def create_run(
         self,
@@ -74,7 +73,7 @@ class RunIndex(BoundFacade):
 
     def get_run(self, run_id: str) -> RunMetadata | None:
         """A run's metadata; None if it is not registered."""
-        return self._view.get_run(run_id)
+        return self._views.get_run(run_id)
 
     def update_status(self, run_id: str, status: RunStatus) -> RunMetadata:
         """Give a run another status; ``InvalidStatusTransitionError`` if ``RunStatus`` does not allow it."""
@@ -125,7 +124,7 @@ class RunIndex(BoundFacade):
 
     def list_runs(self) -> list[str]:
         """The ids of all registered runs, archived ones too, by ``created_at``, then id."""
-        return self._view.list_runs()
+        return self._views.list_runs()
 
     def get_child_runs(self, parent_run: str) -> list[RunMetadata]:
         """The runs created under or forked from one, archived ones too, by ``created_at``, then id."""

@@ -17,7 +17,7 @@ from shoal.primitives.key_space import encode_text
 from shoal.shm import codec
 from shoal.shm.codec import Value
 from shoal.shm.errors import CorruptionError, LimitExceededError
-from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES, MAX_RUN_ID_BYTES
+from shoal.shm.limits import ADVICE_FOR_VALUES, MAX_ENCODED_VALUE_BYTES, MAX_RUN_ID_BYTES
 
 
 class RunStatus(StrEnum):
@@ -202,7 +202,9 @@ def encode_run(run: RunMetadata) -> bytes:
     fields += [check_tags(run.tags), codec.encode(run.metadata), codec.encode(run.error)]
     raw = codec.pack(fields)
     if len(raw) > MAX_ENCODED_VALUE_BYTES:
-        raise LimitExceededError("size of metadata, tags and error in bytes", MAX_ENCODED_VALUE_BYTES, len(raw))
+        raise LimitExceededError(
+            "size of metadata, tags and error in bytes", MAX_ENCODED_VALUE_BYTES, len(raw), ADVICE_FOR_VALUES
+        )
     return raw
 
 

@@ -12,13 +12,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from shoal.primitives.facade import Facade, wait_s
+from shoal.primitives.facade import Facade
 from shoal.primitives.key_space import Namespace, Tag, after, decode_text, encode_prefix, encode_text
 from shoal.shm import operations
 from shoal.shm.cell_operations import Record, decode_record, encode_record
 from shoal.shm.codec import Value, encode, stored
-from shoal.shm.errors import CASConflictError, ConflictError, NotFoundError
+from shoal.shm.durations import check_wait
+from shoal.shm.errors import CASConflictError, ConflictError, NotFoundError, shown
 from shoal.shm.limits import MAX_INTEGER, SINGLE_CALL_TIMEOUT_S
+from shoal.shm.plain_function import check_plain_function, check_plain_result
 from shoal.shm.reader import Place
 from shoal.workers.retry import pause_s
 from shoal.workers.transaction import Engine
@@ -64,6 +66,17 @@ class StateView:
             return None
         return State(stored(record.value, f"cell {name!r}"), record.version, record.updated_at)
 
+    def mark(self, name: str) -> tuple[int, bool, int]:
+        """The version of the cell's record, whether the cell is deleted, and the commit version of the record.
+
+        Marks only rise until the run is deleted: a deleted cell keeps its record. ``(0, False, 0)`` where none is.
+        """
+        found = self._engine.find(self._key(name))
+        if found is None:
+            return 0, False, 0
+        record = decode_record(found.value)
+        return record.version, record.value is None, found.version
+
     def cas(self, name: str, expected_version: int, value: Value) -> int:
         """Give the cell a value if it is at ``expected_version``, and return the new version."""
         _check_version("expected_version", expected_version)
@@ -96,15 +109,15 @@ class StateView:
 
         A transaction sees no change but its own: ``fn`` runs once, and what it was given is validated at commit.
         """
-        if not callable(fn):
-            raise TypeError(f"fn has type {type(fn).__name__}; give a function of a State")
-        give_up_s = time.monotonic() + wait_s(timeout)
+        check_plain_function("fn", fn)
+        give_up_s = time.monotonic() + check_wait("timeout", timeout)
         losses = 0
         while True:
             state = self.read(name)
             if state is None:
                 raise NotFoundError(f"cell {name!r} does not exist; create it with init or set")
             pair = fn(state)
+            check_plain_result("fn", fn, pair)
             _check_pair(pair)
             value, result = pair
             try:
@@ -230,17 +243,21 @@ class StateCell(Facade[StateView]):
         """The cell's state once it is newer than ``version`` (0: once it is there); at once if it is already.
 
         None if that does not happen within ``timeout`` seconds; None waits for ever. While the cell is deleted there is
-        no state.
+        no state. ``NotFoundError`` if the run is deleted meanwhile: versions begin with 1 again, so ``version`` says
+        nothing any more. (That it was deleted before the call cannot be told.)
         """
         view, engine = self._views[run_id], self._db.engine
         _check_version("version", version)
-        give_up_s = time.monotonic() + wait_s(timeout)
+        give_up_s = time.monotonic() + check_wait("timeout", timeout)
         look_s = 0.0
+        mark = view.mark(name)
         while True:
             published = engine.published()
             state = view.read(name)
             if state is not None and state.version > version:
                 return state
+            before, mark = mark, view.mark(name)
+            _check_goes_on(name, before, mark)
             left_s = give_up_s - time.monotonic()
             if left_s <= 0:
                 return None
@@ -255,8 +272,17 @@ def _check_pair(returned: object) -> None:
         raise TypeError(f"fn returned {returned!r:.100}, not a pair; return a tuple (new_value, result)")
 
 
+def _check_goes_on(name: str, before: tuple[int, bool, int], now: tuple[int, bool, int]) -> None:
+    """``NotFoundError`` if a cell's record is another one now and did not follow that of before."""
+    if before != now and now[:2] <= before[:2]:
+        raise NotFoundError(
+            f"cell {name!r} was at version {before[0]} when its run was deleted, which forgets the versions; "
+            "read the cell to see what it is now, and wait for what follows that"
+        )
+
+
 def _check_version(what: str, version: object) -> None:
     if not isinstance(version, int) or isinstance(version, bool):
         raise TypeError(f"{what} has type {type(version).__name__}; give an int")
     if not 0 <= version <= MAX_INTEGER:
-        raise ValueError(f"{what} is {version}; give a version that read has shown, which are from 1 on")
+        raise ValueError(f"{what} is {shown(version)}; give a version that read has shown, which are from 1 on")

@@ -22,7 +22,7 @@ from shoal.primitives.key_space import after, bound, encode_text, number, sized
 from shoal.primitives.trace_types import KINDS, Trace, TraceOptions, TraceType
 from shoal.shm.codec import decode, encode, pack, unpackb
 from shoal.shm.errors import CorruptionError, LimitExceededError
-from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES, MAX_VALUE_BYTES
+from shoal.shm.limits import ADVICE_FOR_VALUES, MAX_ENCODED_VALUE_BYTES, MAX_VALUE_BYTES
 
 RECORD = b"\0"
 BY_TYPE = b"\1"
@@ -48,7 +48,7 @@ def encode_trace(
     metadata = None if options.metadata is None else encode(options.metadata)
     record = pack([options.parent_id, kind.__name__, fields, timestamp, list(tags), metadata])
     if len(record) > MAX_ENCODED_VALUE_BYTES:
-        raise LimitExceededError("size of the trace in bytes", MAX_VALUE_BYTES, len(record))
+        raise LimitExceededError("size of the trace in bytes", MAX_VALUE_BYTES, len(record), ADVICE_FOR_VALUES)
     ending = number(timestamp) + raw_id
     writes = [prefix + RECORD + raw_id, record, prefix + BY_TIME + ending, b""]
     writes += (prefix + BY_TYPE + sized(trace_type.type_name().encode()) + ending, b"")

@@ -13,6 +13,7 @@ from typing import Any, ClassVar, TypeVar
 
 from shoal.primitives.key_space import encode_text
 from shoal.shm.codec import Value
+from shoal.shm.errors import shown
 
 
 class TraceType:
@@ -219,6 +220,13 @@ class TraceTree:
             yield depth, tree.root
             pending.extend((depth + 1, child) for child in reversed(tree.children))
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        walked = list(self.walk())
+        return _tree_of, ([depth for depth, _ in walked], [trace for _, trace in walked])
+
+    def __copy__(self) -> TraceTree:
+        return TraceTree(self.root, self.children)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, TraceTree):
             return NotImplemented
@@ -235,6 +243,18 @@ class TraceTree:
         return "".join(parts) + "])" * (before + 1)
 
 
+def _tree_of(depths: list[int], traces: list[Trace]) -> TraceTree:
+    """The tree that ``walk`` gives so: what a pickle holds, as a nested one would recurse."""
+    path: list[TraceTree] = []  # from the root to the newest trace
+    for depth, trace in zip(depths, traces, strict=True):
+        tree = TraceTree(trace, [])
+        del path[depth:]
+        if path:
+            path[-1].children.append(tree)
+        path.append(tree)
+    return path[0]
+
+
 def _expect_text(what: str, value: object) -> None:
     if not isinstance(value, str):
         raise TypeError(f"{what} has type {type(value).__name__}; give a str")
@@ -247,4 +267,4 @@ def _expect_number(what: str, value: object) -> None:
 
 def _expect_not_negative(what: str, value: Any) -> None:
     if not value >= 0:
-        raise ValueError(f"{what} is {value}; give 0 or more")
+        raise ValueError(f"{what} is {shown(value)}; give 0 or more")

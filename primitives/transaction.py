@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
+from typing import NoReturn
 
 from shoal.primitives.event_view import EventView
 from shoal.primitives.key_space import Namespace, user_text
@@ -14,6 +15,7 @@ from shoal.shm.errors import ConflictError, InvalidOperationError
 from shoal.shm.hash_chain import DEFAULT_CHAIN
 from shoal.workers import transaction as engine
 from shoal.workers.connection import Connection
+from shoal.workers.transaction import NOT_MOVABLE
 
 
 class RunView:
@@ -27,6 +29,9 @@ class RunView:
         self._namespace = namespace
         self._run_id = run_id
         self._chain = chain  # of event logs that begin in this transaction
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(NOT_MOVABLE)
 
     def _begun(self) -> engine.Transaction:
         assert self._owner is not None

@@ -16,8 +16,8 @@ from typing import Any
 
 import msgpack
 
-from shoal.shm.errors import CorruptionError, LimitExceededError
-from shoal.shm.limits import MAX_INTEGER, MAX_NESTING, MAX_VALUE_BYTES, MIN_INTEGER
+from shoal.shm.errors import CorruptionError, LimitExceededError, no_memory_to_send, shown
+from shoal.shm.limits import ADVICE_FOR_VALUES, MAX_INTEGER, MAX_NESTING, MAX_VALUE_BYTES, MIN_INTEGER
 
 # What a value may be. A tuple reads back as a list, a datetime in UTC; subclasses read back as what they extend.
 Value = Any
@@ -47,12 +47,14 @@ def encode(value: Value) -> bytes:
         raw: bytes = _RICH + _pack_rich(value) if rich else _pack(value)
     except UnicodeEncodeError:
         raw = _RICH + _pack_rich(value)
+    except MemoryError as error:
+        raise no_memory_to_send("the value") from error
     if len(raw) > MAX_VALUE_BYTES:
         size = len(raw)
         if isinstance(value, (str, bytes)):
             size -= _LONG_HEADER_BYTES + len(_RICH) * (raw[:1] == _RICH)
         if size > MAX_VALUE_BYTES:
-            raise LimitExceededError("size of the value in bytes", MAX_VALUE_BYTES, size)
+            raise LimitExceededError("size of the value in bytes", MAX_VALUE_BYTES, size, ADVICE_FOR_VALUES)
     return raw
 
 
@@ -77,11 +79,12 @@ def stored(raw: bytes, what: str) -> Value:
 def _check(value: Value, path: tuple[str | int, ...], depth: int) -> bool:
     """Raise for what cannot be stored; whether a datetime is in it."""
     if depth > MAX_NESTING:
-        raise LimitExceededError("nesting of the value", MAX_NESTING, depth)
+        raise LimitExceededError("nesting of the value", MAX_NESTING, depth, "store it flatter, or as text (JSON)")
     rich = False
     if isinstance(value, int):
         if not MIN_INTEGER <= value <= MAX_INTEGER:
-            raise TypeError(f"value at {_where(path)} is {value}; shoal stores integers from -2**63 to 2**64 - 1")
+            text = f"value at {_where(path)} is {shown(value)}; shoal stores integers from -2**63 to 2**64 - 1"
+            raise TypeError(text)
     elif isinstance(value, dict):
         for key, item in value.items():
             if not isinstance(key, str):

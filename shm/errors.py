@@ -15,6 +15,15 @@ pickling (a pool hands it to another process) and the trip through a pipe (``com
 
 from __future__ import annotations
 
+_LONGEST_SHOWN_BITS = 1024
+
+
+def shown(number: float, form: str = "") -> str:
+    """A number for a message. Python refuses to write out an int of more than 4,300 digits, and nobody reads it."""
+    if isinstance(number, int) and number.bit_length() > _LONGEST_SHOWN_BITS:
+        return f"{'minus ' if number < 0 else ''}an integer of {number.bit_length():,} bits"
+    return f"{number:{form}}"
+
 
 class ShoalError(Exception):
     """Base of all errors shoal raises on purpose."""
@@ -92,20 +101,29 @@ class InvalidStatusTransitionError(ShoalError):
 
 
 class LimitExceededError(ShoalError):
-    """Something is larger than shoal stores; see ``limits`` for every bound."""
+    """Something is larger than shoal stores; see ``limits`` for all bounds. ``advice``: what helps here."""
 
-    def __init__(self, what: str, limit: int, size: int | str) -> None:
-        super().__init__(what, limit, size)
+    def __init__(self, what: str, limit: int, size: int | str, advice: str = "make it smaller") -> None:
+        super().__init__(what, limit, size, advice)
         self.what = what
         self.limit = limit
+        self.advice = advice
         self.size = int(size)  # a pipe carries a number beyond 64 bits as text
 
     def __str__(self) -> str:
-        return f"{self.what} is {self.size:,}; the limit is {self.limit:,}; split it or store a reference"
+        return f"{self.what} is {shown(self.size, ',')}; the limit is {self.limit:,}; {self.advice}"
 
 
 class StoreFullError(ShoalError):
     """No room for this commit, in memory (``max_bytes``) or on disk. Nothing was written and nothing is lost."""
+
+
+def no_memory_to_send(what: str) -> StoreFullError:
+    """For a ``MemoryError`` of a process that was about to commit: nothing was sent."""
+    return StoreFullError(
+        f"this process has no memory left to send {what}; split the transaction, raise the limits of the process "
+        "(ulimit -v), or open the store with a smaller max_bytes, as every process maps all of it"
+    )
 
 
 class ConfigurationError(ShoalError):

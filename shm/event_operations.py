@@ -25,7 +25,14 @@ from typing import Any, NamedTuple, TypeVar
 from shoal.shm import codec
 from shoal.shm.errors import CorruptionError, LimitExceededError
 from shoal.shm.hash_chain import CHAINS, GENESIS_HASH, HASH_BYTES, ChainCheck, chain_of, event_hash
-from shoal.shm.limits import KIB, MAX_COMMIT_BYTES, MAX_ENGINE_KEY_BYTES, MAX_KEY_BYTES, MAX_VALUE_BYTES
+from shoal.shm.limits import (
+    ADVICE_FOR_COMMITS,
+    KIB,
+    MAX_COMMIT_BYTES,
+    MAX_ENGINE_KEY_BYTES,
+    MAX_KEY_BYTES,
+    MAX_VALUE_BYTES,
+)
 from shoal.shm.outcome import Outcome, Read, Write
 
 T = TypeVar("T")
@@ -248,7 +255,8 @@ class Appending:
 
     def _check_size(self, more_bytes: int) -> None:
         if self._bytes + more_bytes > MAX_COMMIT_BYTES:
-            raise LimitExceededError("size of the commit in bytes", MAX_COMMIT_BYTES, self._bytes + more_bytes)
+            size = self._bytes + more_bytes
+            raise LimitExceededError("size of the commit in bytes", MAX_COMMIT_BYTES, size, ADVICE_FOR_COMMITS)
 
     def writes(self) -> list[Any]:
         """What all of them write, after the last and once: key, value and expiry of each, flat. It is not kept."""

@@ -25,7 +25,8 @@ def increment(read: Read, now_ms: int, key: bytes, by: int) -> Outcome:
         raise TypeError(f"increment found a value of type {type(current).__name__}; it adds to an int or to nothing")
     total = current + by
     if not MIN_INTEGER <= total <= MAX_INTEGER:
-        raise LimitExceededError("size of the counter", MAX_INTEGER, total)
+        limit = MAX_INTEGER if total > 0 else MIN_INTEGER
+        raise LimitExceededError("the counter's new value", limit, total, "count in another key from here on")
     return Outcome([Write(key, codec.encode(total), 0 if found is None else found.expires_ms)], total)
 
 

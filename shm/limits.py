@@ -16,6 +16,10 @@ MAX_NESTING = 256  # lists and dicts inside each other
 MAX_INTEGER = 2**64 - 1
 MIN_INTEGER = -(2**63)
 
+# What helps with what is larger. Other limits are met in one place each, which says it itself.
+ADVICE_FOR_VALUES = "split it, or store it elsewhere and its path here"
+ADVICE_FOR_COMMITS = "split the transaction, or the list given to one call, into several"
+
 # --- what the engine stores -----------------------------------------------------------------------------------------
 MAX_ENGINE_KEY_BYTES = 4 * KIB  # namespace, run, tag and a user's text (index keys hold two)
 MIN_STORE_BYTES = 8 * MIB

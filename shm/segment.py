@@ -1,8 +1,8 @@
 """One memory-mapped segment: made by the coordinator, attached read-only by everyone else.
 
 - Only the process that created it can write: workers get a descriptor opened for reading, and map it so.
-- The size is set once and sealed; a mapping never moves, shrinks or faults. Memory is taken with ``fallocate``
-  before anything is written to it, so a full machine is StoreFullError here and never SIGBUS.
+- The size is whole pages, set once and sealed; a mapping never moves, shrinks or faults. Memory is taken with
+  ``fallocate`` before anything is written to it, so a full machine is StoreFullError here and never SIGBUS.
 - It has no name. The kernel frees it when the last process that maps it is gone, however it went.
 """
 
@@ -20,6 +20,7 @@ from shoal.shm import descriptors, layout
 from shoal.shm.errors import ConfigurationError, StoreFullError
 from shoal.shm.words import unmap, words_of
 
+_NO_MEMORY = (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT)
 _FALLOC_PUNCH_AND_KEEP = 0x02 | 0x01
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -33,18 +34,33 @@ class Segment:
         self._fd = fd
         self.size_bytes = size_bytes
         access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-        self.mm = descriptors.map_file(fd, size_bytes, access)
+        try:
+            self.mm = descriptors.map_file(fd, size_bytes, access)
+        except OSError as error:
+            os.close(fd)
+            if error.errno not in _NO_MEMORY:
+                raise
+            raise _no_memory(size_bytes, error) from error
         self.words = words_of(self.mm)
 
     @classmethod
     def create(cls, max_bytes: int, hash_seed: int) -> Segment:
         """A new, empty segment that this process may write."""
-        fd = anonymous_file("shoal-segment", max_bytes)
-        segment = cls(fd, max_bytes, writable=True)
-        segment.take(0, layout.HEADER_BYTES * 2)
+        size_bytes = max_bytes - max_bytes % mmap.PAGESIZE
+        try:
+            fd = anonymous_file("shoal-segment", size_bytes)
+        except OSError as error:
+            if error.errno not in _NO_MEMORY:
+                raise
+            raise _no_memory(size_bytes, error) from error
+        segment = cls(fd, size_bytes, writable=True)
+        try:
+            segment.take(0, layout.HEADER_BYTES * 2)
+        except StoreFullError as error:
+            raise _no_memory(size_bytes, error) from error
         words = segment.words
         words[layout.W_LAYOUT_VERSION] = layout.LAYOUT_VERSION
-        words[layout.W_MAX_BYTES] = max_bytes
+        words[layout.W_MAX_BYTES] = size_bytes
         words[layout.W_HASH_SEED] = hash_seed
         words[layout.W_MAGIC] = layout.MAGIC
         os.fchmod(fd, 0o400)  # whoever is handed a descriptor cannot open it anew for writing, as by /proc/self/fd
@@ -77,10 +93,11 @@ class Segment:
         try:
             os.posix_fallocate(self._fd, start_byte, n_bytes)
         except OSError as error:
-            if error.errno not in (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT):
+            if error.errno not in _NO_MEMORY:
                 raise
             raise StoreFullError(
-                f"the machine has no {n_bytes:,} bytes of memory left for the store; free memory or delete keys"
+                f"the machine has no {n_bytes:,} bytes of memory left for the store ({error.strerror}); free memory or "
+                "delete keys, and open the store with a max_bytes that the machine has room for"
             ) from error
 
     def give_back(self, start_byte: int, n_bytes: int) -> bool:
@@ -91,14 +108,26 @@ class Segment:
         return bool(_libc.fallocate(self._fd, _FALLOC_PUNCH_AND_KEEP, offset, length) == 0)
 
 
+def _no_memory(size_bytes: int, error: Exception) -> ConfigurationError:
+    """A store of that size cannot be here, for this process at least."""
+    return ConfigurationError(
+        f"no {size_bytes:,} bytes of memory can be had for the store ({error}); open it with a smaller max_bytes, once "
+        "nobody else has it open, or raise the limits of the process (ulimit -v, ulimit -f) or of its container"
+    )
+
+
 def anonymous_file(name: str, size_bytes: int) -> int:
     """A descriptor of a nameless file in memory whose size can never change, readable by this user only."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
-        os.fchmod(fd, 0o600)
-        os.ftruncate(fd, size_bytes)
-        seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        try:
+            os.fchmod(fd, 0o600)
+            os.ftruncate(fd, size_bytes)
+            seals = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, seals)
+        except BaseException:
+            os.close(fd)
+            raise
         return fd
     fd, path = tempfile.mkstemp(prefix=name)
     os.unlink(path)

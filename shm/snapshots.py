@@ -119,7 +119,8 @@ class SnapshotSlots:
         index = next(self._unused, 0)
         if index == 0:
             most = MAX_SNAPSHOTS_PER_PROCESS
-            raise LimitExceededError("number of snapshots open in this process", most, most + 1)
+            advice = "close snapshots and end transactions that are done with, or use with blocks"
+            raise LimitExceededError("number of snapshots open in this process", most, most + 1, advice)
         with self._lock:  # before there is a slot: the coordinator looks no further than this word says
             if index > self._slots[SLOTS_WORD_USED]:
                 self._slots[SLOTS_WORD_USED] = index

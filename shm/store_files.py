@@ -28,9 +28,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shoal.shm import descriptors
-from shoal.shm.errors import ConfigurationError, CorruptionError
+from shoal.shm.errors import ConfigurationError, CorruptionError, shown
 from shoal.shm.layout import EPOCH_BITS
-from shoal.shm.limits import DEFAULT_STORE_BYTES, GIB, MAX_STORE_BYTES, MIN_STORE_BYTES
+from shoal.shm.limits import MAX_STORE_BYTES, MIN_STORE_BYTES
+from shoal.shm.machine_memory import default_store_bytes
 from shoal.shm.storage import DiskStorage, private_file
 from shoal.shm.words import unmap, words_of
 
@@ -114,6 +115,26 @@ def write_meta(directory: Path, meta: StoreMeta) -> None:
     DiskStorage(directory).replace(META_FILE, json.dumps(fields).encode())
 
 
+def absolute_path(path: object) -> str:
+    """Where the store named ``path`` lies; TypeError, ValueError or ConfigurationError for what names no directory."""
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise TypeError(f"path has type {type(path).__name__}; give a str or a pathlib.Path")
+    name = os.fsdecode(path)
+    if not name:
+        raise ValueError("path is empty; give the directory of the store ('.' is the current one)")
+    if "\0" in name:
+        raise ValueError(f"path is {name!r:.100}, with a NUL, which no file name has; give the directory of the store")
+    absolute = os.path.abspath(name)
+    try:
+        os.lstat(absolute)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise ConfigurationError(
+                f"{absolute:.200} cannot be a store ({error.strerror}); give another path"
+            ) from error
+    return absolute
+
+
 def check_durability(durability: object) -> None:
     """Raise for anything but one of the three, or None."""
     if durability is not None and durability not in DURABILITIES:
@@ -128,17 +149,13 @@ def check_max_bytes(max_bytes: object) -> None:
         raise TypeError(f"max_bytes has type {type(max_bytes).__name__}; give a number of bytes as int")
     if not MIN_STORE_BYTES <= max_bytes <= MAX_STORE_BYTES:
         raise ConfigurationError(
-            f"max_bytes is {max_bytes:,}; a store takes {MIN_STORE_BYTES:,} to {MAX_STORE_BYTES:,} bytes"
+            f"max_bytes is {shown(max_bytes, ',')}; a store takes {MIN_STORE_BYTES:,} to {MAX_STORE_BYTES:,} bytes"
         )
 
 
 def default_max_bytes() -> int:
-    """Half of the machine's memory, 64 GiB at most."""
-    try:
-        memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    except (ValueError, OSError):
-        memory = 2 * GIB
-    return max(MIN_STORE_BYTES, min(DEFAULT_STORE_BYTES, memory // 2))
+    """Half of the memory there is for this process, 64 GiB at most (``machine_memory``)."""
+    return default_store_bytes()
 
 
 def make_directory(directory: Path) -> list[Path]:

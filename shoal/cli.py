@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
 from tqdm import tqdm
 
-from shoal.cli_store import FAILED, GOOD, add_store_commands, existing, positive
+from shoal.cli_store import FAILED, GOOD, add_store_commands, existing, positive, store_path
+from shoal.command_line import BAD_USAGE, OneLineParser
 from shoal.coordinator import process
 from shoal.database import open as open_database
 from shoal.export_file import export_store, whole_file
@@ -25,7 +27,7 @@ from shoal.shm.errors import ConfigurationError, LimitExceededError, ShoalError
 from shoal.show import event_lines, run_lines, trace_lines
 from shoal.worker_pool import WorkerPool
 
-BAD_USAGE, INTERRUPTED = 2, 130
+INTERRUPTED = 130
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -68,6 +70,34 @@ def _flushed(status: int) -> int:
     return status
 
 
+@contextlib.contextmanager
+def _stdout_for_results() -> Iterator[TextIO]:
+    """Stdout as a stream of its own. What else is written there meanwhile, also by processes begun here, is on stderr.
+
+    So ``shoal run ... > results`` holds results only, however much tasks and the programs they start print.
+    """
+    if sys.stdout is None or sys.stderr is None or not _is_descriptor(sys.stdout, 1):
+        yield sys.stdout
+        return
+    sys.stdout.flush()
+    results = open(os.dup(1), "w", encoding=sys.stdout.encoding, errors="backslashreplace")  # noqa: SIM115
+    os.dup2(2, 1)
+    try:
+        yield results
+        results.flush()
+    finally:
+        sys.stdout.flush()
+        os.dup2(results.fileno(), 1)
+        results.close()
+
+
+def _is_descriptor(stream: TextIO, fd: int) -> bool:
+    try:
+        return stream.fileno() == fd
+    except OSError:  # io.UnsupportedOperation: a test, say, has put something else in its place
+        return False
+
+
 def _binary(stream: TextIO | None, name: str) -> BinaryIO:
     if stream is None:
         raise OSError(f"{name} is closed; give a FILE")
@@ -82,13 +112,15 @@ def _let_go_of_stdout() -> None:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="shoal", description="A shared-memory store for fleets of agent processes.")
+    parser: argparse.ArgumentParser = OneLineParser(
+        prog="shoal", description="A shared-memory store for fleets of agent processes."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     run = commands.add_parser("run", help="durable parallel map: run a function over inputs, each once")
     run.add_argument("function", metavar="MODULE:FUNCTION")
     run.add_argument("inputs", nargs="+", metavar="INPUT")
-    run.add_argument("--store", required=True, type=Path, metavar="PATH")
+    run.add_argument("--store", required=True, type=store_path, metavar="PATH")
     run.add_argument("--workers", type=positive, default=os.cpu_count() or 1, metavar="N")
     run.add_argument("--retries", type=_natural, default=1, metavar="N", help="runs again after a worker died (1)")
     run.add_argument("--results", action="store_true", help="print every input's outcome as a line of JSON")
@@ -103,16 +135,16 @@ def _parser() -> argparse.ArgumentParser:
 def _add_contents(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """The commands that show what is in a store, and carry it from one to another."""
     runs = commands.add_parser("runs", help="list the runs of a store")
-    runs.add_argument("path", type=Path, metavar="PATH")
+    runs.add_argument("path", type=store_path, metavar="PATH")
     runs.set_defaults(command=_runs)
 
     events = commands.add_parser("events", help="list the events of a run")
-    events.add_argument("path", type=Path, metavar="PATH")
+    events.add_argument("path", type=store_path, metavar="PATH")
     events.add_argument("run_id", type=_run_id, metavar="RUN")
     events.set_defaults(command=_events)
 
     trace = commands.add_parser("trace", help="show a run's traces as trees, or the one below ROOT")
-    trace.add_argument("path", type=Path, metavar="PATH")
+    trace.add_argument("path", type=store_path, metavar="PATH")
     trace.add_argument("run_id", type=_run_id, metavar="RUN")
     trace.add_argument("root_id", nargs="?", type=_name, metavar="ROOT")
     trace.set_defaults(command=_trace)
@@ -124,18 +156,23 @@ def _add_contents(commands: argparse._SubParsersAction[argparse.ArgumentParser])
         listing.add_argument("--json", action="store_true", help="whole, as lines of an export")
 
     export = commands.add_parser("export", help="write all there is in a store as lines of JSON")
-    export.add_argument("path", type=Path, metavar="PATH")
+    export.add_argument("path", type=store_path, metavar="PATH")
     export.add_argument("file", nargs="?", type=Path, metavar="FILE", help="replaced as a whole; stdout if not given")
     export.set_defaults(command=_export)
 
     import_ = commands.add_parser("import", help="check an export and write it into a store, which is made if need be")
-    import_.add_argument("path", type=Path, metavar="PATH")
+    import_.add_argument("path", type=store_path, metavar="PATH")
     import_.add_argument("file", nargs="?", type=Path, metavar="FILE", help="stdin if not given")
     import_.add_argument("--give-up", action="store_true", help="leave an import that was cut short as it is")
     import_.set_defaults(command=_import)
 
 
 def _run(options: argparse.Namespace) -> int:
+    with _stdout_for_results() as results:
+        return _run_with(options, results)
+
+
+def _run_with(options: argparse.Namespace, results: TextIO) -> int:
     try:
         load_function(options.function)
     except ValueError as error:
@@ -154,11 +191,11 @@ def _run(options: argparse.Namespace) -> int:
                     bar.write(f"shoal: {' '.join(f'{outcome.input}: {outcome.error}'.split())}", file=sys.stderr)
         if options.results:
             for text in inputs:
-                print(json.dumps(vars(failures.get(text) or fleet.outcome(text)), default=str))
+                print(json.dumps(vars(failures.get(text) or fleet.outcome(text)), default=str), file=results)
     done = len(to_do) - len(failures)
     print(
         f"{len(inputs)} inputs: {len(inputs) - len(to_do)} done before, {done} done now, {len(failures)} failed",
-        file=sys.stderr if options.results else sys.stdout,
+        file=sys.stderr if options.results else results,
     )
     return FAILED if failures else GOOD
 

@@ -38,27 +38,27 @@ new store. Exit status: 0 the new store is there, or nothing is damaged and ther
 def add_store_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add them to a parser."""
     serve = commands.add_parser("serve", help="be the coordinator of a store, in the foreground")
-    serve.add_argument("path", type=Path, metavar="PATH")
+    serve.add_argument("path", type=store_path, metavar="PATH")
     serve.add_argument("--durability", choices=DURABILITIES)
     serve.add_argument("--max-bytes", type=positive, metavar="N", help=f"bound of its memory, from {MIN_STORE_BYTES}")
     serve.set_defaults(command=_serve)
 
     info = commands.add_parser("info", help="what a store holds and who serves it")
-    info.add_argument("path", type=Path, metavar="PATH")
+    info.add_argument("path", type=store_path, metavar="PATH")
     info.set_defaults(command=_info)
 
     check = commands.add_parser("check", help="verify a whole store and list every problem", description=_CHECK)
-    check.add_argument("path", type=Path, metavar="PATH")
+    check.add_argument("path", type=store_path, metavar="PATH")
     check.set_defaults(command=_check)
 
     backup = commands.add_parser("backup", help="write a consistent copy while writers go on")
-    backup.add_argument("path", type=Path, metavar="PATH")
-    backup.add_argument("dest", type=Path, metavar="DEST")
+    backup.add_argument("path", type=store_path, metavar="PATH")
+    backup.add_argument("dest", type=store_path, metavar="DEST")
     backup.set_defaults(command=_backup)
 
     repair = commands.add_parser("repair", help="save what can be read of a damaged store", description=_REPAIR)
-    repair.add_argument("store", type=Path, metavar="STORE")
-    repair.add_argument("new_store", type=Path, metavar="NEW_STORE")
+    repair.add_argument("store", type=store_path, metavar="STORE")
+    repair.add_argument("new_store", type=store_path, metavar="NEW_STORE")
     repair.add_argument("--all", action="store_true", help="also what stands behind the first damage")
     repair.add_argument("--max-bytes", type=positive, metavar="N", help="of the new store, instead of the old one's")
     repair.set_defaults(command=_repair)
@@ -146,6 +146,13 @@ def existing(path: Path) -> Database:
     if not (path / META_FILE).exists():
         raise NotFoundError(_NO_STORE.format(path))
     return open_database(path, read_only=True)
+
+
+def store_path(text: str) -> Path:
+    """The argument that names a store."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("the path is empty; give a directory")
+    return Path(text)
 
 
 def positive(text: str) -> int:

@@ -13,9 +13,11 @@ from typing import Any, TypeVar
 from shoal.primitives.key_space import Namespace
 from shoal.primitives.transaction import Transaction
 from shoal.shm import checkpoint, store_files
+from shoal.shm.durations import check_seconds
 from shoal.shm.errors import AlreadyExistsError, SnapshotExpiredError
 from shoal.shm.layout import W_BYTES_USED, W_CLIENTS, W_COORDINATOR_PID, W_KEYS, W_PUBLISHED
 from shoal.shm.limits import LINGER_S, OPEN_TIMEOUT_S
+from shoal.shm.plain_function import check_plain_function, check_plain_result
 from shoal.shm.store_files import StoreMeta
 from shoal.workers import transaction as engine
 from shoal.workers.check import check_through
@@ -72,10 +74,11 @@ class Database:
         store_files.check_max_bytes(max_bytes)
         if type(read_only) is not bool:
             raise TypeError(f"read_only has type {type(read_only).__name__}; give True or False")
-        self.path = os.path.abspath(os.fspath(path))
+        self.path = store_files.absolute_path(path)
         self._options = {"durability": durability, "max_bytes": max_bytes, "timeout": timeout, "linger": linger}
         self._options["read_only"] = read_only
-        directory, timeout_s, linger_s = Path(self.path), _seconds("timeout", timeout), _seconds("linger", linger)
+        directory, timeout_s = Path(self.path), check_seconds("timeout", timeout)
+        linger_s = check_seconds("linger", linger)
         options = (directory, durability, max_bytes, timeout_s)
         if read_only:
             from shoal.at_rest import read_at_rest  # here, because only this needs what a coordinator is made of
@@ -87,7 +90,7 @@ class Database:
         self.engine = engine.AutoCommit(self._connection)
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _reopen, (self.path, self._options, self._connection.store_id)
+        return _reopen, (type(self), self.path, self._options, self._connection.store_id)
 
     def __repr__(self) -> str:
         return f"<shoal.Database {self.path!r}>"
@@ -129,13 +132,18 @@ class Database:
 
         ``fn`` runs up to ``retries`` more times with jittered pauses between, so it must have no effect but through
         ``txn``. Raises the last ``ConflictError`` when all of them conflicted, and whatever ``fn`` raises at once.
+        ``TypeError`` for an async or generator function, or one that returns what is still to be awaited or iterated:
+        nothing is written then.
         """
+        check_plain_function("fn", fn)
         if type(retries) is not int or retries < 0:
-            raise ValueError(f"retries is {retries!r}; give a whole number from 0")
+            raise ValueError(f"retries is {retries!r:.60}; give a whole number from 0")
 
         def attempt() -> T:
             with self.transaction(run_id, namespace=namespace) as txn:
-                return fn(txn)
+                result = fn(txn)
+                check_plain_result("fn", fn, result)  # while an error still keeps everything from being written
+                return result
 
         return retry(attempt, retries)
 
@@ -191,7 +199,7 @@ class Database:
         Writers go on meanwhile. ``dest`` must not hold a store; ``StoreFullError`` if its disk is full, and
         ``SnapshotExpiredError`` if the copy takes so long that its snapshot is revoked to make room.
         """
-        directory = Path(dest)
+        directory = Path(store_files.absolute_path(dest))
         store_files.make_directory(directory)
         if any(directory.iterdir()):
             raise AlreadyExistsError(f"{directory} is not empty; give a new directory")
@@ -221,10 +229,12 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
 ) -> Database:
     """Attach to the store at ``path``, a directory, starting a coordinator if none serves it.
 
+    ``path``: str, bytes or ``os.PathLike``; it is taken as it is, ``~`` is not expanded.
     ``durability``: ``"memory"``, ``"buffered"`` or ``"strict"``; None takes the one being served, else the last.
-    ``max_bytes``: bound of the store's memory, 8 MiB at least; None likewise, else half of the machine's.
-    ``timeout``: seconds to wait for a coordinator, now and after one has died.
-    ``linger``: seconds a coordinator started here stays after its last client.
+    ``max_bytes``: bound of the store's memory, 8 MiB at least; None likewise, else half of what machine,
+    container and the limits of the process leave it (``shoal.shm.machine_memory``).
+    ``timeout``: seconds to wait for a coordinator, now and after one has died; ``math.inf`` for ever.
+    ``linger``: seconds a coordinator started here stays after its last client; ``math.inf`` for ever.
     ``read_only``: read a store that is there, and start and make nothing. One that nobody serves is read into memory of
     this process (``max_bytes`` then bounds that), also on read-only media. Every write is ``InvalidOperationError``.
 
@@ -243,16 +253,8 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
     )
 
 
-def _reopen(path: str, options: dict[str, Any], store_id: bytes | None) -> Database:
-    return Database(path, **options, _store_id=store_id)
-
-
-def _seconds(name: str, value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{name} has type {type(value).__name__}; give seconds")
-    if not value >= 0:
-        raise ValueError(f"{name} is {value}; give 0 seconds or more")
-    return float(value)
+def _reopen(kind: type[Database], path: str, options: dict[str, Any], store_id: bytes | None) -> Database:
+    return kind(path, **options, _store_id=store_id)
 
 
 __all__ = ["Database", "StoreInfo", "open"]

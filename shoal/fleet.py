@@ -14,9 +14,13 @@ A fleet is a registered run, each input a registered child of it:
         events              started, finished, failed; payloads {"attempt": number}, of ``failed`` {"error": text}, too
 
 - A step is one commit: status, result, event and counters never disagree.
-- Who ends an input must find it Active: it ends once, even if two processes work on it. What ended well is never run
-  again.
-- An Active input that nobody works on was cut short by a kill: it is begun again as it is.
+- A process that works on an input holds the claim on it (``claims``) from before the attempt begins until the outcome
+  is stored. So two fleets at once call the function once for each input.
+- A claim ends with its process. An input that was cut short by a kill is Active and not claimed: it is begun again as
+  it is.
+- A fleet that finds an input claimed works on the others, then waits for the claim and gives the outcome it finds. What
+  failed meanwhile is not run again: the number of attempts shows it.
+- Who ends an input must find it Active: it ends once. What ended well is never run again.
 - What has failed cannot become Active again. So its run is deleted and registered anew by the commit that begins the
   next attempt: same id, the log of events goes on, all else that was in the run is gone.
 - A run that somebody paused, cancelled or archived is left alone.
@@ -27,14 +31,15 @@ from __future__ import annotations
 import contextlib
 import importlib
 import sys
-from collections.abc import Callable, Iterator
-from concurrent.futures import as_completed
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, as_completed
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from xxhash import xxh3_128_hexdigest
 
+from shoal.claims import claimed
 from shoal.database import Database
 from shoal.primitives.run_index import RunIndex
 from shoal.primitives.run_types import RunMetadata, RunStatus
@@ -42,6 +47,7 @@ from shoal.primitives.transaction import Transaction
 from shoal.shm.codec import encode
 from shoal.shm.errors import AlreadyExistsError, CoordinatorLostError, ShoalError
 from shoal.shm.limits import MAX_RUN_ID_BYTES
+from shoal.shm.plain_function import check_plain_function, check_plain_result
 from shoal.worker_pool import WorkerPool
 from shoal.workers.worker import current_database
 
@@ -79,8 +85,10 @@ def load_function(name: str) -> Callable[[str], Any]:
             found = getattr(found, part)
     except (Exception, SystemExit) as error:  # a module may do anything while it is imported
         raise ValueError(f"{name!r} cannot be loaded: {_describe(error)}") from error
-    if not callable(found):
-        raise ValueError(f"{name!r} is a {type(found).__name__}, not a function")
+    try:
+        check_plain_function(repr(name), found)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
     function: Callable[[str], Any] = found
     return function
 
@@ -120,22 +128,41 @@ class Fleet:
         """Run the function over ``inputs``; outcomes as they come, each stored before it is given.
 
         Not stored is only what the store refuses: that input's outcome is an error all the same, and it stays to do.
+        Of an input that another process works on meanwhile it is the outcome that one stores.
         """
         with contextlib.suppress(AlreadyExistsError):
             RunIndex(self._db).create_run(run_id=self._run_id, metadata={"function": self._function_name})
-        futures = {pool.submit(_run_input, self._function_name, text): text for text in inputs}
+        with self._db.snapshot(self._run_id) as view:
+            failed = {text: _InputRun(self._function_name, text).attempts_failed(view) for text in inputs}
+
+        def submitted(texts: Iterable[str], wait: bool) -> dict[Future[Outcome | None], str]:
+            return {pool.submit(_run_input, self._function_name, text, failed[text], wait): text for text in texts}
+
+        futures = submitted(inputs, wait=False)
+        claimed_elsewhere: dict[Future[Outcome | None], str] = {}
         try:
-            for future in as_completed(futures):
-                text = futures.pop(future)
-                try:
-                    yield future.result()
-                except CoordinatorLostError:
-                    raise
-                except ShoalError as error:  # its worker was lost, or the store refused even the error
-                    yield self._fail(text, error)
+            while futures:
+                for future in as_completed(list(futures)):
+                    text = futures.pop(future)
+                    outcome = self._outcome_of(future, text)
+                    if outcome is None:  # behind all others in the pool's queue, so that no worker waits too early
+                        claimed_elsewhere |= submitted([text], wait=True)
+                    else:
+                        yield outcome
+                futures, claimed_elsewhere = claimed_elsewhere, {}
         finally:
-            for future in futures:
+            for future in (*futures, *claimed_elsewhere):
                 future.cancel()
+
+    def _outcome_of(self, future: Future[Outcome | None], text: str) -> Outcome | None:
+        """What came of a task; None if another process has the claim on its input."""
+        try:
+            return future.result()
+        except CoordinatorLostError:
+            raise
+        except ShoalError as error:  # its worker was lost, or the store refused even the error
+            with claimed(self._db.path, input_run_id(self._function_name, text), wait=False) as mine:
+                return self._fail(text, error) if mine else None
 
     def _fail(self, text: str, error: ShoalError) -> Outcome:
         described = _describe(error)
@@ -172,9 +199,17 @@ class _InputRun:
         error = f"its run {self._run_id} is {run.status.value}; resume or delete the run, and it will be done"
         return Outcome(self._text, FAILED, error=error)
 
-    def begin(self, db: Database) -> Outcome | None:
-        """Begin an attempt; the outcome instead, if there is nothing to do."""
-        return db.transact(self._fleet_run_id, self._begin, _MOST_CONFLICTS)
+    def attempts_failed(self, view: Transaction) -> int:
+        """How often it was begun, if it has failed; else 0."""
+        run = view.runs.get_run(self._run_id)
+        return self._attempts(view) if run is not None and run.status is RunStatus.Failed else 0
+
+    def begin(self, db: Database, attempts_failed: int | None = None) -> Outcome | None:
+        """Begin an attempt; the outcome instead, if there is nothing to do.
+
+        That is so for one that failed, too, if it has had more attempts than ``attempts_failed``.
+        """
+        return db.transact(self._fleet_run_id, lambda txn: self._begin(txn, attempts_failed), _MOST_CONFLICTS)
 
     def finish(self, db: Database, result: Any) -> Outcome:
         """End it well, unless somebody else has ended it; the outcome."""
@@ -184,13 +219,13 @@ class _InputRun:
         """End it with an error, unless somebody else has ended it; the outcome."""
         return db.transact(self._fleet_run_id, lambda txn: self._fail(txn, error), _MOST_CONFLICTS)
 
-    def _begin(self, txn: Transaction) -> Outcome | None:
+    def _begin(self, txn: Transaction, attempts_failed: int | None) -> Outcome | None:
         own = txn.on(self._run_id)
         run = txn.runs.get_run(self._run_id)
         attempt = self._attempts(txn) + 1
         if run is None:
             self._register(txn)
-        elif run.status is RunStatus.Failed:
+        elif run.status is RunStatus.Failed and (attempts_failed is None or attempt <= attempts_failed + 1):
             events = list(own.events.iter())
             txn.runs.delete_run(self._run_id)
             self._register(txn)
@@ -244,23 +279,31 @@ def _count(txn: Transaction, status: str, by: int) -> None:
     txn.state.set(name, (0 if counter is None else counter.value) + by)
 
 
-def _run_input(function_name: str, text: str) -> Outcome:
-    """In a worker: run one input and store how it ended, in the worker, so that nothing is lost with the pool."""
+def _run_input(function_name: str, text: str, attempts_failed: int, wait: bool) -> Outcome | None:
+    """In a worker: run one input and store how it ended, in the worker, so that nothing is lost with the pool.
+
+    None if another process works on it; with ``wait``, the outcome it has stored when it is done.
+    """
     db, run = current_database(), _InputRun(function_name, text)
-    ended = run.begin(db)
-    if ended is not None:  # its worker died after storing and before telling
-        return ended
-    try:
-        result = load_function(function_name)(text)
-        encode(result)  # by itself, so that a refusal names the place in the result
-    except BaseException as error:  # sys.exit in an agent ends the agent's input, not the fleet
-        return run.fail(db, _describe(error))
-    try:
-        return run.finish(db, result)
-    except CoordinatorLostError:
-        raise
-    except ShoalError as error:  # no room for the result: there may still be some for saying so
-        return run.fail(db, _describe(error))
+    with claimed(db.path, input_run_id(function_name, text), wait) as mine:
+        if not mine:
+            return None
+        ended = run.begin(db, attempts_failed)
+        if ended is not None:  # another process did it, or this task's first worker died after storing it
+            return ended
+        try:
+            function = load_function(function_name)
+            result = function(text)
+            check_plain_result(function_name, function, result)
+            encode(result)  # by itself, so that a refusal names the place in the result
+        except BaseException as error:  # sys.exit in an agent ends the agent's input, not the fleet
+            return run.fail(db, _describe(error))
+        try:
+            return run.finish(db, result)
+        except CoordinatorLostError:
+            raise
+        except ShoalError as error:  # no room for the result: there may still be some for saying so
+            return run.fail(db, _describe(error))
 
 
 def _describe(error: BaseException) -> str:

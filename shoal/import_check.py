@@ -15,7 +15,7 @@ from shoal.primitives.key_space import Namespace
 from shoal.records import Record
 from shoal.shm.errors import LimitExceededError, ShoalError
 from shoal.shm.hash_chain import ChainCheck, canonical, chain_of
-from shoal.shm.limits import MAX_COMMIT_BYTES
+from shoal.shm.limits import ADVICE_FOR_VALUES, MAX_COMMIT_BYTES
 
 # What an import itself writes beside a record.
 _MOST_RECORD_BYTES = MAX_COMMIT_BYTES - 4096
@@ -123,7 +123,7 @@ class _Checker:
         """What the record takes in a commit; ValueError or what the primitives refuse with if it cannot come here."""
         size = records.size_of(record)
         if size > _MOST_RECORD_BYTES:
-            raise LimitExceededError("size of the record in bytes", _MOST_RECORD_BYTES, size)
+            raise LimitExceededError("size of the record in bytes", _MOST_RECORD_BYTES, size, ADVICE_FOR_VALUES)
         kind, namespace, run_id, item = record
         run_prefix = b"" if kind == "run" else namespace.run_prefix(run_id)
         text = item.key if kind == "kv" else item.name if kind == "state" else ""

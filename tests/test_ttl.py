@@ -66,7 +66,7 @@ class TestTtlValue:
         assert kv.exists(run, "shorter") is False
 
     @pytest.mark.parametrize(
-        "ttl", [0, 0.0, -1, -0.5, math.nan, math.inf, timedelta(0), timedelta(seconds=-1)], ids=repr
+        "ttl", [0, 0.0, -1, -0.5, math.nan, -math.inf, timedelta(0), timedelta(seconds=-1)], ids=repr
     )
     def test_nothing_or_less_is_a_value_error(self, kv, run, ttl):
         """ttl <= 0 (or one that is no time) is ValueError naming the value, before anything is written."""

@@ -29,10 +29,11 @@ from shoal.shm.errors import (
     LimitExceededError,
     ShoalError,
     StoreMovedError,
+    no_memory_to_send,
 )
 from shoal.shm.frames import FrameError, frame
 from shoal.shm.handshake import PROTOCOL_VERSION, Hello, Welcome
-from shoal.shm.limits import MAX_COMMIT_BYTES
+from shoal.shm.limits import ADVICE_FOR_COMMITS, MAX_COMMIT_BYTES
 from shoal.shm.reader import Place
 from shoal.shm.store_files import EpochWord
 from shoal.shm.store_place import StorePlace
@@ -116,7 +117,7 @@ class Connection:
         """
         if len(effects) > MAX_COMMIT_BYTES or len(reads) > MAX_COMMIT_BYTES:
             size = max(len(effects), len(reads))
-            raise LimitExceededError("size of the commit in bytes", MAX_COMMIT_BYTES, size)
+            raise LimitExceededError("size of the commit in bytes", MAX_COMMIT_BYTES, size, ADVICE_FOR_COMMITS)
         status, version, details = self._exchange(snapshot, valid_until_ms, reads, effects)
         if status == COMMITTED:
             return version, details
@@ -172,8 +173,12 @@ class Connection:
                     raise StoreMovedError(*self._moved.args)
                 channel = self._take()
                 channel.commit_id += 1
-                request = commit_set.encode_request(channel.commit_id, snapshot, valid_until_ms, reads, effects)
-                answer = commit_through(channel, frame(request), self._attach, self._timeout_s, give_up_s)
+                try:
+                    request = commit_set.encode_request(channel.commit_id, snapshot, valid_until_ms, reads, effects)
+                    message = frame(request)
+                except MemoryError as error:
+                    raise no_memory_to_send(f"a commit of {len(reads) + len(effects):,} bytes") from error
+                answer = commit_through(channel, message, self._attach, self._timeout_s, give_up_s)
                 self._put_back(channel)
                 return answer
             finally:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.shm import commit_set, descriptors, handshake, store_files, unpatched
-from shoal.shm.child_python import python_command, python_environment
+from shoal.shm.child_python import check_launched, python_command, python_environment, starting
 from shoal.shm.codec import decode
 from shoal.shm.errors import ConfigurationError, CoordinatorLostError
 from shoal.shm.handshake import Hello, Welcome
@@ -156,13 +156,29 @@ def _start(directory: Path, hello: Hello, linger_s: float, deadline_s: float) ->
         command += ["--store-id", hello.store_id.hex()]
     report_read, report_write = descriptors.pipe()
     with _held(report_read):
-        with _held(report_write):
+        with _held(report_write), starting():
             launcher = _spawn(command, report_write)
-        with contextlib.suppress(ChildProcessError):  # the program reaps its children without a look at who they are
-            unpatched.os.waitpid(launcher, 0)
         parts = _read_report(report_read, deadline_s)
+        status = _reap(launcher, kill=time.monotonic() >= deadline_s)
     if parts:
         raise commit_set.error_from(*parts)
+    if status is not None:
+        check_launched(status)
+
+
+def _reap(launcher: int, kill: bool) -> int | None:
+    """How the launcher ended; None if the program reaps its children without a look at who they are.
+
+    ``kill``: it has had its time. A launcher that is shoal's ends at once.
+    """
+    try:
+        pid, status = unpatched.os.waitpid(launcher, os.WNOHANG if kill else 0)
+        if not pid:
+            os.kill(launcher, signal.SIGKILL)
+            _, status = unpatched.os.waitpid(launcher, 0)
+    except ChildProcessError:
+        return None
+    return os.waitstatus_to_exitcode(status)
 
 
 def _spawn(command: list[str], report_fd: int) -> int:

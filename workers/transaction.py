@@ -12,17 +12,21 @@ from __future__ import annotations
 import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from typing import Any, NoReturn, Protocol
 
 from shoal.shm import commit_set, operations
 from shoal.shm.clock import now_ms
-from shoal.shm.errors import InvalidOperationError
+from shoal.shm.errors import InvalidOperationError, no_memory_to_send
 from shoal.shm.layout import W_PUBLISHED
 from shoal.shm.outcome import Write
 from shoal.shm.reader import Found, Place
 from shoal.workers.attachment import Attachment
 from shoal.workers.connection import Connection
 
+NOT_MOVABLE = (
+    "a transaction, a snapshot or what it gave out (txn.kv, say) belongs to the thread and process that began it and "
+    "cannot be copied or pickled; hand on the database and a run id, and begin one there"
+)
 # Who waits for a commit looks at the published version at growing intervals.
 _SHORTEST_LOOK_S = 0.0002
 _LONGEST_LOOK_S = 0.005
@@ -101,6 +105,9 @@ class Transaction:
     def __del__(self) -> None:
         if self._ended == "":
             self._end("was dropped")
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(NOT_MOVABLE)
 
     def get_named(self, place: Place, name: str) -> bytes | None:
         """The value of the key ``place.prefix`` + ``name`` as this transaction sees it."""
@@ -194,10 +201,7 @@ class Transaction:
             self._refuse_use()
         try:
             if self._writes or self._clears:
-                reads = commit_set.encode_reads(list(self._keys_read), self._ranges_read)
-                flat = [part for write in self._writes.values() for part in write]
-                clears = [bound for clear in self._clears for bound in clear]
-                effects = commit_set.encode_effects(flat, clears or None)
+                reads, effects = self._encoded()
                 version, _ = self._connection.submit(self.snapshot, self._valid_until_ms, reads, effects)
             else:
                 version = self.snapshot
@@ -207,6 +211,16 @@ class Transaction:
         self.version = version
         self._end("has committed")
         return version
+
+    def _encoded(self) -> tuple[bytes, bytes]:
+        """What was read and what is to be written, as a commit sends it."""
+        try:
+            reads = commit_set.encode_reads(list(self._keys_read), self._ranges_read)
+            flat = [part for write in self._writes.values() for part in write]
+            clears = [bound for clear in self._clears for bound in clear]
+            return reads, commit_set.encode_effects(flat, clears or None)
+        except MemoryError as error:
+            raise no_memory_to_send(f"a commit of {len(self._writes):,} keys") from error
 
     def abandon(self) -> None:
         """End without writing anything; a second time does nothing."""

@@ -1,15 +1,22 @@
-"""The stores compared. The first is shoal, which every ratio is of; a new peer is a file here and a line below."""
+"""What a store must bring to be measured (``base``), and the stores there are (``compared``).
+
+``PEERS`` and ``SUBJECT`` are loaded when they are first asked for: they need the libraries of the extra, and the
+command's help does not.
+"""
 
 from __future__ import annotations
 
-from .base import DURABILITIES, BenchError, Peer, Session
-from .lmdb_peer import LmdbPeer
-from .manager_dict import ManagerDict
-from .redis_server import RedisServer
-from .shoal_store import ShoalStore
-from .sqlite_wal import SqliteWal
+from typing import Any
 
-SUBJECT: type[Peer] = ShoalStore
-PEERS: tuple[type[Peer], ...] = (SUBJECT, LmdbPeer, SqliteWal, RedisServer, ManagerDict)
+from .base import DURABILITIES, BenchError, Peer, Session
+
+
+def __getattr__(name: str) -> Any:
+    if name not in ("PEERS", "SUBJECT"):
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from . import compared
+
+    return getattr(compared, name)
+
 
 __all__ = ["DURABILITIES", "PEERS", "SUBJECT", "BenchError", "Peer", "Session"]

@@ -1,0 +1,13 @@
+"""The stores compared. The first is shoal, which every ratio is of; a new peer is a file here and a line below."""
+
+from __future__ import annotations
+
+from .base import Peer
+from .lmdb_peer import LmdbPeer
+from .manager_dict import ManagerDict
+from .redis_server import RedisServer
+from .shoal_store import ShoalStore
+from .sqlite_wal import SqliteWal
+
+SUBJECT: type[Peer] = ShoalStore
+PEERS: tuple[type[Peer], ...] = (SUBJECT, LmdbPeer, SqliteWal, RedisServer, ManagerDict)

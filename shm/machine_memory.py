@@ -1,0 +1,72 @@
+"""How much memory a store may take when nobody says: what machine, control group and the process's limits allow.
+
+The smallest of these counts:
+- half of the machine's memory, and half of the limit of the control group (version 1 or 2) the process is in, or of any
+  group around it: containers are limited so. A store that takes more has its processes killed by the kernel;
+- a quarter of the process's address space (``ulimit -v``): every client maps the whole store beside all else it has;
+- the largest file (``ulimit -f``): to the kernel the store's memory is a file.
+"""
+
+from __future__ import annotations
+
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+from shoal.shm.limits import DEFAULT_STORE_BYTES, GIB, MIN_STORE_BYTES
+
+_UNKNOWN_MACHINE_BYTES = 2 * GIB
+_LIMIT_FILES = {"": "memory.max", "memory": "memory.limit_in_bytes"}  # by controllers: of version 2, of version 1
+
+
+def default_store_bytes() -> int:
+    """What a store may take by default."""
+    bounds = [DEFAULT_STORE_BYTES, _machine_bytes() // 2]
+    bounds += [limit // 2 for limit in _control_group_limits(Path("/proc/self/cgroup"), Path("/proc/self/mountinfo"))]
+    for limit, part in ((resource.RLIMIT_AS, 4), (resource.RLIMIT_FSIZE, 1)):
+        most, _ = resource.getrlimit(limit)
+        if most != resource.RLIM_INFINITY:
+            bounds.append(most // part)
+    return max(MIN_STORE_BYTES, min(bounds))
+
+
+def _machine_bytes() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (ValueError, OSError):
+        return _UNKNOWN_MACHINE_BYTES
+
+
+def _control_group_limits(groups: Path, mounts: Path) -> Iterator[int]:
+    """The limits, in bytes, of the group this process is in and of those around it; none where there are no groups."""
+    try:
+        paths = dict(line.split(":", 2)[1:] for line in groups.read_text().splitlines())  # controllers -> group
+        mounted = [line.split(" - ", 1) for line in mounts.read_text().splitlines()]
+    except (OSError, ValueError):
+        return
+    for mount, filesystem in mounted:
+        kind, _, options = filesystem.split(" ", 2)
+        if kind == "cgroup2":
+            controllers = ""
+        elif kind == "cgroup" and "memory" in options.split(" ")[-1].split(","):
+            controllers = "memory"
+        else:
+            continue
+        group = next((path for names, path in paths.items() if controllers in names.split(",")), "/")
+        root, place = (field.replace("\\040", " ") for field in mount.split(" ")[3:5])
+        # In a container the group's path may be that of the host, which is mounted as the root here.
+        inside = os.path.relpath(group, root) if f"{group}/".startswith(f"{root.rstrip('/')}/") else "."
+        yield from _limits_upward(Path(place), Path(place) / inside, _LIMIT_FILES[controllers])
+
+
+def _limits_upward(top: Path, group: Path, name: str) -> Iterator[int]:
+    for directory in (group, *group.parents):
+        try:
+            text = (directory / name).read_text().strip()
+        except OSError:  # the root of version 2 has none
+            text = "max"
+        if text.isdecimal():
+            yield int(text)
+        if directory == top:
+            return

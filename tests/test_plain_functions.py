@@ -1,0 +1,161 @@
+"""Functions whose call runs nothing of their body are refused wherever shoal calls a function of the user."""
+
+import asyncio
+import functools
+import gc
+import warnings
+
+import pytest
+
+import shoal
+
+
+async def coroutine_function(txn):
+    txn.kv.put("k", "written")
+
+
+def generator_function(txn):
+    txn.kv.put("k", "written")
+    yield
+
+
+async def async_generator_function(txn):
+    txn.kv.put("k", "written")
+    yield
+
+
+class Agent:
+    async def method(self, txn):
+        txn.kv.put("k", "written")
+
+    @classmethod
+    async def of_class(cls, txn):
+        txn.kv.put("k", "written")
+
+    async def __call__(self, txn):
+        txn.kv.put("k", "written")
+
+
+class Generates:
+    def __call__(self, txn):
+        txn.kv.put("k", "written")
+        yield
+
+
+NOT_PLAIN = [
+    coroutine_function,
+    generator_function,
+    async_generator_function,
+    functools.partial(coroutine_function),
+    functools.partial(functools.partial(generator_function)),
+    functools.partial(Agent().method),
+    Agent().method,
+    Agent.of_class,
+    Agent(),
+    functools.partial(Agent()),
+    Generates(),
+    lambda txn: (yield),
+]
+
+
+def write_and_return(value):
+    """A plain function that writes, and returns something whose work is still to be done."""
+
+    def fn(given):
+        if isinstance(given, shoal.Transaction):
+            given.kv.put("k", "written")
+        return value(given)
+
+    return fn
+
+
+class Promise:
+    def __await__(self):
+        yield
+
+
+RETURNS = [
+    coroutine_function,
+    generator_function,
+    async_generator_function,
+    lambda _: (x for x in "ab"),
+    lambda _: Promise(),
+]
+
+
+@pytest.fixture(autouse=True)
+def no_warning_of_what_was_never_awaited():
+    with warnings.catch_warnings(record=True) as seen:
+        warnings.simplefilter("always")
+        yield
+        gc.collect()
+    assert [str(warning.message) for warning in seen if "never awaited" in str(warning.message)] == []
+
+
+@pytest.mark.parametrize("fn", NOT_PLAIN, ids=range(len(NOT_PLAIN)))
+def test_a_function_that_would_not_run_is_refused_before_anything_is_sent(memory_db, run, fn):
+    """transact and transition raise a TypeError that names the function; nothing is written, no transaction begins."""
+    cells = shoal.StateCell(memory_db)
+    cells.set(run, "cell", 1)
+    before = memory_db.info().commit_version
+    for call in (
+        lambda: memory_db.transact(run, fn),
+        lambda: cells.transition(run, "cell", fn),
+    ):
+        with pytest.raises(TypeError, match=r"fn is .+, an? (async|generator|async generator) function"):
+            call()
+    assert memory_db.info().commit_version == before
+    assert not shoal.KVStore(memory_db).exists(run, "k")
+
+
+@pytest.mark.parametrize("value", RETURNS, ids=range(len(RETURNS)))
+def test_what_is_still_to_be_run_is_no_result(memory_db, run, value):
+    """A plain function that returns a coroutine, a generator or another awaitable has its transaction rolled back."""
+    cells, fn = shoal.StateCell(memory_db), write_and_return(value)
+    cells.set(run, "cell", 1)
+    with pytest.raises(TypeError, match=r"write_and_return.*which returned a"):
+        memory_db.transact(run, fn)
+    with pytest.raises(TypeError, match=r"write_and_return.*which returned a"):
+        cells.transition(run, "cell", fn)
+    with pytest.raises(TypeError, match="which returned a"), memory_db.transaction(run) as txn:
+        txn.state.transition("cell", fn)
+    assert not shoal.KVStore(memory_db).exists(run, "k")
+    assert cells.read(run, "cell").version == 1
+
+
+def test_a_task_is_no_result(memory_db, run):
+    """An asyncio Task, too, is still to be run, and what it then does to the transaction is refused."""
+
+    async def main():
+        tasks = []
+
+        def fn(txn):
+            tasks.append(asyncio.get_running_loop().create_task(coroutine_function(txn)))
+            return tasks[0]
+
+        with pytest.raises(TypeError, match="returned a"):
+            memory_db.transact(run, fn)
+        return (await asyncio.gather(*tasks, return_exceptions=True))[0]
+
+    assert isinstance(asyncio.run(main()), shoal.InvalidOperationError)
+    assert not shoal.KVStore(memory_db).exists(run, "k")
+
+
+def test_plain_functions_of_every_kind_are_taken(memory_db, run):
+    """Functions, methods, partials, callables, classes and wrappers around async functions run as before."""
+
+    class Plain:
+        def method(self, txn):
+            return txn.kv.increment("n")
+
+        __call__ = method
+
+    @functools.wraps(coroutine_function)
+    def wrapper(txn):
+        return asyncio.run(asyncio.sleep(0, txn.kv.increment("n")))
+
+    plain = [Plain().method, Plain(), functools.partial(Plain().method), wrapper, lambda txn: txn.kv.increment("n")]
+    assert [memory_db.transact(run, fn) for fn in plain] == [1, 2, 3, 4, 5]
+    assert isinstance(memory_db.transact(run, type), type)
+    with pytest.raises(TypeError, match="fn has type int"):
+        memory_db.transact(run, 5)
