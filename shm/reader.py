@@ -12,6 +12,7 @@ What a reader may assume, and why it is enough:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import NamedTuple
 
 from shoal.shm.clock import now_ms
@@ -51,6 +52,12 @@ class Found(NamedTuple):
     value: bytes
     version: int
     expires_ms: int  # 0: never
+
+
+def _verify(words: memoryview, snapshot: int) -> None:
+    horizon = words[W_HORIZON]
+    if horizon > snapshot:
+        raise SnapshotExpiredError(snapshot, horizon)
 
 
 # An epoch no coordinator ever has.
@@ -96,7 +103,7 @@ class Reader:
         self._moved = moved or self.get_named
         self._places: list[Place] = []  # those that remember nodes, and how many since all were told to forget
         self._remembered = 0
-        self._tombstones = TombstoneView(segment, self.verify)
+        self._tombstones = TombstoneView(segment, partial(_verify, segment.words))  # not self: no cycle
 
     def retire(self) -> None:
         """From now on have ``moved`` answer: this process has let go of the coordinator."""
@@ -189,9 +196,7 @@ class Reader:
 
     def verify(self, snapshot: int) -> None:
         """Raise SnapshotExpiredError if memory that ``snapshot`` could reach may have been reused."""
-        horizon = self.words[W_HORIZON]
-        if horizon > snapshot:
-            raise SnapshotExpiredError(snapshot, horizon)
+        _verify(self.words, snapshot)
 
     def _look_up(self, place: Place, name: str, nodes: dict[str, int], snapshot: int) -> int:
         """The key node, and remember it for the next time in the same epoch; 0 if there is none, -1 to ask ``find``.
