@@ -15,6 +15,7 @@ remembered, in memory, in the log and in checkpoints, so that commit is answered
 
 from __future__ import annotations
 
+import contextlib
 from collections import OrderedDict
 from typing import Any
 
@@ -153,8 +154,9 @@ class CommitEngine:
             self.make_version()
 
     def make_version(self) -> None:
-        """An empty commit, for memory that can be freed once there is a newer version."""
-        self._commit(COORDINATOR, CommitSet(self.version + 1, 0, 0, [], [], [], [], [], None, _NO_EFFECTS))
+        """An empty commit, for memory that can be freed once there is a newer version; none if the disk is full."""
+        with contextlib.suppress(StoreFullError):
+            self._commit(COORDINATOR, CommitSet(self.version + 1, 0, 0, [], [], [], [], [], None, _NO_EFFECTS))
         self.finish_group()
 
     def forget_client(self, client_id: int) -> None:

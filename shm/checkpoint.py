@@ -59,6 +59,11 @@ def file_name(version: int) -> str:
     return f"{_PREFIX}{version:020}{_SUFFIX}"
 
 
+def temporary_name_of(version: int) -> str:
+    """The name under which this process writes the checkpoint at ``version``; recovery removes such a file."""
+    return f"{file_name(version)}.{os.getpid()}.new"
+
+
 def version_of(name: str) -> int | None:
     """The version in a checkpoint's file name, None for any other name."""
     digits = name[len(_PREFIX) : -len(_SUFFIX)]
@@ -68,19 +73,25 @@ def version_of(name: str) -> int | None:
 
 
 def write_checkpoint(
-    directory: Path, reader: Reader, version: int, remembered: list[Remembered], store_id: bytes | None = None
+    directory: Path,
+    reader: Reader,
+    version: int,
+    remembered: list[Remembered],
+    store_id: bytes | None = None,
+    temporary_name: str | None = None,
 ) -> int:
     """Write all keys live at ``version``, which the caller has pinned, and return how many there were.
 
-    ``store_id`` names the store it belongs to; a checkpoint without is accepted by any.
+    ``store_id`` names the store it belongs to; a checkpoint without is accepted by any. ``temporary_name`` is a file
+    that may be there already, with room reserved on the disk; what is not needed of that is given back.
 
     Raises ``SnapshotExpiredError`` if the snapshot is revoked and ``StoreFullError`` if the disk is full; in either
     case, and after a kill, nothing but a file of another name is left.
     """
     final = directory / file_name(version)
     # A helper may outlive its coordinator, and the next one may begin another at the same version: each has its own.
-    temporary = directory / f"{final.name}.{os.getpid()}.new"
-    fd = private_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    temporary = directory / (temporary_name or temporary_name_of(version))
+    fd = private_file(temporary, os.O_WRONLY | os.O_CREAT)
     try:
         with os.fdopen(fd, "wb", buffering=CHECKPOINT_BLOCK_BYTES) as out:
             out.write(_block(HEAD, [version, clock.now_ms(), store_id]))
@@ -95,6 +106,7 @@ def write_checkpoint(
                     out.write(_block(KEYS, flat))
                     flat, size = [], 0
             out.write(_block(KEYS, flat) + _block(END, [keys, remembered]))
+            out.truncate()
             out.flush()
             os.fsync(out.fileno())
     except OSError as error:

@@ -45,13 +45,14 @@ class Heap:
         self._untaken.add(self.first_block, self.block_count)
         self._pool_of_block: dict[int, int] = {}
         self._free_in_block: dict[int, list[int]] = {}
-        self._large: dict[int, int] = {}  # first block of a run -> blocks
+        self._large: dict[int, int] = {}  # first block of a run -> words of the record in it
         # By size class, first the records', then the index's: free words of the block in use, that block, other blocks
         # with room.
         self._current: list[list[int]] = [[] for _ in range(2 * len(CLASS_WORDS))]
         self._current_block = [-1] * (2 * len(CLASS_WORDS))
         self._partial: list[set[int]] = [set() for _ in range(2 * len(CLASS_WORDS))]
         self.used_words = 0
+        self.padding_words = 0  # of these, what large records leave unused in their last blocks
 
     @property
     def free_blocks(self) -> int:
@@ -94,8 +95,10 @@ class Heap:
         block = reference // BLOCK_WORDS
         free = self._free_in_block.get(block)
         if free is None:
-            blocks = self._large.pop(block)
+            words = self._large.pop(block)
+            blocks = -(-words // BLOCK_WORDS)
             self.used_words -= blocks * BLOCK_WORDS
+            self.padding_words -= blocks * BLOCK_WORDS - words
             self._ready.add(block, blocks)
             return
         pool = self._pool_of_block[block]
@@ -115,7 +118,11 @@ class Heap:
         """Words the record at ``reference`` occupies."""
         block = reference // BLOCK_WORDS
         pool = self._pool_of_block.get(block)
-        return self._large[block] * BLOCK_WORDS if pool is None else CLASS_WORDS[pool % len(CLASS_WORDS)]
+        return (
+            -(-self._large[block] // BLOCK_WORDS) * BLOCK_WORDS
+            if pool is None
+            else CLASS_WORDS[pool % len(CLASS_WORDS)]
+        )
 
     def is_allocated(self, reference: int) -> bool:
         """Whether ``reference`` is the start of a record in use (for the integrity walk)."""
@@ -181,8 +188,9 @@ class Heap:
     def _allocate_large(self, words: int) -> int:
         blocks = -(-words // BLOCK_WORDS)
         block = self._take_blocks(blocks)
-        self._large[block] = blocks
+        self._large[block] = words
         self.used_words += blocks * BLOCK_WORDS
+        self.padding_words += blocks * BLOCK_WORDS - words
         return block * BLOCK_WORDS
 
     def _take_blocks(self, blocks: int) -> int:

@@ -20,6 +20,7 @@ from shoal.shm.layout import W_PUBLISHED
 from shoal.shm.reader import Reader
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment
+from shoal.shm.storage import Space
 from shoal.shm.writer import Writer
 
 STORE_ID = bytes(range(16))
@@ -61,6 +62,12 @@ class MemoryStorage:
     def create_log_file(self, name: str, size: int) -> MemoryFile:
         assert name not in self.files
         return MemoryFile(self.files, name, size)
+
+    def size(self, name: str) -> int:
+        return len(self.files[name])
+
+    def space(self) -> Space:
+        return Space(1 << 40, 1 << 40)
 
     def truncate(self, name: str, size: int) -> None:
         del self.files[name][size:]

@@ -1,0 +1,97 @@
+"""Room on the disk for the next checkpoint, taken before the live data grows.
+
+A full disk becomes free again only by a checkpoint: it replaces the log and the checkpoint before it, and it must be
+written while they are still there. So:
+
+- The file ``checkpoint.new`` holds at least as many bytes of the disk as a checkpoint of the live data takes. A commit
+  that adds data is refused when the file cannot grow with it. Deletes need nothing here.
+- To write a checkpoint the file is renamed and given to the helper, which writes into the reserved bytes. Until the
+  helper ends, the next reserve counts on the lesser of two sizes: that of this file, free again if the helper fails, and
+  that of the files which the checkpoint makes obsolete.
+- Only the coordinator touches it. After a kill, recovery removes it like every other unfinished file, and the next
+  coordinator reserves the same bytes again before it begins a log file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from shoal.shm import limits
+from shoal.shm.errors import StoreFullError
+from shoal.shm.storage import Storage
+from shoal.shm.writer import Writer
+
+_NAME = "checkpoint.new"
+# Of the size of a checkpoint, this part must be left for the log, or checkpoints follow each other too closely.
+_LOG_SHARE = 4
+_AHEAD_SHARE = 8  # and this part is reserved ahead of need
+
+
+class CheckpointRoom:
+    """The reserve of one store, for the live data in ``writer``."""
+
+    def __init__(self, storage: Storage, writer: Writer) -> None:
+        self._storage = storage
+        self._writer = writer
+        self._held_bytes = 0
+        self._coming_bytes = 0  # while a checkpoint is written: what the disk will have for the next one
+
+    def checkpoint_bytes(self) -> int:
+        """What a checkpoint of the live data takes at most: an entry is shorter than node and record in memory."""
+        heap = self._writer.heap
+        live_words = heap.used_words - heap.padding_words - self._writer.garbage_words
+        return 8 * live_words + limits.CHECKPOINT_EXTRA_BYTES
+
+    def growth_bytes(self) -> int:
+        """By how much the live data may grow."""
+        return self._held_bytes + self._coming_bytes - self.checkpoint_bytes()
+
+    def provide(self, growth_bytes: int) -> None:
+        """Have room for a checkpoint of the live data and ``growth_bytes`` more, or raise StoreFullError."""
+        if self.growth_bytes() >= growth_bytes:
+            return
+        checkpoint_bytes = self.checkpoint_bytes() + growth_bytes
+        missing_bytes = checkpoint_bytes - self._held_bytes - self._coming_bytes
+        free_bytes = self._storage.space().free_bytes
+        needed_bytes = missing_bytes + checkpoint_bytes // _LOG_SHARE
+        if free_bytes < needed_bytes:
+            raise StoreFullError(
+                f"the disk has {free_bytes:,} bytes free and the commit needs {needed_bytes:,}, for the log and in "
+                "reserve for the next checkpoint; delete keys or free disk space: reads and deletes go on meanwhile"
+            )
+        self._extend(self._held_bytes + missing_bytes)
+
+    def acquire(self) -> None:
+        """Reserve what the live data needs now, if it can be had; without it no commit that adds data is taken."""
+        with contextlib.suppress(StoreFullError):
+            self._extend(self.checkpoint_bytes())
+
+    def hand_over(self, name: str, freed_bytes: int) -> None:
+        """Give the reserve this name for a checkpoint that will make files of ``freed_bytes`` obsolete."""
+        if self._held_bytes:
+            self._storage.rename(_NAME, name)
+        self._coming_bytes = min(self._held_bytes, freed_bytes)
+        self._held_bytes = 0
+
+    def take_back(self) -> None:
+        """The checkpoint is written or has failed, and what it leaves free is free: reserve for the next one."""
+        self._coming_bytes = 0
+        self.acquire()
+
+    def release(self) -> None:
+        """Give it all back: the store is at rest."""
+        self._held_bytes = 0
+        with contextlib.suppress(FileNotFoundError):
+            self._storage.remove(_NAME)
+
+    def _extend(self, size: int) -> None:
+        """Hold at least ``size`` bytes, more if that is to be had: so the next commits need not ask."""
+        if size <= self._held_bytes:
+            return
+        ahead_bytes = min(max(size // _AHEAD_SHARE, limits.MIB), limits.RESERVE_STEP_BYTES)
+        try:
+            self._storage.reserve(_NAME, size + ahead_bytes)
+            size += ahead_bytes
+        except StoreFullError:
+            self._storage.reserve(_NAME, size)
+        self._held_bytes = size
