@@ -5,9 +5,12 @@ written while they are still there. So:
 
 - The file ``checkpoint.new`` holds at least as many bytes of the disk as a checkpoint of the live data takes. A commit
   that adds data is refused when the file cannot grow with it. Deletes need nothing here.
+- A checkpoint uses its reserve up and the next one needs as much again, so it is begun early only if the files that it
+  makes obsolete are large enough for that. For a delete that finds no room it is begun in any case, and the next one
+  makes do with less: there is less to write.
 - To write a checkpoint the file is renamed and given to the helper, which writes into the reserved bytes. Until the
-  helper ends, the next reserve counts on the lesser of two sizes: that of this file, free again if the helper fails, and
-  that of the files which the checkpoint makes obsolete.
+  helper ends, the next reserve counts on the lesser of two sizes: that of this file, which is free again if the helper
+  fails, and that of the files which the checkpoint makes obsolete.
 - Only the coordinator touches it. After a kill, recovery removes it like every other unfinished file, and the next
   coordinator reserves the same bytes again before it begins a log file.
 """
@@ -62,9 +65,19 @@ class CheckpointRoom:
         self._extend(self._held_bytes + missing_bytes)
 
     def acquire(self) -> None:
-        """Reserve what the live data needs now, if it can be had; without it no commit that adds data is taken."""
-        with contextlib.suppress(StoreFullError):
-            self._extend(self.checkpoint_bytes())
+        """Reserve what the live data needs now, or as much of it as is to be had: it may shrink."""
+        part_bytes = -self.growth_bytes()
+        while part_bytes >= limits.LEAST_LOG_FILE_BYTES:
+            try:
+                self._extend(self._held_bytes + part_bytes)
+            except StoreFullError:
+                part_bytes //= 2
+            part_bytes = min(part_bytes, -self.growth_bytes())
+
+    def leaves_enough(self, obsolete_bytes: int) -> bool:
+        """Whether a checkpoint that makes files of so many bytes obsolete leaves room to reserve for the next one."""
+        free_bytes = self._storage.space().free_bytes + self._held_bytes + obsolete_bytes
+        return free_bytes >= 2 * self.checkpoint_bytes()
 
     def hand_over(self, name: str, freed_bytes: int) -> None:
         """Give the reserve this name for a checkpoint that will make files of ``freed_bytes`` obsolete."""

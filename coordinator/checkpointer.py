@@ -4,7 +4,8 @@ The helper is one more reader with a snapshot: it is given the segment for readi
 keeps readable. Killed, it leaves a file of another name, and the log stays until the next one succeeds.
 
 A checkpoint is also the way out of a full disk. It is begun early when the disk is short and it makes enough files
-obsolete, and a commit that finds no room at all waits a little for it (``make_room``). ``checkpoint_room`` has the room.
+obsolete, and a commit that finds no room at all waits a little for it (``make_room``). ``checkpoint_room`` keeps the
+room for it.
 """
 
 from __future__ import annotations
@@ -75,16 +76,17 @@ class Checkpointer:
                 self._finish(now_s)
         elif now_s >= self._not_before_s and self._due():
             self._begin(now_s)
+        elif self._log.room is not None:
+            self._log.room.acquire()
 
-    def make_room(self) -> bool:
+    def make_room(self, only_deletes: bool) -> bool:
         """Have a checkpoint written that removes files, and wait a little for it; False if none could be removed.
 
         For a commit that finds no room on the disk. Others wait with it; reads go on.
         """
         now_s = time.monotonic()
         if self._helper is None:
-            useful = now_s >= self._not_before_s and self._freed_bytes() >= limits.LEAST_LOG_FILE_BYTES
-            if not useful or not self._begin(now_s):
+            if now_s < self._not_before_s or not self._useful(only_deletes) or not self._begin(now_s):
                 return False
         elif self._waited:
             return False
@@ -99,8 +101,7 @@ class Checkpointer:
 
     def start(self) -> None:
         """Have a checkpoint of everything published now written."""
-        words = self._writer.segment.words
-        self._version = words[W_PUBLISHED]
+        self._version = self._published()
         self._log_bytes_at_start = self._log.bytes_written
         self._waited = False
         self._temporary = checkpoint.temporary_name_of(self._version)
@@ -153,15 +154,30 @@ class Checkpointer:
         grown = self._log.bytes_written + self._log_bytes_before
         if grown >= max(limits.CHECKPOINT_LOG_BYTES, self._writer.heap.used_bytes):
             return True
-        return self._log.is_short and self._freed_bytes() >= self._size() // _WORTH_SHARE
+        room = self._log.room
+        if not self._log.is_short or room is None or not self._useful(only_deletes=False):
+            return False
+        return self._log.obsolete_bytes(self._published()) >= room.checkpoint_bytes() // _WORTH_SHARE
 
-    def _size(self) -> int:
-        """What a checkpoint takes on the disk now, at most."""
-        return self._log.room.checkpoint_bytes() if self._log.room is not None else 0
+    def _published(self) -> int:
+        version: int = self._writer.segment.words[W_PUBLISHED]
+        return version
 
-    def _freed_bytes(self) -> int:
-        """By how much a checkpoint made now would shorten what the store has on the disk, at least."""
-        return self._obsolete_bytes(self._writer.segment.words[W_PUBLISHED]) - self._size()
+    def _useful(self, only_deletes: bool) -> bool:
+        """Whether a checkpoint now would leave more room on the disk, as far as can be told beforehand.
+
+        A file of the log that becomes obsolete may hold only what is live, so it may be that nothing is gained. But
+        then there is no such file until commits have filled another one.
+        """
+        room, version = self._log.room, self._published()
+        if room is None:
+            return False
+        if not only_deletes and not room.leaves_enough(self._obsolete_bytes(version)):
+            return False
+        if self._log.obsolete_bytes(version):
+            return True
+        older_bytes = self._obsolete_bytes(version)
+        return older_bytes >= room.checkpoint_bytes() + limits.LEAST_LOG_FILE_BYTES
 
     def _obsolete(self, version: int) -> list[str]:
         """Checkpoints that one of this version makes obsolete."""

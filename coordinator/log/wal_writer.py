@@ -54,7 +54,8 @@ class WalWriter:
         self.bytes_written = 0
         self.first_versions: dict[int, int] = {}  # number of a file -> first version in it
         self.room = room
-        self.make_room: Callable[[], bool] = lambda: False  # whether files could be removed
+        # Have files removed for a commit that only deletes, or for any; whether some were.
+        self.make_room: Callable[[bool], bool] = lambda _only_deletes: False
         self.is_short = False  # the last file that was wanted could not be had, or not in its usual size
         self._file: LogFile | None = None
         self._position = 0
@@ -62,9 +63,8 @@ class WalWriter:
         self._growth_end = 0  # where they must end for a commit that adds data to be admitted without a further look
         self._usual_bytes = _usual_file_bytes(storage)
         self.prepare()
-        if self._spare is not None:
-            self._rotate()
-            self.prepare()
+        self._take_spare()
+        self.prepare()
 
     def has_room(self, body_bytes: int) -> bool:
         """Whether a record of that size can be appended as things are, and another file is ready after it."""
@@ -77,7 +77,7 @@ class WalWriter:
             self._find_room(needed, only_deletes)
         except StoreFullError:
             self.is_short = True
-            if not self.make_room():
+            if not self.make_room(only_deletes):
                 raise
             self._find_room(needed, only_deletes)
 
@@ -215,6 +215,10 @@ class WalWriter:
             file.close()
             self._storage.remove(wal_format.file_name(number))
             self._spare = None
+
+    def _take_spare(self) -> None:
+        if self._spare is not None:
+            self._rotate()
 
     def _rotate(self) -> None:
         assert self._spare is not None, "append without reserve"
