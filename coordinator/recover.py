@@ -1,6 +1,8 @@
 """From files to a segment: the newest checkpoint, then the log after it.
 
-Reads only, but for two things: an unfinished tail is cut and files that hold nothing any more are removed, both when
+The checkpoint is read a block at a time and the log a file at a time: beside the segment, recovery needs little memory.
+
+It reads only, but for two things: an unfinished tail is cut and files that hold nothing any more are removed, both when
 all of it is verified. Killed at any point, the next run sees the same committed prefix. Nothing is served before.
 """
 
@@ -67,7 +69,7 @@ def _load_checkpoint(
     if newest is None:
         return 0, {}, store_id
     name = checkpoint.file_name(newest)
-    reader = checkpoint.CheckpointReader(name, storage.read(name), store_id)
+    reader = checkpoint.CheckpointReader(storage, name, store_id)
     for entries in reader.entries():
         apply_entries(entries, writer)
         publish(writer, reclaimer, newest)

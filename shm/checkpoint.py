@@ -29,7 +29,7 @@ from shoal.shm import clock, codec
 from shoal.shm.errors import CorruptionError
 from shoal.shm.limits import CHECKPOINT_BLOCK_BYTES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES
 from shoal.shm.reader import Reader
-from shoal.shm.storage import DiskStorage, private_file, raise_if_full
+from shoal.shm.storage import DiskStorage, Storage, private_file, raise_if_full
 from shoal.shm.store_files import STORE_ID_BYTES, of_another_store
 
 FORMAT_VERSION = 2
@@ -122,11 +122,12 @@ def write_checkpoint(
 
 
 class CheckpointReader:
-    """A checkpoint file, verified block by block as it is read."""
+    """A checkpoint file, read and verified block by block: no more than one block of it is in memory."""
 
-    def __init__(self, name: str, data: bytes, expected_id: bytes | None = None) -> None:
+    def __init__(self, storage: Storage, name: str, expected_id: bytes | None = None) -> None:
+        self._storage = storage
         self._name = name
-        self.data = data
+        self.size_bytes = storage.size(name)
         self._expected_id = expected_id
         self.store_id: bytes | None = None
         self.version = 0
@@ -146,10 +147,10 @@ class CheckpointReader:
         offset, kind, damaged = 0, 0, False
         self.version = version_of(self._name) or 0
         self._previous, self._keys = b"", 0
-        while kind != END or offset < len(self.data):
+        while kind != END or offset < self.size_bytes:
             try:
                 if kind == END:
-                    self._damaged(offset, "the end of the file", f"{len(self.data) - offset} more bytes")
+                    self._damaged(offset, "the end of the file", f"{self.size_bytes - offset} more bytes")
                 found, content, following = self._block(offset)
                 if (found == HEAD) != (kind == 0):
                     self._damaged(offset, "a head block first and once", f"a block of kind {found}")
@@ -164,7 +165,7 @@ class CheckpointReader:
                 yield error
                 kind, damaged = kind or HEAD, True
                 following = self._next_block(offset)
-                if following == len(self.data):
+                if following == self.size_bytes:
                     return
             offset = following
 
@@ -206,22 +207,30 @@ class CheckpointReader:
 
     def _next_block(self, offset: int) -> int:
         """Where to read on behind what is no block: where it says that it ends, if another begins there."""
-        data = self.data
-        if offset + _BLOCK.size <= len(data):
-            _, _, length, _ = _BLOCK.unpack_from(data, offset)
+        head = self._read(offset, _BLOCK.size)
+        if len(head) == _BLOCK.size:
+            _, _, length, _ = _BLOCK.unpack(head)
             end: int = offset + _BLOCK.size + length
-            if data.startswith(_MAGIC_BYTES, end):
+            if self._read(end, len(_MAGIC_BYTES)) == _MAGIC_BYTES:
                 return end
-        found = data.find(_MAGIC_BYTES, offset + 1)
-        return found if found >= 0 else len(data)
+        offset += 1
+        while piece := self._read(offset, CHECKPOINT_BLOCK_BYTES):
+            found = piece.find(_MAGIC_BYTES)
+            if found >= 0:
+                return offset + found
+            offset += max(1, len(piece) - len(_MAGIC_BYTES) + 1)
+        return self.size_bytes
+
+    def _read(self, offset: int, size: int) -> bytes:
+        return self._storage.read_at(self._name, offset, max(0, min(size, self.size_bytes - offset)))
 
     def _block(self, offset: int) -> tuple[int, Any, int]:
-        data = self.data
-        if offset + _BLOCK.size > len(data):
-            self._damaged(offset, "a block", f"the end of the file at {len(data)}")
-        magic, kind, length, checksum = _BLOCK.unpack_from(data, offset)
+        head = self._read(offset, _BLOCK.size)
+        if len(head) < _BLOCK.size:
+            self._damaged(offset, "a block", f"the end of the file at {self.size_bytes}")
+        magic, kind, length, checksum = _BLOCK.unpack(head)
         start = offset + _BLOCK.size
-        content = data[start : start + length]
+        content = self._read(start, length)
         if magic not in (_MAGIC, _MAGIC_WITHOUT_ID):
             self._damaged(offset, f"magic and format {_MAGIC:#x}", f"{magic:#x}")
         if len(content) != length or xxh3_64_intdigest(_CHECKED.pack(kind, length) + content) != checksum:

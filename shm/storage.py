@@ -55,6 +55,10 @@ class Storage(Protocol):
         """A file's whole content."""
         ...
 
+    def read_at(self, name: str, offset: int, size: int) -> bytes:
+        """A piece of a file, shorter only at its end."""
+        ...
+
     def create_log_file(self, name: str, size: int) -> LogFile:
         """A new file of zeros with its space reserved; StoreFullError if there is none."""
         ...
@@ -137,6 +141,14 @@ class DiskStorage:
     def read(self, name: str) -> bytes:
         """A file's whole content."""
         return (self.directory / name).read_bytes()
+
+    def read_at(self, name: str, offset: int, size: int) -> bytes:
+        """A piece of a file, shorter only at its end."""
+        fd = os.open(self.directory / name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return _read_all(fd, offset, size)
+        finally:
+            os.close(fd)
 
     def create_log_file(self, name: str, size: int) -> LogFile:
         """A new file of zeros with its space reserved; StoreFullError if there is none."""
@@ -263,6 +275,17 @@ def append_note(directory: Path, name: str, text: str) -> None:
             os.write(fd, line.encode(errors="backslashreplace"))
         finally:
             os.close(fd)
+
+
+def _read_all(fd: int, offset: int, size: int) -> bytes:
+    """All ``size`` bytes, however few the system gives at a time; fewer only at the end of the file."""
+    data = os.pread(fd, size, offset)
+    while 0 < len(data) < size:
+        more = os.pread(fd, size - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
 
 
 def _write_all(fd: int, data: bytes, position: int) -> None:

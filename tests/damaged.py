@@ -59,6 +59,9 @@ class MemoryStorage:
     def read(self, name: str) -> bytes:
         return bytes(self.files[name])
 
+    def read_at(self, name: str, offset: int, size: int) -> bytes:
+        return bytes(self.files[name][offset : offset + size])
+
     def create_log_file(self, name: str, size: int) -> MemoryFile:
         assert name not in self.files
         return MemoryFile(self.files, name, size)

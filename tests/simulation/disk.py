@@ -196,6 +196,10 @@ class SimulatedStorage:
         self._disk.scheduler.step()
         return bytes(self._disk.names[name].content)
 
+    def read_at(self, name: str, offset: int, size: int) -> bytes:
+        self._disk.scheduler.step()
+        return bytes(self._disk.names[name].content[offset : offset + size])
+
     def create_log_file(self, name: str, size: int) -> Any:
         disk = self._disk
         disk.scheduler.step()
