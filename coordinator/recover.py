@@ -21,8 +21,10 @@ from shoal.shm.reclaim import Reclaimer
 from shoal.shm.storage import Storage
 from shoal.shm.writer import Writer
 
-# Replay publishes and reclaims now and then, so that a long log does not need room for all its history.
+# Replay publishes and reclaims now and then, so that a long log does not need room for all its history: after so many
+# records, or when what they made obsolete takes so many words.
 _RECORDS_PER_GROUP = 1_000
+_GARBAGE_WORDS_PER_GROUP = 8 * limits.MIB // 8
 
 
 class Recovered(NamedTuple):
@@ -96,7 +98,7 @@ def replayed(
     commit = None
     for i, commit in enumerate(commits, 1):
         _replay(commit, writer, reclaimer, window, remembered)
-        if i % _RECORDS_PER_GROUP == 0:
+        if i % _RECORDS_PER_GROUP == 0 or writer.garbage_words >= _GARBAGE_WORDS_PER_GROUP:
             _end_group(writer, reclaimer, window, commit.version)
         yield commit
     if commit is not None:
