@@ -79,6 +79,8 @@ class MemoryStorage:
         assert name in self.files
 
     def remove(self, name: str) -> None:
+        if name not in self.files:
+            raise FileNotFoundError(name)
         del self.files[name]
 
     def replace(self, name: str, content: bytes) -> None:
