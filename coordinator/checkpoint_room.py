@@ -62,7 +62,13 @@ class CheckpointRoom:
                 f"the disk has {free_bytes:,} bytes free and the commit needs {needed_bytes:,}, for the log and in "
                 "reserve for the next checkpoint; delete keys or free disk space: reads and deletes go on meanwhile"
             )
-        self._extend(self._held_bytes + missing_bytes)
+        ahead_bytes = min(max(checkpoint_bytes // _AHEAD_SHARE, limits.MIB), limits.RESERVE_STEP_BYTES)
+        if free_bytes < needed_bytes + ahead_bytes:
+            ahead_bytes = 0
+        try:
+            self._extend(self._held_bytes + missing_bytes + ahead_bytes)
+        except StoreFullError:
+            self._extend(self._held_bytes + missing_bytes)
 
     def acquire(self) -> None:
         """Reserve what the live data needs now, or as much of it as is to be had: it may shrink."""
@@ -98,13 +104,6 @@ class CheckpointRoom:
             self._storage.remove(_NAME)
 
     def _extend(self, size: int) -> None:
-        """Hold at least ``size`` bytes, more if that is to be had: so the next commits need not ask."""
-        if size <= self._held_bytes:
-            return
-        ahead_bytes = min(max(size // _AHEAD_SHARE, limits.MIB), limits.RESERVE_STEP_BYTES)
-        try:
-            self._storage.reserve(_NAME, size + ahead_bytes)
-            size += ahead_bytes
-        except StoreFullError:
+        if size > self._held_bytes:
             self._storage.reserve(_NAME, size)
-        self._held_bytes = size
+            self._held_bytes = size
