@@ -215,6 +215,7 @@ class WalWriter:
             file.close()
             self._storage.remove(wal_format.file_name(number))
             self._spare = None
+            self._growth_end = 0
 
     def _take_spare(self) -> None:
         if self._spare is not None:
