@@ -30,6 +30,7 @@ from typing import Any
 
 import filelock
 
+from shoal.coordinator.checkpoint_room import CheckpointRoom
 from shoal.coordinator.checkpointer import Checkpointer
 from shoal.coordinator.checks import Checks
 from shoal.coordinator.commit_engine import CommitEngine
@@ -163,7 +164,9 @@ class Coordinator:
             os.set_blocking(fd, False)
         self._log: WalWriter | None = None
         if meta.durability != "memory":
-            self._log = WalWriter(storage, found.next_log_number, found.version, store_id)
+            room = CheckpointRoom(storage, self._writer)
+            room.acquire()
+            self._log = WalWriter(storage, found.next_log_number, found.version, store_id, room)
             self._log.first_versions.update(found.log_files)
         self._engine = CommitEngine(
             self._writer,

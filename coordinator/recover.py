@@ -1,6 +1,8 @@
 """From files to a segment: the newest checkpoint, then the log after it.
 
-Reads only, but for two things: an unfinished tail is cut and files that hold nothing any more are removed, both when
+The checkpoint is read a block at a time and the log a file at a time: beside the segment, recovery needs little memory.
+
+It reads only, but for two things: an unfinished tail is cut and files that hold nothing any more are removed, both when
 all of it is verified. Killed at any point, the next run sees the same committed prefix. Nothing is served before.
 """
 
@@ -19,8 +21,10 @@ from shoal.shm.reclaim import Reclaimer
 from shoal.shm.storage import Storage
 from shoal.shm.writer import Writer
 
-# Replay publishes and reclaims now and then, so that a long log does not need room for all its history.
+# Replay publishes and reclaims now and then, so that a long log does not need room for all its history: after so many
+# records, or when what they made obsolete takes so many words.
 _RECORDS_PER_GROUP = 1_000
+_GARBAGE_WORDS_PER_GROUP = 8 * limits.MIB // 8
 
 
 class Recovered(NamedTuple):
@@ -67,7 +71,7 @@ def _load_checkpoint(
     if newest is None:
         return 0, {}, store_id
     name = checkpoint.file_name(newest)
-    reader = checkpoint.CheckpointReader(name, storage.read(name), store_id)
+    reader = checkpoint.CheckpointReader(storage, name, store_id)
     for entries in reader.entries():
         apply_entries(entries, writer)
         publish(writer, reclaimer, newest)
@@ -94,7 +98,7 @@ def replayed(
     commit = None
     for i, commit in enumerate(commits, 1):
         _replay(commit, writer, reclaimer, window, remembered)
-        if i % _RECORDS_PER_GROUP == 0:
+        if i % _RECORDS_PER_GROUP == 0 or writer.garbage_words >= _GARBAGE_WORDS_PER_GROUP:
             _end_group(writer, reclaimer, window, commit.version)
         yield commit
     if commit is not None:

@@ -23,7 +23,6 @@ from shoal.shm.store_files import EpochWord, StoreMeta
 from shoal.shm.store_place import lock_directory
 
 _PAGE_BYTES = 4096
-_NO_CHECKPOINT = CheckpointReader("", b"")
 
 
 def is_store(directory: Path) -> bool:
@@ -78,28 +77,42 @@ class DamagedDisk(DiskStorage):
         except (FileNotFoundError, IsADirectoryError):
             raise
         except OSError as error:
-            return self._read_around(name, error)
+            return self._read_around(name, 0, self.size(name), error)
 
-    def _read_around(self, name: str, error: OSError) -> bytes:
+    def read_at(self, name: str, offset: int, size: int) -> bytes:
+        """A piece of a file, shorter only at its end."""
+        try:
+            return super().read_at(name, offset, size)
+        except (FileNotFoundError, IsADirectoryError):
+            raise
+        except OSError as error:
+            return self._read_around(name, offset, min(offset + size, self.size(name)), error)
+
+    def _read_around(self, name: str, offset: int, end: int, error: OSError) -> bytes:
         try:
             fd = os.open(self.directory / name, os.O_RDONLY | os.O_CLOEXEC)
         except OSError:
-            self.unreadable.append(Finding(name, 0, "a file that can be read", str(error.strerror)))
+            self._note(Finding(name, 0, "a file that can be read", str(error.strerror)))
             return b""
         try:
-            size = os.fstat(fd).st_size
-            return b"".join(
-                self._read_page(fd, name, start, min(_PAGE_BYTES, size - start))
-                for start in range(0, size, _PAGE_BYTES)
-            )
+            first = offset - offset % _PAGE_BYTES
+            pages = [
+                self._read_page(fd, name, start, min(_PAGE_BYTES, end - start))
+                for start in range(first, end, _PAGE_BYTES)
+            ]
+            return b"".join(pages)[offset - first :]
         finally:
             os.close(fd)
+
+    def _note(self, finding: Finding) -> None:
+        if finding not in self.unreadable:
+            self.unreadable.append(finding)
 
     def _read_page(self, fd: int, name: str, start: int, size: int) -> bytes:
         try:
             return os.pread(fd, size, start).ljust(size, b"\0")
         except OSError as error:
-            self.unreadable.append(Finding(name, start, "bytes that can be read", str(error.strerror), size))
+            self._note(Finding(name, start, "bytes that can be read", str(error.strerror), size))
             return bytes(size)
 
 
@@ -121,7 +134,8 @@ class Survey:
         self.base, self.damaged = self._read_checkpoints(storage, progress)
         self.base_version = 0 if self.base is None else self.base.version
         files = wal_reader.read_files(storage)
-        after = (self.damaged or self.base or _NO_CHECKPOINT).version
+        newest = self.damaged or self.base
+        after = 0 if newest is None else newest.version
         log = LogSurvey(files, after, acknowledged, self._store_id, progress)
         self.findings += log.findings
         self.unfinished = log.unfinished
@@ -163,9 +177,9 @@ class Survey:
         versions = [version for version in map(checkpoint.version_of, storage.list()) if version is not None]
         for version in sorted(versions, reverse=True):
             name = checkpoint.file_name(version)
-            reader = CheckpointReader(name, storage.read(name), self._store_id)
+            reader = CheckpointReader(storage, name, self._store_id)
             errors = [part for part in reader.past_damage() if isinstance(part, CorruptionError)]
-            progress(len(reader.data))
+            progress(reader.size_bytes)
             if not errors:
                 self._store_id = self._store_id or reader.store_id
                 return reader, damaged

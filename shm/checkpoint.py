@@ -29,7 +29,7 @@ from shoal.shm import clock, codec
 from shoal.shm.errors import CorruptionError
 from shoal.shm.limits import CHECKPOINT_BLOCK_BYTES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES
 from shoal.shm.reader import Reader
-from shoal.shm.storage import DiskStorage, private_file, raise_if_full
+from shoal.shm.storage import DiskStorage, Storage, private_file, raise_if_full
 from shoal.shm.store_files import STORE_ID_BYTES, of_another_store
 
 FORMAT_VERSION = 2
@@ -59,6 +59,11 @@ def file_name(version: int) -> str:
     return f"{_PREFIX}{version:020}{_SUFFIX}"
 
 
+def temporary_name_of(version: int) -> str:
+    """The name under which this process writes the checkpoint at ``version``; recovery removes such a file."""
+    return f"{file_name(version)}.{os.getpid()}.new"
+
+
 def version_of(name: str) -> int | None:
     """The version in a checkpoint's file name, None for any other name."""
     digits = name[len(_PREFIX) : -len(_SUFFIX)]
@@ -68,19 +73,25 @@ def version_of(name: str) -> int | None:
 
 
 def write_checkpoint(
-    directory: Path, reader: Reader, version: int, remembered: list[Remembered], store_id: bytes | None = None
+    directory: Path,
+    reader: Reader,
+    version: int,
+    remembered: list[Remembered],
+    store_id: bytes | None = None,
+    temporary_name: str | None = None,
 ) -> int:
     """Write all keys live at ``version``, which the caller has pinned, and return how many there were.
 
-    ``store_id`` names the store it belongs to; a checkpoint without is accepted by any.
+    ``store_id`` names the store it belongs to; a checkpoint without is accepted by any. ``temporary_name`` is a file
+    that may be there already, with room reserved on the disk; what is not needed of that is given back.
 
     Raises ``SnapshotExpiredError`` if the snapshot is revoked and ``StoreFullError`` if the disk is full; in either
     case, and after a kill, nothing but a file of another name is left.
     """
     final = directory / file_name(version)
     # A helper may outlive its coordinator, and the next one may begin another at the same version: each has its own.
-    temporary = directory / f"{final.name}.{os.getpid()}.new"
-    fd = private_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    temporary = directory / (temporary_name or temporary_name_of(version))
+    fd = private_file(temporary, os.O_WRONLY | os.O_CREAT)
     try:
         with os.fdopen(fd, "wb", buffering=CHECKPOINT_BLOCK_BYTES) as out:
             out.write(_block(HEAD, [version, clock.now_ms(), store_id]))
@@ -95,6 +106,7 @@ def write_checkpoint(
                     out.write(_block(KEYS, flat))
                     flat, size = [], 0
             out.write(_block(KEYS, flat) + _block(END, [keys, remembered]))
+            out.truncate()
             out.flush()
             os.fsync(out.fileno())
     except OSError as error:
@@ -110,11 +122,12 @@ def write_checkpoint(
 
 
 class CheckpointReader:
-    """A checkpoint file, verified block by block as it is read."""
+    """A checkpoint file, read and verified block by block: no more than one block of it is in memory."""
 
-    def __init__(self, name: str, data: bytes, expected_id: bytes | None = None) -> None:
+    def __init__(self, storage: Storage, name: str, expected_id: bytes | None = None) -> None:
+        self._storage = storage
         self._name = name
-        self.data = data
+        self.size_bytes = storage.size(name)
         self._expected_id = expected_id
         self.store_id: bytes | None = None
         self.version = 0
@@ -134,10 +147,10 @@ class CheckpointReader:
         offset, kind, damaged = 0, 0, False
         self.version = version_of(self._name) or 0
         self._previous, self._keys = b"", 0
-        while kind != END or offset < len(self.data):
+        while kind != END or offset < self.size_bytes:
             try:
                 if kind == END:
-                    self._damaged(offset, "the end of the file", f"{len(self.data) - offset} more bytes")
+                    self._damaged(offset, "the end of the file", f"{self.size_bytes - offset} more bytes")
                 found, content, following = self._block(offset)
                 if (found == HEAD) != (kind == 0):
                     self._damaged(offset, "a head block first and once", f"a block of kind {found}")
@@ -152,7 +165,7 @@ class CheckpointReader:
                 yield error
                 kind, damaged = kind or HEAD, True
                 following = self._next_block(offset)
-                if following == len(self.data):
+                if following == self.size_bytes:
                     return
             offset = following
 
@@ -194,22 +207,30 @@ class CheckpointReader:
 
     def _next_block(self, offset: int) -> int:
         """Where to read on behind what is no block: where it says that it ends, if another begins there."""
-        data = self.data
-        if offset + _BLOCK.size <= len(data):
-            _, _, length, _ = _BLOCK.unpack_from(data, offset)
+        head = self._read(offset, _BLOCK.size)
+        if len(head) == _BLOCK.size:
+            _, _, length, _ = _BLOCK.unpack(head)
             end: int = offset + _BLOCK.size + length
-            if data.startswith(_MAGIC_BYTES, end):
+            if self._read(end, len(_MAGIC_BYTES)) == _MAGIC_BYTES:
                 return end
-        found = data.find(_MAGIC_BYTES, offset + 1)
-        return found if found >= 0 else len(data)
+        offset += 1
+        while piece := self._read(offset, CHECKPOINT_BLOCK_BYTES):
+            found = piece.find(_MAGIC_BYTES)
+            if found >= 0:
+                return offset + found
+            offset += max(1, len(piece) - len(_MAGIC_BYTES) + 1)
+        return self.size_bytes
+
+    def _read(self, offset: int, size: int) -> bytes:
+        return self._storage.read_at(self._name, offset, max(0, min(size, self.size_bytes - offset)))
 
     def _block(self, offset: int) -> tuple[int, Any, int]:
-        data = self.data
-        if offset + _BLOCK.size > len(data):
-            self._damaged(offset, "a block", f"the end of the file at {len(data)}")
-        magic, kind, length, checksum = _BLOCK.unpack_from(data, offset)
+        head = self._read(offset, _BLOCK.size)
+        if len(head) < _BLOCK.size:
+            self._damaged(offset, "a block", f"the end of the file at {self.size_bytes}")
+        magic, kind, length, checksum = _BLOCK.unpack(head)
         start = offset + _BLOCK.size
-        content = data[start : start + length]
+        content = self._read(start, length)
         if magic not in (_MAGIC, _MAGIC_WITHOUT_ID):
             self._damaged(offset, f"magic and format {_MAGIC:#x}", f"{magic:#x}")
         if len(content) != length or xxh3_64_intdigest(_CHECKED.pack(kind, length) + content) != checksum:

@@ -48,13 +48,14 @@ class Heap:
         self._untaken.add(self.first_block, self.block_count)
         self._pool_of_block: dict[int, int] = {}
         self._free_in_block: dict[int, list[int]] = {}
-        self._large: dict[int, int] = {}  # first block of a run -> blocks
+        self._large: dict[int, int] = {}  # first block of a run -> words of the record in it
         # By size class, first the records', then the index's: free words of the block in use, that block, other blocks
         # with room.
         self._current: list[list[int]] = [[] for _ in range(2 * len(CLASS_WORDS))]
         self._current_block = [-1] * (2 * len(CLASS_WORDS))
         self._partial: list[set[int]] = [set() for _ in range(2 * len(CLASS_WORDS))]
         self.used_words = 0
+        self.padding_words = 0  # of these, what large records leave unused in their last blocks
         # Every reference handed out since a check began, while one is under way: what it need not find reachable.
         self.allocated: array[int] | None = None
 
@@ -103,8 +104,10 @@ class Heap:
         block = reference // BLOCK_WORDS
         free = self._free_in_block.get(block)
         if free is None:
-            blocks = self._large.pop(block)
+            words = self._large.pop(block)
+            blocks = -(-words // BLOCK_WORDS)
             self.used_words -= blocks * BLOCK_WORDS
+            self.padding_words -= blocks * BLOCK_WORDS - words
             self._ready.add(block, blocks)
             return
         pool = self._pool_of_block[block]
@@ -124,7 +127,11 @@ class Heap:
         """Words the record at ``reference`` occupies."""
         block = reference // BLOCK_WORDS
         pool = self._pool_of_block.get(block)
-        return self._large[block] * BLOCK_WORDS if pool is None else CLASS_WORDS[pool % len(CLASS_WORDS)]
+        return (
+            -(-self._large[block] // BLOCK_WORDS) * BLOCK_WORDS
+            if pool is None
+            else CLASS_WORDS[pool % len(CLASS_WORDS)]
+        )
 
     def is_allocated(self, reference: int) -> bool:
         """Whether ``reference`` is the start of a record in use (for the integrity walk)."""
@@ -148,7 +155,7 @@ class Heap:
         block = max(block, self.first_block)
         last = min(end, block + most_looked_at)
         while block < last and len(found) < 3 * most:
-            pool, blocks = self._pool_of_block.get(block), self._large.get(block)
+            pool, blocks = self._pool_of_block.get(block), -(-self._large.get(block, 0) // BLOCK_WORDS)
             if pool is not None:
                 first = block * BLOCK_WORDS
                 # What is not in the block, a check cannot but find: no record begins behind its end.
@@ -156,7 +163,7 @@ class Heap:
                     r - first if first <= r < first + BLOCK_WORDS else BLOCK_WORDS for r in self._free_in_block[block]
                 ]
                 found += (block, CLASS_WORDS[pool % len(CLASS_WORDS)], array("H", free).tobytes())
-            elif blocks is not None:
+            elif blocks:
                 found += (block, -blocks, b"")
             block += blocks or 1
         return (block if block < end else 0), found
@@ -214,8 +221,9 @@ class Heap:
     def _allocate_large(self, words: int) -> int:
         blocks = -(-words // BLOCK_WORDS)
         block = self._take_blocks(blocks)
-        self._large[block] = blocks
+        self._large[block] = words
         self.used_words += blocks * BLOCK_WORDS
+        self.padding_words += blocks * BLOCK_WORDS - words
         if self.allocated is not None:
             self.allocated.append(block * BLOCK_WORDS)
         return block * BLOCK_WORDS

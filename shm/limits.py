@@ -53,9 +53,14 @@ REMEMBERED_CLIENTS = 65_536  # last commit of that many departed clients, for re
 
 # --- log ------------------------------------------------------------------------------------------------------------
 LOG_FILE_BYTES = 4 * MIB
+LEAST_LOG_FILE_BYTES = 64 * KIB  # where the disk is short
+LOG_FILES_PER_DISK = 32  # a log file takes no more of the disk than one in so many
 CHECKPOINT_LOG_BYTES = 32 * MIB  # log since the last checkpoint that starts the next, at least
 CHECKPOINT_LOG_FILES = 32  # likewise, whatever is in them
 CHECKPOINT_BLOCK_BYTES = 256 * KIB
+CHECKPOINT_EXTRA_BYTES = 128 * KIB  # what a checkpoint has beside its keys: heads, last outcomes of clients
+CHECKPOINT_WAIT_S = 2.0  # so long at most a commit waits for a checkpoint that gives it room on the disk
+RESERVE_STEP_BYTES = 64 * MIB  # at most so much is reserved on the disk ahead of need
 SYNC_EVERY_MS = 100  # buffered: how much a power cut may take
 
 # --- check ----------------------------------------------------------------------------------------------------------

@@ -12,11 +12,18 @@ import mmap
 import os
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from shoal.shm.errors import StoreFullError
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class Space(NamedTuple):
+    """How large a disk is and how much of it is free, in bytes. A quota may allow less."""
+
+    total_bytes: int
+    free_bytes: int
 
 
 class LogFile(Protocol):
@@ -48,8 +55,31 @@ class Storage(Protocol):
         """A file's whole content."""
         ...
 
+    def read_at(self, name: str, offset: int, size: int) -> bytes:
+        """A piece of a file, shorter only at its end."""
+        ...
+
     def create_log_file(self, name: str, size: int) -> LogFile:
         """A new file of zeros with its space reserved; StoreFullError if there is none."""
+        ...
+
+    def reserve(self, name: str, size: int) -> None:
+        """Have a file of at least ``size`` bytes with its space reserved; StoreFullError if there is none.
+
+        What the file had before, it keeps in any case. Not durable: it is needed only while a coordinator lives.
+        """
+        ...
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a file another name, not durably."""
+        ...
+
+    def size(self, name: str) -> int:
+        """How long a file is, in bytes."""
+        ...
+
+    def space(self) -> Space:
+        """How much room the disk has."""
         ...
 
     def truncate(self, name: str, size: int) -> None:
@@ -112,6 +142,14 @@ class DiskStorage:
         """A file's whole content."""
         return (self.directory / name).read_bytes()
 
+    def read_at(self, name: str, offset: int, size: int) -> bytes:
+        """A piece of a file, shorter only at its end."""
+        fd = os.open(self.directory / name, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return _read_all(fd, offset, size)
+        finally:
+            os.close(fd)
+
     def create_log_file(self, name: str, size: int) -> LogFile:
         """A new file of zeros with its space reserved; StoreFullError if there is none."""
         path = self.directory / name
@@ -126,6 +164,36 @@ class DiskStorage:
             os.unlink(path)
             raise_if_full(error, f"{size:,} bytes for the log at {path}")
             raise
+
+    def reserve(self, name: str, size: int) -> None:
+        """Have a file of at least ``size`` bytes with its space reserved; StoreFullError if there is none."""
+        path = self.directory / name
+        fd = private_file(path, os.O_RDWR | os.O_CREAT)
+        try:
+            before = os.fstat(fd).st_size
+            if before >= size:
+                return
+            try:
+                os.posix_fallocate(fd, before, size - before)
+            except OSError as error:
+                os.ftruncate(fd, before)  # some systems keep what they could have
+                raise_if_full(error, f"{size - before:,} bytes more in reserve for the next checkpoint at {path}")
+                raise
+        finally:
+            os.close(fd)
+
+    def rename(self, name: str, new_name: str) -> None:
+        """Give a file another name, not durably."""
+        os.rename(self.directory / name, self.directory / new_name)
+
+    def size(self, name: str) -> int:
+        """How long a file is, in bytes."""
+        return os.stat(self.directory / name).st_size
+
+    def space(self) -> Space:
+        """How much room the disk has."""
+        found = os.statvfs(self.directory)
+        return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
     def truncate(self, name: str, size: int) -> None:
         """Cut a file, durably."""
@@ -209,6 +277,17 @@ def append_note(directory: Path, name: str, text: str) -> None:
             os.close(fd)
 
 
+def _read_all(fd: int, offset: int, size: int) -> bytes:
+    """All ``size`` bytes, however few the system gives at a time; fewer only at the end of the file."""
+    data = os.pread(fd, size, offset)
+    while 0 < len(data) < size:
+        more = os.pread(fd, size - len(data), offset + len(data))
+        if not more:
+            break
+        data += more
+    return data
+
+
 def _write_all(fd: int, data: bytes, position: int) -> None:
     """Write all of ``data``, however little the system takes at a time."""
     view = memoryview(data)
@@ -221,5 +300,6 @@ def raise_if_full(error: OSError, wanted: str) -> None:
     """StoreFullError if ``error`` says that the disk has no room for ``wanted``."""
     if error.errno in _NO_ROOM:
         raise StoreFullError(
-            f"the disk has no room for {wanted} ({error.strerror}); free disk space: reads and deletes go on meanwhile"
+            f"the disk has no room for {wanted} ({error.strerror}); delete keys or free disk space: "
+            "reads and deletes go on meanwhile"
         ) from error

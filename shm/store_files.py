@@ -32,7 +32,7 @@ from shoal.shm.errors import ConfigurationError, CorruptionError, shown
 from shoal.shm.layout import EPOCH_BITS
 from shoal.shm.limits import MAX_STORE_BYTES, MIN_STORE_BYTES
 from shoal.shm.machine_memory import default_store_bytes
-from shoal.shm.storage import DiskStorage, private_file
+from shoal.shm.storage import DiskStorage, private_file, raise_if_full
 from shoal.shm.words import unmap, words_of
 
 FORMAT_VERSION = 2
@@ -216,7 +216,7 @@ class EpochWord:
         if writable:
             check_epoch(directory)
             fd = private_file(path, os.O_RDWR | os.O_CREAT)
-            os.ftruncate(fd, _EPOCH_BYTES)
+            _have_bytes(fd, path)
         else:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -238,6 +238,16 @@ class EpochWord:
         """Which coordinator serves, or served last."""
         generation: int = self.words[0] >> EPOCH_BITS
         return generation
+
+
+def _have_bytes(fd: int, path: Path) -> None:
+    """Reserve the file's page on the disk: a store to a mapped page that has no room there is a deadly signal."""
+    try:
+        os.posix_fallocate(fd, 0, _EPOCH_BYTES)
+    except OSError as error:
+        os.close(fd)
+        raise_if_full(error, f"{_EPOCH_BYTES:,} bytes for {path}")
+        raise
 
 
 @contextmanager

@@ -224,7 +224,7 @@ def _lacks(writer: Writer, entry: checkpoint.Entry) -> bool:
 def _read_back(directory: Path, version: int) -> None:
     """Raise unless what the next coordinator will read is whole."""
     name = checkpoint.file_name(version)
-    for _ in checkpoint.CheckpointReader(name, DiskStorage(directory).read(name)).entries():
+    for _ in checkpoint.CheckpointReader(DiskStorage(directory), name).entries():
         pass
 
 

@@ -20,6 +20,7 @@ from shoal.shm.layout import W_PUBLISHED
 from shoal.shm.reader import Reader
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment
+from shoal.shm.storage import Space
 from shoal.shm.writer import Writer
 
 STORE_ID = bytes(range(16))
@@ -58,9 +59,18 @@ class MemoryStorage:
     def read(self, name: str) -> bytes:
         return bytes(self.files[name])
 
+    def read_at(self, name: str, offset: int, size: int) -> bytes:
+        return bytes(self.files[name][offset : offset + size])
+
     def create_log_file(self, name: str, size: int) -> MemoryFile:
         assert name not in self.files
         return MemoryFile(self.files, name, size)
+
+    def size(self, name: str) -> int:
+        return len(self.files[name])
+
+    def space(self) -> Space:
+        return Space(1 << 40, 1 << 40)
 
     def truncate(self, name: str, size: int) -> None:
         del self.files[name][size:]
@@ -69,6 +79,8 @@ class MemoryStorage:
         assert name in self.files
 
     def remove(self, name: str) -> None:
+        if name not in self.files:
+            raise FileNotFoundError(name)
         del self.files[name]
 
     def replace(self, name: str, content: bytes) -> None:

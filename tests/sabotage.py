@@ -14,6 +14,7 @@ import signal
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 if __name__ == "__main__":  # started with -P, so that nothing but shoal itself can be found by accident
@@ -28,6 +29,7 @@ from shoal.workers import take_over
 
 GROUPS_TO_LIVE = 120
 FULL_DISK_FLAG = "SHOAL_TEST_FULL_DISK"
+SMALL_DISK = "SHOAL_TEST_SMALL_DISK"  # what the system says when it is full, and its size in bytes
 
 
 def die_logged() -> None:
@@ -76,7 +78,44 @@ def full_disk() -> None:
     storage.os = FullOs()
 
 
-OCCASIONS: dict[str, Callable[[], None]] = {"die_logged": die_logged, "full_disk": full_disk, "poisoned": poisoned}
+def small_disk() -> None:
+    """A disk on which the store's directory may take so many bytes; a quota does not show in ``statvfs``."""
+    number, most_bytes = map(int, os.environ[SMALL_DISK].split())
+
+    def used_bytes(directory: str) -> int:
+        used = 0
+        for entry in os.scandir(directory):
+            with contextlib.suppress(FileNotFoundError):
+                used += entry.stat().st_size
+        return used
+
+    class SmallOs:
+        """``os`` as such a disk shows it."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def posix_fallocate(self, fd: int, offset: int, length: int) -> None:
+            used = used_bytes(os.path.dirname(os.readlink(f"/proc/self/fd/{fd}")))
+            if used + offset + length - os.fstat(fd).st_size > most_bytes:
+                raise OSError(number, os.strerror(number))
+            os.posix_fallocate(fd, offset, length)
+
+        def statvfs(self, directory: Path) -> Any:
+            if number != errno.ENOSPC:
+                return os.statvfs(directory)
+            free = max(0, most_bytes - used_bytes(str(directory)))
+            return SimpleNamespace(f_blocks=most_bytes, f_bavail=free, f_frsize=1)
+
+    storage.os = SmallOs()
+
+
+OCCASIONS: dict[str, Callable[[], None]] = {
+    "die_logged": die_logged,
+    "full_disk": full_disk,
+    "poisoned": poisoned,
+    "small_disk": small_disk,
+}
 PLANTS = (*OCCASIONS, *(plant.name for plant in plants.PLANTS.values() if plant.side == plants.COORDINATOR))
 
 

@@ -21,6 +21,7 @@ from shoal.coordinator.log.wal_format import FileHead, encode_file_head, file_na
 from shoal.repair import REPORT_FILE, Repair
 from shoal.shm import checkpoint, store_files
 from shoal.shm.errors import AlreadyExistsError, CorruptionError, InvalidOperationError, NotFoundError, StoreFullError
+from shoal.shm.storage import DiskStorage
 
 RUN = "run"
 COMMITS = 60
@@ -251,8 +252,7 @@ def _with_checkpoints(tmp_path: Path, files: dict[str, bytes], *versions: int) -
         (name,) = [entry.name for entry in made.iterdir() if entry.name.startswith("checkpoint-")]
         newest = checkpoint.version_of(name)
         assert newest is not None
-        data = (made / name).read_bytes()
-        reader = checkpoint.CheckpointReader(name, data)
+        reader = checkpoint.CheckpointReader(DiskStorage(made), name)
         blocks = [entry for entries in reader.entries() for entry in entries]
         flat = [part for entry in blocks for part in entry]
         content = checkpoint._block(checkpoint.HEAD, [version, 0])

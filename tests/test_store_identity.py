@@ -17,6 +17,7 @@ from shoal import cli, repair
 from shoal.coordinator.log import wal_format
 from shoal.shm import checkpoint, codec, store_files
 from shoal.shm.child_python import python_environment
+from shoal.shm.storage import DiskStorage
 
 RUN = "run"
 
@@ -84,7 +85,7 @@ def test_every_file_names_its_store(tmp_path: Path, two: tuple[Path, Path]) -> N
     with shoal.open(a, linger=0) as db:
         db.backup(tmp_path / "backup")
     (name,) = (entry.name for entry in (tmp_path / "backup").glob("*.ckpt"))
-    reader = checkpoint.CheckpointReader(name, (tmp_path / "backup" / name).read_bytes())
+    reader = checkpoint.CheckpointReader(DiskStorage(tmp_path / "backup"), name)
     assert sum(len(entries) for entries in reader.entries()) > 0
     assert reader.store_id == _id(tmp_path / "backup") != before, "a backup is a store of its own"
 

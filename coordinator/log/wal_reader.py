@@ -27,18 +27,44 @@ from shoal.shm.storage import Storage
 _NAME_PREFIX, _NAME_SUFFIX = "wal-", ".log"
 
 
-class File(NamedTuple):
+class _OneFile:
+    """The content of the log file that was asked for last: one at a time is in memory."""
+
+    def __init__(self, storage: Storage) -> None:
+        self._storage = storage
+        self._name = ""
+        self._data = b""
+
+    def read(self, name: str) -> bytes:
+        if name != self._name:
+            self._data = b""  # before the next one is read
+            self._name, self._data = name, self._storage.read(name)
+        return self._data
+
+
+class File:
     """A log file as it was found; without a head if that is not whole."""
 
-    name: str
-    number: int
-    head: FileHead | None
-    data: bytes
+    def __init__(self, name: str, number: int, content: _OneFile, head: FileHead | None) -> None:
+        self.name = name
+        self.number = number
+        self.head = head
+        self._content = content
+
+    @property
+    def data(self) -> bytes:
+        """All of it. Whoever needs it more than once in a row keeps it."""
+        return self._content.read(self.name)
 
     @property
     def records_begin(self) -> int:
         """Where its first record stands, or would."""
-        return wal_format.records_begin(self.head, self.data)
+        return self.head.size_bytes if self.head is not None else wal_format.records_begin(None, self.data)
+
+    @property
+    def is_unused(self) -> bool:
+        """Whether it was reserved ahead and never written to."""
+        return self.head is None and not self.data.strip(b"\0")
 
 
 class Placed(NamedTuple):
@@ -70,15 +96,12 @@ def number_of(name: str) -> int | None:
     return None
 
 
-def open_file(name: str, number: int, data: bytes) -> File:
-    """A log file with this content."""
-    return File(name, number, wal_format.decode_file_head(data), data)
-
-
 def read_files(storage: Storage) -> list[File]:
     """All log files, by number."""
     numbers = sorted((number, name) for name in storage.list() if (number := number_of(name)) is not None)
-    return [open_file(name, number, storage.read(name)) for number, name in numbers]
+    content = _OneFile(storage)
+    heads = [wal_format.decode_file_head(storage.read_at(name, 0, wal_format.FILE_HEAD_BYTES)) for _, name in numbers]
+    return [File(name, number, content, head) for (number, name), head in zip(numbers, heads, strict=True)]
 
 
 def stated_id(files: list[File]) -> bytes | None:
@@ -88,7 +111,10 @@ def stated_id(files: list[File]) -> bytes | None:
 
 def without_unused(files: list[File]) -> list[File]:
     """All but those at the end that were reserved ahead and never written to."""
-    return files[: max((i + 1 for i, file in enumerate(files) if file.data.strip(b"\0")), default=0)]
+    used = len(files)
+    while used and files[used - 1].is_unused:
+        used -= 1
+    return files[:used]
 
 
 def needed(files: list[File], after_version: int) -> list[File]:
@@ -126,7 +152,8 @@ def goes_on(files: Sequence[File], offset: int, next_version: int, boot_id: int)
         if i and file.head is not None and file.head.proves(next_version, boot_id):
             return True
         start = file.records_begin if i or file.head is None else offset + 1
-        while (found := wal_format.find_record(file.data, start)) is not None:
+        data = file.data
+        while (found := wal_format.find_record(data, start)) is not None:
             record, start = found
             if record.version >= next_version and record.proves(next_version, boot_id):
                 return True
@@ -190,8 +217,8 @@ class WalReader:
             if i and file.head.first_version != expected:
                 self._wrong(file.name, FIRST_VERSION_OFFSET, expected, file.head.first_version)
             expected = file.head.first_version
-            offset = file.records_begin
-            while (found := wal_format.decode_record(file.data, offset)) is not None:
+            offset, data = file.records_begin, file.data
+            while (found := wal_format.decode_record(data, offset)) is not None:
                 record, following = found
                 if record.version + record.is_close_mark != expected:
                     self._wrong(file.name, offset, expected - record.is_close_mark, record.version)
@@ -202,6 +229,7 @@ class WalReader:
                         self.last_version = record.version
                         yield read_commit(Placed(file.name, offset, record))
                 offset = following
+            del data  # before the next file is read
             if i + 1 < len(self._files) and self._continues(i + 1):
                 continue
             self._end(i, offset, f"the record of version {expected}")

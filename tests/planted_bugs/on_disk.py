@@ -121,7 +121,7 @@ class _Helper:
 
     def __init__(self, command: list[str], stdin: Any, **_options: Any) -> None:
         self.returncode: int | None = None
-        directory, store_id, segment_fd, version = command[-4:]
+        directory, store_id, segment_fd, version, _ = command[-5:]
         if not _Helper.hangs:
             reader = Reader(Segment.attach(os.dup(int(segment_fd))))
             checkpoint.write_checkpoint(

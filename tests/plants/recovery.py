@@ -114,11 +114,11 @@ def remove_log_after_checkpoint(patch: Patch) -> None:
 def checkpoint_one_commit_short(patch: Patch) -> None:
     """A checkpoint says one commit more than it holds, and the log before it goes."""
 
-    def write(directory: Path, reader: Reader, version: int, remembered: Any, store_id: bytes) -> int:
+    def write(directory: Path, reader: Reader, version: int, *others: Any) -> int:
         patched, scan = Patch(), reader.scan
         patched.set(Reader, "scan", lambda _self, lower, upper, at: scan(lower, upper, at - 1))
         try:
-            keys: int = sound(directory, reader, version, remembered, store_id)
+            keys: int = sound(directory, reader, version, *others)
         finally:
             patched.restore()
         return keys

@@ -15,6 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal.shm.errors import StoreFullError
+from shoal.shm.storage import Space
 
 from .scheduler import Killed, Scheduler
 
@@ -29,11 +30,12 @@ _WRITTEN_IN_TWO = 0.1
 class Inode:
     """One file: what processes read, and what is on the disk."""
 
-    __slots__ = ("content", "durable", "lost")
+    __slots__ = ("content", "durable", "lost", "reserved_bytes")
 
     def __init__(self, size: int = 0) -> None:
         self.content = bytearray(size)
         self.durable = b""
+        self.reserved_bytes = 0  # room it has on the disk beyond its content, however full that is
         self.lost: dict[int, bytes] = {}  # sector -> what the kernel took for clean and never wrote
 
     def sync(self, content: bytes) -> None:
@@ -133,6 +135,10 @@ class Disk:
         self.names, self._durable = names, dict(names)
         self.failing_syncs, self.is_full, self.cut_in_sync = 0, False, None
 
+    def open(self, name: str) -> Inode:
+        """A file, made if it is not there."""
+        return self.names.get(name) or self.create(name)
+
     def create(self, name: str) -> Inode:
         """A new, empty file."""
         inode = self.names[name] = Inode()
@@ -190,6 +196,10 @@ class SimulatedStorage:
         self._disk.scheduler.step()
         return bytes(self._disk.names[name].content)
 
+    def read_at(self, name: str, offset: int, size: int) -> bytes:
+        self._disk.scheduler.step()
+        return bytes(self._disk.names[name].content[offset : offset + size])
+
     def create_log_file(self, name: str, size: int) -> Any:
         disk = self._disk
         disk.scheduler.step()
@@ -206,6 +216,25 @@ class SimulatedStorage:
             raise
         self.sync_directory()
         return LogFile(disk, inode)
+
+    def reserve(self, name: str, size: int) -> None:
+        disk = self._disk
+        disk.scheduler.step()
+        if disk.is_full:
+            raise StoreFullError(f"no room for {name}")
+        inode = disk.open(name)
+        inode.reserved_bytes = max(inode.reserved_bytes, size)
+
+    def rename(self, name: str, new_name: str) -> None:
+        self._disk.scheduler.step()
+        self._disk.names[new_name] = self._disk.names.pop(name)
+
+    def size(self, name: str) -> int:
+        inode = self._disk.names[name]
+        return max(len(inode.content), inode.reserved_bytes)
+
+    def space(self) -> Space:
+        return Space(1 << 40, 0 if self._disk.is_full else 1 << 40)
 
     def truncate(self, name: str, size: int) -> None:
         inode = self._disk.names[name]

@@ -126,7 +126,7 @@ class Helper:
     def __init__(self, world: World, command: list[str], stdin: io.BytesIO, pass_fds: list[int], **_: Any) -> None:
         world.step()
         raw = stdin.read()
-        directory, store_id, fd, version = command[-4:]
+        directory, store_id, fd, version, temporary = command[-5:]
         segment = world.descriptors.get(int(fd)).content
         self._world = world
 
@@ -134,7 +134,7 @@ class Helper:
             world.sleep(world.rng.uniform(0, 0.02))
             own = world.descriptors.open(Thing(segment, world.process))
             world.inputs[world.process] = io.BytesIO(raw)
-            self._status = checkpoint_helper.main([directory, store_id, str(own), version])
+            self._status = checkpoint_helper.main([directory, store_id, str(own), version, temporary])
 
         self._status: int | None = None
         self._process = world.spawn(f"checkpoint-{version}", "checkpoint", run)
@@ -209,6 +209,7 @@ class CheckpointOs:
 class RawFile(io.RawIOBase):
     def __init__(self, world: World, fd: int) -> None:
         self._world, self._fd = world, fd
+        self._position = 0
         self._alive = world.process
 
     def writable(self) -> bool:
@@ -222,11 +223,30 @@ class RawFile(io.RawIOBase):
         if not self._alive.alive:
             return len(data)  # on the way out of a process that was killed: nothing reaches the file
         world.step()
-        if world.disk.is_full:
+        inode, end = world.descriptors.get(self._fd).content, self._position + len(data)
+        if world.disk.is_full and end > max(len(inode.content), inode.reserved_bytes):
             raise OSError(28, "No space left on device")
-        inode = world.descriptors.get(self._fd).content
-        inode.content += bytes(data)
+        inode.content[self._position : end] = data
+        self._position = end
         return len(data)
+
+    def tell(self) -> int:
+        return self._position
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        assert (offset, whence) == (0, 1), "only asked where it is"
+        return self._position
+
+    def truncate(self, size: int | None = None) -> int:
+        size = self._position if size is None else size
+        if self._alive.alive:
+            inode = self._world.descriptors.get(self._fd).content
+            del inode.content[size:]
+            inode.reserved_bytes = 0
+        return size
 
 
 class Place:

@@ -107,6 +107,7 @@ def _install(world: World, patch: Patch) -> None:
         clock,
         state_cell,
         planted_answers,
+        checkpointer,
     ):
         patch.set(module, "time", sim_time)
     sim_random = SimpleNamespace(uniform=rng.uniform)
@@ -210,7 +211,7 @@ def _install_coordinator(world: World, patch: Patch) -> None:
         "subprocess",
         SimpleNamespace(Popen=lambda command, **options: fakes.Helper(world, command, **options), DEVNULL=-1),
     )
-    patch.set(checkpointer, "tempfile", SimpleNamespace(TemporaryFile=io.BytesIO))
+    patch.set(checkpointer, "_file_in_memory", io.BytesIO)
     patch.set(checkpointer, "_PAUSE_AFTER_FAILURE_S", 0.2)
     checkpoint_os = fakes.CheckpointOs(world)
     patch.set(checkpoint, "os", checkpoint_os)
@@ -218,7 +219,7 @@ def _install_coordinator(world: World, patch: Patch) -> None:
     patch.set(
         checkpoint,
         "private_file",
-        lambda path, _flags: world.descriptors.open(Thing(world.disk.create(path.name), world.process)),
+        lambda path, _flags: world.descriptors.open(Thing(world.disk.open(path.name), world.process)),
     )
     patch.set(checkpoint, "DiskStorage", lambda _directory: SimulatedStorage(world.disk))
     patch.set(checkpoint_helper, "Path", lambda _directory: fakes.Path(world, "store"))
