@@ -34,7 +34,9 @@ from shoal.shm.errors import (
     ShoalError,
     SnapshotExpiredError,
     StoreFullError,
+    TaskTimeoutError,
     WorkerLostError,
+    WorkerTaskError,
 )
 from shoal.shm.hash_chain import GENESIS_HASH
 from shoal.worker_pool import WorkerPool
@@ -72,6 +74,7 @@ __all__ = [
     "StateCell",
     "StoreFullError",
     "StoreInfo",
+    "TaskTimeoutError",
     "Trace",
     "TraceOptions",
     "TraceStore",
@@ -80,6 +83,7 @@ __all__ = [
     "Transaction",
     "WorkerLostError",
     "WorkerPool",
+    "WorkerTaskError",
     "current_database",
     "open",
 ]
