@@ -17,9 +17,10 @@ from typing import Any
 
 from shoal.shm.errors import InvalidOperationError
 from shoal.workers.pool import worker_process
+from shoal.workers.pool.outcome import pickled
 from shoal.workers.pool.pool_state import PoolState
 from shoal.workers.pool.supervisor import Supervisor
-from shoal.workers.pool.task import Task, TaskFuture, check_function, name_of, pickled
+from shoal.workers.pool.task import Task, TaskFuture, check_function, name_of
 from shoal.workers.pool.worker_process import Recipe
 
 # After kill: so long is waited for threads that a callback, or a process slow to start, holds up.
@@ -180,7 +181,7 @@ class ProcessPool(Executor):
         state = self._state
         task = Task(b"", name, state.retries)
         try:
-            task.raw = pickled(fn, arguments, keywords)
+            task.raw = pickled((fn, arguments, keywords))
         except Exception as error:
             task.fail(error)
             return task.future
@@ -197,9 +198,7 @@ class ProcessPool(Executor):
     def _check_usable(self) -> None:
         if self._is_elsewhere():
             raise InvalidOperationError(_ELSEWHERE)
-        broken = self._state.broken()
-        if broken is not None:
-            raise broken
+        self._state.check_not_broken()
         if self._state.is_closing:
             raise RuntimeError("cannot schedule new futures after shutdown: the pool is shut down; make a new one")
         if _exit_began:

@@ -23,10 +23,10 @@ class RemoteTraceback(Exception):  # noqa: N818 (it is never raised: it is the _
 
     def __init__(self, text: str) -> None:
         super().__init__(text)
-        self.text = text
+        self.tb = text
 
     def __str__(self) -> str:
-        return f'\n"""\n{self.text}"""'
+        return f'\n"""\n{self.tb}"""'
 
 
 class UnsendableResultError(pickle.PicklingError, TypeError):
@@ -36,7 +36,7 @@ class UnsendableResultError(pickle.PicklingError, TypeError):
 def pack_result(result: object) -> tuple[bytes, Any]:
     """Kind and body of the message that tells a result."""
     try:
-        return RESULT, ForkingPickler.dumps(result)
+        return RESULT, pickled(result)
     except BaseException as error:
         text = f"the task's result of type {type(result).__name__} cannot be sent to the pool: {_text_of(error)}"
         return UNSENDABLE, pickle.dumps((text, _traceback_of(error)))
@@ -45,13 +45,11 @@ def pack_result(result: object) -> tuple[bytes, Any]:
 def pack_exception(error: BaseException, kind: bytes = RAISED) -> tuple[bytes, Any]:
     """Kind and body of the message that tells an exception."""
     try:
-        written = io.BytesIO()
-        _ExceptionPickler(written).dump(error)
-        pickled = written.getvalue()
+        raw = pickled(error, _ExceptionPickler)
     except BaseException:
-        pickled = b""
+        raw = b""
     notes = _attempt(lambda: [str(note) for note in getattr(error, "__notes__", ())], [])
-    return kind, pickle.dumps((pickled, type(error).__name__, _text_of(error), _traceback_of(error), notes))
+    return kind, pickle.dumps((raw, type(error).__name__, _text_of(error), _traceback_of(error), notes))
 
 
 def unpack_result(body: bytearray) -> Any:
@@ -73,8 +71,8 @@ def unpack_unsendable(body: bytearray) -> BaseException:
 
 def unpack_exception(body: bytearray) -> BaseException:
     """The exception, with its remote traceback as ``__cause__``; a ``WorkerTaskError`` if it cannot be had itself."""
-    pickled, name, text, where, notes = pickle.loads(body)
-    error = _attempt(lambda: pickle.loads(pickled), None) if pickled else None
+    raw, name, text, where, notes = pickle.loads(body)
+    error = _attempt(lambda: pickle.loads(raw), None) if raw else None
     if not isinstance(error, BaseException):
         error = WorkerTaskError(name, text, where)
     # Not by assignment: the exception's own class may refuse it, as a frozen dataclass does.
@@ -94,6 +92,13 @@ def traceback_of_exception(body: bytearray) -> str:
     """The exception's remote traceback."""
     where: str = pickle.loads(body)[3]
     return where
+
+
+def pickled(value: object, pickler: type[ForkingPickler] = ForkingPickler) -> bytes:
+    """A value as bytes, by the rules of ``multiprocessing``, which sends more than ``pickle`` alone."""
+    written = io.BytesIO()
+    pickler(written, pickle.HIGHEST_PROTOCOL).dump(value)
+    return written.getvalue()
 
 
 class _ExceptionPickler(ForkingPickler):

@@ -13,6 +13,7 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING
 
@@ -69,9 +70,10 @@ class PoolState:
         self._is_short = False
         self._is_starting = False
 
-    def broken(self) -> BaseException | None:
-        """Why the pool does no more tasks, if that is so; a new exception for each that it is raised to."""
-        return None if self._broken is None else self._broken()
+    def check_not_broken(self) -> None:
+        """Raise why the pool does no more tasks, if that is so; each time a new exception, in no variable here."""
+        if self._broken is not None:
+            raise self._broken()
 
     def must_end(self) -> bool:
         """Whether a supervisor without a task has nothing more to wait for."""
@@ -238,6 +240,8 @@ class PoolState:
             template, self.template = self.template, None
             life, self.life = self.life, None
             life_write, self._life_write = self._life_write, None
+            # Semaphores and the like are given back now, not when these objects are collected.
+            self.recipe = replace(self.recipe, initializer=None, initargs=())
         if template is not None:
             if self.is_killed:
                 template.kill()

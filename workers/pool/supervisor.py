@@ -157,6 +157,7 @@ class Supervisor:
     def _refuse(self, message: Message) -> None:
         """The worker says that it could not begin, and ends: no other could."""
         kind, body = message
+        self._dismiss()  # what it has to say elsewhere, in a log, is said then
         error = outcome.unpack_exception(body)
         if isinstance(error, OSError) and error.errno in _SHORTAGES:
             self._wait_out(error)

@@ -7,9 +7,7 @@ import functools
 import inspect
 import logging
 import os
-from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError
-from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from shoal.shm.errors import InvalidOperationError
@@ -129,11 +127,6 @@ class Task:
             self.future.cancel()
         finally:  # a callback may have raised
             self.begin()
-
-
-def pickled(function: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
-    """A call as bytes."""
-    return ForkingPickler.dumps((function, arguments, keywords))
 
 
 def name_of(function: Any) -> str:

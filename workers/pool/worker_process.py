@@ -159,6 +159,7 @@ def _start_process(recipe: Recipe, tasks: socket.socket, life: Connection) -> An
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     process._sentinel = process._popen.sentinel
+    del process._target, process._args, process._kwargs  # they may refer to this process by a long way round
     return process
 
 
