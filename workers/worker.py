@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import pickle
@@ -19,6 +20,7 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
+from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
@@ -51,7 +53,9 @@ def work(
 ) -> None:
     """Main function of a worker process."""
     forget_signals()
-    threading.Thread(target=_end_with_the_pool, args=(life,), name="shoal-life", daemon=True).start()
+    _let_go_of_fork_server()
+    arguments = life, os.getppid()
+    threading.Thread(target=_end_with_the_pool, args=arguments, name="shoal-life", daemon=True).start()
     tasks.setblocking(True)
     try:
         if _begin(tasks, database, initializer, initargs):
@@ -106,10 +110,25 @@ def forget_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def _end_with_the_pool(life: Connection) -> None:
+def _let_go_of_fork_server() -> None:
+    """The fork server lives until all copies of a pipe are closed: what a task forks and leaves behind shall hold none.
+
+    A task that uses ``multiprocessing`` with a fork server starts one of its own, with or without this.
+    """
+    server = getattr(forkserver, "_forkserver", None)
+    alive = getattr(server, "_forkserver_alive_fd", None)
+    if server is not None and alive is not None:
+        server._forkserver_alive_fd = server._forkserver_pid = server._forkserver_address = None
+        os.close(alive)
+
+
+def _end_with_the_pool(life: Connection, parent: int) -> None:
     poller = select.poll()
     poller.register(life.fileno(), select.POLLIN)
     poller.poll()
+    if os.getppid() == parent:  # not the pool's process but one that forks workers for it, and has no more use
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(parent, signal.SIGTERM)
     os._exit(1)
 
 
