@@ -208,3 +208,7 @@ class AsyncCallable:
 
     async def method(self) -> None:
         pass
+
+
+def initialize(key: str) -> None:
+    shoal.KVStore(shoal.current_database()).increment("initializers", key)
