@@ -51,8 +51,8 @@ class TaskFuture(Future[Any]):
         self._check_process()
         try:
             return super().result(timeout)
-        except KeyboardInterrupt:
-            self._note_interruption()
+        except KeyboardInterrupt as interruption:
+            self._note(interruption)
             raise
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
@@ -60,16 +60,16 @@ class TaskFuture(Future[Any]):
         self._check_process()
         try:
             error = super().exception(timeout)
-        except KeyboardInterrupt:
-            self._note_interruption()
+        except KeyboardInterrupt as interruption:
+            self._note(interruption)
             raise
         if self._is_ended and isinstance(error, CancelledError):
             raise error
         return error
 
-    def _note_interruption(self) -> None:
-        if not self.done():  # else it is what the task raised
-            TaskFuture.was_interrupted = True
+    def _note(self, interruption: KeyboardInterrupt) -> None:
+        if not self.done() or super().cancelled() or super().exception(0) is not interruption:
+            TaskFuture.was_interrupted = True  # else it is what the task raised
 
     def _check_process(self) -> None:
         if self._pid != os.getpid() and not self.done():

@@ -13,9 +13,10 @@ import os
 import select
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import forkserver, resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
@@ -37,6 +38,7 @@ class Recipe:
     database: bytes
     initializer: Callable[..., object] | None
     initargs: tuple[Any, ...]
+    main_file: str | None = field(default_factory=lambda: getattr(sys.modules["__main__"], "__file__", None))
 
     @property
     def forks(self) -> bool:
@@ -155,12 +157,28 @@ def _start_process(recipe: Recipe, tasks: socket.socket, life: Connection) -> An
     # A process started afresh has SIGINT blocked until it is ready for it: Ctrl-C is the pool's business.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, () if _is_forkserver(recipe) else (signal.SIGINT,))
     try:
+        _restore_main_file(recipe)
         process._popen = process._Popen(process)
+        if _restore_main_file(recipe):
+            process._popen.kill()
+            raise ConnectionError("the main module has ended while a worker was started")
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     process._sentinel = process._popen.sentinel
     del process._target, process._args, process._kwargs  # they may refer to this process by a long way round
     return process
+
+
+def _restore_main_file(recipe: Recipe) -> bool:
+    """Whether a process started just now may not know where the main module is; one started from now on does.
+
+    Python takes ``__file__`` out of the main module when it has run. A pool still has to do what was submitted then.
+    """
+    main = sys.modules["__main__"]
+    if recipe.main_file is None or getattr(main, "__file__", None) is not None:
+        return False
+    main.__file__ = recipe.main_file
+    return True
 
 
 def _is_forkserver(recipe: Recipe) -> bool:
