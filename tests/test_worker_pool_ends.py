@@ -146,10 +146,8 @@ INTERRUPTED = """
     if __name__ == "__main__":
         main(*sys.argv[1:])
 """
-PLACES = [
-    "starting", "submit", "result", "caught", "map", "as_completed", "sleep", "shutdown", "with", "end of with", "at exit",
-    "callback",
-]  # fmt: skip
+PLACES = ["starting", "submit", "result", "caught", "map", "as_completed", "sleep", "shutdown", "with", "end of with"]
+PLACES += ["at exit", "callback"]
 
 
 @pytest.mark.parametrize(

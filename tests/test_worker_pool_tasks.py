@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import concurrent.futures
+import contextlib
 import gc
 import itertools
 import os
@@ -178,11 +179,12 @@ def test_all_who_wait_are_told_when_the_pool_is_killed(memory_db: shoal.Database
             pass
         ended.set()
 
-    with pytest.raises(KeyboardInterrupt), shoal.WorkerPool(memory_db.path, 1) as pool:
-        pool.submit(functions.pid).result(30)
-        futures += [pool.submit(time.sleep, 5) for _ in range(4)]
-        threading.Thread(target=collect, daemon=True).start()
-        time.sleep(0.2)
+    pool = shoal.WorkerPool(memory_db.path, 1)
+    pool.submit(functions.pid).result(30)
+    futures += [pool.submit(time.sleep, 5) for _ in range(4)]
+    threading.Thread(target=collect, daemon=True).start()
+    wait_for(futures[0].running)
+    with contextlib.suppress(KeyboardInterrupt), pool:
         raise KeyboardInterrupt
     assert ended.wait(30)
     assert sum(future.cancelled() for future in futures) == 3

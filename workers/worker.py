@@ -20,13 +20,12 @@ import sys
 import threading
 import traceback
 from collections.abc import Callable
-from multiprocessing import forkserver
 from multiprocessing.connection import Connection
 from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from shoal.shm.errors import InvalidOperationError
-from shoal.workers.pool import channel, outcome
+from shoal.workers.pool import channel, helper_processes, outcome
 
 _current: Any = None
 
@@ -53,7 +52,7 @@ def work(
 ) -> None:
     """Main function of a worker process."""
     forget_signals()
-    _let_go_of_fork_server()
+    helper_processes.let_go_of_fork_server()
     arguments = life, os.getppid()
     threading.Thread(target=_end_with_the_pool, args=arguments, name="shoal-life", daemon=True).start()
     tasks.setblocking(True)
@@ -108,18 +107,6 @@ def forget_signals() -> None:
     signal.signal(signal.SIGINT, lambda _number, _frame: None)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
-
-
-def _let_go_of_fork_server() -> None:
-    """The fork server lives until all copies of a pipe are closed: what a task forks and leaves behind shall hold none.
-
-    A task that uses ``multiprocessing`` with a fork server starts one of its own, with or without this.
-    """
-    server = getattr(forkserver, "_forkserver", None)
-    alive = getattr(server, "_forkserver_alive_fd", None)
-    if server is not None and alive is not None:
-        server._forkserver_alive_fd = server._forkserver_pid = server._forkserver_address = None
-        os.close(alive)
 
 
 def _end_with_the_pool(life: Connection, parent: int) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 import os
 import sys
 import threading
@@ -16,16 +15,16 @@ from types import TracebackType
 from typing import Any
 
 from shoal.shm.errors import InvalidOperationError
-from shoal.workers.pool import worker_process
+from shoal.workers.pool import helper_processes
 from shoal.workers.pool.outcome import pickled
 from shoal.workers.pool.pool_state import PoolState
 from shoal.workers.pool.supervisor import Supervisor
 from shoal.workers.pool.task import Task, TaskFuture, check_function, name_of
 from shoal.workers.pool.worker_process import Recipe
 
-# After kill: so long is waited for threads that a callback, or a process slow to start, holds up.
+# So long kill waits for the pool's threads, and for those that a callback or a process slow to start holds up.
 _AFTER_KILL_S = 5.0
-_WHILE_STARTING_S = 0.5
+_HELD_UP_S = 0.5
 
 
 class ProcessPool(Executor):
@@ -50,7 +49,7 @@ class ProcessPool(Executor):
             at_end=at_end,
         )
         if recipe.context.get_start_method() == "forkserver":
-            worker_process.preload()
+            helper_processes.preload()
         _states.add(self._state)
         weakref.finalize(self, _abandon, self._state).atexit = False
 
@@ -282,15 +281,15 @@ def _join(states: list[PoolState], most_s: float | None) -> None:
     here = threading.current_thread()
     if any(supervisor.thread is here for supervisor in supervisors):
         return
-    until = math.inf if most_s is None else time.monotonic() + most_s
+    begin = time.monotonic()
     for supervisor in supervisors:
+        if most_s is None:
+            supervisor.thread.join()
+            continue
         while supervisor.thread.is_alive():
-            left_s = until - time.monotonic()
-            if most_s is not None and supervisor.is_starting:
-                left_s = min(left_s, until - (most_s - _WHILE_STARTING_S) - time.monotonic())
-            if left_s <= 0:
+            if time.monotonic() - begin > (_HELD_UP_S if supervisor.is_held_up else most_s):
                 break
-            supervisor.thread.join(None if most_s is None else min(left_s, 0.1))
+            supervisor.thread.join(0.05)
 
 
 # Before the interpreter waits for threads, when the pool's can still be talked to; atexit is after that.

@@ -41,7 +41,7 @@ class Supervisor:
         self._life = life
         self._worker: WorkerProcess | None = None
         self._pause_s = 0.0
-        self.is_starting = False  # a process, which nobody can hurry
+        self.is_held_up = False  # by a process that starts, or a callback: nobody can hurry them
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -96,7 +96,7 @@ class Supervisor:
         if state.pending:
             state.wake_one()  # who was woken for a task may be the one that has lost its worker
         try:
-            self.is_starting = True
+            self.is_held_up = True
             self._worker = worker = start_worker(state.recipe, self._life, state.template)
         except (EOFError, ConnectionError, ProcessLookupError) as error:  # the process that starts others is dead
             if state.recipe.forks:
@@ -114,7 +114,7 @@ class Supervisor:
                 worker.kill()
             return worker
         finally:
-            self.is_starting = False
+            self.is_held_up = False
         return None
 
     def _wait_out(self, error: BaseException) -> None:
@@ -273,6 +273,7 @@ class Supervisor:
             self._settle(task, error=WorkerLostError(text + "submit the task again, or give the pool retries"))
 
     def _settle(self, task: Task, result: object = None, error: BaseException | None = None) -> None:
+        self.is_held_up = True
         try:
             if error is None:
                 task.succeed(result)
@@ -280,6 +281,8 @@ class Supervisor:
                 task.fail(error)
         except BaseException:  # the future has logged an Exception of a callback itself
             log.exception("a callback of the future of %s raised; the pool goes on", task.name)
+        finally:
+            self.is_held_up = False
 
     # Ending and waiting
 

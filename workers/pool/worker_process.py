@@ -17,11 +17,12 @@ import sys
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from multiprocessing import forkserver, resource_tracker
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
 from shoal.workers import worker
+from shoal.workers.pool import helper_processes
 from shoal.workers.pool.channel import Channel
 from shoal.workers.pool.fork_template import ForkedProcess, ForkTemplate
 
@@ -132,14 +133,6 @@ def open_life() -> tuple[Connection, Connection | None]:
     return multiprocessing.Pipe(duplex=False)
 
 
-def preload() -> None:
-    """Have the fork server import shoal once, beside what the user has it import; no effect once it runs."""
-    server = getattr(forkserver, "_forkserver", None)
-    names = list(getattr(server, "_preload_modules", None) or ["__main__"])
-    if "shoal" not in names:
-        forkserver.set_forkserver_preload([*names, "shoal"])
-
-
 def _start_process(recipe: Recipe, tasks: socket.socket, life: Connection) -> Any:
     """``Process.start`` without its entry in the list of children.
 
@@ -153,6 +146,7 @@ def _start_process(recipe: Recipe, tasks: socket.socket, life: Connection) -> An
         name="shoal-worker",
         daemon=False,
     )
+    helper_processes.end_them_at_exit()
     resource_tracker.ensure_running()  # it unblocks SIGINT when it starts
     # A process started afresh has SIGINT blocked until it is ready for it: Ctrl-C is the pool's business.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, () if _is_forkserver(recipe) else (signal.SIGINT,))
@@ -203,4 +197,4 @@ def _check_free_descriptors() -> None:
             os.close(descriptor)
 
 
-__all__ = ["ForkedProcess", "Recipe", "WorkerProcess", "open_life", "preload", "start_template", "start_worker"]
+__all__ = ["ForkedProcess", "Recipe", "WorkerProcess", "open_life", "start_template", "start_worker"]
