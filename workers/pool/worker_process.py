@@ -30,6 +30,8 @@ _EXIT_CODE_S = 1.0  # a dead worker's exit code may come from the process that f
 # So many descriptors must be free for a start: multiprocessing does not close its own if they run out half-way.
 _DESCRIPTORS_OF_A_START = 16
 
+_vanished = 0  # how often the main module had lost its __file__
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -151,9 +153,9 @@ def _start_process(recipe: Recipe, tasks: socket.socket, life: Connection) -> An
     # A process started afresh has SIGINT blocked until it is ready for it: Ctrl-C is the pool's business.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, () if _is_forkserver(recipe) else (signal.SIGINT,))
     try:
-        _restore_main_file(recipe)
+        vanished = _restore_main_file(recipe)
         process._popen = process._Popen(process)
-        if _restore_main_file(recipe):
+        if _restore_main_file(recipe) != vanished:
             process._popen.kill()
             raise ConnectionError("the main module has ended while a worker was started")
     finally:
@@ -163,16 +165,18 @@ def _start_process(recipe: Recipe, tasks: socket.socket, life: Connection) -> An
     return process
 
 
-def _restore_main_file(recipe: Recipe) -> bool:
-    """Whether a process started just now may not know where the main module is; one started from now on does.
+def _restore_main_file(recipe: Recipe) -> int:
+    """Give the main module its ``__file__`` back if it has vanished; how often it has.
 
-    Python takes ``__file__`` out of the main module when it has run. A pool still has to do what was submitted then.
+    Python takes it away when the module has run. What was submitted is still to be done then, and a process started
+    without it would not know where the main module is.
     """
+    global _vanished
     main = sys.modules["__main__"]
-    if recipe.main_file is None or getattr(main, "__file__", None) is not None:
-        return False
-    main.__file__ = recipe.main_file
-    return True
+    if recipe.main_file is not None and getattr(main, "__file__", None) is None:
+        _vanished += 1  # first: another thread that sees the file shall see this, too
+        main.__file__ = recipe.main_file
+    return _vanished
 
 
 def _is_forkserver(recipe: Recipe) -> bool:
