@@ -305,16 +305,20 @@ class Supervisor:
 
     def _receive(self, worker: WorkerProcess) -> Message | None:
         """What the worker has sent, if it is complete. A result that was sent before its worker died counts."""
-        is_dead = worker.is_dead()
         try:
-            if worker.channel.is_sending and not is_dead:
-                worker.channel.flush()
             message = worker.channel.receive()
+            if message is not None:
+                return message
+            if worker.is_dead():
+                message = worker.channel.receive()  # what it sent between the first look and its death
+                if message is None:
+                    raise _WorkerDiedError
+                return message
+            if worker.channel.is_sending:
+                worker.channel.flush()
         except (EOFError, OSError) as error:
             raise _WorkerDiedError from error
-        if message is None and is_dead:
-            raise _WorkerDiedError
-        return message
+        return None
 
     def _wait(self, worker: WorkerProcess | None, timeout_s: float | None = None, *, ending: bool = False) -> None:
         """Sleep until the worker has sent something or died, somebody wakes this thread, or the time is over."""
@@ -326,6 +330,6 @@ class Supervisor:
                 events = select.POLLIN | select.POLLOUT if worker.channel.is_sending else select.POLLIN
                 poller.register(worker.channel.fileno(), events)
         # Milliseconds, one more than there are: to wake early would be to wake twice.
-        poller.poll(None if timeout_s is None else min(timeout_s * 1000 + 1, 1e9))
-        with contextlib.suppress(BlockingIOError):
+        ready = poller.poll(None if timeout_s is None else min(timeout_s * 1000 + 1, 1e9))
+        if any(descriptor == self._wake_read for descriptor, _ in ready):
             os.read(self._wake_read, 65536)
