@@ -24,7 +24,7 @@ from typing import Any
 from shoal.workers import worker
 from shoal.workers.pool import helper_processes
 from shoal.workers.pool.channel import Channel
-from shoal.workers.pool.fork_template import ForkedProcess, ForkTemplate
+from shoal.workers.pool.fork_template import ForkTemplate
 
 _EXIT_CODE_S = 1.0  # a dead worker's exit code may come from the process that forked it: so long is waited for it
 # So many descriptors must be free for a start: multiprocessing does not close its own if they run out half-way.
@@ -199,6 +199,3 @@ def _check_free_descriptors() -> None:
     finally:
         for descriptor in opened:
             os.close(descriptor)
-
-
-__all__ = ["ForkedProcess", "Recipe", "WorkerProcess", "open_life", "start_template", "start_worker"]
