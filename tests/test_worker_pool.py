@@ -111,6 +111,37 @@ def test_bad_arguments(tmp_path: Path, workers, retries) -> None:
         shoal.WorkerPool(tmp_path / "store", workers=workers, retries=retries, linger=0.1)
 
 
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"workers": 2, "max_workers": 3}, ValueError),
+        ({"max_workers": 0}, ValueError),
+        ({"workers": True}, ValueError),
+        ({"timeout": 0}, ValueError),
+        ({"timeout": float("nan")}, ValueError),
+        ({"timeout": "1"}, TypeError),
+        ({"max_tasks_per_child": 0}, ValueError),
+        ({"max_tasks_per_child": 1.5}, TypeError),
+        ({"initializer": 5}, TypeError),
+        ({"mp_context": "thread"}, ValueError),
+        ({"retries": -1}, ValueError),
+    ],
+)
+def test_bad_options(tmp_path: Path, options, error) -> None:
+    """They are refused before a store is opened."""
+    with pytest.raises(error):
+        shoal.WorkerPool(tmp_path / "store", **options)
+    assert not (tmp_path / "store").exists()
+
+
+def test_max_workers_is_workers(memory_db: shoal.Database) -> None:
+    """Either name, or both if they agree."""
+    for options in ({"workers": 1}, {"max_workers": 1}, {"workers": 1, "max_workers": 1}):
+        with shoal.WorkerPool(memory_db.path, **options) as pool:
+            pool.submit(os.getpid).result(30)
+            assert len(pool.worker_pids) == 1
+
+
 def test_a_pool_that_was_shut_down_takes_nothing(memory_db: shoal.Database) -> None:
     """submit after shutdown is RuntimeError, as for every Executor; all workers are gone."""
     pool = shoal.WorkerPool(memory_db.path, workers=2)

@@ -318,37 +318,6 @@ def test_the_pool_keeps_no_result_and_no_argument(pool: shoal.WorkerPool) -> Non
         gc.enable()
 
 
-@pytest.mark.parametrize(
-    ("options", "error"),
-    [
-        ({"workers": 2, "max_workers": 3}, ValueError),
-        ({"max_workers": 0}, ValueError),
-        ({"workers": True}, ValueError),
-        ({"timeout": 0}, ValueError),
-        ({"timeout": float("nan")}, ValueError),
-        ({"timeout": "1"}, TypeError),
-        ({"max_tasks_per_child": 0}, ValueError),
-        ({"max_tasks_per_child": 1.5}, TypeError),
-        ({"initializer": 5}, TypeError),
-        ({"mp_context": "thread"}, ValueError),
-        ({"retries": -1}, ValueError),
-    ],
-)
-def test_bad_options(tmp_path: Path, options, error) -> None:
-    """They are refused before a store is opened."""
-    with pytest.raises(error):
-        shoal.WorkerPool(tmp_path / "store", **options)
-    assert not (tmp_path / "store").exists()
-
-
-def test_max_workers_is_workers(memory_db: shoal.Database) -> None:
-    """Either name, or both if they agree."""
-    for options in ({"workers": 1}, {"max_workers": 1}, {"workers": 1, "max_workers": 1}):
-        with shoal.WorkerPool(memory_db.path, **options) as pool:
-            pool.submit(functions.pid).result(30)
-            assert len(pool.worker_pids) == 1
-
-
 def test_an_idle_pool_uses_no_processor(pool: shoal.WorkerPool) -> None:
     """Nothing polls: threads and workers sleep until there is something to do."""
     list(pool.map(functions.slow_pid, range(4)))
