@@ -6,7 +6,8 @@
       InvalidOperationError, InvalidStatusTransitionError,
       LimitExceededError                                        the caller decides
       StoreFullError                                            nothing lost; reads and deletes go on
-      ConfigurationError, StoreMovedError, CoordinatorLostError, WorkerLostError
+      ConfigurationError, StoreMovedError, CoordinatorLostError,
+      WorkerLostError, WorkerTaskError, TaskTimeoutError
       CorruptionError                                           file, offset, expected, found
 
 A message is fact, value, remedy. Every class keeps its constructor arguments in ``args``, so an error survives
@@ -162,6 +163,37 @@ class CoordinatorLostError(ShoalError):
 
 class WorkerLostError(ShoalError):
     """The worker process died while it ran this task."""
+
+
+class WorkerTaskError(ShoalError):
+    """A task in a worker raised an exception that cannot be pickled or unpickled; this tells what it was."""
+
+    def __init__(self, type_name: str, text: str, traceback: str) -> None:
+        super().__init__(type_name, text, traceback)
+        self.type_name = type_name
+        self.text = text
+        self.traceback = traceback
+
+    def __str__(self) -> str:
+        return (
+            f"{self.type_name}: {self.text} (it cannot be pickled or unpickled, so this error stands for it; "
+            "its traceback is in .traceback)"
+        )
+
+
+class TaskTimeoutError(ShoalError):
+    """A task ran for longer than the pool allows, and its worker was killed."""
+
+    def __init__(self, function: str, timeout_s: float) -> None:
+        super().__init__(function, timeout_s)
+        self.function = function
+        self.timeout_s = timeout_s
+
+    def __str__(self) -> str:
+        return (
+            f"{self.function} ran for more than {self.timeout_s:g} s and its worker was killed; "
+            "give the pool a longer timeout, or the task less to do"
+        )
 
 
 class CorruptionError(ShoalError):

@@ -35,7 +35,9 @@ from shoal.shm.errors import (
     SnapshotExpiredError,
     StoreFullError,
     StoreMovedError,
+    TaskTimeoutError,
     WorkerLostError,
+    WorkerTaskError,
 )
 from shoal.shm.hash_chain import GENESIS_HASH
 from shoal.worker_pool import WorkerPool
@@ -74,6 +76,7 @@ __all__ = [
     "StoreFullError",
     "StoreInfo",
     "StoreMovedError",
+    "TaskTimeoutError",
     "Trace",
     "TraceOptions",
     "TraceStore",
@@ -82,6 +85,7 @@ __all__ = [
     "Transaction",
     "WorkerLostError",
     "WorkerPool",
+    "WorkerTaskError",
     "current_database",
     "open",
 ]

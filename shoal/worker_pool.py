@@ -2,21 +2,30 @@
 
 from __future__ import annotations
 
+import math
+import multiprocessing
 import os
+import pickle
+from collections.abc import Callable, Iterable
 from multiprocessing.context import BaseContext
 from typing import Any
 
 from shoal.database import Database
 from shoal.database import open as open_database
-from shoal.workers.pool import ProcessPool
+from shoal.workers.pool.executor import ProcessPool
+from shoal.workers.pool.worker_process import Recipe
 
 
 class WorkerPool(ProcessPool):
     """A ``concurrent.futures.Executor`` whose functions find the store with ``shoal.current_database()``.
 
-    ``path``: the store. ``workers``: how many processes. ``retries``: how often a task runs again whose worker died;
-    an exception is never retried. ``mp_context``: how processes start, as for ``ProcessPoolExecutor``. Further options
-    are those of ``shoal.open``.
+    ``path``: the store. ``workers``, or ``max_workers``: how many processes, one per processor if not given; the first
+    ``submit`` starts them, and one that dies is replaced. ``initializer(*initargs)`` runs in each before its first
+    task; if it raises, the pool is broken. ``max_tasks_per_child``: a worker is replaced after so many tasks.
+    ``mp_context``: how processes start, ``"forkserver"``, ``"spawn"``, ``"fork"`` or a context of ``multiprocessing``.
+    ``retries``: how often a task runs again whose worker died; an exception is never retried. ``timeout``: seconds a
+    task may run, then its worker is killed; None for ever. Further options are those of ``shoal.open``, all but its
+    ``timeout``.
 
     A context manager: leaving it waits for all tasks; Ctrl-C ends all processes at once.
 
@@ -29,19 +38,76 @@ class WorkerPool(ProcessPool):
     def __init__(
         self,
         path: str | os.PathLike[str],
-        workers: int = os.cpu_count() or 1,
+        workers: int | None = None,
         *,
+        max_workers: int | None = None,
+        initializer: Callable[..., object] | None = None,
+        initargs: Iterable[Any] = (),
+        max_tasks_per_child: int | None = None,
+        mp_context: str | BaseContext | None = "forkserver",
         retries: int = 0,
-        mp_context: BaseContext | None = None,
+        timeout: float | None = None,
         **options: Any,
     ) -> None:
+        count = _workers(workers, max_workers)
+        if type(retries) is not int or retries < 0:
+            raise ValueError(f"retries is {retries!r}; give a whole number from 0")
+        if initializer is not None and not callable(initializer):
+            raise TypeError(f"initializer has type {type(initializer).__name__}; give a function")
+        _check_max_tasks(max_tasks_per_child)
+        timeout_s = _timeout(timeout)
+        if mp_context is None or isinstance(mp_context, str):
+            mp_context = multiprocessing.get_context(mp_context or "forkserver")
+        _check_not_importing()
         self.database: Database = open_database(path, **options)
         try:
-            super().__init__(self.database, workers, retries, mp_context)
+            super().__init__(
+                Recipe(mp_context, pickle.dumps(self.database), initializer, tuple(initargs)),
+                count,
+                retries=retries,
+                timeout_s=timeout_s,
+                max_tasks_per_child=max_tasks_per_child,
+                at_end=self.database.close,
+            )
         except BaseException:
             self.database.close()
             raise
 
-    def _dismiss(self) -> None:
-        super()._dismiss()
-        self.database.close()
+
+def _workers(workers: int | None, max_workers: int | None) -> int:
+    if workers is not None and max_workers is not None and workers != max_workers:
+        raise ValueError(f"workers is {workers!r} and max_workers is {max_workers!r}; give one of them")
+    count = workers if workers is not None else max_workers
+    if count is None:
+        return os.cpu_count() or 1
+    if type(count) is not int or count < 1:
+        raise ValueError(f"workers is {count!r}; give a whole number from 1")
+    return count
+
+
+def _check_max_tasks(count: int | None) -> None:
+    if count is None:
+        return
+    if type(count) is not int:
+        raise TypeError(f"max_tasks_per_child has type {type(count).__name__}; give a whole number from 1, or None")
+    if count < 1:
+        raise ValueError(f"max_tasks_per_child is {count}; give a whole number from 1, or None")
+
+
+def _timeout(timeout: float | None) -> float | None:
+    if timeout is None:
+        return None
+    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
+        raise TypeError(f"timeout has type {type(timeout).__name__}; give seconds a task may run, or None")
+    if not timeout > 0:
+        raise ValueError(f"timeout is {timeout}; give more than 0 seconds, or None")
+    return None if math.isinf(timeout) else float(timeout)
+
+
+def _check_not_importing() -> None:
+    """A worker imports the main module again: a pool made by that import would start workers, which import it again."""
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        raise RuntimeError(
+            "a WorkerPool is made while a worker imports the main module; in the main module, make it below "
+            '`if __name__ == "__main__":`, or in a function that is called there'
+        )

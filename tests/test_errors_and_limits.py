@@ -27,6 +27,8 @@ class TestTree:
             "ConfigurationError",
             "CoordinatorLostError",
             "WorkerLostError",
+            "WorkerTaskError",
+            "TaskTimeoutError",
             "CorruptionError",
         ]
         for name in names:

@@ -53,10 +53,10 @@ def test_runs_functions_with_every_start_method(tmp_path: Path, method: str) -> 
 
 
 def test_an_exception_reaches_its_future_with_where_it_came_from(pool: shoal.WorkerPool) -> None:
-    """What a function raises is raised by its future, with the worker's traceback as a note; it is not retried."""
+    """What a function raises is raised by its future, with the worker's traceback as its cause; it is not retried."""
     with pytest.raises(ValueError, match="no good: x") as caught:
         pool.submit(functions.fail, "x").result()
-    assert "fleet_functions.py" in caught.value.__notes__[0]
+    assert "fleet_functions.py" in str(caught.value.__cause__)
     assert pool.submit(functions.double, 4).result() == 8
 
 
@@ -93,7 +93,7 @@ def test_what_cannot_be_sent_is_the_future_s_problem(pool: shoal.WorkerPool) -> 
         pool.submit(functions.double, lambda: None).result()
     with pytest.raises(TypeError, match="result of type function cannot be sent"):
         pool.submit(functions.unsendable).result()
-    with pytest.raises(TypeError):
+    with pytest.raises(shoal.WorkerTaskError, match="OddError: odd"):
         pool.submit(functions.raise_odd).result()
     assert pool.submit(functions.double, 3).result() == 6
 
@@ -109,6 +109,37 @@ def test_bad_arguments(tmp_path: Path, workers, retries) -> None:
     """Numbers that make no sense are ValueError, and no store's coordinator stays behind."""
     with pytest.raises(ValueError, match="give a whole number"):
         shoal.WorkerPool(tmp_path / "store", workers=workers, retries=retries, linger=0.1)
+
+
+@pytest.mark.parametrize(
+    ("options", "error"),
+    [
+        ({"workers": 2, "max_workers": 3}, ValueError),
+        ({"max_workers": 0}, ValueError),
+        ({"workers": True}, ValueError),
+        ({"timeout": 0}, ValueError),
+        ({"timeout": float("nan")}, ValueError),
+        ({"timeout": "1"}, TypeError),
+        ({"max_tasks_per_child": 0}, ValueError),
+        ({"max_tasks_per_child": 1.5}, TypeError),
+        ({"initializer": 5}, TypeError),
+        ({"mp_context": "thread"}, ValueError),
+        ({"retries": -1}, ValueError),
+    ],
+)
+def test_bad_options(tmp_path: Path, options, error) -> None:
+    """They are refused before a store is opened."""
+    with pytest.raises(error):
+        shoal.WorkerPool(tmp_path / "store", **options)
+    assert not (tmp_path / "store").exists()
+
+
+def test_max_workers_is_workers(memory_db: shoal.Database) -> None:
+    """Either name, or both if they agree."""
+    for options in ({"workers": 1}, {"max_workers": 1}, {"workers": 1, "max_workers": 1}):
+        with shoal.WorkerPool(memory_db.path, **options) as pool:
+            pool.submit(os.getpid).result(30)
+            assert len(pool.worker_pids) == 1
 
 
 def test_a_pool_that_was_shut_down_takes_nothing(memory_db: shoal.Database) -> None:

@@ -1,22 +1,31 @@
-"""The inside of a worker process: take a task, run it, send back what came of it.
+"""The inside of a worker process: take a task, run it in the main thread, send back what came of it.
 
-A worker ends when it is told to, and at once when the pool's process is gone: it holds the reading end of a pipe whose
-only writing end is the pool's. Ctrl-C is the pool's business; a worker goes on until the pool says otherwise.
+- A worker ends when it is told to, and at once when the pool's process is gone. It learns that from ``life``: a pidfd
+  of the pool's process where the kernel has them, else a pipe whose writing end only that process is meant to have.
+- Ctrl-C is the pool's business: a worker goes on until the pool says otherwise. Signal handlers, the wake-up descriptor
+  and blocked signals of the pool's process are not for the worker: they would act on the other's pipes.
+- Only the worker itself answers. A task may fork, and both processes return from it: the child then ends in silence.
 """
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import os
 import pickle
+import select
 import signal
+import socket
+import sys
 import threading
 import traceback
+from collections.abc import Callable
 from multiprocessing.connection import Connection
+from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from shoal.shm.errors import InvalidOperationError
-
-READY = b"ready"
+from shoal.workers.pool import channel, helper_processes, outcome
 
 _current: Any = None
 
@@ -34,51 +43,110 @@ def current_database() -> Any:
     return _current
 
 
-def work(tasks: Connection, life: Connection, inherited: list[Connection], database: bytes) -> None:
-    """Main function of a worker process. ``inherited`` are ends a forked child must not keep open."""
+def work(
+    tasks: socket.socket,
+    life: Connection,
+    database: bytes,
+    initializer: Callable[..., object] | None,
+    initargs: tuple[Any, ...],
+) -> None:
+    """Main function of a worker process."""
+    forget_signals()
+    helper_processes.let_go_of_fork_server()
+    arguments = life, os.getppid()
+    threading.Thread(target=_end_with_the_pool, args=arguments, name="shoal-life", daemon=True).start()
+    tasks.setblocking(True)
+    try:
+        if _begin(tasks, database, initializer, initargs):
+            _serve(tasks)
+    except (EOFError, BrokenPipeError, ConnectionResetError):
+        return  # the pool has no use for this worker any more
+
+
+def _begin(
+    tasks: socket.socket, database: bytes, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
+) -> bool:
+    """Attach to the store and run the user's initializer; False, and the pool is told why, if that fails."""
     global _current
-    for connection in inherited:
-        connection.close()
-    signal.signal(signal.SIGINT, lambda _number, _frame: None)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    threading.Thread(target=_end_with_the_pool, args=(life,), name="shoal-life", daemon=True).start()
     try:
         _current = pickle.loads(database)
-        tasks.send_bytes(READY)
     except BaseException as error:
-        tasks.send_bytes(_pickled(False, error))
-        return
+        channel.send_message(tasks, *outcome.pack_exception(error, channel.NOT_ATTACHED))
+        return False
+    try:
+        if initializer is not None:
+            initializer(*initargs)
+    except BaseException as error:
+        logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
+        channel.send_message(tasks, *outcome.pack_exception(error, channel.NOT_INITIALIZED))
+        return False
+    channel.send_message(tasks, channel.READY)
+    return True
+
+
+def _serve(tasks: socket.socket) -> None:
+    """Do tasks until there are no more."""
     while True:
-        try:
-            raw = tasks.recv_bytes()
-        except EOFError:
+        kind, body = channel.receive_message(tasks)
+        if kind == channel.END:
             break
-        if not raw:
-            break
-        tasks.send_bytes(_run(raw))
+        answer = _perform(body)
+        del body
+        channel.send_message(tasks, *answer)
+        del answer  # a large result is not kept until the next task comes
     _current.close()
 
 
-def _end_with_the_pool(life: Connection) -> None:
-    try:
-        life.recv_bytes()
-    except EOFError:
-        os._exit(1)
+def forget_signals() -> None:
+    """Give up what a process inherits of another's signal handling; ignore Ctrl-C."""
+    signal.set_wakeup_fd(-1)
+    for number in signal.valid_signals():
+        if callable(signal.getsignal(number)):
+            signal.signal(number, signal.SIG_DFL)
+    # A function, not SIG_IGN: programs that a task starts would inherit the latter, and outlive Ctrl-C.
+    signal.signal(signal.SIGINT, lambda _number, _frame: None)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def _run(raw: bytes) -> bytes:
+def _end_with_the_pool(life: Connection, parent: int) -> None:
+    poller = select.poll()
+    poller.register(life.fileno(), select.POLLIN)
+    poller.poll()
+    if os.getppid() == parent:  # not the pool's process but one that forks workers for it, and has no more use
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(parent, signal.SIGTERM)
+    os._exit(1)
+
+
+def _perform(raw: bytearray) -> tuple[bytes, Any]:
+    """Run a task; kind and body of the message that tells what came of it."""
+    worker = os.getpid()
     try:
-        function, arguments, keywords = pickle.loads(raw)
-        return _pickled(True, function(*arguments, **keywords))
+        function, arguments, keywords = ForkingPickler.loads(raw)
+        result = function(*arguments, **keywords)
     except BaseException as error:
-        error.add_note("in a worker:\n" + "".join(traceback.format_exception(error)))
-        return _pickled(False, error)
+        if os.getpid() != worker:
+            _end_forked_child(error)
+        if error.__traceback__ is not None:
+            error = error.with_traceback(error.__traceback__.tb_next)  # without this function's own line
+        return outcome.pack_exception(error)
+    if os.getpid() != worker:
+        _end_forked_child(None)
+    return outcome.pack_result(result)
 
 
-def _pickled(succeeded: bool, outcome: Any) -> bytes:
+def _end_forked_child(error: BaseException | None) -> None:
+    """End a process that a task has forked and that came back from the task: only the worker answers."""
+    code = 0
+    if isinstance(error, SystemExit):
+        code = error.code if isinstance(error.code, int) else int(error.code is not None)
+    elif error is not None:
+        traceback.print_exception(error)
+        code = 1
     try:
-        return pickle.dumps((succeeded, outcome))
-    except Exception as error:
-        what = "result" if succeeded else "exception"
-        text = f"the task's {what} of type {type(outcome).__name__} cannot be sent to the pool: {error}"
-        return pickle.dumps((False, TypeError(text)))
+        for stream in (sys.stdout, sys.stderr):
+            if stream is not None:
+                stream.flush()
+    finally:
+        os._exit(code)

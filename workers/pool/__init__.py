@@ -1,0 +1,7 @@
+"""The worker pool: a ``concurrent.futures.Executor`` whose worker processes may die at any moment.
+
+- ``executor``: what a caller uses. ``pool_state``: what the threads of a pool share.
+- ``supervisor``: one thread per worker; it starts the worker, gives it tasks, and learns its death.
+- ``worker_process``: a process as its supervisor sees it. ``fork_template``: the process that forks workers.
+- ``channel``: messages to and from a worker. ``outcome``: results and exceptions as bytes.
+"""

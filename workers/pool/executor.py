@@ -1,0 +1,297 @@
+"""``ProcessPool``: what a caller of the pool uses. It behaves as ``ProcessPoolExecutor``, but survives its workers."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+import threading
+import time
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future
+from types import TracebackType
+from typing import Any
+
+from shoal.shm.errors import InvalidOperationError
+from shoal.shm.plain_function import check_plain_function, name_of
+from shoal.workers.pool import helper_processes
+from shoal.workers.pool.outcome import pickled
+from shoal.workers.pool.pool_state import PoolState
+from shoal.workers.pool.supervisor import Supervisor
+from shoal.workers.pool.task import Task, TaskFuture
+from shoal.workers.pool.worker_process import Recipe
+
+# So long kill waits for the pool's threads, and for those that a callback or a process slow to start holds up.
+_AFTER_KILL_S = 5.0
+_HELD_UP_S = 0.5
+
+
+class ProcessPool(Executor):
+    """Runs functions in ``workers`` processes, each of which unpickles ``database`` as its current database."""
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        workers: int,
+        *,
+        retries: int,
+        timeout_s: float | None,
+        max_tasks_per_child: int | None,
+        at_end: Callable[[], None],
+    ) -> None:
+        self._state = PoolState(
+            recipe,
+            workers,
+            retries=retries,
+            timeout_s=timeout_s,
+            max_tasks_per_child=max_tasks_per_child,
+            at_end=at_end,
+        )
+        if recipe.context.get_start_method() == "forkserver":
+            helper_processes.preload()
+        _states.add(self._state)
+        weakref.finalize(self, _abandon, self._state).atexit = False
+
+    @property
+    def worker_pids(self) -> list[int]:
+        """Process ids of the workers there are now. They are started by the first ``submit``."""
+        return [pid for supervisor in list(self._state.supervisors) if (pid := supervisor.pid) is not None]
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        """Have a worker call ``fn(*args, **kwargs)``; a future of what it returns or raises.
+
+        The future gets ``WorkerLostError`` if the worker dies on it more than ``retries`` times, ``TaskTimeoutError``
+        if it runs for longer than ``timeout``, and whatever pickling raises if the call cannot be pickled.
+        ``TypeError`` if ``fn`` cannot be called, or is a coroutine or generator function; ``RuntimeError`` after
+        ``shutdown``.
+        """
+        self._check_usable()
+        check_plain_function("fn", fn)
+        return self._submit(fn, args, kwargs, name_of(fn))
+
+    def map(
+        self,
+        fn: Callable[..., Any],
+        *iterables: Iterable[Any],
+        timeout: float | None = None,
+        chunksize: int = 1,
+        buffersize: int | None = None,
+    ) -> Iterator[Any]:
+        """Results of ``fn`` over ``iterables``, in order, as ``Executor.map``.
+
+        ``timeout``: seconds from this call after which waiting for a result raises ``TimeoutError``. ``chunksize``: how
+        many calls make one task. ``buffersize``: how many tasks are submitted before their results are asked for; None
+        submits all at once.
+        """
+        if type(chunksize) is not int or chunksize < 1:
+            raise ValueError(f"chunksize is {chunksize!r}; give a whole number from 1")
+        if buffersize is not None and (type(buffersize) is not int or buffersize < 1):
+            raise ValueError(f"buffersize is {buffersize!r}; give a whole number from 1, or None")
+        self._check_usable()
+        check_plain_function("fn", fn)
+        until = None if timeout is None else time.monotonic() + timeout
+        calls = zip(*iterables)  # noqa: B905 (as the built-in map: the shortest ends it)
+        chunks = iter(lambda: tuple(itertools.islice(calls, chunksize)), ())
+        name = name_of(fn)
+        pool = weakref.ref(self)  # an iterator that nobody finishes does not keep the pool
+
+        def submit_next() -> Future[list[Any]] | None:
+            chunk, alive = next(chunks, None), pool()
+            if chunk is None or alive is None:
+                return None
+            return alive._submit(_call_each, (fn, chunk), {}, name)
+
+        futures: deque[Future[list[Any]]] = deque()
+        try:
+            for _ in itertools.count() if buffersize is None else range(buffersize):
+                future = submit_next()
+                if future is None:
+                    break
+                futures.append(future)
+        except BaseException:
+            _cancel_all(futures)
+            raise
+        return _results(futures, submit_next if buffersize is not None else None, until)
+
+    def cancel(self, future: Future[Any], kill: bool = False) -> bool:
+        """Cancel a task of this pool; whether it is cancelled now.
+
+        A task that runs is cancelled with ``kill=True`` only: its worker is killed and replaced.
+        """
+        if not isinstance(future, TaskFuture):
+            raise TypeError(f"future has type {type(future).__name__}; give a future of this pool")
+        if self._is_elsewhere():
+            raise InvalidOperationError(_ELSEWHERE)
+        task = future.task
+        if future.cancel():
+            if task is not None and self._state.remove(task):
+                task.begin()  # tells those who wait for it
+            return True
+        if future.cancelled():
+            return True
+        if not kill or task is None or not future.end_as_cancelled():
+            return False
+        supervisor = task.supervisor
+        if supervisor is not None:
+            supervisor.wake()
+        return True
+
+    def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
+        """Take no more tasks and end the workers when all tasks are done, or those that run if ``cancel_futures``.
+
+        In a callback of a future it does not wait. Ctrl-C while it waits ends the workers at once.
+        """
+        if self._is_elsewhere():
+            return
+        try:
+            self._state.close()
+            if cancel_futures:
+                self._state.drop_pending()
+            if wait:
+                _join([self._state], None)
+            self._state.put_away()
+        except BaseException:
+            self.kill()
+            raise
+
+    def kill(self) -> None:
+        """End the workers now, whatever they are doing; tasks not done are cancelled or lost."""
+        if self._is_elsewhere():
+            return
+        try:
+            self._state.kill()
+        finally:
+            _join([self._state], _AFTER_KILL_S)
+            self._state.put_away()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        if kind is not None and not issubclass(kind, Exception):
+            self.kill()  # Ctrl-C: nobody waits for what is still to be done
+        else:
+            self.shutdown(wait=True)
+        return None
+
+    def _submit(
+        self, fn: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any], name: str
+    ) -> Future[Any]:
+        state = self._state
+        task = Task(b"", name, state.retries)
+        try:
+            task.raw = pickled((fn, arguments, keywords))
+        except Exception as error:
+            task.fail(error)
+            return task.future
+        with state.lock:
+            self._check_usable()
+            state.ensure_started(Supervisor)
+            state.pending.append(task)
+        state.wake_one()
+        return task.future
+
+    def _is_elsewhere(self) -> bool:
+        return self._state.pid != os.getpid()
+
+    def _check_usable(self) -> None:
+        if self._is_elsewhere():
+            raise InvalidOperationError(_ELSEWHERE)
+        self._state.check_not_broken()
+        if self._state.is_closing:
+            raise RuntimeError("cannot schedule new futures after shutdown: the pool is shut down; make a new one")
+        if _exit_began:
+            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+
+
+_ELSEWHERE = "the pool was made by the process that forked this one; make a pool of its own here"
+
+
+def _call_each(fn: Callable[..., Any], calls: tuple[tuple[Any, ...], ...]) -> list[Any]:
+    """In a worker: one task of ``map``."""
+    return [fn(*arguments) for arguments in calls]
+
+
+def _results(
+    futures: deque[Future[list[Any]]], submit_next: Callable[[], Future[list[Any]] | None] | None, until: float | None
+) -> Iterator[Any]:
+    try:
+        while futures:
+            if submit_next is not None:
+                following = submit_next()
+                if following is not None:
+                    futures.append(following)
+            # Nothing here refers to a result that was given.
+            chunk = deque(_result_of(futures.popleft(), until))
+            while chunk:
+                yield chunk.popleft()
+    finally:
+        _cancel_all(futures)
+
+
+def _result_of(future: Future[list[Any]], until: float | None) -> list[Any]:
+    try:
+        return future.result(None if until is None else until - time.monotonic())
+    finally:
+        future.cancel()
+        del future  # an exception's traceback would refer to it
+
+
+def _cancel_all(futures: Iterable[Future[Any]]) -> None:
+    for future in futures:
+        future.cancel()
+
+
+def _abandon(state: PoolState) -> None:
+    """Nobody refers to the pool any more: it ends when its tasks are done. Called wherever garbage is collected."""
+    if state.pid == os.getpid():
+        state.close()
+
+
+# Pools that may have workers; each end of the interpreter looks after them.
+_states: weakref.WeakSet[PoolState] = weakref.WeakSet()
+_exit_began = False
+
+
+def _end_all() -> None:
+    """At exit: finish all tasks, as the standard pool does; none after Ctrl-C."""
+    global _exit_began
+    _exit_began = True
+    states = [state for state in list(_states) if state.pid == os.getpid()]
+    try:
+        if TaskFuture.was_interrupted or isinstance(_last_error(), KeyboardInterrupt):
+            raise KeyboardInterrupt
+        for state in states:
+            state.close()
+        _join(states, None)
+    except KeyboardInterrupt:
+        for state in states:
+            state.kill()
+        _join(states, _AFTER_KILL_S)
+
+
+def _last_error() -> object:
+    """The exception that ended the main thread, if one did."""
+    return getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
+
+
+def _join(states: list[PoolState], most_s: float | None) -> None:
+    """Wait for the threads of pools, for ``most_s`` seconds at most; not in one of them, as in a callback."""
+    supervisors = [supervisor for state in states for supervisor in list(state.supervisors)]
+    here = threading.current_thread()
+    if any(supervisor.thread is here for supervisor in supervisors):
+        return
+    begin = time.monotonic()
+    for supervisor in supervisors:
+        if most_s is None:
+            supervisor.thread.join()
+            continue
+        while supervisor.thread.is_alive():
+            if time.monotonic() - begin > (_HELD_UP_S if supervisor.is_held_up else most_s):
+                break
+            supervisor.thread.join(0.05)
+
+
+# Before the interpreter waits for threads, when the pool's can still be talked to; atexit is after that.
+threading._register_atexit(_end_all)  # type: ignore[attr-defined]

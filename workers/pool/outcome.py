@@ -1,0 +1,142 @@
+"""Results and exceptions of tasks as bytes: made in the worker, read in the pool.
+
+An exception travels with its type's name, its text and its traceback beside its pickle, so that it can be told even if
+the pickle cannot be made or read: then it arrives as ``WorkerTaskError``. No exception of a task does harm to the
+worker or to the pool, whatever its methods do.
+"""
+
+from __future__ import annotations
+
+import io
+import pickle
+import traceback
+from collections.abc import Callable
+from multiprocessing.reduction import ForkingPickler
+from typing import Any
+
+from shoal.shm.errors import WorkerTaskError
+from shoal.workers.pool.channel import RAISED, RESULT, UNSENDABLE
+
+
+class RemoteTraceback(Exception):  # noqa: N818 (it is never raised: it is the __cause__ of what is)
+    """The traceback of an exception in the worker that raised it, as text."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.tb = text
+
+    def __str__(self) -> str:
+        return f'\n"""\n{self.tb}"""'
+
+
+class UnsendableResultError(pickle.PicklingError, TypeError):
+    """A task returned what cannot be pickled."""
+
+
+def pack_result(result: object) -> tuple[bytes, Any]:
+    """Kind and body of the message that tells a result."""
+    try:
+        return RESULT, pickled(result)
+    except BaseException as error:
+        text = f"the task's result of type {type(result).__name__} cannot be sent to the pool: {_text_of(error)}"
+        return UNSENDABLE, pickle.dumps((text, _traceback_of(error)))
+
+
+def pack_exception(error: BaseException, kind: bytes = RAISED) -> tuple[bytes, Any]:
+    """Kind and body of the message that tells an exception."""
+    try:
+        raw = pickled(error, _ExceptionPickler)
+    except BaseException:
+        raw = b""
+    notes = _attempt(lambda: [str(note) for note in getattr(error, "__notes__", ())], [])
+    return kind, pickle.dumps((raw, type(error).__name__, _text_of(error), _traceback_of(error), notes))
+
+
+def unpack_result(body: bytearray) -> Any:
+    """The result. ``WorkerTaskError`` if it cannot be unpickled here."""
+    try:
+        return pickle.loads(body)
+    except BaseException as error:
+        text = f"the task's result cannot be unpickled: {_text_of(error)}"
+        raise WorkerTaskError(type(error).__name__, text, _traceback_of(error)) from error
+
+
+def unpack_unsendable(body: bytearray) -> BaseException:
+    """The exception that says why there is no result."""
+    text, where = pickle.loads(body)
+    error = UnsendableResultError(text)
+    error.__cause__ = RemoteTraceback(where)
+    return error
+
+
+def unpack_exception(body: bytearray) -> BaseException:
+    """The exception, with its remote traceback as ``__cause__``; a ``WorkerTaskError`` if it cannot be had itself."""
+    raw, name, text, where, notes = pickle.loads(body)
+    error = _attempt(lambda: pickle.loads(raw), None) if raw else None
+    if not isinstance(error, BaseException):
+        error = WorkerTaskError(name, text, where)
+    # Not by assignment: the exception's own class may refuse it, as a frozen dataclass does.
+    _attempt(lambda: BaseException.__setattr__(error, "__cause__", RemoteTraceback(where)), None)
+    if notes and not _attempt(lambda: getattr(error, "__notes__", None), None):
+        _attempt(lambda: BaseException.__setattr__(error, "__notes__", notes), None)
+    return error
+
+
+def describe_exception(body: bytearray) -> str:
+    """Type and text of the exception, of which nothing is run."""
+    _, name, text, _, _ = pickle.loads(body)
+    return f"{name}: {text}"
+
+
+def traceback_of_exception(body: bytearray) -> str:
+    """The exception's remote traceback."""
+    where: str = pickle.loads(body)[3]
+    return where
+
+
+def pickled(value: object, pickler: type[ForkingPickler] = ForkingPickler) -> bytes:
+    """A value as bytes, by the rules of ``multiprocessing``, which sends more than ``pickle`` alone."""
+    written = io.BytesIO()
+    pickler(written, pickle.HIGHEST_PROTOCOL).dump(value)
+    return written.getvalue()
+
+
+class _ExceptionPickler(ForkingPickler):
+    """Pickles exceptions so that their attributes are given back without asking their class.
+
+    Python sets them one by one, which a frozen dataclass refuses.
+    """
+
+    def reducer_override(self, value: object) -> Any:
+        if not isinstance(value, BaseException) or type(value).__setstate__ is not BaseException.__setstate__:
+            return NotImplemented
+        reduced = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
+        if not isinstance(reduced, tuple) or len(reduced) != 3 or not isinstance(reduced[2], dict):
+            return reduced
+        return _exception_again, reduced
+
+
+def _exception_again(make: Callable[..., Any], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
+    error = make(*arguments)
+    error.__dict__.update(attributes)
+    return error
+
+
+def _text_of(error: BaseException) -> str:
+    return str(_attempt(lambda: str(error), "(its text cannot be had: its __str__ raises)"))
+
+
+def _traceback_of(error: BaseException) -> str:
+    lines = _attempt(lambda: traceback.format_exception(error), None)
+    if lines is None:  # one of its methods raises
+        lines = [*traceback.format_tb(error.__traceback__), f"{type(error).__name__}: {_text_of(error)}\n"]
+    # What cannot be encoded is shown, so that the traceback can be printed anywhere.
+    return "".join(lines).encode("utf-8", "backslashreplace").decode()
+
+
+def _attempt(call: Callable[[], Any], otherwise: Any) -> Any:
+    """What ``call`` gives; ``otherwise`` if code of a task's exception, which it runs, raises anything."""
+    try:
+        return call()
+    except BaseException:
+        return otherwise

@@ -1,0 +1,335 @@
+"""A thread that sees to one worker: starts it, gives it tasks, learns its death, starts the next.
+
+- One worker, one thread, one step after the other: what delays a worker (it is stopped, it starts slowly, its arguments
+  are large, a callback of its task takes long) delays no other.
+- The thread blocks in ``poll`` only, on the worker's channel, its death and a pipe that wakes it. It holds no lock.
+- A task that was taken is settled, or put back into the queue, before the next is taken.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import select
+import threading
+import time
+from multiprocessing.connection import Connection
+
+from shoal.shm.errors import TaskTimeoutError, WorkerLostError
+from shoal.workers.pool import channel, outcome
+from shoal.workers.pool.channel import Message
+from shoal.workers.pool.pool_state import PoolState
+from shoal.workers.pool.task import Task, log
+from shoal.workers.pool.worker_process import WorkerProcess, start_worker
+
+# What the machine runs out of for a while: descriptors, memory, processes.
+_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS}
+_FIRST_PAUSE_S = 0.02
+_LONGEST_PAUSE_S = 1.0
+
+
+class _WorkerDiedError(Exception):
+    """The worker is dead, or cannot be talked to any more."""
+
+
+class Supervisor:
+    """One worker's place in the pool."""
+
+    def __init__(self, state: PoolState, life: Connection) -> None:
+        self._state = state
+        self._life = life
+        self._worker: WorkerProcess | None = None
+        self._pause_s = 0.0
+        self.is_held_up = False  # by a process that starts, or a callback: nobody can hurry them
+        self._wake_read, self._wake_write = os.pipe()
+        os.set_blocking(self._wake_read, False)
+        os.set_blocking(self._wake_write, False)
+        self.thread = threading.Thread(target=self._run, name="shoal-pool", daemon=True)
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the worker, if there is one now."""
+        worker = self._worker
+        return None if worker is None else worker.pid
+
+    def wake(self) -> None:
+        """Have the thread look at the pool's state; from any thread, also from a signal handler."""
+        # Full: it will wake. Closed: it has ended.
+        with contextlib.suppress(OSError):
+            os.write(self._wake_write, b"x")
+
+    def kill_worker(self) -> None:
+        """Send SIGKILL to the worker, from any thread."""
+        worker = self._worker
+        if worker is not None:
+            worker.kill()
+
+    def close(self) -> None:
+        """Close the pipe."""
+        wake_write, self._wake_write = self._wake_write, -1
+        os.close(wake_write)
+        os.close(self._wake_read)
+
+    def _run(self) -> None:
+        try:
+            while not self._state.must_end():
+                try:
+                    worker = self._hire()
+                    if worker is not None and self._await_ready(worker):
+                        self._serve(worker)
+                except Exception:
+                    log.exception("a supervisor of the pool failed; its worker is replaced")
+                    self.kill_worker()
+                    self._pause()
+                finally:
+                    self._dismiss()
+        finally:
+            self.close()
+            self._state.leave()
+
+    # Starting
+
+    def _hire(self) -> WorkerProcess | None:
+        """Start a worker; None if the pool cannot have one now, or never again."""
+        state = self._state
+        if state.pending:
+            state.wake_one()  # who was woken for a task may be the one that has lost its worker
+        try:
+            self.is_held_up = True
+            self._worker = worker = start_worker(state.recipe, self._life, state.template)
+        except (EOFError, ConnectionError, ProcessLookupError) as error:  # the process that starts others is dead
+            if state.recipe.forks:
+                state.break_with("the process that forks the pool's workers has died; make a new pool")
+            state.count_stillborn(f"({type(error).__name__}) because the process that starts it died")
+            self._pause()
+        except (MemoryError, OSError) as error:
+            if isinstance(error, OSError) and error.errno not in _SHORTAGES:
+                raise
+            self._wait_out(error)
+        except Exception as error:  # what the workers start with cannot be sent, say
+            state.break_with(f"the pool's workers cannot be started: {type(error).__name__}: {error}")
+        else:
+            if state.is_killed:
+                worker.kill()
+            return worker
+        finally:
+            self.is_held_up = False
+        return None
+
+    def _wait_out(self, error: BaseException) -> None:
+        self._state.note_shortage(error)
+        self._pause()
+
+    def _pause(self) -> None:
+        """Wait, longer each time until a worker is ready."""
+        self._pause_s = min(_LONGEST_PAUSE_S, 2 * self._pause_s or _FIRST_PAUSE_S)
+        until = time.monotonic() + self._pause_s
+        while not self._state.must_end() and (left := until - time.monotonic()) > 0:
+            self._wait(None, left)
+
+    def _await_ready(self, worker: WorkerProcess) -> bool:
+        """Wait until the worker can be given tasks; False if it never will."""
+        state = self._state
+        try:
+            message = self._receive(worker)
+            # Before it has run the user's initializer nobody minds its end.
+            while message is None and not (state.must_end() and state.recipe.initializer is None):
+                self._wait(worker)
+                message = self._receive(worker)
+        except _WorkerDiedError:
+            code = worker.exit_code()
+            self._forget(worker)
+            if not state.is_killed:
+                state.count_stillborn(f"with exit code {code}")
+                self._pause()
+            return False
+        if message is None:
+            worker.kill()
+            return False
+        if message[0] != channel.READY:
+            self._refuse(message)
+            return False
+        self._pause_s = 0.0
+        state.note_ready()
+        return True
+
+    def _refuse(self, message: Message) -> None:
+        """The worker says that it could not begin, and ends: no other could."""
+        kind, body = message
+        self._dismiss()  # what it has to say elsewhere, in a log, is said then
+        error = outcome.unpack_exception(body)
+        if isinstance(error, OSError) and error.errno in _SHORTAGES:
+            self._wait_out(error)
+        elif kind == channel.NOT_ATTACHED and isinstance(error, Exception):
+            self._state.break_down(lambda: outcome.unpack_exception(body))
+        else:
+            text = f"the initializer of the pool's workers raised {outcome.describe_exception(body)}"
+            self._state.break_with(text, outcome.traceback_of_exception(body))
+
+    # Working
+
+    def _serve(self, worker: WorkerProcess) -> None:
+        """Give the worker tasks until it is lost, has done all it may, or there is nothing more to do."""
+        most = self._state.max_tasks_per_child
+        try:
+            while most is None or worker.tasks_done < most:
+                task = self._next_task(worker)
+                if task is None:
+                    return
+                self._do(worker, task)
+                worker.tasks_done += 1
+                del task
+        except _WorkerDiedError:
+            worker.kill()  # if it only cannot be talked to
+
+    def _next_task(self, worker: WorkerProcess) -> Task | None:
+        """Wait for a task; None if there will be none."""
+        state = self._state
+        while True:
+            task = state.take()
+            if task is not None:
+                return task
+            if state.must_end():
+                return None
+            state.idle.append(self)
+            try:
+                if not state.pending and not state.must_end():
+                    self._wait(worker)
+            finally:
+                with contextlib.suppress(ValueError):  # who woke it has taken it out
+                    state.idle.remove(self)
+            if self._receive(worker) is not None:
+                raise _WorkerDiedError("it speaks without being asked")
+
+    def _do(self, worker: WorkerProcess, task: Task) -> None:
+        task.supervisor = self
+        limit_s = self._state.timeout_s
+        until = None if limit_s is None else time.monotonic() + limit_s
+        try:
+            message = self._exchange(worker, task, until)
+        except _WorkerDiedError:
+            self._lose(worker, task)
+            raise
+        except BaseException as error:
+            self._settle(task, error=error)
+            raise
+        finally:
+            task.supervisor = None
+        if message is not None:
+            self._tell(task, message)
+            return
+        worker.kill()
+        if not task.future.done():
+            assert limit_s is not None
+            self._settle(task, error=TaskTimeoutError(task.name, limit_s))
+        raise _WorkerDiedError
+
+    def _exchange(self, worker: WorkerProcess, task: Task, until: float | None) -> Message | None:
+        """Send the task and wait for what comes of it; None if the task is to be ended."""
+        try:
+            worker.channel.send(channel.TASK, task.raw)
+        except OSError as error:
+            raise _WorkerDiedError from error
+        if not task.retries:
+            task.raw = b""  # the channel has it
+        while True:
+            left_s = None if until is None else until - time.monotonic()
+            if left_s is None or left_s > 0:
+                self._wait(worker, left_s)
+            message = self._receive(worker)
+            if message is not None:
+                return message
+            if task.future.done() or (left_s is not None and left_s <= 0):
+                return None
+
+    def _tell(self, task: Task, message: Message) -> None:
+        kind, body = message
+        if kind == channel.RAISED:
+            self._settle(task, error=outcome.unpack_exception(body))
+        elif kind == channel.UNSENDABLE:
+            self._settle(task, error=outcome.unpack_unsendable(body))
+        else:
+            try:
+                result = outcome.unpack_result(body)
+            except Exception as error:
+                self._settle(task, error=error)
+            else:
+                self._settle(task, result)
+
+    def _lose(self, worker: WorkerProcess, task: Task) -> None:
+        """The worker is dead: its task fails, or runs again."""
+        state = self._state
+        worker.kill()
+        code = worker.exit_code()
+        self._forget(worker)
+        if state.is_killed:
+            self._settle(task, error=WorkerLostError(f"the pool was ended while {task.name} ran"))
+        elif task.retries > 0 and not task.future.done():
+            task.retries -= 1
+            state.requeue(task)
+        else:
+            text = f"the worker running {task.name} died with exit code {code}; "
+            self._settle(task, error=WorkerLostError(text + "submit the task again, or give the pool retries"))
+
+    def _settle(self, task: Task, result: object = None, error: BaseException | None = None) -> None:
+        self.is_held_up = True
+        try:
+            if error is None:
+                task.succeed(result)
+            else:
+                task.fail(error)
+        except BaseException:  # the future has logged an Exception of a callback itself
+            log.exception("a callback of the future of %s raised; the pool goes on", task.name)
+        finally:
+            self.is_held_up = False
+
+    # Ending and waiting
+
+    def _dismiss(self) -> None:
+        """End the worker in order, or by force if the pool was killed; wait until it is dead."""
+        worker = self._worker
+        if worker is None:
+            return
+        with contextlib.suppress(OSError):  # dead already
+            worker.channel.send(channel.END)
+        while not worker.is_dead():
+            if self._state.is_killed:
+                worker.kill()
+            self._wait(worker, ending=True)
+        self._forget(worker)
+
+    def _forget(self, worker: WorkerProcess) -> None:
+        self._worker = None
+        worker.close()
+
+    def _receive(self, worker: WorkerProcess) -> Message | None:
+        """What the worker has sent, if it is complete. A result that was sent before its worker died counts."""
+        try:
+            message = worker.channel.receive()
+            if message is not None:
+                return message
+            if worker.is_dead():
+                message = worker.channel.receive()  # what it sent between the first look and its death
+                if message is None:
+                    raise _WorkerDiedError
+                return message
+            if worker.channel.is_sending:
+                worker.channel.flush()
+        except (EOFError, OSError) as error:
+            raise _WorkerDiedError from error
+        return None
+
+    def _wait(self, worker: WorkerProcess | None, timeout_s: float | None = None, *, ending: bool = False) -> None:
+        """Sleep until the worker has sent something or died, somebody wakes this thread, or the time is over."""
+        poller = select.poll()
+        poller.register(self._wake_read, select.POLLIN)
+        if worker is not None:
+            poller.register(worker.death, select.POLLIN)
+            if not ending:
+                events = select.POLLIN | select.POLLOUT if worker.channel.is_sending else select.POLLIN
+                poller.register(worker.channel.fileno(), events)
+        # Milliseconds, one more than there are: to wake early would be to wake twice.
+        ready = poller.poll(None if timeout_s is None else min(timeout_s * 1000 + 1, 1e9))
+        if any(descriptor == self._wake_read for descriptor, _ in ready):
+            os.read(self._wake_read, 65536)

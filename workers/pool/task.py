@@ -1,0 +1,121 @@
+"""A task and its future."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+from concurrent.futures import CancelledError, Future, InvalidStateError
+from typing import Any
+
+from shoal.shm.errors import InvalidOperationError
+
+log = logging.getLogger("shoal")
+
+
+class TaskFuture(Future[Any]):
+    """A future that can end as cancelled while its task runs, and knows which process it belongs to."""
+
+    was_interrupted = False  # of any of them: Ctrl-C has ended somebody's waiting
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.task: Task | None = None  # while it is not done
+        self._pid = os.getpid()
+        self._is_ended = False
+
+    def end_as_cancelled(self) -> bool:
+        """End it as cancelled although it runs; False if it is done."""
+        self._is_ended = True
+        try:
+            self.set_exception(CancelledError("the task was cancelled while it ran"))
+        except InvalidStateError:
+            self._is_ended = False
+            return False
+        return True
+
+    def cancelled(self) -> bool:
+        """Whether it was cancelled, before it began or while it ran."""
+        return super().cancelled() or (self._is_ended and self.done())
+
+    def result(self, timeout: float | None = None) -> Any:
+        """What the task returned, as ``Future.result``. ``InvalidOperationError`` in a forked child if not done."""
+        self._check_process()
+        try:
+            return super().result(timeout)
+        except KeyboardInterrupt as interruption:
+            self._note(interruption)
+            raise
+
+    def exception(self, timeout: float | None = None) -> BaseException | None:
+        """What the task raised, as ``Future.exception``. ``InvalidOperationError`` in a forked child if not done."""
+        self._check_process()
+        try:
+            error = super().exception(timeout)
+        except KeyboardInterrupt as interruption:
+            self._note(interruption)
+            raise
+        if self._is_ended and isinstance(error, CancelledError):
+            raise error
+        return error
+
+    def _note(self, interruption: KeyboardInterrupt) -> None:
+        if not self.done() or super().cancelled() or super().exception(0) is not interruption:
+            TaskFuture.was_interrupted = True  # else it is what the task raised
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid() and not self.done():
+            raise InvalidOperationError(
+                "this future belongs to a pool of the process that forked this one, and can only be waited for there"
+            )
+
+
+class Task:
+    """A call to be made by a worker. Its future is settled once, by whoever comes first."""
+
+    __slots__ = ("future", "name", "raw", "retries", "supervisor")
+
+    def __init__(self, raw: Any, name: str, retries: int) -> None:
+        self.raw = raw
+        self.name = name
+        self.retries = retries
+        self.supervisor: Any = None  # whose worker runs it
+        self.future = TaskFuture()
+        self.future.task = self
+
+    def begin(self) -> bool:
+        """Whether it is to be run now. Called by whoever took it out of the queue.
+
+        A future that was cancelled is announced to those who wait for it.
+        """
+        if self.future.running():  # its worker was lost, it runs again
+            return True
+        if self.future.done() and not Future.cancelled(self.future):
+            return False
+        try:
+            return self.future.set_running_or_notify_cancel()
+        except RuntimeError:  # its owner has announced it
+            return False
+
+    def succeed(self, result: Any) -> None:
+        """Settle the future with a result, unless it is settled."""
+        self.future.task = None
+        with contextlib.suppress(InvalidStateError):
+            self.future.set_result(result)
+
+    def fail(self, error: BaseException) -> None:
+        """Settle the future with an exception, unless it is settled."""
+        self.future.task = None
+        with contextlib.suppress(InvalidStateError):
+            self.future.set_exception(error)
+
+    def drop(self, error: BaseException) -> None:
+        """Settle the future of a task that will not run: cancelled, or with ``error`` if it has begun before."""
+        if self.future.running():
+            self.fail(error)
+            return
+        self.future.task = None
+        try:
+            self.future.cancel()
+        finally:  # a callback may have raised
+            self.begin()
