@@ -116,7 +116,7 @@ NOT_TO_BE_SUBMITTED = {
 def test_what_a_worker_cannot_run_is_refused(pool: shoal.WorkerPool, function) -> None:
     """Coroutine and generator functions, however they are wrapped, are TypeError that names them, at once."""
     for call in (lambda: pool.submit(function), lambda: pool.map(function, [1])):
-        with pytest.raises(TypeError, match=r"(coroutine|generator|AsyncCallable).* , an? .*function"):
+        with pytest.raises(TypeError, match=r"(coroutine|generator|AsyncCallable).*, an? .*function"):
             call()
 
 
