@@ -12,10 +12,22 @@ from __future__ import annotations
 
 from shoal.coordinator.clients import Client
 from shoal.shm import limits
+from shoal.shm.commit_set import CommitSet
 
 _RECENT_GROUPS = 2  # who was answered while a group was being synced is in the next, or in the one after it
 _TRIAL_EVERY = 17  # groups, odd as some take turns: then those are waited for, too, for whom it was of no use
 _TRUST = 3
+
+
+class Group:
+    """What comes in during one turn: commits to be submitted together, who is asking for each, and answers."""
+
+    __slots__ = ("answers", "asking", "requests")
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[int, CommitSet]] = []
+        self.asking: list[Client] = []
+        self.answers: list[tuple[Client, bytes]] = []
 
 
 class Gathering:

@@ -18,7 +18,6 @@ import contextlib
 import errno
 import gc
 import os
-import resource
 import secrets
 import signal
 import sys
@@ -36,10 +35,12 @@ from shoal.coordinator.checks import Checks
 from shoal.coordinator.commit_engine import CommitEngine
 from shoal.coordinator.control_socket import ControlSocket
 from shoal.coordinator.log.wal_writer import WalWriter
+from shoal.coordinator.maintenance import Maintenance
+from shoal.coordinator.process_start import Report, leave_everything, raise_limit_of_descriptors
 from shoal.coordinator.recover import recover
 from shoal.coordinator.server import Server
 from shoal.coordinator.serving_epoch import ServingEpoch
-from shoal.shm import child_python, codec, commit_set, descriptors, limits, store_files
+from shoal.shm import child_python, descriptors, limits, store_files
 from shoal.shm.clock import SystemClock
 from shoal.shm.errors import ConfigurationError, CoordinatorLostError, ShoalError, StoreMovedError
 from shoal.shm.layout import W_COORDINATOR_PID
@@ -76,7 +77,7 @@ def serve(
     store's afterwards. A store that is not served after all stays as it was, and one that was not there is not made.
     """
     descriptors.keep_standard()
-    _raise_limit_of_descriptors()
+    raise_limit_of_descriptors()
     store_files.check_durability(durability)
     store_files.check_max_bytes(max_bytes)
     is_served = False
@@ -129,14 +130,6 @@ def _hold_locks(directory: Path, held: contextlib.ExitStack, made: contextlib.Ex
     held.callback(lock.release)
 
 
-def _raise_limit_of_descriptors() -> None:
-    """Have as many as the system allows: every client takes some, and the usual limit suits programs with few files."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(OSError, ValueError):  # macOS names a limit that it then refuses: the old one stays
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
-
-
 def _meta(directory: Path, durability: str | None, max_bytes: int | None) -> StoreMeta:
     """How the store is to be served: as asked for, or else as it was last."""
     last = store_files.read_meta(directory)
@@ -184,16 +177,16 @@ class Coordinator:
                 *(directory, storage, self._log, self._writer, self._reclaimer, self._remembered),
                 *(found.log_bytes, store_id),
             )
+        checks = Checks(self._writer, self._reclaimer)
+        maintenance = Maintenance(self._engine, self._writer, self._reclaimer, found.window, checks, self._checkpointer)
         self._server = Server(
             self._engine,
             self._writer,
-            self._reclaimer,
-            found.window,
-            self._checkpointer,
+            maintenance,
+            checks,
             meta,
             linger_s,
             wake_read,
-            Checks(self._writer, self._reclaimer),
             place,
             self._epoch.keep,
         )
@@ -298,12 +291,12 @@ def main(arguments: list[str] | None = None, apart: bool = False) -> int:
     parser.add_argument("--report-fd", type=int, required=True, help="pipe to say on how the start went")
     options = parser.parse_args(arguments)
     if apart:
-        _leave_everything(options.report_fd)
+        leave_everything(options.report_fd)
     # The client waits for this process and reaps it; its child belongs to nobody and outlives the client.
     if os.fork():
         os._exit(child_python.LAUNCHED)
     os.setsid()
-    report = _Report(options.report_fd)
+    report = Report(options.report_fd)
     try:
         serve(
             *(options.path, options.durability, options.max_bytes, options.linger, report.ready),
@@ -329,40 +322,6 @@ def main(arguments: list[str] | None = None, apart: bool = False) -> int:
             append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {traceback.format_exc()}")
         raise
     return 0
-
-
-def _leave_everything(but: int) -> None:
-    """Keep neither the client's working directory nor its descriptors, ``but`` one."""
-    os.chdir("/")
-    for name in os.listdir("/dev/fd"):
-        if int(name) >= descriptors.FIRST_OWN and int(name) != but:
-            with contextlib.suppress(OSError):  # the one that listed them
-                os.close(int(name))
-
-
-class _Report:
-    """Tells whoever started this process, if it is still there, how the start went."""
-
-    def __init__(self, fd: int) -> None:
-        self._fd = fd
-
-    @property
-    def is_due(self) -> bool:
-        """Whether nothing has been said yet: the store is not being served."""
-        return self._fd >= 0
-
-    def ready(self) -> None:
-        self._say([])
-
-    def failed(self, error: ShoalError) -> None:
-        self._say(list(commit_set.error_parts(error)))
-
-    def _say(self, parts: list[Any]) -> None:
-        if self._fd >= 0:
-            with contextlib.suppress(BrokenPipeError):  # he was killed meanwhile; others are waiting
-                os.write(self._fd, codec.pack(parts))
-            os.close(self._fd)
-            self._fd = -1
 
 
 if __name__ == "__main__":

@@ -13,13 +13,12 @@ import select
 import time
 from collections.abc import Callable
 
-from shoal.coordinator.checkpointer import Checkpointer
 from shoal.coordinator.checks import Checks
 from shoal.coordinator.clients import Client, Processes, welcome_client
 from shoal.coordinator.commit_engine import CommitEngine
-from shoal.coordinator.conflict_window import ConflictWindow
 from shoal.coordinator.control_socket import ControlSocket
-from shoal.coordinator.gathering import Gathering
+from shoal.coordinator.gathering import Gathering, Group
+from shoal.coordinator.maintenance import Maintenance
 from shoal.shm import handshake, limits
 from shoal.shm.commit_set import (
     ANSWERED,
@@ -32,8 +31,7 @@ from shoal.shm.commit_set import (
 )
 from shoal.shm.errors import ConfigurationError
 from shoal.shm.frames import FrameError
-from shoal.shm.layout import W_CLIENTS, W_GENERATION, W_HORIZON
-from shoal.shm.reclaim import Reclaimer
+from shoal.shm.layout import W_CLIENTS, W_GENERATION
 from shoal.shm.store_files import StoreMeta
 from shoal.shm.store_place import WorkingPlace
 from shoal.shm.waiting import Lookout
@@ -44,17 +42,6 @@ _IDLE_WAIT_S = 0.5
 _MAINTAIN_EVERY_S = limits.SWEEP_EVERY_MS / 1000
 
 
-class _Group:
-    """What comes in during one turn: commits to be submitted together, who is asking for each, and answers."""
-
-    __slots__ = ("answers", "asking", "requests")
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[int, CommitSet]] = []
-        self.asking: list[Client] = []
-        self.answers: list[tuple[Client, bytes]] = []
-
-
 class Server:
     """Everything a coordinator does once it has recovered."""
 
@@ -62,21 +49,17 @@ class Server:
         self,
         engine: CommitEngine,
         writer: Writer,
-        reclaimer: Reclaimer,
-        window: ConflictWindow,
-        checkpointer: Checkpointer | None,
+        maintenance: Maintenance,
+        checks: Checks,
         meta: StoreMeta,
         linger_s: float | None,
         wake_fd: int,
-        checks: Checks,
         place: WorkingPlace,
         keep_epoch: Callable[[float], None],
     ) -> None:
         self._engine = engine
         self._writer = writer
-        self._reclaimer = reclaimer
-        self._window = window
-        self._checkpointer = checkpointer
+        self._maintenance = maintenance
         self._meta = meta
         self._linger_s = linger_s
         self._wake_fd = wake_fd
@@ -94,7 +77,6 @@ class Server:
         self._maintained_at = 0.0
         self._look_until_s = 0.0
         self._lookout = Lookout()
-        self._busy = False  # reclaiming has more that it could do at once
         self.stopping = False
 
     def pinned(self) -> list[int]:
@@ -161,9 +143,9 @@ class Server:
         self._writer.segment.words[W_CLIENTS] = len({client.database_id for client in self._clients.values()})
 
     def _turn(self) -> None:
-        group = _Group()
+        group = Group()
         events = self._epoll.poll(0)
-        if not events and not self._busy:
+        if not events and not self._maintenance.busy:
             events = self._wait()
         for fd, event in events:
             client = self._clients.get(fd)
@@ -194,9 +176,7 @@ class Server:
         if answers:
             crowded = len(self._clients) > _PROCESSORS
             self._look_until_s = now_s + (limits.CROWDED_REQUEST_SPIN_S if crowded else limits.REQUEST_SPIN_S)
-        if self._busy or self._reclaimer.due():
-            self._busy = self._reclaimer.step(now_s)
-            self._forget()
+        self._maintenance.after_turn(now_s)
         if now_s - self._maintained_at >= _MAINTAIN_EVERY_S:
             self._maintained_at = now_s
             self._maintain(now_s)
@@ -219,7 +199,7 @@ class Server:
     def _refuse_moved(self, request: CommitSet) -> bytes:
         return encode_answer(request.commit_id, REFUSED, 0, error_parts(self._place.moved_error()))
 
-    def _gather(self, gathering: Gathering, group: _Group) -> None:
+    def _gather(self, gathering: Gathering, group: Group) -> None:
         """Wait for clients that are about to commit, and take in every client that comes meanwhile."""
         expected = gathering.begin(group.asking)
         until_s = time.monotonic() + gathering.patience_s
@@ -248,12 +228,10 @@ class Server:
         return poll(self._wait_s())
 
     def _wait_s(self) -> float:
-        quiet = not (self._writer.expiry or self._reclaimer.idle_work())
-        running = self._checkpointer is not None and self._checkpointer.running
-        settled = quiet and not running and not self._control.is_missed
+        settled = self._maintenance.is_settled() and not self._control.is_missed
         return _IDLE_WAIT_S if settled else _MAINTAIN_EVERY_S
 
-    def _read(self, client: Client, group: _Group) -> None:
+    def _read(self, client: Client, group: Group) -> None:
         """Take in what a client sent: a single commit to be submitted with the others', anything else at once."""
         try:
             data = os.read(client.request_fd, client.buffer.wanted_bytes())
@@ -356,13 +334,6 @@ class Server:
         patience_s = self._linger_s if self._had_clients else max(self._linger_s, limits.FIRST_CLIENT_S)
         return time.monotonic() - self._alone_since >= patience_s
 
-    def _forget(self) -> None:
-        """Let the conflict window forget what no open snapshot can conflict with, in portions worth the work."""
-        if len(self._window) < limits.WINDOW_LEAST_KEYS + limits.RECLAIM_EVERY:
-            return
-        horizon = self._writer.segment.words[W_HORIZON]
-        self._window.forget(horizon, limits.WINDOW_LEAST_KEYS, limits.WINDOW_MOST_KEYS)
-
     def _maintain(self, now_s: float) -> None:
         if self._place.was_moved() or not self._place.is_here():
             self.stopping = True
@@ -370,17 +341,6 @@ class Server:
         self._keep_epoch(now_s)
         if self._control.reopen_if_removed(now_s):
             self._epoll.register(self._control.fileno(), select.EPOLLIN)
-        if self._engine.sweep_expired():
+        if self._maintenance.run(now_s):
             self._maintained_at = 0.0  # more has expired: come back next turn
-        self._engine.finish_group()
-        self._checks.tidy()
-        if self._reclaimer.idle_work():
-            self._busy = self._reclaimer.step(now_s)
-            if self._reclaimer.waits_for_a_version() and self._engine.make_version():
-                self._busy = True  # the next turn frees a slice
-        self._forget()
-        heap = self._writer.heap
-        heap.give_back(max(256, heap.used_words // limits.BLOCK_BYTES))
         self._control.impatient()
-        if self._checkpointer is not None:
-            self._checkpointer.maintain(now_s)

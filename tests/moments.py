@@ -26,7 +26,16 @@ from typing import Any, NamedTuple
 
 import filelock
 
-from shoal.coordinator import checkpointer, clients, commit_engine, control_socket, process, recover, server
+from shoal.coordinator import (
+    checkpointer,
+    clients,
+    commit_engine,
+    control_socket,
+    process,
+    process_start,
+    recover,
+    server,
+)
 from shoal.coordinator.log import wal_writer
 from shoal.shm import checkpoint, handshake, segment, storage, writer
 from shoal.workers import channel, take_over
@@ -120,8 +129,8 @@ MOMENTS = {
     "recovery: done, no log begun": Moment(COORDINATOR, process, "recover", "after"),
     "recovery: between lock and socket": Moment(COORDINATOR, _door, "__init__", "before"),
     "recovery: socket there, epoch not raised": Moment(COORDINATOR, _door, "__init__", "after"),
-    "recovery: epoch raised, nobody told": Moment(COORDINATOR, process._Report, "ready", "before"),
-    "recovery: starter told": Moment(COORDINATOR, process._Report, "ready", "after"),
+    "recovery: epoch raised, nobody told": Moment(COORDINATOR, process_start.Report, "ready", "before"),
+    "recovery: starter told": Moment(COORDINATOR, process_start.Report, "ready", "after"),
     # --- clients come
     "greeting: pipes made": Moment(COORDINATOR, server, "welcome_client", "after"),
     "greeting: client admitted, not told": Moment(COORDINATOR, handshake, "send_welcome", "before"),

@@ -4,7 +4,6 @@
 
 from __future__ import annotations
 
-import types
 from pathlib import Path
 
 import pytest
@@ -13,14 +12,13 @@ import shoal
 from shoal.coordinator.checks import Checks
 from shoal.coordinator.commit_engine import CommitEngine
 from shoal.coordinator.conflict_window import ConflictWindow
-from shoal.coordinator.server import Server
+from shoal.coordinator.maintenance import Maintenance
 from shoal.shm import limits
 from shoal.shm.clock import SystemClock
 from shoal.shm.commit_set import CommitSet
 from shoal.shm.integrity import check_segment
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment
-from shoal.shm.store_files import StoreMeta
 from shoal.shm.writer import Writer
 
 KEYS = 3000
@@ -37,17 +35,13 @@ def test_maintenance_sweeps_a_slice_at_a_time() -> None:
     writer = Writer(segment)
     reclaimer, window = Reclaimer(writer, list), ConflictWindow(0)
     engine = CommitEngine(writer, reclaimer, window, None, SystemClock(), 0, {}, False)
-    meta = StoreMeta("memory", segment.size_bytes)
-    place = types.SimpleNamespace(was_moved=lambda: False, is_here=lambda: True)
-    checks = Checks(writer, reclaimer)
-    server = Server(engine, writer, reclaimer, window, None, meta, None, -1, checks, place, lambda _now_s: None)
-    server._control = types.SimpleNamespace(impatient=lambda: None, reopen_if_removed=lambda _now_s: False)
+    maintenance = Maintenance(engine, writer, reclaimer, window, Checks(writer, reclaimer), None)
     _commit(engine, 1, [part for i in range(KEYS) for part in (b"r%06d" % i, b"value", 0)], [])
     full = writer.heap.used_words
     _commit(engine, 2, [], [(b"r", b"s")])
     for _ in range(KEYS):
         before = writer.keys
-        server._maintain(0.0)
+        maintenance.run(0.0)
         assert 0 <= before - writer.keys <= limits.CLEAR_SLICE
         if not reclaimer.idle_work():
             break
