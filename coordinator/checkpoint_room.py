@@ -11,6 +11,7 @@ written while they are still there. So:
 - To write a checkpoint the file is renamed and given to the helper, which writes into the reserved bytes. Until the
   helper ends, the next reserve counts on the lesser of two sizes: that of this file, which is free again if the helper
   fails, and that of the files which the checkpoint makes obsolete.
+- If somebody removes the file, it is made again a little later: whoever deletes the whole directory must find it empty.
 - Only the coordinator touches it. After a kill, recovery removes it like every other unfinished file, and the next
   coordinator reserves the same bytes again before it begins a log file.
 """
@@ -19,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 
+from shoal.coordinator.missing_file import REMAKE_AFTER_S
 from shoal.shm import limits
 from shoal.shm.errors import StoreFullError
 from shoal.shm.storage import Storage
@@ -38,6 +40,8 @@ class CheckpointRoom:
         self._writer = writer
         self._held_bytes = 0
         self._coming_bytes = 0  # while a checkpoint is written: what the disk will have for the next one
+        self._missing_since_s: float | None = None  # when the file was found removed (monotonic)
+        self._is_missing = False
 
     def checkpoint_bytes(self) -> int:
         """What a checkpoint of the live data takes at most: an entry is shorter than node and record in memory."""
@@ -88,7 +92,10 @@ class CheckpointRoom:
     def hand_over(self, name: str, freed_bytes: int) -> None:
         """Give the reserve this name for a checkpoint that will make files of ``freed_bytes`` obsolete."""
         if self._held_bytes:
-            self._storage.rename(_NAME, name)
+            try:
+                self._storage.rename(_NAME, name)
+            except FileNotFoundError:  # removed: the helper writes without a reserve
+                self._held_bytes = 0
         self._coming_bytes = min(self._held_bytes, freed_bytes)
         self._held_bytes = 0
 
@@ -103,7 +110,21 @@ class CheckpointRoom:
         with contextlib.suppress(FileNotFoundError):
             self._storage.remove(_NAME)
 
+    def keep(self, now_s: float) -> None:
+        """Make the file again if it was found removed some time ago."""
+        if not self._is_missing:
+            return
+        if self._missing_since_s is None:
+            self._missing_since_s = now_s
+        elif now_s - self._missing_since_s >= REMAKE_AFTER_S:
+            self._is_missing, self._missing_since_s, self._held_bytes = False, None, 0
+            self.acquire()
+
     def _extend(self, size: int) -> None:
-        if size > self._held_bytes:
-            self._storage.reserve(_NAME, size)
-            self._held_bytes = size
+        if size <= self._held_bytes:
+            return
+        try:
+            self._storage.reserve(_NAME, size, create=not self._held_bytes)
+        except FileNotFoundError:
+            self._is_missing = True
+        self._held_bytes = size

@@ -78,6 +78,8 @@ class Checkpointer:
             self._begin(now_s)
         elif self._log.room is not None:
             self._log.room.acquire()
+        if self._log.room is not None:
+            self._log.room.keep(now_s)
 
     def make_room(self, only_deletes: bool) -> bool:
         """Have a checkpoint written that removes files, and wait a little for it; False if none could be removed.

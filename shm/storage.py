@@ -63,9 +63,10 @@ class Storage(Protocol):
         """A new file of zeros with its space reserved; StoreFullError if there is none."""
         ...
 
-    def reserve(self, name: str, size: int) -> None:
+    def reserve(self, name: str, size: int, create: bool) -> None:
         """Have a file of at least ``size`` bytes with its space reserved; StoreFullError if there is none.
 
+        FileNotFoundError if it is not there and not to be made.
         What the file had before, it keeps in any case. Not durable: it is needed only while a coordinator lives.
         """
         ...
@@ -165,10 +166,10 @@ class DiskStorage:
             raise_if_full(error, f"{size:,} bytes for the log at {path}")
             raise
 
-    def reserve(self, name: str, size: int) -> None:
+    def reserve(self, name: str, size: int, create: bool) -> None:
         """Have a file of at least ``size`` bytes with its space reserved; StoreFullError if there is none."""
         path = self.directory / name
-        fd = private_file(path, os.O_RDWR | os.O_CREAT)
+        fd = private_file(path, os.O_RDWR | (os.O_CREAT if create else 0))
         try:
             before = os.fstat(fd).st_size
             if before >= size:

@@ -217,7 +217,7 @@ class SimulatedStorage:
         self.sync_directory()
         return LogFile(disk, inode)
 
-    def reserve(self, name: str, size: int) -> None:
+    def reserve(self, name: str, size: int, create: bool) -> None:
         disk = self._disk
         disk.scheduler.step()
         if disk.is_full:
