@@ -20,9 +20,9 @@ from __future__ import annotations
 
 import contextlib
 
-from shoal.coordinator.missing_file import REMAKE_AFTER_S
 from shoal.shm import limits
 from shoal.shm.errors import StoreFullError
+from shoal.shm.limits import REMAKE_AFTER_S
 from shoal.shm.storage import Storage
 from shoal.shm.writer import Writer
 
