@@ -129,6 +129,7 @@ def test_the_same_inputs_in_three_runs(home):
     assert Counter(lines(home / "begun")) == Counter(inputs)
 
 
+@pytest.mark.slow
 def test_overlapping_inputs_and_stored_outcomes(home):
     """Of inputs another run works on, a run gives what that one stored: results, and errors without a second try."""
     first = start(home, "bad1", *names(range(5)), "bad2", options=["--results"])

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import sabotage
 from crash_workers import kill, wait_for
+from slow import slow
 
 import shoal
 
@@ -90,17 +91,13 @@ def end(db: shoal.Database) -> None:
     wait_for(lambda: not Path(f"/proc/{pid}").exists(), "the coordinator to end", TIMEOUT_S)
 
 
-def _slow(*values: int) -> list[Any]:
-    return [pytest.param(value, marks=pytest.mark.slow) for value in values]
-
-
-SIZES = pytest.mark.parametrize("mib", [16, *_slow(20, 64)])
-VALUES = pytest.mark.parametrize("size", [20_000, *_slow(100, 3_000, 1_000_000)])
+SIZES = pytest.mark.parametrize("mib", [16, *slow(20, 64)])
+VALUES = pytest.mark.parametrize("size", [20_000, *slow(100, 3_000, 1_000_000)])
 
 
 @SIZES
 @VALUES
-@pytest.mark.parametrize("how", ["key by key", "delete_run", "half"])
+@pytest.mark.parametrize("how", ["key by key", *slow("delete_run", "half")])
 def test_deletes_make_room(tmp_path: Path, mib: int, size: int, how: str) -> None:
     """A store fills its disk. Every delete works; then puts work, as much fits as before, and it opens again."""
     with small_disk(tmp_path / "disk", mib) as disk:
@@ -128,7 +125,7 @@ def test_deletes_make_room(tmp_path: Path, mib: int, size: int, how: str) -> Non
 
 
 @SIZES
-@pytest.mark.parametrize("durability", ["buffered", "strict"])
+@pytest.mark.parametrize("durability", ["buffered", *slow("strict")])
 def test_overwrites_go_on_for_ever(tmp_path: Path, mib: int, durability: str) -> None:
     """The log grows many times past the disk while the live data does not: no commit is refused."""
     with small_disk(tmp_path / "disk", mib) as disk:
@@ -145,7 +142,7 @@ def test_overwrites_go_on_for_ever(tmp_path: Path, mib: int, durability: str) ->
 
 
 @SIZES
-@pytest.mark.parametrize("durability", ["buffered", "strict"])
+@pytest.mark.parametrize("durability", ["buffered", *slow("strict")])
 def test_a_kill_on_a_full_disk(tmp_path: Path, mib: int, durability: str) -> None:
     """The coordinator of a store that filled its disk is killed: it opens, nothing is lost, and deletes make room."""
     with small_disk(tmp_path / "disk", mib) as disk:
@@ -168,7 +165,7 @@ def test_a_kill_on_a_full_disk(tmp_path: Path, mib: int, durability: str) -> Non
 
 
 @SIZES
-@pytest.mark.parametrize("size", [20_000, *_slow(100)])
+@pytest.mark.parametrize("size", [20_000, *slow(100)])
 def test_another_program_fills_the_disk(tmp_path: Path, mib: int, size: int) -> None:
     """Somebody else takes all that is left: every delete works and makes room; freed, everything goes on by itself."""
     with small_disk(tmp_path / "disk", mib) as disk:
@@ -199,8 +196,8 @@ def test_another_program_fills_the_disk(tmp_path: Path, mib: int, size: int) -> 
         end(db)
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT, errno.EFBIG], ids=errno.errorcode.get)
-@pytest.mark.parametrize("durability", ["buffered", "strict"])
+@pytest.mark.parametrize("number", [errno.ENOSPC, *slow(errno.EDQUOT, errno.EFBIG)], ids=errno.errorcode.get)
+@pytest.mark.parametrize("durability", ["buffered", *slow("strict")])
 def test_deletes_make_room_whatever_limits_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, durability: str
 ) -> None:

@@ -16,12 +16,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from slow import slow
 
 import shoal
 from shoal.shm import store_files
 
 RUN = "run"
-DURABILITIES = ["memory", "buffered", "strict"]
+DURABILITIES = ["buffered", *slow("memory", "strict")]
 
 
 def _fill(db: shoal.Database, keys: int = 10) -> None:
@@ -224,7 +225,7 @@ def test_moved_and_back_between_two_commits(deep: Path) -> None:
         assert len(_keys(deep)) == 11
 
 
-@pytest.mark.parametrize("durability", ["buffered", "strict"])
+@pytest.mark.parametrize("durability", ["buffered", *slow("strict")])
 def test_new_path_opens_while_the_old_coordinator_serves(deep: Path, durability: str) -> None:
     """Whoever opens the store at its new path waits for the old coordinator's end and finds all of it."""
     with shoal.open(deep, durability=durability, linger=5) as db:
@@ -289,7 +290,7 @@ def _commit_until_moved(path: str, acknowledged: Any, ready: Any) -> None:
             acknowledged.put((os.getpid(), i))
 
 
-@pytest.mark.parametrize("durability", ["buffered", "strict"])
+@pytest.mark.parametrize("durability", ["buffered", *slow("strict")])
 @pytest.mark.parametrize("kill", [False, True], ids=["alive", "killed"])
 def test_a_fleet_loses_nothing(deep: Path, durability: str, kill: bool) -> None:
     """Processes commit while the directory is moved: what was acknowledged is in it, and every one of them is told."""

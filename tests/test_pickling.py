@@ -6,6 +6,7 @@ import multiprocessing
 import pickle
 
 import pytest
+from slow import slow
 
 import shoal
 from shoal.shm import errors
@@ -168,19 +169,18 @@ def test_a_method_of_such_an_object_is_a_task(store, run):
         assert pool.submit(Agent(pool.database).step, run, 21).result(60) == 21
 
 
-def test_a_deep_tree_does_not_recurse():
+@pytest.mark.parametrize("levels", [10_000, *slow(300_000)])
+def test_a_deep_tree_does_not_recurse(levels):
     """A tree of 10,000 levels, and of 300,000, pickles, copies, compares, has a repr, and goes as any other."""
-    for levels in (10_000, 300_000):
-        tree = _deep_tree(levels)
-        for way in WAYS if levels < 20_000 else WAYS[-1:]:
-            other = way(tree)
-            assert other == tree
-            assert other is not tree
-        assert tree != _deep_tree(levels - 1)
-        assert repr(tree).count("TraceTree(") == levels
-        with pytest.raises(TypeError, match="unhashable"):
-            hash(tree)
-        del other, tree
+    tree = _deep_tree(levels)
+    for way in WAYS if levels < 20_000 else WAYS[-1:]:
+        other = way(tree)
+        assert other == tree
+        assert other is not tree
+    assert tree != _deep_tree(levels - 1)
+    assert repr(tree).count("TraceTree(") == levels
+    with pytest.raises(TypeError, match="unhashable"):
+        hash(tree)
 
 
 def test_the_shape_of_a_tree_survives():

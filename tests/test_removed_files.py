@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from slow import slow
 
 import shoal
 from shoal.coordinator import process
@@ -31,7 +32,7 @@ def _remove(store: Path, names: list[str]) -> None:
         (store / name).unlink(missing_ok=True)
 
 
-@pytest.mark.parametrize("durability", ["memory", "buffered", "strict"])
+@pytest.mark.parametrize("durability", ["buffered", *slow("memory", "strict")])
 @pytest.mark.parametrize("names", [*([name] for name in FILES), FILES], ids=[*FILES, "all"])
 def test_new_clients_attach_again(store: Path, durability: str, names: list[str]) -> None:
     """To the same coordinator, and those inside go on; nothing is lost, not even of a memory store."""

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 from crash_workers import DEADLINE_S, wait_for
+from slow import slow
 
 import shoal
 from shoal.shm import frames
@@ -97,7 +98,7 @@ def test_commits_wait_for_a_stopped_coordinator(store: Path, durability: str) ->
         assert db.check() == []
 
 
-@pytest.mark.parametrize("large", [False, True], ids=["small", "larger than the pipe"])
+@pytest.mark.parametrize("large", [False, *slow(True)], ids=["small", "larger than the pipe"])
 def test_commits_give_up_on_a_stopped_coordinator(store: Path, large: bool) -> None:
     """After ``timeout`` seconds commits of all threads are refused with the pid, and closing and opening do not hang.
 

@@ -16,12 +16,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from slow import slow
 
 import shoal
 from tests import pool_functions as functions
 
 ROOT = Path(__file__).parent.parent
-METHODS = ["fork", "spawn", "forkserver"]
+METHODS = ["forkserver", *slow("fork", "spawn")]
 
 
 def wait_for(condition, seconds: float = 30.0) -> None:
@@ -146,12 +147,16 @@ INTERRUPTED = """
     if __name__ == "__main__":
         main(*sys.argv[1:])
 """
-PLACES = ["starting", "submit", "result", "caught", "map", "as_completed", "sleep", "shutdown", "with", "end of with"]
-PLACES += ["at exit", "callback"]
+PLACES = ["starting", "result", "with", "at exit"]
+MORE_PLACES = ["submit", "caught", "map", "as_completed", "sleep", "shutdown", "end of with", "callback"]
 
 
 @pytest.mark.parametrize(
-    ("method", "where"), [("forkserver", where) for where in PLACES] + [("fork", "result"), ("spawn", "starting")]
+    ("method", "where"),
+    [
+        *(("forkserver", where) for where in PLACES),
+        *slow(*(("forkserver", where) for where in MORE_PLACES), ("fork", "result"), ("spawn", "starting")),
+    ],
 )
 def test_ctrl_c_ends_it(program, method: str, where: str) -> None:
     """Wherever the main thread is: what is queued is not done, workers say nothing, and no process is left."""
@@ -242,8 +247,10 @@ LEFT_ALONE = """
 
 @pytest.mark.parametrize(
     ("method", "how"),
-    [("forkserver", how) for how in ("end", "no wait", "dropped", "exit", "error", "thread")]
-    + [("fork", "end"), ("spawn", "end")],
+    [
+        *(("forkserver", how) for how in ("end", "dropped", "error")),
+        *slow(*(("forkserver", how) for how in ("no wait", "exit", "thread")), ("fork", "end"), ("spawn", "end")),
+    ],
 )
 def test_what_is_queued_is_done_at_exit(program, method: str, how: str) -> None:
     """As with the standard pool, however the program ends in order; then no process is left."""
@@ -320,6 +327,7 @@ def test_a_pool_in_a_process_of_multiprocessing(
     assert process.exitcode == 0
 
 
+@pytest.mark.slow
 def test_a_main_module_without_a_guard_is_told(program) -> None:
     """Workers import it again: each is refused its pool, and the pool breaks instead of starting workers for ever."""
     running = program("""

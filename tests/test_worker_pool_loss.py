@@ -14,12 +14,13 @@ from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import pytest
+from slow import slow
 
 import shoal
 from shoal.workers.pool import supervisor
 from tests import pool_functions as functions
 
-METHODS = ["fork", "spawn", "forkserver"]
+METHODS = ["fork", *slow("spawn"), "forkserver"]
 LARGE = b"x" * 3_000_000  # more than a socket takes
 
 
@@ -178,7 +179,7 @@ def no_descriptors_left() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", ["forkserver", *slow("fork", "spawn")])
 def test_without_descriptors_the_pool_waits(memory_db: shoal.Database, method: str, caplog) -> None:
     """A replacement that cannot be started is tried again; what runs keeps its result, what waits waits; said once."""
     with shoal.WorkerPool(memory_db.path, 2, mp_context=method) as pool, caplog.at_level(logging.WARNING, "shoal"):
