@@ -50,7 +50,11 @@ def hello(data: bytes) -> None:
 
 def _welcome_seeds() -> list[bytes]:
     refusal = ["ConfigurationError", ["the store is being served otherwise"]]
-    return [script(4, [None, "buffered", 3]), script(0, [refusal]), script(4, frame(codec.pack([None, "memory", 1])))]
+    return [
+        script(4, [None, "buffered", 3, bytes(16)]),
+        script(0, [refusal]),
+        script(4, frame(codec.pack([None, "memory", 1, b"s" * 16]))),
+    ]
 
 
 @target(_welcome_seeds)
@@ -77,7 +81,8 @@ def welcome(data: bytes) -> None:
         else:
             assert type(found.durability) is str
             assert type(found.generation) is int
-            for fd in found[2:]:
+            assert type(found.store_id) is bytes
+            for fd in found.descriptors:
                 os.close(fd)
         assert set(os.listdir("/proc/self/fd")) == before, "descriptors are left open"
     for fd in given:
