@@ -2,6 +2,7 @@
 
 - A worker ends when it is told to, and at once when the pool's process is gone. It learns that from ``life``: a pidfd
   of the pool's process where the kernel has them, else a pipe whose writing end only that process is meant to have.
+  It also ends when the pool's end of its channel is closed: after ``exec`` the process lives, but the pool is gone.
 - Ctrl-C is the pool's business: a worker goes on until the pool says otherwise. Signal handlers, the wake-up descriptor
   and blocked signals of the pool's process are not for the worker: they would act on the other's pipes.
 - Only the worker itself answers. A task may fork, and both processes return from it: the child then ends in silence.
@@ -26,6 +27,8 @@ from typing import Any
 
 from shoal.shm.errors import InvalidOperationError
 from shoal.workers.pool import channel, helper_processes, outcome
+
+_DYING_S = 0.5
 
 _current: Any = None
 
@@ -53,7 +56,7 @@ def work(
     """Main function of a worker process."""
     forget_signals()
     helper_processes.let_go_of_fork_server()
-    arguments = life, os.getppid()
+    arguments = life, tasks.fileno(), os.getppid()
     threading.Thread(target=_end_with_the_pool, args=arguments, name="shoal-life", daemon=True).start()
     tasks.setblocking(True)
     try:
@@ -109,11 +112,16 @@ def forget_signals() -> None:
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def _end_with_the_pool(life: Connection, parent: int) -> None:
+def _end_with_the_pool(life: Connection, tasks: int, parent: int) -> None:
     poller = select.poll()
     poller.register(life.fileno(), select.POLLIN)
+    poller.register(tasks, 0)  # the pool's end is closed: its process has replaced its program with exec
     poller.poll()
-    if os.getppid() == parent:  # not the pool's process but one that forks workers for it, and has no more use
+    poller.unregister(tasks)
+    # A process that dies closes its descriptors a moment before. One that lives is no more the pool's, and not signalled.
+    if (
+        poller.poll(_DYING_S * 1000) and os.getppid() == parent
+    ):  # not the pool's process but one that forks workers for it, and has no more use
         with contextlib.suppress(ProcessLookupError):
             os.kill(parent, signal.SIGTERM)
     os._exit(1)

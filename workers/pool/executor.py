@@ -169,10 +169,11 @@ class ProcessPool(Executor):
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
-        if kind is not None and not issubclass(kind, Exception):
-            self.kill()  # Ctrl-C: nobody waits for what is still to be done
-        else:
+        is_orderly = kind is None or issubclass(kind, (Exception, GeneratorExit))
+        if is_orderly or (issubclass(kind or object, SystemExit) and not TaskFuture.was_interrupted):
             self.shutdown(wait=True)
+        else:
+            self.kill()  # Ctrl-C: nobody waits for what is still to be done
         return None
 
     def _submit(
@@ -185,6 +186,8 @@ class ProcessPool(Executor):
         except Exception as error:
             task.fail(error)
             return task.future
+        if TaskFuture.was_interrupted and threading.current_thread() is threading.main_thread():
+            TaskFuture.was_interrupted = False  # the program has caught Ctrl-C and goes on
         with state.lock:
             self._check_usable()
             state.ensure_started(Supervisor)

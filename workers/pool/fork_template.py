@@ -99,7 +99,8 @@ class ForkTemplate:
 
     def kill(self) -> None:
         """End it now."""
-        os.kill(self._process._popen.pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):  # it is dead, and the program reaps its children itself
+            os.kill(self._process._popen.pid, signal.SIGKILL)
 
 
 def _no_signal() -> int:

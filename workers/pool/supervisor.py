@@ -16,7 +16,7 @@ import threading
 import time
 from multiprocessing.connection import Connection
 
-from shoal.shm.errors import TaskTimeoutError, WorkerLostError
+from shoal.shm.errors import CoordinatorLostError, TaskTimeoutError, WorkerLostError
 from shoal.workers.pool import channel, outcome
 from shoal.workers.pool.channel import Message
 from shoal.workers.pool.pool_state import PoolState
@@ -45,6 +45,7 @@ class Supervisor:
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
+        self._wake_lock = threading.RLock()  # the pipe is not closed, and its number used again, during a write
         self.thread = threading.Thread(target=self._run, name="shoal-pool", daemon=True)
 
     @property
@@ -56,7 +57,7 @@ class Supervisor:
     def wake(self) -> None:
         """Have the thread look at the pool's state; from any thread, also from a signal handler."""
         # Full: it will wake. Closed: it has ended.
-        with contextlib.suppress(OSError):
+        with self._wake_lock, contextlib.suppress(OSError):
             os.write(self._wake_write, b"x")
 
     def kill_worker(self) -> None:
@@ -67,9 +68,10 @@ class Supervisor:
 
     def close(self) -> None:
         """Close the pipe."""
-        wake_write, self._wake_write = self._wake_write, -1
-        os.close(wake_write)
-        os.close(self._wake_read)
+        with self._wake_lock:
+            wake_write, self._wake_write = self._wake_write, -1
+            os.close(wake_write)
+            os.close(self._wake_read)
 
     def _run(self) -> None:
         try:
@@ -161,6 +163,10 @@ class Supervisor:
         error = outcome.unpack_exception(body)
         if isinstance(error, OSError) and error.errno in _SHORTAGES:
             self._wait_out(error)
+        elif isinstance(error, CoordinatorLostError) and kind == channel.NOT_ATTACHED:
+            # It may be stopped or slow for a while. Others than this worker are attached and go on.
+            self._state.count_stillborn(f"because of {outcome.describe_exception(body)}")
+            self._pause()
         elif kind == channel.NOT_ATTACHED and isinstance(error, Exception):
             self._state.break_down(lambda: outcome.unpack_exception(body))
         else:

@@ -30,6 +30,10 @@ _EXIT_CODE_S = 1.0  # a dead worker's exit code may come from the process that f
 # So many descriptors must be free for a start: multiprocessing does not close its own if they run out half-way.
 _DESCRIPTORS_OF_A_START = 16
 
+# Python's name for the file of a program that it reads from standard input. No other process can import it; with None
+# in its place a worker starts without the main module, as in a program given with -c.
+_STANDARD_INPUT = "<stdin>"
+
 _vanished = 0  # how often the main module had lost its __file__
 
 
@@ -173,7 +177,9 @@ def _restore_main_file(recipe: Recipe) -> int:
     """
     global _vanished
     main = sys.modules["__main__"]
-    if recipe.main_file is not None and getattr(main, "__file__", None) is None:
+    if getattr(main, "__file__", None) == _STANDARD_INPUT:
+        main.__file__ = None
+    if recipe.main_file not in (None, _STANDARD_INPUT) and getattr(main, "__file__", None) is None:
         _vanished += 1  # first: another thread that sees the file shall see this, too
         main.__file__ = recipe.main_file
     return _vanished
