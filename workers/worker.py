@@ -118,7 +118,7 @@ def _end_with_the_pool(life: Connection, tasks: int, parent: int) -> None:
     poller.register(tasks, 0)  # the pool's end is closed: its process has replaced its program with exec
     poller.poll()
     poller.unregister(tasks)
-    # A process that dies closes its descriptors a moment before. One that lives is no more the pool's, and not signalled.
+    # A process that dies closes its descriptors a moment before. A living one is the pool's no longer: no signal.
     if (
         poller.poll(_DYING_S * 1000) and os.getppid() == parent
     ):  # not the pool's process but one that forks workers for it, and has no more use
