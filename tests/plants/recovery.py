@@ -46,9 +46,9 @@ def forget_outcomes(patch: Patch) -> None:
 def forget_joint_outcomes(patch: Patch) -> None:
     """The next coordinator does not know that appends which were decided together are done."""
 
-    def replay(record: Record, writer: Any, window: Any, remembered: dict[int, Any]) -> None:
+    def replay(record: Record, writer: Any, reclaimer: Any, window: Any, remembered: dict[int, Any]) -> None:
         before = dict(remembered)
-        sound(record, writer, window, remembered)
+        sound(record, writer, reclaimer, window, remembered)
         if record.client_id == recover.COORDINATOR:
             remembered.clear()
             remembered.update(before)
@@ -60,8 +60,8 @@ def forget_joint_outcomes(patch: Patch) -> None:
 def forget_the_window(patch: Patch) -> None:
     """The next coordinator does not know what was written since the snapshots that were open when the last one died."""
 
-    def replay(record: Record, writer: Any, window: Any, remembered: Any) -> None:
-        sound(record, writer, _NoWindow(), remembered)
+    def replay(record: Record, writer: Any, reclaimer: Any, window: Any, remembered: Any) -> None:
+        sound(record, writer, reclaimer, _NoWindow(), remembered)
 
     sound = patch.set(recover, "_replay", replay)
 
