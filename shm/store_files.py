@@ -188,6 +188,10 @@ def remove_directories(made: list[Path]) -> None:
 
 def raise_if_read_only(directory: Path, error: OSError) -> None:
     """ConfigurationError if ``error`` says that nothing can be written in ``directory``."""
+    if error.errno == errno.ENOENT:  # as below /proc
+        raise ConfigurationError(
+            f"no store can be made at {directory} ({error.strerror}: {error.filename}); give another path"
+        ) from error
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         what = "lies on a read-only file system" if error.errno == errno.EROFS else "may not be written by this user"
         raise ConfigurationError(

@@ -195,6 +195,14 @@ def test_path_that_cannot_be_made(tmp_path: Path) -> None:
         assert looks(tmp_path) == before, name
 
 
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="there is no /proc")
+@pytest.mark.parametrize("path", ["/proc", "/proc/x/y"])
+def test_where_nothing_can_be_made(path: str) -> None:
+    """The error is shoal's and says that another path is needed."""
+    with pytest.raises(shoal.ConfigurationError, match="give another path"):
+        shoal.open(path, timeout=2)
+
+
 def _with_small_files(path: Path, limit: int, **options: Any) -> str:
     """Open in a process whose files, and whose coordinator's, end at ``limit``: what it raises."""
 

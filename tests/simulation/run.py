@@ -260,7 +260,7 @@ class _Run:
 
         world.plan({})
         world.kills_starter, world.disk.cut_in_sync, world.disk.failing_syncs = False, None, 0
-        world.limit = world.steps + 20_000
+        world.limit = world.steps + 60_000  # a check may be given up, and begins anew, nine times
         world.spawn("last", "client", look)
         world.run()
 
