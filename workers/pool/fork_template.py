@@ -110,24 +110,25 @@ def _no_signal() -> int:
 class _Serving:
     """The template process, from inside."""
 
-    def __init__(self, requests: socket.socket, work: Callable[[socket.socket], None]) -> None:
+    def __init__(self, requests: socket.socket, work: Callable[[socket.socket], None], life: Connection) -> None:
         self._requests = requests
+        self._life = life
         self._work = work
-        self._children: dict[int, tuple[Any, int]] = {}  # pid -> process, pipe to report to
+        self._children: dict[int, int] = {}  # pid -> pipe to report to
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
 
-    def run(self, life: Connection) -> None:
+    def run(self) -> None:
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         poller = select.poll()
-        for descriptor in (self._requests.fileno(), life.fileno(), self._wake_read):
+        for descriptor in (self._requests.fileno(), self._life.fileno(), self._wake_read):
             poller.register(descriptor, select.POLLIN)
         is_open = True
         while is_open or self._children:
             ready = dict(poller.poll())
-            if life.fileno() in ready:
+            if self._life.fileno() in ready:
                 return
             if self._wake_read in ready:
                 os.read(self._wake_read, 4096)
@@ -147,31 +148,38 @@ class _Serving:
         tasks, report = socket.socket(fileno=descriptors[0]), descriptors[1]
         process: Any = ForkContext().Process(target=self._become_worker, args=(tasks, report), name="shoal-worker")
         try:
-            with tasks:
-                process._popen = process._Popen(process)
-            pid = int(process._popen.pid)
-            self._children[pid] = process, report
-            self._report(report, pid)
+            # Not ``Process.start``: where no process can be forked, it leaves its pipes open.
+            pid = os.fork()
         except OSError as error:
             self._report(report, -(error.errno or errno.EAGAIN))
             os.close(report)
+        else:
+            if pid == 0:
+                code = 1
+                try:
+                    code = process._bootstrap(parent_sentinel=self._life.fileno())
+                finally:
+                    os._exit(code)
+            self._children[pid] = report
+            self._report(report, pid)
+        finally:
+            tasks.close()
         return True
 
     def _become_worker(self, tasks: socket.socket, report: int) -> None:
         signal.set_wakeup_fd(-1)
-        reports = [report, *(report for _, report in self._children.values())]
+        reports = [report, *self._children.values()]
         for descriptor in (self._wake_read, self._wake_write, *reports):
             os.close(descriptor)
         self._requests.close()
         self._work(tasks)
 
     def _reap(self) -> None:
-        for pid, (process, report) in list(self._children.items()):
-            code = process._popen.poll()
-            if code is not None:
-                self._report(report, code)
+        for pid, report in list(self._children.items()):
+            ended, status = os.waitpid(pid, os.WNOHANG)
+            if ended:
+                self._report(report, os.waitstatus_to_exitcode(status))
                 os.close(report)
-                process._popen.close()
                 del self._children[pid]
 
     def _report(self, report: int, number: int) -> None:
@@ -190,4 +198,4 @@ def _serve(
     ours.close()
     forget_signals()
     threading.current_thread().name = "shoal-template"
-    _Serving(requests, work).run(life)
+    _Serving(requests, work, life).run()
