@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import fcntl
 import mmap
 import os
@@ -45,9 +46,10 @@ def close_all(fds: list[int | None]) -> None:
     """Close all of a list that ``owned`` has made; a second time does nothing.
 
     Each number is taken from the list and closed within one call of C: an exception that a signal handler raises comes
-    before or after it. So a number is never closed twice, and what is left is closed by the next call.
+    before or after it. So a number is never closed twice, and what is left is closed by the next call. Two threads may
+    call this at once: the one that finds the list empty has nothing left to do.
     """
-    if fds:
+    with contextlib.suppress(IndexError):
         collections.deque(map(os.close, iter(fds.pop, _CLOSED)), maxlen=0)
 
 

@@ -154,6 +154,37 @@ def test_a_commit_while_another_thread_closes(store: Path) -> None:
             assert shoal.KVStore(again).get(RUN, "sum") == told
 
 
+def test_close_comes_between_any_two_steps_of_a_commit(memory_db: shoal.Database) -> None:
+    """Another thread closes: the commit is answered or never sent, and no descriptor is closed under it or twice."""
+    interval_s = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for i in range(150):
+            db = shoal.open(memory_db.path)
+            kv = shoal.KVStore(db)
+            told = [kv.get("between", "sum", 0)]
+            failed: list[BaseException] = []
+
+            def commit(kv: shoal.KVStore = kv, told: list[int] = told, failed: list[BaseException] = failed) -> None:
+                try:
+                    while True:
+                        told.append(kv.increment("between", "sum"))
+                except shoal.InvalidOperationError:
+                    return
+                except BaseException as error:
+                    failed.append(error)
+
+            thread = threading.Thread(target=commit)
+            thread.start()
+            time.sleep(i % 7 * 0.000_1)
+            db.close()
+            thread.join(DEADLINE_S)
+            assert failed == []
+            assert shoal.KVStore(memory_db).get("between", "sum", 0) == told[-1]
+    finally:
+        sys.setswitchinterval(interval_s)
+
+
 def test_executed_programs_inherit_nothing(store: Path) -> None:
     """Whatever a client executes has none of shoal's descriptors, in a transaction or not, after a take-over, too."""
     show = [sys.executable, "-c", "import os; print(len(os.listdir('/proc/self/fd')))"]

@@ -18,7 +18,12 @@ LOWER = {
     "primitives": {"shm", "workers", "primitives"},
 }
 FILES = sorted(
-    {path for folder in FOLDERS for path in (ROOT / folder).rglob("*.py") if "shoal/" + folder not in str(path)}
+    {
+        path
+        for folder in FOLDERS
+        for path in (ROOT / folder).rglob("*.py")
+        if "shoal/" + folder not in str(path.relative_to(ROOT))
+    }
     | set((ROOT / "shoal").glob("*.py"))
 )
 

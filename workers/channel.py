@@ -57,6 +57,9 @@ def commit_through(
         sent = False
         try:
             attachment.in_use = True  # and lost, should anything interrupt this
+            if attachment.why_closed:  # another thread has closed the database, and may not have seen the line above
+                attachment.close_pipes()
+                raise InvalidOperationError(attachment.why_closed)
             write_all(attachment.request_fd, request, give_up_s)
             sent = True  # and not before: half a request is never done
             while True:
