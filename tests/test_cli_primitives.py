@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -56,6 +57,7 @@ class TestRuns:
         """Id, parent, status, times and tags, by the time they were made; then what was never registered."""
         runs = shoal.RunIndex(small)
         runs.create_run(run_id="z", tags=["nightly", "a b"])
+        time.sleep(0.002)  # made in the same millisecond, they would be ordered by id
         runs.create_run(run_id="a", parent_run="z")
         runs.fail_run("a", "no")
         shoal.KVStore(small).put("loose", "k", 1)
