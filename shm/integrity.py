@@ -75,8 +75,6 @@ class SegmentCheck:
         self._newest: tuple[int, bytes] = (0, b"")  # version of a record, and its key
         # Met and not in use when the coordinator was asked: they must have been allocated since.
         self._unknown: list[tuple[int, str]] = []
-        # Keys that were written again and have a tombstone at the check's version: node, tombstone, records below.
-        self._reborn: list[tuple[int, list[int]]] = []
 
     def run(self, insist: bool = False) -> list[str]:
         """All problems found. Raises SnapshotExpiredError if the check was given up for want of room."""
@@ -191,7 +189,7 @@ class SegmentCheck:
         """Check a key's versions down to the horizon; whether it has one at the version of the check or below."""
         words, record = self._words, self._words[node]
         seen: list[int] = []  # at the version of the check, and below
-        above, newer = 1 << 64, False
+        above = 1 << 64
         if not record:
             self._say(f"key {key!r} has no version")
         while record:
@@ -205,21 +203,15 @@ class SegmentCheck:
             if meta & LENGTH_MASK > MAX_ENCODED_VALUE_BYTES or meta & ~(LENGTH_MASK | TOMBSTONE | EXPIRES):
                 self._say(f"key {key!r} at version {version} has impossible length or flags {meta:#x}")
             if version > self._version:
-                newer = True
                 if version > self._newest[0]:
                     self._newest = (version, key)
             else:
                 seen.append(record)
             if version <= self._horizon:
-                # Nobody looks further down, and what is there may be reused. But if the key was written again since, a
-                # tombstone may have been put between (``Writer._bury``): then its record is the one below.
-                if newer and len(seen) == 1 and meta & TOMBSTONE and previous:
-                    seen.append(previous)
+                # Nobody looks further down, and what is there may be reused.
                 break
             above, record = version, previous
-        if newer and seen and words[seen[0] + 2] & TOMBSTONE:
-            self._reborn.append((node, seen))
-        elif seen:
+        if seen:
             self._note_records(node, key, seen)
         return bool(seen)
 
@@ -284,10 +276,6 @@ class SegmentCheck:
     def _compare(self, waiting: array[int], waiting_before: int, fresh: set[int], used_words: int) -> None:
         """What was met, what waits, and what was allocated since: together all that is in use, each once."""
         of = self._map
-        for node, records in self._reborn:
-            if records[0] in fresh and records[1:]:  # made by the commit that wrote the key again
-                records = records[1:]
-            self._note_records(node, node_key(self._segment, node), records)
         for reference, what in self._unknown:
             if reference not in fresh:
                 self._say(f"{what} points at {reference}, which is no record in use")
