@@ -12,7 +12,7 @@ from array import array
 from typing import Any
 
 from shoal.coordinator.clients import Client
-from shoal.shm import check_state, limits
+from shoal.shm import check_parts, limits
 from shoal.shm.check_state import CheckState
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.writer import Writer
@@ -43,7 +43,7 @@ class Checks:
         if not 0 <= position < _MOST_POSITIONS:
             return None
         self.tidy()
-        if part == check_state.BEGIN:
+        if part == check_parts.BEGIN:
             self._end(number)
             number = self._begin(client, version)
             if position:
@@ -53,7 +53,7 @@ class Checks:
         if found is None or found[0] is not client:
             return GIVEN_UP
         answer = found[1].answer(part, position, version)
-        if part == check_state.END:
+        if part == check_parts.END:
             self._end(number)
         return answer
 

@@ -25,16 +25,15 @@ from collections import OrderedDict
 from typing import Any
 
 from shoal.coordinator.conflict_window import ConflictWindow
-from shoal.coordinator.joints import JointPlace, Joints, joint_place_of
+from shoal.coordinator.joints import JointPlace, Joints
 from shoal.coordinator.log.wal_writer import WalWriter
 from shoal.coordinator.reading import read_newest
 from shoal.coordinator.validate import Conflict, validate
-from shoal.shm import codec, commit_set, limits, operations
+from shoal.shm import codec, commit_set, limits
 from shoal.shm.clock import Clock
 from shoal.shm.commit_set import COMMITTED, CONFLICT, REFUSED, CommitSet, FlatWrites, encode_answer, triples
 from shoal.shm.errors import ShoalError, StoreFullError
-from shoal.shm.outcome import Write
-from shoal.shm.reader import Found
+from shoal.shm.outcome import Found, Joint, OperationTable, Write
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.writer import NOTHING_KNOWN, Plan, Writer
 
@@ -42,7 +41,7 @@ COORDINATOR = 0  # the client id of commits the coordinator makes itself
 _NO_RESULTS: list[Any] = []
 _NO_EFFECTS = commit_set.encode_effects([])
 # Joint, nodes it knows, client id with commit id and results of each, flat writes, and these as the log has them.
-_JointDecision = tuple[operations.Joint, dict[bytes, int], list[list[Any]], FlatWrites, bytes]
+_JointDecision = tuple[Joint, dict[bytes, int], list[list[Any]], FlatWrites, bytes]
 # Keys leave the indexes in one round and their memory is free after the next.
 _FREE_ROUNDS = 4
 
@@ -60,7 +59,9 @@ class CommitEngine:
         version: int,
         remembered: dict[int, tuple[int, int, list[Any]]],
         sync_each_group: bool,
+        operations: OperationTable,
     ) -> None:
+        self.operations = operations
         self._writer = writer
         self._reclaimer = reclaimer
         self._window = window
@@ -68,7 +69,7 @@ class CommitEngine:
         self._clock = clock
         self._sync_each_group = sync_each_group
         self._last_ms = 0
-        self._joints = Joints(writer)
+        self._joints = Joints(writer, operations)
         self.version = version  # newest applied
         self.published = version
         # client id -> commit id, version, results of its last commit; the longest gone are forgotten first
@@ -114,13 +115,13 @@ class CommitEngine:
         than one of them. If it cannot be made, each is submitted alone and told its own reason.
         """
         if len(requests) == 1:
-            place = joint_place_of(requests[0][1])
+            place = self._joints.place_of(requests[0][1])
             alone = None if place is None else self._submit_joint(place, requests)
             return alone or [self.submit(*requests[0])]
         answers: list[bytes] = [b""] * len(requests)
         joints: dict[JointPlace, list[int]] = {}
         for i, (client_id, request) in enumerate(requests):
-            place = joint_place_of(request)
+            place = self._joints.place_of(request)
             if place is None:
                 answers[i] = self.submit(client_id, request)
             else:
@@ -291,7 +292,7 @@ class CommitEngine:
 
         results = []
         for name, arguments in request.operations:
-            outcome = operations.decide(read, now_ms, name, arguments)
+            outcome = self.operations.decide(read, now_ms, name, arguments)
             for write in outcome.writes:
                 if write.key in sent:
                     raise ValueError(f"the commit both writes {write.key!r} and has it decided by an operation")

@@ -10,9 +10,9 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from shoal.coordinator.reading import read_newest
-from shoal.shm import limits, operations
+from shoal.shm import limits
 from shoal.shm.commit_set import CommitSet
-from shoal.shm.reader import Found
+from shoal.shm.outcome import Found, Joint, OperationTable
 from shoal.shm.writer import Writer
 
 # The operation, and the key it is on.
@@ -22,7 +22,7 @@ JointPlace = tuple[str, bytes]
 class _Kept(NamedTuple):
     """A joint that was last written at ``version``, and where keys of it are, as of ``epoch``."""
 
-    joint: operations.Joint
+    joint: Joint
     version: int
     epoch: int
     node: int  # of the place's own key
@@ -32,8 +32,9 @@ class _Kept(NamedTuple):
 class Joints:
     """The joints of a commit engine, by place."""
 
-    def __init__(self, writer: Writer) -> None:
+    def __init__(self, writer: Writer, operations: OperationTable) -> None:
         self._writer = writer
+        self._operations = operations
         self._kept: dict[JointPlace, _Kept] = {}
         # As of the last ``take``.
         self._now_ms = 0
@@ -42,7 +43,16 @@ class Joints:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def take(self, place: JointPlace, now_ms: int) -> tuple[operations.Joint, dict[bytes, int]]:
+    def place_of(self, request: CommitSet) -> JointPlace | None:
+        """Operation and key that a commit set may share with others, None for one that must stand alone."""
+        if len(request.operations) != 1 or request.writes or request.clears or request.keys_read or request.ranges_read:
+            return None
+        name, arguments = request.operations[0]
+        if name not in self._operations.batched or request.valid_until_ms:
+            return None
+        return None if len(request.effects) > limits.MAX_JOINT_EFFECTS_BYTES else (name, arguments[0])
+
+    def take(self, place: JointPlace, now_ms: int) -> tuple[Joint, dict[bytes, int]]:
         """A joint to begin the next commit with, and the nodes of keys it may write. It is kept no longer."""
         writer = self._writer
         self._now_ms, self._epoch = now_ms, writer.epoch_words[0]
@@ -51,7 +61,7 @@ class Joints:
             joint, nodes = kept.joint, kept.nodes
         else:
             name, key = place
-            joint, nodes = operations.JOINTS[name](self._read, key), {}
+            joint, nodes = self._operations.batched[name](self._read, key), {}
         joint.begin(now_ms)
         return joint, nodes
 
@@ -59,7 +69,7 @@ class Joints:
         self,
         place: JointPlace,
         version: int,
-        joint: operations.Joint,
+        joint: Joint,
         nodes: dict[bytes, int],
         written: Iterable[tuple[bytes, int]],
     ) -> None:
@@ -79,13 +89,3 @@ class Joints:
 
     def _read(self, key: bytes) -> Found | None:
         return read_newest(self._writer, key, self._now_ms)
-
-
-def joint_place_of(request: CommitSet) -> JointPlace | None:
-    """Operation and key that a commit set may share with others, None for one that must stand alone."""
-    if len(request.operations) != 1 or request.writes or request.clears or request.keys_read or request.ranges_read:
-        return None
-    name, arguments = request.operations[0]
-    if name not in operations.JOINTS or request.valid_until_ms or len(request.effects) > limits.MAX_JOINT_EFFECTS_BYTES:
-        return None
-    return name, arguments[0]

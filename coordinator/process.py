@@ -1,4 +1,4 @@
-"""A coordinator as a process: ``python -m shoal.coordinator.process PATH ...`` (``shoal serve`` calls ``serve``).
+"""A coordinator as a process: ``python -m shoal.coordinator_main PATH ...`` (``shoal serve`` calls ``serve``).
 
 - One per store: it holds a lock on the directory as long as it lives; the kernel lets go of it at any kind of death.
 - It serves the directory, not the path: it works in it, and when the directory is moved or deleted it refuses further
@@ -44,6 +44,7 @@ from shoal.shm import child_python, descriptors, limits, store_files
 from shoal.shm.clock import SystemClock
 from shoal.shm.errors import ConfigurationError, CoordinatorLostError, ShoalError, StoreMovedError
 from shoal.shm.layout import W_COORDINATOR_PID
+from shoal.shm.outcome import OperationTable
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment
 from shoal.shm.storage import DiskStorage, append_note
@@ -69,6 +70,7 @@ def serve(
     max_bytes: int | None,
     linger_s: float | None,
     ready: Callable[[], None],
+    operations: OperationTable,
     store_id: bytes | None = None,
 ) -> None:
     """Serve the store until stopped. Raises ShoalError for what keeps it from being served at all.
@@ -97,7 +99,7 @@ def serve(
             meta = _meta(HERE, durability, max_bytes)
             if store_id not in (None, meta.store_id):
                 raise place.moved_error()
-            Coordinator(HERE, meta, linger_s, place).run(served)
+            Coordinator(HERE, meta, linger_s, place, operations).run(served)
     except OSError as error:
         if not is_served:
             store_files.raise_if_read_only(directory, error)
@@ -140,7 +142,14 @@ def _meta(directory: Path, durability: str | None, max_bytes: int | None) -> Sto
 class Coordinator:
     """All parts of one coordinator, put together."""
 
-    def __init__(self, directory: Path, meta: StoreMeta, linger_s: float | None, place: WorkingPlace) -> None:
+    def __init__(
+        self,
+        directory: Path,
+        meta: StoreMeta,
+        linger_s: float | None,
+        place: WorkingPlace,
+        operations: OperationTable,
+    ) -> None:
         self._directory = directory
         store_files.check_epoch(directory)
         clock = SystemClock()
@@ -170,6 +179,7 @@ class Coordinator:
             found.version,
             found.remembered,
             sync_each_group=meta.durability == "strict",
+            operations=operations,
         )
         self._checkpointer: Checkpointer | None = None
         if self._log is not None:
@@ -280,9 +290,9 @@ class Coordinator:
         self._synced.set()
 
 
-def main(arguments: list[str] | None = None, apart: bool = False) -> int:
+def main(operations: OperationTable, arguments: list[str] | None = None, apart: bool = False) -> int:
     """Entry of a coordinator that a client starts for itself, ``apart`` from what its process inherited."""
-    parser = argparse.ArgumentParser(prog="python -m shoal.coordinator.process", description=__doc__)
+    parser = argparse.ArgumentParser(prog=f"python -m {child_python.COORDINATOR}", description=__doc__)
     parser.add_argument("path", type=Path)
     parser.add_argument("--durability")
     parser.add_argument("--max-bytes", type=int)
@@ -299,7 +309,7 @@ def main(arguments: list[str] | None = None, apart: bool = False) -> int:
     report = Report(options.report_fd)
     try:
         serve(
-            *(options.path, options.durability, options.max_bytes, options.linger, report.ready),
+            *(options.path, options.durability, options.max_bytes, options.linger, report.ready, operations),
             store_id=options.store_id,
         )
     except AlreadyServedError:
@@ -322,7 +332,3 @@ def main(arguments: list[str] | None = None, apart: bool = False) -> int:
             append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {traceback.format_exc()}")
         raise
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main(apart=True))

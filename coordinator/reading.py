@@ -6,7 +6,7 @@ exception out of the store itself is not. It means that an invariant is broken, 
 
 from __future__ import annotations
 
-from shoal.shm.reader import Found
+from shoal.shm.outcome import Found
 from shoal.shm.writer import Writer
 
 

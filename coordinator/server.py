@@ -246,7 +246,7 @@ class Server:
         try:
             for message in client.buffer.feed(data):
                 try:
-                    requests.append(decode_request(message))
+                    requests.append(decode_request(message, self._engine.operations.rules))
                 except MemoryError:
                     messages.append(no_memory_answer(message))
         except (FrameError, MemoryError):

@@ -9,7 +9,8 @@ from typing import Any, NoReturn
 from shoal.primitives.key_space import Namespace, after, decode_text
 from shoal.shm.errors import CorruptionError, InvalidOperationError
 from shoal.shm.limits import MAX_RUN_ID_BYTES, MIB
-from shoal.shm.reader import Found, Place
+from shoal.shm.outcome import Found
+from shoal.shm.reader import Place
 from shoal.workers.transaction import Engine
 
 # A run is read ahead as far as this: thousands of small ones are then read in one scan, instead of a few scans each.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 
-from shoal.shm.heap import BLOCK_WORDS
+from shoal.shm.layout import BLOCK_WORDS
 
 # What is known of a piece.
 FREE = 0

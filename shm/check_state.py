@@ -13,19 +13,12 @@ from array import array
 from itertools import islice
 from typing import Any
 
+from shoal.shm.check_parts import ALLOCATED, BEGIN, BLOCKS, BRANCHES, BUCKETS, END, WAITING
+from shoal.shm.integrity import SegmentCheck
 from shoal.shm.layout import W_HORIZON, W_KEYS
 from shoal.shm.limits import CHECK_BLOCKS, CHECK_BLOCKS_LOOKED_AT, CHECK_BUCKETS, CHECK_REFERENCES
+from shoal.shm.segment import Segment
 from shoal.shm.writer import Writer
-
-# The parts, in the order in which they must be asked for. All but BEGIN and END in slices: an answer begins with the
-# position to ask for next, 0 when there is no more.
-BEGIN = "begin"  # at 1 it insists (``Reclaimer``); version, horizon, live keys, words in use, records waiting; problems
-BLOCKS = "blocks"  # blocks in use, as Heap.blocks_from has them
-BUCKETS = "buckets"  # references of buckets; problems
-BRANCHES = "branches"  # problems
-WAITING = "waiting"  # references of what waits to be reclaimed, in the order in which it was noted
-ALLOCATED = "allocated"  # references allocated since the check began
-END = "end"  # newest version
 
 
 class CheckState:
@@ -110,3 +103,14 @@ class CheckState:
         part = allocated[start : min(start + CHECK_REFERENCES, self._allocated_end)]
         following = position + len(part)
         return [following if start + len(part) < self._allocated_end else 0, part.tobytes()]
+
+
+def check_segment(segment: Segment, published: int, writer: Writer) -> list[str]:
+    """All problems found by the process that writes, between two groups of commits; empty if the segment is sound."""
+    heap, noted = writer.heap, writer.heap.allocated
+    heap.allocated = array("Q")
+    try:
+        state = CheckState(writer, published)
+        return SegmentCheck(segment, lambda part, position: state.answer(part, position, published) or []).run()
+    finally:
+        heap.allocated = noted

@@ -22,6 +22,9 @@ if TYPE_CHECKING:
 # How a process ends that was started so and has started a coordinator in its turn. Another program does not end so.
 LAUNCHED = 83
 
+# The module that a coordinator's process runs: it knows every floor, so its name alone is known down here.
+COORDINATOR = "shoal.coordinator_main"
+
 
 def python_command(module: str, *arguments: str) -> list[str]:
     """The command line that runs a module of shoal; ``ConfigurationError`` if there is no Python to run it with."""

@@ -28,14 +28,13 @@ from __future__ import annotations
 import itertools
 import reprlib
 import struct
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from typing import Any, NamedTuple
 
 from shoal.shm import codec, errors
 from shoal.shm.errors import ShoalError, StoreFullError
 from shoal.shm.frames import FrameError
 from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MAX_INTEGER, MIB, MIN_INTEGER
-from shoal.shm.operations import OPERATIONS
 
 _HEADER = struct.Struct("<QQQI")
 HEADER_BYTES = _HEADER.size
@@ -92,8 +91,11 @@ def encode_request(commit_id: int, snapshot: int, valid_until_ms: int, reads: by
     return _HEADER.pack(commit_id, snapshot, valid_until_ms, len(reads)) + reads + effects
 
 
-def decode_request(message: bytes) -> CommitSet:
-    """The request in ``message``, every part of it checked; FrameError for anything a worker never sends."""
+def decode_request(message: bytes, known: Container[str]) -> CommitSet:
+    """The request in ``message``, every part of it checked; FrameError for anything a worker never sends.
+
+    ``known``: the names of operations that there are.
+    """
     try:
         commit_id, snapshot, valid_until_ms, reads_bytes = _HEADER.unpack_from(message)
         keys_read: list[bytes] = []
@@ -106,6 +108,9 @@ def decode_request(message: bytes) -> CommitSet:
             ranges_read = [_range(lower, upper) for lower, upper in ranges]
         effects = message[HEADER_BYTES + reads_bytes :]
         writes, clears, operations, question = decode_effects(effects)
+        for name, _ in operations:
+            if name not in known:
+                raise ValueError("an unknown operation")
     except (ValueError, TypeError, struct.error, IndexError, KeyError) as error:
         raise FrameError(f"not a commit set: {error}") from error
     return CommitSet(
@@ -125,8 +130,8 @@ def decode_effects(
         clears = [_range(flat_clears[i], flat_clears[i + 1]) for i in range(0, len(flat_clears), 2)]
     if operations:
         for name, arguments in operations:
-            if name not in OPERATIONS or type(arguments) is not list or not arguments:
-                raise ValueError("an unknown operation")
+            if type(name) is not str or type(arguments) is not list or not arguments:
+                raise ValueError("not an operation")
             _check_key(arguments[0])
     if question is not None and not (type(question) is list and len(question) == 2 and type(question[0]) is str):
         raise ValueError("an unknown question")

@@ -22,25 +22,17 @@ from shoal.shm.layout import (
     BUCKET_WORDS,
     DIRECTORY_WORD,
     HEADER_BYTES,
-    NODE_HEADER_WORDS,
     REMOVED,
     W_HASH_MASK,
     W_HASH_SEED,
     directory_bytes,
 )
 from shoal.shm.limits import BUCKET_ENTRIES, BUCKET_FILL
-from shoal.shm.probe import find_node
+from shoal.shm.record import KEY_BYTE, find_node, node_key
 from shoal.shm.segment import Segment
 
 # Entries of a bucket that is worth joining with its buddy.
 _FEW = BUCKET_FILL // 8
-_KEY_OFFSET = NODE_HEADER_WORDS * 8
-
-
-def node_key(segment: Segment, node: int) -> bytes:
-    """The key stored in a key node."""
-    start = node * 8 + _KEY_OFFSET
-    return segment.mm[start : start + segment.words[node + 1]]
 
 
 class HashIndex:
@@ -168,7 +160,7 @@ class HashIndex:
         low: list[tuple[int, int]] = []
         high: list[tuple[int, int]] = []
         for entry in entries:  # the longest a commit waits in here: node_key written out
-            start = entry * 8 + _KEY_OFFSET
+            start = entry * 8 + KEY_BYTE
             entry_digest = xxh3_64_intdigest(mm[start : start + words[entry + 1]], seed)
             (high if in_two and entry_digest >> depth & 1 else low).append((entry_digest, entry))
         halves = [(depth + 1, first, low), (depth + 1, first | 1 << depth, high)] if in_two else [(depth, first, low)]

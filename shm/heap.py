@@ -16,9 +16,9 @@ from typing import Any
 from shoal.shm import layout, limits
 from shoal.shm.errors import StoreFullError
 from shoal.shm.extents import Extents
+from shoal.shm.layout import BLOCK_WORDS
 from shoal.shm.segment import Segment
 
-BLOCK_WORDS = limits.BLOCK_BYTES // 8
 CLASS_WORDS = (
     *(4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 22, 24, 28, 32, 36, 40, 48, 56, 64, 72, 80, 96, 112, 128, 136),
     *(160, 192, 227, 257, 292, 341, 409, 512, 682, 1024),

@@ -1,7 +1,7 @@
 """The walk behind ``check()``: everything reachable in a segment, and everything allocated, compared.
 
 The process that asks walks its own mapping of the segment at a version, while commits go on. From the coordinator it
-has what only that knows (``check_state``), in slices. Every breach is one line. An empty list means that both indexes
+has what only that knows (``check_parts``), in slices. Every breach is one line. An empty list means that both indexes
 hold the same keys in order, every chain of versions falls, every reference points at a record in use, no record is used
 twice, and what the allocator says is in use is reachable or waiting to be reclaimed.
 
@@ -17,11 +17,9 @@ from array import array
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from shoal.shm import allocation_map, check_state, layout
+from shoal.shm import allocation_map, check_parts, layout
 from shoal.shm.allocation_map import FRESH, HISTORY, IN_USE, MET, MET_AT_VERSION, AllocationMap
-from shoal.shm.check_state import CheckState
 from shoal.shm.errors import SnapshotExpiredError
-from shoal.shm.hash_index import node_key
 from shoal.shm.layout import (
     DIRECTORY_WORD,
     EXPIRES,
@@ -38,26 +36,14 @@ from shoal.shm.layout import (
     W_ORDER_ROOT,
 )
 from shoal.shm.limits import BRANCH_ENTRIES, BUCKET_ENTRIES, LEAF_ENTRIES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES
-from shoal.shm.probe import find_node
+from shoal.shm.record import find_node, node_key
 from shoal.shm.segment import Segment
-from shoal.shm.writer import Writer
 
 _MOST_ENTRIES = 1 << 20  # of the root
 _MOST_NAMED = 5  # references named in one line
 
 # The answer to a part of the check from a position on; empty if the check was given up.
 Ask = Callable[[str, int], list[Any]]
-
-
-def check_segment(segment: Segment, published: int, writer: Writer) -> list[str]:
-    """All problems found by the process that writes, between two groups of commits; empty if the segment is sound."""
-    heap, noted = writer.heap, writer.heap.allocated
-    heap.allocated = array("Q")
-    try:
-        state = CheckState(writer, published)
-        return SegmentCheck(segment, lambda part, position: state.answer(part, position, published) or []).run()
-    finally:
-        heap.allocated = noted
 
 
 class SegmentCheck:
@@ -78,33 +64,33 @@ class SegmentCheck:
 
     def run(self, insist: bool = False) -> list[str]:
         """All problems found. Raises SnapshotExpiredError if the check was given up for want of room."""
-        begun = self._asked(check_state.BEGIN, int(insist))
+        begun = self._asked(check_parts.BEGIN, int(insist))
         self._version, self._horizon, keys, used_words, waiting_before, problems = begun
         self._problems += problems
-        for (blocks,) in self._slices(check_state.BLOCKS):
+        for (blocks,) in self._slices(check_parts.BLOCKS):
             for i in range(0, len(blocks), 3):
                 self._map.add(*blocks[i : i + 3])
         buckets: set[int] = set()
-        for part, problems in self._slices(check_state.BUCKETS):
+        for part, problems in self._slices(check_parts.BUCKETS):
             buckets.update(array("Q", part))
             self._problems += problems
-        for (problems,) in self._slices(check_state.BRANCHES):
+        for (problems,) in self._slices(check_parts.BRANCHES):
             self._problems += problems
         self._walk_order()
         self._walk_hash(buckets)
         self._walk_tombstones()
         waiting = array("Q")
-        for part, problems in self._slices(check_state.WAITING):
+        for part, problems in self._slices(check_parts.WAITING):
             waiting.frombytes(part)
             self._problems += problems
         fresh: set[int] = set()
-        for (part,) in self._slices(check_state.ALLOCATED):
+        for (part,) in self._slices(check_parts.ALLOCATED):
             fresh.update(array("Q", part))
         self._compare(waiting, waiting_before, fresh, used_words)
         # Keys of a cleared range count until they are swept; expired ones until they are deleted.
         if self._live != keys:
             self._say(f"the header counts {keys} live keys, the walk found {self._live}")
-        (newest,) = self._asked(check_state.END, 0)  # an answer says that all until now was worth believing
+        (newest,) = self._asked(check_parts.END, 0)  # an answer says that all until now was worth believing
         if self._newest[0] > newest:
             self._say(f"key {self._newest[1]!r} has version {self._newest[0]}, the newest there is is {newest}")
         return self._map.problems + self._problems

@@ -35,7 +35,7 @@ The segment is rebuilt from checkpoint and log on every start: this layout may c
 
 from __future__ import annotations
 
-from shoal.shm.limits import BUCKET_ENTRIES
+from shoal.shm.limits import BLOCK_BYTES, BUCKET_ENTRIES
 
 MAGIC = int.from_bytes(b"shoalseg", "little")
 LAYOUT_VERSION = 2
@@ -62,6 +62,7 @@ W_CLEARS_END = 15  # and where the newest ends
 W_CLEARS_SWEPT = 16  # range tombstones up to this version have gone, or may go
 
 DIRECTORY_WORD = HEADER_BYTES // 8
+BLOCK_WORDS = BLOCK_BYTES // 8
 
 REMOVED = 1  # a bucket entry whose key is gone; 0 would end the probe of keys behind it
 

@@ -23,10 +23,10 @@ from bisect import bisect_right
 from collections.abc import Iterator
 from operator import gt
 
-from shoal.shm.hash_index import node_key
 from shoal.shm.heap import Heap
 from shoal.shm.layout import W_ORDER_ROOT
 from shoal.shm.limits import BRANCH_ENTRIES, LEAF_ENTRIES
+from shoal.shm.record import node_key
 from shoal.shm.segment import Segment
 from shoal.shm.words import publish_barrier
 

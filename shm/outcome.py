@@ -1,13 +1,25 @@
-"""What a deferred operation reads, writes and answers: the shape all rules of ``operations`` share."""
+"""The shape of operations that are decided where a commit is applied. Which there are, ``primitives.rules`` says.
+
+A single call of a facade sends the operation and the coordinator decides it against the newest state, so it never
+conflicts. Inside a transaction the same function runs at once on what the transaction sees, and what it read is
+validated at commit. The log holds what an operation wrote, never the operation: replay decides nothing.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, Protocol
 
-from shoal.shm.reader import Found
 
-Read = Callable[[bytes], "Found | None"]
+class Found(NamedTuple):
+    """A live version of a key."""
+
+    value: bytes
+    version: int
+    expires_ms: int  # 0: never
+
+
+Read = Callable[[bytes], Found | None]
 
 
 class Write(NamedTuple):
@@ -23,3 +35,37 @@ class Outcome(NamedTuple):
 
     writes: list[Write]
     result: Any
+
+
+class Joint(Protocol):
+    """Several operations on one key, decided one after the other and written together, in one commit after another.
+
+    It may keep in mind what it has read and written: it is used again only if nobody else has written the key since.
+    """
+
+    def begin(self, now_ms: int) -> None:
+        """Begin a commit."""
+        ...
+
+    def add(self, *arguments: Any) -> Any:
+        """Decide one and return its result; what raises leaves the others as they are."""
+        ...
+
+    def writes(self) -> list[Any]:
+        """What all of them write: key, value and expiry of each, flat; no key twice."""
+        ...
+
+
+class OperationTable(NamedTuple):
+    """All operations by name. A rule raises ShoalError, TypeError or ValueError, and has then written nothing.
+
+    The first argument of every operation is a key. ``batched`` are those that may share a commit with others of their
+    kind on the same key: nobody is told its version.
+    """
+
+    rules: Mapping[str, Callable[..., Outcome]]
+    batched: Mapping[str, Callable[[Read, bytes], Joint]]
+
+    def decide(self, read: Read, now_ms: int, name: str, arguments: list[Any]) -> Outcome:
+        """Run the operation ``name`` over the state ``read`` shows."""
+        return self.rules[name](read, now_ms, *arguments)

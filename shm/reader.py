@@ -12,7 +12,6 @@ What a reader may assume, and why it is enough:
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
 
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import CorruptionError, SnapshotExpiredError
@@ -35,23 +34,16 @@ from shoal.shm.limits import (
     MAX_ENGINE_KEY_BYTES,
     REMEMBERED_NODES,
 )
-from shoal.shm.probe import find_node
+from shoal.shm.outcome import Found
+from shoal.shm.record import find_node
 from shoal.shm.segment import Segment
 from shoal.shm.snapshots import verify
-from shoal.shm.tombstone_table import TombstoneView
+from shoal.shm.tombstone_view import TombstoneView
 
 # A chain is walked this far before the reader asks whether it still walks its own snapshot's memory.
 _STEPS_BETWEEN_CHECKS = 64
 # A scan reads so many keys before it yields the first, then four times as many each time: often one is all it is for.
 _FIRST_BATCH = 2
-
-
-class Found(NamedTuple):
-    """A live version of a key."""
-
-    value: bytes
-    version: int
-    expires_ms: int  # 0: never
 
 
 # An epoch no coordinator ever has.

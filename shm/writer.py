@@ -17,9 +17,10 @@ from shoal.shm.commit_set import FlatWrites, triples
 from shoal.shm.errors import StoreFullError
 from shoal.shm.expiry import ExpiryQueue
 from shoal.shm.hash_index import HashIndex
-from shoal.shm.heap import BLOCK_WORDS, RECLAIM_BLOCKS, WORST_CASE_BLOCKS, Heap
+from shoal.shm.heap import RECLAIM_BLOCKS, WORST_CASE_BLOCKS, Heap
 from shoal.shm.layout import (
     BESIDE_WORDS,
+    BLOCK_WORDS,
     EXPIRES,
     LENGTH_MASK,
     NODE_HEADER_WORDS,
@@ -32,8 +33,8 @@ from shoal.shm.layout import (
 )
 from shoal.shm.limits import BLOCK_BYTES, LEAF_ENTRIES
 from shoal.shm.ordered_index import OrderedIndex
+from shoal.shm.outcome import Found
 from shoal.shm.range_tombstones import KeyRange, RangeTombstones, disjoint
-from shoal.shm.reader import Found
 from shoal.shm.segment import Segment
 from shoal.shm.tombstone_table import RangeTombstone, TombstoneTable
 from shoal.shm.words import publish_barrier

@@ -13,9 +13,9 @@ from pathlib import Path
 from shoal.coordinator.recover import recover
 from shoal.coordinator.survey import at_rest, is_store
 from shoal.shm import descriptors, snapshots, store_files
+from shoal.shm.check_state import check_segment
 from shoal.shm.errors import ConfigurationError, NotFoundError
 from shoal.shm.handshake import Welcome
-from shoal.shm.integrity import check_segment
 from shoal.shm.layout import W_GENERATION, W_PUBLISHED
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment

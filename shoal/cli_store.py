@@ -17,6 +17,7 @@ from shoal.database import open as open_database
 from shoal.repair import REPORT_FILE, Repair, summary
 from shoal.shm.errors import NotFoundError
 from shoal.shm.limits import MIN_STORE_BYTES
+from shoal.shm.operations import TABLE
 from shoal.shm.store_files import DURABILITIES, META_FILE
 
 GOOD, FAILED = 0, 1
@@ -68,7 +69,7 @@ def _serve(options: argparse.Namespace) -> int:
     def ready() -> None:
         print(f"serving {options.path} as process {os.getpid()}; stop with Ctrl-C", flush=True)
 
-    process.serve(options.path.absolute(), options.durability, options.max_bytes, None, ready)
+    process.serve(options.path.absolute(), options.durability, options.max_bytes, None, ready, TABLE)
     return GOOD
 
 

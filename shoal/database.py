@@ -17,6 +17,7 @@ from shoal.shm.durations import check_seconds
 from shoal.shm.errors import AlreadyExistsError, SnapshotExpiredError
 from shoal.shm.layout import W_BYTES_USED, W_CLIENTS, W_COORDINATOR_PID, W_KEYS, W_PUBLISHED
 from shoal.shm.limits import LINGER_S, OPEN_TIMEOUT_S
+from shoal.shm.operations import TABLE
 from shoal.shm.plain_function import check_plain_function, check_plain_result
 from shoal.shm.store_files import StoreMeta
 from shoal.workers import transaction as engine
@@ -84,9 +85,9 @@ class Database:
             from shoal.at_rest import read_at_rest  # here, because only this needs what a coordinator is made of
 
             read = partial(read_at_rest, directory, durability, max_bytes)
-            self._connection: Connection = ReadOnlyConnection(*options, read, _store_id)
+            self._connection: Connection = ReadOnlyConnection(*options, read, TABLE, _store_id)
         else:
-            self._connection = Connection(*options, linger_s, _store_id)
+            self._connection = Connection(*options, linger_s, TABLE, _store_id)
         self.engine = engine.AutoCommit(self._connection)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -22,8 +22,8 @@ from shoal.coordinator.recover import apply_entries, publish, replayed
 from shoal.coordinator.survey import Survey, at_rest, is_store, survey_store
 from shoal.primitives.key_space import Namespace, Tag, user_text
 from shoal.shm import checkpoint, store_files
+from shoal.shm.check_state import check_segment
 from shoal.shm.errors import AlreadyExistsError, CorruptionError, InvalidOperationError, NotFoundError, StoreFullError
-from shoal.shm.integrity import check_segment
 from shoal.shm.reader import Reader
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment

@@ -13,7 +13,7 @@ from planted_bugs import rig as rigs
 from planted_bugs.rig import Disk, Rig, request
 
 from shoal.coordinator.checks import Checks
-from shoal.shm import check_state, codec, integrity, limits, operations
+from shoal.shm import check_parts, check_state, codec, integrity, limits, operations
 from shoal.shm.integrity import SegmentCheck
 from shoal.shm.segment import Segment
 
@@ -45,7 +45,7 @@ class Checked:
         answer = self.checks.answer(self.client, [self.number, part, position], self.rig.engine.published, self.now_s)
         assert answer is not None
         answer = codec.unpackb(codec.pack(answer))  # it goes through a pipe
-        if part == check_state.BEGIN:
+        if part == check_parts.BEGIN:
             self.number = answer.pop(0)
         return answer
 

@@ -134,7 +134,7 @@ def coordinators_below(directory: Path) -> list[int]:
         except (FileNotFoundError, ProcessLookupError, PermissionError):
             continue
         below = os.fsencode(directory) + b"/"
-        if b"shoal.coordinator.process" in arguments and any(a.startswith(below) for a in arguments):
+        if b"shoal.coordinator_main" in arguments and any(a.startswith(below) for a in arguments):
             found.append(int(entry.name))
     return found
 

@@ -14,8 +14,8 @@ from shoal.coordinator.survey import Survey
 from shoal.primitives.key_space import Namespace
 from shoal.repair import fill
 from shoal.shm import codec, commit_set, limits
+from shoal.shm.check_state import check_segment
 from shoal.shm.errors import CorruptionError
-from shoal.shm.integrity import check_segment
 from shoal.shm.layout import W_PUBLISHED
 from shoal.shm.reader import Reader
 from shoal.shm.reclaim import Reclaimer

@@ -13,7 +13,7 @@ from shoal.primitives import key_space
 from shoal.primitives.event_chain import sequence_of
 from shoal.shm import codec
 from shoal.shm.event_operations import TYPE, Record, decode_events, event_key
-from shoal.shm.reader import Found
+from shoal.shm.outcome import Found
 
 DB = shoal.Database
 NASTY_TYPES = ["a", "a\0", "a\0\0\0", "\0", "__idx_", "/", "é" * 512, "t" * 1024, "🦀", "\U0010ffff", "\n", " "]

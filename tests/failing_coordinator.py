@@ -15,8 +15,10 @@ from typing import Any
 
 from shoal.coordinator import process, server
 from shoal.coordinator.log.wal_writer import WalWriter
-from shoal.shm import operations, storage
+from shoal.shm import storage
 from shoal.shm.errors import StoreFullError
+from shoal.shm.operations import TABLE
+from shoal.shm.outcome import OperationTable
 from shoal.shm.writer import Writer
 
 
@@ -33,7 +35,7 @@ FAULTS: dict[str, tuple[Any, str, Callable[[], BaseException]]] = {
     "publish": (Writer, "publish", lambda: IndexError("index out of bounds on dimension 1")),
     "end group": (Writer, "end_group", lambda: StoreFullError("no room for a leaf")),
     "read": (Writer, "newest", lambda: IndexError("index out of bounds on dimension 1")),
-    "decide": (operations, "decide", MemoryError),
+    "decide": (OperationTable, "decide", MemoryError),
     "decode": (server, "decode_request", MemoryError),
 }
 
@@ -57,7 +59,7 @@ def main(path: str, durability: str, fault: str, at: str) -> int:
         fail(*FAULTS[fault], int(at))
         print("serving", flush=True)
 
-    process.serve(Path(path), durability, 8 << 20, 0.2, ready)
+    process.serve(Path(path), durability, 8 << 20, 0.2, ready, TABLE)
     return 0
 
 

@@ -25,6 +25,7 @@ import plants
 from shoal.coordinator import process
 from shoal.coordinator.commit_engine import CommitEngine
 from shoal.shm import storage
+from shoal.shm.operations import TABLE
 from shoal.workers import take_over
 
 GROUPS_TO_LIVE = 120
@@ -152,7 +153,7 @@ def main() -> int:
             OCCASIONS[name]()
         else:
             plant_for_good(name)
-    return process.main(sys.argv[2:])
+    return process.main(TABLE, sys.argv[2:])
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from shoal.shm import limits
-from shoal.shm.integrity import check_segment
+from shoal.shm.check_state import check_segment
 from shoal.shm.reader import Place, Reader
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment

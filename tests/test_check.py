@@ -23,7 +23,7 @@ from planted_bugs.rig import request
 from test_bad_clients import assert_unharmed, send_and_hear
 
 import shoal
-from shoal.shm import check_state, limits
+from shoal.shm import check_parts, limits
 from shoal.shm.commit_set import COMMITTED, REFUSED
 from shoal.shm.errors import SnapshotExpiredError
 from shoal.shm.frames import frame
@@ -67,13 +67,13 @@ def test_the_horizon_stands_still(checked: Callable[[int], Checked]) -> None:
     rig = store.rig
     rig.submit((1, request(1, [b"key", bytes(300), 0])))
     before = rig.words[W_HORIZON]
-    store.ask(check_state.BEGIN, 0)
+    store.ask(check_parts.BEGIN, 0)
     for n in range(2, 30):
         rig.submit((1, request(n, [b"key", bytes(300), 0])))
     rig.reclaim()
     assert rig.words[W_HORIZON] == before
     assert len(rig.writer.garbage) == 28
-    assert store.ask(check_state.END, 0) == [29]
+    assert store.ask(check_parts.END, 0) == [29]
     rig.reclaim()
     assert rig.words[W_HORIZON] > before
     assert len(rig.writer.garbage) <= 1
@@ -86,7 +86,7 @@ def test_a_check_is_given_up(checked: Callable[[int], Checked], monkeypatch: pyt
     store = checked(4)
     rig = store.rig
     rig.submit((1, request(1, [b"key", bytes(300), 0])))
-    store.ask(check_state.BEGIN, 0)
+    store.ask(check_parts.BEGIN, 0)
     if why == "room":
         rig.engine.free_more()
     elif why == "history":
@@ -97,10 +97,10 @@ def test_a_check_is_given_up(checked: Callable[[int], Checked], monkeypatch: pyt
         rig.submit((1, request(2, [b"key", bytes(300), 0])))
     elif why == "too many":
         for _ in range(limits.MAX_CHECKS):
-            assert store.checks.answer(SimpleNamespace(), [0, check_state.BEGIN, 0], rig.published, 0.0)
+            assert store.checks.answer(SimpleNamespace(), [0, check_parts.BEGIN, 0], rig.published, 0.0)
     else:
         store.checks.forget(store.client)
-    assert store.ask(check_state.BLOCKS, 0) == []
+    assert store.ask(check_parts.BLOCKS, 0) == []
     with pytest.raises(SnapshotExpiredError):
         SegmentCheck(store.segment, lambda part, position: []).run()
     if why != "too many":
@@ -113,18 +113,18 @@ def test_a_commit_that_needs_room_gets_it(checked: Callable[[int], Checked]) -> 
     """A check is given up when a commit needs what it holds back. One that insists is not, for a second."""
     store = checked(5)
     commits = (request(n, [b"key", bytes(200_000), 0]) for n in range(1, 1000))
-    store.ask(check_state.BEGIN, 0)
+    store.ask(check_parts.BEGIN, 0)
     for _ in range(200):
         assert store.rig.submit((1, next(commits)))[0][1] == COMMITTED
-    assert store.ask(check_state.BLOCKS, 0) == []
-    store.ask(check_state.BEGIN, 1)
+    assert store.ask(check_parts.BLOCKS, 0) == []
+    store.ask(check_parts.BEGIN, 1)
     statuses = [store.rig.submit((1, next(commits)))[0][1] for _ in range(200)]
     assert statuses == sorted(statuses)
     assert statuses[-1] == REFUSED
-    assert store.ask(check_state.BLOCKS, 0) != []
+    assert store.ask(check_parts.BLOCKS, 0) != []
     store.rig.now_ms += round(limits.SNAPSHOT_GRACE_S * 1000)
     assert store.rig.submit((1, next(commits)))[0][1] == COMMITTED
-    assert store.ask(check_state.BLOCKS, 0) == []
+    assert store.ask(check_parts.BLOCKS, 0) == []
 
 
 def test_a_full_store_is_checked_beside_a_writer(store: Path) -> None:
@@ -178,14 +178,14 @@ def test_questions_at_any_position(checked: Callable[[int], Checked]) -> None:
     store = checked(6)
     for _ in range(30):
         store.commit()
-    store.ask(check_state.BEGIN, 0)
-    parts = [check_state.BLOCKS, check_state.BUCKETS, check_state.BRANCHES, check_state.WAITING, check_state.ALLOCATED]
+    store.ask(check_parts.BEGIN, 0)
+    parts = [check_parts.BLOCKS, check_parts.BUCKETS, check_parts.BRANCHES, check_parts.WAITING, check_parts.ALLOCATED]
     for position in (1, 5, 1000, 2**20, 2**31, 2**32, 2**47, 0, 3):
         for part in parts:
             answer = store.ask(part, position)
             assert type(answer[0]) is int
     assert store.checks.answer(store.client, [store.number, "no such part", 0], 0, 0.0) is None
-    assert store.checks.answer(SimpleNamespace(), [store.number, check_state.BLOCKS, 0], 0, 0.0) == []
+    assert store.checks.answer(SimpleNamespace(), [store.number, check_parts.BLOCKS, 0], 0, 0.0) == []
 
 
 def _write(path: str, stop: Event, number: int) -> None:
@@ -240,7 +240,7 @@ def test_the_coordinator_dies_meanwhile(db: shoal.Database) -> None:
     pid = db.info().coordinator_pid
 
     def ask(name: str, arguments: list[Any]) -> Any:
-        if arguments[1] == check_state.WAITING and db._connection.attachment.reader.words[11] == pid:
+        if arguments[1] == check_parts.WAITING and db._connection.attachment.reader.words[11] == pid:
             os.kill(pid, signal.SIGKILL)
         return asked(name, arguments)
 

@@ -10,9 +10,9 @@ import pytest
 from checked_store import Checked, checked_store  # noqa: F401 (fixture)
 from planted_bugs.rig import request
 
-from shoal.shm.heap import BLOCK_WORDS
-from shoal.shm.integrity import check_segment
+from shoal.shm.check_state import check_segment
 from shoal.shm.layout import (
+    BLOCK_WORDS,
     DIRECTORY_WORD,
     TOMBSTONE,
     W_CLEARS,

@@ -14,9 +14,10 @@ from shoal.coordinator.commit_engine import CommitEngine
 from shoal.coordinator.conflict_window import ConflictWindow
 from shoal.coordinator.maintenance import Maintenance
 from shoal.shm import limits
+from shoal.shm.check_state import check_segment
 from shoal.shm.clock import SystemClock
 from shoal.shm.commit_set import CommitSet
-from shoal.shm.integrity import check_segment
+from shoal.shm.operations import TABLE
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment
 from shoal.shm.writer import Writer
@@ -34,7 +35,7 @@ def test_maintenance_sweeps_a_slice_at_a_time() -> None:
     segment = Segment.create(64 * limits.MIB, 12345)
     writer = Writer(segment)
     reclaimer, window = Reclaimer(writer, list), ConflictWindow(0)
-    engine = CommitEngine(writer, reclaimer, window, None, SystemClock(), 0, {}, False)
+    engine = CommitEngine(writer, reclaimer, window, None, SystemClock(), 0, {}, False, TABLE)
     maintenance = Maintenance(engine, writer, reclaimer, window, Checks(writer, reclaimer), None)
     _commit(engine, 1, [part for i in range(KEYS) for part in (b"r%06d" % i, b"value", 0)], [])
     full = writer.heap.used_words

@@ -17,6 +17,7 @@ import shoal
 from shoal.coordinator import process
 from shoal.shm import limits
 from shoal.shm.errors import ConfigurationError, StoreFullError
+from shoal.shm.operations import TABLE
 from shoal.workers import take_over
 
 RUN = "run"
@@ -127,7 +128,7 @@ def test_no_thread_to_sync_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
     ready = threading.Event()
     try:
         with pytest.raises(OSError, match="sync"):
-            process.serve(tmp_path / "store", "buffered", None, 0.1, ready.set)
+            process.serve(tmp_path / "store", "buffered", None, 0.1, ready.set, TABLE)
     finally:
         signal.set_wakeup_fd(-1)
         for number, handler in handlers.items():

@@ -11,6 +11,7 @@ from shoal.coordinator.commit_engine import CommitEngine
 from shoal.coordinator.log.wal_writer import WalWriter
 from shoal.coordinator.recover import recover
 from shoal.shm import commit_set, event_operations, limits, operations
+from shoal.shm.check_state import check_segment
 from shoal.shm.clock import SystemClock
 from shoal.shm.commit_set import COMMITTED, REFUSED, CommitSet, decode_answer, decode_request, encode_effects
 from shoal.shm.event_operations import (
@@ -25,7 +26,6 @@ from shoal.shm.event_operations import (
 )
 from shoal.shm.frames import LENGTH_BYTES
 from shoal.shm.hash_chain import ChainCheck, canonical
-from shoal.shm.integrity import check_segment
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment
 from shoal.shm.storage import DiskStorage
@@ -44,7 +44,8 @@ class Engine:
         found = recover(storage, self.writer, reclaimer)
         self.log = WalWriter(storage, found.next_log_number, found.version, bytes(16))
         self.engine = CommitEngine(
-            *(self.writer, reclaimer, found.window, self.log, SystemClock(), found.version, found.remembered, False)
+            *(self.writer, reclaimer, found.window, self.log, SystemClock(), found.version, found.remembered, False),
+            operations.TABLE,
         )
 
     def together(self, *requests: tuple[int, CommitSet]) -> list[tuple[int, int, int, Any]]:
@@ -87,9 +88,14 @@ def engine(tmp_path: Path) -> Engine:
     return Engine(tmp_path)
 
 
+def decode(commit_id: int, effects: bytes) -> CommitSet:
+    message = commit_set.encode_request(commit_id, 0, 0, commit_set.NO_READS, effects)
+    return decode_request(message, operations.OPERATIONS)
+
+
 def request(commit_id: int, *operation_list: list[Any], writes: list[Any] | None = None) -> CommitSet:
     effects = encode_effects(writes or [], None, list(operation_list))
-    return decode_request(commit_set.encode_request(commit_id, 0, 0, commit_set.NO_READS, effects))
+    return decode(commit_id, effects)
 
 
 def append(commit_id: int, *payloads: Any, log: bytes = LOG, event_type: Any = "step") -> CommitSet:
@@ -225,7 +231,7 @@ class TestGoingOn:
         assert engine.together((9, alone))[0][1] == COMMITTED
         assert together() == list(range(joint + 2, 2 * joint + 2))
         effects = encode_effects([], [LOG, LOG + b"\xff"])
-        cleared = decode_request(commit_set.encode_request(next(turns), 0, 0, commit_set.NO_READS, effects))
+        cleared = decode(next(turns), effects)
         assert engine.together((9, cleared))[0][1] == COMMITTED
         assert together() == list(range(joint))
         assert engine.length() == joint

@@ -103,7 +103,7 @@ def _coordinators(path: Path) -> list[str]:
     for entry in Path("/proc").iterdir():
         with contextlib.suppress(OSError):
             line = (entry / "cmdline").read_bytes().decode(errors="replace").split("\0")
-            if entry.name.isdecimal() and "shoal.coordinator.process" in line and str(path) in line:
+            if entry.name.isdecimal() and "shoal.coordinator_main" in line and str(path) in line:
                 found.append(entry.name)
     return found
 

@@ -16,6 +16,7 @@ import shoal
 from shoal.coordinator import process
 from shoal.shm import store_files
 from shoal.shm.limits import REMAKE_AFTER_S
+from shoal.shm.operations import TABLE
 
 RUN = "run"
 FILES = [
@@ -71,7 +72,7 @@ def test_never_two_coordinators(store: Path, names: list[str]) -> None:
             here = Path.cwd()
             try:
                 with pytest.raises(process.AlreadyServedError):
-                    process.serve(store, None, None, 0.0, lambda: pytest.fail("it serves"))
+                    process.serve(store, None, None, 0.0, lambda: pytest.fail("it serves"), TABLE)
             finally:
                 os.chdir(here)
         finally:

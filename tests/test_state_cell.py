@@ -16,8 +16,7 @@ from shoal.primitives.key_space import Namespace, Tag
 from shoal.shm import cell_operations, codec
 from shoal.shm.cell_operations import Record, decode_record, encode_record
 from shoal.shm.limits import MAX_VALUE_BYTES
-from shoal.shm.outcome import Outcome
-from shoal.shm.reader import Found
+from shoal.shm.outcome import Found, Outcome
 
 DB = shoal.Database
 WEIRD_NAMES = ["\0", "a\0b", "__idx_", "a__b", "/", "a/b", "🦀", "é", "\n", " ", "\uffff", "k" * 1024, "é" * 512]

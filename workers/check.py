@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shoal.shm import check_state
+from shoal.shm import check_parts
 from shoal.shm.integrity import SegmentCheck
 from shoal.workers.connection import Connection
 
@@ -26,9 +26,9 @@ def check_through(connection: Connection, insist: bool = False) -> list[str]:
         answer: list[Any] = connection.ask("check", [number, part, position])
         if connection.attachment is not attachment:
             return []  # what was walked until now is another coordinator's segment
-        if part == check_state.BEGIN:
+        if part == check_parts.BEGIN:
             number = answer.pop(0)
-        elif part == check_state.END or not answer:
+        elif part == check_parts.END or not answer:
             number = 0
         return answer
 
@@ -37,4 +37,4 @@ def check_through(connection: Connection, insist: bool = False) -> list[str]:
             return SegmentCheck(attachment.segment, ask).run(insist)
     finally:
         if number and attachment.is_current():  # an exception: the coordinator still holds back what it would free
-            connection.ask("check", [number, check_state.END, 0])
+            connection.ask("check", [number, check_parts.END, 0])

@@ -34,6 +34,7 @@ from shoal.shm.errors import (
 from shoal.shm.frames import FrameError, frame
 from shoal.shm.handshake import PROTOCOL_VERSION, Hello, Welcome
 from shoal.shm.limits import ADVICE_FOR_COMMITS, MAX_COMMIT_BYTES
+from shoal.shm.outcome import OperationTable
 from shoal.shm.reader import Place
 from shoal.shm.store_files import EpochWord
 from shoal.shm.store_place import StorePlace
@@ -56,8 +57,10 @@ class Connection:
         max_bytes: int | None,
         timeout_s: float,
         linger_s: float,
+        operations: OperationTable,
         store_id: bytes | None = None,
     ) -> None:
+        self.operations = operations
         self.directory = directory
         self._durability = durability
         self._max_bytes = max_bytes

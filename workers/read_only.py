@@ -19,6 +19,7 @@ from typing import Any, NamedTuple, NoReturn
 from shoal.shm.errors import CoordinatorLostError
 from shoal.shm.handshake import Welcome
 from shoal.shm.limits import LINGER_S
+from shoal.shm.outcome import OperationTable
 from shoal.shm.store_files import EPOCH_FILE, EpochWord
 from shoal.shm.unpatched import thread, time
 from shoal.shm.words import words_of
@@ -62,12 +63,13 @@ class ReadOnlyConnection(Connection):
         max_bytes: int | None,
         timeout_s: float,
         read_at_rest: Callable[[], Resting | None],
+        operations: OperationTable,
         store_id: bytes | None = None,
     ) -> None:
         self._read_at_rest = read_at_rest
         self._resting: Resting | None = None
         self._asking: int | None = None  # the thread that asks a question
-        super().__init__(directory, durability, max_bytes, timeout_s, LINGER_S, store_id)
+        super().__init__(directory, durability, max_bytes, timeout_s, LINGER_S, operations, store_id)
 
     def current(self) -> Attachment:
         """The attachment to read from now."""

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from shoal.shm import commit_set, descriptors, handshake, store_files, unpatched
-from shoal.shm.child_python import check_launched, python_command, python_environment, starting
+from shoal.shm.child_python import COORDINATOR, check_launched, python_command, python_environment, starting
 from shoal.shm.codec import decode
 from shoal.shm.errors import ConfigurationError, CoordinatorLostError
 from shoal.shm.handshake import Hello, Welcome
@@ -147,7 +147,7 @@ def _start_if_nobody_does(directory: Path, hello: Hello, linger_s: float, deadli
 
 def _start(directory: Path, hello: Hello, linger_s: float, deadline_s: float) -> None:
     """Start a coordinator and wait until it serves or says why it cannot."""
-    command = python_command("shoal.coordinator.process", str(directory), "--linger", str(linger_s))
+    command = python_command(COORDINATOR, str(directory), "--linger", str(linger_s))
     if hello.durability is not None:
         command += ["--durability", hello.durability]
     if hello.max_bytes is not None:

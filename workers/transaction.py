@@ -14,12 +14,12 @@ import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, NoReturn, Protocol
 
-from shoal.shm import commit_set, operations
+from shoal.shm import commit_set
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import InvalidOperationError, no_memory_to_send
 from shoal.shm.layout import W_PUBLISHED
-from shoal.shm.outcome import Write
-from shoal.shm.reader import Found, Place
+from shoal.shm.outcome import Found, Write
+from shoal.shm.reader import Place
 from shoal.workers.attachment import Attachment
 from shoal.workers.connection import Connection
 
@@ -190,7 +190,7 @@ class Transaction:
     def perform(self, name: str, arguments: list[Any]) -> Any:
         """Run an operation now, on what this transaction sees; what it read is validated at commit."""
         self._check_writable()
-        outcome = operations.decide(self.find, now_ms(), name, arguments)
+        outcome = self._connection.operations.decide(self.find, now_ms(), name, arguments)
         for write in outcome.writes:
             self._write(write)
         return outcome.result

@@ -15,8 +15,8 @@ from shoal.coordinator.log import wal_format
 from shoal.coordinator.log.wal_format import FileHead
 from shoal.coordinator.recover import recover
 from shoal.shm import checkpoint, codec, commit_set, limits, store_files
+from shoal.shm.check_state import check_segment
 from shoal.shm.errors import ConfigurationError, CorruptionError, StoreFullError
-from shoal.shm.integrity import check_segment
 from shoal.shm.reader import Reader
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment

@@ -18,11 +18,12 @@ from shoal.coordinator.recover import recover
 from shoal.primitives import trace_index
 from shoal.primitives.key_space import Namespace
 from shoal.primitives.trace_types import TraceOptions, TraceType
-from shoal.shm import check_state, clock, codec, commit_set, limits, operations
-from shoal.shm.commit_set import COMMITTED, CONFLICT, REFUSED
+from shoal.shm import check_parts, clock, codec, commit_set, limits, operations
+from shoal.shm.check_state import check_segment
+from shoal.shm.commit_set import COMMITTED, CONFLICT, REFUSED, CommitSet
 from shoal.shm.frames import LENGTH_BYTES, FrameError
 from shoal.shm.hash_chain import event_hash
-from shoal.shm.integrity import check_segment
+from shoal.shm.operations import TABLE
 from shoal.shm.reader import Reader
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment
@@ -72,7 +73,7 @@ class Store:
         self.reclaimer = Reclaimer(self.writer, lambda: self.pinned)
         self.log = RecordingLog()
         self.engine = CommitEngine(
-            self.writer, self.reclaimer, ConflictWindow(0), self.log, clock.SystemClock(), 0, {}, sync_each_group=True
+            self.writer, self.reclaimer, ConflictWindow(0), self.log, clock.SystemClock(), 0, {}, True, TABLE
         )
         self.reader = Reader(self.segment, self.writer.epoch_words)
         self.checks = Checks(self.writer, self.reclaimer)
@@ -89,7 +90,7 @@ class Store:
         """A commit of the honest client, which must be done."""
         self.commit_id += 1
         effects = commit_set.encode_effects(writes, None, operations)
-        request = commit_set.decode_request(commit_set.encode_request(self.commit_id, 0, 0, b"", effects))
+        request = _decoded(self.commit_id, effects)
         assert self.answered(VICTIM, request)[1] == COMMITTED
 
     def answered(self, client_id: int, request: commit_set.CommitSet) -> tuple[int, int, int, Any]:
@@ -108,7 +109,7 @@ class Store:
         """The honest client's next append to the log that everybody appends to."""
         self.commit_id += 1
         effects = commit_set.encode_effects([], None, [["event_append", [EVENT + b"\0", "xxh3", [["e", b"\xc0"]]]]])
-        return commit_set.decode_request(commit_set.encode_request(self.commit_id, 0, 0, b"", effects))
+        return _decoded(self.commit_id, effects)
 
     def state(self) -> State:
         """Every live key with value, version and expiry, each found in the hash index, too."""
@@ -139,6 +140,10 @@ def _restorable(chain: str) -> list[Any]:
 
 
 # One valid call of every operation, in an order in which each is done.
+def _decoded(commit_id: int, effects: bytes) -> CommitSet:
+    return commit_set.decode_request(commit_set.encode_request(commit_id, 0, 0, b"", effects), TABLE.rules)
+
+
 OPERATIONS: list[tuple[str, list[Any]]] = [
     (operations.INCREMENT, [KV + b"n", 3]),
     (operations.CELL_INIT, [STATE + b"cell", "cell", codec.encode(1)]),
@@ -181,7 +186,7 @@ def _seeds() -> list[bytes]:
         one([writes, clear, [["cell_delete", [KV + b"n"]], ["increment", [KV + b"other", 1]]], None]),
         one([{}, None, None, None]),
         *(
-            script([1, 0, 0, b"", [[], None, None, ["check", [0, check_state.BEGIN, 0]]]], many[0], many[1], asked)
+            script([1, 0, 0, b"", [[], None, None, ["check", [0, check_parts.BEGIN, 0]]]], many[0], many[1], asked)
             for asked in (
                 [1, 0, 0, b"", [[], None, None, ["check", [1, part, 0]]]]
                 for part in ("blocks", "buckets", "branches", "waiting", "allocated", "end")
@@ -215,7 +220,7 @@ def _messages(data: bytes, parts: list[Any] | None) -> list[bytes]:
 def _attack(store: Store, message: bytes) -> None:
     """One request of the hostile client."""
     try:
-        request = commit_set.decode_request(message)
+        request = commit_set.decode_request(message, TABLE.rules)
     except FrameError:
         return
     if request.question is not None:

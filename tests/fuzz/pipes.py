@@ -12,6 +12,7 @@ from shoal.shm import codec, commit_set, handshake, limits
 from shoal.shm.commit_set import CommitSet
 from shoal.shm.errors import CASConflictError, ConflictError, LimitExceededError, NotFoundError, ShoalError
 from shoal.shm.frames import LENGTH_BYTES, MAX_FRAME_BYTES, FrameBuffer, FrameError, frame
+from shoal.shm.operations import OPERATIONS
 from shoal.workers.connection import Connection
 
 from .target import encoded, part, parts_of, script, target, word
@@ -160,7 +161,7 @@ def request(data: bytes) -> None:
     """A request is a commit set, every part of it of the promised type and within its limit, or FrameError."""
     parts = parts_of(data)
     try:
-        found = commit_set.decode_request(data if parts is None else request_bytes(parts))
+        found = commit_set.decode_request(data if parts is None else request_bytes(parts), OPERATIONS)
     except FrameError:
         return
     check_commit_set(found)
@@ -186,7 +187,7 @@ def check_commit_set(found: CommitSet) -> None:
     keys = found.writes[::3]
     assert len(set(keys)) == len(keys), "a key stands in the writes twice"
     for name, arguments in found.operations:
-        assert name in commit_set.OPERATIONS
+        assert name in OPERATIONS
         assert type(arguments) is list
     if found.question is not None:
         assert type(found.question[0]) is str

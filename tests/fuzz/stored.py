@@ -17,7 +17,8 @@ from shoal.primitives.trace_store import TraceView
 from shoal.primitives.trace_types import TraceType
 from shoal.shm import codec, operations
 from shoal.shm.errors import ShoalError
-from shoal.shm.reader import Found, Place
+from shoal.shm.outcome import Found
+from shoal.shm.reader import Place
 
 from .target import encoded, part, parts_of, script, target
 
@@ -54,7 +55,7 @@ class DictEngine:
         self.keys = {key: found for key, found in self.keys.items() if not lower <= key < upper}
 
     def perform(self, name: str, arguments: list[Any]) -> Any:
-        outcome = operations.decide(self.find, 1_700_000_000_000, name, arguments)
+        outcome = operations.TABLE.decide(self.find, 1_700_000_000_000, name, arguments)
         for write in outcome.writes:
             self.put(*write) if write.value is not None else self.delete(write.key)
         return outcome.result

@@ -101,7 +101,7 @@ def _two_coordinators(plant: str | None, directory: Path, _seed: int) -> list[Pr
     path = directory / "db"
     with shoal.open(path, linger=0.2), sabotage.planted(plant):
         said, says = os.pipe()
-        command = take_over.python_command("shoal.coordinator.process", str(path), "--report-fd", str(says))
+        command = take_over.python_command("shoal.coordinator_main", str(path), "--report-fd", str(says))
         pid = os.posix_spawn(
             command[0], command, python_environment(), file_actions=[(os.POSIX_SPAWN_DUP2, says, says)]
         )

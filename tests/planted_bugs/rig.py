@@ -21,9 +21,10 @@ from shoal.coordinator.log.wal_writer import WalWriter
 from shoal.coordinator.recover import recover
 from shoal.coordinator.server import Server
 from shoal.shm import commit_set, limits, snapshots
+from shoal.shm.check_state import check_segment
 from shoal.shm.commit_set import CommitSet, decode_request, encode_effects, encode_reads, encode_request
-from shoal.shm.integrity import check_segment
 from shoal.shm.layout import W_PUBLISHED
+from shoal.shm.operations import TABLE
 from shoal.shm.reader import Reader
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.segment import Segment
@@ -126,6 +127,7 @@ class Rig:
         self.engine = CommitEngine(
             *(self.writer, self.reclaimer, found.window, self.log, clock, found.version, found.remembered),
             sync_each_group=True,
+            operations=TABLE,
         )
         self.reader = Reader(self.segment)
         self.found = found
@@ -181,9 +183,8 @@ def request(
 ) -> CommitSet:
     """A commit as a client sends it."""
     effects = encode_effects(writes or [], clears, operations)
-    return decode_request(
-        encode_request(number, snapshot, valid_until_ms, encode_reads(keys or [], ranges or []), effects)
-    )
+    message = encode_request(number, snapshot, valid_until_ms, encode_reads(keys or [], ranges or []), effects)
+    return decode_request(message, TABLE.rules)
 
 
 def compare(oracle: str, found: object, expected: object, what: str) -> list[Problem]:

@@ -8,11 +8,12 @@ from collections.abc import Iterator
 from shoal.coordinator.commit_engine import CommitEngine
 from shoal.coordinator.server import Server
 from shoal.shm.layout import W_HORIZON, W_PUBLISHED
+from shoal.shm.outcome import Found
 from shoal.shm.range_tombstones import RangeTombstones, Row
-from shoal.shm.reader import Found, Reader
+from shoal.shm.reader import Reader
 from shoal.shm.reclaim import Reclaimer
 from shoal.shm.snapshots import SnapshotSlots
-from shoal.shm.tombstone_table import TombstoneView
+from shoal.shm.tombstone_view import TombstoneView
 from shoal.shm.writer import Writer
 from shoal.workers.transaction import Transaction
 

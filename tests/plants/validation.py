@@ -10,7 +10,8 @@ from shoal.coordinator.conflict_window import ConflictWindow
 from shoal.coordinator.joints import JointPlace, Joints
 from shoal.shm.commit_set import CommitSet
 from shoal.shm.event_operations import Appending, decode_metadata
-from shoal.shm.reader import Found, Reader
+from shoal.shm.outcome import Found
+from shoal.shm.reader import Reader
 from shoal.shm.writer import Writer
 from shoal.workers.transaction import Transaction
 

@@ -9,9 +9,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.shm import hash_index, limits
-from shoal.shm.hash_index import HashIndex, node_key
+from shoal.shm.hash_index import HashIndex
 from shoal.shm.heap import Heap
 from shoal.shm.layout import W_HASH_MASK
+from shoal.shm.record import node_key
 from shoal.shm.segment import Segment
 
 

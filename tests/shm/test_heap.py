@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 from shoal.shm import limits
 from shoal.shm.errors import StoreFullError
 from shoal.shm.extents import Extents
-from shoal.shm.heap import BLOCK_WORDS, CLASS_WORDS, Heap
+from shoal.shm.heap import CLASS_WORDS, Heap
+from shoal.shm.layout import BLOCK_WORDS
 from shoal.shm.segment import Segment
 
 SIZES = st.one_of(st.integers(1, 40), st.integers(1, 3 * BLOCK_WORDS))

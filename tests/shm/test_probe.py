@@ -16,8 +16,8 @@ from segment_store import Store
 from shoal.shm import hash_index, layout, limits
 from shoal.shm.errors import CorruptionError, SnapshotExpiredError
 from shoal.shm.layout import DIRECTORY_WORD, LENGTH_MASK, REMOVED, W_GENERATION, W_HORIZON
-from shoal.shm.probe import find_node
 from shoal.shm.reader import Place, Reader
+from shoal.shm.record import find_node
 
 _MARK_KEY = REMOVED * 8 + layout.NODE_HEADER_WORDS * 8  # where the key would begin if the mark were a node
 

@@ -201,7 +201,8 @@ def test_damaged_rows(seed):
     names = _runs(store, 60)
     store.pinned.append(1)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shoal.shm.tombstone_table._CHUNK_WORDS", 30)
+        for module in ("table", "view"):
+            patch.setattr(f"shoal.shm.tombstone_{module}.CHUNK_WORDS", 30)
         for name in names[:50]:
             store.commit(clears=[(name, name + b"\xff")])
         words = store.segment.words

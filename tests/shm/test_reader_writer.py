@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 from segment_store import Store, segment_store  # noqa: F401 (a fixture)
 
-from shoal.shm import limits, ordered_index, range_tombstones, tombstone_table
+from shoal.shm import limits, ordered_index, range_tombstones, tombstone_table, tombstone_view
 from shoal.shm.reader import Reader
 
 FAR_MS = 1 << 62
@@ -32,7 +32,8 @@ class Machine(RuleBasedStateMachine):
         self.patch.setattr(ordered_index, "LEAF_ENTRIES", 4)
         self.patch.setattr(ordered_index, "BRANCH_ENTRIES", 4)
         self.patch.setattr(range_tombstones, "_BLOCK_BOUNDS", 2)
-        self.patch.setattr(tombstone_table, "_CHUNK_WORDS", 9)  # two range tombstones in a chunk
+        for module in (tombstone_table, tombstone_view):
+            self.patch.setattr(module, "CHUNK_WORDS", 9)  # two range tombstones in a chunk
         self.store = Store()
         self.seldom = Reader(self.store.segment)  # of another process, which reads now and then
         self.model: dict[bytes, bytes] = {}

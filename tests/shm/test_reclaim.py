@@ -6,8 +6,8 @@ import pytest
 from segment_store import Store, segment_store  # noqa: F401 (a fixture)
 
 from shoal.shm import limits, reclaim
+from shoal.shm.check_state import check_segment
 from shoal.shm.errors import SnapshotExpiredError, StoreFullError
-from shoal.shm.integrity import check_segment
 from shoal.shm.layout import W_HORIZON, W_KEYS
 
 

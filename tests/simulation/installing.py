@@ -40,7 +40,7 @@ from shoal.shm import (
     waiting,
     writer,
 )
-from shoal.shm.integrity import check_segment
+from shoal.shm.check_state import check_segment
 from shoal.shm.segment import Segment
 from shoal.shm.snapshots import SnapshotSlots
 from shoal.workers import attachment, channel, connection, retry, take_over, transaction

@@ -11,6 +11,7 @@ from typing import Any
 from shoal.coordinator import process
 from shoal.coordinator.log import wal_format
 from shoal.shm.errors import ShoalError, StoreFullError
+from shoal.shm.operations import TABLE
 from shoal.shm.segment import Segment
 from shoal.workers.attachment import Attachment
 
@@ -107,7 +108,9 @@ class World(Scheduler):
         def run() -> None:
             self.sleep(self.rng.uniform(0, 0.01))
             try:
-                process.serve(Path("store"), hello.durability, hello.max_bytes, linger_s, lambda: report.append(None))
+                process.serve(
+                    Path("store"), hello.durability, hello.max_bytes, linger_s, lambda: report.append(None), TABLE
+                )
             except process.AlreadyServedError:
                 return
             except ShoalError as error:

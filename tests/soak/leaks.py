@@ -10,6 +10,7 @@ from pathlib import Path
 
 from shoal.coordinator import process
 from shoal.coordinator.clients import Client
+from shoal.shm.operations import TABLE
 from shoal.workers import take_over
 
 LEAKED_BYTES = 1024 * 1024
@@ -56,4 +57,4 @@ def planted(plant: str) -> Iterator[None]:
 
 if __name__ == "__main__":
     PLANTS[sys.argv[1]]()
-    sys.exit(process.main(sys.argv[2:]))
+    sys.exit(process.main(TABLE, sys.argv[2:]))

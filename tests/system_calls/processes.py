@@ -21,6 +21,7 @@ from typing import Any, TypeVar
 from shoal.coordinator import checkpoint_helper, checkpointer, process, server
 from shoal.coordinator.log import wal_writer
 from shoal.shm import limits
+from shoal.shm.operations import TABLE
 from shoal.workers import channel, connection, take_over
 from tests.system_calls import short_calls
 
@@ -165,7 +166,7 @@ def _become(module: str, arguments: list[str], stdin: Any, keep: list[int]) -> N
             sys.stdin = os.fdopen(0, closefd=False)
             status = checkpoint_helper.main(arguments)
         else:
-            status = process.main(arguments)
+            status = process.main(TABLE, arguments)
     finally:
         os._exit(status)
 

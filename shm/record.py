@@ -1,7 +1,7 @@
-"""The one walk through a bucket of the hash index, for the coordinator and every reader.
+"""Key nodes and version records as bytes in a segment: the one place that knows how they are found and read.
 
-A reader may be in memory that has been reused since, so nothing here trusts a word: the length is compared before
-bytes are copied, a removed mark is no node, and no walk is longer than the bucket.
+The coordinator and every reader use it. A reader may be in memory that has been reused since, so nothing here trusts a
+word: the length is compared before bytes are copied, a removed mark is no node, and no walk is longer than the bucket.
 """
 
 from __future__ import annotations
@@ -10,7 +10,16 @@ from mmap import mmap
 
 from xxhash import xxh3_64_intdigest
 
-from shoal.shm.layout import BUCKET_MASK, DIRECTORY_WORD, REMOVED, W_HASH_MASK
+from shoal.shm.layout import BUCKET_MASK, DIRECTORY_WORD, NODE_HEADER_WORDS, REMOVED, W_HASH_MASK
+from shoal.shm.segment import Segment
+
+KEY_BYTE = NODE_HEADER_WORDS * 8  # where the key begins in a node
+
+
+def node_key(segment: Segment, node: int) -> bytes:
+    """The key stored in a key node."""
+    start = node * 8 + KEY_BYTE
+    return segment.mm[start : start + segment.words[node + 1]]
 
 
 def find_node(words: memoryview, mm: mmap, seed: int, key: bytes) -> int:

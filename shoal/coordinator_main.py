@@ -1,0 +1,14 @@
+"""Entry point of the coordinator process that a client starts: the server and the operations of the primitives.
+
+It imports rules and no facade, so that a coordinator starts fast.
+"""
+
+from __future__ import annotations
+
+import sys
+
+from shoal.coordinator.process import main
+from shoal.shm.operations import TABLE
+
+if __name__ == "__main__":
+    sys.exit(main(TABLE, apart=True))
