@@ -17,10 +17,9 @@ from shoal.primitives.key_space import Namespace, Tag, after, decode_text, encod
 from shoal.shm import operations
 from shoal.shm.cell_operations import Record, decode_record, encode_record
 from shoal.shm.codec import Value, encode, stored
-from shoal.shm.durations import check_wait
+from shoal.shm.durations import check_plain_function, check_plain_result, check_wait
 from shoal.shm.errors import CASConflictError, ConflictError, NotFoundError, shown
 from shoal.shm.limits import MAX_INTEGER, SINGLE_CALL_TIMEOUT_S
-from shoal.shm.plain_function import check_plain_function, check_plain_result
 from shoal.shm.reader import Place
 from shoal.workers.retry import pause_s
 from shoal.workers.transaction import Engine

@@ -13,12 +13,11 @@ from typing import Any, TypeVar
 from shoal.primitives.key_space import Namespace
 from shoal.primitives.transaction import Transaction
 from shoal.shm import checkpoint, store_files
-from shoal.shm.durations import check_seconds
+from shoal.shm.durations import check_plain_function, check_plain_result, check_seconds
 from shoal.shm.errors import AlreadyExistsError, SnapshotExpiredError
 from shoal.shm.layout import W_BYTES_USED, W_CLIENTS, W_COORDINATOR_PID, W_KEYS, W_PUBLISHED
 from shoal.shm.limits import LINGER_S, OPEN_TIMEOUT_S
 from shoal.shm.operations import TABLE
-from shoal.shm.plain_function import check_plain_function, check_plain_result
 from shoal.shm.store_files import StoreMeta
 from shoal.workers import transaction as engine
 from shoal.workers.check import check_through

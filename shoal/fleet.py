@@ -45,9 +45,9 @@ from shoal.primitives.run_index import RunIndex
 from shoal.primitives.run_types import RunMetadata, RunStatus
 from shoal.primitives.transaction import Transaction
 from shoal.shm.codec import encode
+from shoal.shm.durations import check_plain_function, check_plain_result
 from shoal.shm.errors import AlreadyExistsError, CoordinatorLostError, ShoalError
 from shoal.shm.limits import MAX_RUN_ID_BYTES
-from shoal.shm.plain_function import check_plain_function, check_plain_result
 from shoal.worker_pool import WorkerPool
 from shoal.workers.worker import current_database
 

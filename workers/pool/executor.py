@@ -14,8 +14,8 @@ from concurrent.futures import Executor, Future
 from types import TracebackType
 from typing import Any
 
+from shoal.shm.durations import check_plain_function, name_of
 from shoal.shm.errors import InvalidOperationError
-from shoal.shm.plain_function import check_plain_function, name_of
 from shoal.workers.pool import helper_processes
 from shoal.workers.pool.outcome import pickled
 from shoal.workers.pool.pool_state import PoolState
