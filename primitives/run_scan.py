@@ -6,12 +6,12 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
-from shoal.primitives.key_space import Namespace, after, decode_text
+from shoal.primitives.keys import Namespace, after, decode_text
 from shoal.shm.errors import CorruptionError, InvalidOperationError
 from shoal.shm.limits import MAX_RUN_ID_BYTES, MIB
-from shoal.shm.outcome import Found
-from shoal.shm.reader import Place
-from shoal.workers.transaction import Engine
+from shoal.shm.memory.reader import Place
+from shoal.shm.operation import Found
+from shoal.workers.shared_memory.transaction import Engine
 
 # A run is read ahead as far as this: thousands of small ones are then read in one scan, instead of a few scans each.
 _AHEAD_KEYS = 4096

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
-from shoal.primitives.key_space import encode_text
+from shoal.primitives.keys import encode_text
 from shoal.shm import codec
 from shoal.shm.codec import Value
 from shoal.shm.errors import CorruptionError, LimitExceededError

@@ -18,7 +18,7 @@ import builtins
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from shoal.primitives.key_space import after, bound, encode_text, number, sized
+from shoal.primitives.keys import after, bound, encode_text, number, sized
 from shoal.primitives.trace_types import KINDS, Trace, TraceOptions, TraceType
 from shoal.shm.codec import decode, encode, pack, unpackb
 from shoal.shm.errors import CorruptionError, LimitExceededError

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from itertools import zip_longest
 from typing import Any, ClassVar, TypeVar
 
-from shoal.primitives.key_space import encode_text
+from shoal.primitives.keys import encode_text
 from shoal.shm.codec import Value
 from shoal.shm.errors import shown
 

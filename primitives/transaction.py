@@ -5,17 +5,17 @@ from __future__ import annotations
 from types import TracebackType
 from typing import NoReturn
 
-from shoal.primitives.event_view import EventView
-from shoal.primitives.key_space import Namespace, user_text
-from shoal.primitives.kv_store import KVView
-from shoal.primitives.run_index import RunsView
-from shoal.primitives.state_cell import StateView
-from shoal.primitives.trace_store import TraceView
+from shoal.primitives.facades.kv_store import KVView
+from shoal.primitives.facades.run_index import RunsView
+from shoal.primitives.facades.state_cell import StateView
+from shoal.primitives.facades.trace_store import TraceView
+from shoal.primitives.keys import Namespace, user_text
+from shoal.primitives.rules.hash_chain import DEFAULT_CHAIN
+from shoal.primitives.views.events import EventView
 from shoal.shm.errors import ConflictError, InvalidOperationError
-from shoal.shm.hash_chain import DEFAULT_CHAIN
-from shoal.workers import transaction as engine
-from shoal.workers.connection import Connection
-from shoal.workers.transaction import NOT_MOVABLE
+from shoal.workers.shared_memory import transaction as engine
+from shoal.workers.shared_memory.connection import Connection
+from shoal.workers.shared_memory.transaction import NOT_MOVABLE
 
 
 class RunView:

@@ -10,14 +10,15 @@ with shoal.open("fleet.db") as db:
 """
 
 from shoal.database import Database, StoreInfo, open
-from shoal.primitives.event_chain import Anchor, Appended, ChainVerification, Event
-from shoal.primitives.event_log import EventLog
-from shoal.primitives.key_space import Namespace
-from shoal.primitives.kv_store import KVStore
-from shoal.primitives.run_index import RunIndex
+from shoal.primitives.event_types import Anchor, Appended, ChainVerification, Event
+from shoal.primitives.facades.event_log import EventLog
+from shoal.primitives.facades.kv_store import KVStore
+from shoal.primitives.facades.run_index import RunIndex
+from shoal.primitives.facades.state_cell import State, StateCell
+from shoal.primitives.facades.trace_store import TraceStore
+from shoal.primitives.keys import Namespace
+from shoal.primitives.rules.hash_chain import GENESIS_HASH
 from shoal.primitives.run_types import CreateRunOptions, RunMetadata, RunQuery, RunStats, RunStatus
-from shoal.primitives.state_cell import State, StateCell
-from shoal.primitives.trace_store import TraceStore
 from shoal.primitives.trace_types import Trace, TraceOptions, TraceTree, TraceType
 from shoal.primitives.transaction import Transaction
 from shoal.shm.errors import (
@@ -39,9 +40,8 @@ from shoal.shm.errors import (
     WorkerLostError,
     WorkerTaskError,
 )
-from shoal.shm.hash_chain import GENESIS_HASH
 from shoal.worker_pool import WorkerPool
-from shoal.workers.worker import current_database
+from shoal.workers.pool.worker import current_database
 
 __all__ = [
     "AlreadyExistsError",

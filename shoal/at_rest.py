@@ -10,19 +10,21 @@ import os
 import secrets
 from pathlib import Path
 
-from shoal.coordinator.recover import recover
-from shoal.coordinator.survey import at_rest, is_store
-from shoal.shm import descriptors, snapshots, store_files
-from shoal.shm.check_state import check_segment
+from shoal.coordinator.memory.check_report import check_segment
+from shoal.coordinator.memory.reclaim import Reclaimer
+from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.recovery.recover import recover
+from shoal.coordinator.recovery.survey import at_rest, is_store
 from shoal.shm.errors import ConfigurationError, NotFoundError
-from shoal.shm.handshake import Welcome
-from shoal.shm.layout import W_GENERATION, W_PUBLISHED
-from shoal.shm.reclaim import Reclaimer
-from shoal.shm.segment import Segment
-from shoal.shm.storage import DiskStorage
-from shoal.shm.store_files import EpochWord, StoreMeta
-from shoal.shm.writer import Writer
-from shoal.workers.read_only import NoEpoch, Resting
+from shoal.shm.files import store_files
+from shoal.shm.files.storage import DiskStorage
+from shoal.shm.files.store_files import EpochWord, StoreMeta
+from shoal.shm.host import descriptors
+from shoal.shm.memory import snapshots
+from shoal.shm.memory.layout import W_GENERATION, W_PUBLISHED
+from shoal.shm.memory.segment import Segment
+from shoal.shm.wire.handshake import Welcome
+from shoal.workers.shared_memory.read_only import NoEpoch, Resting
 
 
 class UnchangedDisk(DiskStorage):

@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from shoal.shm.storage import private_file
+from shoal.shm.files.storage import private_file
 
 CLAIMS_FILE = "fleet.lock"
 _HASH_DIGITS = 15  # hexadecimal: 60 bits, as the place of a byte is a signed word

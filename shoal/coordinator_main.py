@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import sys
 
-from shoal.coordinator.process import main
-from shoal.shm.operations import TABLE
+from shoal.coordinator.server.process import main
+from shoal.primitives.rules.registry import TABLE
 
 if __name__ == "__main__":
     sys.exit(main(TABLE, apart=True))

@@ -10,20 +10,20 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, TypeVar
 
-from shoal.primitives.key_space import Namespace
+from shoal.primitives.keys import Namespace
+from shoal.primitives.rules.registry import TABLE
 from shoal.primitives.transaction import Transaction
-from shoal.shm import checkpoint, store_files
-from shoal.shm.durations import check_plain_function, check_plain_result, check_seconds
+from shoal.shm.arguments import check_plain_function, check_plain_result, check_seconds
 from shoal.shm.errors import AlreadyExistsError, SnapshotExpiredError
-from shoal.shm.layout import W_BYTES_USED, W_CLIENTS, W_COORDINATOR_PID, W_KEYS, W_PUBLISHED
+from shoal.shm.files import checkpoint, store_files
+from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.limits import LINGER_S, OPEN_TIMEOUT_S
-from shoal.shm.operations import TABLE
-from shoal.shm.store_files import StoreMeta
-from shoal.workers import transaction as engine
-from shoal.workers.check import check_through
-from shoal.workers.connection import Connection
-from shoal.workers.read_only import ReadOnlyConnection
+from shoal.shm.memory.layout import W_BYTES_USED, W_CLIENTS, W_COORDINATOR_PID, W_KEYS, W_PUBLISHED
 from shoal.workers.retry import retry
+from shoal.workers.shared_memory import transaction as engine
+from shoal.workers.shared_memory.check import check_through
+from shoal.workers.shared_memory.connection import Connection
+from shoal.workers.shared_memory.read_only import ReadOnlyConnection
 
 T = TypeVar("T")
 
@@ -232,7 +232,7 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
     ``path``: str, bytes or ``os.PathLike``; it is taken as it is, ``~`` is not expanded.
     ``durability``: ``"memory"``, ``"buffered"`` or ``"strict"``; None takes the one being served, else the last.
     ``max_bytes``: bound of the store's memory, 8 MiB at least; None likewise, else half of what machine,
-    container and the limits of the process leave it (``shoal.shm.machine_memory``).
+    container and the limits of the process leave it (``shoal.shm.host.machine_memory``).
     ``timeout``: seconds to wait for a coordinator, now and after one has died; ``math.inf`` for ever.
     ``linger``: seconds a coordinator started here stays after its last client; ``math.inf`` for ever.
     ``read_only``: read a store that is there, and start and make nothing. One that nobody serves is read into memory of

@@ -41,15 +41,15 @@ from xxhash import xxh3_128_hexdigest
 
 from shoal.claims import claimed
 from shoal.database import Database
-from shoal.primitives.run_index import RunIndex
+from shoal.primitives.facades.run_index import RunIndex
 from shoal.primitives.run_types import RunMetadata, RunStatus
 from shoal.primitives.transaction import Transaction
+from shoal.shm.arguments import check_plain_function, check_plain_result
 from shoal.shm.codec import encode
-from shoal.shm.durations import check_plain_function, check_plain_result
 from shoal.shm.errors import AlreadyExistsError, CoordinatorLostError, ShoalError
 from shoal.shm.limits import MAX_RUN_ID_BYTES
 from shoal.worker_pool import WorkerPool
-from shoal.workers.worker import current_database
+from shoal.workers.pool.worker import current_database
 
 DONE = "done"
 FAILED = "failed"

@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import shoal
-from shoal.coordinator.commit_engine import COORDINATOR
-from shoal.coordinator.log.wal_format import Record
+from shoal.coordinator.commit.engine import COORDINATOR
+from shoal.coordinator.log.format import Record
 from shoal.shm import codec
 
 

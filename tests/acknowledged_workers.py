@@ -15,8 +15,8 @@ from crash_workers import wait_until_left
 from history_workers import JOIN_S, TIMEOUT_S, WorkersFailedError, kill_coordinators
 
 import shoal
-from shoal.coordinator.log import wal_format
-from shoal.coordinator.log.wal_format import Record
+from shoal.coordinator.log import format as wal_format
+from shoal.coordinator.log.format import Record
 
 RUN = "acknowledged"
 

@@ -12,10 +12,13 @@ import pytest
 from planted_bugs import rig as rigs
 from planted_bugs.rig import Disk, Rig, request
 
-from shoal.coordinator.checks import Checks
-from shoal.shm import check_parts, check_state, codec, integrity, limits, operations
-from shoal.shm.integrity import SegmentCheck
-from shoal.shm.segment import Segment
+from shoal.coordinator.memory import check_report as check_state
+from shoal.coordinator.server.checks import Checks
+from shoal.primitives.rules import registry as operations
+from shoal.shm import codec, limits
+from shoal.shm.memory import check_parts, integrity
+from shoal.shm.memory.integrity import SegmentCheck
+from shoal.shm.memory.segment import Segment
 
 
 class Checked:
@@ -114,7 +117,8 @@ def checked_store() -> Iterator[Callable[[int], Checked]]:
 @pytest.fixture
 def small_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
     """Leaves, branches and buckets so small that all of them split and join all the time; slices likewise."""
-    from shoal.shm import hash_index, ordered_index, reader, writer
+    from shoal.coordinator.memory import hash_index, ordered_index, writer
+    from shoal.shm.memory import reader
 
     for module in (ordered_index, integrity, reader):
         monkeypatch.setattr(module, "LEAF_ENTRIES", 4)

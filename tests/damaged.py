@@ -7,21 +7,22 @@ import itertools
 import os
 from pathlib import Path
 
-from shoal.coordinator.log.wal_format import FILE_HEAD_BYTES, Record, decode_file_head, decode_record
-from shoal.coordinator.log.wal_writer import WalWriter
-from shoal.coordinator.recover import recover
-from shoal.coordinator.survey import Survey
-from shoal.primitives.key_space import Namespace
-from shoal.repair import fill
-from shoal.shm import codec, commit_set, limits
-from shoal.shm.check_state import check_segment
+from shoal.coordinator.log.format import FILE_HEAD_BYTES, Record, decode_file_head, decode_record
+from shoal.coordinator.log.writer import WalWriter
+from shoal.coordinator.memory.check_report import check_segment
+from shoal.coordinator.memory.reclaim import Reclaimer
+from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.recovery.recover import recover
+from shoal.coordinator.recovery.survey import Survey
+from shoal.primitives.keys import Namespace
+from shoal.shm import codec, limits
 from shoal.shm.errors import CorruptionError
-from shoal.shm.layout import W_PUBLISHED
-from shoal.shm.reader import Reader
-from shoal.shm.reclaim import Reclaimer
-from shoal.shm.segment import Segment
-from shoal.shm.storage import Space
-from shoal.shm.writer import Writer
+from shoal.shm.files.storage import Space
+from shoal.shm.memory.layout import W_PUBLISHED
+from shoal.shm.memory.reader import Reader
+from shoal.shm.memory.segment import Segment
+from shoal.shm.wire import commit_set
+from shoal.transfer.repair import fill
 
 STORE_ID = bytes(range(16))
 PREFIX = Namespace().run_prefix("run") + b"\x01"

@@ -9,11 +9,11 @@ import pytest
 
 import shoal
 from shoal import LimitExceededError
-from shoal.primitives import key_space
-from shoal.primitives.event_chain import sequence_of
+from shoal.primitives import keys as key_space
+from shoal.primitives.event_types import sequence_of
+from shoal.primitives.rules.event_rules import TYPE, Record, decode_events, event_key
 from shoal.shm import codec
-from shoal.shm.event_operations import TYPE, Record, decode_events, event_key
-from shoal.shm.outcome import Found
+from shoal.shm.operation import Found
 
 DB = shoal.Database
 NASTY_TYPES = ["a", "a\0", "a\0\0\0", "\0", "__idx_", "/", "é" * 512, "t" * 1024, "🦀", "\U0010ffff", "\n", " "]

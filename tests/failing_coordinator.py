@@ -13,13 +13,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shoal.coordinator import process, server
-from shoal.coordinator.log.wal_writer import WalWriter
-from shoal.shm import storage
+from shoal.coordinator.log.writer import WalWriter
+from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.server import loop as server
+from shoal.coordinator.server import process
+from shoal.primitives.rules.registry import TABLE
 from shoal.shm.errors import StoreFullError
-from shoal.shm.operations import TABLE
-from shoal.shm.outcome import OperationTable
-from shoal.shm.writer import Writer
+from shoal.shm.files import storage
+from shoal.shm.operation import OperationTable
 
 
 def _io_error() -> Exception:

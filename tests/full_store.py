@@ -10,10 +10,11 @@ from pathlib import Path
 from xxhash import xxh3_128_hexdigest
 
 import shoal
-from shoal import TraceType, json_lines
-from shoal.export_file import export_store
-from shoal.import_check import Contents
-from shoal.import_file import import_store
+from shoal import TraceType
+from shoal.transfer import json_lines
+from shoal.transfer.export_file import export_store
+from shoal.transfer.import_check import Contents
+from shoal.transfer.import_file import import_store
 
 VALUES = [
     None, True, 0, 2**53 + 1, 2**64 - 1, -(2**63), 1.5, 1e300, math.nan, math.inf, -math.inf, -0.0,

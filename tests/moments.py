@@ -26,19 +26,17 @@ from typing import Any, NamedTuple
 
 import filelock
 
-from shoal.coordinator import (
-    checkpointer,
-    clients,
-    commit_engine,
-    control_socket,
-    process,
-    process_start,
-    recover,
-    server,
-)
-from shoal.coordinator.log import wal_writer
-from shoal.shm import checkpoint, handshake, segment, storage, writer
-from shoal.workers import channel, take_over
+from shoal.coordinator.checkpoint import checkpointer
+from shoal.coordinator.commit import engine as commit_engine
+from shoal.coordinator.log import writer as wal_writer
+from shoal.coordinator.memory import writer
+from shoal.coordinator.recovery import recover
+from shoal.coordinator.server import clients, control_socket, process, process_start
+from shoal.coordinator.server import loop as server
+from shoal.shm.files import checkpoint, storage
+from shoal.shm.memory import segment
+from shoal.shm.wire import handshake
+from shoal.workers.shared_memory import channel, take_over
 from tests import plants
 from tests.crash_workers import descriptors, shoal_mappings, strangers
 from tests.system_calls import processes, reference, runner

@@ -9,7 +9,7 @@ import pytest
 
 import shoal
 from shoal import KVStore, RunIndex, RunMetadata, RunStatus, TraceType
-from shoal.primitives.key_space import after
+from shoal.primitives.keys import after
 
 _numbers = itertools.count()
 

@@ -22,11 +22,11 @@ if __name__ == "__main__":  # started with -P, so that nothing but shoal itself 
 
 import plants
 
-from shoal.coordinator import process
-from shoal.coordinator.commit_engine import CommitEngine
-from shoal.shm import storage
-from shoal.shm.operations import TABLE
-from shoal.workers import take_over
+from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.server import process
+from shoal.primitives.rules.registry import TABLE
+from shoal.shm.files import storage
+from shoal.workers.shared_memory import take_over
 
 GROUPS_TO_LIVE = 120
 FULL_DISK_FLAG = "SHOAL_TEST_FULL_DISK"

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from shoal.coordinator.memory.check_report import check_segment
+from shoal.coordinator.memory.reclaim import Reclaimer
+from shoal.coordinator.memory.writer import Writer
 from shoal.shm import limits
-from shoal.shm.check_state import check_segment
-from shoal.shm.reader import Place, Reader
-from shoal.shm.reclaim import Reclaimer
-from shoal.shm.segment import Segment
-from shoal.shm.writer import Writer
+from shoal.shm.memory.reader import Place, Reader
+from shoal.shm.memory.segment import Segment
 
 
 class Store:

@@ -11,7 +11,7 @@ from acknowledged_workers import run_acknowledged
 from history_workers import seed_from
 
 import shoal
-from shoal.coordinator.log.wal_format import Record
+from shoal.coordinator.log.format import Record
 from shoal.shm import codec
 
 

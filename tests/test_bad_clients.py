@@ -11,8 +11,8 @@ import msgpack
 import pytest
 
 import shoal
-from shoal.shm import commit_set, handshake
-from shoal.shm.frames import frame
+from shoal.shm.wire import commit_set, handshake
+from shoal.shm.wire.frames import frame
 
 WRITE = [b"key", b"\x01", 0]
 NOTHING = msgpack.packb([[], None, None, None])

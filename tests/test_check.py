@@ -23,12 +23,14 @@ from planted_bugs.rig import request
 from test_bad_clients import assert_unharmed, send_and_hear
 
 import shoal
-from shoal.shm import check_parts, limits
-from shoal.shm.commit_set import COMMITTED, REFUSED
+from shoal.coordinator.memory.check_report import check_segment
+from shoal.shm import limits
 from shoal.shm.errors import SnapshotExpiredError
-from shoal.shm.frames import frame
-from shoal.shm.integrity import SegmentCheck, check_segment
-from shoal.shm.layout import W_HORIZON
+from shoal.shm.memory import check_parts
+from shoal.shm.memory.integrity import SegmentCheck
+from shoal.shm.memory.layout import W_HORIZON
+from shoal.shm.wire.commit_set import COMMITTED, REFUSED
+from shoal.shm.wire.frames import frame
 
 RUN = "run"
 SLOW = pytest.mark.slow

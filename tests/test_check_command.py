@@ -11,12 +11,12 @@ from damaged import STORE_ID, Model, flipped, whole
 from history_workers import seed_from
 
 import shoal
-from shoal.cli import main
-from shoal.coordinator.log.wal_format import file_name
-from shoal.coordinator.log.wal_writer import WalWriter
-from shoal.coordinator.survey import at_rest, survey_store
-from shoal.shm import store_files
-from shoal.shm.storage import DiskStorage
+from shoal.cli.main import main
+from shoal.coordinator.log.format import file_name
+from shoal.coordinator.log.writer import WalWriter
+from shoal.coordinator.recovery.survey import at_rest, survey_store
+from shoal.shm.files import store_files
+from shoal.shm.files.storage import DiskStorage
 
 RUN = "run"
 LOG = file_name(1)

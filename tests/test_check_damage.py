@@ -10,15 +10,8 @@ import pytest
 from checked_store import Checked, checked_store  # noqa: F401 (fixture)
 from planted_bugs.rig import request
 
-from shoal.shm.check_state import check_segment
-from shoal.shm.layout import (
-    BLOCK_WORDS,
-    DIRECTORY_WORD,
-    TOMBSTONE,
-    W_CLEARS,
-    W_KEYS,
-    W_ORDER_ROOT,
-)
+from shoal.coordinator.memory.check_report import check_segment
+from shoal.shm.memory.layout import BLOCK_WORDS, DIRECTORY_WORD, TOMBSTONE, W_CLEARS, W_KEYS, W_ORDER_ROOT
 
 
 def _some_node(store: Checked) -> int:

@@ -9,18 +9,18 @@ from pathlib import Path
 import pytest
 
 import shoal
-from shoal.coordinator.checks import Checks
-from shoal.coordinator.commit_engine import CommitEngine
-from shoal.coordinator.conflict_window import ConflictWindow
-from shoal.coordinator.maintenance import Maintenance
+from shoal.coordinator.commit.conflict_window import ConflictWindow
+from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.memory.check_report import check_segment
+from shoal.coordinator.memory.reclaim import Reclaimer
+from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.server.checks import Checks
+from shoal.coordinator.server.maintenance import Maintenance
+from shoal.primitives.rules.registry import TABLE
 from shoal.shm import limits
-from shoal.shm.check_state import check_segment
 from shoal.shm.clock import SystemClock
-from shoal.shm.commit_set import CommitSet
-from shoal.shm.operations import TABLE
-from shoal.shm.reclaim import Reclaimer
-from shoal.shm.segment import Segment
-from shoal.shm.writer import Writer
+from shoal.shm.memory.segment import Segment
+from shoal.shm.wire.commit_set import CommitSet
 
 KEYS = 3000
 

@@ -14,7 +14,7 @@ from full_store import fill
 
 import shoal
 from shoal import TraceType
-from shoal.cli import main
+from shoal.cli.main import main
 
 SPACE = shoal.Namespace("acme", "web", "scout")
 SHOAL = [sys.executable, "-m", "shoal"]

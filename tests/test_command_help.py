@@ -17,7 +17,7 @@ class Missing:
         if name.partition(".")[0] in ("lmdb", "redis", "hiredis", "tabulate"):
             raise ModuleNotFoundError(f"No module named {name!r}", name=name)
 sys.meta_path.insert(0, Missing())
-from shoal.cli import main
+from shoal.cli.main import main
 sys.exit(main(sys.argv[1:]))
 """
 

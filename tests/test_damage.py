@@ -16,9 +16,10 @@ from damaged import STORE_ID, MemoryStorage, Model, Opened, flipped, from_disk, 
 from history_workers import seed_from
 
 import shoal
-from shoal.coordinator.commit_engine import COORDINATOR
-from shoal.coordinator.log import wal_format, wal_writer
-from shoal.shm import checkpoint
+from shoal.coordinator.commit.engine import COORDINATOR
+from shoal.coordinator.log import format as wal_format
+from shoal.coordinator.log import writer as wal_writer
+from shoal.shm.files import checkpoint
 
 RUN = "run"
 COMMITS = 60

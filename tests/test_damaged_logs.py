@@ -16,11 +16,13 @@ from damaged import STORE_ID, Contract, MemoryStorage, Model, Opened, flipped, f
 from history_workers import seed_from
 from xxhash import xxh3_64_intdigest
 
-from shoal.coordinator.log import wal_format, wal_reader, wal_writer
+from shoal.coordinator.log import format as wal_format
+from shoal.coordinator.log import reader as wal_reader
+from shoal.coordinator.log import writer as wal_writer
+from shoal.coordinator.log.format import FILE_HEAD_BYTES
 from shoal.coordinator.log.salvage import LogSurvey
-from shoal.coordinator.log.wal_format import FILE_HEAD_BYTES
-from shoal.coordinator.survey import Survey
-from shoal.shm import checkpoint
+from shoal.coordinator.recovery.survey import Survey
+from shoal.shm.files import checkpoint
 
 THIS_BOOT, OTHER_BOOT = 0x1111, 0x2222
 CHECKPOINT, SYNCED, AFTER = 10, 30, 4

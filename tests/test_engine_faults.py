@@ -22,12 +22,13 @@ from planted_bugs.rig import Disk, Rig, request
 from test_bad_clients import assert_unharmed, send_and_hear
 
 import shoal
-from shoal.coordinator.reading import BrokenStoreError
-from shoal.shm import commit_set, operations
-from shoal.shm.commit_set import COMMITTED, REFUSED
+from shoal.coordinator.commit.reading import BrokenStoreError
+from shoal.primitives.rules import registry as operations
+from shoal.primitives.rules.event_rules import Appending
 from shoal.shm.errors import StoreFullError
-from shoal.shm.event_operations import Appending
-from shoal.shm.frames import frame
+from shoal.shm.wire import commit_set
+from shoal.shm.wire.commit_set import COMMITTED, REFUSED
+from shoal.shm.wire.frames import frame
 
 RUN = "run"
 TIMEOUT_S = 20.0

@@ -15,12 +15,9 @@ from hypothesis import strategies as st
 
 import shoal
 from shoal import Event, LimitExceededError
+from shoal.primitives.rules.event_rules import METADATA, decode_metadata
+from shoal.primitives.rules.hash_chain import canonical, event_hash
 from shoal.shm import codec
-from shoal.shm.event_operations import (
-    METADATA,
-    decode_metadata,
-)
-from shoal.shm.hash_chain import canonical, event_hash
 
 
 class TestHashes:

@@ -14,13 +14,10 @@ from event_logs import NASTY_TYPES, NO_NUMBERS, NO_TEXTS, keys_of, prefix_of, re
 
 import shoal
 from shoal import CorruptionError, InvalidOperationError, LimitExceededError
-from shoal.shm import codec, event_operations
-from shoal.shm.event_operations import (
-    METADATA,
-    decode_events,
-    event_key,
-)
-from shoal.shm.hash_chain import canonical
+from shoal.primitives.rules import event_rules as event_operations
+from shoal.primitives.rules.event_rules import METADATA, decode_events, event_key
+from shoal.primitives.rules.hash_chain import canonical
+from shoal.shm import codec
 
 
 class TestAppend:

@@ -13,11 +13,10 @@ from event_logs import DB, keys_of, prefix_of
 
 import shoal
 from shoal import ConflictError, InvalidOperationError
-from shoal.primitives import event_view, key_space
-from shoal.shm import operations
-from shoal.shm.event_operations import (
-    METADATA,
-)
+from shoal.primitives import keys as key_space
+from shoal.primitives.rules import registry as operations
+from shoal.primitives.rules.event_rules import METADATA
+from shoal.primitives.views import events as event_view
 
 
 class TestTransactions:

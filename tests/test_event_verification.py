@@ -11,9 +11,8 @@ from event_logs import DB, prefix_of, record_of, rewrite_event
 
 import shoal
 from shoal import Event
-from shoal.primitives import key_space
-from shoal.shm import codec
-from shoal.shm.event_operations import (
+from shoal.primitives import keys as key_space
+from shoal.primitives.rules.event_rules import (
     EVENT,
     METADATA,
     TypeHead,
@@ -22,7 +21,8 @@ from shoal.shm.event_operations import (
     event_key,
     type_key,
 )
-from shoal.shm.hash_chain import CHAINS, canonical, event_hash
+from shoal.primitives.rules.hash_chain import CHAINS, canonical, event_hash
+from shoal.shm import codec
 
 
 class TestVerify:

@@ -8,9 +8,9 @@ import pytest
 from event_logs import keys_of, prefix_of, record_of
 
 import shoal
+from shoal.primitives.rules.event_rules import EVENT, RECORD_BYTES, TYPE
+from shoal.primitives.rules.hash_chain import GENESIS_HASH
 from shoal.shm import codec
-from shoal.shm.event_operations import EVENT, RECORD_BYTES, TYPE
-from shoal.shm.hash_chain import GENESIS_HASH
 
 
 @pytest.fixture

@@ -11,11 +11,11 @@ import pytest
 from planted_bugs import rig as rigs
 from planted_bugs.rig import Disk, Rig, request
 
-from shoal.coordinator.commit_engine import COORDINATOR
-from shoal.coordinator.log import wal_format
-from shoal.shm import checkpoint
-from shoal.shm.commit_set import COMMITTED, CONFLICT
+from shoal.coordinator.commit.engine import COORDINATOR
+from shoal.coordinator.log import format as wal_format
 from shoal.shm.errors import StoreFullError
+from shoal.shm.files import checkpoint
+from shoal.shm.wire.commit_set import COMMITTED, CONFLICT
 
 CLIENT = 7
 

@@ -18,10 +18,10 @@ from event_logs import remove_event
 from full_store import bring, export, fill, sealed
 
 import shoal
-from shoal import json_lines, records
-from shoal.cli import main
-from shoal.export_file import whole_file
-from shoal.import_file import IMPORT_MARKER, source
+from shoal.cli.main import main
+from shoal.transfer import json_lines, records
+from shoal.transfer.export_file import whole_file
+from shoal.transfer.import_file import IMPORT_MARKER, source
 
 SPACE = shoal.Namespace("acme", "x/y", "\0")
 

@@ -20,10 +20,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.coordinator import commit_engine
-from shoal.shm import checkpoint, codec, commit_set, frames, handshake, operations, store_files
+from shoal.coordinator.commit import engine as commit_engine
+from shoal.primitives.rules import registry as operations
+from shoal.shm import codec
 from shoal.shm.errors import AlreadyExistsError, CASConflictError
-from shoal.shm.frames import FrameError
+from shoal.shm.files import checkpoint, store_files
+from shoal.shm.wire import commit_set, frames, handshake
+from shoal.shm.wire.frames import FrameError
 from tests.fuzz.all_targets import TARGETS
 from tests.fuzz.mutation import BOMBS, mutated
 from tests.fuzz.target import script

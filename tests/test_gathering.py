@@ -7,10 +7,10 @@ from collections.abc import Iterator
 
 import pytest
 
-from shoal.coordinator.clients import Client
-from shoal.coordinator.gathering import Gathering
+from shoal.coordinator.commit.group_delay import Gathering
+from shoal.coordinator.server.clients import Client
 from shoal.shm import limits
-from shoal.shm.snapshots import SnapshotPage, new_page
+from shoal.shm.memory.snapshots import SnapshotPage, new_page
 
 
 @pytest.fixture

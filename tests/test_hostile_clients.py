@@ -19,9 +19,10 @@ import pytest
 from test_bad_clients import attach, send_and_hear
 
 import shoal
-from shoal.shm import commit_set, handshake, limits
-from shoal.shm.commit_set import COMMITTED, CONFLICT, REFUSED
-from shoal.shm.frames import MAX_FRAME_BYTES, frame
+from shoal.shm import limits
+from shoal.shm.wire import commit_set, handshake
+from shoal.shm.wire.commit_set import COMMITTED, CONFLICT, REFUSED
+from shoal.shm.wire.frames import MAX_FRAME_BYTES, frame
 from tests.fuzz.watch import MIB, Watch, answers, close, descriptors, private_kib, request
 
 KEY = b"\7default\7default\7default\1r\1"

@@ -17,8 +17,8 @@ import pytest
 from test_bad_clients import attach
 
 import shoal
-from shoal.shm.segment import Segment
-from shoal.shm.snapshots import new_page
+from shoal.shm.memory.segment import Segment
+from shoal.shm.memory.snapshots import new_page
 
 ROOT = Path(__file__).resolve().parent.parent
 NOBODY = 65534
@@ -189,7 +189,7 @@ PRODUCT = sorted(
     + list((ROOT / "shoal").glob("*.py"))
 )
 MAKES_OBJECTS = {"pickle", "_pickle", "cPickle", "marshal", "shelve", "dill", "cloudpickle", "joblib", "copyreg"}
-PICKLERS = {"workers/pool/outcome.py", "workers/worker.py", "shoal/worker_pool.py"}
+PICKLERS = {"workers/pool/outcome.py", "workers/pool/worker.py", "shoal/worker_pool.py"}
 POOL = {
     "workers/pool/fork_template.py",
     "workers/pool/helper_processes.py",
@@ -254,8 +254,8 @@ class TestNoPickle:
         assert sources == {
             ("workers/pool/outcome.py", "body"),
             ("workers/pool/outcome.py", "raw"),
-            ("workers/worker.py", "database"),
-            ("workers/worker.py", "raw"),
+            ("workers/pool/worker.py", "database"),
+            ("workers/pool/worker.py", "raw"),
         }
 
     def test_a_pickle_in_a_store_stays_bytes(self, memory_db, run):

@@ -16,9 +16,9 @@ import pytest
 from full_store import bring, export, fill, sealed
 
 import shoal
-from shoal import import_file, json_lines, records
-from shoal.import_check import ExportFormatError
-from shoal.import_file import IMPORT_MARKER, import_store
+from shoal.transfer import import_file, json_lines, records
+from shoal.transfer.import_check import ExportFormatError
+from shoal.transfer.import_file import IMPORT_MARKER, import_store
 
 SPACE = shoal.Namespace("acme", "x/y", "\0")
 # By kind of record: fields of a wrong type, out of bounds, unknown, or not what the hash says.

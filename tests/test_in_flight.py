@@ -14,11 +14,11 @@ import pytest
 import sabotage
 
 import shoal
-from shoal.coordinator import process
+from shoal.coordinator.server import process
+from shoal.primitives.rules.registry import TABLE
 from shoal.shm import limits
 from shoal.shm.errors import ConfigurationError, StoreFullError
-from shoal.shm.operations import TABLE
-from shoal.workers import take_over
+from shoal.workers.shared_memory import take_over
 
 RUN = "run"
 

@@ -7,14 +7,15 @@ from typing import Any
 
 import pytest
 
-from shoal.coordinator.commit_engine import CommitEngine
-from shoal.coordinator.log.wal_writer import WalWriter
-from shoal.coordinator.recover import recover
-from shoal.shm import commit_set, event_operations, limits, operations
-from shoal.shm.check_state import check_segment
-from shoal.shm.clock import SystemClock
-from shoal.shm.commit_set import COMMITTED, REFUSED, CommitSet, decode_answer, decode_request, encode_effects
-from shoal.shm.event_operations import (
+from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.log.writer import WalWriter
+from shoal.coordinator.memory.check_report import check_segment
+from shoal.coordinator.memory.reclaim import Reclaimer
+from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.recovery.recover import recover
+from shoal.primitives.rules import event_rules as event_operations
+from shoal.primitives.rules import registry as operations
+from shoal.primitives.rules.event_rules import (
     EVENT,
     METADATA,
     TYPE,
@@ -24,12 +25,14 @@ from shoal.shm.event_operations import (
     decode_metadata,
     type_key,
 )
-from shoal.shm.frames import LENGTH_BYTES
-from shoal.shm.hash_chain import ChainCheck, canonical
-from shoal.shm.reclaim import Reclaimer
-from shoal.shm.segment import Segment
-from shoal.shm.storage import DiskStorage
-from shoal.shm.writer import Writer
+from shoal.primitives.rules.hash_chain import ChainCheck, canonical
+from shoal.shm import limits
+from shoal.shm.clock import SystemClock
+from shoal.shm.files.storage import DiskStorage
+from shoal.shm.memory.segment import Segment
+from shoal.shm.wire import commit_set
+from shoal.shm.wire.commit_set import COMMITTED, REFUSED, CommitSet, decode_answer, decode_request, encode_effects
+from shoal.shm.wire.frames import LENGTH_BYTES
 
 LOG = b"log"
 

@@ -11,8 +11,8 @@ from full_store import VALUES
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shoal import json_lines
 from shoal.shm import codec
+from shoal.transfer import json_lines
 
 TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.primitives.key_space import Namespace, Tag, after, encode_prefix, encode_text, user_text
+from shoal.primitives.keys import Namespace, Tag, after, encode_prefix, encode_text, user_text
 from shoal.shm.errors import LimitExceededError
 from shoal.shm.limits import MAX_ENGINE_KEY_BYTES
 

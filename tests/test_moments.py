@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import shoal
-from shoal.shm import checkpoint
+from shoal.shm.files import checkpoint
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -19,7 +19,7 @@ import pytest
 from slow import slow
 
 import shoal
-from shoal.shm import store_files
+from shoal.shm.files import store_files
 
 RUN = "run"
 DURABILITIES = ["buffered", *slow("memory", "strict")]

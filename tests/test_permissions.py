@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 import shoal
-from shoal.cli import main as command
-from shoal.coordinator.control_socket import ControlSocket
-from shoal.shm import handshake, store_files
-from shoal.shm.storage import append_note
+from shoal.cli.main import main as command
+from shoal.coordinator.server.control_socket import ControlSocket
+from shoal.shm.files import store_files
+from shoal.shm.files.storage import append_note
+from shoal.shm.wire import handshake
 
 NOBODY = 65534
 OPEN_UMASK = 0

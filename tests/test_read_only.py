@@ -20,10 +20,10 @@ import pytest
 from test_refused_open import ended, looks
 
 import shoal
-from shoal.cli import main as command
-from shoal.coordinator.survey import at_rest
-from shoal.shm import store_files
-from shoal.shm.child_python import python_environment
+from shoal.cli.main import main as command
+from shoal.coordinator.recovery.survey import at_rest
+from shoal.shm.files import store_files
+from shoal.shm.host.child_python import python_environment
 
 RUN = "run"
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root: only root can mount")
@@ -397,9 +397,9 @@ def test_read_only_medium(store: Path) -> None:
         assert "read_only=True" in said
         for name, *rest in COMMANDS:
             arguments = [name, str(store), *rest]
-            run(f"from shoal.cli import main; import sys; sys.exit(main({json.dumps(arguments)}))")
+            run(f"from shoal.cli.main import main; import sys; sys.exit(main({json.dumps(arguments)}))")
         assert "read_only=True" in run(
-            f'from shoal.cli import main; import sys; sys.stderr = sys.stdout; print(main(["serve", "{store}"]))'
+            f'from shoal.cli.main import main; import sys; sys.stderr = sys.stdout; print(main(["serve", "{store}"]))'
         )
     assert looks(store) == before
     assert (store / store_files.META_FILE).exists()

@@ -10,7 +10,8 @@ import pytest
 from planted_bugs import rig as rigs
 from planted_bugs.rig import Disk, Rig, request
 
-from shoal.coordinator.log import wal_format, wal_writer
+from shoal.coordinator.log import format as wal_format
+from shoal.coordinator.log import writer as wal_writer
 
 FILE_BYTES = 1024
 

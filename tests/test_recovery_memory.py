@@ -10,12 +10,12 @@ import pytest
 from crash_workers import kill, wait_for
 
 import shoal
-from shoal.coordinator.recover import recover
+from shoal.coordinator.memory.reclaim import Reclaimer
+from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.recovery.recover import recover
+from shoal.shm.files.storage import DiskStorage
 from shoal.shm.limits import LOG_FILE_BYTES
-from shoal.shm.reclaim import Reclaimer
-from shoal.shm.segment import Segment
-from shoal.shm.storage import DiskStorage
-from shoal.shm.writer import Writer
+from shoal.shm.memory.segment import Segment
 
 RUN = "memory"
 MIB = 1 << 20

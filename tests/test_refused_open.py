@@ -17,9 +17,9 @@ from typing import Any
 import pytest
 
 import shoal
-from shoal.cli import main as command
-from shoal.shm import store_files
-from shoal.shm.child_python import python_environment
+from shoal.cli.main import main as command
+from shoal.shm.files import store_files
+from shoal.shm.host.child_python import python_environment
 from shoal.shm.limits import MIN_STORE_BYTES
 
 RUN = "run"

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import shoal
-from shoal.shm import reader
+from shoal.shm.memory import reader
 
 MOST = 10
 KEYS = [f"key-{i}" for i in range(4)]

@@ -13,10 +13,10 @@ import pytest
 from slow import slow
 
 import shoal
-from shoal.coordinator import process
-from shoal.shm import store_files
+from shoal.coordinator.server import process
+from shoal.primitives.rules.registry import TABLE
+from shoal.shm.files import store_files
 from shoal.shm.limits import REMAKE_AFTER_S
-from shoal.shm.operations import TABLE
 
 RUN = "run"
 FILES = [

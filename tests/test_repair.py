@@ -14,14 +14,14 @@ import pytest
 from damaged import MemoryStorage, Opened, flipped, from_disk, whole
 
 import shoal
-from shoal import repair as repair_module
-from shoal.cli import main
-from shoal.coordinator import survey
-from shoal.coordinator.log.wal_format import FileHead, encode_file_head, file_name
-from shoal.repair import REPORT_FILE, Repair
-from shoal.shm import checkpoint, store_files
+from shoal.cli.main import main
+from shoal.coordinator.log.format import FileHead, encode_file_head, file_name
+from shoal.coordinator.recovery import survey
 from shoal.shm.errors import AlreadyExistsError, CorruptionError, InvalidOperationError, NotFoundError, StoreFullError
-from shoal.shm.storage import DiskStorage
+from shoal.shm.files import checkpoint, store_files
+from shoal.shm.files.storage import DiskStorage
+from shoal.transfer import repair as repair_module
+from shoal.transfer.repair import REPORT_FILE, Repair
 
 RUN = "run"
 COMMITS = 60

@@ -12,11 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shoal
-from shoal.primitives.key_space import Namespace, Tag
-from shoal.shm import cell_operations, codec
-from shoal.shm.cell_operations import Record, decode_record, encode_record
+from shoal.primitives.keys import Namespace, Tag
+from shoal.primitives.rules import cell_rules as cell_operations
+from shoal.primitives.rules.cell_rules import Record, decode_record, encode_record
+from shoal.shm import codec
 from shoal.shm.limits import MAX_VALUE_BYTES
-from shoal.shm.outcome import Found, Outcome
+from shoal.shm.operation import Found, Outcome
 
 DB = shoal.Database
 WEIRD_NAMES = ["\0", "a\0b", "__idx_", "a__b", "/", "a/b", "🦀", "é", "\n", " ", "\uffff", "k" * 1024, "é" * 512]

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 import shoal
-from shoal.shm import codec, commit_set
+from shoal.shm import codec
+from shoal.shm.wire import commit_set
 
 DB = shoal.Database
 

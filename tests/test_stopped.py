@@ -19,8 +19,8 @@ from crash_workers import DEADLINE_S, wait_for
 from slow import slow
 
 import shoal
-from shoal.shm import frames
-from shoal.workers import channel
+from shoal.shm.wire import frames
+from shoal.workers.shared_memory import channel
 
 RUN = "stopped"
 

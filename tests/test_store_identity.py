@@ -13,11 +13,13 @@ import pytest
 from xxhash import xxh3_64_intdigest
 
 import shoal
-from shoal import cli, repair
-from shoal.coordinator.log import wal_format
-from shoal.shm import checkpoint, codec, store_files
-from shoal.shm.child_python import python_environment
-from shoal.shm.storage import DiskStorage
+from shoal.cli import main as cli
+from shoal.coordinator.log import format as wal_format
+from shoal.shm import codec
+from shoal.shm.files import checkpoint, store_files
+from shoal.shm.files.storage import DiskStorage
+from shoal.shm.host.child_python import python_environment
+from shoal.transfer import repair
 
 RUN = "run"
 

@@ -16,10 +16,13 @@ from pathlib import Path
 
 import pytest
 
-from shoal.coordinator import process
-from shoal.shm import handshake, limits, storage, store_files
-from shoal.shm.store_files import StoreMeta
-from shoal.shm.store_place import WorkingPlace
+from shoal.coordinator.server import process
+from shoal.primitives.rules.registry import TABLE
+from shoal.shm import limits
+from shoal.shm.files import storage, store_files
+from shoal.shm.files.store_files import StoreMeta
+from shoal.shm.files.store_place import WorkingPlace
+from shoal.shm.wire import handshake
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -76,7 +79,7 @@ def coordinator(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[proces
     """A coordinator in this process, which serves nobody."""
     store_files.make_directory(store)
     monkeypatch.chdir(store)
-    made = process.Coordinator(store, StoreMeta("buffered", 16 << 20), None, WorkingPlace(store))
+    made = process.Coordinator(store, StoreMeta("buffered", 16 << 20), None, WorkingPlace(store), TABLE)
     yield made
     assert made._log is not None
     made._log.close()

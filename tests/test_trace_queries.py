@@ -13,15 +13,7 @@ from hypothesis import strategies as st
 from traces import THOUGHT, ids_of
 
 import shoal
-from shoal import (
-    AlreadyExistsError,
-    ConflictError,
-    InvalidOperationError,
-    NotFoundError,
-    Trace,
-    TraceTree,
-    TraceType,
-)
+from shoal import AlreadyExistsError, ConflictError, InvalidOperationError, NotFoundError, Trace, TraceTree, TraceType
 
 NUMBERS = itertools.count()
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import pytest
 
-from shoal.coordinator.control_socket import ControlSocket
-from shoal.shm import handshake
+from shoal.coordinator.server.control_socket import ControlSocket
 from shoal.shm.errors import ConfigurationError
+from shoal.shm.wire import handshake
 
 HELLO = handshake.Hello(handshake.PROTOCOL_VERSION, 77, os.getpid(), None, None)
 

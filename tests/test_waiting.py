@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from shoal.shm import waiting
+from shoal.shm.host import waiting
+from shoal.shm.host.waiting import Lookout
 from shoal.shm.limits import FIRST_REST_S, LONG_OFFER_S, LONGEST_REST_S
-from shoal.shm.waiting import Lookout
 
 _LOOK_S = 0.001
 _SHORT_S = 0.000_002

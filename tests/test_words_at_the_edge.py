@@ -11,7 +11,9 @@ import time
 import pytest
 
 import shoal
-from shoal.shm import child_python, limits, machine_memory, store_files
+from shoal.shm import limits
+from shoal.shm.files import store_files
+from shoal.shm.host import child_python, machine_memory
 
 MIB = limits.MIB
 
@@ -112,18 +114,18 @@ class TestInterpreter:
         (tmp_path / "msgpack.py").write_text("raise ImportError('no msgpack here')")
         environment = child_python.python_environment()
         environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}"
-        monkeypatch.setattr("shoal.workers.take_over.python_environment", lambda: environment)
+        monkeypatch.setattr("shoal.workers.shared_memory.take_over.python_environment", lambda: environment)
         with pytest.raises(shoal.ConfigurationError, match="ImportError: no msgpack here"):
             shoal.open(tmp_path / "store", timeout=60)
 
     def test_a_coordinator_with_a_fault_in_it(self, tmp_path, monkeypatch):
         """An error nobody foresaw is reported as well, with where to read more."""
         (tmp_path / "sitecustomize.py").write_text(
-            "import secrets, sys\nif 'shoal.coordinator.process' in sys.argv:\n    secrets.randbits = 1 .bit_length\n"
+            "import secrets, sys\nif 'shoal.coordinator_main' in sys.argv:\n    secrets.randbits = 1 .bit_length\n"
         )
         environment = child_python.python_environment()
         environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}"
-        monkeypatch.setattr("shoal.workers.take_over.python_environment", lambda: environment)
+        monkeypatch.setattr("shoal.workers.shared_memory.take_over.python_environment", lambda: environment)
         with pytest.raises(shoal.CoordinatorLostError, match="could not start: TypeError"):
             shoal.open(tmp_path / "store", timeout=60)
 

@@ -12,9 +12,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import NamedTuple
 
-from shoal.coordinator.log import wal_format, wal_reader
-from shoal.coordinator.log.wal_format import FIRST_VERSION_OFFSET
-from shoal.coordinator.log.wal_reader import Commit, File, Placed
+from shoal.coordinator.log import format as wal_format
+from shoal.coordinator.log import reader as wal_reader
+from shoal.coordinator.log.format import FIRST_VERSION_OFFSET
+from shoal.coordinator.log.reader import Commit, File, Placed
 from shoal.shm.errors import CorruptionError
 
 _SHOWN_BYTES = 16

@@ -11,17 +11,19 @@ from typing import Any
 
 from xxhash import xxh3_64_intdigest
 
-from shoal.coordinator.log import wal_format
-from shoal.coordinator.log.wal_format import FileHead
-from shoal.coordinator.recover import recover
-from shoal.shm import checkpoint, codec, commit_set, limits, store_files
-from shoal.shm.check_state import check_segment
+from shoal.coordinator.log import format as wal_format
+from shoal.coordinator.log.format import FileHead
+from shoal.coordinator.memory.check_report import check_segment
+from shoal.coordinator.memory.reclaim import Reclaimer
+from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.recovery.recover import recover
+from shoal.shm import codec, limits
 from shoal.shm.errors import ConfigurationError, CorruptionError, StoreFullError
-from shoal.shm.reader import Reader
-from shoal.shm.reclaim import Reclaimer
-from shoal.shm.segment import Segment
-from shoal.shm.store_files import EpochWord, StoreMeta
-from shoal.shm.writer import Writer
+from shoal.shm.files import checkpoint, store_files
+from shoal.shm.files.store_files import EpochWord, StoreMeta
+from shoal.shm.memory.reader import Reader
+from shoal.shm.memory.segment import Segment
+from shoal.shm.wire import commit_set
 from tests.damaged import MemoryStorage
 
 from .target import encoded, part, parts_of, script, target, word

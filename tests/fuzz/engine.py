@@ -8,27 +8,30 @@ from typing import Any
 
 import msgpack
 
-from shoal.coordinator.checks import Checks
-from shoal.coordinator.clients import Client
-from shoal.coordinator.commit_engine import CommitEngine
-from shoal.coordinator.conflict_window import ConflictWindow
-from shoal.coordinator.log import wal_format
-from shoal.coordinator.log.wal_format import FileHead
-from shoal.coordinator.recover import recover
+from shoal.coordinator.commit.conflict_window import ConflictWindow
+from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.log import format as wal_format
+from shoal.coordinator.log.format import FileHead
+from shoal.coordinator.memory.check_report import check_segment
+from shoal.coordinator.memory.reclaim import Reclaimer
+from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.recovery.recover import recover
+from shoal.coordinator.server.checks import Checks
+from shoal.coordinator.server.clients import Client
 from shoal.primitives import trace_index
-from shoal.primitives.key_space import Namespace
+from shoal.primitives.keys import Namespace
+from shoal.primitives.rules import registry as operations
+from shoal.primitives.rules.hash_chain import event_hash
+from shoal.primitives.rules.registry import TABLE
 from shoal.primitives.trace_types import TraceOptions, TraceType
-from shoal.shm import check_parts, clock, codec, commit_set, limits, operations
-from shoal.shm.check_state import check_segment
-from shoal.shm.commit_set import COMMITTED, CONFLICT, REFUSED, CommitSet
-from shoal.shm.frames import LENGTH_BYTES, FrameError
-from shoal.shm.hash_chain import event_hash
-from shoal.shm.operations import TABLE
-from shoal.shm.reader import Reader
-from shoal.shm.reclaim import Reclaimer
-from shoal.shm.segment import Segment
-from shoal.shm.snapshots import SnapshotPage, new_page
-from shoal.shm.writer import Writer
+from shoal.shm import clock, codec, limits
+from shoal.shm.memory import check_parts
+from shoal.shm.memory.reader import Reader
+from shoal.shm.memory.segment import Segment
+from shoal.shm.memory.snapshots import SnapshotPage, new_page
+from shoal.shm.wire import commit_set
+from shoal.shm.wire.commit_set import COMMITTED, CONFLICT, REFUSED, CommitSet
+from shoal.shm.wire.frames import LENGTH_BYTES, FrameError
 from tests.damaged import MemoryStorage
 
 from .pipes import request_bytes

@@ -5,15 +5,15 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from shoal import json_lines, records
-from shoal.import_check import Contents, ExportFormatError, read
-from shoal.primitives.event_view import EventView
-from shoal.primitives.kv_store import KVView
-from shoal.primitives.run_index import RunsView
-from shoal.primitives.state_cell import StateView
-from shoal.primitives.trace_store import TraceView
+from shoal.primitives.facades.kv_store import KVView
+from shoal.primitives.facades.run_index import RunsView
+from shoal.primitives.facades.state_cell import StateView
+from shoal.primitives.facades.trace_store import TraceView
 from shoal.primitives.trace_types import TraceType
+from shoal.primitives.views.events import EventView
 from shoal.shm.errors import ShoalError
+from shoal.transfer import json_lines, records
+from shoal.transfer.import_check import Contents, ExportFormatError, read
 from tests.full_store import NASTY, VALUES, sealed
 
 from .stored import NAMESPACE, DictEngine

@@ -8,12 +8,13 @@ import socket
 import struct
 from typing import Any
 
-from shoal.shm import codec, commit_set, handshake, limits
-from shoal.shm.commit_set import CommitSet
+from shoal.primitives.rules.registry import OPERATIONS
+from shoal.shm import codec, limits
 from shoal.shm.errors import CASConflictError, ConflictError, LimitExceededError, NotFoundError, ShoalError
-from shoal.shm.frames import LENGTH_BYTES, MAX_FRAME_BYTES, FrameBuffer, FrameError, frame
-from shoal.shm.operations import OPERATIONS
-from shoal.workers.connection import Connection
+from shoal.shm.wire import commit_set, handshake
+from shoal.shm.wire.commit_set import CommitSet
+from shoal.shm.wire.frames import LENGTH_BYTES, MAX_FRAME_BYTES, FrameBuffer, FrameError, frame
+from shoal.workers.shared_memory.connection import Connection
 
 from .target import encoded, part, parts_of, script, target, word
 

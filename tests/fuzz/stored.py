@@ -6,19 +6,21 @@ import contextlib
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from shoal.primitives import key_space, run_scan
-from shoal.primitives.event_view import EventView
-from shoal.primitives.key_space import Namespace, Tag
-from shoal.primitives.kv_store import KVView
+from shoal.primitives import keys as key_space
+from shoal.primitives import run_scan
+from shoal.primitives.facades.kv_store import KVView
+from shoal.primitives.facades.state_cell import StateView
+from shoal.primitives.facades.trace_store import TraceView
+from shoal.primitives.keys import Namespace, Tag
+from shoal.primitives.rules import registry as operations
 from shoal.primitives.run_types import RunMetadata, RunQuery, RunStatus, encode_run
-from shoal.primitives.runs_view import RunsView
-from shoal.primitives.state_cell import StateView
-from shoal.primitives.trace_store import TraceView
 from shoal.primitives.trace_types import TraceType
-from shoal.shm import codec, operations
+from shoal.primitives.views.events import EventView
+from shoal.primitives.views.runs import RunsView
+from shoal.shm import codec
 from shoal.shm.errors import ShoalError
-from shoal.shm.outcome import Found
-from shoal.shm.reader import Place
+from shoal.shm.memory.reader import Place
+from shoal.shm.operation import Found
 
 from .target import encoded, part, parts_of, script, target
 

@@ -10,8 +10,8 @@ from typing import Any
 import msgpack
 
 import shoal
-from shoal.shm import commit_set, handshake
-from shoal.shm.frames import FrameBuffer, frame
+from shoal.shm.wire import commit_set, handshake
+from shoal.shm.wire.frames import FrameBuffer, frame
 
 MIB = 1 << 20
 

@@ -10,12 +10,12 @@ import pytest
 
 import shoal
 from shoal import Namespace, TraceType
-from shoal.primitives.event_view import EventView
-from shoal.primitives.key_space import Tag, after, number, sized
-from shoal.primitives.kv_store import KVView
-from shoal.primitives.run_index import RunsView
-from shoal.primitives.state_cell import StateView
-from shoal.primitives.trace_store import TraceView
+from shoal.primitives.facades.kv_store import KVView
+from shoal.primitives.facades.run_index import RunsView
+from shoal.primitives.facades.state_cell import StateView
+from shoal.primitives.facades.trace_store import TraceView
+from shoal.primitives.keys import Tag, after, number, sized
+from shoal.primitives.views.events import EventView
 
 DB = shoal.Database
 

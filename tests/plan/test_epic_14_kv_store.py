@@ -10,7 +10,7 @@ import pytest
 
 import shoal
 from shoal import Namespace, TraceType
-from shoal.primitives.key_space import Tag, after
+from shoal.primitives.keys import Tag, after
 
 DB = shoal.Database
 

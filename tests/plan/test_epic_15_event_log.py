@@ -13,9 +13,9 @@ import pytest
 from event_logs import remove_event, rewrite_event
 
 import shoal
-from shoal.shm.event_operations import Metadata, append
-from shoal.shm.hash_chain import canonical
-from shoal.shm.outcome import Read
+from shoal.primitives.rules.event_rules import Metadata, append
+from shoal.primitives.rules.hash_chain import canonical
+from shoal.shm.operation import Read
 
 DB = shoal.Database
 _FORK = multiprocessing.get_context("fork")

@@ -11,7 +11,7 @@ import pytest
 
 import shoal
 from shoal import NotFoundError, TraceOptions, TraceType
-from shoal.primitives.key_space import Namespace, Tag, after
+from shoal.primitives.keys import Namespace, Tag, after
 
 KINDS = [
     TraceType.ToolCall("search", {"q": ["a", 1]}, {"hits": 3}, 12),
@@ -167,7 +167,7 @@ def test_188_query_by_tag_returns_matching_traces(traces, run):
 def test_188_query_by_time_returns_traces_in_range(traces, run, monkeypatch):
     """Those of [start, end), whatever their timestamps have in common as text."""
     for moment in (1, 9, 10, 255, 256, 2**40):
-        monkeypatch.setattr("shoal.primitives.trace_store.now_ms", lambda moment=moment: moment)
+        monkeypatch.setattr("shoal.primitives.facades.trace_store.now_ms", lambda moment=moment: moment)
         traces.record(run, KINDS[3], id=str(moment))
     assert [trace.timestamp for trace in traces.query_by_time(run, 9, 256)] == [9, 10, 255]
     assert [trace.timestamp for trace in traces.query_by_time(run, 0, 2**64)] == [1, 9, 10, 255, 256, 2**40]

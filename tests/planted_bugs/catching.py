@@ -21,8 +21,8 @@ from list_append_workers import run_lists
 
 import shoal
 from shoal import CorruptionError
-from shoal.shm.child_python import python_environment
-from shoal.workers import take_over
+from shoal.shm.host.child_python import python_environment
+from shoal.workers.shared_memory import take_over
 
 from .rig import Problem
 from .scenarios import SCENARIOS, run_scenario

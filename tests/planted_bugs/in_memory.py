@@ -6,10 +6,10 @@ import random
 from collections.abc import Sequence
 from typing import Any
 
-from shoal.shm.commit_set import COMMITTED, CONFLICT, CommitSet
+from shoal.primitives.rules.event_rules import METADATA, decode_metadata
+from shoal.primitives.rules.registry import EVENT_APPEND, INCREMENT
 from shoal.shm.errors import CorruptionError, SnapshotExpiredError
-from shoal.shm.event_operations import METADATA, decode_metadata
-from shoal.shm.operations import EVENT_APPEND, INCREMENT
+from shoal.shm.wire.commit_set import COMMITTED, CONFLICT, CommitSet
 
 from .rig import COUNTER, Disk, Problem, Rig, compare, fill, request, sound
 

@@ -12,14 +12,15 @@ from typing import Any
 
 from damaged import STORE_ID
 
-from shoal.coordinator import checkpointer
-from shoal.coordinator.checkpointer import Checkpointer
-from shoal.coordinator.log import wal_format
-from shoal.shm import checkpoint, codec
+from shoal.coordinator.checkpoint import checkpointer
+from shoal.coordinator.checkpoint.checkpointer import Checkpointer
+from shoal.coordinator.log import format as wal_format
+from shoal.primitives.rules.registry import INCREMENT
+from shoal.shm import codec
 from shoal.shm.errors import CorruptionError
-from shoal.shm.operations import INCREMENT
-from shoal.shm.reader import Reader
-from shoal.shm.segment import Segment
+from shoal.shm.files import checkpoint
+from shoal.shm.memory.reader import Reader
+from shoal.shm.memory.segment import Segment
 
 from .rig import COUNTER, LOG_FILE_BYTES, Disk, Problem, Rig, compare, fill, request, sound
 

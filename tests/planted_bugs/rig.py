@@ -15,21 +15,23 @@ from typing import Any
 
 from damaged import STORE_ID, MemoryFile, MemoryStorage
 
-from shoal.coordinator.commit_engine import CommitEngine
-from shoal.coordinator.log import wal_format
-from shoal.coordinator.log.wal_writer import WalWriter
-from shoal.coordinator.recover import recover
-from shoal.coordinator.server import Server
-from shoal.shm import commit_set, limits, snapshots
-from shoal.shm.check_state import check_segment
-from shoal.shm.commit_set import CommitSet, decode_request, encode_effects, encode_reads, encode_request
-from shoal.shm.layout import W_PUBLISHED
-from shoal.shm.operations import TABLE
-from shoal.shm.reader import Reader
-from shoal.shm.reclaim import Reclaimer
-from shoal.shm.segment import Segment
-from shoal.shm.snapshots import SnapshotPage, SnapshotSlots
-from shoal.shm.writer import Writer
+from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.log import format as wal_format
+from shoal.coordinator.log.writer import WalWriter
+from shoal.coordinator.memory.check_report import check_segment
+from shoal.coordinator.memory.reclaim import Reclaimer
+from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.recovery.recover import recover
+from shoal.coordinator.server.loop import Server
+from shoal.primitives.rules.registry import TABLE
+from shoal.shm import limits
+from shoal.shm.memory import snapshots
+from shoal.shm.memory.layout import W_PUBLISHED
+from shoal.shm.memory.reader import Reader
+from shoal.shm.memory.segment import Segment
+from shoal.shm.memory.snapshots import SnapshotPage, SnapshotSlots
+from shoal.shm.wire import commit_set
+from shoal.shm.wire.commit_set import CommitSet, decode_request, encode_effects, encode_reads, encode_request
 
 PAGE_BYTES = 4096
 LOG_FILE_BYTES = 8192

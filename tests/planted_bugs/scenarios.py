@@ -11,7 +11,8 @@ import itertools
 import os
 from collections.abc import Callable, Iterator
 
-from shoal.coordinator.log import wal_format, wal_writer
+from shoal.coordinator.log import format as wal_format
+from shoal.coordinator.log import writer as wal_writer
 from shoal.shm.errors import CorruptionError
 
 from . import in_memory, on_disk, rig

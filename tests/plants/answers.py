@@ -5,11 +5,11 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from shoal.coordinator.commit_engine import CommitEngine
-from shoal.shm import commit_set
-from shoal.shm.commit_set import COMMITTED, CommitSet
-from shoal.shm.layout import W_PUBLISHED
-from shoal.shm.writer import Writer
+from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.memory.writer import Writer
+from shoal.shm.memory.layout import W_PUBLISHED
+from shoal.shm.wire import commit_set
+from shoal.shm.wire.commit_set import COMMITTED, CommitSet
 
 from .plant import Patch, plant
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from shoal.coordinator.commit_engine import CommitEngine
-from shoal.coordinator.log import wal_format
-from shoal.coordinator.log.wal_format import FileHead, Record
-from shoal.coordinator.log.wal_reader import WalReader
-from shoal.coordinator.log.wal_writer import WalWriter
+from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.log import format as wal_format
+from shoal.coordinator.log.format import FileHead, Record
+from shoal.coordinator.log.reader import WalReader
+from shoal.coordinator.log.writer import WalWriter
 
 from .plant import Patch, plant
 

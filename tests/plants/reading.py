@@ -5,17 +5,17 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Iterator
 
-from shoal.coordinator.commit_engine import CommitEngine
-from shoal.coordinator.server import Server
-from shoal.shm.layout import W_HORIZON, W_PUBLISHED
-from shoal.shm.outcome import Found
-from shoal.shm.range_tombstones import RangeTombstones, Row
-from shoal.shm.reader import Reader
-from shoal.shm.reclaim import Reclaimer
-from shoal.shm.snapshots import SnapshotSlots
-from shoal.shm.tombstone_view import TombstoneView
-from shoal.shm.writer import Writer
-from shoal.workers.transaction import Transaction
+from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.memory.reclaim import Reclaimer
+from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.server.loop import Server
+from shoal.shm.memory.layout import W_HORIZON, W_PUBLISHED
+from shoal.shm.memory.range_tombstones import RangeTombstones, Row
+from shoal.shm.memory.reader import Reader
+from shoal.shm.memory.snapshots import SnapshotSlots
+from shoal.shm.memory.tombstone_view import TombstoneView
+from shoal.shm.operation import Found
+from shoal.workers.shared_memory.transaction import Transaction
 
 from .plant import WORKER, Patch, plant
 

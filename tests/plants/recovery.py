@@ -6,13 +6,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from shoal.coordinator import recover
-from shoal.coordinator.checkpointer import Checkpointer
-from shoal.coordinator.commit_engine import CommitEngine
-from shoal.coordinator.log.wal_format import Record
-from shoal.coordinator.log.wal_writer import WalWriter
-from shoal.shm import checkpoint
-from shoal.shm.reader import Reader
+from shoal.coordinator.checkpoint.checkpointer import Checkpointer
+from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.log.format import Record
+from shoal.coordinator.log.writer import WalWriter
+from shoal.coordinator.recovery import recover
+from shoal.shm.files import checkpoint
+from shoal.shm.memory.reader import Reader
 
 from .plant import Patch, plant
 

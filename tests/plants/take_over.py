@@ -7,10 +7,10 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from shoal.coordinator import process
-from shoal.workers.attachment import Attachment
-from shoal.workers.channel import Channel
-from shoal.workers.connection import Connection
+from shoal.coordinator.server import process
+from shoal.workers.shared_memory.attachment import Attachment
+from shoal.workers.shared_memory.channel import Channel
+from shoal.workers.shared_memory.connection import Connection
 
 from .plant import WORKER, Patch, plant
 

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from typing import Any
 
-from shoal.coordinator import commit_engine
-from shoal.coordinator.commit_engine import CommitEngine
-from shoal.coordinator.conflict_window import ConflictWindow
-from shoal.coordinator.joints import JointPlace, Joints
-from shoal.shm.commit_set import CommitSet
-from shoal.shm.event_operations import Appending, decode_metadata
-from shoal.shm.outcome import Found
-from shoal.shm.reader import Reader
-from shoal.shm.writer import Writer
-from shoal.workers.transaction import Transaction
+from shoal.coordinator.commit import engine as commit_engine
+from shoal.coordinator.commit.batching import JointPlace, Joints
+from shoal.coordinator.commit.conflict_window import ConflictWindow
+from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.memory.writer import Writer
+from shoal.primitives.rules.event_rules import Appending, decode_metadata
+from shoal.shm.memory.reader import Reader
+from shoal.shm.operation import Found
+from shoal.shm.wire.commit_set import CommitSet
+from shoal.workers.shared_memory.transaction import Transaction
 
 from .plant import WORKER, Patch, plant
 

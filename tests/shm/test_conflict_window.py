@@ -5,9 +5,9 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.coordinator.conflict_window import ConflictWindow
-from shoal.coordinator.validate import validate
-from shoal.shm.commit_set import CommitSet
+from shoal.coordinator.commit.conflict_window import ConflictWindow
+from shoal.coordinator.commit.validate import validate
+from shoal.shm.wire.commit_set import CommitSet
 
 KEYS = st.sampled_from([bytes([a, b]) for a in b"abc" for b in b"012"])
 RANGES = st.tuples(KEYS, KEYS).map(lambda pair: (min(pair), max(pair) + b"\0"))

@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.shm.frames import MAX_FRAME_BYTES, FrameBuffer, FrameError, frame, read_message, write_all
-from shoal.shm.waiting import Lookout
+from shoal.shm.host.waiting import Lookout
+from shoal.shm.wire.frames import MAX_FRAME_BYTES, FrameBuffer, FrameError, frame, read_message, write_all
 
 
 @given(st.lists(st.binary(max_size=40), max_size=10), st.lists(st.integers(1, 30), max_size=60))

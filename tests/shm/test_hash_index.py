@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.shm import hash_index, limits
-from shoal.shm.hash_index import HashIndex
-from shoal.shm.heap import Heap
-from shoal.shm.layout import W_HASH_MASK
-from shoal.shm.record import node_key
-from shoal.shm.segment import Segment
+from shoal.coordinator.memory import hash_index
+from shoal.coordinator.memory.hash_index import HashIndex
+from shoal.coordinator.memory.heap import Heap
+from shoal.shm import limits
+from shoal.shm.memory.layout import W_HASH_MASK
+from shoal.shm.memory.record import node_key
+from shoal.shm.memory.segment import Segment
 
 
 class Index:

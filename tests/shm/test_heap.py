@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shoal.coordinator.memory.extents import Extents
+from shoal.coordinator.memory.heap import CLASS_WORDS, Heap
 from shoal.shm import limits
 from shoal.shm.errors import StoreFullError
-from shoal.shm.extents import Extents
-from shoal.shm.heap import CLASS_WORDS, Heap
-from shoal.shm.layout import BLOCK_WORDS
-from shoal.shm.segment import Segment
+from shoal.shm.memory.layout import BLOCK_WORDS
+from shoal.shm.memory.segment import Segment
 
 SIZES = st.one_of(st.integers(1, 40), st.integers(1, 3 * BLOCK_WORDS))
 

@@ -8,12 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.shm import limits, ordered_index
-from shoal.shm.heap import Heap
-from shoal.shm.layout import W_HASH_SEED, W_ORDER_ROOT, W_PUBLISHED
-from shoal.shm.ordered_index import OrderedIndex
-from shoal.shm.reader import Reader
-from shoal.shm.segment import Segment
+from shoal.coordinator.memory import ordered_index
+from shoal.coordinator.memory.heap import Heap
+from shoal.coordinator.memory.ordered_index import OrderedIndex
+from shoal.shm import limits
+from shoal.shm.memory.layout import W_HASH_SEED, W_ORDER_ROOT, W_PUBLISHED
+from shoal.shm.memory.reader import Reader
+from shoal.shm.memory.segment import Segment
 
 
 class Index:

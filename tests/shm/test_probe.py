@@ -13,11 +13,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from segment_store import Store
 
-from shoal.shm import hash_index, layout, limits
+from shoal.coordinator.memory import hash_index
+from shoal.shm import limits
 from shoal.shm.errors import CorruptionError, SnapshotExpiredError
-from shoal.shm.layout import DIRECTORY_WORD, LENGTH_MASK, REMOVED, W_GENERATION, W_HORIZON
-from shoal.shm.reader import Place, Reader
-from shoal.shm.record import find_node
+from shoal.shm.memory import layout
+from shoal.shm.memory.layout import DIRECTORY_WORD, LENGTH_MASK, REMOVED, W_GENERATION, W_HORIZON
+from shoal.shm.memory.reader import Place, Reader
+from shoal.shm.memory.record import find_node
 
 _MARK_KEY = REMOVED * 8 + layout.NODE_HEADER_WORDS * 8  # where the key would begin if the mark were a node
 

@@ -10,11 +10,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from segment_store import Store, segment_store  # noqa: F401 (a fixture)
 
-from shoal.shm import limits, range_tombstones
+from shoal.shm import limits
 from shoal.shm.errors import CorruptionError, SnapshotExpiredError
-from shoal.shm.layout import W_CLEARS, W_CLEARS_BEGIN, W_CLEARS_END
-from shoal.shm.range_tombstones import RangeTombstones, disjoint
-from shoal.shm.reader import Place, Reader
+from shoal.shm.memory import range_tombstones
+from shoal.shm.memory.layout import W_CLEARS, W_CLEARS_BEGIN, W_CLEARS_END
+from shoal.shm.memory.range_tombstones import RangeTombstones, disjoint
+from shoal.shm.memory.reader import Place, Reader
 
 KEYS = st.sampled_from([b"", b"a", b"a\0", b"a1", b"b", b"b0", b"c", b"cc", b"d", b"e", b"\xff"])
 BOUNDS = st.tuples(KEYS, KEYS)
@@ -201,8 +202,8 @@ def test_damaged_rows(seed):
     names = _runs(store, 60)
     store.pinned.append(1)
     with pytest.MonkeyPatch.context() as patch:
-        for module in ("table", "view"):
-            patch.setattr(f"shoal.shm.tombstone_{module}.CHUNK_WORDS", 30)
+        for module in ("coordinator.memory.tombstone_table", "shm.memory.tombstone_view"):
+            patch.setattr(f"shoal.{module}.CHUNK_WORDS", 30)
         for name in names[:50]:
             store.commit(clears=[(name, name + b"\xff")])
         words = store.segment.words

@@ -10,8 +10,10 @@ from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 from segment_store import Store, segment_store  # noqa: F401 (a fixture)
 
-from shoal.shm import limits, ordered_index, range_tombstones, tombstone_table, tombstone_view
-from shoal.shm.reader import Reader
+from shoal.coordinator.memory import ordered_index, tombstone_table
+from shoal.shm import limits
+from shoal.shm.memory import range_tombstones, tombstone_view
+from shoal.shm.memory.reader import Reader
 
 FAR_MS = 1 << 62
 KEYS = st.sampled_from([bytes([a, b]) for a in b"abcd" for b in b"0123"] + [b"a", b"d3\xff", b"\0"])

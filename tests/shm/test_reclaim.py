@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 from segment_store import Store, segment_store  # noqa: F401 (a fixture)
 
-from shoal.shm import limits, reclaim
-from shoal.shm.check_state import check_segment
+from shoal.coordinator.memory import reclaim
+from shoal.coordinator.memory.check_report import check_segment
+from shoal.shm import limits
 from shoal.shm.errors import SnapshotExpiredError, StoreFullError
-from shoal.shm.layout import W_HORIZON, W_KEYS
+from shoal.shm.memory.layout import W_HORIZON, W_KEYS
 
 
 class TestReclaim:

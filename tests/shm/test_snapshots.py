@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from shoal.shm import limits
-from shoal.shm.layout import W_PUBLISHED
-from shoal.shm.segment import Segment
-from shoal.shm.snapshots import SnapshotPage, SnapshotSlots, new_page
+from shoal.shm.memory.layout import W_PUBLISHED
+from shoal.shm.memory.segment import Segment
+from shoal.shm.memory.snapshots import SnapshotPage, SnapshotSlots, new_page
 
 
 def test_snapshot_of_an_empty_store_is_pinned() -> None:

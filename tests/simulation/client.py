@@ -10,13 +10,7 @@ from history import Step
 from list_append import Operation as ListOperation
 
 import shoal
-from shoal.shm.errors import (
-    CASConflictError,
-    ConflictError,
-    CoordinatorLostError,
-    SnapshotExpiredError,
-    StoreFullError,
-)
+from shoal.shm.errors import CASConflictError, ConflictError, CoordinatorLostError, SnapshotExpiredError, StoreFullError
 
 from .machine import World
 from .plan import Operation

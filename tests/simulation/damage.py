@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import random
 
-from shoal.coordinator.log import wal_format
-from shoal.coordinator.log.wal_format import FILE_HEAD_BYTES
-from shoal.coordinator.log.wal_reader import number_of
-from shoal.coordinator.recover import recover
-from shoal.shm import checkpoint, limits
+from shoal.coordinator.log import format as wal_format
+from shoal.coordinator.log.format import FILE_HEAD_BYTES
+from shoal.coordinator.log.reader import number_of
+from shoal.coordinator.memory.reclaim import Reclaimer
+from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.recovery.recover import recover
+from shoal.shm import limits
 from shoal.shm.errors import CorruptionError
-from shoal.shm.reclaim import Reclaimer
-from shoal.shm.segment import Segment
-from shoal.shm.writer import Writer
+from shoal.shm.files import checkpoint
+from shoal.shm.memory.segment import Segment
 
 from .disk import Disk, SimulatedStorage
 from .truth import Problem

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal.shm.errors import StoreFullError
-from shoal.shm.storage import Space
+from shoal.shm.files.storage import Space
 
 from .scheduler import Killed, Scheduler
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from shoal.shm.errors import ShoalError
-from shoal.shm.handshake import Hello, Welcome
+from shoal.shm.wire.handshake import Hello, Welcome
 
 from .pipes import Thing
 from .scheduler import Process

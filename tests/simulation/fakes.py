@@ -9,9 +9,9 @@ import io
 import os
 from typing import TYPE_CHECKING, Any
 
-from shoal.coordinator import checkpoint_helper
-from shoal.shm.layout import EPOCH_BITS
-from shoal.shm.segment import Segment
+from shoal.coordinator.checkpoint import helper as checkpoint_helper
+from shoal.shm.memory.layout import EPOCH_BITS
+from shoal.shm.memory.segment import Segment
 
 from .pipes import Thing
 from .scheduler import Killed

@@ -20,30 +20,25 @@ from plants import answers as planted_answers
 from plants import recovery as planted_recovery
 from plants import take_over as planted_take_over
 
-from shoal.coordinator import checkpoint_helper, checkpointer, clients, process, server, serving_epoch
-from shoal.coordinator.log import wal_format, wal_writer
-from shoal.primitives import state_cell
-from shoal.shm import (
-    checkpoint,
-    clock,
-    descriptors,
-    event_operations,
-    frames,
-    hash_index,
-    integrity,
-    limits,
-    ordered_index,
-    reader,
-    reclaim,
-    snapshots,
-    store_files,
-    waiting,
-    writer,
-)
-from shoal.shm.check_state import check_segment
-from shoal.shm.segment import Segment
-from shoal.shm.snapshots import SnapshotSlots
-from shoal.workers import attachment, channel, connection, retry, take_over, transaction
+from shoal.coordinator.checkpoint import checkpointer
+from shoal.coordinator.checkpoint import helper as checkpoint_helper
+from shoal.coordinator.log import format as wal_format
+from shoal.coordinator.log import writer as wal_writer
+from shoal.coordinator.memory import hash_index, ordered_index, reclaim, writer
+from shoal.coordinator.memory.check_report import check_segment
+from shoal.coordinator.server import clients, process, serving_epoch
+from shoal.coordinator.server import loop as server
+from shoal.primitives.facades import state_cell
+from shoal.primitives.rules import event_rules as event_operations
+from shoal.shm import clock, limits
+from shoal.shm.files import checkpoint, store_files
+from shoal.shm.host import descriptors, waiting
+from shoal.shm.memory import integrity, reader, snapshots
+from shoal.shm.memory.segment import Segment
+from shoal.shm.memory.snapshots import SnapshotSlots
+from shoal.shm.wire import frames
+from shoal.workers import retry
+from shoal.workers.shared_memory import attachment, channel, connection, take_over, transaction
 
 from . import fakes
 from .disk import SimulatedStorage

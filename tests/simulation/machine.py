@@ -8,12 +8,12 @@ import weakref
 from pathlib import Path
 from typing import Any
 
-from shoal.coordinator import process
-from shoal.coordinator.log import wal_format
+from shoal.coordinator.log import format as wal_format
+from shoal.coordinator.server import process
+from shoal.primitives.rules.registry import TABLE
 from shoal.shm.errors import ShoalError, StoreFullError
-from shoal.shm.operations import TABLE
-from shoal.shm.segment import Segment
-from shoal.workers.attachment import Attachment
+from shoal.shm.memory.segment import Segment
+from shoal.workers.shared_memory.attachment import Attachment
 
 from .disk import Disk
 from .door import Door, Locks

@@ -10,9 +10,9 @@ from history import Event, violations
 from list_append import ListTransaction, anomalies
 
 import shoal
-from shoal.coordinator.commit_engine import COORDINATOR
-from shoal.coordinator.log.wal_format import Record
-from shoal.coordinator.log.wal_reader import Placed, read_commit
+from shoal.coordinator.commit.engine import COORDINATOR
+from shoal.coordinator.log.format import Record
+from shoal.coordinator.log.reader import Placed, read_commit
 from shoal.shm import codec
 from shoal.shm.codec import unpackb
 

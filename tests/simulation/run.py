@@ -11,12 +11,13 @@ import plants
 from list_append import Operation
 
 import shoal
-from shoal.coordinator import process
-from shoal.coordinator.commit_engine import CommitEngine
-from shoal.coordinator.log import wal_format
-from shoal.shm import limits, reclaim
-from shoal.shm.commit_set import CommitSet
-from shoal.shm.reclaim import Reclaimer
+from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.log import format as wal_format
+from shoal.coordinator.memory import reclaim
+from shoal.coordinator.memory.reclaim import Reclaimer
+from shoal.coordinator.server import process
+from shoal.shm import limits
+from shoal.shm.wire.commit_set import CommitSet
 
 from . import plan as plans
 from .client import LINGER_S, RUN, TIMEOUT_S, Attempt, Client

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from shoal.coordinator.log import wal_format
-from shoal.coordinator.log.wal_format import FILE_HEAD_BYTES, Record
-from shoal.coordinator.log.wal_reader import number_of
+from shoal.coordinator.log import format as wal_format
+from shoal.coordinator.log.format import FILE_HEAD_BYTES, Record
+from shoal.coordinator.log.reader import number_of
 
 from .disk import Disk
 

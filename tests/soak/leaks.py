@@ -8,10 +8,10 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from shoal.coordinator import process
-from shoal.coordinator.clients import Client
-from shoal.shm.operations import TABLE
-from shoal.workers import take_over
+from shoal.coordinator.server import process
+from shoal.coordinator.server.clients import Client
+from shoal.primitives.rules.registry import TABLE
+from shoal.workers.shared_memory import take_over
 
 LEAKED_BYTES = 1024 * 1024
 _kept: list[bytes] = []

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import shoal
-from shoal.shm.layout import W_COORDINATOR_PID
+from shoal.shm.memory.layout import W_COORDINATOR_PID
 
 from . import ledger, names
 from .ledger import Ledger, Slots, note_time

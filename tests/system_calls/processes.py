@@ -18,11 +18,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shoal.coordinator import checkpoint_helper, checkpointer, process, server
-from shoal.coordinator.log import wal_writer
+from shoal.coordinator.checkpoint import checkpointer
+from shoal.coordinator.checkpoint import helper as checkpoint_helper
+from shoal.coordinator.log import writer as wal_writer
+from shoal.coordinator.server import loop as server
+from shoal.coordinator.server import process
+from shoal.primitives.rules.registry import TABLE
 from shoal.shm import limits
-from shoal.shm.operations import TABLE
-from shoal.workers import channel, connection, take_over
+from shoal.workers.shared_memory import channel, connection, take_over
 from tests.system_calls import short_calls
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -162,7 +165,7 @@ def _become(module: str, arguments: list[str], stdin: Any, keep: list[int]) -> N
             os.closerange(last, fd)
             last = fd + 1
         os.closerange(last, 1024)
-        if module == "shoal.coordinator.checkpoint_helper":
+        if module == "shoal.coordinator.checkpoint.helper":
             sys.stdin = os.fdopen(0, closefd=False)
             status = checkpoint_helper.main(arguments)
         else:

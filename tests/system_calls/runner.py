@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import shoal
-from shoal.shm import store_files
+from shoal.shm.files import store_files
 from tests.crash_workers import strangers
 from tests.system_calls import processes, reference, short_calls
 from tests.system_calls.faults import KILL, SHORT, Case

@@ -14,7 +14,7 @@ from concurrent.futures import Executor, Future
 from types import TracebackType
 from typing import Any
 
-from shoal.shm.durations import check_plain_function, name_of
+from shoal.shm.arguments import check_plain_function, name_of
 from shoal.shm.errors import InvalidOperationError
 from shoal.workers.pool import helper_processes
 from shoal.workers.pool.outcome import pickled

@@ -21,8 +21,7 @@ from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from typing import Any
 
-from shoal.workers import worker
-from shoal.workers.pool import helper_processes
+from shoal.workers.pool import helper_processes, worker
 from shoal.workers.pool.channel import Channel
 from shoal.workers.pool.fork_template import ForkTemplate
 

@@ -1,0 +1,1 @@
+"""When and where a checkpoint is written, and by whom."""

@@ -1,0 +1,130 @@
+"""Room on the disk for the next checkpoint, taken before the live data grows.
+
+A full disk becomes free again only by a checkpoint: it replaces the log and the checkpoint before it, and it must be
+written while they are still there. So:
+
+- The file ``checkpoint.new`` holds at least as many bytes of the disk as a checkpoint of the live data takes. A commit
+  that adds data is refused when the file cannot grow with it. Deletes need nothing here.
+- A checkpoint uses its reserve up and the next one needs as much again, so it is begun early only if the files that it
+  makes obsolete are large enough for that. For a delete that finds no room it is begun in any case, and the next one
+  makes do with less: there is less to write.
+- To write a checkpoint the file is renamed and given to the helper, which writes into the reserved bytes. Until the
+  helper ends, the next reserve counts on the lesser of two sizes: that of this file, which is free again if the helper
+  fails, and that of the files which the checkpoint makes obsolete.
+- If somebody removes the file, it is made again a little later: whoever deletes the whole directory must find it empty.
+- Only the coordinator touches it. After a kill, recovery removes it like every other unfinished file, and the next
+  coordinator reserves the same bytes again before it begins a log file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+
+from shoal.coordinator.memory.writer import Writer
+from shoal.shm import limits
+from shoal.shm.errors import StoreFullError
+from shoal.shm.files.storage import Storage
+from shoal.shm.limits import REMAKE_AFTER_S
+
+_NAME = "checkpoint.new"
+# Of the size of a checkpoint, this part must be left for the log, or checkpoints follow each other too closely.
+_LOG_SHARE = 4
+_AHEAD_SHARE = 8  # and this part is reserved ahead of need
+
+
+class CheckpointRoom:
+    """The reserve of one store, for the live data in ``writer``."""
+
+    def __init__(self, storage: Storage, writer: Writer) -> None:
+        self._storage = storage
+        self._writer = writer
+        self._held_bytes = 0
+        self._coming_bytes = 0  # while a checkpoint is written: what the disk will have for the next one
+        self._missing_since_s: float | None = None  # when the file was found removed (monotonic)
+        self._is_missing = False
+
+    def checkpoint_bytes(self) -> int:
+        """What a checkpoint of the live data takes at most: an entry is shorter than node and record in memory."""
+        heap = self._writer.heap
+        live_words = heap.used_words - heap.padding_words - self._writer.garbage_words
+        return 8 * live_words + limits.CHECKPOINT_EXTRA_BYTES
+
+    def growth_bytes(self) -> int:
+        """By how much the live data may grow."""
+        return self._held_bytes + self._coming_bytes - self.checkpoint_bytes()
+
+    def provide(self, growth_bytes: int) -> None:
+        """Have room for a checkpoint of the live data and ``growth_bytes`` more, or raise StoreFullError."""
+        if self.growth_bytes() >= growth_bytes:
+            return
+        checkpoint_bytes = self.checkpoint_bytes() + growth_bytes
+        missing_bytes = checkpoint_bytes - self._held_bytes - self._coming_bytes
+        free_bytes = self._storage.space().free_bytes
+        needed_bytes = missing_bytes + checkpoint_bytes // _LOG_SHARE
+        if free_bytes < needed_bytes:
+            raise StoreFullError(
+                f"the disk has {free_bytes:,} bytes free and the commit needs {needed_bytes:,}, for the log and in "
+                "reserve for the next checkpoint; delete keys or free disk space: reads and deletes go on meanwhile"
+            )
+        ahead_bytes = min(max(checkpoint_bytes // _AHEAD_SHARE, limits.MIB), limits.RESERVE_STEP_BYTES)
+        if free_bytes < needed_bytes + ahead_bytes:
+            ahead_bytes = 0
+        try:
+            self._extend(self._held_bytes + missing_bytes + ahead_bytes)
+        except StoreFullError:
+            self._extend(self._held_bytes + missing_bytes)
+
+    def acquire(self) -> None:
+        """Reserve what the live data needs now, or as much of it as is to be had: it may shrink."""
+        part_bytes = -self.growth_bytes()
+        while part_bytes >= limits.LEAST_LOG_FILE_BYTES:
+            try:
+                self._extend(self._held_bytes + part_bytes)
+            except StoreFullError:
+                part_bytes //= 2
+            part_bytes = min(part_bytes, -self.growth_bytes())
+
+    def leaves_enough(self, obsolete_bytes: int) -> bool:
+        """Whether a checkpoint that makes files of so many bytes obsolete leaves room to reserve for the next one."""
+        free_bytes = self._storage.space().free_bytes + self._held_bytes + obsolete_bytes
+        return free_bytes >= 2 * self.checkpoint_bytes()
+
+    def hand_over(self, name: str, freed_bytes: int) -> None:
+        """Give the reserve this name for a checkpoint that will make files of ``freed_bytes`` obsolete."""
+        if self._held_bytes:
+            try:
+                self._storage.rename(_NAME, name)
+            except FileNotFoundError:  # removed: the helper writes without a reserve
+                self._held_bytes = 0
+        self._coming_bytes = min(self._held_bytes, freed_bytes)
+        self._held_bytes = 0
+
+    def take_back(self) -> None:
+        """The checkpoint is written or has failed, and what it leaves free is free: reserve for the next one."""
+        self._coming_bytes = 0
+        self.acquire()
+
+    def release(self) -> None:
+        """Give it all back: the store is at rest."""
+        self._held_bytes = 0
+        with contextlib.suppress(FileNotFoundError):
+            self._storage.remove(_NAME)
+
+    def keep(self, now_s: float) -> None:
+        """Make the file again if it was found removed some time ago."""
+        if not self._is_missing:
+            return
+        if self._missing_since_s is None:
+            self._missing_since_s = now_s
+        elif now_s - self._missing_since_s >= REMAKE_AFTER_S:
+            self._is_missing, self._missing_since_s, self._held_bytes = False, None, 0
+            self.acquire()
+
+    def _extend(self, size: int) -> None:
+        if size <= self._held_bytes:
+            return
+        try:
+            self._storage.reserve(_NAME, size, create=not self._held_bytes)
+        except FileNotFoundError:
+            self._is_missing = True
+        self._held_bytes = size

@@ -1,0 +1,1 @@
+"""One commit: validate, decide, apply, group."""

@@ -1,0 +1,252 @@
+"""Appends to the write-ahead log. One writer, the coordinator.
+
+- A record is whole in one file. It is written through a mapping: from then on it survives every process.
+- ``reserve`` comes before anything is applied. It keeps one empty file ready, so that a full disk is noticed while
+  there is still room for deletes, which may use that file. It also keeps ``room`` for a checkpoint of the live data,
+  so that there is a way out of a full disk: ``make_room`` has that checkpoint written, and removes files.
+- Files are smaller where the disk is small or short. A log may have no file yet: it can be opened on a full disk, and
+  its first commit makes room.
+- Every file keeps room for the mark of a clean close.
+- ``sync`` may run in another thread: it takes note of what was written when it began, and only when the disk has
+  confirmed that does ``synced_version`` move. An error is final: the kernel may have dropped the pages it could not
+  write, and a second sync would report success for them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import threading
+from collections.abc import Callable
+
+from shoal.coordinator.checkpoint.room import CheckpointRoom
+from shoal.coordinator.log import format as wal_format
+from shoal.coordinator.log.format import FILE_HEAD_BYTES, FileHead
+from shoal.shm.errors import StoreFullError
+from shoal.shm.files.storage import LogFile, Storage
+from shoal.shm.limits import LEAST_LOG_FILE_BYTES, LOG_FILE_BYTES, LOG_FILES_PER_DISK
+
+_RECORD_OVERHEAD = wal_format.RECORD_HEAD_BYTES + 16
+_MARK_BYTES = _RECORD_OVERHEAD  # of a clean close
+
+
+class WalWriter:
+    """The tail of the log."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        next_number: int,
+        last_version: int,
+        store_id: bytes,
+        room: CheckpointRoom | None = None,  # None: the log of no store that is served
+    ) -> None:
+        self._storage = storage
+        self._store_id = store_id
+        self._next_number = next_number
+        self.boot_id = wal_format.boot_id()
+        self._spare: tuple[int, LogFile] | None = None
+        self._lock = threading.Lock()  # guards _unsynced and the closing of files against sync()
+        self._unsynced: list[LogFile] = []
+        self._sync_turn = threading.Lock()  # one sync at a time
+        self.last_version = last_version
+        self.synced_version = last_version
+        self.failed: OSError | None = None
+        self.bytes_written = 0
+        self.first_versions: dict[int, int] = {}  # number of a file -> first version in it
+        self.room = room
+        # Have files removed for a commit that only deletes, or for any; whether some were.
+        self.make_room: Callable[[bool], bool] = lambda _only_deletes: False
+        self.is_short = False  # the last file that was wanted could not be had, or not in its usual size
+        self._file: LogFile | None = None
+        self._position = 0
+        self._end = 0  # where records in the file must end
+        self._growth_end = 0  # where they must end for a commit that adds data to be admitted without a further look
+        self._usual_bytes = _usual_file_bytes(storage)
+        self.prepare()
+        self._take_spare()
+        self.prepare()
+
+    def has_room(self, body_bytes: int) -> bool:
+        """Whether a record of that size can be appended as things are, and another file is ready after it."""
+        return self._position + body_bytes + _RECORD_OVERHEAD <= self._growth_end
+
+    def reserve(self, body_bytes: int, only_deletes: bool) -> None:
+        """Make sure a record of that size can be appended, or raise StoreFullError."""
+        needed = body_bytes + _RECORD_OVERHEAD
+        try:
+            self._find_room(needed, only_deletes)
+        except StoreFullError:
+            self.is_short = True
+            if not self.make_room(only_deletes):
+                raise
+            self._find_room(needed, only_deletes)
+
+    def append(self, version: int, client_id: int, commit_id: int, effects: bytes, decided: bytes) -> None:
+        """Write a record that ``reserve`` made room for."""
+        raw = wal_format.encode_record(
+            version, self.synced_version, self.boot_id, client_id, commit_id, effects, decided
+        )
+        position = self._position
+        if position + len(raw) > self._end:
+            self._rotate()
+            position = self._position
+        assert self._file is not None
+        self._file.write(position, raw)
+        self._position = position + len(raw)
+        self.bytes_written += len(raw)
+        self.last_version = version
+
+    def prepare(self) -> None:
+        """Make the next file ready ahead of need; a full disk shows when a commit needs it."""
+        if self._spare is None:
+            try:
+                self._new_spare(0)
+            except StoreFullError:
+                return
+
+    def sync(self) -> None:
+        """Return when everything appended before the call is on disk. Raises OSError, once and for all."""
+        with self._sync_turn:
+            if self.failed is not None:
+                raise self.failed
+            with self._lock:
+                files, version = list(self._unsynced), self.last_version
+                finished = files[:-1]
+            try:
+                for file in files:
+                    file.sync()
+            except OSError as error:
+                self.failed = error
+                raise
+            with self._lock:
+                for file in finished:
+                    self._unsynced.remove(file)
+                    file.close()
+            self.synced_version = version
+
+    def close(self) -> None:
+        """Put everything on disk, with a mark that says so."""
+        self.sync()
+        if self._file is not None:
+            self._end = self._file.size
+            self.append(self.last_version, 0, 0, b"", b"")
+        self.sync()
+        self._give_back()
+        for file in self._unsynced:
+            file.close()
+
+    def discard(self) -> None:
+        """Remove the files of a log that nothing was appended to: the store is not served after all."""
+        self._give_back()
+        self._unsynced.clear()
+        if self._file is not None:
+            self._file.close()
+            self._storage.remove(wal_format.file_name(max(self.first_versions)))
+
+    def obsolete_bytes(self, version: int) -> int:
+        """What ``remove_before`` would free on the disk."""
+        return sum(self._storage.size(wal_format.file_name(number)) for number in self._obsolete(version))
+
+    def remove_before(self, version: int) -> None:
+        """Delete files that hold nothing after ``version``: a checkpoint has it all."""
+        for number in self._obsolete(version):
+            self._storage.remove(wal_format.file_name(number))
+            del self.first_versions[number]
+        self._storage.sync_directory()
+
+    def _obsolete(self, version: int) -> list[int]:
+        numbers = sorted(self.first_versions)
+        following = ((number, self.first_versions[after]) for number, after in itertools.pairwise(numbers))
+        return [number for number, first_version in following if first_version <= version + 1]
+
+    def _find_room(self, needed: int, only_deletes: bool) -> None:
+        fits = self._position + needed <= self._end
+        if fits and only_deletes:
+            return
+        if self.room is not None and not only_deletes:
+            self.room.provide(needed * 5 // 4)  # a key may take a quarter more bytes in a checkpoint than in the log
+        if self._spare is None or (not fits and not _holds(self._spare[1], needed)):
+            self._drop_spare()
+            try:
+                self._new_spare(0 if fits else needed)
+            except StoreFullError:
+                self.prepare()
+                raise
+        if only_deletes:
+            return
+        if not fits:
+            # This record takes the spare; a commit that adds data leaves another one behind it.
+            self._rotate()
+            self._new_spare(0)
+        self._admit()
+
+    def _admit(self) -> None:
+        """Note how far commits that add data may go on."""
+        self._growth_end = self._end
+        if self.room is not None:
+            self._growth_end = min(self._end, self._position + self.room.growth_bytes() * 4 // 5)
+
+    def _new_spare(self, needed: int) -> None:
+        """Have a file ready that takes a record of that size, as large as usual or as the disk allows."""
+        least = needed + FILE_HEAD_BYTES + _MARK_BYTES if needed else 0
+        least = max(least, min(LEAST_LOG_FILE_BYTES, self._usual_bytes))
+        size = max(least, self._usual_bytes)
+        name = wal_format.file_name(self._next_number)
+        self.is_short = False
+        while self._spare is None:
+            try:
+                self._spare = (self._next_number, self._storage.create_log_file(name, size))
+            except StoreFullError:
+                self.is_short = True
+                if size == least:
+                    raise
+                size = max(least, size // 2)
+        self._next_number += 1
+
+    def _give_back(self) -> None:
+        """Leave nothing that was reserved ahead."""
+        self._drop_spare()
+        if self.room is not None:
+            self.room.release()
+
+    def _drop_spare(self) -> None:
+        if self._spare is not None:
+            number, file = self._spare
+            file.close()
+            with contextlib.suppress(FileNotFoundError):  # the store's directory was deleted
+                self._storage.remove(wal_format.file_name(number))
+            self._spare = None
+            self._growth_end = 0
+
+    def _take_spare(self) -> None:
+        if self._spare is not None:
+            self._rotate()
+
+    def _rotate(self) -> None:
+        assert self._spare is not None, "append without reserve"
+        number, file = self._spare
+        self._spare = None
+        first_version = self.last_version + 1
+        head = FileHead(number, first_version, self.synced_version, self.boot_id, self._store_id)
+        file.write(0, wal_format.encode_file_head(head))
+        self.first_versions[number] = first_version
+        with self._lock:
+            self._unsynced.append(file)
+        self._file = file
+        self._position = FILE_HEAD_BYTES
+        self._end = file.size - _MARK_BYTES
+        self._growth_end = 0
+
+
+def _usual_file_bytes(storage: Storage) -> int:
+    """The size of log files on this disk: a few fit on a small one, too."""
+    size = LOG_FILE_BYTES
+    total_bytes = storage.space().total_bytes
+    while size > LEAST_LOG_FILE_BYTES and size * LOG_FILES_PER_DISK > total_bytes:
+        size //= 2
+    return size
+
+
+def _holds(file: LogFile, needed: int) -> bool:
+    return FILE_HEAD_BYTES + needed + _MARK_BYTES <= file.size

@@ -1,0 +1,1 @@
+"""The writing side of the segment: allocation, indexes, records, reclaim."""

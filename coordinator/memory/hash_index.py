@@ -1,0 +1,180 @@
+"""Key -> key node: an extendible hash index in the segment (Fagin et al., 1979).
+
+Written by the coordinator alone. A reader that has loaded the published version sees every key written up to it:
+- a key is added with one store, after its node is complete;
+- a bucket splits by copying into two new ones and then pointing the directory at them, one store per entry. The old
+  bucket stays whole until no snapshot from before the split is left (``reclaim``);
+- the directory doubles in place: the upper half is filled first, then the mask is stored. A reader with the old mask
+  stays in the lower half, which is as good.
+So no commit ever waits for more than one bucket's split (about 0.2 ms) and no reader waits for anything.
+"""
+
+from __future__ import annotations
+
+from array import array
+
+from xxhash import xxh3_64_intdigest
+
+from shoal.coordinator.memory.heap import RECLAIM_BLOCKS, Heap
+from shoal.shm.errors import StoreFullError
+from shoal.shm.limits import BUCKET_ENTRIES, BUCKET_FILL
+from shoal.shm.memory.layout import (
+    BUCKET_MASK,
+    BUCKET_WORDS,
+    DIRECTORY_WORD,
+    HEADER_BYTES,
+    REMOVED,
+    W_HASH_MASK,
+    W_HASH_SEED,
+    directory_bytes,
+)
+from shoal.shm.memory.record import KEY_BYTE, find_node, node_key
+from shoal.shm.memory.segment import Segment
+
+# Entries of a bucket that is worth joining with its buddy.
+_FEW = BUCKET_FILL // 8
+
+
+class HashIndex:
+    """The writer's side. ``find`` is what readers do, too (``reader`` has the same probe, written for speed)."""
+
+    def __init__(self, segment: Segment, heap: Heap) -> None:
+        self._segment = segment
+        self._words = segment.words
+        self._heap = heap
+        self._seed = segment.words[W_HASH_SEED]
+        self._capacity = directory_bytes(segment.size_bytes) // 8
+        self._backed = HEADER_BYTES // 8  # directory entries that have memory
+        self._fill: dict[int, int] = {}  # bucket -> entries and removed marks
+        self._live: dict[int, int] = {}  # bucket -> entries
+        self.replaced: list[int] = []  # buckets no longer reachable, for reclaim
+        bucket = self._new_bucket(0, [])
+        self._words[DIRECTORY_WORD] = bucket
+        self._words[W_HASH_MASK] = 0
+
+    def find(self, key: bytes) -> int:
+        """The key node of ``key``, 0 if there is none."""
+        return find_node(self._words, self._segment.mm, self._seed, key)
+
+    def prepare(self, new_keys: int) -> None:
+        """Back the directory with memory for that many more keys, or raise StoreFullError."""
+        entries = self._words[W_HASH_MASK] + 1
+        wanted = min(self._capacity, 4 * entries + 16 * new_keys // BUCKET_FILL)
+        if wanted > self._backed:
+            target = min(self._capacity, 2 * wanted)
+            self._segment.take((DIRECTORY_WORD + self._backed) * 8, (target - self._backed) * 8)
+            self._backed = target
+
+    def insert(self, key: bytes, node: int) -> None:
+        """Add a key that is not there yet; its node is complete."""
+        digest = xxh3_64_intdigest(key, self._seed)
+        words = self._words
+        bucket = words[DIRECTORY_WORD + (digest & words[W_HASH_MASK])]
+        while self._fill[bucket] >= BUCKET_FILL:
+            self._split(bucket, digest)
+            bucket = words[DIRECTORY_WORD + (digest & words[W_HASH_MASK])]
+        i = (digest >> 32) & BUCKET_MASK
+        while words[bucket + i]:
+            i = (i + 1) & BUCKET_MASK
+        words[bucket + i] = node
+        self._fill[bucket] += 1
+        self._live[bucket] += 1
+
+    def remove(self, key: bytes, node: int) -> None:
+        """Forget a key, whose node is ``node``.
+
+        A mark stays so that keys probed past it are still found; the next split sweeps it out.
+        A bucket that is left nearly empty joins with its buddy, so an emptied store is small again.
+        """
+        words = self._words
+        digest = xxh3_64_intdigest(key, self._seed)
+        bucket = words[DIRECTORY_WORD + (digest & words[W_HASH_MASK])]
+        i = (digest >> 32) & BUCKET_MASK
+        while words[bucket + i] != node:
+            assert words[bucket + i], "removing a key that is not in the hash index"
+            i = (i + 1) & BUCKET_MASK
+        words[bucket + i] = REMOVED
+        self._live[bucket] -= 1
+        if self._live[bucket] <= _FEW and self._heap.ready_blocks > RECLAIM_BLOCKS // 4:
+            self._join(bucket, digest)
+
+    def buckets(self) -> dict[int, int]:
+        """Every bucket in use and how many of its words are taken (for the integrity walk)."""
+        return dict(self._fill)
+
+    def miscounted(self, bucket: int) -> bool:
+        """Whether what is in a bucket is not what was counted; False for one that is not in use any more."""
+        if bucket not in self._fill:
+            return False
+        entries = self._words[bucket : bucket + BUCKET_ENTRIES].tolist()
+        fill = BUCKET_ENTRIES - entries.count(0)
+        return (fill, fill - entries.count(REMOVED)) != (self._fill[bucket], self._live[bucket])
+
+    def _new_bucket(self, depth: int, entries: list[tuple[int, int]]) -> int:
+        """A bucket with ``entries``, each with the digest of its key before it."""
+        bucket = self._heap.allocate_index(BUCKET_WORDS)
+        table = [0] * BUCKET_ENTRIES
+        for digest, entry in entries:
+            i = (digest >> 32) & BUCKET_MASK
+            while table[i]:
+                i = (i + 1) & BUCKET_MASK
+            table[i] = entry
+        self._words[bucket : bucket + BUCKET_ENTRIES] = memoryview(array("Q", table))
+        self._words[bucket + BUCKET_ENTRIES] = depth
+        self._fill[bucket] = self._live[bucket] = len(entries)
+        return bucket
+
+    def _join(self, bucket: int, digest: int) -> None:
+        """Put ``bucket`` and the one that once was split off it together, if both are nearly empty."""
+        words = self._words
+        depth = words[bucket + BUCKET_ENTRIES]
+        if depth == 0:
+            return
+        first = digest & ((1 << (depth - 1)) - 1)
+        pair = [words[DIRECTORY_WORD + first], words[DIRECTORY_WORD + (first | 1 << (depth - 1))]]
+        if any(words[b + BUCKET_ENTRIES] != depth or self._live[b] > _FEW for b in pair):
+            return
+        entries = [e for half in pair for e in words[half : half + BUCKET_ENTRIES].tolist() if e > REMOVED]
+        keys = [node_key(self._segment, entry) for entry in entries]
+        digests = [xxh3_64_intdigest(key, self._seed) for key in keys]
+        fresh = self._new_bucket(depth - 1, list(zip(digests, entries, strict=True)))
+        for i in range(first, words[W_HASH_MASK] + 1, 1 << (depth - 1)):
+            words[DIRECTORY_WORD + i] = fresh
+        for half in pair:
+            self._retire(half)
+
+    def _retire(self, bucket: int) -> None:
+        del self._fill[bucket], self._live[bucket]
+        self.replaced.append(bucket)
+
+    def _split(self, bucket: int, digest: int) -> None:
+        """Copy ``bucket`` into one (if removed marks filled it) or two new ones, and point the directory there."""
+        words, mm, seed = self._words, self._segment.mm, self._seed
+        depth = words[bucket + BUCKET_ENTRIES]
+        entries = [e for e in words[bucket : bucket + BUCKET_ENTRIES].tolist() if e > REMOVED]
+        first = digest & ((1 << depth) - 1)
+        in_two = len(entries) > BUCKET_FILL // 2
+        if in_two:
+            while words[W_HASH_MASK] + 1 < 1 << (depth + 1):
+                self._double_directory()
+        low: list[tuple[int, int]] = []
+        high: list[tuple[int, int]] = []
+        for entry in entries:  # the longest a commit waits in here: node_key written out
+            start = entry * 8 + KEY_BYTE
+            entry_digest = xxh3_64_intdigest(mm[start : start + words[entry + 1]], seed)
+            (high if in_two and entry_digest >> depth & 1 else low).append((entry_digest, entry))
+        halves = [(depth + 1, first, low), (depth + 1, first | 1 << depth, high)] if in_two else [(depth, first, low)]
+        for new_depth, low_bits, part in halves:
+            fresh = self._new_bucket(new_depth, part)
+            for i in range(low_bits, words[W_HASH_MASK] + 1, 1 << new_depth):
+                words[DIRECTORY_WORD + i] = fresh
+        self._retire(bucket)
+
+    def _double_directory(self) -> None:
+        words = self._words
+        entries = words[W_HASH_MASK] + 1
+        if 2 * entries > self._backed:
+            raise StoreFullError(f"the hash directory is full at {entries:,} entries; open with a larger max_bytes")
+        start = DIRECTORY_WORD
+        words[start + entries : start + 2 * entries] = words[start : start + entries]
+        words[W_HASH_MASK] = 2 * entries - 1

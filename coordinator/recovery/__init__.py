@@ -1,0 +1,1 @@
+"""From files to a segment, and what is wrong with files."""

@@ -1,0 +1,225 @@
+"""All that is wrong with a store's files, found without changing or starting anything.
+
+``Survey`` reads what recovery would read, by recovery's own rules, and goes on where that would stop. What it finds
+sound opens; what keeps a store from being opened, or would be lost unnoticed, is among its ``findings``.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shoal.coordinator.log import reader as wal_reader
+from shoal.coordinator.log.salvage import Finding, LogSurvey, finding_of
+from shoal.shm.errors import CorruptionError
+from shoal.shm.files import checkpoint, store_files
+from shoal.shm.files.checkpoint import CheckpointReader, Entry
+from shoal.shm.files.storage import DiskStorage, Storage
+from shoal.shm.files.store_files import EpochWord, StoreMeta
+from shoal.shm.files.store_place import lock_directory
+
+_PAGE_BYTES = 4096
+
+
+def is_store(directory: Path) -> bool:
+    """Whether a directory holds what a coordinator would recover from, or says how to serve it."""
+    try:
+        names = os.listdir(directory)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return any(
+        name == store_files.META_FILE
+        or wal_reader.number_of(name) is not None
+        or checkpoint.version_of(name) is not None
+        for name in names
+    )
+
+
+@contextmanager
+def at_rest(directory: Path) -> Iterator[bool]:
+    """Keep coordinators out of a store while its files are read; False if one serves it. Makes nothing."""
+    with contextlib.ExitStack() as held:
+        fd = lock_directory(directory, shared=True)
+        if fd is not None:
+            held.callback(os.close, fd)
+        yield fd is not None and _lock_file_is_free(directory, held)
+
+
+def _lock_file_is_free(directory: Path, held: contextlib.ExitStack) -> bool:
+    """Share the lock file, too: a coordinator of shoal 0.1 holds no other lock."""
+    try:
+        fd = os.open(directory / store_files.COORDINATOR_LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
+    except (FileNotFoundError, PermissionError):  # a copy that was never opened, or another user's
+        return True
+    held.callback(os.close, fd)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+class DamagedDisk(DiskStorage):
+    """A directory on a disk that fails here and there: what cannot be read is zeros, and is noted."""
+
+    def __init__(self, directory: Path) -> None:
+        super().__init__(directory)
+        self.unreadable: list[Finding] = []
+
+    def read(self, name: str) -> bytes:
+        """A file's whole content."""
+        try:
+            return super().read(name)
+        except (FileNotFoundError, IsADirectoryError):
+            raise
+        except OSError as error:
+            return self._read_around(name, 0, self.size(name), error)
+
+    def read_at(self, name: str, offset: int, size: int) -> bytes:
+        """A piece of a file, shorter only at its end."""
+        try:
+            return super().read_at(name, offset, size)
+        except (FileNotFoundError, IsADirectoryError):
+            raise
+        except OSError as error:
+            return self._read_around(name, offset, min(offset + size, self.size(name)), error)
+
+    def _read_around(self, name: str, offset: int, end: int, error: OSError) -> bytes:
+        try:
+            fd = os.open(self.directory / name, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            self._note(Finding(name, 0, "a file that can be read", str(error.strerror)))
+            return b""
+        try:
+            first = offset - offset % _PAGE_BYTES
+            pages = [
+                self._read_page(fd, name, start, min(_PAGE_BYTES, end - start))
+                for start in range(first, end, _PAGE_BYTES)
+            ]
+            return b"".join(pages)[offset - first :]
+        finally:
+            os.close(fd)
+
+    def _note(self, finding: Finding) -> None:
+        if finding not in self.unreadable:
+            self.unreadable.append(finding)
+
+    def _read_page(self, fd: int, name: str, start: int, size: int) -> bytes:
+        try:
+            return os.pread(fd, size, start).ljust(size, b"\0")
+        except OSError as error:
+            self._note(Finding(name, start, "bytes that can be read", str(error.strerror), size))
+            return bytes(size)
+
+
+class Survey:
+    """What the files of a store hold and what is wrong with them.
+
+    ``acknowledged`` is a version that is known to have been committed, as that of a store being served.
+    ``progress`` is told how many bytes have been read.
+    """
+
+    def __init__(
+        self, storage: Storage, acknowledged: int, progress: Callable[[int], object], store_id: bytes | None = None
+    ) -> None:
+        self.findings: list[Finding] = []
+        self.meta: StoreMeta | None = None
+        # Which store it is: what store.json says, or else the newest whole checkpoint, or the first file of the log.
+        self._store_id = store_id
+        # The newest checkpoint that is whole, and the newest of all if that is not.
+        self.base, self.damaged = self._read_checkpoints(storage, progress)
+        self.base_version = 0 if self.base is None else self.base.version
+        files = wal_reader.read_files(storage)
+        newest = self.damaged or self.base
+        after = 0 if newest is None else newest.version
+        log = LogSurvey(files, after, acknowledged, self._store_id, progress)
+        self.findings += log.findings
+        self.unfinished = log.unfinished
+        self.newest = max(self.base_version, log.newest, acknowledged)
+        if self.damaged is not None and any(self.damaged_entries()):
+            self.newest = max(self.newest, self.damaged.version)
+        # Without its newest checkpoint a store needs more of the log.
+        self.log = (
+            log if self.damaged is None else LogSurvey(files, self.base_version, acknowledged, self._store_id, _ignore)
+        )
+
+    def prefix_version(self) -> int:
+        """The newest version up to which nothing is missing and nothing is doubtful."""
+        version = self.base_version
+        while version + 1 in self.log and version + 1 not in self.log.doubtful:
+            version += 1
+        return version
+
+    def missing(self) -> list[range]:
+        """The versions that nothing readable has, if the damaged checkpoint is left out of account."""
+        ranges = []
+        due = self.base_version + 1
+        for version in [*self.log.versions(), self.newest + 1]:
+            if version > due:
+                ranges.append(range(due, version))
+            due = version + 1
+        return ranges
+
+    def damaged_entries(self) -> Iterator[Entry]:
+        """Keys of the readable blocks of the damaged checkpoint."""
+        for part in self.damaged.past_damage() if self.damaged is not None else ():
+            if not isinstance(part, CorruptionError):
+                yield from part
+
+    def _read_checkpoints(
+        self, storage: Storage, progress: Callable[[int], object]
+    ) -> tuple[CheckpointReader | None, CheckpointReader | None]:
+        damaged = None
+        versions = [version for version in map(checkpoint.version_of, storage.list()) if version is not None]
+        for version in sorted(versions, reverse=True):
+            name = checkpoint.file_name(version)
+            reader = CheckpointReader(storage, name, self._store_id)
+            errors = [part for part in reader.past_damage() if isinstance(part, CorruptionError)]
+            progress(reader.size_bytes)
+            if not errors:
+                self._store_id = self._store_id or reader.store_id
+                return reader, damaged
+            self.findings += map(finding_of, errors)
+            if not reader.is_of_another_store:
+                damaged = damaged or reader
+        return None, damaged
+
+
+def survey_store(directory: Path, acknowledged: int = 0, progress: Callable[[int], object] | None = None) -> Survey:
+    """Survey a store on disk; ``ConfigurationError`` if it is of another format."""
+    storage = DamagedDisk(directory)
+    findings = []
+    meta = None
+    try:
+        meta = store_files.read_meta(directory)
+        if meta is None:
+            findings.append(Finding(store_files.META_FILE, 0, "a JSON object that shoal wrote", "no file"))
+    except CorruptionError as error:
+        findings.append(finding_of(error))
+    survey = Survey(storage, acknowledged, progress or _ignore, meta.store_id if meta is not None else None)
+    survey.meta = meta
+    findings = storage.unreadable + findings
+    try:
+        EpochWord(directory, writable=False)
+    except FileNotFoundError:
+        pass
+    except CorruptionError as error:
+        if (directory / store_files.EPOCH_FILE).stat().st_size:  # empty, it was being made
+            findings.append(finding_of(error))
+    survey.findings = findings + survey.findings
+    return survey
+
+
+def bytes_to_read(directory: Path) -> int:
+    """How many bytes a survey will tell of, more or less."""
+    names = os.listdir(directory)
+    read = [name for name in names if wal_reader.number_of(name) is not None or checkpoint.version_of(name) is not None]
+    return sum((directory / name).stat().st_size for name in read)
+
+
+def _ignore(_: int) -> None:
+    pass

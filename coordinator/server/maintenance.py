@@ -1,0 +1,71 @@
+"""What a coordinator does between groups of commits, in slices: reclaim, expire, forget, give back, write checkpoints.
+
+A slice is short, so no commit waits long for it. Nothing here is promised to anyone: killed at any point, the next
+coordinator does it again.
+"""
+
+from __future__ import annotations
+
+from shoal.coordinator.checkpoint.checkpointer import Checkpointer
+from shoal.coordinator.commit.conflict_window import ConflictWindow
+from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.memory.reclaim import Reclaimer
+from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.server.checks import Checks
+from shoal.shm import limits
+from shoal.shm.memory.layout import W_HORIZON
+
+
+class Maintenance:
+    """The upkeep of one store. ``busy``: reclaiming has more that it can do at once, so the loop does not wait."""
+
+    def __init__(
+        self,
+        engine: CommitEngine,
+        writer: Writer,
+        reclaimer: Reclaimer,
+        window: ConflictWindow,
+        checks: Checks,
+        checkpointer: Checkpointer | None,
+    ) -> None:
+        self._engine = engine
+        self._writer = writer
+        self._reclaimer = reclaimer
+        self._window = window
+        self._checks = checks
+        self._checkpointer = checkpointer
+        self.busy = False
+
+    def is_settled(self) -> bool:
+        """Whether nothing is left to do until the next commit."""
+        running = self._checkpointer is not None and self._checkpointer.running
+        return not (self._writer.expiry or self._reclaimer.idle_work() or running)
+
+    def after_turn(self, now_s: float) -> None:
+        """Reclaim a slice if enough became obsolete, or if there was more to do the last time."""
+        if self.busy or self._reclaimer.due():
+            self.busy = self._reclaimer.step(now_s)
+            self._forget()
+
+    def run(self, now_s: float) -> bool:
+        """A slice of everything; True if more keys have expired, so that it should be called again at once."""
+        more = self._engine.sweep_expired()
+        self._engine.finish_group()
+        self._checks.tidy()
+        if self._reclaimer.idle_work():
+            self.busy = self._reclaimer.step(now_s)
+            if self._reclaimer.waits_for_a_version() and self._engine.make_version():
+                self.busy = True  # the next turn frees a slice
+        self._forget()
+        heap = self._writer.heap
+        heap.give_back(max(256, heap.used_words // limits.BLOCK_BYTES))
+        if self._checkpointer is not None:
+            self._checkpointer.maintain(now_s)
+        return more
+
+    def _forget(self) -> None:
+        """Let the conflict window forget what no open snapshot can conflict with, in portions worth the work."""
+        if len(self._window) < limits.WINDOW_LEAST_KEYS + limits.RECLAIM_EVERY:
+            return
+        horizon = self._writer.segment.words[W_HORIZON]
+        self._window.forget(horizon, limits.WINDOW_LEAST_KEYS, limits.WINDOW_MOST_KEYS)

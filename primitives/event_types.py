@@ -1,0 +1,259 @@
+"""What an event log gives out, and the verification of it: of exported events, and of a log where it is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from shoal.primitives.keys import bound, encode_text
+from shoal.primitives.rules.event_rules import (
+    EVENT,
+    METADATA,
+    SEQUENCE_BYTES,
+    TYPE,
+    Metadata,
+    Record,
+    TypeHead,
+    decode_events,
+    decode_head,
+    decode_metadata,
+)
+from shoal.primitives.rules.hash_chain import DEFAULT_CHAIN, GENESIS_HASH, HASH_BYTES, ChainCheck, canonical, chain_of
+from shoal.shm import codec
+from shoal.shm.errors import CorruptionError, LimitExceededError
+from shoal.workers.shared_memory.transaction import Engine
+
+
+@dataclass(frozen=True)
+class Event:
+    """An event of a log. ``timestamp``: ms since the epoch, UTC; the hashes: 32 bytes.
+
+    ``payload`` is in canonical form: dicts with their keys sorted, lists for tuples.
+    """
+
+    sequence: int
+    event_type: str
+    payload: Any
+    timestamp: int
+    prev_hash: bytes
+    hash: bytes
+
+
+class Appended(NamedTuple):
+    """What an append says: the event's sequence, from 0, and its hash, 32 bytes."""
+
+    sequence: int
+    hash: bytes
+
+
+class Anchor(NamedTuple):
+    """How long a log was and the hash of its last event then; kept elsewhere it proves the log up to there."""
+
+    length: int
+    head_hash: bytes
+
+
+@dataclass(frozen=True)
+class ChainVerification:
+    """What a verification found; as a truth value, ``is_valid``.
+
+    ``length``: how many events there are by the log's metadata, or were given. ``first_invalid``: sequence of the first
+    event that is missing or wrong, None if nothing is, or nothing can be told. ``error``: what is wrong, else None.
+    """
+
+    is_valid: bool
+    length: int
+    first_invalid: int | None = None
+    error: str | None = None
+
+    def __bool__(self) -> bool:
+        return self.is_valid
+
+
+class _BrokenError(Exception):
+    """The first fault found: sequence, text."""
+
+
+def verify_events(events: Iterable[Event], prev_hash: bytes) -> ChainVerification:
+    """Whether consecutive events follow each other, the first of them following ``prev_hash``."""
+    _check_hash("prev_hash", prev_hash)
+    check: ChainCheck | None = None
+    length = 0
+    fault: tuple[int | None, str] | None = None
+    for event in events:
+        if not isinstance(event, Event):
+            raise TypeError(f"event {length} has type {type(event).__name__}; give Event objects")
+        length += 1
+        if fault is None:
+            check = check or _check_from(event, prev_hash)
+            problem = _problem(check, event)
+            if problem:
+                fault = check.sequence, problem
+    return ChainVerification(True, length) if fault is None else ChainVerification(False, length, *fault)
+
+
+def verify_log(engine: Engine, prefix: bytes, anchor: Anchor | None) -> ChainVerification:
+    """Whether the events, metadata and type index of the log at ``prefix`` fit each other, and ``anchor``."""
+    if anchor is not None:
+        _check_anchor(anchor)
+    found = engine.find(prefix + METADATA)
+    try:
+        metadata = decode_metadata(None if found is None else found.value)
+    except CorruptionError as error:
+        last = -1
+        for key, _ in engine.scan(prefix + EVENT, prefix + TYPE):
+            last = sequence_of(key)
+        return ChainVerification(False, last + 1, None, str(error))
+    try:
+        heads = _check_records(engine, prefix, metadata, anchor)
+        _check_heads(engine, prefix, heads)
+    except _BrokenError as broken:
+        return ChainVerification(False, metadata.next_sequence, *broken.args)
+    return ChainVerification(True, metadata.next_sequence)
+
+
+def stored_events(engine: Engine, prefix: bytes, start: int) -> Generator[tuple[int, Record], None, None]:
+    """The events from ``start`` on that are in the log at ``prefix``, in order; CorruptionError for what is none."""
+    for key, found in engine.scan(prefix + EVENT + bound(start), prefix + TYPE):
+        for sequence, record in decode_events(sequence_of(key), found.value).items():
+            if sequence >= start:
+                yield sequence, record
+
+
+def event_of(sequence: int, record: Record) -> Event:
+    """A stored event as it is given out; CorruptionError if its payload is none."""
+    event_type, payload, timestamp, prev_hash, event_hash, _ = record
+    try:
+        value = codec.decode(payload)
+    except ValueError as error:
+        found = f"{len(payload)} bytes of something else"
+        raise CorruptionError(f"the payload of event {sequence}", 0, "a value", found) from error
+    return Event(sequence, event_type, value, timestamp, prev_hash, event_hash)
+
+
+def fields_to_restore(events: Iterable[Event]) -> list[list[Any]]:
+    """What EVENT_RESTORE takes for consecutive events; ValueError unless they follow each other, hashes and all."""
+    given = list(events)
+    if not given:
+        return []
+    first = given[0]
+    found = verify_events(given, first.prev_hash if isinstance(first, Event) else GENESIS_HASH)
+    if not found.is_valid:
+        raise ValueError(f"{found.error}; restore the events of a log as they were, all and in order")
+    fields = []
+    for event in given:
+        encode_text("event_type", event.event_type)
+        payload = canonical(event.payload)
+        fields.append([event.sequence, event.event_type, payload, event.timestamp, event.prev_hash, event.hash])
+    return fields
+
+
+def sequence_of(key: bytes) -> int:
+    """The sequence at the end of the key of events: the last one's."""
+    return int.from_bytes(key[-SEQUENCE_BYTES:], "big")
+
+
+def _check_hash(what: str, value: object) -> None:
+    """TypeError or ValueError for what is no hash."""
+    if not isinstance(value, bytes):
+        raise TypeError(f"{what} has type {type(value).__name__}; give bytes")
+    if len(value) != HASH_BYTES:
+        raise ValueError(f"{what} has {len(value)} bytes; a hash has {HASH_BYTES}")
+
+
+def _check_anchor(anchor: object) -> None:
+    if not isinstance(anchor, Anchor):
+        raise TypeError(f"anchor has type {type(anchor).__name__}; give the Anchor that anchor() returned")
+    if type(anchor.length) is not int:
+        raise TypeError(f"length of the anchor has type {type(anchor.length).__name__}; give an int")
+    if anchor.length < 0:
+        raise ValueError(f"length of the anchor is {anchor.length}; give 0 or more")
+    _check_hash("head_hash of the anchor", anchor.head_hash)
+
+
+def _check_from(event: Event, prev_hash: bytes) -> ChainCheck:
+    """The check of a chain, or of a slice of one, that begins with ``event``: a hash shows its chain."""
+    if prev_hash == GENESIS_HASH:
+        known = isinstance(event.hash, bytes) and len(event.hash) == HASH_BYTES
+        return ChainCheck(chain_of(event.hash) if known else DEFAULT_CHAIN)
+    # Only the first event of all follows nothing: whatever else is wrong with it, this one is not the first.
+    first = event.sequence if type(event.sequence) is int and event.sequence > 0 else 1
+    return ChainCheck(chain_of(prev_hash), first, prev_hash)
+
+
+def _problem(check: ChainCheck, event: Event) -> str:
+    try:
+        payload = canonical(event.payload)
+    except (TypeError, ValueError, LimitExceededError) as error:
+        return f"event {check.sequence} has a payload no event has: {error}"
+    return check.problem(event.sequence, event.event_type, payload, event.timestamp, event.prev_hash, event.hash)
+
+
+def _check_records(engine: Engine, prefix: bytes, metadata: Metadata, anchor: Anchor | None) -> dict[str, TypeHead]:
+    """Raise _BrokenError at the first fault; the head each type must have."""
+    length, head_hash, chain, timestamp = metadata
+    if anchor is not None and anchor.length > length:
+        raise _BrokenError(length, f"the log has {length} events and the anchor {anchor.length}: the log was cut")
+    if anchor is not None and anchor.length == 0 and anchor.head_hash != GENESIS_HASH:
+        raise _BrokenError(
+            None, "the anchor of an empty log has a hash other than the zero hash: it is not of this log"
+        )
+    check = ChainCheck(chain)
+    heads: dict[str, TypeHead] = {}
+    for key, found in engine.scan(prefix + EVENT, prefix + TYPE):
+        try:
+            together = decode_events(sequence_of(key), found.value)
+        except CorruptionError as error:
+            raise _BrokenError(check.sequence, str(error)) from error
+        for sequence, record in together.items():
+            expected = check.sequence
+            if expected == length:
+                raise _BrokenError(expected, f"event {sequence} is there, but the metadata counts {length} events")
+            problem = check.problem(sequence, *record[:-1])
+            if problem:
+                raise _BrokenError(expected, problem)
+            head = heads.get(record.event_type, TypeHead())
+            if record.before != head.newest:
+                told = f"event {expected} goes on after {_shown(record.before)} in the index of its type"
+                raise _BrokenError(expected, f"{told}, the last one before it is {_shown(head.newest)}")
+            heads[record.event_type] = TypeHead(head.events + 1, expected + 1)
+            if anchor is not None and anchor.length == check.sequence and anchor.head_hash != check.head_hash:
+                told = f"event {expected} has hash {check.head_hash.hex()} and the anchor {anchor.head_hash.hex()}"
+                raise _BrokenError(expected, f"{told}: the log was rewritten, here or before")
+    if check.sequence < length:
+        raise _BrokenError(check.sequence, f"event {check.sequence} is missing: the metadata counts {length} events")
+    if check.head_hash != head_hash:
+        told = f"the metadata has head hash {head_hash.hex()}, the last event {check.head_hash.hex()}"
+        raise _BrokenError(max(length - 1, 0), told)
+    if length and check.timestamp != timestamp:
+        raise _BrokenError(length - 1, f"the metadata has timestamp {timestamp}, the last event {check.timestamp}")
+    return heads
+
+
+def _check_heads(engine: Engine, prefix: bytes, heads: dict[str, TypeHead]) -> None:
+    """Raise _BrokenError unless every type there is has the head it must have, and no other has one."""
+    missing = dict(heads)
+    for key, found in engine.scan(prefix + TYPE, prefix + bytes((TYPE[0] + 1,))):
+        event_type = key[len(prefix) + 1 :].decode(errors="backslashreplace")
+        expected = missing.pop(event_type, TypeHead())
+        try:
+            head = decode_head(found.value)
+        except CorruptionError as error:
+            raise _BrokenError(_newest(expected), f"{error}, of {event_type!r}") from error
+        if head != expected:
+            told = f"the type index has {head.events} events {event_type!r}, the last {_shown(head.newest)}"
+            raise _BrokenError(
+                _newest(expected), f"{told}; the log has {expected.events}, the last {_shown(expected.newest)}"
+            )
+    for event_type, head in missing.items():
+        told = f"the type index has no events {event_type!r}"
+        raise _BrokenError(_newest(head), f"{told}; the log has {head.events}, the last {_shown(head.newest)}")
+
+
+def _shown(before: int) -> str:
+    return f"event {before - 1}" if before else "none"
+
+
+def _newest(head: TypeHead) -> int | None:
+    return head.newest - 1 if head.newest else None

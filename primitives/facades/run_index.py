@@ -1,0 +1,167 @@
+"""RunIndex: the runs of a namespace, their lifecycle, tags and descent. ``runs_view`` has how they are stored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, TypeVar
+
+from shoal.primitives.facades.facade import BoundFacade
+from shoal.primitives.run_types import CreateRunOptions, RunMetadata, RunQuery, RunStats, RunStatus, check_tags
+from shoal.primitives.views.runs import RunsView
+from shoal.shm.codec import Value
+
+if TYPE_CHECKING:
+    from shoal.primitives.transaction import Transaction
+
+T = TypeVar("T")
+
+# A transaction is begun on a run; these calls name none, and never touch this one.
+_NO_RUN = "runs"
+
+
+class RunIndex(BoundFacade):
+    """The runs of a namespace, each call a transaction of its own.
+
+    >>> import shoal, tempfile
+    >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
+    ...     runs = shoal.RunIndex(db)
+    ...     run = runs.create_run(run_id="run-1", tags=["nightly"], metadata={"model": "m"})
+    ...     shoal.KVStore(db).put("run-1", "k", 1)
+    ...     fork = runs.fork_run("run-1", new_run_id="run-2")
+    ...     runs.complete_run("run-1").status.name
+    ...     [run.run_id for run in runs.query_runs(shoal.RunQuery(tags=["nightly"]))]
+    ...     [run.run_id for run in runs.get_child_runs("run-1")]
+    ...     runs.delete_run("run-1", cascade_children=True)
+    ...     runs.list_runs(), shoal.KVStore(db).list("run-2")
+    'Completed'
+    ['run-1']
+    ['run-2']
+    ([], [])
+
+    Run ids are strings of 1 to 128 bytes of UTF-8; primitives work for one that is not registered here, too. Tags are
+    strings of 1 to 1,024 bytes, kept in order and once each; ``metadata`` is any storable value.
+    ``RunStatus`` says which status may follow which. Times are milliseconds since the epoch, UTC.
+
+    Raises ``NotFoundError`` where a run must be registered and is not, ``TypeError`` or ``ValueError`` for a bad
+    argument and ``LimitExceededError`` for one too large, before anything is sent; ``StoreFullError`` if there is no
+    room. No call conflicts with others: it runs again until it has seen one moment.
+    """
+
+    __slots__ = ()
+    _views: RunsView  # for calls that read once
+
+    def _bind(self) -> None:
+        self._views = RunsView(self._db.engine, self.namespace)
+
+    def create_run(
+        self,
+        *,
+        run_id: str | None = None,
+        parent_run: str | None = None,
+        tags: Iterable[str] = (),
+        metadata: Value = None,
+    ) -> RunMetadata:
+        """Register a run, Active; without ``run_id`` its id is a new UUIDv7.
+
+        Raises ``AlreadyExistsError`` if the id is registered, ``NotFoundError`` if ``parent_run`` is not.
+        """
+        return self.create_run_with_options(CreateRunOptions(run_id, parent_run, tags, metadata))
+
+    def create_run_with_options(self, options: CreateRunOptions) -> RunMetadata:
+        """``create_run`` with its keywords in one object."""
+        return self._change(_NO_RUN, lambda runs: runs.create_run_with_options(options))
+
+    def get_run(self, run_id: str) -> RunMetadata | None:
+        """A run's metadata; None if it is not registered."""
+        return self._views.get_run(run_id)
+
+    def update_status(self, run_id: str, status: RunStatus) -> RunMetadata:
+        """Give a run another status; ``InvalidStatusTransitionError`` if ``RunStatus`` does not allow it."""
+        return self._change(run_id, lambda runs: runs.update_status(run_id, status))
+
+    def complete_run(self, run_id: str) -> RunMetadata:
+        """Active -> Completed."""
+        return self._change(run_id, lambda runs: runs.complete_run(run_id))
+
+    def fail_run(self, run_id: str, error: str) -> RunMetadata:
+        """Active -> Failed, with what went wrong."""
+        return self._change(run_id, lambda runs: runs.fail_run(run_id, error))
+
+    def pause_run(self, run_id: str) -> RunMetadata:
+        """Active -> Paused."""
+        return self._change(run_id, lambda runs: runs.pause_run(run_id))
+
+    def resume_run(self, run_id: str) -> RunMetadata:
+        """Paused -> Active."""
+        return self._change(run_id, lambda runs: runs.resume_run(run_id))
+
+    def cancel_run(self, run_id: str) -> RunMetadata:
+        """Active or Paused -> Cancelled."""
+        return self._change(run_id, lambda runs: runs.cancel_run(run_id))
+
+    def archive_run(self, run_id: str) -> RunMetadata:
+        """Any status -> Archived: hidden from ``query_runs``, its data stays. There is no way back."""
+        return self._change(run_id, lambda runs: runs.archive_run(run_id))
+
+    def add_tags(self, run_id: str, tags: Iterable[str]) -> RunMetadata:
+        """Add tags behind those the run has; one it has already stays where it is."""
+        kept = check_tags(tags)
+        return self._change(run_id, lambda runs: runs.add_tags(run_id, kept))
+
+    def remove_tags(self, run_id: str, tags: Iterable[str]) -> RunMetadata:
+        """Take tags away; one the run does not have is no error."""
+        kept = check_tags(tags)
+        return self._change(run_id, lambda runs: runs.remove_tags(run_id, kept))
+
+    def update_metadata(self, run_id: str, metadata: Value) -> RunMetadata:
+        """Replace the metadata as a whole."""
+        return self._change(run_id, lambda runs: runs.update_metadata(run_id, metadata))
+
+    def query_runs(self, query: RunQuery = RunQuery()) -> list[RunMetadata]:  # noqa: B008 (frozen)
+        """The runs that match, by ``created_at``, then id."""
+        with self._snapshot(_NO_RUN) as moment:
+            return moment.runs.query_runs(query)
+
+    def list_runs(self) -> list[str]:
+        """The ids of all registered runs, archived ones too, by ``created_at``, then id."""
+        return self._views.list_runs()
+
+    def get_child_runs(self, parent_run: str) -> list[RunMetadata]:
+        """The runs created under or forked from one, archived ones too, by ``created_at``, then id."""
+        with self._snapshot(_NO_RUN) as moment:
+            return moment.runs.get_child_runs(parent_run)
+
+    def get_stats(self) -> RunStats:
+        """How many runs there are, and how many of each status."""
+        with self._snapshot(_NO_RUN) as moment:
+            return moment.runs.get_stats()
+
+    def delete_run(self, run_id: str, *, cascade_children: bool = False) -> None:
+        """Delete a run, registered or not, and everything in it, at once and for good.
+
+        With ``cascade_children`` its children go too, and theirs; else they stay, and still name it as their parent.
+        Raises ``NotFoundError`` if there is nothing of it.
+        """
+        self._change(run_id, lambda runs: runs.delete_run(run_id, cascade_children=cascade_children))
+
+    def fork_run(self, run_id: str, *, new_run_id: str | None = None) -> RunMetadata:
+        """Register a child of a run, Active, with a copy of the run's keys, state, events and traces.
+
+        The copy is of one moment during the call, whoever writes to the run meanwhile; in a transaction
+        (``txn.runs.fork_run``) it is of the transaction's snapshot, and a change since is a conflict. Hashes of events,
+        versions of cells and ttls are kept; tags and metadata are not taken over. The run need not be registered.
+        Raises ``NotFoundError`` if it is not and holds nothing, ``AlreadyExistsError`` if ``new_run_id`` is registered
+        or holds anything, ``LimitExceededError`` if the copy is more than the 64 MiB of one commit.
+        """
+        # Read outside the transaction: validated, the copy of a run that is written to all the time never got through.
+        source = self._db.engine
+        return self._change(run_id, lambda runs: runs.fork_run_from(source, run_id, new_run_id))
+
+    def _change(self, run_id: str, call: Callable[[RunsView], T]) -> T:
+        def change(txn: Transaction) -> T:
+            return call(txn.runs)
+
+        return self._transact(run_id, change)
+
+
+__all__ = ["RunIndex", "RunsView"]

@@ -1,0 +1,1 @@
+"""Operations decided where a commit is applied: pure functions over bytes."""

@@ -1,0 +1,97 @@
+"""The record of a cell, and the rules by which cells change.
+
+    key       the run's prefix, the tag STATE, the cell's name
+    record    msgpack [version, moment of the change in ms, value as ``codec.encode`` made it | nil if deleted]
+
+The first version of a name is 1 and every value after it has the next one. A deleted cell keeps its record and last
+version, so that none is used twice, and reads as absent everywhere. Its moment never goes back, whatever clocks do.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from shoal.shm import codec
+from shoal.shm.errors import AlreadyExistsError, CASConflictError, CorruptionError, NotFoundError
+from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES
+from shoal.shm.operation import Outcome, Read, Write
+
+
+class Record(NamedTuple):
+    """A cell as it is stored."""
+
+    version: int
+    updated_at: int
+    value: bytes | None
+
+
+_NEVER_USED = Record(0, 0, None)
+
+
+def decode_record(raw: bytes | None) -> Record:
+    """The record in ``raw``, None being that of a name never used; CorruptionError for what is none."""
+    if raw is None:
+        return _NEVER_USED
+    try:
+        record = Record(*codec.unpackb(raw))
+    except (ValueError, TypeError):  # no msgpack, or not as many fields
+        record = _NEVER_USED
+    version, updated_at, value = record
+    numbers = type(version) is int and version > 0 and type(updated_at) is int
+    if numbers and (value is None or type(value) is bytes):
+        return record
+    raise CorruptionError("the record of a cell", 0, "version, moment, value", f"{len(raw)} bytes of something else")
+
+
+def encode_record(record: Record) -> bytes:
+    """The stored form of a record. Raises ValueError for what is none: values come through a pipe."""
+    value = record.value
+    raw = codec.pack(record)
+    if not (value is None or type(value) is bytes) or len(raw) > MAX_ENCODED_VALUE_BYTES:
+        raise ValueError("the value of a cell is not bytes within the limit")
+    return raw
+
+
+def init(read: Read, now_ms: int, key: bytes, name: str, value: bytes) -> Outcome:
+    """Create a cell that is not there and answer its version."""
+    last = _last(read, key)
+    if last.value is not None:
+        raise AlreadyExistsError(f"cell {name!r} exists, at version {last.version}; change it with cas or set")
+    return _changed(key, last, now_ms, value)
+
+
+def cas(read: Read, now_ms: int, key: bytes, name: str, expected_version: int, value: bytes) -> Outcome:
+    """Change a cell that is at ``expected_version`` and answer its new one."""
+    last = _last(read, key)
+    if last.value is None:
+        raise NotFoundError(f"cell {name!r} does not exist; create it with init or set")
+    if last.version != expected_version:
+        raise CASConflictError(name, expected_version, last.version)
+    return _changed(key, last, now_ms, value)
+
+
+def put(read: Read, now_ms: int, key: bytes, value: bytes) -> Outcome:
+    """Give a cell a value, whatever is there, and answer its version."""
+    return _changed(key, _last(read, key), now_ms, value)
+
+
+def delete(read: Read, now_ms: int, key: bytes) -> Outcome:
+    """Delete a cell and say whether it was there."""
+    last = _last(read, key)
+    if last.value is None:
+        return Outcome([], False)
+    return Outcome([_write(key, last.version, now_ms, last, None)], True)
+
+
+def _last(read: Read, key: bytes) -> Record:
+    found = read(key)
+    return decode_record(None if found is None else found.value)
+
+
+def _changed(key: bytes, last: Record, now_ms: int, value: bytes) -> Outcome:
+    version = last.version + 1
+    return Outcome([_write(key, version, now_ms, last, value)], version)
+
+
+def _write(key: bytes, version: int, now_ms: int, last: Record, value: bytes | None) -> Write:
+    return Write(key, encode_record(Record(version, max(now_ms, last.updated_at), value)), 0)

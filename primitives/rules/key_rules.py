@@ -1,0 +1,43 @@
+"""Rules for plain keys: delete, increment, and inserting records that must be new."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal.shm import codec
+from shoal.shm.errors import AlreadyExistsError, LimitExceededError, NotFoundError
+from shoal.shm.limits import MAX_INTEGER, MIN_INTEGER
+from shoal.shm.operation import Outcome, Read, Write
+
+
+def delete(read: Read, now_ms: int, key: bytes) -> Outcome:
+    """Delete a key and say whether it was there."""
+    if read(key) is None:
+        return Outcome([], False)
+    return Outcome([Write(key, None, 0)], True)
+
+
+def increment(read: Read, now_ms: int, key: bytes, by: int) -> Outcome:
+    """Add to an integer, absent counting as 0; an expiry stays as it is."""
+    found = read(key)
+    current = 0 if found is None else codec.stored(found.value, "the value of a key")
+    if type(current) is not int:
+        raise TypeError(f"increment found a value of type {type(current).__name__}; it adds to an int or to nothing")
+    total = current + by
+    if not MIN_INTEGER <= total <= MAX_INTEGER:
+        limit = MAX_INTEGER if total > 0 else MIN_INTEGER
+        raise LimitExceededError("the counter's new value", limit, total, "count in another key from here on")
+    return Outcome([Write(key, codec.encode(total), 0 if found is None else found.expires_ms)], total)
+
+
+def insert(read: Read, now_ms: int, key: bytes, exists: str, required: list[Any], writes: list[Any]) -> Outcome:
+    """Write ``writes`` (key, value, key, ... flat) if ``key`` is absent and every required key is there.
+
+    ``exists`` is what AlreadyExistsError says; ``required`` is key, what NotFoundError says, key, ... flat.
+    """
+    if read(key) is not None:
+        raise AlreadyExistsError(exists)
+    for i in range(0, len(required), 2):
+        if read(required[i]) is None:
+            raise NotFoundError(required[i + 1])
+    return Outcome([Write(writes[i], writes[i + 1], 0) for i in range(0, len(writes), 2)], None)

@@ -1,0 +1,1 @@
+"""The methods of one run, over an engine."""

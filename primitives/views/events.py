@@ -1,0 +1,225 @@
+"""The events of one run over one engine: how ``EventLog`` reads and appends.
+
+Keys, records and the rule of appending are in ``shm.event_operations``, hashes in ``shm.hash_chain``. What holds:
+events have the sequences 0, 1, 2 and so on without a gap, never change, and the log's metadata repeats the last one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing
+from typing import Any, NoReturn
+
+from shoal.primitives.event_types import (
+    Anchor,
+    Appended,
+    ChainVerification,
+    Event,
+    event_of,
+    fields_to_restore,
+    sequence_of,
+    stored_events,
+    verify_log,
+)
+from shoal.primitives.keys import Namespace, Tag, encode_text
+from shoal.primitives.rules import registry as operations
+from shoal.primitives.rules.event_rules import (
+    LARGEST_SEQUENCE,
+    METADATA,
+    TYPE,
+    Metadata,
+    Record,
+    decode_events,
+    decode_head,
+    decode_metadata,
+    event_key,
+    type_key,
+)
+from shoal.primitives.rules.hash_chain import DEFAULT_CHAIN, canonical
+from shoal.shm import codec
+from shoal.shm.errors import CorruptionError, InvalidOperationError, NotFoundError
+from shoal.workers.shared_memory.transaction import Engine
+
+_TAG = bytes((Tag.EVENT,))
+# A page of a long read ends with the event that reaches either.
+_PAGE_EVENTS = 256
+_PAGE_BYTES = 1024 * 1024
+
+
+class EventView:
+    """The methods of ``EventLog`` for one run, over one engine: ``txn.events``, and the facade's calls.
+
+    ``chain`` is that of a log that begins here.
+    """
+
+    __slots__ = ("_chain", "_engine", "_prefix")
+
+    def __init__(self, engine: Engine, namespace: Namespace, run_id: str, chain: str = DEFAULT_CHAIN) -> None:
+        self._engine = engine
+        self._prefix = namespace.run_prefix(run_id) + _TAG
+        self._chain = chain
+
+    def append(self, event_type: str, payload: codec.Value) -> Appended:
+        """Append an event; its sequence and hash."""
+        arguments = [self._prefix + METADATA, self._chain, [_entry(event_type, payload)]]
+        return Appended(*self._engine.perform(operations.EVENT_APPEND, arguments)[0])
+
+    def append_many(self, events: Iterable[tuple[str, codec.Value]]) -> list[Appended]:
+        """Append ``(type, payload)`` pairs, all or none, one after the other; their sequences and hashes."""
+        entries = _entries(events)
+        if not entries:
+            return []
+        results = self._engine.perform(operations.EVENT_APPEND, [self._prefix + METADATA, self._chain, entries])
+        return [Appended(sequence, event_hash) for sequence, event_hash in results]
+
+    def read(self, sequence: int) -> Event | None:
+        """The event ``sequence``, or None if there is none."""
+        if not 0 <= whole("sequence", sequence) <= LARGEST_SEQUENCE:
+            return None
+        record = self._together(sequence).get(sequence)
+        return None if record is None else event_of(sequence, record)
+
+    def read_range(self, start: int, end: int) -> list[Event]:
+        """The events of ``[start, end)`` that are there, in order."""
+        return [event_of(*stored) for stored in self._stored(whole("start", start), whole("end", end))]
+
+    def head(self) -> Event | None:
+        """The last event, or None of an empty log."""
+        length = self.len()
+        return self.read(length - 1) if length else None
+
+    def len(self) -> int:
+        """How many events there are."""
+        return self._metadata().next_sequence
+
+    def is_empty(self) -> bool:
+        """Whether there are none."""
+        return self.len() == 0
+
+    def iter(self, start: int = 0) -> Iterator[Event]:
+        """The events from ``start`` on, each read when it is asked for."""
+        return (event_of(*stored) for stored in self._stored(whole("start", start), LARGEST_SEQUENCE))
+
+    def page(self, start: int, end: int) -> list[Event]:
+        """The first events of ``[start, end)``, as many as are read at a time; empty only if none are there."""
+        events = []
+        size = 0
+        with closing(self._stored(start, end)) as all_stored:
+            for sequence, record in all_stored:
+                events.append(event_of(sequence, record))
+                size += len(record.payload)
+                if len(events) == _PAGE_EVENTS or size >= _PAGE_BYTES:
+                    break
+        return events
+
+    def page_behind(self, anchor: Anchor, start: int, end: int) -> list[Event]:
+        """The same of a log that still goes on from ``anchor``; ``NotFoundError`` if that log was deleted.
+
+        In a snapshot: a log that was deleted and begun anew is never taken for the one the anchor is of.
+        """
+        if not self._goes_on_from(anchor):
+            raise NotFoundError(
+                f"the log of {anchor.length} events that was being read is gone, as its run was deleted; "
+                "read the run from event 0 to see what it holds now"
+            )
+        return self.page(start, end)
+
+    def read_by_type(self, event_type: str) -> list[Event]:
+        """The events of a type, in order, found from the newest backward."""
+        key = type_key(self._prefix, encode_text("event_type", event_type))
+        found = self._engine.find(key)
+        head = decode_head(None if found is None else found.value)
+        events = []
+        together: dict[int, Record] = {}
+        before = head.newest
+        while before:
+            sequence = before - 1
+            if sequence not in together:
+                together = self._together(sequence)
+            record = together.get(sequence)
+            if record is None:
+                raise CorruptionError("the type index of the event log", 0, f"an event {sequence}", "none")
+            before = record.before
+            events.append(event_of(sequence, record))
+        events.reverse()
+        return events
+
+    def verify_chain(self, anchor: Anchor | None = None) -> ChainVerification:
+        """Whether events, metadata and type index fit each other, and the log goes on from ``anchor``."""
+        return verify_log(self._engine, self._prefix, anchor)
+
+    def anchor(self) -> Anchor:
+        """The log's length and the hash of its last event (of an empty log ``GENESIS_HASH``)."""
+        metadata = self._metadata()
+        return Anchor(metadata.next_sequence, metadata.head_hash)
+
+    def restore(self, events: Iterable[Event]) -> None:
+        """Write consecutive events, hashes, timestamps and all, as ``iter`` once gave them: how an export comes back.
+
+        All or none, never conflicts. ``ValueError`` unless they fit each other and go on where the log ends.
+        """
+        fields = fields_to_restore(events)
+        if fields:
+            self._engine.perform(operations.EVENT_RESTORE, [self._prefix + METADATA, fields])
+
+    def update(self, *_: object, **__: object) -> NoReturn:
+        """No event ever changes: ``InvalidOperationError``."""
+        raise InvalidOperationError("an event cannot be changed, as its log is append-only; append another event")
+
+    def delete(self, *_: object, **__: object) -> NoReturn:
+        """No event goes by itself: ``InvalidOperationError``."""
+        raise InvalidOperationError("an event cannot be deleted, as its log is append-only; only a whole run can")
+
+    def _metadata(self) -> Metadata:
+        found = self._engine.find(self._prefix + METADATA)
+        return decode_metadata(None if found is None else found.value)
+
+    def _goes_on_from(self, anchor: Anchor) -> bool:
+        """Whether what the anchor knows is there. Hashes are chained: with its last event all before are the same."""
+        length, head_hash = anchor
+        metadata = self._metadata()
+        if length == 0 or metadata.next_sequence <= length:
+            return length == 0 or (metadata.next_sequence, metadata.head_hash) == anchor
+        record = self._together(length - 1).get(length - 1)
+        return record is not None and record.hash == head_hash
+
+    def _together(self, sequence: int) -> dict[int, Record]:
+        """The events stored in one record with event ``sequence``, by sequence; without it, if it is not there."""
+        found = self._engine.find(event_key(self._prefix, sequence))
+        if found is not None:  # appended alone, or last of a record
+            return decode_events(sequence, found.value)
+        following = self._engine.scan(event_key(self._prefix, sequence), self._prefix + TYPE)
+        return next((decode_events(sequence_of(key), found.value) for key, found in following), {})
+
+    def _stored(self, start: int, end: int) -> Generator[tuple[int, Record], None, None]:
+        """The events of ``[start, end)``. What lies beyond the last of them is not read: no conflict with it."""
+        if max(start, 0) < end:
+            with closing(stored_events(self._engine, self._prefix, start)) as stored:
+                for sequence, record in stored:
+                    if sequence < end:
+                        yield sequence, record
+                    if sequence + 1 >= end:
+                        break
+
+
+def _entry(event_type: object, payload: codec.Value) -> list[Any]:
+    encode_text("event_type", event_type)
+    return [event_type, canonical(payload)]
+
+
+def _entries(events: object) -> list[list[Any]]:
+    if not isinstance(events, Iterable) or isinstance(events, (str, bytes, dict)):
+        raise TypeError(f"events has type {type(events).__name__}; give a list of (event_type, payload) pairs")
+    entries = []
+    for i, pair in enumerate(events):
+        if not isinstance(pair, (tuple, list)) or len(pair) != 2:
+            raise TypeError(f"events[{i}] is {pair!r:.100}; give a pair (event_type, payload)")
+        entries.append(_entry(*pair))
+    return entries
+
+
+def whole(what: str, value: object) -> int:
+    """``value``, which is called ``what``, if it is an int; else ``TypeError``."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        raise TypeError(f"{what} has type {type(value).__name__}; give an int")
+    return value

@@ -1,0 +1,289 @@
+"""A checkpoint: every live key at one commit version, in a sequential, checksummed file. A backup is the same.
+
+    file      block, block, ...
+    block     8 bytes  magic "shoalck" and the format version
+              4 bytes  kind: HEAD, KEYS or END
+              4 bytes  length of the content in bytes
+              8 bytes  xxh3-64 of kind, length and content
+              content  msgpack
+                       HEAD  [commit version, created, ms since the epoch, id of the store]; in format 1 without id
+                       KEYS  [key, value, commit version, expires_ms, key, ...] flat, keys ascending
+                       END   [number of keys, [[client id, commit id, version, results], ...]]
+
+It is written by a reader that holds a snapshot, so commits go on meanwhile; under another name, then renamed: a file
+by the right name is whole, or it was damaged since.
+"""
+
+from __future__ import annotations
+
+import os
+import reprlib
+import struct
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple, NoReturn
+
+from xxhash import xxh3_64_intdigest
+
+from shoal.shm import clock, codec
+from shoal.shm.errors import CorruptionError
+from shoal.shm.files.storage import DiskStorage, Storage, private_file, raise_if_full
+from shoal.shm.files.store_files import STORE_ID_BYTES, of_another_store
+from shoal.shm.limits import CHECKPOINT_BLOCK_BYTES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES
+from shoal.shm.memory.reader import Reader
+
+FORMAT_VERSION = 2
+_MAGIC_BYTES = b"shoalck"
+_MAGIC = int.from_bytes(_MAGIC_BYTES, "little") | FORMAT_VERSION << 56
+_MAGIC_WITHOUT_ID = int.from_bytes(_MAGIC_BYTES, "little") | 1 << 56
+_BLOCK = struct.Struct("<QIIQ")
+_CHECKED = struct.Struct("<II")
+HEAD, KEYS, END = 1, 2, 3
+_PREFIX, _SUFFIX = "checkpoint-", ".ckpt"
+
+# One client's last commit: client id, commit id, version, results.
+Remembered = list[Any]
+
+
+class Entry(NamedTuple):
+    """One live key."""
+
+    key: bytes
+    value: bytes
+    version: int
+    expires_ms: int
+
+
+def file_name(version: int) -> str:
+    """The name of the checkpoint at ``version``."""
+    return f"{_PREFIX}{version:020}{_SUFFIX}"
+
+
+def temporary_name_of(version: int) -> str:
+    """The name under which this process writes the checkpoint at ``version``; recovery removes such a file."""
+    return f"{file_name(version)}.{os.getpid()}.new"
+
+
+def version_of(name: str) -> int | None:
+    """The version in a checkpoint's file name, None for any other name."""
+    digits = name[len(_PREFIX) : -len(_SUFFIX)]
+    if digits.isascii() and digits.isdecimal() and name == file_name(int(digits)):
+        return int(digits)
+    return None
+
+
+def write_checkpoint(
+    directory: Path,
+    reader: Reader,
+    version: int,
+    remembered: list[Remembered],
+    store_id: bytes | None = None,
+    temporary_name: str | None = None,
+) -> int:
+    """Write all keys live at ``version``, which the caller has pinned, and return how many there were.
+
+    ``store_id`` names the store it belongs to; a checkpoint without is accepted by any. ``temporary_name`` is a file
+    that may be there already, with room reserved on the disk; what is not needed of that is given back.
+
+    Raises ``SnapshotExpiredError`` if the snapshot is revoked and ``StoreFullError`` if the disk is full; in either
+    case, and after a kill, nothing but a file of another name is left.
+    """
+    final = directory / file_name(version)
+    # A helper may outlive its coordinator, and the next one may begin another at the same version: each has its own.
+    temporary = directory / (temporary_name or temporary_name_of(version))
+    fd = private_file(temporary, os.O_WRONLY | os.O_CREAT)
+    try:
+        with os.fdopen(fd, "wb", buffering=CHECKPOINT_BLOCK_BYTES) as out:
+            out.write(_block(HEAD, [version, clock.now_ms(), store_id]))
+            keys = 0
+            flat: list[Any] = []
+            size = 0
+            for key, found in reader.scan(b"", None, version):
+                flat += (key, found.value, found.version, found.expires_ms)
+                size += len(key) + len(found.value) + 24
+                keys += 1
+                if size >= CHECKPOINT_BLOCK_BYTES:
+                    out.write(_block(KEYS, flat))
+                    flat, size = [], 0
+            out.write(_block(KEYS, flat) + _block(END, [keys, remembered]))
+            out.truncate()
+            out.flush()
+            os.fsync(out.fileno())
+    except OSError as error:
+        temporary.unlink(missing_ok=True)
+        raise_if_full(error, f"the checkpoint {temporary}")
+        raise
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+    os.replace(temporary, final)
+    DiskStorage(directory).sync_directory()
+    return keys
+
+
+class CheckpointReader:
+    """A checkpoint file, read and verified block by block: no more than one block of it is in memory."""
+
+    def __init__(self, storage: Storage, name: str, expected_id: bytes | None = None) -> None:
+        self._storage = storage
+        self._name = name
+        self.size_bytes = storage.size(name)
+        self._expected_id = expected_id
+        self.store_id: bytes | None = None
+        self.version = 0
+        self.remembered: list[Remembered] = []
+        self._previous = b""  # the last key, and how many there were
+        self._keys = 0
+
+    def entries(self) -> Iterator[list[Entry]]:
+        """All keys, a block at a time; ``version`` is set before the first, ``remembered`` after the last."""
+        for part in self.past_damage():
+            if isinstance(part, CorruptionError):
+                raise part
+            yield part
+
+    def past_damage(self) -> Iterator[list[Entry] | CorruptionError]:
+        """The same, with every damage in its place, and what can be read behind it."""
+        offset, kind, damaged = 0, 0, False
+        self.version = version_of(self._name) or 0
+        self._previous, self._keys = b"", 0
+        while kind != END or offset < self.size_bytes:
+            try:
+                if kind == END:
+                    self._damaged(offset, "the end of the file", f"{self.size_bytes - offset} more bytes")
+                found, content, following = self._block(offset)
+                if (found == HEAD) != (kind == 0):
+                    self._damaged(offset, "a head block first and once", f"a block of kind {found}")
+                kind = found
+                if kind == HEAD:
+                    self._take_head(offset, content)
+                elif kind == KEYS:
+                    yield self._entries_of(offset, content)
+                else:
+                    self._take_end(offset, content, damaged)
+            except CorruptionError as error:
+                yield error
+                kind, damaged = kind or HEAD, True
+                following = self._next_block(offset)
+                if following == self.size_bytes:
+                    return
+            offset = following
+
+    def _take_head(self, offset: int, content: Any) -> None:
+        if not _is_head(content):
+            self._damaged(offset, "a version, a moment and the store's id", reprlib.repr(content))
+        if file_name(content[0]) != self._name:
+            self._damaged(offset, f"the version in the name {self._name}", str(content[0]))
+        self.store_id = content[2] if len(content) > 2 else None
+        if self.is_of_another_store:
+            raise of_another_store(self._name, offset, self._expected_id, self.store_id)
+
+    @property
+    def is_of_another_store(self) -> bool:
+        """Whether its head, once it is read, names another store than the expected one."""
+        return None not in (self.store_id, self._expected_id) and self.store_id != self._expected_id
+
+    def _entries_of(self, offset: int, content: Any) -> list[Entry]:
+        if type(content) is not list or len(content) % 4:
+            self._damaged(offset, "key, value, version and expiry of each key", reprlib.repr(content))
+        entries = [Entry(*content[i : i + 4]) for i in range(0, len(content), 4)]
+        previous = self._previous
+        for entry in entries:
+            if not _is_sound(entry, self.version):
+                self._damaged(offset, "key, value, version and expiry of each key", reprlib.repr(tuple(entry)))
+            if entry.key <= previous:
+                self._damaged(offset, "keys in ascending order", reprlib.repr(entry.key))
+            previous = entry.key
+        self._previous = previous
+        self._keys += len(entries)
+        return entries
+
+    def _take_end(self, offset: int, content: Any, damaged: bool) -> None:
+        if not _is_end(content):
+            self._damaged(offset, "a number of keys and the last commit of each client", reprlib.repr(content))
+        if content[0] != self._keys and not damaged:
+            self._damaged(offset, f"{content[0]} keys", f"{self._keys}")
+        self.remembered = content[1]
+
+    def _next_block(self, offset: int) -> int:
+        """Where to read on behind what is no block: where it says that it ends, if another begins there."""
+        head = self._read(offset, _BLOCK.size)
+        if len(head) == _BLOCK.size:
+            _, _, length, _ = _BLOCK.unpack(head)
+            end: int = offset + _BLOCK.size + length
+            if self._read(end, len(_MAGIC_BYTES)) == _MAGIC_BYTES:
+                return end
+        offset += 1
+        while piece := self._read(offset, CHECKPOINT_BLOCK_BYTES):
+            found = piece.find(_MAGIC_BYTES)
+            if found >= 0:
+                return offset + found
+            offset += max(1, len(piece) - len(_MAGIC_BYTES) + 1)
+        return self.size_bytes
+
+    def _read(self, offset: int, size: int) -> bytes:
+        return self._storage.read_at(self._name, offset, max(0, min(size, self.size_bytes - offset)))
+
+    def _block(self, offset: int) -> tuple[int, Any, int]:
+        head = self._read(offset, _BLOCK.size)
+        if len(head) < _BLOCK.size:
+            self._damaged(offset, "a block", f"the end of the file at {self.size_bytes}")
+        magic, kind, length, checksum = _BLOCK.unpack(head)
+        start = offset + _BLOCK.size
+        content = self._read(start, length)
+        if magic not in (_MAGIC, _MAGIC_WITHOUT_ID):
+            self._damaged(offset, f"magic and format {_MAGIC:#x}", f"{magic:#x}")
+        if len(content) != length or xxh3_64_intdigest(_CHECKED.pack(kind, length) + content) != checksum:
+            self._damaged(offset, "a block with a matching checksum", "another checksum")
+        if kind not in (HEAD, KEYS, END):
+            self._damaged(offset, f"a block of kind {HEAD}, {KEYS} or {END}", f"kind {kind}")
+        try:
+            return kind, codec.unpackb(content), start + length
+        except ValueError as error:
+            self._damaged(offset, "msgpack", str(error) or type(error).__name__)
+
+    def _damaged(self, offset: int, expected: str, found: str) -> NoReturn:
+        raise CorruptionError(self._name, offset, expected, found)
+
+
+def _is_sound(entry: Entry, newest: int) -> bool:
+    """Whether the segment can hold it: a checksum says that a file is as it was written, not by whom."""
+    key, value, version, expires_ms = entry
+    return (
+        type(key) is type(value) is bytes
+        and 0 < len(key) <= MAX_ENGINE_KEY_BYTES
+        and len(value) <= MAX_ENCODED_VALUE_BYTES
+        and type(version) is type(expires_ms) is int
+        and 0 < version <= newest
+        and 0 <= expires_ms < 1 << 63
+    )
+
+
+def _is_head(content: Any) -> bool:
+    return (
+        type(content) is list
+        and len(content) in (2, 3)
+        and type(content[0]) is int
+        and (
+            len(content) == 2 or content[2] is None or (type(content[2]) is bytes and len(content[2]) == STORE_ID_BYTES)
+        )
+    )
+
+
+def _is_end(content: Any) -> bool:
+    return (
+        type(content) is list
+        and [type(part) for part in content] == [int, list]
+        and all(
+            type(last) is list
+            and [type(part) for part in last] == [int, int, int, list]
+            and all(0 <= number < 1 << 64 for number in last[:3])
+            for last in content[1]
+        )
+    )
+
+
+def _block(kind: int, content: Any) -> bytes:
+    raw: bytes = codec.pack(content)
+    checked = _CHECKED.pack(kind, len(raw))
+    return _BLOCK.pack(_MAGIC, kind, len(raw), xxh3_64_intdigest(checked + raw)) + raw

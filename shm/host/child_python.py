@@ -1,0 +1,116 @@
+"""How shoal starts processes of its own: this interpreter, this shoal, nothing from the current directory.
+
+Run as a script, ``child_python.py MODULE ARGUMENT...``, this file is what they start with: as ``python -m MODULE``, but
+the package's public face is left out, which they do not use and which was 45 ms of a coordinator's 190 ms to start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import importlib.util
+import os
+import runpy
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from shoal.shm.errors import ConfigurationError
+
+# How a process ends that was started so and has started a coordinator in its turn. Another program does not end so.
+LAUNCHED = 83
+
+# The module that a coordinator's process runs: it knows every floor, so its name alone is known down here.
+COORDINATOR = "shoal.coordinator_main"
+
+
+def python_command(module: str, *arguments: str) -> list[str]:
+    """The command line that runs a module of shoal; ``ConfigurationError`` if there is no Python to run it with."""
+    return [_interpreter(), "-P", str(Path(__file__).resolve()), module, *arguments]
+
+
+def python_environment() -> dict[str, str]:
+    """This process's environment, with the place shoal was imported from on the path, and no relative path on it."""
+    home = str(Path(sys.modules["shoal"].__path__[0]).resolve().parent)
+    inherited = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(path)]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([home, *inherited])}
+
+
+@contextlib.contextmanager
+def starting() -> Iterator[None]:
+    """``ConfigurationError`` where the system refuses to run the interpreter for what it is."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno not in (errno.ENOEXEC, errno.EACCES, errno.ENOENT, errno.ENOTDIR, errno.EPERM, errno.EINVAL):
+            raise
+        raise _unusable(f"cannot be run ({error.strerror})") from error
+
+
+def check_launched(status: int) -> None:
+    """``ConfigurationError`` if a process that was to end with ``LAUNCHED`` has ended otherwise, not by a signal."""
+    if status >= 0 and status != LAUNCHED:
+        raise _unusable(f"ended with status {status} when it was to start a coordinator")
+
+
+def _interpreter() -> str:
+    """The path of a Python. In a program that embeds or freezes one it may be that program's: it would be run again."""
+    executable = sys.executable
+    if not isinstance(executable, str) or not executable:
+        raise _unusable("names no program")
+    if getattr(sys, "frozen", False):
+        raise _unusable("is a frozen program and no Python")
+    if not os.path.isfile(executable):
+        raise _unusable("is no file")
+    if not os.access(executable, os.X_OK):
+        raise _unusable("may not be executed")
+    return executable
+
+
+def _unusable(why: str) -> ConfigurationError:
+    from shoal.shm.errors import (
+        ConfigurationError,  # here, because where this file is a script shoal is not on the path
+    )
+
+    return ConfigurationError(
+        f"sys.executable {sys.executable!r} {why}, so no coordinator can be started with it; before the store is "
+        f"opened, set sys.executable to a Python {sys.version_info[0]}.{sys.version_info[1]} that can import shoal, or "
+        "have shoal serve run for the store"
+    )
+
+
+def _say_what_failed(error: BaseException) -> None:
+    """Through the pipe for reports, if one is named, as ``coordinator.process`` would, which may not be importable.
+
+    Nor may msgpack, so the two texts of the report are encoded by hand.
+    """
+    if "--report-fd" in sys.argv:
+        fd = int(sys.argv[sys.argv.index("--report-fd") + 1])
+        text = (
+            f"a coordinator cannot start: {type(error).__name__}: {error}; see that {sys.executable} can import shoal "
+            f"and what it needs, with PYTHONPATH {os.environ.get('PYTHONPATH')!r}"
+        )
+        name, raw = b"ConfigurationError", text.encode(errors="backslashreplace")[:4000]
+        with contextlib.suppress(OSError):  # whoever started this process has gone
+            os.write(fd, bytes((0x92, 0xA0 + len(name))) + name + b"\x91\xda" + len(raw).to_bytes(2, "big") + raw)
+
+
+def _run() -> None:
+    face = importlib.util.find_spec("shoal")
+    if face is None:
+        raise ModuleNotFoundError("shoal is not on PYTHONPATH, where the process that starts this one has put it")
+    sys.modules["shoal"] = importlib.util.module_from_spec(face)  # its place is known, nothing of it is run
+    del sys.argv[0]
+    runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
+
+
+if __name__ == "__main__":
+    launcher = os.getpid()
+    try:
+        _run()
+    except Exception as failure:
+        if os.getpid() == launcher:  # else it is the coordinator, which reports for itself and may have closed the pipe
+            _say_what_failed(failure)
+        raise

@@ -1,0 +1,1 @@
+"""The segment: its layout, and how any process reads it."""

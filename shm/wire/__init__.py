@@ -1,0 +1,1 @@
+"""What goes through pipes and the control socket: frames, requests, answers."""

@@ -1,0 +1,249 @@
+"""What a worker submits and what it is answered: the formats both ends of a pipe share.
+
+    request    8 bytes  commit id, rising per client; 0 for a question that commits nothing
+               8 bytes  snapshot version the reads were made at
+               8 bytes  the commit is void from this time on, ms since the epoch (something read expires); 0 never
+               4 bytes  length of the reads
+               reads    msgpack [[key, ...], [[lower, upper], ...]], empty if nothing was read
+               effects  msgpack [writes, clears, operations, question]
+                        writes      [key, value or nil, expires_ms, key, ...] flat
+                        clears      [lower, upper, lower, ...] flat, done before the writes
+                        operations  [[name, arguments], ...]
+                        question    nil or [name, arguments]
+
+    answer     8 bytes  commit id
+               8 bytes  status
+               8 bytes  commit version of a COMMITTED, else 0
+               details  COMMITTED  nothing, or msgpack of the operations' results
+                        CONFLICT   msgpack [key, read version, found version]
+                        REFUSED    msgpack [name of the error's class, its arguments]
+                        ANSWERED   msgpack of the answer to the question
+
+The log keeps the effects as they were sent (the bytes are copied, not packed again), so their form is durable:
+``wal_format`` has the version.
+"""
+
+from __future__ import annotations
+
+import itertools
+import reprlib
+import struct
+from collections.abc import Container, Iterator
+from typing import Any, NamedTuple
+
+from shoal.shm import codec, errors
+from shoal.shm.errors import ShoalError, StoreFullError
+from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MAX_INTEGER, MIB, MIN_INTEGER
+from shoal.shm.wire.frames import FrameError
+
+_HEADER = struct.Struct("<QQQI")
+HEADER_BYTES = _HEADER.size
+_ANSWER = struct.Struct("<QQQ")
+_FRAMED_ANSWER = struct.Struct("<IQQQ")  # with the frame's length in front
+
+COMMITTED = 0
+CONFLICT = 1
+REFUSED = 2
+ANSWERED = 3
+
+NO_READS = b""
+
+_SMALL_BYTES = 1 * MIB
+_MOST_LISTS = 1 << 20  # a commit of events has a list for each, and of these at most 660,000
+
+
+# key, value (None deletes), expires_ms, key, ...: as it comes from msgpack, without an object per write (0.3 us each).
+FlatWrites = list[Any]
+
+
+class CommitSet(NamedTuple):
+    """A request, decoded."""
+
+    commit_id: int
+    snapshot: int
+    valid_until_ms: int
+    keys_read: list[bytes]
+    ranges_read: list[tuple[bytes, bytes]]
+    writes: FlatWrites
+    clears: list[tuple[bytes, bytes]]
+    operations: list[tuple[str, list[Any]]]
+    question: tuple[str, list[Any]] | None
+    effects: bytes
+
+
+def encode_reads(keys: list[bytes], ranges: list[tuple[bytes, bytes]]) -> bytes:
+    """The reads part of a request."""
+    return codec.pack([keys, ranges]) if keys or ranges else NO_READS
+
+
+def encode_effects(
+    writes: list[Any],
+    clears: list[bytes] | None = None,
+    operations: list[Any] | None = None,
+    question: tuple[str, list[Any]] | None = None,
+) -> bytes:
+    """The effects part of a request; ``writes`` and ``clears`` flat."""
+    return codec.pack([writes, clears, operations, question])
+
+
+def encode_request(commit_id: int, snapshot: int, valid_until_ms: int, reads: bytes, effects: bytes) -> bytes:
+    """A whole request."""
+    return _HEADER.pack(commit_id, snapshot, valid_until_ms, len(reads)) + reads + effects
+
+
+def decode_request(message: bytes, known: Container[str]) -> CommitSet:
+    """The request in ``message``, every part of it checked; FrameError for anything a worker never sends.
+
+    ``known``: the names of operations that there are.
+    """
+    try:
+        commit_id, snapshot, valid_until_ms, reads_bytes = _HEADER.unpack_from(message)
+        keys_read: list[bytes] = []
+        ranges_read: list[tuple[bytes, bytes]] = []
+        if reads_bytes:  # blind writes, the hot path, have none
+            keys_read, ranges = _unpack(message[HEADER_BYTES : HEADER_BYTES + reads_bytes])
+            if type(keys_read) is not list or type(ranges) is not list:
+                raise ValueError("what was read is not keys and ranges")
+            _check_keys(keys_read)
+            ranges_read = [_range(lower, upper) for lower, upper in ranges]
+        effects = message[HEADER_BYTES + reads_bytes :]
+        writes, clears, operations, question = decode_effects(effects)
+        for name, _ in operations:
+            if name not in known:
+                raise ValueError("an unknown operation")
+    except (ValueError, TypeError, struct.error, IndexError, KeyError) as error:
+        raise FrameError(f"not a commit set: {error}") from error
+    return CommitSet(
+        commit_id, snapshot, valid_until_ms, keys_read, ranges_read, writes, clears, operations, question, effects
+    )
+
+
+def decode_effects(
+    effects: bytes,
+) -> tuple[FlatWrites, list[tuple[bytes, bytes]], list[tuple[str, list[Any]]], tuple[str, list[Any]] | None]:
+    """Writes, clears, operations and question; ValueError or TypeError for a wrong form."""
+    parts: tuple[Any, Any, Any, Any] = _unpack(effects)
+    writes, flat_clears, operations, question = parts
+    check_writes(writes)
+    clears = []
+    if flat_clears:
+        clears = [_range(flat_clears[i], flat_clears[i + 1]) for i in range(0, len(flat_clears), 2)]
+    if operations:
+        for name, arguments in operations:
+            if type(name) is not str or type(arguments) is not list or not arguments:
+                raise ValueError("not an operation")
+            _check_key(arguments[0])
+    if question is not None and not (type(question) is list and len(question) == 2 and type(question[0]) is str):
+        raise ValueError("an unknown question")
+    asked = None if question is None else (question[0], question[1])
+    return writes, clears, list(operations or ()), asked
+
+
+def _unpack(raw: bytes) -> Any:
+    """Msgpack of a request. One byte may stand for a list of 64: a large message is refused before it has grown so."""
+    if len(raw) <= _SMALL_BYTES:
+        return codec.unpackb(raw)
+    lists = itertools.count(1)
+
+    def take_list(items: list[Any]) -> list[Any]:
+        if next(lists) > _MOST_LISTS:
+            raise ValueError(f"more than {_MOST_LISTS:,} lists")
+        return items
+
+    def take_map(_: Any) -> None:
+        raise ValueError("a map, which no request has")
+
+    return codec.unpackb(raw, list_hook=take_list, object_hook=take_map)
+
+
+def check_writes(writes: Any) -> None:
+    """ValueError unless the segment can hold these writes: they are applied without another look."""
+    if type(writes) is not list or len(writes) % 3:
+        raise ValueError("writes are not whole")
+    for key, value, expires_ms in triples(writes):
+        if type(key) is not bytes or not 0 < len(key) <= MAX_ENGINE_KEY_BYTES:
+            raise ValueError("a key is not 1 to 4,096 bytes")
+        if value is not None and (type(value) is not bytes or len(value) > MAX_ENCODED_VALUE_BYTES):
+            raise ValueError("a value is not bytes within the limit")
+        if type(expires_ms) is not int or not 0 <= expires_ms < 1 << 63:
+            raise ValueError("an expiry is not a time")
+    if len(writes) > 3 and len(set(writes[::3])) * 3 != len(writes):
+        raise ValueError("a key is written twice")
+
+
+def triples(writes: FlatWrites) -> Iterator[tuple[bytes, bytes | None, int]]:
+    """Key, value and expiry of each write."""
+    parts = iter(writes)
+    return zip(parts, parts, parts, strict=False)  # one iterator: it ends for all three at once
+
+
+def _check_keys(keys: Any) -> None:
+    for key in keys:
+        _check_key(key)
+
+
+def _check_key(key: Any) -> None:
+    if type(key) is not bytes or not 0 < len(key) <= MAX_ENGINE_KEY_BYTES:
+        raise ValueError("a key is not 1 to 4,096 bytes")
+
+
+def _range(lower: Any, upper: Any) -> tuple[bytes, bytes]:
+    if type(lower) is not bytes or type(upper) is not bytes:
+        raise ValueError("a range is not two keys")
+    if len(lower) > MAX_ENGINE_KEY_BYTES or len(upper) > MAX_ENGINE_KEY_BYTES:
+        raise ValueError("a range's key is too long")
+    return lower, upper
+
+
+def encode_answer(commit_id: int, status: int, version: int = 0, details: Any = None) -> bytes:
+    """An answer, framed."""
+    body = codec.pack(details) if details or status != COMMITTED else b""
+    return _FRAMED_ANSWER.pack(_ANSWER.size + len(body), commit_id, status, version) + body
+
+
+def no_memory_answer(message: bytes) -> bytes:
+    """The answer to a request that there is no memory to decode."""
+    (commit_id,) = struct.unpack_from("<Q", message)
+    error = StoreFullError("the coordinator has no memory to decode the commit; free memory or commit less at a time")
+    return encode_answer(commit_id, REFUSED, 0, error_parts(error))
+
+
+def decode_answer(message: bytes) -> tuple[int, int, int, Any]:
+    """Commit id, status, version and details of an answer; FrameError for what no coordinator says."""
+    try:
+        commit_id, status, version = _ANSWER.unpack_from(message)
+        details = codec.unpackb(message[_ANSWER.size :]) if len(message) > _ANSWER.size else []
+    except (ValueError, struct.error) as error:
+        raise FrameError(f"not an answer: {error}") from error
+    if type(details) is not list or status not in (COMMITTED, CONFLICT, REFUSED, ANSWERED):
+        raise FrameError(f"an answer of status {status} with details of type {type(details).__name__}")
+    return commit_id, status, version, details
+
+
+_BY_NAME: dict[str, type[Exception]] = {
+    name: cls for name, cls in vars(errors).items() if isinstance(cls, type) and issubclass(cls, ShoalError)
+} | {"TypeError": TypeError, "ValueError": ValueError}
+
+
+def error_parts(error: Exception) -> tuple[str, list[Any]]:
+    """An error as what can be sent: the name of its class and its arguments."""
+    name = type(error).__name__
+    assert name in _BY_NAME, f"{name} is not an error a client is told"
+    return name, [_sendable(part) for part in error.args]
+
+
+def _sendable(part: Any) -> Any:
+    """An argument of an error; what a client put there may be nested deeper than can be sent back."""
+    if type(part) is int and not MIN_INTEGER <= part <= MAX_INTEGER:
+        return str(part)
+    return part if part is None or isinstance(part, (str, bytes, int, float)) else reprlib.repr(part)
+
+
+def error_from(name: str, arguments: list[Any]) -> Exception:
+    """The error that ``error_parts`` took apart; FrameError for what it never made."""
+    try:
+        found = _BY_NAME[name](*arguments)
+        str(found)  # its text is made of what came
+    except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise FrameError(f"an error this shoal does not know: {type(error).__name__}") from error
+    return found

@@ -1,0 +1,122 @@
+"""Messages over a pipe: a 4-byte length, then that many bytes. A pipe may deliver them in any pieces."""
+
+from __future__ import annotations
+
+import math
+import struct
+import time
+from typing import Any
+
+from shoal.shm.host.unpatched import os, select
+from shoal.shm.host.waiting import Lookout
+from shoal.shm.limits import KIB, MAX_COMMIT_BYTES, MIB
+
+_LENGTH = struct.Struct("<I")
+LENGTH_BYTES = _LENGTH.size
+# A commit set of the allowed size, with what it read and its framing.
+MAX_FRAME_BYTES = 2 * MAX_COMMIT_BYTES
+# os.read allocates all it is asked for: 1 MiB at a time took 20 us, 32 KiB nothing that shows.
+_READ_BYTES = 32 * KIB
+_LARGE_READ_BYTES = 1 * MIB
+_LONGEST_SLEEP_S = 1e6  # a longer one does not fit into what the kernel is asked
+
+
+class FrameError(Exception):
+    """The other side does not speak this protocol."""
+
+
+def frame(body: bytes) -> bytes:
+    """``body`` with its length in front."""
+    return _LENGTH.pack(len(body)) + body
+
+
+class FrameBuffer:
+    """Bytes as they came in, given out as whole messages."""
+
+    __slots__ = ("_missing", "_pieces")
+
+    def __init__(self) -> None:
+        self._pieces: list[bytes] = []  # of one unfinished message, joined once when it is whole
+        self._missing = 0  # bytes until there is something to do with them
+
+    def wanted_bytes(self) -> int:
+        """How much to ask the descriptor for next."""
+        return _READ_BYTES if self._missing <= _READ_BYTES else _LARGE_READ_BYTES
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """The messages that ``data`` completes. Raises FrameError for a length no message may have."""
+        if not self._pieces:
+            if len(data) >= LENGTH_BYTES and _LENGTH.unpack_from(data)[0] == len(data) - LENGTH_BYTES:
+                return [data[LENGTH_BYTES:]]  # one message and nothing else: nearly always
+        else:
+            self._pieces.append(data)
+            self._missing -= len(data)
+            if self._missing > 0:
+                return []
+            data = b"".join(self._pieces)
+            self._pieces.clear()
+        messages = []
+        position, end = 0, len(data)
+        self._missing = 0
+        while end - position >= LENGTH_BYTES:
+            (length,) = _LENGTH.unpack_from(data, position)
+            if length > MAX_FRAME_BYTES:
+                raise FrameError(f"a message of {length:,} bytes; the limit is {MAX_FRAME_BYTES:,}")
+            self._missing = length - (end - position - LENGTH_BYTES)
+            if self._missing > 0:
+                break
+            position += LENGTH_BYTES + length
+            messages.append(data[position - length : position])
+        if position < end:
+            self._pieces.append(data[position:] if position else data)
+            if self._missing <= 0:
+                self._missing = 1
+        return messages
+
+
+def write_all(fd: int, data: bytes, give_up_s: float = math.inf) -> None:
+    """Write all of ``data``; TimeoutError if there is no room for it until ``give_up_s`` (monotonic)."""
+    written = 0
+    while True:
+        try:
+            written += os.write(fd, memoryview(data)[written:] if written else data)
+            if written == len(data):
+                return
+        except BlockingIOError:
+            pass  # the pipe is full
+        poller = select.poll()
+        poller.register(fd, select.POLLOUT)
+        wait_ready(poller, give_up_s)
+
+
+def wait_ready(poller: Any, give_up_s: float) -> None:
+    """Sleep until a descriptor in ``poller`` is ready; TimeoutError at the moment ``give_up_s`` (monotonic)."""
+    while True:
+        left_s = give_up_s - time.monotonic()
+        if left_s <= 0:
+            raise TimeoutError
+        if poller.poll(min(left_s, _LONGEST_SLEEP_S) * 1000):
+            return
+
+
+def read_message(
+    fd: int,
+    poller: Any,
+    buffer: FrameBuffer,
+    ready: list[bytes],
+    lookout: Lookout,
+    look_s: float,
+    give_up_s: float = math.inf,
+) -> bytes:
+    """The next message of a descriptor that ``poller`` watches: look for ``look_s`` seconds, then sleep.
+
+    EOFError at its end, TimeoutError at the moment ``give_up_s`` (monotonic).
+    """
+    while not ready:
+        if not lookout.look(poller.poll, look_s):
+            wait_ready(poller, give_up_s)
+        data = os.read(fd, buffer.wanted_bytes())
+        if not data:
+            raise EOFError
+        ready.extend(buffer.feed(data))
+    return ready.pop(0)

@@ -1,0 +1,291 @@
+"""The ``shoal`` command. Exit 0 good, 1 what was asked for failed or problems were found, 2 bad usage."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO, TextIO
+
+from tqdm import tqdm
+
+from shoal.cli.show import event_lines, run_lines, trace_lines
+from shoal.cli.store_commands import FAILED, GOOD, add_store_commands, existing, positive, store_path
+from shoal.command_line import BAD_USAGE, OneLineParser
+from shoal.coordinator.server import process
+from shoal.database import open as open_database
+from shoal.fleet import DONE, Fleet, Outcome, load_function
+from shoal.primitives.keys import Namespace, encode_text
+from shoal.shm.errors import ConfigurationError, LimitExceededError, ShoalError
+from shoal.transfer.export_file import export_store, whole_file
+from shoal.transfer.import_check import ExportFormatError
+from shoal.transfer.import_file import import_store, source
+from shoal.worker_pool import WorkerPool
+
+INTERRUPTED = 130
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run one command and return its exit status."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["bench"]:
+        return _bench(arguments[1:])
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a run may have any name, whatever the terminal can show
+    return _flushed(_perform(_parser().parse_args(arguments)))
+
+
+def _perform(options: argparse.Namespace) -> int:
+    command: Callable[[argparse.Namespace], int] = options.command
+    try:
+        return command(options)
+    except ConfigurationError as error:
+        _complain(error)
+        return BAD_USAGE
+    except BrokenPipeError:
+        _let_go_of_stdout()
+        return FAILED
+    except (ShoalError, OSError, ExportFormatError, process.AlreadyServedError) as error:
+        _complain(error)
+        return FAILED
+    except KeyboardInterrupt:
+        return INTERRUPTED
+
+
+def _flushed(status: int) -> int:
+    """``status``, or that of a stdout which does not take the rest."""
+    try:
+        if sys.stdout is not None:  # as it is with stdout closed
+            sys.stdout.flush()
+    except OSError as error:
+        if status == GOOD and not isinstance(error, BrokenPipeError):
+            _complain(error)
+        _let_go_of_stdout()
+        return FAILED
+    return status
+
+
+@contextlib.contextmanager
+def _stdout_for_results() -> Iterator[TextIO]:
+    """Stdout as a stream of its own. What else is written there meanwhile, also by processes begun here, is on stderr.
+
+    So ``shoal run ... > results`` holds results only, however much tasks and the programs they start print.
+    """
+    if sys.stdout is None or sys.stderr is None or not _is_descriptor(sys.stdout, 1):
+        yield sys.stdout
+        return
+    sys.stdout.flush()
+    results = open(os.dup(1), "w", encoding=sys.stdout.encoding, errors="backslashreplace")  # noqa: SIM115
+    os.dup2(2, 1)
+    try:
+        yield results
+        results.flush()
+    finally:
+        sys.stdout.flush()
+        os.dup2(results.fileno(), 1)
+        results.close()
+
+
+def _is_descriptor(stream: TextIO, fd: int) -> bool:
+    try:
+        return stream.fileno() == fd
+    except OSError:  # io.UnsupportedOperation: a test, say, has put something else in its place
+        return False
+
+
+def _binary(stream: TextIO | None, name: str) -> BinaryIO:
+    if stream is None:
+        raise OSError(f"{name} is closed; give a FILE")
+    return stream.buffer
+
+
+def _let_go_of_stdout() -> None:
+    """What is still buffered goes nowhere: the interpreter would complain of it at its end."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = OneLineParser(
+        prog="shoal", description="A shared-memory store for fleets of agent processes."
+    )
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    run = commands.add_parser("run", help="durable parallel map: run a function over inputs, each once")
+    run.add_argument("function", metavar="MODULE:FUNCTION")
+    run.add_argument("inputs", nargs="+", metavar="INPUT")
+    run.add_argument("--store", required=True, type=store_path, metavar="PATH")
+    run.add_argument("--workers", type=positive, default=os.cpu_count() or 1, metavar="N")
+    run.add_argument("--retries", type=_natural, default=1, metavar="N", help="runs again after a worker died (1)")
+    run.add_argument("--results", action="store_true", help="print every input's outcome as a line of JSON")
+    run.set_defaults(command=_run)
+
+    add_store_commands(commands)
+    _add_contents(commands)
+    commands.add_parser("bench", help="measure against LMDB, SQLite and a Manager", add_help=False)
+    return parser
+
+
+def _add_contents(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """The commands that show what is in a store, and carry it from one to another."""
+    runs = commands.add_parser("runs", help="list the runs of a store")
+    runs.add_argument("path", type=store_path, metavar="PATH")
+    runs.set_defaults(command=_runs)
+
+    events = commands.add_parser("events", help="list the events of a run")
+    events.add_argument("path", type=store_path, metavar="PATH")
+    events.add_argument("run_id", type=_run_id, metavar="RUN")
+    events.set_defaults(command=_events)
+
+    trace = commands.add_parser("trace", help="show a run's traces as trees, or the one below ROOT")
+    trace.add_argument("path", type=store_path, metavar="PATH")
+    trace.add_argument("run_id", type=_run_id, metavar="RUN")
+    trace.add_argument("root_id", nargs="?", type=_name, metavar="ROOT")
+    trace.set_defaults(command=_trace)
+
+    for listing in (runs, events, trace):
+        listing.add_argument(
+            "--namespace", type=_namespace, metavar="TENANT/APP/AGENT", help="instead of the default one (runs: of all)"
+        )
+        listing.add_argument("--json", action="store_true", help="whole, as lines of an export")
+
+    export = commands.add_parser("export", help="write all there is in a store as lines of JSON")
+    export.add_argument("path", type=store_path, metavar="PATH")
+    export.add_argument("file", nargs="?", type=Path, metavar="FILE", help="replaced as a whole; stdout if not given")
+    export.set_defaults(command=_export)
+
+    import_ = commands.add_parser("import", help="check an export and write it into a store, which is made if need be")
+    import_.add_argument("path", type=store_path, metavar="PATH")
+    import_.add_argument("file", nargs="?", type=Path, metavar="FILE", help="stdin if not given")
+    import_.add_argument("--give-up", action="store_true", help="leave an import that was cut short as it is")
+    import_.set_defaults(command=_import)
+
+
+def _run(options: argparse.Namespace) -> int:
+    with _stdout_for_results() as results:
+        return _run_with(options, results)
+
+
+def _run_with(options: argparse.Namespace, results: TextIO) -> int:
+    try:
+        load_function(options.function)
+    except ValueError as error:
+        _complain(error)
+        return BAD_USAGE
+    with WorkerPool(options.store, options.workers, retries=options.retries) as pool:
+        fleet = Fleet(pool.database, options.function)
+        inputs = list(dict.fromkeys(options.inputs))
+        to_do = fleet.to_do(inputs)
+        failures: dict[str, Outcome] = {}
+        with tqdm(total=len(to_do), unit="input", desc=options.function, disable=None) as bar:
+            for outcome in fleet.run(pool, to_do):
+                bar.update()
+                if outcome.status != DONE:
+                    failures[outcome.input] = outcome
+                    bar.write(f"shoal: {' '.join(f'{outcome.input}: {outcome.error}'.split())}", file=sys.stderr)
+        if options.results:
+            for text in inputs:
+                print(json.dumps(vars(failures.get(text) or fleet.outcome(text)), default=str), file=results)
+    done = len(to_do) - len(failures)
+    print(
+        f"{len(inputs)} inputs: {len(inputs) - len(to_do)} done before, {done} done now, {len(failures)} failed",
+        file=sys.stderr if options.results else results,
+    )
+    return FAILED if failures else GOOD
+
+
+def _runs(options: argparse.Namespace) -> int:
+    with existing(options.path) as db:
+        lines = list(run_lines(db, options.namespace, options.json))
+    return _print_all(lines)
+
+
+def _events(options: argparse.Namespace) -> int:
+    with existing(options.path) as db:
+        return _print_all(event_lines(db, options.namespace or Namespace(), options.run_id, options.json))
+
+
+def _trace(options: argparse.Namespace) -> int:
+    namespace = options.namespace or Namespace()
+    with existing(options.path) as db:
+        return _print_all(trace_lines(db, namespace, options.run_id, options.root_id, options.json))
+
+
+def _export(options: argparse.Namespace) -> int:
+    with existing(options.path) as db:
+        if options.file is None:
+            export_store(db, _binary(sys.stdout, "stdout"))
+            return GOOD
+        with whole_file(options.file) as out:
+            count = export_store(db, out)
+    print(f"{count} records written to {options.file}")
+    return GOOD
+
+
+def _import(options: argparse.Namespace) -> int:
+    name = "stdin" if options.file is None else str(options.file)
+    with source(options.file or _binary(sys.stdin, "stdin")) as file:
+        contents = import_store(lambda: open_database(options.path), file, name, options.give_up)
+    print(f"{contents.records} records of {len(contents.runs)} runs imported from {name}")
+    return GOOD
+
+
+def _print_all(lines: Iterable[str]) -> int:
+    try:
+        for line in lines:
+            print(line)
+        sys.stdout.flush()
+    except BrokenPipeError:  # ``| head`` has seen enough
+        _let_go_of_stdout()
+    return GOOD
+
+
+def _bench(arguments: list[str]) -> int:
+    from shoal.bench.__main__ import main as bench_main  # here, because its libraries are an extra
+
+    return bench_main(arguments)
+
+
+def _natural(text: str) -> int:
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"{number} is not 0 or more")
+    return number
+
+
+def _run_id(text: str) -> str:
+    return _checked(lambda: Namespace().run_prefix(text), text)
+
+
+def _name(text: str) -> str:
+    return _checked(lambda: encode_text("id", text), text)
+
+
+def _namespace(text: str) -> Namespace:
+    parts = text.split("/")
+    if len(parts) != 3:
+        raise argparse.ArgumentTypeError(f"{text!r} is not TENANT/APP/AGENT")
+    _checked(lambda: Namespace(*parts), text)
+    return Namespace(*parts)
+
+
+def _checked(check: Callable[[], object], text: str) -> str:
+    try:
+        check()
+    except (ValueError, LimitExceededError) as error:
+        raise argparse.ArgumentTypeError(str(error)) from error
+    return text
+
+
+def _complain(error: BaseException) -> None:
+    print(f"shoal: {' '.join(str(error).split())}", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,128 @@
+"""``shoal runs``, ``events`` and ``trace``: what a store holds, for people; as lines of an export for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from shoal.database import Database
+from shoal.primitives.facades.event_log import EventLog
+from shoal.primitives.facades.run_index import RunsView
+from shoal.primitives.keys import Namespace
+from shoal.primitives.run_contents import holds_anything
+from shoal.primitives.run_scan import namespaces, runs_held
+from shoal.primitives.run_types import RunMetadata, RunQuery
+from shoal.primitives.trace_types import Trace
+from shoal.shm.errors import NotFoundError
+from shoal.transfer import json_lines, records
+from shoal.transfer.records import Record
+from shoal.workers.shared_memory.transaction import Engine
+
+_LONGEST_VALUE = 300  # characters shown of a value
+_DEEPEST_INDENT = 32  # levels of a tree that are indented further than the one before
+_HEADS = ("RUN", "PARENT", "STATUS", "CREATED", "UPDATED", "TAGS")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+
+def run_lines(db: Database, only: Namespace | None, as_json: bool) -> Iterator[str]:
+    """A table of the runs of ``only``, or of all namespaces, each under its name if there are several.
+
+    By the time they were registered; behind them what holds something and was never registered.
+    """
+    view = db.begin(read_only=True)
+    try:
+        spaces = list(namespaces(view)) if only is None else [only]
+        for namespace in spaces:
+            registered, others = _runs(view, namespace)
+            if as_json:
+                yield from (_as_json("run", namespace, run.run_id, run) for run in registered)
+                continue
+            if len(spaces) > 1 or namespace != Namespace():
+                yield f"namespace {'/'.join(map(plain, (namespace.tenant, namespace.app, namespace.agent)))}"
+            yield from _table(
+                [_row(run) for run in registered] + [(plain(run_id), "", "-", "", "", "") for run_id in others]
+            )
+    finally:
+        view.abandon()
+
+
+def event_lines(db: Database, namespace: Namespace, run_id: str, as_json: bool) -> Iterator[str]:
+    """One line for each event of a run; ``NotFoundError`` if there is no such run."""
+    _must_exist(db, namespace, run_id)
+    for event in EventLog(db, namespace=namespace).iter(run_id):
+        if as_json:
+            yield _as_json("event", namespace, run_id, event)
+        else:
+            kind, payload = plain(event.event_type), short(event.payload)
+            yield f"{event.sequence:<6} {moment(event.timestamp)}  {kind}  {payload}"
+
+
+def trace_lines(db: Database, namespace: Namespace, run_id: str, root_id: str | None, as_json: bool) -> Iterator[str]:
+    """The tree below ``root_id``, or all trees of a run; ``NotFoundError`` if there is no such run or trace."""
+    _must_exist(db, namespace, run_id)
+    with db.snapshot(run_id, namespace=namespace) as view:
+        for trace_id in view.traces.list() if root_id is None else [root_id]:
+            if root_id is None:
+                trace = view.traces.get(trace_id)
+                if trace is None or trace.parent_id is not None:
+                    continue
+            for depth, trace in view.traces.get_tree(trace_id).walk():
+                yield _as_json("trace", namespace, run_id, trace) if as_json else _trace_line(depth, trace)
+
+
+def plain(text: str) -> str:
+    """A text as it is if nothing in it moves the cursor or ends the line, else as JSON."""
+    return text if text.isprintable() else json_lines.dump_text(text)
+
+
+def short(value: Any) -> str:
+    """A value as JSON, its beginning if it is long."""
+    text = json_lines.readable(value)
+    return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}... ({len(text):,} characters)"
+
+
+def moment(ms: int) -> str:
+    """Milliseconds since the epoch as ISO 8601, UTC; the number itself beyond the year 9999."""
+    try:
+        return (_EPOCH + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    except OverflowError:
+        return str(ms)
+
+
+def _runs(view: Engine, namespace: Namespace) -> tuple[list[RunMetadata], list[str]]:
+    registered = RunsView(view, namespace).query_runs(RunQuery(include_archived=True))
+    known = {run.run_id for run in registered}
+    return registered, [run_id for run_id, _ in runs_held(view, namespace) if run_id not in known]
+
+
+def _row(run: RunMetadata) -> tuple[str, ...]:
+    parent = "" if run.parent_run is None else plain(run.parent_run)
+    tags = ", ".join(map(plain, run.tags))
+    return plain(run.run_id), parent, run.status.value, moment(run.created_at), moment(run.updated_at), tags
+
+
+def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
+    widths = [max(len(row[i]) for row in [_HEADS, *rows]) for i in range(len(_HEADS))]
+    for row in [_HEADS, *rows]:
+        yield "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
+
+
+def _trace_line(depth: int, trace: Trace) -> str:
+    kind, said = plain(trace.trace_type.type_name()), records.show_trace(trace)["fields"]
+    told = " ".join(f"{name}={short(value)}" for name, value in said.items() if value is not None)
+    level = f"({depth}) " if depth > _DEEPEST_INDENT else ""
+    tags = f"  [{', '.join(map(plain, trace.tags))}]" if trace.tags else ""
+    indent = "  " * min(depth, _DEEPEST_INDENT)
+    return f"{indent}{level}{moment(trace.timestamp)} {kind} {told}{tags}  {plain(trace.id)}"
+
+
+def _as_json(kind: str, namespace: Namespace, run_id: str, item: Any) -> str:
+    return json_lines.dump_text(records.to_fields(Record(kind, namespace, run_id, item)))
+
+
+def _must_exist(db: Database, namespace: Namespace, run_id: str) -> None:
+    engine = db.engine
+    registered = RunsView(engine, namespace).get_run(run_id) is not None
+    if not registered and not holds_anything(engine, namespace.run_prefix(run_id)):
+        raise NotFoundError(f"there is no run {run_id!r} here; shoal runs lists those there are")

@@ -1,0 +1,167 @@
+"""The commands that serve, describe, check, copy and mend a store as a whole."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+from pathlib import Path
+
+from tqdm import tqdm
+
+from shoal.coordinator.log.salvage import Finding
+from shoal.coordinator.recovery.survey import Survey, at_rest, bytes_to_read, is_store, survey_store
+from shoal.coordinator.server import process
+from shoal.database import Database
+from shoal.database import open as open_database
+from shoal.primitives.rules.registry import TABLE
+from shoal.shm.errors import NotFoundError
+from shoal.shm.files.store_files import DURABILITIES, META_FILE
+from shoal.shm.limits import MIN_STORE_BYTES
+from shoal.transfer.repair import REPORT_FILE, Repair, summary
+
+GOOD, FAILED = 0, 1
+_SURVEYS = 5  # of a store being served, whose files may go while they are read
+
+_CHECK = """\
+Verify a store and list every problem: file, byte, what was expected there and what was found. Nothing is changed.
+Of a store at rest all log files and the checkpoint are read and nothing is started; it cannot be opened meanwhile. Of a
+store being served its memory is walked, too. Exit status: 0 sound, 1 problems were found.
+"""
+_REPAIR = f"""\
+Save what can be read of a damaged store at rest to a new one, which must not exist or be an empty directory. The old
+one is only read. The new one is the store as it was at the newest version up to which nothing is missing, or with --all
+everything that can be read: a state that never was as a whole. What was lost is listed, wholly in {REPORT_FILE} of the
+new store. Exit status: 0 the new store is there, or nothing is damaged and there is none; 1 it could not be made.
+"""
+
+
+def add_store_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    """Add them to a parser."""
+    serve = commands.add_parser("serve", help="be the coordinator of a store, in the foreground")
+    serve.add_argument("path", type=store_path, metavar="PATH")
+    serve.add_argument("--durability", choices=DURABILITIES)
+    serve.add_argument("--max-bytes", type=positive, metavar="N", help=f"bound of its memory, from {MIN_STORE_BYTES}")
+    serve.set_defaults(command=_serve)
+
+    info = commands.add_parser("info", help="what a store holds and who serves it")
+    info.add_argument("path", type=store_path, metavar="PATH")
+    info.set_defaults(command=_info)
+
+    check = commands.add_parser("check", help="verify a whole store and list every problem", description=_CHECK)
+    check.add_argument("path", type=store_path, metavar="PATH")
+    check.set_defaults(command=_check)
+
+    backup = commands.add_parser("backup", help="write a consistent copy while writers go on")
+    backup.add_argument("path", type=store_path, metavar="PATH")
+    backup.add_argument("dest", type=store_path, metavar="DEST")
+    backup.set_defaults(command=_backup)
+
+    repair = commands.add_parser("repair", help="save what can be read of a damaged store", description=_REPAIR)
+    repair.add_argument("store", type=store_path, metavar="STORE")
+    repair.add_argument("new_store", type=store_path, metavar="NEW_STORE")
+    repair.add_argument("--all", action="store_true", help="also what stands behind the first damage")
+    repair.add_argument("--max-bytes", type=positive, metavar="N", help="of the new store, instead of the old one's")
+    repair.set_defaults(command=_repair)
+
+
+def _serve(options: argparse.Namespace) -> int:
+    def ready() -> None:
+        print(f"serving {options.path} as process {os.getpid()}; stop with Ctrl-C", flush=True)
+
+    process.serve(options.path.absolute(), options.durability, options.max_bytes, None, ready, TABLE)
+    return GOOD
+
+
+def _info(options: argparse.Namespace) -> int:
+    with existing(options.path) as db:
+        for name, value in vars(db.info()).items():
+            print(f"{name:18}{value}")
+    return GOOD
+
+
+def _check(options: argparse.Namespace) -> int:
+    if not is_store(options.path):
+        raise NotFoundError(_NO_STORE.format(options.path))
+    with at_rest(options.path) as rests:
+        survey = _surveyed(options.path) if rests else None
+    if survey is None:
+        problems = _problems_of_served(options.path)
+    else:
+        problems = [str(finding) for finding in survey.findings]
+        if survey.unfinished is not None:
+            end = survey.unfinished
+            print(f"{end.file} ends at byte {end.offset} with a commit that was never finished; the next open cuts it")
+    for problem in problems:
+        print(problem)
+    print(f"{len(problems)} problem{'s' * (len(problems) > 1)}" if problems else "sound")
+    return FAILED if problems else GOOD
+
+
+def _problems_of_served(path: Path) -> list[str]:
+    with existing(path) as db:
+        problems = db.check()
+        info = db.info()
+        acknowledged = 0 if info.durability == "memory" else info.commit_version
+        return problems + [str(finding) for finding in _findings_of_served(path, acknowledged)]
+
+
+def _findings_of_served(path: Path, acknowledged: int) -> list[Finding]:
+    """What is wrong with files that change meanwhile: a new checkpoint makes older files go."""
+    for _ in range(_SURVEYS):
+        before = set(os.listdir(path))
+        with contextlib.suppress(FileNotFoundError):
+            findings = _surveyed(path, acknowledged).findings
+            if not findings or set(os.listdir(path)) == before:
+                return findings
+    return _surveyed(path, acknowledged).findings
+
+
+def _surveyed(path: Path, acknowledged: int = 0) -> Survey:
+    with tqdm(total=bytes_to_read(path), unit="B", unit_scale=True, desc="check", disable=None) as bar:
+        return survey_store(path, acknowledged, bar.update)
+
+
+def _backup(options: argparse.Namespace) -> int:
+    with existing(options.path) as db:
+        keys = db.backup(options.dest)
+    print(f"{keys} keys written to {options.dest}")
+    return GOOD
+
+
+def _repair(options: argparse.Namespace) -> int:
+    total = bytes_to_read(options.store) if is_store(options.store) else 0
+    with tqdm(total=total, unit="B", unit_scale=True, desc="repair", disable=None) as bar:
+        repair = Repair(options.store, options.new_store, options.all, options.max_bytes, bar.update)
+    if repair.keys is None:
+        print(f"{options.store} is sound at version {repair.version}: nothing to repair, {options.new_store} not made")
+        return GOOD
+    for line in summary(repair.report):
+        print(line)
+    print(f"{repair.keys} keys written to {options.new_store}; all of this is in {options.new_store / REPORT_FILE}")
+    return GOOD
+
+
+def existing(path: Path) -> Database:
+    """Open a store that is there to read it; a command that reads starts and makes nothing."""
+    if not (path / META_FILE).exists():
+        raise NotFoundError(_NO_STORE.format(path))
+    return open_database(path, read_only=True)
+
+
+def store_path(text: str) -> Path:
+    """The argument that names a store."""
+    if not text or "\0" in text:
+        raise argparse.ArgumentTypeError("the path is empty; give a directory")
+    return Path(text)
+
+
+def positive(text: str) -> int:
+    """An argument from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
+    return number
+
+
+_NO_STORE = "there is no store at {}; shoal.open or shoal run makes one"

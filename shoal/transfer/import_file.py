@@ -1,0 +1,175 @@
+"""``shoal import``: an export written back into a store, in commits of bounded size.
+
+Nothing is written before all of the file has been checked, and before it is sure that the store holds nothing of any
+run in it. Then the records are committed in order, as many at a time as fit a bound. Others see a run while it comes.
+
+An import of more than one commit may be cut short: its process is killed, or the store is full. So every commit but
+the last also writes a key that belongs to no namespace, ``import_marker``: [checksum of the file, records written,
+records in all]; the last one deletes it. Importing the same file again goes on after what was written. Another file is
+refused meanwhile, unless the import that was cut short is given up; what it wrote stays then.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import islice
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from shoal.database import Database
+from shoal.primitives.facades.run_index import RunsView
+from shoal.primitives.keys import Namespace, user_text
+from shoal.primitives.run_contents import holds_anything
+from shoal.shm import codec
+from shoal.shm.errors import AlreadyExistsError, ConflictError, InvalidOperationError, StoreFullError
+from shoal.shm.limits import MIB, SINGLE_CALL_TIMEOUT_S
+from shoal.transfer import records
+from shoal.transfer.import_check import Contents, ExportFormatError, check, identity, read
+from shoal.transfer.records import Record
+from shoal.workers.retry import retry_for
+from shoal.workers.shared_memory.transaction import Engine
+
+# A namespace begins with a byte from 1 on.
+IMPORT_MARKER = b"\0import"
+# A commit ends with the record that reaches either. Others wait for a commit; this many records take some 10 ms.
+_COMMIT_RECORDS = 500
+_COMMIT_BYTES = 2 * MIB
+
+
+class Marker(NamedTuple):
+    """How far an import has come."""
+
+    checksum: str
+    written: int
+    records: int
+
+
+@contextmanager
+def source(given: Path | BinaryIO) -> Iterator[BinaryIO]:
+    """What can be read twice: a regular file as it is, of anything else a copy in a file without a name."""
+    with contextlib.ExitStack() as stack:
+        file = stack.enter_context(given.open("rb")) if isinstance(given, Path) else given
+        if isinstance(given, Path) and given.is_file():
+            yield file
+            return
+        copy = stack.enter_context(tempfile.TemporaryFile())
+        shutil.copyfileobj(file, copy, MIB)
+        copy.flush()
+        yield copy
+
+
+def import_store(open_db: Callable[[], Database], file: BinaryIO, name: str, give_up: bool = False) -> Contents:
+    """Check ``file``, open the store, and write everything into it; what that was.
+
+    ``give_up``: forget an import of another file that was cut short. Raises ``ExportFormatError`` for what is no
+    whole export, ``AlreadyExistsError`` if the store holds anything of a run in it, ``InvalidOperationError`` if
+    another import is not at its end; then nothing was written. ``StoreFullError`` may come in the middle.
+    """
+    before = identity(file)
+    contents = check(file, name)
+    with open_db() as db:
+        _Import(db, contents, give_up).run(_unchanged(file, name, before))
+    return contents
+
+
+class _Import:
+    """The second pass: what was checked is written."""
+
+    def __init__(self, db: Database, contents: Contents, give_up: bool) -> None:
+        self._db = db
+        self._contents = contents
+        found = db.engine.find(IMPORT_MARKER)
+        # What every commit must find; another process that imports at the same time is noticed so.
+        self._expected = None if found is None else found.value
+        marker = None if found is None else Marker(*codec.unpackb(found.value))
+        self._written = 0
+        if marker is not None and marker.checksum == contents.checksum and not give_up:
+            self._written = marker.written
+        elif marker is not None and not give_up:
+            raise InvalidOperationError(
+                f"an import of another file was cut short here after {marker.written} of {marker.records} records; "
+                "import that file again to finish it, or use --give-up to leave what it wrote as it is"
+            )
+
+    def run(self, checked: Iterator[tuple[Record, int]]) -> None:
+        """Write what has not been written yet."""
+        self._check_absence()
+        batch: list[Record] = []
+        size = 0
+        for record, record_bytes in islice(checked, self._written, None):
+            if batch and (len(batch) == _COMMIT_RECORDS or size + record_bytes > _COMMIT_BYTES):
+                self._commit(batch)
+                batch, size = [], 0
+            batch.append(record)
+            size += record_bytes
+        if batch:
+            self._commit(batch)
+
+    def _check_absence(self) -> None:
+        """Nothing of any run that is still to come may be there."""
+        view = self._db.begin(read_only=True)
+        try:
+            for (namespace, run_id), first in self._contents.runs.items():
+                if first >= self._written:
+                    _must_be_absent(view, namespace, run_id)
+        finally:
+            view.abandon()
+
+    def _commit(self, batch: list[Record]) -> None:
+        written = self._written + len(batch)
+        marker: bytes | None = None
+        if written < self._contents.records:
+            marker = codec.pack(Marker(self._contents.checksum, written, self._contents.records))
+        try:
+            retry_for(lambda: self._attempt(batch, marker), SINGLE_CALL_TIMEOUT_S)
+        except ConflictError as conflict:
+            key, *versions = conflict.args
+            raise ConflictError(user_text(key), *versions) from None
+        except StoreFullError as error:
+            raise StoreFullError(
+                f"{error}; {self._written} of {self._contents.records} records are imported: "
+                "make room, or open the store with a larger max_bytes, and import the same file again"
+            ) from error
+        self._written = written
+        self._expected = marker
+
+    def _attempt(self, batch: list[Record], marker: bytes | None) -> None:
+        transaction = self._db.begin()
+        try:
+            found = transaction.find(IMPORT_MARKER)
+            if (None if found is None else found.value) != self._expected:
+                raise InvalidOperationError("another process imports into the store; wait until it has ended")
+            for number, record in enumerate(batch, self._written):
+                name = record.namespace, record.run_id
+                if self._contents.runs[name] == number:
+                    _must_be_absent(transaction, *name)
+                records.restore(transaction, record)
+            if marker is not None:
+                transaction.put(IMPORT_MARKER, marker)
+            elif found is not None:
+                transaction.delete(IMPORT_MARKER)
+            transaction.commit()
+        finally:
+            transaction.abandon()
+
+
+def _must_be_absent(engine: Engine, namespace: Namespace, run_id: str) -> None:
+    if RunsView(engine, namespace).get_run(run_id) is not None or holds_anything(engine, namespace.run_prefix(run_id)):
+        where = "the store" if namespace == Namespace() else f"{namespace!r} of the store"
+        raise AlreadyExistsError(f"run {run_id!r} exists in {where}; delete it there, or import into another store")
+
+
+def _unchanged(file: BinaryIO, name: str, before: tuple[int, ...]) -> Iterator[tuple[Record, int]]:
+    """The records once more, as long as the file is what was checked."""
+    try:
+        for checked in read(file, name, Contents()):
+            if identity(file) != before:
+                raise ExportFormatError("it has changed")
+            yield checked
+    except ExportFormatError as error:
+        text = f"{name} was written to while it was imported; import it again as it was to finish"
+        raise ExportFormatError(text) from error

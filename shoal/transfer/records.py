@@ -1,0 +1,323 @@
+"""What an export consists of: records, as the fields of a JSON object, and what writes each one back.
+
+    line 1      {"shoal_export":1}                  the format
+    record      {"kind":KIND,"run_id":ID, ...}      one line each; "namespace":[tenant,app,agent] if not the default one
+    last line   {"kind":"end","records":N,"xxh3":hex}    xxh3-128 of all bytes before it
+
+    kind        fields beside kind, run_id and namespace
+    run         parent_run status created_at updated_at completed_at tags metadata error       a registered run
+    kv          key value expires_at
+    event       sequence event_type payload timestamp prev_hash hash                            hashes in hex
+    state       name version updated_at value            without value: deleted, its version stays used up
+    trace       id parent_id type fields timestamp tags metadata
+
+Moments are integer ms since the epoch (UTC); values are written as ``json_lines`` has it. Order: by namespace; in one
+first all records of kind run, then run by run its keys, events, cells and traces. Keys and cells are sorted, events in
+sequence from 0, a trace comes after its parent. Nothing else is in it: the same content gives the same bytes.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from shoal.primitives import trace_index
+from shoal.primitives.event_types import Event
+from shoal.primitives.facades.kv_store import KVView, Pair
+from shoal.primitives.facades.run_index import RunsView
+from shoal.primitives.facades.state_cell import StateView
+from shoal.primitives.facades.trace_store import TraceView
+from shoal.primitives.keys import Namespace, Tag, encode_text
+from shoal.primitives.rules.cell_rules import Record as CellRecord
+from shoal.primitives.rules.cell_rules import encode_record
+from shoal.primitives.rules.hash_chain import HASH_BYTES, canonical
+from shoal.primitives.run_scan import namespaces, runs_held
+from shoal.primitives.run_types import RunMetadata, RunQuery, RunStatus, encode_run
+from shoal.primitives.trace_types import KINDS as TRACE_KINDS
+from shoal.primitives.trace_types import Trace, TraceOptions
+from shoal.primitives.views.events import EventView
+from shoal.shm import codec
+from shoal.shm.errors import CorruptionError
+from shoal.workers.shared_memory.transaction import Engine
+
+FORMAT = 1
+HEADER = {"shoal_export": FORMAT}
+END = "end"
+
+# A generous bound of what a record takes in a commit beside its keys' texts and its values.
+_RECORD_BYTES = 256
+_LATEST_MS = 2**63 - 1
+
+Fields = dict[str, Any]
+
+
+class Cell(NamedTuple):
+    """A cell by its name."""
+
+    name: str
+    record: CellRecord
+
+
+class Record(NamedTuple):
+    """One line of an export. ``item``: a RunMetadata, Pair, Event, Cell or Trace, as ``kind`` says."""
+
+    kind: str
+    namespace: Namespace
+    run_id: str
+    item: Any
+
+
+class Kind(NamedTuple):
+    """What there is to know of a kind of record. ``make`` and ``size`` refuse with what the primitives refuse with."""
+
+    show: Callable[[Any], Fields]
+    make: Callable[[str, Fields], Any]
+    size: Callable[[bytes, Any], int]  # of its writes in a commit, in bytes, at most; after a whole check
+
+
+def read_all(engine: Engine) -> Iterator[Record]:
+    """Every record ``engine`` shows, in the order of an export. ``CorruptionError`` for a broken chain of events."""
+    for namespace in namespaces(engine):
+        for run in RunsView(engine, namespace).query_runs(RunQuery(include_archived=True)):
+            yield Record("run", namespace, run.run_id, run)
+        for run_id, source in runs_held(engine, namespace):
+            for kind, item in _contents(source, namespace, run_id):
+                yield Record(kind, namespace, run_id, item)
+
+
+def to_fields(record: Record) -> Fields:
+    """The JSON object of a record."""
+    fields: Fields = {"kind": record.kind}
+    if record.namespace != _DEFAULT_NAMESPACE:
+        fields["namespace"] = [record.namespace.tenant, record.namespace.app, record.namespace.agent]
+    return fields | {"run_id": record.run_id} | KINDS[record.kind].show(record.item)
+
+
+def from_fields(fields: Any) -> Record:
+    """The record of a JSON object; ``TypeError``, ``ValueError`` or ``ShoalError`` for what is none."""
+    if not isinstance(fields, dict):
+        raise TypeError(f"it is a {type(fields).__name__}, not an object")
+    rest = dict(fields)
+    kind = rest.pop("kind", None)
+    if not isinstance(kind, str) or kind not in KINDS:
+        raise ValueError(f"its kind is {kind!r:.100}, not one of {', '.join(KINDS)}")
+    namespace = _namespace(rest.pop("namespace")) if "namespace" in rest else _DEFAULT_NAMESPACE
+    run_id = rest.pop("run_id", None)
+    namespace.run_prefix(run_id)
+    return Record(kind, namespace, run_id, KINDS[kind].make(run_id, rest))
+
+
+def size_of(record: Record) -> int:
+    """What a record takes in a commit, in bytes, at most. Checks it wholly, as the primitives do before they write."""
+    return KINDS[record.kind].size(record.namespace.run_prefix(record.run_id), record.item)
+
+
+def restore(engine: Engine, record: Record) -> None:
+    """Write a record, indices and all, by the primitives' own means; refused if what it names is there."""
+    kind, namespace, run_id, item = record
+    if kind == "run":
+        RunsView(engine, namespace).restore_run(item)
+    elif kind == "kv":
+        KVView(engine, namespace, run_id).restore(item)
+    elif kind == "event":
+        EventView(engine, namespace, run_id).restore([item])
+    elif kind == "state":
+        StateView(engine, namespace, run_id).restore(item.name, item.record)
+    else:
+        TraceView(engine, namespace, run_id).restore(item)
+
+
+def _contents(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[tuple[str, Any]]:
+    for pair in KVView(engine, namespace, run_id).pairs():
+        yield "kv", pair
+    events = EventView(engine, namespace, run_id)
+    found = events.verify_chain()
+    if not found.is_valid:
+        raise CorruptionError(f"the event log of run {run_id!r}", 0, "events that fit each other", str(found.error))
+    for event in events.iter():
+        yield "event", event
+    for name, record in StateView(engine, namespace, run_id).records():
+        yield "state", Cell(name, record)
+    for trace in TraceView(engine, namespace, run_id).dump():
+        yield "trace", trace
+
+
+# --- run ------------------------------------------------------------------------------------------------------------
+
+
+def _show_run(run: RunMetadata) -> Fields:
+    return {name: getattr(run, name) for name in _RUN_NAMES} | {"status": run.status.value}
+
+
+def _make_run(run_id: str, fields: Fields) -> RunMetadata:
+    _check_names("run", fields, _RUN_NAMES)
+    _check_tags(fields["tags"])
+    return RunMetadata(**{**fields, "run_id": run_id, "status": RunStatus(fields["status"])})
+
+
+def _size_run(prefix: bytes, run: RunMetadata) -> int:
+    keys = [*run.tags, run.parent_run or "", "", "", ""]
+    return len(encode_run(run)) + sum(2 * len(prefix) + _RECORD_BYTES + len(key.encode()) for key in keys)
+
+
+# --- kv -------------------------------------------------------------------------------------------------------------
+
+
+def _show_pair(pair: Pair) -> Fields:
+    return {"key": pair.key, "value": pair.value, "expires_at": pair.expires_ms or None}
+
+
+def _make_pair(run_id: str, fields: Fields) -> Pair:
+    _check_names("kv", fields, _KV_NAMES)
+    expires_ms = fields["expires_at"]
+    if expires_ms is not None:
+        _check_whole("expires_at", expires_ms, 1)
+    return Pair(fields["key"], fields["value"], expires_ms or 0)
+
+
+def _size_pair(prefix: bytes, pair: Pair) -> int:
+    return _RECORD_BYTES + len(prefix) + len(encode_text("key", pair.key)) + len(codec.encode(pair.value))
+
+
+# --- event ----------------------------------------------------------------------------------------------------------
+
+
+def _show_event(event: Event) -> Fields:
+    hashes = {"prev_hash": event.prev_hash.hex(), "hash": event.hash.hex()}
+    return {name: getattr(event, name) for name in _EVENT_NAMES} | hashes
+
+
+def _make_event(run_id: str, fields: Fields) -> Event:
+    _check_names("event", fields, _EVENT_NAMES)
+    _check_whole("sequence", fields["sequence"], 0)
+    _check_whole("timestamp", fields["timestamp"], 0)
+    return Event(**{**fields, "prev_hash": _hash(fields["prev_hash"]), "hash": _hash(fields["hash"])})
+
+
+def _size_event(prefix: bytes, event: Event) -> int:
+    return (
+        _RECORD_BYTES
+        + 3 * len(prefix)
+        + 2 * len(encode_text("event_type", event.event_type))
+        + len(canonical(event.payload))
+    )
+
+
+def _hash(text: object) -> bytes:
+    if not isinstance(text, str) or len(text) != 2 * HASH_BYTES:
+        raise ValueError(f"a hash is {text!r:.100}, not {2 * HASH_BYTES} characters of hex")
+    return bytes.fromhex(text)
+
+
+# --- state ----------------------------------------------------------------------------------------------------------
+
+
+def _show_cell(cell: Cell) -> Fields:
+    version, updated_at, value = cell.record
+    fields = {"name": cell.name, "version": version, "updated_at": updated_at}
+    return fields if value is None else fields | {"value": codec.stored(value, f"cell {cell.name!r}")}
+
+
+def _make_cell(run_id: str, fields: Fields) -> Cell:
+    is_deleted = "value" not in fields
+    _check_names("state", fields, _STATE_NAMES[:-1] if is_deleted else _STATE_NAMES)
+    _check_whole("version", fields["version"], 1)
+    _check_whole("updated_at", fields["updated_at"], 0)
+    value = None if is_deleted else codec.encode(fields["value"])
+    return Cell(fields["name"], CellRecord(fields["version"], fields["updated_at"], value))
+
+
+def _size_cell(prefix: bytes, cell: Cell) -> int:
+    return _RECORD_BYTES + len(prefix) + len(encode_text("name", cell.name)) + len(encode_record(cell.record))
+
+
+# --- trace ----------------------------------------------------------------------------------------------------------
+
+
+def show_trace(trace: Trace) -> Fields:
+    """The fields of a trace; what it says is ``fields`` among them."""
+    said = trace.trace_type
+    fields = {name: getattr(said, name) for name in type(said).__dataclass_fields__}  # type: ignore[attr-defined]
+    return {
+        "id": trace.id,
+        "parent_id": trace.parent_id,
+        "type": type(said).__name__,
+        "fields": fields,
+        "timestamp": trace.timestamp,
+        "tags": trace.tags,
+        "metadata": trace.metadata,
+    }
+
+
+def _make_trace(run_id: str, fields: Fields) -> Trace:
+    _check_names("trace", fields, _TRACE_NAMES)
+    _check_whole("timestamp", fields["timestamp"], 0)
+    _check_tags(fields["tags"])
+    kind, said = fields["type"], fields["fields"]
+    if not isinstance(kind, str) or kind not in TRACE_KINDS:
+        raise ValueError(f"type of the trace is {kind!r:.100}; it is one of {', '.join(TRACE_KINDS)}")
+    names = tuple(TRACE_KINDS[kind].__dataclass_fields__)  # type: ignore[attr-defined]
+    if not isinstance(said, dict):
+        raise TypeError(f"fields of the trace has type {type(said).__name__}; it is an object")
+    _check_names(kind, said, names)
+    trace_type = TRACE_KINDS[kind](**said)
+    encode_text("id", fields["id"])
+    moment, tags, metadata = fields["timestamp"], fields["tags"], fields["metadata"]
+    return Trace(fields["id"], fields["parent_id"], trace_type, moment, tags, metadata)
+
+
+def _size_trace(prefix: bytes, trace: Trace) -> int:
+    options = TraceOptions(trace.id, trace.parent_id, trace.tags, trace.metadata)
+    tag = bytes((Tag.TRACE,))
+    writes = trace_index.encode_trace(prefix + tag, trace.id, trace.trace_type, options, trace.timestamp)
+    return _RECORD_BYTES * len(writes) + sum(map(len, writes))
+
+
+# --- what they share ------------------------------------------------------------------------------------------------
+
+
+def _namespace(parts: object) -> Namespace:
+    if not isinstance(parts, list) or len(parts) != 3 or not all(isinstance(part, str) for part in parts):
+        raise ValueError(f"namespace is {parts!r:.100}, not a list [tenant, app, agent]")
+    return _known_namespace(*parts)
+
+
+# The same object for the same namespace: it remembers the prefixes of its runs.
+_known_namespace = functools.lru_cache(maxsize=16)(Namespace)
+
+
+def _check_names(kind: str, fields: Fields, names: tuple[str, ...]) -> None:
+    missing = [name for name in names if name not in fields]
+    unknown = [name for name in fields if name not in names]
+    if missing or unknown:
+        told = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(map(repr, unknown[:5]))!s:.200}"
+        raise ValueError(f"a record of kind {kind} {told}; its fields are {', '.join(names)}")
+
+
+def _check_whole(name: str, value: object, least: int) -> None:
+    if type(value) is not int or not least <= value <= _LATEST_MS:
+        raise ValueError(f"{name} is {value!r:.100}, not an integer from {least} to 2**63 - 1")
+
+
+def _check_tags(tags: object) -> None:
+    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
+        raise TypeError(f"tags is {tags!r:.100}, not a list of str")
+    if len(set(tags)) < len(tags):
+        raise ValueError("tags has the same tag twice")
+
+
+_DEFAULT_NAMESPACE = Namespace()
+_RUN_NAMES = ("parent_run", "status", "created_at", "updated_at", "completed_at", "tags", "metadata", "error")
+_KV_NAMES = ("key", "value", "expires_at")
+_EVENT_NAMES = ("sequence", "event_type", "payload", "timestamp", "prev_hash", "hash")
+_STATE_NAMES = ("name", "version", "updated_at", "value")
+_TRACE_NAMES = ("id", "parent_id", "type", "fields", "timestamp", "tags", "metadata")
+
+KINDS = {
+    "run": Kind(_show_run, _make_run, _size_run),
+    "kv": Kind(_show_pair, _make_pair, _size_pair),
+    "event": Kind(_show_event, _make_event, _size_event),
+    "state": Kind(_show_cell, _make_cell, _size_cell),
+    "trace": Kind(show_trace, _make_trace, _size_trace),
+}

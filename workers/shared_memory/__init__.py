@@ -1,0 +1,1 @@
+"""The engine over a shared segment: attach, read at a snapshot, submit, survive a coordinator."""

@@ -1,0 +1,142 @@
+"""What a coordinator gives to a client: two pipes, memory to read, and slots to pin snapshots.
+
+- It lives as long as anyone refers to it: the connection, a transaction or snapshot that reads from its memory, or a
+  commit under way. The coordinator keeps the pinned versions as long as the pipes are open.
+- ``close`` gives everything back at once, whoever refers to it. Later reads raise ``refusal``.
+- The pipes of a commit under way are closed by the thread that waits for the answer, never by another: the number of a
+  closed descriptor may be used again at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from shoal.shm.errors import InvalidOperationError
+from shoal.shm.files.store_files import EpochWord
+from shoal.shm.host import descriptors
+from shoal.shm.host.unpatched import select
+from shoal.shm.host.waiting import Lookout
+from shoal.shm.memory.layout import EPOCH_BITS, W_COORDINATOR_PID, W_HASH_SEED
+from shoal.shm.memory.reader import Place, Reader
+from shoal.shm.memory.segment import Segment
+from shoal.shm.memory.snapshots import SnapshotSlots
+from shoal.shm.wire.frames import FrameBuffer
+from shoal.shm.wire.handshake import Welcome
+
+
+class Attachment:
+    """One coordinator's segment, slots and pipes as this process has them."""
+
+    __slots__ = (
+        "__weakref__",
+        "answer_fd",
+        "buffer",
+        "coordinator_pid",
+        "durability",
+        "epoch",
+        "generation",
+        "in_use",
+        "is_parents",
+        "lookout",
+        "lost",
+        "pipes",
+        "poller",
+        "reader",
+        "ready",
+        "request_fd",
+        "segment",
+        "serves",
+        "slots",
+        "why_closed",
+    )
+
+    def __init__(self, welcome: Welcome, epoch: EpochWord, moved: Callable[[Place, str], bytes | None]) -> None:
+        self.durability = welcome.durability
+        self.serves = self.generation = welcome.generation
+        self.request_fd = welcome.request_fd
+        self.answer_fd = welcome.answer_fd
+        self.pipes = descriptors.owned(self.request_fd, self.answer_fd)
+        self.in_use = False  # a thread waits for the answer to its commit
+        self.lost = False  # half a message may be in either pipe: nobody sends another
+        self.is_parents = False  # this process has been forked, and the pipes are its parent's
+        self.why_closed = ""
+        os.set_blocking(self.request_fd, False)  # the coordinator may be stopped and the pipe full
+        self.poller = select.poll()
+        self.poller.register(self.answer_fd, select.POLLIN)
+        self.buffer = FrameBuffer()
+        self.ready: list[bytes] = []
+        self.lookout = Lookout()
+        self.epoch = epoch
+        self.segment = Segment.attach(welcome.segment_fd)
+        self.slots = SnapshotSlots(welcome.slots_fd)
+        self.reader = Reader(self.segment, epoch.words, moved)
+        self.coordinator_pid: int = self.reader.words[W_COORDINATOR_PID]
+
+    def __del__(self) -> None:
+        self.close_pipes()
+
+    @property
+    def memory_id(self) -> int:
+        """A number that every segment has of its own: what a memory store holds is nowhere else."""
+        seed: int = self.segment.words[W_HASH_SEED]
+        return seed
+
+    def is_current(self) -> bool:
+        """Whether its coordinator serves the store, as far as the epoch word says."""
+        try:
+            return bool(self.generation == self.epoch.words[0] >> EPOCH_BITS)
+        except ValueError:  # closed
+            return False
+
+    def retire(self) -> None:
+        """Have the next read, and the next snapshot, ask the connection where to go."""
+        self.generation = -1
+        self.reader.retire()
+
+    def close_pipes(self) -> None:
+        """Tell the coordinator goodbye; the memory lives on as long as a snapshot reads from it."""
+        descriptors.close_all(getattr(self, "pipes", []))
+
+    def close_segment(self) -> None:
+        """Unmap what is read from: another attachment to the same coordinator is used for that."""
+        self.retire()
+        self.segment.close()
+        self.epoch.close()
+
+    def close_memory(self, why: str) -> None:
+        """Unmap everything. Whoever reads from it is told ``why``."""
+        self.why_closed = why
+        self.close_segment()
+        self.slots.close()
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: let go of the parent's pipes and slots; the memory can still be read.
+
+        The numbers of the pipes stay taken, as a commit under way may have been forked with the process.
+        """
+        self.is_parents = True
+        try:
+            nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+        except OSError:  # there is no descriptor left
+            self.close_pipes()
+        else:
+            for fd in self.pipes:
+                if fd is not None:
+                    os.dup2(nowhere, fd, inheritable=False)
+            os.close(nowhere)
+        self.retire()
+        self.slots.close()
+
+    def refusal(self, error: ValueError) -> Exception:
+        """What a read that met ``error`` raises: why the memory is closed, if it is."""
+        return InvalidOperationError(self.why_closed) if self.why_closed else error
+
+    @contextmanager
+    def reading(self) -> Iterator[Reader]:
+        """The reader, for a block in which another thread may close the database."""
+        try:
+            yield self.reader
+        except ValueError as error:
+            raise self.refusal(error) from None

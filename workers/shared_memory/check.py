@@ -1,0 +1,40 @@
+"""A check of the whole store by an attached process, while commits go on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal.shm.memory import check_parts
+from shoal.shm.memory.integrity import SegmentCheck
+from shoal.workers.shared_memory.connection import Connection
+
+
+def check_through(connection: Connection, insist: bool = False) -> list[str]:
+    """All problems found. SnapshotExpiredError if the check was given up, or another coordinator serves now.
+
+    Given up for whoever needs room; who insists has a second first, in which commits may find the store full.
+    Each question is a round trip of its own: other threads' commits go on between them.
+    """
+    found = connection.check_at_rest()
+    if found is not None:
+        return found
+    attachment = connection.current()
+    number = 0
+
+    def ask(part: str, position: int) -> list[Any]:
+        nonlocal number
+        answer: list[Any] = connection.ask("check", [number, part, position])
+        if connection.attachment is not attachment:
+            return []  # what was walked until now is another coordinator's segment
+        if part == check_parts.BEGIN:
+            number = answer.pop(0)
+        elif part == check_parts.END or not answer:
+            number = 0
+        return answer
+
+    try:
+        with attachment.reading():
+            return SegmentCheck(attachment.segment, ask).run(insist)
+    finally:
+        if number and attachment.is_current():  # an exception: the coordinator still holds back what it would free
+            connection.ask("check", [number, check_parts.END, 0])

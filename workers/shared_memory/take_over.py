@@ -1,0 +1,222 @@
+"""Starts the next coordinator when none answers. Any client may; one does, the others wait for it.
+
+``start.lock`` picks the one that starts a process, so that eight orphaned workers do not start eight interpreters. It
+is let go by the kernel if the starter is killed. The coordinator's own lock then makes sure that there is one.
+
+Nothing here uses ``subprocess``, ``threading`` or ``socket.socket``, which a program may have replaced
+(``shm.unpatched``). All of it runs where no signal handler interrupts it (``uninterrupted``).
+"""
+
+from __future__ import annotations
+
+import _socket
+import contextlib
+import fcntl
+import os
+import random
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from shoal.shm.codec import decode
+from shoal.shm.errors import ConfigurationError, CoordinatorLostError
+from shoal.shm.files import store_files
+from shoal.shm.files.storage import private_file
+from shoal.shm.files.store_files import EpochWord
+from shoal.shm.files.store_place import StorePlace
+from shoal.shm.host import descriptors, unpatched
+from shoal.shm.host.child_python import COORDINATOR, check_launched, python_command, python_environment, starting
+from shoal.shm.host.unpatched import select, time
+from shoal.shm.wire import commit_set, handshake
+from shoal.shm.wire.handshake import Hello, Welcome
+
+_POLL_S = 0.01
+_LONGEST_WAIT_S = 1e6  # what fits into a call of the kernel
+
+# Descriptors in use here. A child that is forked meanwhile closes its copies: it would hold the lock while it lives.
+_under_way: set[int] = set()
+
+
+def attach(
+    directory: Path,
+    hello: Hello,
+    linger_s: float,
+    timeout_s: float,
+    start: bool = True,
+    place: StorePlace | None = None,
+) -> Welcome:
+    """Be admitted by the store's coordinator, starting one if none serves and ``start`` allows it.
+
+    Raises what the coordinator found while opening (``CorruptionError``, ``ConfigurationError``, ``StoreFullError``),
+    and ``CoordinatorLostError`` if there was none within ``timeout_s``, or none that answers. With
+    ``place``, where the process had the store open before, ``StoreMovedError`` if it is not there any more; then
+    nothing is made there.
+    """
+    deadline_s = time.monotonic() + timeout_s
+    while True:
+        if place is not None:
+            place.check()
+        welcome = _knock(directory, hello, deadline_s)
+        if welcome is not None:
+            return welcome
+        if start:
+            _start_if_nobody_does(directory, hello, linger_s, deadline_s)
+        if not start or time.monotonic() >= deadline_s:
+            raise CoordinatorLostError(
+                f"no coordinator for {directory} could be reached or started within {timeout_s:.3g} s; "
+                "see who holds coordinator.lock there, or open with a longer timeout"
+            )
+        time.sleep(_POLL_S * random.uniform(0.5, 1.5))
+
+
+def find_epoch(directory: Path, deadline_s: float, place: StorePlace | None) -> EpochWord:
+    """The epoch of the store being served; its coordinator makes the file again if it was removed."""
+    while True:
+        try:
+            return EpochWord(directory, writable=False)
+        except FileNotFoundError as error:
+            if place is not None:
+                place.check()
+            if time.monotonic() >= deadline_s:
+                raise CoordinatorLostError(
+                    f"the coordinator of {directory} does not make the file {error.filename}, which was removed; "
+                    "end all processes that use the store, and open it again"
+                ) from error
+            time.sleep(_POLL_S)
+
+
+@contextlib.contextmanager
+def _held(*fds: int) -> Iterator[None]:
+    """Close these descriptors in the end, and at once in a child that is forked meanwhile."""
+    _under_way.update(fds)
+    try:
+        yield
+    finally:
+        for fd in fds:
+            os.close(fd)
+        _under_way.difference_update(fds)
+
+
+def _knock(directory: Path, hello: Hello, deadline_s: float) -> Welcome | None:
+    """Ask to be admitted; None if nobody answers at the door."""
+    fd = descriptors.above_standard(_socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM).detach())
+    with _held(fd):
+        connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fd)
+        try:
+            connection.settimeout(min(max(0.01, deadline_s - time.monotonic()), _LONGEST_WAIT_S))
+            with store_files.socket_address(directory) as address:
+                connection.connect(address)
+            connection.sendall(handshake.encode_hello(hello))
+            return handshake.receive_welcome(connection)
+        except TimeoutError:
+            pid = store_files.peer_pid(connection)
+            raise CoordinatorLostError(
+                f"the coordinator of {directory}, process {pid or 'unknown'}, does not answer; see whether it is "
+                "stopped, see who holds coordinator.lock there, or open with a longer timeout"
+            ) from None
+        except (FileNotFoundError, NotADirectoryError, ConnectionError, BlockingIOError, EOFError):
+            return None
+        except PermissionError as error:
+            raise ConfigurationError(
+                f"the store at {directory} belongs to another user; only its owner may attach"
+            ) from error
+        finally:
+            connection.detach()
+
+
+def _start_if_nobody_does(directory: Path, hello: Hello, linger_s: float, deadline_s: float) -> None:
+    with contextlib.ExitStack() as made:
+        try:
+            if hello.store_id is None:
+                made.callback(store_files.remove_directories, store_files.make_directory(directory))
+            path = directory / store_files.START_LOCK_FILE
+            if not path.exists():
+                made.callback(path.unlink, missing_ok=True)
+            fd = descriptors.above_standard(private_file(path, os.O_RDWR | os.O_CREAT))
+        except OSError as error:
+            store_files.raise_if_read_only(directory, error)
+            raise
+        with _held(fd):
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                made.pop_all()
+                return
+            _start(directory, hello, linger_s, deadline_s)
+        made.pop_all()
+
+
+def _start(directory: Path, hello: Hello, linger_s: float, deadline_s: float) -> None:
+    """Start a coordinator and wait until it serves or says why it cannot."""
+    command = python_command(COORDINATOR, str(directory), "--linger", str(linger_s))
+    if hello.durability is not None:
+        command += ["--durability", hello.durability]
+    if hello.max_bytes is not None:
+        command += ["--max-bytes", str(hello.max_bytes)]
+    if hello.store_id is not None:
+        command += ["--store-id", hello.store_id.hex()]
+    report_read, report_write = descriptors.pipe()
+    with _held(report_read):
+        with _held(report_write), starting():
+            launcher = _spawn(command, report_write)
+        parts = _read_report(report_read, deadline_s)
+        status = _reap(launcher, kill=time.monotonic() >= deadline_s)
+    if parts:
+        raise commit_set.error_from(*parts)
+    if status is not None:
+        check_launched(status)
+
+
+def _reap(launcher: int, kill: bool) -> int | None:
+    """How the launcher ended; None if the program reaps its children without a look at who they are.
+
+    ``kill``: it has had its time. A launcher that is shoal's ends at once.
+    """
+    try:
+        pid, status = unpatched.os.waitpid(launcher, os.WNOHANG if kill else 0)
+        if not pid:
+            os.kill(launcher, signal.SIGKILL)
+            _, status = unpatched.os.waitpid(launcher, 0)
+    except ChildProcessError:
+        return None
+    return os.waitstatus_to_exitcode(status)
+
+
+def _spawn(command: list[str], report_fd: int) -> int:
+    """Start the process that starts the coordinator and ends; its pid."""
+    pid: int = unpatched.os.posix_spawn(
+        command[0],
+        [*command, "--report-fd", str(descriptors.FIRST_OWN)],
+        python_environment(),
+        file_actions=[
+            (os.POSIX_SPAWN_OPEN, 0, os.devnull, os.O_RDWR, 0),
+            (os.POSIX_SPAWN_DUP2, 0, 1),
+            (os.POSIX_SPAWN_DUP2, 0, 2),
+            (os.POSIX_SPAWN_DUP2, report_fd, descriptors.FIRST_OWN),
+        ],
+        setsigmask=(),
+        setsigdef=(signal.SIGPIPE, signal.SIGXFSZ),
+    )
+    return pid
+
+
+def _read_report(fd: int, deadline_s: float) -> list[Any]:
+    """What the new coordinator says: nothing if it serves, was not needed, died, or takes too long."""
+    poller = select.poll()
+    poller.register(fd, select.POLLIN)
+    left_s = min(max(0.0, deadline_s - time.monotonic()), _LONGEST_WAIT_S)
+    if not poller.poll(left_s * 1000):
+        return []
+    raw = unpatched.os.read(fd, 65536)
+    return decode(raw) if raw else []
+
+
+def _after_fork_in_child() -> None:
+    for fd in _under_way:
+        os.close(fd)
+    _under_way.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

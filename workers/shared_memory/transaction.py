@@ -1,0 +1,328 @@
+"""What primitives see of the engine: get_named, find, scan, put, delete, clear, perform. Never a segment or a pipe.
+
+Two kinds with the same methods:
+- ``Transaction``: reads at one pinned snapshot, keeps its writes to itself, commits them at once with everything it
+  read. The coordinator refuses it if any of that has changed.
+- ``AutoCommit``: every call by itself. A read is of the newest committed version, a write is committed before it
+  returns, and ``perform`` is decided by the coordinator, so nothing ever conflicts.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any, NoReturn, Protocol
+
+from shoal.shm.clock import now_ms
+from shoal.shm.errors import InvalidOperationError, no_memory_to_send
+from shoal.shm.memory.layout import W_PUBLISHED
+from shoal.shm.memory.reader import Place
+from shoal.shm.operation import Found, Write
+from shoal.shm.wire import commit_set
+from shoal.workers.shared_memory.attachment import Attachment
+from shoal.workers.shared_memory.connection import Connection
+
+NOT_MOVABLE = (
+    "a transaction, a snapshot or what it gave out (txn.kv, say) belongs to the thread and process that began it and "
+    "cannot be copied or pickled; hand on the database and a run id, and begin one there"
+)
+# Who waits for a commit looks at the published version at growing intervals.
+_SHORTEST_LOOK_S = 0.0002
+_LONGEST_LOOK_S = 0.005
+
+
+class Engine(Protocol):
+    """The engine's interface to the primitives. Keys and values are bytes; ``expires_ms`` 0 is forever."""
+
+    def get_named(self, place: Place, name: str) -> bytes | None:
+        """The value of the key ``place.prefix`` + ``name``, or None."""
+        ...
+
+    def find(self, key: bytes) -> Found | None:
+        """A key's value with version and expiry, or None."""
+        ...
+
+    def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, Found]]:
+        """The live keys of ``[lower, upper)`` in order."""
+        ...
+
+    def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> None:
+        """Write a key, whatever is there."""
+        ...
+
+    def delete(self, key: bytes) -> None:
+        """Delete a key, present or not."""
+        ...
+
+    def clear(self, lower: bytes, upper: bytes) -> None:
+        """Delete every key of ``[lower, upper)``, however many."""
+        ...
+
+    def perform(self, name: str, arguments: list[Any]) -> Any:
+        """Run one of ``shm.operations`` and return what it says."""
+        ...
+
+
+class Transaction:
+    """One snapshot, one atomic commit. ``Engine`` over both."""
+
+    __slots__ = (
+        "__weakref__",
+        "_clears",
+        "_connection",
+        "_ended",
+        "_keys_read",
+        "_ranges_read",
+        "_reader",
+        "_slot",
+        "_valid_until_ms",
+        "_writes",
+        "attachment",
+        "read_only",
+        "snapshot",
+        "version",
+    )
+
+    def __init__(self, connection: Connection, read_only: bool = False) -> None:
+        self._ended = "is not pinned yet"
+        self._connection = connection
+        self.attachment = attachment = connection.current()
+        self._reader = attachment.reader
+        try:
+            self._slot, self.snapshot = attachment.slots.pin(attachment.reader.words)
+        except ValueError as error:
+            raise attachment.refusal(error) from None
+        self.read_only = read_only = read_only or connection.read_only
+        self.version: int | None = self.snapshot if read_only else None
+        self._keys_read: dict[bytes, None] = {}
+        self._ranges_read: list[tuple[bytes, bytes]] = []
+        self._writes: dict[bytes, Write] = {}
+        self._clears: list[tuple[bytes, bytes]] = []
+        self._valid_until_ms = 0
+        self._ended = ""
+
+    def __del__(self) -> None:
+        if self._ended == "":
+            self._end("was dropped")
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(NOT_MOVABLE)
+
+    def get_named(self, place: Place, name: str) -> bytes | None:
+        """The value of the key ``place.prefix`` + ``name`` as this transaction sees it."""
+        found = self.find(place.prefix + name.encode())
+        return None if found is None else found.value
+
+    def find(self, key: bytes) -> Found | None:
+        """A key's value with version and expiry, own writes included."""
+        if self._ended:
+            self._refuse_use()
+        write = self._writes.get(key)
+        if write is not None:
+            return _as_found(write)
+        if self._clears and any(lower <= key < upper for lower, upper in self._clears):
+            return None
+        self._keys_read[key] = None
+        try:
+            found = self._reader.find(key, self.snapshot)
+        except ValueError as error:
+            raise self.attachment.refusal(error) from None
+        if found is not None and found.expires_ms:
+            self._note_expiry(found.expires_ms)
+        return found
+
+    def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, Found]]:
+        """The live keys of ``[lower, upper)`` in order, own writes included.
+
+        What is validated at commit is the range as far as it was read: all of it, or up to the last key taken.
+        """
+        if self._ended:
+            self._refuse_use()
+        position = len(self._ranges_read)
+        self._ranges_read.append((lower, upper))
+        key = lower
+        try:
+            for key, found in self._merged(lower, upper):
+                yield key, found
+        except GeneratorExit:
+            self._ranges_read[position] = (lower, key + b"\0")
+            raise
+        except ValueError as error:
+            raise self.attachment.refusal(error) from None
+
+    def _merged(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, Found]]:
+        own = sorted(write for write in self._writes.values() if lower <= write.key < upper)
+        position = 0
+        for key, found in self._reader.scan(lower, upper, self.snapshot):
+            while position < len(own) and own[position].key < key:
+                mine = _as_found(own[position])
+                if mine is not None:
+                    yield own[position].key, mine
+                position += 1
+            if position < len(own) and own[position].key == key:
+                continue
+            if any(start <= key < end for start, end in self._clears):
+                continue
+            if found.expires_ms:
+                self._note_expiry(found.expires_ms)
+            yield key, found
+        for write in own[position:]:
+            mine = _as_found(write)
+            if mine is not None:
+                yield write.key, mine
+
+    def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> None:
+        """Write a key at commit."""
+        self._write(Write(key, value, expires_ms))
+
+    def delete(self, key: bytes) -> None:
+        """Delete a key at commit, present or not."""
+        self._write(Write(key, None, 0))
+
+    def clear(self, lower: bytes, upper: bytes) -> None:
+        """Delete every key of ``[lower, upper)`` at commit, however many."""
+        self._check_writable()
+        for key in [key for key in self._writes if lower <= key < upper]:
+            del self._writes[key]
+        self._clears.append((lower, upper))
+
+    def perform(self, name: str, arguments: list[Any]) -> Any:
+        """Run an operation now, on what this transaction sees; what it read is validated at commit."""
+        self._check_writable()
+        outcome = self._connection.operations.decide(self.find, now_ms(), name, arguments)
+        for write in outcome.writes:
+            self._write(write)
+        return outcome.result
+
+    def commit(self) -> int:
+        """Commit and end; the commit version (of the snapshot, if nothing was written)."""
+        if self._ended:
+            self._refuse_use()
+        try:
+            if self._writes or self._clears:
+                reads, effects = self._encoded()
+                version, _ = self._connection.submit(self.snapshot, self._valid_until_ms, reads, effects)
+            else:
+                version = self.snapshot
+        except BaseException:
+            self._end("has failed")
+            raise
+        self.version = version
+        self._end("has committed")
+        return version
+
+    def _encoded(self) -> tuple[bytes, bytes]:
+        """What was read and what is to be written, as a commit sends it."""
+        try:
+            reads = commit_set.encode_reads(list(self._keys_read), self._ranges_read)
+            flat = [part for write in self._writes.values() for part in write]
+            clears = [bound for clear in self._clears for bound in clear]
+            return reads, commit_set.encode_effects(flat, clears or None)
+        except MemoryError as error:
+            raise no_memory_to_send(f"a commit of {len(self._writes):,} keys") from error
+
+    def abandon(self) -> None:
+        """End without writing anything; a second time does nothing."""
+        if not self._ended:
+            self._end("has ended")
+
+    def _end(self, how: str) -> None:
+        self._ended = how
+        slot = self._slot
+        del self._slot  # if this is interrupted, the slot is lost, and so free again
+        self.attachment.slots.unpin(slot)
+
+    def _write(self, write: Write) -> None:
+        self._check_writable()
+        self._writes[write.key] = write
+
+    def _check_writable(self) -> None:
+        if self._ended:
+            self._refuse_use()
+        if self._connection.read_only:
+            raise self._connection.refusal()
+        if self.read_only:
+            raise InvalidOperationError("a snapshot only reads; use db.transaction to write")
+
+    def _refuse_use(self) -> None:
+        what = "snapshot" if self.read_only else "transaction"
+        raise InvalidOperationError(f"the {what} {self._ended}; start a new one")
+
+    def _note_expiry(self, expires_ms: int) -> None:
+        if not self._valid_until_ms or expires_ms < self._valid_until_ms:
+            self._valid_until_ms = expires_ms
+
+
+class AutoCommit:
+    """Every call a transaction of its own. ``Engine``, shared by all threads."""
+
+    __slots__ = ("__weakref__", "_connection", "get_named")
+
+    # The newest committed value of a key: the attached reader's own method, so that no call lies between.
+    get_named: Callable[[Place, str], bytes | None]
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._attached(connection.attachment)
+        connection.on_attach = weakref.WeakMethod(self._attached)
+
+    def _attached(self, attachment: Attachment) -> None:
+        self.get_named = attachment.reader.get_named
+
+    def wait_beyond(self, version: int, give_up_s: float) -> bool:
+        """Wait until something newer than ``version`` is committed; False at the moment ``give_up_s`` (monotonic)."""
+        pause_s = _SHORTEST_LOOK_S
+        while self.published() <= version:
+            left_s = give_up_s - time.monotonic()
+            if left_s <= 0:
+                return False
+            time.sleep(min(pause_s, left_s))
+            pause_s = min(pause_s * 2, _LONGEST_LOOK_S)
+        return True
+
+    def published(self) -> int:
+        """The newest committed version."""
+        with self._connection.current().reading() as reader:
+            version: int = reader.words[W_PUBLISHED]
+            return version
+
+    def find(self, key: bytes) -> Found | None:
+        """The newest committed value of a key, with version and expiry."""
+        with self._connection.current().reading() as reader:
+            return reader.find_latest(key)
+
+    def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, Found]]:
+        """The live keys of ``[lower, upper)`` at one snapshot, pinned while the iterator is in use."""
+        transaction = Transaction(self._connection, read_only=True)
+        try:
+            yield from transaction.scan(lower, upper)
+        finally:
+            transaction.abandon()
+
+    def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> None:
+        """Write and commit."""
+        effects = commit_set.encode_effects([key, value, expires_ms])
+        self._connection.submit(0, 0, commit_set.NO_READS, effects)
+
+    def delete(self, key: bytes) -> None:
+        """Delete and commit."""
+        effects = commit_set.encode_effects([key, None, 0])
+        self._connection.submit(0, 0, commit_set.NO_READS, effects)
+
+    def clear(self, lower: bytes, upper: bytes) -> None:
+        """Delete a range and commit."""
+        effects = commit_set.encode_effects([], [lower, upper])
+        self._connection.submit(0, 0, commit_set.NO_READS, effects)
+
+    def perform(self, name: str, arguments: list[Any]) -> Any:
+        """Have the coordinator run an operation and commit what it writes."""
+        effects = commit_set.encode_effects([], None, [(name, arguments)])
+        _, results = self._connection.submit(0, 0, commit_set.NO_READS, effects)
+        return results[0]
+
+
+def _as_found(write: Write) -> Found | None:
+    if write.value is None or (write.expires_ms and write.expires_ms <= now_ms()):
+        return None
+    return Found(write.value, 0, write.expires_ms)
