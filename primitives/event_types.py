@@ -6,6 +6,7 @@ from collections.abc import Generator, Iterable
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from shoal.primitives.engine import Engine
 from shoal.primitives.keys import bound, encode_text
 from shoal.primitives.rules.event_rules import (
     EVENT,
@@ -22,7 +23,6 @@ from shoal.primitives.rules.event_rules import (
 from shoal.primitives.rules.hash_chain import DEFAULT_CHAIN, GENESIS_HASH, HASH_BYTES, ChainCheck, canonical, chain_of
 from shoal.shm import codec
 from shoal.shm.errors import CorruptionError, LimitExceededError
-from shoal.workers.shared_memory.transaction import Engine
 
 
 @dataclass(frozen=True)

@@ -6,11 +6,11 @@ value and expiry as they are: event hashes, cell versions and ttls stay what the
 
 from __future__ import annotations
 
+from shoal.primitives.engine import Engine
 from shoal.primitives.keys import Tag, after
 from shoal.shm.errors import LimitExceededError
 from shoal.shm.limits import MAX_COMMIT_BYTES
 from shoal.shm.operation import Write
-from shoal.workers.shared_memory.transaction import Engine
 
 # A run of so few keys that goes along with its parent is deleted key by key. A cleared range costs every reader a look
 # until it is swept, which is little for one run and much for the thousands of small ones a cascade may take along.

@@ -6,12 +6,12 @@ from bisect import bisect_left
 from collections.abc import Iterator
 from typing import Any, NoReturn
 
+from shoal.primitives.engine import Engine
 from shoal.primitives.keys import Namespace, after, decode_text
 from shoal.shm.errors import CorruptionError, InvalidOperationError
+from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.limits import MAX_RUN_ID_BYTES, MIB
-from shoal.shm.memory.reader import Place
-from shoal.shm.operation import Found
-from shoal.workers.shared_memory.transaction import Engine
+from shoal.shm.operation import VersionedValue
 
 # A run is read ahead as far as this: thousands of small ones are then read in one scan, instead of a few scans each.
 _AHEAD_KEYS = 4096
@@ -68,11 +68,11 @@ class RunAhead:
     def __init__(self) -> None:
         self.run_id = ""
         self.prefix = b""
-        self._found: dict[bytes, Found] = {}
+        self._found: dict[bytes, VersionedValue] = {}
         self._keys: list[bytes] = []
         self._size = 0
 
-    def add(self, key: bytes, found: Found) -> bool:
+    def add(self, key: bytes, found: VersionedValue) -> bool:
         """Keep one more key, greater than all so far; False if it would be too much."""
         self._size += len(key) + len(found.value)
         if len(self._keys) == _AHEAD_KEYS or self._size > _AHEAD_BYTES:
@@ -81,16 +81,16 @@ class RunAhead:
         self._found[key] = found
         return True
 
-    def get_named(self, place: Place, name: str) -> bytes | None:
+    def get_named(self, place: KeyLocationCache, name: str) -> bytes | None:
         """The value of the key ``place.prefix`` + ``name``, or None."""
         found = self.find(place.prefix + name.encode())
         return None if found is None else found.value
 
-    def find(self, key: bytes) -> Found | None:
+    def find(self, key: bytes) -> VersionedValue | None:
         """A key's value with version and expiry, or None."""
         return self._found.get(key)
 
-    def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, Found]]:
+    def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, VersionedValue]]:
         """The keys of ``[lower, upper)`` in order."""
         for key in self._keys[bisect_left(self._keys, lower) : bisect_left(self._keys, upper)]:
             yield key, self._found[key]

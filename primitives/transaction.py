@@ -33,7 +33,7 @@ class RunView:
     def __reduce__(self) -> NoReturn:
         raise TypeError(NOT_MOVABLE)
 
-    def _begun(self) -> engine.Transaction:
+    def _begun(self) -> engine.EngineTransaction:
         assert self._owner is not None
         return self._owner._begun()
 
@@ -75,11 +75,13 @@ class Transaction(RunView):
     def __init__(self, connection: Connection, namespace: Namespace, run_id: str, read_only: bool = False) -> None:
         super().__init__(None, namespace, run_id)
         self._connection = connection
-        self._engine: engine.Transaction | None = engine.Transaction(connection, True) if read_only else None
+        self._engine: engine.EngineTransaction | None = (
+            engine.EngineTransaction(connection, True) if read_only else None
+        )
 
     def __enter__(self) -> Transaction:
         if self._engine is None:
-            self._engine = engine.Transaction(self._connection)
+            self._engine = engine.EngineTransaction(self._connection)
         elif not self._engine.read_only:
             raise InvalidOperationError("the transaction was entered already; start a new one")
         return self
@@ -120,7 +122,7 @@ class Transaction(RunView):
         if self._engine is not None:
             self._engine.abandon()
 
-    def _begun(self) -> engine.Transaction:
+    def _begun(self) -> engine.EngineTransaction:
         if self._engine is None:
             raise InvalidOperationError("the transaction has not begun; use it in a with statement")
         return self._engine

@@ -74,8 +74,8 @@ MAX_CHECK_ALLOCATIONS = 1 << 23  # noted for checks (64 MiB); then all begin aga
 
 # --- processes ------------------------------------------------------------------------------------------------------
 OPEN_TIMEOUT_S = 10.0
-MAX_JOINT = 64  # operations that become one commit, each with at most so many bytes of effects
-MAX_JOINT_EFFECTS_BYTES = 64 * KIB
+MAX_JOINT = 64  # operations that become one commit, each with at most so many bytes of mutations
+MAX_JOINT_MUTATIONS_BYTES = 64 * KIB
 KNOWN_JOINTS = 64  # keys whose joint operations are kept in mind
 KNOWN_JOINT_NODES = 512  # and of each the places of so many keys
 SINGLE_CALL_TIMEOUT_S = 30.0  # a facade's call that reads and writes runs again for so long before it gives up

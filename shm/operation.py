@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
 
-class Found(NamedTuple):
+class VersionedValue(NamedTuple):
     """A live version of a key."""
 
     value: bytes
@@ -19,7 +19,7 @@ class Found(NamedTuple):
     expires_ms: int  # 0: never
 
 
-Read = Callable[[bytes], Found | None]
+Read = Callable[[bytes], VersionedValue | None]
 
 
 class Write(NamedTuple):
@@ -30,7 +30,7 @@ class Write(NamedTuple):
     expires_ms: int
 
 
-class Outcome(NamedTuple):
+class Decision(NamedTuple):
     """What an operation writes and what its caller is told."""
 
     writes: list[Write]
@@ -63,9 +63,9 @@ class OperationTable(NamedTuple):
     kind on the same key: nobody is told its version.
     """
 
-    rules: Mapping[str, Callable[..., Outcome]]
+    rules: Mapping[str, Callable[..., Decision]]
     batched: Mapping[str, Callable[[Read, bytes], Joint]]
 
-    def decide(self, read: Read, now_ms: int, name: str, arguments: list[Any]) -> Outcome:
+    def decide(self, read: Read, now_ms: int, name: str, arguments: list[Any]) -> Decision:
         """Run the operation ``name`` over the state ``read`` shows."""
         return self.rules[name](read, now_ms, *arguments)

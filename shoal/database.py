@@ -21,6 +21,7 @@ from shoal.shm.limits import LINGER_S, OPEN_TIMEOUT_S
 from shoal.shm.memory.layout import W_BYTES_USED, W_CLIENTS, W_COORDINATOR_PID, W_KEYS, W_PUBLISHED
 from shoal.workers.retry import retry
 from shoal.workers.shared_memory import transaction as engine
+from shoal.workers.shared_memory.autocommit import AutoCommit
 from shoal.workers.shared_memory.check import check_through
 from shoal.workers.shared_memory.connection import Connection
 from shoal.workers.shared_memory.read_only import ReadOnlyConnection
@@ -87,7 +88,7 @@ class Database:
             self._connection: Connection = ReadOnlyConnection(*options, read, TABLE, _store_id)
         else:
             self._connection = Connection(*options, linger_s, TABLE, _store_id)
-        self.engine = engine.AutoCommit(self._connection)
+        self.engine = AutoCommit(self._connection)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _reopen, (type(self), self.path, self._options, self._connection.store_id)
@@ -151,12 +152,12 @@ class Database:
         """A transaction that only reads, at the newest version, from this moment; end it with ``close`` or ``with``."""
         return Transaction(self._connection, namespace, run_id, read_only=True)
 
-    def begin(self, *, read_only: bool = False) -> engine.Transaction:
+    def begin(self, *, read_only: bool = False) -> engine.EngineTransaction:
         """A transaction of the engine, for what spans namespaces (export, import): ``commit`` or ``abandon`` ends it.
 
         Not of the public face: there, a transaction belongs to a namespace.
         """
-        return engine.Transaction(self._connection, read_only)
+        return engine.EngineTransaction(self._connection, read_only)
 
     def info(self) -> StoreInfo:
         """What the store holds and who serves it."""
@@ -203,7 +204,7 @@ class Database:
         store_files.make_directory(directory)
         if any(directory.iterdir()):
             raise AlreadyExistsError(f"{directory} is not empty; give a new directory")
-        snapshot = engine.Transaction(self._connection, read_only=True)
+        snapshot = engine.EngineTransaction(self._connection, read_only=True)
         store_id = store_files.new_store_id()  # not the original's: what is committed to either belongs to it alone
         try:
             attachment = snapshot.attachment

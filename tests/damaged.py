@@ -21,7 +21,7 @@ from shoal.shm.files.storage import Space
 from shoal.shm.memory.layout import W_PUBLISHED
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.segment import Segment
-from shoal.shm.wire import commit_set
+from shoal.shm.wire import request as wire_request
 from shoal.transfer.repair import fill
 
 STORE_ID = bytes(range(16))
@@ -173,9 +173,9 @@ class Model:
             if version % 4 == 0:
                 state.pop(f"k{(version + 5) % 11}", None)
                 writes += [PREFIX + b"k%d" % ((version + 5) % 11), None, 0]
-            effects = commit_set.encode_effects(writes)
-            log.reserve(len(effects), only_deletes=False)
-            log.append(version, CLIENT, version, effects, b"")
+            mutations = wire_request.encode_mutations(writes)
+            log.reserve(len(mutations), only_deletes=False)
+            log.append(version, CLIENT, version, mutations, b"")
             self.states.append(state)
 
 

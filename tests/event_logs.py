@@ -13,7 +13,7 @@ from shoal.primitives import keys as key_space
 from shoal.primitives.event_types import sequence_of
 from shoal.primitives.rules.event_rules import TYPE, Record, decode_events, event_key
 from shoal.shm import codec
-from shoal.shm.operation import Found
+from shoal.shm.operation import VersionedValue
 
 DB = shoal.Database
 NASTY_TYPES = ["a", "a\0", "a\0\0\0", "\0", "__idx_", "/", "é" * 512, "t" * 1024, "🦀", "\U0010ffff", "\n", " "]
@@ -82,5 +82,5 @@ def remove_event(db: DB, run: str, sequence: int) -> None:
         db.engine.delete(key)
 
 
-def reader_of(state: dict[bytes, bytes]) -> Callable[[bytes], Found | None]:
-    return lambda key: Found(state[key], 1, 0) if key in state else None
+def reader_of(state: dict[bytes, bytes]) -> Callable[[bytes], VersionedValue | None]:
+    return lambda key: VersionedValue(state[key], 1, 0) if key in state else None

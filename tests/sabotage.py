@@ -54,7 +54,7 @@ def poisoned() -> None:
     sound = CommitEngine.submit_together
 
     def submit_together(self: CommitEngine, requests: list[Any]) -> list[bytes]:
-        if any(b"poison" in request.effects for _, request in requests):
+        if any(b"poison" in request.mutations for _, request in requests):
             os.kill(os.getpid(), signal.SIGKILL)
         return sound(self, requests)
 

@@ -8,7 +8,8 @@ from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm import limits
-from shoal.shm.memory.reader import Place, Reader
+from shoal.shm.key_location_cache import KeyLocationCache
+from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.segment import Segment
 
 
@@ -21,7 +22,7 @@ class Store:
         self.pinned: list[int] = []
         self.reclaimer = Reclaimer(self.writer, lambda: list(self.pinned))
         self.reader = Reader(self.segment, self.writer.epoch_words)
-        self.place = Place(b"")
+        self.place = KeyLocationCache(b"")
         self.version = 0
 
     def commit(self, writes=None, clears=(), expires_ms: int = 0, publish: bool = True) -> int:

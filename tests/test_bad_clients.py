@@ -11,13 +11,15 @@ import msgpack
 import pytest
 
 import shoal
-from shoal.shm.wire import commit_set, handshake
+from shoal.shm.wire import answer as wire_answer
+from shoal.shm.wire import handshake
+from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.frames import frame
 
 WRITE = [b"key", b"\x01", 0]
 NOTHING = msgpack.packb([[], None, None, None])
 LATE = b"\xc1\xc7\x0c\xff" + struct.pack(">Iq", 0, 2**62)  # a moment beyond all years, as a value has it
-BAD_EFFECTS = [
+BAD_MUTATIONS = [
     [[b"key"], None, None, None],
     [["text", b"v", 0], None, None, None],
     [[b"", b"v", 0], None, None, None],
@@ -88,12 +90,12 @@ def assert_unharmed(db: shoal.Database, pid: int) -> None:
     assert db.check() == []
 
 
-@pytest.mark.parametrize("effects", BAD_EFFECTS, ids=str)
-def test_a_malformed_commit_set_ends_its_client_only(served: shoal.Database, effects) -> None:
+@pytest.mark.parametrize("mutations", BAD_MUTATIONS, ids=str)
+def test_a_malformed_commit_set_ends_its_client_only(served: shoal.Database, mutations) -> None:
     """A request of the wrong shape is answered by hanging up; nothing of it is written."""
     before, nothing = served.info(), _all_written(served)
     header = struct.pack("<QQQI", 1, 0, 0, 0)
-    assert send_and_hear(served, frame(header + msgpack.packb(effects))) == b""
+    assert send_and_hear(served, frame(header + msgpack.packb(mutations))) == b""
     assert _all_written(served) == nothing
     assert_unharmed(served, before.coordinator_pid)
 
@@ -106,8 +108,8 @@ def test_a_malformed_commit_set_ends_its_client_only(served: shoal.Database, eff
         frame(os.urandom(500)),
         struct.pack("<I", 2**32 - 1),
         frame(struct.pack("<QQQI", 1, 0, 0, 4) + msgpack.packb([[1], []])),
-        frame(commit_set.encode_request(1, 0, 0, msgpack.packb([{b"k": 1}, []]), NOTHING)),
-        frame(commit_set.encode_request(1, 0, 0, LATE, NOTHING)),
+        frame(wire_request.encode_request(1, 0, 0, msgpack.packb([{b"k": 1}, []]), NOTHING)),
+        frame(wire_request.encode_request(1, 0, 0, LATE, NOTHING)),
         frame(struct.pack("<QQQI", 1, 0, 0, 2**31)),
     ],
     ids=["empty", "short", "random", "4 GiB", "bad reads", "a map read", "a late moment", "reads beyond the end"],
@@ -125,8 +127,8 @@ def test_an_operation_that_makes_no_sense_is_refused(served: shoal.Database) -> 
     header = struct.pack("<QQQI", 9, 0, 0, 0)
     for arguments in ([b"k"], [b"k", "one"], [b"k", 1, 2], [b"k", None], [b"k", [1]]):
         answer = send_and_hear(served, frame(header + msgpack.packb([[], None, [["increment", arguments]], None])))
-        commit_id, status, _, _ = commit_set.decode_answer(answer[4:])
-        assert (commit_id, status) == (9, commit_set.REFUSED)
+        commit_id, status, _, _ = wire_answer.decode_answer(answer[4:])
+        assert (commit_id, status) == (9, wire_answer.REFUSED)
     assert_unharmed(served, pid)
 
 
@@ -148,8 +150,8 @@ def test_what_an_insert_would_write_is_refused(served: shoal.Database, writes) -
     pid, nothing = served.info().coordinator_pid, _all_written(served)
     operation = ["insert", [b"new", "it is there", [], [b"first", b"\x01", *writes]]]
     message = struct.pack("<QQQI", 3, 0, 0, 0) + msgpack.packb([[], None, [operation], None])
-    commit_id, status, _, _ = commit_set.decode_answer(send_and_hear(served, frame(message))[4:])
-    assert (commit_id, status) == (3, commit_set.REFUSED)
+    commit_id, status, _, _ = wire_answer.decode_answer(send_and_hear(served, frame(message))[4:])
+    assert (commit_id, status) == (3, wire_answer.REFUSED)
     assert _all_written(served) == nothing
     assert_unharmed(served, pid)
 

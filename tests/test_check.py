@@ -29,7 +29,7 @@ from shoal.shm.errors import SnapshotExpiredError
 from shoal.shm.memory import check_parts
 from shoal.shm.memory.integrity import SegmentCheck
 from shoal.shm.memory.layout import W_HORIZON
-from shoal.shm.wire.commit_set import COMMITTED, REFUSED
+from shoal.shm.wire.answer import COMMITTED, REFUSED
 from shoal.shm.wire.frames import frame
 
 RUN = "run"

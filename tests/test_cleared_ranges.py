@@ -20,7 +20,7 @@ from shoal.primitives.rules.registry import TABLE
 from shoal.shm import limits
 from shoal.shm.clock import SystemClock
 from shoal.shm.memory.segment import Segment
-from shoal.shm.wire.commit_set import CommitSet
+from shoal.shm.wire.request import CommitSet
 
 KEYS = 3000
 

@@ -26,8 +26,9 @@ from shoal.coordinator.commit.reading import BrokenStoreError
 from shoal.primitives.rules import registry as operations
 from shoal.primitives.rules.event_rules import Appending
 from shoal.shm.errors import StoreFullError
-from shoal.shm.wire import commit_set
-from shoal.shm.wire.commit_set import COMMITTED, REFUSED
+from shoal.shm.wire import answer as wire_answer
+from shoal.shm.wire import request as wire_request
+from shoal.shm.wire.answer import COMMITTED, REFUSED
 from shoal.shm.wire.frames import frame
 
 RUN = "run"
@@ -47,19 +48,19 @@ def rig() -> Iterator[Rig]:
         os.close(rigs.opened.pop())
 
 
-def increment(commit_id: int) -> commit_set.CommitSet:
+def increment(commit_id: int) -> wire_request.CommitSet:
     return request(commit_id, operations=[[operations.INCREMENT, [b"count", 1]]])
 
 
-def append(commit_id: int) -> commit_set.CommitSet:
+def append(commit_id: int) -> wire_request.CommitSet:
     return request(commit_id, operations=[[operations.EVENT_APPEND, [LOG_KEY, "xxh3", [["step", b"\xc0"]]]]])
 
 
-def put(commit_id: int) -> commit_set.CommitSet:
+def put(commit_id: int) -> wire_request.CommitSet:
     return request(commit_id, [b"key", b"\x01", 0])
 
 
-KINDS: dict[str, Callable[[int], list[tuple[int, commit_set.CommitSet]]]] = {
+KINDS: dict[str, Callable[[int], list[tuple[int, wire_request.CommitSet]]]] = {
     "put": lambda n: [(2, put(n))],
     "operation": lambda n: [(2, increment(n))],
     "joint of one": lambda n: [(2, append(n))],
@@ -151,7 +152,7 @@ def test_no_room(rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
             patch.setattr(place, name, _raise(StoreFullError("no room")))
             answers = rig.submit(*KINDS[kind](7))
             assert {status for _, status, *_ in answers} == {REFUSED}
-            assert commit_set.decode_answer(earlier[0][4:])[1] == COMMITTED
+            assert wire_answer.decode_answer(earlier[0][4:])[1] == COMMITTED
     assert {status for _, status, *_ in rig.submit(*KINDS[kind](7))} == {COMMITTED}
     assert rigs.sound(rig) == []
 
@@ -303,10 +304,10 @@ def test_what_was_sent_before_nonsense(store: Path) -> None:
     with shoal.open(store, durability="memory", linger=0.2) as db:
         key = shoal.Namespace().run_prefix(RUN) + b"\x01"
         good = [
-            commit_set.encode_request(n, 0, 0, b"", commit_set.encode_effects([key + b"k%d" % n, b"\x01", 0]))
+            wire_request.encode_request(n, 0, 0, b"", wire_request.encode_mutations([key + b"k%d" % n, b"\x01", 0]))
             for n in (1, 2, 3)
         ]
-        nonsense = commit_set.encode_request(9, 0, 0, b"", b"\xc1")
+        nonsense = wire_request.encode_request(9, 0, 0, b"", b"\xc1")
         assert send_and_hear(db, b"".join(map(frame, (*good[:2], nonsense, good[2])))) == b""
         assert_unharmed(db, db.info().coordinator_pid)
         assert shoal.KVStore(db).list(RUN, "k") == ["k1", "k2"]

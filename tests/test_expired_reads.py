@@ -15,7 +15,7 @@ from shoal.coordinator.commit.engine import COORDINATOR
 from shoal.coordinator.log import format as wal_format
 from shoal.shm.errors import StoreFullError
 from shoal.shm.files import checkpoint
-from shoal.shm.wire.commit_set import COMMITTED, CONFLICT
+from shoal.shm.wire.answer import COMMITTED, CONFLICT
 
 CLIENT = 7
 

@@ -25,7 +25,9 @@ from shoal.primitives.rules import registry as operations
 from shoal.shm import codec
 from shoal.shm.errors import AlreadyExistsError, CASConflictError
 from shoal.shm.files import checkpoint, store_files
-from shoal.shm.wire import commit_set, frames, handshake
+from shoal.shm.wire import answer as wire_answer
+from shoal.shm.wire import frames, handshake, wire_errors
+from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.frames import FrameError
 from tests.fuzz.all_targets import TARGETS
 from tests.fuzz.mutation import BOMBS, mutated
@@ -178,13 +180,13 @@ class TestFound:
         """Ended the coordinator, where msgpack packs less deep than it unpacks."""
         nested = codec.unpackb(b"\x91" * 900 + b"\xc0")
         for error in (AlreadyExistsError(nested), CASConflictError(nested, nested, 1)):
-            _, arguments = commit_set.error_parts(error)
+            _, arguments = wire_errors.error_parts(error)
             assert all(part is None or isinstance(part, (str, int)) for part in arguments)
 
     def test_an_answer_cut_short(self):
         """Was struct.error."""
         with pytest.raises(FrameError, match="not an answer"):
-            commit_set.decode_answer(b"\0" * 23)
+            wire_answer.decode_answer(b"\0" * 23)
 
 
 def _no_check(*_: object) -> None:
@@ -221,11 +223,11 @@ def _received(connection):
     return data[4:], descriptors
 
 
-def _unchecked_decode_effects(effects: bytes):
-    writes, clears, operations_, question = codec.unpackb(effects)
+def _unchecked_decode_mutations(mutations: bytes):
+    writes, clears, operations_, control = codec.unpackb(mutations)
     flat = clears or []
     pairs = [(flat[i], flat[i + 1]) for i in range(0, len(flat), 2)]
-    return writes, pairs, operations_ or [], question
+    return writes, pairs, operations_ or [], control
 
 
 def _late_refusal(sound):
@@ -234,7 +236,7 @@ def _late_refusal(sound):
     def submit(self, client_id, request):
         before = self.version
         raw = sound(self, client_id, request)
-        if commit_set.decode_answer(raw[4:])[1] == commit_set.REFUSED:
+        if wire_answer.decode_answer(raw[4:])[1] == wire_answer.REFUSED:
             self.version = before + 1
         return raw
 
@@ -246,14 +248,14 @@ PLANTS = [
     ("hello", handshake, "decode_hello", _half_a_hello),
     ("welcome", handshake, "receive_welcome", _leaky_welcome),
     ("frames", frames, "MAX_FRAME_BYTES", 2**33),
-    ("request", commit_set, "decode_effects", _unchecked_decode_effects),
-    ("request", commit_set, "_check_keys", _no_check),
-    ("engine", commit_set, "check_writes", _no_check),
+    ("request", wire_request, "decode_mutations", _unchecked_decode_mutations),
+    ("request", wire_request, "_check_keys", _no_check),
+    ("engine", wire_request, "check_writes", _no_check),
     ("operation", commit_engine.CommitEngine, "submit", _late_refusal(commit_engine.CommitEngine.submit)),
-    ("answer", commit_set, "_BY_NAME", {"ConflictError": KeyError, "NotFoundError": OSError}),
+    ("answer", wire_errors, "_BY_NAME", {"ConflictError": KeyError, "NotFoundError": OSError}),
     ("checkpoints", checkpoint, "_is_sound", lambda entry, newest: True),
     ("checkpoints", checkpoint, "_is_end", lambda content: True),
-    ("log", commit_set, "check_writes", _no_check),
+    ("log", wire_request, "check_writes", _no_check),
     ("store_json", store_files, "DURABILITIES", ("memory", "buffered", "strict", None)),
     ("epoch", store_files, "_LAST_GENERATION", -1),
     ("value", codec, "unpackb", lambda raw, **options: msgpack.unpackb(raw, strict_map_key=False, **options)),

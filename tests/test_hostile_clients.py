@@ -20,8 +20,10 @@ from test_bad_clients import attach, send_and_hear
 
 import shoal
 from shoal.shm import limits
-from shoal.shm.wire import commit_set, handshake
-from shoal.shm.wire.commit_set import COMMITTED, CONFLICT, REFUSED
+from shoal.shm.wire import answer as wire_answer
+from shoal.shm.wire import handshake
+from shoal.shm.wire import request as wire_request
+from shoal.shm.wire.answer import COMMITTED, CONFLICT, REFUSED
 from shoal.shm.wire.frames import MAX_FRAME_BYTES, frame
 from tests.fuzz.watch import MIB, Watch, answers, close, descriptors, private_kib, request
 
@@ -73,8 +75,8 @@ class TestFloods:
         Path(f"/proc/{watch.pid}/clear_refs").write_text("5")  # the most it had until now
         before_kib = private_kib(watch.pid, "VmHWM")
         count = 4 * MIB
-        effects = b"\x94\xdd" + struct.pack(">I", count) + one * count + b"\xc0\xc0\xc0"
-        message = memoryview(frame(commit_set.encode_request(1, 0, 0, b"", effects)))
+        mutations = b"\x94\xdd" + struct.pack(">I", count) + one * count + b"\xc0\xc0\xc0"
+        message = memoryview(frame(wire_request.encode_request(1, 0, 0, b"", mutations)))
         welcome = attach(watch.db)
         with contextlib.suppress(BrokenPipeError):
             while message:
@@ -177,10 +179,10 @@ class TestLies:
 
     def test_a_snapshot_of_the_future(self, watch):
         """Whoever says he read what is not there yet deceives himself alone: one commit or none, and nobody else's."""
-        reads = commit_set.encode_reads([KEY + b"x"], [(KEY, KEY + b"\xff")])
+        reads = wire_request.encode_reads([KEY + b"x"], [(KEY, KEY + b"\xff")])
         for snapshot in (watch.db.info().commit_version + 1000, 2**63, 2**64 - 1):
             raw = send_and_hear(watch.db, request([[KEY + b"x", b"\1", 0], None, None, None], reads, snapshot))
-            assert commit_set.decode_answer(raw[4:])[1] in (COMMITTED, CONFLICT, REFUSED)
+            assert wire_answer.decode_answer(raw[4:])[1] in (COMMITTED, CONFLICT, REFUSED)
         watch.unharmed()
         # What it did not read has not become invisible to those who did.
         with pytest.raises(shoal.ConflictError), watch.db.transaction("r") as txn:  # noqa: PT012
@@ -204,7 +206,7 @@ class TestLies:
             ["cell_cas", [prefix + b"\2\0", "name", 1, b"x"]],
         ):
             raw = send_and_hear(watch.db, request([[], None, [operation], None]))
-            assert commit_set.decode_answer(raw[4:])[1] in (REFUSED, COMMITTED), operation
+            assert wire_answer.decode_answer(raw[4:])[1] in (REFUSED, COMMITTED), operation
         assert cells.read("own", "cell").value == 1
         assert log.verify_chain("own").is_valid
         watch.unharmed()

@@ -30,9 +30,10 @@ from shoal.shm import limits
 from shoal.shm.clock import SystemClock
 from shoal.shm.files.storage import DiskStorage
 from shoal.shm.memory.segment import Segment
-from shoal.shm.wire import commit_set
-from shoal.shm.wire.commit_set import COMMITTED, REFUSED, CommitSet, decode_answer, decode_request, encode_effects
+from shoal.shm.wire import request as wire_request
+from shoal.shm.wire.answer import COMMITTED, REFUSED, decode_answer
 from shoal.shm.wire.frames import LENGTH_BYTES
+from shoal.shm.wire.request import CommitSet, decode_request, encode_mutations
 
 LOG = b"log"
 
@@ -91,14 +92,14 @@ def engine(tmp_path: Path) -> Engine:
     return Engine(tmp_path)
 
 
-def decode(commit_id: int, effects: bytes) -> CommitSet:
-    message = commit_set.encode_request(commit_id, 0, 0, commit_set.NO_READS, effects)
+def decode(commit_id: int, mutations: bytes) -> CommitSet:
+    message = wire_request.encode_request(commit_id, 0, 0, wire_request.NO_READS, mutations)
     return decode_request(message, operations.OPERATIONS)
 
 
 def request(commit_id: int, *operation_list: list[Any], writes: list[Any] | None = None) -> CommitSet:
-    effects = encode_effects(writes or [], None, list(operation_list))
-    return decode(commit_id, effects)
+    mutations = encode_mutations(writes or [], None, list(operation_list))
+    return decode(commit_id, mutations)
 
 
 def append(commit_id: int, *payloads: Any, log: bytes = LOG, event_type: Any = "step") -> CommitSet:
@@ -187,7 +188,7 @@ def test_full_store(tmp_path):
 
 def test_large_ones_and_many(engine):
     """Requests too large to share stand alone, and very many become several commits; no event is lost."""
-    large = "x" * (limits.MAX_JOINT_EFFECTS_BYTES + 1)
+    large = "x" * (limits.MAX_JOINT_MUTATIONS_BYTES + 1)
     answers = engine.together((1, append(1, large)), (2, append(1, "a")), (3, append(1, large)), (4, append(1, "b")))
     assert len({version for _, _, version, _ in answers}) == 3
     many = [(100 + client, append(1, client)) for client in range(3 * limits.MAX_JOINT + 1)]
@@ -233,8 +234,8 @@ class TestGoingOn:
         alone = request(next(turns), append(0, "y", "z").operations[0], writes=[b"key", b"\x01", 0])
         assert engine.together((9, alone))[0][1] == COMMITTED
         assert together() == list(range(joint + 2, 2 * joint + 2))
-        effects = encode_effects([], [LOG, LOG + b"\xff"])
-        cleared = decode(next(turns), effects)
+        mutations = encode_mutations([], [LOG, LOG + b"\xff"])
+        cleared = decode(next(turns), mutations)
         assert engine.together((9, cleared))[0][1] == COMMITTED
         assert together() == list(range(joint))
         assert engine.length() == joint

@@ -11,7 +11,7 @@ from run_indices import ids_of, kv_of_space  # noqa: F401 (a fixture)
 
 import shoal
 from shoal import RunIndex, RunQuery, RunStatus
-from shoal.shm.wire.commit_set import error_from, error_parts
+from shoal.shm.wire.wire_errors import error_from, error_parts
 
 BAD_IDS = [(None, TypeError), (1, TypeError), (b"r", TypeError), ("", ValueError), ("\ud800", ValueError)]
 BAD_IDS += [("x" * 129, shoal.LimitExceededError), (["r"], TypeError)]

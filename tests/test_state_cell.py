@@ -17,7 +17,7 @@ from shoal.primitives.rules import cell_rules as cell_operations
 from shoal.primitives.rules.cell_rules import Record, decode_record, encode_record
 from shoal.shm import codec
 from shoal.shm.limits import MAX_VALUE_BYTES
-from shoal.shm.operation import Found, Outcome
+from shoal.shm.operation import Decision, VersionedValue
 
 DB = shoal.Database
 WEIRD_NAMES = ["\0", "a\0b", "__idx_", "a__b", "/", "a/b", "🦀", "é", "\n", " ", "\uffff", "k" * 1024, "é" * 512]
@@ -209,8 +209,8 @@ class TestNamesAndValues:
 class TestRecords:
     """The rules by themselves, and what they do with a record that is none."""
 
-    def decide(self, rule: Callable[..., Outcome], record: Record | None, now_ms: int, *arguments: Any) -> Record:
-        found = None if record is None else Found(encode_record(record), 1, 0)
+    def decide(self, rule: Callable[..., Decision], record: Record | None, now_ms: int, *arguments: Any) -> Record:
+        found = None if record is None else VersionedValue(encode_record(record), 1, 0)
         (write,) = rule(lambda key: found, now_ms, b"key", *arguments).writes
         assert (write.key, write.expires_ms) == (b"key", 0)
         return decode_record(write.value)

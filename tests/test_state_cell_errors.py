@@ -10,7 +10,7 @@ import pytest
 
 import shoal
 from shoal.shm import codec
-from shoal.shm.wire import commit_set
+from shoal.shm.wire import wire_errors
 
 DB = shoal.Database
 
@@ -124,7 +124,7 @@ class TestErrors:
         for error in errors:
             for copy in (
                 pickle.loads(pickle.dumps(error)),
-                commit_set.error_from(*codec.unpackb(codec.pack(commit_set.error_parts(error)))),
+                wire_errors.error_from(*codec.unpackb(codec.pack(wire_errors.error_parts(error)))),
             ):
                 assert (type(copy), copy.args, str(copy), vars(copy)) == (
                     type(error),

@@ -12,8 +12,8 @@ from typing import NamedTuple
 from shoal.coordinator.commit.reading import read_newest
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm import limits
-from shoal.shm.operation import Found, Joint, OperationTable
-from shoal.shm.wire.commit_set import CommitSet
+from shoal.shm.operation import Joint, OperationTable, VersionedValue
+from shoal.shm.wire.request import CommitSet
 
 # The operation, and the key it is on.
 JointPlace = tuple[str, bytes]
@@ -50,7 +50,7 @@ class Joints:
         name, arguments = request.operations[0]
         if name not in self._operations.batched or request.valid_until_ms:
             return None
-        return None if len(request.effects) > limits.MAX_JOINT_EFFECTS_BYTES else (name, arguments[0])
+        return None if len(request.mutations) > limits.MAX_JOINT_MUTATIONS_BYTES else (name, arguments[0])
 
     def take(self, place: JointPlace, now_ms: int) -> tuple[Joint, dict[bytes, int]]:
         """A joint to begin the next commit with, and the nodes of keys it may write. It is kept no longer."""
@@ -87,5 +87,5 @@ class Joints:
         if len(self._kept) > limits.KNOWN_JOINTS:
             del self._kept[next(iter(self._kept))]  # the one kept the longest: a joint that is taken is kept anew
 
-    def _read(self, key: bytes) -> Found | None:
+    def _read(self, key: bytes) -> VersionedValue | None:
         return read_newest(self._writer, key, self._now_ms)

@@ -34,13 +34,15 @@ from shoal.coordinator.memory.writer import NOTHING_KNOWN, Plan, Writer
 from shoal.shm import codec, limits
 from shoal.shm.clock import Clock
 from shoal.shm.errors import ShoalError, StoreFullError
-from shoal.shm.operation import Found, Joint, OperationTable, Write
-from shoal.shm.wire import commit_set
-from shoal.shm.wire.commit_set import COMMITTED, CONFLICT, REFUSED, CommitSet, FlatWrites, encode_answer, triples
+from shoal.shm.operation import Joint, OperationTable, VersionedValue, Write
+from shoal.shm.wire import request as wire_request
+from shoal.shm.wire import wire_errors
+from shoal.shm.wire.answer import COMMITTED, CONFLICT, REFUSED, encode_answer
+from shoal.shm.wire.request import CommitSet, FlatWrites, triples
 
 COORDINATOR = 0  # the client id of commits the coordinator makes itself
 _NO_RESULTS: list[Any] = []
-_NO_EFFECTS = commit_set.encode_effects([])
+_NO_MUTATIONS = wire_request.encode_mutations([])
 # Joint, nodes it knows, client id with commit id and results of each, flat writes, and these as the log has them.
 _JointDecision = tuple[Joint, dict[bytes, int], list[list[Any]], FlatWrites, bytes]
 # Keys leave the indexes in one round and their memory is free after the next.
@@ -85,7 +87,7 @@ class CommitEngine:
             # Something it read has expired since: let the deletion happen first, then it is an ordinary conflict.
             while self.sweep_expired():
                 pass
-        writes, effects, decided, results, nodes = request.writes, request.effects, b"", _NO_RESULTS, NOTHING_KNOWN
+        writes, mutations, decided, results, nodes = request.writes, request.mutations, b"", _NO_RESULTS, NOTHING_KNOWN
         try:
             if request.keys_read or request.ranges_read:
                 conflict = validate(request, self._window) or self._expired(request)
@@ -97,13 +99,13 @@ class CommitEngine:
                 if not writes and not request.clears:
                     if not more:
                         return encode_answer(request.commit_id, COMMITTED, self.version, results)
-                    effects = _NO_EFFECTS  # replay takes what was decided; what was asked need not be kept
+                    mutations = _NO_MUTATIONS  # replay takes what was decided; what was asked need not be kept
                 decided = codec.pack([more, results])
                 writes = writes + more
         except Exception as error:  # nothing exists yet: whatever a request stumbles over is its client's affair alone
             return _refusal(request, error)
         try:
-            version = self._commit(client_id, request.commit_id, request.clears, writes, effects, decided, nodes)
+            version = self._commit(client_id, request.commit_id, request.clears, writes, mutations, decided, nodes)
         except StoreFullError as error:
             return _refusal(request, error)
         self._remember(client_id, request.commit_id, version, results)
@@ -159,7 +161,7 @@ class CommitEngine:
                 writer.expiry.add(key, expires_ms)
         if writes:
             try:
-                self._commit(COORDINATOR, self.version + 1, [], writes, commit_set.encode_effects(writes))
+                self._commit(COORDINATOR, self.version + 1, [], writes, wire_request.encode_mutations(writes))
             except StoreFullError:
                 for key in writes[::3]:  # readers see them expired; reclaiming waits for room
                     writer.expiry.add(key, now_ms + limits.SWEEP_EVERY_MS)
@@ -177,7 +179,7 @@ class CommitEngine:
     def make_version(self) -> bool:
         """An empty commit, for memory that can be freed once there is a newer version; False if the disk is full."""
         try:
-            self._commit(COORDINATOR, self.version + 1, [], [], _NO_EFFECTS)
+            self._commit(COORDINATOR, self.version + 1, [], [], _NO_MUTATIONS)
         except StoreFullError:
             return False
         self.finish_group()
@@ -205,13 +207,13 @@ class CommitEngine:
         commit_id: int,
         clears: list[tuple[bytes, bytes]],
         writes: FlatWrites,
-        effects: bytes,
+        mutations: bytes,
         decided: bytes = b"",
         nodes: dict[bytes, int] = NOTHING_KNOWN,
     ) -> int:
         """Do a commit that is decided; its version. StoreFullError leaves nothing of it."""
-        plan = self._make_room(writes, clears, len(effects) + len(decided), nodes)
-        return self._apply(client_id, commit_id, clears, writes, plan, effects, decided)
+        plan = self._make_room(writes, clears, len(mutations) + len(decided), nodes)
+        return self._apply(client_id, commit_id, clears, writes, plan, mutations, decided)
 
     def _apply(
         self,
@@ -220,7 +222,7 @@ class CommitEngine:
         clears: list[tuple[bytes, bytes]],
         writes: FlatWrites,
         plan: Plan,
-        effects: bytes,
+        mutations: bytes,
         decided: bytes,
     ) -> int:
         """Write a commit to memory and to the log; its version. StoreFullError if memory has no such piece: nothing is.
@@ -230,7 +232,7 @@ class CommitEngine:
         version = self.version + 1
         self._writer.apply(version, clears, writes, plan)
         if self._log is not None:
-            self._log.append(version, client_id, commit_id, effects, decided)
+            self._log.append(version, client_id, commit_id, mutations, decided)
         self.version = version
         window = self._window
         if clears:
@@ -255,8 +257,8 @@ class CommitEngine:
             return None
         joint, nodes, outcomes, writes, decided = decision
         try:
-            plan = self._make_room(writes, [], len(_NO_EFFECTS) + len(decided), nodes)
-            version = self._apply(COORDINATOR, self.version + 1, [], writes, plan, _NO_EFFECTS, decided)
+            plan = self._make_room(writes, [], len(_NO_MUTATIONS) + len(decided), nodes)
+            version = self._apply(COORDINATOR, self.version + 1, [], writes, plan, _NO_MUTATIONS, decided)
         except StoreFullError:
             return None
         self._joints.keep(place, version, joint, nodes, zip(writes[::3], plan[0], strict=True))
@@ -285,11 +287,11 @@ class CommitEngine:
         sent = {key: Write(key, value, expires_ms) for key, value, expires_ms in triples(request.writes)}
         decided: dict[bytes, Write] = {}
 
-        def read(key: bytes) -> Found | None:
+        def read(key: bytes) -> VersionedValue | None:
             write = decided.get(key) or sent.get(key)
             if write is None:
                 return read_newest(self._writer, key, now_ms, nodes)
-            return None if write.value is None else Found(write.value, 0, write.expires_ms)
+            return None if write.value is None else VersionedValue(write.value, 0, write.expires_ms)
 
         results = []
         for name, arguments in request.operations:
@@ -300,7 +302,7 @@ class CommitEngine:
                 decided[write.key] = write
             results.append(outcome.result)
         writes = [part for write in decided.values() for part in write]
-        commit_set.check_writes(writes)
+        wire_request.check_writes(writes)
         return writes, results
 
     def _make_room(
@@ -342,4 +344,4 @@ def _refusal(request: CommitSet, error: Exception) -> bytes:
         error = StoreFullError("the coordinator has no memory to decide the commit with; free memory or commit less")
     elif not isinstance(error, ShoalError) and type(error) not in (TypeError, ValueError):
         error = ValueError(f"the commit cannot be decided: {type(error).__name__}: {error}")
-    return encode_answer(request.commit_id, REFUSED, 0, commit_set.error_parts(error))
+    return encode_answer(request.commit_id, REFUSED, 0, wire_errors.error_parts(error))

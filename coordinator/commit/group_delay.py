@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from shoal.coordinator.server.clients import Client
 from shoal.shm import limits
-from shoal.shm.wire.commit_set import CommitSet
+from shoal.shm.wire.request import CommitSet
 
 _RECENT_GROUPS = 2  # who was answered while a group was being synced is in the next, or in the one after it
 _TRIAL_EVERY = 17  # groups, odd as some take turns: then those are waited for, too, for whom it was of no use

@@ -7,7 +7,7 @@ exception out of the store itself is not. It means that an invariant is broken, 
 from __future__ import annotations
 
 from shoal.coordinator.memory.writer import Writer
-from shoal.shm.operation import Found
+from shoal.shm.operation import VersionedValue
 
 
 class BrokenStoreError(BaseException):
@@ -17,7 +17,9 @@ class BrokenStoreError(BaseException):
     """
 
 
-def read_newest(writer: Writer, key: bytes, now_ms: int, nodes: dict[bytes, int] | None = None) -> Found | None:
+def read_newest(
+    writer: Writer, key: bytes, now_ms: int, nodes: dict[bytes, int] | None = None
+) -> VersionedValue | None:
     """``Writer.newest`` for a decision: TypeError for a key that is none, BrokenStoreError for a broken segment."""
     if type(key) is not bytes:
         raise TypeError(f"an operation reads a key of type {type(key).__name__}")

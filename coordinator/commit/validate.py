@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from shoal.coordinator.commit.conflict_window import ConflictWindow
-from shoal.shm.wire.commit_set import CommitSet
+from shoal.shm.wire.request import CommitSet
 
 
 class Conflict(NamedTuple):

@@ -9,8 +9,8 @@
      40  8  boot id of the machine, 8 bytes        32  8  boot id of the machine, 8 bytes
      48 16  id of the store                        40  8  client id, 0 the coordinator itself
      64  8  xxh3-64 of bytes 0..63                 48  8  commit id of that client, 0 a mark of a clean close
-                                                   56     body: 4 bytes length of the effects, the effects as the
-                                                          client sent them (commit_set), msgpack [writes, results]
+                                                   56     body: 4 bytes length of the mutations, the mutations as the
+                                                          client sent them (wire.request), msgpack [writes, results]
                                                           of the operations if there were any
 
 Format 1 has no id of the store: its file head is 56 bytes, with the checksum at 48. Records are the same in both.
@@ -45,7 +45,7 @@ _CHECKSUM = struct.Struct("<QQ")
 _CHECKED = struct.Struct("<QQQQQI")
 _FIELD_BYTES = 40
 _PADDING = tuple(bytes(-n & 7) for n in range(8))
-_EFFECTS_LENGTH = struct.Struct("<I")
+_MUTATIONS_LENGTH = struct.Struct("<I")
 _MAGIC_BYTES = b"swal"
 
 
@@ -76,7 +76,7 @@ class Record(NamedTuple):
     boot_id: int
     client_id: int
     commit_id: int
-    effects: bytes
+    mutations: bytes
     # msgpack [writes, results], of joined commits [writes, [], [[client id, commit id, results], …]]; empty without
     # operations
     decided: bytes
@@ -136,13 +136,13 @@ def records_begin(head: FileHead | None, data: bytes) -> int:
 
 
 def encode_record(
-    version: int, synced_version: int, boot_id: int, client_id: int, commit_id: int, effects: bytes, decided: bytes
+    version: int, synced_version: int, boot_id: int, client_id: int, commit_id: int, mutations: bytes, decided: bytes
 ) -> bytes:
     """A record as it stands in the file, padding included."""
     checked = b"".join(
         (
-            _CHECKED.pack(version, synced_version, boot_id, client_id, commit_id, len(effects)),
-            effects,
+            _CHECKED.pack(version, synced_version, boot_id, client_id, commit_id, len(mutations)),
+            mutations,
             decided,
         )
     )
@@ -158,24 +158,24 @@ def decode_record(data: bytes, offset: int) -> tuple[Record, int] | None:
         data, offset
     )
     end = offset + RECORD_HEAD_BYTES + body_length
-    if magic != RECORD_MAGIC or end > len(data) or body_length < _EFFECTS_LENGTH.size:
+    if magic != RECORD_MAGIC or end > len(data) or body_length < _MUTATIONS_LENGTH.size:
         return None
     head = magic | body_length << 32
     if xxh3_64_intdigest(data[offset + 16 : end]) ^ head != checksum:
         return None
     start = offset + RECORD_HEAD_BYTES
-    (effects_length,) = _EFFECTS_LENGTH.unpack_from(data, start)
-    split = start + _EFFECTS_LENGTH.size + effects_length
+    (mutations_length,) = _MUTATIONS_LENGTH.unpack_from(data, start)
+    split = start + _MUTATIONS_LENGTH.size + mutations_length
     if split > end:
         return None
-    effects = data[start + _EFFECTS_LENGTH.size : split]
-    record = Record(version, synced_version, boot, client_id, commit_id, effects, data[split:end])
+    mutations = data[start + _MUTATIONS_LENGTH.size : split]
+    record = Record(version, synced_version, boot, client_id, commit_id, mutations, data[split:end])
     return record, end + (-end & 7)
 
 
 def record_bytes(record: Record) -> int:
     """How long a record is in the file, without what pads it."""
-    return RECORD_HEAD_BYTES + _EFFECTS_LENGTH.size + len(record.effects) + len(record.decided)
+    return RECORD_HEAD_BYTES + _MUTATIONS_LENGTH.size + len(record.mutations) + len(record.decided)
 
 
 def stated_end(data: bytes, offset: int) -> int | None:

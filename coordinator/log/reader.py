@@ -23,8 +23,8 @@ from shoal.shm import codec
 from shoal.shm.errors import CorruptionError
 from shoal.shm.files import store_files
 from shoal.shm.files.storage import Storage
-from shoal.shm.wire import commit_set
-from shoal.shm.wire.commit_set import FlatWrites
+from shoal.shm.wire import request as wire_request
+from shoal.shm.wire.request import FlatWrites
 
 _NAME_PREFIX, _NAME_SUFFIX = "wal-", ".log"
 
@@ -166,14 +166,16 @@ def goes_on(files: Sequence[File], offset: int, next_version: int, boot_id: int)
 def read_commit(placed: Placed) -> Commit:
     """What a record says was done; CorruptionError if it says something else, its checksum notwithstanding."""
     record = placed.record
-    body_bytes = len(record.effects) + len(record.decided)
+    body_bytes = len(record.mutations) + len(record.decided)
     results: list[Any] = []
     joint: list[list[Any]] = []
     try:
-        writes, clears, _, _ = commit_set.decode_effects(record.effects)
+        writes, clears, _, _ = wire_request.decode_mutations(record.mutations)
         if record.decided:
             decided, results, *joints = codec.decode(record.decided)
-            commit_set.decode_effects(codec.pack([decided, None, None, None]))  # the same rules as for what was sent
+            wire_request.decode_mutations(
+                codec.pack([decided, None, None, None])
+            )  # the same rules as for what was sent
             writes = writes + decided
             joint = [outcome for outcomes in joints for outcome in outcomes]
             if type(results) is not list or not all(_is_outcome(outcome) for outcome in joint):

@@ -82,10 +82,10 @@ class WalWriter:
                 raise
             self._find_room(needed, only_deletes)
 
-    def append(self, version: int, client_id: int, commit_id: int, effects: bytes, decided: bytes) -> None:
+    def append(self, version: int, client_id: int, commit_id: int, mutations: bytes, decided: bytes) -> None:
         """Write a record that ``reserve`` made room for."""
         raw = wal_format.encode_record(
-            version, self.synced_version, self.boot_id, client_id, commit_id, effects, decided
+            version, self.synced_version, self.boot_id, client_id, commit_id, mutations, decided
         )
         position = self._position
         if position + len(raw) > self._end:

@@ -36,8 +36,8 @@ from shoal.shm.memory.layout import (
 from shoal.shm.memory.range_tombstones import KeyRange, RangeTombstones, disjoint
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.words import publish_barrier
-from shoal.shm.operation import Found
-from shoal.shm.wire.commit_set import FlatWrites, triples
+from shoal.shm.operation import VersionedValue
+from shoal.shm.wire.request import FlatWrites, triples
 
 # Of each write: its key node, and the words of its record. A new key's node is 0; with the record beside it, minus the
 # words of the node, which are then in the record's count.
@@ -87,7 +87,7 @@ class Writer:
         """Memory was used outside any plan: the next one looks again."""
         self._budget_words = 0
 
-    def newest(self, key: bytes, now_ms: int, nodes: dict[bytes, int] | None = None) -> Found | None:
+    def newest(self, key: bytes, now_ms: int, nodes: dict[bytes, int] | None = None) -> VersionedValue | None:
         """What ``key`` holds after everything applied so far, published or not; its node is noted in ``nodes``."""
         node = self.hash_index.find(key)
         if nodes is not None:
@@ -105,7 +105,7 @@ class Writer:
             start += 8
             if expires_ms <= now_ms:
                 return None
-        return Found(self.segment.mm[start : start + (meta & LENGTH_MASK)], version, expires_ms)
+        return VersionedValue(self.segment.mm[start : start + (meta & LENGTH_MASK)], version, expires_ms)
 
     def version_at(self, node: int) -> int:
         """The version that last wrote the key of ``node``, which must not have gone since."""

@@ -3,7 +3,7 @@
 A check is a client that asks: ``["check", [number, part, position]]``, ``check_state`` has the parts. Each answer is of
 about a millisecond, so nobody's commit waits for longer. While a check is under way the reclaimer is paused and the
 heap notes what it allocates. Both end with the last check. When a commit needs the room, the history grows long, or too
-much was noted, all checks end at once, and each finds out with its next question.
+much was noted, all checks end at once, and each finds out with its next control request.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Checks:
         self._numbers = 0
 
     def answer(self, client: Client, arguments: Any, version: int, now_s: float) -> list[Any] | None:
-        """The answer to a question, of a check that begins its number and more; None if it makes no sense.
+        """The answer to a control request, of a check that begins its number and more; None if it makes no sense.
 
         The position with which a check begins says whether it insists.
         """

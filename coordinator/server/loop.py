@@ -27,16 +27,10 @@ from shoal.shm.files.store_place import WorkingPlace
 from shoal.shm.host.waiting import Lookout
 from shoal.shm.memory.layout import W_CLIENTS, W_GENERATION
 from shoal.shm.wire import handshake
-from shoal.shm.wire.commit_set import (
-    ANSWERED,
-    REFUSED,
-    CommitSet,
-    decode_request,
-    encode_answer,
-    error_parts,
-    no_memory_answer,
-)
+from shoal.shm.wire.answer import ANSWERED, REFUSED, encode_answer, no_memory_answer
 from shoal.shm.wire.frames import FrameError
+from shoal.shm.wire.request import CommitSet, decode_request
+from shoal.shm.wire.wire_errors import error_parts
 
 _PROCESSORS = os.cpu_count() or 1
 _IDLE_WAIT_S = 0.5
@@ -254,13 +248,13 @@ class Server:
             # Nonsense, or a message there is no memory to put together. What came whole before it stands; the client
             # itself is shown out.
             speaks = False
-        if speaks and not messages and len(requests) == 1 and requests[0].question is None:
+        if speaks and not messages and len(requests) == 1 and requests[0].control is None:
             group.requests.append((client.client_id, requests[0]))
             group.asking.append(client)
             return
         moved = bool(requests) and self._was_moved()
         for request in requests:
-            if request.question is None:
+            if request.control is None:
                 messages.append(
                     self._refuse_moved(request) if moved else self._engine.submit(client.client_id, request)
                 )
@@ -280,9 +274,9 @@ class Server:
             self._engine.forget_client(client.client_id)
 
     def _answer_question(self, client: Client, request: CommitSet) -> bytes | None:
-        """The answer to a question; None if there is no such question."""
-        assert request.question is not None
-        name, arguments = request.question
+        """The answer to a control request; None if there is no such control request."""
+        assert request.control is not None
+        name, arguments = request.control
         if name != "check":
             return None
         self._engine.finish_group()

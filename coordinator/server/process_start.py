@@ -13,7 +13,7 @@ from typing import Any
 from shoal.shm import codec
 from shoal.shm.errors import ShoalError
 from shoal.shm.host import descriptors
-from shoal.shm.wire import commit_set
+from shoal.shm.wire import wire_errors
 
 
 def raise_limit_of_descriptors() -> None:
@@ -50,7 +50,7 @@ class Report:
 
     def failed(self, error: ShoalError) -> None:
         """Say why the store is not served."""
-        self._say(list(commit_set.error_parts(error)))
+        self._say(list(wire_errors.error_parts(error)))
 
     def _say(self, parts: list[Any]) -> None:
         if self._fd >= 0:

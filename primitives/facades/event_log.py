@@ -14,7 +14,7 @@ from shoal.primitives.rules.hash_chain import CHAINS, DEFAULT_CHAIN, GENESIS_HAS
 from shoal.primitives.views.events import EventView, whole
 from shoal.shm import codec
 from shoal.shm.arguments import check_wait
-from shoal.workers.shared_memory.transaction import AutoCommit
+from shoal.workers.shared_memory.autocommit import AutoCommit
 
 if TYPE_CHECKING:
     from shoal.primitives.transaction import Transaction

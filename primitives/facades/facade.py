@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
 from shoal.primitives.keys import Namespace
 from shoal.shm.limits import SINGLE_CALL_TIMEOUT_S
 from shoal.workers.retry import retry_for
-from shoal.workers.shared_memory.transaction import AutoCommit
+from shoal.workers.shared_memory.autocommit import AutoCommit
 
 if TYPE_CHECKING:
     from shoal.primitives.transaction import Transaction

@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any, NamedTuple
 
+from shoal.primitives.engine import Engine
 from shoal.primitives.facades.facade import Facade
 from shoal.primitives.keys import Namespace, Tag, after, decode_text, encode_prefix, encode_text
 from shoal.primitives.rules import registry as operations
@@ -17,9 +18,8 @@ from shoal.shm.arguments import check_ttl_s
 from shoal.shm.clock import now_ms
 from shoal.shm.codec import Value, encode, stored, unpackb
 from shoal.shm.errors import AlreadyExistsError, shown
+from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.limits import MAX_INTEGER, MIN_INTEGER
-from shoal.shm.memory.reader import Place
-from shoal.workers.shared_memory.transaction import Engine
 
 _TAG = bytes((Tag.KV,))
 
@@ -40,7 +40,7 @@ class KVView:
     def __init__(self, engine: Engine, namespace: Namespace, run_id: str) -> None:
         self._engine = engine
         self._prefix = namespace.run_prefix(run_id) + _TAG
-        self._place = Place(self._prefix)
+        self._place = KeyLocationCache(self._prefix)
 
     def get(self, key: str, default: Any = None) -> Any:
         """The value of ``key``, or ``default`` if it is absent or expired."""

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from shoal.primitives.engine import Engine
 from shoal.primitives.facades.facade import Facade
 from shoal.primitives.keys import Namespace, Tag, after, decode_text, encode_prefix, encode_text
 from shoal.primitives.rules import registry as operations
@@ -19,10 +20,9 @@ from shoal.primitives.rules.cell_rules import Record, decode_record, encode_reco
 from shoal.shm.arguments import check_plain_function, check_plain_result, check_wait
 from shoal.shm.codec import Value, encode, stored
 from shoal.shm.errors import CASConflictError, ConflictError, NotFoundError, shown
+from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.limits import MAX_INTEGER, SINGLE_CALL_TIMEOUT_S
-from shoal.shm.memory.reader import Place
 from shoal.workers.retry import pause_s
-from shoal.workers.shared_memory.transaction import Engine
 
 T = TypeVar("T")
 
@@ -51,7 +51,7 @@ class StateView:
     def __init__(self, engine: Engine, namespace: Namespace, run_id: str) -> None:
         self._engine = engine
         self._prefix = namespace.run_prefix(run_id) + _TAG
-        self._place = Place(self._prefix)
+        self._place = KeyLocationCache(self._prefix)
 
     def init(self, name: str, value: Value) -> int:
         """Create a cell, which must not be there, and return its version."""

@@ -10,6 +10,7 @@ import builtins
 from collections.abc import Iterable, Iterator
 from typing import TypeVar
 
+from shoal.primitives.engine import Engine
 from shoal.primitives.facades.facade import Facade
 from shoal.primitives.identifiers import new_id
 from shoal.primitives.keys import Namespace, Tag, after, decode_text, encode_text
@@ -19,7 +20,6 @@ from shoal.primitives.trace_types import Trace, TraceOptions, TraceTree, TraceTy
 from shoal.shm.clock import now_ms
 from shoal.shm.codec import Value
 from shoal.shm.errors import CorruptionError, NotFoundError
-from shoal.workers.shared_memory.transaction import Engine
 
 T = TypeVar("T")
 

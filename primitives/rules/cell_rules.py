@@ -14,7 +14,7 @@ from typing import NamedTuple
 from shoal.shm import codec
 from shoal.shm.errors import AlreadyExistsError, CASConflictError, CorruptionError, NotFoundError
 from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES
-from shoal.shm.operation import Outcome, Read, Write
+from shoal.shm.operation import Decision, Read, Write
 
 
 class Record(NamedTuple):
@@ -52,7 +52,7 @@ def encode_record(record: Record) -> bytes:
     return raw
 
 
-def init(read: Read, now_ms: int, key: bytes, name: str, value: bytes) -> Outcome:
+def init(read: Read, now_ms: int, key: bytes, name: str, value: bytes) -> Decision:
     """Create a cell that is not there and answer its version."""
     last = _last(read, key)
     if last.value is not None:
@@ -60,7 +60,7 @@ def init(read: Read, now_ms: int, key: bytes, name: str, value: bytes) -> Outcom
     return _changed(key, last, now_ms, value)
 
 
-def cas(read: Read, now_ms: int, key: bytes, name: str, expected_version: int, value: bytes) -> Outcome:
+def cas(read: Read, now_ms: int, key: bytes, name: str, expected_version: int, value: bytes) -> Decision:
     """Change a cell that is at ``expected_version`` and answer its new one."""
     last = _last(read, key)
     if last.value is None:
@@ -70,17 +70,17 @@ def cas(read: Read, now_ms: int, key: bytes, name: str, expected_version: int, v
     return _changed(key, last, now_ms, value)
 
 
-def put(read: Read, now_ms: int, key: bytes, value: bytes) -> Outcome:
+def put(read: Read, now_ms: int, key: bytes, value: bytes) -> Decision:
     """Give a cell a value, whatever is there, and answer its version."""
     return _changed(key, _last(read, key), now_ms, value)
 
 
-def delete(read: Read, now_ms: int, key: bytes) -> Outcome:
+def delete(read: Read, now_ms: int, key: bytes) -> Decision:
     """Delete a cell and say whether it was there."""
     last = _last(read, key)
     if last.value is None:
-        return Outcome([], False)
-    return Outcome([_write(key, last.version, now_ms, last, None)], True)
+        return Decision([], False)
+    return Decision([_write(key, last.version, now_ms, last, None)], True)
 
 
 def _last(read: Read, key: bytes) -> Record:
@@ -88,9 +88,9 @@ def _last(read: Read, key: bytes) -> Record:
     return decode_record(None if found is None else found.value)
 
 
-def _changed(key: bytes, last: Record, now_ms: int, value: bytes) -> Outcome:
+def _changed(key: bytes, last: Record, now_ms: int, value: bytes) -> Decision:
     version = last.version + 1
-    return Outcome([_write(key, version, now_ms, last, value)], version)
+    return Decision([_write(key, version, now_ms, last, value)], version)
 
 
 def _write(key: bytes, version: int, now_ms: int, last: Record, value: bytes | None) -> Write:

@@ -33,7 +33,7 @@ from shoal.shm.limits import (
     MAX_KEY_BYTES,
     MAX_VALUE_BYTES,
 )
-from shoal.shm.operation import Outcome, Read, Write
+from shoal.shm.operation import Decision, Read, Write
 
 T = TypeVar("T")
 
@@ -270,13 +270,13 @@ class Appending:
             writes += (self._metadata_key, codec.pack(self._metadata), 0)
         return writes
 
-    def outcome(self, result: Any) -> Outcome:
+    def outcome(self, result: Any) -> Decision:
         """The same, with ``result``, as the outcome of one operation."""
         parts = iter(self.writes())
-        return Outcome([Write(*write) for write in zip(parts, parts, parts, strict=False)], result)
+        return Decision([Write(*write) for write in zip(parts, parts, parts, strict=False)], result)
 
 
-def append(read: Read, now_ms: int, metadata_key: bytes, chain: str, entries: list[Any]) -> Outcome:
+def append(read: Read, now_ms: int, metadata_key: bytes, chain: str, entries: list[Any]) -> Decision:
     """Append ``entries`` and answer [sequence, hash] of each, as ``Appending.add`` does."""
     appending = Appending(read, metadata_key)
     appending.begin(now_ms)
@@ -284,7 +284,7 @@ def append(read: Read, now_ms: int, metadata_key: bytes, chain: str, entries: li
     return appending.outcome(results)
 
 
-def restore(read: Read, now_ms: int, metadata_key: bytes, events: list[Any]) -> Outcome:
+def restore(read: Read, now_ms: int, metadata_key: bytes, events: list[Any]) -> Decision:
     """Write events ([sequence, type, canonical payload, timestamp, hash before, hash] each) as they once were.
 
     ValueError unless they go on where the log ends; a log that begins here gets the chain its hashes show.

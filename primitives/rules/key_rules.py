@@ -7,17 +7,17 @@ from typing import Any
 from shoal.shm import codec
 from shoal.shm.errors import AlreadyExistsError, LimitExceededError, NotFoundError
 from shoal.shm.limits import MAX_INTEGER, MIN_INTEGER
-from shoal.shm.operation import Outcome, Read, Write
+from shoal.shm.operation import Decision, Read, Write
 
 
-def delete(read: Read, now_ms: int, key: bytes) -> Outcome:
+def delete(read: Read, now_ms: int, key: bytes) -> Decision:
     """Delete a key and say whether it was there."""
     if read(key) is None:
-        return Outcome([], False)
-    return Outcome([Write(key, None, 0)], True)
+        return Decision([], False)
+    return Decision([Write(key, None, 0)], True)
 
 
-def increment(read: Read, now_ms: int, key: bytes, by: int) -> Outcome:
+def increment(read: Read, now_ms: int, key: bytes, by: int) -> Decision:
     """Add to an integer, absent counting as 0; an expiry stays as it is."""
     found = read(key)
     current = 0 if found is None else codec.stored(found.value, "the value of a key")
@@ -27,10 +27,10 @@ def increment(read: Read, now_ms: int, key: bytes, by: int) -> Outcome:
     if not MIN_INTEGER <= total <= MAX_INTEGER:
         limit = MAX_INTEGER if total > 0 else MIN_INTEGER
         raise LimitExceededError("the counter's new value", limit, total, "count in another key from here on")
-    return Outcome([Write(key, codec.encode(total), 0 if found is None else found.expires_ms)], total)
+    return Decision([Write(key, codec.encode(total), 0 if found is None else found.expires_ms)], total)
 
 
-def insert(read: Read, now_ms: int, key: bytes, exists: str, required: list[Any], writes: list[Any]) -> Outcome:
+def insert(read: Read, now_ms: int, key: bytes, exists: str, required: list[Any], writes: list[Any]) -> Decision:
     """Write ``writes`` (key, value, key, ... flat) if ``key`` is absent and every required key is there.
 
     ``exists`` is what AlreadyExistsError says; ``required`` is key, what NotFoundError says, key, ... flat.
@@ -40,4 +40,4 @@ def insert(read: Read, now_ms: int, key: bytes, exists: str, required: list[Any]
     for i in range(0, len(required), 2):
         if read(required[i]) is None:
             raise NotFoundError(required[i + 1])
-    return Outcome([Write(writes[i], writes[i + 1], 0) for i in range(0, len(writes), 2)], None)
+    return Decision([Write(writes[i], writes[i + 1], 0) for i in range(0, len(writes), 2)], None)

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from shoal.primitives.rules import cell_rules as cell_operations
 from shoal.primitives.rules import event_rules as event_operations
 from shoal.primitives.rules import key_rules as key_operations
-from shoal.shm.operation import Joint, OperationTable, Outcome, Read
+from shoal.shm.operation import Decision, Joint, OperationTable, Read
 
 CELL_CAS = "cell_cas"
 CELL_DELETE = "cell_delete"
@@ -19,7 +19,7 @@ EVENT_RESTORE = "event_restore"
 INCREMENT = "increment"
 INSERT = "insert"
 
-OPERATIONS: dict[str, Callable[..., Outcome]] = {
+OPERATIONS: dict[str, Callable[..., Decision]] = {
     CELL_CAS: cell_operations.cas,
     CELL_DELETE: cell_operations.delete,
     CELL_INIT: cell_operations.init,

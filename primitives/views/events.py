@@ -10,6 +10,7 @@ from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing
 from typing import Any, NoReturn
 
+from shoal.primitives.engine import Engine
 from shoal.primitives.event_types import (
     Anchor,
     Appended,
@@ -38,7 +39,6 @@ from shoal.primitives.rules.event_rules import (
 from shoal.primitives.rules.hash_chain import DEFAULT_CHAIN, canonical
 from shoal.shm import codec
 from shoal.shm.errors import CorruptionError, InvalidOperationError, NotFoundError
-from shoal.workers.shared_memory.transaction import Engine
 
 _TAG = bytes((Tag.EVENT,))
 # A page of a long read ends with the event that reaches either.

@@ -21,6 +21,7 @@ from dataclasses import replace
 from typing import Any
 
 from shoal.primitives import identifiers, run_contents
+from shoal.primitives.engine import Engine
 from shoal.primitives.keys import Namespace, Tag, after, bound, decode_text, encode_text, number, sized
 from shoal.primitives.run_types import (
     CreateRunOptions,
@@ -38,7 +39,6 @@ from shoal.shm.clock import now_ms
 from shoal.shm.codec import Value
 from shoal.shm.errors import AlreadyExistsError, InvalidStatusTransitionError, NotFoundError
 from shoal.shm.limits import MAX_RUN_ID_BYTES
-from shoal.workers.shared_memory.transaction import Engine
 
 _RECORD, _BY_STATUS, _BY_TAG, _BY_PARENT, _ALL = (bytes((Tag.RUN, kind)) for kind in range(5))
 _CREATED_BYTES = 8

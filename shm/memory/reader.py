@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import CorruptionError, SnapshotExpiredError
+from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.limits import (
     BRANCH_ENTRIES,
     LEAF_ENTRIES,
@@ -38,7 +39,7 @@ from shoal.shm.memory.record import find_node
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import verify
 from shoal.shm.memory.tombstone_view import TombstoneView
-from shoal.shm.operation import Found
+from shoal.shm.operation import VersionedValue
 
 # A chain is walked this far before the reader asks whether it still walks its own snapshot's memory.
 _STEPS_BETWEEN_CHECKS = 64
@@ -50,24 +51,11 @@ _FIRST_BATCH = 2
 _NO_EPOCH = memoryview((2**64 - 1).to_bytes(8, "little")).cast("Q")
 
 
-class Place:
-    """A key prefix, and where its keys are: what a reader keeps between two reads. Void in another epoch.
-
-    Threads share it: epoch and nodes are taken together, so nobody looks for one epoch's nodes in another's segment.
-    """
-
-    __slots__ = ("prefix", "state")
-
-    def __init__(self, prefix: bytes) -> None:
-        self.prefix = prefix
-        self.state: tuple[int, dict[str, int]] = (-1, {})  # epoch; rest of the key -> node
-
-
 class Reader:
     """Reads of one attached segment. ``moved`` takes over ``get_named`` once another coordinator serves the store.
 
-    A ``Place`` remembers where key nodes are, which never move; not what is in them. Of 100,000 keys in random order,
-    the first ``get_named`` of each took 2.3 us and every further one 1.1. When nodes have gone, when a range is
+    A ``KeyLocationCache`` keeps where key nodes are, which never move; not what is in them. Of 100,000 keys in random
+    order, the first ``get_named`` of each took 2.3 us and every further one 1.1. When nodes have gone, when a range is
     cleared, and under another coordinator the epoch differs, and what was remembered is void.
     """
 
@@ -79,7 +67,7 @@ class Reader:
         self,
         segment: Segment,
         epoch_words: memoryview | None = None,
-        moved: Callable[[Place, str], bytes | None] | None = None,
+        moved: Callable[[KeyLocationCache, str], bytes | None] | None = None,
     ) -> None:
         self._mm = segment.mm
         self.words = segment.words
@@ -87,7 +75,9 @@ class Reader:
         self._generation = segment.words[W_GENERATION]
         self._epoch_words = memoryview(bytes(8)).cast("Q") if epoch_words is None else epoch_words
         self._moved = moved or self.get_named
-        self._places: list[Place] = []  # those that remember nodes, and how many since all were told to forget
+        self._places: list[
+            KeyLocationCache
+        ] = []  # those that remember nodes, and how many since all were told to forget
         self._remembered = 0
         self._tombstones = TombstoneView(segment)
 
@@ -96,7 +86,7 @@ class Reader:
         self._epoch_words = _NO_EPOCH
         self._forget_places()
 
-    def get_named(self, place: Place, name: str) -> bytes | None:
+    def get_named(self, place: KeyLocationCache, name: str) -> bytes | None:
         """The newest committed value of the key ``place.prefix`` + ``name``, or None.
 
         The usual case, written for speed: a look at what is remembered, and no call but to C. ``find`` is the rule.
@@ -131,7 +121,7 @@ class Reader:
                 raise
             return self._moved(place, name)  # the memory is closed
 
-    def find_latest(self, key: bytes) -> Found | None:
+    def find_latest(self, key: bytes) -> VersionedValue | None:
         """What ``key`` holds now, with its version and expiry."""
         while True:
             try:
@@ -139,7 +129,7 @@ class Reader:
             except SnapshotExpiredError:  # everything was reclaimed past us meanwhile: there is a newer version to read
                 continue
 
-    def find(self, key: bytes, snapshot: int) -> Found | None:
+    def find(self, key: bytes, snapshot: int) -> VersionedValue | None:
         """What ``key`` holds at ``snapshot``, with its version and expiry."""
         try:
             node = find_node(self.words, self._mm, self._seed, key)
@@ -152,13 +142,13 @@ class Reader:
         self.verify(snapshot)
         return found
 
-    def scan(self, lower: bytes, upper: bytes | None, snapshot: int) -> Iterator[tuple[bytes, Found]]:
+    def scan(self, lower: bytes, upper: bytes | None, snapshot: int) -> Iterator[tuple[bytes, VersionedValue]]:
         """Live keys of ``[lower, upper)`` in order, a batch of nodes at a time."""
         tombstones = self._tombstones
         cleared_at = 0
         cleared_below: bytes | None = lower  # up to here ``cleared_at`` is right
         for nodes in self._batches(lower, snapshot):
-            batch: list[tuple[bytes, Found]] = []
+            batch: list[tuple[bytes, VersionedValue]] = []
             done = False
             try:
                 for node in nodes:
@@ -184,7 +174,7 @@ class Reader:
         """Raise SnapshotExpiredError if memory that ``snapshot`` could reach may have been reused."""
         verify(self.words, snapshot)
 
-    def _look_up(self, place: Place, name: str, nodes: dict[str, int], snapshot: int) -> int:
+    def _look_up(self, place: KeyLocationCache, name: str, nodes: dict[str, int], snapshot: int) -> int:
         """The key node, and remember it for the next time in the same epoch; 0 if there is none, -1 to ask ``find``.
 
         Remembered is what no range tombstone hides now, published or not: with the next one the epoch changes.
@@ -210,7 +200,7 @@ class Reader:
         for place in places:
             place.state = (-1, {})
 
-    def _renew(self, place: Place) -> bool:
+    def _renew(self, place: KeyLocationCache) -> bool:
         """Begin a new epoch. False if another coordinator serves."""
         epoch = self._epoch_words[0]
         if epoch >> EPOCH_BITS != self._generation:
@@ -218,7 +208,7 @@ class Reader:
         place.state = (epoch, {})
         return True
 
-    def _visible(self, node: int, snapshot: int, cleared_at: int) -> Found | None:
+    def _visible(self, node: int, snapshot: int, cleared_at: int) -> VersionedValue | None:
         words = self.words
         record = words[node]
         steps, above = 0, 1 << 64
@@ -245,7 +235,7 @@ class Reader:
         if length > MAX_ENCODED_VALUE_BYTES:
             self.verify(snapshot)
             raise self._damaged(f"a value of {length:,} bytes")
-        return Found(self._mm[start : start + length], words[record], expires_ms)
+        return VersionedValue(self._mm[start : start + length], words[record], expires_ms)
 
     def _key(self, node: int, snapshot: int) -> bytes:
         length = self.words[node + 1]

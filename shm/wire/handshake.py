@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 from shoal.shm import codec
 from shoal.shm.errors import ConfigurationError, ShoalError
 from shoal.shm.host.descriptors import above_standard
-from shoal.shm.wire import commit_set
+from shoal.shm.wire import wire_errors
 from shoal.shm.wire.frames import FrameBuffer, FrameError, frame
 
 PROTOCOL_VERSION = 2
@@ -90,7 +90,7 @@ def send_welcome(connection: socket.socket, welcome: Welcome) -> None:
 
 def send_refusal(connection: socket.socket, error: Exception) -> None:
     """Answer a greeting with an error the client raises."""
-    name, arguments = commit_set.error_parts(error)
+    name, arguments = wire_errors.error_parts(error)
     connection.sendall(frame(codec.pack([[name, arguments]])))
 
 
@@ -145,7 +145,7 @@ def _decode_welcome(message: bytes, descriptors: list[int]) -> Welcome:
     """Raises the coordinator's error if it is one, ValueError, TypeError or LookupError for what is no welcome."""
     parts: list[Any] = codec.unpackb(message)
     if parts[0] is not None:
-        error = commit_set.error_from(*parts[0])
+        error = wire_errors.error_from(*parts[0])
         if isinstance(error, ShoalError):
             raise error
         raise ValueError(f"it refuses with a {type(error).__name__}")

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from shoal.database import Database
+from shoal.primitives.engine import Engine
 from shoal.primitives.facades.event_log import EventLog
 from shoal.primitives.facades.run_index import RunsView
 from shoal.primitives.keys import Namespace
@@ -17,7 +18,6 @@ from shoal.primitives.trace_types import Trace
 from shoal.shm.errors import NotFoundError
 from shoal.transfer import json_lines, records
 from shoal.transfer.records import Record
-from shoal.workers.shared_memory.transaction import Engine
 
 _LONGEST_VALUE = 300  # characters shown of a value
 _DEEPEST_INDENT = 32  # levels of a tree that are indented further than the one before

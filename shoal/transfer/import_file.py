@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import BinaryIO, NamedTuple
 
 from shoal.database import Database
+from shoal.primitives.engine import Engine
 from shoal.primitives.facades.run_index import RunsView
 from shoal.primitives.keys import Namespace, user_text
 from shoal.primitives.run_contents import holds_anything
@@ -31,7 +32,6 @@ from shoal.transfer import records
 from shoal.transfer.import_check import Contents, ExportFormatError, check, identity, read
 from shoal.transfer.records import Record
 from shoal.workers.retry import retry_for
-from shoal.workers.shared_memory.transaction import Engine
 
 # A namespace begins with a byte from 1 on.
 IMPORT_MARKER = b"\0import"

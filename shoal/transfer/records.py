@@ -23,6 +23,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from shoal.primitives import trace_index
+from shoal.primitives.engine import Engine
 from shoal.primitives.event_types import Event
 from shoal.primitives.facades.kv_store import KVView, Pair
 from shoal.primitives.facades.run_index import RunsView
@@ -39,7 +40,6 @@ from shoal.primitives.trace_types import Trace, TraceOptions
 from shoal.primitives.views.events import EventView
 from shoal.shm import codec
 from shoal.shm.errors import CorruptionError
-from shoal.workers.shared_memory.transaction import Engine
 
 FORMAT = 1
 HEADER = {"shoal_export": FORMAT}

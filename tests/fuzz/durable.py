@@ -23,7 +23,8 @@ from shoal.shm.files import checkpoint, store_files
 from shoal.shm.files.store_files import EpochWord, StoreMeta
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.segment import Segment
-from shoal.shm.wire import commit_set
+from shoal.shm.wire import answer as wire_answer
+from shoal.shm.wire import request as wire_request
 from tests.damaged import MemoryStorage
 
 from .target import encoded, part, parts_of, script, target, word
@@ -32,15 +33,15 @@ _SCRATCH = Path(tempfile.gettempdir()) / f"shoal-fuzz-{os.getuid()}-{os.getpid()
 _CHECKPOINT_BLOCK = struct.Struct("<QIIQ")
 
 
-def _effects(i: int) -> bytes:
-    return commit_set.encode_effects([b"\1t\1a\1g\1r\1k%d" % i, codec.encode(i), 0])
+def _mutations(i: int) -> bytes:
+    return wire_request.encode_mutations([b"\1t\1a\1g\1r\1k%d" % i, codec.encode(i), 0])
 
 
 def _wal_seeds() -> list[bytes]:
-    records = [[0, 7, i, _effects(i), b""] for i in range(1, 4)]
+    records = [[0, 7, i, _mutations(i), b""] for i in range(1, 4)]
     decided = codec.pack([[b"\1t\1a\1g\1r\1n", codec.encode(5), 0], [5]])
-    operations = commit_set.encode_effects([])
-    clear = commit_set.encode_effects([], [b"\1t", b"\1u"])
+    operations = wire_request.encode_mutations([])
+    clear = wire_request.encode_mutations([], [b"\1t", b"\1u"])
     return [
         script(1, records),
         script(1, records, b""),
@@ -52,14 +53,14 @@ def _wal_seeds() -> list[bytes]:
 
 
 def log_file(records: list[Any], first_version: int = 1, store_id: bytes | None = None) -> bytes:
-    """A log file whose checksums fit, whatever is in its records: [synced, client, commit id, effects, decided]."""
+    """A log file whose checksums fit, whatever is in its records: [synced, client, commit id, mutations, decided]."""
     data = wal_format.encode_file_head(FileHead(1, first_version, 0, 0, store_id))
     for i, record in enumerate(records):
         if type(record) is not list:
             record = [0, 0, 0, record]
-        effects, decided = (encoded(record[k]) if k < len(record) else b"" for k in (3, 4))
+        mutations, decided = (encoded(record[k]) if k < len(record) else b"" for k in (3, 4))
         data += wal_format.encode_record(
-            first_version + i, word(record, 0), 0, word(record, 1), word(record, 2), effects, decided
+            first_version + i, word(record, 0), 0, word(record, 1), word(record, 2), mutations, decided
         )
     return data
 
@@ -95,7 +96,7 @@ def _recovers(files: dict[str, bytes]) -> None:
         for key, entry in Reader(segment).scan(b"", None, found.version):
             assert type(key) is type(entry.value) is bytes
         for client_id, outcome in found.remembered.items():
-            commit_set.encode_answer(client_id, commit_set.COMMITTED, outcome[1], outcome[2])
+            wire_answer.encode_answer(client_id, wire_answer.COMMITTED, outcome[1], outcome[2])
     finally:
         os.close(segment._fd)
 

@@ -29,9 +29,11 @@ from shoal.shm.memory import check_parts
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotPage, new_page
-from shoal.shm.wire import commit_set
-from shoal.shm.wire.commit_set import COMMITTED, CONFLICT, REFUSED, CommitSet
+from shoal.shm.wire import answer as wire_answer
+from shoal.shm.wire import request as wire_request
+from shoal.shm.wire.answer import COMMITTED, CONFLICT, REFUSED
 from shoal.shm.wire.frames import LENGTH_BYTES, FrameError
+from shoal.shm.wire.request import CommitSet
 from tests.damaged import MemoryStorage
 
 from .pipes import request_bytes
@@ -58,8 +60,8 @@ class RecordingLog:
     def has_room(self, body_bytes: int) -> bool:
         return True
 
-    def append(self, version: int, client_id: int, commit_id: int, effects: bytes, decided: bytes) -> None:
-        self.raw += wal_format.encode_record(version, version - 1, 0, client_id, commit_id, effects, decided)
+    def append(self, version: int, client_id: int, commit_id: int, mutations: bytes, decided: bytes) -> None:
+        self.raw += wal_format.encode_record(version, version - 1, 0, client_id, commit_id, mutations, decided)
         self.clients.append(client_id)
 
     def sync(self) -> None:
@@ -92,27 +94,29 @@ class Store:
     def serve(self, writes: list[Any], operations: list[Any] | None = None) -> None:
         """A commit of the honest client, which must be done."""
         self.commit_id += 1
-        effects = commit_set.encode_effects(writes, None, operations)
-        request = _decoded(self.commit_id, effects)
+        mutations = wire_request.encode_mutations(writes, None, operations)
+        request = _decoded(self.commit_id, mutations)
         assert self.answered(VICTIM, request)[1] == COMMITTED
 
-    def answered(self, client_id: int, request: commit_set.CommitSet) -> tuple[int, int, int, Any]:
+    def answered(self, client_id: int, request: wire_request.CommitSet) -> tuple[int, int, int, Any]:
         """Commit id, status, version and details of what a client is answered."""
         return self.answered_together([(client_id, request)])[0]
 
-    def answered_together(self, requests: list[tuple[int, commit_set.CommitSet]]) -> list[tuple[int, int, int, Any]]:
+    def answered_together(self, requests: list[tuple[int, wire_request.CommitSet]]) -> list[tuple[int, int, int, Any]]:
         """The same of what arrived at one time, from a client each."""
         answers = self.engine.submit_together(requests)
         self.engine.finish_group()
         for raw in answers:
             assert struct.unpack_from("<I", raw)[0] == len(raw) - LENGTH_BYTES
-        return [commit_set.decode_answer(raw[LENGTH_BYTES:]) for raw in answers]
+        return [wire_answer.decode_answer(raw[LENGTH_BYTES:]) for raw in answers]
 
-    def honest_append(self) -> commit_set.CommitSet:
+    def honest_append(self) -> wire_request.CommitSet:
         """The honest client's next append to the log that everybody appends to."""
         self.commit_id += 1
-        effects = commit_set.encode_effects([], None, [["event_append", [EVENT + b"\0", "xxh3", [["e", b"\xc0"]]]]])
-        return _decoded(self.commit_id, effects)
+        mutations = wire_request.encode_mutations(
+            [], None, [["event_append", [EVENT + b"\0", "xxh3", [["e", b"\xc0"]]]]]
+        )
+        return _decoded(self.commit_id, mutations)
 
     def state(self) -> State:
         """Every live key with value, version and expiry, each found in the hash index, too."""
@@ -143,8 +147,8 @@ def _restorable(chain: str) -> list[Any]:
 
 
 # One valid call of every operation, in an order in which each is done.
-def _decoded(commit_id: int, effects: bytes) -> CommitSet:
-    return commit_set.decode_request(commit_set.encode_request(commit_id, 0, 0, b"", effects), TABLE.rules)
+def _decoded(commit_id: int, mutations: bytes) -> CommitSet:
+    return wire_request.decode_request(wire_request.encode_request(commit_id, 0, 0, b"", mutations), TABLE.rules)
 
 
 OPERATIONS: list[tuple[str, list[Any]]] = [
@@ -163,8 +167,8 @@ assert {name for name, _ in OPERATIONS} == operations.OPERATIONS.keys(), "an ope
 
 
 def _seeds() -> list[bytes]:
-    def one(effects: list[Any], reads: Any = b"", snapshot: int = 0, valid_until_ms: int = 0) -> bytes:
-        return script([1, snapshot, valid_until_ms, reads, effects])
+    def one(mutations: list[Any], reads: Any = b"", snapshot: int = 0, valid_until_ms: int = 0) -> bytes:
+        return script([1, snapshot, valid_until_ms, reads, mutations])
 
     writes = [KV + b"n", codec.encode(7), 0, KV + b"new", b"v" * 40, 0, KV + b"text", None, 0]
     clear = [_RUN, _RUN[:-1] + b"s"]
@@ -223,11 +227,11 @@ def _messages(data: bytes, parts: list[Any] | None) -> list[bytes]:
 def _attack(store: Store, message: bytes) -> None:
     """One request of the hostile client."""
     try:
-        request = commit_set.decode_request(message, TABLE.rules)
+        request = wire_request.decode_request(message, TABLE.rules)
     except FrameError:
         return
-    if request.question is not None:
-        _ask(store, request.question)
+    if request.control is not None:
+        _ask(store, request.control)
         return
     before, logged = store.state(), store.log.clients.count(HOSTILE)
     last = store.engine.remembered.get(HOSTILE)
@@ -252,15 +256,15 @@ def _attack(store: Store, message: bytes) -> None:
     assert store.problems() == []
 
 
-def _ask(store: Store, question: tuple[str, list[Any]]) -> None:
-    """A question, of a check: whatever its arguments are, it is answered, or it ends its client."""
-    name, arguments = question
+def _ask(store: Store, control: tuple[str, list[Any]]) -> None:
+    """A control request, of a check: whatever its arguments are, it is answered, or it ends its client."""
+    name, arguments = control
     if name == "check":
         answer = store.checks.answer(_ASKING, arguments, store.engine.published, 0.0)
-        assert answer is None or commit_set.encode_answer(1, commit_set.ANSWERED, 0, answer)
+        assert answer is None or wire_answer.encode_answer(1, wire_answer.ANSWERED, 0, answer)
 
 
-def _attack_together(store: Store, request: commit_set.CommitSet) -> None:
+def _attack_together(store: Store, request: wire_request.CommitSet) -> None:
     """A hostile append that arrives with an honest one to the same log: one commit, if they can be joined."""
     remembered = store.engine.remembered.get(HOSTILE)
     theirs, honest = store.answered_together([(HOSTILE, request), (VICTIM, store.honest_append())])
@@ -273,11 +277,11 @@ def _attack_together(store: Store, request: commit_set.CommitSet) -> None:
     assert store.problems() == []
 
 
-def _check_applied(request: commit_set.CommitSet, before: State, after: State, version: int) -> None:
+def _check_applied(request: wire_request.CommitSet, before: State, after: State, version: int) -> None:
     """Clears, then writes, of one commit and nothing else."""
     expected = {k: e.value for k, e in before.items() if not any(low <= k < up for low, up in request.clears)}
     now_ms = clock.now_ms()
-    for key, value, expires_ms in commit_set.triples(request.writes):
+    for key, value, expires_ms in wire_request.triples(request.writes):
         expected.pop(key, None)
         if value is not None and not 0 < expires_ms <= now_ms:
             expected[key] = value
@@ -341,10 +345,10 @@ def operation(data: bytes) -> None:
     arguments = list(part(parts, 1, list, []))
     if arguments and type(arguments[0]) is not bytes:
         arguments[0] = KV + b"n"  # else the request is refused before anything looks at the rest
-    effects = msgpack.packb([[], None, [[name, arguments]], None])
+    mutations = msgpack.packb([[], None, [[name, arguments]], None])
     store = Store()
     try:
-        _attack(store, commit_set.encode_request(1, 0, 0, b"", effects))
+        _attack(store, wire_request.encode_request(1, 0, 0, b"", mutations))
         _settle(store)
     finally:
         store.close()

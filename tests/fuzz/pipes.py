@@ -11,9 +11,11 @@ from typing import Any
 from shoal.primitives.rules.registry import OPERATIONS
 from shoal.shm import codec, limits
 from shoal.shm.errors import CASConflictError, ConflictError, LimitExceededError, NotFoundError, ShoalError
-from shoal.shm.wire import commit_set, handshake
-from shoal.shm.wire.commit_set import CommitSet
+from shoal.shm.wire import answer as wire_answer
+from shoal.shm.wire import handshake, wire_errors
+from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.frames import LENGTH_BYTES, MAX_FRAME_BYTES, FrameBuffer, FrameError, frame
+from shoal.shm.wire.request import CommitSet
 from shoal.workers.shared_memory.connection import Connection
 
 from .target import encoded, part, parts_of, script, target, word
@@ -152,9 +154,9 @@ def _request_seeds() -> list[bytes]:
 
 
 def request_bytes(parts: list[Any]) -> bytes:
-    """A request of these parts: its three numbers, reads and effects, either as bytes or as what is to be encoded."""
-    reads, effects = (encoded(parts[i]) if i < len(parts) else b"" for i in (3, 4))
-    return commit_set.encode_request(word(parts, 0), word(parts, 1), word(parts, 2), reads, effects)
+    """A request of these parts: its three numbers, reads and mutations, either as bytes or as what is to be encoded."""
+    reads, mutations = (encoded(parts[i]) if i < len(parts) else b"" for i in (3, 4))
+    return wire_request.encode_request(word(parts, 0), word(parts, 1), word(parts, 2), reads, mutations)
 
 
 @target(_request_seeds)
@@ -162,7 +164,7 @@ def request(data: bytes) -> None:
     """A request is a commit set, every part of it of the promised type and within its limit, or FrameError."""
     parts = parts_of(data)
     try:
-        found = commit_set.decode_request(data if parts is None else request_bytes(parts), OPERATIONS)
+        found = wire_request.decode_request(data if parts is None else request_bytes(parts), OPERATIONS)
     except FrameError:
         return
     check_commit_set(found)
@@ -180,7 +182,7 @@ def check_commit_set(found: CommitSet) -> None:
     for lower, upper in (*found.ranges_read, *found.clears):
         assert type(lower) is type(upper) is bytes
         assert len(lower) <= limits.MAX_ENGINE_KEY_BYTES >= len(upper)
-    for key, value, expires_ms in commit_set.triples(found.writes):
+    for key, value, expires_ms in wire_request.triples(found.writes):
         assert is_key(key)
         assert value is None or (type(value) is bytes and len(value) <= limits.MAX_ENCODED_VALUE_BYTES)
         assert type(expires_ms) is int
@@ -190,8 +192,8 @@ def check_commit_set(found: CommitSet) -> None:
     for name, arguments in found.operations:
         assert name in OPERATIONS
         assert type(arguments) is list
-    if found.question is not None:
-        assert type(found.question[0]) is str
+    if found.control is not None:
+        assert type(found.control[0]) is str
 
 
 def _answer_seeds() -> list[bytes]:
@@ -209,7 +211,7 @@ def _answer_seeds() -> list[bytes]:
         seed(1, 0, 7, [1, None, [[0, b"\0" * 32]]]),
         seed(1, 1, 0, [b"key", 3, 4]),
         seed(1, 3, 0, ["key b'x' has no version"]),
-        *(seed(1, 2, 0, commit_set.error_parts(error)) for error in errors),
+        *(seed(1, 2, 0, wire_errors.error_parts(error)) for error in errors),
     ]
 
 
@@ -220,7 +222,7 @@ class _Answered(Connection):
         self._message = message
 
     def _exchange(self, *_request: Any) -> tuple[int, int, Any]:
-        _, status, version, details = commit_set.decode_answer(self._message)
+        _, status, version, details = wire_answer.decode_answer(self._message)
         return status, version, details
 
 

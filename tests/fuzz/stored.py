@@ -19,8 +19,8 @@ from shoal.primitives.views.events import EventView
 from shoal.primitives.views.runs import RunsView
 from shoal.shm import codec
 from shoal.shm.errors import ShoalError
-from shoal.shm.memory.reader import Place
-from shoal.shm.operation import Found
+from shoal.shm.key_location_cache import KeyLocationCache
+from shoal.shm.operation import VersionedValue
 
 from .target import encoded, part, parts_of, script, target
 
@@ -32,23 +32,23 @@ class DictEngine:
     """``Engine`` over a dict: every call a commit of its own."""
 
     def __init__(self) -> None:
-        self.keys: dict[bytes, Found] = {}
+        self.keys: dict[bytes, VersionedValue] = {}
         self._version = 0
 
-    def get_named(self, place: Place, name: str) -> bytes | None:
+    def get_named(self, place: KeyLocationCache, name: str) -> bytes | None:
         found = self.find(place.prefix + name.encode())
         return None if found is None else found.value
 
-    def find(self, key: bytes) -> Found | None:
+    def find(self, key: bytes) -> VersionedValue | None:
         return self.keys.get(key)
 
-    def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, Found]]:
+    def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, VersionedValue]]:
         for key in sorted(key for key in self.keys if lower <= key < upper):
             yield key, self.keys[key]
 
     def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> None:
         self._version += 1
-        self.keys[key] = Found(value, self._version, expires_ms)
+        self.keys[key] = VersionedValue(value, self._version, expires_ms)
 
     def delete(self, key: bytes) -> None:
         self.keys.pop(key, None)

@@ -10,7 +10,9 @@ from typing import Any
 import msgpack
 
 import shoal
-from shoal.shm.wire import commit_set, handshake
+from shoal.shm.wire import answer as wire_answer
+from shoal.shm.wire import handshake
+from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.frames import FrameBuffer, frame
 
 MIB = 1 << 20
@@ -58,8 +60,8 @@ class Watch:
         assert self.kv.get("honest", "n") == self.commits
 
 
-def request(effects: list[Any], reads: bytes = b"", snapshot: int = 0, commit_id: int = 1) -> bytes:
-    return frame(commit_set.encode_request(commit_id, snapshot, 0, reads, msgpack.packb(effects)))
+def request(mutations: list[Any], reads: bytes = b"", snapshot: int = 0, commit_id: int = 1) -> bytes:
+    return frame(wire_request.encode_request(commit_id, snapshot, 0, reads, msgpack.packb(mutations)))
 
 
 def close(welcome: handshake.Welcome) -> None:
@@ -72,5 +74,5 @@ def answers(welcome: handshake.Welcome, count: int) -> list[tuple[Any, ...]]:
     while len(found) < count:
         data = os.read(welcome.answer_fd, MIB)
         assert data, "the coordinator has hung up"
-        found += [commit_set.decode_answer(message) for message in buffer.feed(data)]
+        found += [wire_answer.decode_answer(message) for message in buffer.feed(data)]
     return found

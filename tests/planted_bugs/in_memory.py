@@ -9,7 +9,8 @@ from typing import Any
 from shoal.primitives.rules.event_rules import METADATA, decode_metadata
 from shoal.primitives.rules.registry import EVENT_APPEND, INCREMENT
 from shoal.shm.errors import CorruptionError, SnapshotExpiredError
-from shoal.shm.wire.commit_set import COMMITTED, CONFLICT, CommitSet
+from shoal.shm.wire.answer import COMMITTED, CONFLICT
+from shoal.shm.wire.request import CommitSet
 
 from .rig import COUNTER, Disk, Problem, Rig, compare, fill, request, sound
 

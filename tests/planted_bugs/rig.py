@@ -30,8 +30,8 @@ from shoal.shm.memory.layout import W_PUBLISHED
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotPage, SnapshotSlots
-from shoal.shm.wire import commit_set
-from shoal.shm.wire.commit_set import CommitSet, decode_request, encode_effects, encode_reads, encode_request
+from shoal.shm.wire import answer as wire_answer
+from shoal.shm.wire.request import CommitSet, decode_request, encode_mutations, encode_reads, encode_request
 
 PAGE_BYTES = 4096
 LOG_FILE_BYTES = 8192
@@ -150,7 +150,7 @@ class Rig:
         """Submit commits of a client each that arrived together, finish the group, and return the answers."""
         answers = self.engine.submit_together(list(requests))
         self.engine.finish_group()
-        return [commit_set.decode_answer(answer[4:]) for answer in answers]
+        return [wire_answer.decode_answer(answer[4:]) for answer in answers]
 
     def put(self, number: int, client: int = 7, **values: str) -> Answer:
         """Commit a few keys."""
@@ -184,8 +184,8 @@ def request(
     valid_until_ms: int = 0,
 ) -> CommitSet:
     """A commit as a client sends it."""
-    effects = encode_effects(writes or [], clears, operations)
-    message = encode_request(number, snapshot, valid_until_ms, encode_reads(keys or [], ranges or []), effects)
+    mutations = encode_mutations(writes or [], clears, operations)
+    message = encode_request(number, snapshot, valid_until_ms, encode_reads(keys or [], ranges or []), mutations)
     return decode_request(message, TABLE.rules)
 
 

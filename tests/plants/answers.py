@@ -8,8 +8,9 @@ from typing import Any
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm.memory.layout import W_PUBLISHED
-from shoal.shm.wire import commit_set
-from shoal.shm.wire.commit_set import COMMITTED, CommitSet
+from shoal.shm.wire import answer as wire_answer
+from shoal.shm.wire.answer import COMMITTED
+from shoal.shm.wire.request import CommitSet
 
 from .plant import Patch, plant
 
@@ -78,9 +79,9 @@ def exchange_answers(patch: Patch) -> None:
     def submit_together(self: CommitEngine, requests: list[tuple[int, CommitSet]]) -> list[bytes]:
         answers: list[bytes] = sound(self, requests)
         if len(answers) > 1:
-            first, second = (commit_set.decode_answer(answer[4:]) for answer in answers[:2])
-            answers[0] = commit_set.encode_answer(first[0], *second[1:])
-            answers[1] = commit_set.encode_answer(second[0], *first[1:])
+            first, second = (wire_answer.decode_answer(answer[4:]) for answer in answers[:2])
+            answers[0] = wire_answer.encode_answer(first[0], *second[1:])
+            answers[1] = wire_answer.encode_answer(second[0], *first[1:])
         return answers
 
     sound = patch.set(CommitEngine, "submit_together", submit_together)
@@ -92,9 +93,9 @@ def answer_refused_as_committed(patch: Patch) -> None:
 
     def submit(self: CommitEngine, client_id: int, request: CommitSet) -> bytes:
         answer: bytes = sound(self, client_id, request)
-        commit_id, status, _, _ = commit_set.decode_answer(answer[4:])
-        if status == commit_set.CONFLICT:
-            return commit_set.encode_answer(commit_id, COMMITTED, self.version)
+        commit_id, status, _, _ = wire_answer.decode_answer(answer[4:])
+        if status == wire_answer.CONFLICT:
+            return wire_answer.encode_answer(commit_id, COMMITTED, self.version)
         return answer
 
     sound = patch.set(CommitEngine, "submit", submit)

@@ -14,8 +14,8 @@ from shoal.shm.memory.range_tombstones import RangeTombstones, Row
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.snapshots import SnapshotSlots
 from shoal.shm.memory.tombstone_view import TombstoneView
-from shoal.shm.operation import Found
-from shoal.workers.shared_memory.transaction import Transaction
+from shoal.shm.operation import VersionedValue
+from shoal.workers.shared_memory.transaction import EngineTransaction
 
 from .plant import WORKER, Patch, plant
 
@@ -79,13 +79,13 @@ def horizon_ignores_a_process(patch: Patch) -> None:
 def scan_without_own_writes(patch: Patch) -> None:
     """A scan does not see what its own transaction has written."""
 
-    def merged(self: Transaction, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, Found]]:
+    def merged(self: EngineTransaction, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, VersionedValue]]:
         writes, self._writes = self._writes, {}
         found = list(sound(self, lower, upper))
         self._writes = writes
         return iter(found)
 
-    sound = patch.set(Transaction, "_merged", merged)
+    sound = patch.set(EngineTransaction, "_merged", merged)
 
 
 @plant("reclaiming")

@@ -11,9 +11,9 @@ from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.memory.writer import Writer
 from shoal.primitives.rules.event_rules import Appending, decode_metadata
 from shoal.shm.memory.reader import Reader
-from shoal.shm.operation import Found
-from shoal.shm.wire.commit_set import CommitSet
-from shoal.workers.shared_memory.transaction import Transaction
+from shoal.shm.operation import VersionedValue
+from shoal.shm.wire.request import CommitSet
+from shoal.workers.shared_memory.transaction import EngineTransaction
 
 from .plant import WORKER, Patch, plant
 
@@ -38,14 +38,14 @@ def skip_range_validation(patch: Patch) -> None:
 def skip_absence_validation(patch: Patch) -> None:
     """A key that was looked for and not there is not validated."""
 
-    def find(self: Transaction, key: bytes) -> Found | None:
+    def find(self: EngineTransaction, key: bytes) -> VersionedValue | None:
         known = key in self._keys_read
         found = sound(self, key)
         if found is None and not known:
             self._keys_read.pop(key, None)
         return found
 
-    sound = patch.set(Transaction, "find", find)
+    sound = patch.set(EngineTransaction, "find", find)
 
 
 @plant("validation")

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.validate import validate
-from shoal.shm.wire.commit_set import CommitSet
+from shoal.shm.wire.request import CommitSet
 
 KEYS = st.sampled_from([bytes([a, b]) for a in b"abc" for b in b"012"])
 RANGES = st.tuples(KEYS, KEYS).map(lambda pair: (min(pair), max(pair) + b"\0"))

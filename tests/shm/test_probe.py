@@ -16,9 +16,10 @@ from segment_store import Store
 from shoal.coordinator.memory import hash_index
 from shoal.shm import limits
 from shoal.shm.errors import CorruptionError, SnapshotExpiredError
+from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.memory import layout
 from shoal.shm.memory.layout import DIRECTORY_WORD, LENGTH_MASK, REMOVED, W_GENERATION, W_HORIZON
-from shoal.shm.memory.reader import Place, Reader
+from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.record import find_node
 
 _MARK_KEY = REMOVED * 8 + layout.NODE_HEADER_WORDS * 8  # where the key would begin if the mark were a node
@@ -101,7 +102,7 @@ def test_an_impossible_length_takes_no_memory(length):
     """The length in a node, or in a record, may be anything in reused memory: so many bytes are never copied."""
     store = Store(128 * limits.MIB)
     store.commit({b"key": b"value"})
-    words, place = store.segment.words, Place(b"")
+    words, place = store.segment.words, KeyLocationCache(b"")
     for _ in range(2):
         assert store.reader.get_named(place, "key") == b"value"
     node = store.writer.hash_index.find(b"key")
@@ -109,7 +110,7 @@ def test_an_impossible_length_takes_no_memory(length):
     reads = (
         lambda: store.reader.find(b"key", 1),
         lambda: store.reader.get_named(place, "key"),
-        lambda: store.reader.get_named(Place(b""), "key"),
+        lambda: store.reader.get_named(KeyLocationCache(b""), "key"),
         lambda: list(store.reader.scan(b"", None, 1)),
     )
     elsewhere = DIRECTORY_WORD + 1000  # near the beginning of the segment: there is enough behind it to be copied
@@ -168,7 +169,7 @@ def test_a_long_chain(versions):
 def test_garbage(seed):
     """With words of buckets, nodes and records overwritten, every read gives something or a documented error."""
     rng = random.Random(seed)
-    store, place = Store(), Place(b"")
+    store, place = Store(), KeyLocationCache(b"")
     keys = [b"key %d" % number for number in range(40)]
     store.commit({key: b"v" * rng.choice([1, 300]) for key in keys})
     store.pinned.append(1)

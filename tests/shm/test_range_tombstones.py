@@ -12,10 +12,11 @@ from segment_store import Store, segment_store  # noqa: F401 (a fixture)
 
 from shoal.shm import limits
 from shoal.shm.errors import CorruptionError, SnapshotExpiredError
+from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.memory import range_tombstones
 from shoal.shm.memory.layout import W_CLEARS, W_CLEARS_BEGIN, W_CLEARS_END
 from shoal.shm.memory.range_tombstones import RangeTombstones, disjoint
-from shoal.shm.memory.reader import Place, Reader
+from shoal.shm.memory.reader import Reader
 
 KEYS = st.sampled_from([b"", b"a", b"a\0", b"a1", b"b", b"b0", b"c", b"cc", b"d", b"e", b"\xff"])
 BOUNDS = st.tuples(KEYS, KEYS)
@@ -157,7 +158,7 @@ def test_remembered_while_ranges_are_cleared(store):
     store.commit({b"kept": b"1", b"gone": b"1"})
     store.pinned.append(1)
     store.commit(clears=[(b"g", b"h")])
-    place = Place(b"")
+    place = KeyLocationCache(b"")
     for _ in range(3):
         assert store.reader.get_named(place, "kept") == b"1"
         assert store.reader.get_named(place, "gone") is None

@@ -48,6 +48,6 @@ def _records(disk: Disk, after_version: int) -> list[tuple[str, int, int]]:
         while (found := wal_format.decode_record(data, offset)) is not None:
             record, following = found
             if record.version > after_version and not record.is_close_mark:
-                places.append((name, offset, wal_format.RECORD_HEAD_BYTES + len(record.effects)))
+                places.append((name, offset, wal_format.RECORD_HEAD_BYTES + len(record.mutations)))
             offset = following
     return places

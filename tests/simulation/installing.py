@@ -38,7 +38,7 @@ from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotSlots
 from shoal.shm.wire import frames
 from shoal.workers import retry
-from shoal.workers.shared_memory import attachment, channel, connection, take_over, transaction
+from shoal.workers.shared_memory import attachment, autocommit, channel, connection, take_over
 
 from . import fakes
 from .disk import SimulatedStorage
@@ -96,7 +96,7 @@ def _install(world: World, patch: Patch) -> None:
         frames,
         connection,
         channel,
-        transaction,
+        autocommit,
         retry,
         take_over,
         clock,

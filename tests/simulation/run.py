@@ -17,7 +17,7 @@ from shoal.coordinator.memory import reclaim
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.server import process
 from shoal.shm import limits
-from shoal.shm.wire.commit_set import CommitSet
+from shoal.shm.wire.request import CommitSet
 
 from . import plan as plans
 from .client import LINGER_S, RUN, TIMEOUT_S, Attempt, Client

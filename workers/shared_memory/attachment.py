@@ -18,8 +18,9 @@ from shoal.shm.files.store_files import EpochWord
 from shoal.shm.host import descriptors
 from shoal.shm.host.unpatched import select
 from shoal.shm.host.waiting import Lookout
+from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.memory.layout import EPOCH_BITS, W_COORDINATOR_PID, W_HASH_SEED
-from shoal.shm.memory.reader import Place, Reader
+from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotSlots
 from shoal.shm.wire.frames import FrameBuffer
@@ -52,7 +53,9 @@ class Attachment:
         "why_closed",
     )
 
-    def __init__(self, welcome: Welcome, epoch: EpochWord, moved: Callable[[Place, str], bytes | None]) -> None:
+    def __init__(
+        self, welcome: Welcome, epoch: EpochWord, moved: Callable[[KeyLocationCache, str], bytes | None]
+    ) -> None:
         self.durability = welcome.durability
         self.serves = self.generation = welcome.generation
         self.request_fd = welcome.request_fd

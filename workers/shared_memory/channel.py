@@ -21,7 +21,7 @@ from shoal.shm import limits
 from shoal.shm.errors import CoordinatorLostError, InvalidOperationError
 from shoal.shm.host.unpatched import time
 from shoal.shm.limits import ANSWER_SPIN_S
-from shoal.shm.wire import commit_set
+from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire.frames import read_message, write_all
 from shoal.workers.shared_memory.attachment import Attachment
 
@@ -73,7 +73,7 @@ def commit_through(
                     ANSWER_SPIN_S,
                     give_up_s,
                 )
-                answered, status, version, details = commit_set.decode_answer(message)
+                answered, status, version, details = wire_answer.decode_answer(message)
                 if answered == commit_id:
                     attachment.in_use = False
                     return status, version, details

@@ -13,7 +13,7 @@ def check_through(connection: Connection, insist: bool = False) -> list[str]:
     """All problems found. SnapshotExpiredError if the check was given up, or another coordinator serves now.
 
     Given up for whoever needs room; who insists has a second first, in which commits may find the store full.
-    Each question is a round trip of its own: other threads' commits go on between them.
+    Each control request is a round trip of its own: other threads' commits go on between them.
     """
     found = connection.check_at_rest()
     if found is not None:

@@ -33,12 +33,13 @@ from shoal.shm.files.store_files import EpochWord
 from shoal.shm.files.store_place import StorePlace
 from shoal.shm.host import descriptors
 from shoal.shm.host.unpatched import thread, time
+from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.limits import ADVICE_FOR_COMMITS, MAX_COMMIT_BYTES
 from shoal.shm.memory import words
-from shoal.shm.memory.reader import Place
 from shoal.shm.operation import OperationTable
-from shoal.shm.wire import commit_set
-from shoal.shm.wire.commit_set import COMMITTED, CONFLICT, REFUSED
+from shoal.shm.wire import request as wire_request
+from shoal.shm.wire import wire_errors
+from shoal.shm.wire.answer import COMMITTED, CONFLICT, REFUSED
 from shoal.shm.wire.frames import FrameError, frame
 from shoal.shm.wire.handshake import PROTOCOL_VERSION, Hello, Welcome
 from shoal.workers.shared_memory import take_over
@@ -109,27 +110,27 @@ class Connection:
                 self._depth = depth
         return self.attachment
 
-    def _get_from_current(self, place: Place, name: str) -> bytes | None:
+    def _get_from_current(self, place: KeyLocationCache, name: str) -> bytes | None:
         """What the reader of a past generation answers with."""
         attachment = self.current()
         self._announce(attachment)
         return attachment.reader.get_named(place, name)
 
-    def submit(self, snapshot: int, valid_until_ms: int, reads: bytes, effects: bytes) -> tuple[int, list[Any]]:
+    def submit(self, snapshot: int, valid_until_ms: int, reads: bytes, mutations: bytes) -> tuple[int, list[Any]]:
         """Commit; the version and the operations' results.
 
         Raises ``ConflictError`` with the key as stored, or whatever the coordinator refused it with.
         """
-        if len(effects) > MAX_COMMIT_BYTES or len(reads) > MAX_COMMIT_BYTES:
-            size = max(len(effects), len(reads))
+        if len(mutations) > MAX_COMMIT_BYTES or len(reads) > MAX_COMMIT_BYTES:
+            size = max(len(mutations), len(reads))
             raise LimitExceededError("size of the commit in bytes", MAX_COMMIT_BYTES, size, ADVICE_FOR_COMMITS)
-        status, version, details = self._exchange(snapshot, valid_until_ms, reads, effects)
+        status, version, details = self._exchange(snapshot, valid_until_ms, reads, mutations)
         if status == COMMITTED:
             return version, details
         if status == CONFLICT:
-            raise commit_set.error_from("ConflictError", details)
+            raise wire_errors.error_from("ConflictError", details)
         if status == REFUSED and len(details) == 2:
-            error = commit_set.error_from(*details)
+            error = wire_errors.error_from(*details)
             if isinstance(error, StoreMovedError):
                 self._moved = error
             raise error
@@ -137,8 +138,8 @@ class Connection:
 
     def ask(self, name: str, arguments: list[Any]) -> Any:
         """Ask the coordinator something that commits nothing."""
-        effects = commit_set.encode_effects([], question=(name, arguments))
-        _, _, details = self._exchange(0, 0, commit_set.NO_READS, effects)
+        mutations = wire_request.encode_mutations([], control=(name, arguments))
+        _, _, details = self._exchange(0, 0, wire_request.NO_READS, mutations)
         return details
 
     def check_at_rest(self) -> list[str] | None:
@@ -166,7 +167,7 @@ class Connection:
     def _why_closed(self) -> str:
         return f"the database {self.directory} is closed; open it again"
 
-    def _exchange(self, snapshot: int, valid_until_ms: int, reads: bytes, effects: bytes) -> tuple[int, int, Any]:
+    def _exchange(self, snapshot: int, valid_until_ms: int, reads: bytes, mutations: bytes) -> tuple[int, int, Any]:
         give_up_s = time.monotonic() + self._timeout_s
         with self._lock:
             depth = self._depth
@@ -179,10 +180,10 @@ class Connection:
                 channel = self._take()
                 channel.commit_id += 1
                 try:
-                    request = commit_set.encode_request(channel.commit_id, snapshot, valid_until_ms, reads, effects)
+                    request = wire_request.encode_request(channel.commit_id, snapshot, valid_until_ms, reads, mutations)
                     message = frame(request)
                 except MemoryError as error:
-                    raise no_memory_to_send(f"a commit of {len(reads) + len(effects):,} bytes") from error
+                    raise no_memory_to_send(f"a commit of {len(reads) + len(mutations):,} bytes") from error
                 answer = commit_through(channel, message, self._attach, self._timeout_s, give_up_s)
                 self._put_back(channel)
                 return answer
@@ -313,8 +314,8 @@ class Connection:
         self._begin()
 
 
-def _asking(connection: Callable[[], Connection | None]) -> Callable[[Place, str], bytes | None]:
-    def get_from_current(place: Place, name: str) -> bytes | None:
+def _asking(connection: Callable[[], Connection | None]) -> Callable[[KeyLocationCache, str], bytes | None]:
+    def get_from_current(place: KeyLocationCache, name: str) -> bytes | None:
         alive = connection()
         if alive is None:
             raise InvalidOperationError("the database is closed; open it again")

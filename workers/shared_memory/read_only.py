@@ -48,7 +48,7 @@ class Resting(NamedTuple):
 
 
 class _NowAtRest(Exception):  # noqa: N818 (a way out, not an error)
-    """A question was to be asked, and there is no coordinator any more."""
+    """A control request was to be asked, and there is no coordinator any more."""
 
 
 class ReadOnlyConnection(Connection):
@@ -68,7 +68,7 @@ class ReadOnlyConnection(Connection):
     ) -> None:
         self._read_at_rest = read_at_rest
         self._resting: Resting | None = None
-        self._asking: int | None = None  # the thread that asks a question
+        self._asking: int | None = None  # the thread that sends a control request
         super().__init__(directory, durability, max_bytes, timeout_s, LINGER_S, operations, store_id)
 
     def current(self) -> Attachment:
@@ -79,7 +79,7 @@ class ReadOnlyConnection(Connection):
             self.attachment.retire()
         return super().current()
 
-    def submit(self, snapshot: int, valid_until_ms: int, reads: bytes, effects: bytes) -> NoReturn:
+    def submit(self, snapshot: int, valid_until_ms: int, reads: bytes, mutations: bytes) -> NoReturn:
         """Refuse."""
         raise self.refusal()
 

@@ -28,7 +28,7 @@ from shoal.shm.files.store_place import StorePlace
 from shoal.shm.host import descriptors, unpatched
 from shoal.shm.host.child_python import COORDINATOR, check_launched, python_command, python_environment, starting
 from shoal.shm.host.unpatched import select, time
-from shoal.shm.wire import commit_set, handshake
+from shoal.shm.wire import handshake, wire_errors
 from shoal.shm.wire.handshake import Hello, Welcome
 
 _POLL_S = 0.01
@@ -163,7 +163,7 @@ def _start(directory: Path, hello: Hello, linger_s: float, deadline_s: float) ->
         parts = _read_report(report_read, deadline_s)
         status = _reap(launcher, kill=time.monotonic() >= deadline_s)
     if parts:
-        raise commit_set.error_from(*parts)
+        raise wire_errors.error_from(*parts)
     if status is not None:
         check_launched(status)
 

@@ -1,71 +1,29 @@
-"""What primitives see of the engine: get_named, find, scan, put, delete, clear, perform. Never a segment or a pipe.
+"""The engine over one snapshot and one atomic commit.
 
-Two kinds with the same methods:
-- ``Transaction``: reads at one pinned snapshot, keeps its writes to itself, commits them at once with everything it
-  read. The coordinator refuses it if any of that has changed.
-- ``AutoCommit``: every call by itself. A read is of the newest committed version, a write is committed before it
-  returns, and ``perform`` is decided by the coordinator, so nothing ever conflicts.
+A transaction reads at one pinned snapshot and keeps its writes to itself. It commits them at once with everything it
+read: the coordinator refuses the commit if any of that has changed. Its methods are those of ``primitives.engine``.
 """
 
 from __future__ import annotations
 
-import time
-import weakref
-from collections.abc import Callable, Iterator
-from typing import Any, NoReturn, Protocol
+from collections.abc import Iterator
+from typing import Any, NoReturn
 
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import InvalidOperationError, no_memory_to_send
-from shoal.shm.memory.layout import W_PUBLISHED
-from shoal.shm.memory.reader import Place
-from shoal.shm.operation import Found, Write
-from shoal.shm.wire import commit_set
-from shoal.workers.shared_memory.attachment import Attachment
+from shoal.shm.key_location_cache import KeyLocationCache
+from shoal.shm.operation import VersionedValue, Write
+from shoal.shm.wire import request as wire_request
 from shoal.workers.shared_memory.connection import Connection
 
 NOT_MOVABLE = (
     "a transaction, a snapshot or what it gave out (txn.kv, say) belongs to the thread and process that began it and "
     "cannot be copied or pickled; hand on the database and a run id, and begin one there"
 )
-# Who waits for a commit looks at the published version at growing intervals.
-_SHORTEST_LOOK_S = 0.0002
-_LONGEST_LOOK_S = 0.005
 
 
-class Engine(Protocol):
-    """The engine's interface to the primitives. Keys and values are bytes; ``expires_ms`` 0 is forever."""
-
-    def get_named(self, place: Place, name: str) -> bytes | None:
-        """The value of the key ``place.prefix`` + ``name``, or None."""
-        ...
-
-    def find(self, key: bytes) -> Found | None:
-        """A key's value with version and expiry, or None."""
-        ...
-
-    def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, Found]]:
-        """The live keys of ``[lower, upper)`` in order."""
-        ...
-
-    def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> None:
-        """Write a key, whatever is there."""
-        ...
-
-    def delete(self, key: bytes) -> None:
-        """Delete a key, present or not."""
-        ...
-
-    def clear(self, lower: bytes, upper: bytes) -> None:
-        """Delete every key of ``[lower, upper)``, however many."""
-        ...
-
-    def perform(self, name: str, arguments: list[Any]) -> Any:
-        """Run one of ``shm.operations`` and return what it says."""
-        ...
-
-
-class Transaction:
-    """One snapshot, one atomic commit. ``Engine`` over both."""
+class EngineTransaction:
+    """One snapshot, one atomic commit."""
 
     __slots__ = (
         "__weakref__",
@@ -109,12 +67,12 @@ class Transaction:
     def __reduce__(self) -> NoReturn:
         raise TypeError(NOT_MOVABLE)
 
-    def get_named(self, place: Place, name: str) -> bytes | None:
+    def get_named(self, place: KeyLocationCache, name: str) -> bytes | None:
         """The value of the key ``place.prefix`` + ``name`` as this transaction sees it."""
         found = self.find(place.prefix + name.encode())
         return None if found is None else found.value
 
-    def find(self, key: bytes) -> Found | None:
+    def find(self, key: bytes) -> VersionedValue | None:
         """A key's value with version and expiry, own writes included."""
         if self._ended:
             self._refuse_use()
@@ -132,7 +90,7 @@ class Transaction:
             self._note_expiry(found.expires_ms)
         return found
 
-    def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, Found]]:
+    def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, VersionedValue]]:
         """The live keys of ``[lower, upper)`` in order, own writes included.
 
         What is validated at commit is the range as far as it was read: all of it, or up to the last key taken.
@@ -151,7 +109,7 @@ class Transaction:
         except ValueError as error:
             raise self.attachment.refusal(error) from None
 
-    def _merged(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, Found]]:
+    def _merged(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, VersionedValue]]:
         own = sorted(write for write in self._writes.values() if lower <= write.key < upper)
         position = 0
         for key, found in self._reader.scan(lower, upper, self.snapshot):
@@ -201,8 +159,8 @@ class Transaction:
             self._refuse_use()
         try:
             if self._writes or self._clears:
-                reads, effects = self._encoded()
-                version, _ = self._connection.submit(self.snapshot, self._valid_until_ms, reads, effects)
+                reads, mutations = self._encoded()
+                version, _ = self._connection.submit(self.snapshot, self._valid_until_ms, reads, mutations)
             else:
                 version = self.snapshot
         except BaseException:
@@ -215,10 +173,10 @@ class Transaction:
     def _encoded(self) -> tuple[bytes, bytes]:
         """What was read and what is to be written, as a commit sends it."""
         try:
-            reads = commit_set.encode_reads(list(self._keys_read), self._ranges_read)
+            reads = wire_request.encode_reads(list(self._keys_read), self._ranges_read)
             flat = [part for write in self._writes.values() for part in write]
             clears = [bound for clear in self._clears for bound in clear]
-            return reads, commit_set.encode_effects(flat, clears or None)
+            return reads, wire_request.encode_mutations(flat, clears or None)
         except MemoryError as error:
             raise no_memory_to_send(f"a commit of {len(self._writes):,} keys") from error
 
@@ -254,75 +212,7 @@ class Transaction:
             self._valid_until_ms = expires_ms
 
 
-class AutoCommit:
-    """Every call a transaction of its own. ``Engine``, shared by all threads."""
-
-    __slots__ = ("__weakref__", "_connection", "get_named")
-
-    # The newest committed value of a key: the attached reader's own method, so that no call lies between.
-    get_named: Callable[[Place, str], bytes | None]
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._attached(connection.attachment)
-        connection.on_attach = weakref.WeakMethod(self._attached)
-
-    def _attached(self, attachment: Attachment) -> None:
-        self.get_named = attachment.reader.get_named
-
-    def wait_beyond(self, version: int, give_up_s: float) -> bool:
-        """Wait until something newer than ``version`` is committed; False at the moment ``give_up_s`` (monotonic)."""
-        pause_s = _SHORTEST_LOOK_S
-        while self.published() <= version:
-            left_s = give_up_s - time.monotonic()
-            if left_s <= 0:
-                return False
-            time.sleep(min(pause_s, left_s))
-            pause_s = min(pause_s * 2, _LONGEST_LOOK_S)
-        return True
-
-    def published(self) -> int:
-        """The newest committed version."""
-        with self._connection.current().reading() as reader:
-            version: int = reader.words[W_PUBLISHED]
-            return version
-
-    def find(self, key: bytes) -> Found | None:
-        """The newest committed value of a key, with version and expiry."""
-        with self._connection.current().reading() as reader:
-            return reader.find_latest(key)
-
-    def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, Found]]:
-        """The live keys of ``[lower, upper)`` at one snapshot, pinned while the iterator is in use."""
-        transaction = Transaction(self._connection, read_only=True)
-        try:
-            yield from transaction.scan(lower, upper)
-        finally:
-            transaction.abandon()
-
-    def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> None:
-        """Write and commit."""
-        effects = commit_set.encode_effects([key, value, expires_ms])
-        self._connection.submit(0, 0, commit_set.NO_READS, effects)
-
-    def delete(self, key: bytes) -> None:
-        """Delete and commit."""
-        effects = commit_set.encode_effects([key, None, 0])
-        self._connection.submit(0, 0, commit_set.NO_READS, effects)
-
-    def clear(self, lower: bytes, upper: bytes) -> None:
-        """Delete a range and commit."""
-        effects = commit_set.encode_effects([], [lower, upper])
-        self._connection.submit(0, 0, commit_set.NO_READS, effects)
-
-    def perform(self, name: str, arguments: list[Any]) -> Any:
-        """Have the coordinator run an operation and commit what it writes."""
-        effects = commit_set.encode_effects([], None, [(name, arguments)])
-        _, results = self._connection.submit(0, 0, commit_set.NO_READS, effects)
-        return results[0]
-
-
-def _as_found(write: Write) -> Found | None:
+def _as_found(write: Write) -> VersionedValue | None:
     if write.value is None or (write.expires_ms and write.expires_ms <= now_ms()):
         return None
-    return Found(write.value, 0, write.expires_ms)
+    return VersionedValue(write.value, 0, write.expires_ms)

@@ -1,50 +1,33 @@
-"""What a worker submits and what it is answered: the formats both ends of a pipe share.
+"""A request: what a worker submits, as bytes.
 
-    request    8 bytes  commit id, rising per client; 0 for a question that commits nothing
+    request    8 bytes  commit id, rising per client; 0 for a control request that commits nothing
                8 bytes  snapshot version the reads were made at
                8 bytes  the commit is void from this time on, ms since the epoch (something read expires); 0 never
                4 bytes  length of the reads
                reads    msgpack [[key, ...], [[lower, upper], ...]], empty if nothing was read
-               effects  msgpack [writes, clears, operations, question]
+               mutations  msgpack [writes, clears, operations, control]
                         writes      [key, value or nil, expires_ms, key, ...] flat
                         clears      [lower, upper, lower, ...] flat, done before the writes
                         operations  [[name, arguments], ...]
-                        question    nil or [name, arguments]
+                        control    nil or [name, arguments]
 
-    answer     8 bytes  commit id
-               8 bytes  status
-               8 bytes  commit version of a COMMITTED, else 0
-               details  COMMITTED  nothing, or msgpack of the operations' results
-                        CONFLICT   msgpack [key, read version, found version]
-                        REFUSED    msgpack [name of the error's class, its arguments]
-                        ANSWERED   msgpack of the answer to the question
-
-The log keeps the effects as they were sent (the bytes are copied, not packed again), so their form is durable:
-``wal_format`` has the version.
+The log keeps the mutations as they were sent (the bytes are copied, not packed again), so their form is durable:
+``coordinator.log.format`` has the version.
 """
 
 from __future__ import annotations
 
 import itertools
-import reprlib
 import struct
 from collections.abc import Container, Iterator
 from typing import Any, NamedTuple
 
-from shoal.shm import codec, errors
-from shoal.shm.errors import ShoalError, StoreFullError
-from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MAX_INTEGER, MIB, MIN_INTEGER
+from shoal.shm import codec
+from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MIB
 from shoal.shm.wire.frames import FrameError
 
 _HEADER = struct.Struct("<QQQI")
 HEADER_BYTES = _HEADER.size
-_ANSWER = struct.Struct("<QQQ")
-_FRAMED_ANSWER = struct.Struct("<IQQQ")  # with the frame's length in front
-
-COMMITTED = 0
-CONFLICT = 1
-REFUSED = 2
-ANSWERED = 3
 
 NO_READS = b""
 
@@ -67,8 +50,8 @@ class CommitSet(NamedTuple):
     writes: FlatWrites
     clears: list[tuple[bytes, bytes]]
     operations: list[tuple[str, list[Any]]]
-    question: tuple[str, list[Any]] | None
-    effects: bytes
+    control: tuple[str, list[Any]] | None
+    mutations: bytes
 
 
 def encode_reads(keys: list[bytes], ranges: list[tuple[bytes, bytes]]) -> bytes:
@@ -76,19 +59,19 @@ def encode_reads(keys: list[bytes], ranges: list[tuple[bytes, bytes]]) -> bytes:
     return codec.pack([keys, ranges]) if keys or ranges else NO_READS
 
 
-def encode_effects(
+def encode_mutations(
     writes: list[Any],
     clears: list[bytes] | None = None,
     operations: list[Any] | None = None,
-    question: tuple[str, list[Any]] | None = None,
+    control: tuple[str, list[Any]] | None = None,
 ) -> bytes:
-    """The effects part of a request; ``writes`` and ``clears`` flat."""
-    return codec.pack([writes, clears, operations, question])
+    """The mutations part of a request; ``writes`` and ``clears`` flat."""
+    return codec.pack([writes, clears, operations, control])
 
 
-def encode_request(commit_id: int, snapshot: int, valid_until_ms: int, reads: bytes, effects: bytes) -> bytes:
+def encode_request(commit_id: int, snapshot: int, valid_until_ms: int, reads: bytes, mutations: bytes) -> bytes:
     """A whole request."""
-    return _HEADER.pack(commit_id, snapshot, valid_until_ms, len(reads)) + reads + effects
+    return _HEADER.pack(commit_id, snapshot, valid_until_ms, len(reads)) + reads + mutations
 
 
 def decode_request(message: bytes, known: Container[str]) -> CommitSet:
@@ -106,24 +89,24 @@ def decode_request(message: bytes, known: Container[str]) -> CommitSet:
                 raise ValueError("what was read is not keys and ranges")
             _check_keys(keys_read)
             ranges_read = [_range(lower, upper) for lower, upper in ranges]
-        effects = message[HEADER_BYTES + reads_bytes :]
-        writes, clears, operations, question = decode_effects(effects)
+        mutations = message[HEADER_BYTES + reads_bytes :]
+        writes, clears, operations, control = decode_mutations(mutations)
         for name, _ in operations:
             if name not in known:
                 raise ValueError("an unknown operation")
     except (ValueError, TypeError, struct.error, IndexError, KeyError) as error:
         raise FrameError(f"not a commit set: {error}") from error
     return CommitSet(
-        commit_id, snapshot, valid_until_ms, keys_read, ranges_read, writes, clears, operations, question, effects
+        commit_id, snapshot, valid_until_ms, keys_read, ranges_read, writes, clears, operations, control, mutations
     )
 
 
-def decode_effects(
-    effects: bytes,
+def decode_mutations(
+    mutations: bytes,
 ) -> tuple[FlatWrites, list[tuple[bytes, bytes]], list[tuple[str, list[Any]]], tuple[str, list[Any]] | None]:
-    """Writes, clears, operations and question; ValueError or TypeError for a wrong form."""
-    parts: tuple[Any, Any, Any, Any] = _unpack(effects)
-    writes, flat_clears, operations, question = parts
+    """Writes, clears, operations and control request; ValueError or TypeError for a wrong form."""
+    parts: tuple[Any, Any, Any, Any] = _unpack(mutations)
+    writes, flat_clears, operations, control = parts
     check_writes(writes)
     clears = []
     if flat_clears:
@@ -133,9 +116,9 @@ def decode_effects(
             if type(name) is not str or type(arguments) is not list or not arguments:
                 raise ValueError("not an operation")
             _check_key(arguments[0])
-    if question is not None and not (type(question) is list and len(question) == 2 and type(question[0]) is str):
-        raise ValueError("an unknown question")
-    asked = None if question is None else (question[0], question[1])
+    if control is not None and not (type(control) is list and len(control) == 2 and type(control[0]) is str):
+        raise ValueError("an unknown control request")
+    asked = None if control is None else (control[0], control[1])
     return writes, clears, list(operations or ()), asked
 
 
@@ -193,57 +176,3 @@ def _range(lower: Any, upper: Any) -> tuple[bytes, bytes]:
     if len(lower) > MAX_ENGINE_KEY_BYTES or len(upper) > MAX_ENGINE_KEY_BYTES:
         raise ValueError("a range's key is too long")
     return lower, upper
-
-
-def encode_answer(commit_id: int, status: int, version: int = 0, details: Any = None) -> bytes:
-    """An answer, framed."""
-    body = codec.pack(details) if details or status != COMMITTED else b""
-    return _FRAMED_ANSWER.pack(_ANSWER.size + len(body), commit_id, status, version) + body
-
-
-def no_memory_answer(message: bytes) -> bytes:
-    """The answer to a request that there is no memory to decode."""
-    (commit_id,) = struct.unpack_from("<Q", message)
-    error = StoreFullError("the coordinator has no memory to decode the commit; free memory or commit less at a time")
-    return encode_answer(commit_id, REFUSED, 0, error_parts(error))
-
-
-def decode_answer(message: bytes) -> tuple[int, int, int, Any]:
-    """Commit id, status, version and details of an answer; FrameError for what no coordinator says."""
-    try:
-        commit_id, status, version = _ANSWER.unpack_from(message)
-        details = codec.unpackb(message[_ANSWER.size :]) if len(message) > _ANSWER.size else []
-    except (ValueError, struct.error) as error:
-        raise FrameError(f"not an answer: {error}") from error
-    if type(details) is not list or status not in (COMMITTED, CONFLICT, REFUSED, ANSWERED):
-        raise FrameError(f"an answer of status {status} with details of type {type(details).__name__}")
-    return commit_id, status, version, details
-
-
-_BY_NAME: dict[str, type[Exception]] = {
-    name: cls for name, cls in vars(errors).items() if isinstance(cls, type) and issubclass(cls, ShoalError)
-} | {"TypeError": TypeError, "ValueError": ValueError}
-
-
-def error_parts(error: Exception) -> tuple[str, list[Any]]:
-    """An error as what can be sent: the name of its class and its arguments."""
-    name = type(error).__name__
-    assert name in _BY_NAME, f"{name} is not an error a client is told"
-    return name, [_sendable(part) for part in error.args]
-
-
-def _sendable(part: Any) -> Any:
-    """An argument of an error; what a client put there may be nested deeper than can be sent back."""
-    if type(part) is int and not MIN_INTEGER <= part <= MAX_INTEGER:
-        return str(part)
-    return part if part is None or isinstance(part, (str, bytes, int, float)) else reprlib.repr(part)
-
-
-def error_from(name: str, arguments: list[Any]) -> Exception:
-    """The error that ``error_parts`` took apart; FrameError for what it never made."""
-    try:
-        found = _BY_NAME[name](*arguments)
-        str(found)  # its text is made of what came
-    except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
-        raise FrameError(f"an error this shoal does not know: {type(error).__name__}") from error
-    return found

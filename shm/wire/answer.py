@@ -1,0 +1,53 @@
+"""An answer: what a worker is told of its request, as bytes.
+
+answer     8 bytes  commit id
+           8 bytes  status
+           8 bytes  commit version of a COMMITTED, else 0
+           details  COMMITTED  nothing, or msgpack of the operations' results
+                    CONFLICT   msgpack [key, read version, found version]
+                    REFUSED    msgpack [name of the error's class, its arguments]
+                    ANSWERED   msgpack of the answer to the control request
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+from shoal.shm import codec
+from shoal.shm.errors import StoreFullError
+from shoal.shm.wire.frames import FrameError
+from shoal.shm.wire.wire_errors import error_parts
+
+_ANSWER = struct.Struct("<QQQ")
+_FRAMED_ANSWER = struct.Struct("<IQQQ")  # with the frame's length in front
+
+COMMITTED = 0
+CONFLICT = 1
+REFUSED = 2
+ANSWERED = 3
+
+
+def encode_answer(commit_id: int, status: int, version: int = 0, details: Any = None) -> bytes:
+    """An answer, framed."""
+    body = codec.pack(details) if details or status != COMMITTED else b""
+    return _FRAMED_ANSWER.pack(_ANSWER.size + len(body), commit_id, status, version) + body
+
+
+def no_memory_answer(message: bytes) -> bytes:
+    """The answer to a request that there is no memory to decode."""
+    (commit_id,) = struct.unpack_from("<Q", message)
+    error = StoreFullError("the coordinator has no memory to decode the commit; free memory or commit less at a time")
+    return encode_answer(commit_id, REFUSED, 0, error_parts(error))
+
+
+def decode_answer(message: bytes) -> tuple[int, int, int, Any]:
+    """Commit id, status, version and details of an answer; FrameError for what no coordinator says."""
+    try:
+        commit_id, status, version = _ANSWER.unpack_from(message)
+        details = codec.unpackb(message[_ANSWER.size :]) if len(message) > _ANSWER.size else []
+    except (ValueError, struct.error) as error:
+        raise FrameError(f"not an answer: {error}") from error
+    if type(details) is not list or status not in (COMMITTED, CONFLICT, REFUSED, ANSWERED):
+        raise FrameError(f"an answer of status {status} with details of type {type(details).__name__}")
+    return commit_id, status, version, details

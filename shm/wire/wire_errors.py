@@ -1,0 +1,39 @@
+"""Errors through a pipe: the name of the class and its arguments, never a pickle."""
+
+from __future__ import annotations
+
+import reprlib
+from typing import Any
+
+from shoal.shm import errors
+from shoal.shm.errors import ShoalError
+from shoal.shm.limits import MAX_INTEGER, MIN_INTEGER
+from shoal.shm.wire.frames import FrameError
+
+_BY_NAME: dict[str, type[Exception]] = {
+    name: cls for name, cls in vars(errors).items() if isinstance(cls, type) and issubclass(cls, ShoalError)
+} | {"TypeError": TypeError, "ValueError": ValueError}
+
+
+def error_parts(error: Exception) -> tuple[str, list[Any]]:
+    """An error as what can be sent: the name of its class and its arguments."""
+    name = type(error).__name__
+    assert name in _BY_NAME, f"{name} is not an error a client is told"
+    return name, [_sendable(part) for part in error.args]
+
+
+def _sendable(part: Any) -> Any:
+    """An argument of an error; what a client put there may be nested deeper than can be sent back."""
+    if type(part) is int and not MIN_INTEGER <= part <= MAX_INTEGER:
+        return str(part)
+    return part if part is None or isinstance(part, (str, bytes, int, float)) else reprlib.repr(part)
+
+
+def error_from(name: str, arguments: list[Any]) -> Exception:
+    """The error that ``error_parts`` took apart; FrameError for what it never made."""
+    try:
+        found = _BY_NAME[name](*arguments)
+        str(found)  # its text is made of what came
+    except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
+        raise FrameError(f"an error this shoal does not know: {type(error).__name__}") from error
+    return found

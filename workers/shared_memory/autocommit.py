@@ -1,0 +1,92 @@
+"""The engine without a transaction: every call commits by itself.
+
+A read is of the newest committed version, a write is committed before it returns, and ``perform`` is decided by the
+coordinator, so nothing ever conflicts.
+"""
+
+from __future__ import annotations
+
+import time
+import weakref
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from shoal.shm.key_location_cache import KeyLocationCache
+from shoal.shm.memory.layout import W_PUBLISHED
+from shoal.shm.operation import VersionedValue
+from shoal.shm.wire import request as wire_request
+from shoal.workers.shared_memory.attachment import Attachment
+from shoal.workers.shared_memory.connection import Connection
+from shoal.workers.shared_memory.transaction import EngineTransaction
+
+# Who waits for a commit looks at the published version at growing intervals.
+_SHORTEST_LOOK_S = 0.0002
+_LONGEST_LOOK_S = 0.005
+
+
+class AutoCommit:
+    """Every call a transaction of its own; shared by all threads."""
+
+    __slots__ = ("__weakref__", "_connection", "get_named")
+
+    # The newest committed value of a key: the attached reader's own method, so that no call lies between.
+    get_named: Callable[[KeyLocationCache, str], bytes | None]
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._attached(connection.attachment)
+        connection.on_attach = weakref.WeakMethod(self._attached)
+
+    def _attached(self, attachment: Attachment) -> None:
+        self.get_named = attachment.reader.get_named
+
+    def wait_beyond(self, version: int, give_up_s: float) -> bool:
+        """Wait until something newer than ``version`` is committed; False at the moment ``give_up_s`` (monotonic)."""
+        pause_s = _SHORTEST_LOOK_S
+        while self.published() <= version:
+            left_s = give_up_s - time.monotonic()
+            if left_s <= 0:
+                return False
+            time.sleep(min(pause_s, left_s))
+            pause_s = min(pause_s * 2, _LONGEST_LOOK_S)
+        return True
+
+    def published(self) -> int:
+        """The newest committed version."""
+        with self._connection.current().reading() as reader:
+            version: int = reader.words[W_PUBLISHED]
+            return version
+
+    def find(self, key: bytes) -> VersionedValue | None:
+        """The newest committed value of a key, with version and expiry."""
+        with self._connection.current().reading() as reader:
+            return reader.find_latest(key)
+
+    def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, VersionedValue]]:
+        """The live keys of ``[lower, upper)`` at one snapshot, pinned while the iterator is in use."""
+        transaction = EngineTransaction(self._connection, read_only=True)
+        try:
+            yield from transaction.scan(lower, upper)
+        finally:
+            transaction.abandon()
+
+    def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> None:
+        """Write and commit."""
+        mutations = wire_request.encode_mutations([key, value, expires_ms])
+        self._connection.submit(0, 0, wire_request.NO_READS, mutations)
+
+    def delete(self, key: bytes) -> None:
+        """Delete and commit."""
+        mutations = wire_request.encode_mutations([key, None, 0])
+        self._connection.submit(0, 0, wire_request.NO_READS, mutations)
+
+    def clear(self, lower: bytes, upper: bytes) -> None:
+        """Delete a range and commit."""
+        mutations = wire_request.encode_mutations([], [lower, upper])
+        self._connection.submit(0, 0, wire_request.NO_READS, mutations)
+
+    def perform(self, name: str, arguments: list[Any]) -> Any:
+        """Have the coordinator run an operation and commit what it writes."""
+        mutations = wire_request.encode_mutations([], None, [(name, arguments)])
+        _, results = self._connection.submit(0, 0, wire_request.NO_READS, mutations)
+        return results[0]
