@@ -11,7 +11,7 @@
       CorruptionError                                           file, offset, expected, found
 
 A message is fact, value, remedy. Every class keeps its constructor arguments in ``args``, so an error survives
-pickling (a pool hands it to another process) and the trip through a pipe (``wire.wire_errors`` names class and arguments).
+pickling (a pool hands it to another process) and the trip through a pipe (``wire.wire_errors``: class and arguments).
 """
 
 from __future__ import annotations
