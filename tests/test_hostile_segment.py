@@ -193,8 +193,7 @@ PICKLERS = {"workers/pool/outcome.py", "workers/worker.py", "shoal/worker_pool.p
 POOL = {
     "workers/pool/fork_template.py",
     "workers/pool/helper_processes.py",
-    "workers/pool/pool_state.py",
-    "workers/pool/supervisor.py",
+    "workers/pool/life.py",
 } | {
     "workers/pool/worker_process.py",
     *PICKLERS,

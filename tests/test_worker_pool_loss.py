@@ -18,6 +18,7 @@ from slow import slow
 
 import shoal
 from shoal.workers.pool import supervisor
+from shoal.workers.pool.shortage import SHORTAGES
 from tests import pool_functions as functions
 
 METHODS = ["fork", *slow("spawn"), "forkserver"]
@@ -198,7 +199,7 @@ def test_without_descriptors_the_pool_waits(memory_db: shoal.Database, method: s
         assert len(said) == 1
 
 
-@pytest.mark.parametrize("number", sorted(supervisor._SHORTAGES))
+@pytest.mark.parametrize("number", sorted(SHORTAGES))
 def test_each_shortage_is_waited_out(memory_db: shoal.Database, monkeypatch, number: int) -> None:
     """Memory, processes and descriptors, of this process or the machine: the start is tried again."""
     start, failures = supervisor.start_worker, iter([number] * 3)
@@ -238,7 +239,7 @@ def test_the_process_that_forks_is_lost(memory_db: shoal.Database) -> None:
         wait_for(lambda: len(set(pool.map(functions.slow_pid, range(4)))) == 2)
         running = pool.submit(functions.sleep_then, 1.0, "running")
         time.sleep(0.2)
-        os.kill(pool._state.template._process._popen.pid, signal.SIGKILL)
+        os.kill(pool._state.template.pid, signal.SIGKILL)
         assert isinstance(pool.submit(functions.die).exception(30), shoal.WorkerLostError)
         with pytest.raises((BrokenProcessPool, shoal.WorkerLostError), match="forks"):
             concurrent.futures.wait([pool.submit(functions.pid)], 30).done.pop().result()

@@ -145,9 +145,9 @@ def test_killing_a_pool_whose_template_is_dead_and_reaped(memory_db: shoal.Datab
         template = pool.submit(os.getppid).result(30)
         os.kill(template, signal.SIGKILL)
         wait_until(lambda: not Path(f"/proc/{template}").exists())
-        pool._state._running += 1  # the thread puts nothing away: what it raised would not be seen here
+        pool._state._ended -= 1  # the thread puts nothing away: what it raised would not be seen here
         pool.kill()
-        pool._state._running -= 1
+        pool._state._ended += 1
         pool.kill()
     finally:
         signal.signal(signal.SIGCHLD, before)
