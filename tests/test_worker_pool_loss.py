@@ -20,23 +20,10 @@ import shoal
 from shoal.workers.pool import supervisor
 from shoal.workers.pool.shortage import SHORTAGES
 from tests import pool_functions as functions
+from tests.pool_processes import is_running, wait_for
 
 METHODS = ["fork", *slow("spawn"), "forkserver"]
 LARGE = b"x" * 3_000_000  # more than a socket takes
-
-
-def wait_for(condition, seconds: float = 30.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited too long"
-        time.sleep(0.01)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.mark.parametrize("method", METHODS)

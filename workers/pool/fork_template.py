@@ -5,6 +5,7 @@ the user has chosen: the first ``submit`` forks the template, which has one thre
 their replacements are forked from the template. So all of them start from the same state of the program.
 
     request   1 byte: W with 2 descriptors (the worker's end of its channel, a pipe for reports), or E for the end
+    first     the template's pid, sent by the template (8)
     report    pid, or the negative number of the error that prevented the fork (8); the worker's exit code (8)
 
 The template ends when it is told to and has no worker left, at once when the pool's process is gone, or by SIGKILL.
@@ -111,6 +112,7 @@ class ForkTemplate:
         self._requests.close()
         prepare()
         threading.current_thread().name = "shoal-template"
+        self._theirs.send(_NUMBER.pack(os.getpid()))
         _Serving(self._theirs, work, life).run()
 
     @property
@@ -134,21 +136,22 @@ class ForkTemplate:
     def end(self) -> None:
         """End it in order, or with SIGKILL if that takes too long. All its workers are dead."""
         self._theirs.close()
-        with contextlib.suppress(OSError):  # it is dead
+        pids = {self._pid} if self._pid is not None else set()
+        with contextlib.suppress(OSError):  # it is dead, or it takes too long
+            self._requests.settimeout(_ENDING_S)
             self._requests.send(_END, _no_signal())
-            poller = select.poll()
-            poller.register(self._requests.fileno(), select.POLLIN)
-            poller.poll(_ENDING_S * 1000)  # its death closes the other end
-        self.kill()
+            while raw := self._requests.recv(_NUMBER.size):  # its death ends the stream
+                pids.add(_NUMBER.unpack(raw)[0])  # the only news if ``_fork`` was interrupted after the fork
         self._requests.close()
         with self._lock:
-            if self._pid is not None and not self._is_reaped:
-                with contextlib.suppress(ChildProcessError):  # the program reaps its children itself
-                    os.waitpid(self._pid, 0)
-                self._is_reaped = True
+            self._is_reaped = True
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError, ChildProcessError):  # the program reaps children itself
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
 
     def kill(self) -> None:
-        """Send it SIGKILL, from any thread. Whoever waits for a worker of it gets ``EOFError``."""
+        """Send it SIGKILL, from any thread. A thread that waits for one of its workers gets ``EOFError``."""
         with self._lock:
             if self._pid is not None and not self._is_reaped:
                 with contextlib.suppress(ProcessLookupError):  # it is dead, and the program reaps its children itself
