@@ -25,8 +25,8 @@ from tests import pool_functions as functions
 from tests.pool_processes import Program, is_running, parent_of, wait_for
 
 METHODS = ["forkserver", "fork", "spawn"]
-# The limit of processes is that of a real user who is not root and has none of two capabilities; 61234 has no process.
-AS_SOMEBODY = ("setpriv", "--ruid=61234", "--bounding-set=-sys_resource,-sys_admin")
+# The kernel limits the processes of a real user other than root, unless it has one of two capabilities.
+LIMITED = ("setpriv", "--bounding-set=-sys_resource,-sys_admin")
 
 
 class Interrupted(BaseException):
@@ -42,6 +42,7 @@ WITHOUT_PROCESSES = """
         store, method = sys.argv[1:]
         logging.basicConfig(level=logging.WARNING)
         with shoal.WorkerPool(store, 4, mp_context=method, durability="memory", linger=0.2) as pool:
+            os.setresuid(61234, 0, 0)  # a user without other processes
             while len(set(pool.map(functions.slow_pid, range(12)))) < 4:
                 pass
             print("ready", flush=True)
@@ -59,7 +60,7 @@ WITHOUT_PROCESSES = """
 @pytest.mark.parametrize("method", METHODS)
 def test_without_processes_the_pool_waits(tmp_path: Path, method: str) -> None:
     """At the user's limit of processes dead workers are replaced later; it is said once, and the pool is not broken."""
-    program = Program(tmp_path, WITHOUT_PROCESSES, method, prefix=AS_SOMEBODY)
+    program = Program(tmp_path, WITHOUT_PROCESSES, method, prefix=LIMITED)
     try:
         assert program.line() == "ready"
         before = resource.prlimit(program.process.pid, resource.RLIMIT_NPROC)
@@ -92,6 +93,7 @@ def test_the_fork_server_dies_again_and_again(memory_db: shoal.Database, caplog)
         os.kill(fork_server(), signal.SIGSTOP)
         for pid in pool.worker_pids:
             os.kill(pid, signal.SIGKILL)
+        wait_for(lambda: all(one.is_starting for one in pool._state.supervisors))
         waiting = [pool.submit(functions.echo, number) for number in range(3)]
         for _ in range(15):
             wait_for(lambda: any(one.is_starting for one in pool._state.supervisors))
