@@ -58,7 +58,7 @@ WITHOUT_PROCESSES = """
         store, method, free = sys.argv[1:]
         logging.basicConfig(level=logging.WARNING)
         with shoal.WorkerPool(store, 2, mp_context=method, durability="memory", linger=0.2) as pool:
-            os.setresuid(61234, 0, 0)  # a user without other processes
+            os.setresuid(100_000 + os.getpid(), 0, 0)  # a user without other processes
             resource.setrlimit(resource.RLIMIT_NPROC, (30, 30))
             hoarded = hoard()
             release(hoarded[:int(free)])
