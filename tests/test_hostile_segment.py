@@ -198,7 +198,12 @@ POOL = {
     "workers/pool/worker_process.py",
     *PICKLERS,
 }
-SEND_BYTES = {"worker.channel.send", "self._requests.send", "self._theirs.send", "self._requests.recv"}  # a socket's, not a connection's of multiprocessing
+SEND_BYTES = {
+    "worker.channel.send",
+    "self._requests.send",
+    "self._theirs.send",
+    "self._requests.recv",
+}  # a socket's, not a connection's of multiprocessing
 
 
 @functools.cache
