@@ -17,8 +17,8 @@ import pytest
 from slow import slow
 
 import shoal
+from shoal.shm.host.shortage import SHORTAGES
 from shoal.workers.pool import supervisor
-from shoal.workers.pool.shortage import SHORTAGES
 from tests import pool_functions as functions
 from tests.pool_processes import is_running, wait_for
 

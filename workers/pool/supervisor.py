@@ -18,12 +18,12 @@ import threading
 import time
 
 from shoal.shm.errors import CoordinatorLostError, TaskTimeoutError, WorkerLostError
+from shoal.shm.host.shortage import is_shortage
 from shoal.workers.pool import channel, outcome
 from shoal.workers.pool.channel import Message
 from shoal.workers.pool.helper_processes import ServerEnd
 from shoal.workers.pool.life import Life
 from shoal.workers.pool.pool_state import PoolState
-from shoal.workers.pool.shortage import is_shortage
 from shoal.workers.pool.task import Task, log
 from shoal.workers.pool.worker_process import StarterDiedError, WorkerDiedError, WorkerProcess, start_worker
 

@@ -26,8 +26,8 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from shoal.shm.errors import InvalidOperationError
+from shoal.shm.host.shortage import is_shortage
 from shoal.workers.pool import channel, helper_processes, life, outcome
-from shoal.workers.pool.shortage import is_shortage
 
 _DYING_S = 0.5
 
