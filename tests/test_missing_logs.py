@@ -2,50 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
 import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from crash_workers import kill, processes_of, wait_for
+from damaged import STORE_ID, MemoryStorage, Model, whole
+from served_stores import RUN, keys_of, logs_of, rests, serve_often
 from slow import slow
 
 import shoal
 from shoal import cli, repair
 from shoal.coordinator.log import wal_format
-from shoal.coordinator.log.wal_reader import number_of
-from shoal.shm import checkpoint, store_files
-from shoal.shm.limits import REMAKE_AFTER_S
-
-RUN = "run"
-
-
-def _sessions(path: Path, count: int, durability: str | None = None, first: int = 0) -> None:
-    """Serve a store so many times, one key each; every time begins a log file."""
-    for i in range(first, first + count):
-        with shoal.open(path, durability=durability, linger=0) as db:
-            shoal.KVStore(db).put(RUN, f"k{i}", i)
-        _rests(path)
-
-
-def _rests(path: Path) -> None:
-    wait_for(lambda: not processes_of(path), "the coordinator to end", pause_s=0.02)
-
-
-def _logs(path: Path) -> list[Path]:
-    return sorted(entry for entry in path.iterdir() if number_of(entry.name) is not None)
-
-
-def _keys(path: Path) -> list[str]:
-    with shoal.open(path, linger=0) as db:
-        assert db.check() == []
-        found = shoal.KVStore(db).list(RUN)
-    _rests(path)
-    return found
+from shoal.coordinator.log.wal_reader import WalReader
+from shoal.coordinator.log.wal_writer import WalWriter
+from shoal.shm import limits, store_files
+from shoal.shm.errors import StoreFullError
+from shoal.shm.store_files import StoreMeta
 
 
 def _refused(path: Path, file: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -71,8 +48,8 @@ def _refused(path: Path, file: str, capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize("which", ["all", "newest", "oldest", "middle"])
 def test_logs_removed_at_rest(store: Path, capsys: pytest.CaptureFixture[str], durability: str, which: str) -> None:
     """No checkpoint has what was in them: the store does not open, and repair saves what was before the gap."""
-    _sessions(store, 3, durability)
-    logs = _logs(store)
+    serve_often(store, 3, durability)
+    logs = logs_of(store)
     assert len(logs) == 3
     chosen = {"all": logs, "newest": logs[2:], "oldest": logs[:1], "middle": logs[1:2]}[which]
     for log in chosen:
@@ -87,18 +64,18 @@ def test_logs_removed_at_rest(store: Path, capsys: pytest.CaptureFixture[str], d
         done = repair.Repair(store, new, False, None, lambda _: None)
         assert "nothing that was committed is lost" not in done.report
         assert any(line.startswith("lost: ") for line in done.report)
-        assert _keys(new) == {"newest": ["k0", "k1"], "middle": ["k0"]}[which]
+        assert keys_of(new) == {"newest": ["k0", "k1"], "middle": ["k0"]}[which]
 
 
 @pytest.mark.parametrize("which", ["checkpoint", "logs", "all"])
 def test_files_of_a_store_with_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str], which: str) -> None:
     """Each of its two files, and both."""
-    _sessions(tmp_path / "original", 2)
+    serve_often(tmp_path / "original", 2)
     store = tmp_path / "store"
     with shoal.open(tmp_path / "original", linger=0) as db:
         db.backup(store)
-    _sessions(store, 1, first=2)
-    (log,), (kept,) = _logs(store), store.glob("*.ckpt")
+    serve_often(store, 1, first=2)
+    (log,), (kept,) = logs_of(store), store.glob("*.ckpt")
     if which != "checkpoint":
         log.unlink()
     if which != "logs":
@@ -110,16 +87,16 @@ def test_files_of_a_store_with_a_checkpoint(tmp_path: Path, capsys: pytest.Captu
 def test_only_file_of_a_store_never_served(tmp_path: Path, capsys: pytest.CaptureFixture[str], made_by: str) -> None:
     """A backup, or what repair made, is one checkpoint; without it, it is no empty store."""
     store = tmp_path / "store"
-    _sessions(tmp_path / "original", 3)
+    serve_often(tmp_path / "original", 3)
     if made_by == "backup":
         with shoal.open(tmp_path / "original", linger=0) as db:
             db.backup(store)
     else:
-        _logs(tmp_path / "original")[2].unlink()
+        logs_of(tmp_path / "original")[2].unlink()
         repair.Repair(tmp_path / "original", store, False, None, lambda _: None)
     (kept,) = store.glob("*.ckpt")
     shutil.copytree(store, tmp_path / "copy")
-    assert _keys(tmp_path / "copy") == [f"k{i}" for i in range(3 if made_by == "backup" else 2)]
+    assert keys_of(tmp_path / "copy") == [f"k{i}" for i in range(3 if made_by == "backup" else 2)]
     kept.unlink()
     _refused(store, kept.name, capsys)
 
@@ -137,26 +114,26 @@ def _without_fields(path: Path, format_1: bool) -> None:
 @pytest.mark.parametrize("has_logs", [True, False], ids=["logs", "no log"])
 def test_store_json_that_names_no_log(store: Path, format_1: bool, has_logs: bool) -> None:
     """As an older shoal wrote it, or one first served on a full disk: there need be no log. Then one is named."""
-    _sessions(store, 2)
+    serve_often(store, 2)
     _without_fields(store, format_1)
     if not has_logs:
-        for log in _logs(store):
+        for log in logs_of(store):
             log.unlink()
-    assert _keys(store) == (["k0", "k1"] if has_logs else [])
+    assert keys_of(store) == (["k0", "k1"] if has_logs else [])
     meta = store_files.read_meta(store)
     assert meta is not None
-    assert wal_format.file_name(meta.log_number) == _logs(store)[-1].name
+    assert wal_format.file_name(meta.log_number) == logs_of(store)[-1].name
 
 
 def test_memory_stores_have_no_log(store: Path) -> None:
     """Nor do they miss one, unless the store was served with another durability before."""
-    _sessions(store, 2, "memory")
-    assert _logs(store) == []
-    assert _keys(store) == []
-    _sessions(store, 1, "buffered")
-    _sessions(store, 1, "memory", first=1)
-    assert _keys(store) == ["k0"]
-    _logs(store)[0].unlink()
+    serve_often(store, 2, "memory")
+    assert logs_of(store) == []
+    assert keys_of(store) == []
+    serve_often(store, 1, "buffered")
+    serve_often(store, 1, "memory", first=1)
+    assert keys_of(store) == ["k0"]
+    logs_of(store)[0].unlink()
     with pytest.raises(shoal.CorruptionError, match="newest log file"):
         shoal.open(store, linger=0)
 
@@ -165,7 +142,7 @@ def test_memory_stores_have_no_log(store: Path) -> None:
 @pytest.mark.parametrize("name", ["log_number", "checkpoint_version"])
 def test_bad_numbers_in_store_json(store: Path, name: str, bad: object) -> None:
     """A number that shoal did not write is damage."""
-    _sessions(store, 1)
+    serve_often(store, 1)
     fields = json.loads((store / store_files.META_FILE).read_bytes())
     (store / store_files.META_FILE).write_text(json.dumps(fields | {name: bad}))
     with pytest.raises(shoal.CorruptionError, match=name):
@@ -174,7 +151,7 @@ def test_bad_numbers_in_store_json(store: Path, name: str, bad: object) -> None:
 
 def test_killed_before_the_head_of_the_named_file_is_on_disk(store: Path) -> None:
     """A power cut leaves the file that store.json names, and zeros in it: nothing is missing, now or after a kill."""
-    _sessions(store, 2)
+    serve_often(store, 2)
     meta = store_files.read_meta(store)
     assert meta is not None
     number = meta.log_number + 1
@@ -186,125 +163,115 @@ def test_killed_before_the_head_of_the_named_file_is_on_disk(store: Path) -> Non
         with shoal.open(store, linger=0) as db:
             assert shoal.KVStore(db).list(RUN) == ["k0", "k1"]
             os.kill(db.info().coordinator_pid, signal.SIGKILL)
-        _rests(store)
+        rests(store)
 
 
-def _remove(store: Path, *patterns: str) -> None:
-    for pattern in patterns:
-        for path in store.glob(pattern):
-            path.unlink(missing_ok=True)
+class _Killed(BaseException):
+    pass
 
 
-def test_logs_removed_and_all_killed_at_once(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """While it is served, before its coordinator could notice."""
-    with shoal.open(store, linger=0) as db:
-        shoal.KVStore(db).put(RUN, "k0", 0)
-        _remove(store, "wal-*.log", "*.new", "epoch", "*.sock", "*.lock")
-        kill(db.info().coordinator_pid)
-    _rests(store)
-    with pytest.raises(shoal.CorruptionError, match="newest log file"):
-        shoal.open(store, linger=0)
+class _KilledAt(MemoryStorage):
+    """A disk whose user is killed before its n-th change."""
+
+    def __init__(self, files: dict[str, bytes], left: int) -> None:
+        super().__init__(files)
+        self._left = left
+
+    def _change(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise _Killed
+
+    def truncate(self, name: str, size: int) -> None:
+        self._change()
+        super().truncate(name, size)
+
+    def remove(self, name: str) -> None:
+        self._change()
+        super().remove(name)
+
+    def replace(self, name: str, content: bytes) -> None:
+        self._change()
+        super().replace(name, content)
 
 
-def _named(store: Path) -> str:
-    meta = store_files.read_meta(store)
-    return "" if meta is None else wal_format.file_name(meta.log_number)
+def _meta(log_number: int) -> StoreMeta:
+    return StoreMeta("buffered", limits.MIN_STORE_BYTES, STORE_ID, log_number)
 
 
-def test_the_named_file_is_the_newest_at_every_moment(store: Path) -> None:
-    """Also when the log goes on in another file: what is acknowledged is never in one that nobody would miss."""
-    seen = set()
-    with shoal.open(store, linger=0) as db:
-        kv = shoal.KVStore(db)
-        for i in range(40):
-            kv.put(RUN, f"k{i}", "v" * 300_000)
-            written = [log.name for log in _logs(store) if log.read_bytes()[:8].strip(b"\0")]
-            assert _named(store) == written[-1]
-            seen.add(_named(store))
-        assert len(seen) > 2
-        kill(db.info().coordinator_pid)
-    _rests(store)
-    (store / _named(store)).unlink()
-    with pytest.raises(shoal.CorruptionError, match="newest log file"):
-        shoal.open(store, linger=0)
+def _torn() -> tuple[dict[str, bytes], int]:
+    """Two files of another boot: the first lacks its last record, which was never synced, and the second is whole."""
+    storage, model = MemoryStorage(), Model()
+    log = WalWriter(storage, 1, 0, STORE_ID)
+    log.boot_id = 1
+    model.append(log, 5)
+    log._rotate()
+    model.append(log, 5)
+    first, second = sorted(log.first_versions)
+    files = storage.frozen()
+    data = files[wal_format.file_name(first)]
+    _, start, _ = whole(data)[-1]
+    return files | {wal_format.file_name(first): data[:start] + bytes(len(data) - start)}, second
 
 
-def _is_whole(store: Path, version: int) -> bool:
-    versions = [checkpoint.version_of(path.name) or 0 for path in store.glob("*.ckpt")]
-    return max(versions, default=0) >= version and (store / _named(store)).is_file()
+def _headless() -> tuple[dict[str, bytes], int]:
+    """The second file has been named, and its head is not on the disk."""
+    storage, model = MemoryStorage(), Model()
+    log = WalWriter(storage, 1, 0, STORE_ID)
+    model.append(log, 4)
+    return storage.frozen() | {wal_format.file_name(7): bytes(4096)}, 7
 
 
-CASES: list[tuple[str, ...]] = [
-    ("wal-*.log",),
-    ("wal-*.log", "*.ckpt"),
-    ("*.ckpt",),
-    ("wal-*.log", "*.ckpt", "*.new", "epoch", "*.sock", "*.lock", "store.json"),
-]
+@pytest.mark.parametrize("make", [_torn, _headless])
+def test_recovery_is_killed_when_it_removes_the_named_file(make: Callable[[], tuple[dict[str, bytes], int]]) -> None:
+    """Rightly: no promise is in it. Before that another file is named, so a kill at any moment is no missing file."""
+    files, named = make()
+    files[store_files.META_FILE] = store_files.encode_meta(_meta(named))
+    for kills_at in range(20):
+        storage = _KilledAt(files, kills_at)
+        with contextlib.suppress(_Killed):
+            for _ in WalReader(storage, 0, STORE_ID, named).records():
+                pass
+        left = storage.frozen()
+        meta = store_files.decode_meta(left[store_files.META_FILE], Path())
+        following = MemoryStorage(left)
+        assert [c.version for c in WalReader(following, 0, STORE_ID, meta.log_number).records()] == [1, 2, 3, 4]
+        if storage._left > 0:  # it was not killed any more
+            assert wal_format.file_name(named) not in left
+            assert meta.log_number == 1
+            return
+    pytest.fail("it never comes to an end")
 
 
-@pytest.mark.parametrize("end", ["kill", "close", "close at once"])
-@pytest.mark.parametrize("patterns", CASES, ids=["logs", "logs and checkpoint", "checkpoint", "all"])
-def test_removed_while_served(tmp_path: Path, patterns: tuple[str, ...], end: str) -> None:
-    """The coordinator has it all in memory: it writes a checkpoint and goes on in a new log, or does so at its end."""
-    _sessions(tmp_path / "original", 2)
-    store = tmp_path / "store"
-    with shoal.open(tmp_path / "original", linger=0) as db:
-        db.backup(store)
-    with shoal.open(store, linger=0) as db:
-        kv = shoal.KVStore(db)
-        kv.put(RUN, "k2", 2)
-        _remove(store, *patterns)
-        kv.put(RUN, "k3", 3)
-        if end != "close at once":
-            wait_for(lambda: _is_whole(store, 3 if patterns != ("*.ckpt",) else 2), "the files", pause_s=0.02)
-            kv.put(RUN, "k4", 4)
-        if end == "kill":
-            kill(db.info().coordinator_pid)
-    _rests(store)
-    assert _keys(store) == ["k0", "k1", "k2", "k3"] + (["k4"] if end != "close at once" else [])
+def test_a_full_disk_puts_the_naming_off() -> None:
+    """The log goes on, and the file named before stays, whatever a checkpoint has, until the newest can be named."""
+    storage, model = MemoryStorage(), Model()
+    log = WalWriter(storage, 1, 0, STORE_ID)
+    named = [1]
 
+    def name(number: int) -> None:
+        if not named:
+            raise StoreFullError("full")
+        named[0] = number
 
-def test_a_log_removed_before_a_checkpoint_removes_it(store: Path) -> None:
-    """The coordinator goes on, whatever of its old files is there when a checkpoint makes them obsolete."""
-    with shoal.open(store, linger=0, max_bytes=256 << 20) as db:
-        kv = shoal.KVStore(db)
-        pid = db.info().coordinator_pid
-        for i in range(60):
-            kv.put(RUN, f"k{i % 4}", bytes(1 << 20))
-            if i % 10 == 5:
-                _logs(store)[0].unlink()
-        time.sleep(2 * REMAKE_AFTER_S)
-        kv.put(RUN, "last", 1)
-        assert db.info().coordinator_pid == pid
-        wait_for(lambda: any(store.glob("*.ckpt")), "a checkpoint")
-    _rests(store)
-    assert _keys(store) == ["k0", "k1", "k2", "k3", "last"]
-
-
-OPENERS: list[Callable[[Path], shoal.Database]] = [
-    lambda path: shoal.open(path, linger=0, timeout=20),
-    lambda path: shoal.open(path, read_only=True, timeout=20),
-]
-
-
-@pytest.mark.parametrize("opener", OPENERS, ids=["open", "read only"])
-@pytest.mark.parametrize("durability", ["buffered", "memory"])
-def test_store_json_removed_while_served(
-    store: Path, durability: str, opener: Callable[[Path], shoal.Database]
-) -> None:
-    """It is made again as it was, and meanwhile who opens the store attaches to the same coordinator."""
-    with shoal.open(store, durability=durability, linger=0) as db:
-        kv = shoal.KVStore(db)
-        kv.put(RUN, "k", 1)
-        before = (store / store_files.META_FILE).read_bytes()
-        pid = db.info().coordinator_pid
-        (store / store_files.META_FILE).unlink()
-        with opener(store) as other:
-            assert other.info().coordinator_pid == pid
-            assert shoal.KVStore(other).get(RUN, "k") == 1
-        wait_for((store / store_files.META_FILE).exists, "store.json")
-        assert (store / store_files.META_FILE).read_bytes() == before
-        with opener(store) as other:
-            assert other.info().coordinator_pid == pid
-        kv.put(RUN, "k", 2)
-        assert db.info().coordinator_pid == pid
+    log.name_newest, log.named_number = name, 1
+    named.clear()
+    model.append(log, 5)
+    for _ in range(2):
+        log._rotate()
+        log.prepare()
+        model.append(log, 5)
+    log.remove_before(14)
+    assert log.named_number == 1
+    files = storage.frozen()
+    assert wal_format.file_name(1) in files
+    assert wal_format.file_name(2) not in files
+    recovered = MemoryStorage(files)
+    reader = WalReader(recovered, 14, STORE_ID, 1)
+    assert [commit.version for commit in reader.records()] == [15]
+    assert wal_format.file_name(1) in recovered.files
+    named.append(1)
+    log.prepare()
+    assert named == [3]
+    log.remove_before(14)
+    assert wal_format.file_name(1) not in storage.files
