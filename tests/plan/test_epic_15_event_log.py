@@ -10,12 +10,12 @@ import pickle
 from typing import Any
 
 import pytest
-from event_logs import remove_event, rewrite_event
 
 import shoal
 from shoal.primitives.rules.event_rules import Metadata, append
 from shoal.primitives.rules.hash_chain import canonical
 from shoal.shm.operation import Read
+from tests.support.event_logs import remove_event, rewrite_event
 
 DB = shoal.Database
 _FORK = multiprocessing.get_context("fork")

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import pytest
-from run_indices import ALLOWED, Stores, ids_of, run_of, stores_of_space  # noqa: F401 (a fixture)
 
 import shoal
 from shoal import RunQuery, RunStatus, TraceType
+from tests.support.run_indices import ALLOWED, Stores, ids_of, run_of, stores_of_space  # noqa: F401 (a fixture)
 
 # Story 195: delete and archive
 

@@ -6,11 +6,11 @@ import pickle
 from dataclasses import replace
 
 import pytest
-from run_indices import ALLOWED, Stores, ids_of, run_of, stores_of_space  # noqa: F401 (a fixture)
 
 import shoal
 from shoal import RunQuery, RunStatus
 from shoal.primitives.run_types import decode_run, encode_run
+from tests.support.run_indices import ALLOWED, Stores, ids_of, run_of, stores_of_space  # noqa: F401 (a fixture)
 
 # Story 191: core and structures
 

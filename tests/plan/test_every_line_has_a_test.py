@@ -5,9 +5,9 @@ from __future__ import annotations
 import ast
 import re
 from collections import Counter
-from pathlib import Path
 
-ROOT = Path(__file__).parent.parent.parent
+from tests.support.repository import ROOT
+
 REPORT = ROOT / "docs" / "milestones" / "m3-completion-report.md"
 ROW = re.compile(r"\| (\d{3}) \| (.+?) \| (.+?) \|")
 TEST = re.compile(r"`(tests/plan/\w+\.py)::(test_(\d{3})_\w+)`")

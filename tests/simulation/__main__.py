@@ -10,12 +10,11 @@ import sys
 import time
 from collections import Counter
 
-import plants
-
-from . import plan as plans
-from .batches import batches, catches
-from .run import Verdict, run_plan, run_seed
-from .shrink import shrink, size
+from tests import mutants as plants
+from tests.simulation import plan as plans
+from tests.simulation.batches import batches, catches
+from tests.simulation.run import Verdict, run_plan, run_seed
+from tests.simulation.shrink import shrink, size
 
 _SAY_EVERY_S = 10.0
 

@@ -8,8 +8,8 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .run import run_seed
-from .truth import Problem
+from tests.simulation.run import run_seed
+from tests.simulation.truth import Problem
 
 _BATCH = 20
 # A walk through memory that a planted bug gave to someone else may not end, and takes no step while it lasts.

@@ -10,8 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .plan import Plan
-from .soak import Soak
+from tests.soak.plan import Plan
+from tests.soak.soak import Soak
 
 # The coordinators are started by the hundred: half of what each costs would be compiling it anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)

@@ -14,20 +14,19 @@ from pathlib import Path
 from typing import IO, Any
 
 import filelock  # noqa: F401 (a coordinator is started with it: imported here, its forks need not import it each)
-import sabotage
-from crash_workers import descriptors, processes_of, shoal_mappings, strangers, wait_for, wait_until_left
 from tqdm import tqdm
 
 import shoal
-
-from . import leaks
-from .audit import LEFT_BEHIND, UNSOUND, WRONG
-from .operations import TIMEOUT_S
-from .plan import DURABILITIES, Plan, troubles
-from .plot import plot
-from .samples import process_sample
-from .subject import Subject
-from .verdict import breaches, findings, summary
+from tests.mutants import coordinator as sabotage
+from tests.mutants import leaks
+from tests.soak.auditing.audit import LEFT_BEHIND, UNSOUND, WRONG
+from tests.soak.plan import DURABILITIES, Plan, troubles
+from tests.soak.plot import plot
+from tests.soak.samples import process_sample
+from tests.soak.verdict import breaches, findings, summary
+from tests.soak.workload.operations import TIMEOUT_S
+from tests.soak.workload.subject import Subject
+from tests.support.crash_workers import descriptors, processes_of, shoal_mappings, strangers, wait_for, wait_until_left
 
 _TICK_S = 0.02
 _LATEST_S = 30.0  # a short run is so much longer at most, until it had its share of every trouble

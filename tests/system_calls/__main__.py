@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from tests import plants
+from tests import mutants as plants
 from tests.system_calls import processes, runner, short_calls
 from tests.system_calls.faults import SHORT, Case, cases
 from tests.system_calls.runner import Outcome

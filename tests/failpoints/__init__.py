@@ -1,0 +1,1 @@
+"""SIGKILL at named moments of shoal: ``python -m tests.failpoints``."""
