@@ -9,7 +9,7 @@ import pytest
 import shoal
 from shoal.coordinator.log.format import Record
 from shoal.shm import codec
-from tests.mutants import coordinator as sabotage
+from tests.mutants.coordinator import mutated_coordinators
 from tests.support.histories.acknowledged import Told, ToldEvent, broken_chain, not_exactly_once
 from tests.support.histories.acknowledged_workers import run_acknowledged
 from tests.support.histories.history_workers import seed_from
@@ -57,7 +57,7 @@ def test_chain_is_judged_by_what_was_told(memory_db: shoal.Database, run: str) -
 
 def test_acknowledged_appends_are_there_once_when_killed_between_log_and_answer(tmp_path: Path) -> None:
     """Though coordinators die with commits logged and nobody told, each append is in the log once, as it was told."""
-    with sabotage.planted("die_logged"):
+    with mutated_coordinators("die_logged"):
         assert run_acknowledged(tmp_path / "h", seed_from(8), 600) == []
 
 

@@ -1,4 +1,4 @@
-"""Strict serializability, by replaying what four processes saw. That it notices faults is in test_planted_bugs."""
+"""Strict serializability, by replaying what four processes saw. That it notices faults is in tests/mutants."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.mutants import coordinator as sabotage
+from tests.mutants.coordinator import mutated_coordinators
 from tests.support.histories.history import Event, violations
 from tests.support.histories.history_workers import run_history, seed_from
 
@@ -36,7 +36,7 @@ def test_history_stays_serializable_under_kill_9_of_the_coordinator(tmp_path: Pa
 
 def test_history_stays_serializable_when_killed_between_log_and_answer(tmp_path: Path) -> None:
     """A commit that was logged and not yet published or answered is done once, and its client is told its outcome."""
-    with sabotage.planted("die_logged"):
+    with mutated_coordinators("die_logged"):
         events = run_history(tmp_path / "h", seed_from(3), 800, durability="strict")
     _assert_serial(events, 800)
 

@@ -18,7 +18,7 @@ from shoal.primitives.rules.registry import TABLE
 from shoal.shm import limits
 from shoal.shm.errors import ConfigurationError, StoreFullError
 from shoal.workers.shared_memory import take_over
-from tests.mutants import coordinator as sabotage
+from tests.mutants.coordinator import mutated_coordinators
 
 RUN = "run"
 
@@ -89,7 +89,7 @@ def test_a_commit_that_was_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 @pytest.mark.parametrize("kind", ["put", "transaction", "increment"])
 def test_a_commit_that_ends_coordinators(tmp_path: Path, kind: str) -> None:
     """Two coordinators die of it, then it is refused; other commits, before and after it, are done by the next ones."""
-    with sabotage.planted("poisoned"), shoal.open(tmp_path / "store", linger=0.1) as db:
+    with mutated_coordinators("poisoned"), shoal.open(tmp_path / "store", linger=0.1) as db:
         kv = shoal.KVStore(db)
         kv.put(RUN, "key", 1)
         generation = db._connection.attachment.generation

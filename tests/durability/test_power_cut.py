@@ -27,7 +27,7 @@ from typing import NamedTuple
 import pytest
 
 import shoal
-from tests.mutants.coordinator import planted
+from tests.mutants.coordinator import mutated_coordinators
 from tests.support.crash_workers import DEADLINE_S, kill, processes_of, wait_for
 from tests.support.histories.history_workers import seed_from
 from tests.support.stores.loop_disks import PAGE_BYTES, Disk, ThinDisk, run, why_not
@@ -271,6 +271,9 @@ def _keys_left(path: Path) -> list[str]:
 
 @pytest.mark.slow
 def test_a_store_that_does_not_sync_is_noticed(disk: Disk, tmp_path: Path) -> None:
-    """With a planted fault (strict without syncing) a power cut loses what was acknowledged, and this says so."""
-    with planted("skip_sync_in_strict"), pytest.raises(AssertionError, match="were acknowledged and are lost"):
+    """With a mutant (strict without syncing) a power cut loses what was acknowledged, and this says so."""
+    with (
+        mutated_coordinators("skip_sync_in_strict"),
+        pytest.raises(AssertionError, match="were acknowledged and are lost"),
+    ):
         _cut_often(disk, tmp_path, "strict", 10)

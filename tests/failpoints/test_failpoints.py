@@ -1,4 +1,4 @@
-"""kill -9 at named moments of a commit, a checkpoint, recovery, take-over and close: no promise is ever broken."""
+"""kill -9 at named places of a commit, a checkpoint, recovery, take-over and close: no promise is ever broken."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shoal.shm.files import checkpoint
 from tests.support.repository import ROOT
 
 
-def _moments(*arguments: str) -> subprocess.CompletedProcess[str]:
+def _failpoints(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The program as people run it; it is a process of its own because it adopts all orphans."""
     done = subprocess.run(
         [sys.executable, "-m", "tests.failpoints", *arguments], cwd=ROOT, capture_output=True, text=True, check=False
@@ -26,24 +26,24 @@ def _moments(*arguments: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def test_killed_at_a_few_moments() -> None:
+def test_killed_at_a_few_failpoints() -> None:
     """A coordinator killed before it answers, a client with half a request sent: all acknowledged is there once."""
     chosen = ["commit: published, not answered", "client: half of the request written"]
-    arguments = [part for text in chosen for part in ("--moment", text)]
-    done = _moments(*arguments, "--passages", "1", "--durability", "strict")
+    arguments = [part for text in chosen for part in ("--failpoint", text)]
+    done = _failpoints(*arguments, "--passages", "1", "--durability", "strict")
     assert done.returncode == 0
     assert "2 kills in 2 runs, 0 broke a promise" in done.stdout
 
 
 @pytest.mark.slow
-def test_killed_at_every_moment() -> None:
-    """At each moment's first four passages, in both durabilities, a helper also together with its coordinator."""
-    assert _moments("--jobs", "2").returncode == 0
+def test_killed_at_every_failpoint() -> None:
+    """At each failpoint's first four passages, in both durabilities, a helper also together with its coordinator."""
+    assert _failpoints("--jobs", "2").returncode == 0
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("plant", "moment", "noticed"),
+    ("mutant", "failpoint", "noticed"),
     [
         ("answer_before_log", "commit: answered", "is there 0 times"),
         ("forget_outcomes", "commit: published, not answered", "is there 2 times"),
@@ -51,9 +51,9 @@ def test_killed_at_every_moment() -> None:
         ("drop_last_record", "commit: answered", "the store could not be looked at afterwards"),
     ],
 )
-def test_a_planted_fault_is_noticed(plant: str, moment: str, noticed: str) -> None:
-    """With a fault planted, the program finds promises broken."""
-    done = _moments("--moment", moment, "--plant", plant)
+def test_a_mutant_is_noticed(mutant: str, failpoint: str, noticed: str) -> None:
+    """With a mutant, the program finds promises broken."""
+    done = _failpoints("--failpoint", failpoint, "--mutant", mutant)
     assert done.returncode == 1
     assert noticed in done.stdout
 

@@ -244,7 +244,7 @@ def _late_refusal(sound):
 
 
 # Target, what is replaced, by what: a decoder that trusts what it reads.
-PLANTS = [
+MUTANTS = [
     ("hello", handshake, "decode_hello", _half_a_hello),
     ("welcome", handshake, "receive_welcome", _leaky_welcome),
     ("frames", frames, "MAX_FRAME_BYTES", 2**33),
@@ -263,13 +263,13 @@ PLANTS = [
 
 
 @pytest.mark.parametrize(
-    ("name", "where", "what", "plant"),
-    [pytest.param(*p, id=f"{p[0]}-{p[2]}", marks=[pytest.mark.slow] if p[0] in SLOW else []) for p in PLANTS],
+    ("name", "where", "what", "mutant"),
+    [pytest.param(*p, id=f"{p[0]}-{p[2]}", marks=[pytest.mark.slow] if p[0] in SLOW else []) for p in MUTANTS],
 )
-def test_a_planted_fault_is_found(name, where, what, plant, monkeypatch):
+def test_a_mutant_is_found(name, where, what, mutant, monkeypatch):
     """A decoder that trusts its input is caught by its target within 4,000 changed inputs."""
     seeds = TARGETS[name].seeds()
-    monkeypatch.setattr(where, what, plant)
+    monkeypatch.setattr(where, what, mutant)
     with pytest.raises(BaseException) as caught:  # noqa: PT011, PT012 (whatever a fault makes of it)
         for seed in range(4000):
             TARGETS[name].run(mutated(seeds[seed % len(seeds)], random.Random(seed)))

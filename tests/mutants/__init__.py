@@ -1,17 +1,34 @@
-"""Faults to plant, one switch each, to show that the oracles notice. They live here and nowhere in shoal."""
+"""Deliberate faults, one switch each, which the checks of the tests must notice: see ``registry``."""
 
-from tests.mutants import answers, log, reading, recovery, take_over, validation
-from tests.mutants.mutant import COORDINATOR, PLANTS, WORKER, Patch, Plant, planted_here
+from tests.mutants import answers, conditions, leaks, log, reading, recovery, take_over, validation
+from tests.mutants.registry import (
+    CONDITIONS,
+    COORDINATOR,
+    HELPER,
+    MUTANTS,
+    WORKER,
+    Failpoint,
+    Mutant,
+    Patch,
+    in_commits,
+    mutated,
+)
 
 __all__ = [
+    "CONDITIONS",
     "COORDINATOR",
-    "PLANTS",
+    "HELPER",
+    "MUTANTS",
     "WORKER",
+    "Failpoint",
+    "Mutant",
     "Patch",
-    "Plant",
     "answers",
+    "conditions",
+    "in_commits",
+    "leaks",
     "log",
-    "planted_here",
+    "mutated",
     "reading",
     "recovery",
     "take_over",

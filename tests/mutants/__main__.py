@@ -1,4 +1,4 @@
-"""The table of all planted bugs, as markdown; exit status 1 if one was not caught."""
+"""Every mutant and what caught it, as markdown; exit status 1 if one was not caught."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests import mutants as plants
-from tests.mutants.catching.catching import WITH_PROCESSES, Catch, catch_by_scenario, catch_with_processes
+from tests import failpoints, mutants
+from tests.mutants.catching.catching import Catch, catch_by_history, catch_by_scenario
 from tests.mutants.catching.scenarios import SCENARIOS
+from tests.mutants.registry import listing
 from tests.simulation import batches
 
 
@@ -22,27 +23,31 @@ def _cell(catch: Catch | None) -> str:
 
 
 def main() -> int:
-    """Print the table; 1 if a plant was not caught by anything."""
-    parser = argparse.ArgumentParser(prog="python -m tests.planted_bugs", description=__doc__)
-    parser.add_argument("plants", nargs="*", help="only these")
+    """Print the table; 1 if a mutant was not caught by anything."""
+    parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
+    parser.add_argument("--list", action="store_true", help="only list mutants, conditions and failpoints")
+    parser.add_argument("mutants", nargs="*", help="only these")
     parser.add_argument("--seeds", type=int, default=300, help="how many histories to simulate at most")
-    parser.add_argument("--jobs", type=int, default=2, help="how many plants to simulate at once")
+    parser.add_argument("--jobs", type=int, default=2, help="how many mutants to simulate at once")
     options = parser.parse_args()
-    names = options.plants or sorted(plants.PLANTS, key=lambda each: plants.PLANTS[each].area)
-    simulated = {each.plant: each for each in batches.catches(names, options.seeds, options.jobs)}
+    if options.list:
+        print(listing(failpoints.FAILPOINTS))
+        return 0
+    names = options.mutants or mutants.in_commits()
+    simulated = {each.mutant: each for each in batches.catches(names, options.seeds, options.jobs)}
     missed = []
-    print("| plant | in | what it breaks | single moments: seeds, oracle | processes: seeds, oracle | simulation |")
+    print("| mutant | in | what it breaks | scenario: seeds, oracle | history: seeds, oracle | simulation |")
     print("|---|---|---|---|---|---|")
     with tempfile.TemporaryDirectory() as directory:
         for name in names:
-            plant = plants.PLANTS[name]
-            moment = catch_by_scenario(name)
-            real = catch_with_processes(name, Path(directory)) if name in WITH_PROCESSES else None
+            mutant = mutants.MUTANTS[name]
+            single = catch_by_scenario(name)
+            real = catch_by_history(name, Path(directory))
             found = simulated[name]
             seeds = "" if found.seed is None else f"{found.seed + 1}: {found.oracle}"
-            cells = (f"`{name}`", plant.area, plant.breaks, _cell(moment), _cell(real), seeds)
+            cells = (f"`{name}`", mutant.area, mutant.breaks, _cell(single), _cell(real), seeds)
             print(f"| {' | '.join(cells)} |", flush=True)
-            if moment is None and real is None and found.seed is None:
+            if single is None and real is None and found.seed is None:
                 missed.append(name)
     print(f"\n{len(missed)} missed{': ' if missed else ''}{', '.join(missed)}", file=sys.stderr)
     return 1 if missed else 0

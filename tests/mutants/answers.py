@@ -11,12 +11,12 @@ from shoal.shm.memory.layout import W_PUBLISHED
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire.answer import COMMITTED
 from shoal.shm.wire.request import CommitSet
-from tests.mutants.mutant import Patch, plant
+from tests.mutants.registry import Patch, mutant
 
 _HALF_DONE_S = 0.0005  # what others can do meanwhile
 
 
-@plant("publishing")
+@mutant("publishing", "checkpointed", "transactions")
 def publish_before_index(patch: Patch) -> None:
     """A group's new keys are published before they are in the ordered index: scans miss them until the next group."""
 
@@ -32,7 +32,7 @@ def publish_before_index(patch: Patch) -> None:
     sound = patch.set(Writer, "end_group", end_group)
 
 
-@plant("publishing")
+@mutant("publishing", "visible_only_when_durable")
 def publish_before_sync(patch: Patch) -> None:
     """Readers of a strict store see commits that are not on disk yet."""
 
@@ -45,7 +45,7 @@ def publish_before_sync(patch: Patch) -> None:
     sound = patch.set(CommitEngine, "finish_group", finish_group)
 
 
-@plant("publishing")
+@mutant("publishing", "visible_only_when_durable")
 def publish_before_log(patch: Patch) -> None:
     """Every commit is published as it is applied, before the log has it."""
 
@@ -57,7 +57,7 @@ def publish_before_log(patch: Patch) -> None:
     sound = patch.set(Writer, "apply", apply)
 
 
-@plant("publishing")
+@mutant("publishing", "visible_only_when_durable", "transactions")
 def publish_half_a_commit(patch: Patch) -> None:
     """A commit becomes visible with the first of its writes."""
 
@@ -71,7 +71,7 @@ def publish_half_a_commit(patch: Patch) -> None:
     sound = patch.set(Writer, "_link", link)
 
 
-@plant("answers")
+@mutant("answers", "group_of_operations", "appends")
 def exchange_answers(patch: Patch) -> None:
     """Of commits that were submitted together two clients are given each other's outcome."""
 
@@ -86,7 +86,7 @@ def exchange_answers(patch: Patch) -> None:
     sound = patch.set(CommitEngine, "submit_together", submit_together)
 
 
-@plant("answers")
+@mutant("answers", "conflict_with_clear", "lists")
 def answer_refused_as_committed(patch: Patch) -> None:
     """A client whose commit was refused is told that it is done."""
 

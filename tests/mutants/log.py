@@ -9,12 +9,12 @@ from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.log.format import FileHead, Record
 from shoal.coordinator.log.reader import WalReader
 from shoal.coordinator.log.writer import WalWriter
-from tests.mutants.mutant import Patch, plant
+from tests.mutants.registry import Patch, mutant
 
 _LATE_RECORDS = 40
 
 
-@plant("log")
+@mutant("log", "acknowledged_after_kill", "transactions_after_deaths")
 def answer_before_log(patch: Patch) -> None:
     """Commits are answered while their records wait in the coordinator's memory."""
     waiting = "records_not_written"
@@ -30,7 +30,7 @@ def answer_before_log(patch: Patch) -> None:
     sound = patch.set(WalWriter, "append", append)
 
 
-@plant("log")
+@mutant("log", "failed_sync")
 def skip_sync_in_strict(patch: Patch) -> None:
     """A strict store answers without waiting for the disk."""
 
@@ -41,7 +41,7 @@ def skip_sync_in_strict(patch: Patch) -> None:
     sound = patch.set(CommitEngine, "__init__", begin)
 
 
-@plant("log")
+@mutant("log", "failed_sync")
 def ignore_failed_sync(patch: Patch) -> None:
     """A sync that failed is taken for one that succeeded."""
 
@@ -56,7 +56,7 @@ def ignore_failed_sync(patch: Patch) -> None:
     sound = patch.set(WalWriter, "sync", sync)
 
 
-@plant("log")
+@mutant("log", "acknowledged_after_power_cut")
 def sync_forgets_the_file_before(patch: Patch) -> None:
     """After a rotation only the new file is synced; what the old one had last is declared to be on disk."""
 
@@ -67,7 +67,7 @@ def sync_forgets_the_file_before(patch: Patch) -> None:
     sound = patch.set(WalWriter, "_rotate", rotate)
 
 
-@plant("log")
+@mutant("log", "acknowledged_after_kill")
 def rotation_loses_a_record(patch: Patch) -> None:
     """The second record of a new log file is written over the first."""
     rewound = "file_written_over"
@@ -81,7 +81,7 @@ def rotation_loses_a_record(patch: Patch) -> None:
     sound = patch.set(WalWriter, "append", append)
 
 
-@plant("log")
+@mutant("log", "torn_tail")
 def believe_torn_records(patch: Patch) -> None:
     """A record's checksum is not looked at: half of one is taken for a whole one."""
     intdigest = wal_format.xxh3_64_intdigest
@@ -100,14 +100,14 @@ def believe_torn_records(patch: Patch) -> None:
     sound = patch.set(wal_format, "decode_record", decode_record)
 
 
-@plant("log")
+@mutant("log", "damage_before_acknowledged")
 def damage_taken_for_a_tail(patch: Patch) -> None:
     """Whatever is unreadable is the end of the log, though acknowledged commits stand behind it."""
     patch.set(Record, "proves", lambda _self, _version, _boot_id: False)
     patch.set(FileHead, "proves", lambda _self, _version, _boot_id: False)
 
 
-@plant("log")
+@mutant("log", "torn_tail")
 def ignore_boot_id(patch: Patch) -> None:
     """What a power cut tore is taken for damage: every record counts as written in this boot."""
 
@@ -117,7 +117,7 @@ def ignore_boot_id(patch: Patch) -> None:
     patch.set(Record, "proves", proves)
 
 
-@plant("recovery")
+@mutant("recovery", "acknowledged_after_kill")
 def drop_last_record(patch: Patch) -> None:
     """Recovery leaves out the last record of the log."""
 

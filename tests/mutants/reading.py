@@ -16,14 +16,14 @@ from shoal.shm.memory.snapshots import SnapshotSlots
 from shoal.shm.memory.tombstone_view import TombstoneView
 from shoal.shm.operation import VersionedValue
 from shoal.workers.shared_memory.transaction import EngineTransaction
-from tests.mutants.mutant import WORKER, Patch, plant
+from tests.mutants.registry import WORKER, Patch, mutant
 
 _TOO_EARLY = 4  # versions
 _AHEAD_MS = 1_000
 _MOST_OVERLOOKED = 10_000
 
 
-@plant("snapshots", WORKER)
+@mutant("snapshots", "open_snapshots", "lists", side=WORKER)
 def stale_snapshots(patch: Patch) -> None:
     """A snapshot is the one that should have been taken the time before."""
     before: dict[int, tuple[SnapshotSlots, tuple[int, int]]] = {}
@@ -37,7 +37,7 @@ def stale_snapshots(patch: Patch) -> None:
     sound = patch.set(SnapshotSlots, "pin", pin)
 
 
-@plant("snapshots", WORKER)
+@mutant("snapshots", "revoked_snapshot", side=WORKER)
 def do_not_pin(patch: Patch) -> None:
     """A snapshot stands in no slot, so what it needs is given back under it."""
 
@@ -49,7 +49,7 @@ def do_not_pin(patch: Patch) -> None:
     sound = patch.set(SnapshotSlots, "pin", pin)
 
 
-@plant("snapshots", WORKER)
+@mutant("snapshots", "revoked_snapshot", side=WORKER)
 def believe_without_looking(patch: Patch) -> None:
     """A reader does not look at the horizon after it has read: a revoked snapshot reads reused memory."""
     overlooked = 0
@@ -63,7 +63,7 @@ def believe_without_looking(patch: Patch) -> None:
     patch.set(Reader, "verify", verify)
 
 
-@plant("snapshots")
+@mutant("snapshots", "open_snapshots")
 def horizon_ignores_a_process(patch: Patch) -> None:
     """The slots of the process that attached last are not looked at."""
 
@@ -74,7 +74,7 @@ def horizon_ignores_a_process(patch: Patch) -> None:
     patch.set(Server, "pinned", pinned)
 
 
-@plant("snapshots", WORKER)
+@mutant("snapshots", "transactions", side=WORKER)
 def scan_without_own_writes(patch: Patch) -> None:
     """A scan does not see what its own transaction has written."""
 
@@ -87,7 +87,7 @@ def scan_without_own_writes(patch: Patch) -> None:
     sound = patch.set(EngineTransaction, "_merged", merged)
 
 
-@plant("reclaiming")
+@mutant("reclaiming", "open_snapshots")
 def free_too_early(patch: Patch) -> None:
     """Memory is given back though a snapshot a few versions older than the horizon may read it."""
 
@@ -98,7 +98,7 @@ def free_too_early(patch: Patch) -> None:
     sound = patch.set(Reclaimer, "_free", free)
 
 
-@plant("reclaiming")
+@mutant("reclaiming", "open_snapshots")
 def drop_tombstones_under_snapshots(patch: Patch) -> None:
     """A deleted key leaves the indexes though an open snapshot still has it."""
 
@@ -109,7 +109,7 @@ def drop_tombstones_under_snapshots(patch: Patch) -> None:
     sound = patch.set(Reclaimer, "_remove_dead_keys", remove_dead_keys)
 
 
-@plant("reclaiming")
+@mutant("reclaiming", "open_snapshots")
 def sweep_cleared_ranges_under_snapshots(patch: Patch) -> None:
     """The keys of a cleared range leave the indexes though an open snapshot still has them."""
 
@@ -119,7 +119,7 @@ def sweep_cleared_ranges_under_snapshots(patch: Patch) -> None:
     sound = patch.set(Reclaimer, "_sweep_cleared", sweep_cleared)
 
 
-@plant("reclaiming")
+@mutant("reclaiming", "open_snapshots")
 def drop_range_tombstones_under_snapshots(patch: Patch) -> None:
     """A range tombstone goes with its keys, though a snapshot from before reads one that was written again."""
 
@@ -129,7 +129,7 @@ def drop_range_tombstones_under_snapshots(patch: Patch) -> None:
     sound = patch.set(Reclaimer, "_drop_cleared", drop_cleared)
 
 
-@plant("snapshots")
+@mutant("snapshots", "open_snapshots")
 def range_tombstones_without_their_lower_bound(patch: Patch) -> None:
     """The binary search for the range around a key is off by one when the key is the range's first."""
 
@@ -140,7 +140,7 @@ def range_tombstones_without_their_lower_bound(patch: Patch) -> None:
     patch.set(RangeTombstones, "newest", newest)
 
 
-@plant("snapshots", WORKER)
+@mutant("snapshots", "open_snapshots", side=WORKER)
 def miss_new_range_tombstones(patch: Patch) -> None:
     """A reader that knows of some cleared ranges does not look for more."""
 
@@ -151,7 +151,7 @@ def miss_new_range_tombstones(patch: Patch) -> None:
     sound = patch.set(TombstoneView, "_rows", rows)
 
 
-@plant("expiry")
+@mutant("expiry", "expiry")
 def sweep_what_was_renewed(patch: Patch) -> None:
     """A key that was written anew without an expiry is deleted when the old one comes."""
 
@@ -162,7 +162,7 @@ def sweep_what_was_renewed(patch: Patch) -> None:
     sound = patch.set(Writer, "expires_ms", expires_ms)
 
 
-@plant("expiry")
+@mutant("expiry", "expiry")
 def sweep_before_its_time(patch: Patch) -> None:
     """Keys are deleted a second before they expire."""
 

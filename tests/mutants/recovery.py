@@ -13,10 +13,10 @@ from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.recovery import recover
 from shoal.shm.files import checkpoint
 from shoal.shm.memory.reader import Reader
-from tests.mutants.mutant import Patch, plant
+from tests.mutants.registry import Patch, mutant
 
 
-@plant("recovery")
+@mutant("recovery", "resent_after_kill")
 def replay_twice(patch: Patch) -> None:
     """Every record is applied a second time, after the one that follows it."""
     before: list[Record] = []
@@ -30,7 +30,7 @@ def replay_twice(patch: Patch) -> None:
     sound = patch.set(recover, "_replay", replay)
 
 
-@plant("recovery")
+@mutant("recovery", "resent_after_kill", "transactions_after_deaths")
 def forget_outcomes(patch: Patch) -> None:
     """The next coordinator does not know which commits of its clients are done, and does them again."""
 
@@ -41,7 +41,7 @@ def forget_outcomes(patch: Patch) -> None:
     sound = patch.set(CommitEngine, "__init__", begin)
 
 
-@plant("recovery")
+@mutant("recovery", "resent_after_kill", "appends_after_deaths")
 def forget_joint_outcomes(patch: Patch) -> None:
     """The next coordinator does not know that appends which were decided together are done."""
 
@@ -55,7 +55,7 @@ def forget_joint_outcomes(patch: Patch) -> None:
     sound = patch.set(recover, "_replay", replay)
 
 
-@plant("recovery")
+@mutant("recovery", "conflict_across_take_over")
 def forget_the_window(patch: Patch) -> None:
     """The next coordinator does not know what was written since the snapshots that were open when the last one died."""
 
@@ -75,7 +75,7 @@ class _NoWindow:
         pass
 
 
-@plant("checkpoint")
+@mutant("checkpoint", "checkpoint_and_power_cut")
 def rename_checkpoint_without_sync(patch: Patch) -> None:
     """A checkpoint gets its name before its content is on disk."""
     patch.set(checkpoint, "os", _NoSync())
@@ -88,7 +88,7 @@ class _NoSync:
         return (lambda _fd: None) if name == "fsync" else getattr(os, name)
 
 
-@plant("checkpoint")
+@mutant("checkpoint", "checkpointed")
 def remove_log_before_checkpoint(patch: Patch) -> None:
     """The log is removed when a checkpoint is begun, not when it is written."""
 
@@ -99,7 +99,7 @@ def remove_log_before_checkpoint(patch: Patch) -> None:
     sound = patch.set(Checkpointer, "start", start)
 
 
-@plant("checkpoint")
+@mutant("checkpoint", "checkpointed")
 def remove_log_after_checkpoint(patch: Patch) -> None:
     """With a checkpoint goes one log file too many: that which has the commits since."""
 
@@ -109,7 +109,7 @@ def remove_log_after_checkpoint(patch: Patch) -> None:
     sound = patch.set(WalWriter, "remove_before", remove_before)
 
 
-@plant("checkpoint")
+@mutant("checkpoint", "checkpointed")
 def checkpoint_one_commit_short(patch: Patch) -> None:
     """A checkpoint says one commit more than it holds, and the log before it goes."""
 
@@ -125,7 +125,7 @@ def checkpoint_one_commit_short(patch: Patch) -> None:
     sound = patch.set(checkpoint, "write_checkpoint", write)
 
 
-@plant("checkpoint")
+@mutant("checkpoint", "checkpointed")
 def checkpoint_without_outcomes(patch: Patch) -> None:
     """A checkpoint does not have the last outcome of every client, and the log that had them goes."""
 

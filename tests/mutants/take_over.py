@@ -11,10 +11,10 @@ from shoal.coordinator.server import process
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.channel import Channel
 from shoal.workers.shared_memory.connection import Connection
-from tests.mutants.mutant import WORKER, Patch, plant
+from tests.mutants.registry import WORKER, Patch, mutant
 
 
-@plant("take-over", WORKER)
+@mutant("take-over", "transactions_after_deaths", side=WORKER)
 def resend_as_another(patch: Patch) -> None:
     """A commit that was cut off is sent again under another name, so nobody knows that it is done."""
 
@@ -26,13 +26,13 @@ def resend_as_another(patch: Patch) -> None:
     sound = patch.set(Connection, "_attach", attach)
 
 
-@plant("take-over", WORKER)
+@mutant("take-over", "reader_of_two_coordinators", side=WORKER)
 def keep_old_attachment(patch: Patch) -> None:
     """Who only reads goes on with the segment of a coordinator that has died."""
     patch.set(Connection, "current", lambda self: self.attachment)
 
 
-@plant("take-over")
+@mutant("take-over", "two_coordinators")
 def serve_without_lock(patch: Patch) -> None:
     """Two coordinators may serve one store."""
 

@@ -14,18 +14,18 @@ from shoal.shm.memory.reader import Reader
 from shoal.shm.operation import VersionedValue
 from shoal.shm.wire.request import CommitSet
 from shoal.workers.shared_memory.transaction import EngineTransaction
-from tests.mutants.mutant import WORKER, Patch, plant
+from tests.mutants.registry import WORKER, Patch, mutant
 
 _WINDOW_KEYS = 3
 
 
-@plant("validation")
+@mutant("validation", "conflict_with_clear", "lists")
 def skip_point_validation(patch: Patch) -> None:
     """Commits whatever was read point by point, changed or not."""
     sound = patch.set(commit_engine, "validate", lambda request, window: sound(request._replace(keys_read=[]), window))
 
 
-@plant("validation")
+@mutant("validation", "conflict_with_clear", "transactions")
 def skip_range_validation(patch: Patch) -> None:
     """Commits whatever was scanned, changed or not."""
     sound = patch.set(
@@ -33,7 +33,7 @@ def skip_range_validation(patch: Patch) -> None:
     )
 
 
-@plant("validation", WORKER)
+@mutant("validation", "transactions", side=WORKER)
 def skip_absence_validation(patch: Patch) -> None:
     """A key that was looked for and not there is not validated."""
 
@@ -47,13 +47,13 @@ def skip_absence_validation(patch: Patch) -> None:
     sound = patch.set(EngineTransaction, "find", find)
 
 
-@plant("validation")
+@mutant("validation", "conflict_with_clear")
 def skip_validation_of_cleared_ranges(patch: Patch) -> None:
     """What was cleared with its range is not in the conflict window."""
     patch.set(ConflictWindow, "add_clear", lambda _self, _version, _lower, _upper: None)
 
 
-@plant("validation")
+@mutant("validation", "conflict_with_clear", "transactions")
 def validate_one_version_late(patch: Patch) -> None:
     """What the first commit after a snapshot wrote does not count as a change."""
     sound = patch.set(
@@ -63,7 +63,7 @@ def validate_one_version_late(patch: Patch) -> None:
     )
 
 
-@plant("validation")
+@mutant("validation", "expiry")
 def ignore_expiry_at_commit(patch: Patch) -> None:
     """A commit counts on a key that it read and that has expired since."""
 
@@ -74,7 +74,7 @@ def ignore_expiry_at_commit(patch: Patch) -> None:
     sound = patch.set(CommitEngine, "submit", submit)
 
 
-@plant("validation")
+@mutant("validation", "conflict_with_clear", "lists")
 def commit_in_spite_of_conflict(patch: Patch) -> None:
     """A commit that is refused for a conflict is done all the same."""
 
@@ -88,7 +88,7 @@ def commit_in_spite_of_conflict(patch: Patch) -> None:
     sound = patch.set(CommitEngine, "submit", submit)
 
 
-@plant("reclaiming")
+@mutant("reclaiming", "validation", "lists")
 def window_forgets_too_much(patch: Patch) -> None:
     """The conflict window forgets all but the last writes, and does not know that it did."""
 
@@ -102,7 +102,7 @@ def window_forgets_too_much(patch: Patch) -> None:
     sound = patch.set(ConflictWindow, "add_writes", add_writes)
 
 
-@plant("deferred operations")
+@mutant("deferred operations", "group_of_operations")
 def decide_on_published_state(patch: Patch) -> None:
     """An operation is decided on what readers see, not on what the commits before it in the same group have done."""
 
@@ -126,7 +126,7 @@ class _Stale:
         self.newest = lambda key, _now_ms, _nodes: find(key)
 
 
-@plant("deferred operations")
+@mutant("deferred operations", "group_of_operations", "appends_after_deaths")
 def append_after_a_stale_head(patch: Patch) -> None:
     """Of two appends that are decided together the second does not see the first."""
 
@@ -138,7 +138,7 @@ def append_after_a_stale_head(patch: Patch) -> None:
     sound = patch.set(Appending, "add", add)
 
 
-@plant("deferred operations")
+@mutant("deferred operations", "group_of_operations")
 def append_where_it_ended_last(patch: Patch) -> None:
     """Appends go on where the last joint commit left their log, whoever else has written to it since."""
 

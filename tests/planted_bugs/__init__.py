@@ -1,1 +1,1 @@
-"""Every planted bug and what caught it: ``python -m tests.planted_bugs`` from the repository's root."""
+"""The older name of ``tests.mutants``, for those who type ``python -m tests.planted_bugs``."""

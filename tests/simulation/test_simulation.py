@@ -27,19 +27,19 @@ def test_one_seed_is_one_history() -> None:
 
 
 @pytest.mark.parametrize(
-    "plant", ["skip_point_validation", "drop_last_record", "forget_outcomes", "skip_sync_in_strict"]
+    "mutant", ["skip_point_validation", "drop_last_record", "forget_outcomes", "skip_sync_in_strict"]
 )
-def test_a_planted_bug_is_found(plant: str) -> None:
+def test_a_mutant_is_found(mutant: str) -> None:
     """An oracle notices a bug within a few seeds."""
-    assert catch(plant, 60).seed is not None
+    assert catch(mutant, 60).seed is not None
 
 
 def test_a_failing_history_is_shrunk() -> None:
     """What is left of a failing plan fails, too, and is smaller."""
-    plant = "drop_last_record"
-    seed = catch(plant, 60).seed
+    mutant = "drop_last_record"
+    seed = catch(mutant, 60).seed
     assert seed is not None
     plan = plans.draw(seed)
-    smaller = shrink(plan, lambda each: bool(run_plan(each, plant).problems), most_tries=30)
-    assert run_plan(smaller, plant).problems
+    smaller = shrink(plan, lambda each: bool(run_plan(each, mutant).problems), most_tries=30)
+    assert run_plan(smaller, mutant).problems
     assert size(smaller) != size(plan)

@@ -11,7 +11,8 @@ import pytest
 
 import shoal
 from tests.kills.__main__ import kill_all, plan
-from tests.soak import ledger, soak, verdict
+from tests.mutants.coordinator import mutated_coordinators
+from tests.soak import ledger, verdict
 from tests.soak.auditing import audit
 from tests.soak.auditing.audit import ANOMALY, DOUBLED, LEFT_BEHIND, LOST, WRONG
 from tests.soak.ledger import Slots, note_time, percentile_ms
@@ -22,9 +23,9 @@ from tests.soak.workload.operations import MIX, Worker
 from tests.support.histories.history_workers import seed_from
 
 
-def _soak(directory: Path, seconds: float, plant: str | None = None) -> tuple[bool, str, list[dict]]:
+def _soak(directory: Path, seconds: float, mutant: str | None = None) -> tuple[bool, str, list[dict]]:
     window_s = min(1.5, seconds / 4)
-    good, text = Soak(Plan(seconds, directory, seed_from(51), window_s=window_s, plant=plant)).run()
+    good, text = Soak(Plan(seconds, directory, seed_from(51), window_s=window_s, mutant=mutant)).run()
     lines = (directory / "soak.jsonl").read_text().splitlines()
     return good, text, [json.loads(line) for line in lines]
 
@@ -206,7 +207,7 @@ def test_growth_is_judged_by_a_line(values: list[float], expected: str) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("plant", "kinds"),
+    ("mutant", "kinds"),
     [
         ("answer_before_log", {LOST, DOUBLED, ANOMALY}),
         ("die_logged+forget_outcomes", {DOUBLED}),
@@ -214,22 +215,22 @@ def test_growth_is_judged_by_a_line(values: list[float], expected: str) -> None:
         ("skip_range_validation", {ANOMALY}),
     ],
 )
-def test_soak_notices(tmp_path: Path, plant: str, kinds: set[str]) -> None:
+def test_soak_notices(tmp_path: Path, mutant: str, kinds: set[str]) -> None:
     """A soak over a coordinator with a fault fails, and says what kind of fault it is."""
-    good, text, _ = _soak(tmp_path / "soak", 10.0, plant)
+    good, text, _ = _soak(tmp_path / "soak", 10.0, mutant)
     assert not good, text
     said = (tmp_path / "soak" / "breaches.txt").read_text()
     assert any(f": {kind}: " in said for kind in kinds), text
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("plant", "what"), [("leak_memory", "own memory"), ("leak_descriptors", "descriptors")])
-def test_soak_notices_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, plant: str, what: str) -> None:
+@pytest.mark.parametrize(("mutant", "what"), [("leak_memory", "own memory"), ("leak_descriptors", "descriptors")])
+def test_soak_notices_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mutant: str, what: str) -> None:
     """A coordinator that keeps something of every client that has gone is one that grows."""
     monkeypatch.setattr(verdict, "SHORTEST_S", 10.0)
     monkeypatch.setattr(verdict, "FEWEST_SAMPLES", 6)
     monkeypatch.setattr(verdict, "WARM_UP_S", 3.0)
-    plan = Plan(60.0, tmp_path / "soak", seed_from(53), sample_every_s=1.0, plant=plant)
+    plan = Plan(60.0, tmp_path / "soak", seed_from(53), sample_every_s=1.0, mutant=mutant)
     good, text = Soak(plan).run()
     assert not good
     assert any(f"coordinator: {what}" in line and "GROWS" in line for line in text.splitlines()), text
@@ -237,7 +238,7 @@ def test_soak_notices_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pl
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("plant", "what", "kinds"),
+    ("mutant", "what", "kinds"),
     [
         ("answer_before_log", "coordinators", {LOST, DOUBLED, ANOMALY}),
         ("die_logged+forget_outcomes", "coordinators", {DOUBLED, WRONG}),  # an id of its own "exists already"
@@ -245,8 +246,8 @@ def test_soak_notices_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, pl
         ("leak_descriptors", "workers", {LEFT_BEHIND}),
     ],
 )
-def test_kills_notice(tmp_path: Path, plant: str, what: str, kinds: set[str]) -> None:
+def test_kills_notice(tmp_path: Path, mutant: str, what: str, kinds: set[str]) -> None:
     """Rounds of kills over a coordinator with a fault find it."""
-    with soak.planted(plant):
+    with mutated_coordinators(mutant):
         done = kill_all(plan(**{"workers": 0, "coordinators": 0, what: 40}), tmp_path, seed_from(54), lanes=2)
     assert kinds & {kind for result in done for kind, _ in result["breaches"]}

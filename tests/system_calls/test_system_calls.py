@@ -58,16 +58,16 @@ def test_every_call_meets_every_fault() -> None:
 @needs_strace
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("plant", "call", "fault", "noticed"),
+    ("mutant", "call", "fault", "noticed"),
     [
         ("ignore_failed_sync", "fdatasync", "EIO", "a failed sync passed without a word"),
         ("forget_outcomes", "write", "SIGKILL", "is there 2 times"),
     ],
 )
-def test_a_planted_fault_is_noticed(plant: str, call: str, fault: str, noticed: str) -> None:
-    """With a fault planted, the program finds the contract broken."""
+def test_a_mutant_is_noticed(mutant: str, call: str, fault: str, noticed: str) -> None:
+    """With a mutant, the program finds the contract broken."""
     done = _system_calls(
-        *("--target", "coordinator", "--durability", "strict"), "--call", call, "--fault", fault, "--plant", plant
+        *("--target", "coordinator", "--durability", "strict"), "--call", call, "--fault", fault, "--mutant", mutant
     )
     assert done.returncode == 1
     assert noticed in done.stdout

@@ -223,7 +223,7 @@ def _check_sees_no_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LogSurvey, "_read_file", lambda self, i: self._files[i].head is None or sound(self, i))
 
 
-PLANTED = [
+MUTANTS = [
     (_damage_taken_for_a_tail, _misplaced),
     (_damage_taken_for_a_tail, _pages),
     (_damage_taken_for_a_tail, _records_moved),
@@ -236,8 +236,8 @@ PLANTED = [
 ]
 
 
-@pytest.mark.parametrize(("fault", "cases"), PLANTED, ids=[f"{f.__name__}-{c.__name__}" for f, c in PLANTED])
-def test_planted_faults_are_noticed(
+@pytest.mark.parametrize(("fault", "cases"), MUTANTS, ids=[f"{f.__name__}-{c.__name__}" for f, c in MUTANTS])
+def test_mutants_are_noticed(
     with_checkpoint: tuple[Files, Contract],
     boot: dict[str, int],
     monkeypatch: pytest.MonkeyPatch,

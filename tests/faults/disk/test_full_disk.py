@@ -13,7 +13,8 @@ from typing import Any
 import pytest
 
 import shoal
-from tests.mutants import coordinator as sabotage
+from tests.mutants.conditions import SMALL_DISK
+from tests.mutants.coordinator import mutated_coordinators
 from tests.support.crash_workers import kill, wait_for
 from tests.support.slow import slow
 
@@ -202,8 +203,8 @@ def test_deletes_make_room_whatever_limits_the_store(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, durability: str
 ) -> None:
     """The same on any machine, also where a quota is what is used up: the store is full, is emptied, and goes on."""
-    monkeypatch.setenv(sabotage.SMALL_DISK, f"{number} {12 * MIB}")
-    with sabotage.planted("small_disk"):
+    monkeypatch.setenv(SMALL_DISK, f"{number} {12 * MIB}")
+    with mutated_coordinators("small_disk"):
         db = opened(tmp_path, durability)
         kv = shoal.KVStore(db)
         keys = fill(kv, 50_000)

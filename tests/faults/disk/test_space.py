@@ -16,7 +16,8 @@ import pytest
 
 import shoal
 from shoal.shm import limits
-from tests.mutants import coordinator as sabotage
+from tests.mutants.conditions import FULL_DISK_FLAG
+from tests.mutants.coordinator import mutated_coordinators
 from tests.support.crash_workers import kill, wait_for
 from tests.support.histories.history_workers import seed_from
 
@@ -133,9 +134,9 @@ def test_values_of_other_sizes_fit_after_deleting(small: shoal.Database) -> None
 def full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[shoal.Database, Path]]:
     """A store on a disk that has no room for log files as long as the file given beside it exists."""
     flag = tmp_path / "full"
-    monkeypatch.setenv(sabotage.FULL_DISK_FLAG, str(flag))
+    monkeypatch.setenv(FULL_DISK_FLAG, str(flag))
     with (
-        sabotage.planted("full_disk"),
+        mutated_coordinators("full_disk"),
         shoal.open(tmp_path / "db", max_bytes=64 * MIB, timeout=TIMEOUT_S, linger=0.2) as db,
     ):
         yield db, flag

@@ -1,6 +1,6 @@
-"""Plants a bug and takes seeds from 0 on until an oracle says that something is wrong.
+"""Installs a mutant and takes seeds from 0 on until one of the checks it names says that something is wrong.
 
-With single moments in this process (``scenarios``), and with real processes that make a history under the fault.
+The checks are scenarios in this process (``scenarios``), and histories that real processes make with the mutant.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ import shoal
 from shoal import CorruptionError
 from shoal.shm.host.child_python import python_environment
 from shoal.workers.shared_memory import take_over
-from tests import mutants as plants
-from tests.mutants import coordinator as sabotage
+from tests import mutants
 from tests.mutants.catching.rig import Problem
 from tests.mutants.catching.scenarios import SCENARIOS, run_scenario
+from tests.mutants.coordinator import mutate_for_good, mutated_coordinators
 from tests.support.crash_workers import kill, processes_of
 from tests.support.histories.acknowledged_workers import run_acknowledged
 from tests.support.histories.history import violations
@@ -26,13 +26,13 @@ from tests.support.histories.list_append import anomalies
 from tests.support.histories.list_append_workers import run_lists
 
 MOST_SCENARIO_SEEDS = 20
-MOST_PROCESS_SEEDS = 5
+MOST_HISTORY_SEEDS = 5
 _TRANSACTIONS = 800
 _MOST_NAMED = 4
 
 
 class Catch(NamedTuple):
-    """How a plant was caught: ``seeds`` is how many it took."""
+    """How a mutant was caught: ``seeds`` is how many it took."""
 
     how: str
     seeds: int
@@ -40,14 +40,14 @@ class Catch(NamedTuple):
     text: str
 
 
-Run = Callable[[str | None, Path, int], list[Problem]]
+History = Callable[[str | None, Path, int], list[Problem]]
 
 
-def _sides(plant: str | None) -> tuple[str | None, Callable[[], None] | None]:
-    """The plant as a fault of coordinators, and as what a worker does first."""
-    if plant is None or plants.PLANTS[plant].side == plants.COORDINATOR:
-        return plant, None
-    return None, lambda: sabotage.plant_for_good(plant)
+def _sides(mutant: str | None) -> tuple[str | None, Callable[[], None] | None]:
+    """The mutant as a fault of coordinators, and as what a worker does first."""
+    if mutant is None or mutants.MUTANTS[mutant].side == mutants.COORDINATOR:
+        return mutant, None
+    return None, lambda: mutate_for_good(mutant)
 
 
 def _replayed(directory: Path, seed: int, count: int, **options: Any) -> list[Problem]:
@@ -62,13 +62,13 @@ def _lists(directory: Path, seed: int, count: int, **options: Any) -> list[Probl
     return [(anomaly.name, anomaly.text) for anomaly in anomalies(run_lists(directory, seed, count, **options))]
 
 
-def _many(judge: Callable[..., list[Problem]], *, occasion: str | None = None, **options: Any) -> Run:
+def _many(judge: Callable[..., list[Problem]], *, condition: str | None = None, **options: Any) -> History:
     """Four processes on one store whose coordinators have the fault, or who have it themselves."""
 
-    def run(plant: str | None, directory: Path, seed: int) -> list[Problem]:
-        fault, first = _sides(plant)
-        faults = [name for name in (occasion, fault) if name is not None]
-        with sabotage.planted("+".join(faults) or None):
+    def run(mutant: str | None, directory: Path, seed: int) -> list[Problem]:
+        fault, first = _sides(mutant)
+        faults = [name for name in (condition, fault) if name is not None]
+        with mutated_coordinators("+".join(faults) or None):
             try:
                 return judge(directory, seed, _TRANSACTIONS, first=first, **options)
             except WorkersFailedError as error:
@@ -79,10 +79,10 @@ def _many(judge: Callable[..., list[Problem]], *, occasion: str | None = None, *
     return run
 
 
-def _reader_of_two_coordinators(plant: str | None, directory: Path, _seed: int) -> list[Problem]:
+def _reader_of_two_coordinators(mutant: str | None, directory: Path, _seed: int) -> list[Problem]:
     """Who only reads sees what was committed under the next coordinator."""
     with (
-        plants.planted_here(plant),
+        mutants.mutated(mutant),
         shoal.open(directory / "db", linger=0.2) as reading,
         shoal.open(directory / "db") as writing,
     ):
@@ -94,10 +94,10 @@ def _reader_of_two_coordinators(plant: str | None, directory: Path, _seed: int) 
     return [] if found == "new" else [("real time", f"a snapshot after the commit of 'new' read {found!r}")]
 
 
-def _two_coordinators(plant: str | None, directory: Path, _seed: int) -> list[Problem]:
+def _two_coordinators(mutant: str | None, directory: Path, _seed: int) -> list[Problem]:
     """A second coordinator of a store that is served ends without serving."""
     path = directory / "db"
-    with shoal.open(path, linger=0.2), sabotage.planted(plant):
+    with shoal.open(path, linger=0.2), mutated_coordinators(mutant):
         said, says = os.pipe()
         command = take_over.python_command("shoal.coordinator_main", str(path), "--report-fd", str(says))
         pid = os.posix_spawn(
@@ -113,46 +113,48 @@ def _two_coordinators(plant: str | None, directory: Path, _seed: int) -> list[Pr
     return [("one coordinator", "a second one serves the same store")] if report else []
 
 
-_TRANSACTIONS_REPLAYED = _many(_replayed, durability="memory")
-_LISTS_CHECKED = _many(_lists, durability="memory")
-_REPLAYED_AFTER_DEATHS = _many(_replayed, occasion="die_logged", durability="strict")
-_APPENDS_AFTER_DEATHS = _many(run_acknowledged, occasion="die_logged")
-
+# Histories of real processes, by the name that mutants call them by.
 # The conflict, or the death, that a fault shows at may not happen: then the next seed is taken.
-WITH_PROCESSES: dict[str, Run] = {
-    **dict.fromkeys(
-        ("skip_point_validation", "commit_in_spite_of_conflict", "window_forgets_too_much"), _LISTS_CHECKED
-    ),
-    **dict.fromkeys(("stale_snapshots", "answer_refused_as_committed"), _LISTS_CHECKED),
-    **dict.fromkeys(("skip_range_validation", "skip_absence_validation"), _TRANSACTIONS_REPLAYED),
-    **dict.fromkeys(("validate_one_version_late", "scan_without_own_writes"), _TRANSACTIONS_REPLAYED),
-    **dict.fromkeys(("publish_before_index", "publish_half_a_commit"), _TRANSACTIONS_REPLAYED),
-    **dict.fromkeys(("answer_before_log", "forget_outcomes", "resend_as_another"), _REPLAYED_AFTER_DEATHS),
-    **dict.fromkeys(("forget_joint_outcomes", "append_after_a_stale_head"), _APPENDS_AFTER_DEATHS),
-    "exchange_answers": _many(run_acknowledged, durability="strict"),
-    "keep_old_attachment": _reader_of_two_coordinators,
-    "serve_without_lock": _two_coordinators,
+HISTORIES: dict[str, History] = {
+    "lists": _many(_lists, durability="memory"),
+    "transactions": _many(_replayed, durability="memory"),
+    "transactions_after_deaths": _many(_replayed, condition="die_logged", durability="strict"),
+    "appends": _many(run_acknowledged, durability="strict"),
+    "appends_after_deaths": _many(run_acknowledged, condition="die_logged"),
+    "reader_of_two_coordinators": _reader_of_two_coordinators,
+    "two_coordinators": _two_coordinators,
 }
 
 
-def catch_by_scenario(plant: str, most_seeds: int = MOST_SCENARIO_SEEDS) -> Catch | None:
-    """The first problem that single moments show, None if there is none within ``most_seeds``."""
+def scenarios_of(name: str) -> list[str]:
+    """The scenarios that must catch the mutant."""
+    return [check for check in mutants.MUTANTS[name].caught_by if check in SCENARIOS]
+
+
+def histories_of(name: str) -> list[str]:
+    """The histories of processes that must catch the mutant."""
+    return [check for check in mutants.MUTANTS[name].caught_by if check in HISTORIES]
+
+
+def catch_by_scenario(name: str, most_seeds: int = MOST_SCENARIO_SEEDS) -> Catch | None:
+    """The first problem that the mutant's scenarios show, None if there is none within ``most_seeds``."""
     for seed in range(most_seeds):
-        for name in SCENARIOS:
-            with plants.planted_here(plant):
-                problems = run_scenario(name, seed)
+        for scenario in scenarios_of(name):
+            with mutants.mutated(name):
+                problems = run_scenario(scenario, seed)
             if problems:
-                return Catch(name, seed + 1, *problems[0])
+                return Catch(scenario, seed + 1, *problems[0])
     return None
 
 
-def catch_with_processes(plant: str, directory: Path, most_seeds: int = MOST_PROCESS_SEEDS) -> Catch | None:
-    """The first problem that real processes show, None if there is none within ``most_seeds``."""
+def catch_by_history(name: str, directory: Path, most_seeds: int = MOST_HISTORY_SEEDS) -> Catch | None:
+    """The first problem that the mutant's histories show, None if there is none within ``most_seeds``."""
     for seed in range(most_seeds):
-        own = directory / f"{plant}-{seed}"
-        own.mkdir()
-        problems = WITH_PROCESSES[plant](plant, own / "h", seed)
-        if problems:
-            oracles = list(dict.fromkeys(oracle for oracle, _ in problems))
-            return Catch("processes", seed + 1, ", ".join(oracles[:_MOST_NAMED]), problems[0][1])
+        for history in histories_of(name):
+            own = directory / f"{name}-{history}-{seed}"
+            own.mkdir()
+            problems = HISTORIES[history](name, own / "h", seed)
+            if problems:
+                oracles = list(dict.fromkeys(oracle for oracle, _ in problems))
+                return Catch(history, seed + 1, ", ".join(oracles[:_MOST_NAMED]), problems[0][1])
     return None

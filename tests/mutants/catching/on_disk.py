@@ -193,7 +193,7 @@ def _watched_os(order: list[str]) -> Iterator[None]:
                 return found
 
             def call(*arguments: Any) -> Any:
-                if getattr(found, "__name__", "") == name:  # a plant's stand-in is none of the system's calls
+                if getattr(found, "__name__", "") == name:  # a mutant's stand-in is none of the system's calls
                     order.append(name)
                 return found(*arguments)
 

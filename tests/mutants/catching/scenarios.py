@@ -42,7 +42,7 @@ def run_scenario(name: str, seed: int) -> list[Problem]:
             return [("opens again", str(error))]
         except (AssertionError, ArithmeticError, LookupError, TypeError, ValueError, OSError) as error:
             if isinstance(error, TypeError) and "argument" in str(error):
-                raise  # a plant does not fit what it replaces any more: that is no catch
+                raise  # a mutant does not fit what it replaces any more: that is no catch
             return [("no such error", f"{type(error).__name__}: {error}")]
 
 

@@ -35,9 +35,9 @@ from shoal.shm.wire import frames
 from shoal.workers import retry
 from shoal.workers.shared_memory import attachment, autocommit, channel, connection, take_over
 from tests.mutants import Patch
-from tests.mutants import answers as planted_answers
-from tests.mutants import recovery as planted_recovery
-from tests.mutants import take_over as planted_take_over
+from tests.mutants import answers as mutant_answers
+from tests.mutants import recovery as mutant_recovery
+from tests.mutants import take_over as mutant_take_over
 from tests.simulation.world import fakes
 from tests.simulation.world.disk import SimulatedStorage
 from tests.simulation.world.door import Door, knock, start_if_nobody_does
@@ -99,7 +99,7 @@ def _install(world: World, patch: Patch) -> None:
         take_over,
         clock,
         state_cell,
-        planted_answers,
+        mutant_answers,
         checkpointer,
     ):
         patch.set(module, "time", sim_time)
@@ -107,7 +107,7 @@ def _install(world: World, patch: Patch) -> None:
     for module in (take_over, retry):
         patch.set(module, "random", sim_random)
     secrets = SimpleNamespace(randbits=rng.getrandbits)
-    for module in (process, connection, channel, planted_take_over):
+    for module in (process, connection, channel, mutant_take_over):
         patch.set(module, "secrets", secrets)
     for name, value in world.limits.items():
         patch.set(limits, name, value)
@@ -208,7 +208,7 @@ def _install_coordinator(world: World, patch: Patch) -> None:
     patch.set(checkpointer, "_PAUSE_AFTER_FAILURE_S", 0.2)
     checkpoint_os = fakes.CheckpointOs(world)
     patch.set(checkpoint, "os", checkpoint_os)
-    patch.set(planted_recovery, "os", checkpoint_os)
+    patch.set(mutant_recovery, "os", checkpoint_os)
     patch.set(
         checkpoint,
         "private_file",
