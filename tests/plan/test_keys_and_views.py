@@ -1,4 +1,4 @@
-"""Epic 13, foundation: a test for each line of the plan's lists."""
+"""Acceptance of keys, facades and views. Each test is a line of docs/acceptance.md."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def _public(kind: type[Any]) -> dict[str, inspect.Signature]:
     return {name: inspect.signature(member) for name, member in members if not name.startswith("_")}
 
 
-def test_166_primitives_are_there_with_their_dependencies() -> None:
-    """All five facades, and what they give and take, are importable from shoal."""
+def test_01_primitives_are_there_with_their_dependencies() -> None:
+    """All five facades, and the types they take and return, are importable from ``shoal``."""
     names = (
         "KVStore EventLog Event StateCell State TraceStore Trace TraceType RunIndex RunMetadata RunStatus Namespace "
         "Appended Anchor ChainVerification GENESIS_HASH TraceOptions TraceTree CreateRunOptions RunQuery RunStats"
@@ -57,21 +57,21 @@ def test_166_primitives_are_there_with_their_dependencies() -> None:
     assert set(names.split()) <= set(shoal.__all__)
 
 
-def test_166_tag_has_all_five_primitive_values() -> None:
-    """One byte for each primitive, as the plan numbers them."""
+def test_01_tag_has_all_five_primitive_values() -> None:
+    """Each primitive has one tag byte in keys, and its value never changes."""
     assert issubclass(Tag, IntEnum)
     assert (Tag.KV, Tag.EVENT, Tag.STATE, Tag.TRACE, Tag.RUN) == (1, 2, 3, 4, 5)
 
 
-def test_166_tag_values_do_not_conflict() -> None:
-    """No two share a value, the reserved one included, and each is a byte that ends no range early."""
+def test_01_tag_values_do_not_conflict() -> None:
+    """No two primitives share a tag byte, the reserved one included, and no tag ends a key range early."""
     assert len({int(tag) for tag in Tag}) == len(Tag.__members__)
     assert all(0 < tag < 0xFF for tag in Tag)
     assert Tag.RESERVED == 0x10
 
 
-def test_166_primitives_work(memory_db: DB, run: str) -> None:
-    """Each can be made on a database and used."""
+def test_01_primitives_work(memory_db: DB, run: str) -> None:
+    """Each facade can be made on a database and used."""
     shoal.KVStore(memory_db).put(run, "k", 1)
     shoal.EventLog(memory_db).append(run, "e", 1)
     shoal.StateCell(memory_db).init(run, "c", 1)
@@ -80,16 +80,16 @@ def test_166_primitives_work(memory_db: DB, run: str) -> None:
     assert {key[0] for key in _kept(memory_db, run)} == {Tag.KV, Tag.EVENT, Tag.STATE, Tag.TRACE}
 
 
-def test_167_kv_key_format(memory_db: DB, run: str) -> None:
-    """Namespace, run, tag, and the user's key as it is."""
+def test_02_kv_key_format(memory_db: DB, run: str) -> None:
+    """The key of a KV entry is namespace, run, tag, and the user's key as it is."""
     shoal.KVStore(memory_db).put(run, "task/é", 1)
     assert _kept(memory_db, run) == [b"\x01" + "task/é".encode()]
     prefix = Namespace("t", "a", "g").run_prefix("r")
     assert prefix == b"\x01t\x01a\x01g\x01r"
 
 
-def test_167_event_key_encodes_sequence_as_big_endian(memory_db: DB, run: str) -> None:
-    """Events are kept under 8 bytes, so that they sort by sequence."""
+def test_02_event_key_encodes_sequence_as_big_endian(memory_db: DB, run: str) -> None:
+    """The key of an event ends with its sequence in 8 big-endian bytes, so events sort by sequence."""
     log = shoal.EventLog(memory_db)
     for i in range(300):
         log.append(run, "e", i)
@@ -98,27 +98,29 @@ def test_167_event_key_encodes_sequence_as_big_endian(memory_db: DB, run: str) -
     assert number(258) == b"\0\0\0\0\0\0\x01\x02"
 
 
-def test_167_event_metadata_key(memory_db: DB, run: str) -> None:
-    """A log's metadata has a key no event and no event type can have."""
+def test_02_event_metadata_key(memory_db: DB, run: str) -> None:
+    """A log's metadata has a key that no event and no event type can have."""
     shoal.EventLog(memory_db).append_many(run, [("__meta__", 1), ("\0", 2)])
     assert _kept(memory_db, run).count(b"\x02\x00") == 1
     assert shoal.EventLog(memory_db).len(run) == 2
 
 
-def test_167_state_key_format(memory_db: DB, run: str) -> None:
-    """Namespace, run, tag, and the cell's name as it is."""
+def test_02_state_key_format(memory_db: DB, run: str) -> None:
+    """The key of a cell is namespace, run, tag, and the cell's name as it is."""
     shoal.StateCell(memory_db).init(run, "workflow", 1)
     assert _kept(memory_db, run) == [b"\x03workflow"]
 
 
-def test_167_trace_key_format(memory_db: DB, run: str) -> None:
-    """A trace's record is under its kind and id."""
+def test_02_trace_key_format(memory_db: DB, run: str) -> None:
+    """The key of a trace is its kind byte and its id."""
     shoal.TraceStore(memory_db).record(run, TraceType.Thought("t"), id="trace-1")
     assert b"\x04\x00trace-1" in _kept(memory_db, run)
 
 
-def test_167_trace_index_key_format(memory_db: DB, run: str) -> None:
-    """Index keys have kinds of their own and lengths in front: texts with delimiters in them never meet."""
+def test_02_trace_index_key_format(memory_db: DB, run: str) -> None:
+    """Keys of trace indices have kind bytes of their own and lengths in front of texts, so texts with delimiters
+    never collide.
+    """
     traces = shoal.TraceStore(memory_db)
     trace_id = traces.record(run, TraceType.Thought("t"), id="i", tags=["a__b", "a"])
     time = number(traces.get(run, trace_id).timestamp)
@@ -129,8 +131,8 @@ def test_167_trace_index_key_format(memory_db: DB, run: str) -> None:
     assert traces.query_by_tag(run, "a__b")[0].id == "i"
 
 
-def test_167_run_key_format(memory_db: DB, run: str) -> None:
-    """A run's record belongs to the namespace, under the run's id; its indices have kinds of their own."""
+def test_02_run_key_format(memory_db: DB, run: str) -> None:
+    """The key of a run belongs to the namespace and ends with the run's id; its indices have kind bytes of their own."""
     namespace = Namespace(tenant=run)
     shoal.RunIndex(memory_db, namespace=namespace).create_run(run_id="r", tags=["nightly"])
     keys = _runs_kept(memory_db, namespace)
@@ -140,8 +142,8 @@ def test_167_run_key_format(memory_db: DB, run: str) -> None:
     assert len({key[1] for key in keys}) == len(keys)
 
 
-def test_167_keys_with_same_inputs_are_equal() -> None:
-    """Equal names are one key, through equal namespaces too; any difference is another."""
+def test_02_keys_with_same_inputs_are_equal() -> None:
+    """Equal names give one key, also through equal namespaces; any difference gives another key."""
     assert Namespace("a", "b", "c").run_prefix("r") == Namespace("a", "b", "c").run_prefix("r")
     paths = ["abcr", "xbcr", "axcr", "abxr", "abcx"]
     assert len({Namespace(*names).run_prefix(run) for *names, run in paths}) == len(paths)
@@ -149,8 +151,8 @@ def test_167_keys_with_same_inputs_are_equal() -> None:
     assert len({Namespace(*names).run_prefix(run) for *names, run in shifted}) == len(shifted)
 
 
-def test_167_keys_sort_correctly(memory_db: DB, run: str) -> None:
-    """Keys come out as Python sorts the strings, numbers as numbers, and one primitive after another."""
+def test_02_keys_sort_correctly(memory_db: DB, run: str) -> None:
+    """Keys sort as Python sorts the strings, numbers sort as numbers, and each primitive's keys are together."""
     names = ["b", "a", "a\0", "é", "🦀", "\uffff", "aa", "Z", "10", "9"]
     for name in names:
         shoal.KVStore(memory_db).put(run, name, 1)
@@ -162,8 +164,8 @@ def test_167_keys_sort_correctly(memory_db: DB, run: str) -> None:
 
 
 @pytest.mark.parametrize("facade", VIEWS, ids=lambda facade: facade.__name__)
-def test_168_extensions_have_the_methods_of_the_facades(facade: type[Any]) -> None:
-    """Inside a transaction are the same methods with the same parameters, without run_id (runs keeps it)."""
+def test_03_extensions_have_the_methods_of_the_facades(facade: type[Any]) -> None:
+    """A transaction offers the facades' methods with the same parameters, without ``run_id`` (``runs`` keeps it)."""
     view = _public(VIEWS[facade])
     missing = {}
     for name, signature in _public(facade).items():
@@ -180,8 +182,8 @@ def test_168_extensions_have_the_methods_of_the_facades(facade: type[Any]) -> No
     assert missing == {}
 
 
-def test_168_extensions_are_on_every_transaction(memory_db: DB, run: str) -> None:
-    """A transaction, a snapshot and another run of either have all five."""
+def test_03_extensions_are_on_every_transaction(memory_db: DB, run: str) -> None:
+    """A transaction, a snapshot, and another run of either offer all five primitives."""
 
     def kinds(txn: Any) -> list[type[Any]]:
         return [type(each) for each in (txn.kv, txn.events, txn.state, txn.traces, txn.runs)]

@@ -1,4 +1,7 @@
-"""Epic 19: the primitives together — one transaction over all, isolation of runs, and what survives recovery."""
+"""Acceptance of the primitives together: one transaction over all, isolation of runs, recovery.
+
+Each test is a line of docs/acceptance.md.
+"""
 
 from __future__ import annotations
 
@@ -27,7 +30,7 @@ def of(memory_db: shoal.Database) -> Stores:
     return Stores(memory_db)
 
 
-def test_197_kv_event_state_atomic(memory_db: shoal.Database, of: Stores, run: str) -> None:
+def test_32_kv_event_state_atomic(memory_db: shoal.Database, of: Stores, run: str) -> None:
     """Four primitives written in one transaction are all there, at one commit version."""
     of.state.init(run, "workflow", "step0")
     with memory_db.transaction(run) as txn:
@@ -42,8 +45,8 @@ def test_197_kv_event_state_atomic(memory_db: shoal.Database, of: Stores, run: s
     assert of.traces.get(run, trace).trace_type == TraceType.Thought("Starting task")
 
 
-def test_197_cross_primitive_rollback(memory_db: shoal.Database, of: Stores, run: str) -> None:
-    """A compare-and-swap with the wrong version takes the whole transaction back."""
+def test_32_cross_primitive_rollback(memory_db: shoal.Database, of: Stores, run: str) -> None:
+    """A compare-and-swap at the wrong version takes the whole transaction back."""
     of.state.init(run, "cell", 1)
     with pytest.raises(shoal.CASConflictError), memory_db.transaction(run) as txn:  # noqa: PT012
         txn.kv.put("key", "value")
@@ -58,8 +61,8 @@ def test_197_cross_primitive_rollback(memory_db: shoal.Database, of: Stores, run
     assert of.state.read(run, "cell").version == 1
 
 
-def test_197_all_extension_traits_compose(memory_db: shoal.Database, of: Stores, run: str) -> None:
-    """All five primitives, on two runs, see each other's writes inside and are whole outside."""
+def test_32_all_extension_traits_compose(memory_db: shoal.Database, of: Stores, run: str) -> None:
+    """All five primitives, on two runs, see each other's writes inside a transaction and are whole outside."""
     other = f"{run}-other"
     with memory_db.transaction(run) as txn:
         txn.runs.create_run(run_id=run)
@@ -82,22 +85,22 @@ def test_197_all_extension_traits_compose(memory_db: shoal.Database, of: Stores,
     assert [t.id for t in of.traces.query_by_tag(run, "t")] == [parent]
 
 
-def test_198_kv_isolation(of: Stores, run: str) -> None:
+def test_33_kv_isolation(of: Stores, run: str) -> None:
     """The same key in two runs is two keys."""
     of.kv.put(run, "key", 1)
     of.kv.put(f"{run}-2", "key", 2)
     assert (of.kv.get(run, "key"), of.kv.get(f"{run}-2", "key")) == (1, 2)
 
 
-def test_198_event_log_isolation(of: Stores, run: str) -> None:
-    """Each run's log counts from 0 and chains by itself."""
+def test_33_event_log_isolation(of: Stores, run: str) -> None:
+    """Each run's log counts from 0 and has a chain of its own."""
     assert of.events.append(run, "a", 1).sequence == 0
     assert of.events.append(f"{run}-2", "a", 1).sequence == 0
     assert of.events.append(run, "a", 1).sequence == 1
     assert (of.events.len(run), of.events.len(f"{run}-2")) == (2, 1)
 
 
-def test_198_state_cell_isolation(of: Stores, run: str) -> None:
+def test_33_state_cell_isolation(of: Stores, run: str) -> None:
     """Each run's cells have versions of their own."""
     of.state.init(run, "cell", "a")
     of.state.init(f"{run}-2", "cell", "b")
@@ -106,8 +109,8 @@ def test_198_state_cell_isolation(of: Stores, run: str) -> None:
     assert of.state.read(f"{run}-2", "cell").value == "b"
 
 
-def test_198_trace_store_isolation(of: Stores, run: str) -> None:
-    """The same trace id in two runs is two traces; a parent is looked for in its own run alone."""
+def test_33_trace_store_isolation(of: Stores, run: str) -> None:
+    """The same trace id in two runs is two traces; a parent is looked up in its own run only."""
     of.traces.record(run, TraceType.Thought("one"), id="t")
     of.traces.record(f"{run}-2", TraceType.Thought("two"), id="t")
     assert of.traces.get(f"{run}-2", "t").trace_type.content == "two"
@@ -115,8 +118,8 @@ def test_198_trace_store_isolation(of: Stores, run: str) -> None:
         of.traces.record_child(f"{run}-3", "t", TraceType.Thought("three"))
 
 
-def test_198_cross_run_query_isolation(of: Stores, run: str) -> None:
-    """Queries, lists and counts see their own run alone, whatever its neighbours are called."""
+def test_33_cross_run_query_isolation(of: Stores, run: str) -> None:
+    """Queries, lists and counts see their own run only, whatever other runs are called."""
     for name in (run, f"{run}\0", f"{run}0", run[:-1]):
         of.kv.put(name, "k", name)
         of.events.append(name, "type", name)
@@ -151,15 +154,15 @@ def recovered(store: Path, wait_for_end: Callable[[int], None]):
     opened[-1].close()
 
 
-def test_199_kv_survives_recovery(recovered: tuple[Stores, Reopen], run: str) -> None:
-    """A key put before a kill -9 is there after recovery."""
+def test_34_kv_survives_recovery(recovered: tuple[Stores, Reopen], run: str) -> None:
+    """A key that was put before a kill -9 is there after recovery."""
     of, reopen = recovered
     of.kv.put(run, "key", "value")
     assert reopen().kv.get(run, "key") == "value"
 
 
-def test_199_event_log_chain_survives_recovery(recovered: tuple[Stores, Reopen], run: str) -> None:
-    """The chain is valid after recovery, goes on where it was, and its anchor still holds."""
+def test_34_event_log_chain_survives_recovery(recovered: tuple[Stores, Reopen], run: str) -> None:
+    """After recovery a chain is valid, continues where it was, and its anchor still holds."""
     of, reopen = recovered
     of.events.append(run, "event1", 1)
     of.events.append(run, "event2", {"b": 2})
@@ -171,8 +174,8 @@ def test_199_event_log_chain_survives_recovery(recovered: tuple[Stores, Reopen],
     assert of.events.verify_chain(run, anchor=anchor).is_valid
 
 
-def test_199_state_cell_version_survives_recovery(recovered: tuple[Stores, Reopen], run: str) -> None:
-    """A cell's version is what it was; a deleted cell's versions go on above the last."""
+def test_34_state_cell_version_survives_recovery(recovered: tuple[Stores, Reopen], run: str) -> None:
+    """After recovery a cell has its version; a deleted cell's versions continue above its last."""
     of, reopen = recovered
     of.state.init(run, "cell", "initial")
     assert of.state.cas(run, "cell", 1, "new") == 2
@@ -184,8 +187,8 @@ def test_199_state_cell_version_survives_recovery(recovered: tuple[Stores, Reope
     assert of.state.init(run, "gone", 2) > 1
 
 
-def test_199_trace_indices_survive_recovery(recovered: tuple[Stores, Reopen], run: str) -> None:
-    """Every index finds the trace after recovery."""
+def test_34_trace_indices_survive_recovery(recovered: tuple[Stores, Reopen], run: str) -> None:
+    """After recovery every index finds the trace."""
     of, reopen = recovered
     root = of.traces.record(run, TraceType.Thought("root"))
     child = of.traces.record_child(run, root, TraceType.Error("E", "m", True), tags=["t"])
@@ -198,8 +201,8 @@ def test_199_trace_indices_survive_recovery(recovered: tuple[Stores, Reopen], ru
     assert of.traces.get_tree(run, root).children[0].root.id == child
 
 
-def test_199_run_status_survives_recovery(recovered: tuple[Stores, Reopen], run: str) -> None:
-    """Status, its index and the statistics are as they were."""
+def test_34_run_status_survives_recovery(recovered: tuple[Stores, Reopen], run: str) -> None:
+    """After recovery a run's status, its index and the statistics are as they were."""
     of, reopen = recovered
     of.runs.create_run(run_id=run, tags=["t"])
     of.runs.update_status(run, shoal.RunStatus.Completed)

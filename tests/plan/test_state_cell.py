@@ -1,4 +1,4 @@
-"""Epic 16, StateCell: a test for each line of the plan's lists."""
+"""Acceptance of ``StateCell``. Each test is a line of docs/acceptance.md."""
 
 # ruff: noqa: PT012 (what raises is the end of the with block, whatever stands in it)
 
@@ -17,8 +17,8 @@ import shoal
 DB = shoal.Database
 
 
-def test_180_state_serializes_and_deserializes() -> None:
-    """A State survives a pickle and JSON, equals one of the same fields, and cannot be changed."""
+def test_15_state_serializes_and_deserializes() -> None:
+    """A ``State`` survives a pickle and JSON, equals a state with the same fields, and cannot be changed."""
     state = shoal.State({"step": [1, None]}, 3, 1_700_000_000_000)
     assert pickle.loads(pickle.dumps(state)) == state
     assert shoal.State(**json.loads(json.dumps(dataclasses.asdict(state)))) == state
@@ -26,23 +26,23 @@ def test_180_state_serializes_and_deserializes() -> None:
         state.version = 4
 
 
-def test_180_new_creates_instance(memory_db: DB) -> None:
-    """A database, and a namespace if wanted, is all it takes; a facade of neither is refused."""
+def test_15_new_creates_instance(memory_db: DB) -> None:
+    """``StateCell`` takes a database and, if wanted, a namespace; anything else is refused."""
     assert shoal.StateCell(memory_db).namespace == shoal.Namespace()
     assert shoal.StateCell(memory_db, namespace=shoal.Namespace("t")).namespace.tenant == "t"
     with pytest.raises(TypeError, match=r"shoal\.open"):
         shoal.StateCell(None)
 
 
-def test_181_init_creates_new_cell_with_version_1(cells: shoal.StateCell, run: str) -> None:
-    """init of a name never used returns 1, which is the version read shows."""
+def test_16_init_creates_new_cell_with_version_1(cells: shoal.StateCell, run: str) -> None:
+    """``init`` of a name that was never used returns version 1, and ``read`` shows that version."""
     assert cells.init(run, "workflow", "step0") == 1
     state = cells.read(run, "workflow")
     assert (state.value, state.version) == ("step0", 1)
 
 
-def test_181_init_fails_if_cell_exists(cells: shoal.StateCell, run: str) -> None:
-    """AlreadyExistsError with the cell's name; the cell stays as it is."""
+def test_16_init_fails_if_cell_exists(cells: shoal.StateCell, run: str) -> None:
+    """``init`` of an existing cell raises ``AlreadyExistsError`` with the cell's name and changes nothing."""
     cells.init(run, "workflow", 1)
     before = cells.read(run, "workflow")
     with pytest.raises(shoal.AlreadyExistsError, match="'workflow' exists, at version 1"):
@@ -50,8 +50,8 @@ def test_181_init_fails_if_cell_exists(cells: shoal.StateCell, run: str) -> None
     assert cells.read(run, "workflow") == before
 
 
-def test_181_read_returns_state_with_version(cells: shoal.StateCell, run: str) -> None:
-    """Value, version, and the moment it was set in whole ms of now."""
+def test_16_read_returns_state_with_version(cells: shoal.StateCell, run: str) -> None:
+    """``read`` returns the value, its version, and the time it was set in whole milliseconds."""
     before_ms = time.time_ns() // 1_000_000
     cells.init(run, "c", {"a": [1]})
     cells.cas(run, "c", 1, {"a": [2]})
@@ -61,21 +61,23 @@ def test_181_read_returns_state_with_version(cells: shoal.StateCell, run: str) -
     assert before_ms <= state.updated_at <= time.time_ns() // 1_000_000 + 1
 
 
-def test_181_read_returns_none_if_not_exists(cells: shoal.StateCell, run: str) -> None:
-    """A cell that never was, and one of another run, reads as None."""
+def test_16_read_returns_none_if_not_exists(cells: shoal.StateCell, run: str) -> None:
+    """``read`` of a cell that was never made, or is another run's, returns None."""
     cells.init(f"{run}-other", "c", 1)
     assert cells.read(run, "c") is None
 
 
-def test_181_delete_removes_cell(cells: shoal.StateCell, run: str) -> None:
-    """delete says whether the cell was there; then it is absent everywhere."""
+def test_16_delete_removes_cell(cells: shoal.StateCell, run: str) -> None:
+    """``delete`` says whether the cell was there; afterwards it is absent everywhere."""
     cells.init(run, "c", 1)
     assert [cells.delete(run, "c"), cells.delete(run, "c")] == [True, False]
     assert (cells.read(run, "c"), cells.exists(run, "c"), cells.list(run)) == (None, False, [])
 
 
-def test_181_exists_returns_correct_boolean(cells: shoal.StateCell, run: str) -> None:
-    """False before init, True with it, also of a cell that holds None, False after delete."""
+def test_16_exists_returns_correct_boolean(cells: shoal.StateCell, run: str) -> None:
+    """``exists`` is False before ``init``, True after it, also for a cell that holds None, and False after
+    ``delete``.
+    """
     seen = [cells.exists(run, "c")]
     cells.init(run, "c", None)
     seen.append(cells.exists(run, "c"))
@@ -84,8 +86,8 @@ def test_181_exists_returns_correct_boolean(cells: shoal.StateCell, run: str) ->
     assert seen == [False, True, False]
 
 
-def test_181_list_returns_all_cell_names(cells: shoal.StateCell, run: str) -> None:
-    """Every cell's name once, sorted; those of a prefix; none of another run's."""
+def test_16_list_returns_all_cell_names(cells: shoal.StateCell, run: str) -> None:
+    """``list`` returns every cell name once, sorted, or those with a prefix, and none of another run."""
     names = ["b", "a/2", "a/1", "a", "é", "\0"]
     for name in names:
         cells.init(run, name, 1)
@@ -96,15 +98,17 @@ def test_181_list_returns_all_cell_names(cells: shoal.StateCell, run: str) -> No
     assert cells.list(run, "none") == []
 
 
-def test_182_cas_succeeds_when_version_matches(cells: shoal.StateCell, run: str) -> None:
-    """The value is changed, and the version returned is the one read shows."""
+def test_17_cas_succeeds_when_version_matches(cells: shoal.StateCell, run: str) -> None:
+    """``cas`` at the current version changes the value and returns the version that ``read`` shows."""
     cells.init(run, "c", "old")
     assert cells.cas(run, "c", 1, "new") == 2
     assert (cells.read(run, "c").value, cells.read(run, "c").version) == ("new", 2)
 
 
-def test_182_cas_fails_when_version_differs(cells: shoal.StateCell, run: str) -> None:
-    """CASConflictError with name, expected and actual version; nothing is changed."""
+def test_17_cas_fails_when_version_differs(cells: shoal.StateCell, run: str) -> None:
+    """``cas`` at another version raises ``CASConflictError`` with name, expected and actual version, and changes
+    nothing.
+    """
     cells.init(run, "c", "first")
     cells.set(run, "c", "second")
     for expected in (0, 1, 3, 2**64 - 1):
@@ -114,7 +118,7 @@ def test_182_cas_fails_when_version_differs(cells: shoal.StateCell, run: str) ->
     assert cells.read(run, "c").value == "second"
 
 
-def test_182_cas_increments_version(cells: shoal.StateCell, run: str) -> None:
+def test_17_cas_increments_version(cells: shoal.StateCell, run: str) -> None:
     """Each change has the next version."""
     version = cells.init(run, "c", 0)
     for expected in range(2, 12):
@@ -122,8 +126,8 @@ def test_182_cas_increments_version(cells: shoal.StateCell, run: str) -> None:
         assert version == expected
 
 
-def test_182_cas_fails_on_non_existent_cell(cells: shoal.StateCell, run: str) -> None:
-    """NotFoundError with the cell's name, and the cell is not made; so of a deleted one at its last version."""
+def test_17_cas_fails_on_non_existent_cell(cells: shoal.StateCell, run: str) -> None:
+    """``cas`` of a missing cell raises ``NotFoundError`` and makes none, also of a deleted cell at its last version."""
     with pytest.raises(shoal.NotFoundError, match="'c' does not exist"):
         cells.cas(run, "c", 1, "v")
     assert cells.set(run, "c", 1) == 1
@@ -133,8 +137,8 @@ def test_182_cas_fails_on_non_existent_cell(cells: shoal.StateCell, run: str) ->
     assert not cells.exists(run, "c")
 
 
-def test_182_set_always_succeeds(cells: shoal.StateCell, run: str) -> None:
-    """Whatever version is there, also where others have just changed or deleted it."""
+def test_17_set_always_succeeds(cells: shoal.StateCell, run: str) -> None:
+    """``set`` succeeds at any version, also after others changed or deleted the cell."""
     cells.init(run, "c", 0)
     for i in range(3):
         cells.set(run, "c", f"others {i}")
@@ -144,8 +148,8 @@ def test_182_set_always_succeeds(cells: shoal.StateCell, run: str) -> None:
     assert cells.set(run, "c", "last") > 1
 
 
-def test_182_set_increments_version(cells: shoal.StateCell, run: str) -> None:
-    """Each set has the next version, after init and cas too."""
+def test_17_set_increments_version(cells: shoal.StateCell, run: str) -> None:
+    """Each ``set`` has the next version, also after ``init`` and ``cas``."""
     assert [cells.init(run, "c", 0), cells.cas(run, "c", 1, 1), *(cells.set(run, "c", i) for i in range(3))] == [
         1,
         2,
@@ -155,16 +159,16 @@ def test_182_set_increments_version(cells: shoal.StateCell, run: str) -> None:
     ]
 
 
-def test_182_set_creates_cell_if_not_exists(cells: shoal.StateCell, run: str) -> None:
-    """A name never used gets version 1; a deleted one the version above its last."""
+def test_17_set_creates_cell_if_not_exists(cells: shoal.StateCell, run: str) -> None:
+    """``set`` of a name that was never used gives version 1; of a deleted cell the version above its last."""
     assert cells.set(run, "c", "v") == 1
     assert cells.read(run, "c").value == "v"
     cells.delete(run, "c")
     assert cells.set(run, "c", "w") == 2
 
 
-def test_183_transition_succeeds_on_first_try(cells: shoal.StateCell, run: str) -> None:
-    """Without anybody else, fn is called once with the newest state."""
+def test_18_transition_succeeds_on_first_try(cells: shoal.StateCell, run: str) -> None:
+    """``transition`` without contention calls its function once, with the newest state."""
     cells.init(run, "c", 10)
     given = []
 
@@ -189,30 +193,30 @@ def _double_after(changes: int, cells: shoal.StateCell, run: str, given: list[sh
     return double
 
 
-def test_183_transition_retries_on_conflict(cells: shoal.StateCell, run: str) -> None:
-    """Somebody else was first: their change is kept and built upon."""
+def test_18_transition_retries_on_conflict(cells: shoal.StateCell, run: str) -> None:
+    """``transition`` runs again if another change came first, and builds on that change."""
     cells.init(run, "c", 5)
     cells.transition(run, "c", _double_after(1, cells, run, []))
     assert (cells.read(run, "c").value, cells.read(run, "c").version) == (12, 3)
 
 
-def test_183_transition_closure_called_multiple_times_on_retry(cells: shoal.StateCell, run: str) -> None:
-    """fn is called once for each change of somebody else's and once more, each time with the newest state."""
+def test_18_transition_closure_called_multiple_times_on_retry(cells: shoal.StateCell, run: str) -> None:
+    """``transition`` calls its function once more for each change of others, each time with the newest state."""
     cells.init(run, "c", 0)
     given: list[shoal.State] = []
     cells.transition(run, "c", _double_after(30, cells, run, given))
     assert [(state.value, state.version) for state in given] == [(i, i + 1) for i in range(31)]
 
 
-def test_183_transition_returns_closure_result(cells: shoal.StateCell, run: str) -> None:
-    """What fn gave beside the value that was written, of its last call."""
+def test_18_transition_returns_closure_result(cells: shoal.StateCell, run: str) -> None:
+    """``transition`` returns the second value of its function's last call."""
     cells.init(run, "c", 5)
     assert cells.transition(run, "c", lambda state: (1, {"not": object})) == {"not": object}
     assert cells.transition(run, "c", _double_after(2, cells, run, [])) == "doubled 3"
 
 
-def test_183_transition_fails_after_its_time(cells: shoal.StateCell, run: str) -> None:
-    """Who loses until the timeout gets ConflictError with the cell's name and both versions."""
+def test_18_transition_fails_after_its_time(cells: shoal.StateCell, run: str) -> None:
+    """``transition`` that loses until its timeout raises ``ConflictError`` with the cell's name and both versions."""
     cells.init(run, "c", 0)
     for timeout, least in ((0, 1), (0.03, 2)):
         given: list[shoal.State] = []
@@ -227,8 +231,8 @@ def test_183_transition_fails_after_its_time(cells: shoal.StateCell, run: str) -
         )
 
 
-def test_184_read_works_in_transaction(memory_db: DB, cells: shoal.StateCell, run: str) -> None:
-    """txn.state.read sees the snapshot and own writes; a change since is a conflict at commit."""
+def test_19_read_works_in_transaction(memory_db: DB, cells: shoal.StateCell, run: str) -> None:
+    """``txn.state.read`` sees the snapshot and own writes; a later change by others is a conflict at commit."""
     cells.init(run, "c", "old")
     with pytest.raises(shoal.ConflictError) as caught, memory_db.transaction(run) as txn:
         assert txn.state.read("c").version == 1
@@ -239,8 +243,8 @@ def test_184_read_works_in_transaction(memory_db: DB, cells: shoal.StateCell, ru
     assert not shoal.KVStore(memory_db).exists(run, "k")
 
 
-def test_184_cas_works_in_transaction(memory_db: DB, cells: shoal.StateCell, run: str) -> None:
-    """txn.state.cas compares with the snapshot and own writes; the version is known at once."""
+def test_19_cas_works_in_transaction(memory_db: DB, cells: shoal.StateCell, run: str) -> None:
+    """``txn.state.cas`` compares with the snapshot and own writes; the new version is known at once."""
     cells.init(run, "c", 0)
     with memory_db.transaction(run) as txn:
         assert [txn.state.cas("c", 1, "a"), txn.state.cas("c", 2, "b")] == [2, 3]
@@ -251,8 +255,8 @@ def test_184_cas_works_in_transaction(memory_db: DB, cells: shoal.StateCell, run
     assert (cells.read(run, "c").value, cells.read(run, "c").version) == ("b", 3)
 
 
-def test_184_set_works_in_transaction(memory_db: DB, cells: shoal.StateCell, run: str) -> None:
-    """txn.state.set creates and changes, seen inside at once and outside after the commit."""
+def test_19_set_works_in_transaction(memory_db: DB, cells: shoal.StateCell, run: str) -> None:
+    """``txn.state.set`` creates and changes a cell, seen inside at once and outside after the commit."""
     with memory_db.transaction(run) as txn:
         assert [txn.state.set("c", "a"), txn.state.set("c", "b")] == [1, 2]
         assert txn.state.read("c").value == "b"
@@ -261,8 +265,8 @@ def test_184_set_works_in_transaction(memory_db: DB, cells: shoal.StateCell, run
     assert (cells.read(run, "c").value, cells.read(run, "c").version) == ("b", 2)
 
 
-def test_184_cells_and_kv_are_atomic(memory_db: DB, cells: shoal.StateCell, run: str) -> None:
-    """A cell and a key are written together, or neither is."""
+def test_19_cells_and_kv_are_atomic(memory_db: DB, cells: shoal.StateCell, run: str) -> None:
+    """A cell and a key of one transaction are written together or not at all."""
     kv = shoal.KVStore(memory_db)
     cells.init(run, "c", 0)
     with memory_db.transaction(run) as txn:

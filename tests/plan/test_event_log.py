@@ -1,4 +1,4 @@
-"""Epic 15, EventLog: a test for each line of the plan's lists."""
+"""Acceptance of ``EventLog``. Each test is a line of docs/acceptance.md."""
 
 # ruff: noqa: PT012 (what raises is the end of the with block, whatever stands in it)
 
@@ -29,8 +29,8 @@ def log(memory_db: DB) -> shoal.EventLog:
     return shoal.EventLog(memory_db)
 
 
-def test_174_event_struct_serializes_and_deserializes(log: shoal.EventLog, run: str) -> None:
-    """All of an event reads back from the store, and survives a pickle; it cannot be changed."""
+def test_09_event_struct_serializes_and_deserializes(log: shoal.EventLog, run: str) -> None:
+    """Every field of an event reads back from the store and survives a pickle; an event cannot be changed."""
     appended = log.append(run, "started", {"b": [1, 1.5, None], "a": b"raw"})
     event = log.read(run, 0)
     assert event == shoal.Event(
@@ -41,37 +41,37 @@ def test_174_event_struct_serializes_and_deserializes(log: shoal.EventLog, run: 
         event.payload = None
 
 
-def test_174_metadata_default_has_genesis_hash(log: shoal.EventLog, run: str) -> None:
-    """A log without events stands at sequence 0 and at 32 zero bytes."""
+def test_09_metadata_default_has_genesis_hash(log: shoal.EventLog, run: str) -> None:
+    """A log without events is at sequence 0 and at the genesis hash, 32 zero bytes."""
     assert Metadata()[:2] == (0, bytes(32))
     assert bytes(32) == shoal.GENESIS_HASH
     assert log.anchor(run) == shoal.Anchor(0, shoal.GENESIS_HASH)
 
 
-def test_174_new_creates_instance(memory_db: DB) -> None:
-    """A database and a namespace are all it takes; a facade of neither is refused."""
+def test_09_new_creates_instance(memory_db: DB) -> None:
+    """``EventLog`` takes a database and, if wanted, a namespace; anything else is refused."""
     assert shoal.EventLog(memory_db).namespace == shoal.Namespace()
     assert shoal.EventLog(memory_db, namespace=shoal.Namespace("t")).namespace.tenant == "t"
     with pytest.raises(TypeError, match=r"shoal\.open"):
         shoal.EventLog(None)
 
 
-def test_175_append_returns_sequence_0_for_first_event(log: shoal.EventLog, run: str) -> None:
-    """The first event has sequence 0 and follows the genesis hash."""
+def test_10_append_returns_sequence_0_for_first_event(log: shoal.EventLog, run: str) -> None:
+    """The first event of a log has sequence 0 and follows the genesis hash."""
     sequence, event_hash = log.append(run, "first", None)
     assert sequence == 0
     assert len(event_hash) == 32
     assert log.read(run, 0).prev_hash == shoal.GENESIS_HASH
 
 
-def test_175_append_increments_sequence(log: shoal.EventLog, run: str) -> None:
-    """Each event has the next sequence; another run has sequences of its own."""
+def test_10_append_increments_sequence(log: shoal.EventLog, run: str) -> None:
+    """Each event has the next sequence; each run has sequences of its own."""
     assert [log.append(run, "e", i).sequence for i in range(5)] == [0, 1, 2, 3, 4]
     assert log.append(run + "-other", "e", 0).sequence == 0
 
 
-def test_175_append_chains_hashes_correctly(log: shoal.EventLog, run: str) -> None:
-    """Each event holds the hash of the one before, and what append returned is its own."""
+def test_10_append_chains_hashes_correctly(log: shoal.EventLog, run: str) -> None:
+    """Each event holds the hash of the event before it, and ``append`` returns the event's own hash."""
     appended = [log.append(run, "e", i) for i in range(5)]
     events = log.read_range(run, 0, 5)
     assert [event.hash for event in events] == [each.hash for each in appended]
@@ -84,8 +84,8 @@ def _append_many_times(log: shoal.EventLog, run: str, writer: int) -> None:
         log.append(run, f"writer-{writer}", i)
 
 
-def test_175_parallel_appends_serialize_without_sequence_gaps(log: shoal.EventLog, run: str) -> None:
-    """Four processes append to one log: no gap, no duplicate, no conflict, each writer's events in its order."""
+def test_10_parallel_appends_serialize_without_sequence_gaps(log: shoal.EventLog, run: str) -> None:
+    """Four processes append to one log: no gap, no duplicate, no conflict, and each process's events in its order."""
     writers = [_FORK.Process(target=_append_many_times, args=(log, run, i)) for i in range(_WRITERS)]
     for writer in writers:
         writer.start()
@@ -99,8 +99,8 @@ def test_175_parallel_appends_serialize_without_sequence_gaps(log: shoal.EventLo
     assert log.verify_chain(run) == shoal.ChainVerification(True, _WRITERS * _APPENDS)
 
 
-def test_175_hash_chain_is_deterministic() -> None:
-    """The same events at the same moments have the same hashes, in whatever order their dicts were written."""
+def test_10_hash_chain_is_deterministic() -> None:
+    """The same events at the same times have the same hashes, whatever the order of the keys in their payloads."""
 
     def nothing(key: bytes) -> None:
         return None
@@ -113,23 +113,23 @@ def test_175_hash_chain_is_deterministic() -> None:
     assert hashes(1)[0] != hashes(2)[0]
 
 
-def test_176_read_returns_event_by_sequence(log: shoal.EventLog, run: str) -> None:
-    """read gives the event that append put there."""
+def test_11_read_returns_event_by_sequence(log: shoal.EventLog, run: str) -> None:
+    """``read`` returns the event that ``append`` stored at that sequence."""
     for i in range(3):
         log.append(run, f"type-{i}", {"i": i})
     event = log.read(run, 1)
     assert (event.sequence, event.event_type, event.payload) == (1, "type-1", {"i": 1})
 
 
-def test_176_read_returns_none_for_invalid_sequence(log: shoal.EventLog, run: str) -> None:
-    """No event has a sequence beyond the log, below 0, or beyond 64 bits."""
+def test_11_read_returns_none_for_invalid_sequence(log: shoal.EventLog, run: str) -> None:
+    """``read`` returns None for a sequence beyond the log, below 0, or beyond 64 bits."""
     log.append(run, "e", 1)
     assert [log.read(run, sequence) for sequence in (1, -1, 2**64 - 1, 2**64, -(10**30))] == [None] * 5
     assert log.read(run + "-none", 0) is None
 
 
-def test_176_read_range_returns_events_in_order(log: shoal.EventLog, run: str) -> None:
-    """read_range gives [start, end), in order, and only what is there."""
+def test_11_read_range_returns_events_in_order(log: shoal.EventLog, run: str) -> None:
+    """``read_range`` returns the events of ``[start, end)`` that are there, in order."""
     log.append_many(run, [("e", i) for i in range(300)])
 
     def payloads(start: int, end: int) -> list[Any]:
@@ -142,41 +142,41 @@ def test_176_read_range_returns_events_in_order(log: shoal.EventLog, run: str) -
     assert payloads(5, 5) == payloads(5, 2) == payloads(300, 400) == []
 
 
-def test_176_head_returns_latest_event(log: shoal.EventLog, run: str) -> None:
-    """head is the event appended last."""
+def test_11_head_returns_latest_event(log: shoal.EventLog, run: str) -> None:
+    """``head`` returns the event that was appended last."""
     for i in range(3):
         log.append(run, "e", i)
         assert (log.head(run).sequence, log.head(run).payload) == (i, i)
 
 
-def test_176_head_returns_none_for_empty_log(log: shoal.EventLog, run: str) -> None:
-    """A log without events has no head."""
+def test_11_head_returns_none_for_empty_log(log: shoal.EventLog, run: str) -> None:
+    """``head`` of a log without events is None."""
     assert log.head(run) is None
 
 
-def test_176_len_returns_correct_count(log: shoal.EventLog, run: str) -> None:
-    """len counts the events, those appended together too."""
+def test_11_len_returns_correct_count(log: shoal.EventLog, run: str) -> None:
+    """``len`` counts all events, also those that were appended together."""
     assert log.len(run) == 0
     log.append(run, "e", 1)
     log.append_many(run, [("e", 2), ("e", 3)])
     assert log.len(run) == 3
 
 
-def test_176_is_empty_works_correctly(log: shoal.EventLog, run: str) -> None:
+def test_11_is_empty_works_correctly(log: shoal.EventLog, run: str) -> None:
     """A log is empty until something is appended."""
     assert log.is_empty(run) is True
     log.append(run, "e", None)
     assert log.is_empty(run) is False
 
 
-def test_177_verify_chain_returns_valid_for_correct_chain(log: shoal.EventLog, run: str) -> None:
-    """A log nobody has touched is valid."""
+def test_12_verify_chain_returns_valid_for_correct_chain(log: shoal.EventLog, run: str) -> None:
+    """A log that nobody changed verifies as valid."""
     log.append_many(run, [(f"type-{i % 3}", {"i": i}) for i in range(20)])
     assert log.verify_chain(run) == shoal.ChainVerification(True, 20, None, None)
 
 
-def test_177_verify_chain_detects_missing_event(memory_db: DB, log: shoal.EventLog, run: str) -> None:
-    """An event that is gone is named."""
+def test_12_verify_chain_detects_missing_event(memory_db: DB, log: shoal.EventLog, run: str) -> None:
+    """Verification names a missing event."""
     log.append_many(run, [("e", i) for i in range(5)])
     remove_event(memory_db, run, 2)
     found = log.verify_chain(run)
@@ -184,8 +184,8 @@ def test_177_verify_chain_detects_missing_event(memory_db: DB, log: shoal.EventL
     assert "event 2 is missing" in found.error
 
 
-def test_177_verify_chain_detects_prev_hash_mismatch(memory_db: DB, log: shoal.EventLog, run: str) -> None:
-    """An event that follows another hash than the one before has is named."""
+def test_12_verify_chain_detects_prev_hash_mismatch(memory_db: DB, log: shoal.EventLog, run: str) -> None:
+    """Verification names an event whose previous hash is not the hash of the event before it."""
     log.append_many(run, [("e", i) for i in range(5)])
     rewrite_event(memory_db, run, 3, prev_hash=bytes(31) + b"\1")
     found = log.verify_chain(run)
@@ -194,10 +194,10 @@ def test_177_verify_chain_detects_prev_hash_mismatch(memory_db: DB, log: shoal.E
 
 
 @pytest.mark.parametrize("changed", [{"hash": b"\7" * 32}, {"payload": canonical("forged")}], ids=repr)
-def test_177_verify_chain_detects_hash_corruption(
+def test_12_verify_chain_detects_hash_corruption(
     memory_db: DB, log: shoal.EventLog, run: str, changed: dict[str, Any]
 ) -> None:
-    """An event whose hash is not that of its content is named, whichever of the two was changed."""
+    """Verification names an event whose hash does not match its content, whichever of the two was changed."""
     log.append_many(run, [("e", i) for i in range(5)])
     rewrite_event(memory_db, run, 4, **changed)
     found = log.verify_chain(run)
@@ -205,32 +205,32 @@ def test_177_verify_chain_detects_hash_corruption(
     assert "its content gives" in found.error
 
 
-def test_177_empty_log_verifies_as_valid(log: shoal.EventLog, run: str) -> None:
-    """Nothing is a valid chain."""
+def test_12_empty_log_verifies_as_valid(log: shoal.EventLog, run: str) -> None:
+    """An empty log verifies as valid."""
     assert log.verify_chain(run) == shoal.ChainVerification(True, 0)
 
 
-def test_178_read_by_type_returns_matching_events(log: shoal.EventLog, run: str) -> None:
-    """Every event of the type, in order, and none of another."""
+def test_13_read_by_type_returns_matching_events(log: shoal.EventLog, run: str) -> None:
+    """``read_by_type`` returns every event of the type, in order, and no other."""
     log.append_many(run, [("even" if i % 2 == 0 else "odd", i) for i in range(10)])
     assert [event.payload for event in log.read_by_type(run, "odd")] == [1, 3, 5, 7, 9]
 
 
-def test_178_read_by_type_returns_empty_for_no_matches(log: shoal.EventLog, run: str) -> None:
-    """No event has a type nobody used, nor one that only begins alike."""
+def test_13_read_by_type_returns_empty_for_no_matches(log: shoal.EventLog, run: str) -> None:
+    """``read_by_type`` returns nothing for a type that was never used, or that only begins like one."""
     log.append(run, "type", 1)
     assert log.read_by_type(run, "typ") == log.read_by_type(run, "type2") == log.read_by_type(run, "other") == []
 
 
-def test_178_iter_returns_events_in_sequence_order(log: shoal.EventLog, run: str) -> None:
-    """iter gives every event, however many pages they take."""
+def test_13_iter_returns_events_in_sequence_order(log: shoal.EventLog, run: str) -> None:
+    """``iter`` returns every event in order, however many pages they take."""
     log.append_many(run, [("e", i) for i in range(600)])
     assert [event.sequence for event in log.iter(run)] == list(range(600))
     assert [event.sequence for event in log.iter(run, 595)] == [595, 596, 597, 598, 599]
 
 
-def test_179_append_works_in_cross_primitive_transaction(memory_db: DB, log: shoal.EventLog, run: str) -> None:
-    """An append commits with the other writes of its transaction, or not at all; its sequence is known at once."""
+def test_14_append_works_in_cross_primitive_transaction(memory_db: DB, log: shoal.EventLog, run: str) -> None:
+    """An append commits with the other writes of its transaction or not at all; its sequence is known at once."""
     log.append(run, "before", None)
     with memory_db.transaction(run) as txn:
         txn.kv.put("status", "running")
@@ -243,8 +243,8 @@ def test_179_append_works_in_cross_primitive_transaction(memory_db: DB, log: sho
     assert log.len(run) == 2
 
 
-def test_179_read_works_in_cross_primitive_transaction(memory_db: DB, log: shoal.EventLog, run: str) -> None:
-    """A transaction reads the log as of its beginning, and what it appended itself."""
+def test_14_read_works_in_cross_primitive_transaction(memory_db: DB, log: shoal.EventLog, run: str) -> None:
+    """A transaction reads the log as of its snapshot, and what it appended itself."""
     log.append(run, "before", 0)
     with memory_db.transaction(run) as txn:
         appended = txn.events.append("mine", {"k": 1})
@@ -254,8 +254,8 @@ def test_179_read_works_in_cross_primitive_transaction(memory_db: DB, log: shoal
     assert shoal.KVStore(memory_db).get(run, "seen") == 2
 
 
-def test_179_update_returns_error(memory_db: DB, log: shoal.EventLog, run: str) -> None:
-    """update is refused, in and out of transactions."""
+def test_14_update_returns_error(memory_db: DB, log: shoal.EventLog, run: str) -> None:
+    """``update`` of an event is refused, in transactions and outside."""
     log.append(run, "e", 1)
     with pytest.raises(shoal.InvalidOperationError, match="append-only"):
         log.update(run, 0, {"other": 1})
@@ -263,8 +263,8 @@ def test_179_update_returns_error(memory_db: DB, log: shoal.EventLog, run: str) 
         txn.events.update(0, {"other": 1})
 
 
-def test_179_delete_returns_error(memory_db: DB, log: shoal.EventLog, run: str) -> None:
-    """delete is refused, in and out of transactions."""
+def test_14_delete_returns_error(memory_db: DB, log: shoal.EventLog, run: str) -> None:
+    """``delete`` of an event is refused, in transactions and outside."""
     log.append(run, "e", 1)
     with pytest.raises(shoal.InvalidOperationError, match="append-only"):
         log.delete(run, 0)
@@ -272,8 +272,8 @@ def test_179_delete_returns_error(memory_db: DB, log: shoal.EventLog, run: str) 
         txn.events.delete(0)
 
 
-def test_179_append_only_invariant_enforced(log: shoal.EventLog, run: str) -> None:
-    """Refused calls leave the log as it was, and later appends leave earlier events as they were."""
+def test_14_append_only_invariant_enforced(log: shoal.EventLog, run: str) -> None:
+    """Refused calls leave the log as it was, and later appends do not change earlier events."""
     log.append(run, "e", 1)
     before = log.read_range(run, 0, 1)
     for refused in (log.update, log.delete):

@@ -1,4 +1,7 @@
-"""Epic 18: what is in a run — deleted and archived with it, and how the index goes with the other primitives."""
+"""Acceptance of what ``RunIndex`` does with the data of a run: deletion, archives, forks.
+
+Each test is a line of docs/acceptance.md.
+"""
 
 from __future__ import annotations
 
@@ -21,42 +24,42 @@ def deleted(of: Stores) -> Stores:
     return of
 
 
-def test_195_delete_run_removes_run_metadata(deleted: Stores) -> None:
-    """The run is not registered any more; the other one is."""
+def test_30_delete_run_removes_run_metadata(deleted: Stores) -> None:
+    """After ``delete_run`` the run is not registered any more; other runs are."""
     assert deleted.runs.get_run("r") is None
     assert deleted.runs.get_run("other") is not None
 
 
-def test_195_delete_run_removes_all_kv_data(deleted: Stores) -> None:
-    """No key is left of it."""
+def test_30_delete_run_removes_all_kv_data(deleted: Stores) -> None:
+    """After ``delete_run`` no key of the run is left."""
     assert deleted.kv.list("r") == []
     assert deleted.kv.list("other") == ["key"]
 
 
-def test_195_delete_run_removes_all_events(deleted: Stores) -> None:
-    """Its log is empty, and starts at 0 again."""
+def test_30_delete_run_removes_all_events(deleted: Stores) -> None:
+    """After ``delete_run`` the run's log is empty, and starts at sequence 0 again."""
     assert deleted.events.is_empty("r")
     assert deleted.events.read_by_type("r", "event") == []
     assert deleted.events.append("r", "event", 1).sequence == 0
     assert deleted.events.len("other") == 1
 
 
-def test_195_delete_run_removes_all_states(deleted: Stores) -> None:
-    """No cell is left, nor the memory of its versions."""
+def test_30_delete_run_removes_all_states(deleted: Stores) -> None:
+    """After ``delete_run`` no cell is left, nor the version that a deleted cell had."""
     assert deleted.state.list("r") == []
     assert deleted.state.init("r", "cell", 1) == 1
     assert deleted.state.list("other") == ["cell"]
 
 
-def test_195_delete_run_removes_all_traces(deleted: Stores) -> None:
-    """No trace is left, and no index of one."""
+def test_30_delete_run_removes_all_traces(deleted: Stores) -> None:
+    """After ``delete_run`` no trace and no trace index is left."""
     assert deleted.traces.list("r") == []
     assert deleted.traces.query_by_tag("r", "t") == []
     assert deleted.traces.count("other") == 1
 
 
-def test_195_delete_run_removes_all_indices(deleted: Stores) -> None:
-    """No index finds the run; nothing of it is left among the keys as they are stored."""
+def test_30_delete_run_removes_all_indices(deleted: Stores) -> None:
+    """After ``delete_run`` no index finds the run, and nothing of it is left among the stored keys."""
     assert ids_of(deleted.runs.query_runs(RunQuery(tags=["t"]))) == ["other"]
     assert ids_of(deleted.runs.query_runs(RunQuery(status=RunStatus.Active))) == ["other"]
     assert deleted.runs.list_runs() == ["other"]
@@ -64,15 +67,15 @@ def test_195_delete_run_removes_all_indices(deleted: Stores) -> None:
     assert deleted.raw_keys() == []
 
 
-def test_195_archive_run_sets_archived_status(runs: shoal.RunIndex) -> None:
-    """Archived, and not completed by that."""
+def test_30_archive_run_sets_archived_status(runs: shoal.RunIndex) -> None:
+    """``archive_run`` sets Archived, and does not complete the run."""
     runs.create_run(run_id="r")
     run = runs.archive_run("r")
     assert (run.status, run.completed_at) == (RunStatus.Archived, None)
 
 
-def test_195_archived_run_data_still_accessible(of: Stores) -> None:
-    """All of an archived run can still be read."""
+def test_30_archived_run_data_still_accessible(of: Stores) -> None:
+    """All data of an archived run can still be read."""
     of.runs.create_run(run_id="r")
     of.fill("r")
     of.runs.archive_run("r")
@@ -85,8 +88,8 @@ def test_195_archived_run_data_still_accessible(of: Stores) -> None:
 # Story 196: integration
 
 
-def test_196_full_run_lifecycle(of: Stores) -> None:
-    """Created, filled, paused, resumed, completed, archived: every step as told, the data readable throughout."""
+def test_31_full_run_lifecycle(of: Stores) -> None:
+    """A run is created, filled, paused, resumed, completed and archived; its data is readable throughout."""
     of.runs.create_run(run_id="r")
     of.fill("r")
     assert of.runs.pause_run("r").status is RunStatus.Paused
@@ -101,8 +104,8 @@ def test_196_full_run_lifecycle(of: Stores) -> None:
     assert of.traces.list("r") == ["trace"]
 
 
-def test_196_cascading_delete_removes_all_data(of: Stores) -> None:
-    """A run, its children and theirs are gone with everything in them; nothing is left among the stored keys."""
+def test_31_cascading_delete_removes_all_data(of: Stores) -> None:
+    """A cascading delete removes a run, its descendants and all their data; nothing is left among the stored keys."""
     of.runs.create_run(run_id="root", tags=["t"])
     of.fill("root")
     of.runs.fork_run("root", new_run_id="fork")
@@ -113,8 +116,8 @@ def test_196_cascading_delete_removes_all_data(of: Stores) -> None:
     assert of.raw_keys() == []
 
 
-def test_196_run_forking_creates_independent_runs(of: Stores) -> None:
-    """A fork has what its parent had; after that neither sees what the other writes."""
+def test_31_run_forking_creates_independent_runs(of: Stores) -> None:
+    """A fork has its parent's data; afterwards neither sees what the other writes."""
     of.runs.create_run(run_id="parent")
     of.fill("parent")
     child = of.runs.fork_run("parent", new_run_id="child")
@@ -129,8 +132,8 @@ def test_196_run_forking_creates_independent_runs(of: Stores) -> None:
     assert of.runs.get_child_runs("parent") == [child]
 
 
-def test_196_status_transitions_enforced_across_all_operations(runs: shoal.RunIndex) -> None:
-    """Every status method keeps to the table."""
+def test_31_status_transitions_enforced_across_all_operations(runs: shoal.RunIndex) -> None:
+    """Every method that changes a status keeps to the table of allowed changes."""
     methods = {
         RunStatus.Completed: runs.complete_run,
         RunStatus.Failed: lambda run_id: runs.fail_run(run_id, "error"),

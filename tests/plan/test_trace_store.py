@@ -1,4 +1,4 @@
-"""Epic 17, TraceStore: a test for each line of the plan's lists."""
+"""Acceptance of ``TraceStore``. Each test is a line of docs/acceptance.md."""
 
 # ruff: noqa: PT012 (what raises is the end of the with block, whatever stands in it)
 
@@ -33,8 +33,8 @@ def _index(db: shoal.Database, run: str, kind: int, name: str = "") -> list[byte
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
-def test_185_trace_type_variants_serialize_and_deserialize(traces, run, kind):
-    """Each kind reads back equal to what was recorded, and survives a pickle."""
+def test_20_trace_type_variants_serialize_and_deserialize(traces, run, kind):
+    """Each kind of trace reads back equal to what was recorded, and survives a pickle."""
     read = traces.get(run, traces.record(run, kind)).trace_type
     assert read == kind
     assert type(read) is type(kind)
@@ -42,8 +42,8 @@ def test_185_trace_type_variants_serialize_and_deserialize(traces, run, kind):
     assert pickle.loads(pickle.dumps(kind)) == kind
 
 
-def test_185_trace_struct_serializes_and_deserializes(traces, run):
-    """All of a trace reads back, and survives a pickle."""
+def test_20_trace_struct_serializes_and_deserializes(traces, run):
+    """Every field of a trace reads back, and a trace survives a pickle."""
     traces.record(run, KINDS[3], id="parent")
     traces.record(run, KINDS[0], id="t", parent_id="parent", tags=["b", "a"], metadata={"m": [None]})
     trace = traces.get(run, "t")
@@ -51,36 +51,36 @@ def test_185_trace_struct_serializes_and_deserializes(traces, run):
     assert pickle.loads(pickle.dumps(trace)) == trace
 
 
-def test_185_type_name_returns_correct_names():
-    """The kind's name; of a Custom the name it was given."""
+def test_20_type_name_returns_correct_names():
+    """A trace type's name is its kind; of a ``Custom`` type it is the name it was given."""
     assert [kind.type_name() for kind in KINDS] == ["ToolCall", "Decision", "Query", "Thought", "Error", "benchmark"]
 
 
-def test_186_record_creates_trace_with_generated_id(traces, run):
-    """record returns an id nobody else gets, and the trace is there."""
+def test_21_record_creates_trace_with_generated_id(traces, run):
+    """``record`` returns a new id that is used once, and the trace is there."""
     first, second = traces.record(run, KINDS[3]), traces.record(run, KINDS[3])
     assert first != second
     assert traces.get(run, first).id == first
     assert traces.get(run, first).parent_id is None
 
 
-def test_186_record_child_links_to_parent(traces, run):
-    """The child names its parent, the parent finds its child."""
+def test_21_record_child_links_to_parent(traces, run):
+    """A child names its parent, and the parent finds its child."""
     parent = traces.record(run, KINDS[3])
     child = traces.record_child(run, parent, KINDS[0])
     assert traces.get(run, child).parent_id == parent
     assert [trace.id for trace in traces.get_children(run, parent)] == [child]
 
 
-def test_186_record_child_fails_if_parent_does_not_exist(traces, run):
-    """NotFoundError names the parent, and nothing was recorded."""
+def test_21_record_child_fails_if_parent_does_not_exist(traces, run):
+    """``record_child`` of a missing parent raises ``NotFoundError`` with the parent's id and records nothing."""
     with pytest.raises(NotFoundError, match="'nobody' does not exist"):
         traces.record_child(run, "nobody", KINDS[0])
     assert traces.count(run) == 0
 
 
-def test_186_record_with_options_uses_custom_id(traces, run):
-    """The id given is the trace's, with everything else of the options."""
+def test_21_record_with_options_uses_custom_id(traces, run):
+    """``record`` uses the id and all other options that were given."""
     traces.record(run, KINDS[3], id="root")
     options = TraceOptions(id="mine", parent_id="root", tags=["x"], metadata=[1])
     assert traces.record_with_options(run, KINDS[4], options) == "mine"
@@ -88,45 +88,45 @@ def test_186_record_with_options_uses_custom_id(traces, run):
     assert (trace.parent_id, trace.trace_type, trace.tags, trace.metadata) == ("root", KINDS[4], ["x"], [1])
 
 
-def test_186_trace_has_correct_timestamp(traces, run):
-    """The timestamp is the wall clock in integer milliseconds when it was recorded."""
+def test_21_trace_has_correct_timestamp(traces, run):
+    """A trace's timestamp is the wall clock in whole milliseconds when it was recorded."""
     before = time.time_ns() // 1_000_000
     timestamp = traces.get(run, traces.record(run, KINDS[3])).timestamp
     assert type(timestamp) is int
     assert before <= timestamp <= time.time_ns() // 1_000_000
 
 
-def test_187_type_index_created(memory_db, traces, run):
-    """One key in the index of the type."""
+def test_22_type_index_created(memory_db, traces, run):
+    """A trace has one entry in the index of its type."""
     traces.record(run, KINDS[3], id="t")
     assert [key[-1:] for key in _index(memory_db, run, 1, "Thought")] == [b"t"]
     assert len(_index(memory_db, run, 1)) == 1
 
 
-def test_187_tag_indices_created_for_multiple_tags(memory_db, traces, run):
-    """One key for each tag, however often it was given."""
+def test_22_tag_indices_created_for_multiple_tags(memory_db, traces, run):
+    """A trace has one entry for each of its tags, however often a tag was given."""
     traces.record(run, KINDS[3], id="t", tags=["a", "b", "a"])
     assert [key[-1:] for name in "ab" for key in _index(memory_db, run, 2, name)] == [b"t", b"t"]
     assert len(_index(memory_db, run, 2)) == 2
 
 
-def test_187_parent_index_created(memory_db, traces, run):
-    """A child is in its parent's index; a root is in none."""
+def test_22_parent_index_created(memory_db, traces, run):
+    """A child has an entry in its parent's index; a root has none."""
     traces.record(run, KINDS[3], id="p")
     traces.record_child(run, "p", KINDS[3], id="c")
     assert [key[-1:] for key in _index(memory_db, run, 3, "p")] == [b"c"]
     assert len(_index(memory_db, run, 3)) == 1
 
 
-def test_187_time_index_created(memory_db, traces, run):
-    """One key, with the timestamp in front of the id."""
+def test_22_time_index_created(memory_db, traces, run):
+    """A trace has one entry in the index by time, with the timestamp before the id."""
     traces.record(run, KINDS[3], id="t")
     (key,) = _index(memory_db, run, 4)
     assert key.endswith(traces.get(run, "t").timestamp.to_bytes(8, "big") + b"t")
 
 
-def test_187_all_indices_atomic_with_trace_write(memory_db, traces, run):
-    """Record and index entries have one commit version; a refused record leaves none of them."""
+def test_22_all_indices_atomic_with_trace_write(memory_db, traces, run):
+    """A trace and its index entries have one commit version; a refused trace leaves none of them."""
     traces.record(run, KINDS[3], id="t")
     traces.record(run, KINDS[3], id="c", parent_id="t", tags=["a"])
     prefix = Namespace().run_prefix(run) + bytes((Tag.TRACE,))
@@ -138,16 +138,18 @@ def test_187_all_indices_atomic_with_trace_write(memory_db, traces, run):
     assert not [key for key, _ in memory_db.engine.scan(prefix, after(prefix)) if key.endswith(b"d")]
 
 
-def test_188_get_returns_trace_by_id(traces, run):
-    """get finds the one trace, and None where there is none."""
+def test_23_get_returns_trace_by_id(traces, run):
+    """``get`` returns the trace with that id, or None."""
     traces.record(run, KINDS[3], id="a")
     traces.record(run, KINDS[4], id="b")
     assert traces.get(run, "b").trace_type == KINDS[4]
     assert traces.get(run, "c") is None
 
 
-def test_188_query_by_type_returns_matching_traces(traces, run):
-    """The traces of the type, in order, and no others; a Custom goes by its own name."""
+def test_23_query_by_type_returns_matching_traces(traces, run):
+    """``query_by_type`` returns the traces of the type, in order, and no other; a ``Custom`` type goes by its own
+    name.
+    """
     for i, kind in enumerate(KINDS + KINDS):
         traces.record(run, kind, id=f"{i:02}")
     assert [trace.id for trace in traces.query_by_type(run, "Thought")] == ["03", "09"]
@@ -155,8 +157,8 @@ def test_188_query_by_type_returns_matching_traces(traces, run):
     assert traces.query_by_type(run, "Nothing") == []
 
 
-def test_188_query_by_tag_returns_matching_traces(traces, run):
-    """The traces that have the tag among theirs, and no others."""
+def test_23_query_by_tag_returns_matching_traces(traces, run):
+    """``query_by_tag`` returns the traces that have the tag, and no other."""
     traces.record(run, KINDS[3], id="1", tags=["a"])
     traces.record(run, KINDS[3], id="2", tags=["b", "a"])
     traces.record(run, KINDS[3], id="3", tags=["aa"])
@@ -164,8 +166,8 @@ def test_188_query_by_tag_returns_matching_traces(traces, run):
     assert traces.query_by_tag(run, "c") == []
 
 
-def test_188_query_by_time_returns_traces_in_range(traces, run, monkeypatch):
-    """Those of [start, end), whatever their timestamps have in common as text."""
+def test_23_query_by_time_returns_traces_in_range(traces, run, monkeypatch):
+    """``query_by_time`` returns the traces of ``[start, end)``, compared as numbers."""
     for moment in (1, 9, 10, 255, 256, 2**40):
         monkeypatch.setattr("shoal.primitives.facades.trace_store.now_ms", lambda moment=moment: moment)
         traces.record(run, KINDS[3], id=str(moment))
@@ -174,35 +176,35 @@ def test_188_query_by_time_returns_traces_in_range(traces, run, monkeypatch):
     assert traces.query_by_time(run, 10, 10) == traces.query_by_time(run, 11, 10) == []
 
 
-def test_188_list_returns_all_ids(traces, run):
-    """Every id once, ordered by time, then id, and no index entry."""
+def test_23_list_returns_all_ids(traces, run):
+    """``list`` returns every id once, ordered by time and then id."""
     assert traces.list(run) == []
     recorded = [traces.record(run, kind, tags=["a", "b"]) for kind in KINDS]
     assert traces.list(run) == recorded
 
 
-def test_188_count_returns_correct_count(traces, run):
-    """One for each trace, whatever it has of tags and parents."""
+def test_23_count_returns_correct_count(traces, run):
+    """``count`` counts each trace once, whatever tags and parents it has."""
     assert traces.count(run) == 0
     root = traces.record(run, KINDS[3], tags=["a", "b"])
     traces.record_child(run, root, KINDS[3])
     assert traces.count(run) == 2
 
 
-def test_189_get_children_returns_direct_children(traces, run):
-    """Children and not their children, in order."""
+def test_24_get_children_returns_direct_children(traces, run):
+    """``get_children`` returns direct children only, in order."""
     for parent_id, trace_id in ((None, "r"), ("r", "a"), ("r", "b"), ("a", "aa")):
         traces.record(run, KINDS[3], id=trace_id, parent_id=parent_id)
     assert [trace.id for trace in traces.get_children(run, "r")] == ["a", "b"]
 
 
-def test_189_get_children_returns_empty_for_leaf_trace(traces, run):
-    """A trace without children has none."""
+def test_24_get_children_returns_empty_for_leaf_trace(traces, run):
+    """``get_children`` of a trace without children is empty."""
     assert traces.get_children(run, traces.record(run, KINDS[3])) == []
 
 
-def test_189_get_tree_builds_correct_hierarchy(traces, run):
-    """The tree from any trace downward, and nothing beside it."""
+def test_24_get_tree_builds_correct_hierarchy(traces, run):
+    """``get_tree`` returns the tree below any trace, and nothing beside it."""
     for parent_id, trace_id in ((None, "r"), ("r", "a"), ("r", "b"), ("a", "aa"), ("a", "ab"), (None, "other")):
         traces.record(run, KINDS[3], id=trace_id, parent_id=parent_id)
     tree = traces.get_tree(run, "r")
@@ -212,8 +214,8 @@ def test_189_get_tree_builds_correct_hierarchy(traces, run):
     assert [trace.id for _, trace in traces.get_tree(run, "a").walk()] == ["a", "aa", "ab"]
 
 
-def test_189_get_tree_handles_deep_nesting(memory_db, run):
-    """Far deeper than Python recurses."""
+def test_24_get_tree_handles_deep_nesting(memory_db, run):
+    """``get_tree`` returns trees that are far deeper than Python's recursion limit."""
     with memory_db.transaction(run) as txn:
         trace_id = root = txn.traces.record(KINDS[3])
         for _ in range(1100):
@@ -223,8 +225,8 @@ def test_189_get_tree_handles_deep_nesting(memory_db, run):
     assert (depth, deepest.id) == (1100, trace_id)
 
 
-def test_190_trace_record_works_in_transaction(memory_db, traces, run):
-    """Recorded in a transaction: seen in it at once, by others after the commit."""
+def test_25_trace_record_works_in_transaction(memory_db, traces, run):
+    """A trace recorded in a transaction is seen inside at once, and by others after the commit."""
     with memory_db.transaction(run) as txn:
         trace_id = txn.traces.record(KINDS[3], tags=["a"])
         assert txn.traces.get(trace_id).trace_type == KINDS[3]
@@ -233,8 +235,8 @@ def test_190_trace_record_works_in_transaction(memory_db, traces, run):
     assert traces.get(run, trace_id).trace_type == KINDS[3]
 
 
-def test_190_trace_record_child_works_in_transaction(memory_db, traces, run):
-    """A parent of the same transaction is a parent; one that is nowhere is not."""
+def test_25_trace_record_child_works_in_transaction(memory_db, traces, run):
+    """A trace of the same transaction can be a parent; a missing trace cannot."""
     with memory_db.transaction(run) as txn:
         root = txn.traces.record(KINDS[3])
         child = txn.traces.record_child(root, KINDS[0])
@@ -244,8 +246,8 @@ def test_190_trace_record_child_works_in_transaction(memory_db, traces, run):
     assert [trace.id for trace in traces.get_children(run, root)] == [child]
 
 
-def test_190_cross_primitive_atomicity_of_trace_and_kv(memory_db, traces, kv, run):
-    """Trace and key come together or not at all."""
+def test_25_cross_primitive_atomicity_of_trace_and_kv(memory_db, traces, kv, run):
+    """A trace and a key of one transaction are written together or not at all."""
     with memory_db.transaction(run) as txn:
         txn.kv.put("last", txn.traces.record(KINDS[3]))
     assert traces.list(run) == [kv.get(run, "last")]
