@@ -118,9 +118,7 @@ def test_02_trace_key_format(memory_db: DB, run: str) -> None:
 
 
 def test_02_trace_index_key_format(memory_db: DB, run: str) -> None:
-    """Keys of trace indices have kind bytes of their own and lengths in front of texts, so texts with delimiters
-    never collide.
-    """
+    """Index keys of traces have their own kind bytes and lengths before texts: delimiters in a text never collide."""
     traces = shoal.TraceStore(memory_db)
     trace_id = traces.record(run, TraceType.Thought("t"), id="i", tags=["a__b", "a"])
     time = number(traces.get(run, trace_id).timestamp)
@@ -132,7 +130,7 @@ def test_02_trace_index_key_format(memory_db: DB, run: str) -> None:
 
 
 def test_02_run_key_format(memory_db: DB, run: str) -> None:
-    """The key of a run belongs to the namespace and ends with the run's id; its indices have kind bytes of their own."""
+    """A run's key belongs to the namespace and ends with its id; run indices have kind bytes of their own."""
     namespace = Namespace(tenant=run)
     shoal.RunIndex(memory_db, namespace=namespace).create_run(run_id="r", tags=["nightly"])
     keys = _runs_kept(memory_db, namespace)

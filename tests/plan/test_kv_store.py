@@ -85,7 +85,7 @@ def test_05_get_returns_none_after_delete(kv: shoal.KVStore, run: str) -> None:
 
 
 def test_05_put_with_ttl_stores_expiration(kv: shoal.KVStore, run: str) -> None:
-    """A value put with a time to live reads back with the time left; when that is over, the key is absent everywhere."""
+    """A value put with a time to live reads back with the time left; afterwards the key is absent everywhere."""
     kv.put_with_ttl(run, "long", {"v": 1}, 60)
     assert kv.get(run, "long") == {"v": 1}
     assert 0 < kv.ttl(run, "long") <= 60

@@ -75,9 +75,7 @@ def test_16_delete_removes_cell(cells: shoal.StateCell, run: str) -> None:
 
 
 def test_16_exists_returns_correct_boolean(cells: shoal.StateCell, run: str) -> None:
-    """``exists`` is False before ``init``, True after it, also for a cell that holds None, and False after
-    ``delete``.
-    """
+    """``exists`` is True from ``init`` until ``delete``, also for a cell that holds None."""
     seen = [cells.exists(run, "c")]
     cells.init(run, "c", None)
     seen.append(cells.exists(run, "c"))
@@ -106,9 +104,7 @@ def test_17_cas_succeeds_when_version_matches(cells: shoal.StateCell, run: str) 
 
 
 def test_17_cas_fails_when_version_differs(cells: shoal.StateCell, run: str) -> None:
-    """``cas`` at another version raises ``CASConflictError`` with name, expected and actual version, and changes
-    nothing.
-    """
+    """``cas`` at another version raises ``CASConflictError`` with the name and both versions, and changes nothing."""
     cells.init(run, "c", "first")
     cells.set(run, "c", "second")
     for expected in (0, 1, 3, 2**64 - 1):

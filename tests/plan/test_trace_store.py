@@ -147,9 +147,7 @@ def test_23_get_returns_trace_by_id(traces, run):
 
 
 def test_23_query_by_type_returns_matching_traces(traces, run):
-    """``query_by_type`` returns the traces of the type, in order, and no other; a ``Custom`` type goes by its own
-    name.
-    """
+    """``query_by_type`` returns exactly the traces of the type, in order; a ``Custom`` type goes by its own name."""
     for i, kind in enumerate(KINDS + KINDS):
         traces.record(run, kind, id=f"{i:02}")
     assert [trace.id for trace in traces.query_by_type(run, "Thought")] == ["03", "09"]
