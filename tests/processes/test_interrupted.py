@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import shoal
+from shoal.workers.shared_memory import channel
 from tests.support.crash_workers import DEADLINE_S, descriptors, kill, shoal_mappings, wait_for
 
 RUN = "interrupted"
@@ -278,33 +279,43 @@ def test_a_fork_while_other_threads_commit(db: shoal.Database) -> None:
     wait_for(lambda: db.info().clients == 1, "the children to be forgotten")
 
 
-def test_a_child_that_goes_on_with_its_parents_commit(db: shoal.Database) -> None:
+@pytest.mark.parametrize("written", [0.0, 0.5, 1.0], ids=["before the request", "in the request", "before the answer"])
+def test_a_child_that_goes_on_with_its_parents_commit(
+    db: shoal.Database, monkeypatch: pytest.MonkeyPatch, written: float
+) -> None:
     """Forked in the middle of a commit and returning into it: the child's call is refused, the next one is done."""
     kv = shoal.KVStore(db)
-    large = b"x" * 8_000_000  # so long that the fork comes in its middle
+    large = b"x" * 8_000_000
     parent = os.getpid()
     children: list[int] = []
+    sound = channel.write_all
 
-    def handle() -> None:
-        children.append(os.fork())
+    def write_and_fork(fd: int, data: bytes, *options: float) -> None:
+        if children or os.getpid() != parent:
+            sound(fd, data, *options)
+            return
+        begun = int(len(data) * written)
+        if begun:
+            sound(fd, data[:begun], *options)
+        signal.raise_signal(signal.SIGALRM)
+        if begun < len(data):
+            sound(fd, data[begun:], *options)
 
-    with handling(signal.SIGALRM, handle):
-        for _ in range(6):
-            signal.setitimer(signal.ITIMER_REAL, 0.004)
-            status = 1
-            try:
-                kv.put(RUN, "large", large)
-            except shoal.InvalidOperationError as refused:
-                assert os.getpid() != parent
-                status = 0 if "forked" in str(refused) else 2
-            finally:
-                if os.getpid() != parent:
-                    kv.put(RUN, "child", 1)
-                    os._exit(status)
-            signal.setitimer(signal.ITIMER_REAL, 0)
-    codes = [os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) for pid in children]
-    assert codes
-    assert set(codes) <= {0, 1}  # 1: the fork came before or after the commit
+    monkeypatch.setattr(channel, "write_all", write_and_fork)
+    with handling(signal.SIGALRM, lambda: children.append(os.fork())):
+        status = 1
+        try:
+            kv.put(RUN, "large", large)
+        except shoal.InvalidOperationError as refused:
+            status = 0 if os.getpid() != parent and "forked" in str(refused) else 2
+        finally:
+            if os.getpid() != parent:
+                kv.put(RUN, "child", 1)
+                os._exit(status)
+    (child,) = children
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert kv.get(RUN, "large") == large
+    assert kv.get(RUN, "child") == 1
     assert db.check() == []
 
 

@@ -243,8 +243,8 @@ def test_a_stopped_client_holds_nobody_up(
         else:
             os.kill(pid, signal.SIGKILL)
         wait_for(lambda: db.info().clients == 1, "the coordinator to notice that the client has gone")
-        mine = kv.get(RUN, "mine")
-        assert mine == 1 if then == "goes on" else mine in ((1,) if stop_in == "answer" else (0,))
+        done = then == "goes on" or stop_in == "answer"  # killed before its request was whole, it did nothing
+        assert kv.get(RUN, "mine") == (1 if done else 0)
         assert kv.get(RUN, "shared") == "new 49"
         assert db.check() == []
 
@@ -263,7 +263,7 @@ def test_a_stopped_client_does_not_keep_all_history(
 ) -> None:
     """A client stopped with a snapshot open, in a store that is too small for all history: its snapshot is revoked.
 
-    It is told, or still reads what it saw; never anything else. Others find the store full for seconds at most.
+    It is told so, and its commit is done. Others find the store full for seconds at most.
     """
     with shoal.open(store, max_bytes=8 << 20, linger=0.05) as db:
         kv = shoal.KVStore(db)
@@ -276,8 +276,7 @@ def test_a_stopped_client_does_not_keep_all_history(
         os.kill(pid, signal.SIGCONT)
         assert pipe.poll(DEADLINE_S)
         told, seen, now = pipe.recv()
-        assert (told, now) == (1, "new")
-        assert seen in ("old", "revoked")
+        assert (told, seen, now) == (1, "revoked", "new")
         wait_for(lambda: db.info().clients == 1, "the client to end")
         assert kv.get(RUN, "shared") == "new"
         assert db.check() == []

@@ -22,7 +22,7 @@ from shoal.shm import limits
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire import handshake
 from shoal.shm.wire import request as wire_request
-from shoal.shm.wire.answer import COMMITTED, CONFLICT, REFUSED
+from shoal.shm.wire.answer import COMMITTED, REFUSED
 from shoal.shm.wire.frames import MAX_FRAME_BYTES, frame
 from tests.faults.clients.test_bad_clients import attach, send_and_hear
 from tests.fuzz.watch import MIB, Watch, answers, close, descriptors, private_kib, request
@@ -93,7 +93,7 @@ class TestFloods:
             visitor.settimeout(20)
             visitor.sendall(struct.pack("<I", 64 * MIB))
             sent = 0
-            with pytest.raises((BrokenPipeError, ConnectionResetError)):  # noqa: PT012
+            with pytest.raises(ConnectionError):  # noqa: PT012 (reset, or a broken pipe: the kernel's choice)
                 while sent < 64 * MIB:
                     sent += visitor.send(bytes(4096))
             assert sent < 4 * MIB  # what the socket holds
@@ -178,11 +178,11 @@ class TestLies:
     """Whole requests that say what is not so."""
 
     def test_a_snapshot_of_the_future(self, watch):
-        """Whoever says he read what is not there yet deceives himself alone: one commit or none, and nobody else's."""
+        """A client that claims to have read a future version harms nobody: its commit is done, others are checked."""
         reads = wire_request.encode_reads([KEY + b"x"], [(KEY, KEY + b"\xff")])
         for snapshot in (watch.db.info().commit_version + 1000, 2**63, 2**64 - 1):
             raw = send_and_hear(watch.db, request([[KEY + b"x", b"\1", 0], None, None, None], reads, snapshot))
-            assert wire_answer.decode_answer(raw[4:])[1] in (COMMITTED, CONFLICT, REFUSED)
+            assert wire_answer.decode_answer(raw[4:])[1] == COMMITTED
         watch.unharmed()
         # What it did not read has not become invisible to those who did.
         with pytest.raises(shoal.ConflictError), watch.db.transaction("r") as txn:  # noqa: PT012
@@ -191,7 +191,7 @@ class TestLies:
             txn.kv.put("y", 1)
 
     def test_operations_on_keys_of_another_primitive(self, watch):
-        """Refused, or the record of that one key is spoilt; the segment is sound and every other key as it was."""
+        """An operation on a key of another primitive is refused; the segment is sound and every key as it was."""
         cells, log = shoal.StateCell(watch.db), shoal.EventLog(watch.db)
         cells.set("own", "cell", 1)
         log.append("own", "type", 1)
@@ -206,7 +206,7 @@ class TestLies:
             ["cell_cas", [prefix + b"\2\0", "name", 1, b"x"]],
         ):
             raw = send_and_hear(watch.db, request([[], None, [operation], None]))
-            assert wire_answer.decode_answer(raw[4:])[1] in (REFUSED, COMMITTED), operation
+            assert wire_answer.decode_answer(raw[4:])[1] == REFUSED, operation
         assert cells.read("own", "cell").value == 1
         assert log.verify_chain("own").is_valid
         watch.unharmed()

@@ -100,11 +100,12 @@ def _only(files: Files, kind: str) -> str:
 
 
 def _records(data: bytes) -> list[tuple[int, int, int]]:
-    """(version, start, end) of every commit in a log file; the mark of a clean close has version 0."""
+    """(version, start, end) of every commit in a log file, without padding; the mark of a clean close has version 0."""
     records, offset = [], wal_format.FILE_HEAD_BYTES
     while (found := wal_format.decode_record(data, offset)) is not None:
         record, following = found
-        records.append((0 if record.is_close_mark else record.version, offset, following))
+        end = offset + wal_format.record_bytes(record)
+        records.append((0 if record.is_close_mark else record.version, offset, end))
         offset = following
     return records
 
@@ -125,10 +126,9 @@ def _cuts(built: tuple[Files, list[dict], bool], places: list[int]) -> None:
     name = _only(files, "wal-")
     records = _records(files[name])
     for place in places:
-        whole = max((version for version, _, end in records if end - 7 <= place), default=0)
+        whole = max((version for version, _, end in records if end <= place), default=0)
         version = _check_prefix({**files, name: files[name][:place]}, states)
-        # Padding may be cut without harm, so a commit may be whole a few bytes before its end.
-        assert version in (-1, whole, max(0, whole - 1)), f"cut at {place}"
+        assert version == whole, f"cut at {place}"
 
 
 def _flips(built: tuple[Files, list[dict], bool], places: list[int]) -> None:
@@ -143,9 +143,9 @@ def _flips(built: tuple[Files, list[dict], bool], places: list[int]) -> None:
         hit = next((v for v, start, end in records if start <= place < end), None)
         tail = hit == 0 or hit is None or (hit == last and not clean)
         if not tail:
-            assert version in (-1, last), f"byte {place} of version {hit}: acknowledged commits were cut silently"
+            assert version == -1, f"byte {place} of version {hit}: acknowledged commits were cut silently"
         elif hit == last:
-            assert version in (-1, last - 1, last), f"byte {place}"
+            assert version == last - 1, f"byte {place}"
         elif place >= wal_format.FILE_HEAD_BYTES:
             assert version == last, f"byte {place} is in no commit"
         else:
@@ -265,9 +265,9 @@ def test_damage_before_acknowledged_commits_is_never_cut(
         for place in (start, (start + end) // 2):
             found = _check_prefix({**files, name: flipped(files[name], place, 0x40)}, model.states)
             if version <= synced or (boot_now == THIS_BOOT and version < last):
-                assert found in (-1, last), f"version {version} was cut silently to {found}"
+                assert found == -1, f"version {version} was cut silently to {found}"
             else:
-                assert found in (version - 1, last), f"version {version}: {found}"
+                assert found == version - 1, f"version {version}: {found}"
 
 
 def test_torn_tail_stays_cut(boot: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:

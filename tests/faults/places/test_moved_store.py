@@ -406,6 +406,6 @@ def test_in_flight_when_the_coordinator_dies(deep: Path) -> None:
         assert error.in_doubt
         assert "whether this commit is done" in str(error)
         assert target is not None
-        assert len(_keys(target)) in (10, 11)
+        assert len(_keys(target)) == 10  # it was stopped before the commit came
         with pytest.raises(shoal.StoreMovedError, match="was not written"):
             shoal.KVStore(db).put(RUN, "later", 1)

@@ -261,13 +261,19 @@ class TestForExport:
             txn.runs.restore_run(exported[0])
 
     @pytest.mark.parametrize(
-        "field",
-        [{"created_at": -1}, {"updated_at": 2**63}, {"completed_at": "x"}, {"status": "Active"}, {"tags": "t"}],
+        ("field", "error"),
+        [
+            ({"created_at": -1}, ValueError),
+            ({"updated_at": 2**63}, ValueError),
+            ({"completed_at": "x"}, TypeError),
+            ({"status": "Active"}, TypeError),
+            ({"tags": "t"}, TypeError),
+        ],
         ids=repr,
     )
-    def test_bad_fields_are_refused(self, memory_db, runs, space, field):
+    def test_bad_fields_are_refused(self, memory_db, runs, space, field, error):
         """A run with a field no run can have is TypeError or ValueError, and nothing of it is registered."""
         fields = vars(runs.create_run(run_id="r")) | {"run_id": "bad"} | field
-        with pytest.raises((TypeError, ValueError)), memory_db.transaction("r", namespace=space) as txn:
+        with pytest.raises(error), memory_db.transaction("r", namespace=space) as txn:
             txn.runs.restore_run(RunMetadata(**fields))
         assert runs.list_runs() == ["r"]

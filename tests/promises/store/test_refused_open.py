@@ -142,13 +142,21 @@ def test_damaged_store_stays_as_it_was(store: Path) -> None:
         assert looks(store) == before
 
 
-@pytest.mark.parametrize("content", [b"", b"{", b'{"format": 99}', b'{"format": 2, "durability": "buffered"}'])
-def test_strange_store_json(store: Path, content: bytes) -> None:
-    """A store.json that shoal did not write, or of a format to come."""
+@pytest.mark.parametrize(
+    ("content", "error"),
+    [
+        (b"", shoal.CorruptionError),
+        (b"{", shoal.CorruptionError),
+        (b'{"format": 99}', shoal.ConfigurationError),
+        (b'{"format": 2, "durability": "buffered"}', shoal.CorruptionError),
+    ],
+)
+def test_strange_store_json(store: Path, content: bytes, error: type[Exception]) -> None:
+    """A store.json that shoal did not write is damage; one of an unknown format needs another shoal."""
     (store / store_files.META_FILE).write_bytes(content)
     before = looks(store)
     for read_only in (False, True):
-        with pytest.raises((shoal.CorruptionError, shoal.ConfigurationError)):
+        with pytest.raises(error):
             shoal.open(store, linger=0, read_only=read_only)
         assert looks(store) == before
 
@@ -189,8 +197,10 @@ def test_path_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no store")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     before = looks(tmp_path)
-    for name in ("a/" + "n" * 300, "a/b/c/" + "n" * 300 + "/d", "file/store", "file", "link", "link/store"):
-        with pytest.raises((shoal.ConfigurationError, OSError)):
+    refused = dict.fromkeys(("file/store", "file", "link", "link/store"), shoal.ConfigurationError)
+    too_long = dict.fromkeys(("a/" + "n" * 300, "a/b/c/" + "n" * 300 + "/d"), OSError)
+    for name, error in (refused | too_long).items():
+        with pytest.raises(error):
             shoal.open(tmp_path / name, timeout=2)
         assert looks(tmp_path) == before, name
 
@@ -231,9 +241,9 @@ def test_no_room_for_the_log(store: Path, tmp_path: Path, limit: int) -> None:
     """The first log file, or the memory, cannot be had: neither an old store nor a new path shows that it was tried."""
     before = looks(store)
     options = {"durability": "strict", "max_bytes": 80 << 20}
-    assert _with_small_files(store, limit, **options) in ("StoreFullError", "ConfigurationError")
+    assert _with_small_files(store, limit, **options) == "ConfigurationError"
     assert looks(store) == before
-    assert _with_small_files(tmp_path / "a" / "new", limit, **options) in ("StoreFullError", "ConfigurationError")
+    assert _with_small_files(tmp_path / "a" / "new", limit, **options) == "ConfigurationError"
     assert not (tmp_path / "a").exists()
     assert _opens(store) == 50
 

@@ -138,8 +138,11 @@ class Doing:
 
     def record(self, identifier: str, parent: str | None, kind: str, tags: list[str]) -> None:
         trace_type = TraceType.Thought(identifier) if kind == "Thought" else TraceType.Error(identifier, "m", False)
-        if identifier in self.model.traces or (parent is not None and parent not in self.model.traces):
-            with pytest.raises((shoal.AlreadyExistsError, shoal.NotFoundError)):
+        if identifier in self.model.traces:
+            with pytest.raises(shoal.AlreadyExistsError):
+                self.view.traces.record(trace_type, id=identifier, parent_id=parent, tags=tags)
+        elif parent is not None and parent not in self.model.traces:
+            with pytest.raises(shoal.NotFoundError):
                 self.view.traces.record(trace_type, id=identifier, parent_id=parent, tags=tags)
         else:
             assert self.view.traces.record(trace_type, id=identifier, parent_id=parent, tags=tags) == identifier
@@ -245,8 +248,11 @@ class Composition(RuleBasedStateMachine):
         """Only a new id, under a parent that is there."""
         namespace, _ = self._at(namespace, run)
         runs, index = self.registered.setdefault(namespace, {}), shoal.RunIndex(self.db, namespace=namespace)
-        if run in runs or (parent is not None and parent not in runs):
-            with pytest.raises((shoal.AlreadyExistsError, shoal.NotFoundError)):
+        if run in runs:
+            with pytest.raises(shoal.AlreadyExistsError):
+                index.create_run(run_id=run, parent_run=parent)
+        elif parent is not None and parent not in runs:
+            with pytest.raises(shoal.NotFoundError):
                 index.create_run(run_id=run, parent_run=parent)
         else:
             index.create_run(run_id=run, parent_run=parent)
@@ -273,8 +279,11 @@ class Composition(RuleBasedStateMachine):
         namespace, model = self._at(namespace, run)
         runs, index = self.registered.setdefault(namespace, {}), shoal.RunIndex(self.db, namespace=namespace)
         there = run in runs or self._holds_anything(model)
-        if to in runs or not there or self._holds_anything(self._at(namespace, to)[1]):
-            with pytest.raises((shoal.AlreadyExistsError, shoal.NotFoundError)):
+        if to in runs or self._holds_anything(self._at(namespace, to)[1]):
+            with pytest.raises(shoal.AlreadyExistsError):
+                index.fork_run(run, new_run_id=to)
+        elif not there:
+            with pytest.raises(shoal.NotFoundError):
                 index.fork_run(run, new_run_id=to)
         else:
             index.fork_run(run, new_run_id=to)

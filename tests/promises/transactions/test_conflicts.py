@@ -235,7 +235,7 @@ class TestTransact:
     @pytest.mark.parametrize("retries", [-1, 1.5, None, True])
     def test_bad_retries(self, memory_db, run, retries):
         """A count that is none is refused before fn runs."""
-        with pytest.raises((ValueError, TypeError), match="retries"):
+        with pytest.raises(ValueError, match="retries is"):
             memory_db.transact(run, lambda txn: pytest.fail("fn ran"), retries=retries)
 
     def test_contended_threads_all_get_through(self, memory_db, kv, run):
