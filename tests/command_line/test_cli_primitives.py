@@ -204,10 +204,10 @@ class TestManners:
     def test_a_reader_that_leaves(self, full):
         """``| head``: quiet, whatever had been printed."""
         for command in (["events", full.path, "parent", "--json"], ["export", full.path], ["runs", full.path]):
-            process = subprocess.Popen([*SHOAL, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-            process.stdout.close()
-            assert process.stderr.read() == b""
-            assert process.wait() == (1 if command[0] == "export" else 0)
+            with subprocess.Popen([*SHOAL, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+                process.stdout.close()
+                assert process.stderr.read() == b""
+                assert process.wait() == (1 if command[0] == "export" else 0)
 
     def test_a_full_disk_and_a_terminal_without_letters(self, full):
         """One line on stderr and exit 1; and letters the terminal has not are escaped."""

@@ -220,10 +220,10 @@ class TestFiles:
     def test_through_a_pipe(self, full, exported, store, tmp_path):
         """``shoal export A | shoal import B``: the store is made, and a second time it is refused."""
         shoal_ = [sys.executable, "-m", "shoal"]
-        reader = subprocess.Popen([*shoal_, "export", full.path], stdout=subprocess.PIPE)
-        done = subprocess.run([*shoal_, "import", str(store)], stdin=reader.stdout, capture_output=True, text=True)
-        assert (done.returncode, done.stderr) == (0, "")
-        assert reader.wait() == 0
+        with subprocess.Popen([*shoal_, "export", full.path], stdout=subprocess.PIPE) as reader:
+            done = subprocess.run([*shoal_, "import", str(store)], stdin=reader.stdout, capture_output=True, text=True)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert reader.wait() == 0
         assert "records of" in done.stdout
         with shoal.open(store, linger=0.2) as db:
             assert export(db) == exported

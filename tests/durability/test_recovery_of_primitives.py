@@ -12,6 +12,7 @@ import pytest
 
 import shoal
 from shoal import RunQuery, RunStatus, TraceType
+from tests.support.slow import slow
 
 RUN = "run"
 
@@ -81,8 +82,10 @@ def _end(db: shoal.Database, way: str, wait_for_end: Callable[[int], None]) -> N
     wait_for_end(pid)
 
 
-@pytest.mark.parametrize("durability", ["buffered", "strict"])
-@pytest.mark.parametrize("way", ["clean close", "kill -9"])
+@pytest.mark.parametrize(
+    ("durability", "way"),
+    [("buffered", "clean close"), ("strict", "kill -9"), *slow(("buffered", "kill -9"), ("strict", "clean close"))],
+)
 def test_all_primitives_recover(
     store: Path, tmp_path: Path, durability: str, way: str, wait_for_end: Callable[[int], None]
 ) -> None:

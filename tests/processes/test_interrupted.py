@@ -285,7 +285,7 @@ def test_a_child_that_goes_on_with_its_parents_commit(
 ) -> None:
     """Forked in the middle of a commit and returning into it: the child's call is refused, the next one is done."""
     kv = shoal.KVStore(db)
-    large = b"x" * 8_000_000
+    large = b"x" * 500_000
     parent = os.getpid()
     children: list[int] = []
     sound = channel.write_all

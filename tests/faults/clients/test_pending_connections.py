@@ -30,6 +30,9 @@ def _knock(directory: Path, admit: Callable[[handshake.Hello, int], Any], leave:
             visitor.close()
         for fd in control.accept():
             control.hear(fd)
+    except OSError:
+        visitor.close()
+        raise
     finally:
         control.close()
     return visitor

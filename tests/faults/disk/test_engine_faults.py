@@ -30,6 +30,7 @@ from tests.faults.clients.test_bad_clients import assert_unharmed, send_and_hear
 from tests.faults.disk import failing_coordinator
 from tests.mutants.catching import rig as rigs
 from tests.mutants.catching.rig import Disk, Rig, request
+from tests.support.slow import slow
 
 RUN = "run"
 TIMEOUT_S = 20.0
@@ -235,8 +236,17 @@ def _failing(path: Path, durability: str, fault: str, at: int) -> Iterator[subpr
             coordinator.kill()
 
 
-@pytest.mark.parametrize("durability", ["strict", "buffered"])
-@pytest.mark.parametrize("fault", ["sync", "append", "mapping", "apply", "publish", "end group", "read"])
+FAILING = ["sync", "append", "mapping", "apply", "publish", "end group", "read"]
+
+
+@pytest.mark.parametrize(
+    ("durability", "fault"),
+    [
+        *(("strict", fault) for fault in FAILING),
+        *(("buffered", fault) for fault in FAILING[:2]),
+        *slow(*(("buffered", fault) for fault in FAILING[2:])),
+    ],
+)
 def test_a_coordinator_that_fails(store: Path, durability: str, fault: str) -> None:
     """It ends with code 1 and its reason in ``coordinator.log``; its client goes on with the next one, nothing lost.
 

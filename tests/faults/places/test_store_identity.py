@@ -67,13 +67,22 @@ def _id(path: Path) -> bytes:
     return meta.store_id
 
 
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """Two stores at rest whose files fit each other in number and versions; not to be opened."""
+    directory = tmp_path_factory.mktemp("templates")
+    _make(directory / "a", 20, "a")
+    _make(directory / "b", 20, "b")
+    return directory / "a", directory / "b"
+
+
 @pytest.fixture
-def two(tmp_path: Path) -> tuple[Path, Path]:
-    """Two stores at rest whose files fit each other in number and versions."""
-    a, b = tmp_path / "a", tmp_path / "b"
-    _make(a, 20, "a")
-    _make(b, 20, "b")
-    return a, b
+def two(tmp_path: Path, templates: tuple[Path, Path]) -> tuple[Path, Path]:
+    """A copy of each template."""
+    copies = tmp_path / "a", tmp_path / "b"
+    for template, copy in zip(templates, copies, strict=True):
+        shutil.copytree(template, copy, ignore=lambda _, names: [name for name in names if name.endswith(".sock")])
+    return copies
 
 
 def test_every_file_names_its_store(tmp_path: Path, two: tuple[Path, Path]) -> None:

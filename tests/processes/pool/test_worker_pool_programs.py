@@ -14,8 +14,9 @@ import pytest
 
 import shoal
 from tests.support import pool_functions as functions
+from tests.support.slow import slow
 
-METHODS = ["forkserver", "spawn", "fork"]
+METHODS = ["forkserver", *slow("spawn"), "fork"]
 
 BEGIN = """
 import os, signal, sys, threading, time

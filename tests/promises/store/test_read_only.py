@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import pickle
@@ -24,6 +25,7 @@ from shoal.coordinator.recovery.survey import at_rest
 from shoal.shm.files import store_files
 from shoal.shm.host.child_python import python_environment
 from tests.promises.store.test_refused_open import ended, looks
+from tests.support.slow import slow
 
 RUN = "run"
 as_root = pytest.mark.skipif(os.getuid() != 0, reason="needs root: only root can mount")
@@ -81,17 +83,34 @@ def _contents(db: shoal.Database) -> dict[str, Any]:
     }
 
 
+@pytest.fixture(scope="module")
+def templates(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], tuple[Path, dict[str, Any]]]:
+    """A store with something of everything, closed or killed, and what was read of it; made once, not to be opened."""
+
+    @functools.cache
+    def make(how: str) -> tuple[Path, dict[str, Any]]:
+        path = tmp_path_factory.mktemp(how) / "store"
+        with shoal.open(path, linger=0) as db:
+            _fill(db)
+            contents = _contents(db)
+            pid = db.info().coordinator_pid
+            if how == "killed":
+                os.kill(pid, signal.SIGKILL)
+        ended(pid)
+        return path, contents
+
+    return make
+
+
 @pytest.fixture(params=["closed", "killed"])
-def store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
-    """A store at rest with something of everything; ``_found`` has what was read of it while it was served."""
+def store(
+    request: pytest.FixtureRequest, tmp_path: Path, templates: Callable[[str], tuple[Path, dict[str, Any]]]
+) -> Path:
+    """A copy of such a store; ``_found`` has what was read of it while it was served."""
+    template, contents = templates(request.param)
     path = tmp_path / "store"
-    with shoal.open(path, linger=0) as db:
-        _fill(db)
-        _found[path] = _contents(db)
-        pid = db.info().coordinator_pid
-        if request.param == "killed":
-            os.kill(pid, signal.SIGKILL)
-    ended(pid)
+    shutil.copytree(template, path, ignore=lambda _, names: [name for name in names if name.endswith(".sock")])
+    _found[path] = contents
     return path
 
 
@@ -374,6 +393,7 @@ def _mounted_read_only(store: Path) -> Iterator[Callable[[str], str]]:
 
 @as_root
 @pytest.mark.skipif(shutil.which("unshare") is None, reason="needs unshare")
+@pytest.mark.parametrize("store", ["closed", *slow("killed")], indirect=True)
 def test_read_only_medium(store: Path) -> None:
     """It is read and checked there; opened for writing, it says what is read-only and what to do."""
     before = looks(store)

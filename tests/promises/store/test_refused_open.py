@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import resource
 import shutil
@@ -21,6 +22,7 @@ from shoal.cli.main import main as command
 from shoal.shm.files import store_files
 from shoal.shm.host.child_python import python_environment
 from shoal.shm.limits import MIN_STORE_BYTES
+from tests.support.slow import slow
 
 RUN = "run"
 NOBODY = 65534
@@ -84,7 +86,7 @@ def backup(tmp_path_factory: pytest.TempPathFactory, closed: Path) -> Path:
     return path / "store"
 
 
-@pytest.fixture(params=["closed", "killed", "backup"])
+@pytest.fixture(params=["killed", *slow("closed", "backup")])
 def store(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A copy of each of them, to be opened."""
     source = request.getfixturevalue(request.param)
@@ -120,8 +122,16 @@ REFUSALS: dict[str, tuple[dict[str, Any], type[BaseException]]] = {
 }
 
 
-@pytest.mark.parametrize("why", REFUSALS)
-@pytest.mark.parametrize("read_only", [False, True])
+def _refusals() -> Iterator[Any]:
+    """Every refusal, of each kind of store; by default each refusal once, and once read-only, in turns."""
+    kinds = ["closed", "killed", "backup"]
+    for n, (read_only, why) in enumerate(itertools.product([False, True], REFUSALS)):
+        for kind in kinds:
+            marks = [] if kind == kinds[n % len(kinds)] else [pytest.mark.slow]
+            yield pytest.param(kind, why, read_only, marks=marks)
+
+
+@pytest.mark.parametrize(("store", "why", "read_only"), list(_refusals()), indirect=["store"])
 def test_store_stays_as_it_was(store: Path, why: str, read_only: bool) -> None:
     """Whatever it is refused for; and it opens afterwards as if nothing had happened."""
     options, kind = REFUSALS[why]
