@@ -37,8 +37,8 @@ from shoal.shm.memory import integrity, reader, snapshots
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotSlots
 from shoal.shm.wire import frames
-from shoal.workers import retry
-from shoal.workers.shared_memory import attachment, autocommit, channel, connection, take_over
+from shoal.workers import polling, retry
+from shoal.workers.shared_memory import attachment, channel, connection, take_over
 
 from . import fakes
 from .disk import SimulatedStorage
@@ -96,7 +96,7 @@ def _install(world: World, patch: Patch) -> None:
         frames,
         connection,
         channel,
-        autocommit,
+        polling,
         retry,
         take_over,
         clock,
@@ -106,7 +106,7 @@ def _install(world: World, patch: Patch) -> None:
     ):
         patch.set(module, "time", sim_time)
     sim_random = SimpleNamespace(uniform=rng.uniform)
-    for module in (take_over, retry):
+    for module in (polling, retry):
         patch.set(module, "random", sim_random)
     secrets = SimpleNamespace(randbits=rng.getrandbits)
     for module in (process, connection, channel, planted_take_over):
