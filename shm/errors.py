@@ -287,3 +287,4 @@ class CorruptionError(ShoalError):
 
 for _public in ShoalError, *ShoalError.__subclasses__():
     _public.__module__ = "shoal"
+del _public
