@@ -24,7 +24,7 @@ from shoal.shm.memory import snapshots
 from shoal.shm.memory.layout import W_GENERATION, W_PUBLISHED
 from shoal.shm.memory.segment import Segment
 from shoal.shm.wire.handshake import Welcome
-from shoal.workers.shared_memory.read_only import NoEpoch, Resting
+from shoal.workers.shared_memory.read_only import NoEpoch, StoreAtRest
 
 
 class UnchangedDisk(DiskStorage):
@@ -43,7 +43,7 @@ class UnchangedDisk(DiskStorage):
         """Nothing was changed."""
 
 
-def read_at_rest(directory: Path, durability: str | None, max_bytes: int | None) -> Resting | None:
+def read_at_rest(directory: Path, durability: str | None, max_bytes: int | None) -> StoreAtRest | None:
     """The store in memory of this process, None while a coordinator holds it.
 
     Raises ``NotFoundError`` if there is no store, ``ConfigurationError`` if its files may not be read or it was last
@@ -61,7 +61,7 @@ def read_at_rest(directory: Path, durability: str | None, max_bytes: int | None)
         ) from error
 
 
-def _read(directory: Path, durability: str | None, max_bytes: int | None) -> Resting:
+def _read(directory: Path, durability: str | None, max_bytes: int | None) -> StoreAtRest:
     meta = store_files.read_meta(directory)
     meta = meta or StoreMeta(store_files.DEFAULT_DURABILITY, store_files.default_max_bytes())
     if durability not in (None, meta.durability):
@@ -81,7 +81,7 @@ def _read(directory: Path, durability: str | None, max_bytes: int | None) -> Res
         welcome = Welcome(meta.durability, epoch.generation, meta.store_id or b"", *_descriptors(segment))
     finally:
         os.close(segment._fd)
-    return Resting(welcome, epoch, lambda: check_segment(segment, segment.words[W_PUBLISHED], writer))
+    return StoreAtRest(welcome, epoch, lambda: check_segment(segment, segment.words[W_PUBLISHED], writer))
 
 
 def _descriptors(segment: Segment) -> tuple[int, int, int, int]:

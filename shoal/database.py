@@ -23,7 +23,7 @@ from shoal.workers.retry import retry
 from shoal.workers.shared_memory import transaction as engine
 from shoal.workers.shared_memory.autocommit import AutoCommit
 from shoal.workers.shared_memory.check import check_through
-from shoal.workers.shared_memory.connection import Connection
+from shoal.workers.shared_memory.connection import StoreConnection
 from shoal.workers.shared_memory.read_only import ReadOnlyConnection
 
 T = TypeVar("T")
@@ -85,9 +85,9 @@ class Database:
             from shoal.at_rest import read_at_rest  # here, because only this needs what a coordinator is made of
 
             read = partial(read_at_rest, directory, durability, max_bytes)
-            self._connection: Connection = ReadOnlyConnection(*options, read, TABLE, _store_id)
+            self._connection: StoreConnection = ReadOnlyConnection(*options, read, TABLE, _store_id)
         else:
-            self._connection = Connection(*options, linger_s, TABLE, _store_id)
+            self._connection = StoreConnection(*options, linger_s, TABLE, _store_id)
         self.engine = AutoCommit(self._connection)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -144,7 +144,7 @@ MOMENTS = {
     "take-over: holding start.lock": Moment(CLIENT, take_over, "_start", "before"),
     "take-over: coordinator started, not heard": Moment(CLIENT, take_over, "_read_report", "before"),
     "take-over: coordinator heard, lock held": Moment(CLIENT, take_over, "_start", "after"),
-    "take-over: before the greeting": Moment(CLIENT, take_over, "_knock", "before"),
+    "take-over: before the greeting": Moment(CLIENT, take_over, "_greet", "before"),
     "take-over: greeted": Moment(CLIENT, handshake, "receive_welcome", "after"),
     "client: before the request": Moment(CLIENT, channel, "write_all", "before"),
     "client: half of the request written": Moment(CLIENT, channel, "write_all", "half"),

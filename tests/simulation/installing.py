@@ -277,7 +277,7 @@ def _install_client(world: World, patch: Patch) -> None:
     patch.set(take_over, "EpochWord", lambda _directory, writable: fakes.Epoch(world))
     patch.set(connection, "StorePlace", lambda _directory, _store_id: fakes.Place())
     patch.set(connection, "words", SimpleNamespace(register_reader=world.step))
-    patch.set(take_over, "_knock", lambda _directory, hello, deadline_s: knock(world, hello, deadline_s))
+    patch.set(take_over, "_greet", lambda _directory, hello, deadline_s: knock(world, hello, deadline_s))
     patch.set(
         take_over,
         "_start_if_nobody_does",

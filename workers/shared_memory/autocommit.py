@@ -1,7 +1,7 @@
 """The engine without a transaction: every call commits by itself.
 
-A read is of the newest committed version, a write is committed before it returns, and ``perform`` is decided by the
-coordinator, so nothing ever conflicts.
+A read sees the newest committed version. A write is committed when the call returns. The coordinator decides what
+``perform`` writes, on the newest version, so no call ever conflicts. The methods are those of ``primitives.engine``.
 """
 
 from __future__ import annotations
@@ -16,21 +16,21 @@ from shoal.shm.operation import VersionedValue
 from shoal.shm.wire import request as wire_request
 from shoal.workers.polling import MEMORY, poll
 from shoal.workers.shared_memory.attachment import Attachment, EngineStats
-from shoal.workers.shared_memory.connection import Connection
+from shoal.workers.shared_memory.connection import StoreConnection
 from shoal.workers.shared_memory.transaction import EngineTransaction
 
 T = TypeVar("T")
 
 
 class AutoCommit:
-    """Every call a transaction of its own; shared by all threads."""
+    """Every call is a transaction of its own. Threads may share it."""
 
     __slots__ = ("__weakref__", "_connection", "get_named")
 
-    # The newest committed value of a key: the attached reader's own method, so that no call lies between.
+    # The newest committed value of a key. It is the attached reader's own method: a call between would cost time.
     get_named: Callable[[KeyLocationCache, str], bytes | None]
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: StoreConnection) -> None:
         self._connection = connection
         self._attached(connection.attachment)
         connection.on_attach = weakref.WeakMethod(self._attached)
@@ -98,7 +98,7 @@ class AutoCommit:
         self._connection.submit(0, 0, wire_request.NO_READS, mutations)
 
     def perform(self, name: str, arguments: list[Any]) -> Any:
-        """Have the coordinator run an operation and commit what it writes."""
+        """Run the operation ``name`` in the coordinator, which commits what it writes; the operation's result."""
         mutations = wire_request.encode_mutations([], None, [(name, arguments)])
         _, results = self._connection.submit(0, 0, wire_request.NO_READS, mutations)
         return results[0]
