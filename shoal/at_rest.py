@@ -17,8 +17,9 @@ from shoal.coordinator.recovery.recover import recover
 from shoal.coordinator.recovery.survey import at_rest, is_store
 from shoal.shm.errors import ConfigurationError, NotFoundError
 from shoal.shm.files import store_files
+from shoal.shm.files.epoch_file import EpochWord
 from shoal.shm.files.storage import DiskStorage
-from shoal.shm.files.store_files import EpochWord, StoreMeta
+from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.host import descriptors
 from shoal.shm.memory import snapshots
 from shoal.shm.memory.layout import W_GENERATION, W_PUBLISHED

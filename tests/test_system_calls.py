@@ -19,7 +19,7 @@ import pytest
 from shoal.coordinator.server import process
 from shoal.primitives.rules.registry import TABLE
 from shoal.shm import limits
-from shoal.shm.files import storage, store_files
+from shoal.shm.files import notes, store_directory, store_files
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.files.store_place import WorkingPlace
 from shoal.shm.wire import handshake
@@ -77,7 +77,7 @@ def test_a_planted_fault_is_noticed(plant: str, call: str, fault: str, noticed: 
 @pytest.fixture
 def coordinator(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[process.Coordinator]:
     """A coordinator in this process, which serves nobody."""
-    store_files.make_directory(store)
+    store_directory.make_directory(store)
     monkeypatch.chdir(store)
     made = process.Coordinator(store, StoreMeta("buffered", 16 << 20), None, WorkingPlace(store), TABLE)
     yield made
@@ -109,7 +109,7 @@ def test_a_short_write_does_not_spoil_a_file_replaced_whole(tmp_path: Path) -> N
 
 def test_a_note_on_a_full_disk_makes_nothing_worse(tmp_path: Path) -> None:
     """What cannot be noted is not noted: the thread that notes a failed sync must come to ending the process."""
-    assert _with_small_files(lambda: storage.append_note(tmp_path, "notes", "a line of more than 20 bytes")) == 0
+    assert _with_small_files(lambda: notes.append_note(tmp_path, "a line of more than 20 bytes")) == 0
 
 
 def test_a_checkpoint_that_cannot_begin_is_put_off(

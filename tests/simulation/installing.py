@@ -31,7 +31,7 @@ from shoal.coordinator.server import loop as server
 from shoal.primitives.facades import state_cell
 from shoal.primitives.rules import event_rules as event_operations
 from shoal.shm import clock, limits
-from shoal.shm.files import checkpoint, store_files
+from shoal.shm.files import checkpoint, epoch_file, store_files
 from shoal.shm.host import descriptors, waiting
 from shoal.shm.memory import integrity, reader, snapshots
 from shoal.shm.memory.segment import Segment
@@ -155,14 +155,24 @@ def _install_coordinator(world: World, patch: Patch) -> None:
         "store_files",
         SimpleNamespace(
             **{name: value for name, value in vars(store_files).items() if name.isupper()},
-            make_directory=lambda _directory: [],
-            remove_directories=lambda _made: None,
             check_durability=lambda _durability: None,
             check_max_bytes=lambda _max_bytes: None,
-            raise_if_read_only=lambda _directory, _error: None,
             read_meta=lambda _directory: meta,
-            check_epoch=lambda _directory: None,
         ),
+    )
+    patch.set(
+        process,
+        "store_directory",
+        SimpleNamespace(
+            make_directory=lambda _directory: [],
+            remove_directories=lambda _made: None,
+            raise_if_read_only=lambda _directory, _error: None,
+        ),
+    )
+    patch.set(
+        process,
+        "epoch_file",
+        SimpleNamespace(EPOCH_FILE=epoch_file.EPOCH_FILE, check_epoch=lambda _directory: None),
     )
     patch.set(process, "recover", recover_and_check)
     patch.set(process, "DiskStorage", lambda _directory: SimulatedStorage(world.disk))

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 from shoal.shm.errors import InvalidOperationError
-from shoal.shm.files.store_files import EpochWord
+from shoal.shm.files.epoch_file import EpochWord
 from shoal.shm.host import descriptors
 from shoal.shm.host.unpatched import select
 from shoal.shm.host.waiting import Lookout

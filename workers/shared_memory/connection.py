@@ -29,7 +29,7 @@ from shoal.shm.errors import (
     StoreMovedError,
     no_memory_to_send,
 )
-from shoal.shm.files.store_files import EpochWord
+from shoal.shm.files.epoch_file import EpochWord
 from shoal.shm.files.store_place import StorePlace
 from shoal.shm.host import descriptors
 from shoal.shm.host.unpatched import thread, time

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from shoal.shm.errors import CoordinatorLostError
-from shoal.shm.files.store_files import EPOCH_FILE, EpochWord
+from shoal.shm.files.epoch_file import EPOCH_FILE, EpochWord
 from shoal.shm.host.unpatched import thread, time
 from shoal.shm.limits import LINGER_S
 from shoal.shm.memory.words import words_of

@@ -20,9 +20,9 @@ from typing import Any
 
 from shoal.shm.codec import decode
 from shoal.shm.errors import ConfigurationError, CoordinatorLostError
-from shoal.shm.files import store_files
+from shoal.shm.files import control_address, store_directory, store_files
+from shoal.shm.files.epoch_file import EPOCH_FILE, EpochWord
 from shoal.shm.files.storage import private_file
-from shoal.shm.files.store_files import EPOCH_FILE, EpochWord
 from shoal.shm.files.store_place import StorePlace
 from shoal.shm.host import descriptors, unpatched
 from shoal.shm.host.child_python import COORDINATOR, check_launched, python_command, python_environment, starting
@@ -110,12 +110,12 @@ def _greet(directory: Path, hello: Hello, deadline_s: float) -> Welcome | None:
         connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fd)
         try:
             connection.settimeout(min(max(0.01, deadline_s - time.monotonic()), _LONGEST_WAIT_S))
-            with store_files.socket_address(directory) as address:
+            with control_address.socket_address(directory) as address:
                 connection.connect(address)
             connection.sendall(handshake.encode_hello(hello))
             return handshake.receive_welcome(connection)
         except TimeoutError:
-            pid = store_files.peer_pid(connection)
+            pid = control_address.peer_pid(connection)
             raise CoordinatorLostError(
                 f"the coordinator of {directory}, process {pid or 'unknown'}, does not answer; see whether it is "
                 "stopped, see who holds coordinator.lock there, or open with a longer timeout"
@@ -135,13 +135,13 @@ def _start_if_nobody_does(directory: Path, hello: Hello, idle_timeout_s: float, 
     with contextlib.ExitStack() as made:
         try:
             if hello.store_id is None:
-                made.callback(store_files.remove_directories, store_files.make_directory(directory))
+                made.callback(store_directory.remove_directories, store_directory.make_directory(directory))
             path = directory / store_files.START_LOCK_FILE
             if not path.exists():
                 made.callback(path.unlink, missing_ok=True)
             fd = descriptors.above_standard(private_file(path, os.O_RDWR | os.O_CREAT))
         except OSError as error:
-            store_files.raise_if_read_only(directory, error)
+            store_directory.raise_if_read_only(directory, error)
             raise
         with _held(fd):
             try:
