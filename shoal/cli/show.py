@@ -17,7 +17,7 @@ from shoal.primitives.run_types import RunMetadata, RunQuery
 from shoal.primitives.trace_types import Trace
 from shoal.shm.errors import NotFoundError
 from shoal.transfer import json_lines, records
-from shoal.transfer.records import Record
+from shoal.transfer.records import ExportRecord
 
 _LONGEST_VALUE = 300  # characters shown of a value
 _DEEPEST_INDENT = 32  # levels of a tree that are indented further than the one before
@@ -125,7 +125,7 @@ def _trace_line(depth: int, trace: Trace) -> str:
 
 
 def _as_json(kind: str, namespace: Namespace, run_id: str, item: Any) -> str:
-    return json_lines.dump_text(records.to_fields(Record(kind, namespace, run_id, item)))
+    return json_lines.dump_text(records.to_fields(ExportRecord(kind, namespace, run_id, item)))
 
 
 def _must_exist(db: Database, namespace: Namespace, run_id: str) -> None:

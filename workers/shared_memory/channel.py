@@ -27,6 +27,7 @@ from shoal.workers.shared_memory.attachment import Attachment
 
 # (channel, whether a commit is in flight, when to give up (monotonic))
 Attach = Callable[["Channel", bool, float], Attachment]
+Answer = tuple[int, int, Any]  # status, version, details
 
 
 class Channel:
@@ -40,9 +41,7 @@ class Channel:
         self.attachment: Attachment | None = None
 
 
-def commit_through(
-    channel: Channel, request: bytes, attach: Attach, timeout_s: float, give_up_s: float
-) -> tuple[int, int, Any]:
+def commit_through(channel: Channel, request: bytes, attach: Attach, timeout_s: float, give_up_s: float) -> Answer:
     """Send ``request``, the channel's commit number ``commit_id``, until it is answered: status, version and details.
 
     Raises ``CoordinatorLostError`` at ``give_up_s`` (monotonic), or ``timeout_s`` seconds after a coordinator has died.
