@@ -1,8 +1,9 @@
 """How long one process's commits wait while another deletes a large run: ``python -m bench.stall``.
 
-A process commits small puts without a pause and notes how long each took. After a while another deletes a run of many
-keys; the memory of these is reclaimed in slices from then on. The latencies from the deletion's beginning until the
-memory is back are told apart from those before, which show what the machine itself does to the 99.9th percentile.
+A process commits small puts without a pause and notes how long each takes. After a while another process deletes a run
+of many keys, whose memory is reclaimed in slices from then on. The latencies from the beginning of the deletion until
+the memory is free again are compared with those before, which show what the machine itself does to the 99.9th
+percentile.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Latency = tuple[float, float]  # when a commit began, on the system's monotonic 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print; 0, as there is no figure that would be a failure."""
+    """Measure and print; always 0, because no figure is a failure."""
     parser = argparse.ArgumentParser(prog="python -m bench.stall", description=__doc__)
     parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=5)
