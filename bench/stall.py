@@ -59,7 +59,7 @@ def _round(path: Path, durability: str, keys: int) -> tuple[object, ...]:
         _fill(db, _RUN, keys)
         run_bytes = db.info().bytes_used - empty
         ours, theirs = _CONTEXT.Pipe()
-        writer = _CONTEXT.Process(target=_commit_until_told, args=(path, theirs))
+        writer = _CONTEXT.Process(target=_commit_until_stopped, args=(path, theirs))
         writer.start()
         theirs.close()
         ours.recv()
@@ -92,20 +92,20 @@ def _fill(db: shoal.Database, run: str, keys: int) -> None:
                 txn.kv.put(f"key-{number:09}", {"number": number})
 
 
-def _commit_until_told(path: Path, told: Connection) -> None:
+def _commit_until_stopped(path: Path, parent: Connection) -> None:
     latencies: list[Latency] = []
     with shoal.open(path) as db:
         kv = shoal.KVStore(db)
-        told.send(None)
+        parent.send(None)
         number = 0
-        while not told.poll():
+        while not parent.poll():
             for _ in range(50):
                 begun_s = time.monotonic()
                 kv.put("writer", f"key-{number % _WRITER_KEYS:09}", number)
                 latencies.append((begun_s, time.monotonic() - begun_s))
                 number += 1
-    told.recv()
-    told.send(latencies)
+    parent.recv()
+    parent.send(latencies)
 
 
 def _percentile(values_s: Sequence[float], share: float) -> float:

@@ -235,7 +235,7 @@ class _Checker:
                 bound = alias.asname or alias.name.partition(".")[0]
                 self._modules[bound] = alias.name.rpartition(".")[2] if alias.asname else bound
             self._imports.setdefault(bound, node.lineno)
-            if alias.asname == alias.name:  # "import x as x" says that it is meant to be passed on
+            if alias.asname == alias.name:  # "import x as x" marks x for export
                 self._mentioned.add(bound)
 
     def _source(self, node: ast.ImportFrom) -> str:

@@ -76,8 +76,8 @@ def share(txn: shoal.Transaction, path: str, reviewed: FileReview) -> None:
         return  # an earlier worker died after this commit and before it could report it
     txn.traces.record(TraceType.ToolCall("check_file", {"path": path}, result=reviewed.facts()), id=path)
     for number, finding in enumerate(reviewed.findings):
-        said = TraceType.Custom(FINDING, {"line": finding.line, "name": finding.name, "amount": finding.amount})
-        txn.traces.record_child(path, said, id=f"{path}#{number:04}", tags=[finding.kind])
+        details = TraceType.Custom(FINDING, {"line": finding.line, "name": finding.name, "amount": finding.amount})
+        txn.traces.record_child(path, details, id=f"{path}#{number:04}", tags=[finding.kind])
 
     # Shared entries: read, change, write. If another review does the same meanwhile, one of the two runs again.
     for name in reviewed.definitions:

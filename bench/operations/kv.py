@@ -127,7 +127,7 @@ class Put(Operation):
         for key in targets:
             value = session.get(key)
             if value != _value(value["a"]):
-                raise BenchError(f"put left a value nobody wrote: {value!r}")
+                raise BenchError(f"put left a value that no worker wrote: {value!r}")
             changed += value["a"] != -1
         if changed > operations or (operations and not changed):
             raise BenchError(f"{operations} puts changed {changed} keys")

@@ -186,8 +186,10 @@ class RedisServer(Peer):
                 return client
             except redis.ConnectionError as error:
                 if process.poll() is not None:
-                    told = (self.directory / _OUTPUT).read_text(errors="replace").strip().splitlines()
-                    raise BenchError(f"{_PROGRAM} ended at once: {told[-1] if told else 'it said nothing'}") from error
+                    output = (self.directory / _OUTPUT).read_text(errors="replace").strip().splitlines()
+                    raise BenchError(
+                        f"{_PROGRAM} ended at once: {output[-1] if output else 'it printed nothing'}"
+                    ) from error
                 if time.monotonic() > give_up_s:
                     raise BenchError(f"{_PROGRAM} has not answered for {_START_S:.0f} s") from error
             time.sleep(_POLL_S)
@@ -203,6 +205,6 @@ def version() -> str | None:
     path = program()
     if path is None:
         return None
-    told = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"\bv=(\S+)", told)
+    output = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"\bv=(\S+)", output)
     return found[1] if found else "of unknown version"

@@ -178,7 +178,7 @@ class CheckpointReader:
 
     def _take_head(self, offset: int, content: Any) -> None:
         if not _is_head(content):
-            self._damaged(offset, "a version, a moment and the store's id", reprlib.repr(content))
+            self._damaged(offset, "a version, a time and the store's id", reprlib.repr(content))
         if file_name(content[0]) != self._name:
             self._damaged(offset, f"the version in the name {self._name}", str(content[0]))
         self.store_id = content[2] if len(content) > 2 else None

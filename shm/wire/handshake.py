@@ -77,8 +77,8 @@ def decode_hello(message: bytes) -> Hello:
         raise FrameError(f"not a hello: {error}") from error
     numbers = {type(n) for n in (hello.protocol, hello.client_id, hello.pid, hello.database_id)} == {int}
     if not numbers or hello.protocol != PROTOCOL_VERSION or hello.client_id <= 0:
-        told = str(hello.protocol) if numbers else "other than a number"
-        raise FrameError(f"protocol {told}, expected {PROTOCOL_VERSION}")
+        found = str(hello.protocol) if numbers else "other than a number"
+        raise FrameError(f"protocol {found}, expected {PROTOCOL_VERSION}")
     optional = (hello.durability, str), (hello.max_bytes, int), (hello.store_id, bytes)
     if any(type(value) not in (kind, type(None)) for value, kind in optional):
         raise FrameError("options of the wrong types")

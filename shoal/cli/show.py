@@ -116,12 +116,12 @@ def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
 
 
 def _trace_line(depth: int, trace: Trace) -> str:
-    kind, said = plain(trace.trace_type.type_name()), records.show_trace(trace)["fields"]
-    told = " ".join(f"{name}={short(value)}" for name, value in said.items() if value is not None)
+    kind, fields = plain(trace.trace_type.type_name()), records.show_trace(trace)["fields"]
+    shown = " ".join(f"{name}={short(value)}" for name, value in fields.items() if value is not None)
     level = f"({depth}) " if depth > _DEEPEST_INDENT else ""
     tags = f"  [{', '.join(map(plain, trace.tags))}]" if trace.tags else ""
     indent = "  " * min(depth, _DEEPEST_INDENT)
-    return f"{indent}{level}{timestamp_text(trace.timestamp)} {kind} {told}{tags}  {plain(trace.id)}"
+    return f"{indent}{level}{timestamp_text(trace.timestamp)} {kind} {shown}{tags}  {plain(trace.id)}"
 
 
 def _as_json(kind: str, namespace: Namespace, run_id: str, item: Any) -> str:

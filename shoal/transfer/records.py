@@ -238,12 +238,12 @@ def _size_cell(prefix: bytes, cell: Cell) -> int:
 
 def show_trace(trace: Trace) -> Fields:
     """The fields of a trace; its type's own attributes are in ``fields``."""
-    said = trace.trace_type
-    fields = {name: getattr(said, name) for name in type(said).__dataclass_fields__}  # type: ignore[attr-defined]
+    trace_type = trace.trace_type
+    fields = {name: getattr(trace_type, name) for name in type(trace_type).__dataclass_fields__}  # type: ignore[attr-defined]
     return {
         "id": trace.id,
         "parent_id": trace.parent_id,
-        "type": type(said).__name__,
+        "type": type(trace_type).__name__,
         "fields": fields,
         "timestamp": trace.timestamp,
         "tags": trace.tags,
@@ -255,17 +255,17 @@ def _make_trace(run_id: str, fields: Fields) -> Trace:
     _check_names("trace", fields, _TRACE_NAMES)
     _check_whole("timestamp", fields["timestamp"], 0)
     _check_tags(fields["tags"])
-    kind, said = fields["type"], fields["fields"]
+    kind, attributes = fields["type"], fields["fields"]
     if not isinstance(kind, str) or kind not in TRACE_KINDS:
         raise ValueError(f"type of the trace is {kind!r:.100}; it is one of {', '.join(TRACE_KINDS)}")
     names = tuple(TRACE_KINDS[kind].__dataclass_fields__)  # type: ignore[attr-defined]
-    if not isinstance(said, dict):
-        raise TypeError(f"fields of the trace has type {type(said).__name__}; it is an object")
-    _check_names(kind, said, names)
-    trace_type = TRACE_KINDS[kind](**said)
+    if not isinstance(attributes, dict):
+        raise TypeError(f"fields of the trace has type {type(attributes).__name__}; it is an object")
+    _check_names(kind, attributes, names)
+    trace_type = TRACE_KINDS[kind](**attributes)
     encode_text("id", fields["id"])
-    moment, tags, metadata = fields["timestamp"], fields["tags"], fields["metadata"]
-    return Trace(fields["id"], fields["parent_id"], trace_type, moment, tags, metadata)
+    timestamp, tags, metadata = fields["timestamp"], fields["tags"], fields["metadata"]
+    return Trace(fields["id"], fields["parent_id"], trace_type, timestamp, tags, metadata)
 
 
 def _size_trace(prefix: bytes, trace: Trace) -> int:
@@ -292,8 +292,8 @@ def _check_names(kind: str, fields: Fields, names: tuple[str, ...]) -> None:
     missing = [name for name in names if name not in fields]
     unknown = [name for name in fields if name not in names]
     if missing or unknown:
-        told = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(map(repr, unknown[:5]))!s:.200}"
-        raise ValueError(f"a record of kind {kind} {told}; its fields are {', '.join(names)}")
+        problem = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(map(repr, unknown[:5]))!s:.200}"
+        raise ValueError(f"a record of kind {kind} {problem}; its fields are {', '.join(names)}")
 
 
 def _check_whole(name: str, value: object, least: int) -> None:

@@ -105,7 +105,7 @@ class Attachment:
 
     @property
     def memory_id(self) -> int:
-        """A random number that tells this segment from every other; of a memory store the segment is all there is."""
+        """The segment's random seed, by which a memory store is recognised: another segment holds other data."""
         seed: int = self.segment.words[W_HASH_SEED]
         return seed
 

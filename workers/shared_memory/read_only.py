@@ -2,8 +2,8 @@
 
 - It starts no coordinator and makes no file. A store at rest is read into memory of this process (``StoreAtRest``); a
   lock keeps coordinators out until that is done.
-- When a coordinator begins to serve the store later, the epoch word tells, as it tells any client, and the next
-  snapshot attaches to that coordinator.
+- If a coordinator begins to serve the store later, the epoch word changes, as for any client, and the next snapshot
+  attaches to that coordinator.
 - Every write is refused before anything is sent.
 """
 

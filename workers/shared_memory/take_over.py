@@ -66,7 +66,7 @@ def attach(
     if welcome is None:
         raise CoordinatorLostError(
             f"no coordinator for {directory} could be reached or started within {timeout_s:.3g} s; "
-            "see who holds coordinator.lock there, or open with a longer timeout"
+            "see which process holds coordinator.lock there, or open with a longer timeout"
         )
     return welcome
 
@@ -118,7 +118,7 @@ def _greet(directory: Path, hello: Hello, deadline_s: float) -> Welcome | None:
             pid = control_address.peer_pid(connection)
             raise CoordinatorLostError(
                 f"the coordinator of {directory}, process {pid or 'unknown'}, does not answer; see whether it is "
-                "stopped, see who holds coordinator.lock there, or open with a longer timeout"
+                "stopped, see which process holds coordinator.lock there, or open with a longer timeout"
             ) from None
         except (FileNotFoundError, NotADirectoryError, ConnectionError, BlockingIOError, EOFError):
             return None
