@@ -1,4 +1,4 @@
-"""``control.sock``, where a coordinator hands out descriptors: its address, and which process and user is on the other end."""
+"""``control.sock``, where a coordinator hands out descriptors: its address, and the process and user at its other end."""
 
 from __future__ import annotations
 
