@@ -1,4 +1,4 @@
-"""``control.sock``, where a coordinator hands out descriptors: its address, and the process and user at its other end."""
+"""The address of ``control.sock``, where a coordinator hands out descriptors, and the process at its other end."""
 
 from __future__ import annotations
 
