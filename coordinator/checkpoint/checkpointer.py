@@ -45,7 +45,7 @@ class Checkpointer:
         log: WalWriter,
         writer: Writer,
         reclaimer: Reclaimer,
-        remembered: Callable[[], list[checkpoint.ClientSession]],
+        remembered: Callable[[], list[checkpoint.Session]],
         log_bytes: int,
         store_id: bytes,
     ) -> None:

@@ -46,7 +46,7 @@ _PREFIX, _SUFFIX = "checkpoint-", ".ckpt"
 _LONG_BLOCK_BYTES = MAX_ENCODED_VALUE_BYTES + 1 * MIB
 
 # The session of one client: its id, and of its last commit the id, the version and the results.
-ClientSession = list[Any]
+Session = list[Any]
 
 
 class Entry(NamedTuple):
@@ -80,7 +80,7 @@ def write_checkpoint(
     directory: Path,
     reader: Reader,
     version: int,
-    sessions: list[ClientSession],
+    sessions: list[Session],
     store_id: bytes | None = None,
     temporary_name: str | None = None,
 ) -> int:
@@ -135,7 +135,7 @@ class CheckpointReader:
         self._expected_id = expected_id
         self.store_id: bytes | None = None
         self.version = 0
-        self.sessions: list[ClientSession] = []
+        self.sessions: list[Session] = []
         self._previous = b""  # the last key read
         self._keys = 0  # keys read
 
