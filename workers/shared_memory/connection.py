@@ -44,6 +44,7 @@ from shoal.shm.wire.frames import FrameError, frame
 from shoal.shm.wire.handshake import PROTOCOL_VERSION, Hello, Welcome
 from shoal.workers.shared_memory import take_over
 from shoal.workers.shared_memory.attachment import Attachment
+from shoal.workers.shared_memory.attachments import LiveAttachments
 from shoal.workers.shared_memory.channel import Channel, commit_through
 from shoal.workers.shared_memory.uninterrupted import uninterrupted
 
@@ -78,8 +79,7 @@ class StoreConnection:
         # Called with each new attachment. A weak reference, here and in the reader: a cycle would keep the segment of a
         # closed store mapped until the garbage collector runs.
         self.on_attach: Callable[[], Callable[[Attachment], None] | None] = lambda: None
-        # Every live attachment with its pipes: they are closed even if an exception has lost the attachment.
-        self._attachments: list[tuple[weakref.ref[Attachment], list[int | None]]] = []
+        self._attachments = LiveAttachments()
         self._begin()
         channel = Channel()
         channel.attachment = self.attachment = self._arrive(channel.client_id, timeout_s, start=True)
@@ -153,17 +153,8 @@ class StoreConnection:
         A commit under way in another thread, or in this one if a signal handler closes, goes on until it is answered.
         """
         self._closed = True
-        for reference, _ in self._attachments.copy():
-            attachment = reference()
-            if attachment is not None:
-                attachment.close_memory(self._why_closed())
-        self._close_unused_pipes()
-
-    def _close_unused_pipes(self) -> None:
-        for reference, pipes in self._attachments.copy():
-            attachment = reference()
-            if attachment is None or not attachment.in_use:
-                descriptors.close_all(pipes)
+        self._attachments.close_memory(self._why_closed())
+        self._attachments.close_unused_pipes()
 
     def _why_closed(self) -> str:
         return f"the database {self.directory} is closed; open it again"
@@ -201,7 +192,7 @@ class StoreConnection:
     def _put_back(self, channel: Channel) -> None:
         self._idle.append(channel)
         if self._closed:  # by another thread, or a signal handler, during the commit
-            self._close_unused_pipes()
+            self._attachments.close_unused_pipes()
 
     def _attach(self, channel: Channel, in_flight: bool, give_up_s: float) -> Attachment:
         """Attach a channel anew.
@@ -291,17 +282,14 @@ class StoreConnection:
                 raise
             return self._admitted(welcome, epoch)
 
-        for entry in self._attachments.copy():
-            if entry[0]() is None:
-                descriptors.close_all(entry[1])
-                self._attachments.remove(entry)
+        self._attachments.forget_dropped()
         return uninterrupted(arrive)
 
     def _admitted(self, welcome: Welcome, epoch: EpochWord) -> Attachment:
         """The attachment for what a coordinator hands out. The first one settles which store the connection is to."""
         words.register_reader()
         attachment = Attachment(welcome, epoch, _reading_through(weakref.ref(self)))
-        self._attachments.append((weakref.ref(attachment), attachment.pipes))
+        self._attachments.add(attachment)
         if self._place is None and welcome.store_id:
             self._place = StorePlace(self.directory, welcome.store_id)
             self.store_id = welcome.store_id
@@ -315,10 +303,7 @@ class StoreConnection:
 
     def _forget_after_fork(self) -> None:
         """In a forked child: drop what is the parent's, so that the parent's death alone ends it, and start anew."""
-        for reference, _ in self._attachments:
-            attachment = reference()
-            if attachment is not None:
-                attachment.leave_to_parent()
+        self._attachments.leave_to_parent()
         self._begin()
 
 

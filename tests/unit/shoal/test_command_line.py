@@ -1,6 +1,9 @@
-"""Bad usage of a command."""
+"""The ways to call the command, and bad usage of it."""
 
 from __future__ import annotations
+
+import subprocess
+import sys
 
 import pytest
 
@@ -19,3 +22,11 @@ def test_it_is_one_line(capsys):
     assert error.startswith("shoal test: error: argument --count: invalid int value")
     assert error.endswith("; see shoal test --help\n")
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("module", ["shoal", "shoal.cli", "shoal.cli.main"])
+def test_it_runs_as_a_module(module):
+    """``python -m`` with the package, or with that of the commands, is the ``shoal`` command."""
+    done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, timeout=60)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("usage: shoal ")

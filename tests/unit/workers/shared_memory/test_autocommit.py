@@ -1,4 +1,4 @@
-"""``AutoCommit``: reads and writes that commit by themselves, what the engine says of the store, waiting for commits."""
+"""``AutoCommit``: calls that commit by themselves, the figures of the store, waiting for commits."""
 
 from __future__ import annotations
 
