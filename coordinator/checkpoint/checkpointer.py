@@ -22,8 +22,9 @@ from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm import codec, limits
-from shoal.shm.files import checkpoint, store_files
-from shoal.shm.files.storage import Storage, append_note
+from shoal.shm.files import checkpoint
+from shoal.shm.files.notes import append_note
+from shoal.shm.files.storage import Storage
 from shoal.shm.host.child_python import python_command, python_environment
 from shoal.shm.memory.layout import W_PUBLISHED
 from shoal.shm.memory.segment import anonymous_file
@@ -44,7 +45,7 @@ class Checkpointer:
         log: WalWriter,
         writer: Writer,
         reclaimer: Reclaimer,
-        remembered: Callable[[], list[checkpoint.Remembered]],
+        remembered: Callable[[], list[checkpoint.Session]],
         log_bytes: int,
         store_id: bytes,
         kept_version: int = 0,
@@ -174,7 +175,7 @@ class Checkpointer:
             self.start()
         except OSError as error:  # no process to be had: the log goes on growing meanwhile
             self._not_before_s = now_s + _PAUSE_AFTER_FAILURE_S
-            append_note(self._directory, store_files.NOTES_FILE, f"no checkpoint could be begun: {error}")
+            append_note(self._directory, f"no checkpoint could be begun: {error}")
             return False
         return True
 

@@ -19,8 +19,8 @@ from pathlib import Path
 
 from shoal.shm import codec
 from shoal.shm.errors import ShoalError
-from shoal.shm.files import checkpoint, store_files
-from shoal.shm.files.storage import append_note
+from shoal.shm.files import checkpoint
+from shoal.shm.files.notes import append_note
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.segment import Segment
 
@@ -40,7 +40,7 @@ def main(arguments: list[str]) -> int:
         return 1  # the coordinator died, and the next one has tidied up what was begun
     except Exception as error:  # the end of this process, whatever it is: nobody else tells
         kind = "" if isinstance(error, (ShoalError, OSError)) else f"{type(error).__name__}: "
-        append_note(directory, store_files.NOTES_FILE, f"the checkpoint at version {version} failed: {kind}{error}")
+        append_note(directory, f"the checkpoint at version {version} failed: {kind}{error}")
         return 1
     return 0
 

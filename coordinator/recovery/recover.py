@@ -83,7 +83,7 @@ def _load_checkpoint(
         apply_entries(entries, writer)
         publish(writer, reclaimer, newest)
     publish(writer, reclaimer, newest)
-    remembered = {client: (commit, version, results) for client, commit, version, results in reader.remembered}
+    remembered = {client: (commit, version, results) for client, commit, version, results in reader.sessions}
     return newest, remembered, store_id or reader.store_id
 
 

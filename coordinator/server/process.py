@@ -46,8 +46,9 @@ from shoal.coordinator.server.serving_epoch import ServingEpoch
 from shoal.shm import limits
 from shoal.shm.clock import SystemClock
 from shoal.shm.errors import ConfigurationError, CoordinatorLostError, ShoalError, StoreMovedError
-from shoal.shm.files import store_files
-from shoal.shm.files.storage import DiskStorage, append_note
+from shoal.shm.files import epoch_file, notes, store_directory, store_files
+from shoal.shm.files.notes import append_note
+from shoal.shm.files.storage import DiskStorage
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.files.store_place import HERE, WorkingPlace, lock_directory
 from shoal.shm.host import child_python, descriptors
@@ -96,7 +97,7 @@ def serve(
                 ready()
 
             if store_id is None:
-                made.callback(store_files.remove_directories, store_files.make_directory(directory))
+                made.callback(store_directory.remove_directories, store_directory.make_directory(directory))
             place = _enter(directory, store_id)
             _hold_locks(directory, held, made)
             meta = _meta(HERE, durability, max_bytes)
@@ -105,7 +106,7 @@ def serve(
             Coordinator(HERE, meta, linger_s, place, operations).run(served)
     except OSError as error:
         if not is_served:
-            store_files.raise_if_read_only(directory, error)
+            store_directory.raise_if_read_only(directory, error)
         raise
 
 
@@ -124,7 +125,7 @@ def _hold_locks(directory: Path, held: contextlib.ExitStack, made: contextlib.Ex
     if directory_fd is None:
         raise AlreadyServedError(f"{directory} is served by another coordinator")
     held.callback(os.close, directory_fd)
-    for path in (HERE / store_files.COORDINATOR_LOCK_FILE, HERE / store_files.EPOCH_FILE):
+    for path in (HERE / store_files.COORDINATOR_LOCK_FILE, HERE / epoch_file.EPOCH_FILE):
         if not path.exists():
             made.callback(path.unlink, missing_ok=True)
     lock = filelock.FileLock(HERE / store_files.COORDINATOR_LOCK_FILE, mode=0o600, thread_local=False)
@@ -154,7 +155,7 @@ class Coordinator:
         operations: OperationTable,
     ) -> None:
         self._directory = directory
-        store_files.check_epoch(directory)
+        epoch_file.check_epoch(directory)
         clock = SystemClock()
         storage = DiskStorage(directory)
         self._segment = Segment.create(meta.max_bytes, secrets.randbits(64))
@@ -232,7 +233,7 @@ class Coordinator:
                 self._log.close()
         except BaseException:
             text = f"process {os.getpid()} ended while it served: {traceback.format_exc()}"
-            append_note(self._directory, store_files.NOTES_FILE, text)
+            append_note(self._directory, text)
             raise
 
     def _serve(self, control: ControlSocket) -> None:
@@ -301,7 +302,7 @@ class Coordinator:
             # End without another commit: after a failed sync nobody knows what is on disk, and without this thread
             # nothing gets there.
             text = f"process {os.getpid()}: the log cannot be written to disk: {error}"
-            append_note(self._directory, store_files.NOTES_FILE, text)
+            append_note(self._directory, text)
             print(f"shoal: {text}", file=sys.stderr, flush=True)
             os._exit(1)
         self._synced.set()
@@ -345,7 +346,7 @@ def main(operations: OperationTable, arguments: list[str] | None = None, apart: 
     except BaseException as error:
         if report.is_due:
             told = f"the coordinator of {options.path} could not start: {type(error).__name__}: {error}"
-            report.failed(CoordinatorLostError(f"{told}; {store_files.NOTES_FILE} there has the whole traceback"))
-            append_note(options.path, store_files.NOTES_FILE, f"process {os.getpid()}: {traceback.format_exc()}")
+            report.failed(CoordinatorLostError(f"{told}; {notes.NOTES_FILE} there has the whole traceback"))
+            append_note(options.path, f"process {os.getpid()}: {traceback.format_exc()}")
         raise
     return 0

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.server.missing_file import MissingFile
-from shoal.shm.files import store_files
-from shoal.shm.files.store_files import EpochWord
+from shoal.shm.files import epoch_file
+from shoal.shm.files.epoch_file import EpochWord
 from shoal.shm.memory.layout import EPOCH_BITS, W_GENERATION
 
 
@@ -23,7 +23,7 @@ class ServingEpoch:
         self._directory = directory
         self._writer = writer
         self._word = EpochWord(directory, writable=True)
-        self._missing = MissingFile(directory / store_files.EPOCH_FILE)
+        self._missing = MissingFile(directory / epoch_file.EPOCH_FILE)
 
     def prepare(self) -> None:
         """Before the first client: the segment says which generation it is."""

@@ -27,14 +27,14 @@ from shoal.coordinator.server import loop as server
 from shoal.primitives.facades import state_cell
 from shoal.primitives.rules import event_rules as event_operations
 from shoal.shm import clock, limits
-from shoal.shm.files import checkpoint, store_files
+from shoal.shm.files import checkpoint, epoch_file, store_files
 from shoal.shm.host import descriptors, waiting
 from shoal.shm.memory import integrity, reader, snapshots
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotSlots
 from shoal.shm.wire import frames
-from shoal.workers import retry
-from shoal.workers.shared_memory import attachment, autocommit, channel, connection, take_over
+from shoal.workers import polling, retry
+from shoal.workers.shared_memory import attachment, channel, connection, take_over
 from tests.mutants import Patch
 from tests.mutants import answers as mutant_answers
 from tests.mutants import recovery as mutant_recovery
@@ -95,7 +95,7 @@ def _install(world: World, patch: Patch) -> None:
         frames,
         connection,
         channel,
-        autocommit,
+        polling,
         retry,
         take_over,
         clock,
@@ -105,7 +105,7 @@ def _install(world: World, patch: Patch) -> None:
     ):
         patch.set(module, "time", sim_time)
     sim_random = SimpleNamespace(uniform=rng.uniform)
-    for module in (take_over, retry):
+    for module in (polling, retry):
         patch.set(module, "random", sim_random)
     secrets = SimpleNamespace(randbits=rng.getrandbits)
     for module in (process, connection, channel, mutant_take_over):
@@ -164,14 +164,24 @@ def _install_coordinator(world: World, patch: Patch) -> None:
         "store_files",
         SimpleNamespace(
             **{name: value for name, value in vars(store_files).items() if name.isupper()},
-            make_directory=lambda _directory: [],
-            remove_directories=lambda _made: None,
             check_durability=lambda _durability: None,
             check_max_bytes=lambda _max_bytes: None,
-            raise_if_read_only=lambda _directory, _error: None,
             read_meta=read_meta,
-            check_epoch=lambda _directory: None,
         ),
+    )
+    patch.set(
+        process,
+        "store_directory",
+        SimpleNamespace(
+            make_directory=lambda _directory: [],
+            remove_directories=lambda _made: None,
+            raise_if_read_only=lambda _directory, _error: None,
+        ),
+    )
+    patch.set(
+        process,
+        "epoch_file",
+        SimpleNamespace(EPOCH_FILE=epoch_file.EPOCH_FILE, check_epoch=lambda _directory: None),
     )
     patch.set(process, "recover", recover_and_check)
     patch.set(process, "DiskStorage", lambda _directory: SimulatedStorage(world.disk))
@@ -286,7 +296,7 @@ def _install_client(world: World, patch: Patch) -> None:
     patch.set(take_over, "EpochWord", lambda _directory, writable: fakes.Epoch(world))
     patch.set(connection, "StorePlace", lambda _directory, _store_id: fakes.Place())
     patch.set(connection, "words", SimpleNamespace(register_reader=world.step))
-    patch.set(take_over, "_knock", lambda _directory, hello, deadline_s: knock(world, hello, deadline_s))
+    patch.set(take_over, "_greet", lambda _directory, hello, deadline_s: knock(world, hello, deadline_s))
     patch.set(
         take_over,
         "_start_if_nobody_does",
