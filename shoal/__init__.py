@@ -14,13 +14,14 @@ from shoal.primitives.event_types import Anchor, Appended, ChainVerification, Ev
 from shoal.primitives.facades.event_log import EventLog
 from shoal.primitives.facades.kv_store import KVStore
 from shoal.primitives.facades.run_index import RunIndex
-from shoal.primitives.facades.state_cell import State, StateCell
+from shoal.primitives.facades.state_cell import StateCell
 from shoal.primitives.facades.trace_store import TraceStore
 from shoal.primitives.keys import Namespace
 from shoal.primitives.rules.hash_chain import GENESIS_HASH
 from shoal.primitives.run_types import CreateRunOptions, RunMetadata, RunQuery, RunStats, RunStatus
 from shoal.primitives.trace_types import Trace, TraceOptions, TraceTree, TraceType
 from shoal.primitives.transaction import Transaction
+from shoal.primitives.views.cells import State
 from shoal.shm.errors import (
     AlreadyExistsError,
     CASConflictError,

@@ -19,7 +19,7 @@ from shoal.primitives.rules.event_rules import (
     EVENT,
     METADATA,
     TYPE,
-    Record,
+    EventRecord,
     decode_events,
     decode_head,
     decode_metadata,
@@ -62,9 +62,9 @@ class Engine:
         found = self.writer.newest(key, 0)
         return None if found is None else found.value
 
-    def events(self, prefix: bytes = LOG) -> dict[int, Record]:
+    def events(self, prefix: bytes = LOG) -> dict[int, EventRecord]:
         """All events of the log, by sequence."""
-        events: dict[int, Record] = {}
+        events: dict[int, EventRecord] = {}
         for key, _ in self.writer.ordered_index.iterate(prefix + EVENT, prefix + TYPE):
             value = self.value(key)
             if value is not None:

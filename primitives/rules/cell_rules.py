@@ -17,7 +17,7 @@ from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES
 from shoal.shm.operation import Decision, Read, Write
 
 
-class Record(NamedTuple):
+class CellRecord(NamedTuple):
     """A cell as it is stored."""
 
     version: int
@@ -25,15 +25,15 @@ class Record(NamedTuple):
     value: bytes | None
 
 
-_NEVER_USED = Record(0, 0, None)
+_NEVER_USED = CellRecord(0, 0, None)
 
 
-def decode_record(raw: bytes | None) -> Record:
+def decode_record(raw: bytes | None) -> CellRecord:
     """The record in ``raw``, None being that of a name never used; CorruptionError for what is none."""
     if raw is None:
         return _NEVER_USED
     try:
-        record = Record(*codec.unpackb(raw))
+        record = CellRecord(*codec.unpackb(raw))
     except (ValueError, TypeError):  # no msgpack, or not as many fields
         record = _NEVER_USED
     version, updated_at, value = record
@@ -43,7 +43,7 @@ def decode_record(raw: bytes | None) -> Record:
     raise CorruptionError("the record of a cell", 0, "version, moment, value", f"{len(raw)} bytes of something else")
 
 
-def encode_record(record: Record) -> bytes:
+def encode_record(record: CellRecord) -> bytes:
     """The stored form of a record. Raises ValueError for what is none: values come through a pipe."""
     value = record.value
     raw = codec.pack(record)
@@ -83,15 +83,15 @@ def delete(read: Read, now_ms: int, key: bytes) -> Decision:
     return Decision([_write(key, last.version, now_ms, last, None)], True)
 
 
-def _last(read: Read, key: bytes) -> Record:
+def _last(read: Read, key: bytes) -> CellRecord:
     found = read(key)
     return decode_record(None if found is None else found.value)
 
 
-def _changed(key: bytes, last: Record, now_ms: int, value: bytes) -> Decision:
+def _changed(key: bytes, last: CellRecord, now_ms: int, value: bytes) -> Decision:
     version = last.version + 1
     return Decision([_write(key, version, now_ms, last, value)], version)
 
 
-def _write(key: bytes, version: int, now_ms: int, last: Record, value: bytes | None) -> Write:
-    return Write(key, encode_record(Record(version, max(now_ms, last.updated_at), value)), 0)
+def _write(key: bytes, version: int, now_ms: int, last: CellRecord, value: bytes | None) -> Write:
+    return Write(key, encode_record(CellRecord(version, max(now_ms, last.updated_at), value)), 0)

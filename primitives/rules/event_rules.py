@@ -65,7 +65,7 @@ class Metadata(NamedTuple):
     timestamp: int = 0
 
 
-class Record(NamedTuple):
+class EventRecord(NamedTuple):
     """An event as it is stored; its sequence follows from the key it stands under."""
 
     event_type: str
@@ -108,10 +108,10 @@ def decode_metadata(raw: bytes | None) -> Metadata:
     raise CorruptionError("the metadata of the event log", 0, expected, f"{len(raw)} bytes of something else")
 
 
-def decode_events(last: int, raw: bytes) -> dict[int, Record]:
+def decode_events(last: int, raw: bytes) -> dict[int, EventRecord]:
     """The events stored together up to ``last``, by sequence and in order; CorruptionError for what is none."""
     try:
-        events = [Record(*fields) for fields in codec.unpackb(raw)]
+        events = [EventRecord(*fields) for fields in codec.unpackb(raw)]
     except (ValueError, TypeError):  # no msgpack, no list, or not as many fields
         events = []
     sequences = range(last - len(events) + 1, last + 1)
@@ -131,7 +131,7 @@ def decode_head(raw: bytes | None) -> TypeHead:
     raise CorruptionError("the head of an event type", 0, "events, newest", f"{len(raw)} bytes of something else")
 
 
-def _is_whole(event: Record, sequence: int) -> bool:
+def _is_whole(event: EventRecord, sequence: int) -> bool:
     event_type, payload, timestamp, prev_hash, found_hash, before = event
     in_bytes = type(payload) is type(prev_hash) is type(found_hash) is bytes
     in_numbers = type(timestamp) is type(before) is int and 0 <= before <= sequence

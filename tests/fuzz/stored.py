@@ -8,15 +8,19 @@ from typing import Any
 
 from shoal.primitives import keys as key_space
 from shoal.primitives import run_scan
-from shoal.primitives.facades.kv_store import KVView
-from shoal.primitives.facades.state_cell import StateView
-from shoal.primitives.facades.trace_store import TraceView
 from shoal.primitives.keys import Namespace, Tag
 from shoal.primitives.rules import registry as operations
 from shoal.primitives.run_types import RunMetadata, RunQuery, RunStatus, encode_run
 from shoal.primitives.trace_types import TraceType
+from shoal.primitives.views import cells as cell_views
+from shoal.primitives.views import events as event_views
+from shoal.primitives.views import kv as kv_views
+from shoal.primitives.views import traces as trace_views
+from shoal.primitives.views.cells import StateView
 from shoal.primitives.views.events import EventView
+from shoal.primitives.views.kv import KVView
 from shoal.primitives.views.runs import RunsView
+from shoal.primitives.views.traces import TraceView
 from shoal.shm import codec
 from shoal.shm.errors import ShoalError
 from shoal.shm.key_location_cache import KeyLocationCache
@@ -101,7 +105,7 @@ def kv(data: bytes) -> None:
     engine = DictEngine()
     engine.put(RUN + bytes((Tag.KV,)) + b"k", data)
     view = KVView(engine, NAMESPACE, "r")
-    _try([lambda: view.get("k"), lambda: view.list_with_values(), lambda: view.pairs(), lambda: view.ttl("k")])
+    _try([lambda: view.get("k"), lambda: view.list_with_values(), lambda: kv_views.pairs(view), lambda: view.ttl("k")])
     with contextlib.suppress(TypeError):  # of a value that is no int
         _try([lambda: view.increment("k")])
 
@@ -120,7 +124,12 @@ def cell(data: bytes) -> None:
         return StateView(engine, NAMESPACE, "r")
 
     cells = view()
-    reads = [lambda: cells.read("c"), lambda: cells.list(), lambda: cells.exists("c"), lambda: cells.records()]
+    reads = [
+        lambda: cells.read("c"),
+        lambda: cells.list(),
+        lambda: cells.exists("c"),
+        lambda: cell_views.records(cells),
+    ]
     changes = [lambda: view().set("c", 1), lambda: view().cas("c", 1, 2), lambda: view().init("c", 3)]
     with contextlib.suppress(ValueError, OverflowError):  # the version after the last of all
         _try([*reads, *changes, lambda: view().delete("c"), lambda: view().transition("c", lambda s: (1, 2))])
@@ -144,7 +153,12 @@ def events(data: bytes) -> None:
     _try(
         [
             *(lambda: view.len(), lambda: view.head(), lambda: view.read(0), lambda: view.read_range(0, 9)),
-            *(lambda: view.iter(), lambda: view.read_by_type("a"), lambda: view.anchor(), lambda: view.page(0, 99)),
+            *(
+                lambda: view.iter(),
+                lambda: view.read_by_type("a"),
+                lambda: view.anchor(),
+                lambda: event_views.page(view, 0, 99),
+            ),
             lambda: view.append("b", 1),
         ]
     )
@@ -175,7 +189,12 @@ def traces(data: bytes) -> None:
     view = TraceView(_filled(Tag.TRACE, data), NAMESPACE, "r")
     _try(
         [
-            *(lambda: view.get("a"), lambda: view.list(), lambda: view.query_by_tag("t"), lambda: view.dump()),
+            *(
+                lambda: view.get("a"),
+                lambda: view.list(),
+                lambda: view.query_by_tag("t"),
+                lambda: trace_views.dump(view),
+            ),
             *(lambda: view.get_tree("a"), lambda: view.query_by_type("Thought"), lambda: view.get_children("a")),
             lambda: view.query(start=0, limit=5),
         ]

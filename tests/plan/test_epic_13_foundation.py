@@ -10,12 +10,12 @@ import pytest
 
 import shoal
 from shoal import Namespace, TraceType
-from shoal.primitives.facades.kv_store import KVView
-from shoal.primitives.facades.run_index import RunsView
-from shoal.primitives.facades.state_cell import StateView
-from shoal.primitives.facades.trace_store import TraceView
 from shoal.primitives.keys import Tag, after, number, sized
+from shoal.primitives.views.cells import StateView
 from shoal.primitives.views.events import EventView
+from shoal.primitives.views.kv import KVView
+from shoal.primitives.views.runs import RunsView
+from shoal.primitives.views.traces import TraceView
 
 DB = shoal.Database
 
@@ -34,12 +34,12 @@ OF_FACADES_ALONE = {"follow", "transaction", "verify", "view", "wait", "watch"}
 def _kept(db: DB, run: str) -> list[bytes]:
     """What follows the run in the keys of a run."""
     prefix = Namespace().run_prefix(run)
-    return [key[len(prefix) :] for key, _ in db.engine.scan(prefix, after(prefix))]
+    return [key[len(prefix) :] for key, _ in db._store.auto_commit.scan(prefix, after(prefix))]
 
 
 def _runs_kept(db: DB, namespace: Namespace) -> list[bytes]:
     prefix = namespace.runs_prefix()
-    return [key[len(prefix) :] for key, _ in db.engine.scan(prefix, after(prefix))]
+    return [key[len(prefix) :] for key, _ in db._store.auto_commit.scan(prefix, after(prefix))]
 
 
 def _public(kind: type[Any]) -> dict[str, inspect.Signature]:

@@ -28,8 +28,10 @@ from shoal.coordinator.memory import hash_index, ordered_index, reclaim, writer
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.server import clients, process, serving_epoch
 from shoal.coordinator.server import loop as server
-from shoal.primitives.facades import state_cell
+from shoal.primitives import retry
+from shoal.primitives.facades import event_log, state_cell
 from shoal.primitives.rules import event_rules as event_operations
+from shoal.primitives.views import cells
 from shoal.shm import clock, limits
 from shoal.shm.files import checkpoint, store_files
 from shoal.shm.host import descriptors, waiting
@@ -37,8 +39,8 @@ from shoal.shm.memory import integrity, reader, snapshots
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotSlots
 from shoal.shm.wire import frames
-from shoal.workers import retry
-from shoal.workers.shared_memory import attachment, autocommit, channel, connection, take_over
+from shoal.workers import polling
+from shoal.workers.shared_memory import attachment, channel, connection, take_over
 
 from . import fakes
 from .disk import SimulatedStorage
@@ -96,17 +98,19 @@ def _install(world: World, patch: Patch) -> None:
         frames,
         connection,
         channel,
-        autocommit,
+        polling,
         retry,
         take_over,
         clock,
+        cells,
+        event_log,
         state_cell,
         planted_answers,
         checkpointer,
     ):
         patch.set(module, "time", sim_time)
     sim_random = SimpleNamespace(uniform=rng.uniform)
-    for module in (take_over, retry):
+    for module in (polling, retry):
         patch.set(module, "random", sim_random)
     secrets = SimpleNamespace(randbits=rng.getrandbits)
     for module in (process, connection, channel, planted_take_over):

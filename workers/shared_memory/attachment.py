@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from shoal.shm.errors import InvalidOperationError
 from shoal.shm.files.store_files import EpochWord
@@ -19,12 +20,30 @@ from shoal.shm.host import descriptors
 from shoal.shm.host.unpatched import select
 from shoal.shm.host.waiting import Lookout
 from shoal.shm.key_location_cache import KeyLocationCache
-from shoal.shm.memory.layout import EPOCH_BITS, W_COORDINATOR_PID, W_HASH_SEED
+from shoal.shm.memory.layout import (
+    EPOCH_BITS,
+    W_BYTES_USED,
+    W_CLIENTS,
+    W_COORDINATOR_PID,
+    W_HASH_SEED,
+    W_KEYS,
+    W_PUBLISHED,
+)
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotSlots
 from shoal.shm.wire.frames import FrameBuffer
 from shoal.shm.wire.handshake import Welcome
+
+
+class EngineStats(NamedTuple):
+    """The state of the store that an attachment reads, as its coordinator last wrote it."""
+
+    commit_version: int  # the newest committed one
+    keys: int  # live keys; those of a range just deleted are counted until they are reclaimed
+    bytes_used: int  # of the store's memory
+    clients: int  # attached at the coordinator; one open database has one or more
+    coordinator_pid: int
 
 
 class Attachment:
@@ -92,6 +111,14 @@ class Attachment:
             return bool(self.generation == self.epoch.words[0] >> EPOCH_BITS)
         except ValueError:  # closed
             return False
+
+    def stats(self) -> EngineStats:
+        """The counters in the segment's header."""
+        with self.reading() as reader:
+            words = reader.words
+            return EngineStats(
+                words[W_PUBLISHED], words[W_KEYS], words[W_BYTES_USED], words[W_CLIENTS], words[W_COORDINATOR_PID]
+            )
 
     def retire(self) -> None:
         """Have the next read, and the next snapshot, ask the connection where to go."""

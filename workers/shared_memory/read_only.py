@@ -10,7 +10,6 @@
 from __future__ import annotations
 
 import mmap
-import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -23,12 +22,11 @@ from shoal.shm.limits import LINGER_S
 from shoal.shm.memory.words import words_of
 from shoal.shm.operation import OperationTable
 from shoal.shm.wire.handshake import Welcome
+from shoal.workers.polling import AT_REST, poll
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.channel import Channel
 from shoal.workers.shared_memory.connection import Connection
 from shoal.workers.shared_memory.uninterrupted import uninterrupted
-
-_POLL_S = 0.02
 
 
 class NoEpoch(EpochWord):
@@ -110,7 +108,10 @@ class ReadOnlyConnection(Connection):
     def _arrive(self, client_id: int, timeout_s: float, start: bool) -> Attachment:
         """Read the files if no coordinator holds them, else attach to it; wait while one begins or ends."""
         deadline_s = time.monotonic() + timeout_s
-        while True:
+        lost: CoordinatorLostError | None = None
+
+        def read_or_attach() -> Attachment | None:
+            nonlocal lost
             if self._place is not None:
                 self._place.check()
             resting = self._read_at_rest()
@@ -118,11 +119,19 @@ class ReadOnlyConnection(Connection):
                 self._resting = resting
                 return uninterrupted(partial(self._admitted, resting.welcome, resting.epoch))
             try:
-                attachment = super()._arrive(client_id, max(0.0, deadline_s - time.monotonic()), start=False)
-            except CoordinatorLostError:
-                if time.monotonic() >= deadline_s:
-                    raise
-                time.sleep(_POLL_S * random.uniform(0.5, 1.5))
-            else:
-                self._resting = None
-                return attachment
+                attachment = arrive(client_id, max(0.0, deadline_s - time.monotonic()), start=False)
+            except CoordinatorLostError as error:
+                lost = error
+                return None
+            self._resting = None
+            return attachment
+
+        arrive = super()._arrive
+        attachment = poll(read_or_attach, deadline_s, AT_REST, time)
+        if attachment is not None:
+            return attachment
+        assert lost is not None
+        try:
+            raise lost
+        finally:
+            lost = None  # its traceback shall not keep this frame

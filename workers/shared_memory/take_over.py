@@ -13,7 +13,6 @@ import _socket
 import contextlib
 import fcntl
 import os
-import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,15 +22,15 @@ from shoal.shm.codec import decode
 from shoal.shm.errors import ConfigurationError, CoordinatorLostError
 from shoal.shm.files import store_files
 from shoal.shm.files.storage import private_file
-from shoal.shm.files.store_files import EpochWord
+from shoal.shm.files.store_files import EPOCH_FILE, EpochWord
 from shoal.shm.files.store_place import StorePlace
 from shoal.shm.host import descriptors, unpatched
 from shoal.shm.host.child_python import COORDINATOR, check_launched, python_command, python_environment, starting
 from shoal.shm.host.unpatched import select, time
 from shoal.shm.wire import handshake, wire_errors
 from shoal.shm.wire.handshake import Hello, Welcome
+from shoal.workers.polling import SERVING, poll
 
-_POLL_S = 0.01
 _LONGEST_WAIT_S = 1e6  # what fits into a call of the kernel
 
 # Descriptors in use here. A child that is forked meanwhile closes its copies: it would hold the lock while it lives.
@@ -54,36 +53,42 @@ def attach(
     nothing is made there.
     """
     deadline_s = time.monotonic() + timeout_s
-    while True:
+
+    def attach_or_start() -> Welcome | None:
         if place is not None:
             place.check()
         welcome = _knock(directory, hello, deadline_s)
-        if welcome is not None:
-            return welcome
-        if start:
+        if welcome is None and start:
             _start_if_nobody_does(directory, hello, linger_s, deadline_s)
-        if not start or time.monotonic() >= deadline_s:
-            raise CoordinatorLostError(
-                f"no coordinator for {directory} could be reached or started within {timeout_s:.3g} s; "
-                "see who holds coordinator.lock there, or open with a longer timeout"
-            )
-        time.sleep(_POLL_S * random.uniform(0.5, 1.5))
+        return welcome
+
+    welcome = poll(attach_or_start, deadline_s if start else time.monotonic(), SERVING, time)
+    if welcome is None:
+        raise CoordinatorLostError(
+            f"no coordinator for {directory} could be reached or started within {timeout_s:.3g} s; "
+            "see who holds coordinator.lock there, or open with a longer timeout"
+        )
+    return welcome
 
 
 def find_epoch(directory: Path, deadline_s: float, place: StorePlace | None) -> EpochWord:
     """The epoch of the store being served; its coordinator makes the file again if it was removed."""
-    while True:
+
+    def look() -> EpochWord | None:
         try:
             return EpochWord(directory, writable=False)
-        except FileNotFoundError as error:
+        except FileNotFoundError:
             if place is not None:
                 place.check()
-            if time.monotonic() >= deadline_s:
-                raise CoordinatorLostError(
-                    f"the coordinator of {directory} does not make the file {error.filename}, which was removed; "
-                    "end all processes that use the store, and open it again"
-                ) from error
-            time.sleep(_POLL_S)
+            return None
+
+    epoch = poll(look, deadline_s, SERVING, time)
+    if epoch is None:
+        raise CoordinatorLostError(
+            f"the coordinator of {directory} does not make the file {directory / EPOCH_FILE}, which was removed; "
+            "end all processes that use the store, and open it again"
+        )
+    return epoch
 
 
 @contextlib.contextmanager
