@@ -56,7 +56,7 @@ class Engine(Protocol):
         ...
 
     def perform(self, name: str, arguments: list[Any], /) -> Any:
-        """Run the operation ``name`` of ``primitives.rules.registry`` and return its result; raises what it raises."""
+        """Run the operation ``name`` of ``primitives.rules`` and return its result; raises what its rule raises."""
         ...
 
 

@@ -149,7 +149,7 @@ def event_of(sequence: int, record: EventRecord) -> Event:
 
 
 def fields_to_restore(events: Iterable[Event]) -> list[list[Any]]:
-    """The argument of EVENT_RESTORE for consecutive events. Raises ``ValueError`` unless they follow each other."""
+    """The argument of ``restore_events`` for consecutive events; ``ValueError`` unless they follow each other."""
     given = list(events)
     if not given:
         return []

@@ -9,6 +9,8 @@ with shoal.open("fleet.db") as db:
         txn.kv.put("attempts", txn.kv.get("attempts", 0) + 1)
 """
 
+from typing import get_type_hints
+
 from shoal.database import Database, StoreInfo, open
 from shoal.primitives.event_types import Anchor, Appended, ChainVerification, Event
 from shoal.primitives.facades.event_log import EventLog
@@ -19,7 +21,7 @@ from shoal.primitives.facades.trace_store import TraceStore
 from shoal.primitives.keys import Namespace
 from shoal.primitives.rules.hash_chain import GENESIS_HASH
 from shoal.primitives.run_types import CreateRunOptions, RunMetadata, RunQuery, RunStats, RunStatus
-from shoal.primitives.trace_types import Trace, TraceOptions, TraceTree, TraceType
+from shoal.primitives.trace_types import KINDS, Trace, TraceOptions, TraceTree, TraceType
 from shoal.primitives.transaction import Transaction
 from shoal.primitives.views.cells import State
 from shoal.shm.errors import (
@@ -91,3 +93,18 @@ __all__ = [
     "open",
 ]
 __version__ = "0.1.0"
+
+
+def _name_as_users_do() -> None:
+    """Have tracebacks, pickles and help say ``shoal.KVStore``, wherever the class is defined."""
+    for public in [*(globals()[name] for name in __all__), *KINDS.values()]:
+        if isinstance(public, type):
+            # Annotations are text, and only the defining module says what the names in it mean.
+            if "__annotations__" in vars(public):
+                public.__annotations__ = get_type_hints(public)
+            public.__module__ = __name__
+        elif callable(public):
+            public.__module__ = __name__
+
+
+_name_as_users_do()

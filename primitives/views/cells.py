@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, TypeVar
 from shoal.primitives.engine import Engine
 from shoal.primitives.keys import Namespace, Tag, after, decode_text, encode_prefix, encode_text
 from shoal.primitives.retry import pause_s
-from shoal.primitives.rules import registry as operations
+from shoal.primitives.rules import requests
 from shoal.primitives.rules.cell_rules import CellRecord, decode_record, encode_record
 from shoal.primitives.views.view import View
 from shoal.shm.arguments import check_int, check_plain_function, check_plain_result, check_wait
@@ -83,8 +83,7 @@ class StateView(View):
         Raises ``AlreadyExistsError`` if the cell is there, and ``TypeError``, ``ValueError`` or ``LimitExceededError``
         for a bad name or value.
         """
-        version: int = self._engine.perform(operations.CELL_INIT, [self._key(name), name, encode(value)])
-        return version
+        return requests.init_cell(self._engine, self._key(name), name, encode(value))
 
     def read(self, name: str) -> State | None:
         """The cell's state, or None if it is not there.
@@ -103,25 +102,21 @@ class StateView(View):
         ``ValueError`` or ``LimitExceededError`` for a bad name, version or value.
         """
         check_version("expected_version", expected_version)
-        arguments = [self._key(name), name, expected_version, encode(value)]
-        version: int = self._engine.perform(operations.CELL_CAS, arguments)
-        return version
+        return requests.cas_cell(self._engine, self._key(name), name, expected_version, encode(value))
 
     def set(self, name: str, value: Value) -> int:
         """Give the cell a value, whatever is there, and return its version. Creates it.
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad name or value.
         """
-        version: int = self._engine.perform(operations.CELL_SET, [self._key(name), encode(value)])
-        return version
+        return requests.set_cell(self._engine, self._key(name), encode(value))
 
     def delete(self, name: str) -> bool:
         """Delete the cell; whether it was there. Its last version is kept, so that none is used twice.
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad name.
         """
-        deleted: bool = self._engine.perform(operations.CELL_DELETE, [self._key(name)])
-        return deleted
+        return requests.delete_cell(self._engine, self._key(name))
 
     def exists(self, name: str) -> bool:
         """Whether the cell is there.
@@ -226,7 +221,7 @@ def restore(view: StateView, name: str, record: CellRecord) -> None:
     key, raw = view._key(name), encode_record(record)
     decode_record(raw)
     exists = f"cell {name!r} exists or has existed; restore cells into a run that has none of their names"
-    view._engine.perform(operations.INSERT, [key, exists, [], [key, raw]])
+    requests.insert(view._engine, exists, [], [key, raw])
 
 
 def _check_pair(returned: object) -> None:

@@ -23,7 +23,7 @@ from shoal.primitives.event_types import (
     verify_log,
 )
 from shoal.primitives.keys import Namespace, Tag, encode_text
-from shoal.primitives.rules import registry as operations
+from shoal.primitives.rules import requests
 from shoal.primitives.rules.event_rules import (
     LARGEST_SEQUENCE,
     METADATA,
@@ -76,8 +76,8 @@ class EventView(View):
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad type or payload.
         """
-        arguments = [self._prefix + METADATA, self._chain, [_entry(event_type, payload)]]
-        return Appended(*self._engine.perform(operations.EVENT_APPEND, arguments)[0])
+        entries = [_entry(event_type, payload)]
+        return Appended(*requests.append_events(self._engine, self._prefix + METADATA, self._chain, entries)[0])
 
     def append_many(self, events: Iterable[tuple[str, codec.Value]]) -> list[Appended]:
         """Append ``(type, payload)`` pairs, all or none, one after the other; their sequences and hashes.
@@ -88,7 +88,7 @@ class EventView(View):
         entries = _entries(events)
         if not entries:
             return []
-        results = self._engine.perform(operations.EVENT_APPEND, [self._prefix + METADATA, self._chain, entries])
+        results = requests.append_events(self._engine, self._prefix + METADATA, self._chain, entries)
         return [Appended(sequence, event_hash) for sequence, event_hash in results]
 
     def read(self, sequence: int) -> Event | None:
@@ -227,7 +227,7 @@ def restore(view: EventView, events: Iterable[Event]) -> None:
     """
     fields = fields_to_restore(events)
     if fields:
-        view._engine.perform(operations.EVENT_RESTORE, [view._prefix + METADATA, fields])
+        requests.restore_events(view._engine, view._prefix + METADATA, fields)
 
 
 def _entry(event_type: object, payload: codec.Value) -> list[Any]:

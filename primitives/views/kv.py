@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 
 from shoal.primitives.engine import Engine
 from shoal.primitives.keys import Namespace, Tag, after, decode_text, encode_prefix, encode_text
-from shoal.primitives.rules import registry as operations
+from shoal.primitives.rules import requests
 from shoal.primitives.views.view import View
 from shoal.shm.arguments import check_int, check_ttl_s
 from shoal.shm.clock import now_ms
@@ -107,8 +107,7 @@ class KVView(View):
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad key.
         """
-        deleted: bool = self._engine.perform(operations.DELETE, [self._prefix + _encode_key(key)])
-        return deleted
+        return requests.delete(self._engine, self._prefix + _encode_key(key))
 
     def exists(self, key: str) -> bool:
         """Whether ``key`` is there.
@@ -140,8 +139,7 @@ class KVView(View):
         check_int("by", by)
         if not MIN_INTEGER <= by <= MAX_INTEGER:
             raise ValueError(f"by is {shown(by)}; give an integer from -2**63 to 2**64 - 1")
-        total: int = self._engine.perform(operations.INCREMENT, [self._prefix + _encode_key(key), by])
-        return total
+        return requests.increment(self._engine, self._prefix + _encode_key(key), by)
 
     def _scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
         own = self._prefix

@@ -13,7 +13,7 @@ from typing import TypeVar
 from shoal.primitives.engine import Engine
 from shoal.primitives.identifiers import new_id
 from shoal.primitives.keys import Namespace, Tag, after, decode_text, encode_text
-from shoal.primitives.rules import registry as operations
+from shoal.primitives.rules import requests
 from shoal.primitives.trace_index import BY_TIME, RECORD, Query, check_time, decode_trace, encode_trace, make_query
 from shoal.primitives.trace_types import Trace, TraceOptions, TraceTree, TraceType
 from shoal.primitives.views.view import View
@@ -184,7 +184,7 @@ class TraceView(View):
         if parent_id is not None:
             missing = f"parent trace {parent_id!r} does not exist in the run; record it first, or leave parent_id out"
             required = [self._prefix + RECORD + parent_id.encode(), missing]
-        self._engine.perform(operations.INSERT, [writes[0], exists, required, writes])
+        requests.insert(self._engine, exists, required, writes)
         return trace_id
 
     def _find(self, query: Query) -> builtins.list[Trace]:
