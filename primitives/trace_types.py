@@ -191,6 +191,7 @@ class _Custom(TraceType):
     data: Value
 
     def type_name(self) -> str:
+        """The kind's own ``trace_type``."""
         return self.trace_type
 
     def _check(self) -> None:

@@ -93,10 +93,7 @@ class EventView(View):
 
     def read(self, sequence: int) -> Event | None:
         """The event ``sequence``, or None if there is none. Raises ``TypeError`` for what is no int."""
-        if not 0 <= check_int("sequence", sequence) <= LARGEST_SEQUENCE:
-            return None
-        record = self._together(sequence).get(sequence)
-        return None if record is None else event_of(sequence, record)
+        return self._event(sequence) if 0 <= check_int("sequence", sequence) <= LARGEST_SEQUENCE else None
 
     def read_range(self, start: int, end: int) -> list[Event]:
         """The events of ``[start, end)`` that are there, in order. Raises ``TypeError`` for what is no int."""
@@ -105,7 +102,7 @@ class EventView(View):
     def head(self) -> Event | None:
         """The last event, or None of an empty log."""
         length = self.len()
-        return self.read(length - 1) if length else None
+        return self._event(length - 1) if length else None
 
     def len(self) -> int:
         """How many events there are."""
@@ -165,6 +162,10 @@ class EventView(View):
     def _metadata(self) -> Metadata:
         found = self._engine.find(self._prefix + METADATA)
         return decode_metadata(None if found is None else found.value)
+
+    def _event(self, sequence: int) -> Event | None:
+        record = self._together(sequence).get(sequence)
+        return None if record is None else event_of(sequence, record)
 
     def _goes_on_from(self, anchor: Anchor) -> bool:
         """Whether the anchor's last event is in the log: hashes are chained, so all before it are the same, too."""

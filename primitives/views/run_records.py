@@ -26,7 +26,7 @@ from shoal.primitives.engine import Engine
 from shoal.primitives.keys import Tag, after, bound, decode_text, encode_text, number, sized
 from shoal.primitives.run_types import RunMetadata, RunStatus, decode_run, encode_run, has_ended, status_number
 from shoal.shm.clock import now_ms
-from shoal.shm.errors import AlreadyExistsError, NotFoundError
+from shoal.shm.errors import AlreadyExistsError, CorruptionError, NotFoundError
 from shoal.shm.limits import MAX_RUN_ID_BYTES
 
 _RECORD, _BY_STATUS, _BY_TAG, _BY_PARENT, ALL = (bytes((Tag.RUN, kind)) for kind in range(5))
@@ -44,8 +44,8 @@ def by_tag(tag: str) -> bytes:
 
 
 def by_parent(parent_run: str) -> bytes:
-    """The index of the children of a run. Raises ``TypeError``, ``ValueError`` or ``LimitExceededError``."""
-    return _BY_PARENT + sized(encode_text("parent_run", parent_run, MAX_RUN_ID_BYTES))
+    """The index of the children of a run."""
+    return _BY_PARENT + sized(parent_run.encode())
 
 
 class RunRecords:
@@ -68,6 +68,13 @@ class RunRecords:
         if run is None:
             raise NotFoundError(f"run {run_id!r} is not registered; create_run registers it")
         return run
+
+    def listed(self, run_id: str) -> RunMetadata:
+        """The metadata of a run that an index names. Index and record change together, so it is registered."""
+        found = self._engine.find(self._prefix + _RECORD + run_id.encode())
+        if found is None:
+            raise CorruptionError("an index of the runs", 0, f"the record of run {run_id!r}", "none")
+        return decode_run(run_id, found.value)
 
     def must_be_new(self, run_id: str) -> None:
         """Raise ``AlreadyExistsError`` if a run is registered."""

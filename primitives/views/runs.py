@@ -8,7 +8,7 @@ from typing import Any
 
 from shoal.primitives import identifiers, run_contents
 from shoal.primitives.engine import Engine
-from shoal.primitives.keys import Namespace
+from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.run_types import (
     CreateRunOptions,
     RunMetadata,
@@ -26,6 +26,7 @@ from shoal.shm.arguments import check_bool, check_str, check_type
 from shoal.shm.clock import now_ms
 from shoal.shm.codec import Value
 from shoal.shm.errors import AlreadyExistsError, InvalidStatusTransitionError, NotFoundError
+from shoal.shm.limits import MAX_RUN_ID_BYTES
 
 
 class RunsView(View):
@@ -178,7 +179,7 @@ class RunsView(View):
         if query.limit == 0:
             return runs
         for run_id in self._records.ids(_best_index(query), query.created_after, query.created_before):
-            run = self._records.registered(run_id)
+            run = self._records.listed(run_id)
             if matches(query, run):
                 runs.append(run)
                 if len(runs) == query.limit:
@@ -194,7 +195,8 @@ class RunsView(View):
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
         """
-        return [self._records.registered(run_id) for run_id in self._records.ids(by_parent(parent_run))]
+        encode_text("parent_run", parent_run, MAX_RUN_ID_BYTES)
+        return [self._records.listed(run_id) for run_id in self._records.ids(by_parent(parent_run))]
 
     def get_stats(self) -> RunStats:
         """How many runs there are, and how many of each status."""

@@ -1,4 +1,4 @@
-"""Which errors a function can raise, as far as its source tells: by itself, or in what it calls below the public face."""
+"""Which errors a function can raise, as far as its source tells: by itself, or in what it calls."""
 
 from __future__ import annotations
 
@@ -44,9 +44,11 @@ class _Search:
         key = function, owner
         if key not in self._found:
             self._found[key] = set()  # of a recursion nothing is added
-            if isinstance(function, FunctionType) and function.__module__.startswith(_SEEN_INTO):
+            written = isinstance(function, FunctionType) and not function.__code__.co_filename.startswith("<")
+            if written and function.__module__.startswith(_SEEN_INTO):
                 (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
-                self._found[key] = set(self._errors_below(tree, function, owner))
+                body = ast.Module(getattr(tree, "body", []), [])  # without defaults and decorators
+                self._found[key] = set(self._errors_below(body, function, owner))
                 if function in _RULES:
                     self._found[key] |= self.errors_of(registry.OPERATIONS[_RULES[function]], None)
         return self._found[key]
@@ -99,7 +101,8 @@ class _Search:
 
 
 def _caught_by(handler: ast.ExceptHandler) -> Iterator[str]:
-    if handler.type is not None and not any(isinstance(node, ast.Raise) for node in ast.walk(handler)):
+    raises_again = any(isinstance(node, ast.Raise) and node.exc is None for node in ast.walk(handler))
+    if handler.type is not None and not raises_again:
         for node in ast.walk(handler.type):
             if isinstance(node, ast.Name):
                 yield node.id
