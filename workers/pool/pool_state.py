@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from shoal.shm.errors import WorkerLostError
 from shoal.workers.pool import worker_process
@@ -24,15 +24,40 @@ from shoal.workers.pool.outcome import RemoteTraceback
 from shoal.workers.pool.task import Task, log
 from shoal.workers.pool.worker_process import Recipe
 
-if TYPE_CHECKING:
-    from shoal.workers.pool.supervisor import Supervisor
-
 # So many workers in a row dying before they were ready: something is wrong with all of them.
 _MOST_STILLBORN = 10
 
 
 class BrokenWorkerPoolError(WorkerLostError, BrokenProcessPool):
     """The pool's workers cannot be started, so it does no more tasks."""
+
+
+class Supervisor(Protocol):
+    """What the state asks of a supervisor: a thread and its worker (``supervisor.py``)."""
+
+    thread: threading.Thread
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process."""
+        ...
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether its thread waits for a process that starts, or runs a callback. Neither can be hurried."""
+        ...
+
+    def wake(self) -> None:
+        """Have it look at the state."""
+        ...
+
+    def kill_worker(self) -> None:
+        """End its worker at once."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
 
 
 class PoolState:
