@@ -261,7 +261,7 @@ class TestGoingOn:
 
     def test_more_types_than_are_kept_in_mind(self, engine, monkeypatch):
         """A log of any number of types has the right head for each."""
-        monkeypatch.setattr(event_operations, "_KNOWN_HEADS", 4)
+        monkeypatch.setattr(event_operations, "_CACHED_HEADS", 4)
         for turn in range(1, 40):
             engine.together((1, append(turn, "a", event_type=f"type-{turn * turn % 11}")))
         assert engine.length() == 39

@@ -1,10 +1,11 @@
 """The record of a cell, and the rules by which cells change.
 
     key       the run's prefix, the tag STATE, the cell's name
-    record    msgpack [version, moment of the change in ms, value as ``codec.encode`` made it | nil if deleted]
+    record    msgpack [version, time of the change in ms, value as ``codec.encode`` made it | nil if deleted]
 
-The first version of a name is 1 and every value after it has the next one. A deleted cell keeps its record and last
-version, so that none is used twice, and reads as absent everywhere. Its moment never goes back, whatever clocks do.
+Invariants: the first version of a name is 1, and each value has the version after the last one's. A deleted cell keeps
+its record and its last version, so that no version is used twice; it reads as absent everywhere. The time of a cell
+never goes back, whatever clocks do.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _NEVER_USED = CellRecord(0, 0, None)
 
 
 def decode_record(raw: bytes | None) -> CellRecord:
-    """The record in ``raw``, None being that of a name never used; CorruptionError for what is none."""
+    """The record in ``raw``; None is a name never used. Raises ``CorruptionError`` for what is no record."""
     if raw is None:
         return _NEVER_USED
     try:
@@ -40,11 +41,11 @@ def decode_record(raw: bytes | None) -> CellRecord:
     numbers = type(version) is int and version > 0 and type(updated_at) is int
     if numbers and (value is None or type(value) is bytes):
         return record
-    raise CorruptionError("the record of a cell", 0, "version, moment, value", f"{len(raw)} bytes of something else")
+    raise CorruptionError("the record of a cell", 0, "version, time, value", f"{len(raw)} bytes of something else")
 
 
 def encode_record(record: CellRecord) -> bytes:
-    """The stored form of a record. Raises ValueError for what is none: values come through a pipe."""
+    """The stored form of a record. Raises ``ValueError`` for a bad value: it may have come through a pipe."""
     value = record.value
     raw = codec.pack(record)
     if not (value is None or type(value) is bytes) or len(raw) > MAX_ENCODED_VALUE_BYTES:
@@ -53,7 +54,7 @@ def encode_record(record: CellRecord) -> bytes:
 
 
 def init(read: Read, now_ms: int, key: bytes, name: str, value: bytes) -> Decision:
-    """Create a cell that is not there and answer its version."""
+    """Create a cell that is not there; the result is its version."""
     last = _last(read, key)
     if last.value is not None:
         raise AlreadyExistsError(f"cell {name!r} exists, at version {last.version}; change it with cas or set")
@@ -61,7 +62,7 @@ def init(read: Read, now_ms: int, key: bytes, name: str, value: bytes) -> Decisi
 
 
 def cas(read: Read, now_ms: int, key: bytes, name: str, expected_version: int, value: bytes) -> Decision:
-    """Change a cell that is at ``expected_version`` and answer its new one."""
+    """Change a cell that is at ``expected_version``; the result is its new version."""
     last = _last(read, key)
     if last.value is None:
         raise NotFoundError(f"cell {name!r} does not exist; create it with init or set")
@@ -71,12 +72,12 @@ def cas(read: Read, now_ms: int, key: bytes, name: str, expected_version: int, v
 
 
 def put(read: Read, now_ms: int, key: bytes, value: bytes) -> Decision:
-    """Give a cell a value, whatever is there, and answer its version."""
+    """Give a cell a value, whatever is there; the result is its version."""
     return _changed(key, _last(read, key), now_ms, value)
 
 
 def delete(read: Read, now_ms: int, key: bytes) -> Decision:
-    """Delete a cell and say whether it was there."""
+    """Delete a cell; the result is whether it was there."""
     last = _last(read, key)
     if last.value is None:
         return Decision([], False)
