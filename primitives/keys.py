@@ -51,6 +51,7 @@ class Namespace:
     tenant: str = "default"
     app: str = "default"
     agent: str = "default"
+    # What every key of the namespace begins with, and what every key of a run begins with, by run id.
     _prefix: bytes = field(init=False, repr=False, compare=False, default=b"")
     _run_prefixes: dict[str, bytes] = field(init=False, repr=False, compare=False, default_factory=dict)
 
@@ -61,19 +62,12 @@ class Namespace:
     def __reduce__(self) -> tuple[Any, ...]:
         return Namespace, (self.tenant, self.app, self.agent)
 
-    def prefix(self) -> bytes:
-        """What every key of the namespace begins with."""
-        return self._prefix
-
-    def runs_prefix(self) -> bytes:
+    def _runs_prefix(self) -> bytes:
         """What every key that belongs to no single run begins with."""
         return self._prefix + b"\0"
 
-    def run_prefix(self, run_id: str) -> bytes:
-        """What every key of a run begins with.
-
-        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
-        """
+    def _run_prefix(self, run_id: str) -> bytes:
+        """What every key of a run begins with. Raises ``TypeError``, ``ValueError`` or ``LimitExceededError``."""
         prefixes = self._run_prefixes
         known = prefixes.get(run_id) if type(run_id) is str else None  # one access: another thread may clear it
         if known is not None:

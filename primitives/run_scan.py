@@ -31,7 +31,7 @@ def namespaces(engine: Engine) -> Iterator[Namespace]:
             parts.append(part)
         namespace = Namespace(*parts)
         yield namespace
-        lower = after(namespace.prefix())
+        lower = after(namespace._prefix)
 
 
 def runs_held(engine: Engine, namespace: Namespace) -> Iterator[tuple[str, Engine]]:
@@ -39,7 +39,7 @@ def runs_held(engine: Engine, namespace: Namespace) -> Iterator[tuple[str, Engin
 
     Each comes with an engine to read it from until the next one is asked for: ``engine``, or a copy of all its keys.
     """
-    start = namespace.prefix()
+    start = namespace._prefix
     lower, upper = start + b"\1", after(start)  # length 0 is what belongs to no run
     while True:
         ahead = RunAhead()

@@ -33,7 +33,7 @@ class RunView:
     def __init__(
         self, owner: Transaction | None, namespace: Namespace, run_id: str, chain: str = DEFAULT_CHAIN
     ) -> None:
-        namespace.run_prefix(run_id)  # a bad run id is refused here, before anything begins
+        namespace._run_prefix(run_id)  # a bad run id is refused here, before anything begins
         self._owner = owner  # None of a transaction itself: a cycle would keep its segment until it is collected
         self._namespace = namespace
         self._run_id = run_id

@@ -48,7 +48,7 @@ def filled(request: pytest.FixtureRequest, memory_db: DB, run: str) -> shoal.Eve
 
 def prefix_of(run: str) -> bytes:
     """What the keys of a run's log begin with."""
-    return shoal.Namespace().run_prefix(run) + bytes((key_space.Tag.EVENT,))
+    return shoal.Namespace()._run_prefix(run) + bytes((key_space.Tag.EVENT,))
 
 
 def keys_of(db: DB, run: str) -> list[bytes]:

@@ -265,7 +265,7 @@ class TestNoPickle:
         kv.put(run, "bomb", bomb)
         assert kv.get(run, "bomb") == bomb
         engine = memory_db._store.auto_commit
-        prefix = shoal.Namespace().run_prefix(run)
+        prefix = shoal.Namespace()._run_prefix(run)
         for tag in (b"\1", b"\3"):
             engine.put(prefix + tag + b"raw", bomb)
         for read in (lambda: kv.get(run, "raw"), lambda: shoal.StateCell(memory_db).read(run, "raw")):

@@ -26,7 +26,7 @@ WEIRD_NAMES = ["\0", "a\0b", "__idx_", "a__b", "/", "a/b", "🦀", "é", "\n", "
 
 
 def engine_key(run: str, name: str) -> bytes:
-    return Namespace().run_prefix(run) + bytes((Tag.STATE,)) + name.encode()
+    return Namespace()._run_prefix(run) + bytes((Tag.STATE,)) + name.encode()
 
 
 class TestVersions:

@@ -145,7 +145,7 @@ class EventLog(Facade[EventView]):
         ``NotFoundError`` once the run was deleted, whether its log was begun again or not: events of another log never
         follow those of the first.
         """
-        self.namespace.run_prefix(run_id)  # a bad run id is refused here, before the first event is asked for
+        self.namespace._run_prefix(run_id)  # a bad run id is refused here, before the first event is asked for
         return self._follow(run_id, max(0, check_int("start", start)), check_wait("timeout", timeout))
 
     def verify_chain(self, run_id: str, anchor: Anchor | None = None) -> ChainVerification:

@@ -68,7 +68,7 @@ class EventView(View):
 
     def __init__(self, engine: Engine, namespace: Namespace, run_id: str, chain: str = DEFAULT_CHAIN) -> None:
         self._engine = engine
-        self._prefix = namespace.run_prefix(run_id) + _TAG
+        self._prefix = namespace._run_prefix(run_id) + _TAG
         self._chain = chain  # of a log that begins with an append here
 
     def append(self, event_type: str, payload: codec.Value) -> Appended:

@@ -52,7 +52,7 @@ class KVView(View):
 
     def __init__(self, engine: Engine, namespace: Namespace, run_id: str) -> None:
         self._engine = engine
-        self._prefix = namespace.run_prefix(run_id) + _TAG
+        self._prefix = namespace._run_prefix(run_id) + _TAG
         self._cache = KeyLocationCache(self._prefix)
 
     def get(self, key: str, default: Any = None) -> Any:

@@ -1,6 +1,6 @@
 """How the runs of a namespace are stored, and the upkeep of their records and indices.
 
-Keys, all at the level of the namespace (``Namespace.runs_prefix``, tag RUN), by kind:
+Keys, all at the level of the namespace (``Namespace._runs_prefix``, tag RUN), by kind:
 
     0  run id                                   the record of a run (``run_types``)
     1  status, 1 byte · created · run id        by status
@@ -49,7 +49,7 @@ def by_parent(parent_run: str) -> bytes:
 
 
 class RunRecords:
-    """The records of the namespace whose ``runs_prefix`` is ``prefix``, over one engine."""
+    """The records of the namespace whose ``_runs_prefix`` is ``prefix``, over one engine."""
 
     __slots__ = ("_engine", "_prefix")
 

@@ -49,7 +49,7 @@ class RunsView(View):
     def __init__(self, engine: Engine, namespace: Namespace) -> None:
         self._engine = engine
         self._namespace = namespace
-        self._records = RunRecords(engine, namespace.runs_prefix())
+        self._records = RunRecords(engine, namespace._runs_prefix())
 
     def create_run(
         self,
@@ -211,12 +211,12 @@ class RunsView(View):
         ``LimitExceededError`` for a bad argument.
         """
         check_bool("cascade_children", cascade_children)
-        run_prefix = self._namespace.run_prefix(run_id)
+        run_prefix = self._namespace._run_prefix(run_id)
         run = self._records.find(run_id)
         if run is None and not run_contents.holds_anything(self._engine, run_prefix):
             raise NotFoundError(f"run {run_id!r} is not registered and holds nothing; there is nothing to delete")
         below = self._descendants(run_id) if cascade_children else []
-        prefixes = [self._namespace.run_prefix(child.run_id) for child in below]
+        prefixes = [self._namespace._run_prefix(child.run_id) for child in below]
         keys_of = [run_contents.few_keys(self._engine, prefix) for prefix in prefixes]
         run_contents.remove(self._engine, run_prefix)
         for prefix, keys in zip(prefixes, keys_of, strict=True):
@@ -263,12 +263,12 @@ def fork(view: RunsView, source: Engine, run_id: str, new_run_id: str | None) ->
     """``fork_run`` with what the run holds read from ``source``, at one moment of it."""
     run = _new_run(new_run_id, run_id, [], None)
     raw = encode_run(run)
-    to_prefix = view._namespace.run_prefix(run.run_id)
+    to_prefix = view._namespace._run_prefix(run.run_id)
     view._records.must_be_new(run.run_id)
     if run_contents.holds_anything(view._engine, to_prefix):
         raise AlreadyExistsError(f"run {run.run_id!r} holds something already; fork to another new_run_id")
     is_registered = view._records.find(run_id) is not None
-    writes = run_contents.copied(source, view._namespace.run_prefix(run_id), to_prefix)
+    writes = run_contents.copied(source, view._namespace._run_prefix(run_id), to_prefix)
     if not writes and not is_registered:
         raise NotFoundError(f"run {run_id!r} is not registered and holds nothing; there is nothing to fork")
     for write in writes:

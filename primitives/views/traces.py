@@ -50,7 +50,7 @@ class TraceView(View):
 
     def __init__(self, engine: Engine, namespace: Namespace, run_id: str) -> None:
         self._engine = engine
-        self._prefix = namespace.run_prefix(run_id) + _TAG
+        self._prefix = namespace._run_prefix(run_id) + _TAG
 
     def record(
         self,

@@ -124,5 +124,5 @@ def _as_json(kind: str, namespace: Namespace, run_id: str, item: Any) -> str:
 def _must_exist(db: Database, namespace: Namespace, run_id: str) -> None:
     engine = db._store.auto_commit
     registered = RunsView(engine, namespace).get_run(run_id) is not None
-    if not registered and not holds_anything(engine, namespace.run_prefix(run_id)):
+    if not registered and not holds_anything(engine, namespace._run_prefix(run_id)):
         raise NotFoundError(f"there is no run {run_id!r} here; shoal runs lists those there are")

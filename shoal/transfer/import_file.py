@@ -158,7 +158,7 @@ class _Import:
 
 
 def _must_be_absent(engine: Engine, namespace: Namespace, run_id: str) -> None:
-    if RunsView(engine, namespace).get_run(run_id) is not None or holds_anything(engine, namespace.run_prefix(run_id)):
+    if RunsView(engine, namespace).get_run(run_id) is not None or holds_anything(engine, namespace._run_prefix(run_id)):
         where = "the store" if namespace == Namespace() else f"{namespace!r} of the store"
         raise AlreadyExistsError(f"run {run_id!r} exists in {where}; delete it there, or import into another store")
 

@@ -104,13 +104,13 @@ def from_fields(fields: Any) -> Record:
         raise ValueError(f"its kind is {kind!r:.100}, not one of {', '.join(KINDS)}")
     namespace = _namespace(rest.pop("namespace")) if "namespace" in rest else _DEFAULT_NAMESPACE
     run_id = rest.pop("run_id", None)
-    namespace.run_prefix(run_id)
+    namespace._run_prefix(run_id)
     return Record(kind, namespace, run_id, KINDS[kind].make(run_id, rest))
 
 
 def size_of(record: Record) -> int:
     """What a record takes in a commit, in bytes, at most. Checks it wholly, as the primitives do before they write."""
-    return KINDS[record.kind].size(record.namespace.run_prefix(record.run_id), record.item)
+    return KINDS[record.kind].size(record.namespace._run_prefix(record.run_id), record.item)
 
 
 def restore(engine: Engine, record: Record) -> None:

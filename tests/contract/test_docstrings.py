@@ -141,3 +141,25 @@ def test_public_names_say_where_users_find_them(name: str) -> None:
         assert pickle.loads(pickle.dumps(public)) is public
     if dataclasses.is_dataclass(public) and not isinstance(public, enum.EnumMeta):
         assert inspect.get_annotations(public, eval_str=True)
+
+
+# What a user may reach, beside the public methods: fields, and what bases of the standard library bring along.
+PUBLIC = {
+    "Database": "backup check close info path snapshot transact transaction",
+    "Transaction": "close events kv on runs state traces version",
+    "RunView": "events kv runs state traces",
+    "Namespace": "agent app tenant",
+    "KVStore": "delete exists get increment list list_with_values namespace put put_with_ttl transaction ttl",
+    "KVView": "delete exists get increment list list_with_values put put_with_ttl ttl",
+    "RunQuery": "created_after created_before include_archived limit parent_run status tags",
+    "TraceType": "Custom Decision Error Query Thought ToolCall type_name",
+}
+
+
+@pytest.mark.parametrize("name", PUBLIC)
+def test_nothing_internal_is_reached(name: str, memory_db: shoal.Database) -> None:
+    """An attribute without an underscore is one that users are told of, also of an object."""
+    reached = {attribute for attribute in dir(CLASSES[name]) if not attribute.startswith("_")}
+    if name == "Database":
+        reached |= {attribute for attribute in vars(memory_db) if not attribute.startswith("_")}
+    assert reached == set(PUBLIC[name].split())

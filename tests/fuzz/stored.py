@@ -29,7 +29,7 @@ from shoal.shm.operation import VersionedValue
 from .target import encoded, part, parts_of, script, target
 
 NAMESPACE = Namespace()
-RUN = NAMESPACE.run_prefix("r")
+RUN = NAMESPACE._run_prefix("r")
 
 
 class DictEngine:
@@ -207,7 +207,7 @@ def _run_seeds() -> list[bytes]:
     view.create_run(run_id="a", tags=["t"], metadata={"k": 1})
     view.create_run(run_id="b", parent_run="a")
     view.fail_run("b", "bad")
-    start = len(NAMESPACE.runs_prefix()) + 1
+    start = len(NAMESPACE._runs_prefix()) + 1
     record = encode_run(RunMetadata("a", None, RunStatus.Active, 1, 2, None, [], None, None))
     return [script(*([key[start:], found.value] for key, found in engine.keys.items())), script([b"\0a", record])]
 
@@ -217,7 +217,7 @@ def runs(data: bytes) -> None:
     """Whatever lies where runs and their indices lie is read, or ShoalError says what is wrong."""
 
     def view() -> RunsView:
-        return RunsView(_filled(Tag.RUN, data, NAMESPACE.runs_prefix()), NAMESPACE)
+        return RunsView(_filled(Tag.RUN, data, NAMESPACE._runs_prefix()), NAMESPACE)
 
     _try(
         [
@@ -235,7 +235,7 @@ def runs(data: bytes) -> None:
 
 
 def _key_seeds() -> list[bytes]:
-    return [script(RUN + b"\1key"), script(RUN + b"\2\1" + bytes(8), NAMESPACE.runs_prefix() + b"\5\0r"), RUN[:9], b""]
+    return [script(RUN + b"\1key"), script(RUN + b"\2\1" + bytes(8), NAMESPACE._runs_prefix() + b"\5\0r"), RUN[:9], b""]
 
 
 @target(_key_seeds)

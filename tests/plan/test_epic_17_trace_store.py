@@ -27,7 +27,7 @@ def _index(db: shoal.Database, run: str, kind: int, name: str = "") -> list[byte
     """The keys of one index of a run, for one name."""
     raw = name.encode()
     prefix = (
-        Namespace().run_prefix(run) + bytes((Tag.TRACE, kind)) + (len(raw).to_bytes(2, "big") + raw if raw else b"")
+        Namespace()._run_prefix(run) + bytes((Tag.TRACE, kind)) + (len(raw).to_bytes(2, "big") + raw if raw else b"")
     )
     return [key for key, _ in db._store.auto_commit.scan(prefix, after(prefix))]
 
@@ -129,7 +129,7 @@ def test_187_all_indices_atomic_with_trace_write(memory_db, traces, run):
     """Record and index entries have one commit version; a refused record leaves none of them."""
     traces.record(run, KINDS[3], id="t")
     traces.record(run, KINDS[3], id="c", parent_id="t", tags=["a"])
-    prefix = Namespace().run_prefix(run) + bytes((Tag.TRACE,))
+    prefix = Namespace()._run_prefix(run) + bytes((Tag.TRACE,))
     versions = [
         found.version for key, found in memory_db._store.auto_commit.scan(prefix, after(prefix)) if key.endswith(b"c")
     ]
