@@ -26,10 +26,14 @@ DEFAULT_NAMESPACE = Namespace()
 class StoreInfo:
     """The result of ``Database.info``.
 
-    ``path``: where the store lies. ``durability``: how it is served. ``coordinator_pid``: the process that serves it.
-    ``commit_version``: the newest one. ``keys``: live keys; those of a range just deleted go within moments.
-    ``bytes_used``: memory in use. ``clients``: attached databases. ``compiled``: whether the hot modules run compiled;
-    they run as plain Python.
+    - ``path`` (str): where the store lies.
+    - ``durability`` (str): ``"memory"``, ``"buffered"`` or ``"strict"``.
+    - ``coordinator_pid`` (int): the process that serves it.
+    - ``commit_version`` (int): the newest one.
+    - ``keys`` (int): live keys; those of a range just deleted are counted until they are reclaimed.
+    - ``bytes_used`` (int): of the store's memory.
+    - ``clients`` (int): attached databases.
+    - ``compiled`` (bool): whether the hot modules run compiled. They run as plain Python.
 
     >>> StoreInfo("fleet.db", "buffered", 4711, 12, 3, 16384, 1, False).keys
     3
@@ -132,7 +136,7 @@ class Database:
         return retry(attempt, retries)
 
     def snapshot(self, run_id: str, *, namespace: Namespace = DEFAULT_NAMESPACE) -> Transaction:
-        """A transaction that only reads, at the newest version, from this moment; end it with ``close`` or ``with``.
+        """A transaction that only reads, at the version that is the newest now; end it with ``close`` or ``with``.
 
         A write through it, or any use after its end, is ``InvalidOperationError``. It is ``SnapshotExpiredError`` to
         read from it once it was revoked, because the history kept for it took too much room. Raises ``TypeError``,
@@ -188,14 +192,14 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
 ) -> Database:
     """Attach to the store at ``path``, a directory, starting a coordinator if none serves it.
 
-    ``path``: str, bytes or ``os.PathLike``; it is taken as it is, ``~`` is not expanded.
-    ``durability``: ``"memory"``, ``"buffered"`` or ``"strict"``; None takes the one being served, else the last.
-    ``max_bytes``: bound of the store's memory, 8 MiB at least; None likewise, else half of what machine,
-    container and the limits of the process leave it (``shoal.shm.host.machine_memory``).
-    ``timeout``: seconds to wait for a coordinator, now and after one has died; ``math.inf`` for ever.
-    ``linger``: seconds a coordinator started here stays after its last client; ``math.inf`` for ever.
-    ``read_only``: read a store that is there, and start and make nothing. One that nobody serves is read into memory of
-    this process (``max_bytes`` then bounds that), also on read-only media. Every write is ``InvalidOperationError``.
+    - ``path``: str, bytes or ``os.PathLike``. It is taken as it is: ``~`` is not expanded.
+    - ``durability``: ``"memory"``, ``"buffered"`` or ``"strict"``. None takes the one being served, else the last.
+    - ``max_bytes``: bound of the store's memory, int, 8 MiB at least. None takes the one being served, else the last,
+      else half of what the machine, the container and the limits of the process leave.
+    - ``timeout``: seconds to wait for a coordinator, now and after one has died; ``math.inf`` waits for ever.
+    - ``linger``: seconds that a coordinator started here stays after its last client has gone; ``math.inf`` is for ever.
+    - ``read_only``: read a store that is there; start and make nothing. A store that is not served is read into memory
+      of this process (``max_bytes`` bounds that), also on read-only media. Every write is ``InvalidOperationError``.
 
     Raises ``ConfigurationError`` for options the store cannot be opened with, ``CorruptionError`` for damage,
     ``CoordinatorLostError`` if no coordinator could be reached or started in time, ``StoreFullError`` if there is no

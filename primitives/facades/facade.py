@@ -89,7 +89,7 @@ class BoundFacade:
         return self._db.transaction(run_id, namespace=self.namespace)
 
     def _snapshot(self, run_id: str) -> Transaction:
-        """One moment for a call that reads more than once."""
+        """One snapshot for a call that reads more than once."""
         return self._db.snapshot(run_id, namespace=self.namespace)
 
     def _transact(self, run_id: str, call: Callable[[Transaction], T], timeout_s: float = SINGLE_CALL_TIMEOUT_S) -> T:

@@ -93,7 +93,7 @@ class KVStore(Facade[KVView]):
         return self._views[run_id].list(prefix)
 
     def list_with_values(self, run_id: str, prefix: str = "") -> builtins.list[tuple[str, Any]]:
-        """``(key, value)`` of the keys that begin with ``prefix``, sorted by key, at one moment.
+        """``(key, value)`` of the keys that begin with ``prefix``, sorted by key, of one snapshot.
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id or prefix.
         """

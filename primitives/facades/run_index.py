@@ -169,8 +169,8 @@ class RunIndex(BoundFacade):
 
     def query_runs(self, query: RunQuery = RunQuery()) -> list[RunMetadata]:  # noqa: B008 (frozen)
         """The runs that match, by created_at, then id. Raises ``TypeError`` for what is no ``RunQuery``."""
-        with self._snapshot(_NO_RUN) as moment:
-            return moment.runs.query_runs(query)
+        with self._snapshot(_NO_RUN) as txn:
+            return txn.runs.query_runs(query)
 
     def list_runs(self) -> list[str]:
         """The ids of all registered runs, archived ones too, by created_at, then id."""
@@ -181,13 +181,13 @@ class RunIndex(BoundFacade):
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
         """
-        with self._snapshot(_NO_RUN) as moment:
-            return moment.runs.get_child_runs(parent_run)
+        with self._snapshot(_NO_RUN) as txn:
+            return txn.runs.get_child_runs(parent_run)
 
     def get_stats(self) -> RunStats:
         """How many runs there are, and how many of each status."""
-        with self._snapshot(_NO_RUN) as moment:
-            return moment.runs.get_stats()
+        with self._snapshot(_NO_RUN) as txn:
+            return txn.runs.get_stats()
 
     def delete_run(self, run_id: str, *, cascade_children: bool = False) -> None:
         """Delete a run, registered or not, and everything in it, at once and for good.
@@ -201,7 +201,7 @@ class RunIndex(BoundFacade):
     def fork_run(self, run_id: str, *, new_run_id: str | None = None) -> RunMetadata:
         """Register a child of a run, Active, with a copy of the run's keys, state, events and traces.
 
-        The copy is of one moment during the call, whoever writes to the run meanwhile; in a transaction
+        The copy is of one snapshot taken during the call, even if others write to the run meanwhile; in a transaction
         (``txn.runs.fork_run``) it is of the transaction's snapshot, and a change since is a conflict. Hashes of events,
         versions of cells and ttls are kept; tags and metadata are not taken over. The run need not be registered.
 

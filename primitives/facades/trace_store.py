@@ -148,7 +148,7 @@ class TraceStore(Facade[TraceView]):
             return txn.traces.get_children(parent_id)
 
     def get_tree(self, run_id: str, root_id: str) -> TraceTree:
-        """A trace and all its descendants, at any depth and one moment.
+        """A trace and all its descendants, at any depth, of one snapshot.
 
         Raises ``NotFoundError`` if there is no such trace, and ``TypeError``, ``ValueError`` or ``LimitExceededError``
         for a bad run id or id.

@@ -1,7 +1,7 @@
 """How each operation is asked for: its name and arguments, in the order in which its rule takes them.
 
-A function here and the rule of the same name are the two ends of one call: what ``Engine.perform`` carries between them
-is known to nobody else.
+A function here and the rule that it names are the two ends of one call. No other file knows what ``Engine.perform``
+carries between them.
 """
 
 from __future__ import annotations

@@ -205,7 +205,7 @@ class RunsView(View):
         return RunStats(sum(counts), active, completed, failed, cancelled, paused, archived)
 
     def delete_run(self, run_id: str, *, cascade_children: bool = False) -> None:
-        """Delete a run and everything in it; with ``cascade_children`` all its descendants likewise.
+        """Delete a run and everything in it, and with ``cascade_children`` all its descendants.
 
         Raises ``NotFoundError`` if it is neither registered nor holds anything, and ``TypeError``, ``ValueError`` or
         ``LimitExceededError`` for a bad argument.
@@ -260,7 +260,7 @@ class RunsView(View):
 
 
 def fork(view: RunsView, source: Engine, run_id: str, new_run_id: str | None) -> RunMetadata:
-    """``fork_run`` with what the run holds read from ``source``, at one moment of it."""
+    """``fork_run`` with the contents of the run read from ``source``, in one scan."""
     run = _new_run(new_run_id, run_id, [], None)
     raw = encode_run(run)
     to_prefix = view._namespace._run_prefix(run.run_id)

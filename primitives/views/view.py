@@ -1,4 +1,4 @@
-"""What the views have in common: they belong to whoever made them, and cannot be taken elsewhere."""
+"""The base of the views: a view belongs to the transaction it came from, and cannot be copied or pickled."""
 
 from __future__ import annotations
 
