@@ -197,7 +197,7 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
     - ``max_bytes``: bound of the store's memory, int, 8 MiB at least. None takes the one being served, else the last,
       else half of what the machine, the container and the limits of the process leave.
     - ``timeout``: seconds to wait for a coordinator, now and after one has died; ``math.inf`` waits for ever.
-    - ``linger``: seconds that a coordinator started here stays after its last client has gone; ``math.inf`` is for ever.
+    - ``linger``: seconds that a coordinator started here stays after its last client; ``math.inf`` is for ever.
     - ``read_only``: read a store that is there; start and make nothing. A store that is not served is read into memory
       of this process (``max_bytes`` bounds that), also on read-only media. Every write is ``InvalidOperationError``.
 
