@@ -1,1 +1,1 @@
-"""What users store: facades and transaction views over one engine interface."""
+"""The primitives that users store their data with: facades and views of a transaction, over the port of an engine."""

@@ -1,44 +1,173 @@
-"""The port under the primitives: what they need of an engine, and all that they know of it.
+"""The port under the primitives: everything they, and ``shoal.Database``, ask of an engine.
 
-``workers.shared_memory`` implements it over a shared segment. Keys and values are bytes.
+An engine stores bytes under bytes, in the order of the keys. Whoever implements these protocols can stand under the
+primitives: ``workers.shared_memory`` does it over a shared segment, ``tests/contract/toy_engine.py`` over a dict.
+
+What every engine promises:
+
+- A transaction reads at one snapshot, sees its own writes, and commits all of them at once or none. It commits only if
+  everything it read (keys, absent keys and ranges) is unchanged then; else ``commit`` raises ``ConflictError``.
+- A write that read nothing never conflicts. A transaction that only reads never conflicts.
+- Every commit has a version of its own, and versions only rise.
+- A call of an ``AutoCommit`` commits by itself. It never conflicts: ``perform`` is decided on the newest state.
+- A key whose ``expires_ms`` has come reads as absent.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any, Protocol
+import os
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol, TypeVar
 
 from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.operation import VersionedValue
 
+T = TypeVar("T")
+
+# What takes a database to another process, or makes a copy of one: a function that can be pickled, and its arguments.
+Recipe = tuple[Callable[..., "Store"], tuple[Any, ...]]
+
 
 class Engine(Protocol):
-    """Reads and writes of one transaction, or of calls that commit one by one; ``expires_ms`` 0 is forever."""
+    """Reads and writes: of one transaction, or of calls that commit one by one."""
 
-    def get_named(self, place: KeyLocationCache, name: str) -> bytes | None:
-        """The value of the key ``place.prefix`` + ``name``, or None."""
+    def get_named(self, cache: KeyLocationCache, name: str, /) -> bytes | None:
+        """The value of the key ``cache.prefix`` + ``name``, or None. ``cache`` is the engine's to write to."""
         ...
 
-    def find(self, key: bytes) -> VersionedValue | None:
-        """A key's value with version and expiry, or None."""
+    def find(self, key: bytes, /) -> VersionedValue | None:
+        """A key's value with version and expiry, or None. A transaction's own write has version 0."""
         ...
 
-    def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, VersionedValue]]:
-        """The live keys of ``[lower, upper)`` in order."""
+    def scan(self, lower: bytes, upper: bytes, /) -> Iterator[tuple[bytes, VersionedValue]]:
+        """The live keys of ``[lower, upper)`` in order. Of a range read in part, only that part counts as read."""
         ...
 
-    def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> None:
-        """Write a key, whatever is there."""
+    def put(self, key: bytes, value: bytes, expires_ms: int = 0, /) -> None:
+        """Write a key, whatever is there. ``expires_ms``: ms since the epoch; 0 is never."""
         ...
 
-    def delete(self, key: bytes) -> None:
+    def delete(self, key: bytes, /) -> None:
         """Delete a key, present or not."""
         ...
 
-    def clear(self, lower: bytes, upper: bytes) -> None:
+    def clear(self, lower: bytes, upper: bytes, /) -> None:
         """Delete every key of ``[lower, upper)``, however many."""
         ...
 
-    def perform(self, name: str, arguments: list[Any]) -> Any:
-        """Run the operation ``name`` of ``primitives.rules.registry`` and return what it says."""
+    def perform(self, name: str, arguments: list[Any], /) -> Any:
+        """Run the operation ``name`` of ``primitives.rules`` and return its result; raises what its rule raises."""
+        ...
+
+
+class AutoCommit(Engine, Protocol):
+    """The engine outside any transaction: every call commits by itself. Threads share it."""
+
+    def wait_for(self, look: Callable[[], T | None], give_up_s: float, /) -> T | None:
+        """Call ``look`` now and after commits until it returns something else than None, and return that.
+
+        None if it still returns None at ``give_up_s`` (``time.monotonic``); the last look is made after that.
+        """
+        ...
+
+
+class EngineTransaction(Engine, Protocol):
+    """One snapshot and one atomic commit. It belongs to the thread that began it."""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether every write is refused with ``InvalidOperationError``."""
+        ...
+
+    @property
+    def version(self) -> int | None:
+        """The commit version, None before the commit; if ``read_only``, the snapshot's from the start."""
+        ...
+
+    def commit(self) -> int:
+        """Commit and end; the commit version (the snapshot's, if nothing was written).
+
+        Raises ``ConflictError`` with the key as bytes; nothing is written then. Any call after the end is
+        ``InvalidOperationError``.
+        """
+        ...
+
+    def abandon(self) -> None:
+        """End without writing anything; a second time does nothing."""
+        ...
+
+
+class Stats(Protocol):
+    """Figures of a store, for ``Database.info``."""
+
+    @property
+    def coordinator_pid(self) -> int:
+        """The process that decides commits."""
+        ...
+
+    @property
+    def commit_version(self) -> int:
+        """The newest committed version."""
+        ...
+
+    @property
+    def keys(self) -> int:
+        """Live keys."""
+        ...
+
+    @property
+    def bytes_used(self) -> int:
+        """Memory in use."""
+        ...
+
+    @property
+    def clients(self) -> int:
+        """Attached databases."""
+        ...
+
+
+class Transactions(Protocol):
+    """What the primitives need of a store."""
+
+    @property
+    def auto_commit(self) -> AutoCommit:
+        """Reads and writes outside any transaction; always the same object."""
+        ...
+
+    def begin(self, read_only: bool = False) -> EngineTransaction:
+        """A transaction at the newest version; ``commit`` or ``abandon`` ends it."""
+        ...
+
+
+class Store(Transactions, Protocol):
+    """A store that this process has open: what ``shoal.Database`` is made of."""
+
+    @property
+    def path(self) -> str:
+        """Where it lies, or the name of an engine that has no directory."""
+        ...
+
+    @property
+    def durability(self) -> str:
+        """What an acknowledged commit survives: ``"memory"``, ``"buffered"`` or ``"strict"``."""
+        ...
+
+    def stats(self) -> Stats:
+        """Its figures now."""
+        ...
+
+    def check(self) -> list[str]:
+        """Every damaged place in it; empty means sound. Commits go on meanwhile."""
+        ...
+
+    def backup(self, dest: str | os.PathLike[str], /) -> int:
+        """Write a consistent copy to a directory that is empty or not there; how many keys it has."""
+        ...
+
+    def recipe(self) -> Recipe:
+        """How to open the same store elsewhere; ``TypeError`` for an engine that lives in this process only."""
+        ...
+
+    def close(self) -> None:
+        """Let go of it. Later calls raise ``InvalidOperationError``; closing twice does nothing."""
         ...

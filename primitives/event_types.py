@@ -1,4 +1,4 @@
-"""What an event log gives out, and the verification of it: of exported events, and of a log where it is stored."""
+"""The types of ``EventLog``, and the verification of events: of exported ones, and of a stored log."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from shoal.primitives.rules.event_rules import (
     METADATA,
     SEQUENCE_BYTES,
     TYPE,
+    EventRecord,
     Metadata,
-    Record,
     TypeHead,
     decode_events,
     decode_head,
@@ -22,14 +22,19 @@ from shoal.primitives.rules.event_rules import (
 )
 from shoal.primitives.rules.hash_chain import DEFAULT_CHAIN, GENESIS_HASH, HASH_BYTES, ChainCheck, canonical, chain_of
 from shoal.shm import codec
+from shoal.shm.arguments import check_int, check_type
 from shoal.shm.errors import CorruptionError, LimitExceededError
 
 
 @dataclass(frozen=True)
 class Event:
-    """An event of a log. ``timestamp``: ms since the epoch, UTC; the hashes: 32 bytes.
+    """An event of a log.
 
-    ``payload`` is in canonical form: dicts with their keys sorted, lists for tuples.
+    ``sequence``: from 0. ``payload``: in canonical form, dicts with their keys sorted and lists for tuples.
+    ``timestamp``: integer ms since the epoch (UTC), never before the last event's. ``prev_hash``, ``hash``: 32 bytes.
+
+    >>> Event(0, "started", {"task": 1}, 1_700_000_000_000, bytes(32), bytes(31) + b"x").payload
+    {'task': 1}
     """
 
     sequence: int
@@ -41,14 +46,22 @@ class Event:
 
 
 class Appended(NamedTuple):
-    """What an append says: the event's sequence, from 0, and its hash, 32 bytes."""
+    """The result of an append: the event's sequence, from 0, and its hash, 32 bytes.
+
+    >>> Appended(0, bytes(32)).sequence
+    0
+    """
 
     sequence: int
     hash: bytes
 
 
 class Anchor(NamedTuple):
-    """How long a log was and the hash of its last event then; kept elsewhere it proves the log up to there."""
+    """How long a log was, and the hash of its last event then, 32 bytes. Kept elsewhere it proves the log up to there.
+
+    >>> Anchor(2, bytes(32)).length
+    2
+    """
 
     length: int
     head_hash: bytes
@@ -56,10 +69,13 @@ class Anchor(NamedTuple):
 
 @dataclass(frozen=True)
 class ChainVerification:
-    """What a verification found; as a truth value, ``is_valid``.
+    """The result of a verification; its truth value is ``is_valid``.
 
-    ``length``: how many events there are by the log's metadata, or were given. ``first_invalid``: sequence of the first
-    event that is missing or wrong, None if nothing is, or nothing can be told. ``error``: what is wrong, else None.
+    ``length``: how many events the log has by its metadata, or were given. ``first_invalid``: the sequence of the first
+    event that is missing or wrong; None if none is, or if it cannot be told. ``error``: what is wrong, else None.
+
+    >>> bool(ChainVerification(False, 3, 1, "event 1 is missing"))
+    False
     """
 
     is_valid: bool
@@ -72,11 +88,11 @@ class ChainVerification:
 
 
 class _BrokenError(Exception):
-    """The first fault found: sequence, text."""
+    """The first fault that was found: sequence, text."""
 
 
 def verify_events(events: Iterable[Event], prev_hash: bytes) -> ChainVerification:
-    """Whether consecutive events follow each other, the first of them following ``prev_hash``."""
+    """Whether consecutive events follow each other, and the first of them follows ``prev_hash``."""
     _check_hash("prev_hash", prev_hash)
     check: ChainCheck | None = None
     length = 0
@@ -113,16 +129,16 @@ def verify_log(engine: Engine, prefix: bytes, anchor: Anchor | None) -> ChainVer
     return ChainVerification(True, metadata.next_sequence)
 
 
-def stored_events(engine: Engine, prefix: bytes, start: int) -> Generator[tuple[int, Record], None, None]:
-    """The events from ``start`` on that are in the log at ``prefix``, in order; CorruptionError for what is none."""
+def stored_events(engine: Engine, prefix: bytes, start: int) -> Generator[tuple[int, EventRecord], None, None]:
+    """The events from ``start`` on of the log at ``prefix``, in order. Raises ``CorruptionError`` for a bad record."""
     for key, found in engine.scan(prefix + EVENT + bound(start), prefix + TYPE):
         for sequence, record in decode_events(sequence_of(key), found.value).items():
             if sequence >= start:
                 yield sequence, record
 
 
-def event_of(sequence: int, record: Record) -> Event:
-    """A stored event as it is given out; CorruptionError if its payload is none."""
+def event_of(sequence: int, record: EventRecord) -> Event:
+    """A stored event as users get it. Raises ``CorruptionError`` if its payload is no value."""
     event_type, payload, timestamp, prev_hash, event_hash, _ = record
     try:
         value = codec.decode(payload)
@@ -133,7 +149,7 @@ def event_of(sequence: int, record: Record) -> Event:
 
 
 def fields_to_restore(events: Iterable[Event]) -> list[list[Any]]:
-    """What EVENT_RESTORE takes for consecutive events; ValueError unless they follow each other, hashes and all."""
+    """The argument of ``restore_events`` for consecutive events; ``ValueError`` unless they follow each other."""
     given = list(events)
     if not given:
         return []
@@ -150,34 +166,30 @@ def fields_to_restore(events: Iterable[Event]) -> list[list[Any]]:
 
 
 def sequence_of(key: bytes) -> int:
-    """The sequence at the end of the key of events: the last one's."""
+    """The sequence at the end of the key of an event record: that of its last event."""
     return int.from_bytes(key[-SEQUENCE_BYTES:], "big")
 
 
 def _check_hash(what: str, value: object) -> None:
-    """TypeError or ValueError for what is no hash."""
-    if not isinstance(value, bytes):
-        raise TypeError(f"{what} has type {type(value).__name__}; give bytes")
-    if len(value) != HASH_BYTES:
-        raise ValueError(f"{what} has {len(value)} bytes; a hash has {HASH_BYTES}")
+    """Raise ``TypeError`` or ``ValueError`` for what is no hash."""
+    size = len(check_type(what, value, bytes, "bytes"))
+    if size != HASH_BYTES:
+        raise ValueError(f"{what} has {size} bytes; a hash has {HASH_BYTES}")
 
 
 def _check_anchor(anchor: object) -> None:
-    if not isinstance(anchor, Anchor):
-        raise TypeError(f"anchor has type {type(anchor).__name__}; give the Anchor that anchor() returned")
-    if type(anchor.length) is not int:
-        raise TypeError(f"length of the anchor has type {type(anchor.length).__name__}; give an int")
-    if anchor.length < 0:
-        raise ValueError(f"length of the anchor is {anchor.length}; give 0 or more")
-    _check_hash("head_hash of the anchor", anchor.head_hash)
+    length, head_hash = check_type("anchor", anchor, Anchor, "the Anchor that anchor() returned")
+    if check_int("length of the anchor", length) < 0:
+        raise ValueError(f"length of the anchor is {length}; give 0 or more")
+    _check_hash("head_hash of the anchor", head_hash)
 
 
 def _check_from(event: Event, prev_hash: bytes) -> ChainCheck:
-    """The check of a chain, or of a slice of one, that begins with ``event``: a hash shows its chain."""
+    """The check of a chain, or of a slice of one, that begins with ``event``. A hash shows its chain."""
     if prev_hash == GENESIS_HASH:
         known = isinstance(event.hash, bytes) and len(event.hash) == HASH_BYTES
         return ChainCheck(chain_of(event.hash) if known else DEFAULT_CHAIN)
-    # Only the first event of all follows nothing: whatever else is wrong with it, this one is not the first.
+    # Only the first event of a log follows the zero hash, so this one is not the first, whatever its sequence says.
     first = event.sequence if type(event.sequence) is int and event.sequence > 0 else 1
     return ChainCheck(chain_of(prev_hash), first, prev_hash)
 
@@ -191,7 +203,7 @@ def _problem(check: ChainCheck, event: Event) -> str:
 
 
 def _check_records(engine: Engine, prefix: bytes, metadata: Metadata, anchor: Anchor | None) -> dict[str, TypeHead]:
-    """Raise _BrokenError at the first fault; the head each type must have."""
+    """Check every event record; return the head each type must have. Raises ``_BrokenError`` at the first fault."""
     length, head_hash, chain, timestamp = metadata
     if anchor is not None and anchor.length > length:
         raise _BrokenError(length, f"the log has {length} events and the anchor {anchor.length}: the log was cut")
@@ -232,7 +244,7 @@ def _check_records(engine: Engine, prefix: bytes, metadata: Metadata, anchor: An
 
 
 def _check_heads(engine: Engine, prefix: bytes, heads: dict[str, TypeHead]) -> None:
-    """Raise _BrokenError unless every type there is has the head it must have, and no other has one."""
+    """Raise ``_BrokenError`` unless exactly the types in ``heads`` have a head, and each the one given there."""
     missing = dict(heads)
     for key, found in engine.scan(prefix + TYPE, prefix + bytes((TYPE[0] + 1,))):
         event_type = key[len(prefix) + 1 :].decode(errors="backslashreplace")

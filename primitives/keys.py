@@ -1,4 +1,4 @@
-"""How everything users name becomes one ordered key space, without collisions whatever the names hold.
+"""The key space: how everything users name becomes an ordered key, without collisions whatever is in the names.
 
     key      namespace, run, type tag, rest
     part     1 byte length, then that many bytes of UTF-8: tenant, app, agent, run; 0 first: the store's own
@@ -41,7 +41,8 @@ class Tag(IntEnum):
 class Namespace:
     """Whose runs these are: the same run id in two namespaces is two runs.
 
-    Each part is a string of 1 to 128 bytes of UTF-8.
+    Each part is a str of 1 to 128 bytes of UTF-8. Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for
+    another.
 
     >>> Namespace(tenant="acme").app
     'default'
@@ -50,6 +51,7 @@ class Namespace:
     tenant: str = "default"
     app: str = "default"
     agent: str = "default"
+    # What every key of the namespace begins with, and what every key of a run begins with, by run id.
     _prefix: bytes = field(init=False, repr=False, compare=False, default=b"")
     _run_prefixes: dict[str, bytes] = field(init=False, repr=False, compare=False, default_factory=dict)
 
@@ -60,18 +62,14 @@ class Namespace:
     def __reduce__(self) -> tuple[Any, ...]:
         return Namespace, (self.tenant, self.app, self.agent)
 
-    def prefix(self) -> bytes:
-        """What every key of the namespace begins with."""
-        return self._prefix
-
-    def runs_prefix(self) -> bytes:
+    def _runs_prefix(self) -> bytes:
         """What every key that belongs to no single run begins with."""
         return self._prefix + b"\0"
 
-    def run_prefix(self, run_id: str) -> bytes:
-        """What every key of a run begins with."""
+    def _run_prefix(self, run_id: str) -> bytes:
+        """What every key of a run begins with. Raises ``TypeError``, ``ValueError`` or ``LimitExceededError``."""
         prefixes = self._run_prefixes
-        known = prefixes.get(run_id) if type(run_id) is str else None  # one look: other threads may clear it
+        known = prefixes.get(run_id) if type(run_id) is str else None  # one access: another thread may clear it
         if known is not None:
             return known
         prefix = self._prefix + _part("run_id", run_id)
@@ -82,7 +80,7 @@ class Namespace:
 
 
 def encode_text(what: str, text: object, most_bytes: int = MAX_KEY_BYTES, advice: str = _SHORTER) -> bytes:
-    """A user's name as bytes. Raises TypeError, ValueError or LimitExceededError, naming ``what``."""
+    """A user's name as bytes. Raises ``TypeError``, ``ValueError`` or ``LimitExceededError``, naming ``what``."""
     if not isinstance(text, str):
         raise TypeError(f"{what} has type {type(text).__name__}; give a str")
     try:
@@ -97,7 +95,7 @@ def encode_text(what: str, text: object, most_bytes: int = MAX_KEY_BYTES, advice
 
 
 def decode_text(raw: bytes) -> str:
-    """The text at the end of a key that was found; ``CorruptionError`` if another process put something else there."""
+    """The text at the end of a key that was found. Raises ``CorruptionError`` if it is none."""
     try:
         text = raw.decode()
     except UnicodeDecodeError as error:
@@ -134,7 +132,7 @@ def after(prefix: bytes) -> bytes:
 
 
 def user_text(key: bytes) -> str:
-    """What a user calls the engine key, for messages: a key or name as it is, of the other primitives the kind too."""
+    """The name of an engine key in messages: a user's key or name as it is; of other primitives their kind as well."""
     try:
         position = 0
         for _ in range(4):

@@ -1,7 +1,7 @@
-"""What lies under a run's prefix, whatever primitive put it there: looked for, removed, copied as the engine has it.
+"""The keys under a run's prefix, whichever primitive wrote them: to look for any, to remove all, to copy all.
 
-A run is one contiguous range, and no key or record in it names its run. So a copy is every key with another prefix,
-value and expiry as they are: event hashes, cell versions and ttls stay what they were.
+A run is one contiguous range, and no key or record in it names its run. So a copy has the same keys under another
+prefix, with the same values and expiries: event hashes, cell versions and ttls stay what they were.
 """
 
 from __future__ import annotations
@@ -12,15 +12,15 @@ from shoal.shm.errors import LimitExceededError
 from shoal.shm.limits import MAX_COMMIT_BYTES
 from shoal.shm.operation import Write
 
-# A run of so few keys that goes along with its parent is deleted key by key. A cleared range costs every reader a look
-# until it is swept, which is little for one run and much for the thousands of small ones a cascade may take along.
+# A child run of at most so many keys is deleted key by key when its parent is deleted. A range tombstone costs every
+# reader a comparison until it is swept: little for one run, much for the thousands of small ones a cascade may delete.
 _FEW_KEYS = 256
-# What stands beside each key in a commit set: three headers and an expiry.
+# What each write takes in a commit beside its key and value: three headers and an expiry.
 _WRITE_OVERHEAD_BYTES = 16
 
 
 def holds_anything(engine: Engine, run_prefix: bytes) -> bool:
-    """Whether any key is there. Only the first one found is validated at commit, not the whole range."""
+    """Whether a run has any key. Only the first one found is validated at commit, not the whole range."""
     return any(True for _ in engine.scan(run_prefix, after(run_prefix)))
 
 
@@ -40,10 +40,10 @@ def few_keys(engine: Engine, run_prefix: bytes) -> list[bytes] | None:
 
 
 def copied(source: Engine, from_prefix: bytes, to_prefix: bytes) -> list[Write]:
-    """What writes a copy of a run's keys, values, events, cells and traces under another prefix.
+    """The writes that copy a run's keys, events, cells and traces to another prefix.
 
-    What other tags hold (leases, say) belongs to the run itself and not to a copy. Raises ``LimitExceededError``
-    as soon as it is more than one commit may hold.
+    Keys of other tags (leases, say) belong to the run itself and are not copied. Raises ``LimitExceededError`` as soon
+    as the copy is more than one commit may hold.
     """
     writes: list[Write] = []
     size = 0

@@ -1,4 +1,4 @@
-"""Which namespaces and which runs a store holds, registered or not, and what is in each: for listings and exports."""
+"""The namespaces and runs that a store holds, registered or not, and what is in each: for listings and exports."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.limits import MAX_RUN_ID_BYTES, MIB
 from shoal.shm.operation import VersionedValue
 
-# A run is read ahead as far as this: thousands of small ones are then read in one scan, instead of a few scans each.
+# A run is read ahead up to these bounds: thousands of small runs then take one scan, instead of a few scans each.
 _AHEAD_KEYS = 4096
 _AHEAD_BYTES = 1 * MIB
 # Keys begin with the length of a tenant, which is never 0.
@@ -31,15 +31,15 @@ def namespaces(engine: Engine) -> Iterator[Namespace]:
             parts.append(part)
         namespace = Namespace(*parts)
         yield namespace
-        lower = after(namespace.prefix())
+        lower = after(namespace._prefix)
 
 
 def runs_held(engine: Engine, namespace: Namespace) -> Iterator[tuple[str, Engine]]:
     """The runs of a namespace that hold anything, registered or not, in the order of their keys.
 
-    Beside each what to read it from while it is the current one: ``engine``, or a copy of all its keys.
+    Each comes with an engine to read it from until the next one is asked for: ``engine``, or a copy of all its keys.
     """
-    start = namespace.prefix()
+    start = namespace._prefix
     lower, upper = start + b"\1", after(start)  # length 0 is what belongs to no run
     while True:
         ahead = RunAhead()
@@ -73,7 +73,7 @@ class RunAhead:
         self._size = 0
 
     def add(self, key: bytes, found: VersionedValue) -> bool:
-        """Keep one more key, greater than all so far; False if it would be too much."""
+        """Keep one more key, greater than all so far; False if that would exceed the bounds."""
         self._size += len(key) + len(found.value)
         if len(self._keys) == _AHEAD_KEYS or self._size > _AHEAD_BYTES:
             return False
@@ -81,9 +81,9 @@ class RunAhead:
         self._found[key] = found
         return True
 
-    def get_named(self, place: KeyLocationCache, name: str) -> bytes | None:
-        """The value of the key ``place.prefix`` + ``name``, or None."""
-        found = self.find(place.prefix + name.encode())
+    def get_named(self, cache: KeyLocationCache, name: str) -> bytes | None:
+        """The value of the key ``cache.prefix`` + ``name``, or None."""
+        found = self.find(cache.prefix + name.encode())
         return None if found is None else found.value
 
     def find(self, key: bytes) -> VersionedValue | None:
@@ -96,19 +96,19 @@ class RunAhead:
             yield key, self._found[key]
 
     def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> None:
-        """Refused."""
+        """Raise ``InvalidOperationError``."""
         self._refuse()
 
     def delete(self, key: bytes) -> None:
-        """Refused."""
+        """Raise ``InvalidOperationError``."""
         self._refuse()
 
     def clear(self, lower: bytes, upper: bytes) -> None:
-        """Refused."""
+        """Raise ``InvalidOperationError``."""
         self._refuse()
 
     def perform(self, name: str, arguments: list[Any]) -> Any:
-        """Refused."""
+        """Raise ``InvalidOperationError``."""
         self._refuse()
 
     def _refuse(self) -> NoReturn:
@@ -116,7 +116,7 @@ class RunAhead:
 
 
 def _first_part(key: bytes) -> tuple[str, bytes]:
-    """The first part of a key, and what follows it; ``CorruptionError`` for a key no primitive ever wrote."""
+    """The first part of a key, and what follows it. Raises ``CorruptionError`` for a key that no primitive writes."""
     end = 1 + (key[0] if key else 0)
     if not 1 < end <= min(len(key), 1 + MAX_RUN_ID_BYTES):
         raise CorruptionError("a key of the store", 0, "a part of 1 to 128 bytes", f"{key!r:.100}")

@@ -1,9 +1,9 @@
-"""What the index of runs speaks of: statuses and their transitions, metadata, queries, and the stored form of a run.
+"""The types of ``RunIndex``: statuses and their transitions, metadata, queries; and the stored form of a run.
 
     record   msgpack [parent or nil, status (1 to 6), created ms, updated ms, completed ms or nil, [tag, ...],
              metadata as encoded, error as encoded]
 
-Its key has the run's id (runs_view). A status's number is durable and never changes.
+The run's id is in its key (``views.run_records``). The number of a status is durable and never changes.
 """
 
 from __future__ import annotations
@@ -15,16 +15,17 @@ from typing import Any
 
 from shoal.primitives.keys import encode_text
 from shoal.shm import codec
+from shoal.shm.arguments import check_bool, check_int, check_str, check_type
 from shoal.shm.codec import Value
 from shoal.shm.errors import CorruptionError, LimitExceededError
 from shoal.shm.limits import ADVICE_FOR_VALUES, MAX_ENCODED_VALUE_BYTES, MAX_RUN_ID_BYTES
 
 
 class RunStatus(StrEnum):
-    """Where a run is in its life. Equal to its name, so that it can be printed, compared and exported as text.
+    """The status of a run. Each is a str equal to its name, so it can be printed, compared and exported as text.
 
     Active becomes any other; Paused becomes Active, Cancelled or Archived; Completed, Failed and Cancelled become
-    Archived. Nothing else: what has ended is not resurrected, and Archived is the end.
+    Archived. Nothing else: what has ended does not begin again, and Archived is the end.
 
     >>> RunStatus.Paused.may_become(RunStatus.Active), RunStatus.Completed.may_become(RunStatus.Active)
     (True, False)
@@ -40,11 +41,6 @@ class RunStatus(StrEnum):
     def may_become(self, status: RunStatus) -> bool:
         """Whether a run of this status may be given that one."""
         return status in _MAY_BECOME[self]
-
-    @property
-    def number(self) -> int:
-        """Its number in records and index keys, for good."""
-        return _NUMBERS[self]
 
 
 _ENDED = frozenset((RunStatus.Completed, RunStatus.Failed, RunStatus.Cancelled))
@@ -68,11 +64,21 @@ _NUMBERS: dict[RunStatus, int] = {
 _STATUSES = {number: status for status, number in _NUMBERS.items()}
 
 
+def status_number(status: RunStatus) -> int:
+    """The number of a status in records and index keys."""
+    return _NUMBERS[status]
+
+
 @dataclass(frozen=True)
 class RunMetadata:
-    """A run as the index has it. Times are milliseconds since the epoch, UTC.
+    """A run as the index has it. Times are integer ms since the epoch (UTC).
 
     ``completed_at`` is when it was completed, failed or cancelled, else None; ``error`` is what ``fail_run`` was given.
+    ``parent_run`` may have been deleted since.
+
+    >>> run = RunMetadata("run-1", None, RunStatus.Active, 1, 1, None, ["nightly"], {"model": "m"}, None)
+    >>> run.status, run.tags
+    (<RunStatus.Active: 'Active'>, ['nightly'])
     """
 
     run_id: str
@@ -88,11 +94,14 @@ class RunMetadata:
 
 @dataclass(frozen=True)
 class RunQuery:
-    """Which runs: all that is given must hold.
+    """Which runs ``query_runs`` gives: those for which all that is given holds, ``limit`` at most.
 
-    ``tags``: all of them. ``created_after`` is inclusive and ``created_before`` exclusive, milliseconds since the
-    epoch. Archived runs only with ``include_archived``, or if they are what ``status`` asks for.
-    Raises ``TypeError`` or ``ValueError`` for a bad argument.
+    ``tags``: the run has all of them. ``created_after`` is inclusive and ``created_before`` exclusive, integer ms since
+    the epoch. Archived runs only with ``include_archived``, or if ``status`` asks for them.
+    Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
+
+    >>> RunQuery(tags=["nightly"], limit=10).tags
+    ['nightly']
     """
 
     status: RunStatus | None = None
@@ -109,34 +118,36 @@ class RunQuery:
         object.__setattr__(self, "tags", [] if self.tags is None else check_tags(self.tags))
         for name, value in (("created_after", self.created_after), ("created_before", self.created_before)):
             if value is not None:
-                _check_int(name, value)
+                check_int(name, value)
         if self.parent_run is not None:
             encode_text("parent_run", self.parent_run, MAX_RUN_ID_BYTES)
-        if self.limit is not None:
-            _check_int("limit", self.limit)
-            if self.limit < 0:
-                raise ValueError(f"limit is {self.limit}; give 0 or more, or None for all")
-        if type(self.include_archived) is not bool:
-            raise TypeError(f"include_archived has type {type(self.include_archived).__name__}; give a bool")
+        if self.limit is not None and check_int("limit", self.limit) < 0:
+            raise ValueError(f"limit is {self.limit}; give 0 or more, or None for all")
+        check_bool("include_archived", self.include_archived)
 
-    def matches(self, run: RunMetadata) -> bool:
-        """Whether ``run`` is one of those asked for (``limit`` apart)."""
-        if self.status is None:
-            if run.status is RunStatus.Archived and not self.include_archived:
-                return False
-        elif run.status is not self.status:
+
+def matches(query: RunQuery, run: RunMetadata) -> bool:
+    """Whether ``run`` is one of those asked for (``limit`` apart)."""
+    if query.status is None:
+        if run.status is RunStatus.Archived and not query.include_archived:
             return False
-        return (
-            (self.created_after is None or run.created_at >= self.created_after)
-            and (self.created_before is None or run.created_at < self.created_before)
-            and (self.parent_run is None or run.parent_run == self.parent_run)
-            and set(run.tags).issuperset(self.tags or ())
-        )
+    elif run.status is not query.status:
+        return False
+    return (
+        (query.created_after is None or run.created_at >= query.created_after)
+        and (query.created_before is None or run.created_at < query.created_before)
+        and (query.parent_run is None or run.parent_run == query.parent_run)
+        and set(run.tags).issuperset(query.tags or ())
+    )
 
 
 @dataclass(frozen=True)
 class RunStats:
-    """How many runs there are, and how many of each status; ``total_runs`` counts archived ones, too."""
+    """How many runs there are, and how many of each status; ``total_runs`` counts archived ones, too.
+
+    >>> RunStats(2, 1, 1, 0, 0, 0, 0).total_runs
+    2
+    """
 
     total_runs: int
     active_runs: int
@@ -149,9 +160,12 @@ class RunStats:
 
 @dataclass(frozen=True)
 class CreateRunOptions:
-    """What ``create_run_with_options`` makes: the keywords of ``create_run``.
+    """The keywords of ``create_run`` in one object, for ``create_run_with_options``.
 
     Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
+
+    >>> CreateRunOptions(run_id="run-1", tags=("a", "b", "a")).tags
+    ['a', 'b']
     """
 
     run_id: str | None = None
@@ -178,10 +192,8 @@ def check_tags(tags: object) -> list[str]:
 
 
 def check_status(status: object) -> RunStatus:
-    """``status``, or TypeError."""
-    if not isinstance(status, RunStatus):
-        raise TypeError(f"status has type {type(status).__name__}; give a shoal.RunStatus")
-    return status
+    """``status`` if it is one, else ``TypeError``."""
+    return check_type("status", status, RunStatus, "a shoal.RunStatus")
 
 
 def encode_run(run: RunMetadata) -> bytes:
@@ -189,15 +201,14 @@ def encode_run(run: RunMetadata) -> bytes:
     if run.parent_run is not None:
         encode_text("parent_run", run.parent_run, MAX_RUN_ID_BYTES)
     for name in ("created_at", "updated_at", "completed_at"):
-        moment = getattr(run, name)
-        if moment is None and name == "completed_at":
+        time_ms = getattr(run, name)
+        if time_ms is None and name == "completed_at":
             continue
-        _check_int(name, moment)
-        if not 0 <= moment < 1 << 63:
-            raise ValueError(f"{name} is {moment}; give milliseconds since the epoch, below 2**63")
-    if run.error is not None and not isinstance(run.error, str):
-        raise TypeError(f"error has type {type(run.error).__name__}; give a str, as str(exception)")
-    fields: list[Any] = [run.parent_run, check_status(run.status).number]
+        if not 0 <= check_int(name, time_ms) < 1 << 63:
+            raise ValueError(f"{name} is {time_ms}; give milliseconds since the epoch, below 2**63")
+    if run.error is not None:
+        check_str("error", run.error, ", as str(exception)")
+    fields: list[Any] = [run.parent_run, status_number(check_status(run.status))]
     fields += [run.created_at, run.updated_at, run.completed_at]
     fields += [check_tags(run.tags), codec.encode(run.metadata), codec.encode(run.error)]
     raw = codec.pack(fields)
@@ -223,11 +234,11 @@ def decode_run(run_id: str, raw: bytes) -> RunMetadata:
             metadata=codec.decode(metadata),
             error=codec.decode(error),
         )
-        moments = [created_at, updated_at, *([] if completed_at is None else [completed_at])]
+        times = [created_at, updated_at, *([] if completed_at is None else [completed_at])]
         if parent_run is not None:
             encode_text("parent_run", parent_run, MAX_RUN_ID_BYTES)
         in_text = type(tags) is list and check_tags(tags) == tags and (run.error is None or type(run.error) is str)
-        if in_text and all(type(moment) is int and 0 <= moment < 1 << 63 for moment in moments):
+        if in_text and all(type(time_ms) is int and 0 <= time_ms < 1 << 63 for time_ms in times):
             return run
     except (ValueError, TypeError, KeyError, LimitExceededError):
         pass
@@ -238,8 +249,3 @@ def decode_run(run_id: str, raw: bytes) -> RunMetadata:
 def has_ended(status: RunStatus) -> bool:
     """Whether a run given this status is done: then its ``completed_at`` is set."""
     return status in _ENDED
-
-
-def _check_int(name: str, value: object) -> None:
-    if type(value) is not int:
-        raise TypeError(f"{name} has type {type(value).__name__}; give an int")

@@ -8,8 +8,8 @@
     kind 3  sized parent id │ time │ id       if there is a parent
     kind 4  time │ id
 
-Invariants: a record never changes, and its index entries are written and deleted with it. A parent was there before
-its children, so no trace is its own ancestor. Every index is ordered by time, then id, as every result must be.
+Invariants: a record never changes, and its index entries are written and deleted with it. A parent is recorded before
+its children, so no trace is its own ancestor. Every index is ordered by time, then id, as every result is.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from typing import NamedTuple
 
 from shoal.primitives.keys import after, bound, encode_text, number, sized
 from shoal.primitives.trace_types import KINDS, Trace, TraceOptions, TraceType
+from shoal.shm.arguments import check_int
 from shoal.shm.codec import decode, encode, pack, unpackb
 from shoal.shm.errors import CorruptionError, LimitExceededError
 from shoal.shm.limits import ADVICE_FOR_VALUES, MAX_ENCODED_VALUE_BYTES, MAX_VALUE_BYTES
@@ -36,11 +37,14 @@ _FIELDS = {kind: tuple(kind.__dataclass_fields__) for kind in KINDS.values()}  #
 def encode_trace(
     prefix: bytes, trace_id: str, trace_type: TraceType, options: TraceOptions, timestamp: int
 ) -> list[bytes]:
-    """Key and value of everything a trace is stored as, flat, its record first. All of it is checked here."""
+    """What a trace is stored as: key and value of each write, flat, its record first. Everything is checked here.
+
+    Raises ``TypeError``, ``ValueError`` or ``LimitExceededError``.
+    """
     kind = type(trace_type)
     if kind not in _FIELDS:
         raise TypeError(f"trace_type has type {kind.__name__}; make one of {_names()}")
-    trace_type.check()
+    trace_type._check()
     raw_id = encode_text("id", trace_id)
     parent = None if options.parent_id is None else encode_text("parent_id", options.parent_id)
     tags = _encode_tags(options.tags)
@@ -86,7 +90,7 @@ class Query(NamedTuple):
     limit: int | None
 
     def nothing(self) -> bool:
-        """Whether no trace whatever can match, so that nothing need be read."""
+        """Whether no trace can match, so that nothing need be read."""
         return self.limit == 0 or (self.start is not None and self.end is not None and self.start >= self.end)
 
     def index_prefix(self, prefix: bytes) -> bytes:
@@ -122,28 +126,26 @@ def make_query(
     parent_id: str | None = None,
     limit: int | None = None,
 ) -> Query:
-    """What a user looks for. Raises ``TypeError`` or ``ValueError`` naming what is not right."""
+    """The query for a user's arguments; ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad one."""
     type_name, kind = (None, None) if type is None else _encode_type(type)
     for what, text in (("tag", tag), ("parent_id", parent_id)):
         if text is not None:
             encode_text(what, text)
-    for what, moment in (("start", start), ("end", end), ("limit", limit)):
-        if moment is not None:
-            check_integer(what, moment)
-    if limit is not None and limit < 0:
+    for what, time_ms in (("start", start), ("end", end)):
+        if time_ms is not None:
+            check_time(what, time_ms)
+    if limit is not None and check_int("limit", limit) < 0:
         raise ValueError(f"limit is {limit}; give 0 or more, or leave it out for all")
     return Query(type_name, kind, tag, start, end, parent_id, limit)
 
 
-def check_integer(what: str, value: object) -> None:
-    """Raise ``TypeError`` for what is not an int."""
-    if isinstance(value, bool) or not isinstance(value, int):
-        unit = "an int" if what == "limit" else "integer milliseconds since the epoch"
-        raise TypeError(f"{what} has type {type(value).__name__}; give {unit}")
+def check_time(what: str, value: object) -> int:
+    """``value`` if it is a time as shoal has it, else ``TypeError``."""
+    return check_int(what, value, "integer milliseconds since the epoch")
 
 
 def _encode_type(wanted: object) -> tuple[str | None, type[TraceType] | None]:
-    """Type name and kind to look for: a name finds whatever bears it, a class its own traces only."""
+    """Type name and kind to look for. A name finds all traces with that ``type_name()``, a class its own only."""
     if isinstance(wanted, builtins.type):
         if wanted not in _FIELDS:
             raise TypeError(f"type is the class {wanted.__name__}; give a type's name or one of {_names()}")

@@ -1,7 +1,7 @@
-"""What a trace says: six kinds of it, the trace around them, and the tree traces form.
+"""The types of ``TraceStore``: the six kinds of traces, the recorded trace, and the tree that traces form.
 
-Each kind is a frozen dataclass and a ``TraceType``. What it is given is checked when it is made and again when it is
-recorded (a list in it may have changed since); values inside are checked by the codec, when recorded.
+Each kind is a frozen dataclass and a ``TraceType``. Its fields are checked when it is made and again when it is
+recorded, as a list in it may have changed since. The codec checks the values inside, when it is recorded.
 """
 
 from __future__ import annotations
@@ -12,12 +12,16 @@ from itertools import zip_longest
 from typing import Any, ClassVar, TypeVar
 
 from shoal.primitives.keys import encode_text
+from shoal.shm.arguments import check_bool, check_int, check_number, check_str, check_type
 from shoal.shm.codec import Value
 from shoal.shm.errors import shown
 
 
 class TraceType:
-    """What a trace says: one of the six kinds below, and the base of all of them.
+    """What a trace says: the base of the six kinds ``TraceType.ToolCall``, ``Decision``, ``Query`` and so on.
+
+    A kind raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad field. This class itself cannot be
+    made: ``TypeError``.
 
     >>> thought = TraceType.Thought("the cache is stale", confidence=0.8)
     >>> thought
@@ -41,14 +45,14 @@ class TraceType:
         raise TypeError(f"{type(self).__name__} says nothing by itself; make one of its kinds: {', '.join(KINDS)}")
 
     def __post_init__(self) -> None:
-        self.check()
+        self._check()
 
     def type_name(self) -> str:
         """What ``query_by_type`` finds it by: the kind's name, of a ``Custom`` its own ``trace_type``."""
         return type(self).__name__
 
-    def check(self) -> None:
-        """Raise ``TypeError`` or ``ValueError`` for a field that is not what it must be."""
+    def _check(self) -> None:
+        """Raise ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad field."""
         raise NotImplementedError
 
 
@@ -57,7 +61,7 @@ Kind = TypeVar("Kind", bound=TraceType)
 
 
 def _kind(cls: type[Kind]) -> type[Kind]:
-    """Make ``_Thought`` what users know as ``TraceType.Thought``, in messages and in pickles, too."""
+    """Name the class ``_Thought`` ``TraceType.Thought``, as users know it, also in messages and pickles."""
     cls.__name__ = cls.__name__.removeprefix("_")
     cls.__qualname__ = f"{TraceType.__name__}.{cls.__name__}"
     setattr(TraceType, cls.__name__, cls)
@@ -68,24 +72,34 @@ def _kind(cls: type[Kind]) -> type[Kind]:
 @_kind
 @dataclass(frozen=True, slots=True)
 class _ToolCall(TraceType):
-    """A tool was called: ``arguments`` and ``result`` any value, ``duration_ms`` milliseconds or None."""
+    """A tool was called.
+
+    ``arguments`` and ``result``: any value. ``duration_ms``: milliseconds, 0 or more, or None.
+
+    >>> TraceType.ToolCall("read", {"path": "log"}, "disk full", 3).duration_ms
+    3
+    """
 
     tool_name: str
     arguments: Value
     result: Value = None
     duration_ms: float | None = None
 
-    def check(self) -> None:
-        _expect_text("tool_name", self.tool_name)
+    def _check(self) -> None:
+        check_str("tool_name", self.tool_name)
         if self.duration_ms is not None:
-            _expect_number("duration_ms", self.duration_ms)
+            check_number("duration_ms", self.duration_ms)
             _expect_not_negative("duration_ms", self.duration_ms)
 
 
 @_kind
 @dataclass(frozen=True, slots=True)
 class _Decision(TraceType):
-    """A choice was made: ``options`` a list of str (a tuple becomes one)."""
+    """A choice was made. ``options``: a list of str; a tuple becomes one.
+
+    >>> TraceType.Decision("which file?", ("a.py", "b.py"), "a.py").options
+    ['a.py', 'b.py']
+    """
 
     question: str
     options: list[str] | tuple[str, ...]
@@ -95,84 +109,102 @@ class _Decision(TraceType):
     def __post_init__(self) -> None:
         if isinstance(self.options, tuple):
             object.__setattr__(self, "options", list(self.options))
-        self.check()
+        self._check()
 
-    def check(self) -> None:
-        _expect_text("question", self.question)
-        if not isinstance(self.options, list):
-            raise TypeError(f"options has type {type(self.options).__name__}; give a list of str")
+    def _check(self) -> None:
+        check_str("question", self.question)
+        check_type("options", self.options, list, "a list of str")
         for option in self.options:
-            _expect_text("an option", option)
-        _expect_text("chosen", self.chosen)
+            check_str("an option", option)
+        check_str("chosen", self.chosen)
         if self.reasoning is not None:
-            _expect_text("reasoning", self.reasoning)
+            check_str("reasoning", self.reasoning)
 
 
 @_kind
 @dataclass(frozen=True, slots=True)
 class _Query(TraceType):
-    """Something was searched for, and ``results_count`` found."""
+    """Something was searched for. ``results_count``: how much was found, 0 or more.
+
+    >>> TraceType.Query("grep", "error", 3).results_count
+    3
+    """
 
     query_type: str
     query: str
     results_count: int
 
-    def check(self) -> None:
-        _expect_text("query_type", self.query_type)
-        _expect_text("query", self.query)
-        if isinstance(self.results_count, bool) or not isinstance(self.results_count, int):
-            raise TypeError(f"results_count has type {type(self.results_count).__name__}; give an int")
+    def _check(self) -> None:
+        check_str("query_type", self.query_type)
+        check_str("query", self.query)
+        check_int("results_count", self.results_count)
         _expect_not_negative("results_count", self.results_count)
 
 
 @_kind
 @dataclass(frozen=True, slots=True)
 class _Thought(TraceType):
-    """A step of reasoning; ``confidence`` any number, or None."""
+    """A step of reasoning. ``confidence``: any number, or None.
+
+    >>> TraceType.Thought("the cache is stale", 0.8).confidence
+    0.8
+    """
 
     content: str
     confidence: float | None = None
 
-    def check(self) -> None:
-        _expect_text("content", self.content)
+    def _check(self) -> None:
+        check_str("content", self.content)
         if self.confidence is not None:
-            _expect_number("confidence", self.confidence)
+            check_number("confidence", self.confidence)
 
 
 @_kind
 @dataclass(frozen=True, slots=True)
 class _Error(TraceType):
-    """Something failed."""
+    """Something failed. ``recoverable``: whether the agent can go on.
+
+    >>> TraceType.Error("OSError", "disk full", recoverable=False).type_name()
+    'Error'
+    """
 
     error_type: str
     message: str
     recoverable: bool
 
-    def check(self) -> None:
-        _expect_text("error_type", self.error_type)
-        _expect_text("message", self.message)
-        if not isinstance(self.recoverable, bool):
-            raise TypeError(f"recoverable has type {type(self.recoverable).__name__}; give a bool")
+    def _check(self) -> None:
+        check_str("error_type", self.error_type)
+        check_str("message", self.message)
+        check_bool("recoverable", self.recoverable)
 
 
 @_kind
 @dataclass(frozen=True, slots=True)
 class _Custom(TraceType):
-    """A kind of the user's own: ``trace_type`` is its name, 1 to 1,024 bytes of UTF-8; ``data`` any value."""
+    """A kind of the user's own. ``trace_type``: its name, 1 to 1,024 bytes of UTF-8. ``data``: any value.
+
+    >>> TraceType.Custom("benchmark", {"ops": 5}).type_name()
+    'benchmark'
+    """
 
     trace_type: str
     data: Value
 
     def type_name(self) -> str:
+        """The kind's own ``trace_type``."""
         return self.trace_type
 
-    def check(self) -> None:
+    def _check(self) -> None:
         encode_text("trace_type", self.trace_type)
 
 
 @dataclass(frozen=True, slots=True)
 class Trace:
-    """A recorded trace. ``timestamp`` is integer ms since the epoch (UTC); ``parent_id`` of a root is None."""
+    """A recorded trace. ``timestamp``: integer ms since the epoch (UTC). ``parent_id``: None of a root.
+
+    >>> Trace("a", None, TraceType.Thought("first"), 1_700_000_000_000, ["debug"], None).tags
+    ['debug']
+    """
 
     id: str
     parent_id: str | None
@@ -184,7 +216,13 @@ class Trace:
 
 @dataclass(frozen=True, slots=True)
 class TraceOptions:
-    """What ``record_with_options`` takes beside what the trace says: as ``record``'s arguments of the same names."""
+    """The keywords of ``record`` in one object, for ``record_with_options``.
+
+    Raises ``TypeError`` if ``tags`` is no list of tags; ``record_with_options`` checks the rest.
+
+    >>> TraceOptions(tags=("a", "b")).tags
+    ['a', 'b']
+    """
 
     id: str | None = None
     parent_id: str | None = None
@@ -199,7 +237,7 @@ class TraceOptions:
 
 @dataclass(frozen=True, slots=True, eq=False, repr=False)
 class TraceTree:
-    """A trace and the trees of its children, ordered by time, then id. Any depth: nothing here recurses.
+    """A trace and the trees of its children, ordered by time, then id. It may be of any depth: nothing here recurses.
 
     >>> leaf = TraceTree(Trace("b", "a", TraceType.Thought("then"), 2, [], None), [])
     >>> tree = TraceTree(Trace("a", None, TraceType.Thought("first"), 1, [], None), [leaf])
@@ -244,7 +282,7 @@ class TraceTree:
 
 
 def _tree_of(depths: list[int], traces: list[Trace]) -> TraceTree:
-    """The tree that ``walk`` gives so: what a pickle holds, as a nested one would recurse."""
+    """The tree whose ``walk`` gives these: a pickle holds the walk, as pickling nested trees would recurse."""
     path: list[TraceTree] = []  # from the root to the newest trace
     for depth, trace in zip(depths, traces, strict=True):
         tree = TraceTree(trace, [])
@@ -253,16 +291,6 @@ def _tree_of(depths: list[int], traces: list[Trace]) -> TraceTree:
             path[-1].children.append(tree)
         path.append(tree)
     return path[0]
-
-
-def _expect_text(what: str, value: object) -> None:
-    if not isinstance(value, str):
-        raise TypeError(f"{what} has type {type(value).__name__}; give a str")
-
-
-def _expect_number(what: str, value: object) -> None:
-    if isinstance(value, bool) or not isinstance(value, (int, float)):
-        raise TypeError(f"{what} has type {type(value).__name__}; give an int or a float")
 
 
 def _expect_not_negative(what: str, value: Any) -> None:

@@ -14,9 +14,11 @@ import inspect
 from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
 from datetime import timedelta
 from types import FunctionType, MethodType
-from typing import Any
+from typing import Any, TypeVar
 
 from shoal.shm.errors import shown
+
+T = TypeVar("T")
 
 # For ever, as a wait: 31 years. A clock and a socket take it; they do not take infinity.
 FOREVER_S = 1e9
@@ -63,6 +65,34 @@ def check_count(what: str, value: object, least: int, hint: str = "") -> int:
     """``value`` if it is a whole number from ``least``, else ``ValueError``. ``hint`` names what else it may be."""
     if type(value) is not int or value < least:
         raise ValueError(f"{what} is {value!r:.60}; give a whole number from {least}{hint}")
+    return value
+
+
+def check_bool(what: str, value: object) -> bool:
+    """``value`` if it is a bool, else ``TypeError``."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{what} has type {type(value).__name__}; give True or False")
+    return value
+
+
+def check_number(what: str, value: object) -> float:
+    """``value`` if it is an int or a float and no bool, else ``TypeError``."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{what} has type {type(value).__name__}; give an int or a float")
+    return value
+
+
+def check_str(what: str, value: object, hint: str = "") -> str:
+    """``value`` if it is a str of any length, else ``TypeError``. ``hint`` says in the message where to get one."""
+    if not isinstance(value, str):
+        raise TypeError(f"{what} has type {type(value).__name__}; give a str{hint}")
+    return value
+
+
+def check_type(what: str, value: object, kind: type[T], give: str) -> T:
+    """``value`` if it is an instance of ``kind``, else ``TypeError``. ``give`` says in the message what to give."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{what} has type {type(value).__name__}; give {give}")
     return value
 
 

@@ -44,6 +44,7 @@ from shoal.database import Database
 from shoal.primitives.facades.run_index import RunIndex
 from shoal.primitives.run_types import RunMetadata, RunStatus
 from shoal.primitives.transaction import Transaction
+from shoal.primitives.views.events import restore as restore_events
 from shoal.shm.arguments import check_plain_function, check_plain_result
 from shoal.shm.codec import encode
 from shoal.shm.errors import AlreadyExistsError, CoordinatorLostError, ShoalError
@@ -232,7 +233,7 @@ class _InputRun:
             events = list(own.events.iter())
             txn.runs.delete_run(self._run_id)
             self._register(txn)
-            own.events.restore(events)
+            restore_events(own.events, events)
             _count(txn, FAILED, -1)
         elif run.status is not RunStatus.Active:
             return self.outcome(txn)

@@ -1,1 +1,1 @@
-"""The public classes: one file each."""
+"""The public classes, one file each. Every call is a transaction of its own."""

@@ -1,18 +1,16 @@
-"""What every facade is: a database and a namespace, and nothing else. Any number may exist side by side."""
+"""The base of the facades: a database and a namespace, and nothing else. Any number may exist side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar, cast
+from typing import Any, Generic, Protocol, TypeVar, cast
 
+from shoal.primitives.engine import Engine, Transactions
 from shoal.primitives.keys import Namespace
+from shoal.primitives.retry import retry_for
+from shoal.primitives.transaction import Transaction
+from shoal.shm.arguments import check_type
 from shoal.shm.limits import SINGLE_CALL_TIMEOUT_S
-from shoal.workers.retry import retry_for
-from shoal.workers.shared_memory.autocommit import AutoCommit
-
-if TYPE_CHECKING:
-    from shoal.primitives.transaction import Transaction
-
 
 View = TypeVar("View")
 T = TypeVar("T")
@@ -24,8 +22,8 @@ class DatabaseLike(Protocol):
     """What a facade needs of a database."""
 
     @property
-    def engine(self) -> AutoCommit:
-        """Reads and writes outside any transaction."""
+    def _store(self) -> Transactions:
+        """The engine."""
         ...
 
     def transaction(self, run_id: str, *, namespace: Namespace = ...) -> Transaction:
@@ -40,9 +38,7 @@ class DatabaseLike(Protocol):
 class _Views(dict[str, View]):
     """Views by run id, made when first asked for. A view holds a key prefix and no state: 0.4 us a call saved."""
 
-    def __init__(
-        self, make: Callable[[AutoCommit, Namespace, str], View], engine: AutoCommit, namespace: Namespace
-    ) -> None:
+    def __init__(self, make: Callable[[Engine, Namespace, str], View], engine: Engine, namespace: Namespace) -> None:
         super().__init__()
         self._make = make
         self._engine = engine
@@ -57,20 +53,18 @@ class _Views(dict[str, View]):
 
 
 class BoundFacade:
-    """A database and a namespace, and transactions on them: what ``KVStore`` and its kin share with ``RunIndex``.
+    """A database and a namespace, and transactions on them: what all facades share.
 
-    Pickles and copies as its database does; what it keeps of the engine (``_bind``) is made anew where it arrives.
+    It pickles and copies as its database does. What it keeps of the engine is made again where it arrives (``_bind``).
     """
 
     __slots__ = ("_db", "_views", "namespace")
 
     def __init__(self, db: Any, *, namespace: Namespace = Namespace()) -> None:  # noqa: B008 (frozen, shared on purpose)
-        if not hasattr(db, "engine"):
+        if not hasattr(db, "_store"):
             raise TypeError(f"db has type {type(db).__name__}; give what shoal.open returns")
-        if not isinstance(namespace, Namespace):
-            raise TypeError(f"namespace has type {type(namespace).__name__}; give a shoal.Namespace")
         self._db: DatabaseLike = db
-        self.namespace = namespace
+        self.namespace = check_type("namespace", namespace, Namespace, "a shoal.Namespace")
         self._bind()
 
     def __getstate__(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:
@@ -88,11 +82,14 @@ class BoundFacade:
         raise NotImplementedError
 
     def transaction(self, run_id: str) -> Transaction:
-        """A transaction on a run of this facade's namespace, as ``db.transaction``."""
+        """A transaction on a run of this facade's namespace, as ``Database.transaction``.
+
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
+        """
         return self._db.transaction(run_id, namespace=self.namespace)
 
     def _snapshot(self, run_id: str) -> Transaction:
-        """One moment for a call that reads more than once."""
+        """One snapshot for a call that reads more than once."""
         return self._db.snapshot(run_id, namespace=self.namespace)
 
     def _transact(self, run_id: str, call: Callable[[Transaction], T], timeout_s: float = SINGLE_CALL_TIMEOUT_S) -> T:
@@ -106,11 +103,11 @@ class BoundFacade:
 
 
 class Facade(BoundFacade, Generic[View]):
-    """Base of ``KVStore`` and its kin. ``view`` makes what has the methods for one run."""
+    """Base of the facades of one run's contents. ``_view`` makes the methods for one run."""
 
     __slots__ = ()
-    view: Callable[[AutoCommit, Namespace, str], View]
+    _view: Callable[[Engine, Namespace, str], View]
     _views: _Views[View]
 
     def _bind(self) -> None:
-        self._views = _Views(self.view, self._db.engine, self.namespace)
+        self._views = _Views(self._view, self._db._store.auto_commit, self.namespace)

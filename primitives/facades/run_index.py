@@ -1,21 +1,19 @@
-"""RunIndex: the runs of a namespace, their lifecycle, tags and descent. ``runs_view`` has how they are stored."""
+"""RunIndex: the runs of a namespace, their lifecycle, tags and descent."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from shoal.primitives.facades.facade import BoundFacade
 from shoal.primitives.run_types import CreateRunOptions, RunMetadata, RunQuery, RunStats, RunStatus, check_tags
-from shoal.primitives.views.runs import RunsView
+from shoal.primitives.transaction import Transaction
+from shoal.primitives.views.runs import RunsView, fork
 from shoal.shm.codec import Value
-
-if TYPE_CHECKING:
-    from shoal.primitives.transaction import Transaction
 
 T = TypeVar("T")
 
-# A transaction is begun on a run; these calls name none, and never touch this one.
+# A transaction is begun on a run. These calls concern no single run, so they name this one and never touch it.
 _NO_RUN = "runs"
 
 
@@ -38,20 +36,24 @@ class RunIndex(BoundFacade):
     ['run-2']
     ([], [])
 
-    Run ids are strings of 1 to 128 bytes of UTF-8; primitives work for one that is not registered here, too. Tags are
-    strings of 1 to 1,024 bytes, kept in order and once each; ``metadata`` is any storable value.
-    ``RunStatus`` says which status may follow which. Times are milliseconds since the epoch, UTC.
+    ``db``: what ``shoal.open`` returns. ``namespace``: whose runs these are.
 
-    Raises ``NotFoundError`` where a run must be registered and is not, ``TypeError`` or ``ValueError`` for a bad
-    argument and ``LimitExceededError`` for one too large, before anything is sent; ``StoreFullError`` if there is no
-    room. No call conflicts with others: it runs again until it has seen one moment.
+    A run id is a str of 1 to 128 bytes of UTF-8; the other primitives work for one that is not registered here, too. A
+    tag is a str of 1 to 1,024 bytes; tags keep their order, each once. ``metadata`` is any value that ``KVStore``
+    stores. ``RunStatus`` says which status may follow which. Times are integer ms since the epoch (UTC). What is
+    refused as ``TypeError``, ``ValueError`` or ``LimitExceededError`` is refused before anything is sent.
+
+    Any call may also raise ``InvalidOperationError`` (the database is closed, or a write to one that only reads),
+    ``CoordinatorLostError``, ``StoreMovedError`` and ``CorruptionError`` (a record is none); a write
+    ``StoreFullError``; a query ``SnapshotExpiredError`` if it takes very long. A call that conflicts with others runs
+    again, for 30 seconds; only then it is ``ConflictError``.
     """
 
     __slots__ = ()
-    _views: RunsView  # for calls that read once
+    _views: RunsView  # for calls that read only one key or index
 
     def _bind(self) -> None:
-        self._views = RunsView(self._db.engine, self.namespace)
+        self._views = RunsView(self._db._store.auto_commit, self.namespace)
 
     def create_run(
         self,
@@ -63,105 +65,156 @@ class RunIndex(BoundFacade):
     ) -> RunMetadata:
         """Register a run, Active; without ``run_id`` its id is a new UUIDv7.
 
-        Raises ``AlreadyExistsError`` if the id is registered, ``NotFoundError`` if ``parent_run`` is not.
+        Raises ``AlreadyExistsError`` if the id is registered, ``NotFoundError`` if ``parent_run`` is not, and
+        ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
         """
         return self.create_run_with_options(CreateRunOptions(run_id, parent_run, tags, metadata))
 
     def create_run_with_options(self, options: CreateRunOptions) -> RunMetadata:
-        """``create_run`` with its keywords in one object."""
+        """``create_run`` with its keywords in one object.
+
+        Raises ``AlreadyExistsError`` if the id is registered, ``NotFoundError`` if ``parent_run`` is not, and
+        ``TypeError``, ``ValueError`` or ``LimitExceededError`` for bad options.
+        """
         return self._change(_NO_RUN, lambda runs: runs.create_run_with_options(options))
 
     def get_run(self, run_id: str) -> RunMetadata | None:
-        """A run's metadata; None if it is not registered."""
+        """A run's metadata; None if it is not registered.
+
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
+        """
         return self._views.get_run(run_id)
 
     def update_status(self, run_id: str, status: RunStatus) -> RunMetadata:
-        """Give a run another status; ``InvalidStatusTransitionError`` if ``RunStatus`` does not allow it."""
+        """Give a run another status; its new metadata.
+
+        Raises ``InvalidStatusTransitionError`` if ``RunStatus`` does not allow it, ``NotFoundError`` for a run that is
+        not registered, and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
+        """
         return self._change(run_id, lambda runs: runs.update_status(run_id, status))
 
     def complete_run(self, run_id: str) -> RunMetadata:
-        """Active -> Completed."""
+        """Active -> Completed; the run's new metadata.
+
+        Raises ``InvalidStatusTransitionError`` from another status, ``NotFoundError`` for a run that is not registered,
+        and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
+        """
         return self._change(run_id, lambda runs: runs.complete_run(run_id))
 
     def fail_run(self, run_id: str, error: str) -> RunMetadata:
-        """Active -> Failed, with what went wrong."""
+        """Active -> Failed, with what went wrong; the run's new metadata.
+
+        Raises ``InvalidStatusTransitionError`` from another status, ``NotFoundError`` for a run that is not registered,
+        and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
+        """
         return self._change(run_id, lambda runs: runs.fail_run(run_id, error))
 
     def pause_run(self, run_id: str) -> RunMetadata:
-        """Active -> Paused."""
+        """Active -> Paused; the run's new metadata.
+
+        Raises ``InvalidStatusTransitionError`` from another status, ``NotFoundError`` for a run that is not registered,
+        and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
+        """
         return self._change(run_id, lambda runs: runs.pause_run(run_id))
 
     def resume_run(self, run_id: str) -> RunMetadata:
-        """Paused -> Active."""
+        """Paused -> Active; the run's new metadata.
+
+        Raises ``InvalidStatusTransitionError`` from another status, ``NotFoundError`` for a run that is not registered,
+        and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
+        """
         return self._change(run_id, lambda runs: runs.resume_run(run_id))
 
     def cancel_run(self, run_id: str) -> RunMetadata:
-        """Active or Paused -> Cancelled."""
+        """Active or Paused -> Cancelled; the run's new metadata.
+
+        Raises ``InvalidStatusTransitionError`` from another status, ``NotFoundError`` for a run that is not registered,
+        and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
+        """
         return self._change(run_id, lambda runs: runs.cancel_run(run_id))
 
     def archive_run(self, run_id: str) -> RunMetadata:
-        """Any status -> Archived: hidden from ``query_runs``, its data stays. There is no way back."""
+        """Any other status -> Archived, for good: hidden from ``query_runs``, its data stays.
+
+        Raises ``InvalidStatusTransitionError`` if it is archived, ``NotFoundError`` for a run that is not registered,
+        and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
+        """
         return self._change(run_id, lambda runs: runs.archive_run(run_id))
 
     def add_tags(self, run_id: str, tags: Iterable[str]) -> RunMetadata:
-        """Add tags behind those the run has; one it has already stays where it is."""
+        """Add tags behind those the run has; one it has already stays where it is. The run's new metadata.
+
+        Raises ``NotFoundError`` for a run that is not registered, and ``TypeError``, ``ValueError`` or
+        ``LimitExceededError`` for a bad argument, or for more tags than a run can have.
+        """
         kept = check_tags(tags)
         return self._change(run_id, lambda runs: runs.add_tags(run_id, kept))
 
     def remove_tags(self, run_id: str, tags: Iterable[str]) -> RunMetadata:
-        """Take tags away; one the run does not have is no error."""
+        """Take tags away; one the run does not have is no error. The run's new metadata.
+
+        Raises ``NotFoundError`` for a run that is not registered, and ``TypeError``, ``ValueError`` or
+        ``LimitExceededError`` for a bad argument.
+        """
         kept = check_tags(tags)
         return self._change(run_id, lambda runs: runs.remove_tags(run_id, kept))
 
     def update_metadata(self, run_id: str, metadata: Value) -> RunMetadata:
-        """Replace the metadata as a whole."""
+        """Replace the metadata as a whole; the run's new metadata.
+
+        Raises ``NotFoundError`` for a run that is not registered, and ``TypeError``, ``ValueError`` or
+        ``LimitExceededError`` for a bad argument.
+        """
         return self._change(run_id, lambda runs: runs.update_metadata(run_id, metadata))
 
     def query_runs(self, query: RunQuery = RunQuery()) -> list[RunMetadata]:  # noqa: B008 (frozen)
-        """The runs that match, by ``created_at``, then id."""
-        with self._snapshot(_NO_RUN) as moment:
-            return moment.runs.query_runs(query)
+        """The runs that match, by created_at, then id. Raises ``TypeError`` for what is no ``RunQuery``."""
+        with self._snapshot(_NO_RUN) as txn:
+            return txn.runs.query_runs(query)
 
     def list_runs(self) -> list[str]:
-        """The ids of all registered runs, archived ones too, by ``created_at``, then id."""
+        """The ids of all registered runs, archived ones too, by created_at, then id."""
         return self._views.list_runs()
 
     def get_child_runs(self, parent_run: str) -> list[RunMetadata]:
-        """The runs created under or forked from one, archived ones too, by ``created_at``, then id."""
-        with self._snapshot(_NO_RUN) as moment:
-            return moment.runs.get_child_runs(parent_run)
+        """The runs created under or forked from one, archived ones too, by created_at, then id.
+
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
+        """
+        with self._snapshot(_NO_RUN) as txn:
+            return txn.runs.get_child_runs(parent_run)
 
     def get_stats(self) -> RunStats:
         """How many runs there are, and how many of each status."""
-        with self._snapshot(_NO_RUN) as moment:
-            return moment.runs.get_stats()
+        with self._snapshot(_NO_RUN) as txn:
+            return txn.runs.get_stats()
 
     def delete_run(self, run_id: str, *, cascade_children: bool = False) -> None:
         """Delete a run, registered or not, and everything in it, at once and for good.
 
         With ``cascade_children`` its children go too, and theirs; else they stay, and still name it as their parent.
-        Raises ``NotFoundError`` if there is nothing of it.
+        Raises ``NotFoundError`` if it is neither registered nor holds anything, and ``TypeError``, ``ValueError`` or
+        ``LimitExceededError`` for a bad argument.
         """
         self._change(run_id, lambda runs: runs.delete_run(run_id, cascade_children=cascade_children))
 
     def fork_run(self, run_id: str, *, new_run_id: str | None = None) -> RunMetadata:
         """Register a child of a run, Active, with a copy of the run's keys, state, events and traces.
 
-        The copy is of one moment during the call, whoever writes to the run meanwhile; in a transaction
+        The copy is of one snapshot taken during the call, even if others write to the run meanwhile; in a transaction
         (``txn.runs.fork_run``) it is of the transaction's snapshot, and a change since is a conflict. Hashes of events,
         versions of cells and ttls are kept; tags and metadata are not taken over. The run need not be registered.
-        Raises ``NotFoundError`` if it is not and holds nothing, ``AlreadyExistsError`` if ``new_run_id`` is registered
-        or holds anything, ``LimitExceededError`` if the copy is more than the 64 MiB of one commit.
+
+        Raises ``NotFoundError`` if the run is not registered and holds nothing, ``AlreadyExistsError`` if
+        ``new_run_id`` is registered or holds anything, ``LimitExceededError`` if the copy is more than the 64 MiB of
+        one commit, and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
         """
-        # Read outside the transaction: validated, the copy of a run that is written to all the time never got through.
-        source = self._db.engine
-        return self._change(run_id, lambda runs: runs.fork_run_from(source, run_id, new_run_id))
+        # Read outside the transaction: if the copy were validated, that of a run that is always written to would fail.
+        source = self._db._store.auto_commit
+        return self._change(run_id, lambda runs: fork(runs, source, run_id, new_run_id))
 
     def _change(self, run_id: str, call: Callable[[RunsView], T]) -> T:
         def change(txn: Transaction) -> T:
             return call(txn.runs)
 
         return self._transact(run_id, change)
-
-
-__all__ = ["RunIndex", "RunsView"]

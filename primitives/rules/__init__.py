@@ -1,1 +1,1 @@
-"""Operations decided where a commit is applied: pure functions over bytes."""
+"""Operations that are decided where a commit is applied: pure functions over bytes, and how they are asked for."""

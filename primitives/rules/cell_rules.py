@@ -1,10 +1,11 @@
 """The record of a cell, and the rules by which cells change.
 
     key       the run's prefix, the tag STATE, the cell's name
-    record    msgpack [version, moment of the change in ms, value as ``codec.encode`` made it | nil if deleted]
+    record    msgpack [version, time of the change in ms, value as ``codec.encode`` made it | nil if deleted]
 
-The first version of a name is 1 and every value after it has the next one. A deleted cell keeps its record and last
-version, so that none is used twice, and reads as absent everywhere. Its moment never goes back, whatever clocks do.
+Invariants: the first version of a name is 1, and each value has the version after the last one's. A deleted cell keeps
+its record and its last version, so that no version is used twice; it reads as absent everywhere. The time of a cell
+never goes back, whatever clocks do.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES
 from shoal.shm.operation import Decision, Read, Write
 
 
-class Record(NamedTuple):
+class CellRecord(NamedTuple):
     """A cell as it is stored."""
 
     version: int
@@ -25,26 +26,26 @@ class Record(NamedTuple):
     value: bytes | None
 
 
-_NEVER_USED = Record(0, 0, None)
+_NEVER_USED = CellRecord(0, 0, None)
 
 
-def decode_record(raw: bytes | None) -> Record:
-    """The record in ``raw``, None being that of a name never used; CorruptionError for what is none."""
+def decode_record(raw: bytes | None) -> CellRecord:
+    """The record in ``raw``; None is a name never used. Raises ``CorruptionError`` for what is no record."""
     if raw is None:
         return _NEVER_USED
     try:
-        record = Record(*codec.unpackb(raw))
+        record = CellRecord(*codec.unpackb(raw))
     except (ValueError, TypeError):  # no msgpack, or not as many fields
         record = _NEVER_USED
     version, updated_at, value = record
     numbers = type(version) is int and version > 0 and type(updated_at) is int
     if numbers and (value is None or type(value) is bytes):
         return record
-    raise CorruptionError("the record of a cell", 0, "version, moment, value", f"{len(raw)} bytes of something else")
+    raise CorruptionError("the record of a cell", 0, "version, time, value", f"{len(raw)} bytes of something else")
 
 
-def encode_record(record: Record) -> bytes:
-    """The stored form of a record. Raises ValueError for what is none: values come through a pipe."""
+def encode_record(record: CellRecord) -> bytes:
+    """The stored form of a record. Raises ``ValueError`` for a bad value: it may have come through a pipe."""
     value = record.value
     raw = codec.pack(record)
     if not (value is None or type(value) is bytes) or len(raw) > MAX_ENCODED_VALUE_BYTES:
@@ -53,7 +54,7 @@ def encode_record(record: Record) -> bytes:
 
 
 def init(read: Read, now_ms: int, key: bytes, name: str, value: bytes) -> Decision:
-    """Create a cell that is not there and answer its version."""
+    """Create a cell that is not there; the result is its version."""
     last = _last(read, key)
     if last.value is not None:
         raise AlreadyExistsError(f"cell {name!r} exists, at version {last.version}; change it with cas or set")
@@ -61,7 +62,7 @@ def init(read: Read, now_ms: int, key: bytes, name: str, value: bytes) -> Decisi
 
 
 def cas(read: Read, now_ms: int, key: bytes, name: str, expected_version: int, value: bytes) -> Decision:
-    """Change a cell that is at ``expected_version`` and answer its new one."""
+    """Change a cell that is at ``expected_version``; the result is its new version."""
     last = _last(read, key)
     if last.value is None:
         raise NotFoundError(f"cell {name!r} does not exist; create it with init or set")
@@ -71,27 +72,27 @@ def cas(read: Read, now_ms: int, key: bytes, name: str, expected_version: int, v
 
 
 def put(read: Read, now_ms: int, key: bytes, value: bytes) -> Decision:
-    """Give a cell a value, whatever is there, and answer its version."""
+    """Give a cell a value, whatever is there; the result is its version."""
     return _changed(key, _last(read, key), now_ms, value)
 
 
 def delete(read: Read, now_ms: int, key: bytes) -> Decision:
-    """Delete a cell and say whether it was there."""
+    """Delete a cell; the result is whether it was there."""
     last = _last(read, key)
     if last.value is None:
         return Decision([], False)
     return Decision([_write(key, last.version, now_ms, last, None)], True)
 
 
-def _last(read: Read, key: bytes) -> Record:
+def _last(read: Read, key: bytes) -> CellRecord:
     found = read(key)
     return decode_record(None if found is None else found.value)
 
 
-def _changed(key: bytes, last: Record, now_ms: int, value: bytes) -> Decision:
+def _changed(key: bytes, last: CellRecord, now_ms: int, value: bytes) -> Decision:
     version = last.version + 1
     return Decision([_write(key, version, now_ms, last, value)], version)
 
 
-def _write(key: bytes, version: int, now_ms: int, last: Record, value: bytes | None) -> Write:
-    return Write(key, encode_record(Record(version, max(now_ms, last.updated_at), value)), 0)
+def _write(key: bytes, version: int, now_ms: int, last: CellRecord, value: bytes | None) -> Write:
+    return Write(key, encode_record(CellRecord(version, max(now_ms, last.updated_at), value)), 0)

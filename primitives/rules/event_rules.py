@@ -1,20 +1,22 @@
-"""The keys and records of event logs, and the rules by which the coordinator writes to one.
+"""The keys and records of event logs, and the rules by which events are appended.
 
     prefix + 0              metadata  msgpack [next sequence, head hash, chain, last timestamp in ms]
-    prefix + 1 + sequence   events    msgpack [event, ...], one after the other, the last of them being ``sequence``:
+    prefix + 1 + sequence   events    msgpack [event, ...], consecutive events, the last of which is ``sequence``:
                                       [type, canonical payload, timestamp in ms, hash before, hash, before]
-    prefix + 2 + type       head      msgpack [events, newest]: how many there are of the type, and the newest of them
-        prefix      the run's, with the tag EVENT
+    prefix + 2 + type       head      msgpack [events, newest]: how many events of the type there are, and the newest
+        prefix      the run's prefix and the tag EVENT
         sequence    8 bytes, big-endian
         type        UTF-8
-        before      the event of the same type before this one; like newest as its sequence + 1, 0 for none
+        before      the event of the same type before this one. Like ``newest`` it is a sequence + 1; 0 is none
 
-The metadata says the same as the last event; sequences have no gaps; an event is written once, together with its log's
-metadata and its type's head, and never again. Who appends reads and writes the metadata, so no two append at once.
+Invariants: sequences have no gaps. The metadata repeats the last event. An event is written once, in the commit that
+writes its log's metadata and its type's head, and never again. An append reads and writes the metadata, so two appends
+to a log never happen at once.
 
-What is appended together stands together, up to ``RECORD_BYTES`` a record: a key more costs a commit as much as all
-else of an event does. A record is called by its last event, so the first key from an event's on has the event in it.
-The events of a type hang together backward from the head, so an append adds one key however many types there are.
+Events that are appended together share a record, up to ``RECORD_BYTES``: one more key costs a commit as much as
+everything else about an event. The key of a record names its last event, so the first key at or after an event's own is
+that of its record. Each event points to the one of its type before it, so an append adds one key, however many types
+there are.
 """
 
 from __future__ import annotations
@@ -43,21 +45,22 @@ TYPE = b"\2"
 SEQUENCE_BYTES = 8
 LARGEST_SEQUENCE = 2**64 - 1
 
-# A record holds no more, unless it is a single event that is larger: who reads one event reads the others with it.
+# A record holds no more, unless it is a single larger event: to read one event is to read its whole record.
 RECORD_BYTES = 4 * KIB
 
-# What an event takes in its record beside its type and its payload, and a key with a small value beside its prefix.
+# Bounds for the size of a commit: an event in its record beside type and payload; a key with a small value beside its
+# prefix.
 _FIELDS_BYTES = 100
 _KEY_BYTES = 60
-# Types whose heads are kept in mind from one commit to the next.
-_KNOWN_HEADS = 256
+# Type heads that are cached from one commit to the next.
+_CACHED_HEADS = 256
 
-_LONGEST_PAYLOAD = MAX_VALUE_BYTES + 16  # with what stands before a text of 16 MiB
+_LONGEST_PAYLOAD = MAX_VALUE_BYTES + 16  # a text of 16 MiB has a header of msgpack's before it
 _LONGEST_METADATA_KEY = MAX_ENGINE_KEY_BYTES - 2 - MAX_KEY_BYTES - SEQUENCE_BYTES
 
 
 class Metadata(NamedTuple):
-    """The state of a log; as it stands here, of an empty one."""
+    """The state of a log. The defaults are those of an empty log."""
 
     next_sequence: int = 0
     head_hash: bytes = GENESIS_HASH
@@ -65,8 +68,8 @@ class Metadata(NamedTuple):
     timestamp: int = 0
 
 
-class Record(NamedTuple):
-    """An event as it is stored; its sequence follows from the key it stands under."""
+class EventRecord(NamedTuple):
+    """An event as it is stored. Its sequence follows from the key of the record it is in."""
 
     event_type: str
     payload: bytes
@@ -77,24 +80,24 @@ class Record(NamedTuple):
 
 
 class TypeHead(NamedTuple):
-    """Where the events of one type are found: from the newest backward. As it stands here, of a type without any."""
+    """Where the events of a type begin, from the newest backward. The defaults are those of a type without events."""
 
     events: int = 0
     newest: int = 0  # its sequence, plus 1
 
 
 def event_key(prefix: bytes, sequence: int) -> bytes:
-    """Where the events that end with ``sequence``, from 0 to 2**64 - 1, are."""
+    """The key of the record whose last event is ``sequence``, from 0 to 2**64 - 1."""
     return prefix + EVENT + sequence.to_bytes(SEQUENCE_BYTES, "big")
 
 
 def type_key(prefix: bytes, event_type: bytes) -> bytes:
-    """Where the head of a type, as UTF-8, is."""
+    """The key of the head of a type, given as UTF-8."""
     return prefix + TYPE + event_type
 
 
 def decode_metadata(raw: bytes | None) -> Metadata:
-    """A log's metadata, None being an empty log's; CorruptionError for what is none."""
+    """A log's metadata; None is an empty log. Raises ``CorruptionError`` for what is no metadata."""
     if raw is None:
         return Metadata()
     metadata = _fields(Metadata, raw)
@@ -108,10 +111,10 @@ def decode_metadata(raw: bytes | None) -> Metadata:
     raise CorruptionError("the metadata of the event log", 0, expected, f"{len(raw)} bytes of something else")
 
 
-def decode_events(last: int, raw: bytes) -> dict[int, Record]:
-    """The events stored together up to ``last``, by sequence and in order; CorruptionError for what is none."""
+def decode_events(last: int, raw: bytes) -> dict[int, EventRecord]:
+    """The events of the record that ends with ``last``, by sequence, in order. Raises ``CorruptionError``."""
     try:
-        events = [Record(*fields) for fields in codec.unpackb(raw)]
+        events = [EventRecord(*fields) for fields in codec.unpackb(raw)]
     except (ValueError, TypeError):  # no msgpack, no list, or not as many fields
         events = []
     sequences = range(last - len(events) + 1, last + 1)
@@ -122,7 +125,7 @@ def decode_events(last: int, raw: bytes) -> dict[int, Record]:
 
 
 def decode_head(raw: bytes | None) -> TypeHead:
-    """The head of a type, None being that of a type without events; CorruptionError for what is none."""
+    """The head of a type; None is a type without events. Raises ``CorruptionError`` for what is no head."""
     if raw is None:
         return TypeHead()
     head = _fields(TypeHead, raw)
@@ -131,7 +134,7 @@ def decode_head(raw: bytes | None) -> TypeHead:
     raise CorruptionError("the head of an event type", 0, "events, newest", f"{len(raw)} bytes of something else")
 
 
-def _is_whole(event: Record, sequence: int) -> bool:
+def _is_whole(event: EventRecord, sequence: int) -> bool:
     event_type, payload, timestamp, prev_hash, found_hash, before = event
     in_bytes = type(payload) is type(prev_hash) is type(found_hash) is bytes
     in_numbers = type(timestamp) is type(before) is int and 0 <= before <= sequence
@@ -146,13 +149,15 @@ def _fields(kind: Callable[..., T], raw: bytes) -> T | None:
 
 
 class Appending:
-    """Appends to one log, each going on where the one before ended; what they share is read and written once.
+    """A batch of appends to one log: each goes on where the one before ended, metadata and heads are written once.
 
-    One commit after another, as long as nobody else writes to the log. After an error nothing of it may be written.
+    It is used for one commit after another, as long as nothing else writes to the log; so it caches what it has read.
+    After an error in ``put`` or ``end`` it must be thrown away, with what it would have written.
     """
 
     __slots__ = (
         "_bytes",
+        "_changed",
         "_heads",
         "_metadata",
         "_metadata_key",
@@ -160,7 +165,6 @@ class Appending:
         "_open_bytes",
         "_prefix",
         "_read",
-        "_touched",
         "_writes",
         "timestamp",
     )
@@ -174,37 +178,37 @@ class Appending:
         found = read(metadata_key)
         self._metadata = decode_metadata(None if found is None else found.value)
         self.timestamp = 0
-        # Of a type as UTF-8, the fields of its TypeHead: those that are known, and those of this commit's events.
+        # Type heads by UTF-8 type name, as lists of their fields: cached ones, and those that this commit changes.
         self._heads: dict[bytes, list[int]] = {}
-        self._touched: dict[bytes, list[int]] = {}
+        self._changed: dict[bytes, list[int]] = {}
         self._writes: list[Any] = []  # key, value and expiry of each, flat
-        self._bytes = 0  # of all that is to be written
-        self._open: list[tuple[Any, ...]] = []  # events of the record to be written next
+        self._bytes = 0  # of everything this commit writes
+        self._open: list[tuple[Any, ...]] = []  # events of the record that is not complete yet
         self._open_bytes = 0
 
     def begin(self, now_ms: int) -> None:
         """Begin a commit."""
         self.timestamp = max(now_ms, self._metadata.timestamp)
         self._bytes = 0
-        self._touched = {}
-        if len(self._heads) > _KNOWN_HEADS:
+        self._changed = {}
+        if len(self._heads) > _CACHED_HEADS:
             self._heads = {}
 
     @property
     def metadata(self) -> Metadata:
-        """Where the log ends by now."""
+        """The state of the log after what was appended so far."""
         return self._metadata
 
     def add(self, chain: str, entries: list[Any]) -> list[list[Any]]:
-        """Append ``entries`` ([type, canonical payload] each); [sequence, hash] of each.
+        """Append ``entries``, each [type, canonical payload]; return [sequence, hash] of each.
 
-        ``chain`` is that of a log that begins here; a log that has one goes on with its own.
+        ``chain`` is for a log that begins here; a log that has begun goes on with its own.
         """
         if chain not in CHAINS:
             raise ValueError(f"there is no chain {chain!r}")
         sequence, head_hash, own_chain, _ = self._metadata
         chain, timestamp = own_chain or chain, self.timestamp
-        if len(entries) > 1:  # before their hashes are computed, while everybody waits
+        if len(entries) > 1:  # before their hashes are computed, as every client waits meanwhile
             self._check_size(sum(_FIELDS_BYTES + len(event_type) + len(payload) for event_type, payload in entries))
         results = []
         for event_type, payload in entries:
@@ -219,7 +223,7 @@ class Appending:
     def put(
         self, sequence: int, event_type: str, payload: bytes, timestamp: int, prev_hash: bytes, own_hash: bytes
     ) -> None:
-        """Take in the next event. Type and payload came through a pipe."""
+        """Add the next event. Type and payload came through a pipe, so they are checked."""
         raw_type = event_type.encode()
         size = _FIELDS_BYTES + len(raw_type) + len(payload)
         if not 0 < len(raw_type) <= MAX_KEY_BYTES or type(payload) is not bytes or len(payload) > _LONGEST_PAYLOAD:
@@ -235,8 +239,8 @@ class Appending:
         self._open_bytes += size
         head[0] += 1
         head[1] = sequence + 1
-        if raw_type not in self._touched:
-            self._touched[raw_type] = head
+        if raw_type not in self._changed:
+            self._changed[raw_type] = head
             self._bytes += _KEY_BYTES + len(self._metadata_key) + len(raw_type)
 
     def _close_record(self, last: int) -> None:
@@ -245,9 +249,10 @@ class Appending:
         self._open, self._open_bytes = [], 0
 
     def end(self, sequence: int, head_hash: bytes, chain: str) -> None:
-        """Note where the log ends: at what was put last, which has the newest timestamp.
+        """Set the state of the log after what was put: ``sequence`` is that of the next event.
 
-        LimitExceededError if it is more by now than a commit holds: small events take more room here than as requests.
+        Raises ``LimitExceededError`` if this commit writes more than a commit may hold: small events take more room
+        stored than in the request.
         """
         self._check_size(0)
         if self._open:
@@ -259,35 +264,35 @@ class Appending:
             raise LimitExceededError("size of the commit in bytes", MAX_COMMIT_BYTES, size, ADVICE_FOR_COMMITS)
 
     def writes(self) -> list[Any]:
-        """What all of them write, after the last and once: key, value and expiry of each, flat. It is not kept."""
+        """What the batch writes, to be taken once, at its end: key, value and expiry of each write, flat."""
         if self._open:
             self._close_record(self._metadata.next_sequence - 1)
         writes, prefix = self._writes, self._prefix
         self._writes = []
         if writes:
-            for raw_type, head in self._touched.items():
+            for raw_type, head in self._changed.items():
                 writes += (type_key(prefix, raw_type), codec.pack(head), 0)
             writes += (self._metadata_key, codec.pack(self._metadata), 0)
         return writes
 
-    def outcome(self, result: Any) -> Decision:
-        """The same, with ``result``, as the outcome of one operation."""
+    def decision(self, result: Any) -> Decision:
+        """``writes`` with ``result``, as the decision of one operation."""
         parts = iter(self.writes())
         return Decision([Write(*write) for write in zip(parts, parts, parts, strict=False)], result)
 
 
 def append(read: Read, now_ms: int, metadata_key: bytes, chain: str, entries: list[Any]) -> Decision:
-    """Append ``entries`` and answer [sequence, hash] of each, as ``Appending.add`` does."""
+    """Append ``entries``; the result is [sequence, hash] of each, as of ``Appending.add``."""
     appending = Appending(read, metadata_key)
     appending.begin(now_ms)
     results = appending.add(chain, entries)
-    return appending.outcome(results)
+    return appending.decision(results)
 
 
 def restore(read: Read, now_ms: int, metadata_key: bytes, events: list[Any]) -> Decision:
-    """Write events ([sequence, type, canonical payload, timestamp, hash before, hash] each) as they once were.
+    """Write events of an export, each [sequence, type, canonical payload, timestamp, hash before, hash], as they were.
 
-    ValueError unless they go on where the log ends; a log that begins here gets the chain its hashes show.
+    Raises ``ValueError`` unless they go on where the log ends. A log that begins here gets the chain of its hashes.
     """
     restoring = Appending(read, metadata_key)
     sequence, head_hash, chain, last_ms = restoring.metadata
@@ -300,4 +305,4 @@ def restore(read: Read, now_ms: int, metadata_key: bytes, events: list[Any]) -> 
         restoring.put(*event)
         restoring.timestamp = event[3]
     restoring.end(check.sequence, check.head_hash, chain)
-    return restoring.outcome(None)
+    return restoring.decision(None)

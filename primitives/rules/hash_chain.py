@@ -1,15 +1,17 @@
-"""What an event's hash is made of, and the check that events follow from each other.
+"""The hash of an event, and the check that events follow each other.
 
     canonical payload   ``codec.encode`` of the payload with the keys of every dict sorted by code point, tuples as
                         lists and every NaN as the same NaN. 1, 1.0 and True differ, as do 0.0 and -0.0, "a" and b"a"
     hashed bytes        msgpack [format 1, sequence, type, canonical payload, timestamp in ms, hash before]
     xxh3                xxh3-128 of them, most significant byte first (as xxh128sum prints it), then 16 zero bytes
     sha256              SHA-256 of them
-    hash before         that of the event before; of the first event 32 zero bytes
+    hash before         the hash of the event before; 32 zero bytes for the first event
 
-Hashes outlive the store they were made in, so none of this ever changes: another way needs another format number.
-xxh3 shows order and damage; who can write to the store can also make xxh3 hashes that fit. So can he with sha256, but
-not for a head hash that someone else has kept.
+Invariant: hashes outlive the store they were made in, so none of this ever changes. Another way of hashing needs a new
+format number.
+
+xxh3 shows order and damage. A process that can write to the store can also write a chain whose xxh3 hashes fit. It can
+do so with sha256, too, but then the last hash differs from an anchor that was kept elsewhere.
 """
 
 from __future__ import annotations
@@ -31,7 +33,7 @@ GENESIS_HASH = bytes(HASH_BYTES)
 DEFAULT_CHAIN = "xxh3"
 
 _XXH3_PADDING = bytes(16)
-# Nothing in these has an order or another form.
+# Values of these types have only one form.
 _SETTLED = frozenset((type(None), bool, int, str, bytes))
 _TEXT = frozenset((str,))
 
@@ -48,9 +50,9 @@ CHAINS: dict[str, Callable[[bytes], bytes]] = {"xxh3": _xxh3, "sha256": _sha256}
 
 
 def canonical(value: codec.Value) -> bytes:
-    """The one form of a payload that is stored and hashed; raises what ``codec.encode`` does."""
+    """The form of a payload that is stored and hashed. Raises what ``codec.encode`` does."""
     if type(value) is dict and _SETTLED.issuperset(map(type, value.values())) and _TEXT.issuperset(map(type, value)):
-        # A flat dict, as most payloads are: half the time. What cannot be stored is left to ``encode`` to refuse.
+        # A flat dict, as most payloads are, takes half the time this way. ``encode`` refuses what cannot be stored.
         try:
             raw = codec.pack(dict(sorted(value.items())))
         except (ValueError, OverflowError):
@@ -66,12 +68,12 @@ def event_hash(chain: str, sequence: int, event_type: str, payload: bytes, times
 
 
 def chain_of(event_hash: bytes) -> str:
-    """Which chain a hash is of: it shows."""
+    """The chain of a hash: only xxh3 hashes end with the padding."""
     return "xxh3" if event_hash[16:] == _XXH3_PADDING else "sha256"
 
 
 class ChainCheck:
-    """Follows a chain event by event, from the event ``sequence`` on, whose hash before is ``head_hash``."""
+    """Checks a chain event by event, beginning with the event ``sequence``, whose hash before is ``head_hash``."""
 
     __slots__ = ("_chain", "head_hash", "sequence", "timestamp")
 
@@ -81,12 +83,12 @@ class ChainCheck:
         self._chain = chain
         self.sequence = sequence  # of the event that must come next
         self.head_hash = head_hash
-        self.timestamp = timestamp  # none comes before it
+        self.timestamp = timestamp  # of the last event; the next may not be earlier
 
     def problem(
         self, sequence: Any, event_type: Any, payload: bytes, timestamp: Any, prev_hash: Any, found_hash: Any
     ) -> str:
-        """What is wrong with the next event, whatever is in its fields; "" and one step on if nothing is."""
+        """What is wrong with the next event, whose fields may hold anything. If nothing is, "", and one step on."""
         expected = self.sequence
         if type(sequence) is not int or sequence != expected:
             return f"event {expected} is missing: what follows has sequence {sequence!r}"
@@ -108,7 +110,7 @@ class ChainCheck:
 
 
 def _settle(value: Any, depth: int) -> Any:
-    """``value`` in canonical order. What cannot be stored stays as it is, for ``encode`` to refuse with its path."""
+    """``value`` in canonical form. What cannot be stored is left as it is, and ``encode`` refuses it with its path."""
     if isinstance(value, float):
         return value if value == value else math.nan
     if depth > MAX_NESTING:

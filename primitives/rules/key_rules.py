@@ -11,14 +11,14 @@ from shoal.shm.operation import Decision, Read, Write
 
 
 def delete(read: Read, now_ms: int, key: bytes) -> Decision:
-    """Delete a key and say whether it was there."""
+    """Delete a key; the result is whether it was there."""
     if read(key) is None:
         return Decision([], False)
     return Decision([Write(key, None, 0)], True)
 
 
 def increment(read: Read, now_ms: int, key: bytes, by: int) -> Decision:
-    """Add to an integer, absent counting as 0; an expiry stays as it is."""
+    """Add to an integer, 0 if the key is absent; the result is the sum. An expiry stays as it is."""
     found = read(key)
     current = 0 if found is None else codec.stored(found.value, "the value of a key")
     if type(current) is not int:
@@ -33,7 +33,8 @@ def increment(read: Read, now_ms: int, key: bytes, by: int) -> Decision:
 def insert(read: Read, now_ms: int, key: bytes, exists: str, required: list[Any], writes: list[Any]) -> Decision:
     """Write ``writes`` (key, value, key, ... flat) if ``key`` is absent and every required key is there.
 
-    ``exists`` is what AlreadyExistsError says; ``required`` is key, what NotFoundError says, key, ... flat.
+    ``exists`` is the text of the ``AlreadyExistsError``. ``required`` is flat: a key, the text of the ``NotFoundError``
+    if it is absent, the next key, and so on.
     """
     if read(key) is not None:
         raise AlreadyExistsError(exists)

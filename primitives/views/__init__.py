@@ -1,1 +1,1 @@
-"""The methods of one run, over an engine."""
+"""The methods of each primitive for one run, over an engine: written once, for transactions and for facades."""

@@ -1,7 +1,7 @@
-"""The events of one run over one engine: how ``EventLog`` reads and appends.
+"""The events of one run over one engine.
 
-Keys, records and the rule of appending are in ``shm.event_operations``, hashes in ``shm.hash_chain``. What holds:
-events have the sequences 0, 1, 2 and so on without a gap, never change, and the log's metadata repeats the last one.
+``rules.event_rules`` has the keys, the records and the rule of appending, ``rules.hash_chain`` the hashes. Invariants:
+events have the sequences 0, 1, 2 and so on without a gap, they never change, and the log's metadata repeats the last.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from shoal.primitives.event_types import (
     verify_log,
 )
 from shoal.primitives.keys import Namespace, Tag, encode_text
-from shoal.primitives.rules import registry as operations
+from shoal.primitives.rules import requests
 from shoal.primitives.rules.event_rules import (
     LARGEST_SEQUENCE,
     METADATA,
     TYPE,
+    EventRecord,
     Metadata,
-    Record,
     decode_events,
     decode_head,
     decode_metadata,
@@ -37,7 +37,9 @@ from shoal.primitives.rules.event_rules import (
     type_key,
 )
 from shoal.primitives.rules.hash_chain import DEFAULT_CHAIN, canonical
+from shoal.primitives.views.view import View
 from shoal.shm import codec
+from shoal.shm.arguments import check_int
 from shoal.shm.errors import CorruptionError, InvalidOperationError, NotFoundError
 
 _TAG = bytes((Tag.EVENT,))
@@ -46,91 +48,84 @@ _PAGE_EVENTS = 256
 _PAGE_BYTES = 1024 * 1024
 
 
-class EventView:
-    """The methods of ``EventLog`` for one run, over one engine: ``txn.events``, and the facade's calls.
+class EventView(View):
+    """The methods of ``EventLog`` for one run, without ``run_id``: ``txn.events``.
 
-    ``chain`` is that of a log that begins here.
+    >>> import shoal, tempfile
+    >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
+    ...     with db.transaction("run-1") as txn:
+    ...         appended = txn.events.append("started", {"task": 1})
+    ...         appended.sequence, txn.events.len(), txn.events.head().payload
+    (0, 1, {'task': 1})
+
+    What a method returns is known at once and validated at commit: another process that appends to the log meanwhile is
+    a conflict. Any call may also raise ``InvalidOperationError`` (the transaction has ended, or only reads),
+    ``SnapshotExpiredError`` (its snapshot was revoked) and ``CorruptionError`` (a record is none). ``Transaction`` says
+    what the commit may raise.
     """
 
-    __slots__ = ("_chain", "_engine", "_prefix")
+    __slots__ = ("_chain", "_prefix")
 
     def __init__(self, engine: Engine, namespace: Namespace, run_id: str, chain: str = DEFAULT_CHAIN) -> None:
         self._engine = engine
-        self._prefix = namespace.run_prefix(run_id) + _TAG
-        self._chain = chain
+        self._prefix = namespace._run_prefix(run_id) + _TAG
+        self._chain = chain  # of a log that begins with an append here
 
     def append(self, event_type: str, payload: codec.Value) -> Appended:
-        """Append an event; its sequence and hash."""
-        arguments = [self._prefix + METADATA, self._chain, [_entry(event_type, payload)]]
-        return Appended(*self._engine.perform(operations.EVENT_APPEND, arguments)[0])
+        """Append an event; its sequence and hash.
+
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad type or payload.
+        """
+        entries = [_entry(event_type, payload)]
+        return Appended(*requests.append_events(self._engine, self._prefix + METADATA, self._chain, entries)[0])
 
     def append_many(self, events: Iterable[tuple[str, codec.Value]]) -> list[Appended]:
-        """Append ``(type, payload)`` pairs, all or none, one after the other; their sequences and hashes."""
+        """Append ``(type, payload)`` pairs, all or none, one after the other; their sequences and hashes.
+
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad pair, type or payload, or for more than
+        one commit holds.
+        """
         entries = _entries(events)
         if not entries:
             return []
-        results = self._engine.perform(operations.EVENT_APPEND, [self._prefix + METADATA, self._chain, entries])
+        results = requests.append_events(self._engine, self._prefix + METADATA, self._chain, entries)
         return [Appended(sequence, event_hash) for sequence, event_hash in results]
 
     def read(self, sequence: int) -> Event | None:
-        """The event ``sequence``, or None if there is none."""
-        if not 0 <= whole("sequence", sequence) <= LARGEST_SEQUENCE:
-            return None
-        record = self._together(sequence).get(sequence)
-        return None if record is None else event_of(sequence, record)
+        """The event ``sequence``, or None if there is none. Raises ``TypeError`` for what is no int."""
+        return self._event(sequence) if 0 <= check_int("sequence", sequence) <= LARGEST_SEQUENCE else None
 
     def read_range(self, start: int, end: int) -> list[Event]:
-        """The events of ``[start, end)`` that are there, in order."""
-        return [event_of(*stored) for stored in self._stored(whole("start", start), whole("end", end))]
+        """The events of ``[start, end)`` that are there, in order. Raises ``TypeError`` for what is no int."""
+        return [event_of(*stored) for stored in self._stored(check_int("start", start), check_int("end", end))]
 
     def head(self) -> Event | None:
         """The last event, or None of an empty log."""
         length = self.len()
-        return self.read(length - 1) if length else None
+        return self._event(length - 1) if length else None
 
     def len(self) -> int:
         """How many events there are."""
         return self._metadata().next_sequence
 
     def is_empty(self) -> bool:
-        """Whether there are none."""
+        """Whether there are no events."""
         return self.len() == 0
 
     def iter(self, start: int = 0) -> Iterator[Event]:
-        """The events from ``start`` on, each read when it is asked for."""
-        return (event_of(*stored) for stored in self._stored(whole("start", start), LARGEST_SEQUENCE))
-
-    def page(self, start: int, end: int) -> list[Event]:
-        """The first events of ``[start, end)``, as many as are read at a time; empty only if none are there."""
-        events = []
-        size = 0
-        with closing(self._stored(start, end)) as all_stored:
-            for sequence, record in all_stored:
-                events.append(event_of(sequence, record))
-                size += len(record.payload)
-                if len(events) == _PAGE_EVENTS or size >= _PAGE_BYTES:
-                    break
-        return events
-
-    def page_behind(self, anchor: Anchor, start: int, end: int) -> list[Event]:
-        """The same of a log that still goes on from ``anchor``; ``NotFoundError`` if that log was deleted.
-
-        In a snapshot: a log that was deleted and begun anew is never taken for the one the anchor is of.
-        """
-        if not self._goes_on_from(anchor):
-            raise NotFoundError(
-                f"the log of {anchor.length} events that was being read is gone, as its run was deleted; "
-                "read the run from event 0 to see what it holds now"
-            )
-        return self.page(start, end)
+        """The events from ``start`` on, each read when it is asked for. Raises ``TypeError`` for what is no int."""
+        return (event_of(*stored) for stored in self._stored(check_int("start", start), LARGEST_SEQUENCE))
 
     def read_by_type(self, event_type: str) -> list[Event]:
-        """The events of a type, in order, found from the newest backward."""
+        """The events of a type, in order, found from the newest backward.
+
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad type.
+        """
         key = type_key(self._prefix, encode_text("event_type", event_type))
         found = self._engine.find(key)
         head = decode_head(None if found is None else found.value)
         events = []
-        together: dict[int, Record] = {}
+        together: dict[int, EventRecord] = {}
         before = head.newest
         while before:
             sequence = before - 1
@@ -145,37 +140,35 @@ class EventView:
         return events
 
     def verify_chain(self, anchor: Anchor | None = None) -> ChainVerification:
-        """Whether events, metadata and type index fit each other, and the log goes on from ``anchor``."""
+        """Whether events, hashes, metadata and type index fit each other, and the log goes on from ``anchor``.
+
+        What does not fit is in the result. Raises ``TypeError`` or ``ValueError`` for what is no anchor.
+        """
         return verify_log(self._engine, self._prefix, anchor)
 
     def anchor(self) -> Anchor:
-        """The log's length and the hash of its last event (of an empty log ``GENESIS_HASH``)."""
+        """The log's length and the hash of its last event; of an empty log ``GENESIS_HASH``."""
         metadata = self._metadata()
         return Anchor(metadata.next_sequence, metadata.head_hash)
 
-    def restore(self, events: Iterable[Event]) -> None:
-        """Write consecutive events, hashes, timestamps and all, as ``iter`` once gave them: how an export comes back.
-
-        All or none, never conflicts. ``ValueError`` unless they fit each other and go on where the log ends.
-        """
-        fields = fields_to_restore(events)
-        if fields:
-            self._engine.perform(operations.EVENT_RESTORE, [self._prefix + METADATA, fields])
-
     def update(self, *_: object, **__: object) -> NoReturn:
-        """No event ever changes: ``InvalidOperationError``."""
+        """Raise ``InvalidOperationError``: no event ever changes."""
         raise InvalidOperationError("an event cannot be changed, as its log is append-only; append another event")
 
     def delete(self, *_: object, **__: object) -> NoReturn:
-        """No event goes by itself: ``InvalidOperationError``."""
+        """Raise ``InvalidOperationError``: no event goes by itself."""
         raise InvalidOperationError("an event cannot be deleted, as its log is append-only; only a whole run can")
 
     def _metadata(self) -> Metadata:
         found = self._engine.find(self._prefix + METADATA)
         return decode_metadata(None if found is None else found.value)
 
+    def _event(self, sequence: int) -> Event | None:
+        record = self._together(sequence).get(sequence)
+        return None if record is None else event_of(sequence, record)
+
     def _goes_on_from(self, anchor: Anchor) -> bool:
-        """Whether what the anchor knows is there. Hashes are chained: with its last event all before are the same."""
+        """Whether the anchor's last event is in the log: hashes are chained, so all before it are the same, too."""
         length, head_hash = anchor
         metadata = self._metadata()
         if length == 0 or metadata.next_sequence <= length:
@@ -183,7 +176,7 @@ class EventView:
         record = self._together(length - 1).get(length - 1)
         return record is not None and record.hash == head_hash
 
-    def _together(self, sequence: int) -> dict[int, Record]:
+    def _together(self, sequence: int) -> dict[int, EventRecord]:
         """The events stored in one record with event ``sequence``, by sequence; without it, if it is not there."""
         found = self._engine.find(event_key(self._prefix, sequence))
         if found is not None:  # appended alone, or last of a record
@@ -191,7 +184,7 @@ class EventView:
         following = self._engine.scan(event_key(self._prefix, sequence), self._prefix + TYPE)
         return next((decode_events(sequence_of(key), found.value) for key, found in following), {})
 
-    def _stored(self, start: int, end: int) -> Generator[tuple[int, Record], None, None]:
+    def _stored(self, start: int, end: int) -> Generator[tuple[int, EventRecord], None, None]:
         """The events of ``[start, end)``. What lies beyond the last of them is not read: no conflict with it."""
         if max(start, 0) < end:
             with closing(stored_events(self._engine, self._prefix, start)) as stored:
@@ -200,6 +193,42 @@ class EventView:
                         yield sequence, record
                     if sequence + 1 >= end:
                         break
+
+
+def page(view: EventView, start: int, end: int) -> list[Event]:
+    """The first events of ``[start, end)``, as many as are read at a time; empty only if none are there."""
+    events = []
+    size = 0
+    with closing(view._stored(start, end)) as all_stored:
+        for sequence, record in all_stored:
+            events.append(event_of(sequence, record))
+            size += len(record.payload)
+            if len(events) == _PAGE_EVENTS or size >= _PAGE_BYTES:
+                break
+    return events
+
+
+def page_after(view: EventView, known: Anchor, start: int, end: int) -> list[Event]:
+    """``page`` of a log that still goes on from the anchor ``known``; ``NotFoundError`` if that log was deleted.
+
+    On a snapshot, so that a log that was deleted and begun again is never taken for the one the anchor is of.
+    """
+    if not view._goes_on_from(known):
+        raise NotFoundError(
+            f"the log of {known.length} events that was being read is gone, as its run was deleted; "
+            "read the run from event 0 to see what it holds now"
+        )
+    return page(view, start, end)
+
+
+def restore(view: EventView, events: Iterable[Event]) -> None:
+    """Write consecutive events of an export, hashes and timestamps included, as ``iter`` gave them.
+
+    All or none; it never conflicts. Raises ``ValueError`` unless they fit each other and go on where the log ends.
+    """
+    fields = fields_to_restore(events)
+    if fields:
+        requests.restore_events(view._engine, view._prefix + METADATA, fields)
 
 
 def _entry(event_type: object, payload: codec.Value) -> list[Any]:
@@ -216,10 +245,3 @@ def _entries(events: object) -> list[list[Any]]:
             raise TypeError(f"events[{i}] is {pair!r:.100}; give a pair (event_type, payload)")
         entries.append(_entry(*pair))
     return entries
-
-
-def whole(what: str, value: object) -> int:
-    """``value``, which is called ``what``, if it is an int; else ``TypeError``."""
-    if not isinstance(value, int) or isinstance(value, bool):
-        raise TypeError(f"{what} has type {type(value).__name__}; give an int")
-    return value

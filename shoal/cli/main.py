@@ -260,7 +260,7 @@ def _natural(text: str) -> int:
 
 
 def _run_id(text: str) -> str:
-    return _checked(lambda: Namespace().run_prefix(text), text)
+    return _checked(lambda: Namespace()._run_prefix(text), text)
 
 
 def _name(text: str) -> str:

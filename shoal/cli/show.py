@@ -9,12 +9,12 @@ from typing import Any
 from shoal.database import Database
 from shoal.primitives.engine import Engine
 from shoal.primitives.facades.event_log import EventLog
-from shoal.primitives.facades.run_index import RunsView
 from shoal.primitives.keys import Namespace
 from shoal.primitives.run_contents import holds_anything
 from shoal.primitives.run_scan import namespaces, runs_held
 from shoal.primitives.run_types import RunMetadata, RunQuery
 from shoal.primitives.trace_types import Trace
+from shoal.primitives.views.runs import RunsView
 from shoal.shm.errors import NotFoundError
 from shoal.transfer import json_lines, records
 from shoal.transfer.records import ExportRecord
@@ -30,7 +30,7 @@ def run_lines(db: Database, only: Namespace | None, as_json: bool) -> Iterator[s
 
     Registered runs come first, in order of registration, then runs that hold something and were never registered.
     """
-    view = db.begin(read_only=True)
+    view = db._store.begin(read_only=True)
     try:
         spaces = list(namespaces(view)) if only is None else [only]
         for namespace in spaces:
@@ -129,7 +129,7 @@ def _as_json(kind: str, namespace: Namespace, run_id: str, item: Any) -> str:
 
 
 def _must_exist(db: Database, namespace: Namespace, run_id: str) -> None:
-    engine = db.engine
+    engine = db._store.auto_commit
     registered = RunsView(engine, namespace).get_run(run_id) is not None
-    if not registered and not holds_anything(engine, namespace.run_prefix(run_id)):
+    if not registered and not holds_anything(engine, namespace._run_prefix(run_id)):
         raise NotFoundError(f"there is no run {run_id!r} here; shoal runs lists those there are")

@@ -37,7 +37,7 @@ def export_store(db: Database, output: Output) -> int:
     line = json_lines.dump(records.HEADER)
     checksum.update(line)
     output.write(line)
-    snapshot = db.begin(read_only=True)
+    snapshot = db._store.begin(read_only=True)
     try:
         for record in records.read_all(snapshot):
             line = json_lines.dump(records.to_fields(record))

@@ -128,10 +128,10 @@ class _Checker:
         if size > _MOST_RECORD_BYTES:
             raise LimitExceededError("size of the record in bytes", _MOST_RECORD_BYTES, size, ADVICE_FOR_VALUES)
         kind, namespace, run_id, item = record
-        run_prefix = b"" if kind == "run" else namespace.run_prefix(run_id)
+        run_prefix = b"" if kind == "run" else namespace._run_prefix(run_id)
         text = item.key if kind == "kv" else item.name if kind == "state" else ""
         key: bytes = text.encode()
-        position = (namespace.prefix(), run_prefix, _RANKS[kind], key)
+        position = (namespace._prefix, run_prefix, _RANKS[kind], key)
         if position < self._position:
             raise ValueError(f"the record of run {run_id!r} stands too late: records are sorted")
         if key and position == self._position:

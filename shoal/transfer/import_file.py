@@ -24,16 +24,16 @@ from typing import BinaryIO, NamedTuple
 
 from shoal.database import Database
 from shoal.primitives.engine import Engine
-from shoal.primitives.facades.run_index import RunsView
 from shoal.primitives.keys import Namespace, user_text
+from shoal.primitives.retry import retry_for
 from shoal.primitives.run_contents import holds_anything
+from shoal.primitives.views.runs import RunsView
 from shoal.shm import codec
 from shoal.shm.errors import AlreadyExistsError, ConflictError, InvalidOperationError, StoreFullError
 from shoal.shm.limits import MIB, SINGLE_CALL_TIMEOUT_S
 from shoal.transfer import records
 from shoal.transfer.import_check import Contents, ExportFormatError, check, identity, read
 from shoal.transfer.records import ExportRecord
-from shoal.workers.retry import retry_for
 
 # A namespace begins with a byte from 1 on.
 IMPORT_MARKER = b"\0import"
@@ -86,7 +86,7 @@ class _Import:
     def __init__(self, db: Database, contents: Contents, give_up: bool) -> None:
         self._db = db
         self._contents = contents
-        found = db.engine.find(IMPORT_MARKER)
+        found = db._store.auto_commit.find(IMPORT_MARKER)
         # The value that every commit must find: another process that imports at the same time changes it.
         self._expected = None if found is None else found.value
         marker = None if found is None else Marker(*codec.unpackb(found.value))
@@ -115,7 +115,7 @@ class _Import:
 
     def _check_absence(self) -> None:
         """``AlreadyExistsError`` if the store holds anything of a run that is not written yet."""
-        view = self._db.begin(read_only=True)
+        view = self._db._store.begin(read_only=True)
         try:
             for (namespace, run_id), first in self._contents.runs.items():
                 if first >= self._written:
@@ -142,7 +142,7 @@ class _Import:
         self._expected = marker
 
     def _attempt(self, batch: list[ExportRecord], marker: bytes | None) -> None:
-        transaction = self._db.begin()
+        transaction = self._db._store.begin()
         try:
             found = transaction.find(IMPORT_MARKER)
             if (None if found is None else found.value) != self._expected:
@@ -162,7 +162,7 @@ class _Import:
 
 
 def _must_be_absent(engine: Engine, namespace: Namespace, run_id: str) -> None:
-    if RunsView(engine, namespace).get_run(run_id) is not None or holds_anything(engine, namespace.run_prefix(run_id)):
+    if RunsView(engine, namespace).get_run(run_id) is not None or holds_anything(engine, namespace._run_prefix(run_id)):
         where = "the store" if namespace == Namespace() else f"{namespace!r} of the store"
         raise AlreadyExistsError(f"run {run_id!r} exists in {where}; delete it there, or import into another store")
 

@@ -26,19 +26,19 @@ from typing import Any, NamedTuple
 from shoal.primitives import trace_index
 from shoal.primitives.engine import Engine
 from shoal.primitives.event_types import Event
-from shoal.primitives.facades.kv_store import KVView, Pair
-from shoal.primitives.facades.run_index import RunsView
-from shoal.primitives.facades.state_cell import StateView
-from shoal.primitives.facades.trace_store import TraceView
 from shoal.primitives.keys import Namespace, Tag, encode_text
-from shoal.primitives.rules.cell_rules import Record as CellRecord
-from shoal.primitives.rules.cell_rules import encode_record
+from shoal.primitives.rules.cell_rules import CellRecord, encode_record
 from shoal.primitives.rules.hash_chain import HASH_BYTES, canonical
 from shoal.primitives.run_scan import namespaces, runs_held
 from shoal.primitives.run_types import RunMetadata, RunQuery, RunStatus, encode_run
 from shoal.primitives.trace_types import KINDS as TRACE_KINDS
 from shoal.primitives.trace_types import Trace, TraceOptions
+from shoal.primitives.views import cells, events, kv, runs, traces
+from shoal.primitives.views.cells import StateView
 from shoal.primitives.views.events import EventView
+from shoal.primitives.views.kv import KVView, Pair
+from shoal.primitives.views.runs import RunsView
+from shoal.primitives.views.traces import TraceView
 from shoal.shm import codec
 from shoal.shm.errors import CorruptionError
 
@@ -105,42 +105,42 @@ def from_fields(fields: Any) -> ExportRecord:
         raise ValueError(f"its kind is {kind!r:.100}, not one of {', '.join(KINDS)}")
     namespace = _namespace(rest.pop("namespace")) if "namespace" in rest else _DEFAULT_NAMESPACE
     run_id = rest.pop("run_id", None)
-    namespace.run_prefix(run_id)
+    namespace._run_prefix(run_id)
     return ExportRecord(kind, namespace, run_id, KINDS[kind].make(run_id, rest))
 
 
 def size_of(record: ExportRecord) -> int:
     """A bound of the record's size in a commit, in bytes. Checks all of it, as the primitives do before they write."""
-    return KINDS[record.kind].size(record.namespace.run_prefix(record.run_id), record.item)
+    return KINDS[record.kind].size(record.namespace._run_prefix(record.run_id), record.item)
 
 
 def restore(engine: Engine, record: ExportRecord) -> None:
     """Write a record with its indices through the primitives; ``AlreadyExistsError`` if what it names is there."""
     kind, namespace, run_id, item = record
     if kind == "run":
-        RunsView(engine, namespace).restore_run(item)
+        runs.restore(RunsView(engine, namespace), item)
     elif kind == "kv":
-        KVView(engine, namespace, run_id).restore(item)
+        kv.restore(KVView(engine, namespace, run_id), item)
     elif kind == "event":
-        EventView(engine, namespace, run_id).restore([item])
+        events.restore(EventView(engine, namespace, run_id), [item])
     elif kind == "state":
-        StateView(engine, namespace, run_id).restore(item.name, item.record)
+        cells.restore(StateView(engine, namespace, run_id), item.name, item.record)
     else:
-        TraceView(engine, namespace, run_id).restore(item)
+        traces.restore(TraceView(engine, namespace, run_id), item)
 
 
 def _contents(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[tuple[str, Any]]:
-    for pair in KVView(engine, namespace, run_id).pairs():
+    for pair in kv.pairs(KVView(engine, namespace, run_id)):
         yield "kv", pair
-    events = EventView(engine, namespace, run_id)
-    found = events.verify_chain()
+    log = EventView(engine, namespace, run_id)
+    found = log.verify_chain()
     if not found.is_valid:
         raise CorruptionError(f"the event log of run {run_id!r}", 0, "events that fit each other", str(found.error))
-    for event in events.iter():
+    for event in log.iter():
         yield "event", event
-    for name, record in StateView(engine, namespace, run_id).records():
+    for name, record in cells.records(StateView(engine, namespace, run_id)):
         yield "state", Cell(name, record)
-    for trace in TraceView(engine, namespace, run_id).dump():
+    for trace in traces.dump(TraceView(engine, namespace, run_id)):
         yield "trace", trace
 
 

@@ -40,7 +40,7 @@ def cleared(tmp_path_factory: pytest.TempPathFactory) -> Iterator[shoal.Database
 @pytest.fixture
 def small(cleared: shoal.Database) -> shoal.Database:
     """An empty store."""
-    cleared.engine.clear(b"\0", b"\xff")
+    cleared._store.auto_commit.clear(b"\0", b"\xff")
     return cleared
 
 

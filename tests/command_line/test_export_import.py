@@ -51,7 +51,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[shoal.Database]
 @pytest.fixture
 def empty(target: shoal.Database) -> shoal.Database:
     """The same with nothing in it."""
-    target.engine.clear(b"\0", b"\xff")
+    target._store.auto_commit.clear(b"\0", b"\xff")
     return target
 
 
@@ -62,7 +62,7 @@ class TestRoundTrip:
         assert export(empty) == exported
         assert empty.check() == []
         assert contents.records == exported.count(b"\n") - 2
-        assert empty.engine.find(IMPORT_MARKER) is None
+        assert empty._store.auto_commit.find(IMPORT_MARKER) is None
 
     def test_the_same_content_is_the_same_export(self, full, exported):
         """Nothing in it is of the moment it was made."""

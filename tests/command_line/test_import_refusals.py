@@ -75,7 +75,7 @@ def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[shoal.Database]
 @pytest.fixture
 def empty(target: shoal.Database) -> shoal.Database:
     """The same with nothing in it."""
-    target.engine.clear(b"\0", b"\xff")
+    target._store.auto_commit.clear(b"\0", b"\xff")
     return target
 
 
@@ -210,7 +210,7 @@ class TestCutShort:
         bring(empty, tmp_path, exported)
         assert export(empty) == exported
         assert empty.check() == []
-        assert empty.engine.find(IMPORT_MARKER) is None
+        assert empty._store.auto_commit.find(IMPORT_MARKER) is None
 
     def test_another_file_waits_unless_the_first_is_given_up(self, exported, empty, tmp_path, stop_after):
         """It says how far that came; what it wrote stays."""

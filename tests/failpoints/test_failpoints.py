@@ -72,7 +72,7 @@ def _helper(store: Path, db: shoal.Database, owner: Any, name: str, when: Callab
             return result
 
         setattr(owner, name, call)
-        reader = db._connection.attachment.reader
+        reader = db._store.connection.attachment.reader
         checkpoint.write_checkpoint(store, reader, db.info().commit_version, [])
     finally:
         os._exit(1)

@@ -40,7 +40,7 @@ from tests.support.stores.damaged import MemoryStorage
 
 VICTIM, HOSTILE = 7, 8
 MOST_REQUESTS = 12
-_RUN = Namespace().run_prefix("r")
+_RUN = Namespace()._run_prefix("r")
 KV, EVENT, STATE, TRACE = (_RUN + bytes((tag,)) for tag in (1, 2, 3, 4))
 _FILE = "wal-000000000001.log"
 

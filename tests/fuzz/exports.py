@@ -5,12 +5,12 @@ from __future__ import annotations
 import io
 from typing import Any
 
-from shoal.primitives.facades.kv_store import KVView
-from shoal.primitives.facades.run_index import RunsView
-from shoal.primitives.facades.state_cell import StateView
-from shoal.primitives.facades.trace_store import TraceView
 from shoal.primitives.trace_types import TraceType
+from shoal.primitives.views.cells import StateView
 from shoal.primitives.views.events import EventView
+from shoal.primitives.views.kv import KVView
+from shoal.primitives.views.runs import RunsView
+from shoal.primitives.views.traces import TraceView
 from shoal.shm.errors import ShoalError
 from shoal.transfer import json_lines, records
 from shoal.transfer.import_check import Contents, ExportFormatError, read

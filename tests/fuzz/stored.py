@@ -8,15 +8,19 @@ from typing import Any
 
 from shoal.primitives import keys as key_space
 from shoal.primitives import run_scan
-from shoal.primitives.facades.kv_store import KVView
-from shoal.primitives.facades.state_cell import StateView
-from shoal.primitives.facades.trace_store import TraceView
 from shoal.primitives.keys import Namespace, Tag
 from shoal.primitives.rules import registry as operations
 from shoal.primitives.run_types import RunMetadata, RunQuery, RunStatus, encode_run
 from shoal.primitives.trace_types import TraceType
+from shoal.primitives.views import cells as cell_views
+from shoal.primitives.views import events as event_views
+from shoal.primitives.views import kv as kv_views
+from shoal.primitives.views import traces as trace_views
+from shoal.primitives.views.cells import StateView
 from shoal.primitives.views.events import EventView
+from shoal.primitives.views.kv import KVView
 from shoal.primitives.views.runs import RunsView
+from shoal.primitives.views.traces import TraceView
 from shoal.shm import codec
 from shoal.shm.errors import ShoalError
 from shoal.shm.key_location_cache import KeyLocationCache
@@ -24,7 +28,7 @@ from shoal.shm.operation import VersionedValue
 from tests.fuzz.target import encoded, part, parts_of, script, target
 
 NAMESPACE = Namespace()
-RUN = NAMESPACE.run_prefix("r")
+RUN = NAMESPACE._run_prefix("r")
 
 
 class DictEngine:
@@ -100,7 +104,7 @@ def kv(data: bytes) -> None:
     engine = DictEngine()
     engine.put(RUN + bytes((Tag.KV,)) + b"k", data)
     view = KVView(engine, NAMESPACE, "r")
-    _try([lambda: view.get("k"), lambda: view.list_with_values(), lambda: view.pairs(), lambda: view.ttl("k")])
+    _try([lambda: view.get("k"), lambda: view.list_with_values(), lambda: kv_views.pairs(view), lambda: view.ttl("k")])
     with contextlib.suppress(TypeError):  # of a value that is no int
         _try([lambda: view.increment("k")])
 
@@ -119,7 +123,12 @@ def cell(data: bytes) -> None:
         return StateView(engine, NAMESPACE, "r")
 
     cells = view()
-    reads = [lambda: cells.read("c"), lambda: cells.list(), lambda: cells.exists("c"), lambda: cells.records()]
+    reads = [
+        lambda: cells.read("c"),
+        lambda: cells.list(),
+        lambda: cells.exists("c"),
+        lambda: cell_views.records(cells),
+    ]
     changes = [lambda: view().set("c", 1), lambda: view().cas("c", 1, 2), lambda: view().init("c", 3)]
     with contextlib.suppress(ValueError, OverflowError):  # the version after the last of all
         _try([*reads, *changes, lambda: view().delete("c"), lambda: view().transition("c", lambda s: (1, 2))])
@@ -143,7 +152,12 @@ def events(data: bytes) -> None:
     _try(
         [
             *(lambda: view.len(), lambda: view.head(), lambda: view.read(0), lambda: view.read_range(0, 9)),
-            *(lambda: view.iter(), lambda: view.read_by_type("a"), lambda: view.anchor(), lambda: view.page(0, 99)),
+            *(
+                lambda: view.iter(),
+                lambda: view.read_by_type("a"),
+                lambda: view.anchor(),
+                lambda: event_views.page(view, 0, 99),
+            ),
             lambda: view.append("b", 1),
         ]
     )
@@ -174,7 +188,12 @@ def traces(data: bytes) -> None:
     view = TraceView(_filled(Tag.TRACE, data), NAMESPACE, "r")
     _try(
         [
-            *(lambda: view.get("a"), lambda: view.list(), lambda: view.query_by_tag("t"), lambda: view.dump()),
+            *(
+                lambda: view.get("a"),
+                lambda: view.list(),
+                lambda: view.query_by_tag("t"),
+                lambda: trace_views.dump(view),
+            ),
             *(lambda: view.get_tree("a"), lambda: view.query_by_type("Thought"), lambda: view.get_children("a")),
             lambda: view.query(start=0, limit=5),
         ]
@@ -187,7 +206,7 @@ def _run_seeds() -> list[bytes]:
     view.create_run(run_id="a", tags=["t"], metadata={"k": 1})
     view.create_run(run_id="b", parent_run="a")
     view.fail_run("b", "bad")
-    start = len(NAMESPACE.runs_prefix()) + 1
+    start = len(NAMESPACE._runs_prefix()) + 1
     record = encode_run(RunMetadata("a", None, RunStatus.Active, 1, 2, None, [], None, None))
     return [script(*([key[start:], found.value] for key, found in engine.keys.items())), script([b"\0a", record])]
 
@@ -197,7 +216,7 @@ def runs(data: bytes) -> None:
     """Whatever lies where runs and their indices lie is read, or ShoalError says what is wrong."""
 
     def view() -> RunsView:
-        return RunsView(_filled(Tag.RUN, data, NAMESPACE.runs_prefix()), NAMESPACE)
+        return RunsView(_filled(Tag.RUN, data, NAMESPACE._runs_prefix()), NAMESPACE)
 
     _try(
         [
@@ -215,7 +234,7 @@ def runs(data: bytes) -> None:
 
 
 def _key_seeds() -> list[bytes]:
-    return [script(RUN + b"\1key"), script(RUN + b"\2\1" + bytes(8), NAMESPACE.runs_prefix() + b"\5\0r"), RUN[:9], b""]
+    return [script(RUN + b"\1key"), script(RUN + b"\2\1" + bytes(8), NAMESPACE._runs_prefix() + b"\5\0r"), RUN[:9], b""]
 
 
 @target(_key_seeds)

@@ -57,7 +57,7 @@ def test_every_test_carries_the_number_of_its_section() -> None:
 
 def test_every_measurement_is_one_of_the_bench() -> None:
     """What must be fast is measured by an operation of the bench."""
-    sources = "\n".join(path.read_text() for path in (ROOT / "bench").glob("*.py"))
+    sources = "\n".join(path.read_text() for path in (ROOT / "bench").rglob("*.py"))
     measured = re.findall(r'^    name = "(\w+)"$', sources, re.MULTILINE)
     names = BENCH.findall(_sections()[35])
     assert len(names) == 6

@@ -10,12 +10,12 @@ import pytest
 
 import shoal
 from shoal import Namespace, TraceType
-from shoal.primitives.facades.kv_store import KVView
-from shoal.primitives.facades.run_index import RunsView
-from shoal.primitives.facades.state_cell import StateView
-from shoal.primitives.facades.trace_store import TraceView
 from shoal.primitives.keys import Tag, after, number, sized
+from shoal.primitives.views.cells import StateView
 from shoal.primitives.views.events import EventView
+from shoal.primitives.views.kv import KVView
+from shoal.primitives.views.runs import RunsView
+from shoal.primitives.views.traces import TraceView
 
 DB = shoal.Database
 
@@ -33,13 +33,13 @@ OF_FACADES_ALONE = {"follow", "transaction", "verify", "view", "wait", "watch"}
 
 def _kept(db: DB, run: str) -> list[bytes]:
     """What follows the run in the keys of a run."""
-    prefix = Namespace().run_prefix(run)
-    return [key[len(prefix) :] for key, _ in db.engine.scan(prefix, after(prefix))]
+    prefix = Namespace()._run_prefix(run)
+    return [key[len(prefix) :] for key, _ in db._store.auto_commit.scan(prefix, after(prefix))]
 
 
 def _runs_kept(db: DB, namespace: Namespace) -> list[bytes]:
-    prefix = namespace.runs_prefix()
-    return [key[len(prefix) :] for key, _ in db.engine.scan(prefix, after(prefix))]
+    prefix = namespace._runs_prefix()
+    return [key[len(prefix) :] for key, _ in db._store.auto_commit.scan(prefix, after(prefix))]
 
 
 def _public(kind: type[Any]) -> dict[str, inspect.Signature]:
@@ -84,7 +84,7 @@ def test_02_kv_key_format(memory_db: DB, run: str) -> None:
     """The key of a KV entry is namespace, run, tag, and the user's key as it is."""
     shoal.KVStore(memory_db).put(run, "task/é", 1)
     assert _kept(memory_db, run) == [b"\x01" + "task/é".encode()]
-    prefix = Namespace("t", "a", "g").run_prefix("r")
+    prefix = Namespace("t", "a", "g")._run_prefix("r")
     assert prefix == b"\x01t\x01a\x01g\x01r"
 
 
@@ -142,11 +142,11 @@ def test_02_run_key_format(memory_db: DB, run: str) -> None:
 
 def test_02_keys_with_same_inputs_are_equal() -> None:
     """Equal names give one key, also through equal namespaces; any difference gives another key."""
-    assert Namespace("a", "b", "c").run_prefix("r") == Namespace("a", "b", "c").run_prefix("r")
+    assert Namespace("a", "b", "c")._run_prefix("r") == Namespace("a", "b", "c")._run_prefix("r")
     paths = ["abcr", "xbcr", "axcr", "abxr", "abcx"]
-    assert len({Namespace(*names).run_prefix(run) for *names, run in paths}) == len(paths)
+    assert len({Namespace(*names)._run_prefix(run) for *names, run in paths}) == len(paths)
     shifted = [("ab", "c", "d", "r"), ("a", "bc", "d", "r"), ("a", "b", "cd", "r"), ("a", "b", "c", "dr")]
-    assert len({Namespace(*names).run_prefix(run) for *names, run in shifted}) == len(shifted)
+    assert len({Namespace(*names)._run_prefix(run) for *names, run in shifted}) == len(shifted)
 
 
 def test_02_keys_sort_correctly(memory_db: DB, run: str) -> None:

@@ -36,14 +36,14 @@ def test_04_namespace_of_a_run(memory_db: DB, run: str) -> None:
     here, there = Namespace(agent="a"), Namespace(agent="b")
     shoal.KVStore(memory_db, namespace=here).put(run, "k", 1)
     for namespace, expected in ((here, 1), (there, 0), (Namespace(), 0)):
-        prefix = namespace.run_prefix(run)
-        assert len(list(memory_db.engine.scan(prefix, after(prefix)))) == expected
+        prefix = namespace._run_prefix(run)
+        assert len(list(memory_db._store.auto_commit.scan(prefix, after(prefix)))) == expected
 
 
 def test_04_key_has_the_tag_of_kv(memory_db: DB, kv: shoal.KVStore, run: str) -> None:
     """A key is stored under namespace, run, the tag of KV and the user's key."""
     kv.put(run, "user", "value")
-    assert memory_db.engine.find(Namespace().run_prefix(run) + bytes((Tag.KV,)) + b"user") is not None
+    assert memory_db._store.auto_commit.find(Namespace()._run_prefix(run) + bytes((Tag.KV,)) + b"user") is not None
 
 
 def test_05_put_stores_value(kv: shoal.KVStore, run: str) -> None:

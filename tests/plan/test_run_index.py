@@ -10,6 +10,7 @@ import pytest
 import shoal
 from shoal import RunQuery, RunStatus
 from shoal.primitives.run_types import decode_run, encode_run
+from shoal.primitives.views.runs import restore
 from tests.support.run_indices import ALLOWED, Stores, ids_of, run_of, stores_of_space  # noqa: F401 (a fixture)
 
 # Story 191: core and structures
@@ -160,7 +161,7 @@ def test_29_query_runs_filters_by_time_range(of: Stores) -> None:
     """In a query by time, ``created_after`` is inclusive and ``created_before`` exclusive."""
     for moment in (1000, 2000, 3000):
         run = shoal.RunMetadata(f"r{moment}", None, RunStatus.Active, moment, moment, None, ["t"], None, None)
-        of.db.transact("r", lambda txn, run=run: txn.runs.restore_run(run), namespace=of.namespace)
+        of.db.transact("r", lambda txn, run=run: restore(txn.runs, run), namespace=of.namespace)
     for more in ({}, {"tags": ["t"]}, {"status": RunStatus.Active}):
         assert ids_of(of.runs.query_runs(RunQuery(created_after=2000, **more))) == ["r2000", "r3000"]
         assert ids_of(of.runs.query_runs(RunQuery(created_before=2000, **more))) == ["r1000"]

@@ -27,9 +27,9 @@ def _index(db: shoal.Database, run: str, kind: int, name: str = "") -> list[byte
     """The keys of one index of a run, for one name."""
     raw = name.encode()
     prefix = (
-        Namespace().run_prefix(run) + bytes((Tag.TRACE, kind)) + (len(raw).to_bytes(2, "big") + raw if raw else b"")
+        Namespace()._run_prefix(run) + bytes((Tag.TRACE, kind)) + (len(raw).to_bytes(2, "big") + raw if raw else b"")
     )
-    return [key for key, _ in db.engine.scan(prefix, after(prefix))]
+    return [key for key, _ in db._store.auto_commit.scan(prefix, after(prefix))]
 
 
 @pytest.mark.parametrize("kind", KINDS, ids=lambda kind: type(kind).__name__)
@@ -129,13 +129,15 @@ def test_22_all_indices_atomic_with_trace_write(memory_db, traces, run):
     """A trace and its index entries have one commit version; a refused trace leaves none of them."""
     traces.record(run, KINDS[3], id="t")
     traces.record(run, KINDS[3], id="c", parent_id="t", tags=["a"])
-    prefix = Namespace().run_prefix(run) + bytes((Tag.TRACE,))
-    versions = [found.version for key, found in memory_db.engine.scan(prefix, after(prefix)) if key.endswith(b"c")]
+    prefix = Namespace()._run_prefix(run) + bytes((Tag.TRACE,))
+    versions = [
+        found.version for key, found in memory_db._store.auto_commit.scan(prefix, after(prefix)) if key.endswith(b"c")
+    ]
     assert len(versions) == 5
     assert len(set(versions)) == 1
     with pytest.raises(NotFoundError):
         traces.record(run, KINDS[3], id="d", parent_id="nobody", tags=["a"])
-    assert not [key for key, _ in memory_db.engine.scan(prefix, after(prefix)) if key.endswith(b"d")]
+    assert not [key for key, _ in memory_db._store.auto_commit.scan(prefix, after(prefix)) if key.endswith(b"d")]
 
 
 def test_23_get_returns_trace_by_id(traces, run):
@@ -167,7 +169,7 @@ def test_23_query_by_tag_returns_matching_traces(traces, run):
 def test_23_query_by_time_returns_traces_in_range(traces, run, monkeypatch):
     """``query_by_time`` returns the traces of ``[start, end)``, compared as numbers."""
     for moment in (1, 9, 10, 255, 256, 2**40):
-        monkeypatch.setattr("shoal.primitives.facades.trace_store.now_ms", lambda moment=moment: moment)
+        monkeypatch.setattr("shoal.primitives.views.traces.now_ms", lambda moment=moment: moment)
         traces.record(run, KINDS[3], id=str(moment))
     assert [trace.timestamp for trace in traces.query_by_time(run, 9, 256)] == [9, 10, 255]
     assert [trace.timestamp for trace in traces.query_by_time(run, 0, 2**64)] == [1, 9, 10, 255, 256, 2**40]

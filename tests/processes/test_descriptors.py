@@ -48,7 +48,7 @@ def _use(db: shoal.Database) -> list[object]:
     assert next(events)
     view = db.snapshot(RUN)
     assert view.kv.get("key 1") == 1
-    scan = db.engine.scan(b"", b"\xff")
+    scan = db._store.auto_commit.scan(b"", b"\xff")
     assert next(scan)
     caught: list[BaseException] = []
     for call in (lambda: kv.get(RUN, "\ud800"), lambda: kv.increment(RUN, "key 1", "x")):  # type: ignore[arg-type]
@@ -91,7 +91,7 @@ def test_a_snapshot_of_a_closed_database(store: Path) -> None:
         lambda: list(scan),
         lambda: kv.get(RUN, "key 1"),
         lambda: log.len(RUN),
-        lambda: db.engine.published(),
+        lambda: db._store.auto_commit.published(),
         lambda: db.info(),
     ):
         with pytest.raises(shoal.InvalidOperationError):

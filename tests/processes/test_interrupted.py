@@ -332,7 +332,7 @@ def _snapshot(db: shoal.Database, kv: shoal.KVStore, note: list[int]) -> None:
 
 
 def _scan(db: shoal.Database, kv: shoal.KVStore, note: list[int]) -> None:
-    for _key, _found in db.engine.scan(b"", b"\xff"):
+    for _key, _found in db._store.auto_commit.scan(b"", b"\xff"):
         break
 
 
@@ -392,7 +392,7 @@ def _interrupt_at_random(store: Path, monkeypatch: pytest.MonkeyPatch, times: in
         assert note[1] <= found <= note[0]
         assert kv.get(RUN, "left") == kv.get(RUN, "right")
         assert db.check() == []
-        slots = db._connection.current().slots
+        slots = db._store.connection.current().slots
         assert not any(slots._slots[1:])
         assert slots._slots[0] < 50
         # An open that was interrupted goes on in its thread, and gives back what it has when it is done.

@@ -93,8 +93,8 @@ class Client:
         self._db.close()
 
     def _open(self) -> None:
-        self._db = shoal.Database("store", timeout=TIMEOUT_S, linger=LINGER_S)
-        connection: Any = self._db._connection
+        self._db = shoal.open("store", timeout=TIMEOUT_S, linger=LINGER_S)
+        connection: Any = self._db._store.connection
         submit = connection.submit
 
         def note(*request: Any) -> Any:
@@ -186,7 +186,7 @@ class Client:
 
     def _clear(self, attempt: Attempt, _key: str, _value: str, _by: int, bounds: tuple[str, str]) -> None:
         attempt.steps.append(("clear", "", bounds, None))
-        self._db.engine.clear(*self._engine_bounds(bounds))
+        self._db._store.auto_commit.clear(*self._engine_bounds(bounds))
 
     # --- transactions ---
 

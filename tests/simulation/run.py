@@ -239,7 +239,7 @@ class _Run:
 
         def look() -> None:
             client = Client(world, "last", [("snapshot", "last", 0.0, _ALL)], self._attempts)
-            db = shoal.Database("store", timeout=TIMEOUT_S, linger=LINGER_S)
+            db = shoal.open("store", timeout=TIMEOUT_S, linger=LINGER_S)
             world.problems += [("check()", text) for text in db.check()]
             log = shoal.EventLog(db)
             self._events += log.read_range(RUN, 0, 10_000)

@@ -141,7 +141,7 @@ def _look_at_the_rest(subject: Subject) -> None:
             try:
                 wait_for(lambda: db.info().keys == 0, "the last keys to go", seconds=10.0)
             except AssertionError:
-                keys = [key for key, _ in db.engine.scan(b"", b"\xff" * 8)]
+                keys = [key for key, _ in db._store.auto_commit.scan(b"", b"\xff" * 8)]
                 subject.report(LEFT_BEHIND, f"{db.info().keys} keys after everything was deleted: {keys[:5]}")
             for what in db.check():
                 subject.report(UNSOUND, what)

@@ -11,7 +11,7 @@ import shoal
 from shoal import LimitExceededError
 from shoal.primitives import keys as key_space
 from shoal.primitives.event_types import sequence_of
-from shoal.primitives.rules.event_rules import TYPE, Record, decode_events, event_key
+from shoal.primitives.rules.event_rules import TYPE, EventRecord, decode_events, event_key
 from shoal.shm import codec
 from shoal.shm.operation import VersionedValue
 
@@ -48,17 +48,17 @@ def filled(request: pytest.FixtureRequest, memory_db: DB, run: str) -> shoal.Eve
 
 def prefix_of(run: str) -> bytes:
     """What the keys of a run's log begin with."""
-    return shoal.Namespace().run_prefix(run) + bytes((key_space.Tag.EVENT,))
+    return shoal.Namespace()._run_prefix(run) + bytes((key_space.Tag.EVENT,))
 
 
 def keys_of(db: DB, run: str) -> list[bytes]:
     """Every key of a run's log."""
-    return [key for key, _ in db.engine.scan(prefix_of(run), key_space.after(prefix_of(run)))]
+    return [key for key, _ in db._store.auto_commit.scan(prefix_of(run), key_space.after(prefix_of(run)))]
 
 
-def record_of(db: DB, run: str, sequence: int) -> tuple[bytes, dict[int, Record]]:
+def record_of(db: DB, run: str, sequence: int) -> tuple[bytes, dict[int, EventRecord]]:
     """The key under which event ``sequence`` is stored, and the events that are stored there together."""
-    key, found = next(iter(db.engine.scan(event_key(prefix_of(run), sequence), prefix_of(run) + TYPE)))
+    key, found = next(iter(db._store.auto_commit.scan(event_key(prefix_of(run), sequence), prefix_of(run) + TYPE)))
     return key, decode_events(sequence_of(key), found.value)
 
 
@@ -66,7 +66,7 @@ def rewrite_event(db: DB, run: str, sequence: int, **changed: Any) -> None:
     """Change fields of a stored event behind the log's back."""
     key, events = record_of(db, run, sequence)
     events[sequence] = events[sequence]._replace(**changed)
-    db.engine.put(key, codec.pack(list(events.values())))
+    db._store.auto_commit.put(key, codec.pack(list(events.values())))
 
 
 def remove_event(db: DB, run: str, sequence: int) -> None:
@@ -75,11 +75,11 @@ def remove_event(db: DB, run: str, sequence: int) -> None:
     before = [event for i, event in events.items() if i < sequence]
     behind = [event for i, event in events.items() if i > sequence]
     if before:
-        db.engine.put(event_key(prefix_of(run), sequence - 1), codec.pack(before))
+        db._store.auto_commit.put(event_key(prefix_of(run), sequence - 1), codec.pack(before))
     if behind:
-        db.engine.put(key, codec.pack(behind))
+        db._store.auto_commit.put(key, codec.pack(behind))
     else:
-        db.engine.delete(key)
+        db._store.auto_commit.delete(key)
 
 
 def reader_of(state: dict[bytes, bytes]) -> Callable[[bytes], VersionedValue | None]:

@@ -44,8 +44,8 @@ def kv_of_space(memory_db: shoal.Database, space: shoal.Namespace) -> KVStore:
 @pytest.fixture
 def raw_keys(memory_db: shoal.Database, space: shoal.Namespace) -> Callable[[], list[bytes]]:
     """Every key of the namespace as the engine has it."""
-    prefix = space.prefix()
-    return lambda: [key for key, _ in memory_db.engine.scan(prefix, after(prefix))]
+    prefix = space._prefix
+    return lambda: [key for key, _ in memory_db._store.auto_commit.scan(prefix, after(prefix))]
 
 
 class Stores:

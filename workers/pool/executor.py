@@ -18,7 +18,7 @@ from shoal.shm.arguments import check_plain_function, name_of
 from shoal.shm.errors import InvalidOperationError
 from shoal.workers.pool import helper_processes
 from shoal.workers.pool.outcome import pickled
-from shoal.workers.pool.pool_state import PoolOptions, PoolState
+from shoal.workers.pool.pool_state import PoolOptions, PoolState, SupervisorPort
 from shoal.workers.pool.supervisor import Supervisor
 from shoal.workers.pool.task import Task, TaskFuture
 from shoal.workers.pool.worker_process import Recipe
@@ -304,7 +304,7 @@ def _join_killed(states: list[PoolState]) -> None:
             supervisor.thread.join(0.05)
 
 
-def _is_one_of_them(supervisors: list[Supervisor]) -> bool:
+def _is_one_of_them(supervisors: Iterable[SupervisorPort]) -> bool:
     """Whether this is the thread of a supervisor, as in a callback of a future."""
     here = threading.current_thread()
     return any(supervisor.thread is here for supervisor in supervisors)

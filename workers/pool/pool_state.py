@@ -16,7 +16,7 @@ from collections import deque
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 from shoal.shm.errors import WorkerLostError
 from shoal.workers.pool import worker_process
@@ -26,9 +26,6 @@ from shoal.workers.pool.outcome import RemoteTraceback
 from shoal.workers.pool.task import Task, log
 from shoal.workers.pool.worker_process import Recipe
 from shoal.workers.uninterrupted import uninterrupted
-
-if TYPE_CHECKING:
-    from shoal.workers.pool.supervisor import Supervisor
 
 # If this many workers in a row die before they are ready, all of them have the same fault.
 _MOST_FAILED_STARTS = 10
@@ -49,6 +46,39 @@ class PoolOptions:
     at_end: Callable[[], None]
 
 
+class SupervisorPort(Protocol):
+    """What the state asks of a supervisor: a thread and its worker (``supervisor.py``)."""
+
+    thread: threading.Thread
+
+    @property
+    def pid(self) -> int | None:
+        """The worker's process."""
+        ...
+
+    @property
+    def is_starting(self) -> bool:
+        """Whether its thread waits for a process that starts."""
+        ...
+
+    @property
+    def is_in_callback(self) -> bool:
+        """Whether its thread runs a callback of a future."""
+        ...
+
+    def wake(self) -> None:
+        """Have it look at the state."""
+        ...
+
+    def kill_worker(self) -> None:
+        """End its worker at once."""
+        ...
+
+    def close(self) -> None:
+        """Give back what it holds."""
+        ...
+
+
 class PoolState:
     """The state of one pool, in the process that made it."""
 
@@ -57,8 +87,8 @@ class PoolState:
         self.options = options
         self.pid = os.getpid()
         self.pending: deque[Task] = deque()
-        self.idle: deque[Supervisor] = deque()
-        self.supervisors: list[Supervisor] = []  # those that have ended, too
+        self.idle: deque[SupervisorPort] = deque()
+        self.supervisors: list[SupervisorPort] = []  # those that have ended, too
         self.lock = threading.RLock()
         self.is_closing = False
         self.is_killed = False
@@ -197,7 +227,7 @@ class PoolState:
         self._failed_starts = 0
         self._is_waiting_to_start = False
 
-    def ensure_started(self, make: Callable[[PoolState, Life], Supervisor]) -> None:
+    def ensure_started(self, make: Callable[[PoolState, Life], SupervisorPort]) -> None:
         """Start what is not started yet.
 
         A signal handler may call this again while it runs, or end it by an exception; then the next call completes it.
@@ -225,7 +255,7 @@ class PoolState:
             if self.life is None:
                 self.life = Life()
 
-    def _start_supervisors(self, make: Callable[[PoolState, Life], Supervisor]) -> None:
+    def _start_supervisors(self, make: Callable[[PoolState, Life], SupervisorPort]) -> None:
         if self.pid != os.getpid():
             return
         with self._starting_lock:

@@ -17,9 +17,9 @@ from shoal.shm.operation import VersionedValue, Write
 from shoal.shm.wire import request as wire_request
 from shoal.workers.shared_memory.connection import StoreConnection
 
-NOT_MOVABLE = (
-    "a transaction, a snapshot or what it gave out (txn.kv, say) belongs to the thread and process that began it and "
-    "cannot be copied or pickled; hand on the database and a run id, and begin one there"
+_NOT_MOVABLE = (
+    "a transaction of the engine belongs to the thread and process that began it and cannot be copied or pickled; "
+    "begin one there"
 )
 
 
@@ -66,7 +66,7 @@ class EngineTransaction:
             self._end("was dropped")
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError(NOT_MOVABLE)
+        raise TypeError(_NOT_MOVABLE)
 
     def get_named(self, place: KeyLocationCache, name: str) -> bytes | None:
         """The value of the key ``place.prefix`` + ``name`` as this transaction sees it."""

@@ -206,7 +206,7 @@ def test_silent_visitors_hold_up_nobody(served: shoal.Database) -> None:
 
 def test_a_worker_cannot_write_the_segment(served: shoal.Database) -> None:
     """The segment a worker gets is mapped for reading: a wild write is an error there, not damage here."""
-    segment = served._connection.attachment.segment
+    segment = served._store.connection.attachment.segment
     with pytest.raises(TypeError):
         segment.mm[0:1] = b"x"
     with pytest.raises(TypeError):

@@ -142,8 +142,8 @@ class TestMappedMemory:
 
     def test_is_for_reading(self, memory_db):
         """A wild write through any of shoal's own views of it is an exception here, not damage there."""
-        reader = memory_db._connection.attachment.reader
-        segment = memory_db._connection.attachment.segment
+        reader = memory_db._store.connection.attachment.reader
+        segment = memory_db._store.connection.attachment.segment
         for view in (segment.mm, reader._mm):
             with pytest.raises(TypeError):
                 view[0:1] = b"x"
@@ -154,7 +154,7 @@ class TestMappedMemory:
 
     def test_by_the_kernel_too(self, memory_db):
         """The kernel's own list of mappings says the same."""
-        assert _permissions_at(_address_of(memory_db._connection.attachment.segment.mm)) == "r--s"
+        assert _permissions_at(_address_of(memory_db._store.connection.attachment.segment.mm)) == "r--s"
 
 
 def _address_of(mm: mmap.mmap) -> int:
@@ -268,8 +268,8 @@ class TestNoPickle:
         kv = shoal.KVStore(memory_db)
         kv.put(run, "bomb", bomb)
         assert kv.get(run, "bomb") == bomb
-        engine = memory_db.engine
-        prefix = shoal.Namespace().run_prefix(run)
+        engine = memory_db._store.auto_commit
+        prefix = shoal.Namespace()._run_prefix(run)
         for tag in (b"\1", b"\3"):
             engine.put(prefix + tag + b"raw", bomb)
         for read in (lambda: kv.get(run, "raw"), lambda: shoal.StateCell(memory_db).read(run, "raw")):
@@ -278,7 +278,7 @@ class TestNoPickle:
         assert _Bomb.went_off == 0
         with pytest.raises(AssertionError, match="went off"):
             pickle.loads(bomb)  # it is one
-        memory_db.engine.clear(prefix, prefix + b"\xff")
+        memory_db._store.auto_commit.clear(prefix, prefix + b"\xff")
 
 
 class _Bomb:

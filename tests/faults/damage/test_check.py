@@ -238,15 +238,15 @@ def test_the_coordinator_dies_meanwhile(db: shoal.Database) -> None:
     kv = shoal.KVStore(db)
     for n in range(50):
         kv.put(RUN, f"key {n}", n)
-    asked = db._connection.ask
+    asked = db._store.connection.ask
     pid = db.info().coordinator_pid
 
     def ask(name: str, arguments: list[Any]) -> Any:
-        if arguments[1] == check_parts.WAITING and db._connection.attachment.reader.words[11] == pid:
+        if arguments[1] == check_parts.WAITING and db._store.connection.attachment.reader.words[11] == pid:
             os.kill(pid, signal.SIGKILL)
         return asked(name, arguments)
 
-    db._connection.ask = ask  # type: ignore[method-assign]
+    db._store.connection.ask = ask  # type: ignore[method-assign]
     assert db.check() == []
     assert db.info().coordinator_pid != pid
 

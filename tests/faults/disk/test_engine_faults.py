@@ -313,7 +313,7 @@ def test_a_coordinator_without_memory_for_a_request(store: Path) -> None:
 def test_what_was_sent_before_nonsense(store: Path) -> None:
     """Requests in one write: those before the one that is none are done, it and those behind it are not."""
     with shoal.open(store, durability="memory", linger=0.2) as db:
-        key = shoal.Namespace().run_prefix(RUN) + b"\x01"
+        key = shoal.Namespace()._run_prefix(RUN) + b"\x01"
         good = [
             wire_request.encode_request(n, 0, 0, b"", wire_request.encode_mutations([key + b"k%d" % n, b"\x01", 0]))
             for n in (1, 2, 3)

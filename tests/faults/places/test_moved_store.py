@@ -38,7 +38,7 @@ def _keys(path: Path) -> list[str]:
 
 def _kill(db: shoal.Database) -> None:
     """Kill the coordinator and wait until both pipes to it have ended: nothing more can be sent to it."""
-    attachment = db._connection.attachment
+    attachment = db._store.connection.attachment
     os.kill(db.info().coordinator_pid, signal.SIGKILL)
     for fd in (attachment.answer_fd, attachment.request_fd):
         ended = select.poll()

@@ -14,7 +14,9 @@ from hypothesis import strategies as st
 import shoal
 from shoal.primitives.keys import Namespace, Tag
 from shoal.primitives.rules import cell_rules as cell_operations
-from shoal.primitives.rules.cell_rules import Record, decode_record, encode_record
+from shoal.primitives.rules.cell_rules import CellRecord, decode_record, encode_record
+from shoal.primitives.views.cells import records as records_of
+from shoal.primitives.views.cells import restore
 from shoal.shm import codec
 from shoal.shm.limits import MAX_VALUE_BYTES
 from shoal.shm.operation import Decision, VersionedValue
@@ -24,7 +26,7 @@ WEIRD_NAMES = ["\0", "a\0b", "__idx_", "a__b", "/", "a/b", "🦀", "é", "\n", "
 
 
 def engine_key(run: str, name: str) -> bytes:
-    return Namespace().run_prefix(run) + bytes((Tag.STATE,)) + name.encode()
+    return Namespace()._run_prefix(run) + bytes((Tag.STATE,)) + name.encode()
 
 
 class TestVersions:
@@ -129,7 +131,7 @@ def test_as_a_model(memory_db: DB, steps: list[tuple[str, int, bool]], per_trans
                 arguments = (step, "a" if which else "b", version, i)
                 assert found(view, *arguments) == expected(*arguments)
                 assert view.list() == sorted(name for name, (value, _) in model.items() if value is not None)
-    kept = {name: (record.value, record.version) for name, record in cells._views[run].records()}
+    kept = {name: (record.value, record.version) for name, record in records_of(cells._views[run])}
     assert kept == {
         name: (None if value is None else codec.encode(value), last) for name, (value, last) in model.items() if last
     }
@@ -209,7 +211,9 @@ class TestNamesAndValues:
 class TestRecords:
     """The rules by themselves, and what they do with a record that is none."""
 
-    def decide(self, rule: Callable[..., Decision], record: Record | None, now_ms: int, *arguments: Any) -> Record:
+    def decide(
+        self, rule: Callable[..., Decision], record: CellRecord | None, now_ms: int, *arguments: Any
+    ) -> CellRecord:
         found = None if record is None else VersionedValue(encode_record(record), 1, 0)
         (write,) = rule(lambda key: found, now_ms, b"key", *arguments).writes
         assert (write.key, write.expires_ms) == (b"key", 0)
@@ -218,14 +222,14 @@ class TestRecords:
     def test_moments_never_go_back(self) -> None:
         """A clock that was set back does not set a cell back, deleted ones neither."""
         first = self.decide(cell_operations.init, None, 5_000, "c", b"\xc0")
-        assert first == Record(1, 5_000, b"\xc0")
+        assert first == CellRecord(1, 5_000, b"\xc0")
         second = self.decide(cell_operations.put, first, 3_000, b"\x01")
-        assert second == Record(2, 5_000, b"\x01")
+        assert second == CellRecord(2, 5_000, b"\x01")
         third = self.decide(cell_operations.cas, second, 6_000, "c", 2, b"\x02")
-        assert third == Record(3, 6_000, b"\x02")
+        assert third == CellRecord(3, 6_000, b"\x02")
         gone = self.decide(cell_operations.delete, third, 1_000)
-        assert gone == Record(3, 6_000, None)
-        assert self.decide(cell_operations.init, gone, 2_000, "c", b"\x03") == Record(4, 6_000, b"\x03")
+        assert gone == CellRecord(3, 6_000, None)
+        assert self.decide(cell_operations.init, gone, 2_000, "c", b"\x03") == CellRecord(4, 6_000, b"\x03")
 
     def test_a_value_that_is_none_is_refused(self) -> None:
         """What comes through a pipe is looked at: only bytes within the limit become a record."""
@@ -238,7 +242,7 @@ class TestRecords:
     )
     def test_a_damaged_record_is_told(self, memory_db: DB, cells: shoal.StateCell, run: str, raw: bytes) -> None:
         """CorruptionError from every call that meets it, never a wrong state; the coordinator goes on."""
-        memory_db.engine.put(engine_key(run, "c"), raw)
+        memory_db._store.auto_commit.put(engine_key(run, "c"), raw)
         for call in (
             lambda: cells.read(run, "c"),
             lambda: cells.list(run),
@@ -258,19 +262,19 @@ class TestRecords:
         cells.set(run, "gone", 1)
         cells.delete(run, "gone")
         with memory_db.snapshot(run) as view:
-            records = list(view.state.records())
+            records = list(records_of(view.state))
         assert [(name, record.version, record.value) for name, record in records] == [
             ("a", 2, codec.encode({"x": 2})),
             ("gone", 1, None),
         ]
         with memory_db.transaction(copy) as txn:
             for name, record in records:
-                txn.state.restore(name, record)
+                restore(txn.state, name, record)
         assert cells.read(copy, "a") == cells.read(run, "a")
-        assert (cells.list(copy), list(cells._views[copy].records())) == (["a"], records)
+        assert (cells.list(copy), list(records_of(cells._views[copy]))) == (["a"], records)
         assert cells.init(copy, "gone", 2) == 2
         for name, record in records:
             with pytest.raises(shoal.AlreadyExistsError, match=name):
-                cells._views[copy].restore(name, record)
+                restore(cells._views[copy], name, record)
         with pytest.raises(shoal.CorruptionError):
-            cells._views[copy].restore("new", Record(0, 0, None))
+            restore(cells._views[copy], "new", CellRecord(0, 0, None))

@@ -16,6 +16,7 @@ from shoal import CorruptionError, InvalidOperationError, LimitExceededError
 from shoal.primitives.rules import event_rules as event_operations
 from shoal.primitives.rules.event_rules import METADATA, decode_events, event_key
 from shoal.primitives.rules.hash_chain import canonical
+from shoal.primitives.views.events import page
 from shoal.shm import codec
 from tests.support.event_logs import NASTY_TYPES, NO_NUMBERS, NO_TEXTS, keys_of, prefix_of, reader_of, remove_event
 
@@ -165,7 +166,7 @@ class TestReads:
         log.append_many(run, [("e", i) for i in range(600)])
         events = log.iter(run)
         taken = [next(events).payload for _ in range(300)]
-        slots = memory_db.engine._connection.current().slots
+        slots = memory_db._store.auto_commit._connection.current().slots
         assert not any(slots._slots[1:])
         assert taken == list(range(300))
         assert [event.payload for event in events] == list(range(300, 600))
@@ -191,7 +192,7 @@ class TestReads:
         """Large events come in small pages, all of them."""
         log.append_many(run, [("e", bytes(400_000)) for _ in range(7)])
         assert [event.sequence for event in log.iter(run)] == list(range(7))
-        assert len(log._views[run].page(0, 7)) == 3
+        assert len(page(log._views[run], 0, 7)) == 3
 
     @pytest.mark.parametrize(
         "raw", [b"", b"\xc1", b"\x90", codec.pack(7), codec.pack(["t", "p", 1, b"", b""])], ids=repr
@@ -200,7 +201,7 @@ class TestReads:
         """A record that is none is CorruptionError on a read, and names the event."""
         for i in range(2):
             log.append(run, "e", i)
-        memory_db.engine.put(event_key(prefix_of(run), 1), raw)
+        memory_db._store.auto_commit.put(event_key(prefix_of(run), 1), raw)
         for call in (lambda: log.read(run, 1), lambda: log.head(run), lambda: list(log.iter(run))):
             with pytest.raises(CorruptionError, match="event 1"):
                 call()
@@ -210,7 +211,7 @@ class TestReads:
         """Nothing is appended to a log whose metadata is none, in a transaction or outside."""
         log.append(run, "e", 0)
         for raw in (b"", b"\xc1", codec.pack([1, bytes(32), "md5", 1]), codec.pack([0, bytes(32), "xxh3", 1])):
-            memory_db.engine.put(prefix_of(run) + METADATA, raw)
+            memory_db._store.auto_commit.put(prefix_of(run) + METADATA, raw)
             with pytest.raises(CorruptionError, match="metadata"):
                 log.append(run, "e", 1)
             with pytest.raises(CorruptionError, match="metadata"), memory_db.transaction(run) as txn:

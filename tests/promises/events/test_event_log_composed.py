@@ -103,7 +103,7 @@ class TestRestore:
     """What an import uses: events come back exactly as they were exported."""
 
     def restore(self, db: DB, run: str, events: Any) -> None:
-        event_view.EventView(db.engine, shoal.Namespace(), run).restore(events)
+        event_view.restore(event_view.EventView(db._store.auto_commit, shoal.Namespace(), run), events)
 
     def test_a_log_comes_back_and_goes_on(self, memory_db, filled, run):
         """Hashes, timestamps, chain and index are those of the exported log; in any slices; it goes on from there."""
@@ -123,11 +123,11 @@ class TestRestore:
         """Restored events commit with the rest of their transaction, or not at all."""
         events = list(filled.iter(run))
         with pytest.raises(RuntimeError), memory_db.transaction(run) as txn:
-            txn.on(run + "-lost").events.restore(events)
+            event_view.restore(txn.on(run + "-lost").events, events)
             raise RuntimeError
         assert filled.is_empty(run + "-lost")
         with memory_db.transaction(run) as txn:
-            txn.on(run + "-kept").events.restore(events)
+            event_view.restore(txn.on(run + "-kept").events, events)
             assert txn.on(run + "-kept").events.head() == events[-1]
         assert list(filled.iter(run + "-kept")) == events
 
@@ -182,9 +182,9 @@ class TestOperations:
     def test_bad_arguments_are_refused_and_nothing_is_written(self, memory_db, log, run, name, arguments, error):
         """The coordinator refuses what no facade sends, and goes on."""
         with pytest.raises(error) as caught:
-            memory_db.engine.perform(name, [prefix_of(run) + METADATA, *arguments])
+            memory_db._store.auto_commit.perform(name, [prefix_of(run) + METADATA, *arguments])
         with pytest.raises(TypeError if "missing" in str(caught.value) else ValueError):
-            memory_db.engine.perform(name, [b"k" * 4096, *arguments])
+            memory_db._store.auto_commit.perform(name, [b"k" * 4096, *arguments])
         assert keys_of(memory_db, run) == []
         assert log.append(run, "e", 1).sequence == 0
 

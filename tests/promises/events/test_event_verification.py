@@ -137,7 +137,9 @@ class TestVerifyChain:
     @staticmethod
     def rewrite_metadata(db: DB, run: str, **changed: Any) -> None:
         key = prefix_of(run) + METADATA
-        db.engine.put(key, codec.pack(decode_metadata(db.engine.find(key).value)._replace(**changed)))
+        db._store.auto_commit.put(
+            key, codec.pack(decode_metadata(db._store.auto_commit.find(key).value)._replace(**changed))
+        )
 
     @pytest.mark.parametrize(
         "changed",
@@ -168,14 +170,14 @@ class TestVerifyChain:
     )
     def test_damaged_records_are_reported(self, memory_db, filled, run, raw):
         """A record that is none is a finding, not an exception."""
-        memory_db.engine.put(event_key(prefix_of(run), 1), raw)
+        memory_db._store.auto_commit.put(event_key(prefix_of(run), 1), raw)
         found = filled.verify_chain(run)
         assert (found.is_valid, found.length, found.first_invalid) == (False, 5, 1)
 
     @pytest.mark.parametrize("raw", [b"", b"\xc1", codec.pack(5), codec.pack([5, b"", "xxh3", 0])], ids=repr)
     def test_damaged_metadata_is_reported(self, memory_db, filled, run, raw):
         """Metadata that is none is a finding, not an exception."""
-        memory_db.engine.put(prefix_of(run) + METADATA, raw)
+        memory_db._store.auto_commit.put(prefix_of(run) + METADATA, raw)
         found = filled.verify_chain(run)
         assert (found.is_valid, found.length, found.first_invalid) == (False, 5, None)
         assert "metadata" in found.error
@@ -200,21 +202,21 @@ class TestVerifyChain:
 
     def test_the_other_chain_in_the_metadata(self, memory_db, filled, run):
         """The hashes are of the chain the metadata names."""
-        own = decode_metadata(memory_db.engine.find(prefix_of(run) + METADATA).value).chain
+        own = decode_metadata(memory_db._store.auto_commit.find(prefix_of(run) + METADATA).value).chain
         self.rewrite_metadata(memory_db, run, chain=next(chain for chain in CHAINS if chain != own))
         assert filled.verify_chain(run).first_invalid == 0
 
     def test_events_without_metadata(self, memory_db, filled, run):
         """A log whose metadata is gone is not an empty log."""
-        memory_db.engine.delete(prefix_of(run) + METADATA)
+        memory_db._store.auto_commit.delete(prefix_of(run) + METADATA)
         found = filled.verify_chain(run)
         assert (found.is_valid, found.length, found.first_invalid) == (False, 0, 0)
 
     def test_the_type_index(self, memory_db, filled, run):
         """A type's head that is missing, wrong, or of a type without events is found, and so is a broken link to it."""
         key = type_key(prefix_of(run), b"type-0")
-        head = decode_head(memory_db.engine.find(key).value)
-        memory_db.engine.delete(key)
+        head = decode_head(memory_db._store.auto_commit.find(key).value)
+        memory_db._store.auto_commit.delete(key)
         found = filled.verify_chain(run)
         assert (found.is_valid, found.first_invalid) == (False, head.newest - 1)
         assert "the type index has no events 'type-0'" in found.error
@@ -225,15 +227,15 @@ class TestVerifyChain:
             ["", 1],
             [],
         ):
-            memory_db.engine.put(key, codec.pack(wrong))
+            memory_db._store.auto_commit.put(key, codec.pack(wrong))
             found = filled.verify_chain(run)
             assert (found.is_valid, found.first_invalid) == (False, head.newest - 1)
             assert "type-0" in found.error
-        memory_db.engine.put(key, codec.pack(head))
+        memory_db._store.auto_commit.put(key, codec.pack(head))
         for stranger in (b"", b"type-9", b"\xff"):
-            memory_db.engine.put(type_key(prefix_of(run), stranger), codec.pack(TypeHead(1, 1)))
+            memory_db._store.auto_commit.put(type_key(prefix_of(run), stranger), codec.pack(TypeHead(1, 1)))
             assert not filled.verify_chain(run).is_valid
-            memory_db.engine.delete(type_key(prefix_of(run), stranger))
+            memory_db._store.auto_commit.delete(type_key(prefix_of(run), stranger))
         assert filled.verify_chain(run).is_valid
         _, events = record_of(memory_db, run, head.newest - 1)
         rewrite_event(memory_db, run, head.newest - 1, before=events[head.newest - 1].before - 1)
@@ -244,9 +246,9 @@ class TestVerifyChain:
     def test_keys_that_are_no_events(self, memory_db, filled, run):
         """A key of another length among the events is found."""
         for rest in (b"", b"\0", bytes(7) + b"\1\0", key_space.number(9)):
-            memory_db.engine.put(prefix_of(run) + EVENT + rest, b"")
+            memory_db._store.auto_commit.put(prefix_of(run) + EVENT + rest, b"")
             assert not filled.verify_chain(run).is_valid
-            memory_db.engine.delete(prefix_of(run) + EVENT + rest)
+            memory_db._store.auto_commit.delete(prefix_of(run) + EVENT + rest)
         assert filled.verify_chain(run).is_valid
 
     def test_in_a_transaction_own_events_count(self, memory_db, filled, run):
@@ -269,7 +271,7 @@ class TestAnchors:
 
     def _forge(self, db: DB, run: str, payloads: list[Any]) -> None:
         """Another log in the place of the first, sound in itself."""
-        db.engine.clear(prefix_of(run), key_space.after(prefix_of(run)))
+        db._store.auto_commit.clear(prefix_of(run), key_space.after(prefix_of(run)))
         shoal.EventLog(db, chain="sha256").append_many(run, [("e", payload) for payload in payloads])
 
     def test_a_log_that_was_cut(self, memory_db, filled, run):

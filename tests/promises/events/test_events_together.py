@@ -86,7 +86,7 @@ class TestRecords:
         while sequence < len(mixed):
             key, events = record_of(memory_db, run, sequence)
             assert next(iter(events)) == sequence
-            size = len(memory_db.engine.find(key).value)
+            size = len(memory_db._store.auto_commit.find(key).value)
             assert size <= RECORD_BYTES or len(events) == 1
             sizes.append(len(events))
             sequence += len(events)
@@ -105,7 +105,7 @@ class TestRecords:
         log.append(run, "e", 0)
         log.append_many(run, [("e", n) for n in range(1, count)])
         key, events = record_of(memory_db, run, 1)
-        memory_db.engine.put(key, codec.pack(list(events.values()) * 3))
+        memory_db._store.auto_commit.put(key, codec.pack(list(events.values()) * 3))
         assert not log.verify_chain(run).is_valid
         with pytest.raises(shoal.CorruptionError, match="the record of event"):
             log.read(run, 1)

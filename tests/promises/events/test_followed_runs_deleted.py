@@ -6,6 +6,7 @@ import time
 import pytest
 
 import shoal
+from shoal.primitives.views.events import restore
 
 ENOUGH_S = 20  # "does not hang": far beyond what any of this takes
 
@@ -63,7 +64,7 @@ class TestFollow:
         with memory_db.transaction(run) as txn:
             events = list(txn.events.iter())
             txn.runs.delete_run(run)
-            txn.events.restore(events)
+            restore(txn.events, events)
             txn.events.append("next", 1)
         assert next(following).event_type == "next"
 

@@ -12,6 +12,7 @@ import pytest
 
 import shoal
 from shoal import KVStore, RunIndex, RunMetadata, RunQuery, RunStatus
+from shoal.primitives.views.runs import restore
 from tests.support.run_indices import ids_of, kv_of_space  # noqa: F401 (a fixture)
 
 
@@ -254,11 +255,11 @@ class TestForExport:
         for run in exported:
             runs.delete_run(run.run_id)
         for run in reversed(exported):
-            memory_db.transact("r", lambda txn, run=run: txn.runs.restore_run(run), namespace=space)
+            memory_db.transact("r", lambda txn, run=run: restore(txn.runs, run), namespace=space)
         assert runs.query_runs(RunQuery(include_archived=True)) == exported
         assert raw_keys() == keys
         with pytest.raises(shoal.AlreadyExistsError), memory_db.transaction("r", namespace=space) as txn:
-            txn.runs.restore_run(exported[0])
+            restore(txn.runs, exported[0])
 
     @pytest.mark.parametrize(
         ("field", "error"),
@@ -275,5 +276,5 @@ class TestForExport:
         """A run with a field no run can have is TypeError or ValueError, and nothing of it is registered."""
         fields = vars(runs.create_run(run_id="r")) | {"run_id": "bad"} | field
         with pytest.raises(error), memory_db.transaction("r", namespace=space) as txn:
-            txn.runs.restore_run(RunMetadata(**fields))
+            restore(txn.runs, RunMetadata(**fields))
         assert runs.list_runs() == ["r"]

@@ -13,6 +13,8 @@ import pytest
 
 import shoal
 from shoal import CreateRunOptions, RunIndex, RunMetadata, RunQuery, RunStatus
+from shoal.primitives.run_types import matches
+from shoal.primitives.views.runs import restore
 from tests.support.run_indices import ids_of
 
 WEIRD_TEXTS = [
@@ -166,7 +168,7 @@ class TestQuery:
                     metadata=number,
                     error=None,
                 )
-                txn.runs.restore_run(run)
+                restore(txn.runs, run)
                 made.append(run)
         made.sort(key=lambda run: (run.created_at, run.run_id))
         assert runs.list_runs() == ids_of(made)
@@ -180,7 +182,7 @@ class TestQuery:
                 limit=rng.choice([None, None, 0, 1, 5]),
                 include_archived=rng.random() < 0.5,
             )
-            expected = [run for run in made if query.matches(run)]
+            expected = [run for run in made if matches(query, run)]
             assert runs.query_runs(query) == expected[: query.limit]
         statuses = [run.status for run in made]
         assert [statuses.count(status) for status in RunStatus] == list(vars(runs.get_stats()).values())[1:]

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 import shoal
 from shoal import AlreadyExistsError, ConflictError, InvalidOperationError, NotFoundError, Trace, TraceTree, TraceType
+from shoal.primitives.views.traces import dump, restore
 from tests.support.traces import THOUGHT, ids_of
 
 NUMBERS = itertools.count()
@@ -21,7 +22,7 @@ NUMBERS = itertools.count()
 def _restore(db: shoal.Database, run: str, *traces: Trace) -> None:
     with db.transaction(run) as txn:
         for trace in traces:
-            txn.traces.restore(trace)
+            restore(txn.traces, trace)
 
 
 def _at(timestamp: int, trace_id: str, **parts) -> Trace:
@@ -243,7 +244,7 @@ class TestDumpAndRestore:
         ]
         _restore(memory_db, run, *known)
         with memory_db.snapshot(run) as view:
-            dumped = list(view.traces.dump())
+            dumped = list(dump(view.traces))
         assert ids_of(dumped) == ["p", "c", "cc", "other"]
         copy = run + "-copy"
         _restore(memory_db, copy, *dumped)

@@ -94,7 +94,7 @@ class TestRecord:
     def test_a_clock_set_back_changes_the_order_only(self, memory_db, traces, run, monkeypatch):
         """A child may be older than its parent; it is found all the same."""
         for moment, parent_id, trace_id in ((100, None, "p"), (50, "p", "c"), (100, "p", "a")):
-            monkeypatch.setattr("shoal.primitives.facades.trace_store.now_ms", lambda moment=moment: moment)
+            monkeypatch.setattr("shoal.primitives.views.traces.now_ms", lambda moment=moment: moment)
             traces.record(run, THOUGHT, id=trace_id, parent_id=parent_id)
         assert traces.list(run) == ["c", "a", "p"]
         assert ids_of(traces.get_children(run, "p")) == ["c", "a"]

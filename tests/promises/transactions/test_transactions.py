@@ -24,7 +24,7 @@ class TestAtomicity:
     def test_an_exception_writes_nothing(self, memory_db, kv, run, error, monkeypatch):
         """Any exception in the with block passes through, and nothing is written: the coordinator hears nothing."""
         kv.put(run, "kept", 1)
-        monkeypatch.setattr(memory_db._connection, "submit", lambda *request: pytest.fail(f"sent {request}"))
+        monkeypatch.setattr(memory_db._store.connection, "submit", lambda *request: pytest.fail(f"sent {request}"))
         with pytest.raises(error), memory_db.transaction(run) as txn:
             txn.kv.put("a", 1)
             txn.kv.delete("kept")

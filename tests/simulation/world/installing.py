@@ -24,8 +24,10 @@ from shoal.coordinator.memory import hash_index, ordered_index, reclaim, writer
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.server import clients, process, served_meta, serving_epoch
 from shoal.coordinator.server import loop as server
-from shoal.primitives.facades import state_cell
+from shoal.primitives import retry
+from shoal.primitives.facades import event_log, state_cell
 from shoal.primitives.rules import event_rules as event_operations
+from shoal.primitives.views import cells
 from shoal.shm import clock, limits
 from shoal.shm.files import checkpoint, epoch_file, store_files
 from shoal.shm.host import descriptors, waiting
@@ -33,7 +35,7 @@ from shoal.shm.memory import integrity, reader, snapshots
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotSlots
 from shoal.shm.wire import frames
-from shoal.workers import polling, retry
+from shoal.workers import polling
 from shoal.workers.shared_memory import attachment, channel, connection, take_over
 from tests.mutants import Patch
 from tests.mutants import answers as mutant_answers
@@ -99,6 +101,8 @@ def _install(world: World, patch: Patch) -> None:
         retry,
         take_over,
         clock,
+        cells,
+        event_log,
         state_cell,
         mutant_answers,
         checkpointer,

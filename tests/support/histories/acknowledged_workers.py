@@ -26,7 +26,7 @@ def _worker(path: Path, name: str, count: int, barrier: Barrier, out: Path, firs
     told: list[Told] = []
     events: list[ToldEvent] = []
     with shoal.open(path, timeout=TIMEOUT_S) as db:
-        connection: Any = db._connection
+        connection: Any = db._store.connection
         submit = connection.submit
 
         def note(*request: Any) -> Any:

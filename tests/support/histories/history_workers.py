@@ -87,7 +87,7 @@ class Recorder:
         self._kv = shoal.KVStore(db)
         self._committed = 0  # the version the coordinator gave last; facades do not tell
         self.events: list[Event] = []
-        connection: Any = db._connection
+        connection: Any = db._store.connection
         submit = connection.submit
 
         def note(*request: Any) -> Any:

@@ -25,7 +25,7 @@ from shoal.shm.wire import request as wire_request
 from shoal.transfer.repair import fill
 
 STORE_ID = bytes(range(16))
-PREFIX = Namespace().run_prefix("run") + b"\x01"
+PREFIX = Namespace()._run_prefix("run") + b"\x01"
 CLIENT = 7
 State = dict[str, object]
 _opened = itertools.count()

@@ -70,7 +70,7 @@ class TestHashes:
 
     def test_a_stored_event_has_the_described_hash(self, filled, run):
         """What append stores and returns is event_hash of the event's own fields."""
-        chain = decode_metadata(filled._db.engine.find(prefix_of(run) + METADATA).value).chain
+        chain = decode_metadata(filled._db._store.auto_commit.find(prefix_of(run) + METADATA).value).chain
         for event in filled.iter(run):
             fields = (event.sequence, event.event_type, canonical(event.payload), event.timestamp, event.prev_hash)
             assert event.hash == event_hash(chain, *fields)

@@ -16,7 +16,7 @@ PATHS = st.tuples(TEXT, TEXT, TEXT, TEXT, st.sampled_from(sorted(Tag)), TEXT)
 
 def engine_key(path) -> bytes:
     tenant, app, agent, run, tag, text = path
-    return Namespace(tenant, app, agent).run_prefix(run) + bytes((tag,)) + encode_text("key", text)
+    return Namespace(tenant, app, agent)._run_prefix(run) + bytes((tag,)) + encode_text("key", text)
 
 
 @given(PATHS, PATHS)
@@ -28,7 +28,7 @@ def test_different_names_are_different_keys(one, other):
 @given(PATHS, PATHS)
 def test_a_run_is_one_range(one, other):
     """A key is in the range of a run exactly if it belongs to it, whatever the names hold."""
-    prefix = Namespace(*one[:3]).run_prefix(one[3])
+    prefix = Namespace(*one[:3])._run_prefix(one[3])
     inside = prefix <= engine_key(other) < after(prefix)
     assert inside == (one[:4] == other[:4])
 
@@ -44,7 +44,7 @@ def test_order_is_the_order_of_strings(path, text):
 def test_user_text_is_the_name(path):
     """The user's name can be had back from a key, for messages; of the other primitives with what kind it is."""
     *_, run, tag, text = path
-    record = Namespace(*path[:3]).run_prefix(run) + bytes((tag,)) + b"\0" + text.encode()
+    record = Namespace(*path[:3])._run_prefix(run) + bytes((tag,)) + b"\0" + text.encode()
     if tag == Tag.EVENT:
         assert user_text(engine_key(path)) == user_text(record) == "events"
     elif tag in (Tag.TRACE, Tag.RUN):
@@ -56,7 +56,7 @@ def test_user_text_is_the_name(path):
 @given(st.sampled_from((Tag.TRACE, Tag.RUN)), st.integers(1, 255), st.binary(max_size=6))
 def test_user_text_of_an_index_key_is_its_kind(tag, kind, rest):
     """What indices hold is no name of a user's: only the kind is told, whatever bytes follow."""
-    key = Namespace().run_prefix("r") + bytes((tag, kind)) + rest
+    key = Namespace()._run_prefix("r") + bytes((tag, kind)) + rest
     assert user_text(key) == {Tag.TRACE: "traces", Tag.RUN: "runs"}[tag]
 
 
@@ -96,6 +96,6 @@ def test_encode_text_names_what_is_wrong():
 def test_namespace_forgets_no_run():
     """However many runs were used, each keeps its own prefix."""
     space = Namespace()
-    prefixes = [space.run_prefix(f"r{number}") for number in range(10_000)]
+    prefixes = [space._run_prefix(f"r{number}") for number in range(10_000)]
     assert len(set(prefixes)) == 10_000
-    assert [space.run_prefix(f"r{number}") for number in range(10_000)] == prefixes
+    assert [space._run_prefix(f"r{number}") for number in range(10_000)] == prefixes

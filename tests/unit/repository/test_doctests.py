@@ -21,7 +21,7 @@ MODULES += sorted(
 
 def test_modules_are_found():
     """The walk sees every floor."""
-    assert {"shoal.database", "shoal.shm.codec", "shoal.primitives.facades.kv_store", "shoal.workers.retry"} <= set(
+    assert {"shoal.database", "shoal.shm.codec", "shoal.primitives.facades.kv_store", "shoal.primitives.retry"} <= set(
         MODULES
     )
 

@@ -16,7 +16,7 @@ LOWER = {
     "shm": {"shm"},
     "coordinator": {"shm", "coordinator"},
     "workers": {"shm", "workers"},
-    "primitives": {"shm", "workers", "primitives"},
+    "primitives": {"shm", "primitives"},
 }
 FILES = sorted(
     {

@@ -19,7 +19,7 @@ from shoal.primitives.rules.event_rules import (
     EVENT,
     METADATA,
     TYPE,
-    Record,
+    EventRecord,
     decode_events,
     decode_head,
     decode_metadata,
@@ -62,9 +62,9 @@ class Engine:
         found = self.writer.newest(key, 0)
         return None if found is None else found.value
 
-    def events(self, prefix: bytes = LOG) -> dict[int, Record]:
+    def events(self, prefix: bytes = LOG) -> dict[int, EventRecord]:
         """All events of the log, by sequence."""
-        events: dict[int, Record] = {}
+        events: dict[int, EventRecord] = {}
         for key, _ in self.writer.ordered_index.iterate(prefix + EVENT, prefix + TYPE):
             value = self.value(key)
             if value is not None:
@@ -261,7 +261,7 @@ class TestGoingOn:
 
     def test_more_types_than_are_kept_in_mind(self, engine, monkeypatch):
         """A log of any number of types has the right head for each."""
-        monkeypatch.setattr(event_operations, "_KNOWN_HEADS", 4)
+        monkeypatch.setattr(event_operations, "_CACHED_HEADS", 4)
         for turn in range(1, 40):
             engine.together((1, append(turn, "a", event_type=f"type-{turn * turn % 11}")))
         assert engine.length() == 39

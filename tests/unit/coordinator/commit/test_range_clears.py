@@ -59,7 +59,7 @@ def test_ranges_that_find_no_room_are_refused_whole(store: Path) -> None:
             for number in range(1000):
                 kv.put("r", f"{number:04}", b"x" * 20_000)
         keys = kv.list("r")
-        prefix = shoal.Namespace().run_prefix("r")
+        prefix = shoal.Namespace()._run_prefix("r")
         with pytest.raises(shoal.StoreFullError), db.transaction("r") as txn:
             for number in range(9000):
                 lower = prefix + b"\x01%04d" % number
@@ -76,7 +76,7 @@ def test_many_ranges_in_one_commit(store: Path) -> None:
         with db.transaction("r") as txn:
             for number in range(1000):
                 txn.kv.put(f"{number:04}", number)
-        prefix = shoal.Namespace().run_prefix("r")
+        prefix = shoal.Namespace()._run_prefix("r")
         with db.snapshot("r") as before, db.transaction("r") as txn:
             for number in range(1000):
                 lower = prefix + b"\x01%04d" % number

@@ -1,7 +1,7 @@
-"""Running a transaction again after a conflict: bounded, with jittered exponential pauses.
+"""Running a transaction again after a conflict: a bounded number of times, with jittered exponential pauses.
 
-Full jitter (Brooker, "Exponential Backoff and Jitter", 2015): the pause is uniform between nothing and a bound that
-doubles. Losers spread out, so under contention somebody always gets through.
+Full jitter (Brooker, "Exponential Backoff and Jitter", 2015): a pause is uniform between 0 and a bound that doubles.
+Transactions that lost spread out in time, so under contention one of them always commits.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def retry(attempt_once: Callable[[], T], retries: int) -> T:
 
 
 def retry_for(attempt_once: Callable[[], T], timeout_s: float) -> T:
-    """Call ``attempt_once`` until it neither conflicts nor loses its snapshot; not again after ``timeout_s``."""
+    """Call ``attempt_once`` until it neither conflicts nor loses its snapshot; no new attempt after ``timeout_s``."""
     give_up_s = time.monotonic() + timeout_s
     attempt = 0
     while True:

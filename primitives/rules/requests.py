@@ -1,0 +1,64 @@
+"""How each operation is asked for: its name and arguments, in the order in which its rule takes them.
+
+A function here and the rule that it names are the two ends of one call. No other file knows what ``Engine.perform``
+carries between them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal.primitives.engine import Engine
+from shoal.primitives.rules import registry
+
+
+def delete(engine: Engine, key: bytes) -> bool:
+    """``key_rules.delete``: whether the key was there."""
+    deleted: bool = engine.perform(registry.DELETE, [key])
+    return deleted
+
+
+def increment(engine: Engine, key: bytes, by: int) -> int:
+    """``key_rules.increment``: the sum."""
+    total: int = engine.perform(registry.INCREMENT, [key, by])
+    return total
+
+
+def insert(engine: Engine, exists: str, required: list[bytes | str], writes: list[bytes]) -> None:
+    """``key_rules.insert``: write keys and values (flat), the first of which must be new."""
+    engine.perform(registry.INSERT, [writes[0], exists, required, writes])
+
+
+def init_cell(engine: Engine, key: bytes, name: str, value: bytes) -> int:
+    """``cell_rules.init``: the cell's version."""
+    version: int = engine.perform(registry.CELL_INIT, [key, name, value])
+    return version
+
+
+def cas_cell(engine: Engine, key: bytes, name: str, expected_version: int, value: bytes) -> int:
+    """``cell_rules.cas``: the cell's new version."""
+    version: int = engine.perform(registry.CELL_CAS, [key, name, expected_version, value])
+    return version
+
+
+def set_cell(engine: Engine, key: bytes, value: bytes) -> int:
+    """``cell_rules.put``: the cell's new version."""
+    version: int = engine.perform(registry.CELL_SET, [key, value])
+    return version
+
+
+def delete_cell(engine: Engine, key: bytes) -> bool:
+    """``cell_rules.delete``: whether the cell was there."""
+    deleted: bool = engine.perform(registry.CELL_DELETE, [key])
+    return deleted
+
+
+def append_events(engine: Engine, metadata_key: bytes, chain: str, entries: list[list[Any]]) -> list[list[Any]]:
+    """``event_rules.append``: [sequence, hash] of each of the entries, which are [type, canonical payload]."""
+    results: list[list[Any]] = engine.perform(registry.EVENT_APPEND, [metadata_key, chain, entries])
+    return results
+
+
+def restore_events(engine: Engine, metadata_key: bytes, events: list[list[Any]]) -> None:
+    """``event_rules.restore``: write [sequence, type, canonical payload, timestamp, hash before, hash] of each."""
+    engine.perform(registry.EVENT_RESTORE, [metadata_key, events])

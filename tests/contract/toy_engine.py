@@ -1,0 +1,149 @@
+"""The smallest engine that keeps the promises of ``shoal.primitives.engine``: every version of every key, in a dict.
+
+It shows that the primitives need no more. Transactions read at a snapshot; a commit compares what was read with what
+was written since. ``check``, ``backup`` and ``recipe`` are left out, as no primitive uses them.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+from shoal.primitives.rules.registry import TABLE
+from shoal.shm.clock import now_ms
+from shoal.shm.errors import ConflictError, InvalidOperationError
+from shoal.shm.operation import VersionedValue, Write
+
+
+class ToyStore:
+    """A store in this process. ``changed`` is its lock, and is notified of every commit."""
+
+    path, durability = "toy", "memory"
+
+    def __init__(self) -> None:
+        self.changed = threading.Condition(threading.RLock())
+        self.keys: dict[bytes, list[tuple[int, Write]]] = {}
+        self.version, self.closed, self.auto_commit = 0, False, ToyAutoCommit(self)
+
+    def begin(self, read_only: bool = False) -> ToyTransaction:
+        return ToyTransaction(self, read_only)
+
+    def live(self, lower: bytes, upper: bytes, snapshot: int) -> dict[bytes, VersionedValue]:
+        found = {}
+        for key in [key for key in list(self.keys) if lower <= key < upper]:
+            entry = next((entry for entry in reversed(self.keys[key]) if entry[0] <= snapshot), None)
+            if entry is not None and _is_live(entry[1]):
+                found[key] = VersionedValue(entry[1].value, entry[0], entry[1].expires_ms)
+        return found
+
+    def stats(self) -> Any:
+        keys = len(self.live(b"", b"\xff", self.version))
+        return SimpleNamespace(coordinator_pid=0, commit_version=self.version, keys=keys, bytes_used=0, clients=1)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+class ToyTransaction:
+    def __init__(self, store: ToyStore, read_only: bool) -> None:
+        self.store, self.read_only, self.ended = store, read_only, False
+        self.snapshot, self.version = store.version, store.version if read_only else None
+        self.reads, self.clears = list[tuple[bytes, bytes]](), list[tuple[bytes, bytes]]()
+        self.writes, self.valid_until_ms = dict[bytes, Write](), 2**63
+
+    def get_named(self, cache: Any, name: str) -> bytes | None:
+        found = self.find(cache.prefix + name.encode())
+        return found and found.value
+
+    def find(self, key: bytes) -> VersionedValue | None:
+        return next((found for _, found in self.scan(key, key + b"\0")), None)
+
+    def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, VersionedValue]]:
+        self._check()
+        shown = self.store.live(lower, upper, self.snapshot)
+        shown = {key: found for key, found in shown.items() if key not in self.writes and not _within(key, self.clears)}
+        own = [write for write in self.writes.values() if lower <= write.key < upper and _is_live(write)]
+        shown |= {write.key: VersionedValue(write.value, 0, write.expires_ms) for write in own}
+        position = len(self.reads)
+        self.reads.append((lower, upper))
+        for key, found in sorted(shown.items()):
+            if found.version and found.expires_ms:
+                self.valid_until_ms = min(self.valid_until_ms, found.expires_ms)
+            self.reads[position] = (lower, key + b"\0")  # as far as it was read
+            yield key, found
+        self.reads[position] = (lower, upper)
+
+    def put(self, key: bytes, value: bytes | None = None, expires_ms: int = 0) -> None:
+        self._check(writes=True)
+        self.writes[key] = Write(key, value, expires_ms)
+
+    delete = put  # without a value
+
+    def clear(self, lower: bytes, upper: bytes) -> None:
+        self._check(writes=True)
+        self.writes = {key: write for key, write in self.writes.items() if not lower <= key < upper}
+        self.clears.append((lower, upper))
+
+    def perform(self, name: str, arguments: list[Any]) -> Any:
+        self._check(writes=True)
+        decided = TABLE.decide(self.find, now_ms(), name, arguments)
+        self.writes |= {write.key: write for write in decided.writes}
+        return decided.result
+
+    def commit(self) -> int:
+        self._check()
+        self.ended, store, self.version = True, self.store, self.snapshot
+        with store.changed:
+            if not self.writes and not self.clears:
+                return self.snapshot
+            read = (key for key in store.keys if _within(key, self.reads))
+            changed = [key for key in read if store.keys[key][-1][0] > self.snapshot]
+            if changed or self.valid_until_ms <= now_ms():
+                raise ConflictError((changed or [b""])[0], self.snapshot, store.version)
+            cleared = {key: Write(key, None, 0) for key in store.keys if _within(key, self.clears)}
+            store.version = self.version = store.version + 1
+            for key, write in {**cleared, **self.writes}.items():
+                store.keys.setdefault(key, []).append((self.version, write))
+            store.changed.notify_all()
+        return self.version
+
+    def abandon(self) -> None:
+        self.ended = True
+
+    def _check(self, writes: bool = False) -> None:
+        if self.ended or self.store.closed or (writes and self.read_only):
+            raise InvalidOperationError("the transaction has ended, or only reads, or its store is closed")
+
+
+class ToyAutoCommit(NamedTuple):
+    """Every call a transaction that holds the lock from its snapshot to its commit, so that none conflicts."""
+
+    store: ToyStore
+
+    def __getattr__(self, name: str) -> Callable[..., Any]:
+        def call(*arguments: Any) -> Any:
+            with self.store.changed:
+                transaction = self.store.begin()
+                result = getattr(transaction, name)(*arguments)
+                result = iter(list(result)) if name == "scan" else result
+                transaction.commit()
+            return result
+
+        return call
+
+    def wait_for(self, look: Callable[[], Any], give_up_s: float) -> Any:
+        with self.store.changed:
+            while (found := look()) is None and (left_s := give_up_s - time.monotonic()) > 0:
+                self.store.changed.wait(min(left_s, 1e6))
+        return found
+
+
+def _is_live(write: Write) -> bool:
+    return write.value is not None and not 0 < write.expires_ms <= now_ms()
+
+
+def _within(key: bytes, ranges: list[tuple[bytes, bytes]]) -> bool:
+    return any(lower <= key < upper for lower, upper in ranges)
