@@ -5,10 +5,15 @@
                   durability   "memory", "buffered" or "strict"
                   max_bytes    bound of the store's memory, an integer of bytes
                   store_id     32 hexadecimal digits
+                  log_number   number of the newest log file; not there if none was begun
+                  checkpoint_version  version of the checkpoint that the store was made with (backup), if any
 
 - ``store.json``: format, id of the store, last durability and size; replaced whole, and only by a coordinator that has
   recovered and begins to serve. The id is made with the store and stands in the head of every log file and checkpoint,
   so that a file of another store is noticed. Format 1 has none; such a store is given one when it is next served.
+  It also names the newest log file (``log_number``): nothing else could tell that a file was there and is missing. It
+  names a file only after that is on disk, and another one before that is removed, so a kill or a power cut at any time
+  leaves the file there.
 - ``wal-N.log`` and ``checkpoint-V.ckpt``: the data (``coordinator.log.format``, ``checkpoint``).
 - ``epoch``: which coordinator serves (``epoch_file``). ``control.sock``: where to reach it (``control_address``).
 - ``coordinator.log``: why a coordinator or its helper ended out of order (``notes``); made only then.
@@ -24,7 +29,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shoal.shm.errors import ConfigurationError, CorruptionError, shown
-from shoal.shm.files.storage import DiskStorage
+from shoal.shm.files.storage import DiskStorage, Storage
 from shoal.shm.host.machine_memory import default_store_bytes
 from shoal.shm.limits import MAX_STORE_BYTES, MIN_STORE_BYTES
 
@@ -40,11 +45,13 @@ START_LOCK_FILE = "start.lock"
 
 
 class StoreMeta(NamedTuple):
-    """How a store was last served, and which it is; ``store_id`` is None in format 1."""
+    """How a store was last served, which it is, and which of its files must be there."""
 
     durability: str
     max_bytes: int
-    store_id: bytes | None = None
+    store_id: bytes | None = None  # None in format 1
+    log_number: int = 0  # of the newest log file; 0 if none was begun, or an older shoal has served the store last
+    checkpoint_version: int = 0  # of the checkpoint that the store was made with, as a backup is; 0 if with none
 
 
 def new_store_id() -> bytes:
@@ -61,11 +68,15 @@ def of_another_store(file: str, offset: int, expected: bytes | None, found: byte
 
 def read_meta(directory: Path) -> StoreMeta | None:
     """What ``store.json`` says, None if there is no store here."""
-    path = directory / META_FILE
     try:
-        raw = path.read_bytes()
+        raw = (directory / META_FILE).read_bytes()
     except FileNotFoundError:
         return None
+    return decode_meta(raw, directory)
+
+
+def decode_meta(raw: bytes, directory: Path) -> StoreMeta:
+    """What the ``store.json`` of a directory says; ``CorruptionError``; ``ConfigurationError`` for another format."""
     try:
         fields = json.loads(raw)
         found = fields["format"]
@@ -81,7 +92,17 @@ def read_meta(directory: Path) -> StoreMeta | None:
     if durability not in DURABILITIES or not in_bounds:
         expected = f"one of {', '.join(DURABILITIES)}, and {MIN_STORE_BYTES:,} to {MAX_STORE_BYTES:,} bytes"
         raise CorruptionError(META_FILE, 0, expected, f"{durability!r:.60} and {max_bytes!r:.60}")
-    return StoreMeta(durability, max_bytes, None if found == _FORMAT_WITHOUT_ID else _read_id(fields.get("store_id")))
+    store_id = None if found == _FORMAT_WITHOUT_ID else _read_id(fields.get("store_id"))
+    return StoreMeta(
+        durability, max_bytes, store_id, _read_number(fields, "log_number"), _read_number(fields, "checkpoint_version")
+    )
+
+
+def _read_number(fields: dict[str, object], name: str) -> int:
+    number = fields.get(name, 0)
+    if type(number) is not int or not 0 <= number < 1 << 63:
+        raise CorruptionError(META_FILE, 0, f"a whole number as {name}", f"{number!r:.60}")
+    return number
 
 
 def _read_id(text: object) -> bytes:
@@ -93,6 +114,11 @@ def _read_id(text: object) -> bytes:
 
 def write_meta(directory: Path, meta: StoreMeta) -> None:
     """Replace ``store.json``, durably."""
+    DiskStorage(directory).replace(META_FILE, encode_meta(meta))
+
+
+def encode_meta(meta: StoreMeta) -> bytes:
+    """The content of ``store.json``."""
     fields: dict[str, object] = {
         "format": _FORMAT_WITHOUT_ID,
         "durability": meta.durability,
@@ -100,7 +126,14 @@ def write_meta(directory: Path, meta: StoreMeta) -> None:
     }
     if meta.store_id is not None:
         fields |= {"format": FORMAT_VERSION, "store_id": meta.store_id.hex()}
-    DiskStorage(directory).replace(META_FILE, json.dumps(fields).encode())
+    fields |= {name: getattr(meta, name) for name in ("log_number", "checkpoint_version") if getattr(meta, name)}
+    return json.dumps(fields).encode()
+
+
+def state_log(storage: Storage, number: int) -> None:
+    """Have ``store.json`` name another log file as the newest."""
+    meta = decode_meta(storage.read(META_FILE), Path())
+    storage.replace(META_FILE, encode_meta(meta._replace(log_number=number)))
 
 
 def check_durability(durability: object) -> None:

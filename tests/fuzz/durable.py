@@ -27,9 +27,8 @@ from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.segment import Segment
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire import request as wire_request
-from tests.damaged import MemoryStorage
-
-from .target import encoded, part, parts_of, script, target, word
+from tests.fuzz.target import encoded, part, parts_of, script, target, word
+from tests.support.stores.damaged import MemoryStorage
 
 _SCRATCH = Path(tempfile.gettempdir()) / f"shoal-fuzz-{os.getuid()}-{os.getpid()}"
 _CHECKPOINT_BLOCK = struct.Struct("<QIIQ")

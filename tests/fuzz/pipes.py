@@ -17,8 +17,7 @@ from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.frames import LENGTH_BYTES, MAX_FRAME_BYTES, FrameBuffer, FrameError, frame
 from shoal.shm.wire.request import CommitSet
 from shoal.workers.shared_memory.connection import StoreConnection
-
-from .target import encoded, part, parts_of, script, target, word
+from tests.fuzz.target import encoded, part, parts_of, script, target, word
 
 _LENGTH = struct.Struct("<I")
 

@@ -26,7 +26,7 @@ from shoal.workers.polling import AT_REST, poll
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.channel import Channel
 from shoal.workers.shared_memory.connection import StoreConnection
-from shoal.workers.shared_memory.uninterrupted import uninterrupted
+from shoal.workers.uninterrupted import uninterrupted
 
 
 class NoEpoch(EpochWord):
