@@ -59,16 +59,19 @@ class TestStorePlace:
             place.check()
 
     def test_another_store_in_the_directory(self, path):
-        """A directory whose store was replaced, or removed, is noticed by the id."""
+        """A directory whose store was replaced is noticed by the id."""
         place = StorePlace(path, STORE_ID)
         write_meta(path, StoreMeta("buffered", 16 << 20, OTHER_ID))
         with pytest.raises(StoreMovedError):
             place.check()
-        (path / "store.json").unlink()
-        with pytest.raises(StoreMovedError):
-            place.check()
         with pytest.raises(StoreMovedError):
             StorePlace(path, STORE_ID)
+
+    def test_a_removed_file(self, path):
+        """Without store.json the same directory is still the place: its coordinator makes the file again."""
+        place = StorePlace(path, STORE_ID)
+        (path / "store.json").unlink()
+        place.check()
 
 
 @pytest.mark.usefixtures("at_home")
