@@ -2,8 +2,8 @@
 
 - By default the new store is the old one as it was at one version: the newest up to which no commit is missing. With
   ``take_all`` it also holds every later commit that can be read, and the readable blocks of a damaged checkpoint: a
-  state that never existed. In both cases its next commit gets a version that the old store never gave, as
-  far as its files tell.
+  state that never existed. In both cases its next commit gets a version that the old store never gave, as far as its
+  files tell.
 - The old store is only read, under a lock that keeps coordinators out.
 - The new store is made under another name beside its final one, and renamed when it is whole and on disk. So SIGKILL
   leaves no store of the final name, at most a directory ``.NEW.*.repair``.
