@@ -146,9 +146,8 @@ class Fleet:
                 for future in as_completed(list(futures)):
                     text = futures.pop(future)
                     outcome = self._outcome_of(future, text)
-                    if (
-                        outcome is None
-                    ):  # submit it again behind all others, so that no worker waits before they are done
+                    if outcome is None:
+                        # Behind all others in the pool's queue: no worker waits for a claim before they are done.
                         claimed_elsewhere |= submitted([text], wait=True)
                     else:
                         yield outcome
@@ -199,7 +198,7 @@ class _InputRun:
             return InputOutcome(self._text, DONE, result=view.on(self._run_id).kv.get(_RESULT))
         if run.status is RunStatus.Failed:
             return InputOutcome(self._text, FAILED, error=run.error)
-        error = f"its run {self._run_id} is {run.status.value}; resume or delete the run, and it will be done"
+        error = f"its run {self._run_id} is {run.status.value}; resume or delete the run, then run the input again"
         return InputOutcome(self._text, FAILED, error=error)
 
     def attempts_failed(self, view: Transaction) -> int:
@@ -314,5 +313,5 @@ def _describe(error: BaseException) -> str:
     try:
         text = f"{type(error).__name__}: {error}"
     except Exception as failure:  # __str__ of a user's exception may raise
-        text = f"{type(error).__name__}, whose text cannot be had: {type(failure).__name__}"
+        text = f"{type(error).__name__}, whose text cannot be read: {type(failure).__name__}"
     return text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}..."

@@ -5,13 +5,15 @@
                   durability   "memory", "buffered" or "strict"
                   max_bytes    bound of the store's memory, an integer of bytes
                   store_id     32 hexadecimal digits
+                  log_number   number of the newest log file; not there if none was begun
+                  checkpoint_version  version of the checkpoint that the store was made with (backup), if any
 
 - ``store.json``: format, id of the store, last durability and size; replaced whole, and only by a coordinator that has
   recovered and begins to serve. The id is made with the store and stands in the head of every log file and checkpoint,
   so that a file of another store is noticed. Format 1 has none; such a store is given one when it is next served.
-  It also says which log file is the newest (``log_number``): nothing else could tell that one from a file that never
-  was. It names a file only after that is on disk, and another one before that is removed, so a kill or a power cut at
-  any point leaves the file there.
+  It also names the newest log file (``log_number``): nothing else could tell that a file was there and is missing. It
+  names a file only after that is on disk, and another one before that is removed, so a kill or a power cut at any time
+  leaves the file there.
 - ``wal-N.log`` and ``checkpoint-V.ckpt``: the data (``coordinator.log.format``, ``checkpoint``).
 - ``epoch``: which coordinator serves (``epoch_file``). ``control.sock``: where to reach it (``control_address``).
 - ``coordinator.log``: why a coordinator or its helper ended out of order (``notes``); made only then.

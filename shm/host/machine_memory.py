@@ -18,10 +18,8 @@ from pathlib import Path
 from shoal.shm.limits import DEFAULT_STORE_BYTES, GIB, MIN_STORE_BYTES
 
 _UNKNOWN_MACHINE_BYTES = 2 * GIB
-_LIMIT_FILES = {
-    "": "memory.max",
-    "memory": "memory.limit_in_bytes",
-}  # controllers of a mount -> file; version 2, version 1
+# By the controllers of a mount: the file with the limit, of version 2 and of version 1.
+_LIMIT_FILES = {"": "memory.max", "memory": "memory.limit_in_bytes"}
 
 
 def default_store_bytes() -> int:

@@ -94,7 +94,7 @@ def _check_header(line: bytes) -> None:
     fields = json_lines.load(line) if line else None
     found = fields.get("shoal_export") if isinstance(fields, dict) else None
     if type(found) is not int:
-        raise ValueError("it does not begin an export of a store")
+        raise ValueError("it is not the first line of an export")
     if found != records.FORMAT or fields != records.HEADER:
         raise ValueError(f"its format is {found}, and this shoal reads {records.FORMAT}")
 
@@ -133,7 +133,7 @@ class _Checker:
         key: bytes = text.encode()
         position = (namespace._prefix, run_prefix, _RANKS[kind], key)
         if position < self._position:
-            raise ValueError(f"the record of run {run_id!r} stands too late: records are sorted")
+            raise ValueError(f"the record of run {run_id!r} is out of order: records are sorted")
         if key and position == self._position:
             raise ValueError(f"key or name {text!r} of run {run_id!r} is there twice")
         if position[:3] != self._position[:3]:

@@ -175,5 +175,5 @@ def _unchanged(file: BinaryIO, name: str, before: tuple[int, ...]) -> Iterator[t
                 raise ExportFormatError("it has changed")
             yield checked
     except ExportFormatError as error:
-        text = f"{name} was written to while it was imported; import it again as it was to finish"
+        text = f"{name} was changed while it was imported; restore it and import it again to finish"
         raise ExportFormatError(text) from error

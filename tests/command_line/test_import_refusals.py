@@ -283,7 +283,7 @@ class TestCutShort:
             (tmp_path / "import.jsonl").write_bytes(exported[:-2000])
 
         monkeypatch.setattr(import_file._Import, "_check_absence", then_somebody_writes)
-        with pytest.raises(ExportFormatError, match="was written to while it was imported"):
+        with pytest.raises(ExportFormatError, match="was changed while it was imported"):
             bring(empty, tmp_path, exported)
 
     def test_a_full_store(self, empty, store, tmp_path):

@@ -146,7 +146,7 @@ def test_a_run_somebody_put_aside_is_left_alone(pool: shoal.WorkerPool, change: 
     _InputRun(STEP, "aside").begin(db)
     status = getattr(shoal.RunIndex(db), change)(run_id).status
     assert run_fleet(pool, "aside")["aside"].error == (
-        f"its run {run_id} is {status.value}; resume or delete the run, and it will be done"
+        f"its run {run_id} is {status.value}; resume or delete the run, then run the input again"
     )
     assert steps(db, "aside") == [("started", 1)]
     shoal.RunIndex(db).delete_run(run_id)
@@ -189,7 +189,7 @@ def test_run_ids_are_stable_short_and_never_the_same() -> None:
     [
         ("exit", "SystemExit: 3"),
         ("interrupt", "KeyboardInterrupt: by hand"),
-        ("no text", "NoTextError, whose text cannot be had: ZeroDivisionError"),
+        ("no text", "NoTextError, whose text cannot be read: ZeroDivisionError"),
         ("long", "ValueError: " + "x" * (10_000 - len("ValueError: ")) + "..."),
         ("not utf-8", "OSError: no such file: a\udcff"),
         ("zero byte", "ValueError: a\0b"),
