@@ -12,7 +12,7 @@ from shoal.primitives.transaction import Transaction
 from shoal.shm.arguments import check_type
 from shoal.shm.limits import SINGLE_CALL_TIMEOUT_S
 
-View = TypeVar("View")
+RunViewT = TypeVar("RunViewT")
 T = TypeVar("T")
 
 _VIEWS_KEPT = 4096
@@ -35,16 +35,18 @@ class DatabaseLike(Protocol):
         ...
 
 
-class _Views(dict[str, View]):
+class _Views(dict[str, RunViewT]):
     """Views by run id, made when first asked for. A view holds a key prefix and no state: 0.4 us a call saved."""
 
-    def __init__(self, make: Callable[[Engine, Namespace, str], View], engine: Engine, namespace: Namespace) -> None:
+    def __init__(
+        self, make: Callable[[Engine, Namespace, str], RunViewT], engine: Engine, namespace: Namespace
+    ) -> None:
         super().__init__()
         self._make = make
         self._engine = engine
         self._namespace = namespace
 
-    def __missing__(self, run_id: str) -> View:
+    def __missing__(self, run_id: str) -> RunViewT:
         view = self._make(self._engine, self._namespace, run_id)
         if len(self) >= _VIEWS_KEPT:
             self.clear()
@@ -102,12 +104,12 @@ class BoundFacade:
         return retry_for(attempt, timeout_s)
 
 
-class Facade(BoundFacade, Generic[View]):
+class Facade(BoundFacade, Generic[RunViewT]):
     """Base of the facades of one run's contents. ``_view`` makes the methods for one run."""
 
     __slots__ = ()
-    _view: Callable[[Engine, Namespace, str], View]
-    _views: _Views[View]
+    _view: Callable[[Engine, Namespace, str], RunViewT]
+    _views: _Views[RunViewT]
 
     def _bind(self) -> None:
         self._views = _Views(self._view, self._db._store.auto_commit, self.namespace)

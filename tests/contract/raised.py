@@ -25,7 +25,14 @@ _RULES = {
     requests.append_events: registry.EVENT_APPEND,
     requests.restore_events: registry.EVENT_RESTORE,
 }
-_SEEN_INTO = ("shoal.primitives.", "shoal.shm.codec", "shoal.shm.arguments")
+_SEEN_INTO = (
+    "shoal.primitives.",
+    "shoal.database",
+    "shoal.shared_memory_store",
+    "shoal.shm.arguments",
+    "shoal.shm.codec",
+    "shoal.shm.files.store_",
+)
 
 
 def raised_by(function: Callable[..., Any], owner: type | None, views: dict[str, type]) -> set[str]:
@@ -45,7 +52,7 @@ class _Search:
         if key not in self._found:
             self._found[key] = set()  # of a recursion nothing is added
             written = isinstance(function, FunctionType) and not function.__code__.co_filename.startswith("<")
-            if written and function.__module__.startswith(_SEEN_INTO):
+            if written and function.__globals__["__name__"].startswith(_SEEN_INTO):
                 (tree,) = ast.parse(textwrap.dedent(inspect.getsource(function))).body
                 body = ast.Module(getattr(tree, "body", []), [])  # without defaults and decorators
                 self._found[key] = set(self._errors_below(body, function, owner))

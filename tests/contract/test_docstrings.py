@@ -22,13 +22,14 @@ from shoal.primitives.views.kv import KVView
 from shoal.primitives.views.run_records import RunRecords
 from shoal.primitives.views.runs import RunsView
 from shoal.primitives.views.traces import TraceView
+from shoal.shared_memory_store import SharedMemoryStore
 
 from .raised import raised_by
 
 # Reached from a transaction, not importable from shoal.
 VIEWS = {"kv": KVView, "events": EventView, "state": StateView, "traces": TraceView, "runs": RunsView}
 # Where a call leads whose object is not ``self``.
-LEADS_TO = {**VIEWS, "_records": RunRecords}
+LEADS_TO = {**VIEWS, "_records": RunRecords, "_store": SharedMemoryStore}
 FACADES = {
     shoal.KVStore: KVView,
     shoal.EventLog: EventView,
@@ -88,6 +89,13 @@ def test_every_method_names_its_errors(cls: type, name: str, function: Any) -> N
     said = set(re.findall(r"``(\w+)``", doc)) | (of_class & (OF_A_FACADE if cls in FACADES else OF_THE_ENGINE))
     assert expected <= said, f"does not name {', '.join(sorted(expected - said))}"
     assert has_example(function) or has_example(cls)
+
+
+def test_open_names_its_errors() -> None:
+    """As methods do: what is wrong with the options, and with what lies at the path."""
+    expected = raised_by(shoal.open, None, LEADS_TO)
+    assert {"TypeError", "ValueError", "ConfigurationError"} <= expected
+    assert expected <= set(re.findall(r"``(\w+)``", shoal.open.__doc__ or ""))
 
 
 @pytest.mark.parametrize("cls", [*FACADES, *VIEWS.values()], ids=lambda cls: cls.__name__)
