@@ -49,7 +49,7 @@ SNAPSHOT_GRACE_S = 1.0  # a younger snapshot is never revoked
 SWEEP_EVERY_MS = 50  # how often the expired are looked for
 SWEEP_SLICE = 256  # expired keys deleted in one commit
 MAX_CLIENT_BACKLOG_BYTES = 1 * MIB  # unread answers beyond what the pipe holds, then the client is dropped
-REMEMBERED_CLIENTS = 65_536  # last commit of that many departed clients, for re-sent commits
+CLIENT_SESSIONS = 65_536  # last commit of that many departed clients, for re-sent commits
 
 # --- log ------------------------------------------------------------------------------------------------------------
 LOG_FILE_BYTES = 4 * MIB
@@ -74,10 +74,10 @@ MAX_CHECK_ALLOCATIONS = 1 << 23  # noted for checks (64 MiB); then all begin aga
 
 # --- processes ------------------------------------------------------------------------------------------------------
 OPEN_TIMEOUT_S = 10.0
-MAX_JOINT = 64  # operations that become one commit, each with at most so many bytes of mutations
-MAX_JOINT_MUTATIONS_BYTES = 64 * KIB
-KNOWN_JOINTS = 64  # keys whose joint operations are kept in mind
-KNOWN_JOINT_NODES = 512  # and of each the places of so many keys
+MAX_BATCH = 64  # operations that become one commit, each with at most so many bytes of mutations
+MAX_BATCH_MUTATIONS_BYTES = 64 * KIB
+KNOWN_BATCHES = 64  # keys whose joint operations are kept in mind
+KNOWN_BATCH_NODES = 512  # and of each the places of so many keys
 SINGLE_CALL_TIMEOUT_S = 30.0  # a facade's call that reads and writes runs again for so long before it gives up
 LINGER_S = 1.0
 REMAKE_AFTER_S = 0.2  # a file that was removed from a store being served is made again when it is away so long
@@ -91,5 +91,5 @@ KEEP_PROCESSOR_S = 0.00004  # the coordinator looks so long before it offers its
 LONG_OFFER_S = 0.0015  # an offer of the processor that took longer: another process wants it
 FIRST_REST_S = 0.05  # then nobody looks for so long before sleeping, twice as long each time, up to
 LONGEST_REST_S = 1.0
-GATHER_S = 0.001  # so long at most a group waits for those who commit in a loop, however long a sync takes
+MAX_GROUP_DELAY_S = 0.001  # so long at most a group waits for those who commit in a loop, however long a sync takes
 PIPE_BYTES = 1 * MIB  # asked of the kernel for each pipe; less is fine

@@ -37,7 +37,7 @@ class Decision(NamedTuple):
     result: Any
 
 
-class Joint(Protocol):
+class BatchedOperation(Protocol):
     """Several operations on one key, decided one after the other and written together, in one commit after another.
 
     It may keep in mind what it has read and written: it is used again only if nobody else has written the key since.
@@ -64,7 +64,7 @@ class OperationTable(NamedTuple):
     """
 
     rules: Mapping[str, Callable[..., Decision]]
-    batched: Mapping[str, Callable[[Read, bytes], Joint]]
+    batched: Mapping[str, Callable[[Read, bytes], BatchedOperation]]
 
     def decide(self, read: Read, now_ms: int, name: str, arguments: list[Any]) -> Decision:
         """Run the operation ``name`` over the state ``read`` shows."""

@@ -7,7 +7,7 @@ import itertools
 import os
 from pathlib import Path
 
-from shoal.coordinator.log.format import FILE_HEAD_BYTES, Record, decode_file_head, decode_record
+from shoal.coordinator.log.format import FILE_HEAD_BYTES, LogRecord, decode_file_head, decode_record
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.memory.reclaim import Reclaimer
@@ -257,7 +257,7 @@ class Contract:
             assert self._states[version][key] == value, f"{what}: salvaged a value of no commit"
 
 
-def whole(data: bytes) -> list[tuple[Record, int, int]]:
+def whole(data: bytes) -> list[tuple[LogRecord, int, int]]:
     """The records of a log file that is not damaged, each with its start and end."""
     records, offset = [], FILE_HEAD_BYTES
     while (found := decode_record(data, offset)) is not None:

@@ -16,7 +16,7 @@ from damaged import STORE_ID, MemoryStorage, Model, Opened, flipped, from_disk, 
 from history_workers import seed_from
 
 import shoal
-from shoal.coordinator.commit.engine import COORDINATOR
+from shoal.coordinator.log.format import COORDINATOR
 from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.log import writer as wal_writer
 from shoal.shm.files import checkpoint
@@ -286,7 +286,7 @@ def test_torn_tail_stays_cut(boot: dict[str, int], monkeypatch: pytest.MonkeyPat
         reopened = Opened(opened.storage)
         assert reopened.version == again.version
         assert reopened.state == again.states[-1]
-        assert reopened.recovered.remembered[7][0] == again.version
+        assert reopened.recovered.sessions[7][0] == again.version
 
 
 def test_missing_log_file_is_noticed(boot: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -183,7 +183,7 @@ def _obsolete_removed_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """What seems to hold nothing is removed before the rest is verified."""
     sound = wal_reader.WalReader._load
 
-    def load(self: wal_reader.WalReader, after_version: int) -> list[wal_reader.File]:
+    def load(self: wal_reader.WalReader, after_version: int) -> list[wal_reader.FoundLogFile]:
         kept = sound(self, after_version)
         self._remove_obsolete()
         return kept

@@ -63,8 +63,8 @@ def put(commit_id: int) -> wire_request.CommitSet:
 KINDS: dict[str, Callable[[int], list[tuple[int, wire_request.CommitSet]]]] = {
     "put": lambda n: [(2, put(n))],
     "operation": lambda n: [(2, increment(n))],
-    "joint of one": lambda n: [(2, append(n))],
-    "joint": lambda n: [(2, append(n)), (3, append(n))],
+    "batch of one": lambda n: [(2, append(n))],
+    "batch": lambda n: [(2, append(n)), (3, append(n))],
     "mixed": lambda n: [(2, append(n)), (3, put(n)), (4, append(n)), (5, increment(n))],
 }
 all_kinds = pytest.mark.parametrize("kind", KINDS)
@@ -164,7 +164,7 @@ def test_no_room_in_the_midst_of_a_commit(rig: Rig, monkeypatch: pytest.MonkeyPa
         rig.submit((2, put(7)))
 
 
-@pytest.mark.parametrize("kind", ["operation", "joint of one", "joint", "mixed"])
+@pytest.mark.parametrize("kind", ["operation", "batch of one", "batch", "mixed"])
 def test_the_store_cannot_be_read(rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """An exception out of the segment while a commit is decided is not its client's fault."""
     monkeypatch.setattr(rig.writer.hash_index, "find", _raise(IndexError("index out of bounds")))
@@ -191,8 +191,8 @@ def test_a_decision_fails(rig: Rig, monkeypatch: pytest.MonkeyPatch, error: Exce
     with monkeypatch.context() as patch:
         patch.setitem(operations.OPERATIONS, operations.INCREMENT, _raise(error))
         patch.setattr(Appending, "add", _raise(error))
-        patch.setitem(operations.JOINTS, operations.EVENT_APPEND, Appending)
-        for kind in ("operation", "joint of one", "joint"):
+        patch.setitem(operations.BATCHED, operations.EVENT_APPEND, Appending)
+        for kind in ("operation", "batch of one", "batch"):
             for _, status, _, details in rig.submit(*KINDS[kind](7)):
                 assert (status, details[0]) == (REFUSED, told)
         assert rig.engine.version == version

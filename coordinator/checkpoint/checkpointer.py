@@ -44,7 +44,7 @@ class Checkpointer:
         log: WalWriter,
         writer: Writer,
         reclaimer: Reclaimer,
-        remembered: Callable[[], list[checkpoint.Remembered]],
+        sessions: Callable[[], list[checkpoint.Session]],
         log_bytes: int,
         store_id: bytes,
     ) -> None:
@@ -54,7 +54,7 @@ class Checkpointer:
         self._log = log
         self._writer = writer
         self._reclaimer = reclaimer
-        self._remembered = remembered
+        self._sessions = sessions
         self._log_bytes_before = log_bytes - log.bytes_written
         self._helper: subprocess.Popen[bytes] | None = None
         self._version = 0
@@ -113,7 +113,7 @@ class Checkpointer:
         try:
             if self._log.room is not None:
                 self._log.room.hand_over(self._temporary, self._obsolete_bytes(self._version))
-            with _file_in_memory(codec.pack(self._remembered())) as remembered:
+            with _file_in_memory(codec.pack(self._sessions())) as sessions:
                 command = python_command(
                     "shoal.coordinator.checkpoint.helper",
                     *(str(self._directory), self._store_id.hex(), str(segment_fd), str(self._version)),
@@ -123,7 +123,7 @@ class Checkpointer:
                     command,
                     env=python_environment(),
                     pass_fds=[segment_fd],
-                    stdin=remembered,
+                    stdin=sessions,
                     stdout=subprocess.DEVNULL,
                     stderr=subprocess.DEVNULL,
                 )

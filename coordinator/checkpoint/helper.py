@@ -2,7 +2,7 @@
 
 ``python -m shoal.coordinator.checkpoint.helper DIRECTORY STORE_ID FD VERSION TEMPORARY``
 
-It reads the remembered commits from its standard input, the keys from the segment behind FD, writes to the file
+It reads the sessions commits from its standard input, the keys from the segment behind FD, writes to the file
 TEMPORARY, for which the coordinator may have reserved room on the disk, renames it, and exits 0.
 
 It ends when its coordinator has died: the next one removes the file, and the disk gets the room back only when nobody
@@ -34,8 +34,8 @@ def main(arguments: list[str]) -> int:
     raw = sys.stdin.buffer.read()
     reader = Reader(Segment.attach(segment_fd))
     try:
-        remembered = codec.decode(raw)
-        checkpoint.write_checkpoint(directory, reader, version, remembered, store_id, temporary)
+        sessions = codec.decode(raw)
+        checkpoint.write_checkpoint(directory, reader, version, sessions, store_id, temporary)
     except FileNotFoundError:
         return 1  # the coordinator died, and the next one has tidied up what was begun
     except Exception as error:  # the end of this process, whatever it is: nobody else tells

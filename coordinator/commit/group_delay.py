@@ -30,7 +30,7 @@ class Group:
         self.answers: list[tuple[Client, bytes]] = []
 
 
-class Gathering:
+class GroupDelay:
     """Who was in the last groups, and for whom it is worth waiting."""
 
     def __init__(self) -> None:
@@ -68,4 +68,4 @@ class Gathering:
 
     def finished(self, took_s: float) -> None:
         """To sync a group and answer it ``took_s``: the next may wait as long, as that is what waiting can save."""
-        self.patience_s = min(took_s, limits.GATHER_S)
+        self.patience_s = min(took_s, limits.MAX_GROUP_DELAY_S)

@@ -15,18 +15,13 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.log.format import FIRST_VERSION_OFFSET, NUMBER_OFFSET, FileHead, Record
-from shoal.shm import codec
+from shoal.coordinator.log.format import ALIGNMENT_BYTES, FIRST_VERSION_OFFSET, NUMBER_OFFSET, FileHead, LoggedCommit, LogRecord
 from shoal.shm.errors import CorruptionError
 from shoal.shm.files import store_files
 from shoal.shm.files.storage import Storage
-from shoal.shm.wire import request as wire_request
-from shoal.shm.wire.request import FlatWrites
-
-_NAME_PREFIX, _NAME_SUFFIX = "wal-", ".log"
 
 
 class _OneFile:
@@ -44,7 +39,7 @@ class _OneFile:
         return self._data
 
 
-class File:
+class FoundLogFile:
     """A log file as it was found; without a head if that is not whole."""
 
     def __init__(self, name: str, number: int, content: _OneFile, head: FileHead | None) -> None:
@@ -69,49 +64,28 @@ class File:
         return self.head is None and not self.data.strip(b"\0")
 
 
-class Placed(NamedTuple):
+class PlacedRecord(NamedTuple):
     """A record and where it stands."""
 
     file: str
     offset: int
-    record: Record
+    record: LogRecord
 
 
-class Commit(NamedTuple):
-    """What a record says was done."""
-
-    version: int
-    client_id: int
-    commit_id: int
-    writes: FlatWrites
-    clears: list[tuple[bytes, bytes]]
-    results: list[Any]
-    joint: list[list[Any]]  # of joined commits the outcome of each: client id, commit id, results
-    body_bytes: int
-
-
-def number_of(name: str) -> int | None:
-    """The number in a log file's name, None for any other name."""
-    digits = name[len(_NAME_PREFIX) : -len(_NAME_SUFFIX)]
-    if digits.isascii() and digits.isdecimal() and name == wal_format.file_name(int(digits)):
-        return int(digits)
-    return None
-
-
-def read_files(storage: Storage) -> list[File]:
+def read_files(storage: Storage) -> list[FoundLogFile]:
     """All log files, by number."""
-    numbers = sorted((number, name) for name in storage.list() if (number := number_of(name)) is not None)
+    numbers = sorted((number, name) for name in storage.list() if (number := wal_format.file_number(name)) is not None)
     content = _OneFile(storage)
     heads = [wal_format.decode_file_head(storage.read_at(name, 0, wal_format.FILE_HEAD_BYTES)) for _, name in numbers]
-    return [File(name, number, content, head) for (number, name), head in zip(numbers, heads, strict=True)]
+    return [FoundLogFile(name, number, content, head) for (number, name), head in zip(numbers, heads, strict=True)]
 
 
-def stated_id(files: list[File]) -> bytes | None:
+def stated_id(files: list[FoundLogFile]) -> bytes | None:
     """The store's id as the first file says that has one."""
     return next((file.head.store_id for file in files if file.head is not None and file.head.store_id), None)
 
 
-def without_unused(files: list[File]) -> list[File]:
+def without_unused(files: list[FoundLogFile]) -> list[FoundLogFile]:
     """All but those at the end that were reserved ahead and never written to."""
     used = len(files)
     while used and files[used - 1].is_unused:
@@ -119,13 +93,13 @@ def without_unused(files: list[File]) -> list[File]:
     return files[:used]
 
 
-def needed(files: list[File], after_version: int) -> list[File]:
+def needed(files: list[FoundLogFile], after_version: int) -> list[FoundLogFile]:
     """All but those before the last that begins at or below the checkpoint: they hold nothing it lacks."""
     begin = (i for i, f in enumerate(files) if f.head is not None and f.head.first_version <= after_version + 1)
     return files[max(begin, default=0) :]
 
 
-def misplaced(file: File, before: File | None, store_id: bytes | None) -> CorruptionError | None:
+def misplaced(file: FoundLogFile, before: FoundLogFile | None, store_id: bytes | None) -> CorruptionError | None:
     """What is wrong with a file of another store, or not the one its name says, or older than the one before it.
 
     None if nothing is. Such a file would pass for the newest and have those before it taken for obsolete.
@@ -148,7 +122,7 @@ def misplaced(file: File, before: File | None, store_id: bytes | None) -> Corrup
     return None
 
 
-def goes_on(files: Sequence[File], offset: int, next_version: int, boot_id: int) -> bool:
+def goes_on(files: Sequence[FoundLogFile], offset: int, next_version: int, boot_id: int) -> bool:
     """Whether anything after ``offset`` of the first file proves that ``next_version`` was whole once."""
     for i, file in enumerate(files):
         if i and file.head is not None and file.head.proves(next_version, boot_id):
@@ -159,39 +133,17 @@ def goes_on(files: Sequence[File], offset: int, next_version: int, boot_id: int)
             record, start = found
             if record.version >= next_version and record.proves(next_version, boot_id):
                 return True
-            start += 8
+            start += ALIGNMENT_BYTES
     return False
 
 
-def read_commit(placed: Placed) -> Commit:
+def read_commit(placed: PlacedRecord) -> LoggedCommit:
     """What a record says was done; CorruptionError if it says something else, its checksum notwithstanding."""
-    record = placed.record
-    body_bytes = len(record.mutations) + len(record.decided)
-    results: list[Any] = []
-    joint: list[list[Any]] = []
     try:
-        writes, clears, _, _ = wire_request.decode_mutations(record.mutations)
-        if record.decided:
-            decided, results, *joints = codec.decode(record.decided)
-            wire_request.decode_mutations(
-                codec.pack([decided, None, None, None])
-            )  # the same rules as for what was sent
-            writes = writes + decided
-            joint = [outcome for outcomes in joints for outcome in outcomes]
-            if type(results) is not list or not all(_is_outcome(outcome) for outcome in joint):
-                raise ValueError("outcomes are not client, commit and results")
+        return wal_format.decode_commit(placed.record)
     except (ValueError, TypeError, LookupError, OverflowError) as error:
-        expected = f"the commit set of version {record.version}"
+        expected = f"the commit set of version {placed.record.version}"
         raise CorruptionError(placed.file, placed.offset, expected, str(error) or type(error).__name__) from error
-    return Commit(record.version, record.client_id, record.commit_id, writes, clears, results, joint, body_bytes)
-
-
-def _is_outcome(outcome: Any) -> bool:
-    return (
-        type(outcome) is list
-        and [type(part) for part in outcome] == [int, int, list]
-        and all(0 <= number < 1 << 64 for number in outcome[:2])
-    )
 
 
 class WalReader:
@@ -209,7 +161,7 @@ class WalReader:
         self._files = self._load(after_version)
         self.first_versions = {f.number: f.head.first_version for f in self._files if f.head is not None}
 
-    def records(self) -> Iterator[Commit]:
+    def records(self) -> Iterator[LoggedCommit]:
         """What every record says after the checkpoint, in order; cuts a torn tail when it comes to it."""
         expected = 0  # the version of the next record in the files
         for i, file in enumerate(self._files):
@@ -231,7 +183,7 @@ class WalReader:
                     expected += 1
                     if record.version > self.last_version:
                         self.last_version = record.version
-                        yield read_commit(Placed(file.name, offset, record))
+                        yield read_commit(PlacedRecord(file.name, offset, record))
                 offset = following
             del data  # before the next file is read
             if i + 1 < len(self._files) and self._continues(i + 1):
@@ -255,13 +207,13 @@ class WalReader:
                 places.append((file.name, 0 if is_new else first.get(file.name, len(file.data))))
         return places
 
-    def _note(self, file: File, offset: int, record: Record) -> None:
+    def _note(self, file: FoundLogFile, offset: int, record: LogRecord) -> None:
         self._synced_version = max(self._synced_version, record.synced_version)
         self._unsynced.append((record.version, file.name, offset))
         while self._unsynced and self._unsynced[0][0] <= self._synced_version:
             self._unsynced.popleft()
 
-    def _load(self, after_version: int) -> list[File]:
+    def _load(self, after_version: int) -> list[FoundLogFile]:
         files = read_files(self._storage)
         self.next_number = files[-1].number + 1 if files else 1
         self.store_id = self.store_id or stated_id(files)

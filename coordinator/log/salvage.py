@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.log import reader as wal_reader
-from shoal.coordinator.log.format import FIRST_VERSION_OFFSET
-from shoal.coordinator.log.reader import Commit, File, Placed
+from shoal.coordinator.log.format import ALIGNMENT_BYTES, FIRST_VERSION_OFFSET, LoggedCommit
+from shoal.coordinator.log.reader import FoundLogFile, PlacedRecord
 from shoal.shm.errors import CorruptionError
 
 _SHOWN_BYTES = 16
@@ -48,7 +48,7 @@ class LogSurvey:
 
     def __init__(
         self,
-        files: list[File],
+        files: list[FoundLogFile],
         after_version: int,
         acknowledged: int,
         store_id: bytes | None,
@@ -59,7 +59,7 @@ class LogSurvey:
         self.unfinished: Finding | None = None
         self.newest = 0  # the newest version that a record or a head speaks of
         self.doubtful: set[int] = set()
-        self._places: dict[int, tuple[File, int]] = {}
+        self._places: dict[int, tuple[FoundLogFile, int]] = {}
         self._after = after_version
         self._acknowledged = acknowledged
         self._boot_id = wal_format.boot_id()
@@ -84,16 +84,16 @@ class LogSurvey:
         """The commits after the checkpoint that can be read, in order."""
         return sorted(self._places)
 
-    def commit(self, version: int) -> Commit:
+    def commit(self, version: int) -> LoggedCommit:
         """What one of them did."""
         file, offset = self._places[version]
         found = wal_format.decode_record(file.data, offset)
         assert found is not None
-        return wal_reader.read_commit(Placed(file.name, offset, found[0]))
+        return wal_reader.read_commit(PlacedRecord(file.name, offset, found[0]))
 
-    def _sort_out(self, files: list[File], store_id: bytes | None) -> tuple[list[File], list[File]]:
+    def _sort_out(self, files: list[FoundLogFile], store_id: bytes | None) -> tuple[list[FoundLogFile], list[FoundLogFile]]:
         """The files that stand where they belong, and the others of this store."""
-        own: list[File] = []
+        own: list[FoundLogFile] = []
         strangers = []
         for file in files:
             error = wal_reader.misplaced(file, own[-1] if own else None, store_id)
@@ -127,7 +127,7 @@ class LogSurvey:
             if found_record is not None:
                 record, following = found_record
                 closed = record.is_close_mark
-                self._read_record(file, Placed(file.name, offset, record), following)
+                self._read_record(file, PlacedRecord(file.name, offset, record), following)
                 offset = following
                 continue
             self._end = i, offset
@@ -151,7 +151,7 @@ class LogSurvey:
             self._note(self._files[i].name, FIRST_VERSION_OFFSET, f"version {self._due}", f"version {first_version}")
         return True
 
-    def _read_record(self, file: File, placed: Placed, following: int) -> None:
+    def _read_record(self, file: FoundLogFile, placed: PlacedRecord, following: int) -> None:
         record = placed.record
         marks = int(record.is_close_mark)
         if self._due and record.version + marks != self._due:
@@ -164,7 +164,7 @@ class LogSurvey:
         if file.data[end:following].strip(b"\0"):
             self._note_no_zeros(file, end, following, "the next record")
 
-    def _take(self, file: File, placed: Placed) -> bool:
+    def _take(self, file: FoundLogFile, placed: PlacedRecord) -> bool:
         version = placed.record.version
         if version <= self._after or version in self._places:
             return False
@@ -216,17 +216,17 @@ class LogSurvey:
         name = self._files[before].name if self._files else wal_format.file_name(1)
         return name, FIRST_VERSION_OFFSET
 
-    def _read_stranger(self, file: File) -> None:
+    def _read_stranger(self, file: FoundLogFile) -> None:
         """Take what no other file has from one that is not what its name says."""
         place = file.records_begin
         while (found := wal_format.find_record(file.data, place)) is not None:
             record, place = found
-            if not record.is_close_mark and self._take(file, Placed(file.name, place, record)):
+            if not record.is_close_mark and self._take(file, PlacedRecord(file.name, place, record)):
                 self.doubtful.add(record.version)
                 self.newest = max(self.newest, record.version)
             place += wal_format.record_bytes(record)
 
-    def _note_no_zeros(self, file: File, offset: int, end: int, until: str) -> None:
+    def _note_no_zeros(self, file: FoundLogFile, offset: int, end: int, until: str) -> None:
         offset = end - len(file.data[offset:end].lstrip(b"\0"))
         self._note(file.name, offset, f"zeros up to {until}", _shown(file.data[:end], offset), end - offset)
 
@@ -242,7 +242,7 @@ def _next_record(data: bytes, offset: int) -> int | None:
     end = wal_format.stated_end(data, offset)
     if end is not None and wal_format.decode_record(data, end) is not None:
         return end
-    found = wal_format.find_record(data, offset + 8)
+    found = wal_format.find_record(data, offset + ALIGNMENT_BYTES)
     return None if found is None else found[1]
 
 

@@ -21,13 +21,17 @@ from collections.abc import Callable
 
 from shoal.coordinator.checkpoint.room import CheckpointRoom
 from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.log.format import FILE_HEAD_BYTES, FileHead
+from shoal.coordinator.log.format import (
+    CLOSE_MARK,
+    CLOSE_MARK_BYTES,
+    COORDINATOR,
+    FILE_HEAD_BYTES,
+    RECORD_OVERHEAD_BYTES,
+    FileHead,
+)
 from shoal.shm.errors import StoreFullError
 from shoal.shm.files.storage import LogFile, Storage
 from shoal.shm.limits import LEAST_LOG_FILE_BYTES, LOG_FILE_BYTES, LOG_FILES_PER_DISK
-
-_RECORD_OVERHEAD = wal_format.RECORD_HEAD_BYTES + 16
-_MARK_BYTES = _RECORD_OVERHEAD  # of a clean close
 
 
 class WalWriter:
@@ -69,11 +73,11 @@ class WalWriter:
 
     def has_room(self, body_bytes: int) -> bool:
         """Whether a record of that size can be appended as things are, and another file is ready after it."""
-        return self._position + body_bytes + _RECORD_OVERHEAD <= self._growth_end
+        return self._position + body_bytes + RECORD_OVERHEAD_BYTES <= self._growth_end
 
     def reserve(self, body_bytes: int, only_deletes: bool) -> None:
         """Make sure a record of that size can be appended, or raise StoreFullError."""
-        needed = body_bytes + _RECORD_OVERHEAD
+        needed = body_bytes + RECORD_OVERHEAD_BYTES
         try:
             self._find_room(needed, only_deletes)
         except StoreFullError:
@@ -130,7 +134,7 @@ class WalWriter:
         self.sync()
         if self._file is not None:
             self._end = self._file.size
-            self.append(self.last_version, 0, 0, b"", b"")
+            self.append(self.last_version, COORDINATOR, CLOSE_MARK, b"", b"")
         self.sync()
         self._give_back()
         for file in self._unsynced:
@@ -189,7 +193,7 @@ class WalWriter:
 
     def _new_spare(self, needed: int) -> None:
         """Have a file ready that takes a record of that size, as large as usual or as the disk allows."""
-        least = needed + FILE_HEAD_BYTES + _MARK_BYTES if needed else 0
+        least = needed + FILE_HEAD_BYTES + CLOSE_MARK_BYTES if needed else 0
         least = max(least, min(LEAST_LOG_FILE_BYTES, self._usual_bytes))
         size = max(least, self._usual_bytes)
         name = wal_format.file_name(self._next_number)
@@ -235,7 +239,7 @@ class WalWriter:
             self._unsynced.append(file)
         self._file = file
         self._position = FILE_HEAD_BYTES
-        self._end = file.size - _MARK_BYTES
+        self._end = file.size - CLOSE_MARK_BYTES
         self._growth_end = 0
 
 
@@ -249,4 +253,4 @@ def _usual_file_bytes(storage: Storage) -> int:
 
 
 def _holds(file: LogFile, needed: int) -> bool:
-    return FILE_HEAD_BYTES + needed + _MARK_BYTES <= file.size
+    return FILE_HEAD_BYTES + needed + CLOSE_MARK_BYTES <= file.size

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.log import reader as wal_reader
 from shoal.coordinator.log.salvage import Finding, LogSurvey, finding_of
 from shoal.shm.errors import CorruptionError
@@ -33,7 +34,7 @@ def is_store(directory: Path) -> bool:
         return False
     return any(
         name == store_files.META_FILE
-        or wal_reader.number_of(name) is not None
+        or wal_format.file_number(name) is not None
         or checkpoint.version_of(name) is not None
         for name in names
     )
@@ -217,7 +218,7 @@ def survey_store(directory: Path, acknowledged: int = 0, progress: Callable[[int
 def bytes_to_read(directory: Path) -> int:
     """How many bytes a survey will tell of, more or less."""
     names = os.listdir(directory)
-    read = [name for name in names if wal_reader.number_of(name) is not None or checkpoint.version_of(name) is not None]
+    read = [name for name in names if wal_format.file_number(name) is not None or checkpoint.version_of(name) is not None]
     return sum((directory / name).stat().st_size for name in read)
 
 

@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from shoal.coordinator.commit.engine import CommitEngine
-from shoal.coordinator.commit.group_delay import Gathering, Group
+from shoal.coordinator.commit.group_delay import GroupDelay, Group
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.server.checks import Checks
 from shoal.coordinator.server.clients import Client, Processes, welcome_client
@@ -58,7 +58,7 @@ class Server:
         self._meta = meta
         self._linger_s = linger_s
         self._wake_fd = wake_fd
-        self._gathering = Gathering() if meta.durability == "strict" else None
+        self._gathering = GroupDelay() if meta.durability == "strict" else None
         self._checks = checks
         self._place = place
         self._keep_epoch = keep_epoch
@@ -194,7 +194,7 @@ class Server:
     def _refuse_moved(self, request: CommitSet) -> bytes:
         return encode_answer(request.commit_id, REFUSED, 0, error_parts(self._place.moved_error()))
 
-    def _gather(self, gathering: Gathering, group: Group) -> None:
+    def _gather(self, gathering: GroupDelay, group: Group) -> None:
         """Wait for clients that are about to commit, and take in every client that comes meanwhile."""
         expected = gathering.begin(group.asking)
         until_s = time.monotonic() + gathering.patience_s

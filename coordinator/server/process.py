@@ -179,14 +179,14 @@ class Coordinator:
             self._log,
             clock,
             found.version,
-            found.remembered,
+            found.sessions,
             sync_each_group=meta.durability == "strict",
             operations=operations,
         )
         self._checkpointer: Checkpointer | None = None
         if self._log is not None:
             self._checkpointer = Checkpointer(
-                *(directory, storage, self._log, self._writer, self._reclaimer, self._remembered),
+                *(directory, storage, self._log, self._writer, self._reclaimer, self._sessions),
                 *(found.log_bytes, store_id),
             )
         checks = Checks(self._writer, self._reclaimer)
@@ -259,8 +259,8 @@ class Coordinator:
     def _stop(self, _number: int, _frame: Any) -> None:
         self._server.stopping = True
 
-    def _remembered(self) -> list[list[Any]]:
-        return [[client, *outcome] for client, outcome in self._engine.remembered.items()]
+    def _sessions(self) -> list[list[Any]]:
+        return [[client, *outcome] for client, outcome in self._engine.sessions.items()]
 
     def _start_syncing(self) -> None:
         """Have a thread sync; OSError if there is none for it.

@@ -130,7 +130,7 @@ WITH_PROCESSES: dict[str, Run] = {
     **dict.fromkeys(("validate_one_version_late", "scan_without_own_writes"), _TRANSACTIONS_REPLAYED),
     **dict.fromkeys(("publish_before_index", "publish_half_a_commit"), _TRANSACTIONS_REPLAYED),
     **dict.fromkeys(("answer_before_log", "forget_outcomes", "resend_as_another"), _REPLAYED_AFTER_DEATHS),
-    **dict.fromkeys(("forget_joint_outcomes", "append_after_a_stale_head"), _APPENDS_AFTER_DEATHS),
+    **dict.fromkeys(("forget_batch_outcomes", "append_after_a_stale_head"), _APPENDS_AFTER_DEATHS),
     "exchange_answers": _many(run_acknowledged, durability="strict"),
     "keep_old_attachment": _reader_of_two_coordinators,
     "serve_without_lock": _two_coordinators,

@@ -140,8 +140,8 @@ def _checkpoint(rig: Rig, directory: Path, hangs: bool) -> None:
     _Helper.hangs = hangs
     checkpointer.subprocess.Popen = _Helper  # type: ignore[assignment,misc]
     try:
-        remembered = [[client, *outcome] for client, outcome in rig.engine.remembered.items()]
-        made = Checkpointer(directory, rig.disk, rig.log, rig.writer, rig.reclaimer, lambda: remembered, 0, STORE_ID)
+        sessions = [[client, *outcome] for client, outcome in rig.engine.sessions.items()]
+        made = Checkpointer(directory, rig.disk, rig.log, rig.writer, rig.reclaimer, lambda: sessions, 0, STORE_ID)
         made.start()
         for path in directory.glob("checkpoint-*"):
             rig.disk.replace(path.name, path.read_bytes())

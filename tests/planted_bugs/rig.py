@@ -127,7 +127,7 @@ class Rig:
         self.log.first_versions.update(found.log_files)
         clock = SimpleNamespace(now_ms=lambda: self.now_ms, monotonic_s=lambda: self.now_ms / 1000)
         self.engine = CommitEngine(
-            *(self.writer, self.reclaimer, found.window, self.log, clock, found.version, found.remembered),
+            *(self.writer, self.reclaimer, found.window, self.log, clock, found.version, found.sessions),
             sync_each_group=True,
             operations=TABLE,
         )
