@@ -38,21 +38,21 @@ class Decision(NamedTuple):
 
 
 class BatchedOperation(Protocol):
-    """Several operations on one key, decided one after the other and written together, in one commit after another.
+    """Several operations of one kind on one key, decided in order and written together; used for many batches.
 
-    It may keep in mind what it has read and written: it is used again only if nobody else has written the key since.
+    It may keep what it has read and written: it is used again only if nobody else has written the key since.
     """
 
     def begin(self, now_ms: int) -> None:
-        """Begin a commit."""
+        """Begin a batch."""
         ...
 
     def add(self, *arguments: Any) -> Any:
-        """Decide one and return its result; what raises leaves the others as they are."""
+        """Decide one operation and return its result; one that raises leaves the others as they are."""
         ...
 
     def writes(self) -> list[Any]:
-        """What all of them write: key, value and expiry of each, flat; no key twice."""
+        """What the batch writes: key, value and expiry of each, flat; no key twice."""
         ...
 
 

@@ -16,9 +16,9 @@ from damaged import STORE_ID, MemoryStorage, Model, Opened, flipped, from_disk, 
 from history_workers import seed_from
 
 import shoal
-from shoal.coordinator.log.format import COORDINATOR
 from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.log import writer as wal_writer
+from shoal.coordinator.log.format import COORDINATOR
 from shoal.shm.files import checkpoint
 
 RUN = "run"

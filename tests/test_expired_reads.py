@@ -11,8 +11,8 @@ import pytest
 from planted_bugs import rig as rigs
 from planted_bugs.rig import Disk, Rig, request
 
-from shoal.coordinator.log.format import COORDINATOR
 from shoal.coordinator.log import format as wal_format
+from shoal.coordinator.log.format import COORDINATOR
 from shoal.shm.errors import StoreFullError
 from shoal.shm.files import checkpoint
 from shoal.shm.wire.answer import COMMITTED, CONFLICT

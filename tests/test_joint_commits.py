@@ -30,9 +30,9 @@ from shoal.primitives.rules.event_rules import (
 )
 from shoal.primitives.rules.hash_chain import ChainCheck, canonical
 from shoal.shm import limits
-from shoal.shm.limits import Limits
 from shoal.shm.clock import SystemClock
 from shoal.shm.files.storage import DiskStorage
+from shoal.shm.limits import Limits
 from shoal.shm.memory.segment import Segment
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.answer import COMMITTED, REFUSED, decode_answer
@@ -224,27 +224,27 @@ class TestGoingOn:
             engine.length()
         assert engine.length() == sum(turn % 4 for turn in range(1, 30))
 
-    @pytest.mark.parametrize("together_n", [1, 3])
-    def test_after_somebody_else(self, engine, joint):
+    @pytest.mark.parametrize("members", [1, 3])
+    def test_after_somebody_else(self, engine, members):
         """A transaction that appended, a clear of the log, a write of its metadata: the next append sees them."""
         turns = iter(range(1, 100))
 
         def together() -> list[int]:
             turn = next(turns)
-            answers = engine.together(*((client, append(turn, "x")) for client in range(1, joint + 1)))
+            answers = engine.together(*((client, append(turn, "x")) for client in range(1, members + 1)))
             return [answer[3][0][0][0] for answer in answers]
 
-        assert together() == list(range(joint))
+        assert together() == list(range(members))
         alone = request(next(turns), append(0, "y", "z").operations[0], writes=[b"key", b"\x01", 0])
         assert engine.together((9, alone))[0][1] == COMMITTED
-        assert together() == list(range(joint + 2, 2 * joint + 2))
+        assert together() == list(range(members + 2, 2 * members + 2))
         mutations = encode_mutations([], [LOG, LOG + b"\xff"])
         cleared = decode(next(turns), mutations)
         assert engine.together((9, cleared))[0][1] == COMMITTED
-        assert together() == list(range(joint))
-        assert engine.length() == joint
+        assert together() == list(range(members))
+        assert engine.length() == members
         assert engine.together((9, request(next(turns), writes=[LOG + METADATA, None, 0])))[0][1] == COMMITTED
-        assert together() == list(range(joint))
+        assert together() == list(range(members))
 
     def test_after_a_refusal(self, engine):
         """A request that fails in the middle leaves nothing behind for the next."""

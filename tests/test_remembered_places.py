@@ -21,7 +21,7 @@ def _remembered(kv: shoal.KVStore) -> int:
 
 @pytest.fixture
 def few(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(reader, "REMEMBERED_NODES", MOST)
+    monkeypatch.setattr(reader, "KEY_LOCATIONS", MOST)
 
 
 def test_bounded_over_many_runs(few: None, tmp_path: Path) -> None:

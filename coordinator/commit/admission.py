@@ -60,7 +60,7 @@ class Admission:
         return validate(request, self._window) or self._expired(request, next_version)
 
     def decide(self, client_id: int, request: CommitSet) -> DecidedCommit:
-        """What ``request`` writes and answers. Raises what its operations raise, and ValueError for writes that clash."""
+        """What ``request`` writes and answers. Raises what an operation raises, ValueError if writes of it clash."""
         commit_id, clears, writes = request.commit_id, request.clears, request.writes
         if not request.operations:
             outcome = (client_id, commit_id, _NO_RESULTS)

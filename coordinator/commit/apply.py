@@ -40,7 +40,7 @@ def apply_commit(
     writes: FlatWrites,
     outcomes: Iterable[Outcome],
 ) -> None:
-    """Note in ``window`` what the commit at ``version`` cleared and wrote, and in ``sessions`` what clients are told."""
+    """Note what the commit at ``version`` cleared and wrote in ``window``, what clients are told in ``sessions``."""
     for lower, upper in clears:
         window.add_clear(version, lower, upper)
     window.add_writes(version, writes[::3])

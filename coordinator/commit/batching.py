@@ -112,7 +112,9 @@ class Batching:
         return operation, nodes
 
     def keep(self, batch: Batch, version: int, written_nodes: Iterable[int]) -> None:
-        """Keep the state of the batch decided last, done at ``version``; ``written_nodes`` of its writes, 0 or less if new.
+        """Keep the state of the batch decided last, done at ``version``.
+
+        ``written_nodes`` are the key nodes of its writes, 0 or less for a new key.
 
         All counts as of the epoch in which the operation was taken: making room for the commit may have let keys go.
         """

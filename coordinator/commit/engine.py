@@ -21,7 +21,7 @@ from __future__ import annotations
 
 from shoal.coordinator.commit.admission import NO_MUTATIONS, Admission, DecidedCommit, refusal
 from shoal.coordinator.commit.apply import ClientSessions, apply_commit
-from shoal.coordinator.commit.batching import BatchKey, Batching
+from shoal.coordinator.commit.batching import Batching, BatchKey
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.log.format import COORDINATOR
 from shoal.coordinator.log.writer import WalWriter
@@ -188,7 +188,9 @@ class CommitEngine:
             return [self.submit(*request) for request in requests]
         version = self.version
         self._batching.keep(batch, version, nodes)
-        return [encode_answer(commit_id, COMMITTED, version, results) for _, commit_id, results in batch.commit.outcomes]
+        return [
+            encode_answer(commit_id, COMMITTED, version, results) for _, commit_id, results in batch.commit.outcomes
+        ]
 
     def _commit_own(self, writes: FlatWrites, mutations: bytes) -> None:
         """Do a commit of the coordinator itself; StoreFullError leaves nothing of it."""

@@ -18,7 +18,14 @@ from collections.abc import Iterator, Sequence
 from typing import NamedTuple, NoReturn
 
 from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.log.format import ALIGNMENT_BYTES, FIRST_VERSION_OFFSET, NUMBER_OFFSET, FileHead, LoggedCommit, LogRecord
+from shoal.coordinator.log.format import (
+    ALIGNMENT_BYTES,
+    FIRST_VERSION_OFFSET,
+    NUMBER_OFFSET,
+    FileHead,
+    LoggedCommit,
+    LogRecord,
+)
 from shoal.shm.errors import CorruptionError
 from shoal.shm.files import store_files
 from shoal.shm.files.storage import Storage

@@ -91,7 +91,9 @@ class LogSurvey:
         assert found is not None
         return wal_reader.read_commit(PlacedRecord(file.name, offset, found[0]))
 
-    def _sort_out(self, files: list[FoundLogFile], store_id: bytes | None) -> tuple[list[FoundLogFile], list[FoundLogFile]]:
+    def _sort_out(
+        self, files: list[FoundLogFile], store_id: bytes | None
+    ) -> tuple[list[FoundLogFile], list[FoundLogFile]]:
         """The files that stand where they belong, and the others of this store."""
         own: list[FoundLogFile] = []
         strangers = []

@@ -218,7 +218,9 @@ def survey_store(directory: Path, acknowledged: int = 0, progress: Callable[[int
 def bytes_to_read(directory: Path) -> int:
     """How many bytes a survey will tell of, more or less."""
     names = os.listdir(directory)
-    read = [name for name in names if wal_format.file_number(name) is not None or checkpoint.version_of(name) is not None]
+    read = [
+        name for name in names if wal_format.file_number(name) is not None or checkpoint.version_of(name) is not None
+    ]
     return sum((directory / name).stat().st_size for name in read)
 
 

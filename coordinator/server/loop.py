@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable
 
 from shoal.coordinator.commit.engine import CommitEngine
-from shoal.coordinator.commit.group_delay import GroupDelay, Group
+from shoal.coordinator.commit.group_delay import Group, GroupDelay
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.server.checks import Checks
 from shoal.coordinator.server.clients import Client, Processes, welcome_client

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from shoal.primitives.rules import cell_rules as cell_operations
 from shoal.primitives.rules import event_rules as event_operations
 from shoal.primitives.rules import key_rules as key_operations
-from shoal.shm.operation import Decision, BatchedOperation, OperationTable, Read
+from shoal.shm.operation import BatchedOperation, Decision, OperationTable, Read
 
 CELL_CAS = "cell_cas"
 CELL_DELETE = "cell_delete"

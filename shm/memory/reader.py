@@ -18,10 +18,10 @@ from shoal.shm.errors import CorruptionError, SnapshotExpiredError
 from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.limits import (
     BRANCH_ENTRIES,
+    KEY_LOCATIONS,
     LEAF_ENTRIES,
     MAX_ENCODED_VALUE_BYTES,
     MAX_ENGINE_KEY_BYTES,
-    REMEMBERED_NODES,
 )
 from shoal.shm.memory.layout import (
     EPOCH_BITS,
@@ -190,7 +190,7 @@ class Reader:
                 self._places.append(place)
             nodes[name] = node
             self._remembered += 1
-            if self._remembered > REMEMBERED_NODES:
+            if self._remembered > KEY_LOCATIONS:
                 self._forget_places()
         return node
 

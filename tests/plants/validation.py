@@ -31,9 +31,7 @@ def skip_point_validation(patch: Patch) -> None:
 @plant("validation")
 def skip_range_validation(patch: Patch) -> None:
     """Commits whatever was scanned, changed or not."""
-    sound = patch.set(
-        admission, "validate", lambda request, window: sound(request._replace(ranges_read=[]), window)
-    )
+    sound = patch.set(admission, "validate", lambda request, window: sound(request._replace(ranges_read=[]), window))
 
 
 @plant("validation", WORKER)

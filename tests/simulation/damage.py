@@ -6,8 +6,7 @@ import os
 import random
 
 from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.log.format import FILE_HEAD_BYTES
-from shoal.coordinator.log.format import file_number
+from shoal.coordinator.log.format import FILE_HEAD_BYTES, file_number
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.recovery.recover import recover

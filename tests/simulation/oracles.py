@@ -12,7 +12,6 @@ from list_append import ListTransaction, anomalies
 import shoal
 from shoal.coordinator.log.format import COORDINATOR, LogRecord, decode_decided
 from shoal.coordinator.log.reader import PlacedRecord, read_commit
-from shoal.shm import codec
 from shoal.shm.codec import unpackb
 
 from .client import Attempt

@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.log.format import FILE_HEAD_BYTES, LogRecord
-from shoal.coordinator.log.format import file_number
+from shoal.coordinator.log.format import FILE_HEAD_BYTES, LogRecord, file_number
 
 from .disk import Disk
 
