@@ -69,6 +69,7 @@ CHECKPOINT_LOG_FILES = 32  # likewise, whatever is in them
 CHECKPOINT_BLOCK_BYTES = 256 * KIB
 CHECKPOINT_EXTRA_BYTES = 128 * KIB  # what a checkpoint has beside its keys: heads, last outcomes of clients
 CHECKPOINT_WAIT_S = 2.0  # so long at most a commit waits for a checkpoint that gives it room on the disk
+CHECKPOINT_PAUSE_S = 2.0  # after a checkpoint that failed, before the next is begun
 RESERVE_STEP_BYTES = 64 * MIB  # at most so much is reserved on the disk ahead of need
 SYNC_EVERY_MS = 100  # buffered: how much a power cut may take
 
@@ -94,6 +95,7 @@ FIRST_CLIENT_S = 2.0  # a coordinator waits so long at least for whoever started
 THREAD_START_S = 5.0
 MAX_DEATHS_PER_COMMIT = 2  # coordinators that die while they do a commit, then it is not sent to another
 ANSWER_SPIN_S = 0.001  # a client looks so long for its answer before it sleeps
+IDLE_WAIT_S = 0.5  # the coordinator sleeps so long at a time when it has nothing to do
 REQUEST_SPIN_S = 0.0006  # the coordinator likewise for the next request after one
 CROWDED_REQUEST_SPIN_S = 0.0001  # with more clients than processors, where who looks keeps others from working
 KEEP_PROCESSOR_S = 0.00004  # the coordinator looks so long before it offers its processor, if clients have others
@@ -140,6 +142,7 @@ class Limits:
     checkpoint_log_bytes: int = CHECKPOINT_LOG_BYTES
     checkpoint_log_files: int = CHECKPOINT_LOG_FILES
     checkpoint_block_bytes: int = CHECKPOINT_BLOCK_BYTES
+    checkpoint_pause_s: float = CHECKPOINT_PAUSE_S
     sync_every_ms: int = SYNC_EVERY_MS
     # Check.
     check_blocks: int = CHECK_BLOCKS
@@ -149,6 +152,7 @@ class Limits:
     max_check_allocations: int = MAX_CHECK_ALLOCATIONS
     # Processes.
     first_client_s: float = FIRST_CLIENT_S
+    idle_wait_s: float = IDLE_WAIT_S
     thread_start_s: float = THREAD_START_S
     max_deaths_per_commit: int = MAX_DEATHS_PER_COMMIT
     answer_spin_s: float = ANSWER_SPIN_S

@@ -18,6 +18,7 @@ from shoal.primitives.keys import Namespace
 from shoal.shm import codec, limits
 from shoal.shm.errors import CorruptionError
 from shoal.shm.files.storage import Space
+from shoal.shm.limits import DEFAULT_LIMITS, Limits
 from shoal.shm.memory.layout import W_PUBLISHED
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.segment import Segment
@@ -129,9 +130,9 @@ class Opened:
             for key, found in self.reader.scan(b"", None, self.version)
         }
 
-    def log(self) -> WalWriter:
+    def log(self, limits: Limits = DEFAULT_LIMITS) -> WalWriter:
         """A writer that goes on where recovery ended, as a coordinator would."""
-        writer = WalWriter(self.storage, self.recovered.next_log_number, self.version, STORE_ID)
+        writer = WalWriter(self.storage, self.recovered.next_log_number, self.version, STORE_ID, limits=limits)
         writer.first_versions.update(self.recovered.log_files)
         return writer
 

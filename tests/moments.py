@@ -31,7 +31,7 @@ from shoal.coordinator.commit import engine as commit_engine
 from shoal.coordinator.log import writer as wal_writer
 from shoal.coordinator.memory import writer
 from shoal.coordinator.recovery import recover
-from shoal.coordinator.server import clients, control_socket, process, process_start
+from shoal.coordinator.server import clients, control_socket, coordinator, process_start
 from shoal.coordinator.server import loop as server
 from shoal.shm.files import checkpoint, storage
 from shoal.shm.memory import segment
@@ -124,7 +124,7 @@ MOMENTS = {
     "recovery: after the tail is cut": Moment(COORDINATOR, _disk, "truncate", "after"),
     "recovery: replayed, not synced": Moment(COORDINATOR, _disk, "write_again", "before"),
     "recovery: synced": Moment(COORDINATOR, _disk, "write_again", "after"),
-    "recovery: done, no log begun": Moment(COORDINATOR, process, "recover", "after"),
+    "recovery: done, no log begun": Moment(COORDINATOR, coordinator, "recover", "after"),
     "recovery: between lock and socket": Moment(COORDINATOR, _door, "__init__", "before"),
     "recovery: socket there, epoch not raised": Moment(COORDINATOR, _door, "__init__", "after"),
     "recovery: epoch raised, nobody told": Moment(COORDINATOR, process_start.Report, "ready", "before"),

@@ -88,8 +88,8 @@ def test_a_lone_client_never_waits(clients: list[Client]) -> None:
 def test_no_longer_than_a_sync_takes_and_never_long() -> None:
     """Waiting is bounded by what it can save, and by a limit when the disk is slow."""
     gathering = GroupDelay()
-    assert gathering.patience_s == 0.0
+    assert gathering.delay_s == 0.0
     gathering.finished(0.0002)
-    assert gathering.patience_s == 0.0002
+    assert gathering.delay_s == 0.0002
     gathering.finished(5.0)
-    assert gathering.patience_s == limits.MAX_GROUP_DELAY_S
+    assert gathering.delay_s == limits.MAX_GROUP_DELAY_S

@@ -18,6 +18,8 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 from shoal.coordinator.checkpoint.room import CheckpointRoom
 from shoal.coordinator.log import format as wal_format
@@ -31,7 +33,7 @@ from shoal.coordinator.log.format import (
 )
 from shoal.shm.errors import StoreFullError
 from shoal.shm.files.storage import LogFile, Storage
-from shoal.shm.limits import LEAST_LOG_FILE_BYTES, LOG_FILE_BYTES, LOG_FILES_PER_DISK
+from shoal.shm.limits import DEFAULT_LIMITS, LEAST_LOG_FILE_BYTES, LOG_FILES_PER_DISK, Limits
 
 
 class WalWriter:
@@ -43,16 +45,18 @@ class WalWriter:
         next_number: int,
         last_version: int,
         store_id: bytes,
-        room: CheckpointRoom | None = None,  # None: the log of no store that is served
+        room: CheckpointRoom | None = None,  # None: the store is not served
+        limits: Limits = DEFAULT_LIMITS,
+        new_lock: Callable[[], AbstractContextManager[Any]] = threading.Lock,
     ) -> None:
         self._storage = storage
         self._store_id = store_id
         self._next_number = next_number
         self.boot_id = wal_format.boot_id()
         self._spare: tuple[int, LogFile] | None = None
-        self._lock = threading.Lock()  # guards _unsynced and the closing of files against sync()
+        self._lock = new_lock()  # guards _unsynced and the closing of files against sync()
         self._unsynced: list[LogFile] = []
-        self._sync_turn = threading.Lock()  # one sync at a time
+        self._sync_turn = new_lock()  # one sync at a time
         self.last_version = last_version
         self.synced_version = last_version
         self.failed: OSError | None = None
@@ -66,7 +70,7 @@ class WalWriter:
         self._position = 0
         self._end = 0  # where records in the file must end
         self._growth_end = 0  # where they must end for a commit that adds data to be admitted without a further look
-        self._usual_bytes = _usual_file_bytes(storage)
+        self._usual_bytes = _usual_file_bytes(storage, limits.log_file_bytes)
         self.prepare()
         self._take_spare()
         self.prepare()
@@ -243,9 +247,8 @@ class WalWriter:
         self._growth_end = 0
 
 
-def _usual_file_bytes(storage: Storage) -> int:
-    """The size of log files on this disk: a few fit on a small one, too."""
-    size = LOG_FILE_BYTES
+def _usual_file_bytes(storage: Storage, size: int) -> int:
+    """The size of log files on this disk: ``size``, or less so that even a small disk takes many."""
     total_bytes = storage.space().total_bytes
     while size > LEAST_LOG_FILE_BYTES and size * LOG_FILES_PER_DISK > total_bytes:
         size //= 2

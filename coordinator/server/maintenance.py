@@ -12,7 +12,7 @@ from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.server.checks import Checks
-from shoal.shm import limits
+from shoal.shm.limits import BLOCK_BYTES, DEFAULT_LIMITS, Limits
 from shoal.shm.memory.layout import W_HORIZON
 
 
@@ -27,7 +27,9 @@ class Maintenance:
         window: ConflictWindow,
         checks: Checks,
         checkpointer: Checkpointer | None,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
+        self._limits = limits
         self._engine = engine
         self._writer = writer
         self._reclaimer = reclaimer
@@ -58,14 +60,15 @@ class Maintenance:
                 self.busy = True  # the next turn frees a slice
         self._forget()
         heap = self._writer.heap
-        heap.give_back(max(256, heap.used_words // limits.BLOCK_BYTES))
+        heap.give_back(max(256, heap.used_words // BLOCK_BYTES))
         if self._checkpointer is not None:
             self._checkpointer.maintain(now_s)
         return more
 
     def _forget(self) -> None:
         """Let the conflict window forget what no open snapshot can conflict with, in portions worth the work."""
-        if len(self._window) < limits.WINDOW_LEAST_KEYS + limits.RECLAIM_EVERY:
+        limits = self._limits
+        if len(self._window) < limits.window_least_keys + limits.reclaim_every:
             return
         horizon = self._writer.segment.words[W_HORIZON]
-        self._window.forget(horizon, limits.WINDOW_LEAST_KEYS, limits.WINDOW_MOST_KEYS)
+        self._window.forget(horizon, limits.window_least_keys, limits.window_most_keys)

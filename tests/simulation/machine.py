@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import random
 import weakref
-from pathlib import Path
+from dataclasses import fields
 from typing import Any
 
 from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.server import process
+from shoal.coordinator.server.coordinator import Coordinator
+from shoal.coordinator.server.process_start import AlreadyServedError, hold_locks
 from shoal.primitives.rules.registry import TABLE
 from shoal.shm.errors import ShoalError, StoreFullError
+from shoal.shm.files.store_files import STORE_ID_BYTES, StoreMeta
+from shoal.shm.limits import MIN_STORE_BYTES, Limits
 from shoal.shm.memory.segment import Segment
 from shoal.workers.shared_memory.attachment import Attachment
 
+from . import fakes
 from .disk import Disk
 from .door import Door, Locks
+from .host import SimulatedHost
 from .pipes import Descriptors
 from .scheduler import Killed, Process, Scheduler
 
@@ -61,7 +66,6 @@ class World(Scheduler):
         self.epoch = memoryview(bytearray(64)).cast("Q")
         self.segments: list[Segment] = []
         self.attachments: list[weakref.ref[Attachment]] = []
-        self.inputs: dict[Process, io.BytesIO] = {}  # standard input of checkpoint helpers
         self.moments: dict[int, int] = {}  # commit version -> wall clock, ms, when it was logged
         self.coordinators = 0
         self.checkpoints = 0
@@ -102,16 +106,28 @@ class World(Scheduler):
         super().died(process, name, error)
 
     def start_coordinator(self, hello: Any, linger_s: float, report: list[Any]) -> Process:
-        """A coordinator's process, as a client starts it: ``process.main`` without its fork."""
+        """A coordinator's process, as a client starts it: ``process.serve`` from the locks on."""
         self.coordinators += 1
+        directory: Any = fakes.Path(self, "store")
+        meta = StoreMeta(self.durability, MIN_STORE_BYTES, bytes(range(STORE_ID_BYTES)))
+        taken = {name.lower(): value for name, value in self.limits.items()}
+        limits = Limits(
+            **{field.name: taken[field.name] for field in fields(Limits) if field.name in taken},
+            checkpoint_pause_s=0.2,
+            sweep_every_ms=4,
+        )
 
         def run() -> None:
             self.sleep(self.rng.uniform(0, 0.01))
             try:
-                process.serve(
-                    Path("store"), hello.durability, hello.max_bytes, linger_s, lambda: report.append(None), TABLE
-                )
-            except process.AlreadyServedError:
+                with contextlib.ExitStack() as held, contextlib.ExitStack() as made:
+                    hold_locks(directory, held, made)
+                    made.pop_all()
+                    host = SimulatedHost(self, meta)
+                    place: Any = fakes.Place()
+                    coordinator = Coordinator(directory, meta, linger_s, place, TABLE, limits, host)
+                    coordinator.run(lambda: report.append(None))
+            except AlreadyServedError:
                 return
             except ShoalError as error:
                 report.append(error)

@@ -15,7 +15,7 @@ from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.memory import reclaim
 from shoal.coordinator.memory.reclaim import Reclaimer
-from shoal.coordinator.server import process
+from shoal.coordinator.server import coordinator
 from shoal.shm import limits
 from shoal.shm.wire.request import CommitSet
 
@@ -111,8 +111,8 @@ class _Run:
 
         note, world.disk.on_record = world.disk.on_record, note_record
         try:
-            recover = patch.set(process, "recover", None)
-            patch.set(process, "recover", recover_watched)
+            recover = patch.set(coordinator, "recover", None)
+            patch.set(coordinator, "recover", recover_watched)
             sound = patch.set(reclaim.Reclaimer, "_raise_horizon", raise_horizon)
             decide = patch.set(CommitEngine, "submit", submit)
             if self._plan.revoking:
