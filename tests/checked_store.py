@@ -16,6 +16,7 @@ from shoal.coordinator.memory import check_report as check_state
 from shoal.coordinator.server.checks import Checks
 from shoal.primitives.rules import registry as operations
 from shoal.shm import codec, limits
+from shoal.shm.limits import DEFAULT_LIMITS, Limits
 from shoal.shm.memory import check_parts, integrity
 from shoal.shm.memory.integrity import SegmentCheck
 from shoal.shm.memory.segment import Segment
@@ -27,10 +28,10 @@ class Checked:
     ``busy`` is called before every question and every so many keys: what commits there does it while the check goes on.
     """
 
-    def __init__(self, seed: int = 1) -> None:
+    def __init__(self, seed: int = 1, limits: Limits = DEFAULT_LIMITS) -> None:
         self.rng = random.Random(seed)
         self.rig = Rig(Disk())
-        self.checks = Checks(self.rig.writer, self.rig.reclaimer)
+        self.checks = Checks(self.rig.writer, self.rig.reclaimer, limits)
         self.client: Any = SimpleNamespace()
         self.number = 0
         self.busy: Callable[[], None] = lambda: None

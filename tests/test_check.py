@@ -26,6 +26,7 @@ import shoal
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.shm import limits
 from shoal.shm.errors import SnapshotExpiredError
+from shoal.shm.limits import DEFAULT_LIMITS, Limits
 from shoal.shm.memory import check_parts
 from shoal.shm.memory.integrity import SegmentCheck
 from shoal.shm.memory.layout import W_HORIZON
@@ -83,9 +84,9 @@ def test_the_horizon_stands_still(checked: Callable[[int], Checked]) -> None:
 
 
 @pytest.mark.parametrize("why", ["room", "history", "allocations", "its client has gone", "too many"])
-def test_a_check_is_given_up(checked: Callable[[int], Checked], monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+def test_a_check_is_given_up(checked: Callable[..., Checked], monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     """It finds out with the next question, and keeps nothing back any more."""
-    store = checked(4)
+    store = checked(4, Limits(max_check_allocations=0) if why == "allocations" else DEFAULT_LIMITS)
     rig = store.rig
     rig.submit((1, request(1, [b"key", bytes(300), 0])))
     store.ask(check_parts.BEGIN, 0)
@@ -95,7 +96,6 @@ def test_a_check_is_given_up(checked: Callable[[int], Checked], monkeypatch: pyt
         monkeypatch.setattr(limits, "HISTORY_BYTES", -(10**9))
         rig.reclaim()
     elif why == "allocations":
-        monkeypatch.setattr(limits, "MAX_CHECK_ALLOCATIONS", 0)
         rig.submit((1, request(2, [b"key", bytes(300), 0])))
     elif why == "too many":
         for _ in range(limits.MAX_CHECKS):

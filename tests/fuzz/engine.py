@@ -8,6 +8,7 @@ from typing import Any
 
 import msgpack
 
+from shoal.coordinator.commit.apply import ClientSessions
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.log import format as wal_format
@@ -78,7 +79,15 @@ class Store:
         self.reclaimer = Reclaimer(self.writer, lambda: self.pinned)
         self.log = RecordingLog()
         self.engine = CommitEngine(
-            self.writer, self.reclaimer, ConflictWindow(0), self.log, clock.SystemClock(), 0, {}, True, TABLE
+            self.writer,
+            self.reclaimer,
+            ConflictWindow(0),
+            self.log,
+            clock.SystemClock(),
+            0,
+            ClientSessions(),
+            True,
+            TABLE,
         )
         self.reader = Reader(self.segment, self.writer.epoch_words)
         self.checks = Checks(self.writer, self.reclaimer)

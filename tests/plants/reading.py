@@ -168,8 +168,8 @@ def sweep_before_its_time(patch: Patch) -> None:
     """Keys are deleted a second before they expire."""
 
     def sweep_expired(self: CommitEngine) -> bool:
-        now_ms = self._now_ms
-        self._now_ms = lambda: now_ms() + _AHEAD_MS
+        now_ms = self._admission.now_ms
+        self._admission.now_ms = lambda: now_ms() + _AHEAD_MS
         try:
             more: bool = sound(self)
         finally:
