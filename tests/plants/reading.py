@@ -173,7 +173,7 @@ def sweep_before_its_time(patch: Patch) -> None:
         try:
             more: bool = sound(self)
         finally:
-            del self._now_ms
+            del self._admission.now_ms
         return more
 
     sound = patch.set(CommitEngine, "sweep_expired", sweep_expired)
