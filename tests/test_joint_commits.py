@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 
-from shoal.coordinator.commit.admission import DecidedCommit
 from shoal.coordinator.commit.batching import Batch, Batching
 from shoal.coordinator.commit.engine import CommitEngine
-from shoal.coordinator.log.format import COORDINATOR
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.memory.reclaim import Reclaimer
@@ -279,8 +277,7 @@ class TestGoingOn:
         operation, nodes = batching.take(key, 0)
         assert nodes
         engine.writer.raise_epoch()
-        commit = DecidedCommit(COORDINATOR, 1, [], [], b"", b"", nodes, [])
-        batching.keep(Batch(key, operation, commit), engine.engine.version, [])
+        batching.keep(Batch(key, operation, nodes, [], b"", []), engine.engine.version, [])
         fresh, known = batching.take(key, 0)
         assert fresh is not operation
         assert known == {}

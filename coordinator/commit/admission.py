@@ -6,15 +6,13 @@ alone, as the answer ``refusal`` makes. The one exception is ``BrokenStoreError`
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.reading import read_newest
 from shoal.coordinator.commit.validate import Conflict, validate
 from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.log.format import Outcome
-from shoal.coordinator.memory.writer import NOTHING_KNOWN, Writer
+from shoal.coordinator.memory.writer import Writer
 from shoal.shm.clock import Clock
 from shoal.shm.errors import ShoalError, StoreFullError
 from shoal.shm.operation import OperationTable, VersionedValue, Write
@@ -24,20 +22,11 @@ from shoal.shm.wire.answer import REFUSED, encode_answer
 from shoal.shm.wire.request import CommitSet, FlatWrites, triples
 
 NO_MUTATIONS = wire_request.encode_mutations([])
-_NO_RESULTS: list[Any] = []
 
 
-class DecidedCommit(NamedTuple):
-    """A commit that may be done: all that is left is to find room for it."""
-
-    client_id: int
-    commit_id: int
-    clears: list[tuple[bytes, bytes]]
-    writes: FlatWrites  # those the client sent, and those its operations were decided to make
-    mutations: bytes  # as the log keeps them
-    decided: bytes  # likewise; empty if there were no operations
-    nodes: dict[bytes, int]  # key nodes that are known already
-    outcomes: Sequence[Outcome]  # what each client that has a part in it is told
+# What a commit set with operations comes to: all its writes; its mutations and what was decided, as the log keeps them;
+# the results; key nodes that are known already. A plain tuple: a named one costs 0.4 us.
+Decision = tuple[FlatWrites, bytes, bytes, list[Any], dict[bytes, int]]
 
 
 class Admission:
@@ -59,21 +48,17 @@ class Admission:
         """Why a commit set that read something must not commit as ``next_version``; None if it may."""
         return validate(request, self._window) or self._expired(request, next_version)
 
-    def decide(self, client_id: int, request: CommitSet) -> DecidedCommit:
-        """What ``request`` writes and answers. Raises what an operation raises, ValueError if writes of it clash."""
-        commit_id, clears, writes = request.commit_id, request.clears, request.writes
-        if not request.operations:
-            outcome = (client_id, commit_id, _NO_RESULTS)
-            return DecidedCommit(
-                client_id, commit_id, clears, writes, request.mutations, b"", NOTHING_KNOWN, (outcome,)
-            )
+    def decide(self, request: CommitSet) -> Decision:
+        """What a commit set with operations writes and answers.
+
+        Raises what an operation raises, and ValueError if writes clash.
+        """
         nodes: dict[bytes, int] = {}
-        more, results = self._decide_operations(request, nodes)
+        writes, results = self._decide_operations(request, nodes)
         # If nothing but operations was sent, replay needs what they wrote and not what was asked.
-        mutations = request.mutations if writes or clears else NO_MUTATIONS
-        decided = wal_format.encode_decided(more, results)
-        outcome = (client_id, commit_id, results)
-        return DecidedCommit(client_id, commit_id, clears, writes + more, mutations, decided, nodes, (outcome,))
+        mutations = request.mutations if request.writes or request.clears else NO_MUTATIONS
+        decided = wal_format.encode_decided(writes, results)
+        return request.writes + writes, mutations, decided, results, nodes
 
     def _decide_operations(self, request: CommitSet, nodes: dict[bytes, int]) -> tuple[FlatWrites, list[Any]]:
         """Writes and results of the operations. Each sees the writes of the commit set and of the operations before it.

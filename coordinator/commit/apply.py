@@ -41,8 +41,9 @@ def apply_commit(
     outcomes: Iterable[Outcome],
 ) -> None:
     """Note what the commit at ``version`` cleared and wrote in ``window``, what clients are told in ``sessions``."""
-    for lower, upper in clears:
-        window.add_clear(version, lower, upper)
+    if clears:
+        for lower, upper in clears:
+            window.add_clear(version, lower, upper)
     window.add_writes(version, writes[::3])
     for client_id, commit_id, results in outcomes:
         sessions[client_id] = (commit_id, version, results)

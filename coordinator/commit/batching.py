@@ -14,15 +14,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from shoal.coordinator.commit.admission import NO_MUTATIONS, DecidedCommit
 from shoal.coordinator.commit.apply import ClientSessions
 from shoal.coordinator.commit.reading import read_newest
 from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.log.format import COORDINATOR, Outcome
+from shoal.coordinator.log.format import Outcome
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm.limits import DEFAULT_LIMITS, MAX_BATCH_MUTATIONS_BYTES, Limits
 from shoal.shm.operation import BatchedOperation, OperationTable, VersionedValue
-from shoal.shm.wire.request import CommitSet
+from shoal.shm.wire.request import CommitSet, FlatWrites
 
 # The name of the operation, and the key it is on.
 BatchKey = tuple[str, bytes]
@@ -33,7 +32,10 @@ class Batch(NamedTuple):
 
     key: BatchKey
     operation: BatchedOperation
-    commit: DecidedCommit
+    nodes: dict[bytes, int]  # key nodes that are known from the batch before
+    writes: FlatWrites
+    decided: bytes  # writes and outcomes as the log keeps them
+    outcomes: list[Outcome]  # one for each request, in their order
 
 
 class _Kept(NamedTuple):
@@ -74,13 +76,10 @@ class Batching:
         self,
         key: BatchKey,
         requests: list[tuple[int, CommitSet]],
-        commit_id: int,
         now_ms: int,
         sessions: ClientSessions,
     ) -> Batch | None:
-        """What all of ``requests`` write together, as commit ``commit_id`` of the coordinator.
-
-        None if they must commit one by one.
+        """What all of ``requests`` write together, and the outcome of each; None if they must commit one by one.
 
         Raises what an operation raises. Of a batch that is not done, nothing is kept.
         """
@@ -94,9 +93,7 @@ class Batching:
         writes = operation.writes()
         if not writes:
             return None
-        decided = wal_format.encode_batch(writes, outcomes)
-        commit = DecidedCommit(COORDINATOR, commit_id, [], writes, NO_MUTATIONS, decided, nodes, outcomes)
-        return Batch(key, operation, commit)
+        return Batch(key, operation, nodes, writes, wal_format.encode_batch(writes, outcomes), outcomes)
 
     def take(self, key: BatchKey, now_ms: int) -> tuple[BatchedOperation, dict[bytes, int]]:
         """The operation to begin the next batch with, and nodes of keys it may write. They are kept no longer."""
@@ -118,8 +115,8 @@ class Batching:
 
         All counts as of the epoch in which the operation was taken: making room for the commit may have let keys go.
         """
-        nodes = batch.commit.nodes
-        for key, node in zip(batch.commit.writes[::3], written_nodes, strict=True):
+        nodes = batch.nodes
+        for key, node in zip(batch.writes[::3], written_nodes, strict=True):
             if node > 0:
                 nodes[key] = node
         own_node = nodes.get(batch.key[1])

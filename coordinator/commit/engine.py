@@ -19,11 +19,14 @@ module and ends the coordinator: nobody knows what holds after it, and the next 
 
 from __future__ import annotations
 
-from shoal.coordinator.commit.admission import NO_MUTATIONS, Admission, DecidedCommit, refusal
+from collections.abc import Sequence
+from typing import Any
+
+from shoal.coordinator.commit.admission import NO_MUTATIONS, Admission, refusal
 from shoal.coordinator.commit.apply import ClientSessions, apply_commit
 from shoal.coordinator.commit.batching import Batching, BatchKey
 from shoal.coordinator.commit.conflict_window import ConflictWindow
-from shoal.coordinator.log.format import COORDINATOR
+from shoal.coordinator.log.format import COORDINATOR, Outcome
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import NOTHING_KNOWN, Plan, Writer
@@ -38,6 +41,7 @@ from shoal.shm.wire.request import CommitSet, FlatWrites
 # Keys leave the indexes in one round and their memory is free after the next.
 _FREE_ROUNDS = 4
 _NOTHING_TO_WRITE: Plan = ([], [])
+_NO_RESULTS: list[Any] = []
 
 
 class CommitEngine:
@@ -85,14 +89,17 @@ class CommitEngine:
                 conflict = self._admission.conflict(request, self.version + 1)
                 if conflict is not None:
                     return encode_answer(commit_id, CONFLICT, 0, conflict)
-            commit = self._admission.decide(client_id, request)
+            writes, mutations, decided = request.writes, request.mutations, b""
+            results, nodes = _NO_RESULTS, NOTHING_KNOWN
+            if request.operations:
+                writes, mutations, decided, results, nodes = self._admission.decide(request)
+                if not writes and not request.clears:  # its operations change nothing
+                    return encode_answer(commit_id, COMMITTED, self.version, results)
         except Exception as error:  # nothing of it exists yet
             return refusal(request, error)
-        results = commit.outcomes[0][2]
-        if request.operations and not commit.writes and not commit.clears:  # its operations change nothing
-            return encode_answer(commit_id, COMMITTED, self.version, results)
+        outcome = (client_id, commit_id, results)
         try:
-            self._commit(commit)
+            self._commit(client_id, commit_id, request.clears, writes, mutations, decided, nodes, (outcome,))
         except StoreFullError as error:
             return refusal(request, error)
         return encode_answer(commit_id, COMMITTED, self.version, results)
@@ -177,36 +184,53 @@ class CommitEngine:
     def _submit_batch(self, key: BatchKey, requests: list[tuple[int, CommitSet]]) -> list[bytes]:
         """Do ``requests`` as one commit of the coordinator, or else one by one: then each is told its own reason."""
         try:
-            batch = self._batching.decide(key, requests, self.version + 1, self._admission.now_ms(), self.sessions)
+            batch = self._batching.decide(key, requests, self._admission.now_ms(), self.sessions)
         except Exception:  # nothing of it exists yet; whose fault it is shows when each is submitted alone
             batch = None
         if batch is None:
             return [self.submit(*request) for request in requests]
+        writes, outcomes = batch.writes, batch.outcomes
         try:
-            nodes, _ = self._commit(batch.commit)
+            nodes, _ = self._commit_own(writes, NO_MUTATIONS, batch.decided, batch.nodes, outcomes)
         except StoreFullError:
             return [self.submit(*request) for request in requests]
         version = self.version
         self._batching.keep(batch, version, nodes)
-        return [
-            encode_answer(commit_id, COMMITTED, version, results) for _, commit_id, results in batch.commit.outcomes
-        ]
+        return [encode_answer(commit_id, COMMITTED, version, results) for _, commit_id, results in outcomes]
 
-    def _commit_own(self, writes: FlatWrites, mutations: bytes) -> None:
+    def _commit_own(
+        self,
+        writes: FlatWrites,
+        mutations: bytes,
+        decided: bytes = b"",
+        nodes: dict[bytes, int] = NOTHING_KNOWN,
+        outcomes: Sequence[Outcome] = (),
+    ) -> Plan:
         """Do a commit of the coordinator itself; StoreFullError leaves nothing of it."""
-        self._commit(DecidedCommit(COORDINATOR, self.version + 1, [], writes, mutations, b"", NOTHING_KNOWN, ()))
+        return self._commit(COORDINATOR, self.version + 1, [], writes, mutations, decided, nodes, outcomes)
 
-    def _commit(self, commit: DecidedCommit) -> Plan:
-        """Find room for a decided commit and do it, not yet visible; the nodes it wrote and the words it took.
+    def _commit(
+        self,
+        client_id: int,
+        commit_id: int,
+        clears: list[tuple[bytes, bytes]],
+        writes: FlatWrites,
+        mutations: bytes,
+        decided: bytes,
+        nodes: dict[bytes, int],
+        outcomes: Sequence[Outcome],
+    ) -> Plan:
+        """Find room for a decided commit and do it, not yet visible; where its writes went.
 
-        StoreFullError leaves nothing of it. Any other exception may come after half of the commit.
+        The log keeps ``mutations`` and ``decided``. ``nodes`` are key nodes that are known already. ``outcomes`` are
+        what clients are told. StoreFullError leaves nothing of the commit; any other exception may leave half of it.
         """
-        writer, log, clears, writes = self._writer, self._log, commit.clears, commit.writes
-        body_bytes = len(commit.mutations) + len(commit.decided)
+        writer, log = self._writer, self._log
+        body_bytes = len(mutations) + len(decided)
         if log is not None and not log.has_room(body_bytes):
             log.reserve(body_bytes, _only_deletes(writes))
         try:
-            plan = writer.plan(writes, clears, commit.nodes) if writes or clears else _NOTHING_TO_WRITE
+            plan = writer.plan(writes, clears, nodes) if writes or clears else _NOTHING_TO_WRITE
         except StoreFullError:
             plan = None
         if plan is None:
@@ -221,9 +245,9 @@ class CommitEngine:
         version = self.version + 1
         writer.apply(version, clears, writes, plan)
         if log is not None:
-            log.append(version, commit.client_id, commit.commit_id, commit.mutations, commit.decided)
+            log.append(version, client_id, commit_id, mutations, decided)
         self.version = version
-        apply_commit(self._window, self.sessions, version, clears, writes, commit.outcomes)
+        apply_commit(self._window, self.sessions, version, clears, writes, outcomes)
         return plan
 
     def _finish_group_and_free(self) -> None:
