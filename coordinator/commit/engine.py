@@ -30,7 +30,7 @@ from shoal.coordinator.commit.reading import read_newest
 from shoal.coordinator.commit.validate import Conflict, validate
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
-from shoal.coordinator.memory.writer import NOTHING_KNOWN, Plan, Writer
+from shoal.coordinator.memory.writer import NOTHING_KNOWN, NOTHING_PLANNED, Plan, Writer
 from shoal.shm import codec, limits
 from shoal.shm.clock import Clock
 from shoal.shm.errors import ShoalError, StoreFullError
@@ -261,7 +261,7 @@ class CommitEngine:
             version = self._apply(COORDINATOR, self.version + 1, [], writes, plan, _NO_MUTATIONS, decided)
         except StoreFullError:
             return None
-        self._joints.keep(place, version, joint, nodes, zip(writes[::3], plan[0], strict=True))
+        self._joints.keep(place, version, joint, nodes, zip(writes[::3], plan.nodes, strict=True))
         for client_id, commit_id, results in outcomes:
             self._remember(client_id, commit_id, version, results)
         return [encode_answer(commit_id, COMMITTED, version, results) for _, commit_id, results in outcomes]
@@ -313,7 +313,7 @@ class CommitEngine:
         if log is not None and not log.has_room(body_bytes):
             log.reserve(body_bytes, only_deletes=not any(value is not None for value in writes[1::3]))
         if not writes and not clears:
-            return [], []
+            return NOTHING_PLANNED
         try:
             return self._writer.plan(writes, clears, nodes)
         except StoreFullError:

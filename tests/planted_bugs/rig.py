@@ -25,6 +25,7 @@ from shoal.coordinator.recovery.recover import recover
 from shoal.coordinator.server.loop import Server
 from shoal.primitives.rules.registry import TABLE
 from shoal.shm import limits
+from shoal.shm.limits import DEFAULT_LIMITS, Limits
 from shoal.shm.memory import snapshots
 from shoal.shm.memory.layout import W_PUBLISHED
 from shoal.shm.memory.reader import Reader
@@ -111,14 +112,22 @@ class _DiskFile(MemoryFile):
 class Rig:
     """One coordinator's life; ``boot`` and ``now_ms`` are the machine's."""
 
-    def __init__(self, disk: Disk, *, boot: int = 1, now_ms: int = 1_000_000) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        *,
+        boot: int = 1,
+        now_ms: int = 1_000_000,
+        bounds: Limits = DEFAULT_LIMITS,
+        max_bytes: int = limits.MIN_STORE_BYTES,
+    ) -> None:
         wal_format.boot_id = lambda: boot  # the scenario puts it back
         self.disk = disk
         self.now_ms = now_ms
-        self.segment = Segment.create(limits.MIN_STORE_BYTES, 1)
+        self.segment = Segment.create(max_bytes, 1)
         opened.append(self.segment._fd)
         self.words = self.segment.words
-        self.writer = Writer(self.segment)
+        self.writer = Writer(self.segment, bounds)
         self._clients: dict[int, SimpleNamespace] = {}  # as Server has them
         self.reclaimer = Reclaimer(self.writer, list)
         found = recover(disk, self.writer, self.reclaimer)
@@ -131,7 +140,7 @@ class Rig:
             sync_each_group=True,
             operations=TABLE,
         )
-        self.reader = Reader(self.segment)
+        self.reader = Reader(self.segment, limits=bounds)
         self.found = found
 
     @property

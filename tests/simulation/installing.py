@@ -24,7 +24,7 @@ from shoal.coordinator.checkpoint import checkpointer
 from shoal.coordinator.checkpoint import helper as checkpoint_helper
 from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.log import writer as wal_writer
-from shoal.coordinator.memory import hash_index, ordered_index, reclaim, writer
+from shoal.coordinator.memory import ordered_index, reclaim, writer
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.server import clients, process, serving_epoch
 from shoal.coordinator.server import loop as server
@@ -33,7 +33,7 @@ from shoal.primitives.rules import event_rules as event_operations
 from shoal.shm import clock, limits
 from shoal.shm.files import checkpoint, store_files
 from shoal.shm.host import descriptors, waiting
-from shoal.shm.memory import integrity, reader, snapshots
+from shoal.shm.memory import snapshots
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotSlots
 from shoal.shm.wire import frames
@@ -47,7 +47,6 @@ from .machine import World
 from .pipes import Epoll, Poll, Thing
 
 # As small as the limits of the machine.
-_LEAF_ENTRIES, _BRANCH_ENTRIES, _BUCKET_FILL = 4, 4, 24
 _RECORD_BYTES = 300
 
 
@@ -120,11 +119,6 @@ def _install(world: World, patch: Patch) -> None:
     ):
         patch.set(module, name, world.limits[name])
     patch.set(event_operations, "RECORD_BYTES", _RECORD_BYTES)
-    for module in (ordered_index, writer, integrity, reader):
-        patch.set(module, "LEAF_ENTRIES", _LEAF_ENTRIES)
-    for module in (ordered_index, integrity, reader):
-        patch.set(module, "BRANCH_ENTRIES", _BRANCH_ENTRIES)
-    patch.set(hash_index, "BUCKET_FILL", _BUCKET_FILL)
     _install_coordinator(world, patch)
     _install_client(world, patch)
 
@@ -167,6 +161,7 @@ def _install_coordinator(world: World, patch: Patch) -> None:
     patch.set(process, "recover", recover_and_check)
     patch.set(process, "DiskStorage", lambda _directory: SimulatedStorage(world.disk))
     patch.set(process, "Segment", SimpleNamespace(create=make_segment))
+    patch.set(process, "Writer", lambda segment: writer.Writer(segment, world.segment_limits))
     patch.set(serving_epoch, "EpochWord", lambda _directory, writable: fakes.Epoch(world))
     patch.set(process, "ControlSocket", lambda _directory, admit: Door(world, admit))
     patch.set(process, "filelock", world.file_locks)

@@ -12,6 +12,7 @@ from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.server import process
 from shoal.primitives.rules.registry import TABLE
 from shoal.shm.errors import ShoalError, StoreFullError
+from shoal.shm.limits import Limits
 from shoal.shm.memory.segment import Segment
 from shoal.workers.shared_memory.attachment import Attachment
 
@@ -27,8 +28,6 @@ _LIMITS = {
     "WINDOW_LEAST_KEYS": 20,
     "WINDOW_MOST_KEYS": 60,
     "RECLAIM_EVERY": 3,
-    "RECLAIM_SLICE": 4,
-    "CLEAR_SLICE": 2,
     "SWEEP_SLICE": 4,
     "MEMORY_STEP_BYTES": 512 * 1024,
     "FIRST_CLIENT_S": 0.2,
@@ -36,6 +35,10 @@ _LIMITS = {
     "REQUEST_SPIN_S": 0.00005,
     "CROWDED_REQUEST_SPIN_S": 0.00002,
 }
+# Of the segment and of reclaiming: nodes and slices so small that all of them split and end all the time.
+_SEGMENT_LIMITS = Limits(
+    leaf_entries=4, branch_entries=4, bucket_fill=24, reclaim_every=3, reclaim_slice=4, clear_slice=2
+)
 
 
 class World(Scheduler):
@@ -53,6 +56,7 @@ class World(Scheduler):
             "LOG_FILE_BYTES": rng.choice([512, 1024, 1536, 4096]),
             "CHECKPOINT_LOG_FILES": rng.choice([1, 2, 4]),
         }
+        self.segment_limits = _SEGMENT_LIMITS
         self.boot = 1
         self.door: Door | None = None
         self.kills_starter = False  # the next process that starts a coordinator dies meanwhile

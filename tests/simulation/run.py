@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import plants
@@ -116,8 +117,9 @@ class _Run:
             sound = patch.set(reclaim.Reclaimer, "_raise_horizon", raise_horizon)
             decide = patch.set(CommitEngine, "submit", submit)
             if self._plan.revoking:
-                patch.set(limits, "HISTORY_BYTES", -(1 << 20))  # whatever there is of it is too much
-                patch.set(limits, "SNAPSHOT_GRACE_S", 0.005)
+                # Any history is too much.
+                world.segment_limits = replace(world.segment_limits, history_bytes=-(1 << 20), snapshot_grace_s=0.005)
+                patch.set(limits, "SNAPSHOT_GRACE_S", 0.005)  # of checks that insist
             yield
         finally:
             patch.restore()
