@@ -18,7 +18,7 @@ NAMES = [f"key-{i}" for i in range(4)]
 
 
 def test_bounded_over_many_prefixes() -> None:
-    """A reader that passes by any number of prefixes keeps no more locations than the limit, and reads what is there."""
+    """A reader that passes by any number of prefixes keeps no more locations than the limit, and reads right."""
     segment = Segment.create(MIN_STORE_BYTES, 1)
     writer = Writer(segment)
     reader = Reader(segment, writer.epoch_words, limits=Limits(key_locations=MOST))
