@@ -42,7 +42,7 @@ BUCKET_FILL = 144  # entries and removed marks at which a bucket splits
 MAX_SNAPSHOTS_PER_PROCESS = 4095  # slots in a process's page of pinned versions
 
 KEY_LOCATIONS = 1 << 17  # key nodes that all key-location caches of a reader hold together: 20 MiB at most
-TOMBSTONE_CHUNK_WORDS = 2_046  # words of rows in a chunk of range tombstones: a block without the chunk's header
+TOMBSTONE_CHUNK_WORDS = BLOCK_BYTES // 8 - 2  # words of rows in a chunk of range tombstones: a block less its header
 TOMBSTONE_BLOCK_BOUNDS = 64  # RangeTombstones: bounds in a block, which is copied when a range changes it
 TOMBSTONES_REBUILT_AT = 16  # new ranges for each block, from which on all blocks are made anew
 

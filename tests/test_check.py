@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import random
@@ -17,7 +18,7 @@ from typing import Any
 
 import msgpack
 import pytest
-from checked_store import Checked, checked_store, small_nodes  # noqa: F401 (fixtures)
+from checked_store import SMALL_NODES, Checked, checked_store  # noqa: F401 (a fixture)
 from planted_bugs import rig as rigs
 from planted_bugs.rig import request
 from test_bad_clients import assert_unharmed, send_and_hear
@@ -38,11 +39,10 @@ SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("seeds", [range(1, 26), pytest.param(range(26, 100), marks=SLOW)], ids=str)
-@pytest.mark.usefixtures("small_nodes")
-def test_no_findings_while_commits_go_on(checked: Callable[[int], Checked], seeds: range) -> None:
+def test_no_findings_while_commits_go_on(checked: Callable[..., Checked], seeds: range) -> None:
     """However commits and maintenance fall between the parts of a check, a sound store has no problems."""
     for seed in seeds:
-        _check_while_commits_go_on(checked(seed), seed)
+        _check_while_commits_go_on(checked(seed, SMALL_NODES, 64 << 20), seed)
         os.close(rigs.opened.pop())
 
 
@@ -93,7 +93,7 @@ def test_a_check_is_given_up(checked: Callable[..., Checked], monkeypatch: pytes
     if why == "room":
         rig.engine.free_more()
     elif why == "history":
-        monkeypatch.setattr(limits, "HISTORY_BYTES", -(10**9))
+        rig.reclaimer.limits = dataclasses.replace(rig.reclaimer.limits, history_bytes=-(10**9))
         rig.reclaim()
     elif why == "allocations":
         rig.submit((1, request(2, [b"key", bytes(300), 0])))

@@ -47,7 +47,7 @@ def test_maintenance_sweeps_a_slice_at_a_time() -> None:
         assert 0 <= before - writer.keys <= limits.CLEAR_SLICE
         if not reclaimer.idle_work():
             break
-    assert (writer.keys, len(writer.clears)) == (0, 0)
+    assert (writer.keys, len(writer.range_tombstones)) == (0, 0)
     assert writer.heap.used_words < full // 10
     assert check_segment(segment, engine.published, writer) == []
 

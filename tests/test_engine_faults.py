@@ -145,7 +145,7 @@ def test_reclaiming_fails_while_room_is_made(rig: Rig, monkeypatch: pytest.Monke
 @all_kinds
 def test_no_room(rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """A commit there is no room for, in memory or on the disk, is refused; the group's others stand; all goes on."""
-    for place, name in ((rig.writer, "plan"), (rig.log, "reserve"), (rig.writer, "_reserve")):
+    for place, name in ((rig.writer, "plan"), (rig.log, "reserve"), (rig.writer.heap, "allocate")):
         with monkeypatch.context() as patch:
             earlier = rig.engine.submit_together([(9, request(rig.engine.version + 1, [b"earlier", b"\x01", 0]))])
             patch.setattr(rig.log, "has_room", lambda _bytes: False)

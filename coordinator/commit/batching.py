@@ -111,13 +111,13 @@ class Batching:
     def keep(self, batch: Batch, version: int, written_nodes: Iterable[int]) -> None:
         """Keep the state of the batch decided last, done at ``version``.
 
-        ``written_nodes`` are the key nodes of its writes, 0 or less for a new key.
+        ``written_nodes`` are the key nodes of its writes, 0 for a new key.
 
         All counts as of the epoch in which the operation was taken: making room for the commit may have let keys go.
         """
         nodes = batch.nodes
         for key, node in zip(batch.writes[::3], written_nodes, strict=True):
-            if node > 0:
+            if node:
                 nodes[key] = node
         own_node = nodes.get(batch.key[1])
         if own_node is None or len(nodes) > self._limits.known_batch_nodes:

@@ -29,7 +29,7 @@ from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.log.format import COORDINATOR, Outcome
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
-from shoal.coordinator.memory.writer import NOTHING_KNOWN, Plan, Writer
+from shoal.coordinator.memory.writer import NOTHING_KNOWN, NOTHING_PLANNED, Plan, Writer
 from shoal.shm.clock import Clock
 from shoal.shm.errors import StoreFullError
 from shoal.shm.limits import DEFAULT_LIMITS, MAX_BATCH, Limits
@@ -40,7 +40,6 @@ from shoal.shm.wire.request import CommitSet, FlatWrites
 
 # Keys leave the indexes in one round and their memory is free after the next.
 _FREE_ROUNDS = 4
-_NOTHING_TO_WRITE: Plan = ([], [])
 _NO_RESULTS: list[Any] = []
 
 
@@ -191,11 +190,11 @@ class CommitEngine:
             return [self.submit(*request) for request in requests]
         writes, outcomes = batch.writes, batch.outcomes
         try:
-            nodes, _ = self._commit_own(writes, NO_MUTATIONS, batch.decided, batch.nodes, outcomes)
+            plan = self._commit_own(writes, NO_MUTATIONS, batch.decided, batch.nodes, outcomes)
         except StoreFullError:
             return [self.submit(*request) for request in requests]
         version = self.version
-        self._batching.keep(batch, version, nodes)
+        self._batching.keep(batch, version, plan.nodes)
         return [encode_answer(commit_id, COMMITTED, version, results) for _, commit_id, results in outcomes]
 
     def _commit_own(
@@ -230,7 +229,7 @@ class CommitEngine:
         if log is not None and not log.has_room(body_bytes):
             log.reserve(body_bytes, _only_deletes(writes))
         try:
-            plan = writer.plan(writes, clears, nodes) if writes or clears else _NOTHING_TO_WRITE
+            plan = writer.plan(writes, clears, nodes) if writes or clears else NOTHING_PLANNED
         except StoreFullError:
             plan = None
         if plan is None:

@@ -60,7 +60,7 @@ class Coordinator:
         self._host = host
         storage = host.storage(directory)
         self._segment = host.new_segment(meta.max_bytes)
-        self._writer = Writer(self._segment)
+        self._writer = Writer(self._segment, limits)
         self._reclaimer = Reclaimer(self._writer, lambda: NOTHING_PINNED)
         found = recover(storage, self._writer, self._reclaimer, meta.store_id, limits)
         store_id = found.store_id or store_files.new_store_id()

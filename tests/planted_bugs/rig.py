@@ -112,28 +112,36 @@ class _DiskFile(MemoryFile):
 class Rig:
     """One coordinator's life; ``boot`` and ``now_ms`` are the machine's."""
 
-    def __init__(self, disk: Disk, *, boot: int = 1, now_ms: int = 1_000_000, limits: Limits = LIMITS) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        *,
+        boot: int = 1,
+        now_ms: int = 1_000_000,
+        bounds: Limits = LIMITS,
+        max_bytes: int = MIN_STORE_BYTES,
+    ) -> None:
         wal_format.boot_id = lambda: boot  # the scenario puts it back
         self.disk = disk
         self.now_ms = now_ms
-        self.segment = Segment.create(MIN_STORE_BYTES, 1)
+        self.segment = Segment.create(max_bytes, 1)
         opened.append(self.segment._fd)
         self.words = self.segment.words
-        self.writer = Writer(self.segment)
+        self.writer = Writer(self.segment, bounds)
         self._clients: dict[int, SimpleNamespace] = {}  # as Server has them
         self.reclaimer = Reclaimer(self.writer, list)
         found = recover(disk, self.writer, self.reclaimer)
         self.reclaimer.pinned = lambda: Server.pinned(self)  # type: ignore[arg-type]
-        self.log = WalWriter(disk, found.next_log_number, found.version, STORE_ID, limits=limits)
+        self.log = WalWriter(disk, found.next_log_number, found.version, STORE_ID, limits=bounds)
         self.log.first_versions.update(found.log_files)
         clock = SimpleNamespace(now_ms=lambda: self.now_ms, monotonic_s=lambda: self.now_ms / 1000)
         self.engine = CommitEngine(
             *(self.writer, self.reclaimer, found.window, self.log, clock, found.version, found.sessions),
             sync_each_group=True,
             operations=TABLE,
-            limits=limits,
+            limits=bounds,
         )
-        self.reader = Reader(self.segment)
+        self.reader = Reader(self.segment, limits=bounds)
         self.found = found
 
     @property

@@ -117,7 +117,7 @@ def sweep_cleared_ranges_under_snapshots(patch: Patch) -> None:
     def sweep_cleared(self: Reclaimer, _horizon: int, published: int) -> None:
         sound(self, published, published)
 
-    sound = patch.set(Reclaimer, "_sweep_cleared", sweep_cleared)
+    sound = patch.set(Reclaimer, "_sweep_cleared_keys", sweep_cleared)
 
 
 @plant("reclaiming")
@@ -127,7 +127,7 @@ def drop_range_tombstones_under_snapshots(patch: Patch) -> None:
     def drop_cleared(self: Reclaimer, _horizon: int, published: int) -> None:
         sound(self, published + 1, published)
 
-    sound = patch.set(Reclaimer, "_drop_cleared", drop_cleared)
+    sound = patch.set(Reclaimer, "_drop_range_tombstones", drop_cleared)
 
 
 @plant("snapshots")

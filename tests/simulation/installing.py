@@ -21,7 +21,7 @@ from plants import recovery as planted_recovery
 from plants import take_over as planted_take_over
 
 from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.memory import hash_index, ordered_index, reclaim, writer
+from shoal.coordinator.memory import ordered_index, reclaim, writer
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.server import coordinator, process_start
 from shoal.primitives.facades import state_cell
@@ -29,7 +29,6 @@ from shoal.primitives.rules import event_rules as event_operations
 from shoal.shm import clock, limits
 from shoal.shm.files import checkpoint
 from shoal.shm.host import descriptors, waiting
-from shoal.shm.memory import integrity, reader
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotSlots
 from shoal.shm.wire import frames
@@ -39,11 +38,10 @@ from shoal.workers.shared_memory import attachment, autocommit, channel, connect
 from . import fakes
 from .disk import SimulatedStorage
 from .door import knock, start_if_nobody_does
-from .machine import World
+from .machine import CONSTANTS, World
 from .pipes import Poll, Thing
 
 # As small as the limits of the machine.
-_LEAF_ENTRIES, _BRANCH_ENTRIES, _BUCKET_FILL = 4, 4, 24
 _RECORD_BYTES = 300
 
 
@@ -102,19 +100,11 @@ def _install(world: World, patch: Patch) -> None:
     secrets = SimpleNamespace(randbits=rng.getrandbits)
     for module in (connection, channel, planted_take_over):
         patch.set(module, "secrets", secrets)
-    for name, value in world.limits.items():
+    for name, value in CONSTANTS.items():
         patch.set(limits, name, value)
-    for module, name in (
-        (checkpoint, "CHECKPOINT_BLOCK_BYTES"),
-        (channel, "ANSWER_SPIN_S"),
-    ):
-        patch.set(module, name, world.limits[name])
+    for module, name in ((checkpoint, "CHECKPOINT_BLOCK_BYTES"), (channel, "ANSWER_SPIN_S")):
+        patch.set(module, name, CONSTANTS[name])
     patch.set(event_operations, "RECORD_BYTES", _RECORD_BYTES)
-    for module in (ordered_index, writer, integrity, reader):
-        patch.set(module, "LEAF_ENTRIES", _LEAF_ENTRIES)
-    for module in (ordered_index, integrity, reader):
-        patch.set(module, "BRANCH_ENTRIES", _BRANCH_ENTRIES)
-    patch.set(hash_index, "BUCKET_FILL", _BUCKET_FILL)
     _install_coordinator(world, patch)
     _install_client(world, patch)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 import weakref
-from dataclasses import fields
+from dataclasses import replace
 from typing import Any
 
 from shoal.coordinator.log import format as wal_format
@@ -26,21 +26,25 @@ from .pipes import Descriptors
 from .scheduler import Killed, Process, Scheduler
 
 # Small, so that everything happens within a few hundred steps.
-_LIMITS = {
-    "CHECKPOINT_LOG_BYTES": 6_000,
-    "CHECKPOINT_BLOCK_BYTES": 512,
-    "WINDOW_LEAST_KEYS": 20,
-    "WINDOW_MOST_KEYS": 60,
-    "RECLAIM_EVERY": 3,
-    "RECLAIM_SLICE": 4,
-    "CLEAR_SLICE": 2,
-    "SWEEP_SLICE": 4,
-    "MEMORY_STEP_BYTES": 512 * 1024,
-    "FIRST_CLIENT_S": 0.2,
-    "ANSWER_SPIN_S": 0.00005,
-    "REQUEST_SPIN_S": 0.00005,
-    "CROWDED_REQUEST_SPIN_S": 0.00002,
-}
+_LIMITS = Limits(
+    leaf_entries=4,
+    branch_entries=4,
+    bucket_fill=24,
+    checkpoint_log_bytes=6_000,
+    checkpoint_pause_s=0.2,
+    window_least_keys=20,
+    window_most_keys=60,
+    reclaim_every=3,
+    reclaim_slice=4,
+    clear_slice=2,
+    sweep_slice=4,
+    sweep_every_ms=4,
+    first_client_s=0.2,
+    request_spin_s=0.00005,
+    crowded_request_spin_s=0.00002,
+)
+# Constants of modules that take no ``Limits``.
+CONSTANTS = {"MEMORY_STEP_BYTES": 512 * 1024, "CHECKPOINT_BLOCK_BYTES": 512, "ANSWER_SPIN_S": 0.00005}
 
 
 class World(Scheduler):
@@ -53,11 +57,11 @@ class World(Scheduler):
         self.descriptors = Descriptors(self, rng.choice([24, 64, 300, 4096, 65536]), rng.choice([0, 0, 0.05, 0.4]))
         self.disk = Disk(self)
         self.disk.on_record = self._note_record
-        self.limits = {
-            **_LIMITS,
-            "LOG_FILE_BYTES": rng.choice([512, 1024, 1536, 4096]),
-            "CHECKPOINT_LOG_FILES": rng.choice([1, 2, 4]),
-        }
+        self.limits = replace(
+            _LIMITS,
+            log_file_bytes=rng.choice([512, 1024, 1536, 4096]),
+            checkpoint_log_files=rng.choice([1, 2, 4]),
+        )
         self.boot = 1
         self.door: Door | None = None
         self.kills_starter = False  # the next process that starts a coordinator dies meanwhile
@@ -110,12 +114,6 @@ class World(Scheduler):
         self.coordinators += 1
         directory: Any = fakes.Path(self, "store")
         meta = StoreMeta(self.durability, MIN_STORE_BYTES, bytes(range(STORE_ID_BYTES)))
-        taken = {name.lower(): value for name, value in self.limits.items()}
-        limits = Limits(
-            **{field.name: taken[field.name] for field in fields(Limits) if field.name in taken},
-            checkpoint_pause_s=0.2,
-            sweep_every_ms=4,
-        )
 
         def run() -> None:
             self.sleep(self.rng.uniform(0, 0.01))
@@ -125,7 +123,7 @@ class World(Scheduler):
                     made.pop_all()
                     host = SimulatedHost(self, meta)
                     place: Any = fakes.Place()
-                    coordinator = Coordinator(directory, meta, linger_s, place, TABLE, limits, host)
+                    coordinator = Coordinator(directory, meta, linger_s, place, TABLE, self.limits, host)
                     coordinator.run(lambda: report.append(None))
             except AlreadyServedError:
                 return

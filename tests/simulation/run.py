@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import plants
@@ -16,7 +17,6 @@ from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.memory import reclaim
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.server import coordinator
-from shoal.shm import limits
 from shoal.shm.wire.request import CommitSet
 
 from . import plan as plans
@@ -116,8 +116,8 @@ class _Run:
             sound = patch.set(reclaim.Reclaimer, "_raise_horizon", raise_horizon)
             decide = patch.set(CommitEngine, "submit", submit)
             if self._plan.revoking:
-                patch.set(limits, "HISTORY_BYTES", -(1 << 20))  # whatever there is of it is too much
-                patch.set(limits, "SNAPSHOT_GRACE_S", 0.005)
+                # Any history is too much.
+                world.limits = replace(world.limits, history_bytes=-(1 << 20), snapshot_grace_s=0.005)
             yield
         finally:
             patch.restore()
