@@ -1,13 +1,13 @@
-"""Reads the write-ahead log back, and decides what its end is.
+"""Reads the write-ahead log back, and decides where it ends.
 
-Where the next record should be and is not, the log ends, unless something proves that it went on:
-- a whole record or file head further on, written in the same boot (within a boot nothing is torn before it), or
-- one that says the missing version had reached the disk.
-Then an acknowledged commit is damaged, and that is CorruptionError, never a shorter log. Without proof it is a tail
-that a power cut tore: it was never promised, and it is cut.
-
-A file is what its name says: its head repeats the number, and names the store. Nothing is cut or removed before the
-whole log is verified.
+Invariants:
+- Nothing is cut or removed before the whole log is verified. SIGKILL at any point leaves files from which the next
+  reader finds the same commits.
+- Where the next record should be and is not, the log ends, unless something proves that it went on: a whole record or
+  file head further on that was written in the same boot (within a boot nothing is torn before it), or one that says
+  that the missing version had reached the disk. Then an acknowledged commit is damaged, and that is CorruptionError,
+  never a shorter log. Without proof it is a tail that a power cut tore: never promised, and cut.
+- A file is what its name says: its head repeats the number, and names the store.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from shoal.shm.files.storage import Storage
 
 
 class _OneFile:
-    """The content of the log file that was asked for last: one at a time is in memory."""
+    """The content of the log file that was read last: only one at a time is in memory."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -57,12 +57,12 @@ class FoundLogFile:
 
     @property
     def data(self) -> bytes:
-        """All of it. Whoever needs it more than once in a row keeps it."""
+        """Its whole content. A caller that needs it more than once in a row keeps it in a variable."""
         return self._content.read(self.name)
 
     @property
     def records_begin(self) -> int:
-        """Where its first record stands, or would."""
+        """Where its first record stands, or would stand."""
         return self.head.size_bytes if self.head is not None else wal_format.records_begin(None, self.data)
 
     @property
@@ -72,7 +72,7 @@ class FoundLogFile:
 
 
 class PlacedRecord(NamedTuple):
-    """A record and where it stands."""
+    """A record, the name of its file, and its offset there."""
 
     file: str
     offset: int
@@ -88,12 +88,12 @@ def read_files(storage: Storage) -> list[FoundLogFile]:
 
 
 def stated_id(files: list[FoundLogFile]) -> bytes | None:
-    """The store's id as the first file says that has one."""
+    """The id of the store in the first head that has one."""
     return next((file.head.store_id for file in files if file.head is not None and file.head.store_id), None)
 
 
 def without_unused(files: list[FoundLogFile]) -> list[FoundLogFile]:
-    """All but those at the end that were reserved ahead and never written to."""
+    """All files but those at the end that were reserved ahead and never written to."""
     used = len(files)
     while used and files[used - 1].is_unused:
         used -= 1
@@ -101,16 +101,16 @@ def without_unused(files: list[FoundLogFile]) -> list[FoundLogFile]:
 
 
 def needed(files: list[FoundLogFile], after_version: int) -> list[FoundLogFile]:
-    """All but those before the last that begins at or below the checkpoint: they hold nothing it lacks."""
+    """The last file that begins at or below the checkpoint, and all after it; earlier ones hold nothing it lacks."""
     begin = (i for i, f in enumerate(files) if f.head is not None and f.head.first_version <= after_version + 1)
     return files[max(begin, default=0) :]
 
 
 def misplaced(file: FoundLogFile, before: FoundLogFile | None, store_id: bytes | None) -> CorruptionError | None:
-    """What is wrong with a file of another store, or not the one its name says, or older than the one before it.
+    """The error of a file that does not belong where it stands, None if it does.
 
-    None if nothing is. Such a file would pass for the newest and have those before it taken for obsolete.
-    ``store_id`` is None if it is not known.
+    It may be of another store, not the one that its name says, or older than the file ``before`` it. Such a file could
+    pass for the newest, and files before it for obsolete. ``store_id`` is None if it is not known.
     """
     head = file.head
     if head is None:
@@ -163,13 +163,13 @@ class WalReader:
         self._obsolete: list[str] = []
         self.last_version = after_version
         self.next_number = 1
-        self._synced_version = 0  # the newest that anything in the log says was on disk
-        self._unsynced: deque[tuple[int, str, int]] = deque()  # records behind it: version, file, offset
+        self._synced_version = 0  # the newest version that the log says was on disk
+        self._unsynced: deque[tuple[int, str, int]] = deque()  # records after that version: version, file, offset
         self._files = self._load(after_version)
         self.first_versions = {f.number: f.head.first_version for f in self._files if f.head is not None}
 
     def records(self) -> Iterator[LoggedCommit]:
-        """What every record says after the checkpoint, in order; cuts a torn tail when it comes to it."""
+        """The commits after the checkpoint, in order. When it comes to a torn tail, it cuts that."""
         expected = 0  # the version of the next record in the files
         for i, file in enumerate(self._files):
             if file.head is None:
@@ -200,14 +200,14 @@ class WalReader:
         self._remove_obsolete()
 
     def unsynced(self) -> list[tuple[str, int]]:
-        """Files whose content no later file declares to be on disk, and from where on nothing says that it is."""
+        """Files of which no later file says that they are on disk, and from which offset on nothing says so."""
         first: dict[str, int] = {}
         for _, name, offset in self._unsynced:
             first.setdefault(name, offset)
         places = []
         for file, following in itertools.zip_longest(self._files, self._files[1:]):
             head = following.head if following is not None else None
-            # What a following head says of versions says nothing of a file without any: its first record was too long.
+            # The versions in the next head say nothing of a file that has none: its first record was too long for it.
             begins = 0 if file.head is None else file.head.first_version
             if head is None or head.synced_version + 1 < head.first_version or begins > head.synced_version:
                 is_new = file.head is None or file.head.first_version > self._synced_version
@@ -243,7 +243,7 @@ class WalReader:
         if goes_on(self._files[i:], offset, self.last_version + 1, self._boot_id):
             following = self._files[i + 1] if i + 1 < len(self._files) else None
             if following is not None and following.head is None and not file.data[offset:].strip(b"\0"):
-                file, offset, expected = following, 0, "a log file's head"  # all of the one before it is there
+                file, offset, expected = following, 0, "a log file's head"  # the file before it is whole
             found = file.data[offset : offset + 16].hex() or "the end of the file"
             raise CorruptionError(file.name, offset, expected, f"{found}, and acknowledged commits after it")
         self._remove_obsolete()
@@ -252,7 +252,7 @@ class WalReader:
         if file.head is None:
             self._storage.remove(file.name)
         elif offset < len(file.data):
-            # What is torn goes, and so does the room reserved for what was never written.
+            # What is torn goes, and so does the unused room behind it.
             self._storage.truncate(file.name, offset)
         self._storage.sync_directory()
         self._files = self._files[: i + 1] if file.head is not None else self._files[:i]

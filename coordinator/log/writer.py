@@ -1,15 +1,18 @@
 """Appends to the write-ahead log. One writer, the coordinator.
 
-- A record is whole in one file. It is written through a mapping: from then on it survives every process.
-- ``reserve`` comes before anything is applied. It keeps one empty file ready, so that a full disk is noticed while
-  there is still room for deletes, which may use that file. It also keeps ``room`` for a checkpoint of the live data,
-  so that there is a way out of a full disk: ``make_room`` has that checkpoint written, and removes files.
-- Files are smaller where the disk is small or short. A log may have no file yet: it can be opened on a full disk, and
-  its first commit makes room.
+Invariants:
+- A record is whole in one file. It is written through a mapping, so from then on it survives SIGKILL of any process.
+  It survives a power cut when ``synced_version`` has reached its version.
+- ``reserve`` is called before anything of a commit is applied. It keeps one empty file ready, so that a full disk is
+  noticed while there is still room for deletes, which may use that file. It also keeps ``room`` for a checkpoint of the
+  live data, which is the way out of a full disk: ``make_room`` has that checkpoint written, and removes files.
 - Every file keeps room for the mark of a clean close.
-- ``sync`` may run in another thread: it takes note of what was written when it began, and only when the disk has
-  confirmed that does ``synced_version`` move. An error is final: the kernel may have dropped the pages it could not
-  write, and a second sync would report success for them.
+- ``sync`` may run in another thread. It notes what was written when it begins, and moves ``synced_version`` only after
+  the disk has confirmed all of that. An error is final: the kernel may have dropped the pages that it could not write,
+  and a second sync would report success for them.
+
+Files are smaller where the disk is small or nearly full. A log may have no file yet: a store can be opened on a full
+disk, and its first commit makes room.
 """
 
 from __future__ import annotations
@@ -61,26 +64,26 @@ class WalWriter:
         self.synced_version = last_version
         self.failed: OSError | None = None
         self.bytes_written = 0
-        self.first_versions: dict[int, int] = {}  # number of a file -> first version in it
+        self.first_versions: dict[int, int] = {}  # by number of a file: the first version in it
         self.room = room
-        # Have files removed for a commit that only deletes, or for any; whether some were.
+        # Has files removed for a commit that only deletes (True), or for any other; whether some were removed.
         self.make_room: Callable[[bool], bool] = lambda _only_deletes: False
-        self.is_short = False  # the last file that was wanted could not be had, or not in its usual size
+        self.is_short = False  # the last new file could not be had, or not in its usual size
         self._file: LogFile | None = None
         self._position = 0
         self._end = 0  # where records in the file must end
-        self._growth_end = 0  # where they must end for a commit that adds data to be admitted without a further look
+        self._growth_end = 0  # where they must end so that a commit that adds data needs no look at the room
         self._usual_bytes = _usual_file_bytes(storage, limits.log_file_bytes)
         self.prepare()
         self._take_spare()
         self.prepare()
 
     def has_room(self, body_bytes: int) -> bool:
-        """Whether a record of that size can be appended as things are, and another file is ready after it."""
+        """Whether a record with such a body can be appended at once, with another file ready after it."""
         return self._position + body_bytes + RECORD_OVERHEAD_BYTES <= self._growth_end
 
     def reserve(self, body_bytes: int, only_deletes: bool) -> None:
-        """Make sure a record of that size can be appended, or raise StoreFullError."""
+        """Make sure that a record with such a body can be appended, or raise StoreFullError."""
         needed = body_bytes + RECORD_OVERHEAD_BYTES
         try:
             self._find_room(needed, only_deletes)
@@ -106,7 +109,7 @@ class WalWriter:
         self.last_version = version
 
     def prepare(self) -> None:
-        """Make the next file ready ahead of need; a full disk shows when a commit needs it."""
+        """Make the next file ready ahead of need. If the disk is full, the commit that needs the file is told."""
         if self._spare is None:
             try:
                 self._new_spare(0)
@@ -114,7 +117,7 @@ class WalWriter:
                 return
 
     def sync(self) -> None:
-        """Return when everything appended before the call is on disk. Raises OSError, once and for all."""
+        """Return when everything appended before the call is on disk. After an OSError every later call raises it."""
         with self._sync_turn:
             if self.failed is not None:
                 raise self.failed
@@ -134,7 +137,7 @@ class WalWriter:
             self.synced_version = version
 
     def close(self) -> None:
-        """Put everything on disk, with a mark that says so."""
+        """Put everything on disk, with a mark of a clean close behind it."""
         self.sync()
         if self._file is not None:
             self._end = self._file.size
@@ -145,7 +148,7 @@ class WalWriter:
             file.close()
 
     def discard(self) -> None:
-        """Remove the files of a log that nothing was appended to: the store is not served after all."""
+        """Remove the files of a log to which nothing was appended: the store is not served after all."""
         self._give_back()
         self._unsynced.clear()
         if self._file is not None:
@@ -153,11 +156,11 @@ class WalWriter:
             self._storage.remove(wal_format.file_name(max(self.first_versions)))
 
     def obsolete_bytes(self, version: int) -> int:
-        """What ``remove_before`` would free on the disk."""
+        """How many bytes of the disk ``remove_before`` would free."""
         return sum(self._storage.size(wal_format.file_name(number)) for number in self._obsolete(version))
 
     def remove_before(self, version: int) -> None:
-        """Delete files that hold nothing after ``version``: a checkpoint has it all."""
+        """Delete the files that hold nothing after ``version``, up to which there is a checkpoint."""
         for number in self._obsolete(version):
             self._storage.remove(wal_format.file_name(number))
             del self.first_versions[number]
@@ -190,13 +193,13 @@ class WalWriter:
         self._admit()
 
     def _admit(self) -> None:
-        """Note how far commits that add data may go on."""
+        """Note how far commits that add data may go on without another look at the room."""
         self._growth_end = self._end
         if self.room is not None:
             self._growth_end = min(self._end, self._position + self.room.growth_bytes() * 4 // 5)
 
     def _new_spare(self, needed: int) -> None:
-        """Have a file ready that takes a record of that size, as large as usual or as the disk allows."""
+        """Have a file ready that takes a record of ``needed`` bytes, as large as usual or as the disk allows."""
         least = needed + FILE_HEAD_BYTES + CLOSE_MARK_BYTES if needed else 0
         least = max(least, min(LEAST_LOG_FILE_BYTES, self._usual_bytes))
         size = max(least, self._usual_bytes)
@@ -213,7 +216,7 @@ class WalWriter:
         self._next_number += 1
 
     def _give_back(self) -> None:
-        """Leave nothing that was reserved ahead."""
+        """Free all that was reserved ahead."""
         self._drop_spare()
         if self.room is not None:
             self.room.release()

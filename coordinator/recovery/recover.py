@@ -1,9 +1,13 @@
-"""From files to a segment: the newest checkpoint, then the log after it.
+"""Fills a segment from the store's files: the newest checkpoint, then the log after it.
 
-The checkpoint is read a block at a time and the log a file at a time: beside the segment, recovery needs little memory.
+Invariants:
+- Nothing is served before recovery has ended. The segment holds every commit in the files, or there is an error.
+- It changes files only after all of them are verified: it cuts an unfinished tail and removes files that hold nothing
+  any more. After SIGKILL at any point the next recovery finds the same commits.
+- Replay decides nothing. A commit has the same effect on segment, window and client sessions as when it was done.
 
-It reads only, but for two things: an unfinished tail is cut and files that hold nothing any more are removed, both when
-all of it is verified. Killed at any point, the next run sees the same committed prefix. Nothing is served before.
+The checkpoint is read a block at a time and the log a file at a time, so recovery needs little memory beside the
+segment.
 """
 
 from __future__ import annotations
@@ -23,8 +27,8 @@ from shoal.shm.files import checkpoint
 from shoal.shm.files.storage import Storage
 from shoal.shm.limits import DEFAULT_LIMITS, MIB, Limits
 
-# Replay publishes and reclaims now and then, so that a long log does not need room for all its history: after so many
-# records, or when what they made obsolete takes so many words.
+# Replay publishes and reclaims after so many records, or when what they made obsolete takes so many words: so a long
+# log does not need memory for all its history.
 _RECORDS_PER_GROUP = 1_000
 _GARBAGE_WORDS_PER_GROUP = MIB  # 8 MiB
 
@@ -36,8 +40,8 @@ class Recovered(NamedTuple):
     checkpoint_version: int
     log_bytes: int
     next_log_number: int
-    log_files: dict[int, int]  # number -> first version
-    store_id: bytes | None  # None if nothing says which store it is: it is new, or of format 1
+    log_files: dict[int, int]  # by number of a file: the first version in it
+    store_id: bytes | None  # None if no file names the store: it is new, or of format 1
     window: ConflictWindow
     sessions: ClientSessions
 
@@ -49,9 +53,9 @@ def recover(
     store_id: bytes | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Recovered:
-    """Fill an empty segment with everything committed; CorruptionError if that cannot be had whole.
+    """Fill an empty segment with everything committed; CorruptionError if the files do not have all of it.
 
-    ``store_id`` is what ``store.json`` says; without it, the store is the one that its first file with an id names.
+    ``store_id`` is that in ``store.json``; if it is None, the store is the one that its first file with an id names.
     """
     sessions = ClientSessions(limits)
     version, store_id = _load_checkpoint(storage, writer, reclaimer, sessions, store_id)
@@ -67,7 +71,7 @@ def recover(
     for name in storage.list():
         older = checkpoint.version_of(name)
         if name.endswith(".new") or (older is not None and older < checkpoint_version):
-            with contextlib.suppress(FileNotFoundError):  # the last coordinator's helper has just given it its name
+            with contextlib.suppress(FileNotFoundError):  # the helper of the coordinator that died has just renamed it
                 storage.remove(name)
     next_number, files = log.next_number, log.first_versions
     return Recovered(version, checkpoint_version, log_bytes, next_number, files, log.store_id, window, sessions)
@@ -104,7 +108,7 @@ def replayed(
     sessions: ClientSessions,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Iterator[LoggedCommit]:
-    """Do commits again, in the order of their versions, each when it is asked for; visible are all after the last."""
+    """Do commits again in the order of their versions, each when it is asked for; all are visible after the last."""
     commit = None
     for i, commit in enumerate(commits, 1):
         _replay(commit, writer, reclaimer, window, sessions)
@@ -131,8 +135,9 @@ def _replay(
     try:
         plan = writer.plan(commit.writes, commit.clears)
     except StoreFullError:
-        # There was room when it was committed: what had become obsolete by then had been given back. What is only now
-        # taken out of the indexes counts as obsolete from this version on, and may go as well: nobody reads yet.
+        # There was room when it was committed: what had become obsolete by then had been freed. So free the same now.
+        # Keys that leave the indexes in the first round are obsolete from this version on; nobody reads yet, so a
+        # second round may free them, too.
         publish(writer, reclaimer, version - 1)
         publish(writer, reclaimer, version)
         plan = writer.plan(commit.writes, commit.clears)

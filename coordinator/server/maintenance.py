@@ -1,7 +1,7 @@
-"""What a coordinator does between groups of commits, in slices: reclaim, expire, forget, give back, write checkpoints.
+"""What a coordinator does between groups of commits, in slices: reclaim, expire, forget, free memory, checkpoints.
 
-A slice is short, so no commit waits long for it. Nothing here is promised to anyone: killed at any point, the next
-coordinator does it again.
+A slice is short, so no commit waits long for it. Nothing here is promised to a client: after SIGKILL at any point the
+next coordinator does it again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from shoal.shm.memory.layout import W_HORIZON
 
 
 class Maintenance:
-    """The upkeep of one store. ``busy``: reclaiming has more that it can do at once, so the loop does not wait."""
+    """The maintenance of one store. ``busy``: reclaiming has more to do at once, so the loop must not wait."""
 
     def __init__(
         self,
@@ -50,7 +50,7 @@ class Maintenance:
             self._forget()
 
     def run(self, now_s: float) -> bool:
-        """A slice of everything; True if more keys have expired, so that it should be called again at once."""
+        """Do a slice of everything; True if more keys have expired, so that it should be called again at once."""
         more = self._engine.sweep_expired()
         self._engine.finish_group()
         self._checks.tidy()
@@ -66,7 +66,7 @@ class Maintenance:
         return more
 
     def _forget(self) -> None:
-        """Let the conflict window forget what no open snapshot can conflict with, in portions worth the work."""
+        """Let the conflict window forget what no open snapshot can conflict with, once that is worth the work."""
         limits = self._limits
         if len(self._window) < limits.window_least_keys + limits.reclaim_every:
             return
