@@ -149,10 +149,6 @@ class Host:
         """What ``store.json`` says, None if there is none."""
         return store_files.read_meta(directory)
 
-    def write_meta(self, directory: Path, meta: StoreMeta) -> None:
-        """Have ``store.json`` say how the store is served."""
-        store_files.write_meta(directory, meta)
-
     def epoch_word(self, directory: Path) -> EpochWord:
         """The mapped word of the store's ``epoch`` file, for writing."""
         return EpochWord(directory, writable=True)

@@ -4,6 +4,7 @@ Invariants:
 - The helper only reads the segment, at a published version that the coordinator keeps readable meanwhile
   (``Reclaimer.held``). It writes under another name and renames the whole, synced file.
 - Older checkpoints and obsolete log files are removed only after the helper has ended with status 0.
+- If somebody removes log files or the newest checkpoint, a new checkpoint takes their place.
 - SIGKILL of the helper leaves a file whose name ends in ``.new``, and the log as it was. After SIGKILL of the
   coordinator the helper ends, too; recovery removes the file.
 
@@ -24,7 +25,7 @@ from shoal.coordinator.memory.writer import Writer
 from shoal.shm import codec
 from shoal.shm.files import checkpoint
 from shoal.shm.files.storage import Storage
-from shoal.shm.limits import CHECKPOINT_WAIT_S, DEFAULT_LIMITS, LEAST_LOG_FILE_BYTES, Limits
+from shoal.shm.limits import CHECKPOINT_WAIT_S, DEFAULT_LIMITS, LEAST_LOG_FILE_BYTES, REMAKE_AFTER_S, Limits
 from shoal.shm.memory.layout import W_PUBLISHED
 
 _LOOK_EVERY_S = 0.002
@@ -45,6 +46,7 @@ class Checkpointer:
         sessions: Callable[[], list[checkpoint.Session]],
         log_bytes: int,
         store_id: bytes,
+        kept_version: int = 0,
         limits: Limits = DEFAULT_LIMITS,
         host: Host = THIS_MACHINE,
     ) -> None:
@@ -59,12 +61,20 @@ class Checkpointer:
         self._sessions = sessions
         self._log_bytes_before = log_bytes - log.bytes_written
         self._helper: HelperProcess | None = None
+        self._kept_version = kept_version  # of the newest checkpoint that is written, 0 if there is none
+        self._missing_since_s: float | None = None  # when that one was first found removed (monotonic)
         self._version = 0
         self._log_bytes_at_start = 0
         self._not_before_s = 0.0
         self._temporary = ""
         self._waited = False  # a commit has waited in vain for this helper: the next one does not wait
         log.make_room = self.make_room
+
+    @property
+    def misses_files(self) -> bool:
+        """Whether files were removed, and what was in them is not on the disk again."""
+        missing_since_s = (self._missing_since_s, self._log.removed_since_s)
+        return missing_since_s != (None, None) or self._log.lost_version > 0
 
     @property
     def running(self) -> bool:
@@ -74,10 +84,11 @@ class Checkpointer:
     def maintain(self, now_s: float) -> None:
         """Start a checkpoint if one is due, finish one that is written."""
         self._log.prepare()
+        self._look_for_removed(now_s)
         if self._helper is not None:
             if self._helper.poll() is not None:
                 self._finish(now_s)
-        elif now_s >= self._not_before_s and self._due():
+        elif now_s >= self._not_before_s and self._due(now_s):
             self._begin(now_s)
         elif self._log.room is not None:
             self._log.room.acquire()
@@ -125,6 +136,23 @@ class Checkpointer:
         finally:
             self._host.close(segment_fd)
 
+    def save_lost(self) -> None:
+        """At an orderly end: if files were removed, write a checkpoint, as only memory holds what was in them."""
+        self._look_for_removed(self._host.monotonic_s())
+        if not self.misses_files:
+            return
+        self._host.sleep(REMAKE_AFTER_S)  # if the whole directory is being deleted, nothing is left of it then
+        now_s = self._host.monotonic_s()
+        if not self._look_for_removed(now_s) or not self._has_lost(now_s):
+            return
+        if self._helper is not None:
+            self._helper.kill()
+            self._helper.wait()
+            self._finish(now_s)
+        if self._begin(now_s) and self._helper is not None:
+            self._helper.wait()
+            self._finish(self._host.monotonic_s())
+
     def close(self) -> None:
         """Leave no helper behind."""
         if self._helper is not None:
@@ -142,7 +170,27 @@ class Checkpointer:
             return False
         return True
 
-    def _due(self) -> bool:
+    def _look_for_removed(self, now_s: float) -> bool:
+        """Notice what somebody removed; False if that is the whole directory."""
+        try:
+            names = set(self._storage.list())
+        except FileNotFoundError:
+            return False
+        self._log.replace_removed(now_s, names)
+        if not self._kept_version or checkpoint.file_name(self._kept_version) in names:
+            self._missing_since_s = None
+        elif self._missing_since_s is None:
+            self._missing_since_s = now_s
+        return True
+
+    def _has_lost(self, now_s: float) -> bool:
+        """Whether files were removed, and a checkpoint must be written in their place."""
+        since_s = self._missing_since_s
+        return self._log.lost_version > 0 or (since_s is not None and now_s - since_s >= REMAKE_AFTER_S)
+
+    def _due(self, now_s: float) -> bool:
+        if self._has_lost(now_s):
+            return True
         if len(self._log.first_versions) > self._limits.checkpoint_log_files:
             return True  # every coordinator begins a file of its own: many deaths, many files
         grown = self._log.bytes_written + self._log_bytes_before
@@ -195,7 +243,9 @@ class Checkpointer:
         self._reclaimer.held.remove(self._version)
         if status == 0:
             for name in self._obsolete(self._version):
-                self._storage.remove(name)
+                with contextlib.suppress(FileNotFoundError):  # removed by somebody
+                    self._storage.remove(name)
+            self._kept_version, self._missing_since_s = self._version, None
             self._log.remove_before(self._version)
             self._log_bytes_before = -self._log_bytes_at_start
         else:

@@ -7,6 +7,10 @@ Invariants:
   noticed while there is still room for deletes, which may use that file. It also keeps ``room`` for a checkpoint of the
   live data, which is the way out of a full disk: ``make_room`` has that checkpoint written, and removes files.
 - Every file keeps room for the mark of a clean close.
+- A new file is named as the newest (``name_newest``) before the first record is written to it, so that it is missed if
+  somebody removes it. A full disk puts that off, and the file named before stays meanwhile.
+- If files are removed while the log is written, it goes on in a new one. What was in them is only in memory then, until
+  there is a checkpoint of version ``lost_version`` or later.
 - ``sync`` may run in another thread. It notes what was written when it begins, and moves ``synced_version`` only after
   the disk has confirmed all of that. An error is final: the kernel may have dropped the pages that it could not write,
   and a second sync would report success for them.
@@ -36,7 +40,7 @@ from shoal.coordinator.log.format import (
 )
 from shoal.shm.errors import StoreFullError
 from shoal.shm.files.storage import LogFile, Storage
-from shoal.shm.limits import DEFAULT_LIMITS, LEAST_LOG_FILE_BYTES, LOG_FILES_PER_DISK, Limits
+from shoal.shm.limits import DEFAULT_LIMITS, LEAST_LOG_FILE_BYTES, LOG_FILES_PER_DISK, REMAKE_AFTER_S, Limits
 
 
 class WalWriter:
@@ -68,6 +72,12 @@ class WalWriter:
         self.room = room
         # Has files removed for a commit that only deletes (True), or for any other; whether some were removed.
         self.make_room: Callable[[bool], bool] = lambda _only_deletes: False
+        # Names a file as the newest, durably; StoreFullError if that cannot be now. None: not served yet.
+        self.name_newest: Callable[[int], None] | None = None
+        self.named_number = 0
+        self.number = 0  # of the file in use, 0 if there is none yet
+        self.lost_version = 0  # what was in files that were removed, up to this version, is only in memory
+        self.removed_since_s: float | None = None  # when files were first found removed (monotonic)
         self.is_short = False  # the last new file could not be had, or not in its usual size
         self._file: LogFile | None = None
         self._position = 0
@@ -110,6 +120,7 @@ class WalWriter:
 
     def prepare(self) -> None:
         """Make the next file ready ahead of need. If the disk is full, the commit that needs the file is told."""
+        self._name()
         if self._spare is None:
             try:
                 self._new_spare(0)
@@ -153,23 +164,62 @@ class WalWriter:
         self._unsynced.clear()
         if self._file is not None:
             self._file.close()
-            self._storage.remove(wal_format.file_name(max(self.first_versions)))
+            self._storage.remove(wal_format.file_name(self.number))
 
     def obsolete_bytes(self, version: int) -> int:
         """How many bytes of the disk ``remove_before`` would free."""
-        return sum(self._storage.size(wal_format.file_name(number)) for number in self._obsolete(version))
+        total_bytes = 0
+        for number in self._obsolete(version):
+            with contextlib.suppress(FileNotFoundError):  # somebody removed it
+                total_bytes += self._storage.size(wal_format.file_name(number))
+        return total_bytes
 
     def remove_before(self, version: int) -> None:
         """Delete the files that hold nothing after ``version``, up to which there is a checkpoint."""
         for number in self._obsolete(version):
-            self._storage.remove(wal_format.file_name(number))
+            with contextlib.suppress(FileNotFoundError):
+                self._storage.remove(wal_format.file_name(number))
             del self.first_versions[number]
         self._storage.sync_directory()
+        if version >= self.lost_version:
+            self.lost_version = 0
+
+    def replace_removed(self, now_s: float, names: set[str]) -> None:
+        """Go on in a new file if files were removed some time ago; ``names`` are the files that are there."""
+        removed = [number for number in self.first_versions if wal_format.file_name(number) not in names]
+        lacks_spare = self._spare is not None and wal_format.file_name(self._spare[0]) not in names
+        if not removed and not lacks_spare:
+            self.removed_since_s = None
+            return
+        if self.removed_since_s is None:
+            self.removed_since_s = now_s
+        if now_s - self.removed_since_s < REMAKE_AFTER_S:
+            return
+        if lacks_spare:
+            self._drop_spare()
+            self.prepare()
+        if removed and self._spare is not None:  # without one the disk is full, and the next look tries again
+            self.lost_version = self.last_version
+            self._rotate()
+            for number in removed:
+                del self.first_versions[number]
+            self.prepare()
 
     def _obsolete(self, version: int) -> list[int]:
         numbers = sorted(self.first_versions)
         following = ((number, self.first_versions[after]) for number, after in itertools.pairwise(numbers))
-        return [number for number, first_version in following if first_version <= version + 1]
+        return [
+            number
+            for number, first_version in following
+            if first_version <= version + 1 and number != self.named_number
+        ]
+
+    def _name(self) -> None:
+        if self.name_newest is None or self.number in (0, self.named_number):
+            return
+        with contextlib.suppress(StoreFullError):
+            self.name_newest(self.number)
+            self.named_number = self.number
 
     def _find_room(self, needed: int, only_deletes: bool) -> None:
         fits = self._position + needed <= self._end
@@ -245,6 +295,8 @@ class WalWriter:
         with self._lock:
             self._unsynced.append(file)
         self._file = file
+        self.number = number
+        self._name()
         self._position = FILE_HEAD_BYTES
         self._end = file.size - CLOSE_MARK_BYTES
         self._growth_end = 0

@@ -3,7 +3,8 @@
 Invariants:
 - Nothing is served before recovery has ended. The segment holds every commit in the files, or there is an error.
 - It changes files only after all of them are verified: it cuts an unfinished tail and removes files that hold nothing
-  any more. After SIGKILL at any point the next recovery finds the same commits.
+  any more; before that it has ``store.json`` name a log file that stays. After SIGKILL at any point the next recovery
+  finds the same commits.
 - Replay decides nothing. A commit has the same effect on segment, window and client sessions as when it was done.
 
 The checkpoint is read a block at a time and the log a file at a time, so recovery needs little memory beside the
@@ -22,9 +23,10 @@ from shoal.coordinator.log.format import LoggedCommit
 from shoal.coordinator.log.reader import WalReader
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
-from shoal.shm.errors import StoreFullError
-from shoal.shm.files import checkpoint
+from shoal.shm.errors import CorruptionError, StoreFullError
+from shoal.shm.files import checkpoint, store_files
 from shoal.shm.files.storage import Storage
+from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.limits import DEFAULT_LIMITS, MIB, Limits
 
 # Replay publishes and reclaims after so many records, or when what they made obsolete takes so many words: so a long
@@ -50,18 +52,22 @@ def recover(
     storage: Storage,
     writer: Writer,
     reclaimer: Reclaimer,
-    store_id: bytes | None = None,
+    meta: StoreMeta | None = None,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Recovered:
     """Fill an empty segment with everything committed; CorruptionError if the files do not have all of it.
 
-    ``store_id`` is that in ``store.json``; if it is None, the store is the one that its first file with an id names.
+    ``meta`` is what ``store.json`` says: which store it is (else it is the one that its first file with an id names),
+    and which files must be there.
     """
+    store_id, log_number, least_version = (None, 0, 0) if meta is None else meta[2:]
     sessions = ClientSessions(limits)
     version, store_id = _load_checkpoint(storage, writer, reclaimer, sessions, store_id)
     checkpoint_version = version
+    if version < least_version:
+        raise missing_checkpoint(least_version)
     window = ConflictWindow(version)
-    log = WalReader(storage, version, store_id)
+    log = WalReader(storage, version, store_id, log_number)
     log_bytes = 0
     for commit in replayed(log.records(), writer, reclaimer, window, sessions, limits):
         log_bytes += commit.body_bytes
@@ -91,6 +97,12 @@ def _load_checkpoint(
     publish(writer, reclaimer, newest)
     sessions.update({client: (commit, version, results) for client, commit, version, results in reader.sessions})
     return newest, store_id or reader.store_id
+
+
+def missing_checkpoint(version: int) -> CorruptionError:
+    """The error for a store without the checkpoint that it was made with, and without a newer one."""
+    expected = f"the checkpoint that the store was made with, as {store_files.META_FILE} says"
+    return CorruptionError(checkpoint.file_name(version), 0, expected, "no file")
 
 
 def apply_entries(entries: Iterable[checkpoint.Entry], writer: Writer) -> None:

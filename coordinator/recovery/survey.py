@@ -16,6 +16,7 @@ from pathlib import Path
 from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.log import reader as wal_reader
 from shoal.coordinator.log.salvage import Finding, LogSurvey, finding_of
+from shoal.coordinator.recovery.recover import missing_checkpoint
 from shoal.shm.errors import CorruptionError
 from shoal.shm.files import checkpoint, store_files
 from shoal.shm.files.checkpoint import CheckpointReader, Entry
@@ -129,6 +130,7 @@ class Survey:
     ) -> None:
         self.findings: list[Finding] = []
         self.meta: StoreMeta | None = None
+        self.missing_log = ""  # the newest log file, if it is not there: nobody knows how many commits are in it
         # The store's id: that in store.json, or else in the newest whole checkpoint, or in the first file of the log.
         self._store_id = store_id
         # The newest checkpoint that is whole, and the newest of all if that one is not whole.
@@ -147,6 +149,17 @@ class Survey:
         self.log = (
             log if self.damaged is None else LogSurvey(files, self.base_version, acknowledged, self._store_id, _ignore)
         )
+
+    def look_for_missing(self, directory: Path, meta: StoreMeta) -> None:
+        """Note the files that ``store.json`` says must be there and are not."""
+        newest = self.damaged or self.base
+        if meta.checkpoint_version > (0 if newest is None else newest.version):
+            self.newest = max(self.newest, meta.checkpoint_version)
+            self.findings.append(finding_of(missing_checkpoint(meta.checkpoint_version)))
+        error = wal_reader.missing(wal_reader.read_files(DiskStorage(directory)), meta.log_number)
+        if error is not None and store_files.read_meta(directory) == meta:  # else a coordinator has just removed it
+            self.missing_log = error.file
+            self.findings.append(finding_of(error))
 
     def prefix_version(self) -> int:
         """The newest version up to which no commit is missing or doubtful."""
@@ -203,6 +216,8 @@ def survey_store(directory: Path, acknowledged: int = 0, progress: Callable[[int
         findings.append(finding_of(error))
     survey = Survey(storage, acknowledged, progress or _ignore, meta.store_id if meta is not None else None)
     survey.meta = meta
+    if meta is not None:
+        survey.look_for_missing(directory, meta)
     findings = storage.unreadable + findings
     try:
         EpochWord(directory, writable=False)

@@ -30,6 +30,7 @@ from shoal.coordinator.server.checks import Checks
 from shoal.coordinator.server.control_socket import ControlSocket
 from shoal.coordinator.server.loop import Server
 from shoal.coordinator.server.maintenance import Maintenance
+from shoal.coordinator.server.served_meta import ServedMeta
 from shoal.coordinator.server.serving_epoch import ServingEpoch
 from shoal.shm.files import store_files
 from shoal.shm.files.storage import Storage
@@ -62,9 +63,10 @@ class Coordinator:
         self._segment = host.new_segment(meta.max_bytes)
         self._writer = Writer(self._segment, limits)
         self._reclaimer = Reclaimer(self._writer, lambda: NOTHING_PINNED)
-        found = recover(storage, self._writer, self._reclaimer, meta.store_id, limits)
+        found = recover(storage, self._writer, self._reclaimer, meta, limits)
         store_id = found.store_id or store_files.new_store_id()
         self._meta = meta._replace(store_id=store_id)
+        self._served_meta = ServedMeta(storage, directory, self._meta, host)
         self._epoch = ServingEpoch(directory, self._writer, host)
         self._log = self._begin_log(storage, found, store_id)
         self._engine = CommitEngine(
@@ -77,7 +79,7 @@ class Coordinator:
         if self._log is not None:
             self._checkpointer = Checkpointer(
                 *(directory, storage, self._log, self._writer, self._reclaimer, self._sessions),
-                *(found.log_bytes, store_id, limits, host),
+                *(found.log_bytes, store_id, found.checkpoint_version, limits, host),
             )
         self._background_sync: BackgroundSync | None = None
         if self._log is not None and meta.durability == "buffered":
@@ -122,13 +124,15 @@ class Coordinator:
         checks = Checks(writer, reclaimer, limits)
         maintenance = Maintenance(self._engine, writer, reclaimer, found.window, checks, self._checkpointer, limits)
         return Server(
-            *(self._engine, writer, maintenance, checks, self._meta, idle_timeout_s, place, self._epoch.keep),
+            *(self._engine, writer, maintenance, checks, self._meta, idle_timeout_s, place, self._keep_files),
             *(limits, self._host),
         )
 
     def _serve(self, control: ControlSocket) -> None:
         try:
             self._server.serve(control)
+            if self._checkpointer is not None:
+                self._checkpointer.save_lost()
         finally:
             control.close()
             if self._checkpointer is not None:
@@ -140,13 +144,26 @@ class Coordinator:
         """From here on the store is served, and ``store.json`` says how; if not, no log file is left behind."""
         with contextlib.ExitStack() as undo:
             if self._log is not None:
-                undo.callback(self._log.discard)
+                undo.callback(self._discard_log, self._log)
             control = self._host.control_socket(self._directory, self._server.admit)
             undo.callback(control.close)
-            if self._host.read_meta(self._directory) != self._meta:
-                self._host.write_meta(self._directory, self._meta)
+            self._served_meta.begin(0 if self._log is None else self._log.number)
             undo.pop_all()
+        if self._log is not None:
+            self._log.named_number = self._served_meta.log_number
+            self._log.name_newest = self._served_meta.name_log
         return control
+
+    def _discard_log(self, log: WalWriter) -> None:
+        """Remove the log file that was begun, unless ``store.json`` names it already."""
+        last = self._host.read_meta(self._directory)
+        if last is None or last.log_number != log.number:
+            log.discard()
+
+    def _keep_files(self, now_s: float) -> None:
+        """Make files again that somebody removed."""
+        self._epoch.keep(now_s)
+        self._served_meta.keep(now_s)
 
     def _stop(self, _number: int, _frame: Any) -> None:
         self._server.stopping = True

@@ -92,7 +92,7 @@ def _meta(directory: Path, durability: str | None, max_bytes: int | None) -> Sto
     """How the store is to be served: as asked for, or else as it was last."""
     last = store_files.read_meta(directory)
     default = last or StoreMeta(store_files.DEFAULT_DURABILITY, store_files.default_max_bytes())
-    return StoreMeta(durability or default.durability, max_bytes or default.max_bytes, default.store_id)
+    return default._replace(durability=durability or default.durability, max_bytes=max_bytes or default.max_bytes)
 
 
 def main(

@@ -8,6 +8,7 @@ from typing import Any
 
 from shoal.coordinator.host import Host
 from shoal.shm import limits
+from shoal.shm.files import store_files
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotPage
@@ -21,10 +22,9 @@ from .pipes import Epoll, Thing
 class SimulatedHost(Host):
     """One machine, as a coordinator's process on it sees it."""
 
-    def __init__(self, world: Any, meta: StoreMeta) -> None:
+    def __init__(self, world: Any) -> None:
         d = world.descriptors
         self._world = world
-        self._meta = meta
         self.monotonic_s = lambda: world.now_s
         self.now_ms = world.now_ms
         self.sleep = world.sleep
@@ -69,11 +69,9 @@ class SimulatedHost(Host):
     def storage(self, directory: Path) -> Any:
         return SimulatedStorage(self._world.disk)
 
-    def read_meta(self, directory: Path) -> StoreMeta:
-        return self._meta
-
-    def write_meta(self, directory: Path, meta: StoreMeta) -> None:
-        self._meta = meta
+    def read_meta(self, directory: Path) -> StoreMeta | None:
+        file = self._world.disk.names.get(store_files.META_FILE)
+        return None if file is None else store_files.decode_meta(bytes(file.content), directory)
 
     def epoch_word(self, directory: Path) -> Any:
         return fakes.Epoch(self._world)

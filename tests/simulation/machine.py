@@ -113,7 +113,7 @@ class World(Scheduler):
         """A coordinator's process, as a client starts it: ``process.serve`` from the locks on."""
         self.coordinators += 1
         directory: Any = fakes.Path(self, "store")
-        meta = StoreMeta(self.durability, MIN_STORE_BYTES, bytes(range(STORE_ID_BYTES)))
+        new = StoreMeta(self.durability, MIN_STORE_BYTES, bytes(range(STORE_ID_BYTES)))
 
         def run() -> None:
             self.sleep(self.rng.uniform(0, 0.01))
@@ -121,7 +121,8 @@ class World(Scheduler):
                 with contextlib.ExitStack() as held, contextlib.ExitStack() as made:
                     hold_locks(directory, held, made)
                     made.pop_all()
-                    host = SimulatedHost(self, meta)
+                    host = SimulatedHost(self)
+                    meta = host.read_meta(directory) or new
                     place: Any = fakes.Place()
                     coordinator = Coordinator(directory, meta, linger_s, place, TABLE, self.limits, host)
                     coordinator.run(lambda: report.append(None))
