@@ -147,6 +147,21 @@ def test_damage_before_a_whole_record(storage: DiskStorage, tmp_path: Path) -> N
     assert survey.commit(3).writes == [b"key", b"3" * 20, 0]
 
 
+def test_damage_to_the_head_of_a_record(storage: DiskStorage, tmp_path: Path) -> None:
+    """Not even its length is known: salvage looks for the next whole record."""
+    log = _log(storage)
+    _append(log, 4)
+    path = tmp_path / file_name(1)
+    _damage(path, 2)
+    with pytest.raises(CorruptionError) as told:
+        _versions(storage)
+    data = bytearray(path.read_bytes())
+    data[told.value.offset : told.value.offset + 8] = bytes(8)
+    path.write_bytes(data)
+    survey = LogSurvey(read_files(storage), 0, 0, STORE_ID, lambda _bytes: None)
+    assert survey.versions() == [1, 3, 4]
+
+
 def test_files_that_are_not_what_their_names_say(storage: DiskStorage, tmp_path: Path) -> None:
     """A copy under another number, and a file of another store, stop the reader; salvage leaves the latter out."""
     log = _log(storage)
