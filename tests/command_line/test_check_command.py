@@ -12,7 +12,7 @@ from shoal.cli.main import main
 from shoal.coordinator.log.format import file_name
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.recovery.survey import at_rest, survey_store
-from shoal.shm.files import store_files
+from shoal.shm.files import epoch_file, store_files
 from shoal.shm.files.storage import DiskStorage
 from tests.conftest import coordinators_below
 from tests.support.histories.history_workers import seed_from
@@ -27,7 +27,7 @@ def _filled(path: Path, clean: bool) -> Path:
     """A store at rest, closed in order or killed, as a coordinator would have left it."""
     path.mkdir(mode=0o700)
     store_files.write_meta(path, store_files.StoreMeta("buffered", 8 << 20, STORE_ID))
-    store_files.EpochWord(path, writable=True)
+    epoch_file.EpochWord(path, writable=True)
     (path / store_files.COORDINATOR_LOCK_FILE).touch()
     log = WalWriter(DiskStorage(path), 1, 0, STORE_ID)
     Model().append(log, 30)
@@ -50,7 +50,7 @@ def killed(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _copy(path: Path, to: Path, log: bytes) -> Path:
     to.mkdir(mode=0o700)
-    for name in (LOG, store_files.META_FILE, store_files.EPOCH_FILE, store_files.COORDINATOR_LOCK_FILE):
+    for name in (LOG, store_files.META_FILE, epoch_file.EPOCH_FILE, store_files.COORDINATOR_LOCK_FILE):
         (to / name).write_bytes((path / name).read_bytes() if name != LOG else log)
     return to
 

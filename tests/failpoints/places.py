@@ -116,7 +116,7 @@ FAILPOINTS = {
     "take-over: holding start.lock": Failpoint(WORKER, take_over, "_start", "before"),
     "take-over: coordinator started, not heard": Failpoint(WORKER, take_over, "_read_report", "before"),
     "take-over: coordinator heard, lock held": Failpoint(WORKER, take_over, "_start", "after"),
-    "take-over: before the greeting": Failpoint(WORKER, take_over, "_knock", "before"),
+    "take-over: before the greeting": Failpoint(WORKER, take_over, "_greet", "before"),
     "take-over: greeted": Failpoint(WORKER, handshake, "receive_welcome", "after"),
     "client: before the request": Failpoint(WORKER, channel, "write_all", "before"),
     "client: half of the request written": Failpoint(WORKER, channel, "write_all", "half"),

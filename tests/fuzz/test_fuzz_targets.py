@@ -24,7 +24,7 @@ from shoal.coordinator.commit import engine as commit_engine
 from shoal.primitives.rules import registry as operations
 from shoal.shm import codec
 from shoal.shm.errors import AlreadyExistsError, CASConflictError
-from shoal.shm.files import checkpoint, store_files
+from shoal.shm.files import checkpoint, epoch_file, store_files
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire import frames, handshake, wire_errors
 from shoal.shm.wire import request as wire_request
@@ -257,7 +257,7 @@ MUTANTS = [
     ("checkpoints", checkpoint, "_is_end", lambda content: True),
     ("log", wire_request, "check_writes", _no_check),
     ("store_json", store_files, "DURABILITIES", ("memory", "buffered", "strict", None)),
-    ("epoch", store_files, "_LAST_GENERATION", -1),
+    ("epoch", epoch_file, "_LAST_GENERATION", -1),
     ("value", codec, "unpackb", lambda raw, **options: msgpack.unpackb(raw, strict_map_key=False, **options)),
 ]
 

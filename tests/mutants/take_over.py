@@ -10,7 +10,7 @@ from typing import Any
 from shoal.coordinator.server import process_start
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.channel import Channel
-from shoal.workers.shared_memory.connection import Connection
+from shoal.workers.shared_memory.connection import StoreConnection
 from tests.mutants.registry import WORKER, Patch, mutant
 
 
@@ -18,18 +18,18 @@ from tests.mutants.registry import WORKER, Patch, mutant
 def resend_as_another(patch: Patch) -> None:
     """A commit that was cut off is sent again under another name, so nobody knows that it is done."""
 
-    def attach(self: Connection, channel: Channel, in_flight: bool, give_up_s: float) -> Attachment:
+    def attach(self: StoreConnection, channel: Channel, in_flight: bool, give_up_s: float) -> Attachment:
         channel.client_id = secrets.randbits(62) + 1
         attachment: Attachment = sound(self, channel, in_flight, give_up_s)
         return attachment
 
-    sound = patch.set(Connection, "_attach", attach)
+    sound = patch.set(StoreConnection, "_attach", attach)
 
 
 @mutant("take-over", "reader_of_two_coordinators", side=WORKER)
 def keep_old_attachment(patch: Patch) -> None:
     """Who only reads goes on with the segment of a coordinator that has died."""
-    patch.set(Connection, "current", lambda self: self.attachment)
+    patch.set(StoreConnection, "current", lambda self: self.attachment)
 
 
 @mutant("take-over", "two_coordinators")

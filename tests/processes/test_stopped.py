@@ -89,7 +89,7 @@ def test_commits_wait_for_a_stopped_coordinator(store: Path, durability: str) ->
             with db.snapshot(RUN) as view:
                 assert view.kv.get("key") == "value"
                 assert kv.get(RUN, "key") == "value"
-            with pytest.raises(shoal.CoordinatorLostError, match="see who holds"):
+            with pytest.raises(shoal.CoordinatorLostError, match="see which process holds"):
                 shoal.open(store, timeout=0.3)
             assert all(thread.is_alive() for thread in waiting)
         assert sorted(thread.ended() for thread in waiting) == [1, 2, 3]

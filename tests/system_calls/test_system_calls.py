@@ -18,7 +18,8 @@ import pytest
 
 from shoal.coordinator.server.coordinator import Coordinator
 from shoal.primitives.rules.registry import TABLE
-from shoal.shm.files import storage, store_files
+from shoal.shm.files import notes, store_directory, store_files
+from shoal.shm.files.storage import DiskStorage
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.files.store_place import WorkingPlace
 from shoal.shm.limits import Limits
@@ -76,7 +77,7 @@ def test_a_mutant_is_noticed(mutant: str, call: str, fault: str, noticed: str) -
 @pytest.fixture
 def coordinator(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Coordinator]:
     """A coordinator in this process, which serves nobody."""
-    store_files.make_directory(store)
+    store_directory.make_directory(store)
     monkeypatch.chdir(store)
     limits = Limits(checkpoint_log_files=0)
     made = Coordinator(store, StoreMeta("buffered", 16 << 20), None, WorkingPlace(store), TABLE, limits)
@@ -113,7 +114,7 @@ def test_what_may_not_be_on_the_disk_is_copied_to_new_blocks(tmp_path: Path) -> 
     content = b"synced" + bytes(5000) + b"not synced" + bytes(5000)
     path.write_bytes(content)
     before = path.stat().st_ino
-    disk = storage.DiskStorage(tmp_path)
+    disk = DiskStorage(tmp_path)
     disk.write_again("log", len(content))
     assert path.stat().st_ino == before, "all of it was on the disk"
     disk.write_again("log", 5006)
@@ -125,7 +126,7 @@ def test_what_may_not_be_on_the_disk_is_copied_to_new_blocks(tmp_path: Path) -> 
 
 def test_a_note_on_a_full_disk_makes_nothing_worse(tmp_path: Path) -> None:
     """What cannot be noted is not noted: the thread that notes a failed sync must come to ending the process."""
-    assert _with_small_files(lambda: storage.append_note(tmp_path, "notes", "a line of more than 20 bytes")) == 0
+    assert _with_small_files(lambda: notes.append_note(tmp_path, "a line of more than 20 bytes")) == 0
 
 
 def test_a_checkpoint_that_cannot_begin_is_put_off(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:

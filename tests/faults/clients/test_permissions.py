@@ -16,8 +16,8 @@ import pytest
 import shoal
 from shoal.cli.main import main as command
 from shoal.coordinator.server.control_socket import ControlSocket
-from shoal.shm.files import store_files
-from shoal.shm.files.storage import append_note
+from shoal.shm.files import store_directory, store_files
+from shoal.shm.files.notes import append_note
 from shoal.shm.wire import handshake
 
 NOBODY = 65534
@@ -67,7 +67,7 @@ class TestModes:
         """What the coordinator's helper writes, and what is written when something goes wrong."""
         with shoal.open(store, linger=0.1) as db:
             shoal.KVStore(db).put("r", "k", 1)
-        append_note(store, store_files.NOTES_FILE, "something went wrong")
+        append_note(store, "something went wrong")
         shoal.open(store, linger=0.1).close()
         assert "coordinator.log" in modes(store)
         assert_private(store)
@@ -94,7 +94,7 @@ class TestModes:
             rename(source, target)
 
         monkeypatch.setattr(os, "replace", replace)
-        store_files.make_directory(store)
+        store_directory.make_directory(store)
         store_files.write_meta(store, store_files.StoreMeta("buffered", 8 << 20))
         with shoal.open(store, durability="memory", linger=0.1) as db:
             db.backup(tmp_path / "backup")
@@ -263,7 +263,7 @@ def test_the_door_is_never_open_to_others(tmp_path, monkeypatch, open_umask):
         seen.append(modes(tmp_path / "store")["."])
         sound(path, mode, **options)
 
-    store_files.make_directory(tmp_path / "store")
+    store_directory.make_directory(tmp_path / "store")
     monkeypatch.setattr(os, "chmod", chmod)
     control = ControlSocket(tmp_path / "store", lambda hello: pytest.fail("nobody knocked"))
     try:

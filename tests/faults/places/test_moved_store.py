@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import shoal
-from shoal.shm.files import store_files
+from shoal.shm.files import control_address, notes
 from tests.support.slow import slow
 
 RUN = "run"
@@ -260,8 +260,8 @@ def test_idle_coordinator_ends(deep: Path) -> None:
         target = _renamed(deep)
         assert target is not None
         _gone(pid)
-        assert not (target / store_files.SOCKET_FILE).exists()
-        assert not (target / store_files.NOTES_FILE).exists()
+        assert not (target / control_address.SOCKET_FILE).exists()
+        assert not (target / notes.NOTES_FILE).exists()
         assert not deep.exists()
 
 

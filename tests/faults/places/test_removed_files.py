@@ -14,14 +14,14 @@ import pytest
 import shoal
 from shoal.coordinator.server import process, process_start
 from shoal.primitives.rules.registry import TABLE
-from shoal.shm.files import store_files
+from shoal.shm.files import control_address, epoch_file, store_files
 from shoal.shm.limits import REMAKE_AFTER_S
 from tests.support.slow import slow
 
 RUN = "run"
 FILES = [
-    store_files.SOCKET_FILE,
-    store_files.EPOCH_FILE,
+    control_address.SOCKET_FILE,
+    epoch_file.EPOCH_FILE,
     store_files.COORDINATOR_LOCK_FILE,
     store_files.START_LOCK_FILE,
 ]
@@ -86,9 +86,9 @@ def test_a_reader_hears_of_the_next_coordinator(store: Path) -> None:
     with shoal.open(store, linger=0.2) as reader, shoal.open(store, linger=0.2) as writer:
         shoal.KVStore(writer).put(RUN, "k", 1)
         assert shoal.KVStore(reader).get(RUN, "k") == 1
-        _remove(store, [store_files.EPOCH_FILE])
+        _remove(store, [epoch_file.EPOCH_FILE])
         deadline_s = time.monotonic() + 20
-        while not (store / store_files.EPOCH_FILE).exists():
+        while not (store / epoch_file.EPOCH_FILE).exists():
             assert time.monotonic() < deadline_s
             time.sleep(0.02)
         time.sleep(0.1)

@@ -9,7 +9,7 @@ import pytest
 
 import shoal
 from shoal import RunStatus
-from shoal.fleet import DONE, FAILED, Fleet, Outcome, _InputRun, fleet_run_id, input_run_id
+from shoal.fleet import DONE, FAILED, Fleet, InputOutcome, _InputRun, fleet_run_id, input_run_id
 
 STEP = "tests.support.fleet_functions:step"
 FLEET = fleet_run_id(STEP)
@@ -33,7 +33,7 @@ def pool(shared_pool: shoal.WorkerPool) -> Iterator[shoal.WorkerPool]:
         shoal.KVStore(shared_pool.database).delete("fixed", key)
 
 
-def run_fleet(pool: shoal.WorkerPool, *inputs: str, function: str = STEP) -> dict[str, Outcome]:
+def run_fleet(pool: shoal.WorkerPool, *inputs: str, function: str = STEP) -> dict[str, InputOutcome]:
     """What ``shoal run`` does, without the command line."""
     fleet = Fleet(pool.database, function)
     return {outcome.input: outcome for outcome in fleet.run(pool, fleet.to_do(list(inputs)))}
@@ -81,7 +81,7 @@ def test_what_failed_begins_afresh_and_its_log_goes_on(pool: shoal.WorkerPool) -
     assert set(run_fleet(pool, "a", "bad")) == {"bad"}
     assert counters(db) == (1, 1)
     shoal.KVStore(db).put("fixed", "bad", True)
-    assert run_fleet(pool, "a", "bad") == {"bad": Outcome("bad", DONE, result="BAD")}
+    assert run_fleet(pool, "a", "bad") == {"bad": InputOutcome("bad", DONE, result="BAD")}
     assert run_fleet(pool, "a", "bad") == {}
     assert steps(db, "bad") == [
         ("started", 1), ("failed", 1), ("started", 2), ("failed", 2), ("started", 3), ("finished", 3)
@@ -101,7 +101,7 @@ def test_what_was_cut_short_is_begun_again_as_it_is(pool: shoal.WorkerPool) -> N
     assert _InputRun(STEP, "cut").begin(db) is None
     shoal.KVStore(db).put(cut, "so far", 3)
     assert Fleet(db, STEP).outcome("cut") is None
-    assert run_fleet(pool, "a", "cut") == {"cut": Outcome("cut", DONE, result="CUT")}
+    assert run_fleet(pool, "a", "cut") == {"cut": InputOutcome("cut", DONE, result="CUT")}
     assert steps(db, "cut") == [("started", 1), ("started", 2), ("finished", 2)]
     assert shoal.KVStore(db).get(cut, "so far") == 3
 
@@ -121,7 +121,7 @@ def test_an_input_ends_once(pool: shoal.WorkerPool) -> None:
     run_fleet(pool, "a")
     assert run.begin(db) is None
     assert run.begin(db) is None
-    done = Outcome("twice", DONE, result=[1])
+    done = InputOutcome("twice", DONE, result=[1])
     assert run.finish(db, [1]) == done
     assert run.finish(db, [2]) == done
     assert run.fail(db, "too late") == done
@@ -133,7 +133,7 @@ def test_an_input_ends_once(pool: shoal.WorkerPool) -> None:
 def test_a_worker_lost_before_it_could_begin(pool: shoal.WorkerPool) -> None:
     """An input whose worker died before anything was noted is Failed all the same, of no attempt."""
     run_fleet(pool, "a")
-    assert _InputRun(STEP, "early").fail(pool.database, "lost") == Outcome("early", FAILED, error="lost")
+    assert _InputRun(STEP, "early").fail(pool.database, "lost") == InputOutcome("early", FAILED, error="lost")
     assert steps(pool.database, "early") == [("failed", 0)]
     assert run_fleet(pool, "early")["early"].status == DONE
 
@@ -158,7 +158,7 @@ def test_what_is_done_stays_done_when_archived(pool: shoal.WorkerPool) -> None:
     run_fleet(pool, "a")
     shoal.RunIndex(pool.database).archive_run(input_run_id(STEP, "a"))
     assert run_fleet(pool, "a") == {}
-    assert Fleet(pool.database, STEP).outcome("a") == Outcome("a", DONE, result="A")
+    assert Fleet(pool.database, STEP).outcome("a") == InputOutcome("a", DONE, result="A")
 
 
 def test_inputs_are_any_text(pool: shoal.WorkerPool) -> None:
@@ -198,8 +198,8 @@ def test_run_ids_are_stable_short_and_never_the_same() -> None:
 def test_whatever_a_function_raises_is_its_inputs_error(pool: shoal.WorkerPool, text: str, error: str) -> None:
     """Nothing raised by a function ends more than its own input; what is kept of the error is its text, shortened."""
     function = "tests.support.fleet_functions:fail_oddly"
-    assert run_fleet(pool, text, function=function) == {text: Outcome(text, FAILED, error=error)}
-    assert Fleet(pool.database, function).outcome(text) == Outcome(text, FAILED, error=error)
+    assert run_fleet(pool, text, function=function) == {text: InputOutcome(text, FAILED, error=error)}
+    assert Fleet(pool.database, function).outcome(text) == InputOutcome(text, FAILED, error=error)
 
 
 def test_a_result_there_is_no_room_for_fails_its_input_only(tmp_path: Path) -> None:

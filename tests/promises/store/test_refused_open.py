@@ -19,7 +19,7 @@ import pytest
 
 import shoal
 from shoal.cli.main import main as command
-from shoal.shm.files import store_files
+from shoal.shm.files import epoch_file, store_files
 from shoal.shm.host.child_python import python_environment
 from shoal.shm.limits import MIN_STORE_BYTES
 from tests.support.slow import slow
@@ -181,7 +181,7 @@ def test_strange_store_json(store: Path, content: bytes, error: type[Exception])
 
 def test_last_generation(store: Path) -> None:
     """An epoch that cannot be raised is found before a log file is made."""
-    (store / store_files.EPOCH_FILE).write_bytes(b"\xff" * 8 + bytes(4088))
+    (store / epoch_file.EPOCH_FILE).write_bytes(b"\xff" * 8 + bytes(4088))
     before = looks(store)
     with pytest.raises(shoal.CorruptionError, match="epoch"):
         shoal.open(store, linger=0, durability="strict")

@@ -97,7 +97,7 @@ class Door:
 
 
 def knock(world: Any, hello: Hello, deadline_s: float) -> Welcome | None:
-    """``take_over._knock``."""
+    """``take_over._greet``."""
     world.step()
     door = world.door
     if door is None or not door.process.alive:

@@ -264,7 +264,7 @@ class Place:
 
 
 class Epoch:
-    """``store_files.EpochWord``."""
+    """``epoch_file.EpochWord``."""
 
     def __init__(self, world: World) -> None:
         self.words = world.epoch

@@ -27,8 +27,8 @@ from shoal.shm.host import descriptors, waiting
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotSlots
 from shoal.shm.wire import frames
-from shoal.workers import retry
-from shoal.workers.shared_memory import attachment, autocommit, channel, connection, take_over
+from shoal.workers import polling, retry
+from shoal.workers.shared_memory import attachment, channel, connection, take_over
 from tests.mutants import Patch
 from tests.mutants import answers as mutant_answers
 from tests.mutants import recovery as mutant_recovery
@@ -84,7 +84,7 @@ def _install(world: World, patch: Patch) -> None:
         frames,
         connection,
         channel,
-        autocommit,
+        polling,
         retry,
         take_over,
         clock,
@@ -93,7 +93,7 @@ def _install(world: World, patch: Patch) -> None:
     ):
         patch.set(module, "time", sim_time)
     sim_random = SimpleNamespace(uniform=rng.uniform)
-    for module in (take_over, retry):
+    for module in (polling, retry):
         patch.set(module, "random", sim_random)
     secrets = SimpleNamespace(randbits=rng.getrandbits)
     for module in (connection, channel, mutant_take_over):
@@ -186,7 +186,7 @@ def _install_client(world: World, patch: Patch) -> None:
     patch.set(take_over, "EpochWord", lambda _directory, writable: fakes.Epoch(world))
     patch.set(connection, "StorePlace", lambda _directory, _store_id: fakes.Place())
     patch.set(connection, "words", SimpleNamespace(register_reader=world.step))
-    patch.set(take_over, "_knock", lambda _directory, hello, deadline_s: knock(world, hello, deadline_s))
+    patch.set(take_over, "_greet", lambda _directory, hello, deadline_s: knock(world, hello, deadline_s))
     patch.set(
         take_over,
         "_start_if_nobody_does",

@@ -6,10 +6,10 @@ from collections.abc import Sequence
 from itertools import count, cycle
 from typing import Any
 
-from .operation_base import Operation, Step
-from .peers import BenchError, Session
+from ..peers import BenchError, Session
+from .base import Operation, Step
 
-# Workers that work each in a run of its own, at most.
+# The most workers that may each have a run of their own.
 RUNS = 256
 _EVENT_TYPES = ("task_started", "tool_called", "tool_returned", "task_done")
 _TAGS = tuple(f"tag-{i}" for i in range(8))
@@ -28,7 +28,7 @@ class Append(Operation):
         return [_RUN]
 
     def step(self, session: Session, targets: Sequence[str], worker: int, seed: int) -> Step:
-        """Everybody has the same few types of events."""
+        """All workers use the same few types of events."""
         numbers, types = count(), cycle(_EVENT_TYPES)
         append, run = session.append, targets[0]
 
@@ -38,14 +38,14 @@ class Append(Operation):
         return step
 
     def check(self, session: Session, targets: Sequence[str], operations: int) -> None:
-        """The log is as long as the appends done, and every hash follows from the event and the hash before."""
+        """The log has one event per append, and every hash follows from its event and the hash before."""
         length = session.log_length(targets[0])
         if length != operations:
             raise BenchError(f"{operations} appends were acknowledged and the log has {length} events")
 
 
 class CompareAndSwap(Operation):
-    """Swaps that find what they expect."""
+    """Swaps that always find the version they expect."""
 
     name = "cas"
     title = "cas: compare-and-swap a cell, each process its own; the version known from the swap before"
@@ -55,7 +55,7 @@ class CompareAndSwap(Operation):
         return _runs()
 
     def step(self, session: Session, targets: Sequence[str], worker: int, seed: int) -> Step:
-        """The first one of a worker makes its cell, before the clock runs."""
+        """A worker creates its cell before the clock runs, if it is not there."""
         run = _run_of(targets, worker)
         cas = session.cas
         version = session.version(run, _CELL) or session.create_cell(run, _CELL)
@@ -67,7 +67,7 @@ class CompareAndSwap(Operation):
         return step
 
     def check(self, session: Session, targets: Sequence[str], operations: int) -> None:
-        """The versions have gone up by one for each swap."""
+        """The versions have grown by one for each swap."""
         swaps = sum(version - 1 for run in targets if (version := session.version(run, _CELL)))
         if swaps != operations:
             raise BenchError(f"{operations} swaps were acknowledged and the cells show {swaps}")
@@ -84,7 +84,7 @@ class RecordTrace(Operation):
         return [_RUN]
 
     def step(self, session: Session, targets: Sequence[str], worker: int, seed: int) -> Step:
-        """Everybody has the same few tags."""
+        """All workers use the same few tags."""
         numbers, tags = count(), cycle(_TAGS)
         trace, run = session.trace, targets[0]
 
@@ -122,7 +122,7 @@ class Cross(Operation):
         return step
 
     def check(self, session: Session, targets: Sequence[str], operations: int) -> None:
-        """Events, versions and traces of each run are as many, and as many in all as transactions were done."""
+        """Each run has as many events as versions and traces, and all runs together one event per transaction."""
         total = 0
         for run in targets:
             length = session.log_length(run)

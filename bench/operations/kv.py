@@ -8,20 +8,20 @@ from collections.abc import Iterator, Sequence
 from itertools import count, cycle, islice
 from typing import Any
 
-from .operation_base import Operation, Step
-from .peers import BenchError, Session
+from ..peers import BenchError, Session
+from .base import Operation, Step
 
 READ_KEYS = 100_000
 KEYS_PER_GROUP = 100
 PUT_KEYS = 10_000
 COUNTERS = 1_000
-# Random picks a worker makes before the clock runs, and then goes round.
+# Random picks that a worker makes before the clock runs; it repeats them in a circle.
 _PICKS = 20_000
 _LONGEST_WARM_UP_S = 3.0
 
 
 class Get(Operation):
-    """Point reads, in workers that have been at work for a while."""
+    """Point reads of keys that the worker has read before."""
 
     name = "get"
     title = f"get: begin, get, decode; random order over {READ_KEYS:,} keys, each read before"
@@ -37,7 +37,7 @@ class Get(Operation):
         return _shuffled([_key(i) for i in range(READ_KEYS)])
 
     def warm_up(self, session: Session, targets: Sequence[str]) -> None:
-        """Read every key, for as long as it takes, up to a limit: some stores fill caches of their own."""
+        """Read every key, or as many as fit a time limit: some stores fill caches of their own."""
         give_up_s = time.monotonic() + _LONGEST_WARM_UP_S
         keys = iter(targets)
         while time.monotonic() < give_up_s and (batch := list(islice(keys, 1000))):
@@ -45,7 +45,7 @@ class Get(Operation):
                 session.get(key)
 
     def step(self, session: Session, targets: Sequence[str], worker: int, seed: int) -> Step:
-        """Each worker goes round from a place of its own."""
+        """Each worker goes round the keys from a position of its own."""
         keys = _round_from(targets, worker * 7919)
         get, batch = session.get, self.batch
 
@@ -56,7 +56,7 @@ class Get(Operation):
         return step
 
     def check(self, session: Session, targets: Sequence[str], operations: int) -> None:
-        """Values are what was loaded."""
+        """Values are those that were loaded."""
         found = [session.get(key)["a"] for key in targets[:100]]
         expected = _shuffled(list(range(READ_KEYS)))[:100]
         if found != expected:
@@ -79,7 +79,7 @@ class Scan(Operation):
         return _shuffled([_prefix(group) for group in range(READ_KEYS // KEYS_PER_GROUP)])
 
     def step(self, session: Session, targets: Sequence[str], worker: int, seed: int) -> Step:
-        """Each worker goes round from a place of its own."""
+        """Each worker goes round the prefixes from a position of its own."""
         prefixes = _round_from(targets, worker * 79)
         scan = session.scan
 
@@ -103,7 +103,7 @@ class Put(Operation):
     title = f"put: overwrite a small dict, a commit each; random over {PUT_KEYS:,} keys"
 
     def items(self) -> dict[str, Any]:
-        """Every key is there before: an overwrite is not an insert."""
+        """Every key is there, so that puts overwrite and never insert."""
         return {_key(i): _value(-1) for i in range(PUT_KEYS)}
 
     def targets(self) -> list[str]:
@@ -111,7 +111,7 @@ class Put(Operation):
         return [_key(i) for i in range(PUT_KEYS)]
 
     def step(self, session: Session, targets: Sequence[str], worker: int, seed: int) -> Step:
-        """Keys are random per worker."""
+        """Each worker has random keys of its own."""
         keys = _random_picks(targets, seed)
         numbers = count()
         put = session.put
@@ -122,12 +122,12 @@ class Put(Operation):
         return step
 
     def check(self, session: Session, targets: Sequence[str], operations: int) -> None:
-        """Every value is whole, and as many changed as can be told: at least one if there was a put."""
+        """Every value is whole. No more keys have changed than there were puts; at least one has if there was a put."""
         changed = 0
         for key in targets:
             value = session.get(key)
             if value != _value(value["a"]):
-                raise BenchError(f"put left a value nobody wrote: {value!r}")
+                raise BenchError(f"put left a value that no worker wrote: {value!r}")
             changed += value["a"] != -1
         if changed > operations or (operations and not changed):
             raise BenchError(f"{operations} puts changed {changed} keys")
@@ -148,7 +148,7 @@ class ReadModifyWrite(Operation):
         return [_key(i) for i in range(COUNTERS)]
 
     def step(self, session: Session, targets: Sequence[str], worker: int, seed: int) -> Step:
-        """Keys are random per worker: workers in the same order would never meet."""
+        """Each worker has random keys of its own: workers in the same order would never conflict."""
         keys = _random_picks(targets, seed)
         rmw = session.rmw
 
@@ -177,7 +177,7 @@ def _value(number: int) -> dict[str, Any]:
 
 
 def _shuffled(items: list[Any]) -> list[Any]:
-    # Seeded, so that every peer, round and run meets the same order.
+    # With a seed, so that every peer, round and run has the same order.
     random.Random(len(items)).shuffle(items)
     return items
 
