@@ -8,6 +8,7 @@ from typing import Any
 
 import msgpack
 
+from shoal.coordinator.commit.apply import ClientSessions
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.log import format as wal_format
@@ -77,7 +78,15 @@ class Store:
         self.reclaimer = Reclaimer(self.writer, lambda: self.pinned)
         self.log = RecordingLog()
         self.engine = CommitEngine(
-            self.writer, self.reclaimer, ConflictWindow(0), self.log, clock.SystemClock(), 0, {}, True, TABLE
+            self.writer,
+            self.reclaimer,
+            ConflictWindow(0),
+            self.log,
+            clock.SystemClock(),
+            0,
+            ClientSessions(),
+            True,
+            TABLE,
         )
         self.reader = Reader(self.segment, self.writer.epoch_words)
         self.checks = Checks(self.writer, self.reclaimer)
@@ -233,7 +242,7 @@ def _attack(store: Store, message: bytes) -> None:
         _ask(store, request.control)
         return
     before, logged = store.state(), store.log.clients.count(HOSTILE)
-    last = store.engine.remembered.get(HOSTILE)
+    last = store.engine.sessions.get(HOSTILE)
     appends = any(name == operations.EVENT_APPEND for name, _ in request.operations)
     if appends and not request.writes and not request.clears:
         _attack_together(store, request)
@@ -246,7 +255,7 @@ def _attack(store: Store, message: bytes) -> None:
     if status != COMMITTED:
         assert is_new == 0, "a refused commit is in the log"
         assert _unexpired(after) == _unexpired(before), "a refused commit changed something"
-        assert store.engine.remembered.get(HOSTILE) == last
+        assert store.engine.sessions.get(HOSTILE) == last
     else:
         assert version <= store.engine.published
         assert is_new <= 1
@@ -265,12 +274,12 @@ def _ask(store: Store, control: tuple[str, list[Any]]) -> None:
 
 def _attack_together(store: Store, request: wire_request.CommitSet) -> None:
     """A hostile append that arrives with an honest one to the same log: one commit, if they can be joined."""
-    remembered = store.engine.remembered.get(HOSTILE)
+    sessions = store.engine.sessions.get(HOSTILE)
     theirs, honest = store.answered_together([(HOSTILE, request), (VICTIM, store.honest_append())])
     assert theirs[0] == request.commit_id
     assert theirs[1] in (COMMITTED, CONFLICT, REFUSED)
     if theirs[1] != COMMITTED:
-        assert store.engine.remembered.get(HOSTILE) == remembered
+        assert store.engine.sessions.get(HOSTILE) == sessions
     # An operation may have been let change the log's metadata: it is the client's own to spoil.
     assert honest[1] in (COMMITTED, REFUSED)
     assert store.problems() == []
@@ -312,7 +321,7 @@ def _settle(store: Store) -> None:
         writer = Writer(segment)
         found = recover(MemoryStorage({_FILE: store.log.raw}), writer, Reclaimer(writer, list))
         assert found.version == store.engine.version
-        assert found.remembered == dict(store.engine.remembered)
+        assert found.sessions == dict(store.engine.sessions)
         assert _unexpired(dict(Reader(segment).scan(b"", None, found.version))) == _unexpired(store.state())
         assert check_segment(segment, found.version, writer) == []
     finally:
