@@ -1,4 +1,4 @@
-"""The command line. Exit 0 good, 1 a run that failed, 2 bad usage or something missing, 130 interrupted."""
+"""The command line. Exit status: 0 good, 1 the run failed, 2 bad usage or something is missing, 130 interrupted."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _NEEDED = ("lmdb", "redis", "tabulate")
 _PROCESSES = (1, 4, 8)
 _QUICK_ROUNDS, _QUICK_SECONDS_S = 3, 0.3
 _FULL_ROUNDS, _FULL_SECONDS_S = 7, 2.0
-# Beside endless loops every trial takes turns with them: a window must be many of the scheduler's turns long.
+# On a busy machine a trial takes turns with the endless loops: its window must be many of the scheduler's turns long.
 _QUICK_BUSY_SECONDS_S = 1.0
 _BUSY_ONLY, _BUSY_PROCESSES, _BUSY_DURABILITY = ("put",), (1, 4), ("buffered",)
 
@@ -66,7 +66,7 @@ def _run(options: argparse.Namespace, directory: Path) -> None:
     print(report.machine_text(facts))
     print(f"\n{report.plan_text(plan)}", flush=True)
     figures: list[Figure] = []
-    tqdm.monitor_interval = 0  # its thread would be forked into the workers
+    tqdm.monitor_interval = 0  # no monitor thread: the workers are forked
     with tqdm(total=plan.trials(), unit="trial", disable=None, leave=False) as bar:
         for operation, durability in plan.sections():
             bar.set_description(operation.name)
@@ -86,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
         prog="shoal bench",
         description="Measure shoal beside LMDB, SQLite, Redis and a Manager dict at equal durability.",
     )
-    parser.add_argument("--quick", action="store_true", help="three short rounds: minutes, and rougher figures")
+    parser.add_argument("--quick", action="store_true", help="three short rounds: a few minutes, rougher figures")
     parser.add_argument(
         "--busy",
         type=_count,
@@ -94,20 +94,34 @@ def _parser() -> argparse.ArgumentParser:
         const=os.cpu_count() or 1,
         default=0,
         metavar="N",
-        help="beside N endless loops, one for each processor if N is left out; put, 1 and 4 processes, buffered "
-        "unless said otherwise",
+        help="beside N endless loops (one for each processor if N is left out); put, 1 and 4 processes and buffered "
+        "unless given otherwise",
     )
-    parser.add_argument("--only", type=_choice_of(tuple(OPERATIONS)), metavar="OPERATION,...", help="all")
-    parser.add_argument("--processes", type=_counts, metavar="N,...", help="1,4,8")
+    parser.add_argument("--only", type=_choice_of(tuple(OPERATIONS)), metavar="OPERATION,...", help="default: all")
+    parser.add_argument("--processes", type=_counts, metavar="N,...", help="default: 1,4,8")
     parser.add_argument(
-        "--durability", type=_choice_of(DURABILITIES), metavar="DURABILITY,...", help=",".join(DURABILITIES)
+        "--durability",
+        type=_choice_of(DURABILITIES),
+        metavar="DURABILITY,...",
+        help=f"default: {','.join(DURABILITIES)}",
     )
-    parser.add_argument("--rounds", type=_count, metavar="N", help=f"{_FULL_ROUNDS}; quick {_QUICK_ROUNDS}")
-    parser.add_argument("--seconds", type=_seconds, metavar="S", help=f"{_FULL_SECONDS_S}; quick {_QUICK_SECONDS_S}")
     parser.add_argument(
-        "--directory", type=_existing_directory, default=Path(), metavar="DIR", help="where the disk is; here"
+        "--rounds", type=_count, metavar="N", help=f"default: {_FULL_ROUNDS}; with --quick {_QUICK_ROUNDS}"
     )
-    parser.add_argument("--json", type=_new_file, metavar="FILE", help="all figures, round by round")
+    parser.add_argument(
+        "--seconds",
+        type=_seconds,
+        metavar="S",
+        help=f"of a round; default: {_FULL_SECONDS_S}; with --quick {_QUICK_SECONDS_S}",
+    )
+    parser.add_argument(
+        "--directory",
+        type=_existing_directory,
+        default=Path(),
+        metavar="DIR",
+        help="a directory on the disk to measure; default: the current one",
+    )
+    parser.add_argument("--json", type=_new_file, metavar="FILE", help="write all figures, round by round")
     return parser
 
 

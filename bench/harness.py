@@ -1,8 +1,9 @@
-"""Rounds of worker processes: A B C D, A B C D, so that a slow moment of the machine meets every peer alike.
+"""Rounds of worker processes: A B C D, A B C D, so that a slow moment of the machine affects all peers alike.
 
-A trial is one peer with some processes. Each forks, attaches, says it is ready and waits; when all are ready, the
-parent names one window of the system's monotonic clock to all of them. They work from before it to after it and count
-what they finish inside it, so start-up is outside and all of them compete for the whole of the window.
+A trial is one peer with a number of worker processes. Each worker is forked, attaches, reports that it is ready and
+waits. When all are ready, the parent sends them one time window on the system's monotonic clock. They work from before
+the window to after it and count what they finish inside it. So start-up is not measured, and all workers compete during
+the whole window.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 from . import signals
-from .hogs import hogs
+from .busy_loops import busy_loops
 from .operations import Operation, Step
 from .peers import PEERS, BenchError, Peer
 
@@ -27,14 +28,14 @@ _CONTEXT = multiprocessing.get_context("fork")
 _READY_TIMEOUT_S = 60.0
 _RESULT_TIMEOUT_S = 90.0  # after the window: beyond SQLite's wait for its lock
 _EXIT_TIMEOUT_S = 10.0
-_LEAD_S = 0.005  # for the window to reach every worker before it opens, per process
+_LEAD_S = 0.005  # per process: time for the window's bounds to reach every worker before the window opens
 _WARM_UP_SHARE = 0.2
 _LONGEST_WARM_UP_S = 0.2
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to run, and for how long."""
+    """What to measure, with how many processes, rounds and seconds."""
 
     operations: tuple[Operation, ...]
     durabilities: tuple[str, ...]
@@ -44,7 +45,7 @@ class Plan:
     busy: int = 0  # endless loops beside every trial
 
     def sections(self) -> list[tuple[Operation, str]]:
-        """Each operation with each durability it is measured at: a read with the first only."""
+        """Each operation with each of its durabilities; a read has the first one only."""
         return [
             (operation, durability)
             for operation in self.operations
@@ -52,7 +53,7 @@ class Plan:
         ]
 
     def trials(self) -> int:
-        """How many trials that is."""
+        """The number of trials."""
         measured = sum(
             peer.lacks(operation.name, durability) is None
             for operation, durability in self.sections()
@@ -72,7 +73,7 @@ class Figure:
     setting: str
     missing: str | None = None
     rates_per_s: list[float] = field(default_factory=list)
-    p99s_s: list[float] = field(default_factory=list)  # the 99th percentile of a step's time, round by round
+    p99s_s: list[float] = field(default_factory=list)  # 99th percentile of a step's time, round by round
 
 
 @dataclass
@@ -86,11 +87,11 @@ class _Entrant:
 
 @dataclass
 class Tally:
-    """What a worker has done: operations inside the window, all of them, and how long each step in the window took."""
+    """What a worker has done."""
 
-    counted: int = 0
-    total: int = 0
-    times_s: array[float] = field(default_factory=lambda: array("d"))
+    counted: int = 0  # operations inside the window
+    total: int = 0  # all operations
+    times_s: array[float] = field(default_factory=lambda: array("d"))  # of each step inside the window
 
 
 def run_section(
@@ -116,7 +117,7 @@ def run_section(
             for round_number in range(plan.rounds):
                 for entrant in entrants:
                     seed = processes * 1_000_000 + round_number * 1_000
-                    with hogs(plan.busy):
+                    with busy_loops(plan.busy):
                         rate, p99_s = _run_trial(entrant, operation, processes, plan.seconds_s, seed)
                     figures[type(entrant.peer), processes].rates_per_s.append(rate)
                     figures[type(entrant.peer), processes].p99s_s.append(p99_s)
@@ -128,7 +129,7 @@ def run_section(
 
 @contextmanager
 def _entrant(kind: type[Peer], operation: Operation, durability: str, directory: Path) -> Iterator[_Entrant]:
-    """A started, loaded and checked peer in a fresh directory, all of which is gone afterwards."""
+    """A started, loaded and checked peer in a new directory; both are removed afterwards."""
     home = directory / f"{operation.name}-{durability}-{kind.__name__}"
     home.mkdir()
     peer = kind(home, durability)
@@ -146,7 +147,7 @@ def _loaded(peer: Peer, operation: Operation) -> _Entrant:
         _check(entrant, operation)
     except BenchError:
         raise
-    except Exception as error:  # each store has its own
+    except Exception as error:  # each store has errors of its own
         raise BenchError(f"{peer.name} could not be started: {type(error).__name__}: {error}") from error
     return entrant
 
@@ -203,7 +204,7 @@ def _fork_worker(entrant: _Entrant, operation: Operation, worker: int, seed: int
 
 
 def _receive(pipe: Connection, name: str, timeout_s: float) -> Tally:
-    """A worker's next message: what it has done, nothing yet when it is ready."""
+    """A worker's next message: an empty tally when it is ready, then what it has done."""
     if not pipe.poll(timeout_s):
         raise BenchError(f"{name}: a worker has not answered for {timeout_s:.0f} s")
     try:
@@ -217,12 +218,12 @@ def _receive(pipe: Connection, name: str, timeout_s: float) -> Tally:
 
 
 def _work(entrant: _Entrant, operation: Operation, worker: int, seed: int, pipe: Connection, other: Connection) -> None:
-    """A worker's life. An error is told to the parent, which ends the run."""
+    """Main function of a worker. It sends an error to the parent, which ends the run."""
     signals.leave_to_parent()
-    other.close()  # else this worker would keep its own pipe open when the parent dies
+    other.close()  # the parent's end: with it open here, the parent's death would not end the pipe
     try:
         session = entrant.peer.connect()
-        if entrant.peer.remembers:
+        if entrant.peer.caches_reads:
             operation.warm_up(session, entrant.targets)
         step = operation.step(session, entrant.targets, worker, seed)
         pipe.send(Tally())
@@ -231,13 +232,13 @@ def _work(entrant: _Entrant, operation: Operation, worker: int, seed: int, pipe:
         pipe.send(_count(step, operation.batch, start_s, end_s))
         session.close()
     except (EOFError, BrokenPipeError):
-        return  # the parent is gone
+        return  # the parent has ended
     except Exception as error:
         pipe.send(f"{type(error).__name__}: {error}")
 
 
 def _count(step: Step, batch: int, start_s: float, end_s: float) -> Tally:
-    """Do the step until the window ends. What is done before the window is the warm-up."""
+    """Repeat the step until the window ends. Steps before the window are the warm-up."""
     monotonic = time.monotonic
     tally = Tally()
     note_time = tally.times_s.append

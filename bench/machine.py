@@ -1,4 +1,4 @@
-"""What the figures were taken on: the machine, its disk and its pipes."""
+"""The machine that the figures are measured on, its disk and its pipes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ROUND_TRIPS = 3_000
 
 
 def describe(directory: Path) -> dict[str, Any]:
-    """Everything that makes figures comparable or not; ``directory`` is on the disk to be measured."""
+    """Everything that figures depend on; ``directory`` is on the disk to measure."""
     load = os.getloadavg()
     return {
         "cpu": _cpu_model(),
@@ -65,7 +65,7 @@ def _is_compiled(directory: Path) -> bool:
 
 
 def _file_system(directory: Path) -> str:
-    """The type of the file system that holds ``directory``: a sync in memory says nothing."""
+    """The type of the file system that holds ``directory``: on tmpfs a sync costs nothing."""
     best_at, best_type = "", "unknown"
     try:
         lines = Path("/proc/self/mounts").read_text().splitlines()
@@ -80,7 +80,7 @@ def _file_system(directory: Path) -> str:
 
 
 def _fdatasync_s(directory: Path) -> float:
-    """Median time of an fdatasync after an append, which is what a strict commit waits for."""
+    """Median time of an fdatasync after an append; a strict commit waits for one."""
     path = directory / "fdatasync"
     times_s: list[float] = []
     fd = os.open(path, os.O_WRONLY | os.O_CREAT, 0o600)
@@ -98,7 +98,7 @@ def _fdatasync_s(directory: Path) -> float:
 
 
 def _pipe_round_trip_s() -> float:
-    """Median time for a byte to another process and back, asleep between: what asking anybody anything costs."""
+    """Median time for a byte to another process and back, which sleeps in between: the least that a request costs."""
     there_read, there_write = os.pipe()
     back_read, back_write = os.pipe()
     echo = multiprocessing.get_context("fork").Process(

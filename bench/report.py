@@ -18,7 +18,7 @@ _NOTHING = "-"
 
 
 def machine_text(machine: dict[str, Any]) -> str:
-    """What goes first: figures without their machine say nothing."""
+    """The machine as a table, printed before the figures: they depend on it."""
     mode = "compiled" if machine["shoal_compiled"] else "plain Python"
     lmdb = f"LMDB {machine['lmdb']} (py-lmdb {machine['py_lmdb']})"
     redis = f"Redis {machine['redis']} (redis-py {machine['redis_py']})" if machine["redis"] else "no Redis"
@@ -34,7 +34,7 @@ def machine_text(machine: dict[str, Any]) -> str:
 
 
 def plan_text(plan: Plan) -> str:
-    """How the figures are taken."""
+    """How the figures are measured, as a text."""
     beside = f"\nBusy machine: {plan.busy} endless loop(s) beside every trial." if plan.busy else ""
     return (
         f"Operations per second of all processes together: median of {plan.rounds} round(s) of {plan.seconds_s:g} s, "
@@ -70,7 +70,7 @@ def section_text(operation: Operation, durability: str, figures: Sequence[Figure
 
 
 def write_json(path: Path, machine: dict[str, Any], plan: Plan, figures: Sequence[Figure]) -> None:
-    """All raw figures and what the tables make of them."""
+    """Write all raw figures, and the medians and ratios of the tables."""
     document = {
         "machine": machine,
         "rounds": plan.rounds,
@@ -90,7 +90,7 @@ def write_json(path: Path, machine: dict[str, Any], plan: Plan, figures: Sequenc
 
 
 def ratios(figure: Figure, figures: Sequence[Figure]) -> list[float | None]:
-    """shoal's rate by the peer's, round by round; None for a round in which the peer finished nothing."""
+    """shoal's rate divided by the peer's, round by round; None for a round in which the peer finished nothing."""
     subject = next(
         other
         for other in figures

@@ -1,4 +1,4 @@
-"""Signals that end the run: the parent unwinds and cleans up; its children leave them to it."""
+"""Signals that end the run: the parent unwinds and cleans up, and ends its children."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _PR_SET_PDEATHSIG = 1
 
 
 class InterruptedRun(BaseException):
-    """A signal came; not an Exception, so that nothing on the way mistakes it for a failure of a store."""
+    """Raised by a signal. It is no Exception, so that no handler takes it for a failure of a store."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -23,7 +23,7 @@ class InterruptedRun(BaseException):
 
 @contextmanager
 def raised() -> Iterator[None]:
-    """The first signal raises, which ends workers, peers and directories; the ones after it may not disturb that."""
+    """Raise ``InterruptedRun`` at the first signal, which ends workers, peers and directories; ignore later ones."""
 
     def unwind(number: int, frame: FrameType | None) -> NoReturn:
         for each in _SIGNALS:
@@ -40,7 +40,7 @@ def raised() -> Iterator[None]:
 
 @contextmanager
 def held_back() -> Iterator[None]:
-    """No signal while a process is started: neither a parent that forgets it nor a child that unwinds as a parent."""
+    """Block signals while a process is started: else the parent could lose it, or the child unwind as the parent."""
     signal.pthread_sigmask(signal.SIG_BLOCK, _SIGNALS)
     try:
         yield
@@ -49,7 +49,7 @@ def held_back() -> Iterator[None]:
 
 
 def leave_to_parent() -> None:
-    """In a child: Ctrl-C goes to the whole terminal, but the parent ends its children itself."""
+    """In a child: ignore Ctrl-C, which goes to all processes of the terminal. The parent ends its children itself."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
@@ -57,6 +57,6 @@ def leave_to_parent() -> None:
 
 
 def end_with_parent() -> None:
-    """``leave_to_parent`` in a server of a peer; one whose parent was killed outright is killed, too."""
+    """``leave_to_parent`` in the server of a peer; the kernel kills the server if its parent dies."""
     leave_to_parent()
     ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)

@@ -1,8 +1,9 @@
 """How long one process's commits wait while another deletes a large run: ``python -m bench.stall``.
 
-A process commits small puts without a pause and notes how long each took. After a while another deletes a run of many
-keys; the memory of these is reclaimed in slices from then on. The latencies from the deletion's beginning until the
-memory is back are told apart from those before, which show what the machine itself does to the 99.9th percentile.
+A process commits small puts without a pause and notes how long each takes. After a while another process deletes a run
+of many keys, whose memory is reclaimed in slices from then on. The latencies from the beginning of the deletion until
+the memory is free again are compared with those before, which show what the machine itself does to the 99.9th
+percentile.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ Latency = tuple[float, float]  # when a commit began, on the system's monotonic 
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Measure and print; 0, as there is no figure that would be a failure."""
+    """Measure and print; always 0, because no figure is a failure."""
     parser = argparse.ArgumentParser(prog="python -m bench.stall", description=__doc__)
     parser.add_argument("--keys", type=int, default=100_000)
     parser.add_argument("--rounds", type=int, default=5)
@@ -58,7 +59,7 @@ def _round(path: Path, durability: str, keys: int) -> tuple[object, ...]:
         _fill(db, _RUN, keys)
         run_bytes = db.info().bytes_used - empty
         ours, theirs = _CONTEXT.Pipe()
-        writer = _CONTEXT.Process(target=_commit_until_told, args=(path, theirs))
+        writer = _CONTEXT.Process(target=_commit_until_stopped, args=(path, theirs))
         writer.start()
         theirs.close()
         ours.recv()
@@ -91,20 +92,20 @@ def _fill(db: shoal.Database, run: str, keys: int) -> None:
                 txn.kv.put(f"key-{number:09}", {"number": number})
 
 
-def _commit_until_told(path: Path, told: Connection) -> None:
+def _commit_until_stopped(path: Path, parent: Connection) -> None:
     latencies: list[Latency] = []
     with shoal.open(path) as db:
         kv = shoal.KVStore(db)
-        told.send(None)
+        parent.send(None)
         number = 0
-        while not told.poll():
+        while not parent.poll():
             for _ in range(50):
                 begun_s = time.monotonic()
                 kv.put("writer", f"key-{number % _WRITER_KEYS:09}", number)
                 latencies.append((begun_s, time.monotonic() - begun_s))
                 number += 1
-    told.recv()
-    told.send(latencies)
+    parent.recv()
+    parent.send(latencies)
 
 
 def _percentile(values_s: Sequence[float], share: float) -> float:

@@ -1,4 +1,4 @@
-"""The directory everything is in, and the certainty that nothing of it stays."""
+"""The directory that holds everything of a run, and its removal with all processes that serve something in it."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ _POLL_S = 0.02
 
 @contextmanager
 def work_directory(parent: Path) -> Iterator[Path]:
-    """A new directory in ``parent``, removed afterwards, as are the processes started to serve something in it."""
+    """A new directory in ``parent``. Afterwards it is removed, and what still serves something in it is ended."""
     directory = Path(tempfile.mkdtemp(prefix="shoal-bench-", dir=parent.absolute()))
     try:
         yield directory
     finally:
-        # A coordinator whose start was interrupted would make its directory again after it has been removed.
+        # A coordinator whose start was interrupted would make its directory again after the removal.
         _end_servers(directory)
         shutil.rmtree(directory, ignore_errors=True)
 
 
 def _end_servers(directory: Path) -> None:
-    """Wait for the processes that name the directory in their command line; they end without clients. Then kill."""
+    """Wait for the processes whose command line names the directory to end, as they do without clients; then kill."""
     give_up_s = time.monotonic() + _GRACE_S
     while servers := _servers(directory):
         if time.monotonic() > give_up_s:
@@ -40,7 +40,7 @@ def _end_servers(directory: Path) -> None:
 
 
 def _servers(directory: Path) -> list[int]:
-    # The directory's name is random: no other process has it.
+    # The directory's name is random, so no other process has it in its command line.
     name = os.fsencode(directory)
     return [pid for pid in _pids() if pid != os.getpid() and name in _command_line(pid)]
 

@@ -26,8 +26,10 @@ from typing import Any, Protocol
 from shoal.coordinator.server.control_socket import Admit, ControlSocket
 from shoal.shm import clock
 from shoal.shm.files import store_files
-from shoal.shm.files.storage import DiskStorage, Storage, append_note
-from shoal.shm.files.store_files import EpochWord, StoreMeta
+from shoal.shm.files.epoch_file import EpochWord
+from shoal.shm.files.notes import append_note
+from shoal.shm.files.storage import DiskStorage, Storage
+from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.host.child_python import python_command, python_environment
 from shoal.shm.limits import PIPE_BYTES
 from shoal.shm.memory import snapshots
@@ -159,7 +161,7 @@ class Host:
 
     def note(self, directory: Path, text: str) -> None:
         """Say in ``coordinator.log`` why a coordinator or its helper ended, or what it could not do."""
-        append_note(directory, store_files.NOTES_FILE, text)
+        append_note(directory, text)
 
     def end_process(self, directory: Path, text: str) -> None:
         """Note why, and end this process at once, from any of its threads."""

@@ -1,7 +1,7 @@
-"""kill -9 for the fleet of ``code_review.py``: takes down workers and coordinators of one store while they work.
+"""kill -9 for the fleet of ``code_review.py``: kills workers and coordinators of one store while they work.
 
-Linux only, as shoal is. A process is killed through a file descriptor of it, after a look at whether it still is the
-one that was meant: a process id may have gone to somebody else in between.
+Linux only, as shoal is. A process is killed through a pidfd, after a check that it is the one that was meant: its
+process id may have been given to another process in between.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ import shoal
 
 LEAST_WORKERS = 5
 LEAST_COORDINATORS = 3
-# So many are killed at most. An input that may run again that often outlives them, even if every one hits it.
+# The most kills. An input that may be retried as often is done in the end, even if every kill hits it.
 MOST = 20
-# The least come in quick succession, lest the fleet be done before; the others slower, to hit later phases as well.
+# The least number of kills come quickly, before the fleet is done; the others slowly, to hit later phases as well.
 _QUICK_PAUSE_S = (0.05, 0.2)
 _SLOW_PAUSE_S = (0.1, 0.8)
 _POLL_S = 0.005
@@ -29,21 +29,21 @@ _POLL_S = 0.005
 
 @dataclass
 class Kills:
-    """How many processes died by this program's hand."""
+    """The numbers of processes that this program has killed."""
 
     workers: int = 0
     coordinators: int = 0
 
     @property
     def enough(self) -> bool:
-        """Whether the fleet was disturbed enough for its result to prove something."""
+        """Whether there were enough kills for the result to prove something."""
         return self.workers >= LEAST_WORKERS and self.coordinators >= LEAST_COORDINATORS
 
 
 def disturb(run: subprocess.Popen[bytes], store: Path, seed: int) -> Kills:
-    """Kill at random moments while ``run``, a ``shoal run`` process on ``store``, is at work; say how many died.
+    """Kill at random times while ``run``, a ``shoal run`` process on ``store``, is at work; return the numbers.
 
-    ``seed`` fixes the order of the killing and the pauses; when they hit is up to the machine.
+    ``seed`` determines the order of the kills and the pauses. What they interrupt depends on the machine.
     """
     chance = random.Random(seed)
     plan = ["worker"] * LEAST_WORKERS + ["coordinator"] * LEAST_COORDINATORS
@@ -62,7 +62,7 @@ def disturb(run: subprocess.Popen[bytes], store: Path, seed: int) -> Kills:
 
 
 def _wait_for(happened: Callable[[], bool], run: subprocess.Popen[bytes]) -> bool:
-    """Try until it happens; False if the run ends before."""
+    """Call ``happened`` until it returns True; False if the run ends before."""
     while run.poll() is None:
         if happened():
             return True
@@ -80,7 +80,7 @@ def _kill_worker(run_pid: int, dead: set[int], chance: random.Random) -> bool:
 
 def _kill_coordinator(db: shoal.Database, dead: set[int]) -> bool:
     pid = db.info().coordinator_pid
-    # The command line of a coordinator names its store, so nobody else's can be hit.
+    # The command line of a coordinator names its store, so that of another store cannot be hit.
     return pid not in dead and _kill(pid, dead, lambda: os.fsencode(db.path) in _command_line(pid))
 
 
@@ -104,8 +104,8 @@ def _kill(pid: int, dead: set[int], is_meant: Callable[[], bool]) -> bool:
 def _workers(run_pid: int) -> list[int]:
     """The live worker processes of a ``shoal run``, in order.
 
-    Where workers are forked, they are its children that still have its command line; a program it started has another.
-    Where Python has a fork server, they are that one's children instead.
+    Forked workers are its children with its own command line; other programs that it started have another one. With a
+    fork server, the workers are the fork server's children.
     """
     found = []
     for child in _children(run_pid):

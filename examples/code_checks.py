@@ -1,11 +1,11 @@
-"""What the reviewer of ``code_review.py`` looks for in one Python file. Nothing here knows of shoal.
+"""The checks that ``code_review.py`` makes on one Python file. Nothing here uses shoal.
 
-``check_file`` is a function of the file alone: the same bytes give the same ``FileReview``, whoever asks and however
-often. That is what makes it safe to review a file again after a worker died on it.
+``check_file`` depends on the file alone: the same bytes always give the same ``FileReview``. So it is safe to review a
+file again after a worker died during its review.
 
-It works on names, not on types, and where it is in doubt it says nothing: a name that is mentioned anywhere in a file
-is used there, and only calls of what was imported count as calls into other files. A call is written ``module.name``
-with the last part of the module's name only, which is what a file can be told by.
+It works on names, not on types, and where it is in doubt it reports nothing: a name that is mentioned anywhere in a
+file counts as used, and only calls of imported names count as calls into other files. A call is written
+``module.name``, with the last part of the module's name, as the name of a file has only that.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ UNUSED_IMPORT = "unused import"
 UNPARSABLE = "unparsable file"
 CUT_SHORT = "review cut short"
 
-# How much one finding counts when files are ranked.
+# The weight of one finding when files are ranked.
 WEIGHTS = {
     UNPARSABLE: 20,
     MUTABLE_DEFAULT: 5,
@@ -40,7 +40,7 @@ WEIGHTS = {
 }
 
 MOST_COMPLEXITY = 10
-# A file adds so many of each to the store at most, so that a generated file cannot make a transaction of any size.
+# The most findings, definitions and calls of one file that are stored: a generated file may have any number.
 MOST_ENTRIES = 2000
 
 _MUTABLE_DISPLAYS = (ast.List, ast.Dict, ast.Set, ast.ListComp, ast.DictComp, ast.SetComp)
@@ -53,7 +53,7 @@ Function = ast.FunctionDef | ast.AsyncFunctionDef
 
 
 class Finding(NamedTuple):
-    """One thing to look at. ``amount`` is the complexity of a complex function, else 0."""
+    """One finding. ``amount`` is the complexity of a complex function, else 0."""
 
     line: int
     kind: str
@@ -63,7 +63,7 @@ class Finding(NamedTuple):
 
 @dataclass
 class FileReview:
-    """All that is known of one file; sorted throughout, so that equal files give equal reviews."""
+    """The review of one file; all lists are sorted, so that equal files give equal reviews."""
 
     lines: int = 0
     functions: int = 0
@@ -73,7 +73,7 @@ class FileReview:
     calls: list[str] = field(default_factory=list)  # module.name
 
     def facts(self) -> dict[str, Any]:
-        """All but the findings, as a value that can be stored; ``FileReview(**facts)`` is the review without them."""
+        """Everything but the findings, as a value to store; ``FileReview(**facts)`` is the review without findings."""
         facts = asdict(self)
         del facts["findings"]
         return facts
@@ -85,16 +85,16 @@ def check_file(path: Path) -> FileReview:
         with tokenize.open(path) as file:
             source = file.read()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the reviewed file's invalid escapes are not this program's warnings
+            warnings.simplefilter("ignore")  # such as for invalid escapes in the reviewed file
             tree = ast.parse(source)
     except SyntaxError as error:
-        # The tokenizer's messages name the file, the parser's do not; the finding is kept under the file's name anyway.
+        # The tokenizer's messages name the file, the parser's do not. The finding is stored under the file's name.
         return _unparsable(error.lineno or 0, error.msg.replace(f" for {str(path)!r}", ""))
     except RecursionError:
         return _unparsable(0, "nested too deeply")
-    except MemoryError:  # how the parser of some versions of Python puts the same
+    except MemoryError:  # some versions of the parser raise this for the same reason
         return _unparsable(0, "nested too deeply")
-    except (ValueError, LookupError) as error:  # null bytes; bytes that are not of the encoding the file names
+    except (ValueError, LookupError) as error:  # NUL bytes; bytes that are wrong in the declared encoding
         return _unparsable(0, type(error).__name__)
     checker = _Checker(path)
     checker.check(tree)
@@ -124,10 +124,10 @@ class _Scope:
 
 
 class _Checker:
-    """Walks a tree with a stack of its own: a file that the parser could nest is not too deep for the reviewer."""
+    """Walks a syntax tree with a stack of its own, so that no tree of the parser is too deep for it."""
 
     def __init__(self, path: Path) -> None:
-        # ``_name.py`` is private and so is all in it; ``__init__.py`` is what its package shows.
+        # Everything in ``_name.py`` is private; ``__init__.py`` is the public face of its package.
         self._path = path
         self._public = not path.stem.startswith("_") or path.stem == "__init__"
         self._is_package = path.stem == "__init__"
@@ -159,7 +159,7 @@ class _Checker:
             if scope.complexity > MOST_COMPLEXITY:
                 line = getattr(scope.node, "lineno", 0)
                 self._find(line, COMPLEX, scope.name, scope.complexity)
-        if not self._is_package:  # a package imports in order to pass on
+        if not self._is_package:  # a package imports names to export them
             for bound, line in self._imports.items():
                 if bound not in self._mentioned:
                     self._find(line, UNUSED_IMPORT, bound)
@@ -180,7 +180,7 @@ class _Checker:
         self._findings.append(Finding(line, kind, name, amount))
 
     def _visit(self, node: ast.AST, scope: _Scope) -> _Scope:
-        """Note what there is to note of one node; return the scope of its body."""
+        """Record what one node shows; return the scope of its body."""
         if isinstance(node, Function | ast.ClassDef):
             return self._visit_definition(node, scope)
         if isinstance(node, _DECISIONS):
@@ -198,7 +198,7 @@ class _Checker:
         elif isinstance(node, ast.Call):
             self._visit_call(node.func)
         elif isinstance(node, ast.Constant) and isinstance(node.value, str):
-            # It may be an annotation in quotes, or an entry of __all__.
+            # The string may be an annotation in quotes, or an entry of __all__.
             self._mentioned.update(_IDENTIFIER.findall(node.value))
         return scope
 
@@ -235,7 +235,7 @@ class _Checker:
                 bound = alias.asname or alias.name.partition(".")[0]
                 self._modules[bound] = alias.name.rpartition(".")[2] if alias.asname else bound
             self._imports.setdefault(bound, node.lineno)
-            if alias.asname == alias.name:  # "import x as x" says that it is meant to be passed on
+            if alias.asname == alias.name:  # "import x as x" marks x for export
                 self._mentioned.add(bound)
 
     def _source(self, node: ast.ImportFrom) -> str:
@@ -252,7 +252,7 @@ class _Checker:
             self._calls.add((called.value.id, called.attr))
 
     def _called(self) -> set[str]:
-        """``module.name`` of everything called that another file may define."""
+        """``module.name`` of every called name that another file may define."""
         called = set()
         for module, name in self._calls:
             if module:
@@ -283,5 +283,5 @@ def _is_mutable(default: ast.expr) -> bool:
 
 
 def _is_accessor(node: Function | ast.ClassDef) -> bool:
-    """Whether it is the setter or deleter of a property, whose docstring is the getter's."""
+    """Whether ``node`` is the setter or deleter of a property, which needs no docstring: the getter has it."""
     return any(isinstance(mark, ast.Attribute) and mark.attr in {"setter", "deleter"} for mark in node.decorator_list)

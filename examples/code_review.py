@@ -1,24 +1,25 @@
-"""A fleet that reviews Python files, and shares what it finds through one shoal store.
+"""A fleet that reviews Python files and shares its findings through one shoal store.
 
     python examples/code_review.py --store /tmp/review --workers 8            # the standard library
     python examples/code_review.py --store /tmp/chaos --workers 8 --chaos     # while its processes are killed
 
-``shoal run`` makes the fleet a run, every file a child run of it, and calls ``review`` for each in worker processes. A
-review is one transaction: the file's findings, its entries in an index of the whole code base, the totals and the step
-in the log of the file's run appear together or not at all. Workers die and files are reviewed again, so a review that
-is there already is left as it is; with that, the report at the end is the same to the byte whether processes were
-killed or not.
+``shoal run`` makes the fleet a run and every file a child run of it, and calls ``review`` for each file in worker
+processes. A review is one transaction: the file's findings, its entries in an index of the whole code base, the totals
+and the event in the log of the file's run appear together or not at all. After a worker dies, its file is reviewed
+again; a review that is stored already is left as it is. So the report at the end is the same to the byte whether
+processes were killed or not.
 
 The fleet's run holds, beside what ``shoal run`` keeps in it:
 
-    trace PATH             a ToolCall: the check of a file, its result all but the findings
+    trace PATH             a ToolCall: the check of a file; its result is the review without the findings
     trace PATH#NUMBER      a finding, child of the file's trace, tagged with the kind of finding
     definition/NAME        sorted list of the files that define a function or class NAME at their top level
     call/MODULE.NAME/PATH  PATH calls what it imported as NAME of MODULE
-    cell total/WHAT        number of files, lines and so on, exact at every moment
+    cell total/WHAT        number of files, lines and so on, always exact
 
-    shoal events STORE RUN    the steps of a file: started, shared, finished; ``shoal runs STORE`` has the runs
-    shoal trace STORE RUN     what was found; with the path of a file behind it, in that file
+    shoal runs STORE                the runs of fleet and files
+    shoal events STORE RUN          the events of a file's run: started, shared, finished
+    shoal trace STORE RUN [PATH]    the findings in all files, or in one
 """
 
 from __future__ import annotations
@@ -63,8 +64,8 @@ TOP = 8
 
 
 def review(path: str) -> dict[str, int]:
-    """Review one file and share the result. This is the function ``shoal run`` calls."""
-    reviewed = check_file(Path(path))  # the work is done outside: a transaction that conflicts repeats no analysis
+    """Review one file and share the result. ``shoal run`` calls this function."""
+    reviewed = check_file(Path(path))  # before the transaction, which may run again after a conflict
     shoal.current_database().transact(RUN_ID, lambda txn: share(txn, path, reviewed))
     return {"findings": len(reviewed.findings), "weight": weight(reviewed)}
 
@@ -72,17 +73,17 @@ def review(path: str) -> dict[str, int]:
 def share(txn: shoal.Transaction, path: str, reviewed: FileReview) -> None:
     """Put a file's review into the store, unless it is there."""
     if txn.traces.get(path) is not None:
-        return  # the worker before died between this commit and telling so: there is nothing left to do
+        return  # an earlier worker died after this commit and before it could report it
     txn.traces.record(TraceType.ToolCall("check_file", {"path": path}, result=reviewed.facts()), id=path)
     for number, finding in enumerate(reviewed.findings):
-        said = TraceType.Custom(FINDING, {"line": finding.line, "name": finding.name, "amount": finding.amount})
-        txn.traces.record_child(path, said, id=f"{path}#{number:04}", tags=[finding.kind])
+        details = TraceType.Custom(FINDING, {"line": finding.line, "name": finding.name, "amount": finding.amount})
+        txn.traces.record_child(path, details, id=f"{path}#{number:04}", tags=[finding.kind])
 
     # Shared entries: read, change, write. If another review does the same meanwhile, one of the two runs again.
     for name in reviewed.definitions:
         files = txn.kv.get(f"definition/{name}", [])
         txn.kv.put(f"definition/{name}", sorted([*files, path]))
-    # Names are called from everywhere, so each caller has a key of its own, which no other review reads or writes.
+    # Some names are called from nearly every file. So each caller has a key of its own, and reviews do not conflict.
     for name in reviewed.calls:
         txn.kv.put(f"call/{name}/{path}", True)
 
@@ -105,7 +106,7 @@ def totals(reviewed: FileReview) -> Counter[str]:
 
 
 def weight(reviewed: FileReview) -> int:
-    """How much a file's findings count together."""
+    """The sum of the weights of a file's findings."""
     return sum(WEIGHTS[finding.kind] for finding in reviewed.findings)
 
 
@@ -114,7 +115,7 @@ def weight(reviewed: FileReview) -> int:
 
 @dataclass
 class Shared:
-    """All that the fleet has shared, as of one moment."""
+    """Everything that the fleet has shared, at one snapshot."""
 
     reviews: dict[str, FileReview]
     definitions: dict[str, list[str]]
@@ -123,7 +124,7 @@ class Shared:
 
 
 def read_shared(db: shoal.Database) -> Shared:
-    """Read the store at one snapshot, so that the parts fit each other even while the fleet is at work."""
+    """Read the store at one snapshot, so that all parts agree even while the fleet is at work."""
     with db.snapshot(RUN_ID) as view:
         files = view.traces.query_by_type(TraceType.ToolCall)
         findings = view.traces.query_by_type(FINDING)
@@ -147,7 +148,7 @@ def read_shared(db: shoal.Database) -> Shared:
 
 
 def inconsistencies(shared: Shared) -> int:
-    """How many entries of index and totals differ from what the files' own reviews say they must be."""
+    """The number of entries of index and totals that do not follow from the files' reviews."""
     definitions: dict[str, list[str]] = {}
     callers: dict[str, list[str]] = {}
     expected: Counter[str] = Counter()
@@ -166,7 +167,7 @@ def inconsistencies(shared: Shared) -> int:
 
 
 def report(db: shoal.Database) -> str:
-    """The ranked report: a function of what is in the store, to the byte."""
+    """The ranked report. The same contents of the store give the same bytes."""
     shared = read_shared(db)
     if not shared.reviews:
         return "Code review\n===========\n\nNo files were reviewed.\n"

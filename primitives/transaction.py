@@ -14,7 +14,7 @@ from shoal.primitives.rules.hash_chain import DEFAULT_CHAIN
 from shoal.primitives.views.events import EventView
 from shoal.shm.errors import ConflictError, InvalidOperationError
 from shoal.workers.shared_memory import transaction as engine
-from shoal.workers.shared_memory.connection import Connection
+from shoal.workers.shared_memory.connection import StoreConnection
 from shoal.workers.shared_memory.transaction import NOT_MOVABLE
 
 
@@ -72,7 +72,7 @@ class Transaction(RunView):
     ``version`` is the commit version afterwards (a read-only transaction's is its snapshot's).
     """
 
-    def __init__(self, connection: Connection, namespace: Namespace, run_id: str, read_only: bool = False) -> None:
+    def __init__(self, connection: StoreConnection, namespace: Namespace, run_id: str, read_only: bool = False) -> None:
         super().__init__(None, namespace, run_id)
         self._connection = connection
         self._engine: engine.EngineTransaction | None = (

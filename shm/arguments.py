@@ -1,7 +1,8 @@
 """Checks of what users pass: lengths of time, whole numbers and functions, each with one rule for every method.
 
-- Seconds are an int or a float (a subclass, too, as numpy's float64), 0 or more; infinity and what no float can hold
+- Seconds are an int or a float (or a subclass, such as numpy's float64), 0 or more. Infinity and what no float can hold
   mean for ever. A bool, a Decimal, a Fraction or a text is a ``TypeError``, NaN and a negative number a ``ValueError``.
+- A whole number is an int and no bool.
 - A function must run to its end when it is called. A call of an async function or of a generator function runs nothing
   of its body: a transaction would commit nothing, and a task would end before it began.
 """
@@ -17,14 +18,16 @@ from typing import Any
 
 from shoal.shm.errors import shown
 
-FOREVER_S = 1e9  # of a wait: 31 years. Added to a clock or given to a socket it still fits; infinity does not
-_PERMANENT_S = 1e12  # of a key: 31,000 years. Much longer, and its moment in ms does not fit a word
+# For ever, as a wait: 31 years. A clock and a socket take it; they do not take infinity.
+FOREVER_S = 1e9
+# For ever, as a time to live: 31,000 years. The time of expiry of a longer one, in ms, would not fit into a word.
+_PERMANENT_S = 1e12
 
 _NOT_PLAIN = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
 
 
 def check_seconds(what: str, value: object, hint: str = "") -> float:
-    """``value`` in seconds, ``FOREVER_S`` at most. ``hint`` tells of another choice than seconds."""
+    """``value`` in seconds, ``FOREVER_S`` at most. ``hint`` names what else the argument may be."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise TypeError(f"{what} has type {type(value).__name__}; give seconds as an int or a float{hint}")
     if not value >= 0:
@@ -33,12 +36,12 @@ def check_seconds(what: str, value: object, hint: str = "") -> float:
 
 
 def check_wait(what: str, value: object) -> float:
-    """The longest wait a user asked for, in seconds; None is for ever."""
+    """A user's bound of a wait in seconds; None means for ever."""
     return FOREVER_S if value is None else check_seconds(what, value, ", or None to wait for ever")
 
 
 def check_ttl_s(ttl: object) -> float | None:
-    """How long a key is to live, in seconds, more than 0; None for ever: infinity and its like."""
+    """A key's time to live in seconds, more than 0. None if it is infinite, or as long as 31,000 years."""
     hint = ", or leave it out to keep the key for good"
     if isinstance(ttl, timedelta):
         ttl = ttl.total_seconds()
@@ -47,6 +50,20 @@ def check_ttl_s(ttl: object) -> float | None:
     if not ttl > 0:
         raise ValueError(f"ttl is {shown(ttl)}; give more than 0 seconds{hint}")
     return None if ttl >= _PERMANENT_S else float(ttl)
+
+
+def check_int(what: str, value: object, unit: str = "an int") -> int:
+    """``value`` if it is a whole number, else ``TypeError``. ``unit`` says in the message what to give."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{what} has type {type(value).__name__}; give {unit}")
+    return value
+
+
+def check_count(what: str, value: object, least: int, hint: str = "") -> int:
+    """``value`` if it is a whole number from ``least``, else ``ValueError``. ``hint`` names what else it may be."""
+    if type(value) is not int or value < least:
+        raise ValueError(f"{what} is {value!r:.60}; give a whole number from {least}{hint}")
+    return value
 
 
 def check_plain_function(what: str, fn: object) -> None:
@@ -66,7 +83,7 @@ def check_plain_function(what: str, fn: object) -> None:
 
 
 def check_plain_result(what: str, fn: object, result: object) -> None:
-    """``TypeError`` if ``result``, returned by ``fn``, is something still to be run; a coroutine is closed."""
+    """``TypeError`` if ``result``, returned by ``fn``, still has to be awaited or iterated. A coroutine is closed."""
     if not isinstance(result, (Awaitable, Generator, AsyncGenerator)):
         return
     if isinstance(result, Coroutine):
@@ -78,14 +95,14 @@ def check_plain_result(what: str, fn: object, result: object) -> None:
 
 
 def name_of(fn: object) -> str:
-    """What a message calls a function."""
+    """The name of a function in a message."""
     while isinstance(fn, functools.partial):
         fn = fn.func
     return str(getattr(fn, "__qualname__", None) or type(fn).__qualname__)
 
 
 def _kind(fn: Any) -> str | None:
-    """What kind of function that is not plain; None of a plain one."""
+    """Which kind of function ``fn`` is that a call does not run to its end; None for a plain function."""
     while True:
         if isinstance(fn, functools.partial):
             fn = fn.func
@@ -94,7 +111,7 @@ def _kind(fn: Any) -> str | None:
         else:
             break
     if type(fn) is FunctionType and not fn.__code__.co_flags & _NOT_PLAIN and not fn.__dict__:
-        return None  # nearly all of them; what is below takes some microseconds
+        return None  # nearly always; the checks below take some microseconds
     called = inspect.getattr_static(type(fn), "__call__", fn)
     for candidate in (fn, called):
         if inspect.iscoroutinefunction(candidate):

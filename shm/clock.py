@@ -1,6 +1,6 @@
-"""The time shoal uses: one edge, so that a simulation can put its own in.
+"""The clocks that shoal reads: a port, behind which a simulation puts its own.
 
-Expiry and timestamps are wall clock, integer milliseconds since the epoch; waiting is monotonic.
+Times of expiry and timestamps are wall-clock time, in integer ms since the epoch (UTC). Waits use the monotonic clock.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ def now_ms() -> int:
 
 
 class Clock(Protocol):
-    """What the coordinator asks of time."""
+    """The coordinator's port to the time."""
 
     def now_ms(self) -> int:
         """Milliseconds since the epoch."""
         ...
 
     def monotonic_s(self) -> float:
-        """Seconds from anywhere, never going back."""
+        """Seconds since an arbitrary start; they never go back."""
         ...
 
 
@@ -34,5 +34,5 @@ class SystemClock:
         return now_ms()
 
     def monotonic_s(self) -> float:
-        """Seconds from anywhere, never going back."""
+        """Seconds since an arbitrary start; they never go back."""
         return time.monotonic()

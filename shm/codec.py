@@ -1,4 +1,9 @@
-"""Values as bytes: msgpack, and a refusal that names the place for everything else. Never pickle.
+"""Values as bytes: msgpack, never pickle. For what cannot be stored, an error names its place in the value.
+
+    value    msgpack of the value
+       or    1 byte 0xC1, then msgpack with datetimes as timestamps and lone surrogates in texts ("surrogatepass")
+
+msgpack never begins with 0xC1, so the first byte tells the two forms apart.
 
 >>> decode(encode({"steps": (1, 2.0), "raw": b"x"}))
 {'steps': [1, 2.0], 'raw': b'x'}
@@ -19,20 +24,20 @@ import msgpack
 from shoal.shm.errors import CorruptionError, LimitExceededError, no_memory_to_send, shown
 from shoal.shm.limits import ADVICE_FOR_VALUES, MAX_INTEGER, MAX_NESTING, MAX_VALUE_BYTES, MIN_INTEGER
 
-# What a value may be. A tuple reads back as a list, a datetime in UTC; subclasses read back as what they extend.
+# What a value may be. A tuple reads back as a list, a datetime in UTC, a subclass as the type it extends.
 Value = Any
 
 _STORED = "None, bool, int, float, str, bytes, list, tuple, dict with str keys, and datetime with a time zone"
 _SIMPLE = frozenset((type(None), bool, float, str, bytes))
 
-# What msgpack reads back by itself is stored as it is. What needs more (a datetime, or text with a lone surrogate, as
-# file names may have) has a byte in front that msgpack never writes, so that reading the rest stays 0.1 us cheaper.
+# Only values with a datetime or a lone surrogate (file names may have some) need the second form. Reading all values so
+# would take 0.1 us more each.
 _RICH = b"\xc1"
-_LONG_HEADER_BYTES = 5  # what msgpack puts before a str or bytes of 64 KiB and more
+_LONG_HEADER_BYTES = 5  # of msgpack before a str or bytes of 64 KiB and more
 _pack = msgpack.Packer().pack
 _pack_rich = msgpack.Packer(datetime=True, unicode_errors="surrogatepass").pack
 unpackb = msgpack.unpackb
-# What shoal itself puts together: for formats, not for users' values.
+# For shoal's own formats, not for users' values.
 pack: Callable[[Any], bytes] = _pack
 
 
@@ -59,7 +64,7 @@ def encode(value: Value) -> bytes:
 
 
 def decode(raw: bytes) -> Value:
-    """The value whose stored form is ``raw``. Raises ``ValueError`` for what no value is stored as."""
+    """The value whose stored form is ``raw``. Raises ``ValueError`` for bytes that ``encode`` never returns."""
     if raw[:1] == _RICH:
         try:
             return unpackb(memoryview(raw)[1:], timestamp=3, unicode_errors="surrogatepass")
@@ -69,7 +74,10 @@ def decode(raw: bytes) -> Value:
 
 
 def stored(raw: bytes, what: str) -> Value:
-    """``decode`` of what was found in the store, where another process may have put anything: ``CorruptionError``."""
+    """``decode`` for bytes found in the store; ``CorruptionError``, which names ``what``, for what is no value.
+
+    Any process of the same user may have written them.
+    """
     try:
         return decode(raw)
     except ValueError as error:
@@ -77,7 +85,7 @@ def stored(raw: bytes, what: str) -> Value:
 
 
 def _check(value: Value, path: tuple[str | int, ...], depth: int) -> bool:
-    """Raise for what cannot be stored; whether a datetime is in it."""
+    """Raise if the value cannot be stored; whether it holds a datetime."""
     if depth > MAX_NESTING:
         raise LimitExceededError("nesting of the value", MAX_NESTING, depth, "store it flatter, or as text (JSON)")
     rich = False

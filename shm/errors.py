@@ -1,17 +1,20 @@
 """Every error shoal raises on purpose.
 
     ShoalError
-      ConflictError, SnapshotExpiredError                       retry the transaction
+      ConflictError, SnapshotExpiredError                       run the transaction again
       CASConflictError, NotFoundError, AlreadyExistsError,
       InvalidOperationError, InvalidStatusTransitionError,
       LimitExceededError                                        the caller decides
-      StoreFullError                                            nothing lost; reads and deletes go on
+      StoreFullError                                            nothing is lost; reads and deletes go on
       ConfigurationError, StoreMovedError, CoordinatorLostError,
       WorkerLostError, WorkerTaskError, TaskTimeoutError
       CorruptionError                                           file, offset, expected, found
 
-A message is fact, value, remedy. Every class keeps its constructor arguments in ``args``, so an error survives
-pickling (a pool hands it to another process) and the trip through a pipe (``wire.wire_errors``: class and arguments).
+A message says the fact, the value and the remedy. Classes with attributes keep their constructor arguments in
+``args``, so an error survives pickling (a pool hands it to another process) and the trip through a pipe
+(``wire.wire_errors``: class and arguments). Tracebacks and pickles name a class as users do: ``shoal.ConflictError``.
+
+A bad argument is not among these errors: it is Python's own ``TypeError`` or ``ValueError``.
 """
 
 from __future__ import annotations
@@ -20,18 +23,25 @@ _LONGEST_SHOWN_BITS = 1024
 
 
 def shown(number: float, form: str = "") -> str:
-    """A number for a message. Python refuses to write out an int of more than 4,300 digits, and nobody reads it."""
+    """A number for a message. Of an int beyond 1,024 bits its length: Python writes out 4,300 digits at most."""
     if isinstance(number, int) and number.bit_length() > _LONGEST_SHOWN_BITS:
         return f"{'minus ' if number < 0 else ''}an integer of {number.bit_length():,} bits"
     return f"{number:{form}}"
 
 
 class ShoalError(Exception):
-    """Base of all errors shoal raises on purpose."""
+    """Base of all errors shoal raises on purpose. Never raised itself."""
 
 
 class ConflictError(ShoalError):
-    """Something this transaction read was changed before it committed. Nothing was written; run it again."""
+    """Raised by a commit if another commit has changed something the transaction read. Nothing was written.
+
+    Run the transaction again; ``db.transact`` does that by itself.
+
+    - ``key`` (str, bytes below the primitives): the first key that differs.
+    - ``read_version`` (int): the commit version the transaction read at.
+    - ``found_version`` (int): the commit version of the change.
+    """
 
     def __init__(self, key: str, read_version: int, found_version: int) -> None:
         super().__init__(key, read_version, found_version)
@@ -47,7 +57,13 @@ class ConflictError(ShoalError):
 
 
 class SnapshotExpiredError(ShoalError):
-    """The snapshot was revoked because the history kept for it took too much room. Take a new one."""
+    """Raised by a read or a commit if its snapshot was revoked, because the history kept for it took too much room.
+
+    Take a new snapshot, or run the transaction again, and hold it for a shorter time.
+
+    - ``snapshot_version`` (int): the commit version of the revoked snapshot.
+    - ``oldest_version`` (int): the oldest commit version that can still be read.
+    """
 
     def __init__(self, snapshot_version: int, oldest_version: int) -> None:
         super().__init__(snapshot_version, oldest_version)
@@ -62,7 +78,14 @@ class SnapshotExpiredError(ShoalError):
 
 
 class CASConflictError(ShoalError):
-    """A compare-and-swap found another version than expected."""
+    """Raised by ``cas`` if the cell has another version than expected. Nothing was written.
+
+    Read the cell again and decide whether the change still applies.
+
+    - ``key`` (str): the name of the cell.
+    - ``expected`` (int): the version that the caller expected.
+    - ``actual`` (int): the version that the cell has.
+    """
 
     def __init__(self, key: str, expected: int, actual: int) -> None:
         super().__init__(key, expected, actual)
@@ -75,19 +98,28 @@ class CASConflictError(ShoalError):
 
 
 class NotFoundError(ShoalError):
-    """What the call needs does not exist."""
+    """Raised if what the call needs does not exist: a cell, a run, a trace, a store. Create it, or name another."""
 
 
 class AlreadyExistsError(ShoalError):
-    """What the call would create exists already."""
+    """Raised if what the call would create exists already. Use what is there, or choose another name."""
 
 
 class InvalidOperationError(ShoalError):
-    """The object does not allow this call, or not any more."""
+    """Raised if the object does not allow the call: it is closed, has ended, is read-only or append-only.
+
+    The message says which, and which call to use instead.
+    """
 
 
 class InvalidStatusTransitionError(ShoalError):
-    """A run of this status cannot be given that one. Both are ``RunStatus``."""
+    """Raised if a run of one status cannot be given another. Nothing was written.
+
+    Choose a status that ``shoal.RunStatus`` allows next, or create or fork a run.
+
+    - ``from_status`` (RunStatus): the status that the run has.
+    - ``to_status`` (RunStatus): the status that it was to get.
+    """
 
     def __init__(self, from_status: str, to_status: str) -> None:
         super().__init__(from_status, to_status)
@@ -102,7 +134,15 @@ class InvalidStatusTransitionError(ShoalError):
 
 
 class LimitExceededError(ShoalError):
-    """Something is larger than shoal stores; see ``limits`` for all bounds. ``advice``: what helps here."""
+    """Raised if something is larger than shoal stores, before anything is sent. ``shm.limits`` has all bounds.
+
+    Make it smaller, as ``advice`` says.
+
+    - ``what`` (str): what is too large, with its unit ("size of the value in bytes").
+    - ``limit`` (int): the largest that is allowed, in that unit.
+    - ``size`` (int): what was given, in that unit.
+    - ``advice`` (str): what helps in this case.
+    """
 
     def __init__(self, what: str, limit: int, size: int | str, advice: str = "make it smaller") -> None:
         super().__init__(what, limit, size, advice)
@@ -116,11 +156,14 @@ class LimitExceededError(ShoalError):
 
 
 class StoreFullError(ShoalError):
-    """No room for this commit, in memory (``max_bytes``) or on disk. Nothing was written and nothing is lost."""
+    """Raised if there is no room for the commit, in memory (``max_bytes``) or on disk. Nothing was written or lost.
+
+    Reads and deletes go on. Delete keys, free disk space, or open the store with a larger ``max_bytes``.
+    """
 
 
 def no_memory_to_send(what: str) -> StoreFullError:
-    """For a ``MemoryError`` of a process that was about to commit: nothing was sent."""
+    """The error for a process that has no memory to encode ``what`` it would commit. Nothing was sent."""
     return StoreFullError(
         f"this process has no memory left to send {what}; split the transaction, raise the limits of the process "
         "(ulimit -v), or open the store with a smaller max_bytes, as every process maps all of it"
@@ -128,14 +171,20 @@ def no_memory_to_send(what: str) -> StoreFullError:
 
 
 class ConfigurationError(ShoalError):
-    """The store cannot be opened with these options."""
+    """Raised by ``open`` if the store cannot be opened with these options, or by this user, here. Nothing was changed.
+
+    Change the options or the environment as the message says.
+    """
 
 
 class StoreMovedError(ShoalError):
-    """The store's directory was moved, deleted or replaced while this process had it open.
+    """Raised if the store's directory was moved, deleted or replaced while this process had it open.
 
-    The commit was not written to any other store. ``in_doubt`` says whether it may have been written to the one that
-    was opened, because the coordinator died before it answered.
+    The commit was not written to any other store. Close the database and open the store at its new path.
+
+    - ``path`` (str): where the store was opened.
+    - ``in_doubt`` (bool): whether the commit may have been written to the store that was opened, because the
+      coordinator died before it answered.
     """
 
     def __init__(self, path: str, in_doubt: bool) -> None:
@@ -155,18 +204,27 @@ class StoreMovedError(ShoalError):
 
 
 class CoordinatorLostError(ShoalError):
-    """No coordinator serves the store and none could be started in time.
+    """Raised if no coordinator serves the store and none could be started within the timeout of ``open``.
 
-    A commit that was under way may be done or not; only ``StoreMovedError`` leaves that open as well, and says so.
+    A commit that was under way may be done or not: read what it would have written. Only this error and a
+    ``StoreMovedError`` with ``in_doubt`` leave that open.
     """
 
 
 class WorkerLostError(ShoalError):
-    """The worker process died while it ran this task."""
+    """Raised for a task whose worker process died while it ran, with no retry left, or whose pool was ended before.
+
+    What the task has committed is there. Submit it again, or give the pool more ``retries``.
+    """
 
 
 class WorkerTaskError(ShoalError):
-    """A task in a worker raised an exception that cannot be pickled or unpickled; this tells what it was."""
+    """Raised in place of an exception of a task that cannot be pickled or unpickled. Make that exception picklable.
+
+    - ``type_name`` (str): the class of the exception.
+    - ``text`` (str): its text.
+    - ``traceback`` (str): its traceback in the worker.
+    """
 
     def __init__(self, type_name: str, text: str, traceback: str) -> None:
         super().__init__(type_name, text, traceback)
@@ -182,7 +240,13 @@ class WorkerTaskError(ShoalError):
 
 
 class TaskTimeoutError(ShoalError):
-    """A task ran for longer than the pool allows, and its worker was killed."""
+    """Raised for a task that ran for longer than the pool's ``timeout``. Its worker was killed.
+
+    Give the pool a longer timeout, or the task less to do.
+
+    - ``function`` (str): the name of the task's function.
+    - ``timeout_s`` (float): the pool's timeout in seconds.
+    """
 
     def __init__(self, function: str, timeout_s: float) -> None:
         super().__init__(function, timeout_s)
@@ -197,7 +261,15 @@ class TaskTimeoutError(ShoalError):
 
 
 class CorruptionError(ShoalError):
-    """A durable file holds something shoal never wrote."""
+    """Raised if a durable file, or a record in the store, holds something that shoal never wrote.
+
+    ``shoal check`` lists all damage. Restore a backup, or save what can be read with ``shoal repair``.
+
+    - ``file`` (str): the name of the file, or what the record belongs to.
+    - ``offset`` (int): where in it the damage is, in bytes from its start.
+    - ``expected`` (str): what should be there.
+    - ``found`` (str): what is there.
+    """
 
     def __init__(self, file: str, offset: int, expected: str, found: str) -> None:
         super().__init__(file, offset, expected, found)
@@ -211,3 +283,8 @@ class CorruptionError(ShoalError):
             f"{self.file} is damaged at byte {self.offset}: expected {self.expected}, found {self.found}; "
             "shoal check lists all damage; restore a backup, or save what can be read with shoal repair"
         )
+
+
+for _public in ShoalError, *ShoalError.__subclasses__():
+    _public.__module__ = "shoal"
+del _public

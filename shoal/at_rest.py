@@ -18,14 +18,15 @@ from shoal.coordinator.recovery.recover import recover
 from shoal.coordinator.recovery.survey import at_rest, is_store
 from shoal.shm.errors import ConfigurationError, NotFoundError
 from shoal.shm.files import store_files
+from shoal.shm.files.epoch_file import EpochWord
 from shoal.shm.files.storage import DiskStorage
-from shoal.shm.files.store_files import EpochWord, StoreMeta
+from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.host import descriptors
 from shoal.shm.memory import snapshots
 from shoal.shm.memory.layout import W_GENERATION, W_PUBLISHED
 from shoal.shm.memory.segment import Segment
 from shoal.shm.wire.handshake import Welcome
-from shoal.workers.shared_memory.read_only import NoEpoch, Resting
+from shoal.workers.shared_memory.read_only import NoEpoch, StoreAtRest
 
 
 class UnchangedDisk(DiskStorage):
@@ -47,7 +48,7 @@ class UnchangedDisk(DiskStorage):
         """Nothing was changed."""
 
 
-def read_at_rest(directory: Path, durability: str | None, max_bytes: int | None) -> Resting | None:
+def read_at_rest(directory: Path, durability: str | None, max_bytes: int | None) -> StoreAtRest | None:
     """The store in memory of this process, None while a coordinator holds it.
 
     Raises ``NotFoundError`` if there is no store, ``ConfigurationError`` if its files may not be read or it was last
@@ -80,7 +81,7 @@ def _no_store(directory: Path) -> NotFoundError:
     return NotFoundError(f"there is no store at {directory}; open it without read_only=True to make one")
 
 
-def _read(directory: Path, durability: str | None, max_bytes: int | None) -> Resting:
+def _read(directory: Path, durability: str | None, max_bytes: int | None) -> StoreAtRest:
     meta = store_files.read_meta(directory)
     meta = meta or StoreMeta(store_files.DEFAULT_DURABILITY, store_files.default_max_bytes())
     if durability not in (None, meta.durability):
@@ -100,7 +101,7 @@ def _read(directory: Path, durability: str | None, max_bytes: int | None) -> Res
         welcome = Welcome(meta.durability, epoch.generation, meta.store_id or b"", *_descriptors(segment))
     finally:
         os.close(segment._fd)
-    return Resting(welcome, epoch, lambda: check_segment(segment, segment.words[W_PUBLISHED], writer))
+    return StoreAtRest(welcome, epoch, lambda: check_segment(segment, segment.words[W_PUBLISHED], writer))
 
 
 def _descriptors(segment: Segment) -> tuple[int, int, int, int]:

@@ -1,11 +1,13 @@
-"""Claims on inputs of a fleet: who works on one holds it, and the kernel lets it go at any kind of death.
+"""Claims on inputs of a fleet: a process holds one while it works on the input. The kernel releases it at any death.
 
-- A claim is a record lock (``fcntl``) on one byte of ``fleet.lock`` in the store's directory: the byte is the input's
-  hash, so no two inputs meet. Nothing is written, the file stays empty.
-- It belongs to the process that works on the input. What that process forks or starts does not inherit it, so a program
-  a task has left behind keeps nobody waiting.
-- A record lock is let go when its process closes *any* descriptor of the file. Each process therefore opens it once and
-  never closes it, and has one thread that claims.
+    fleet.lock    empty; byte N stands for the input whose hash begins with N, and is locked, never written
+
+- A claim is a record lock (``fcntl``) on one byte of ``fleet.lock`` in the store's directory. The byte's offset is
+  60 bits of the input's hash, so two inputs never share one in practice.
+- The claim belongs to the process that works on the input. Its children do not inherit it, so a program that a task
+  leaves behind blocks no other process.
+- A record lock is released when its process closes *any* descriptor of the file. So each process opens the file once,
+  never closes it, and claims in one thread only.
 """
 
 from __future__ import annotations
@@ -20,14 +22,17 @@ from pathlib import Path
 from shoal.shm.files.storage import private_file
 
 CLAIMS_FILE = "fleet.lock"
-_HASH_DIGITS = 15  # hexadecimal: 60 bits, as the place of a byte is a signed word
+_HASH_DIGITS = 15  # hexadecimal: 60 bits; the offset of a byte is a signed 64-bit number
 
-_open: dict[tuple[int, str], int] = {}  # process id and path -> descriptor: after a fork the child opens its own
+_open: dict[tuple[int, str], int] = {}  # process id and path -> descriptor; a forked child opens its own
 
 
 @contextmanager
 def claimed(directory: str, input_hash: str, wait: bool) -> Iterator[bool]:
-    """Hold the claim on an input within the block. False, and not held, if another process does and not ``wait``."""
+    """Hold the claim on an input within the block.
+
+    If another process holds it: wait for it with ``wait``, else run the block with False and without the claim.
+    """
     fd, byte = _descriptor(directory), int(input_hash[:_HASH_DIGITS], 16)
     try:
         fcntl.lockf(fd, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB), 1, byte)

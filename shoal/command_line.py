@@ -1,4 +1,4 @@
-"""How the commands read their arguments: what is wrong is said in one line, as every error of theirs."""
+"""Parsing of command lines: an error is one line on stderr, as all errors of the commands are."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ BAD_USAGE = 2
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """Says in one line what is wrong with a command line, and where help is, and ends with status 2."""
+    """Reports a bad command line in one line, with a hint to ``--help``, and exits with status 2."""
 
     def error(self, message: str) -> NoReturn:
-        """Called by ``argparse``."""
+        """Report and exit; ``argparse`` calls this."""
         self.exit(BAD_USAGE, f"{self.prog}: error: {' '.join(message.split())}; see {self.prog} --help\n")

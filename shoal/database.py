@@ -15,7 +15,7 @@ from shoal.primitives.rules.registry import TABLE
 from shoal.primitives.transaction import Transaction
 from shoal.shm.arguments import check_plain_function, check_plain_result, check_seconds
 from shoal.shm.errors import AlreadyExistsError, SnapshotExpiredError
-from shoal.shm.files import checkpoint, store_files
+from shoal.shm.files import checkpoint, store_directory, store_files
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.limits import LINGER_S, OPEN_TIMEOUT_S
 from shoal.shm.memory.layout import W_BYTES_USED, W_CLIENTS, W_COORDINATOR_PID, W_KEYS, W_PUBLISHED
@@ -23,7 +23,7 @@ from shoal.workers.retry import retry
 from shoal.workers.shared_memory import transaction as engine
 from shoal.workers.shared_memory.autocommit import AutoCommit
 from shoal.workers.shared_memory.check import check_through
-from shoal.workers.shared_memory.connection import Connection
+from shoal.workers.shared_memory.connection import StoreConnection
 from shoal.workers.shared_memory.read_only import ReadOnlyConnection
 
 T = TypeVar("T")
@@ -75,7 +75,7 @@ class Database:
         store_files.check_max_bytes(max_bytes)
         if type(read_only) is not bool:
             raise TypeError(f"read_only has type {type(read_only).__name__}; give True or False")
-        self.path = store_files.absolute_path(path)
+        self.path = store_directory.absolute_path(path)
         self._options = {"durability": durability, "max_bytes": max_bytes, "timeout": timeout, "linger": linger}
         self._options["read_only"] = read_only
         directory, timeout_s = Path(self.path), check_seconds("timeout", timeout)
@@ -85,9 +85,9 @@ class Database:
             from shoal.at_rest import read_at_rest  # here, because only this needs what a coordinator is made of
 
             read = partial(read_at_rest, directory, durability, max_bytes)
-            self._connection: Connection = ReadOnlyConnection(*options, read, TABLE, _store_id)
+            self._connection: StoreConnection = ReadOnlyConnection(*options, read, TABLE, _store_id)
         else:
-            self._connection = Connection(*options, linger_s, TABLE, _store_id)
+            self._connection = StoreConnection(*options, linger_s, TABLE, _store_id)
         self.engine = AutoCommit(self._connection)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -200,8 +200,8 @@ class Database:
         Writers go on meanwhile. ``dest`` must not hold a store; ``StoreFullError`` if its disk is full, and
         ``SnapshotExpiredError`` if the copy takes so long that its snapshot is revoked to make room.
         """
-        directory = Path(store_files.absolute_path(dest))
-        store_files.make_directory(directory)
+        directory = Path(store_directory.absolute_path(dest))
+        store_directory.make_directory(directory)
         if any(directory.iterdir()):
             raise AlreadyExistsError(f"{directory} is not empty; give a new directory")
         snapshot = engine.EngineTransaction(self._connection, read_only=True)

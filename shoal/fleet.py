@@ -1,29 +1,29 @@
-"""``shoal run``: a durable parallel map. Each input's outcome is in the store the moment it is known.
+"""``shoal run``: a durable parallel map. Each input's outcome is stored as soon as it is known.
 
-A fleet is a registered run, each input a registered child of it:
+A fleet is a registered run. Each input is a registered child run of it:
 
     fleet:MODULE:FUNCTION   the fleet; if that is longer than a run id may be, ``fleet:`` and its hash
         metadata            {"function": MODULE:FUNCTION}
         status              Active: there may always be more inputs
-        cells               inputs/done, inputs/failed: how many inputs have ended so
+        cells               inputs/done, inputs/failed: the number of inputs that are done, and that have failed
     hash                    an input: xxh3-128, in hex, of the fleet's run id, NUL, and the input
         metadata            {"input": the input}
-        status              Active while it is worked on, then Completed or Failed with the error
-        key                 result: what the function returned, of an input that is done
-        cell                attempts: how often it was begun
-        events              started, finished, failed; payloads {"attempt": number}, of ``failed`` {"error": text}, too
+        status              Active while it is worked on, then Completed, or Failed with the error
+        key                 result: the value that the function returned, if the input is done
+        cell                attempts: the number of attempts begun
+        events              started, finished, failed; payload {"attempt": number}, with "error": text in ``failed``
 
-- A step is one commit: status, result, event and counters never disagree.
-- A process that works on an input holds the claim on it (``claims``) from before the attempt begins until the outcome
-  is stored. So two fleets at once call the function once for each input.
-- A claim ends with its process. An input that was cut short by a kill is Active and not claimed: it is begun again as
-  it is.
-- A fleet that finds an input claimed works on the others, then waits for the claim and gives the outcome it finds. What
-  failed meanwhile is not run again: the number of attempts shows it.
-- Who ends an input must find it Active: it ends once. What ended well is never run again.
-- What has failed cannot become Active again. So its run is deleted and registered anew by the commit that begins the
-  next attempt: same id, the log of events goes on, all else that was in the run is gone.
-- A run that somebody paused, cancelled or archived is left alone.
+- Each step is one commit, so status, result, event and counters always agree.
+- A process holds the claim on an input (``claims``) from before the attempt begins until the outcome is stored. So two
+  fleets at once call the function once for each input.
+- A claim ends with its process. If a kill cuts an attempt short, the input is Active and not claimed, and is begun
+  again.
+- A fleet that finds an input claimed works on the others first, then waits for the claim and returns the stored
+  outcome. An input that failed meanwhile is not run again; the number of attempts shows that.
+- Only an Active input can be ended, so it ends once. An input that is done is never run again.
+- A Failed run cannot become Active again. So the commit that begins the next attempt deletes it and registers it anew:
+  it has the same id, its event log goes on, and all else that was in the run is gone.
+- A run that was paused, cancelled or archived by someone else is left alone.
 """
 
 from __future__ import annotations
@@ -57,13 +57,13 @@ FAILED = "failed"
 _RESULT = "result"
 _ATTEMPTS = "attempts"
 _LONGEST_ERROR = 10_000  # characters kept of an error's text
-# All workers write the counters, so the commits that end inputs conflict: each such loss is another's gain.
+# All workers write the counters, so the commits that end inputs conflict. At each conflict another commit succeeds.
 _MOST_CONFLICTS = 10_000
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """How one input ended: ``result`` if it is done, ``error`` if it failed."""
+class InputOutcome:
+    """How one input ended. ``status``: ``DONE`` with a ``result``, or ``FAILED`` with an ``error``."""
 
     input: str
     status: str
@@ -72,7 +72,7 @@ class Outcome:
 
 
 def load_function(name: str) -> Callable[[str], Any]:
-    """The function ``MODULE:FUNCTION`` names, looked for in the current directory first; ``ValueError`` if none."""
+    """The function named ``MODULE:FUNCTION``, looked for in the current directory first; ``ValueError`` if none."""
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
         raise ValueError(f"{name!r} is not MODULE:FUNCTION")
@@ -83,7 +83,7 @@ def load_function(name: str) -> Callable[[str], Any]:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (Exception, SystemExit) as error:  # a module may do anything while it is imported
+    except (Exception, SystemExit) as error:  # importing a module runs any code
         raise ValueError(f"{name!r} cannot be loaded: {_describe(error)}") from error
     try:
         check_plain_function(repr(name), found)
@@ -94,7 +94,7 @@ def load_function(name: str) -> Callable[[str], Any]:
 
 
 def fleet_run_id(function_name: str) -> str:
-    """The run of a fleet: what its function's calls share belongs there."""
+    """The id of a fleet's run, which holds what all calls of the function share."""
     run_id = f"fleet:{function_name}"
     if len(run_id.encode()) <= MAX_RUN_ID_BYTES:
         return run_id
@@ -102,7 +102,7 @@ def fleet_run_id(function_name: str) -> str:
 
 
 def input_run_id(function_name: str, text: str) -> str:
-    """The run of one input, a child of the fleet's: what belongs to that input alone belongs there."""
+    """The id of an input's run, a child of the fleet's, which holds what belongs to that input alone."""
     return xxh3_128_hexdigest(f"{fleet_run_id(function_name)}\0{text}".encode("utf-8", "surrogatepass"))
 
 
@@ -114,38 +114,40 @@ class Fleet:
         self._function_name = function_name
         self._run_id = fleet_run_id(function_name)
 
-    def outcome(self, text: str) -> Outcome | None:
+    def outcome(self, text: str) -> InputOutcome | None:
         """How an input ended, None if it has not."""
         with self._db.snapshot(self._run_id) as view:
             return _InputRun(self._function_name, text).outcome(view)
 
     def to_do(self, inputs: list[str]) -> list[str]:
-        """The inputs that are not done yet, each once, in order."""
+        """The inputs that are not done, each once, in order."""
         with self._db.snapshot(self._run_id) as view:
             return [text for text in dict.fromkeys(inputs) if not _InputRun(self._function_name, text).is_done(view)]
 
-    def run(self, pool: WorkerPool, inputs: list[str]) -> Iterator[Outcome]:
-        """Run the function over ``inputs``; outcomes as they come, each stored before it is given.
+    def run(self, pool: WorkerPool, inputs: list[str]) -> Iterator[InputOutcome]:
+        """Run the function over ``inputs``; yields outcomes as they come, each after it is stored.
 
-        Not stored is only what the store refuses: that input's outcome is an error all the same, and it stays to do.
-        Of an input that another process works on meanwhile it is the outcome that one stores.
+        If the store refuses even the error of an input (it is full), that outcome is yielded without being stored, and
+        the input stays to do. For an input that another process works on, the outcome is the one that process stores.
         """
         with contextlib.suppress(AlreadyExistsError):
             RunIndex(self._db).create_run(run_id=self._run_id, metadata={"function": self._function_name})
         with self._db.snapshot(self._run_id) as view:
             failed = {text: _InputRun(self._function_name, text).attempts_failed(view) for text in inputs}
 
-        def submitted(texts: Iterable[str], wait: bool) -> dict[Future[Outcome | None], str]:
+        def submitted(texts: Iterable[str], wait: bool) -> dict[Future[InputOutcome | None], str]:
             return {pool.submit(_run_input, self._function_name, text, failed[text], wait): text for text in texts}
 
         futures = submitted(inputs, wait=False)
-        claimed_elsewhere: dict[Future[Outcome | None], str] = {}
+        claimed_elsewhere: dict[Future[InputOutcome | None], str] = {}
         try:
             while futures:
                 for future in as_completed(list(futures)):
                     text = futures.pop(future)
                     outcome = self._outcome_of(future, text)
-                    if outcome is None:  # behind all others in the pool's queue, so that no worker waits too early
+                    if (
+                        outcome is None
+                    ):  # submit it again behind all others, so that no worker waits before they are done
                         claimed_elsewhere |= submitted([text], wait=True)
                     else:
                         yield outcome
@@ -154,28 +156,28 @@ class Fleet:
             for future in (*futures, *claimed_elsewhere):
                 future.cancel()
 
-    def _outcome_of(self, future: Future[Outcome | None], text: str) -> Outcome | None:
-        """What came of a task; None if another process has the claim on its input."""
+    def _outcome_of(self, future: Future[InputOutcome | None], text: str) -> InputOutcome | None:
+        """The outcome of a task; None if another process has the claim on its input."""
         try:
             return future.result()
         except CoordinatorLostError:
             raise
-        except ShoalError as error:  # its worker was lost, or the store refused even the error
+        except ShoalError as error:  # the worker was lost, or the store refused even the error
             with claimed(self._db.path, input_run_id(self._function_name, text), wait=False) as mine:
                 return self._fail(text, error) if mine else None
 
-    def _fail(self, text: str, error: ShoalError) -> Outcome:
+    def _fail(self, text: str, error: ShoalError) -> InputOutcome:
         described = _describe(error)
         try:
             return _InputRun(self._function_name, text).fail(self._db, described)
         except CoordinatorLostError:
             raise
         except ShoalError as refusal:
-            return Outcome(text, FAILED, error=f"{described} (and this is not stored: {_describe(refusal)})")
+            return InputOutcome(text, FAILED, error=f"{described} (and this is not stored: {_describe(refusal)})")
 
 
 class _InputRun:
-    """The run of one input, and the steps it takes, each in a transaction of its own."""
+    """The run of one input, and its steps, each in a transaction of its own."""
 
     def __init__(self, function_name: str, text: str) -> None:
         self._text = text
@@ -183,43 +185,44 @@ class _InputRun:
         self._run_id = input_run_id(function_name, text)
 
     def is_done(self, view: Transaction) -> bool:
-        """Whether it ended well."""
+        """Whether the input is done."""
         run = view.runs.get_run(self._run_id)
         return run is not None and self._ended_well(view, run)
 
-    def outcome(self, view: Transaction) -> Outcome | None:
-        """How it ended; None if it has not, or was never begun."""
+    def outcome(self, view: Transaction) -> InputOutcome | None:
+        """How the input ended; None if it has not ended, or was never begun."""
         run = view.runs.get_run(self._run_id)
         if run is None or run.status is RunStatus.Active:
             return None
         if self._ended_well(view, run):
-            return Outcome(self._text, DONE, result=view.on(self._run_id).kv.get(_RESULT))
+            return InputOutcome(self._text, DONE, result=view.on(self._run_id).kv.get(_RESULT))
         if run.status is RunStatus.Failed:
-            return Outcome(self._text, FAILED, error=run.error)
+            return InputOutcome(self._text, FAILED, error=run.error)
         error = f"its run {self._run_id} is {run.status.value}; resume or delete the run, and it will be done"
-        return Outcome(self._text, FAILED, error=error)
+        return InputOutcome(self._text, FAILED, error=error)
 
     def attempts_failed(self, view: Transaction) -> int:
-        """How often it was begun, if it has failed; else 0."""
+        """The number of attempts, if the input has failed; else 0."""
         run = view.runs.get_run(self._run_id)
         return self._attempts(view) if run is not None and run.status is RunStatus.Failed else 0
 
-    def begin(self, db: Database, attempts_failed: int | None = None) -> Outcome | None:
-        """Begin an attempt; the outcome instead, if there is nothing to do.
+    def begin(self, db: Database, attempts_failed: int | None = None) -> InputOutcome | None:
+        """Begin an attempt and return None; or return the outcome if there is nothing to do.
 
-        That is so for one that failed, too, if it has had more attempts than ``attempts_failed``.
+        There is nothing to do either if the input has failed and has had more attempts than ``attempts_failed``: it
+        failed after that number was read.
         """
         return db.transact(self._fleet_run_id, lambda txn: self._begin(txn, attempts_failed), _MOST_CONFLICTS)
 
-    def finish(self, db: Database, result: Any) -> Outcome:
-        """End it well, unless somebody else has ended it; the outcome."""
+    def finish(self, db: Database, result: Any) -> InputOutcome:
+        """Store the result unless the input has ended already; the outcome."""
         return db.transact(self._fleet_run_id, lambda txn: self._finish(txn, result), _MOST_CONFLICTS)
 
-    def fail(self, db: Database, error: str) -> Outcome:
-        """End it with an error, unless somebody else has ended it; the outcome."""
+    def fail(self, db: Database, error: str) -> InputOutcome:
+        """Store the error unless the input has ended already; the outcome."""
         return db.transact(self._fleet_run_id, lambda txn: self._fail(txn, error), _MOST_CONFLICTS)
 
-    def _begin(self, txn: Transaction, attempts_failed: int | None) -> Outcome | None:
+    def _begin(self, txn: Transaction, attempts_failed: int | None) -> InputOutcome | None:
         own = txn.on(self._run_id)
         run = txn.runs.get_run(self._run_id)
         attempt = self._attempts(txn) + 1
@@ -237,7 +240,7 @@ class _InputRun:
         own.events.append("started", {"attempt": attempt})
         return None
 
-    def _finish(self, txn: Transaction, result: Any) -> Outcome:
+    def _finish(self, txn: Transaction, result: Any) -> InputOutcome:
         ended = self.outcome(txn)
         if ended is not None:
             return ended
@@ -246,18 +249,18 @@ class _InputRun:
         txn.runs.complete_run(self._run_id)
         own.events.append("finished", {"attempt": self._attempts(txn)})
         _count(txn, DONE, 1)
-        return Outcome(self._text, DONE, result=result)
+        return InputOutcome(self._text, DONE, result=result)
 
-    def _fail(self, txn: Transaction, error: str) -> Outcome:
+    def _fail(self, txn: Transaction, error: str) -> InputOutcome:
         ended = self.outcome(txn)
         if ended is not None:
             return ended
-        if txn.runs.get_run(self._run_id) is None:  # its worker was lost before it could begin
+        if txn.runs.get_run(self._run_id) is None:  # the worker was lost before it began an attempt
             self._register(txn)
         txn.runs.fail_run(self._run_id, error)
         txn.on(self._run_id).events.append("failed", {"attempt": self._attempts(txn), "error": error})
         _count(txn, FAILED, 1)
-        return Outcome(self._text, FAILED, error=error)
+        return InputOutcome(self._text, FAILED, error=error)
 
     def _register(self, txn: Transaction) -> None:
         txn.runs.create_run(run_id=self._run_id, parent_run=self._fleet_run_id, metadata={"input": self._text})
@@ -267,48 +270,48 @@ class _InputRun:
         return 0 if attempts is None else int(attempts.value)
 
     def _ended_well(self, view: Transaction, run: RunMetadata) -> bool:
-        """Archived or not: what is done need not be done again because somebody put it away."""
-        put_away = run.status is RunStatus.Archived and view.on(self._run_id).kv.exists(_RESULT)
-        return run.status is RunStatus.Completed or put_away
+        """Whether the run is Completed, or was archived after it had a result: archiving does not make it run again."""
+        archived = run.status is RunStatus.Archived and view.on(self._run_id).kv.exists(_RESULT)
+        return run.status is RunStatus.Completed or archived
 
 
 def _count(txn: Transaction, status: str, by: int) -> None:
-    """Change a counter of the fleet, whose transaction this is."""
+    """Change a counter of the fleet by ``by``; ``txn`` is a transaction on the fleet's run."""
     name = f"inputs/{status}"
     counter = txn.state.read(name)
     txn.state.set(name, (0 if counter is None else counter.value) + by)
 
 
-def _run_input(function_name: str, text: str, attempts_failed: int, wait: bool) -> Outcome | None:
-    """In a worker: run one input and store how it ended, in the worker, so that nothing is lost with the pool.
+def _run_input(function_name: str, text: str, attempts_failed: int, wait: bool) -> InputOutcome | None:
+    """Run one input in a worker and store the outcome there, so that nothing is lost if the pool ends.
 
-    None if another process works on it; with ``wait``, the outcome it has stored when it is done.
+    If another process works on it: None; with ``wait``, the outcome that process has stored, once it is done.
     """
     db, run = current_database(), _InputRun(function_name, text)
     with claimed(db.path, input_run_id(function_name, text), wait) as mine:
         if not mine:
             return None
         ended = run.begin(db, attempts_failed)
-        if ended is not None:  # another process did it, or this task's first worker died after storing it
+        if ended is not None:  # another process has done it, or this task's first worker died after storing it
             return ended
         try:
             function = load_function(function_name)
             result = function(text)
             check_plain_result(function_name, function, result)
-            encode(result)  # by itself, so that a refusal names the place in the result
-        except BaseException as error:  # sys.exit in an agent ends the agent's input, not the fleet
+            encode(result)  # here, so that an error names the place in the result
+        except BaseException as error:  # sys.exit in a function fails its input and does not end the fleet
             return run.fail(db, _describe(error))
         try:
             return run.finish(db, result)
         except CoordinatorLostError:
             raise
-        except ShoalError as error:  # no room for the result: there may still be some for saying so
+        except ShoalError as error:  # no room for the result; the error is shorter
             return run.fail(db, _describe(error))
 
 
 def _describe(error: BaseException) -> str:
     try:
         text = f"{type(error).__name__}: {error}"
-    except Exception as failure:  # an agent's exception may not even have a text
+    except Exception as failure:  # __str__ of a user's exception may raise
         text = f"{type(error).__name__}, whose text cannot be had: {type(failure).__name__}"
     return text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}..."

@@ -12,6 +12,7 @@ from typing import Any
 
 from shoal.database import Database
 from shoal.database import open as open_database
+from shoal.shm.arguments import check_count, check_int
 from shoal.workers.pool.executor import ProcessPool
 from shoal.workers.pool.pool_state import PoolOptions
 from shoal.workers.pool.worker_process import Recipe
@@ -20,21 +21,30 @@ from shoal.workers.pool.worker_process import Recipe
 class WorkerPool(ProcessPool):
     """A ``concurrent.futures.Executor`` whose functions find the store with ``shoal.current_database()``.
 
-    ``path``: the store. ``workers``, or ``max_workers``: how many processes, one per processor if not given; the first
-    ``submit`` starts them, and one that dies is replaced. ``initializer(*initargs)`` runs in each before its first
-    task; if it raises, the pool is broken. ``max_tasks_per_child``: a worker is replaced after so many tasks.
-    ``mp_context``: how processes start, ``"forkserver"``, ``"spawn"``, ``"fork"`` or a context of ``multiprocessing``.
-    ``retries``: how often a task runs again whose worker died; an exception is never retried. ``timeout``: seconds a
-    task may run, then its worker is killed; None for ever. Further options are those of ``shoal.open``, all but its
-    ``timeout``.
+    - ``path``: the store.
+    - ``workers``, or ``max_workers``: the number of processes, by default one per processor. The first ``submit``
+      starts them; a worker that dies is replaced.
+    - ``initializer(*initargs)`` runs in each worker before its first task. If it raises, the pool is broken.
+    - ``max_tasks_per_child``: a worker is replaced after so many tasks; None never.
+    - ``mp_context``: how processes start: ``"forkserver"``, ``"spawn"``, ``"fork"`` or a context of
+      ``multiprocessing``.
+    - ``retries``: how often a task runs again after its worker died. A task that raised an exception never does.
+    - ``timeout``: the seconds a task may run before its worker is killed; None for ever.
+    - Further options are those of ``shoal.open`` but for its ``timeout``.
 
-    A context manager: leaving it waits for all tasks; Ctrl-C ends all processes at once.
+    A context manager: leaving it waits for all tasks. Ctrl-C ends all processes at once.
+
+    Raises ``TypeError`` or ``ValueError`` for a bad argument, and what ``shoal.open`` raises. A task's future raises
+    ``WorkerLostError`` if its worker died on its last retry, ``TaskTimeoutError`` after ``timeout``, and what the task
+    raised, as ``WorkerTaskError`` if that cannot be pickled.
 
     >>> import shoal, tempfile
     >>> with tempfile.TemporaryDirectory() as path, shoal.WorkerPool(path, workers=2, durability="memory") as pool:
     ...     list(pool.map(len, ["a", "bb", "ccc"]))
     [1, 2, 3]
     """
+
+    __module__ = "shoal"  # in tracebacks and pickles, as users name it
 
     def __init__(
         self,
@@ -51,8 +61,7 @@ class WorkerPool(ProcessPool):
         **options: Any,
     ) -> None:
         count = _workers(workers, max_workers)
-        if type(retries) is not int or retries < 0:
-            raise ValueError(f"retries is {retries!r}; give a whole number from 0")
+        check_count("retries", retries, 0)
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer has type {type(initializer).__name__}; give a function")
         _check_max_tasks(max_tasks_per_child)
@@ -77,18 +86,14 @@ def _workers(workers: int | None, max_workers: int | None) -> int:
     count = workers if workers is not None else max_workers
     if count is None:
         return os.cpu_count() or 1
-    if type(count) is not int or count < 1:
-        raise ValueError(f"workers is {count!r}; give a whole number from 1")
-    return count
+    return check_count("workers", count, 1)
 
 
 def _check_max_tasks(count: int | None) -> None:
-    if count is None:
-        return
-    if type(count) is not int:
-        raise TypeError(f"max_tasks_per_child has type {type(count).__name__}; give a whole number from 1, or None")
-    if count < 1:
-        raise ValueError(f"max_tasks_per_child is {count}; give a whole number from 1, or None")
+    if count is not None:
+        hint = ", or None"
+        check_int("max_tasks_per_child", count, "a whole number from 1" + hint)
+        check_count("max_tasks_per_child", count, 1, hint)
 
 
 def _timeout(timeout: float | None) -> float | None:
@@ -102,7 +107,7 @@ def _timeout(timeout: float | None) -> float | None:
 
 
 def _check_not_importing() -> None:
-    """A worker imports the main module again: a pool made by that import would start workers, which import it again."""
+    """Raise while a worker imports the main module: a pool made by that would start workers that import it again."""
     if getattr(multiprocessing.current_process(), "_inheriting", False):
         raise RuntimeError(
             "a WorkerPool is made while a worker imports the main module; in the main module, make it below "

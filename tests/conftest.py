@@ -12,10 +12,10 @@ from pathlib import Path
 
 import hypothesis
 import pytest
-from event_logs import filled, log  # noqa: F401 (fixtures)
-from run_indices import raw_keys, runs, space  # noqa: F401 (fixtures)
 
 import shoal
+from tests.support.event_logs import filled, log  # noqa: F401 (fixtures)
+from tests.support.run_indices import raw_keys, runs, space  # noqa: F401 (fixtures)
 
 _LEFT_BEHIND_S = 15.0
 _numbers = itertools.count()

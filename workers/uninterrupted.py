@@ -1,9 +1,9 @@
-"""Calls that no signal handler interrupts: they run in a thread of their own.
+"""Runs calls where no signal handler interrupts them: in a thread of their own.
 
 CPython runs signal handlers in the main thread, between any two bytecodes, and a handler may raise. Code that makes
-descriptors or processes would lose them there: ``fd = os.open(...)`` can be interrupted after the call and before the
-assignment. In another thread that cannot happen. What the call returns must close itself when it is dropped, because
-the thread that waits for it may be interrupted. A thread takes 0.1 ms to start: this is for attaching, not for commits.
+descriptors or processes would lose them: ``fd = os.open(...)`` can be interrupted after the call and before the
+assignment. In another thread that cannot happen. The result must close itself when it is dropped, because the thread
+that waits for it may be interrupted. A thread takes 0.1 ms to start: this is for attaching, not for commits.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ T = TypeVar("T")
 
 
 class _ForkedError(Exception):
-    """The process has been forked, and in the child nobody runs the call."""
+    """The process was forked while the call ran; in the child its thread does not exist."""
 
 
+# Where the results of calls under way are waited for; a forked child ends these waits.
 _waiting: list[SimpleQueue[Any]] = []
 
 
@@ -44,13 +45,13 @@ def _in_thread(call: Callable[[], T]) -> T:
         except BaseException as error:
             outcome.put((None, error))
 
-    if sys.is_finalizing():  # other threads do not run any more
+    if sys.is_finalizing():  # the interpreter runs no other thread any more
         return call()
     try:
         _waiting.append(outcome)
         try:
             thread.start_new_thread(run, ())
-        except RuntimeError:  # the machine has no thread left: the call is worth more than its protection
+        except RuntimeError:  # no thread can be started: an unprotected call is better than none
             return call()
         result, error = outcome.get()
     finally:

@@ -1,7 +1,7 @@
-"""What a store must bring to be measured (``base``), and the stores there are (``compared``).
+"""The interface of a store that is measured (``base``), and the stores (``compared``).
 
-``PEERS`` and ``SUBJECT`` are loaded when they are first asked for: they need the libraries of the extra, and the
-command's help does not.
+``PEERS`` and ``SUBJECT`` are loaded on first use: they need the libraries of the extra, which the command's help must
+do without.
 """
 
 from __future__ import annotations

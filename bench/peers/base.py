@@ -1,8 +1,8 @@
-"""What a store must bring to be measured.
+"""The interface of a store that is measured.
 
-A ``Peer`` is a store in a directory, held by the parent process. A ``Session`` is one worker's attachment to it, and
-has a method for each operation, named as the operation is. A method a session does not have is not measured, and the
-tables say why: ``Peer.missing`` gives the reason.
+A ``Peer`` is a store in a directory, held by the parent process. A ``Session`` is one worker's attachment to it, with a
+method for each operation, of the operation's name. An operation that a session does not have is not measured; the
+tables give the reason, from ``Peer.missing``.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ DURABILITIES = ("buffered", "strict")
 
 
 class BenchError(Exception):
-    """A run that cannot give figures, or none that may be believed; ends the benchmark with one line."""
+    """Raised if a run gives no figures or wrong ones. It ends the benchmark with one line."""
 
 
 class Session:
@@ -39,11 +39,11 @@ class Session:
         raise NotImplementedError
 
     def append(self, run: str, event_type: str, payload: Any) -> None:
-        """Append an event to a run's log: a sequence without gaps, a hash over the event and the hash before."""
+        """Append an event to a run's log: sequence without gaps, hash over the event and the hash before."""
         raise NotImplementedError
 
     def log_length(self, run: str) -> int:
-        """How many events the run's log has; ``BenchError`` unless every sequence and hash is right."""
+        """The number of events in the run's log; ``BenchError`` unless every sequence and hash is right."""
         raise NotImplementedError
 
     def cas(self, run: str, name: str, version: int, value: Any) -> int:
@@ -63,7 +63,7 @@ class Session:
         raise NotImplementedError
 
     def trace_count(self, run: str, tag: str) -> int:
-        """How many traces of the run are found by a tag."""
+        """The number of traces of the run that are found by a tag."""
         raise NotImplementedError
 
     def cross(self, run: str, name: str, event_type: str, payload: Any, content: str, tag: str) -> None:
@@ -71,7 +71,7 @@ class Session:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Detach; the worker ends."""
+        """Detach. The worker ends afterwards."""
 
 
 class Peer(ABC):
@@ -79,12 +79,12 @@ class Peer(ABC):
 
     name: ClassVar[str]
     session_type: ClassVar[type[Session]]
-    # Why an operation is not measured, by its name.
+    # By operation: the reason why it is not measured.
     missing: ClassVar[Mapping[str, str]] = {}
-    # How it is set up for each durability, and what that keeps. A durability not named is one the peer does not have.
+    # By durability: how the peer is set up for it. The peer does not have the durabilities that are not named.
     settings: ClassVar[Mapping[str, str]]
-    # Whether a session may get quicker at what it has read before. One that does not need not read it before.
-    remembers: ClassVar[bool] = True
+    # Whether a session reads a key faster the second time. Only then its keys are read before they are measured.
+    caches_reads: ClassVar[bool] = True
 
     def __init__(self, directory: Path, durability: str) -> None:
         self.directory = directory
@@ -103,7 +103,7 @@ class Peer(ABC):
 
     @abstractmethod
     def start(self, items: Mapping[str, Any]) -> None:
-        """Make the store and load ``items``. Nothing that does not survive a fork may stay open."""
+        """Make the store and load ``items``. Nothing may stay open that does not survive a fork."""
 
     @abstractmethod
     def connect(self) -> Session:

@@ -1,4 +1,4 @@
-"""The stores compared. The first is shoal, which every ratio is of; a new peer is a file here and a line below."""
+"""The stores that are compared. All ratios are of shoal, the first. A new peer is a file here and a line below."""
 
 from __future__ import annotations
 

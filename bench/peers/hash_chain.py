@@ -1,4 +1,4 @@
-"""The hash chain of the peers' event logs: the hash and the fields that shoal's have."""
+"""The hash chain of the peers' event logs, with the same hash and the same fields as in shoal's."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def event_hash(sequence: int, event_type: str, packed: bytes, timestamp: int, pr
 
 
 def verified_length(events: Iterable[tuple[Any, ...]]) -> int:
-    """How many events there are; ``BenchError`` for a wrong one.
+    """The number of events; ``BenchError`` for a wrong one.
 
-    Each is (sequence, type, packed payload, timestamp, hash before, hash).
+    An event is (sequence, type, packed payload, timestamp, hash before, hash).
     """
     length, head_hash = 0, GENESIS_HASH
     for sequence, event_type, packed, timestamp, prev_hash, found_hash in events:

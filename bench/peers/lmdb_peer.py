@@ -13,7 +13,7 @@ from .hash_chain import GENESIS_HASH, event_hash, now_ms, verified_length
 
 # Address space, not memory or disk; LMDB never grows past it.
 _MAP_BYTES = 4 * 1024**3
-# What a run's log has behind its prefix.
+# What follows the prefix of a run's log in its keys.
 _HEAD, _EVENT, _TYPE = b"\0", b"\1", b"\2"
 
 
@@ -52,7 +52,7 @@ class LmdbSession(Session):
             txn.put(encoded, msgpack.packb(msgpack.unpackb(txn.get(encoded)) + 1))
 
     def append(self, run: str, event_type: str, payload: Any) -> None:
-        """``Session.append``: a key for the head, one for the event, one in the index of types."""
+        """``Session.append``: writes a key for the head, one for the event and one in the index of types."""
         packed = msgpack.packb(payload)
         prefix = _log_prefix(run)
         with self._environment.begin(write=True) as txn:
@@ -84,7 +84,7 @@ class LmdbSession(Session):
 
 
 class LmdbPeer(Peer):
-    """``sync=False`` keeps what shoal's buffered keeps of a dead process, but promises less of a power cut."""
+    """``sync=False`` survives a killed process as shoal's buffered does, but promises less about a power cut."""
 
     name = "LMDB"
     session_type = LmdbSession

@@ -1,4 +1,4 @@
-"""A dict in a ``multiprocessing.Manager``: what the standard library offers for sharing, with nothing kept on disk."""
+"""A dict in a ``multiprocessing.Manager``: the standard library's way of sharing, without anything on disk."""
 
 from __future__ import annotations
 
@@ -28,25 +28,25 @@ class ManagerSession(Session):
         self._values[key] = value
 
     def rmw(self, key: str) -> None:
-        """``Session.rmw``: under the manager's lock, one for all keys."""
+        """``Session.rmw``: holds the manager's lock, one for all keys."""
         with self._lock:
             self._values[key] = self._values[key] + 1
 
 
 class ManagerDict(Peer):
-    """One process that holds the dict and a thread in it for each client."""
+    """One process that holds the dict, with a thread for each client."""
 
     name = "Manager dict"
     session_type = ManagerSession
     missing: ClassVar[Mapping[str, str]] = {"scan": "a dict has no order to scan in"}
     settings: ClassVar[Mapping[str, str]] = {"buffered": "no durability at all"}
-    remembers = False
+    caches_reads = False
 
     _manager: SyncManager | None = None
 
     @classmethod
     def lacks(cls, operation: str, durability: str) -> str | None:
-        """As every peer, but says what is the matter: it is compared with buffered only for want of less."""
+        """As in every peer. The manager keeps nothing on disk, so it is compared with the weakest durability only."""
         if durability == "strict" and operation not in cls.missing:
             return "no durability at all"
         return super().lacks(operation, durability)
@@ -62,7 +62,7 @@ class ManagerDict(Peer):
         self._lock = manager.Lock()
 
     def connect(self) -> Session:
-        """What the fork brought along."""
+        """The proxies that the worker has inherited."""
         return ManagerSession(self._values, self._lock)
 
     def stop(self) -> None:

@@ -1,8 +1,8 @@
-"""Redis through redis-py and a unix socket: a server process that keeps all in memory and logs every write.
+"""Redis through redis-py and a unix socket: a server process that keeps everything in memory and logs every write.
 
-What shoal's coordinator decides alone is a script here, run by the server in one round trip: an append. Its hash is
-SHA-1, all that scripts have; computing shoal's in the client needs WATCH, three round trips and retries, and is slower.
-What runs a worker's code between read and write is WATCH and MULTI: rmw.
+An append, which shoal's coordinator decides alone, is a script here, which the server runs in one round trip. Its hash
+is SHA-1, the only one that scripts have. Computing shoal's hash in the client would need WATCH, three round trips and
+retries, and is slower. rmw runs the worker's code between read and write, so it uses WATCH and MULTI.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class RedisSession(Session):
                     continue
 
     def append(self, run: str, event_type: str, payload: Any) -> None:
-        """``Session.append``: a string for the head, a list of events, a list of sequences for each type."""
+        """``Session.append``: writes the head, the list of events and the event type's list of sequences."""
         keys = (f"log/{run}/head", f"log/{run}/events", f"log/{run}/type/{event_type}")
         self._client.evalsha(self._append, 3, *keys, event_type, msgpack.packb(payload), now_ms())
 
@@ -107,7 +107,7 @@ class RedisSession(Session):
 
 
 class RedisServer(Peer):
-    """A server of its own for each start, which nobody else can reach: no port, and a socket in the directory."""
+    """Each start runs a server of its own, which no other user can reach: no port, and a socket in the directory."""
 
     name = "Redis"
     session_type = RedisSession
@@ -116,18 +116,18 @@ class RedisServer(Peer):
         "buffered": "AOF, appendfsync=everysec",
         "strict": "AOF, appendfsync=always",
     }
-    remembers = False
+    caches_reads = False
 
     _process: subprocess.Popen[bytes] | None = None
     _directory_fd = -1
 
     @classmethod
     def lacks(cls, operation: str, durability: str) -> str | None:
-        """As every peer; and the server may not be there."""
+        """As in every peer; also, the server may not be installed."""
         return f"{_PROGRAM} is not installed" if program() is None else super().lacks(operation, durability)
 
     def start(self, items: Mapping[str, Any]) -> None:
-        """Start a server with nothing of the machine's configuration, wait for it, and load."""
+        """Start a server without the machine's configuration, wait for it, and load."""
         path = program()
         if path is None:
             raise BenchError(f"{_PROGRAM} is not installed")
@@ -172,7 +172,7 @@ class RedisServer(Peer):
             os.close(self._directory_fd)
 
     def _client(self) -> redis.Redis:
-        # Through the descriptor, as the path of a socket has 107 bytes at most, and a directory's may have more.
+        # Through the descriptor: a socket's path has 107 bytes at most, and the directory's path may be longer.
         return redis.Redis(
             unix_socket_path=f"/proc/self/fd/{self._directory_fd}/{_SOCKET}", single_connection_client=True
         )
@@ -186,8 +186,10 @@ class RedisServer(Peer):
                 return client
             except redis.ConnectionError as error:
                 if process.poll() is not None:
-                    told = (self.directory / _OUTPUT).read_text(errors="replace").strip().splitlines()
-                    raise BenchError(f"{_PROGRAM} ended at once: {told[-1] if told else 'it said nothing'}") from error
+                    output = (self.directory / _OUTPUT).read_text(errors="replace").strip().splitlines()
+                    raise BenchError(
+                        f"{_PROGRAM} ended at once: {output[-1] if output else 'it printed nothing'}"
+                    ) from error
                 if time.monotonic() > give_up_s:
                     raise BenchError(f"{_PROGRAM} has not answered for {_START_S:.0f} s") from error
             time.sleep(_POLL_S)
@@ -203,6 +205,6 @@ def version() -> str | None:
     path = program()
     if path is None:
         return None
-    told = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
-    found = re.search(r"\bv=(\S+)", told)
+    output = subprocess.run([path, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.search(r"\bv=(\S+)", output)
     return found[1] if found else "of unknown version"

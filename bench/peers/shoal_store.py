@@ -1,4 +1,4 @@
-"""shoal itself, through what its users call."""
+"""shoal, through its public interface."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from .base import BenchError, Peer, Session
 _RUN = "bench"
 _LOAD_KEYS_PER_COMMIT = 2_000
 _COORDINATOR_END_S = 20.0
-# Long enough for whoever started a coordinator to attach to it, short enough to wait for its end.
+# Long enough for the process that starts a coordinator to attach to it, short enough to wait for its end.
 LINGER_S = 0.3
 
 
@@ -44,7 +44,7 @@ class ShoalSession(Session):
         self._kv.put(_RUN, key, value)
 
     def rmw(self, key: str) -> None:
-        """``Session.rmw``: optimistic, run again after each conflict."""
+        """``Session.rmw``: optimistic, repeated after each conflict."""
 
         def add(txn: shoal.Transaction) -> None:
             txn.kv.put(key, txn.kv.get(key) + 1)
@@ -118,7 +118,7 @@ class ShoalStore(Peer):
                     txn.kv.put(key, value)
 
     def connect(self) -> Session:
-        """Attach anew, as a process of a fleet does."""
+        """Attach anew, as each process of a fleet does."""
         return ShoalSession(shoal.open(self.directory, linger=LINGER_S))
 
     def stop(self) -> None:
@@ -140,4 +140,4 @@ def _is_running(pid: int) -> bool:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except (FileNotFoundError, ProcessLookupError):
         return False
-    return state != "Z"  # ended, though where nobody reaps orphans it stays in the table
+    return state != "Z"  # a process that has ended may stay in the table if its parent does not reap it

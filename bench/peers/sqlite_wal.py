@@ -15,7 +15,7 @@ from .base import BenchError, Peer, Session
 from .hash_chain import GENESIS_HASH, event_hash, now_ms, verified_length
 
 _BUSY_TIMEOUT_S = 60.0
-# Holds the whole table, so that reads do not measure the default cache of 2 MiB.
+# Holds the whole table: with the default of 2 MiB, reads would measure the cache.
 _CACHE_KIB = 64 * 1024
 _SYNCHRONOUS = {"buffered": "NORMAL", "strict": "FULL"}
 
@@ -35,7 +35,7 @@ _TRACE = "INSERT INTO traces (run, id, type, content, ts) VALUES (?, ?, 'Thought
 _TAG = "INSERT INTO tags (run, tag, ts, id) VALUES (?, ?, ?, ?)"
 _TRACE_COUNT = "SELECT count(*) FROM tags JOIN traces USING (run, id) WHERE tags.run = ? AND tag = ?"
 
-# A row is in the tree of its key, and its indices hold that key: nothing is looked up twice.
+# WITHOUT ROWID: a row lies in the tree of its key, and its indices hold that key, so no read needs a second look-up.
 _TABLES = """
 CREATE TABLE kv (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
 CREATE TABLE events (
@@ -56,7 +56,7 @@ CREATE TABLE tags (run TEXT, tag TEXT, ts INTEGER, id TEXT, PRIMARY KEY (run, ta
 
 
 class SqliteSession(Session):
-    """A connection in autocommit mode. Waiting for the write lock is SQLite's own busy handler."""
+    """A connection in autocommit mode. SQLite's own busy handler waits for the write lock."""
 
     def __init__(self, connection: sqlite3.Connection) -> None:
         self._connection = connection
@@ -76,7 +76,7 @@ class SqliteSession(Session):
         self._execute(_PUT, (key, msgpack.packb(value)))
 
     def rmw(self, key: str) -> None:
-        """``Session.rmw``: IMMEDIATE takes the write lock first; a deferred transaction could fail when it upgrades."""
+        """``Session.rmw``: takes the write lock first; a deferred transaction could fail when it takes it later."""
         with self._transaction():
             value = msgpack.unpackb(self._execute(_GET, (key,)).fetchone()[0])
             self._execute(_UPDATE, (msgpack.packb(value + 1), key))
@@ -153,7 +153,7 @@ class SqliteSession(Session):
 
 
 class SqliteWal(Peer):
-    """Tables without row ids: a key is found in one tree, as in the others."""
+    """Tables without row ids: a key is found in one tree, as in the other stores."""
 
     name = "SQLite WAL"
     session_type = SqliteSession
@@ -163,7 +163,7 @@ class SqliteWal(Peer):
     }
 
     def start(self, items: Mapping[str, Any]) -> None:
-        """Make the tables, load it, and leave the write-ahead log empty."""
+        """Make the tables, load the items, and empty the write-ahead log."""
         connection = self._open()
         try:
             connection.execute("PRAGMA journal_mode = WAL")
@@ -176,7 +176,7 @@ class SqliteWal(Peer):
             connection.close()
 
     def connect(self) -> Session:
-        """A connection of the worker's own: one may not be carried over a fork."""
+        """A connection of the worker's own: a connection must not be used after a fork."""
         return SqliteSession(self._open())
 
     def _open(self) -> sqlite3.Connection:

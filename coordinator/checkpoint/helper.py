@@ -19,8 +19,8 @@ from pathlib import Path
 
 from shoal.shm import codec
 from shoal.shm.errors import ShoalError
-from shoal.shm.files import checkpoint, store_files
-from shoal.shm.files.storage import append_note
+from shoal.shm.files import checkpoint
+from shoal.shm.files.notes import append_note
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.segment import Segment
 
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     sessions = sys.stdin.buffer.read()
     failure = write(directory, store_id, Segment.attach(segment_fd), version, temporary, sessions)
     if failure:
-        append_note(directory, store_files.NOTES_FILE, failure)
+        append_note(directory, failure)
     return 0 if failure is None else 1
 
 

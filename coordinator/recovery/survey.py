@@ -18,10 +18,11 @@ from shoal.coordinator.log import reader as wal_reader
 from shoal.coordinator.log.salvage import Finding, LogSurvey, finding_of
 from shoal.coordinator.recovery.recover import missing_checkpoint
 from shoal.shm.errors import CorruptionError
-from shoal.shm.files import checkpoint, store_files
+from shoal.shm.files import checkpoint, epoch_file, store_files
 from shoal.shm.files.checkpoint import CheckpointReader, Entry
+from shoal.shm.files.epoch_file import EpochWord
 from shoal.shm.files.storage import DiskStorage, Storage
-from shoal.shm.files.store_files import EpochWord, StoreMeta
+from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.files.store_place import lock_directory
 
 _PAGE_BYTES = 4096
@@ -224,7 +225,7 @@ def survey_store(directory: Path, acknowledged: int = 0, progress: Callable[[int
     except FileNotFoundError:
         pass
     except CorruptionError as error:
-        if (directory / store_files.EPOCH_FILE).stat().st_size:  # empty, it was being made
+        if (directory / epoch_file.EPOCH_FILE).stat().st_size:  # empty, it was being made
             findings.append(finding_of(error))
     survey.findings = findings + survey.findings
     return survey

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from shoal.coordinator.server.missing_file import MissingFile
 from shoal.shm.errors import ConfigurationError, ShoalError
-from shoal.shm.files import store_files
+from shoal.shm.files import control_address
 from shoal.shm.wire import handshake
 from shoal.shm.wire.frames import FrameBuffer, FrameError
 
@@ -41,7 +41,7 @@ class ControlSocket:
     """The listening socket, and the connections that have sent no greeting yet."""
 
     def __init__(self, directory: Path, admit: Admit) -> None:
-        self._path = directory / store_files.SOCKET_FILE
+        self._path = directory / control_address.SOCKET_FILE
         self._admit = admit
         self._missing = MissingFile(self._path)
         self._path.unlink(missing_ok=True)  # a dead coordinator's: this one holds the lock
@@ -52,7 +52,7 @@ class ControlSocket:
     def _listen(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
         try:
-            with store_files.socket_address(self._path.parent) as address:
+            with control_address.socket_address(self._path.parent) as address:
                 listener.bind(address)
             os.chmod(self._path, 0o600)
             listener.listen(_MAX_PENDING)
@@ -95,7 +95,7 @@ class ControlSocket:
                 if error.errno not in _NO_ROOM:
                     raise
                 break  # it waits until there is a descriptor for it
-            if store_files.peer_uid(connection) not in (os.getuid(), 0):
+            if control_address.peer_uid(connection) not in (os.getuid(), 0):
                 connection.close()
                 continue
             connection.setblocking(False)
@@ -152,7 +152,7 @@ class ControlSocket:
         connection.setblocking(True)
         connection.settimeout(1.0)  # a few hundred bytes into an empty socket buffer
         try:
-            welcome = self._welcome(hello, store_files.peer_pid(connection))
+            welcome = self._welcome(hello, control_address.peer_pid(connection))
         except ShoalError as error:
             with contextlib.suppress(*_GONE):
                 handshake.send_refusal(connection, error)

@@ -29,7 +29,7 @@ from shoal.coordinator.server.process_start import (
     raise_limit_of_descriptors,
 )
 from shoal.shm.errors import ConfigurationError, CoordinatorLostError, ShoalError
-from shoal.shm.files import store_files
+from shoal.shm.files import epoch_file, notes, store_directory, store_files
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.files.store_place import HERE
 from shoal.shm.host import child_python, descriptors
@@ -74,17 +74,17 @@ def serve(
                 ready()
 
             if store_id is None:
-                made.callback(store_files.remove_directories, store_files.make_directory(directory))
+                made.callback(store_directory.remove_directories, store_directory.make_directory(directory))
             place = enter(directory, store_id)
             hold_locks(directory, held, made)
             meta = _meta(HERE, durability, max_bytes)
             if store_id not in (None, meta.store_id):
                 raise place.moved_error()
-            store_files.check_epoch(HERE)
+            epoch_file.check_epoch(HERE)
             Coordinator(HERE, meta, idle_timeout_s, place, operations, limits, host).run(served)
     except OSError as error:
         if not is_served:
-            store_files.raise_if_read_only(directory, error)
+            store_directory.raise_if_read_only(directory, error)
         raise
 
 
@@ -125,7 +125,7 @@ def main(
             return 1
         if report.is_due:
             told = f"the coordinator of {options.path} could not start: {type(error).__name__}: {error}"
-            report.failed(CoordinatorLostError(f"{told}; {store_files.NOTES_FILE} there has the whole traceback"))
+            report.failed(CoordinatorLostError(f"{told}; {notes.NOTES_FILE} there has the whole traceback"))
             host.note(options.path, f"process {host.pid()}: {traceback.format_exc()}")
         raise
     return 0

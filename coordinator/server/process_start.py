@@ -16,7 +16,7 @@ import filelock
 
 from shoal.shm import codec
 from shoal.shm.errors import ShoalError, StoreMovedError
-from shoal.shm.files import store_files
+from shoal.shm.files import epoch_file, store_files
 from shoal.shm.files.store_place import HERE, WorkingPlace, lock_directory
 from shoal.shm.host import descriptors
 from shoal.shm.wire import wire_errors
@@ -63,7 +63,7 @@ def hold_locks(directory: Path, held: contextlib.ExitStack, made: contextlib.Exi
     if directory_fd is None:
         raise AlreadyServedError(f"{directory} is served by another coordinator")
     held.callback(os.close, directory_fd)
-    for path in (HERE / store_files.COORDINATOR_LOCK_FILE, HERE / store_files.EPOCH_FILE):
+    for path in (HERE / store_files.COORDINATOR_LOCK_FILE, HERE / epoch_file.EPOCH_FILE):
         if not path.exists():
             made.callback(path.unlink, missing_ok=True)
     lock = filelock.FileLock(HERE / store_files.COORDINATOR_LOCK_FILE, mode=0o600, thread_local=False)

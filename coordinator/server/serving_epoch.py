@@ -12,7 +12,7 @@ from pathlib import Path
 from shoal.coordinator.host import THIS_MACHINE, Host
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.server.missing_file import MissingFile
-from shoal.shm.files import store_files
+from shoal.shm.files import epoch_file
 from shoal.shm.memory.layout import EPOCH_BITS, W_GENERATION
 
 
@@ -24,7 +24,7 @@ class ServingEpoch:
         self._directory = directory
         self._writer = writer
         self._word = host.epoch_word(directory)
-        self._missing = MissingFile(directory / store_files.EPOCH_FILE)
+        self._missing = MissingFile(directory / epoch_file.EPOCH_FILE)
 
     def prepare(self) -> None:
         """Before the first client: the segment says which generation it is."""

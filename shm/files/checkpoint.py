@@ -1,4 +1,4 @@
-"""A checkpoint: every live key at one commit version, in a sequential, checksummed file. A backup is the same.
+"""A checkpoint: every live key at one commit version, in a sequential, checksummed file. A backup holds one as well.
 
     file      block, block, ...
     block     8 bytes  magic "shoalck" and the format version
@@ -6,12 +6,14 @@
               4 bytes  length of the content in bytes
               8 bytes  xxh3-64 of kind, length and content
               content  msgpack
-                       HEAD  [commit version, created, ms since the epoch, id of the store]; in format 1 without id
+                       HEAD  [commit version, time of creation in ms since the epoch, id of the store]; format 1: no id
                        KEYS  [key, value, commit version, expires_ms, key, ...] flat, keys ascending
-                       END   [number of keys, [[client id, commit id, version, results], ...]]
+                       END   [number of keys, client sessions: [[client id, commit id, version, results], ...]]
 
-It is written by a reader that holds a snapshot, so commits go on meanwhile; under another name, then renamed: a file
-by the right name is whole, or it was damaged since.
+- A reader that holds a snapshot writes it, so commits go on meanwhile: the helper of the coordinator, a backup, repair.
+- It is written under another name, synced, and then renamed, which publishes it. So a file of the right name is whole,
+  or was damaged later. SIGKILL before that leaves a file whose name ends in ``.new``, which recovery removes.
+- A reader of the file has one block of it in memory at a time, and a damaged length makes it read no more than that.
 """
 
 from __future__ import annotations
@@ -23,13 +25,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
-from xxhash import xxh3_64_intdigest
+from xxhash import xxh3_64, xxh3_64_intdigest
 
 from shoal.shm import clock, codec
 from shoal.shm.errors import CorruptionError
 from shoal.shm.files.storage import DiskStorage, Storage, private_file, raise_if_full
 from shoal.shm.files.store_files import STORE_ID_BYTES, of_another_store
-from shoal.shm.limits import CHECKPOINT_BLOCK_BYTES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES
+from shoal.shm.limits import CHECKPOINT_BLOCK_BYTES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MIB
 from shoal.shm.memory.reader import Reader
 
 FORMAT_VERSION = 2
@@ -40,8 +42,10 @@ _BLOCK = struct.Struct("<QIIQ")
 _CHECKED = struct.Struct("<II")
 HEAD, KEYS, END = 1, 2, 3
 _PREFIX, _SUFFIX = "checkpoint-", ".ckpt"
+# A longer block is verified piece by piece before it is read whole: its length may be damaged.
+_LONG_BLOCK_BYTES = MAX_ENCODED_VALUE_BYTES + 1 * MIB
 
-# One client's last commit: client id, commit id, version, results.
+# The session of one client: its id, and of its last commit the id, the version and the results.
 Session = list[Any]
 
 
@@ -80,16 +84,16 @@ def write_checkpoint(
     store_id: bytes | None = None,
     temporary_name: str | None = None,
 ) -> int:
-    """Write all keys live at ``version``, which the caller has pinned, and return how many there were.
+    """Write all keys live at ``version``, a snapshot that the caller has pinned; return the number of keys.
 
-    ``store_id`` names the store it belongs to; a checkpoint without is accepted by any. ``temporary_name`` is a file
-    that may be there already, with room reserved on the disk; what is not needed of that is given back.
+    ``store_id`` names the store it belongs to; any store accepts a checkpoint without one. ``temporary_name`` is the
+    file to write to first. It may be there, with room reserved on the disk; the room not needed is given back.
 
-    Raises ``SnapshotExpiredError`` if the snapshot is revoked and ``StoreFullError`` if the disk is full; in either
-    case, and after a kill, nothing but a file of another name is left.
+    Raises ``SnapshotExpiredError`` if the snapshot is revoked and ``StoreFullError`` if the disk is full; then the
+    temporary file is removed.
     """
     final = directory / file_name(version)
-    # A helper may outlive its coordinator, and the next one may begin another at the same version: each has its own.
+    # A helper may outlive its coordinator, and the next one may write the same version: each has a file of its own.
     temporary = directory / (temporary_name or temporary_name_of(version))
     fd = private_file(temporary, os.O_WRONLY | os.O_CREAT)
     try:
@@ -122,7 +126,7 @@ def write_checkpoint(
 
 
 class CheckpointReader:
-    """A checkpoint file, read and verified block by block: no more than one block of it is in memory."""
+    """Reads and verifies a checkpoint file, one block in memory at a time."""
 
     def __init__(self, storage: Storage, name: str, expected_id: bytes | None = None) -> None:
         self._storage = storage
@@ -132,18 +136,21 @@ class CheckpointReader:
         self.store_id: bytes | None = None
         self.version = 0
         self.sessions: list[Session] = []
-        self._previous = b""  # the last key, and how many there were
-        self._keys = 0
+        self._previous = b""  # the last key read
+        self._keys = 0  # keys read
 
     def entries(self) -> Iterator[list[Entry]]:
-        """All keys, a block at a time; ``version`` is set before the first, ``sessions`` after the last."""
+        """All keys, a block at a time. ``version`` is known before the first, ``sessions`` after the last.
+
+        Raises ``CorruptionError`` at the first damage.
+        """
         for part in self.past_damage():
             if isinstance(part, CorruptionError):
                 raise part
             yield part
 
     def past_damage(self) -> Iterator[list[Entry] | CorruptionError]:
-        """The same, with every damage in its place, and what can be read behind it."""
+        """The same, with an error in the place of every damaged block, and the readable blocks behind it."""
         offset, kind, damaged = 0, 0, False
         self.version = version_of(self._name) or 0
         self._previous, self._keys = b"", 0
@@ -171,7 +178,7 @@ class CheckpointReader:
 
     def _take_head(self, offset: int, content: Any) -> None:
         if not _is_head(content):
-            self._damaged(offset, "a version, a moment and the store's id", reprlib.repr(content))
+            self._damaged(offset, "a version, a time and the store's id", reprlib.repr(content))
         if file_name(content[0]) != self._name:
             self._damaged(offset, f"the version in the name {self._name}", str(content[0]))
         self.store_id = content[2] if len(content) > 2 else None
@@ -180,7 +187,7 @@ class CheckpointReader:
 
     @property
     def is_of_another_store(self) -> bool:
-        """Whether its head, once it is read, names another store than the expected one."""
+        """Whether its head, which has been read, names another store than the expected one."""
         return None not in (self.store_id, self._expected_id) and self.store_id != self._expected_id
 
     def _entries_of(self, offset: int, content: Any) -> list[Entry]:
@@ -206,7 +213,7 @@ class CheckpointReader:
         self.sessions = content[1]
 
     def _next_block(self, offset: int) -> int:
-        """Where to read on behind what is no block: where it says that it ends, if another begins there."""
+        """Where to read on behind a damaged block: at its end if another block begins there, else at the next magic."""
         head = self._read(offset, _BLOCK.size)
         if len(head) == _BLOCK.size:
             _, _, length, _ = _BLOCK.unpack(head)
@@ -230,10 +237,12 @@ class CheckpointReader:
             self._damaged(offset, "a block", f"the end of the file at {self.size_bytes}")
         magic, kind, length, checksum = _BLOCK.unpack(head)
         start = offset + _BLOCK.size
-        content = self._read(start, length)
         if magic not in (_MAGIC, _MAGIC_WITHOUT_ID):
             self._damaged(offset, f"magic and format {_MAGIC:#x}", f"{magic:#x}")
-        if len(content) != length or xxh3_64_intdigest(_CHECKED.pack(kind, length) + content) != checksum:
+        checked = _CHECKED.pack(kind, length)
+        is_sound = length <= _LONG_BLOCK_BYTES or self._checksum_in_pieces(checked, start, length) == checksum
+        content = self._read(start, length) if is_sound and start + length <= self.size_bytes else None
+        if content is None or xxh3_64_intdigest(checked + content) != checksum:
             self._damaged(offset, "a block with a matching checksum", "another checksum")
         if kind not in (HEAD, KEYS, END):
             self._damaged(offset, f"a block of kind {HEAD}, {KEYS} or {END}", f"kind {kind}")
@@ -242,12 +251,18 @@ class CheckpointReader:
         except ValueError as error:
             self._damaged(offset, "msgpack", str(error) or type(error).__name__)
 
+    def _checksum_in_pieces(self, checked: bytes, start: int, length: int) -> int:
+        found = xxh3_64(checked)
+        for position in range(start, min(start + length, self.size_bytes), CHECKPOINT_BLOCK_BYTES):
+            found.update(self._read(position, min(CHECKPOINT_BLOCK_BYTES, start + length - position)))
+        return found.intdigest()
+
     def _damaged(self, offset: int, expected: str, found: str) -> NoReturn:
         raise CorruptionError(self._name, offset, expected, found)
 
 
 def _is_sound(entry: Entry, newest: int) -> bool:
-    """Whether the segment can hold it: a checksum says that a file is as it was written, not by whom."""
+    """Whether the segment can hold the entry. A matching checksum does not say that shoal wrote the file."""
     key, value, version, expires_ms = entry
     return (
         type(key) is type(value) is bytes

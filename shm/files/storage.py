@@ -1,16 +1,14 @@
-"""Files as the store needs them: one thin edge to the disk, so that a simulated disk can stand in.
+"""Files as the store needs them: the port to the disk, behind which the tests put a simulated one.
 
-A store directory holds ``wal-N.log``, ``checkpoint-V.ckpt``, ``store.json``, ``generation``, ``control.sock`` and two
-lock files. Every file is 0600 and the directory 0700, whatever the umask.
+``store_files`` names the files of a store. Every file has mode 0600 and the directory 0700, whatever the umask.
+``read`` is for small files; what may be large is read in pieces (``read_at``).
 """
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import mmap
 import os
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -20,7 +18,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Space(NamedTuple):
-    """How large a disk is and how much of it is free, in bytes. A quota may allow less."""
+    """The size of a disk and its free part, in bytes. A quota may allow less."""
 
     total_bytes: int
     free_bytes: int
@@ -32,15 +30,15 @@ class LogFile(Protocol):
     size: int
 
     def write(self, offset: int, data: bytes) -> None:
-        """Put ``data`` at ``offset``: it survives this process, not a power cut."""
+        """Put ``data`` at ``offset``. It survives SIGKILL of this process, but no power cut before ``sync``."""
         ...
 
     def sync(self) -> None:
-        """Return when everything written so far survives a power cut."""
+        """Make everything written so far survive a power cut."""
         ...
 
     def close(self) -> None:
-        """Let go of the file."""
+        """Close the file."""
         ...
 
 
@@ -56,7 +54,7 @@ class Storage(Protocol):
         ...
 
     def read_at(self, name: str, offset: int, size: int) -> bytes:
-        """A piece of a file, shorter only at its end."""
+        """``size`` bytes of a file from ``offset``, fewer only at its end."""
         ...
 
     def create_log_file(self, name: str, size: int) -> LogFile:
@@ -64,10 +62,10 @@ class Storage(Protocol):
         ...
 
     def reserve(self, name: str, size: int, create: bool) -> None:
-        """Have a file of at least ``size`` bytes with its space reserved; StoreFullError if there is none.
+        """Let a file have at least ``size`` bytes with their space reserved; StoreFullError if there is no room.
 
-        FileNotFoundError if it is not there and not to be made.
-        What the file had before, it keeps in any case. Not durable: it is needed only while a coordinator lives.
+        FileNotFoundError if it is not there, unless ``create``. On an error the file keeps the room it had.
+        Not durable: only a living coordinator needs it.
         """
         ...
 
@@ -76,15 +74,15 @@ class Storage(Protocol):
         ...
 
     def size(self, name: str) -> int:
-        """How long a file is, in bytes."""
+        """The length of a file in bytes."""
         ...
 
     def space(self) -> Space:
-        """How much room the disk has."""
+        """The room of the disk."""
         ...
 
     def truncate(self, name: str, size: int) -> None:
-        """Cut a file, durably."""
+        """Cut a file to ``size`` bytes, durably."""
         ...
 
     def write_again(self, name: str, from_byte: int) -> None:
@@ -96,7 +94,7 @@ class Storage(Protocol):
         ...
 
     def replace(self, name: str, content: bytes) -> None:
-        """Write a file whole, durably: after a crash it is the old one or the new one."""
+        """Replace a whole file, durably: after a kill or a power cut it is the old one or the new one."""
         ...
 
     def sync_directory(self) -> None:
@@ -144,7 +142,7 @@ class DiskStorage:
         return (self.directory / name).read_bytes()
 
     def read_at(self, name: str, offset: int, size: int) -> bytes:
-        """A piece of a file, shorter only at its end."""
+        """``size`` bytes of a file from ``offset``, fewer only at its end."""
         fd = os.open(self.directory / name, os.O_RDONLY | os.O_CLOEXEC)
         try:
             return _read_all(fd, offset, size)
@@ -167,7 +165,7 @@ class DiskStorage:
             raise
 
     def reserve(self, name: str, size: int, create: bool) -> None:
-        """Have a file of at least ``size`` bytes with its space reserved; StoreFullError if there is none."""
+        """Let a file have at least ``size`` bytes with their space reserved; StoreFullError if there is no room."""
         path = self.directory / name
         fd = private_file(path, os.O_RDWR | (os.O_CREAT if create else 0))
         try:
@@ -177,7 +175,7 @@ class DiskStorage:
             try:
                 os.posix_fallocate(fd, before, size - before)
             except OSError as error:
-                os.ftruncate(fd, before)  # some systems keep what they could have
+                os.ftruncate(fd, before)  # some systems keep the part that they could reserve
                 raise_if_full(error, f"{size - before:,} bytes more in reserve for the next checkpoint at {path}")
                 raise
         finally:
@@ -188,16 +186,16 @@ class DiskStorage:
         os.rename(self.directory / name, self.directory / new_name)
 
     def size(self, name: str) -> int:
-        """How long a file is, in bytes."""
+        """The length of a file in bytes."""
         return os.stat(self.directory / name).st_size
 
     def space(self) -> Space:
-        """How much room the disk has."""
+        """The room of the disk."""
         found = os.statvfs(self.directory)
         return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
 
     def truncate(self, name: str, size: int) -> None:
-        """Cut a file, durably."""
+        """Cut a file to ``size`` bytes, durably."""
         fd = os.open(self.directory / name, os.O_RDWR | os.O_CLOEXEC)
         try:
             os.ftruncate(fd, size)
@@ -248,7 +246,7 @@ class DiskStorage:
         os.unlink(self.directory / name)
 
     def replace(self, name: str, content: bytes) -> None:
-        """Write a file whole, durably: after a crash it is the old one or the new one."""
+        """Replace a whole file, durably: after a kill or a power cut it is the old one or the new one."""
         temporary = self.directory / f"{name}.new"
         try:
             fd = private_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -285,19 +283,8 @@ def private_file(path: Path, flags: int) -> int:
     return fd
 
 
-def append_note(directory: Path, name: str, text: str) -> None:
-    """Add a line to a file that people read when something went wrong; a full disk must not make it worse."""
-    line = f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}\n"
-    with contextlib.suppress(OSError):
-        fd = private_file(directory / name, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-        try:
-            os.write(fd, line.encode(errors="backslashreplace"))
-        finally:
-            os.close(fd)
-
-
 def _read_all(fd: int, offset: int, size: int) -> bytes:
-    """All ``size`` bytes, however few the system gives at a time; fewer only at the end of the file."""
+    """All ``size`` bytes, fewer only at the end of the file. One call of the system may return less."""
     data = os.pread(fd, size, offset)
     while 0 < len(data) < size:
         more = os.pread(fd, size - len(data), offset + len(data))
@@ -308,7 +295,7 @@ def _read_all(fd: int, offset: int, size: int) -> bytes:
 
 
 def _write_all(fd: int, data: bytes, position: int) -> None:
-    """Write all of ``data``, however little the system takes at a time."""
+    """Write all of ``data``. One call of the system may write less."""
     view = memoryview(data)
     while view:
         written = os.pwrite(fd, view, position)

@@ -1,4 +1,10 @@
-"""What a store directory holds beside log and checkpoints, and how the two sides find each other there.
+"""``store.json``: which store a directory holds and how it was last served; and the names of the store's other files.
+
+    store.json    one JSON object
+                  format       2, or 1 without store_id
+                  durability   "memory", "buffered" or "strict"
+                  max_bytes    bound of the store's memory, an integer of bytes
+                  store_id     32 hexadecimal digits
 
 - ``store.json``: format, id of the store, last durability and size; replaced whole, and only by a coordinator that has
   recovered and begins to serve. The id is made with the store and stands in the head of every log file and checkpoint,
@@ -6,37 +12,24 @@
   It also says which log file is the newest (``log_number``): nothing else could tell that one from a file that never
   was. It names a file only after that is on disk, and another one before that is removed, so a kill or a power cut at
   any point leaves the file there.
-- ``epoch``: one mapped word. Its upper part, the generation, is raised by every coordinator when it begins to serve: a
-  process that only reads sees by it that there is a new segment.
-- ``control.sock``: where a coordinator hands out descriptors. Its path may be longer than a socket address allows, so
-  it is reached through an open descriptor of the directory.
-- ``coordinator.log``: why a coordinator or its helper ended other than in order; made only then.
-- ``coordinator.lock`` (one coordinator) and ``start.lock`` (one process starting one): see ``process``, ``take_over``.
+- ``wal-N.log`` and ``checkpoint-V.ckpt``: the data (``coordinator.log.format``, ``checkpoint``).
+- ``epoch``: which coordinator serves (``epoch_file``). ``control.sock``: where to reach it (``control_address``).
+- ``coordinator.log``: why a coordinator or its helper ended out of order (``notes``); made only then.
+- ``coordinator.lock`` (only one coordinator serves) and ``start.lock`` (only one process starts one): see
+  ``coordinator.server.process`` and ``workers.shared_memory.take_over``.
 """
 
 from __future__ import annotations
 
-import _socket
-import contextlib
-import errno
-import itertools
 import json
-import mmap
-import os
 import secrets
-import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
 
 from shoal.shm.errors import ConfigurationError, CorruptionError, shown
-from shoal.shm.files.storage import DiskStorage, Storage, private_file, raise_if_full
-from shoal.shm.host import descriptors
+from shoal.shm.files.storage import DiskStorage, Storage
 from shoal.shm.host.machine_memory import default_store_bytes
 from shoal.shm.limits import MAX_STORE_BYTES, MIN_STORE_BYTES
-from shoal.shm.memory.layout import EPOCH_BITS
-from shoal.shm.memory.words import unmap, words_of
 
 FORMAT_VERSION = 2
 _FORMAT_WITHOUT_ID = 1
@@ -45,13 +38,8 @@ DURABILITIES = ("memory", "buffered", "strict")
 DEFAULT_DURABILITY = "buffered"
 
 META_FILE = "store.json"
-EPOCH_FILE = "epoch"
-SOCKET_FILE = "control.sock"
 COORDINATOR_LOCK_FILE = "coordinator.lock"
-NOTES_FILE = "coordinator.log"
 START_LOCK_FILE = "start.lock"
-_EPOCH_BYTES = 4096
-_LAST_GENERATION = (1 << 64 - EPOCH_BITS) - 1
 
 
 class StoreMeta(NamedTuple):
@@ -123,7 +111,7 @@ def _read_id(text: object) -> bytes:
 
 
 def write_meta(directory: Path, meta: StoreMeta) -> None:
-    """Remember how the store is served."""
+    """Replace ``store.json``, durably."""
     DiskStorage(directory).replace(META_FILE, encode_meta(meta))
 
 
@@ -144,26 +132,6 @@ def state_log(storage: Storage, number: int) -> None:
     """Have ``store.json`` name another log file as the newest."""
     meta = decode_meta(storage.read(META_FILE), Path())
     storage.replace(META_FILE, encode_meta(meta._replace(log_number=number)))
-
-
-def absolute_path(path: object) -> str:
-    """Where the store named ``path`` lies; TypeError, ValueError or ConfigurationError for what names no directory."""
-    if not isinstance(path, (str, bytes, os.PathLike)):
-        raise TypeError(f"path has type {type(path).__name__}; give a str or a pathlib.Path")
-    name = os.fsdecode(path)
-    if not name:
-        raise ValueError("path is empty; give the directory of the store ('.' is the current one)")
-    if "\0" in name:
-        raise ValueError(f"path is {name!r:.100}, with a NUL, which no file name has; give the directory of the store")
-    absolute = os.path.abspath(name)
-    try:
-        os.lstat(absolute)
-    except OSError as error:
-        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
-            raise ConfigurationError(
-                f"{absolute:.200} cannot be a store ({error.strerror}); give another path"
-            ) from error
-    return absolute
 
 
 def check_durability(durability: object) -> None:
@@ -187,129 +155,3 @@ def check_max_bytes(max_bytes: object) -> None:
 def default_max_bytes() -> int:
     """Half of the memory there is for this process, 64 GiB at most (``machine_memory``)."""
     return default_store_bytes()
-
-
-def make_directory(directory: Path) -> list[Path]:
-    """Make the store directory, mode 0700 whatever the umask, and those above it; which were made, the lowest first."""
-    missing = list(itertools.takewhile(lambda path: not path.is_dir(), (directory, *directory.parents)))
-    made: list[Path] = []
-    try:
-        for path in reversed(missing):
-            try:
-                path.mkdir(mode=0o700 if path == directory else 0o777)
-            except FileExistsError:
-                if not path.is_dir():  # and not another process that makes it
-                    raise ConfigurationError(f"{path} is not a directory; a store is a directory") from None
-            else:
-                made.insert(0, path)
-        if directory in made:
-            directory.chmod(0o700)
-    except BaseException:
-        remove_directories(made)
-        raise
-    return made
-
-
-def remove_directories(made: list[Path]) -> None:
-    """Remove what ``make_directory`` has made for a store that could not be opened, unless another process uses it."""
-    with contextlib.suppress(OSError):
-        for path in made:
-            path.rmdir()
-
-
-def raise_if_read_only(directory: Path, error: OSError) -> None:
-    """ConfigurationError if ``error`` says that nothing can be written in ``directory``."""
-    if error.errno == errno.ENOENT:  # as below /proc
-        raise ConfigurationError(
-            f"no store can be made at {directory} ({error.strerror}: {error.filename}); give another path"
-        ) from error
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
-        what = "lies on a read-only file system" if error.errno == errno.EROFS else "may not be written by this user"
-        raise ConfigurationError(
-            f"{directory} {what} ({error.strerror}: {error.filename}); "
-            "to read a store there, open it with read_only=True"
-        ) from error
-
-
-def check_epoch(directory: Path) -> None:
-    """Raise unless the next coordinator can raise the generation."""
-    try:
-        raw = (directory / EPOCH_FILE).read_bytes()[:8]
-    except FileNotFoundError:
-        return
-    if int.from_bytes(raw, "little") >> EPOCH_BITS == _LAST_GENERATION:
-        raise CorruptionError(EPOCH_FILE, 0, "a generation that another can follow", f"0x{raw[::-1].hex()}")
-
-
-class EpochWord:
-    """The mapped epoch word (``layout.EPOCH_BITS``), ``words[0]``."""
-
-    __slots__ = ("_map", "words")
-
-    def __init__(self, directory: Path, writable: bool) -> None:
-        path = directory / EPOCH_FILE
-        if writable:
-            check_epoch(directory)
-            fd = private_file(path, os.O_RDWR | os.O_CREAT)
-            _have_bytes(fd, path)
-        else:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            found_bytes = os.fstat(fd).st_size
-            if found_bytes < _EPOCH_BYTES:
-                raise CorruptionError(EPOCH_FILE, 0, f"{_EPOCH_BYTES} bytes", f"{found_bytes}")
-            access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
-            self._map = descriptors.map_file(fd, _EPOCH_BYTES, access)
-        finally:
-            os.close(fd)
-        self.words = words_of(self._map)
-
-    def close(self) -> None:
-        """Unmap it."""
-        unmap(self._map, self.words)
-
-    @property
-    def generation(self) -> int:
-        """Which coordinator serves, or served last."""
-        generation: int = self.words[0] >> EPOCH_BITS
-        return generation
-
-
-def _have_bytes(fd: int, path: Path) -> None:
-    """Reserve the file's page on the disk: a store to a mapped page that has no room there is a deadly signal."""
-    try:
-        os.posix_fallocate(fd, 0, _EPOCH_BYTES)
-    except OSError as error:
-        os.close(fd)
-        raise_if_full(error, f"{_EPOCH_BYTES:,} bytes for {path}")
-        raise
-
-
-@contextmanager
-def socket_address(directory: Path) -> Iterator[str]:
-    """An address of the control socket that is short enough, however long the directory's path is."""
-    path = str(directory / SOCKET_FILE)
-    if len(os.fsencode(path)) < 100:
-        yield path
-        return
-    fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        yield f"/proc/self/fd/{fd}/{SOCKET_FILE}"
-    finally:
-        os.close(fd)
-
-
-def peer_pid(connection: _socket.socket) -> int:
-    """The process on the other end of a local socket; 0 if the system does not say, or it cannot be seen from here."""
-    if not hasattr(socket, "SO_PEERCRED"):
-        return 0
-    return int.from_bytes(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], "little")
-
-
-def peer_uid(connection: socket.socket) -> int:
-    """The user on the other end of a local socket."""
-    if hasattr(socket, "SO_PEERCRED"):
-        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
-        return int.from_bytes(raw[4:8], "little")
-    raw = connection.getsockopt(0, 1, 76)  # macOS: LOCAL_PEERCRED, struct xucred
-    return int.from_bytes(raw[4:8], "little")

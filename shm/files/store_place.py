@@ -1,12 +1,12 @@
 """Where a store lies, and whether the directory there is still the one that was opened.
 
-- A path is a name that anybody may give to another directory. A process that has a store open therefore remembers which
-  directory and which store it opened (``StorePlace``), and looks again before it attaches anew or starts a coordinator.
-- A coordinator makes the directory its working directory (``WorkingPlace``): its files go there wherever the directory
-  is moved to, and it sees a move, of a parent as well, by asking for the directory's path: 0.5 us before each group of
-  commits, of 20 that a single one takes; a stat of the path is 2.
-- A lock on the directory itself says that a coordinator serves it (exclusive), or that its files are being read
-  (shared). It cannot be removed as a lock file can be, and it needs no right to write.
+- A path may lead to another directory later. So a process that has a store open keeps which directory and which store
+  it opened (``StorePlace``), and compares them before it attaches anew or starts a coordinator.
+- A coordinator makes the directory its working directory (``WorkingPlace``). Its files go there, wherever the directory
+  is moved to. By asking for the directory's path it notices a move, of a parent as well. That takes 0.5 us before each
+  group of commits (a single commit takes 20 us); a stat of the path would take 2 us.
+- A lock on the directory itself shows that a coordinator serves it (exclusive), or that its files are being read
+  (shared). Unlike a lock file it cannot be removed, and it needs no right to write.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def _identity(path: Path) -> tuple[int, int] | None:
 
 
 class StorePlace:
-    """The directory that a client attached to; ``StoreMovedError`` if another store has come to lie there meanwhile."""
+    """The directory that a client attached to, and the store in it."""
 
     def __init__(self, path: Path, store_id: bytes) -> None:
         self._path = path
@@ -42,7 +42,7 @@ class StorePlace:
 
     def check(self) -> None:
         """Raise ``StoreMovedError`` unless the same directory with the same store is at the path."""
-        # The inode number of a deleted directory may be given to a new one: the store's id tells them apart.
+        # A new directory may get the inode number of a deleted one; the id of the store tells them apart.
         same_directory = self._directory is not None and _identity(self._path) == self._directory
         meta = store_files.read_meta(self._path) if same_directory else None
         # Without store.json it may be the same store: its coordinator makes the file again, and serves no other store.
@@ -51,7 +51,7 @@ class StorePlace:
 
 
 class WorkingPlace:
-    """The directory that a coordinator serves, entered: from then on ``HERE`` is that directory, whatever its path."""
+    """The directory that a coordinator serves, as its working directory: ``HERE`` leads to it whatever its path."""
 
     def __init__(self, path: Path) -> None:
         self.path = path.absolute()
@@ -60,27 +60,27 @@ class WorkingPlace:
         self._directory = _identity(HERE)
 
     def was_moved(self) -> bool:
-        """Whether the directory, or one above it, was renamed or deleted. Cheap enough for every group of commits."""
+        """Whether the directory, or one above it, was renamed or deleted. Called for every group of commits."""
         try:
             return os.getcwdb() != self._found_at
         except FileNotFoundError:
             return True
 
     def is_here(self) -> bool:
-        """Whether the path still leads here: it may be a symbolic link, or another file system may be mounted on it."""
+        """Whether the path still leads here. A symbolic link may be changed, or a file system be mounted on it."""
         try:
             return _identity(self.path) == self._directory
-        except OSError:  # no right to look there any more: nothing says that it was moved
+        except OSError:  # this process may not look there any more, which does not show a move
             return True
 
     def moved_error(self) -> StoreMovedError:
-        """What a client is told whose commit came after the directory was moved."""
-        shown = str(self.path).encode(errors="backslashreplace").decode()  # what any pipe can carry
+        """The error for a commit that comes after the directory was moved."""
+        shown = str(self.path).encode(errors="backslashreplace").decode()  # valid UTF-8, which a pipe carries
         return StoreMovedError(shown, False)
 
 
 def lock_directory(directory: Path, shared: bool) -> int | None:
-    """A descriptor that holds the lock until it is closed, or None if another process holds one that excludes it."""
+    """A descriptor that holds the lock until it is closed; None if another process holds a lock that excludes it."""
     fd = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         fcntl.flock(fd, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
@@ -91,5 +91,5 @@ def lock_directory(directory: Path, shared: bool) -> int | None:
         if error.errno not in (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOTSUP):
             os.close(fd)
             raise
-        # A file system that locks files only: there the lock file alone keeps coordinators apart.
+        # The file system locks no directories: there only the lock file keeps coordinators apart.
     return fd

@@ -1,7 +1,8 @@
-"""How shoal starts processes of its own: this interpreter, this shoal, nothing from the current directory.
+"""Starts Python processes of shoal: with this interpreter, this shoal, and nothing from the current directory.
 
-Run as a script, ``child_python.py MODULE ARGUMENT...``, this file is what they start with: as ``python -m MODULE``, but
-the package's public face is left out, which they do not use and which was 45 ms of a coordinator's 190 ms to start.
+Such a process runs this file as a script: ``child_python.py MODULE ARGUMENT...``. That is ``python -m MODULE`` without
+running ``shoal/__init__.py``: the process does not use the public face, whose imports took 45 ms of the 190 ms that a
+coordinator took to start.
 """
 
 from __future__ import annotations
@@ -19,10 +20,10 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from shoal.shm.errors import ConfigurationError
 
-# How a process ends that was started so and has started a coordinator in its turn. Another program does not end so.
+# Exit status of a process that was to start a coordinator and has done so. Another program does not end with it.
 LAUNCHED = 83
 
-# The module that a coordinator's process runs: it knows every floor, so its name alone is known down here.
+# The module that a coordinator's process runs. It imports every floor, so this floor knows only its name.
 COORDINATOR = "shoal.coordinator_main"
 
 
@@ -32,7 +33,7 @@ def python_command(module: str, *arguments: str) -> list[str]:
 
 
 def python_environment() -> dict[str, str]:
-    """This process's environment, with the place shoal was imported from on the path, and no relative path on it."""
+    """This process's environment, with shoal's own directory on PYTHONPATH and without relative paths there."""
     home = str(Path(sys.modules["shoal"].__path__[0]).resolve().parent)
     inherited = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(path)]
     return {**os.environ, "PYTHONPATH": os.pathsep.join([home, *inherited])}
@@ -40,7 +41,7 @@ def python_environment() -> dict[str, str]:
 
 @contextlib.contextmanager
 def starting() -> Iterator[None]:
-    """``ConfigurationError`` where the system refuses to run the interpreter for what it is."""
+    """Raise ``ConfigurationError`` if the system refuses to execute the interpreter."""
     try:
         yield
     except OSError as error:
@@ -50,13 +51,16 @@ def starting() -> Iterator[None]:
 
 
 def check_launched(status: int) -> None:
-    """``ConfigurationError`` if a process that was to end with ``LAUNCHED`` has ended otherwise, not by a signal."""
+    """``ConfigurationError`` if ``status`` is another than ``LAUNCHED``. Death by a signal (below 0) is let pass."""
     if status >= 0 and status != LAUNCHED:
         raise _unusable(f"ended with status {status} when it was to start a coordinator")
 
 
 def _interpreter() -> str:
-    """The path of a Python. In a program that embeds or freezes one it may be that program's: it would be run again."""
+    """The path of a Python interpreter.
+
+    In a program that embeds or freezes Python, ``sys.executable`` may be that program, which would be run again.
+    """
     executable = sys.executable
     if not isinstance(executable, str) or not executable:
         raise _unusable("names no program")
@@ -81,10 +85,10 @@ def _unusable(why: str) -> ConfigurationError:
     )
 
 
-def _say_what_failed(error: BaseException) -> None:
-    """Through the pipe for reports, if one is named, as ``coordinator.process`` would, which may not be importable.
+def _report_failure(error: BaseException) -> None:
+    """Write an error to the report pipe, if the arguments name one, in the form of ``coordinator.server.process``.
 
-    Nor may msgpack, so the two texts of the report are encoded by hand.
+    That module may not be importable here, nor may msgpack: so the two texts of the report are encoded by hand.
     """
     if "--report-fd" in sys.argv:
         fd = int(sys.argv[sys.argv.index("--report-fd") + 1])
@@ -93,7 +97,7 @@ def _say_what_failed(error: BaseException) -> None:
             f"and what it needs, with PYTHONPATH {os.environ.get('PYTHONPATH')!r}"
         )
         name, raw = b"ConfigurationError", text.encode(errors="backslashreplace")[:4000]
-        with contextlib.suppress(OSError):  # whoever started this process has gone
+        with contextlib.suppress(OSError):  # the process that started this one has ended
             os.write(fd, bytes((0x92, 0xA0 + len(name))) + name + b"\x91\xda" + len(raw).to_bytes(2, "big") + raw)
 
 
@@ -101,7 +105,7 @@ def _run() -> None:
     face = importlib.util.find_spec("shoal")
     if face is None:
         raise ModuleNotFoundError("shoal is not on PYTHONPATH, where the process that starts this one has put it")
-    sys.modules["shoal"] = importlib.util.module_from_spec(face)  # its place is known, nothing of it is run
+    sys.modules["shoal"] = importlib.util.module_from_spec(face)  # submodules are found, __init__.py is not run
     del sys.argv[0]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
@@ -111,6 +115,6 @@ if __name__ == "__main__":
     try:
         _run()
     except Exception as failure:
-        if os.getpid() == launcher:  # else it is the coordinator, which reports for itself and may have closed the pipe
-            _say_what_failed(failure)
+        if os.getpid() == launcher:  # else it is the coordinator, which reports itself and may have closed the pipe
+            _report_failure(failure)
         raise

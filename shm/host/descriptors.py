@@ -1,9 +1,9 @@
-"""Rules for descriptors inside a process that belongs to somebody else.
+"""Descriptors inside a process that belongs to the user's program.
 
-- Nothing of shoal's has a number from 0 to 2. A program that was started without standard input, output or error may
-  open or print to these numbers at any time.
-- Nothing is inherited by a program that a process executes: everything is close-on-exec.
-- A number is closed once. Closing it a second time would close what another part of the program has opened meanwhile.
+- No descriptor of shoal has a number from 0 to 2. A program that was started without standard input, output or error
+  may open or print to these numbers at any time.
+- All are close-on-exec: no program that the process executes inherits them.
+- A number is closed once. Closing it again would close what another part of the program has opened meanwhile.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _CLOSED = None
 
 
 def above_standard(fd: int) -> int:
-    """``fd``, or in its place a copy with a number from 3 on."""
+    """``fd`` if its number is 3 or more; else a copy with such a number, and ``fd`` is closed."""
     if fd >= FIRST_OWN:
         return fd
     try:
@@ -43,11 +43,10 @@ def owned(*fds: int) -> list[int | None]:
 
 
 def close_all(fds: list[int | None]) -> None:
-    """Close all of a list that ``owned`` has made; a second time does nothing.
+    """Close all descriptors of a list that ``owned`` has made. A second call does nothing.
 
-    Each number is taken from the list and closed within one call of C: an exception that a signal handler raises comes
-    before or after it. So a number is never closed twice, and what is left is closed by the next call. Two threads may
-    call this at once: the one that finds the list empty has nothing left to do.
+    Each number is taken from the list and closed within one call of C, and no signal handler runs inside that. So no
+    number is closed twice, and after an exception the next call closes the rest. Two threads may call this at once.
     """
     with contextlib.suppress(IndexError):
         collections.deque(map(os.close, iter(fds.pop, _CLOSED)), maxlen=0)
@@ -56,8 +55,9 @@ def close_all(fds: list[int | None]) -> None:
 def map_file(fd: int, size_bytes: int, access: int) -> mmap.mmap:
     """A shared mapping of a file.
 
-    ``mmap`` keeps a copy of the descriptor, with the lowest number that is free, and closes that number in the end.
-    With standard input closed that would be 0, which may belong to the program by then.
+    Before Python 3.13, ``mmap`` keeps a copy of the descriptor with the lowest free number and closes that number in
+    the end. If standard input is closed that would be 0, which may belong to the program by then: so 0 to 2 are taken
+    meanwhile.
     """
     if sys.version_info >= (3, 13):
         return mmap.mmap(fd, size_bytes, mmap.MAP_SHARED, access, trackfd=False)
@@ -70,7 +70,7 @@ def map_file(fd: int, size_bytes: int, access: int) -> mmap.mmap:
 
 
 def keep_standard() -> None:
-    """Have 0, 1 and 2 taken for good, in a process that is shoal's own: by /dev/null if by nothing else."""
+    """In a process of shoal's own: open /dev/null for good under each of the numbers 0 to 2 that is free."""
     _take_standard()
 
 

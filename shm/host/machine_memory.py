@@ -1,10 +1,11 @@
-"""How much memory a store may take when nobody says: what machine, control group and the process's limits allow.
+"""The default bound of a store's memory: what the machine, the control group and the process's limits allow.
 
 The smallest of these counts:
-- half of the machine's memory, and half of the limit of the control group (version 1 or 2) the process is in, or of any
-  group around it: containers are limited so. A store that takes more has its processes killed by the kernel;
-- a quarter of the process's address space (``ulimit -v``): every client maps the whole store beside all else it has;
-- the largest file (``ulimit -f``): to the kernel the store's memory is a file.
+- half of the machine's memory, and half of the limit of the process's control group (version 1 or 2) or of any group
+  around it. Containers are limited by control groups; the kernel kills processes that take more;
+- a quarter of the process's address space (``ulimit -v``), because every client maps the whole store beside its own
+  memory;
+- the largest file size (``ulimit -f``), because to the kernel the store's memory is a file.
 """
 
 from __future__ import annotations
@@ -17,11 +18,14 @@ from pathlib import Path
 from shoal.shm.limits import DEFAULT_STORE_BYTES, GIB, MIN_STORE_BYTES
 
 _UNKNOWN_MACHINE_BYTES = 2 * GIB
-_LIMIT_FILES = {"": "memory.max", "memory": "memory.limit_in_bytes"}  # by controllers: of version 2, of version 1
+_LIMIT_FILES = {
+    "": "memory.max",
+    "memory": "memory.limit_in_bytes",
+}  # controllers of a mount -> file; version 2, version 1
 
 
 def default_store_bytes() -> int:
-    """What a store may take by default."""
+    """The default bound, in bytes."""
     bounds = [DEFAULT_STORE_BYTES, _machine_bytes() // 2]
     bounds += [limit // 2 for limit in _control_group_limits(Path("/proc/self/cgroup"), Path("/proc/self/mountinfo"))]
     for limit, part in ((resource.RLIMIT_AS, 4), (resource.RLIMIT_FSIZE, 1)):
@@ -39,7 +43,7 @@ def _machine_bytes() -> int:
 
 
 def _control_group_limits(groups: Path, mounts: Path) -> Iterator[int]:
-    """The limits, in bytes, of the group this process is in and of those around it; none where there are no groups."""
+    """The limits in bytes of this process's group and of the groups around it; nothing where there are no groups."""
     try:
         paths = dict(line.split(":", 2)[1:] for line in groups.read_text().splitlines())  # controllers -> group
         mounted = [line.split(" - ", 1) for line in mounts.read_text().splitlines()]
@@ -55,7 +59,7 @@ def _control_group_limits(groups: Path, mounts: Path) -> Iterator[int]:
             continue
         group = next((path for names, path in paths.items() if controllers in names.split(",")), "/")
         root, place = (field.replace("\\040", " ") for field in mount.split(" ")[3:5])
-        # In a container the group's path may be that of the host, which is mounted as the root here.
+        # In a container the group's path may be the host's, while the group itself is mounted as the root.
         inside = os.path.relpath(group, root) if f"{group}/".startswith(f"{root.rstrip('/')}/") else "."
         yield from _limits_upward(Path(place), Path(place) / inside, _LIMIT_FILES[controllers])
 
@@ -64,7 +68,7 @@ def _limits_upward(top: Path, group: Path, name: str) -> Iterator[int]:
     for directory in (group, *group.parents):
         try:
             text = (directory / name).read_text().strip()
-        except OSError:  # the root of version 2 has none
+        except OSError:  # the root group of version 2 has no such file
             text = "max"
         if text.isdecimal():
             yield int(text)

@@ -1,8 +1,8 @@
-"""Parts of the standard library as Python has them, whatever a program has put in their place.
+"""Modules of the standard library as Python has them, even in a program that has patched them.
 
 ``gevent.monkey.patch_all`` and ``eventlet.monkey_patch`` replace or remove functions of ``select``, ``time``,
-``_thread`` and others, for the whole process. Shoal waits for a pipe of its own for some microseconds and needs the
-functions of the kernel. So it has copies of these modules: same code, other module objects, which nobody patches.
+``_thread`` and others, for the whole process. Shoal waits for its own pipes for microseconds and needs the kernel's
+functions. So it loads these modules again: the same code in other module objects, which no program patches.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ def _copy(name: str) -> Any:
     return module
 
 
-os: Any = importlib.import_module("posix")  # of which ``os`` takes its functions, to be patched there
+os: Any = importlib.import_module("posix")  # ``os`` takes its functions from here, and programs patch ``os``
 select: Any = _copy("select")
 thread: Any = _copy("_thread")
 time: Any = _copy("time")

@@ -1,10 +1,10 @@
 """Waiting for another process: look for a short time, then sleep in the kernel.
 
-Why look at all: a process that sleeps on an idle processor is woken by an interrupt. On a virtual machine that took
+Why it looks at all: a process that sleeps on an idle processor is woken by an interrupt. On a virtual machine that took
 40 us each way; a look takes 1 us.
 
-Why looking must stop on a busy machine:
-- A process that looks without a pause uses up its share of the processor. When it has work to do, the scheduler then
+Why it stops looking on a busy machine:
+- A process that looks without a pause uses up its share of the processor. When it has work to do later, the scheduler
   lets the others run first.
 - ``sched_yield`` gives the processor to any process that wants it, not only to the one that is waited for. Beside a
   process that computes without end, each call gives away a whole slice of the scheduler (3 to 4 ms).
@@ -29,7 +29,7 @@ T = TypeVar("T")
 
 
 class Lookout:
-    """Looks for something to happen, as long as that is cheap. One per waiting thread or loop."""
+    """Looks for an event as long as that is cheap. Each waiting thread or loop has one of its own."""
 
     __slots__ = ("_rest_s", "_rests_until_s")
 
@@ -38,9 +38,9 @@ class Lookout:
         self._rests_until_s = 0.0
 
     def look(self, poll: Callable[[float], list[T]], look_s: float, keep_s: float = 0.0) -> list[T]:
-        """What ``poll(0)`` finds within ``look_s`` seconds, an empty list if nothing: then the caller sleeps.
+        """What ``poll(0)`` finds within ``look_s`` seconds; an empty list if nothing, and then the caller sleeps.
 
-        For the first ``keep_s`` seconds the processor is not offered to others.
+        During the first ``keep_s`` seconds it does not offer the processor to others.
         """
         now = time.perf_counter
         begin_s = before_s = now()
@@ -62,7 +62,7 @@ class Lookout:
         return []
 
     def _rest(self, now_s: float) -> None:
-        """Do not look for a while, twice as long as the last time if that rest has only just ended."""
+        """Do not look for a while; twice as long as the last time if that rest ended only recently."""
         just_over = now_s - self._rests_until_s < self._rest_s
         self._rest_s = min(self._rest_s * 2, LONGEST_REST_S) if just_over else FIRST_REST_S
         self._rests_until_s = now_s + self._rest_s

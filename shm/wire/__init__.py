@@ -1,1 +1,1 @@
-"""What goes through pipes and the control socket: frames, requests, answers."""
+"""The messages between clients and coordinator: frames, handshake, requests, answers, errors."""

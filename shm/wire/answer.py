@@ -1,7 +1,7 @@
-"""An answer: what a worker is told of its request, as bytes.
+"""An answer: what the coordinator sends for a request, as bytes.
 
 answer     8 bytes  commit id
-           8 bytes  status
+           8 bytes  status: COMMITTED, CONFLICT, REFUSED or ANSWERED
            8 bytes  commit version of a COMMITTED, else 0
            details  COMMITTED  nothing, or msgpack of the operations' results
                     CONFLICT   msgpack [key, read version, found version]
@@ -35,14 +35,14 @@ def encode_answer(commit_id: int, status: int, version: int = 0, details: Any = 
 
 
 def no_memory_answer(message: bytes) -> bytes:
-    """The answer to a request that there is no memory to decode."""
+    """The answer to a request that the coordinator has no memory to decode."""
     (commit_id,) = struct.unpack_from("<Q", message)
     error = StoreFullError("the coordinator has no memory to decode the commit; free memory or commit less at a time")
     return encode_answer(commit_id, REFUSED, 0, error_parts(error))
 
 
 def decode_answer(message: bytes) -> tuple[int, int, int, Any]:
-    """Commit id, status, version and details of an answer; FrameError for what no coordinator says."""
+    """Commit id, status, version and details of an answer; FrameError for what no coordinator sends."""
     try:
         commit_id, status, version = _ANSWER.unpack_from(message)
         details = codec.unpackb(message[_ANSWER.size :]) if len(message) > _ANSWER.size else []

@@ -1,4 +1,10 @@
-"""Messages over a pipe: a 4-byte length, then that many bytes. A pipe may deliver them in any pieces."""
+"""Frames: messages over a pipe or a socket, which may deliver them in any pieces.
+
+    frame    4 bytes  length of the message in bytes, at most ``MAX_FRAME_BYTES``
+             message  a hello, welcome or refusal (``handshake``), a request or an answer
+
+All numbers in messages are little-endian.
+"""
 
 from __future__ import annotations
 
@@ -13,16 +19,16 @@ from shoal.shm.limits import KIB, MAX_COMMIT_BYTES, MIB
 
 _LENGTH = struct.Struct("<I")
 LENGTH_BYTES = _LENGTH.size
-# A commit set of the allowed size, with what it read and its framing.
+# A request with as many bytes of reads and of mutations as are allowed.
 MAX_FRAME_BYTES = 2 * MAX_COMMIT_BYTES
-# os.read allocates all it is asked for: 1 MiB at a time took 20 us, 32 KiB nothing that shows.
+# os.read allocates all that it is asked for. 1 MiB at a time took 20 us; 32 KiB takes no time that could be measured.
 _READ_BYTES = 32 * KIB
 _LARGE_READ_BYTES = 1 * MIB
-_LONGEST_SLEEP_S = 1e6  # a longer one does not fit into what the kernel is asked
+_LONGEST_SLEEP_S = 1e6  # poll takes no longer one
 
 
 class FrameError(Exception):
-    """The other side does not speak this protocol."""
+    """Raised for bytes that do not follow this protocol."""
 
 
 def frame(body: bytes) -> bytes:
@@ -31,23 +37,23 @@ def frame(body: bytes) -> bytes:
 
 
 class FrameBuffer:
-    """Bytes as they came in, given out as whole messages."""
+    """Takes bytes as they come in and returns whole messages."""
 
     __slots__ = ("_missing", "_pieces")
 
     def __init__(self) -> None:
-        self._pieces: list[bytes] = []  # of one unfinished message, joined once when it is whole
-        self._missing = 0  # bytes until there is something to do with them
+        self._pieces: list[bytes] = []  # of one unfinished message; joined once, when it is whole
+        self._missing = 0  # bytes to come before the pieces are worth joining
 
     def wanted_bytes(self) -> int:
-        """How much to ask the descriptor for next."""
+        """The number of bytes to read next."""
         return _READ_BYTES if self._missing <= _READ_BYTES else _LARGE_READ_BYTES
 
     def feed(self, data: bytes) -> list[bytes]:
         """The messages that ``data`` completes. Raises FrameError for a length no message may have."""
         if not self._pieces:
             if len(data) >= LENGTH_BYTES and _LENGTH.unpack_from(data)[0] == len(data) - LENGTH_BYTES:
-                return [data[LENGTH_BYTES:]]  # one message and nothing else: nearly always
+                return [data[LENGTH_BYTES:]]  # exactly one message, the usual case
         else:
             self._pieces.append(data)
             self._missing -= len(data)
@@ -75,7 +81,7 @@ class FrameBuffer:
 
 
 def write_all(fd: int, data: bytes, give_up_s: float = math.inf) -> None:
-    """Write all of ``data``; TimeoutError if there is no room for it until ``give_up_s`` (monotonic)."""
+    """Write all of ``data``; TimeoutError if it does not fit into the pipe before ``give_up_s`` (monotonic)."""
     written = 0
     while True:
         try:
@@ -90,7 +96,7 @@ def write_all(fd: int, data: bytes, give_up_s: float = math.inf) -> None:
 
 
 def wait_ready(poller: Any, give_up_s: float) -> None:
-    """Sleep until a descriptor in ``poller`` is ready; TimeoutError at the moment ``give_up_s`` (monotonic)."""
+    """Sleep until a descriptor in ``poller`` is ready; TimeoutError at ``give_up_s`` (monotonic)."""
     while True:
         left_s = give_up_s - time.monotonic()
         if left_s <= 0:
@@ -108,9 +114,10 @@ def read_message(
     look_s: float,
     give_up_s: float = math.inf,
 ) -> bytes:
-    """The next message of a descriptor that ``poller`` watches: look for ``look_s`` seconds, then sleep.
+    """The next message from ``fd``, which ``poller`` watches: look for ``look_s`` seconds, then sleep.
 
-    EOFError at its end, TimeoutError at the moment ``give_up_s`` (monotonic).
+    ``ready`` holds the messages that came with an earlier one. EOFError at the end of the pipe, TimeoutError at
+    ``give_up_s`` (monotonic).
     """
     while not ready:
         if not lookout.look(poller.poll, look_s):

@@ -1,10 +1,12 @@
-"""The first words over the control socket, once per client; everything after goes through its pipes.
+"""The handshake: one message each way over the control socket, once per client. All else goes through its pipes.
 
-client   frame: msgpack [PROTOCOL_VERSION, client id, pid, durability or nil, max_bytes or nil, database id,
-                        id of the store or nil]
-server   frame: msgpack [nil, durability, generation, id of the store], with four descriptors:
-         the segment (reading), the client's snapshot slots, its request pipe (writing), its answer pipe (reading)
-   or    frame: msgpack [[error's name, arguments]]
+hello      frame: msgpack [PROTOCOL_VERSION, client id, pid, durability or nil, max_bytes or nil, database id,
+                           id of the store or nil]
+welcome    frame: msgpack [nil, durability, generation, id of the store], with four descriptors:
+           the segment (reading), the client's snapshot slots, its request pipe (writing), its answer pipe (reading)
+refusal    frame: msgpack [[name of the error's class, its arguments]]
+
+The client sends a hello; the coordinator sends a welcome or a refusal.
 """
 
 from __future__ import annotations
@@ -28,10 +30,11 @@ _FD = struct.Struct("i")
 
 
 class Hello(NamedTuple):
-    """Who wants to attach, and how.
+    """A client that wants to attach, and the options it opens the store with.
 
-    One open database may have several clients, when a signal handler commits during a commit; they share its id.
-    ``store_id`` is given if the database had that store open before and takes no other.
+    ``client_id`` and ``database_id`` are random numbers above 0. One open database may have several clients, because a
+    signal handler may commit during a commit; they share the database's id. ``store_id`` is given if the database had
+    that store open before and accepts no other.
     """
 
     protocol: int
@@ -44,7 +47,7 @@ class Hello(NamedTuple):
 
 
 class Welcome(NamedTuple):
-    """What an attached client is given."""
+    """What an attached client gets. The four descriptors belong to the receiver, which closes them."""
 
     durability: str
     generation: int
@@ -56,26 +59,26 @@ class Welcome(NamedTuple):
 
     @property
     def descriptors(self) -> tuple[int, int, int, int]:
-        """All of them, which belong to whoever has the welcome."""
+        """All four descriptors."""
         return self.segment_fd, self.slots_fd, self.request_fd, self.answer_fd
 
 
 def encode_hello(hello: Hello) -> bytes:
-    """The client's first message."""
+    """A hello, framed."""
     return frame(codec.pack(list(hello)))
 
 
 def decode_hello(message: bytes) -> Hello:
-    """Raises FrameError for anything a client never says."""
+    """The hello in ``message``; FrameError for anything that no client of this protocol sends."""
     try:
         parts = codec.unpackb(message)
         hello = Hello(*parts)
     except (ValueError, TypeError) as error:
-        raise FrameError(f"not a greeting: {error}") from error
+        raise FrameError(f"not a hello: {error}") from error
     numbers = {type(n) for n in (hello.protocol, hello.client_id, hello.pid, hello.database_id)} == {int}
     if not numbers or hello.protocol != PROTOCOL_VERSION or hello.client_id <= 0:
-        told = str(hello.protocol) if numbers else "other than a number"
-        raise FrameError(f"protocol {told}, expected {PROTOCOL_VERSION}")
+        found = str(hello.protocol) if numbers else "other than a number"
+        raise FrameError(f"protocol {found}, expected {PROTOCOL_VERSION}")
     optional = (hello.durability, str), (hello.max_bytes, int), (hello.store_id, bytes)
     if any(type(value) not in (kind, type(None)) for value, kind in optional):
         raise FrameError("options of the wrong types")
@@ -83,21 +86,21 @@ def decode_hello(message: bytes) -> Hello:
 
 
 def send_welcome(connection: socket.socket, welcome: Welcome) -> None:
-    """Answer a greeting with what it asked for."""
+    """Send a welcome with its descriptors, which the caller still has to close."""
     message = frame(codec.pack([None, welcome.durability, welcome.generation, welcome.store_id]))
     socket.send_fds(connection, [message], list(welcome.descriptors))
 
 
 def send_refusal(connection: socket.socket, error: Exception) -> None:
-    """Answer a greeting with an error the client raises."""
+    """Send an error, which the client raises."""
     name, arguments = wire_errors.error_parts(error)
     connection.sendall(frame(codec.pack([[name, arguments]])))
 
 
 def receive_welcome(connection: _socket.socket) -> Welcome:
-    """Wait for the answer. Raises the coordinator's error, or EOFError if it went away.
+    """Wait for the welcome. Raises the coordinator's error if it refuses, and EOFError if it goes away.
 
-    ``ConfigurationError`` for what no coordinator of this version says.
+    ``ConfigurationError`` for what no coordinator of this version sends.
     """
     buffer = FrameBuffer()
     descriptors: list[int] = []
@@ -124,9 +127,9 @@ def receive_welcome(connection: _socket.socket) -> Welcome:
 
 
 def _receive(connection: _socket.socket) -> tuple[bytes, list[int]]:
-    """What is there to read, and the descriptors that came with it, which programs executed here do not inherit.
+    """Bytes from the socket and the descriptors that came with them, close-on-exec.
 
-    Not ``socket.recv_fds``, which passes over its ``flags``.
+    ``socket.recv_fds`` does not do: it ignores its ``flags``.
     """
     room = socket.CMSG_SPACE(_DESCRIPTORS * _FD.size)
     data, ancillary, _, _ = connection.recvmsg(MAX_HELLO_BYTES, room, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
@@ -137,12 +140,12 @@ def _receive(connection: _socket.socket) -> tuple[bytes, list[int]]:
         for (fd,) in _FD.iter_unpack(raw[: len(raw) // _FD.size * _FD.size])
     ]
     for fd in received:
-        os.set_inheritable(fd, False)  # where the flag is unknown
+        os.set_inheritable(fd, False)  # for systems without the flag
     return data, [above_standard(fd) for fd in received]
 
 
 def _decode_welcome(message: bytes, descriptors: list[int]) -> Welcome:
-    """Raises the coordinator's error if it is one, ValueError, TypeError or LookupError for what is no welcome."""
+    """The welcome in ``message``. Raises the error of a refusal; ValueError, TypeError or LookupError for all else."""
     parts: list[Any] = codec.unpackb(message)
     if parts[0] is not None:
         error = wire_errors.error_from(*parts[0])

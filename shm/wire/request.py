@@ -1,18 +1,19 @@
-"""A request: what a worker submits, as bytes.
+"""A request: what a client sends to the coordinator, as bytes.
 
-    request    8 bytes  commit id, rising per client; 0 for a control request that commits nothing
-               8 bytes  snapshot version the reads were made at
-               8 bytes  the commit is void from this time on, ms since the epoch (something read expires); 0 never
-               4 bytes  length of the reads
-               reads    msgpack [[key, ...], [[lower, upper], ...]], empty if nothing was read
-               mutations  msgpack [writes, clears, operations, control]
-                        writes      [key, value or nil, expires_ms, key, ...] flat
-                        clears      [lower, upper, lower, ...] flat, done before the writes
-                        operations  [[name, arguments], ...]
-                        control    nil or [name, arguments]
+    request      8 bytes    commit id: each of a client is higher than the one before
+                 8 bytes    snapshot version the reads were made at
+                 8 bytes    time from which on the commit is void, as something read has expired; ms since the epoch;
+                            0: never
+                 4 bytes    length of the reads
+                 reads      msgpack [[key, ...], [[lower, upper], ...]], empty if nothing was read
+                 mutations  msgpack [writes, clears, operations, control]
+                              writes      [key, value or nil (delete), expires_ms (0: never), key, ...] flat
+                              clears      [lower, upper, lower, ...] flat, done before the writes
+                              operations  [[name, arguments], ...], the first argument a key
+                              control     nil or [name, arguments]: a control request, which commits nothing
 
-The log keeps the mutations as they were sent (the bytes are copied, not packed again), so their form is durable:
-``coordinator.log.format`` has the version.
+The log keeps the mutations as they were sent (their bytes are copied, not packed again), so their form is durable:
+``coordinator.log.format`` has its version.
 """
 
 from __future__ import annotations
@@ -32,15 +33,15 @@ HEADER_BYTES = _HEADER.size
 NO_READS = b""
 
 _SMALL_BYTES = 1 * MIB
-_MOST_LISTS = 1 << 20  # a commit of events has a list for each, and of these at most 660,000
+_MOST_LISTS = 1 << 20  # a commit of events has a list per event, and 660,000 events at most
 
 
-# key, value (None deletes), expires_ms, key, ...: as it comes from msgpack, without an object per write (0.3 us each).
+# key, value (None deletes), expires_ms, key, ...: as msgpack returns it. An object per write would take 0.3 us each.
 FlatWrites = list[Any]
 
 
 class CommitSet(NamedTuple):
-    """A request, decoded."""
+    """A decoded request."""
 
     commit_id: int
     snapshot: int
@@ -75,15 +76,15 @@ def encode_request(commit_id: int, snapshot: int, valid_until_ms: int, reads: by
 
 
 def decode_request(message: bytes, known: Container[str]) -> CommitSet:
-    """The request in ``message``, every part of it checked; FrameError for anything a worker never sends.
+    """The request in ``message``, with every part checked; FrameError for anything that no client sends.
 
-    ``known``: the names of operations that there are.
+    ``known`` holds the names of all operations.
     """
     try:
         commit_id, snapshot, valid_until_ms, reads_bytes = _HEADER.unpack_from(message)
         keys_read: list[bytes] = []
         ranges_read: list[tuple[bytes, bytes]] = []
-        if reads_bytes:  # blind writes, the hot path, have none
+        if reads_bytes:  # a blind write, the hot path, has none
             keys_read, ranges = _unpack(message[HEADER_BYTES : HEADER_BYTES + reads_bytes])
             if type(keys_read) is not list or type(ranges) is not list:
                 raise ValueError("what was read is not keys and ranges")
@@ -123,7 +124,7 @@ def decode_mutations(
 
 
 def _unpack(raw: bytes) -> Any:
-    """Msgpack of a request. One byte may stand for a list of 64: a large message is refused before it has grown so."""
+    """Decode msgpack. One byte may become an empty list of 64 bytes, so the lists of a large message are counted."""
     if len(raw) <= _SMALL_BYTES:
         return codec.unpackb(raw)
     lists = itertools.count(1)
@@ -140,7 +141,7 @@ def _unpack(raw: bytes) -> Any:
 
 
 def check_writes(writes: Any) -> None:
-    """ValueError unless the segment can hold these writes: they are applied without another look."""
+    """ValueError unless the segment can hold these writes, which are applied without another check."""
     if type(writes) is not list or len(writes) % 3:
         raise ValueError("writes are not whole")
     for key, value, expires_ms in triples(writes):

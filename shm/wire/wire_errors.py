@@ -1,4 +1,8 @@
-"""Errors through a pipe: the name of the class and its arguments, never a pickle."""
+"""Errors as they go through a pipe: the name of the class and its arguments, never a pickle.
+
+error    msgpack [name, arguments]: a subclass of ShoalError, TypeError or ValueError; arguments are nil, texts,
+         bytes, integers or floats
+"""
 
 from __future__ import annotations
 
@@ -16,24 +20,24 @@ _BY_NAME: dict[str, type[Exception]] = {
 
 
 def error_parts(error: Exception) -> tuple[str, list[Any]]:
-    """An error as what can be sent: the name of its class and its arguments."""
+    """The name of an error's class and its arguments, in a form that can be sent."""
     name = type(error).__name__
-    assert name in _BY_NAME, f"{name} is not an error a client is told"
+    assert name in _BY_NAME, f"{name} is not an error that is sent to clients"
     return name, [_sendable(part) for part in error.args]
 
 
 def _sendable(part: Any) -> Any:
-    """An argument of an error; what a client put there may be nested deeper than can be sent back."""
+    """An argument in a form that can be sent. A client's own value in it may be nested too deep for msgpack."""
     if type(part) is int and not MIN_INTEGER <= part <= MAX_INTEGER:
         return str(part)
     return part if part is None or isinstance(part, (str, bytes, int, float)) else reprlib.repr(part)
 
 
 def error_from(name: str, arguments: list[Any]) -> Exception:
-    """The error that ``error_parts`` took apart; FrameError for what it never made."""
+    """The error that ``error_parts`` gave these parts of; FrameError for parts that it never gives."""
     try:
         found = _BY_NAME[name](*arguments)
-        str(found)  # its text is made of what came
+        str(found)  # raises if the arguments do not make a text
     except (LookupError, TypeError, ValueError, OverflowError, RecursionError) as error:
         raise FrameError(f"an error this shoal does not know: {type(error).__name__}") from error
     return found

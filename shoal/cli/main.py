@@ -1,4 +1,4 @@
-"""The ``shoal`` command. Exit 0 good, 1 what was asked for failed or problems were found, 2 bad usage."""
+"""The ``shoal`` command. Exit status: 0 good; 1 the command failed or found problems; 2 bad usage; 130 Ctrl-C."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from shoal.cli.store_commands import FAILED, GOOD, add_store_commands, existing,
 from shoal.command_line import BAD_USAGE, OneLineParser
 from shoal.coordinator.server.process_start import AlreadyServedError
 from shoal.database import open as open_database
-from shoal.fleet import DONE, Fleet, Outcome, load_function
+from shoal.fleet import DONE, Fleet, InputOutcome, load_function
 from shoal.primitives.keys import Namespace, encode_text
 from shoal.shm.errors import ConfigurationError, LimitExceededError, ShoalError
 from shoal.transfer.export_file import export_store, whole_file
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> int:
     if arguments[:1] == ["bench"]:
         return _bench(arguments[1:])
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a run may have any name, whatever the terminal can show
+        sys.stdout.reconfigure(errors="backslashreplace")  # a run's name may hold what the terminal cannot show
     return _flushed(_perform(_parser().parse_args(arguments)))
 
 
@@ -48,7 +48,7 @@ def _perform(options: argparse.Namespace) -> int:
         _complain(error)
         return BAD_USAGE
     except BrokenPipeError:
-        _let_go_of_stdout()
+        _discard_stdout()
         return FAILED
     except (ShoalError, OSError, ExportFormatError, AlreadyServedError) as error:
         _complain(error)
@@ -58,23 +58,23 @@ def _perform(options: argparse.Namespace) -> int:
 
 
 def _flushed(status: int) -> int:
-    """``status``, or that of a stdout which does not take the rest."""
+    """Flush stdout; ``status``, or ``FAILED`` if stdout does not take the rest."""
     try:
-        if sys.stdout is not None:  # as it is with stdout closed
+        if sys.stdout is not None:  # None if stdout is closed
             sys.stdout.flush()
     except OSError as error:
         if status == GOOD and not isinstance(error, BrokenPipeError):
             _complain(error)
-        _let_go_of_stdout()
+        _discard_stdout()
         return FAILED
     return status
 
 
 @contextlib.contextmanager
 def _stdout_for_results() -> Iterator[TextIO]:
-    """Stdout as a stream of its own. What else is written there meanwhile, also by processes begun here, is on stderr.
+    """Stdout for results alone. All else that is printed there, also by processes started here, goes to stderr.
 
-    So ``shoal run ... > results`` holds results only, however much tasks and the programs they start print.
+    So ``shoal run ... > results`` writes only results, whatever tasks and the programs they start print.
     """
     if sys.stdout is None or sys.stderr is None or not _is_descriptor(sys.stdout, 1):
         yield sys.stdout
@@ -94,7 +94,7 @@ def _stdout_for_results() -> Iterator[TextIO]:
 def _is_descriptor(stream: TextIO, fd: int) -> bool:
     try:
         return stream.fileno() == fd
-    except OSError:  # io.UnsupportedOperation: a test, say, has put something else in its place
+    except OSError:  # io.UnsupportedOperation: the stream was replaced by one without a descriptor
         return False
 
 
@@ -104,8 +104,8 @@ def _binary(stream: TextIO | None, name: str) -> BinaryIO:
     return stream.buffer
 
 
-def _let_go_of_stdout() -> None:
-    """What is still buffered goes nowhere: the interpreter would complain of it at its end."""
+def _discard_stdout() -> None:
+    """Send what is still buffered to /dev/null: the interpreter would report at its end that it cannot be written."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nowhere, sys.stdout.fileno())
     os.close(nowhere)
@@ -133,7 +133,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _add_contents(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """The commands that show what is in a store, and carry it from one to another."""
+    """Add the commands that show what is in a store, and export and import it."""
     runs = commands.add_parser("runs", help="list the runs of a store")
     runs.add_argument("path", type=store_path, metavar="PATH")
     runs.set_defaults(command=_runs)
@@ -182,7 +182,7 @@ def _run_with(options: argparse.Namespace, results: TextIO) -> int:
         fleet = Fleet(pool.database, options.function)
         inputs = list(dict.fromkeys(options.inputs))
         to_do = fleet.to_do(inputs)
-        failures: dict[str, Outcome] = {}
+        failures: dict[str, InputOutcome] = {}
         with tqdm(total=len(to_do), unit="input", desc=options.function, disable=None) as bar:
             for outcome in fleet.run(pool, to_do):
                 bar.update()
@@ -241,13 +241,13 @@ def _print_all(lines: Iterable[str]) -> int:
         for line in lines:
             print(line)
         sys.stdout.flush()
-    except BrokenPipeError:  # ``| head`` has seen enough
-        _let_go_of_stdout()
+    except BrokenPipeError:  # the reader (``| head``) has closed the pipe
+        _discard_stdout()
     return GOOD
 
 
 def _bench(arguments: list[str]) -> int:
-    from shoal.bench.__main__ import main as bench_main  # here, because its libraries are an extra
+    from shoal.bench.__main__ import main as bench_main  # here, because it needs the libraries of an extra
 
     return bench_main(arguments)
 

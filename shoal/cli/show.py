@@ -1,4 +1,4 @@
-"""``shoal runs``, ``events`` and ``trace``: what a store holds, for people; as lines of an export for programs."""
+"""``shoal runs``, ``events`` and ``trace``: the contents of a store as text; with ``--json`` as lines of an export."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from shoal.primitives.run_types import RunMetadata, RunQuery
 from shoal.primitives.trace_types import Trace
 from shoal.shm.errors import NotFoundError
 from shoal.transfer import json_lines, records
-from shoal.transfer.records import Record
+from shoal.transfer.records import ExportRecord
 
 _LONGEST_VALUE = 300  # characters shown of a value
 _DEEPEST_INDENT = 32  # levels of a tree that are indented further than the one before
@@ -26,9 +26,9 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 def run_lines(db: Database, only: Namespace | None, as_json: bool) -> Iterator[str]:
-    """A table of the runs of ``only``, or of all namespaces, each under its name if there are several.
+    """A table of the runs of the namespace ``only``, or one table per namespace, each below its name.
 
-    By the time they were registered; behind them what holds something and was never registered.
+    Registered runs come first, in order of registration, then runs that hold something and were never registered.
     """
     view = db.begin(read_only=True)
     try:
@@ -55,11 +55,11 @@ def event_lines(db: Database, namespace: Namespace, run_id: str, as_json: bool) 
             yield _as_json("event", namespace, run_id, event)
         else:
             kind, payload = plain(event.event_type), short(event.payload)
-            yield f"{event.sequence:<6} {moment(event.timestamp)}  {kind}  {payload}"
+            yield f"{event.sequence:<6} {timestamp_text(event.timestamp)}  {kind}  {payload}"
 
 
 def trace_lines(db: Database, namespace: Namespace, run_id: str, root_id: str | None, as_json: bool) -> Iterator[str]:
-    """The tree below ``root_id``, or all trees of a run; ``NotFoundError`` if there is no such run or trace."""
+    """The tree of ``root_id``, or all trees of a run; ``NotFoundError`` if there is no such run or trace."""
     _must_exist(db, namespace, run_id)
     with db.snapshot(run_id, namespace=namespace) as view:
         for trace_id in view.traces.list() if root_id is None else [root_id]:
@@ -72,18 +72,18 @@ def trace_lines(db: Database, namespace: Namespace, run_id: str, root_id: str | 
 
 
 def plain(text: str) -> str:
-    """A text as it is if nothing in it moves the cursor or ends the line, else as JSON."""
+    """A text as it is if all of it is printable, else as JSON: control characters would act on the terminal."""
     return text if text.isprintable() else json_lines.dump_text(text)
 
 
 def short(value: Any) -> str:
-    """A value as JSON, its beginning if it is long."""
+    """A value as JSON, cut after 300 characters."""
     text = json_lines.readable(value)
     return text if len(text) <= _LONGEST_VALUE else f"{text[:_LONGEST_VALUE]}... ({len(text):,} characters)"
 
 
-def moment(ms: int) -> str:
-    """Milliseconds since the epoch as ISO 8601, UTC; the number itself beyond the year 9999."""
+def timestamp_text(ms: int) -> str:
+    """Milliseconds since the epoch as ISO 8601 in UTC; beyond the year 9999 the number itself."""
     try:
         return (_EPOCH + timedelta(milliseconds=ms)).isoformat(timespec="milliseconds").replace("+00:00", "Z")
     except OverflowError:
@@ -99,7 +99,14 @@ def _runs(view: Engine, namespace: Namespace) -> tuple[list[RunMetadata], list[s
 def _row(run: RunMetadata) -> tuple[str, ...]:
     parent = "" if run.parent_run is None else plain(run.parent_run)
     tags = ", ".join(map(plain, run.tags))
-    return plain(run.run_id), parent, run.status.value, moment(run.created_at), moment(run.updated_at), tags
+    return (
+        plain(run.run_id),
+        parent,
+        run.status.value,
+        timestamp_text(run.created_at),
+        timestamp_text(run.updated_at),
+        tags,
+    )
 
 
 def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
@@ -109,16 +116,16 @@ def _table(rows: list[tuple[str, ...]]) -> Iterator[str]:
 
 
 def _trace_line(depth: int, trace: Trace) -> str:
-    kind, said = plain(trace.trace_type.type_name()), records.show_trace(trace)["fields"]
-    told = " ".join(f"{name}={short(value)}" for name, value in said.items() if value is not None)
+    kind, fields = plain(trace.trace_type.type_name()), records.show_trace(trace)["fields"]
+    shown = " ".join(f"{name}={short(value)}" for name, value in fields.items() if value is not None)
     level = f"({depth}) " if depth > _DEEPEST_INDENT else ""
     tags = f"  [{', '.join(map(plain, trace.tags))}]" if trace.tags else ""
     indent = "  " * min(depth, _DEEPEST_INDENT)
-    return f"{indent}{level}{moment(trace.timestamp)} {kind} {told}{tags}  {plain(trace.id)}"
+    return f"{indent}{level}{timestamp_text(trace.timestamp)} {kind} {shown}{tags}  {plain(trace.id)}"
 
 
 def _as_json(kind: str, namespace: Namespace, run_id: str, item: Any) -> str:
-    return json_lines.dump_text(records.to_fields(Record(kind, namespace, run_id, item)))
+    return json_lines.dump_text(records.to_fields(ExportRecord(kind, namespace, run_id, item)))
 
 
 def _must_exist(db: Database, namespace: Namespace, run_id: str) -> None:

@@ -1,4 +1,4 @@
-"""The commands that serve, describe, check, copy and mend a store as a whole."""
+"""The commands for a store as a whole: ``serve``, ``info``, ``check``, ``backup`` and ``repair``."""
 
 from __future__ import annotations
 
@@ -21,30 +21,33 @@ from shoal.shm.limits import MIN_STORE_BYTES
 from shoal.transfer.repair import REPORT_FILE, Repair, summary
 
 GOOD, FAILED = 0, 1
-_SURVEYS = 5  # of a store being served, whose files may go while they are read
+_SURVEYS = 5  # attempts on a store being served, whose files may be removed while they are read
 
 _CHECK = """\
 Verify a store and list every problem: file, byte, what was expected there and what was found. Nothing is changed.
-Of a store at rest all log files and the checkpoint are read and nothing is started; it cannot be opened meanwhile. Of a
-store being served its memory is walked, too. Exit status: 0 sound, 1 problems were found.
+All log files and the checkpoint are read. While a store at rest is checked, it cannot be opened. Of a store that is
+being served, the memory is checked as well. Exit status: 0 sound, 1 problems were found.
 """
 _REPAIR = f"""\
-Save what can be read of a damaged store at rest to a new one, which must not exist or be an empty directory. The old
-one is only read. The new one is the store as it was at the newest version up to which nothing is missing, or with --all
-everything that can be read: a state that never was as a whole. What was lost is listed, wholly in {REPORT_FILE} of the
-new store. Exit status: 0 the new store is there, or nothing is damaged and there is none; 1 it could not be made.
+Save what can be read of a damaged store at rest to a new store, which must not exist or be an empty directory. The old
+store is only read. The new store is the old one as it was at the newest version up to which nothing is missing. With
+--all it holds everything that can be read, a state that never existed as a whole. What was lost is listed; the whole
+list is in {REPORT_FILE} of the new store. Exit status: 0 the new store was made, or nothing is damaged and none was
+made; 1 it could not be made.
 """
 
 
 def add_store_commands(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    """Add them to a parser."""
+    """Add these commands to a parser."""
     serve = commands.add_parser("serve", help="be the coordinator of a store, in the foreground")
     serve.add_argument("path", type=store_path, metavar="PATH")
     serve.add_argument("--durability", choices=DURABILITIES)
-    serve.add_argument("--max-bytes", type=positive, metavar="N", help=f"bound of its memory, from {MIN_STORE_BYTES}")
+    serve.add_argument(
+        "--max-bytes", type=positive, metavar="N", help=f"bound of its memory in bytes, from {MIN_STORE_BYTES}"
+    )
     serve.set_defaults(command=_serve)
 
-    info = commands.add_parser("info", help="what a store holds and who serves it")
+    info = commands.add_parser("info", help="show what a store holds and which process serves it")
     info.add_argument("path", type=store_path, metavar="PATH")
     info.set_defaults(command=_info)
 
@@ -60,8 +63,13 @@ def add_store_commands(commands: argparse._SubParsersAction[argparse.ArgumentPar
     repair = commands.add_parser("repair", help="save what can be read of a damaged store", description=_REPAIR)
     repair.add_argument("store", type=store_path, metavar="STORE")
     repair.add_argument("new_store", type=store_path, metavar="NEW_STORE")
-    repair.add_argument("--all", action="store_true", help="also what stands behind the first damage")
-    repair.add_argument("--max-bytes", type=positive, metavar="N", help="of the new store, instead of the old one's")
+    repair.add_argument("--all", action="store_true", help="save also what follows the first damage")
+    repair.add_argument(
+        "--max-bytes",
+        type=positive,
+        metavar="N",
+        help="bound of the new store's memory in bytes, instead of the old one's",
+    )
     repair.set_defaults(command=_repair)
 
 
@@ -107,7 +115,7 @@ def _problems_of_served(path: Path) -> list[str]:
 
 
 def _findings_of_served(path: Path, acknowledged: int) -> list[Finding]:
-    """What is wrong with files that change meanwhile: a new checkpoint makes older files go."""
+    """The damage in files that may change while they are read: after a checkpoint older files are removed."""
     for _ in range(_SURVEYS):
         before = set(os.listdir(path))
         with contextlib.suppress(FileNotFoundError):
@@ -143,21 +151,21 @@ def _repair(options: argparse.Namespace) -> int:
 
 
 def existing(path: Path) -> Database:
-    """Open a store that is there to read it; a command that reads starts and makes nothing."""
+    """Open an existing store to read it: commands that only read start no process and make no file."""
     if not (path / META_FILE).exists():
         raise NotFoundError(_NO_STORE.format(path))
     return open_database(path, read_only=True)
 
 
 def store_path(text: str) -> Path:
-    """The argument that names a store."""
+    """Parse the argument that names a store."""
     if not text or "\0" in text:
         raise argparse.ArgumentTypeError("the path is empty; give a directory")
     return Path(text)
 
 
 def positive(text: str) -> int:
-    """An argument from 1 on."""
+    """Parse a whole number from 1."""
     number = int(text)
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not 1 or more")

@@ -1,4 +1,4 @@
-"""``shoal export``: everything in a store, at one snapshot, as lines of JSON (``records`` has the format)."""
+"""``shoal export``: writes everything in a store, at one snapshot, as lines of JSON (format: ``records``)."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _BUFFER_BYTES = 1 << 20
 
 
 class Output(Protocol):
-    """Where an export goes."""
+    """What an export is written to."""
 
     def write(self, data: bytes, /) -> object:
         """Take all of ``data``."""
@@ -27,11 +27,10 @@ class Output(Protocol):
 
 
 def export_store(db: Database, output: Output) -> int:
-    """Write all runs of all namespaces, registered or not, as they are at this moment; how many records that were.
+    """Write all runs of all namespaces, registered or not, as they are at one snapshot; return the number of records.
 
-    Not what belongs to living processes (leases, say), nor what has expired. Writers go on meanwhile;
-    ``SnapshotExpiredError`` if it takes so long that its snapshot is revoked to make room, ``CorruptionError`` for a
-    log of events that does not verify.
+    Keys that have expired are left out. Writers go on meanwhile. ``SnapshotExpiredError`` if it takes so long that the
+    snapshot is revoked to make room; ``CorruptionError`` for an event log that does not verify.
     """
     checksum = xxh3_128()
     count = 0
@@ -53,15 +52,15 @@ def export_store(db: Database, output: Output) -> int:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """A file that is there, whole, durable and 0600, once the block has ended; after an exception nothing has changed.
+    """Write a file whole: at the end of the block it is at ``path``, durable, mode 0600; after an exception it is not.
 
-    What is no regular file (a pipe, ``/dev/stdout``) is written as it is.
+    What is no regular file (a pipe, ``/dev/stdout``) is written directly.
     """
     if path.exists() and not path.is_file() and not path.is_dir():
         with path.open("wb", buffering=_BUFFER_BYTES) as out:
             yield out
         return
-    final = path.resolve()  # of a link its target is replaced, not the link
+    final = path.resolve()  # the target of a link is replaced, not the link
     if final.is_dir():
         raise IsADirectoryError(f"{path} is a directory; give the name of a file")
     if not final.parent.is_dir():

@@ -15,24 +15,24 @@ from shoal.primitives.rules.hash_chain import ChainCheck, canonical, chain_of
 from shoal.shm.errors import LimitExceededError, ShoalError
 from shoal.shm.limits import ADVICE_FOR_VALUES, MAX_COMMIT_BYTES
 from shoal.transfer import json_lines, records
-from shoal.transfer.records import Record
+from shoal.transfer.records import ExportRecord
 
-# What an import itself writes beside a record.
+# The rest of a commit is for the key that an import itself writes.
 _MOST_RECORD_BYTES = MAX_COMMIT_BYTES - 4096
 
 _RANKS = {kind: rank for rank, kind in enumerate(records.KINDS)}
 
-# A run anywhere.
+# The name of a run in a store.
 RunName = tuple[Namespace, str]
 
 
 class ExportFormatError(ValueError):
-    """What is to be imported is no whole export."""
+    """Raised for a file that is no whole export; the message names the line and what is wrong with it."""
 
 
 @dataclass
 class Contents:
-    """What a whole export holds. ``runs``: each run, and the number, from 0, of the first record that is of it."""
+    """The contents of an export. ``runs``: each run, and the number (from 0) of its first record."""
 
     records: int = 0
     checksum: str = ""
@@ -40,15 +40,15 @@ class Contents:
 
 
 def check(file: BinaryIO, name: str) -> Contents:
-    """Read all of an export; ``ExportFormatError``, naming the line, for anything that is not as an export has it."""
+    """Read all of an export; ``ExportFormatError`` for the first line that no export has."""
     contents = Contents()
     for _ in read(file, name, contents):
         pass
     return contents
 
 
-def read(file: BinaryIO, name: str, contents: Contents) -> Iterator[tuple[Record, int]]:
-    """Each record, and what it takes in a commit in bytes, all checked as it goes; fills ``contents``."""
+def read(file: BinaryIO, name: str, contents: Contents) -> Iterator[tuple[ExportRecord, int]]:
+    """Each record and its size in a commit, in bytes, checked one after the other; fills ``contents``."""
     file.seek(0)
     number = 1
     checksum = xxh3_128()
@@ -78,7 +78,7 @@ def read(file: BinaryIO, name: str, contents: Contents) -> Iterator[tuple[Record
 
 @contextmanager
 def _naming(name: str, number: int, line: bytes) -> Iterator[None]:
-    """Say of whatever is wrong with a line which one it is."""
+    """Turn an error about a line into an ``ExportFormatError`` that names the line."""
     try:
         yield
     except (ShoalError, TypeError, ValueError, OverflowError) as error:
@@ -110,7 +110,7 @@ def _check_end(fields: dict[str, Any], contents: Contents) -> None:
 
 
 class _Checker:
-    """What must hold between the records of an export. Keeps the ids of all runs, and of one run's traces."""
+    """Checks what must hold between the records of an export. Keeps the ids of all runs, and of one run's traces."""
 
     def __init__(self, contents: Contents) -> None:
         self._contents = contents
@@ -119,8 +119,11 @@ class _Checker:
         self._chain: ChainCheck | None = None
         self._trace_ids: set[str] = set()
 
-    def check(self, record: Record) -> int:
-        """What the record takes in a commit; ValueError or what the primitives refuse with if it cannot come here."""
+    def check(self, record: ExportRecord) -> int:
+        """The size of the record in a commit, in bytes.
+
+        ValueError, or the error of the primitives, if the record may not stand here.
+        """
         size = records.size_of(record)
         if size > _MOST_RECORD_BYTES:
             raise LimitExceededError("size of the record in bytes", _MOST_RECORD_BYTES, size, ADVICE_FOR_VALUES)
@@ -168,6 +171,6 @@ class _Checker:
 
 
 def identity(file: BinaryIO) -> tuple[int, ...]:
-    """What differs once somebody has written to the file."""
+    """Values of which at least one changes when the file is written to."""
     stat = os.fstat(file.fileno())
     return stat.st_dev, stat.st_ino, stat.st_size, stat.st_mtime_ns

@@ -1,12 +1,14 @@
-"""``shoal import``: an export written back into a store, in commits of bounded size.
+"""``shoal import``: writes an export into a store, in commits of bounded size.
 
-Nothing is written before all of the file has been checked, and before it is sure that the store holds nothing of any
-run in it. Then the records are committed in order, as many at a time as fit a bound. Others see a run while it comes.
+- First the whole file is checked, and that the store holds nothing of any run in it. Then the records are committed in
+  order, as many at a time as fit a bound. Other processes see a part of a run while it is imported.
+- An import of more than one commit may be cut short: SIGKILL, or a full store. So every commit but the last also writes
+  a key that belongs to no namespace, ``IMPORT_MARKER``, and the last one deletes it:
 
-An import of more than one commit may be cut short: its process is killed, or the store is full. So every commit but
-the last also writes a key that belongs to no namespace, ``import_marker``: [checksum of the file, records written,
-records in all]; the last one deletes it. Importing the same file again goes on after what was written. Another file is
-refused meanwhile, unless the import that was cut short is given up; what it wrote stays then.
+      value    msgpack [checksum of the file, number of records written, number of records in all]
+
+- Importing the same file again goes on behind what was written. Another file is refused until then, unless the import
+  that was cut short is given up; what it wrote stays.
 """
 
 from __future__ import annotations
@@ -30,12 +32,12 @@ from shoal.shm.errors import AlreadyExistsError, ConflictError, InvalidOperation
 from shoal.shm.limits import MIB, SINGLE_CALL_TIMEOUT_S
 from shoal.transfer import records
 from shoal.transfer.import_check import Contents, ExportFormatError, check, identity, read
-from shoal.transfer.records import Record
+from shoal.transfer.records import ExportRecord
 from shoal.workers.retry import retry_for
 
 # A namespace begins with a byte from 1 on.
 IMPORT_MARKER = b"\0import"
-# A commit ends with the record that reaches either. Others wait for a commit; this many records take some 10 ms.
+# A commit takes records up to either bound. Other processes wait for it: 500 records take some 10 ms.
 _COMMIT_RECORDS = 500
 _COMMIT_BYTES = 2 * MIB
 
@@ -50,7 +52,7 @@ class Marker(NamedTuple):
 
 @contextmanager
 def source(given: Path | BinaryIO) -> Iterator[BinaryIO]:
-    """What can be read twice: a regular file as it is, of anything else a copy in a file without a name."""
+    """A file that can be read twice: ``given`` if it is a regular file, else a copy in a file without a name."""
     with contextlib.ExitStack() as stack:
         file = stack.enter_context(given.open("rb")) if isinstance(given, Path) else given
         if isinstance(given, Path) and given.is_file():
@@ -63,11 +65,13 @@ def source(given: Path | BinaryIO) -> Iterator[BinaryIO]:
 
 
 def import_store(open_db: Callable[[], Database], file: BinaryIO, name: str, give_up: bool = False) -> Contents:
-    """Check ``file``, open the store, and write everything into it; what that was.
+    """Check ``file``, open the store, and write everything into it; return what the file holds.
 
-    ``give_up``: forget an import of another file that was cut short. Raises ``ExportFormatError`` for what is no
-    whole export, ``AlreadyExistsError`` if the store holds anything of a run in it, ``InvalidOperationError`` if
-    another import is not at its end; then nothing was written. ``StoreFullError`` may come in the middle.
+    ``name`` stands for the file in messages. ``give_up``: forget an import of another file that was cut short.
+
+    Raises ``ExportFormatError`` for what is no whole export, ``AlreadyExistsError`` if the store holds anything of a
+    run in it, and ``InvalidOperationError`` if another import has not ended; then nothing was written.
+    ``StoreFullError`` may come in the middle; importing the same file again goes on from there.
     """
     before = identity(file)
     contents = check(file, name)
@@ -77,13 +81,13 @@ def import_store(open_db: Callable[[], Database], file: BinaryIO, name: str, giv
 
 
 class _Import:
-    """The second pass: what was checked is written."""
+    """The second pass over a file that was checked: it writes."""
 
     def __init__(self, db: Database, contents: Contents, give_up: bool) -> None:
         self._db = db
         self._contents = contents
         found = db.engine.find(IMPORT_MARKER)
-        # What every commit must find; another process that imports at the same time is noticed so.
+        # The value that every commit must find: another process that imports at the same time changes it.
         self._expected = None if found is None else found.value
         marker = None if found is None else Marker(*codec.unpackb(found.value))
         self._written = 0
@@ -95,10 +99,10 @@ class _Import:
                 "import that file again to finish it, or use --give-up to leave what it wrote as it is"
             )
 
-    def run(self, checked: Iterator[tuple[Record, int]]) -> None:
-        """Write what has not been written yet."""
+    def run(self, checked: Iterator[tuple[ExportRecord, int]]) -> None:
+        """Write the records that are not written yet."""
         self._check_absence()
-        batch: list[Record] = []
+        batch: list[ExportRecord] = []
         size = 0
         for record, record_bytes in islice(checked, self._written, None):
             if batch and (len(batch) == _COMMIT_RECORDS or size + record_bytes > _COMMIT_BYTES):
@@ -110,7 +114,7 @@ class _Import:
             self._commit(batch)
 
     def _check_absence(self) -> None:
-        """Nothing of any run that is still to come may be there."""
+        """``AlreadyExistsError`` if the store holds anything of a run that is not written yet."""
         view = self._db.begin(read_only=True)
         try:
             for (namespace, run_id), first in self._contents.runs.items():
@@ -119,7 +123,7 @@ class _Import:
         finally:
             view.abandon()
 
-    def _commit(self, batch: list[Record]) -> None:
+    def _commit(self, batch: list[ExportRecord]) -> None:
         written = self._written + len(batch)
         marker: bytes | None = None
         if written < self._contents.records:
@@ -137,7 +141,7 @@ class _Import:
         self._written = written
         self._expected = marker
 
-    def _attempt(self, batch: list[Record], marker: bytes | None) -> None:
+    def _attempt(self, batch: list[ExportRecord], marker: bytes | None) -> None:
         transaction = self._db.begin()
         try:
             found = transaction.find(IMPORT_MARKER)
@@ -163,8 +167,8 @@ def _must_be_absent(engine: Engine, namespace: Namespace, run_id: str) -> None:
         raise AlreadyExistsError(f"run {run_id!r} exists in {where}; delete it there, or import into another store")
 
 
-def _unchanged(file: BinaryIO, name: str, before: tuple[int, ...]) -> Iterator[tuple[Record, int]]:
-    """The records once more, as long as the file is what was checked."""
+def _unchanged(file: BinaryIO, name: str, before: tuple[int, ...]) -> Iterator[tuple[ExportRecord, int]]:
+    """The records once more; ``ExportFormatError`` if the file has changed since it was checked."""
     try:
         for checked in read(file, name, Contents()):
             if identity(file) != before:

@@ -1,15 +1,16 @@
-r"""Values as lines of JSON and back, nothing lost: what ``export`` writes, ``import`` reads and listings show.
+r"""Values as lines of JSON and back, without loss: ``export`` writes them, ``import`` reads them, listings show them.
 
-JSON has None, bool, str, list, dict with str keys, and numbers. What it has not is an object with one key:
+JSON has None, bool, str, list, dict with str keys, and numbers. Every other value becomes an object with one key:
 
     {"$bytes": base64}                         bytes
     {"$datetime": ISO 8601 with the offset}    a datetime
-    {"$float": "nan", "inf" or "-inf"}         a float that is no number; a NaN of other bits as its 8 bytes in hex
+    {"$float": "nan", "inf" or "-inf"}         a float that is not finite; a NaN with other bits as its 8 bytes in hex
     {"$int": decimal}                          an integer beyond 2**53, which many readers of JSON would round
-    {"$text": base64 of its UTF-8}             text with a lone surrogate, encoded as if that were a character
+    {"$text": base64 of its UTF-8}             text with a lone surrogate, encoded with "surrogatepass"
 
-So that no dict looks like one of these, keys with ``$`` in front get another one, and a key with a lone surrogate is
-``$text:`` and base64. Lines are ASCII. Dicts keep their order, floats the shortest text that reads back as the same.
+A dict's key that begins with ``$`` gets another ``$`` in front, so that no dict looks like one of these objects. A key
+with a lone surrogate is ``$text:`` and base64. Lines are ASCII. Dicts keep their order; a float is the shortest text
+that reads back as the same float.
 
 >>> dump({"raw": b"x", "$price": float("inf"), "n": 2**60})
 b'{"raw":{"$bytes":"eA=="},"$$price":{"$float":"inf"},"n":{"$int":"1152921504606846976"}}\n'
@@ -30,10 +31,10 @@ from typing import Any
 from shoal.shm.codec import Value
 from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES, MAX_INTEGER, MAX_NESTING
 
-# A byte of a stored value is at most 7 characters of JSON: of the 2 of b"" that is {"$bytes":""} and a comma.
+# A byte of a stored value becomes at most 7 characters of JSON: b"" is stored in 2 bytes and is {"$bytes":""} here.
 LONGEST_LINE_BYTES = 8 * MAX_ENCODED_VALUE_BYTES
-# Of text that is not longer than a stored value nothing can come that is much larger; of a longer line it might.
-# Each item of a list or dict but the first has a comma before it, and takes a byte or more when stored.
+# A line longer than a stored value might decode to far more items than any value has. Each item of a list or dict but
+# the first has a comma before it, and takes a byte or more when stored: so commas are counted before decoding.
 _MOST_COMMAS = MAX_ENCODED_VALUE_BYTES
 
 _LARGEST_PLAIN_INT = 2**53
@@ -58,13 +59,13 @@ def dump_text(value: Value) -> str:
 
 
 def readable(value: Value) -> str:
-    """A storable value as JSON with its letters as they are, for a terminal; nothing in it moves the cursor."""
+    """A storable value as JSON for a terminal: letters as they are, no control character."""
     text = _write_letters(_to_json(value))
     return text if text.isprintable() else dump_text(value)
 
 
 def load(line: bytes) -> Value:
-    """The value of a line. ``ValueError`` for what is no JSON, or none that ``dump`` writes."""
+    """The value of a line. ``ValueError`` for what is no JSON, or JSON that ``dump`` never writes."""
     if len(line) > LONGEST_LINE_BYTES:
         raise ValueError(f"it is longer than the {LONGEST_LINE_BYTES:,} bytes of the longest possible")
     if len(line) > _MOST_COMMAS and line.count(b",") > _MOST_COMMAS:
@@ -122,7 +123,7 @@ def _not_finite(value: float) -> str:
 
 
 def _from_pairs(pairs: list[tuple[str, Any]]) -> Any:
-    """What a JSON object says; what is in it has been turned into values already."""
+    """The value of a JSON object whose items are values already."""
     if len(pairs) == 1:
         ((key, item),) = pairs
         if key[:1] == "$" and key in _TAGS:

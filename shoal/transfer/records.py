@@ -1,4 +1,4 @@
-"""What an export consists of: records, as the fields of a JSON object, and what writes each one back.
+"""The records of an export: their form as JSON objects, how they are read from a store and written back.
 
     line 1      {"shoal_export":1}                  the format
     record      {"kind":KIND,"run_id":ID, ...}      one line each; "namespace":[tenant,app,agent] if not the default one
@@ -11,9 +11,10 @@
     state       name version updated_at value            without value: deleted, its version stays used up
     trace       id parent_id type fields timestamp tags metadata
 
-Moments are integer ms since the epoch (UTC); values are written as ``json_lines`` has it. Order: by namespace; in one
-first all records of kind run, then run by run its keys, events, cells and traces. Keys and cells are sorted, events in
-sequence from 0, a trace comes after its parent. Nothing else is in it: the same content gives the same bytes.
+Times are integer ms since the epoch (UTC); values are written as ``json_lines`` says. Order: by namespace; in each
+namespace first all records of kind run, then run by run its keys, events, cells and traces. Keys and cells are sorted,
+events are in sequence from 0, and a trace comes after its parent. Nothing else is in an export, so the same contents
+give the same bytes.
 """
 
 from __future__ import annotations
@@ -45,7 +46,7 @@ FORMAT = 1
 HEADER = {"shoal_export": FORMAT}
 END = "end"
 
-# A generous bound of what a record takes in a commit beside its keys' texts and its values.
+# A bound of a record's size in a commit beside the texts of its keys and its values.
 _RECORD_BYTES = 256
 _LATEST_MS = 2**63 - 1
 
@@ -53,13 +54,13 @@ Fields = dict[str, Any]
 
 
 class Cell(NamedTuple):
-    """A cell by its name."""
+    """A cell with its name."""
 
     name: str
     record: CellRecord
 
 
-class Record(NamedTuple):
+class ExportRecord(NamedTuple):
     """One line of an export. ``item``: a RunMetadata, Pair, Event, Cell or Trace, as ``kind`` says."""
 
     kind: str
@@ -68,25 +69,25 @@ class Record(NamedTuple):
     item: Any
 
 
-class Kind(NamedTuple):
-    """What there is to know of a kind of record. ``make`` and ``size`` refuse with what the primitives refuse with."""
+class RecordKind(NamedTuple):
+    """How to handle a kind of record. ``make`` and ``size`` raise what the primitives raise."""
 
-    show: Callable[[Any], Fields]
-    make: Callable[[str, Fields], Any]
-    size: Callable[[bytes, Any], int]  # of its writes in a commit, in bytes, at most; after a whole check
+    show: Callable[[Any], Fields]  # item -> fields of the JSON object
+    make: Callable[[str, Fields], Any]  # run id, fields -> item
+    size: Callable[[bytes, Any], int]  # run's prefix, item -> bound of its bytes in a commit; checks the whole item
 
 
-def read_all(engine: Engine) -> Iterator[Record]:
-    """Every record ``engine`` shows, in the order of an export. ``CorruptionError`` for a broken chain of events."""
+def read_all(engine: Engine) -> Iterator[ExportRecord]:
+    """Every record that ``engine`` shows, in the order of an export; ``CorruptionError`` for a broken event log."""
     for namespace in namespaces(engine):
         for run in RunsView(engine, namespace).query_runs(RunQuery(include_archived=True)):
-            yield Record("run", namespace, run.run_id, run)
+            yield ExportRecord("run", namespace, run.run_id, run)
         for run_id, source in runs_held(engine, namespace):
             for kind, item in _contents(source, namespace, run_id):
-                yield Record(kind, namespace, run_id, item)
+                yield ExportRecord(kind, namespace, run_id, item)
 
 
-def to_fields(record: Record) -> Fields:
+def to_fields(record: ExportRecord) -> Fields:
     """The JSON object of a record."""
     fields: Fields = {"kind": record.kind}
     if record.namespace != _DEFAULT_NAMESPACE:
@@ -94,8 +95,8 @@ def to_fields(record: Record) -> Fields:
     return fields | {"run_id": record.run_id} | KINDS[record.kind].show(record.item)
 
 
-def from_fields(fields: Any) -> Record:
-    """The record of a JSON object; ``TypeError``, ``ValueError`` or ``ShoalError`` for what is none."""
+def from_fields(fields: Any) -> ExportRecord:
+    """The record of a JSON object; ``TypeError``, ``ValueError`` or ``ShoalError`` for what is no record."""
     if not isinstance(fields, dict):
         raise TypeError(f"it is a {type(fields).__name__}, not an object")
     rest = dict(fields)
@@ -105,16 +106,16 @@ def from_fields(fields: Any) -> Record:
     namespace = _namespace(rest.pop("namespace")) if "namespace" in rest else _DEFAULT_NAMESPACE
     run_id = rest.pop("run_id", None)
     namespace.run_prefix(run_id)
-    return Record(kind, namespace, run_id, KINDS[kind].make(run_id, rest))
+    return ExportRecord(kind, namespace, run_id, KINDS[kind].make(run_id, rest))
 
 
-def size_of(record: Record) -> int:
-    """What a record takes in a commit, in bytes, at most. Checks it wholly, as the primitives do before they write."""
+def size_of(record: ExportRecord) -> int:
+    """A bound of the record's size in a commit, in bytes. Checks all of it, as the primitives do before they write."""
     return KINDS[record.kind].size(record.namespace.run_prefix(record.run_id), record.item)
 
 
-def restore(engine: Engine, record: Record) -> None:
-    """Write a record, indices and all, by the primitives' own means; refused if what it names is there."""
+def restore(engine: Engine, record: ExportRecord) -> None:
+    """Write a record with its indices through the primitives; ``AlreadyExistsError`` if what it names is there."""
     kind, namespace, run_id, item = record
     if kind == "run":
         RunsView(engine, namespace).restore_run(item)
@@ -236,13 +237,13 @@ def _size_cell(prefix: bytes, cell: Cell) -> int:
 
 
 def show_trace(trace: Trace) -> Fields:
-    """The fields of a trace; what it says is ``fields`` among them."""
-    said = trace.trace_type
-    fields = {name: getattr(said, name) for name in type(said).__dataclass_fields__}  # type: ignore[attr-defined]
+    """The fields of a trace; its type's own attributes are in ``fields``."""
+    trace_type = trace.trace_type
+    fields = {name: getattr(trace_type, name) for name in type(trace_type).__dataclass_fields__}  # type: ignore[attr-defined]
     return {
         "id": trace.id,
         "parent_id": trace.parent_id,
-        "type": type(said).__name__,
+        "type": type(trace_type).__name__,
         "fields": fields,
         "timestamp": trace.timestamp,
         "tags": trace.tags,
@@ -254,17 +255,17 @@ def _make_trace(run_id: str, fields: Fields) -> Trace:
     _check_names("trace", fields, _TRACE_NAMES)
     _check_whole("timestamp", fields["timestamp"], 0)
     _check_tags(fields["tags"])
-    kind, said = fields["type"], fields["fields"]
+    kind, attributes = fields["type"], fields["fields"]
     if not isinstance(kind, str) or kind not in TRACE_KINDS:
         raise ValueError(f"type of the trace is {kind!r:.100}; it is one of {', '.join(TRACE_KINDS)}")
     names = tuple(TRACE_KINDS[kind].__dataclass_fields__)  # type: ignore[attr-defined]
-    if not isinstance(said, dict):
-        raise TypeError(f"fields of the trace has type {type(said).__name__}; it is an object")
-    _check_names(kind, said, names)
-    trace_type = TRACE_KINDS[kind](**said)
+    if not isinstance(attributes, dict):
+        raise TypeError(f"fields of the trace has type {type(attributes).__name__}; it is an object")
+    _check_names(kind, attributes, names)
+    trace_type = TRACE_KINDS[kind](**attributes)
     encode_text("id", fields["id"])
-    moment, tags, metadata = fields["timestamp"], fields["tags"], fields["metadata"]
-    return Trace(fields["id"], fields["parent_id"], trace_type, moment, tags, metadata)
+    timestamp, tags, metadata = fields["timestamp"], fields["tags"], fields["metadata"]
+    return Trace(fields["id"], fields["parent_id"], trace_type, timestamp, tags, metadata)
 
 
 def _size_trace(prefix: bytes, trace: Trace) -> int:
@@ -274,7 +275,7 @@ def _size_trace(prefix: bytes, trace: Trace) -> int:
     return _RECORD_BYTES * len(writes) + sum(map(len, writes))
 
 
-# --- what they share ------------------------------------------------------------------------------------------------
+# --- shared by all kinds --------------------------------------------------------------------------------------------
 
 
 def _namespace(parts: object) -> Namespace:
@@ -283,7 +284,7 @@ def _namespace(parts: object) -> Namespace:
     return _known_namespace(*parts)
 
 
-# The same object for the same namespace: it remembers the prefixes of its runs.
+# The same object for the same namespace, because a Namespace caches the prefixes of its runs.
 _known_namespace = functools.lru_cache(maxsize=16)(Namespace)
 
 
@@ -291,8 +292,8 @@ def _check_names(kind: str, fields: Fields, names: tuple[str, ...]) -> None:
     missing = [name for name in names if name not in fields]
     unknown = [name for name in fields if name not in names]
     if missing or unknown:
-        told = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(map(repr, unknown[:5]))!s:.200}"
-        raise ValueError(f"a record of kind {kind} {told}; its fields are {', '.join(names)}")
+        problem = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(map(repr, unknown[:5]))!s:.200}"
+        raise ValueError(f"a record of kind {kind} {problem}; its fields are {', '.join(names)}")
 
 
 def _check_whole(name: str, value: object, least: int) -> None:
@@ -315,9 +316,9 @@ _STATE_NAMES = ("name", "version", "updated_at", "value")
 _TRACE_NAMES = ("id", "parent_id", "type", "fields", "timestamp", "tags", "metadata")
 
 KINDS = {
-    "run": Kind(_show_run, _make_run, _size_run),
-    "kv": Kind(_show_pair, _make_pair, _size_pair),
-    "event": Kind(_show_event, _make_event, _size_event),
-    "state": Kind(_show_cell, _make_cell, _size_cell),
-    "trace": Kind(show_trace, _make_trace, _size_trace),
+    "run": RecordKind(_show_run, _make_run, _size_run),
+    "kv": RecordKind(_show_pair, _make_pair, _size_pair),
+    "event": RecordKind(_show_event, _make_event, _size_event),
+    "state": RecordKind(_show_cell, _make_cell, _size_cell),
+    "trace": RecordKind(show_trace, _make_trace, _size_trace),
 }

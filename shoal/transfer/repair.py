@@ -1,12 +1,12 @@
-"""``shoal repair``: what can be read of a damaged store at rest, as a new store, and a list of what was lost.
+"""``shoal repair``: saves what can be read of a damaged store at rest to a new store, and lists what was lost.
 
-By default the new store is the old one as it was at one version: the newest up to which no commit is missing. With
-``take_all`` it also gets every later commit that can be read, and of a checkpoint that is not whole its readable
-blocks: no such state ever existed. Either way its next commit gets a version that the old store never gave, as far as
-its files tell.
-
-The old store is only read. The new one is made under another name beside it and renamed when it is whole and on disk,
-so a kill leaves no store of that name.
+- By default the new store is the old one as it was at one version: the newest up to which no commit is missing. With
+  ``take_all`` it also holds every later commit that can be read, and the readable blocks of a damaged checkpoint: a
+  state that never existed. In both cases its next commit gets a version that the old store never gave, as far as its
+  files tell.
+- The old store is only read, under a lock that keeps coordinators out.
+- The new store is made under another name beside its final one, and renamed when it is whole and on disk. So SIGKILL
+  leaves no store of the final name, at most a directory ``.NEW.*.repair``.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Progress = Callable[[int], object]
 
 
 class Repair:
-    """One salvage. ``report`` says all of it, line by line; ``keys`` is None if there was nothing to repair."""
+    """One repair. ``report`` has its lines for the user; ``keys`` is the number saved, None if nothing is damaged."""
 
     def __init__(self, old: Path, new: Path, take_all: bool, max_bytes: int | None, progress: Progress) -> None:
         store_files.check_max_bytes(max_bytes)
@@ -61,7 +61,7 @@ class Repair:
 
     @property
     def version(self) -> int:
-        """The newest version the old store is known to have had."""
+        """The newest version that the old store is known to have had."""
         return self._survey.newest
 
     def _salvage(self, max_bytes: int | None, progress: Progress) -> None:
@@ -92,7 +92,7 @@ class Repair:
             meta = StoreMeta(durability, size, store_id, checkpoint_version=survey.newest)
             store_files.write_meta(made, meta)
             _read_back(made, survey.newest)
-            os.rename(made, self._new)  # onto nothing, or an empty directory
+            os.rename(made, self._new)  # to a free name, or in the place of an empty directory
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)
             raise
@@ -108,7 +108,7 @@ class Repair:
         return "no state that ever was can be read, but --all saves what can"
 
     def _lines(self, reader: Reader, prefix: int) -> Iterator[str]:
-        """What was found, what was taken and what was lost."""
+        """The lines of the report: what is damaged, what was lost and what was saved."""
         survey, newest = self._survey, self._survey.newest
         yield f"{self._old} is damaged in {_count(len(survey.findings), 'place')}:"
         yield from (f"  {finding}" for finding in survey.findings)
@@ -177,7 +177,7 @@ class Repair:
 
 
 def fill(writer: Writer, reclaimer: Reclaimer, survey: Survey, take_all: bool, progress: Progress) -> None:
-    """Put what is to be saved into an empty segment, and publish it at the newest version the store had."""
+    """Put what is to be saved into an empty segment, and publish it at the newest version that the store had."""
 
     def replay(versions: list[int]) -> None:
         commits = map(survey.log.commit, versions)
@@ -204,7 +204,7 @@ def fill(writer: Writer, reclaimer: Reclaimer, survey: Survey, take_all: bool, p
 
 
 def summary(report: list[str]) -> Iterator[str]:
-    """The lines of a report with no more than some of every list of keys."""
+    """The lines of a report, of each list of keys only the first."""
     listed = 0
     for line in report:
         listed = listed + 1 if line.startswith("    ") else 0
@@ -222,14 +222,14 @@ def _check_free(old: Path, new: Path) -> None:
 
 
 def _lacks(writer: Writer, entry: checkpoint.Entry) -> bool:
-    """Whether a key of a checkpoint is newer than what there is of it."""
+    """Whether the segment lacks the entry of a checkpoint, or holds an older version of its key."""
     node = writer.hash_index.find(entry.key)
     words = writer.segment.words
     return not node or words[words[node]] < entry.version
 
 
 def _read_back(directory: Path, version: int) -> None:
-    """Raise unless what the next coordinator will read is whole."""
+    """``CorruptionError`` unless the checkpoint that the next coordinator will read is whole."""
     name = checkpoint.file_name(version)
     for _ in checkpoint.CheckpointReader(DiskStorage(directory), name).entries():
         pass
@@ -246,12 +246,12 @@ def _write_report(path: Path, lines: list[str]) -> None:
 def _listed(keys: set[bytes], what: str) -> Iterator[str]:
     if keys:
         yield what
-        names = Counter(map(_named, sorted(keys)))  # many keys may be one thing to a user: a run's events, say
+        names = Counter(map(_named, sorted(keys)))  # to a user many keys are one thing: a run's events, for example
         yield from (f"    {name}{f' ({times:,} keys)' if times > 1 else ''}" for name, times in names.items())
 
 
 def _named(key: bytes) -> str:
-    """An engine key as a user knows it: its run, the kind of thing, and its name."""
+    """An engine key as the user knows it: its run, its kind and its name."""
     if key[:1] == b"\0":
         return f"shoal's own {key!r}"
     parts = []

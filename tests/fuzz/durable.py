@@ -19,15 +19,16 @@ from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.recovery.recover import recover
 from shoal.shm import codec, limits
 from shoal.shm.errors import ConfigurationError, CorruptionError, StoreFullError
-from shoal.shm.files import checkpoint, store_files
-from shoal.shm.files.store_files import EpochWord, StoreMeta
+from shoal.shm.files import checkpoint, epoch_file, store_files
+from shoal.shm.files.epoch_file import EpochWord
+from shoal.shm.files.store_files import StoreMeta
+from shoal.shm.memory.layout import EPOCH_BITS
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.segment import Segment
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire import request as wire_request
-from tests.damaged import MemoryStorage
-
-from .target import encoded, part, parts_of, script, target, word
+from tests.fuzz.target import encoded, part, parts_of, script, target, word
+from tests.support.stores.damaged import MemoryStorage
 
 _SCRATCH = Path(tempfile.gettempdir()) / f"shoal-fuzz-{os.getuid()}-{os.getpid()}"
 _CHECKPOINT_BLOCK = struct.Struct("<QIIQ")
@@ -184,7 +185,7 @@ def _epoch_seeds() -> list[bytes]:
 def epoch(data: bytes) -> None:
     """The epoch file has a generation the next coordinator can raise, or is CorruptionError, on either side."""
     _SCRATCH.mkdir(exist_ok=True)
-    path = _SCRATCH / store_files.EPOCH_FILE
+    path = _SCRATCH / epoch_file.EPOCH_FILE
     path.write_bytes(data)
     with contextlib.suppress(CorruptionError):
         assert EpochWord(_SCRATCH, writable=False).generation >= 0
@@ -192,6 +193,6 @@ def epoch(data: bytes) -> None:
         word_ = EpochWord(_SCRATCH, writable=True)
     except CorruptionError:
         return
-    word_.words[0] = word_.generation + 1 << store_files.EPOCH_BITS  # as a coordinator does when it begins to serve
+    word_.words[0] = word_.generation + 1 << EPOCH_BITS  # as a coordinator does when it begins to serve
     word_.words[0] += 1
     assert EpochWord(_SCRATCH, writable=False).generation == word_.generation

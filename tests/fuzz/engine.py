@@ -35,10 +35,9 @@ from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.answer import COMMITTED, CONFLICT, REFUSED
 from shoal.shm.wire.frames import LENGTH_BYTES, FrameError
 from shoal.shm.wire.request import CommitSet
-from tests.damaged import MemoryStorage
-
-from .pipes import request_bytes
-from .target import part, parts_of, script, target
+from tests.fuzz.pipes import request_bytes
+from tests.fuzz.target import part, parts_of, script, target
+from tests.support.stores.damaged import MemoryStorage
 
 VICTIM, HOSTILE = 7, 8
 MOST_REQUESTS = 12

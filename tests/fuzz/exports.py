@@ -14,10 +14,9 @@ from shoal.primitives.views.events import EventView
 from shoal.shm.errors import ShoalError
 from shoal.transfer import json_lines, records
 from shoal.transfer.import_check import Contents, ExportFormatError, read
-from tests.full_store import NASTY, VALUES, sealed
-
-from .stored import NAMESPACE, DictEngine
-from .target import encoded, parts_of, script, target
+from tests.fuzz.stored import NAMESPACE, DictEngine
+from tests.fuzz.target import encoded, parts_of, script, target
+from tests.support.stores.full_store import NASTY, VALUES, sealed
 
 
 def _lines() -> list[bytes]:

@@ -16,9 +16,8 @@ from shoal.shm.wire import handshake, wire_errors
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.frames import LENGTH_BYTES, MAX_FRAME_BYTES, FrameBuffer, FrameError, frame
 from shoal.shm.wire.request import CommitSet
-from shoal.workers.shared_memory.connection import Connection
-
-from .target import encoded, part, parts_of, script, target, word
+from shoal.workers.shared_memory.connection import StoreConnection
+from tests.fuzz.target import encoded, part, parts_of, script, target, word
 
 _LENGTH = struct.Struct("<I")
 
@@ -215,7 +214,7 @@ def _answer_seeds() -> list[bytes]:
     ]
 
 
-class _Answered(Connection):
+class _Answered(StoreConnection):
     """A connection that is answered without being asked: what follows is the client's own code."""
 
     def __init__(self, message: bytes) -> None:

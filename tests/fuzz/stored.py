@@ -21,8 +21,7 @@ from shoal.shm import codec
 from shoal.shm.errors import ShoalError
 from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.operation import VersionedValue
-
-from .target import encoded, part, parts_of, script, target
+from tests.fuzz.target import encoded, part, parts_of, script, target
 
 NAMESPACE = Namespace()
 RUN = NAMESPACE.run_prefix("r")

@@ -23,9 +23,8 @@ from typing import Any
 
 from tqdm import tqdm
 
-from tests.soak.audit import KINDS
-
-from .rounds import Killing, Round
+from tests.kills.rounds import Killing, Round
+from tests.soak.auditing.audit import KINDS
 
 KILLS_IN_A_ROUND = {"coordinators": 50, "workers": 250}
 DURABILITIES = ("buffered", "strict")

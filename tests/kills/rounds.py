@@ -16,13 +16,21 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import filelock  # noqa: F401 (imported here, the workers that start coordinators need not import it each)
-from crash_workers import descriptors, kill, processes_of, shoal_mappings, strangers, wait_for, wait_until_left
 
 import shoal
 from tests.soak import ledger, samples
-from tests.soak.audit import LEFT_BEHIND, WRONG, Breach, audit, prepare
+from tests.soak.auditing.audit import LEFT_BEHIND, WRONG, Breach, audit, prepare
 from tests.soak.ledger import Slots
-from tests.soak.operations import LINGER_S, TIMEOUT_S, WRITING_MIX, start_worker
+from tests.soak.workload.operations import LINGER_S, TIMEOUT_S, WRITING_MIX, start_worker
+from tests.support.crash_workers import (
+    descriptors,
+    kill,
+    processes_of,
+    shoal_mappings,
+    strangers,
+    wait_for,
+    wait_until_left,
+)
 
 WORKERS = 3
 PAUSE_S = 0.001

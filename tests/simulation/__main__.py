@@ -10,12 +10,11 @@ import sys
 import time
 from collections import Counter
 
-import plants
-
-from . import plan as plans
-from .batches import batches, catches
-from .run import Verdict, run_plan, run_seed
-from .shrink import shrink, size
+from tests import mutants
+from tests.simulation import plan as plans
+from tests.simulation.batches import batches, catches
+from tests.simulation.run import Verdict, run_plan, run_seed
+from tests.simulation.shrink import shrink, size
 
 _SAY_EVERY_S = 10.0
 
@@ -27,25 +26,25 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1000, help="how many")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--plant", choices=sorted(plants.PLANTS), help="with this bug planted")
-    parser.add_argument("--plants", action="store_true", help="every planted bug, and the seed that catches it")
+    parser.add_argument("--mutant", "--plant", choices=sorted(mutants.MUTANTS), help="with this mutant")
+    parser.add_argument("--mutants", "--plants", action="store_true", help="every mutant, and the seed that catches it")
     parser.add_argument("--verbose", action="store_true", help="print the history of --seed")
     parser.add_argument("--no-shrink", action="store_true")
     options = parser.parse_args()
-    if options.plants:
-        return _all_plants(options.seeds, options.processes)
+    if options.mutants:
+        return _all_mutants(options.seeds, options.processes)
     if options.seed is not None:
-        return _one(options.seed, options.plant, options.verbose, not options.no_shrink)
+        return _one(options.seed, options.mutant, options.verbose, not options.no_shrink)
     return _many(options)
 
 
-def _one(seed: int, plant: str | None, verbose: bool, shrinks: bool) -> int:
-    verdict = run_seed(seed, plant, verbose)
+def _one(seed: int, mutant: str | None, verbose: bool, shrinks: bool) -> int:
+    verdict = run_seed(seed, mutant, verbose)
     if verdict.problems and shrinks:
         oracle = verdict.problems[0][0]
-        smaller = shrink(plans.draw(seed), lambda plan: any(o == oracle for o, _ in run_plan(plan, plant).problems))
+        smaller = shrink(plans.draw(seed), lambda plan: any(o == oracle for o, _ in run_plan(plan, mutant).problems))
         print(f"seed {seed} shrunk from {size(plans.draw(seed))} to {size(smaller)}")
-        verdict = run_plan(smaller, plant, verbose)
+        verdict = run_plan(smaller, mutant, verbose)
     for line in verdict.trace:
         print(line)
     _print(verdict)
@@ -61,15 +60,15 @@ def _print(verdict: Verdict) -> None:
 def _many(options: argparse.Namespace) -> int:
     done, totals, failed = 0, Counter[str](), 0
     begun_s = said_s = time.monotonic()
-    for result in batches(options.first, options.seeds, options.plant, options.processes):
+    for result in batches(options.first, options.seeds, options.mutant, options.processes):
         done += result.seeds
         totals.update(result.totals)
         failed += len(result.failing)
         for seed, problems in result.failing:
             oracle, text = problems[0]
-            plant = f" --plant {options.plant}" if options.plant else ""
+            mutant = f" --mutant {options.mutant}" if options.mutant else ""
             print(f"seed {seed} fails: {oracle}: {text:.300}")
-            print(f"  python -m tests.simulation --seed {seed} --verbose{plant}", flush=True)
+            print(f"  python -m tests.simulation --seed {seed} --verbose{mutant}", flush=True)
         now_s = time.monotonic()
         if now_s - said_s >= _SAY_EVERY_S or done == options.seeds:
             said_s = now_s
@@ -79,16 +78,16 @@ def _many(options: argparse.Namespace) -> int:
     return 1 if failed else 0
 
 
-def _all_plants(most_seeds: int, processes: int) -> int:
+def _all_mutants(most_seeds: int, processes: int) -> int:
     missed = []
-    print("| plant | in | what it breaks | caught by seed | oracle |\n|---|---|---|---|---|")
-    names = sorted(plants.PLANTS, key=lambda name: plants.PLANTS[name].area)
+    print("| mutant | in | what it breaks | caught by seed | oracle |\n|---|---|---|---|---|")
+    names = mutants.in_commits()
     for found in catches(names, most_seeds, processes):
-        plant = plants.PLANTS[found.plant]
+        mutant = mutants.MUTANTS[found.mutant]
         caught = "" if found.seed is None else str(found.seed)
-        print(f"| `{plant.name}` | {plant.area} | {plant.breaks} | {caught} | {found.oracle} |", flush=True)
+        print(f"| `{mutant.name}` | {mutant.area} | {mutant.breaks} | {caught} | {found.oracle} |", flush=True)
         if found.seed is None:
-            missed.append(plant.name)
+            missed.append(mutant.name)
     print(
         f"\n{len(names) - len(missed)} of {len(names)} caught; missed: {', '.join(missed) or 'none'}", file=sys.stderr
     )

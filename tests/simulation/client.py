@@ -5,16 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from acknowledged import ToldEvent
-from history import Step
-from list_append import Operation as ListOperation
-
 import shoal
 from shoal.shm.errors import CASConflictError, ConflictError, CoordinatorLostError, SnapshotExpiredError, StoreFullError
-
-from .machine import World
-from .plan import Operation
-from .scheduler import Killed
+from tests.simulation.plan import Operation
+from tests.simulation.world.machine import World
+from tests.simulation.world.scheduler import Killed
+from tests.support.histories.acknowledged import ToldEvent
+from tests.support.histories.history import Step
+from tests.support.histories.list_append import Operation as ListOperation
 
 RUN = "run"
 LINGER_S = 0.1

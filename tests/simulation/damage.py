@@ -14,9 +14,8 @@ from shoal.shm import limits
 from shoal.shm.errors import CorruptionError
 from shoal.shm.files import checkpoint
 from shoal.shm.memory.segment import Segment
-
-from .disk import Disk, SimulatedStorage
-from .truth import Problem
+from tests.simulation.truth import Problem
+from tests.simulation.world.disk import Disk, SimulatedStorage
 
 
 def flip_a_bit(disk: Disk, rng: random.Random) -> list[Problem]:

@@ -5,17 +5,15 @@ from __future__ import annotations
 from collections import defaultdict
 from typing import Any, NamedTuple
 
-from acknowledged import Told, broken_chain, not_exactly_once
-from history import Event, violations
-from list_append import ListTransaction, anomalies
-
 import shoal
 from shoal.coordinator.log.format import COORDINATOR, LogRecord, decode_decided
 from shoal.coordinator.log.reader import PlacedRecord, read_commit
 from shoal.shm.codec import unpackb
-
-from .client import Attempt
-from .truth import Problem, Truth
+from tests.simulation.client import Attempt
+from tests.simulation.truth import Problem, Truth
+from tests.support.histories.acknowledged import Told, broken_chain, not_exactly_once
+from tests.support.histories.history import Event, violations
+from tests.support.histories.list_append import ListTransaction, anomalies
 
 
 class Moments(NamedTuple):

@@ -8,24 +8,22 @@ import hashlib
 from dataclasses import replace
 from typing import Any, NamedTuple
 
-import plants
-from list_append import Operation
-
 import shoal
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.server import coordinator
 from shoal.shm.wire.request import CommitSet
-
-from . import plan as plans
-from .client import LINGER_S, RUN, TIMEOUT_S, Attempt, Client
-from .damage import flip_a_bit
-from .installing import under
-from .machine import World
-from .oracles import Moments, judge
-from .plan import Fault, Phase, Plan
-from .scheduler import StuckError
-from .truth import Problem, Truth
+from tests import mutants
+from tests.simulation import plan as plans
+from tests.simulation.client import LINGER_S, RUN, TIMEOUT_S, Attempt, Client
+from tests.simulation.damage import flip_a_bit
+from tests.simulation.oracles import Moments, judge
+from tests.simulation.plan import Fault, Phase, Plan
+from tests.simulation.truth import Problem, Truth
+from tests.simulation.world.installing import under
+from tests.simulation.world.machine import World
+from tests.simulation.world.scheduler import StuckError
+from tests.support.histories.list_append import Operation
 
 _STOPPED_S = 0.05
 _FULL_S = 0.02
@@ -45,17 +43,17 @@ class Verdict(NamedTuple):
     counts: dict[str, int]
 
 
-def run_seed(seed: int, plant: str | None = None, verbose: bool = False) -> Verdict:
-    """The history of a seed, with a planted bug or none."""
-    return run_plan(plans.draw(seed), plant, verbose)
+def run_seed(seed: int, mutant: str | None = None, verbose: bool = False) -> Verdict:
+    """The history of a seed, with a mutant or none."""
+    return run_plan(plans.draw(seed), mutant, verbose)
 
 
-def run_plan(plan: Plan, plant: str | None = None, verbose: bool = False) -> Verdict:
+def run_plan(plan: Plan, mutant: str | None = None, verbose: bool = False) -> Verdict:
     """A history and its verdict."""
     run = _Run(plan, verbose)
     gc.disable()  # what the collector drops, and when, would be part of the history
     try:
-        with under(run.world), run.patched(), plants.planted_here(plant):
+        with under(run.world), run.patched(), mutants.mutated(mutant):
             return run.verdict()
     finally:
         gc.enable()
@@ -79,7 +77,7 @@ class _Run:
     @contextlib.contextmanager
     def patched(self) -> Any:
         """Watch recoveries, and if planned so, leave little room for history."""
-        patch, world, truth = plants.Patch(), self.world, self._truth
+        patch, world, truth = mutants.Patch(), self.world, self._truth
 
         def recover_watched(storage: Any, writer: Any, reclaimer: Any, *arguments: Any) -> Any:
             truth.begin_recovery()

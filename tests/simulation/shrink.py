@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 
-from .plan import Phase, Plan
+from tests.simulation.plan import Phase, Plan
 
 _MOST_TRIES = 300
 

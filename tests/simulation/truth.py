@@ -10,8 +10,7 @@ from collections.abc import Iterator
 
 from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.log.format import FILE_HEAD_BYTES, LogRecord, file_number
-
-from .disk import Disk
+from tests.simulation.world.disk import Disk
 
 Problem = tuple[str, str]
 

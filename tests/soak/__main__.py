@@ -10,8 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from .plan import Plan
-from .soak import Soak
+from tests.soak.plan import Plan
+from tests.soak.soak import Soak
 
 # The coordinators are started by the hundred: half of what each costs would be compiling it anew.
 os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
@@ -27,7 +27,7 @@ def main() -> int:
     )
     parser.add_argument("--workers", type=int, default=3, help="of each of the two stores")
     parser.add_argument("--window", type=float, default=8.0, help="seconds after which what was done is audited")
-    parser.add_argument("--plant", help="a fault of tests/sabotage.py or leaks.py, to see that it is noticed")
+    parser.add_argument("--mutant", "--plant", help="a mutant or condition, to see that it is noticed")
     options = parser.parse_args()
     directory = options.directory or Path(tempfile.mkdtemp(prefix="shoal-soak-"))
     seed = random.SystemRandom().randrange(1 << 32) if options.seed is None else options.seed
@@ -38,7 +38,7 @@ def main() -> int:
         seed,
         options.workers,
         options.window,
-        plant=options.plant,
+        mutant=options.mutant,
         progress=True,
     )
     signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))  # in order: nobody stays behind

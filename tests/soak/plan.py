@@ -18,7 +18,7 @@ class Plan(NamedTuple):
     window_s: float = 8.0
     sample_every_s: float = 5.0
     pause_s: float = 0.001
-    plant: str | None = None  # a fault, to see that it is noticed
+    mutant: str | None = None  # a fault, to see that it is noticed
     progress: bool = False
 
     @property

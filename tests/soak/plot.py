@@ -6,7 +6,7 @@ import itertools
 from pathlib import Path
 from typing import Any
 
-from .samples import latest
+from tests.soak.samples import latest
 
 MIB = 1024 * 1024
 

@@ -9,33 +9,25 @@ import os
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, Any
 
 import filelock  # noqa: F401 (a coordinator is started with it: imported here, its forks need not import it each)
-import sabotage
-from crash_workers import descriptors, processes_of, shoal_mappings, strangers, wait_for, wait_until_left
 from tqdm import tqdm
 
 import shoal
-
-from . import leaks
-from .audit import LEFT_BEHIND, UNSOUND, WRONG
-from .operations import TIMEOUT_S
-from .plan import DURABILITIES, Plan, troubles
-from .plot import plot
-from .samples import process_sample
-from .subject import Subject
-from .verdict import breaches, findings, summary
+from tests.mutants.coordinator import mutated_coordinators
+from tests.soak.auditing.audit import LEFT_BEHIND, UNSOUND, WRONG
+from tests.soak.plan import DURABILITIES, Plan, troubles
+from tests.soak.plot import plot
+from tests.soak.samples import process_sample
+from tests.soak.verdict import breaches, findings, summary
+from tests.soak.workload.operations import TIMEOUT_S
+from tests.soak.workload.subject import Subject
+from tests.support.crash_workers import descriptors, processes_of, shoal_mappings, strangers, wait_for, wait_until_left
 
 _TICK_S = 0.02
 _LATEST_S = 30.0  # a short run is so much longer at most, until it had its share of every trouble
-
-
-def planted(plant: str | None) -> AbstractContextManager[None]:
-    """Coordinators with a fault, of the kind that loses or of the kind that leaks."""
-    return leaks.planted(plant) if plant in leaks.PLANTS else sabotage.planted(plant)
 
 
 class Soak:
@@ -52,7 +44,7 @@ class Soak:
         plan.directory.mkdir(parents=True, exist_ok=True)
         if any(plan.directory.iterdir()):
             raise FileExistsError(f"{plan.directory} is not empty; give a new directory")
-        with _own_temporary_directory(plan.directory / "tmp") as temporary, planted(plan.plant):
+        with _own_temporary_directory(plan.directory / "tmp") as temporary, mutated_coordinators(plan.mutant):
             gc.collect()
             before, mapped = descriptors(), shoal_mappings()
             self._subjects += [Subject(plan, durability) for durability in DURABILITIES]

@@ -10,8 +10,8 @@ import statistics
 from collections import Counter
 from typing import Any, NamedTuple
 
-from .audit import KINDS
-from .samples import latest
+from tests.soak.auditing.audit import KINDS
+from tests.soak.samples import latest
 
 MIB = 1024 * 1024
 SHORTEST_S = 120.0

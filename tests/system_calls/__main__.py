@@ -12,7 +12,7 @@ import time
 from collections import defaultdict
 from pathlib import Path
 
-from tests import plants
+from tests import mutants
 from tests.system_calls import processes, runner, short_calls
 from tests.system_calls.faults import SHORT, Case, cases
 from tests.system_calls.runner import Outcome
@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--number", type=int, action="append", help="only the n-th call")
     parser.add_argument("--every", type=int, default=1, help="only every n-th case")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--plant", choices=sorted(plants.PLANTS), help="with this fault in shoal")
+    parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="with this fault in shoal")
     parser.add_argument("--list", action="store_true", help="only say which calls there are")
     parser.add_argument("--verbose", action="store_true", help="a line for each case")
     options = parser.parse_args()
@@ -39,7 +39,7 @@ def main() -> int:
     if refusal:
         print(f"short calls are not tried: {refusal}")
     processes.adopt_orphans()
-    with tempfile.TemporaryDirectory(prefix="shoal-system-calls-") as directory, plants.planted_here(options.plant):
+    with tempfile.TemporaryDirectory(prefix="shoal-system-calls-") as directory, mutants.mutated(options.mutant):
         return _run(Path(directory), options)
 
 

@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import NamedTuple
 
 import shoal
-from shoal.shm.files import store_files
-from tests.crash_workers import strangers
+from shoal.shm.files import control_address
+from tests.support.crash_workers import strangers
 from tests.system_calls import processes, reference, short_calls
 from tests.system_calls.faults import KILL, SHORT, Case
 from tests.system_calls.processes import ForkedPython
@@ -72,11 +72,11 @@ def run_case(directory: Path, case: Case) -> Outcome:
 def fresh_store(directory: Path) -> Path:
     """A copy of the template, with the socket a dead coordinator leaves."""
     path = Path(tempfile.mkdtemp(dir=directory, prefix="store-"))
-    not_copied = shutil.ignore_patterns(store_files.SOCKET_FILE)
+    not_copied = shutil.ignore_patterns(control_address.SOCKET_FILE)
     shutil.copytree(directory / "template", path, dirs_exist_ok=True, ignore=not_copied)
     path.chmod(0o700)
     with socket.socket(socket.AF_UNIX) as listener:
-        listener.bind(str(path / store_files.SOCKET_FILE))
+        listener.bind(str(path / control_address.SOCKET_FILE))
     return path
 
 

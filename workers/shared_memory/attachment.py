@@ -1,9 +1,9 @@
-"""What a coordinator gives to a client: two pipes, memory to read, and slots to pin snapshots.
+"""What a coordinator gives to a client: two pipes, the segment to read, and slots to pin snapshots.
 
-- It lives as long as anyone refers to it: the connection, a transaction or snapshot that reads from its memory, or a
-  commit under way. The coordinator keeps the pinned versions as long as the pipes are open.
-- ``close`` gives everything back at once, whoever refers to it. Later reads raise ``refusal``.
-- The pipes of a commit under way are closed by the thread that waits for the answer, never by another: the number of a
+- An attachment lives as long as anything refers to it: the connection, a transaction or snapshot that reads from its
+  memory, or a commit under way. The coordinator keeps the pinned versions as long as the pipes are open.
+- Closing it unmaps the memory at once, whatever still refers to it. Later reads raise ``refusal``.
+- The pipes of a commit under way are closed by the thread that waits for the answer, and by no other: the number of a
   closed descriptor may be used again at once.
 """
 
@@ -12,14 +12,23 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import NamedTuple
 
 from shoal.shm.errors import InvalidOperationError
-from shoal.shm.files.store_files import EpochWord
+from shoal.shm.files.epoch_file import EpochWord
 from shoal.shm.host import descriptors
 from shoal.shm.host.unpatched import select
 from shoal.shm.host.waiting import Lookout
 from shoal.shm.key_location_cache import KeyLocationCache
-from shoal.shm.memory.layout import EPOCH_BITS, W_COORDINATOR_PID, W_HASH_SEED
+from shoal.shm.memory.layout import (
+    EPOCH_BITS,
+    W_BYTES_USED,
+    W_CLIENTS,
+    W_COORDINATOR_PID,
+    W_HASH_SEED,
+    W_KEYS,
+    W_PUBLISHED,
+)
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotSlots
@@ -27,8 +36,21 @@ from shoal.shm.wire.frames import FrameBuffer
 from shoal.shm.wire.handshake import Welcome
 
 
+class EngineStats(NamedTuple):
+    """The state of the store that an attachment reads, as its coordinator last wrote it."""
+
+    commit_version: int  # the newest committed one
+    keys: int  # live keys; those of a range just deleted are counted until they are reclaimed
+    bytes_used: int  # of the store's memory
+    clients: int  # attached at the coordinator; one open database has one or more
+    coordinator_pid: int
+
+
 class Attachment:
-    """One coordinator's segment, slots and pipes as this process has them."""
+    """One coordinator's segment, slots and pipes in this process.
+
+    ``moved`` is called by the reader when the epoch word says that it must not read this segment any more.
+    """
 
     __slots__ = (
         "__weakref__",
@@ -57,15 +79,16 @@ class Attachment:
         self, welcome: Welcome, epoch: EpochWord, moved: Callable[[KeyLocationCache, str], bytes | None]
     ) -> None:
         self.durability = welcome.durability
-        self.serves = self.generation = welcome.generation
+        self.serves = welcome.generation  # the coordinator's, for good
+        self.generation = welcome.generation  # the same until ``retire``, then -1
         self.request_fd = welcome.request_fd
         self.answer_fd = welcome.answer_fd
         self.pipes = descriptors.owned(self.request_fd, self.answer_fd)
         self.in_use = False  # a thread waits for the answer to its commit
-        self.lost = False  # half a message may be in either pipe: nobody sends another
-        self.is_parents = False  # this process has been forked, and the pipes are its parent's
-        self.why_closed = ""
-        os.set_blocking(self.request_fd, False)  # the coordinator may be stopped and the pipe full
+        self.lost = False  # half a message may be in either pipe, so no other is sent
+        self.is_parents = False  # this process is a forked child, and the pipes are its parent's
+        self.why_closed = ""  # what reads and commits raise after it was closed; empty while it is open
+        os.set_blocking(self.request_fd, False)  # a stopped coordinator leaves the pipe full: time out then
         self.poller = select.poll()
         self.poller.register(self.answer_fd, select.POLLIN)
         self.buffer = FrameBuffer()
@@ -82,47 +105,56 @@ class Attachment:
 
     @property
     def memory_id(self) -> int:
-        """A number that every segment has of its own: what a memory store holds is nowhere else."""
+        """The segment's random seed, by which a memory store is recognised: another segment holds other data."""
         seed: int = self.segment.words[W_HASH_SEED]
         return seed
 
     def is_current(self) -> bool:
-        """Whether its coordinator serves the store, as far as the epoch word says."""
+        """Whether its coordinator still serves the store, by the epoch word."""
         try:
             return bool(self.generation == self.epoch.words[0] >> EPOCH_BITS)
         except ValueError:  # closed
             return False
 
+    def stats(self) -> EngineStats:
+        """The counters in the segment's header."""
+        with self.reading() as reader:
+            words = reader.words
+            return EngineStats(
+                words[W_PUBLISHED], words[W_KEYS], words[W_BYTES_USED], words[W_CLIENTS], words[W_COORDINATOR_PID]
+            )
+
     def retire(self) -> None:
-        """Have the next read, and the next snapshot, ask the connection where to go."""
+        """Make the next read, and the next snapshot, ask the connection for the current attachment."""
         self.generation = -1
         self.reader.retire()
 
     def close_pipes(self) -> None:
-        """Tell the coordinator goodbye; the memory lives on as long as a snapshot reads from it."""
+        """Detach from the coordinator. The memory stays mapped as long as a snapshot reads from it."""
         descriptors.close_all(getattr(self, "pipes", []))
 
     def close_segment(self) -> None:
-        """Unmap what is read from: another attachment to the same coordinator is used for that."""
+        """Unmap the segment: another attachment to the same coordinator is read from."""
         self.retire()
         self.segment.close()
         self.epoch.close()
 
     def close_memory(self, why: str) -> None:
-        """Unmap everything. Whoever reads from it is told ``why``."""
+        """Unmap everything. Later reads raise ``InvalidOperationError`` with the text ``why``."""
         self.why_closed = why
         self.close_segment()
         self.slots.close()
 
     def leave_to_parent(self) -> None:
-        """In a forked child: let go of the parent's pipes and slots; the memory can still be read.
+        """In a forked child: drop the parent's pipes and slots. The segment can still be read.
 
-        The numbers of the pipes stay taken, as a commit under way may have been forked with the process.
+        /dev/null takes the numbers of the pipes: a commit under way may have been forked with the process, and it must
+        not write to a descriptor that is opened later.
         """
         self.is_parents = True
         try:
             nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
-        except OSError:  # there is no descriptor left
+        except OSError:  # no descriptor is free
             self.close_pipes()
         else:
             for fd in self.pipes:
@@ -133,12 +165,12 @@ class Attachment:
         self.slots.close()
 
     def refusal(self, error: ValueError) -> Exception:
-        """What a read that met ``error`` raises: why the memory is closed, if it is."""
+        """What to raise for ``error``, met while reading: the reason if the memory was closed, else ``error``."""
         return InvalidOperationError(self.why_closed) if self.why_closed else error
 
     @contextmanager
     def reading(self) -> Iterator[Reader]:
-        """The reader, for a block in which another thread may close the database."""
+        """The reader, for a block during which another thread may close the database."""
         try:
             yield self.reader
         except ValueError as error:

@@ -1,38 +1,36 @@
 """The engine without a transaction: every call commits by itself.
 
-A read is of the newest committed version, a write is committed before it returns, and ``perform`` is decided by the
-coordinator, so nothing ever conflicts.
+A read sees the newest committed version. A write is committed when the call returns. The coordinator decides what
+``perform`` writes, on the newest version, so no call ever conflicts. The methods are those of ``primitives.engine``.
 """
 
 from __future__ import annotations
 
-import time
 import weakref
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.memory.layout import W_PUBLISHED
 from shoal.shm.operation import VersionedValue
 from shoal.shm.wire import request as wire_request
-from shoal.workers.shared_memory.attachment import Attachment
-from shoal.workers.shared_memory.connection import Connection
+from shoal.workers.polling import MEMORY, poll
+from shoal.workers.shared_memory.attachment import Attachment, EngineStats
+from shoal.workers.shared_memory.connection import StoreConnection
 from shoal.workers.shared_memory.transaction import EngineTransaction
 
-# Who waits for a commit looks at the published version at growing intervals.
-_SHORTEST_LOOK_S = 0.0002
-_LONGEST_LOOK_S = 0.005
+T = TypeVar("T")
 
 
 class AutoCommit:
-    """Every call a transaction of its own; shared by all threads."""
+    """Every call is a transaction of its own. Threads may share it."""
 
     __slots__ = ("__weakref__", "_connection", "get_named")
 
-    # The newest committed value of a key: the attached reader's own method, so that no call lies between.
+    # The newest committed value of a key. It is the attached reader's own method: a call between would cost time.
     get_named: Callable[[KeyLocationCache, str], bytes | None]
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: StoreConnection) -> None:
         self._connection = connection
         self._attached(connection.attachment)
         connection.on_attach = weakref.WeakMethod(self._attached)
@@ -40,16 +38,30 @@ class AutoCommit:
     def _attached(self, attachment: Attachment) -> None:
         self.get_named = attachment.reader.get_named
 
+    def wait_for(self, look: Callable[[], T | None], give_up_s: float) -> T | None:
+        """Call ``look`` now and after commits until it returns something else than None, and return that.
+
+        None if it still returns None at ``give_up_s`` (monotonic); the last look is made after that. While others
+        commit and ``look`` finds nothing, the pauses between looks grow.
+        """
+        seen: int | None = None
+
+        def look_after_commit() -> T | None:
+            nonlocal seen
+            if seen is not None:
+                self.wait_beyond(seen, give_up_s)
+            seen = self.published()  # before the look: a commit during the look is followed by another look
+            return look()
+
+        return poll(look_after_commit, give_up_s, MEMORY)
+
     def wait_beyond(self, version: int, give_up_s: float) -> bool:
-        """Wait until something newer than ``version`` is committed; False at the moment ``give_up_s`` (monotonic)."""
-        pause_s = _SHORTEST_LOOK_S
-        while self.published() <= version:
-            left_s = give_up_s - time.monotonic()
-            if left_s <= 0:
-                return False
-            time.sleep(min(pause_s, left_s))
-            pause_s = min(pause_s * 2, _LONGEST_LOOK_S)
-        return True
+        """Wait until a version newer than ``version`` is committed; False if none is at ``give_up_s`` (monotonic)."""
+        return poll(lambda: self.published() > version or None, give_up_s, MEMORY) is not None
+
+    def stats(self) -> EngineStats:
+        """What the store holds and which process serves it."""
+        return self._connection.current().stats()
 
     def published(self) -> int:
         """The newest committed version."""
@@ -86,7 +98,7 @@ class AutoCommit:
         self._connection.submit(0, 0, wire_request.NO_READS, mutations)
 
     def perform(self, name: str, arguments: list[Any]) -> Any:
-        """Have the coordinator run an operation and commit what it writes."""
+        """Run the operation ``name`` in the coordinator, which commits what it writes; the operation's result."""
         mutations = wire_request.encode_mutations([], None, [(name, arguments)])
         _, results = self._connection.submit(0, 0, wire_request.NO_READS, mutations)
         return results[0]

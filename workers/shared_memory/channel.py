@@ -1,14 +1,14 @@
-"""One client of a coordinator: it has an id, numbers its commits, and has one under way.
+"""A channel: one client of a coordinator. It has an id, numbers its commits, and has at most one under way.
 
-A commit is sent until it is answered. If the coordinator goes away, the next one is found or started, and the same
-commit is sent to it with the same ids: it knows whether the log has it. What ends that:
+A commit is sent again until it is answered. If the coordinator dies, the next one is found or started, and the same
+commit is sent to it with the same ids: from the log it knows whether the commit is done. Two things end this:
 
-- The coordinator does not answer in time. It may be stopped or very slow, and does the commit later, or not.
-- Two coordinators died while they did this commit. It may be what kills them, so a third does not get it. Deaths while
-  it waited for its turn, or for the disk, do not count: kill -9 at any moment is not the commit's fault.
+- The coordinator does not answer in time. It may be stopped or very slow, and may still do the commit later.
+- Two coordinators died while they did this commit. The commit may be what kills them, so a third does not get it. A
+  death while the commit waits for its turn, or for the disk, does not count: it may be a kill -9 at any time.
 
-After any error the channel is given up, as the answer may still come: no other commit may take it for its own. The
-next commit gets a channel with another id.
+After any error the channel is given up, because the answer may still come and must not be taken for that of another
+commit. The next commit gets a channel with another id.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal.shm import limits
-from shoal.shm.errors import CoordinatorLostError, InvalidOperationError
+from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, ShoalError
 from shoal.shm.host.unpatched import time
 from shoal.shm.limits import ANSWER_SPIN_S
 from shoal.shm.wire import answer as wire_answer
@@ -27,10 +27,11 @@ from shoal.workers.shared_memory.attachment import Attachment
 
 # (channel, whether a commit is in flight, when to give up (monotonic))
 Attach = Callable[["Channel", bool, float], Attachment]
+Answer = tuple[int, int, Any]  # status, version, details
 
 
 class Channel:
-    """An id, the number of the last commit, and the attachment whose pipes it uses, None before the first commit."""
+    """A client's id, the number of its last commit, and the attachment whose pipes it uses (None: attach first)."""
 
     __slots__ = ("attachment", "client_id", "commit_id")
 
@@ -40,29 +41,25 @@ class Channel:
         self.attachment: Attachment | None = None
 
 
-def commit_through(
-    channel: Channel, request: bytes, attach: Attach, timeout_s: float, give_up_s: float
-) -> tuple[int, int, Any]:
-    """Send the channel's last commit: status, version and details of the answer.
+def commit_through(channel: Channel, request: bytes, attach: Attach, timeout_s: float, give_up_s: float) -> Answer:
+    """Send ``request``, the channel's commit number ``commit_id``, until it is answered: status, version and details.
 
-    CoordinatorLostError if there is none until ``give_up_s`` (monotonic), or ``timeout_s`` seconds after a coordinator
-    died. It leaves open whether the commit is done.
+    Raises ``CoordinatorLostError`` at ``give_up_s`` (monotonic), or ``timeout_s`` seconds after a coordinator has died.
+    Whether the commit is done is unknown then.
     """
     commit_id = channel.commit_id
     deaths = 0
     sent_before = False
     while True:
-        attachment = channel.attachment
-        if attachment is None:
-            attachment = attach(channel, sent_before, give_up_s)
+        attachment = channel.attachment or attach(channel, sent_before, give_up_s)
         sent = False
         try:
-            attachment.in_use = True  # and lost, should anything interrupt this
-            if attachment.why_closed:  # another thread has closed the database, and may not have seen the line above
+            attachment.in_use = True  # first: a thread that closes the database sets why_closed, then reads this
+            if attachment.why_closed:
                 attachment.close_pipes()
                 raise InvalidOperationError(attachment.why_closed)
             write_all(attachment.request_fd, request, give_up_s)
-            sent = True  # and not before: half a request is never done
+            sent = True  # only now: a coordinator never does half a request
             while True:
                 message = read_message(
                     attachment.answer_fd,
@@ -77,35 +74,47 @@ def commit_through(
                 if answered == commit_id:
                     attachment.in_use = False
                     return status, version, details
-        except (BrokenPipeError, EOFError):
+        except (BrokenPipeError, EOFError):  # the coordinator has died, or dropped this client
             _give_up(channel, attachment)
             sent_before = sent_before or sent
-            if attachment.is_parents:
-                raise InvalidOperationError(
-                    "the process was forked during this commit, which is its parent's; the child has to commit anew"
-                ) from None
             deaths += sent and attachment.slots.died_at_work()
-            if deaths >= limits.MAX_DEATHS_PER_COMMIT:
-                raise CoordinatorLostError(
-                    f"{deaths} coordinators died while they did this commit, so it may be what ends them, and it is "
-                    "not sent again; see coordinator.log in the store; whether the commit is done shows there, too"
-                ) from None
+            reason = _not_sent_again(attachment.is_parents, deaths)
+            if reason is not None:
+                raise reason from None
             give_up_s = time.monotonic() + timeout_s
         except TimeoutError:
             _give_up(channel, attachment)
-            raise CoordinatorLostError(
-                f"the coordinator, process {attachment.coordinator_pid}, does not answer: no answer for {timeout_s} s; "
-                "see whether it is stopped; whether this commit is done shows when it goes on"
-            ) from None
+            raise _no_answer(attachment.coordinator_pid, timeout_s) from None
         except BaseException:
             _give_up(channel, attachment)
             raise
         finally:
-            del attachment  # a traceback shall not keep it
+            del attachment  # the traceback of an exception must not keep its memory mapped
 
 
 def _give_up(channel: Channel, attachment: Attachment) -> None:
-    """Half a message may be in either pipe, or the answer may come late: nobody uses them any more."""
+    """Use the pipes no more: half a message may be in either, or the answer may come late."""
     attachment.lost = True
     attachment.in_use = False
     channel.attachment = None
+
+
+def _not_sent_again(is_parents: bool, deaths: int) -> ShoalError | None:
+    """Why a commit whose coordinator has died is not sent to the next; None if it is."""
+    if is_parents:
+        return InvalidOperationError(
+            "the process was forked during this commit, which is its parent's; the child has to commit anew"
+        )
+    if deaths >= limits.MAX_DEATHS_PER_COMMIT:
+        return CoordinatorLostError(
+            f"{deaths} coordinators died while they did this commit, so it may be what ends them, and it is not sent "
+            "again; see coordinator.log in the store; whether the commit is done shows there, too"
+        )
+    return None
+
+
+def _no_answer(coordinator_pid: int, timeout_s: float) -> CoordinatorLostError:
+    return CoordinatorLostError(
+        f"the coordinator, process {coordinator_pid}, does not answer: no answer for {timeout_s} s; "
+        "see whether it is stopped; whether this commit is done shows when it goes on"
+    )

@@ -1,15 +1,15 @@
-"""A process's tie to a store: what it has attached to, and what happens when the coordinator dies.
+"""A process's connection to a store: it attaches, submits commits, and attaches again when the coordinator dies.
 
-- One per ``Database`` and process. Threads share it and commit one after the other.
-- ``attachment`` is what reads use. When the epoch word says that a new coordinator serves, the next snapshot attaches
-  to it; snapshots taken before keep the old segment, which nobody changes any more.
-- It belongs to the store that it first attached to. If another directory, another store or nothing is at the path
-  later, every further commit is ``StoreMovedError``; reads go on in the memory that is attached.
-- A signal handler or a finaliser may run in the middle of anything here, in the thread that does it, and use the same
-  database. It passes the lock, which is its own thread's, finds no idle channel, and makes one. That one is kept.
+- Each ``Database`` has one in each process. Threads share it and commit one after the other.
+- Reads use ``attachment``. When the epoch word says that a new coordinator serves, the next snapshot attaches to it.
+  Snapshots taken before keep the old segment, which does not change any more.
+- A connection belongs to the store that it first attached to. If the path leads to another directory, another store
+  or nothing later, every further commit is ``StoreMovedError``; reads go on in the attached memory.
+- A signal handler or a finaliser may run between any two steps here, in the same thread, and use the same database.
+  The lock is reentrant, so the handler passes it, finds no idle channel, and makes one, which is kept.
 - An exception that a handler raises may come between any two steps. A channel is taken from ``_idle`` before it is
-  used and put back when its answer is there; one that is lost in between is never used again.
-- After ``fork`` the child lets go of what it inherited and attaches for itself: pipes and slots are the parent's.
+  used and put back after its answer; one that is lost in between is never used again.
+- After ``fork`` the child drops what it inherited, because pipes and slots are the parent's, and attaches for itself.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from shoal.shm.errors import (
     StoreMovedError,
     no_memory_to_send,
 )
-from shoal.shm.files.store_files import EpochWord
+from shoal.shm.files.epoch_file import EpochWord
 from shoal.shm.files.store_place import StorePlace
 from shoal.shm.host import descriptors
 from shoal.shm.host.unpatched import thread, time
@@ -44,12 +44,13 @@ from shoal.shm.wire.frames import FrameError, frame
 from shoal.shm.wire.handshake import PROTOCOL_VERSION, Hello, Welcome
 from shoal.workers.shared_memory import take_over
 from shoal.workers.shared_memory.attachment import Attachment
+from shoal.workers.shared_memory.attachments import LiveAttachments
 from shoal.workers.shared_memory.channel import Channel, commit_through
 from shoal.workers.uninterrupted import uninterrupted
 
 
-class Connection:
-    """Attach, submit, and know what to read from."""
+class StoreConnection:
+    """Attaches to a store, submits commits, and says which attachment to read from."""
 
     read_only = False
 
@@ -59,7 +60,7 @@ class Connection:
         durability: str | None,
         max_bytes: int | None,
         timeout_s: float,
-        linger_s: float,
+        idle_timeout_s: float,
         operations: OperationTable,
         store_id: bytes | None = None,
     ) -> None:
@@ -68,17 +69,17 @@ class Connection:
         self._durability = durability
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
-        self._linger_s = linger_s
+        self._idle_timeout_s = idle_timeout_s  # of a coordinator that this process starts
         self._closed = False
-        # Which store this is and where it lies: known from the first attachment on, or because the caller knows it.
+        # Which store this is and where it lies: given by the caller, or known from the first attachment on.
         self.store_id = store_id
         self._place = None if store_id is None else StorePlace(directory, store_id)
         self._moved: StoreMovedError | None = None
-        self._lost = False  # a memory store whose coordinator died: there is nothing to go on with
-        # Weak, here and in the reader: a cycle would keep a closed store's segment mapped until it is collected.
+        self._lost = False  # the coordinator of a memory store has died, and with it all that the store held
+        # Called with each new attachment. A weak reference, here and in the reader: a cycle would keep the segment of a
+        # closed store mapped until the garbage collector runs.
         self.on_attach: Callable[[], Callable[[Attachment], None] | None] = lambda: None
-        # Every attachment that lives, with its pipes: to be closed should it have been lost half-way.
-        self._attachments: list[tuple[weakref.ref[Attachment], list[int | None]]] = []
+        self._attachments = LiveAttachments()
         self._begin()
         channel = Channel()
         channel.attachment = self.attachment = self._arrive(channel.client_id, timeout_s, start=True)
@@ -87,14 +88,14 @@ class Connection:
         _connections.add(self)
 
     def _begin(self) -> None:
-        """What a new process starts with: an identity of its own and nothing in flight."""
+        """The state of a new process: an identity of its own and nothing in flight."""
         self._lock = thread.RLock()
         self._database_id = secrets.randbits(62) + 1
-        self._depth = 0  # calls under way in the thread that has the lock: more than one if a handler is at work
+        self._depth = 0  # calls under way in the thread that has the lock: more than one inside a signal handler
         self._idle: list[Channel] = []
 
     def current(self) -> Attachment:
-        """The attachment to read from now: the newest coordinator's."""
+        """The attachment to read from now: that of the newest coordinator."""
         attachment = self.attachment
         if attachment.is_current():
             return attachment
@@ -111,15 +112,15 @@ class Connection:
         return self.attachment
 
     def _get_from_current(self, place: KeyLocationCache, name: str) -> bytes | None:
-        """What the reader of a past generation answers with."""
+        """``get_named`` for the reader of a past generation: it reads from the current one."""
         attachment = self.current()
         self._announce(attachment)
         return attachment.reader.get_named(place, name)
 
     def submit(self, snapshot: int, valid_until_ms: int, reads: bytes, mutations: bytes) -> tuple[int, list[Any]]:
-        """Commit; the version and the operations' results.
+        """Commit; the commit version and the operations' results.
 
-        Raises ``ConflictError`` with the key as stored, or whatever the coordinator refused it with.
+        Raises ``ConflictError``, whose key is the engine's, or the error that the coordinator refused the commit with.
         """
         if len(mutations) > MAX_COMMIT_BYTES or len(reads) > MAX_COMMIT_BYTES:
             size = max(len(mutations), len(reads))
@@ -137,32 +138,23 @@ class Connection:
         raise FrameError(f"the coordinator answered with status {status}")
 
     def ask(self, name: str, arguments: list[Any]) -> Any:
-        """Ask the coordinator something that commits nothing."""
+        """Send the coordinator a control request, which commits nothing; its answer."""
         mutations = wire_request.encode_mutations([], control=(name, arguments))
         _, _, details = self._exchange(0, 0, wire_request.NO_READS, mutations)
         return details
 
     def check_at_rest(self) -> list[str] | None:
-        """None: the store is served, and a check asks the coordinator."""
+        """The problems of a store at rest; None for one that is served, whose coordinator takes part in the check."""
         return None
 
     def close(self) -> None:
-        """Give everything back, and have whatever is used afterwards say so. It waits for nobody.
+        """Give everything back without waiting. Later calls raise ``InvalidOperationError``.
 
-        A commit under way in another thread, or in this one if a signal handler closes, goes on to its answer.
+        A commit under way in another thread, or in this one if a signal handler closes, goes on until it is answered.
         """
         self._closed = True
-        for reference, _ in self._attachments.copy():
-            attachment = reference()
-            if attachment is not None:
-                attachment.close_memory(self._why_closed())
-        self._close_unused_pipes()
-
-    def _close_unused_pipes(self) -> None:
-        for reference, pipes in self._attachments.copy():
-            attachment = reference()
-            if attachment is None or not attachment.in_use:
-                descriptors.close_all(pipes)
+        self._attachments.close_memory(self._why_closed())
+        self._attachments.close_unused_pipes()
 
     def _why_closed(self) -> str:
         return f"the database {self.directory} is closed; open it again"
@@ -191,7 +183,7 @@ class Connection:
                 self._depth = depth
 
     def _take(self) -> Channel:
-        """An idle channel, or a new one if the thread's own commit has been interrupted, now or before."""
+        """An idle channel, or a new one: the thread's own commit is interrupted now, or was before."""
         try:
             return self._idle.pop()
         except IndexError:
@@ -199,11 +191,15 @@ class Connection:
 
     def _put_back(self, channel: Channel) -> None:
         self._idle.append(channel)
-        if self._closed:  # meanwhile
-            self._close_unused_pipes()
+        if self._closed:  # by another thread, or a signal handler, during the commit
+            self._attachments.close_unused_pipes()
 
     def _attach(self, channel: Channel, in_flight: bool, give_up_s: float) -> Attachment:
-        """Attach a channel anew. What keeps the store closed says nothing about a commit that is ``in_flight``."""
+        """Attach a channel anew.
+
+        If a commit is ``in_flight``, whatever keeps the store from opening leaves open whether that commit is done:
+        ``CoordinatorLostError``, or ``StoreMovedError`` with ``in_doubt``.
+        """
         timeout_s = max(0.0, give_up_s - time.monotonic())
         try:
             if self._closed:
@@ -226,23 +222,26 @@ class Connection:
             raise
         channel.attachment = attachment
         if self._is_usable() and self.attachment.generation == attachment.generation:
-            attachment.close_segment()  # the other channel's is read from
+            attachment.close_segment()  # the one in use maps the same memory
         else:
             self._use(attachment)
         self._close_late(attachment)
         return attachment
 
     def _close_late(self, attachment: Attachment) -> None:
-        """Close what another thread's ``close`` has come too early for."""
+        """Close an attachment that was made while another thread closed the database."""
         if self._closed:
             attachment.close_memory(self._why_closed())
 
     def _is_usable(self) -> bool:
-        """Whether ``attachment`` still has its channel: in the call that was interrupted by this one, or idle."""
+        """Whether the current attachment still has its channel: an idle one, or that of an interrupted call."""
         return self._depth > 1 or any(idle.attachment is self.attachment for idle in self._idle)
 
     def _find_memory_store(self, channel: Channel, timeout_s: float) -> Attachment:
-        """Attach again to the same coordinator (after a fork, or a broken request); another one holds other data."""
+        """Attach again to the coordinator of a memory store (after a fork, or a broken request).
+
+        Another coordinator does not have the data: ``CoordinatorLostError``.
+        """
         try:
             attachment = None if self._lost else self._arrive(channel.client_id, timeout_s, start=False)
         except CoordinatorLostError:
@@ -256,7 +255,7 @@ class Connection:
         return attachment
 
     def _use(self, attachment: Attachment) -> None:
-        self.attachment.retire()  # before anyone remembers places in the new segment
+        self.attachment.retire()  # first: no cached key location of the new segment may be used in the old one
         self.attachment = attachment
         for channel in self._idle.copy():
             idle = channel.attachment
@@ -270,12 +269,12 @@ class Connection:
             attached(attachment)
 
     def _arrive(self, client_id: int, timeout_s: float, start: bool) -> Attachment:
-        """Be admitted by the coordinator. Nothing interrupts this, so nothing that it makes is lost."""
+        """Attach to a coordinator. No signal handler interrupts this, so no descriptor it makes is lost."""
         hello = Hello(PROTOCOL_VERSION, client_id, os.getpid(), self._durability, self._max_bytes, self._database_id)
         hello = hello._replace(store_id=self.store_id)
 
         def arrive() -> Attachment:
-            welcome = take_over.attach(self.directory, hello, self._linger_s, timeout_s, start, self._place)
+            welcome = take_over.attach(self.directory, hello, self._idle_timeout_s, timeout_s, start, self._place)
             try:
                 epoch = take_over.find_epoch(self.directory, time.monotonic() + timeout_s, self._place)
             except BaseException:
@@ -283,38 +282,36 @@ class Connection:
                 raise
             return self._admitted(welcome, epoch)
 
-        for entry in self._attachments.copy():
-            if entry[0]() is None:
-                descriptors.close_all(entry[1])
-                self._attachments.remove(entry)
+        self._attachments.forget_dropped()
         return uninterrupted(arrive)
 
     def _admitted(self, welcome: Welcome, epoch: EpochWord) -> Attachment:
-        """Take what a coordinator hands out; from the first time on this is the store that the process has open."""
+        """The attachment for what a coordinator hands out. The first one settles which store the connection is to."""
         words.register_reader()
-        attachment = Attachment(welcome, epoch, _asking(weakref.ref(self)))
-        self._attachments.append((weakref.ref(attachment), attachment.pipes))
+        attachment = Attachment(welcome, epoch, _reading_through(weakref.ref(self)))
+        self._attachments.add(attachment)
         if self._place is None and welcome.store_id:
             self._place = StorePlace(self.directory, welcome.store_id)
             self.store_id = welcome.store_id
         return attachment
 
     def refusal(self) -> InvalidOperationError:
-        """What every write is told if the database only reads."""
+        """The error for every write through a database that only reads."""
         return InvalidOperationError(
             f"the database {self.directory} was opened with read_only=True; open it without to write"
         )
 
     def _forget_after_fork(self) -> None:
-        """In a forked child: let go of what is the parent's, so that their end is its end, and start anew."""
-        for reference, _ in self._attachments:
-            attachment = reference()
-            if attachment is not None:
-                attachment.leave_to_parent()
+        """In a forked child: drop what is the parent's, so that the parent's death alone ends it, and start anew."""
+        self._attachments.leave_to_parent()
         self._begin()
 
 
-def _asking(connection: Callable[[], Connection | None]) -> Callable[[KeyLocationCache, str], bytes | None]:
+def _reading_through(
+    connection: Callable[[], StoreConnection | None],
+) -> Callable[[KeyLocationCache, str], bytes | None]:
+    """What a retired reader calls in place of its own ``get_named``; it keeps no connection alive."""
+
     def get_from_current(place: KeyLocationCache, name: str) -> bytes | None:
         alive = connection()
         if alive is None:
@@ -324,7 +321,7 @@ def _asking(connection: Callable[[], Connection | None]) -> Callable[[KeyLocatio
     return get_from_current
 
 
-_connections: weakref.WeakSet[Connection] = weakref.WeakSet()
+_connections: weakref.WeakSet[StoreConnection] = weakref.WeakSet()
 
 
 def _after_fork_in_child() -> None:

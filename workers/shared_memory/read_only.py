@@ -1,58 +1,59 @@
-"""A process's tie to a store that it only reads: one being served, or one at rest.
+"""A connection to a store that the process only reads: one being served, or one at rest.
 
-- It starts no coordinator and makes no file. A store that nobody serves is read into memory of this process
-  (``Resting``), under a lock that keeps coordinators out meanwhile; then the lock is let go.
-- When a coordinator begins to serve the store later, the epoch word says so, as it does to any client: the next
-  snapshot attaches to it.
+- It starts no coordinator and makes no file. A store at rest is read into memory of this process (``StoreAtRest``); a
+  lock keeps coordinators out until that is done.
+- If a coordinator begins to serve the store later, the epoch word changes, as for any client, and the next snapshot
+  attaches to that coordinator.
 - Every write is refused before anything is sent.
 """
 
 from __future__ import annotations
 
 import mmap
-import random
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from shoal.shm.errors import CoordinatorLostError
-from shoal.shm.files.store_files import EPOCH_FILE, EpochWord
+from shoal.shm.files.epoch_file import EPOCH_FILE, EpochWord
 from shoal.shm.host.unpatched import thread, time
 from shoal.shm.limits import LINGER_S
 from shoal.shm.memory.words import words_of
 from shoal.shm.operation import OperationTable
 from shoal.shm.wire.handshake import Welcome
+from shoal.workers.polling import AT_REST, poll
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.channel import Channel
-from shoal.workers.shared_memory.connection import Connection
+from shoal.workers.shared_memory.connection import StoreConnection
 from shoal.workers.uninterrupted import uninterrupted
-
-_POLL_S = 0.02
 
 
 class NoEpoch(EpochWord):
-    """In the place of a file that a store which was never served does not have."""
+    """Stands for the epoch file of a store that was never served and has none: generation 0."""
 
     def __init__(self) -> None:
         self._map = mmap.mmap(-1, mmap.PAGESIZE)
         self.words = words_of(self._map)
 
 
-class Resting(NamedTuple):
-    """A store at rest as this process has it in memory."""
+class StoreAtRest(NamedTuple):
+    """A store at rest, read into memory of this process."""
 
-    welcome: Welcome  # as of a coordinator; its pipes lead nowhere
+    welcome: Welcome  # as a coordinator would send it, with pipes whose other ends are closed
     epoch: EpochWord
     check: Callable[[], list[str]]
 
 
-class _NowAtRest(Exception):  # noqa: N818 (a way out, not an error)
-    """A control request was to be asked, and there is no coordinator any more."""
+class _NowAtRest(Exception):  # noqa: N818 (ends a request that is not needed any more)
+    """A control request was to be sent, and no coordinator serves the store any more."""
 
 
-class ReadOnlyConnection(Connection):
-    """Attach or read the files; submit nothing. ``read_at_rest`` gives None while a coordinator holds the store."""
+class ReadOnlyConnection(StoreConnection):
+    """Attaches or reads the files, and submits nothing.
+
+    ``read_at_rest`` reads the store's files into memory; it returns None while a coordinator holds the store.
+    """
 
     read_only = True
 
@@ -62,17 +63,17 @@ class ReadOnlyConnection(Connection):
         durability: str | None,
         max_bytes: int | None,
         timeout_s: float,
-        read_at_rest: Callable[[], Resting | None],
+        read_at_rest: Callable[[], StoreAtRest | None],
         operations: OperationTable,
         store_id: bytes | None = None,
     ) -> None:
         self._read_at_rest = read_at_rest
-        self._resting: Resting | None = None
+        self._resting: StoreAtRest | None = None
         self._asking: int | None = None  # the thread that sends a control request
         super().__init__(directory, durability, max_bytes, timeout_s, LINGER_S, operations, store_id)
 
     def current(self) -> Attachment:
-        """The attachment to read from now."""
+        """The attachment to read from now: a coordinator's, or the store at rest."""
         resting = self._resting
         if resting is not None and type(resting.epoch) is NoEpoch and (self.directory / EPOCH_FILE).exists():
             self._resting = None
@@ -80,11 +81,11 @@ class ReadOnlyConnection(Connection):
         return super().current()
 
     def submit(self, snapshot: int, valid_until_ms: int, reads: bytes, mutations: bytes) -> NoReturn:
-        """Refuse."""
+        """Raise ``InvalidOperationError``."""
         raise self.refusal()
 
     def ask(self, name: str, arguments: list[Any]) -> Any:
-        """Ask the coordinator something that commits nothing; an empty answer if there is none any more."""
+        """Send a control request; an empty answer if no coordinator serves the store any more."""
         self.current()
         if self._resting is not None:
             return []
@@ -97,7 +98,7 @@ class ReadOnlyConnection(Connection):
             self._asking = None
 
     def check_at_rest(self) -> list[str] | None:
-        """All problems of a store at rest, as this process has it in memory; None if the store is served."""
+        """All problems in the memory of a store at rest; None if the store is being served."""
         self.current()
         return None if self._resting is None else self._resting.check()
 
@@ -108,9 +109,12 @@ class ReadOnlyConnection(Connection):
         return attachment
 
     def _arrive(self, client_id: int, timeout_s: float, start: bool) -> Attachment:
-        """Read the files if no coordinator holds them, else attach to it; wait while one begins or ends."""
+        """Read the files if no coordinator holds them, else attach to it. Polls while one begins or ends to serve."""
         deadline_s = time.monotonic() + timeout_s
-        while True:
+        lost: CoordinatorLostError | None = None
+
+        def read_or_attach() -> Attachment | None:
+            nonlocal lost
             if self._place is not None:
                 self._place.check()
             resting = self._read_at_rest()
@@ -118,11 +122,19 @@ class ReadOnlyConnection(Connection):
                 self._resting = resting
                 return uninterrupted(partial(self._admitted, resting.welcome, resting.epoch))
             try:
-                attachment = super()._arrive(client_id, max(0.0, deadline_s - time.monotonic()), start=False)
-            except CoordinatorLostError:
-                if time.monotonic() >= deadline_s:
-                    raise
-                time.sleep(_POLL_S * random.uniform(0.5, 1.5))
-            else:
-                self._resting = None
-                return attachment
+                attachment = arrive(client_id, max(0.0, deadline_s - time.monotonic()), start=False)
+            except CoordinatorLostError as error:
+                lost = error
+                return None
+            self._resting = None
+            return attachment
+
+        arrive = super()._arrive
+        attachment = poll(read_or_attach, deadline_s, AT_REST, time)
+        if attachment is not None:
+            return attachment
+        assert lost is not None
+        try:
+            raise lost
+        finally:
+            lost = None  # else error, traceback and this frame would keep each other

@@ -1,10 +1,10 @@
-"""Starts the next coordinator when none answers. Any client may; one does, the others wait for it.
+"""Attaches to the store's coordinator and starts one when none answers. Any client may; one does, the others wait.
 
-``start.lock`` picks the one that starts a process, so that eight orphaned workers do not start eight interpreters. It
-is let go by the kernel if the starter is killed. The coordinator's own lock then makes sure that there is one.
+``start.lock`` picks the client that starts a process, so that eight orphaned workers do not start eight interpreters.
+The kernel releases it if that client is killed. The coordinator's own lock then makes sure that only one serves.
 
 Nothing here uses ``subprocess``, ``threading`` or ``socket.socket``, which a program may have replaced
-(``shm.unpatched``). All of it runs where no signal handler interrupts it (``uninterrupted``).
+(``shm.host.unpatched``). All of it runs where no signal handler interrupts it (``uninterrupted``).
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import _socket
 import contextlib
 import fcntl
 import os
-import random
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,69 +20,75 @@ from typing import Any
 
 from shoal.shm.codec import decode
 from shoal.shm.errors import ConfigurationError, CoordinatorLostError
-from shoal.shm.files import store_files
+from shoal.shm.files import control_address, store_directory, store_files
+from shoal.shm.files.epoch_file import EPOCH_FILE, EpochWord
 from shoal.shm.files.storage import private_file
-from shoal.shm.files.store_files import EpochWord
 from shoal.shm.files.store_place import StorePlace
 from shoal.shm.host import descriptors, unpatched
 from shoal.shm.host.child_python import COORDINATOR, check_launched, python_command, python_environment, starting
 from shoal.shm.host.unpatched import select, time
 from shoal.shm.wire import handshake, wire_errors
 from shoal.shm.wire.handshake import Hello, Welcome
+from shoal.workers.polling import SERVING, poll
 
-_POLL_S = 0.01
-_LONGEST_WAIT_S = 1e6  # what fits into a call of the kernel
+_LONGEST_WAIT_S = 1e6  # the kernel's calls take no longer one
 
-# Descriptors in use here. A child that is forked meanwhile closes its copies: it would hold the lock while it lives.
+# Descriptors in use here. A child that is forked meanwhile closes its copies: else it would hold the lock as well.
 _under_way: set[int] = set()
 
 
 def attach(
     directory: Path,
     hello: Hello,
-    linger_s: float,
+    idle_timeout_s: float,
     timeout_s: float,
     start: bool = True,
     place: StorePlace | None = None,
 ) -> Welcome:
-    """Be admitted by the store's coordinator, starting one if none serves and ``start`` allows it.
+    """Attach to the store's coordinator; with ``start``, start one if none serves.
 
     Raises what the coordinator found while opening (``CorruptionError``, ``ConfigurationError``, ``StoreFullError``),
-    and ``CoordinatorLostError`` if there was none within ``timeout_s``, or none that answers. With
-    ``place``, where the process had the store open before, ``StoreMovedError`` if it is not there any more; then
-    nothing is made there.
+    and ``CoordinatorLostError`` if none serves within ``timeout_s`` seconds, or the one that serves does not answer.
+    ``place`` is where the process had the store open before: ``StoreMovedError`` if the store is not there any more;
+    then nothing is made there.
     """
     deadline_s = time.monotonic() + timeout_s
-    while True:
+
+    def attach_or_start() -> Welcome | None:
         if place is not None:
             place.check()
-        welcome = _knock(directory, hello, deadline_s)
-        if welcome is not None:
-            return welcome
-        if start:
-            _start_if_nobody_does(directory, hello, linger_s, deadline_s)
-        if not start or time.monotonic() >= deadline_s:
-            raise CoordinatorLostError(
-                f"no coordinator for {directory} could be reached or started within {timeout_s:.3g} s; "
-                "see who holds coordinator.lock there, or open with a longer timeout"
-            )
-        time.sleep(_POLL_S * random.uniform(0.5, 1.5))
+        welcome = _greet(directory, hello, deadline_s)
+        if welcome is None and start:
+            _start_if_nobody_does(directory, hello, idle_timeout_s, deadline_s)
+        return welcome
+
+    welcome = poll(attach_or_start, deadline_s if start else time.monotonic(), SERVING, time)
+    if welcome is None:
+        raise CoordinatorLostError(
+            f"no coordinator for {directory} could be reached or started within {timeout_s:.3g} s; "
+            "see which process holds coordinator.lock there, or open with a longer timeout"
+        )
+    return welcome
 
 
 def find_epoch(directory: Path, deadline_s: float, place: StorePlace | None) -> EpochWord:
-    """The epoch of the store being served; its coordinator makes the file again if it was removed."""
-    while True:
+    """The mapped epoch file of a store being served. Its coordinator makes the file again if it was removed."""
+
+    def look() -> EpochWord | None:
         try:
             return EpochWord(directory, writable=False)
-        except FileNotFoundError as error:
+        except FileNotFoundError:
             if place is not None:
                 place.check()
-            if time.monotonic() >= deadline_s:
-                raise CoordinatorLostError(
-                    f"the coordinator of {directory} does not make the file {error.filename}, which was removed; "
-                    "end all processes that use the store, and open it again"
-                ) from error
-            time.sleep(_POLL_S)
+            return None
+
+    epoch = poll(look, deadline_s, SERVING, time)
+    if epoch is None:
+        raise CoordinatorLostError(
+            f"the coordinator of {directory} does not make the file {directory / EPOCH_FILE}, which was removed; "
+            "end all processes that use the store, and open it again"
+        )
+    return epoch
 
 
 @contextlib.contextmanager
@@ -98,22 +103,22 @@ def _held(*fds: int) -> Iterator[None]:
         _under_way.difference_update(fds)
 
 
-def _knock(directory: Path, hello: Hello, deadline_s: float) -> Welcome | None:
-    """Ask to be admitted; None if nobody answers at the door."""
+def _greet(directory: Path, hello: Hello, deadline_s: float) -> Welcome | None:
+    """Send the hello over the control socket and receive the welcome; None if no process serves the socket."""
     fd = descriptors.above_standard(_socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM).detach())
     with _held(fd):
         connection = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM, 0, fd)
         try:
             connection.settimeout(min(max(0.01, deadline_s - time.monotonic()), _LONGEST_WAIT_S))
-            with store_files.socket_address(directory) as address:
+            with control_address.socket_address(directory) as address:
                 connection.connect(address)
             connection.sendall(handshake.encode_hello(hello))
             return handshake.receive_welcome(connection)
         except TimeoutError:
-            pid = store_files.peer_pid(connection)
+            pid = control_address.peer_pid(connection)
             raise CoordinatorLostError(
                 f"the coordinator of {directory}, process {pid or 'unknown'}, does not answer; see whether it is "
-                "stopped, see who holds coordinator.lock there, or open with a longer timeout"
+                "stopped, see which process holds coordinator.lock there, or open with a longer timeout"
             ) from None
         except (FileNotFoundError, NotADirectoryError, ConnectionError, BlockingIOError, EOFError):
             return None
@@ -125,17 +130,18 @@ def _knock(directory: Path, hello: Hello, deadline_s: float) -> Welcome | None:
             connection.detach()
 
 
-def _start_if_nobody_does(directory: Path, hello: Hello, linger_s: float, deadline_s: float) -> None:
+def _start_if_nobody_does(directory: Path, hello: Hello, idle_timeout_s: float, deadline_s: float) -> None:
+    """Start a coordinator unless another process does. If it cannot be started, remove what was made for it."""
     with contextlib.ExitStack() as made:
         try:
             if hello.store_id is None:
-                made.callback(store_files.remove_directories, store_files.make_directory(directory))
+                made.callback(store_directory.remove_directories, store_directory.make_directory(directory))
             path = directory / store_files.START_LOCK_FILE
             if not path.exists():
                 made.callback(path.unlink, missing_ok=True)
             fd = descriptors.above_standard(private_file(path, os.O_RDWR | os.O_CREAT))
         except OSError as error:
-            store_files.raise_if_read_only(directory, error)
+            store_directory.raise_if_read_only(directory, error)
             raise
         with _held(fd):
             try:
@@ -143,13 +149,13 @@ def _start_if_nobody_does(directory: Path, hello: Hello, linger_s: float, deadli
             except BlockingIOError:
                 made.pop_all()
                 return
-            _start(directory, hello, linger_s, deadline_s)
+            _start(directory, hello, idle_timeout_s, deadline_s)
         made.pop_all()
 
 
-def _start(directory: Path, hello: Hello, linger_s: float, deadline_s: float) -> None:
-    """Start a coordinator and wait until it serves or says why it cannot."""
-    command = python_command(COORDINATOR, str(directory), "--linger", str(linger_s))
+def _start(directory: Path, hello: Hello, idle_timeout_s: float, deadline_s: float) -> None:
+    """Start a coordinator and wait until it serves or reports why it cannot."""
+    command = python_command(COORDINATOR, str(directory), "--linger", str(idle_timeout_s))
     if hello.durability is not None:
         command += ["--durability", hello.durability]
     if hello.max_bytes is not None:
@@ -169,9 +175,9 @@ def _start(directory: Path, hello: Hello, linger_s: float, deadline_s: float) ->
 
 
 def _reap(launcher: int, kill: bool) -> int | None:
-    """How the launcher ended; None if the program reaps its children without a look at who they are.
+    """The launcher's exit status; None if the program has reaped it, as one that reaps all its children does.
 
-    ``kill``: it has had its time. A launcher that is shoal's ends at once.
+    ``kill``: the time is up, so kill it if it runs. A launcher of shoal ends at once; another program may not.
     """
     try:
         pid, status = unpatched.os.waitpid(launcher, os.WNOHANG if kill else 0)
@@ -184,7 +190,7 @@ def _reap(launcher: int, kill: bool) -> int | None:
 
 
 def _spawn(command: list[str], report_fd: int) -> int:
-    """Start the process that starts the coordinator and ends; its pid."""
+    """Start the launcher, a process that starts the coordinator and then ends; its pid."""
     pid: int = unpatched.os.posix_spawn(
         command[0],
         [*command, "--report-fd", str(descriptors.FIRST_OWN)],
@@ -202,7 +208,7 @@ def _spawn(command: list[str], report_fd: int) -> int:
 
 
 def _read_report(fd: int, deadline_s: float) -> list[Any]:
-    """What the new coordinator says: nothing if it serves, was not needed, died, or takes too long."""
+    """The new coordinator's report of an error; empty if it serves, was not needed, died, or takes too long."""
     poller = select.poll()
     poller.register(fd, select.POLLIN)
     left_s = min(max(0.0, deadline_s - time.monotonic()), _LONGEST_WAIT_S)

@@ -1,7 +1,8 @@
 """The engine over one snapshot and one atomic commit.
 
-A transaction reads at one pinned snapshot and keeps its writes to itself. It commits them at once with everything it
-read: the coordinator refuses the commit if any of that has changed. Its methods are those of ``primitives.engine``.
+A transaction reads at one pinned snapshot and keeps its writes in this process. The commit sends them together with
+the keys and ranges that were read: the coordinator refuses it if any of these has changed since the snapshot. The
+methods are those of ``primitives.engine``.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from shoal.shm.errors import InvalidOperationError, no_memory_to_send
 from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.operation import VersionedValue, Write
 from shoal.shm.wire import request as wire_request
-from shoal.workers.shared_memory.connection import Connection
+from shoal.workers.shared_memory.connection import StoreConnection
 
 NOT_MOVABLE = (
     "a transaction, a snapshot or what it gave out (txn.kv, say) belongs to the thread and process that began it and "
@@ -23,7 +24,7 @@ NOT_MOVABLE = (
 
 
 class EngineTransaction:
-    """One snapshot, one atomic commit."""
+    """One snapshot and one atomic commit. ``commit`` or ``abandon`` ends it; so does dropping it."""
 
     __slots__ = (
         "__weakref__",
@@ -42,8 +43,8 @@ class EngineTransaction:
         "version",
     )
 
-    def __init__(self, connection: Connection, read_only: bool = False) -> None:
-        self._ended = "is not pinned yet"
+    def __init__(self, connection: StoreConnection, read_only: bool = False) -> None:
+        self._ended = "is not pinned yet"  # empty while it can be used, else what became of it
         self._connection = connection
         self.attachment = attachment = connection.current()
         self._reader = attachment.reader
@@ -57,7 +58,7 @@ class EngineTransaction:
         self._ranges_read: list[tuple[bytes, bytes]] = []
         self._writes: dict[bytes, Write] = {}
         self._clears: list[tuple[bytes, bytes]] = []
-        self._valid_until_ms = 0
+        self._valid_until_ms = 0  # the earliest expiry of anything read; 0: nothing read expires
         self._ended = ""
 
     def __del__(self) -> None:
@@ -78,7 +79,7 @@ class EngineTransaction:
             self._refuse_use()
         write = self._writes.get(key)
         if write is not None:
-            return _as_found(write)
+            return _as_read(write)
         if self._clears and any(lower <= key < upper for lower, upper in self._clears):
             return None
         self._keys_read[key] = None
@@ -93,7 +94,7 @@ class EngineTransaction:
     def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, VersionedValue]]:
         """The live keys of ``[lower, upper)`` in order, own writes included.
 
-        What is validated at commit is the range as far as it was read: all of it, or up to the last key taken.
+        The commit validates the part of the range that was read: all of it, or up to the last key taken.
         """
         if self._ended:
             self._refuse_use()
@@ -114,7 +115,7 @@ class EngineTransaction:
         position = 0
         for key, found in self._reader.scan(lower, upper, self.snapshot):
             while position < len(own) and own[position].key < key:
-                mine = _as_found(own[position])
+                mine = _as_read(own[position])
                 if mine is not None:
                     yield own[position].key, mine
                 position += 1
@@ -126,7 +127,7 @@ class EngineTransaction:
                 self._note_expiry(found.expires_ms)
             yield key, found
         for write in own[position:]:
-            mine = _as_found(write)
+            mine = _as_read(write)
             if mine is not None:
                 yield write.key, mine
 
@@ -146,7 +147,7 @@ class EngineTransaction:
         self._clears.append((lower, upper))
 
     def perform(self, name: str, arguments: list[Any]) -> Any:
-        """Run an operation now, on what this transaction sees; what it read is validated at commit."""
+        """Run the operation ``name`` now, on what this transaction sees. What it reads is validated at commit."""
         self._check_writable()
         outcome = self._connection.operations.decide(self.find, now_ms(), name, arguments)
         for write in outcome.writes:
@@ -154,7 +155,7 @@ class EngineTransaction:
         return outcome.result
 
     def commit(self) -> int:
-        """Commit and end; the commit version (of the snapshot, if nothing was written)."""
+        """Commit and end; the commit version, or the snapshot's if nothing was written."""
         if self._ended:
             self._refuse_use()
         try:
@@ -171,7 +172,7 @@ class EngineTransaction:
         return version
 
     def _encoded(self) -> tuple[bytes, bytes]:
-        """What was read and what is to be written, as a commit sends it."""
+        """Reads and mutations, encoded for the commit."""
         try:
             reads = wire_request.encode_reads(list(self._keys_read), self._ranges_read)
             flat = [part for write in self._writes.values() for part in write]
@@ -188,7 +189,7 @@ class EngineTransaction:
     def _end(self, how: str) -> None:
         self._ended = how
         slot = self._slot
-        del self._slot  # if this is interrupted, the slot is lost, and so free again
+        del self._slot  # if an exception comes between, the slot object is dropped, which frees the slot
         self.attachment.slots.unpin(slot)
 
     def _write(self, write: Write) -> None:
@@ -212,7 +213,7 @@ class EngineTransaction:
             self._valid_until_ms = expires_ms
 
 
-def _as_found(write: Write) -> VersionedValue | None:
+def _as_read(write: Write) -> VersionedValue | None:
     if write.value is None or (write.expires_ms and write.expires_ms <= now_ms()):
         return None
     return VersionedValue(write.value, 0, write.expires_ms)

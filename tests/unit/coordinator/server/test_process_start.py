@@ -11,9 +11,9 @@ import pytest
 from shoal.coordinator.server.process_start import AlreadyServedError, Report, enter, hold_locks
 from shoal.shm import codec
 from shoal.shm.errors import ConfigurationError, StoreMovedError
-from shoal.shm.files import store_files
+from shoal.shm.files import epoch_file, store_files
 
-LOCKS = {store_files.COORDINATOR_LOCK_FILE, store_files.EPOCH_FILE}
+LOCKS = {store_files.COORDINATOR_LOCK_FILE, epoch_file.EPOCH_FILE}
 
 
 def _read(fd: int) -> bytes:

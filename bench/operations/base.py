@@ -1,0 +1,40 @@
+"""An operation: its data, the step that each worker repeats, and the check that all counted steps took effect."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar
+
+from ..peers import Session
+
+Step = Callable[[], object]
+
+
+class Operation(ABC):
+    """One kind of work. A step does ``batch`` operations, so that reading the clock adds little to quick ones."""
+
+    name: ClassVar[str]
+    title: ClassVar[str]
+    batch: ClassVar[int] = 1
+    # Reads are measured at one durability only, because they do not depend on it.
+    writes: ClassVar[bool] = True
+
+    def items(self) -> dict[str, Any]:
+        """The keys and values that are loaded into the store."""
+        return {}
+
+    @abstractmethod
+    def targets(self) -> list[str]:
+        """The keys, prefixes or runs that the steps work on; made once, before the workers are forked."""
+
+    def warm_up(self, session: Session, targets: Sequence[str]) -> None:  # noqa: B027 (most need none)
+        """Bring a worker into the state of one that has been at work for a while."""
+
+    @abstractmethod
+    def step(self, session: Session, targets: Sequence[str], worker: int, seed: int) -> Step:
+        """The function that a worker repeats."""
+
+    @abstractmethod
+    def check(self, session: Session, targets: Sequence[str], operations: int) -> None:
+        """Raise ``BenchError`` unless the store is as ``operations`` of this kind leave it (0: as it was loaded)."""

@@ -1,0 +1,76 @@
+"""The directory of a store: its path, making it, and removing what was made for a store that could not be opened."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import itertools
+import os
+from pathlib import Path
+
+from shoal.shm.errors import ConfigurationError
+
+
+def absolute_path(path: object) -> str:
+    """The absolute path of the store named ``path``.
+
+    Raises ``TypeError``, ``ValueError`` or ``ConfigurationError`` for what cannot name a directory.
+    """
+    if not isinstance(path, (str, bytes, os.PathLike)):
+        raise TypeError(f"path has type {type(path).__name__}; give a str or a pathlib.Path")
+    name = os.fsdecode(path)
+    if not name:
+        raise ValueError("path is empty; give the directory of the store ('.' is the current one)")
+    if "\0" in name:
+        raise ValueError(f"path is {name!r:.100}, with a NUL, which no file name has; give the directory of the store")
+    absolute = os.path.abspath(name)
+    try:
+        os.lstat(absolute)
+    except OSError as error:
+        if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
+            raise ConfigurationError(
+                f"{absolute:.200} cannot be a store ({error.strerror}); give another path"
+            ) from error
+    return absolute
+
+
+def make_directory(directory: Path) -> list[Path]:
+    """Make the store directory, mode 0700 whatever the umask, and those above it; those made, the lowest first."""
+    missing = list(itertools.takewhile(lambda path: not path.is_dir(), (directory, *directory.parents)))
+    made: list[Path] = []
+    try:
+        for path in reversed(missing):
+            try:
+                path.mkdir(mode=0o700 if path == directory else 0o777)
+            except FileExistsError:
+                if not path.is_dir():  # else another process has made it
+                    raise ConfigurationError(f"{path} is not a directory; a store is a directory") from None
+            else:
+                made.insert(0, path)
+        if directory in made:
+            directory.chmod(0o700)
+    except BaseException:
+        remove_directories(made)
+        raise
+    return made
+
+
+def remove_directories(made: list[Path]) -> None:
+    """Remove what ``make_directory`` has made for a store that could not be opened; what is not empty stays."""
+    with contextlib.suppress(OSError):
+        for path in made:
+            path.rmdir()
+
+
+def raise_if_read_only(directory: Path, error: OSError) -> None:
+    """ConfigurationError if ``error`` says that nothing can be written in ``directory``."""
+    if error.errno == errno.ENOENT:  # no directory can be made below /proc
+        raise ConfigurationError(
+            f"no store can be made at {directory} ({error.strerror}: {error.filename}); give another path"
+        ) from error
+    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+        what = "lies on a read-only file system" if error.errno == errno.EROFS else "may not be written by this user"
+        raise ConfigurationError(
+            f"{directory} {what} ({error.strerror}: {error.filename}); "
+            "to read a store there, open it with read_only=True"
+        ) from error

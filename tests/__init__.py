@@ -1,0 +1,1 @@
+"""The tests of shoal. What each folder proves is in README.md beside this file."""

@@ -1,0 +1,139 @@
+"""The benchmark: every operation on every peer, proofs that refuse lost work, and servers that leave nothing."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.support.repository import ROOT
+
+for needed in ("lmdb", "redis", "tabulate"):
+    pytest.importorskip(needed)
+
+from shoal.bench import stall  # noqa: E402
+from shoal.bench.harness import Plan, run_section  # noqa: E402
+from shoal.bench.operations import OPERATIONS  # noqa: E402
+from shoal.bench.peers import DURABILITIES, PEERS, BenchError, Session, redis_server  # noqa: E402
+from shoal.bench.report import section_text  # noqa: E402
+
+needs_redis = pytest.mark.skipif(redis_server.program() is None, reason="redis-server is not installed")
+PRIMITIVES = ("append", "cas", "trace", "cross")
+
+
+class Claims(Session):
+    """A store that says what it is told to."""
+
+    def __init__(self, length: int = 0, version: int = 0, traces: int = 0) -> None:
+        self._length, self._version, self._traces = length, version, traces
+
+    def log_length(self, run: str) -> int:
+        return self._length
+
+    def version(self, run: str, name: str) -> int:
+        return self._version
+
+    def trace_count(self, run: str, tag: str) -> int:
+        return self._traces
+
+
+@pytest.mark.parametrize("name", PRIMITIVES)
+def test_work_that_is_lost_is_noticed(name: str) -> None:
+    """An operation's check refuses a store that holds less than was acknowledged."""
+    operation = OPERATIONS[name]()
+    operation.check(Claims(), operation.targets(), 0)
+    with pytest.raises(BenchError, match=r"1 .* acknowledged"):
+        operation.check(Claims(), operation.targets(), 1)
+
+
+def test_a_transaction_in_halves_is_noticed() -> None:
+    """Cross refuses a run whose primitives do not say the same."""
+    with pytest.raises(BenchError, match="run-000 has 2 events"):
+        OPERATIONS["cross"]().check(Claims(length=2, version=2, traces=1), ["run-000"], 2)
+
+
+@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
+def test_a_peer_keeps_what_it_acknowledges(peer, tmp_path) -> None:
+    """What a peer can do it does so that the operation's check agrees, for several workers."""
+    able = [name for name in ("rmw", *PRIMITIVES) if peer.lacks(name, "buffered") is None]
+    if not able:
+        pytest.skip("the server is not installed")
+    store = peer(tmp_path, "buffered")
+    try:
+        store.start(OPERATIONS["rmw"]().items())
+        session = store.connect()
+        for name in able:
+            operation = OPERATIONS[name]()
+            # One store for all, so each primitive has runs of its own.
+            targets = [f"{name}-{run}" if name in PRIMITIVES else run for run in operation.targets()]
+            steps = [operation.step(session, targets, worker, seed=worker) for worker in range(2)]
+            for step in steps * 5:
+                step()
+            operation.check(session, targets, 10)
+        session.close()
+    finally:
+        store.stop()
+
+
+@needs_redis
+@pytest.mark.parametrize("durability", DURABILITIES)
+def test_a_stopped_redis_is_gone(durability: str, tmp_path) -> None:
+    """The server listens on no port, syncs as asked, and ends with stop."""
+    peer = redis_server.RedisServer(tmp_path, durability)
+    try:
+        peer.start({"a": 1})
+        pid = peer._process.pid
+        client = peer._client()
+        configured = client.config_get("port", "appendonly", "appendfsync", "save")
+        client.close()
+    finally:
+        peer.stop()
+    assert configured == {
+        "port": "0",
+        "save": "",
+        "appendonly": "yes",
+        "appendfsync": {"buffered": "everysec", "strict": "always"}[durability],
+    }
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+
+
+def test_a_redis_that_is_not_installed_is_said_to_be(tmp_path, monkeypatch) -> None:
+    """The others are measured, and the table says why one is not."""
+    monkeypatch.setattr(redis_server, "program", lambda: None)
+    monkeypatch.setattr("shoal.bench.harness.PEERS", PEERS[1:2] + PEERS[3:4])
+    monkeypatch.setattr("shoal.bench.report.SUBJECT", PEERS[1])
+    operation = OPERATIONS["append"]()
+    plan = Plan((operation,), ("buffered",), (1,), rounds=1, seconds_s=0.01)
+    text = section_text(operation, "buffered", run_section(operation, "buffered", plan, tmp_path, lambda: None))
+    assert "Redis: not measured: redis-server is not installed." in text
+    assert "LMDB" in text
+
+
+@pytest.mark.slow
+def test_the_command_prints_a_table_for_each_operation(tmp_path) -> None:
+    """``python -m bench`` measures the primitives at both durabilities and leaves nothing where it worked."""
+    command = [sys.executable, "-m", "bench", "--only", ",".join(PRIMITIVES), "--processes", "1,2", "--rounds", "1"]
+    command += ["--seconds", "0.05", "--directory", str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    for name in PRIMITIVES:
+        for durability in DURABILITIES:
+            assert any(
+                line.startswith(f"{name}: ") and line.endswith(f"({durability})") for line in done.stdout.splitlines()
+            )
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_stall_of_a_large_deletion_is_measured(tmp_path, monkeypatch, capsys) -> None:
+    """``python -m bench.stall`` prints a row for each round, with commits counted before and during the deletion."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(stall, "_BEFORE_S", 0.1)
+    assert stall.main(["--keys", "5000", "--rounds", "1", "--durability", "memory"]) == 0
+    row = next(line for line in capsys.readouterr().out.splitlines() if line.startswith("deleted in"))
+    _, _, _, _, *figures = row.replace(",", "").split()
+    assert len(figures) == 8
+    assert all(float(figure) > 0 for figure in figures)
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,87 @@
+"""Help of every command, with and without the extra that ``shoal bench`` needs; bad usage in one line; closed pipes."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+import shoal
+from tests.support.repository import ROOT
+
+COMMANDS = ["run", "serve", "info", "check", "backup", "repair", "runs", "events", "trace", "export", "import", "bench"]
+WITHOUT_EXTRA = """
+import sys
+class Missing:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in ("lmdb", "redis", "hiredis", "tabulate"):
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Missing())
+from shoal.cli.main import main
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+def shoal_command(*arguments, without_extra=False):
+    how = ["-c", WITHOUT_EXTRA] if without_extra else ["-m", "shoal"]
+    command = [sys.executable, *how, *arguments]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+
+
+@pytest.mark.parametrize("without_extra", [False, True])
+@pytest.mark.parametrize("command", [None, *COMMANDS])
+def test_help(command, without_extra):
+    """``--help`` of shoal and of every command needs no extra: exit 0, the text on stdout, nothing on stderr."""
+    ended = shoal_command(*([command] if command else []), "--help", without_extra=without_extra)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert ended.stdout.startswith(f"usage: shoal{f' {command}' if command else ''} ")
+
+
+def test_bench_without_its_extra():
+    """It names what is missing and how to install it: exit 2, one line."""
+    ended = shoal_command("bench", "--quick", without_extra=True)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == "shoal bench: needs lmdb and redis and tabulate; pip install 'shoal[bench]'\n"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        [],
+        ["nothing"],
+        ["--bogus"],
+        *([command, "--bogus"] for command in COMMANDS),
+        ["run", "m:f", "a", "--store", "s", "--workers", "0"],
+        ["serve", "s", "--durability", "no\nsuch"],
+        ["bench", "--only", "nothing"],
+    ],
+    ids=" ".join,
+)
+def test_bad_usage_is_one_line(arguments):
+    """Exit 2, nothing on stdout, and one line that says where help is."""
+    ended = shoal_command(*arguments, without_extra=True)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr.startswith("shoal")
+    assert ended.stderr.endswith("--help\n")
+    assert ended.stderr.count("\n") == 1
+
+
+def test_a_reader_that_has_seen_enough(tmp_path):
+    """``shoal events ... | head`` and its kin end quietly."""
+    with shoal.open(tmp_path / "store") as db:
+        log = shoal.EventLog(db)
+        log.append_many("r", [("event", "x" * 200) for _ in range(2000)])
+        for command, code in (("events", 0), ("export", 1)):  # an export that is not whole has failed
+            run = f"{sys.executable} -m shoal {command} {tmp_path / 'store'} {'r' if command == 'events' else ''}"
+            ended = subprocess.run(
+                ["bash", "-c", f"{run} | head -1; exit ${{PIPESTATUS[0]}}"],
+                cwd=ROOT,
+                env=os.environ,
+                capture_output=True,
+                text=True,
+                timeout=60,
+                check=False,
+            )
+            assert ended.returncode == code
+            assert ended.stdout.count("\n") == 1
+            assert ended.stderr == ""

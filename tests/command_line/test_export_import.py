@@ -1,0 +1,277 @@
+"""``shoal export`` and ``shoal import``: section 8 of the contract. What comes back is what was there."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import stat
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shoal
+from shoal.cli.main import main
+from shoal.transfer import json_lines, records
+from shoal.transfer.export_file import whole_file
+from shoal.transfer.import_file import IMPORT_MARKER, source
+from tests.support.event_logs import remove_event
+from tests.support.stores.full_store import bring, export, fill, sealed
+
+SPACE = shoal.Namespace("acme", "x/y", "\0")
+
+
+@pytest.fixture(scope="module")
+def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[shoal.Database]:
+    """A store with something of everything in two namespaces; nobody changes it."""
+    with shoal.open(tmp_path_factory.mktemp("full") / "store", durability="memory", linger=0.2) as db:
+        fill(db)
+        fill(db, SPACE)
+        yield db
+
+
+@pytest.fixture(scope="module")
+def exported(full: shoal.Database) -> bytes:
+    """The export of it."""
+    return export(full)
+
+
+@pytest.fixture(scope="module")
+def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[shoal.Database]:
+    """A store to import into."""
+    with shoal.open(tmp_path_factory.mktemp("target") / "store", durability="memory", linger=0.2) as db:
+        yield db
+
+
+@pytest.fixture
+def empty(target: shoal.Database) -> shoal.Database:
+    """The same with nothing in it."""
+    target.engine.clear(b"\0", b"\xff")
+    return target
+
+
+class TestRoundTrip:
+    def test_the_export_of_what_was_imported_is_the_same(self, exported, empty, tmp_path):
+        """Byte by byte: hashes, versions, timestamps, expiries, tags, all namespaces; and the store is sound."""
+        contents = bring(empty, tmp_path, exported)
+        assert export(empty) == exported
+        assert empty.check() == []
+        assert contents.records == exported.count(b"\n") - 2
+        assert empty.engine.find(IMPORT_MARKER) is None
+
+    def test_the_same_content_is_the_same_export(self, full, exported):
+        """Nothing in it is of the moment it was made."""
+        assert export(full) == exported
+
+    @pytest.mark.parametrize("namespace", [shoal.Namespace(), SPACE], ids=["default", "other"])
+    def test_every_query_answers_as_before(self, full, exported, empty, tmp_path, namespace):
+        """Indices are rebuilt: by status, tag, parent, time, type."""
+        bring(empty, tmp_path, exported)
+        answers = []
+        for db in (full, empty):
+            runs, traces = shoal.RunIndex(db, namespace=namespace), shoal.TraceStore(db, namespace=namespace)
+            log, cells = shoal.EventLog(db, namespace=namespace), shoal.StateCell(db, namespace=namespace)
+            kv = shoal.KVStore(db, namespace=namespace)
+            answers.append(
+                repr([
+                    runs.list_runs(), runs.get_stats(), runs.get_child_runs("parent"),
+                    [runs.query_runs(shoal.RunQuery(status=status)) for status in shoal.RunStatus],
+                    runs.query_runs(shoal.RunQuery(tags=["t"])),
+                    traces.list("parent"), traces.query_by_tag("parent", "tag"),
+                    traces.query_by_type("parent", "mine"), traces.query_by_time("parent", 0, 2**62),
+                    traces.get_tree("parent", "trace-0"), log.read_by_type("parent", "type-1"), log.anchor("sealed"),
+                    cells.list("parent"), [cells.read("parent", name) for name in cells.list("parent")],
+                    kv.list_with_values("parent"), kv.list_with_values("🦀 never registered"),
+                ])
+            )  # fmt: skip
+            assert log.verify_chain("parent")
+            assert log.verify_chain("sealed")
+            assert 3500 < kv.ttl("parent", "expires") <= 3600
+        assert answers[0] == answers[1]
+
+    def test_life_goes_on_where_it_was(self, exported, empty, tmp_path):
+        """Logs keep their chain, versions of deleted cells are not used again, keys stay taken."""
+        bring(empty, tmp_path, exported)
+        log, cells = shoal.EventLog(empty), shoal.StateCell(empty)
+        assert log.append("sealed", "e", None).sequence == 5
+        assert log.head("sealed").hash[16:] != bytes(16)
+        assert log.verify_chain("sealed")
+        assert cells.read("parent", "cell-1") is None
+        assert cells.init("parent", "cell-1", 0) == 2
+        assert cells.read("parent", "cell-3").version == 2
+        with pytest.raises(shoal.AlreadyExistsError):
+            shoal.RunIndex(empty).create_run(run_id="parent")
+        with pytest.raises(shoal.AlreadyExistsError):
+            shoal.TraceStore(empty).record("parent", shoal.TraceType.Thought("x"), id="trace-3")
+
+    def test_an_empty_store(self, empty, tmp_path):
+        """Two lines, which can be imported."""
+        raw = export(empty)
+        assert raw.count(b"\n") == 2
+        assert bring(empty, tmp_path, raw).records == 0
+
+    def test_what_has_expired_meanwhile_stays_away(self, empty, tmp_path):
+        """A key whose moment has come is not there after an import, as it would not be without."""
+        fields = {"kind": "kv", "run_id": "r", "key": "k", "value": 1, "expires_at": 5}
+        bring(empty, tmp_path, sealed([json_lines.dump(records.HEADER), json_lines.dump(fields)]))
+        assert not shoal.KVStore(empty).exists("r", "k")
+        assert empty.check() == []
+
+    def test_a_run_larger_than_is_read_ahead(self, empty, tmp_path, monkeypatch):
+        """Runs large and small beside each other, each once and whole."""
+        monkeypatch.setattr("shoal.primitives.run_scan._AHEAD_KEYS", 10)
+        fill(empty)
+        monkeypatch.undo()
+        raw = export(empty)
+        monkeypatch.setattr("shoal.primitives.run_scan._AHEAD_KEYS", 3)
+        assert export(empty) == raw
+
+    def test_an_export_is_of_one_moment(self, empty):
+        """What one transaction writes to two runs is in it twice or not at all, whoever writes meanwhile."""
+        done = threading.Event()
+
+        def write() -> None:
+            with shoal.open(empty.path) as db:
+                while not done.is_set():
+                    with db.transaction("a") as txn:
+                        n = txn.kv.increment("n")
+                        txn.on("z").kv.put("n", n)
+                        txn.on("z").kv.put(f"fill-{n % 300}", n)
+
+        thread = threading.Thread(target=write)
+        thread.start()
+        try:
+            for _ in range(10):
+                lines = [json.loads(line) for line in export(empty).splitlines()]
+                assert len({line["value"] for line in lines if line.get("key") == "n"}) <= 1
+        finally:
+            done.set()
+            thread.join()
+
+    def test_a_broken_log_is_not_exported(self, empty):
+        """What could not be imported is not passed off as an export."""
+        shoal.EventLog(empty).append_many("r", [("e", 1), ("e", 2)])
+        remove_event(empty, "r", 0)
+        with pytest.raises(shoal.CorruptionError, match="event log of run 'r'"):
+            export(empty)
+
+
+class TestFiles:
+    def test_a_file_is_private_and_whole(self, full, exported, tmp_path):
+        """0600 whatever the umask, under its own name once it is done; what was there before is replaced."""
+        path = tmp_path / "f.jsonl"
+        path.write_text("old")
+        path.chmod(0o644)
+        before = os.umask(0)
+        try:
+            assert main(["export", full.path, str(path)]) == 0
+        finally:
+            os.umask(before)
+        assert path.read_bytes() == exported
+        assert stat.S_IMODE(path.stat().st_mode) == 0o600
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_failure_leaves_what_was_there(self, tmp_path):
+        """No half file under either name, whatever ended it."""
+        path = tmp_path / "f.jsonl"
+        path.write_text("old")
+        for error in (OSError("no space"), KeyboardInterrupt()):
+            with pytest.raises(type(error)), whole_file(path) as out:  # noqa: PT012
+                out.write(b"new")
+                raise error
+        assert path.read_text() == "old"
+        assert list(tmp_path.iterdir()) == [path]
+
+    def test_a_link_keeps_pointing(self, full, exported, tmp_path):
+        """Its target is replaced."""
+        (tmp_path / "link").symlink_to("target")
+        assert main(["export", full.path, str(tmp_path / "link")]) == 0
+        assert (tmp_path / "link").is_symlink()
+        assert (tmp_path / "target").read_bytes() == exported
+
+    @pytest.mark.parametrize("name", ["", "missing/f", "file/f"])
+    def test_where_no_file_can_be(self, full, tmp_path, capsys, name):
+        """A directory, or none: one line, exit 1."""
+        (tmp_path / "file").write_text("")
+        assert main(["export", full.path, str(tmp_path / name)]) == 1
+        assert capsys.readouterr().err.startswith("shoal: ")
+        assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+    def test_no_room_for_it(self, full, capsys):
+        """What is no regular file is written to as it is, and says so when it is full."""
+        assert main(["export", full.path, "/dev/full"]) == 1
+        error = capsys.readouterr().err
+        assert "No space left" in error
+        assert error.count("\n") == 1
+        assert Path("/dev/full").is_char_device()
+
+    def test_stdin_is_kept_in_a_file_without_a_name(self, exported):
+        """What can be read only once can be imported."""
+        with source(io.BytesIO(exported)) as file:
+            file.seek(0)
+            assert file.read() == exported
+            assert os.fstat(file.fileno()).st_nlink == 0
+
+    def test_through_a_pipe(self, full, exported, store, tmp_path):
+        """``shoal export A | shoal import B``: the store is made, and a second time it is refused."""
+        shoal_ = [sys.executable, "-m", "shoal"]
+        with subprocess.Popen([*shoal_, "export", full.path], stdout=subprocess.PIPE) as reader:
+            done = subprocess.run([*shoal_, "import", str(store)], stdin=reader.stdout, capture_output=True, text=True)
+            assert (done.returncode, done.stderr) == (0, "")
+            assert reader.wait() == 0
+        assert "records of" in done.stdout
+        with shoal.open(store, linger=0.2) as db:
+            assert export(db) == exported
+            again = subprocess.run([*shoal_, "import", str(store)], input=exported, capture_output=True)
+        assert again.returncode == 1
+        assert again.stderr.count(b"\n") == 1
+
+    def test_a_bad_file_makes_no_store(self, store, tmp_path, capsys):
+        """Exit 1, one line, and nothing is there."""
+        path = tmp_path / "bad"
+        for raw in (b"", b"garbage\n", b'{"shoal_export":1}\n{"kind"'):
+            path.write_bytes(raw)
+            assert main(["import", str(store), str(path)]) == 1
+            out, error = capsys.readouterr()
+            assert out == ""
+            assert error.count("\n") == 1
+            assert "nothing was imported" in error
+        assert main(["import", str(store), str(tmp_path / "none")]) == 1
+        assert main(["import", str(store), str(tmp_path)]) == 1
+        assert not store.exists()
+
+
+class TestRefusal:
+    def test_a_run_that_is_there(self, exported, empty, tmp_path):
+        """Registered or not, whatever is in it: named, and nothing is written."""
+        writers = {
+            "registered": lambda: shoal.RunIndex(empty).create_run(run_id="sealed"),
+            "holds a key": lambda: shoal.KVStore(empty).put("sealed", "k", 1),
+            "registered in the file": lambda: shoal.KVStore(empty).put("paused", "k", 1),
+        }
+        for write in writers.values():
+            write()
+            before = export(empty)
+            with pytest.raises(shoal.AlreadyExistsError, match=r"run '(sealed|paused)' exists"):
+                bring(empty, tmp_path, exported)
+            assert export(empty) == before
+            for run_id in ("sealed", "paused"):
+                with contextlib.suppress(shoal.NotFoundError):
+                    shoal.RunIndex(empty).delete_run(run_id)
+        bring(empty, tmp_path, exported)
+
+    def test_the_same_run_in_another_namespace_is_another_run(self, exported, empty, tmp_path):
+        """It is not in the way."""
+        shoal.KVStore(empty, namespace=shoal.Namespace("other")).put("sealed", "k", 1)
+        bring(empty, tmp_path, exported)
+
+    def test_twice(self, exported, empty, tmp_path):
+        """The second time everything is there."""
+        bring(empty, tmp_path, exported)
+        with pytest.raises(shoal.AlreadyExistsError, match="delete it there, or import into another store"):
+            bring(empty, tmp_path, exported)

@@ -1,0 +1,36 @@
+"""Deliberate faults, one switch each, which the checks of the tests must notice: see ``registry``."""
+
+from tests.mutants import answers, conditions, leaks, log, reading, recovery, take_over, validation
+from tests.mutants.registry import (
+    CONDITIONS,
+    COORDINATOR,
+    HELPER,
+    MUTANTS,
+    WORKER,
+    Failpoint,
+    Mutant,
+    Patch,
+    in_commits,
+    mutated,
+)
+
+__all__ = [
+    "CONDITIONS",
+    "COORDINATOR",
+    "HELPER",
+    "MUTANTS",
+    "WORKER",
+    "Failpoint",
+    "Mutant",
+    "Patch",
+    "answers",
+    "conditions",
+    "in_commits",
+    "leaks",
+    "log",
+    "mutated",
+    "reading",
+    "recovery",
+    "take_over",
+    "validation",
+]

@@ -1,0 +1,104 @@
+"""What a coordinator can meet that is no fault of shoal: a death at the worst place, a full disk, a deadly commit.
+
+Each holds for the rest of the process it is installed in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import signal
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from shoal.coordinator.commit.engine import CommitEngine
+from shoal.shm.files import storage
+from tests.mutants.registry import condition
+
+GROUPS_TO_LIVE = 120
+FULL_DISK_FLAG = "SHOAL_TEST_FULL_DISK"
+SMALL_DISK = "SHOAL_TEST_SMALL_DISK"  # what the system says when it is full, and its size in bytes
+
+
+@condition
+def die_logged() -> None:
+    """It is killed after 120 groups of commits, with commits in the log that nobody was told of."""
+    sound = CommitEngine.finish_group
+    groups = 0
+
+    def finish_group(self: CommitEngine) -> None:
+        nonlocal groups
+        if self.version != self.published:
+            groups += 1
+            if groups == GROUPS_TO_LIVE:
+                os.kill(os.getpid(), signal.SIGKILL)
+        sound(self)
+
+    CommitEngine.finish_group = finish_group
+
+
+@condition
+def poisoned() -> None:
+    """It is killed by every commit that names the key "poison"."""
+    sound = CommitEngine.submit_together
+
+    def submit_together(self: CommitEngine, requests: list[Any]) -> list[bytes]:
+        if any(b"poison" in request.mutations for _, request in requests):
+            os.kill(os.getpid(), signal.SIGKILL)
+        return sound(self, requests)
+
+    CommitEngine.submit_together = submit_together
+
+
+@condition
+def full_disk() -> None:
+    """The disk has no room for another log file as long as the flag file is there."""
+    flag = Path(os.environ[FULL_DISK_FLAG])
+
+    class FullOs:
+        """``os`` as a full disk shows it."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def posix_fallocate(self, fd: int, offset: int, length: int) -> None:
+            if flag.exists():
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            os.posix_fallocate(fd, offset, length)
+
+    storage.os = FullOs()
+
+
+@condition
+def small_disk() -> None:
+    """The store's directory may take so many bytes of the disk; a quota does not show in ``statvfs``."""
+    number, most_bytes = map(int, os.environ[SMALL_DISK].split())
+
+    def used_bytes(directory: str) -> int:
+        used = 0
+        for entry in os.scandir(directory):
+            with contextlib.suppress(FileNotFoundError):
+                used += entry.stat().st_size
+        return used
+
+    class SmallOs:
+        """``os`` as such a disk shows it."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(os, name)
+
+        def posix_fallocate(self, fd: int, offset: int, length: int) -> None:
+            used = used_bytes(os.path.dirname(os.readlink(f"/proc/self/fd/{fd}")))
+            if used + offset + length - os.fstat(fd).st_size > most_bytes:
+                raise OSError(number, os.strerror(number))
+            os.posix_fallocate(fd, offset, length)
+
+        def statvfs(self, directory: Path) -> Any:
+            if number != errno.ENOSPC:
+                return os.statvfs(directory)
+            free = max(0, most_bytes - used_bytes(str(directory)))
+            return SimpleNamespace(f_blocks=most_bytes, f_bavail=free, f_frsize=1)
+
+    storage.os = SmallOs()

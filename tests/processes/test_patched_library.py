@@ -1,0 +1,76 @@
+"""Programs that replace parts of the standard library, as ``gevent`` and ``eventlet`` do when they are told to."""
+
+from __future__ import annotations
+
+import importlib.util
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import shoal
+from tests.support.crash_workers import DEADLINE_S
+
+_GEVENT = "from gevent import monkey; monkey.patch_all()"
+_EVENTLET = "import eventlet; eventlet.monkey_patch()"
+_REMOVED = """
+import _thread, os, queue, select, socket, subprocess, time
+for name in ("poll", "epoll", "kqueue", "devpoll"):
+    if hasattr(select, name):
+        delattr(select, name)
+def refuse(*_arguments, **_options):
+    raise RuntimeError("replaced")
+for module, names in {
+    time: ["sleep"], queue: ["SimpleQueue"],
+    socket: ["socket"], _thread: ["start_new_thread"], subprocess: ["Popen"],
+    os: ["fork", "posix_spawn", "waitpid", "read", "write"],
+}.items():
+    for name in names:
+        setattr(module, name, refuse)
+"""
+
+_WORK = """
+import os, sys
+import shoal
+db = shoal.open(sys.argv[1], linger=0.2)
+kv = shoal.KVStore(db)
+def work(i):
+    kv.put("run", f"key {i}", i)
+    assert kv.get("run", f"key {i}") == i
+    db.transact("run", lambda txn: txn.kv.put("sum", txn.kv.get("sum", 0) + i))
+    with db.snapshot("run") as view:
+        assert view.kv.get(f"key {i}") == i
+for i in range(5):
+    work(i)
+"""
+_END = """
+os.kill(db.info().coordinator_pid, 9)
+work(5)
+assert db.check() == []
+assert shoal.EventLog(db).append("run", "type", 1).sequence == 0
+db.close()
+"""
+_TASKS = {
+    _GEVENT: "import gevent; gevent.joinall([gevent.spawn(work, i) for i in range(6, 20)], raise_error=True)",
+    _EVENTLET: "[thread.wait() for thread in [eventlet.spawn(work, i) for i in range(6, 20)]]",
+    _REMOVED: "",
+}
+
+
+@pytest.mark.parametrize("first", ["patch", "shoal"])
+@pytest.mark.parametrize("patch", [_GEVENT, _EVENTLET, _REMOVED], ids=["gevent", "eventlet", "refused"])
+def test_shoal_works_in_a_patched_program(store: Path, patch: str, first: str) -> None:
+    """Opening, commits, reads, take-over and closing, in a program patched before its import of shoal or after."""
+    package = {_GEVENT: "gevent", _EVENTLET: "eventlet"}.get(patch)
+    if package is not None and importlib.util.find_spec(package) is None:
+        pytest.skip(f"{package} is not installed")
+    begin = f"import shoal\n{patch}" if first == "shoal" else patch
+    program = "\n".join([begin, _WORK, _TASKS[patch], _END])
+    done = subprocess.run(
+        [sys.executable, "-c", program, str(store)], capture_output=True, text=True, timeout=DEADLINE_S
+    )
+    assert done.returncode == 0, done.stderr
+    with shoal.open(store, linger=0.05) as db:
+        assert shoal.KVStore(db).get("run", "key 5") == 5
+        assert db.check() == []

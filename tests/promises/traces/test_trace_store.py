@@ -1,0 +1,250 @@
+"""TraceStore, what is recorded and what is refused: section 6 of the contract, beyond the plan's lists."""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+
+import pytest
+
+import shoal
+from shoal import AlreadyExistsError, LimitExceededError, NotFoundError, TraceOptions, TraceType
+from tests.support.traces import THOUGHT, ids_of
+
+NASTY = ["\0", "a\0b", "__idx_", "a__b", "__", "type", "/", "\n", "é", "🦀", "\uffff", "k" * 1024, "é" * 512]
+
+
+class TestRecord:
+    def test_defaults_are_a_root_without_tags_or_metadata(self, traces, run):
+        """What is not given is None, and no tags."""
+        trace = traces.get(run, traces.record(run, THOUGHT))
+        assert (trace.parent_id, trace.tags, trace.metadata) == (None, [], None)
+
+    def test_tags_keep_their_order_each_once(self, traces, run):
+        """Duplicates collapse; tuples, lists, sets and generators will do."""
+        traces.record(run, THOUGHT, id="t", tags=("b", "a", "b", "c", "a"))
+        assert traces.get(run, "t").tags == ["b", "a", "c"]
+        assert ids_of(traces.query_by_tag(run, "b")) == ["t"]
+        traces.record(run, THOUGHT, id="g", tags=(tag for tag in "xy"))
+        assert traces.get(run, "g").tags == ["x", "y"]
+
+    def test_values_read_back_as_values_do(self, traces, run):
+        """Tuples read back as lists, datetimes as the same moment; lone surrogates in what a trace says are kept."""
+        moment = datetime(2026, 11, 22, tzinfo=UTC)
+        kind = TraceType.ToolCall("read", {"path": "\udcff", "when": (moment, b"x")}, (1, 2), 0.5)
+        traces.record(run, kind, id="t", metadata=("m", {"when": moment}))
+        trace = traces.get(run, "t")
+        assert trace.trace_type == TraceType.ToolCall("read", {"path": "\udcff", "when": [moment, b"x"]}, [1, 2], 0.5)
+        assert trace.metadata == ["m", {"when": moment}]
+
+    def test_options_of_a_decision_may_be_a_tuple(self, traces, run):
+        """A tuple of options is the list of them, before and after."""
+        decision = TraceType.Decision("which?", ("a", "b"), "a")
+        assert decision == TraceType.Decision("which?", ["a", "b"], "a")
+        assert traces.get(run, traces.record(run, decision)).trace_type == decision
+
+    def test_falsy_metadata_is_not_none(self, traces, run):
+        """Empty values are values."""
+        for value in ({}, [], 0, False, ""):
+            read = traces.get(run, traces.record(run, THOUGHT, metadata=value)).metadata
+            assert (read, type(read)) == (value, type(value))
+
+    def test_an_id_used_twice_is_refused(self, traces, run):
+        """AlreadyExistsError, and the first trace stays as it is, its indices too."""
+        traces.record(run, THOUGHT, id="t", tags=["old"])
+        with pytest.raises(AlreadyExistsError, match="trace 't' exists already"):
+            traces.record(run, TraceType.Error("E", "m", True), id="t", tags=["new"])
+        assert traces.get(run, "t").trace_type == THOUGHT
+        assert traces.query_by_tag(run, "new") == traces.query_by_type(run, "Error") == []
+        assert traces.count(run) == 1
+
+    def test_a_trace_is_not_its_own_parent(self, traces, run):
+        """At the moment it is recorded it does not exist, so there are no cycles."""
+        with pytest.raises(NotFoundError):
+            traces.record(run, THOUGHT, id="t", parent_id="t")
+        assert traces.list(run) == []
+
+    def test_a_parent_in_another_run_or_namespace_is_none(self, memory_db, traces, run):
+        """Traces of a run are its own."""
+        traces.record(run, THOUGHT, id="t", tags=["a"])
+        other = shoal.TraceStore(memory_db, namespace=shoal.Namespace(tenant="other"))
+        for store, where in ((traces, run + "x"), (other, run)):
+            assert store.get(where, "t") is None
+            assert store.query_by_tag(where, "a") == store.list(where) == []
+            with pytest.raises(NotFoundError):
+                store.record_child(where, "t", THOUGHT)
+
+    def test_one_of_many_gets_the_id(self, traces, run):
+        """Threads that record one id at once: one succeeds, the others are told; records never conflict."""
+        outcomes = []
+
+        def record():
+            try:
+                outcomes.append(traces.record(run, THOUGHT, id="t"))
+            except AlreadyExistsError:
+                outcomes.append(None)
+
+        threads = [threading.Thread(target=record) for _ in range(6)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        assert sorted(outcomes, key=str) == [None] * 5 + ["t"]
+
+    def test_a_clock_set_back_changes_the_order_only(self, memory_db, traces, run, monkeypatch):
+        """A child may be older than its parent; it is found all the same."""
+        for moment, parent_id, trace_id in ((100, None, "p"), (50, "p", "c"), (100, "p", "a")):
+            monkeypatch.setattr("shoal.primitives.facades.trace_store.now_ms", lambda moment=moment: moment)
+            traces.record(run, THOUGHT, id=trace_id, parent_id=parent_id)
+        assert traces.list(run) == ["c", "a", "p"]
+        assert ids_of(traces.get_children(run, "p")) == ["c", "a"]
+
+
+class TestText:
+    def test_nasty_ids_tags_and_names_stay_apart(self, traces, run):
+        """Any text is an id, tag, parent or type name, and finds what bears it and nothing else."""
+        for i, text in enumerate(NASTY):
+            traces.record(run, TraceType.Custom(text, None), id=text, tags=[text])
+            traces.record_child(run, text, THOUGHT, id=f"c{i}")
+        assert traces.count(run) == 2 * len(NASTY)
+        for i, text in enumerate(NASTY):
+            assert traces.get(run, text).tags == [text]
+            assert ids_of(traces.query_by_tag(run, text)) == [text]
+            assert ids_of(traces.query_by_type(run, text)) == [text]
+            assert ids_of(traces.get_children(run, text)) == [f"c{i}"]
+            assert [trace.id for _, trace in traces.get_tree(run, text).walk()] == [text, f"c{i}"]
+
+    @pytest.mark.parametrize(
+        ("bad", "error"), [("", ValueError), ("\ud800", ValueError), ("k" * 1025, LimitExceededError), (7, TypeError)]
+    )
+    def test_bad_text_is_refused_everywhere(self, traces, run, bad, error):
+        """Empty, not UTF-8, too long, not a str: refused with a message that names it, nothing recorded."""
+        calls = {
+            "id": lambda: traces.record(run, THOUGHT, id=bad),
+            "parent_id": lambda: traces.record(run, THOUGHT, parent_id=bad),
+            "a tag": lambda: traces.record(run, THOUGHT, tags=["good", bad]),
+            "trace_type": lambda: traces.record(run, TraceType.Custom(bad, None)),
+            "tag": lambda: traces.query_by_tag(run, bad),
+            "type": lambda: traces.query_by_type(run, bad),
+            "trace_id": lambda: traces.get(run, bad),
+        }
+        calls |= {
+            "parent_id ": lambda: traces.get_children(run, bad),
+            "parent_id  ": lambda: traces.record_child(run, bad, THOUGHT),
+            "trace_id ": lambda: traces.get_tree(run, bad),
+            "tag ": lambda: traces.query(run, tag=bad),
+            "type ": lambda: traces.query(run, type=bad),
+            "parent_id   ": lambda: traces.query(run, parent_id=bad),
+        }
+        for named, call in calls.items():
+            with pytest.raises(error, match=named.strip()):
+                call()
+        assert traces.count(run) == 0
+
+
+class TestBadArguments:
+    def test_kinds_check_their_fields(self):
+        """Each field that is of a wrong type or value is refused when the kind is made."""
+        for call, error in [
+            (lambda: TraceType.ToolCall(None, {}), TypeError),
+            (lambda: TraceType.ToolCall("t", {}, None, "3"), TypeError),
+            (lambda: TraceType.ToolCall("t", {}, None, True), TypeError),
+            (lambda: TraceType.ToolCall("t", {}, None, -1), ValueError),
+            (lambda: TraceType.ToolCall("t", {}, None, float("nan")), ValueError),
+            (lambda: TraceType.Decision("q", "ab", "a"), TypeError),
+            (lambda: TraceType.Decision("q", None, "a"), TypeError),
+            (lambda: TraceType.Decision("q", [1], "a"), TypeError),
+            (lambda: TraceType.Decision("q", [], None), TypeError),
+            (lambda: TraceType.Decision("q", [], "a", 1), TypeError),
+            (lambda: TraceType.Query("t", b"q", 1), TypeError),
+            (lambda: TraceType.Query("t", "q", 1.0), TypeError),
+            (lambda: TraceType.Query("t", "q", -1), ValueError),
+            (lambda: TraceType.Thought(b"x"), TypeError),
+            (lambda: TraceType.Thought("x", "high"), TypeError),
+            (lambda: TraceType.Error("E", "m", 1), TypeError),
+            (lambda: TraceType.Error("E", None, True), TypeError),
+            (lambda: TraceType.Custom("", 1), ValueError),
+            (lambda: TraceType.Custom(None, 1), TypeError),
+            (lambda: TraceType(), TypeError),
+        ]:
+            with pytest.raises(error):
+                call()
+
+    @pytest.mark.parametrize("tags", ["tag", b"tag", None, 7, {"a": 1}, [None], [["a"]]], ids=repr)
+    def test_tags_are_several_texts(self, traces, run, tags):
+        """One str is not a list of tags; neither is anything that holds no texts."""
+        with pytest.raises(TypeError, match="tag"):
+            traces.record(run, THOUGHT, tags=tags)
+        assert traces.count(run) == 0
+
+    @pytest.mark.parametrize("trace_type", [None, "Thought", TraceType.Thought, {"content": "x"}, 7], ids=repr)
+    def test_only_a_kind_is_recorded(self, traces, run, trace_type):
+        """What is no trace type is refused with the names of those there are."""
+        with pytest.raises(TypeError, match=r"make one of TraceType\.ToolCall, "):
+            traces.record(run, trace_type)
+
+    def test_other_bad_arguments(self, traces, run):
+        """Nones where something must be given, moments and limits that are no integers."""
+        for call, error in [
+            (lambda: traces.record_child(run, None, THOUGHT), TypeError),
+            (lambda: traces.record_with_options(run, THOUGHT, None), TypeError),
+            (lambda: traces.record_with_options(run, THOUGHT, {"id": "x"}), TypeError),
+            (lambda: traces.get(run, None), TypeError),
+            (lambda: traces.query_by_type(run, None), TypeError),
+            (lambda: traces.query_by_type(run, THOUGHT), TypeError),
+            (lambda: traces.query_by_type(run, TraceType), TypeError),
+            (lambda: traces.query_by_type(run, int), TypeError),
+            (lambda: traces.query_by_tag(run, None), TypeError),
+            (lambda: traces.query_by_time(run, None, 1), TypeError),
+            (lambda: traces.query_by_time(run, 0, 1.5), TypeError),
+            (lambda: traces.query_by_time(run, True, 1), TypeError),
+            (lambda: traces.query(run, limit=-1), ValueError),
+            (lambda: traces.query(run, limit=True), TypeError),
+            (lambda: traces.query(run, limit="1"), TypeError),
+            (lambda: traces.get_children(run, None), TypeError),
+            (lambda: traces.record("", THOUGHT), ValueError),
+            (lambda: traces.count(7), TypeError),
+        ]:
+            with pytest.raises(error):
+                call()
+        assert traces.count(run) == 0
+
+    def test_what_cannot_be_stored_is_named_by_its_path(self, traces, run):
+        """The message says where in the trace the offending value is."""
+        with pytest.raises(TypeError, match=r"value at \$\.arguments\.fns\[1\] has type builtin"):
+            traces.record(run, TraceType.ToolCall("t", {"fns": [1, print]}))
+        with pytest.raises(TypeError, match=r"value at \$\.m"):
+            traces.record(run, THOUGHT, metadata={"m": object()})
+        with pytest.raises(TypeError, match=r"value at \$\.results_count is"):
+            traces.record(run, TraceType.Query("t", "q", 2**64))
+        assert traces.count(run) == 0
+
+    def test_a_list_changed_after_it_was_checked_is_checked_again(self, traces, run):
+        """What would not read back is not recorded."""
+        decision = TraceType.Decision("q", ["a"], "a")
+        decision.options.append(7)
+        with pytest.raises(TypeError, match="an option has type int"):
+            traces.record(run, decision)
+
+    def test_too_large_is_refused_before_it_is_sent(self, traces, run):
+        """A field, metadata, or all of it together beyond 16 MiB."""
+        half = b"x" * (9 << 20)
+        for call in (
+            lambda: traces.record(run, TraceType.Custom("c", half + half)),
+            lambda: traces.record(run, THOUGHT, metadata=half + half),
+            lambda: traces.record(run, TraceType.Custom("c", half), metadata=half),
+        ):
+            with pytest.raises(LimitExceededError, match="the limit is 16,777,216"):
+                call()
+        assert traces.count(run) == 0
+
+
+def test_options_take_what_record_takes(traces, run):
+    """Every option has record's default; the same options may be used again, whatever the tags came from."""
+    trace = traces.get(run, traces.record_with_options(run, THOUGHT, TraceOptions()))
+    assert (trace.parent_id, trace.tags, trace.metadata) == (None, [], None)
+    options = TraceOptions(tags=(tag for tag in "ab"))
+    for _ in range(2):
+        assert traces.get(run, traces.record_with_options(run, THOUGHT, options)).tags == ["a", "b"]
+    with pytest.raises(TypeError, match="tags has type str"):
+        TraceOptions(tags="ab")

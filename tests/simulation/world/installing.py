@@ -1,0 +1,194 @@
+"""The one place where the simulated machine is put under shoal's modules.
+
+A coordinator gets the machine through its port (``host.py``). Clients, and what both sides share, call ``os``,
+``select`` and ``time`` themselves; each of these modules is given another ``os`` here, under the name by which it calls
+it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import select
+import weakref
+from collections.abc import Iterator
+from types import SimpleNamespace
+from typing import Any
+
+from shoal.coordinator.log import format as wal_format
+from shoal.coordinator.memory import ordered_index, reclaim, writer
+from shoal.coordinator.memory.check_report import check_segment
+from shoal.coordinator.server import coordinator, process_start
+from shoal.primitives.facades import state_cell
+from shoal.primitives.rules import event_rules as event_operations
+from shoal.shm import clock, limits
+from shoal.shm.files import checkpoint
+from shoal.shm.host import descriptors, waiting
+from shoal.shm.memory.segment import Segment
+from shoal.shm.memory.snapshots import SnapshotSlots
+from shoal.shm.wire import frames
+from shoal.workers import polling, retry
+from shoal.workers.shared_memory import attachment, channel, connection, take_over
+from tests.mutants import Patch
+from tests.mutants import answers as mutant_answers
+from tests.mutants import recovery as mutant_recovery
+from tests.mutants import take_over as mutant_take_over
+from tests.simulation.world import fakes
+from tests.simulation.world.disk import SimulatedStorage
+from tests.simulation.world.door import knock, start_if_nobody_does
+from tests.simulation.world.machine import CONSTANTS, World
+from tests.simulation.world.pipes import Poll, Thing
+
+# As small as the limits of the machine.
+_RECORD_BYTES = 300
+
+
+@contextlib.contextmanager
+def under(world: World) -> Iterator[None]:
+    """Have shoal run on this machine meanwhile."""
+    patch = Patch()
+    try:
+        _install(world, patch)
+        yield
+    finally:
+        for reference in world.attachments:
+            left = reference()
+            if left is not None:
+                left.pipes.clear()  # nothing is left that it could close
+        patch.restore()
+        for segment in world.segments:
+            os.close(segment._fd)
+            segment._fd = -1
+
+
+def _install(world: World, patch: Patch) -> None:
+    fakes.SharedSegment.world = world
+    fake_os, rng = fakes.Os(world), world.rng
+    sim_time = SimpleNamespace(
+        monotonic=lambda: world.now_s,
+        perf_counter=lambda: world.now_s,
+        time_ns=lambda: world.now_ms() * 1_000_000,
+        sleep=world.sleep,
+    )
+    sim_select = SimpleNamespace(
+        poll=lambda: Poll(world, world.descriptors),
+        POLLIN=select.POLLIN,
+        POLLOUT=select.POLLOUT,
+    )
+    for module in (frames, connection, attachment, descriptors, waiting):
+        patch.set(module, "os", fake_os)
+    for module in (attachment, frames):
+        patch.set(module, "select", sim_select)
+    for module in (
+        waiting,
+        frames,
+        connection,
+        channel,
+        polling,
+        retry,
+        take_over,
+        clock,
+        state_cell,
+        mutant_answers,
+    ):
+        patch.set(module, "time", sim_time)
+    sim_random = SimpleNamespace(uniform=rng.uniform)
+    for module in (polling, retry):
+        patch.set(module, "random", sim_random)
+    secrets = SimpleNamespace(randbits=rng.getrandbits)
+    for module in (connection, channel, mutant_take_over):
+        patch.set(module, "secrets", secrets)
+    for name, value in CONSTANTS.items():
+        patch.set(limits, name, value)
+    for module, name in ((checkpoint, "CHECKPOINT_BLOCK_BYTES"), (channel, "ANSWER_SPIN_S")):
+        patch.set(module, name, CONSTANTS[name])
+    patch.set(event_operations, "RECORD_BYTES", _RECORD_BYTES)
+    _install_coordinator(world, patch)
+    _install_client(world, patch)
+
+
+def _install_coordinator(world: World, patch: Patch) -> None:
+    def check_after_recovery(found: Any, segment: Segment, made: Any) -> None:
+        world.recovered.append(found.version)
+        for text in check_segment(segment, found.version, made):
+            world.problems.append(("check() after recovery", text))
+
+    recover = coordinator.recover
+
+    def recover_and_check(storage: Any, made: Any, *others: Any) -> Any:
+        found = recover(storage, made, *others)
+        world.say(f"recovered up to {found.version}, from a checkpoint at {found.checkpoint_version}")
+        check_after_recovery(found, made.segment, made)
+        return found
+
+    patch.set(coordinator, "recover", recover_and_check)
+    # The lock files, which a mutant takes away (``serve_without_lock``).
+    patch.set(process_start, "filelock", world.file_locks)
+    patch.set(process_start, "HERE", fakes.Path(world, "store"))
+    patch.set(process_start, "os", fakes.Os(world))
+    patch.set(
+        process_start,
+        "lock_directory",
+        lambda _directory, shared: world.descriptors.open(Thing(None, world.process)),
+    )
+    patch.set(wal_format, "boot_id", lambda: world.boot)
+    checkpoint_os = fakes.CheckpointOs(world)
+    patch.set(checkpoint, "os", checkpoint_os)
+    patch.set(mutant_recovery, "os", checkpoint_os)
+    patch.set(
+        checkpoint,
+        "private_file",
+        lambda path, _flags: world.descriptors.open(Thing(world.disk.open(path.name), world.process)),
+    )
+    patch.set(checkpoint, "DiskStorage", lambda _directory: SimulatedStorage(world.disk))
+    for module in (reclaim, writer, ordered_index):
+        patch.set(module, "publish_barrier", world.step)
+    patch.set(reclaim, "barrier", world.step)
+
+
+def _install_client(world: World, patch: Patch) -> None:
+    class Slots(SnapshotSlots):
+        __slots__ = ()
+
+        def __init__(self, fd: int) -> None:
+            words: Any = fakes.SteppingWords(world.descriptors.get(fd).content.words, world)
+            world.descriptors.close(fd)
+            self._begin(words, 59)
+
+        def close(self) -> None:
+            """The pages belong to the machine."""
+
+    def attach_segment(fd: int) -> Segment:
+        segment: Segment = world.descriptors.get(fd).content
+        world.descriptors.close(fd)
+        return segment
+
+    class Attachment(attachment.Attachment):
+        __slots__ = ()
+
+        def __init__(self, *arguments: Any) -> None:
+            super().__init__(*arguments)
+            world.attachments.append(weakref.ref(self))
+
+        def close_memory(self, why: str) -> None:
+            """What is mapped here belongs to the machine."""
+            self.why_closed = why
+            self.retire()
+
+        def close_segment(self) -> None:
+            """Likewise."""
+            self.retire()
+
+    patch.set(connection, "Attachment", Attachment)
+    patch.set(connection, "uninterrupted", lambda call: call())
+    patch.set(attachment, "Segment", SimpleNamespace(attach=attach_segment))
+    patch.set(attachment, "SnapshotSlots", Slots)
+    patch.set(take_over, "EpochWord", lambda _directory, writable: fakes.Epoch(world))
+    patch.set(connection, "StorePlace", lambda _directory, _store_id: fakes.Place())
+    patch.set(connection, "words", SimpleNamespace(register_reader=world.step))
+    patch.set(take_over, "_greet", lambda _directory, hello, deadline_s: knock(world, hello, deadline_s))
+    patch.set(
+        take_over,
+        "_start_if_nobody_does",
+        lambda _directory, hello, linger_s, deadline_s: start_if_nobody_does(world, hello, linger_s, deadline_s),
+    )

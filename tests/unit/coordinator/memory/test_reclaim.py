@@ -1,0 +1,160 @@
+"""Reclaiming, clearing and a full segment: memory comes back, and nothing that can still be seen goes or changes."""
+
+from __future__ import annotations
+
+import pytest
+
+from shoal.coordinator.memory.check_report import check_segment
+from shoal.shm import limits
+from shoal.shm.errors import SnapshotExpiredError, StoreFullError
+from shoal.shm.limits import Limits
+from shoal.shm.memory.layout import W_HORIZON, W_KEYS
+from shoal.shm.memory.record import is_beside
+from tests.support.stores.segment_store import Store, segment_store  # noqa: F401 (a fixture)
+
+
+class TestReclaim:
+    def test_memory_comes_back(self, store):
+        """Overwriting and deleting for long takes no more memory than what is alive, once reclaimed."""
+        store.reclaim_all()
+        empty = store.writer.heap.used_words
+        for number in range(300):
+            store.commit({b"k": b"x" * 3000, f"{number % 10}".encode(): b"y" * 500})
+            store.reclaim_all()
+        store.commit(dict.fromkeys([b"k", *(f"{n}".encode() for n in range(10))]))
+        store.reclaim_all()
+        store.reclaim_all()
+        assert store.state(store.version) == {}
+        assert store.segment.words[W_KEYS] == 0
+        assert store.writer.heap.used_words <= empty + 512  # what went last waits for the next version
+        assert store.problems() == []
+
+    def test_cleared_range_is_reclaimed_in_slices(self):
+        """A cleared range is absent at once, counted out slice by slice, and leaves nothing behind."""
+        store = Store(bounds=Limits(clear_slice=10))
+        store.commit({f"{n:03}".encode(): b"v" for n in range(100)})
+        store.commit(clears=[(b"010", b"090")])
+        assert list(store.state(2)) == [f"{n:03}".encode() for n in (*range(10), *range(90, 100))]
+        left = []
+        while store.reclaimer.step(0.0):
+            left.append(store.segment.words[W_KEYS])
+            assert store.problems() == []
+            assert len(left) < 100
+        assert left == sorted(left, reverse=True)
+        assert len(set(left)) >= 7
+        assert store.segment.words[W_KEYS] == 20
+        store.commit({b"other": b"1"})  # from the next version on the range tombstone may go
+        store.reclaim_all()
+        assert not store.writer.range_tombstones
+        assert store.problems() == []
+
+    def test_snapshot_below_the_horizon_is_told(self, store):
+        """A version nobody pinned is SnapshotExpiredError once reclaiming has passed it, never wrong data."""
+        store.commit({b"k": b"1"})
+        store.commit({b"k": b"2"})
+        store.reclaim_all()
+        assert store.segment.words[W_HORIZON] == 2
+        for read in (lambda: store.reader.find(b"k", 1), lambda: store.state(1)):
+            with pytest.raises(SnapshotExpiredError) as caught:
+                read()
+            assert (caught.value.snapshot_version, caught.value.oldest_version) == (1, 2)
+        assert store.value(b"k") == b"2"
+
+    def test_pinned_history_is_kept(self, store):
+        """The horizon never passes a pinned version while there is room."""
+        store.commit({b"k": b"old"})
+        store.pinned.append(1)
+        for number in range(50):
+            store.commit({b"k": str(number).encode()})
+            store.reclaim_all(float(number))
+        assert store.segment.words[W_HORIZON] == 1
+        assert store.reader.find(b"k", 1).value == b"old"
+        store.pinned.clear()
+        store.reclaim_all(50.0)
+        assert store.segment.words[W_HORIZON] == store.version
+
+    def test_old_snapshot_is_revoked_when_history_is_too_large(self):
+        """History beyond the bound revokes pins older than the grace, and only those."""
+        store = Store(bounds=Limits(history_bytes=0))
+        store.commit({b"k": b"x" * 9000})
+        store.pinned.append(1)
+        store.reclaimer.step(0.0)
+        for _ in range(50):
+            store.commit({b"k": b"x" * 9000})
+        store.pinned.append(store.version)
+        store.reclaimer.step(0.5)
+        assert store.reader.find(b"k", 1).value == b"x" * 9000
+        store.reclaimer.step(2.0)
+        with pytest.raises(SnapshotExpiredError):
+            store.reader.find(b"k", 1)
+        assert store.reader.find(b"k", store.pinned[1]).value == b"x" * 9000
+        assert store.reclaimer.revoked >= 1
+
+
+class TestClear:
+    def test_two_clears_and_a_snapshot_between(self, store):
+        """A key cleared twice and written again is absent to a snapshot between, before and after sweeping."""
+        store.commit({b"k": b"old"})
+        store.commit(clears=[(b"a", b"z")])
+        store.pinned.append(2)
+        store.commit(clears=[(b"a", b"z")])
+        store.commit({b"k": b"new"})
+        assert store.state(2) == {}
+        store.reclaim_all()
+        assert store.state(2) == {}
+        assert store.reader.find(b"k", 2) is None
+        assert store.state(4) == {b"k": b"new"}
+        assert store.problems() == []
+
+    def test_clear_and_write_in_one_commit(self, store):
+        """A commit that clears a range and writes a key of it again leaves that key, and a sound segment."""
+        store.commit({b"k": b"old", b"l": b"old"})
+        store.commit({b"k": b"new"}, clears=[(b"a", b"z")])
+        assert store.state(2) == {b"k": b"new"}
+        assert store.problems() == []
+        store.reclaim_all()
+        assert store.state(2) == {b"k": b"new"}
+        assert store.problems() == []
+
+
+class TestFull:
+    def test_store_full_changes_nothing_and_deletes_go_on(self):
+        """A commit with no room is StoreFullError with nothing applied; deletes work, and make room again."""
+        store = Store(8 * limits.MIB)
+        number = 0
+        with pytest.raises(StoreFullError, match="delete keys"):  # noqa: PT012
+            for number in range(10_000):
+                store.commit({f"{number:05}".encode(): b"x" * 5000})
+        assert number > 500
+        assert store.problems() == []
+        assert len(store.state(store.version)) == number
+        store.commit({f"{n:05}".encode(): None for n in range(number)})
+        store.reclaim_all()
+        store.reclaim_all()
+        store.commit({b"again": b"x" * 5000})
+        assert store.state(store.version) == {b"again": b"x" * 5000}
+        assert store.problems() == []
+
+
+def test_a_first_record_stands_beside_its_node_and_goes_with_it():
+    """Small first records share the node's memory; neither overwriting nor deleting frees or loses anything twice."""
+    store = Store()
+    small, large = b"small", b"large"
+    store.commit({small: b"v" * 40, large: b"w" * 4000})
+    find, words = store.writer.hash_index.find, store.segment.words
+    node = find(small)
+    size_of = store.writer.heap.size_of
+    assert is_beside(words, node, words[node], size_of)
+    assert not is_beside(words, find(large), words[find(large)], size_of)
+    for i in range(20):
+        store.commit({small: b"%d" % i * 40, large: b"x" * i})
+        store.reclaim_all()
+        assert check_segment(store.segment, store.version, store.writer) == []
+    assert store.reader.find(small, store.version).value == b"19" * 40
+    store.commit({small: None, large: None})
+    for _ in range(4):
+        store.commit({b"other": b"1"})
+        store.reclaim_all()
+    assert check_segment(store.segment, store.version, store.writer) == []
+    assert not find(small)
+    assert not find(large)

@@ -1,0 +1,41 @@
+"""The examples in the docstrings say the truth."""
+
+from __future__ import annotations
+
+import doctest
+import importlib
+import pkgutil
+
+import pytest
+
+import shoal
+from tests.support.repository import ROOT
+
+MODULES = ["shoal"]  # public classes say that this is their module
+MODULES += sorted(
+    module.name
+    for module in pkgutil.walk_packages(shoal.__path__, "shoal.")
+    if not module.name.startswith("shoal.bench") and not module.name.endswith("__main__")
+)
+
+
+def test_modules_are_found():
+    """The walk sees every floor."""
+    assert {"shoal.database", "shoal.shm.codec", "shoal.primitives.facades.kv_store", "shoal.workers.retry"} <= set(
+        MODULES
+    )
+
+
+@pytest.mark.parametrize("name", MODULES)
+def test_examples(name):
+    """Every example of the module does what it shows."""
+    result = doctest.testmod(importlib.import_module(name))
+    assert result.failed == 0
+
+
+def test_examples_of_the_guide():
+    """docs/primitives.md shows what happens."""
+    guide = ROOT / "docs" / "primitives.md"
+    result = doctest.testfile(str(guide), module_relative=False, optionflags=doctest.ELLIPSIS)
+    assert result.attempted > 30
+    assert result.failed == 0

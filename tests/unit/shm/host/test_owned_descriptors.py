@@ -1,0 +1,113 @@
+"""Descriptors that shoal owns in a user's process."""
+
+from __future__ import annotations
+
+import mmap
+import os
+import subprocess
+import sys
+
+import pytest
+
+from shoal.shm.host import descriptors, unpatched
+from shoal.shm.host.child_python import LAUNCHED, check_launched, python_command, python_environment, starting
+
+
+def test_a_list_is_closed_once():
+    """All descriptors of the list are closed; a second call, when the numbers may be used again, does nothing."""
+    pair = descriptors.pipe()
+    owned = descriptors.owned(*pair)
+    descriptors.close_all(owned)
+    again = descriptors.pipe()
+    assert sorted(again) == sorted(pair)  # the kernel gives the lowest free numbers
+    descriptors.close_all(owned)
+    assert all(os.fstat(fd) for fd in again)
+    for fd in again:
+        os.close(fd)
+
+
+NUMBERS = """
+import mmap, os, tempfile
+from shoal.shm.host import descriptors
+for fd in (0, 1, 2):
+    os.close(fd)
+pair = descriptors.pipe()
+copied = descriptors.above_standard(os.open(os.devnull, os.O_RDONLY))
+file = os.memfd_create("test")
+file = descriptors.above_standard(file)
+os.ftruncate(file, mmap.PAGESIZE)
+mapped = descriptors.map_file(file, mmap.PAGESIZE, mmap.PROT_READ)
+free = [fd for fd in (0, 1, 2) if not os.path.exists(f"/proc/self/fd/{fd}")]
+assert min(*pair, copied, file) > 2 and free == [0, 1, 2], (pair, copied, file, free)
+"""
+
+
+def test_no_number_below_three():
+    """With 0 to 2 closed, neither a pipe nor a copy nor a mapping takes one of them."""
+    assert subprocess.run([sys.executable, "-c", NUMBERS], timeout=60).returncode == 0  # it has no stderr to say more
+
+
+def test_modules_are_not_those_a_program_patches(monkeypatch):
+    """A replaced ``time.sleep`` or ``select.poll`` is not seen in the copies."""
+    import select
+    import time
+
+    monkeypatch.setattr(time, "monotonic", lambda: 1 / 0)
+    monkeypatch.setattr(select, "poll", None)
+    assert unpatched.time.monotonic() > 0
+    assert unpatched.select.poll().poll(0) == []
+
+
+class TestChildPython:
+    def test_the_command(self):
+        """It runs a module of this shoal with this interpreter, from any directory."""
+        command = python_command("shoal.shm.codec")
+        assert command[0] == sys.executable
+        assert subprocess.run(command, cwd="/", env=python_environment(), timeout=60).returncode == 0
+
+    def test_no_relative_path_is_inherited(self, monkeypatch):
+        """PYTHONPATH begins with shoal's own place and keeps absolute entries only."""
+        monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", "here", "/there"]))
+        own, *rest = python_environment()["PYTHONPATH"].split(os.pathsep)
+        assert os.path.isdir(os.path.join(own, "shoal"))
+        assert rest == ["/there"]
+
+    @pytest.mark.parametrize("executable", ["", None, "/no/such/file", "/", "/etc/passwd"])
+    def test_what_is_no_interpreter(self, monkeypatch, executable):
+        """It is ConfigurationError, which names sys.executable."""
+        from shoal import ConfigurationError
+
+        monkeypatch.setattr(sys, "executable", executable)
+        with pytest.raises(ConfigurationError, match=r"sys\.executable"):
+            python_command("shoal.shm.codec")
+
+    def test_how_a_launcher_ends(self):
+        """Its own status and a signal are good; any other status, and a refusal to run it, are ConfigurationError."""
+        from shoal import ConfigurationError
+
+        check_launched(LAUNCHED)
+        check_launched(-9)
+        with pytest.raises(ConfigurationError):
+            check_launched(0)
+        with pytest.raises(ConfigurationError), starting():
+            raise PermissionError(13, "Permission denied")
+        with pytest.raises(BlockingIOError), starting():
+            raise BlockingIOError(11, "try again")
+
+
+def test_keeping_the_standard_numbers():
+    """In a process of shoal's own, 0 to 2 are there afterwards, whatever was closed before."""
+    code = "import os\nfrom shoal.shm.host import descriptors\nfor fd in (0, 1):\n    os.close(fd)\n"
+    code += "descriptors.keep_standard()\nassert all(os.fstat(fd) for fd in (0, 1, 2))"
+    assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
+
+
+def test_mapping_sees_the_file():
+    """A mapping of a file shows what another descriptor of it writes."""
+    fd = os.memfd_create("test")
+    os.ftruncate(fd, mmap.PAGESIZE)
+    mapped = descriptors.map_file(fd, mmap.PAGESIZE, mmap.PROT_READ)
+    os.pwrite(fd, b"x", 5)
+    assert mapped[5] == ord("x")
+    mapped.close()
+    os.close(fd)

@@ -1,0 +1,70 @@
+"""Errors as users and other processes see them."""
+
+from __future__ import annotations
+
+import pickle
+import traceback
+
+import pytest
+
+import shoal
+from shoal.shm import errors
+
+ARGUMENTS = {
+    "ConflictError": ("key", 3, 4),
+    "SnapshotExpiredError": (3, 9),
+    "CASConflictError": ("cell", 1, 2),
+    "InvalidStatusTransitionError": (shoal.RunStatus.Completed, shoal.RunStatus.Active),
+    "LimitExceededError": ("size of the value in bytes", 10, 11, "split it"),
+    "StoreMovedError": ("/store", True),
+    "WorkerTaskError": ("Broken", "text", "Traceback ..."),
+    "TaskTimeoutError": ("work", 1.5),
+    "CorruptionError": ("wal-1.log", 64, "a record", "zeros"),
+}
+NAMES = sorted(name for name, found in vars(errors).items() if isinstance(found, type))
+
+
+def made(name: str) -> shoal.ShoalError:
+    return getattr(shoal, name)(*ARGUMENTS.get(name, ("a text",)))
+
+
+def test_every_error_is_public():
+    """``shoal`` has every class of the hierarchy under its own name."""
+    assert all(getattr(shoal, name) is getattr(errors, name) for name in NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestEachError:
+    def test_is_named_as_users_name_it(self, name):
+        """A traceback and a pickle say ``shoal.NAME``, wherever the class is defined."""
+        error = made(name)
+        assert traceback.format_exception_only(error)[0].startswith(f"shoal.{name}: ")
+        assert b"shoal.shm" not in pickle.dumps(error)
+
+    def test_survives_pickling(self, name):
+        """Class, arguments, attributes and text are the same afterwards."""
+        error = made(name)
+        for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
+            back = pickle.loads(pickle.dumps(error, protocol))
+            assert type(back) is type(error)
+            assert (back.args, vars(back), str(back)) == (error.args, vars(error), str(error))
+
+    def test_documents_its_attributes(self, name):
+        """The docstring names every attribute an instance has."""
+        error = made(name)
+        assert all(f"``{attribute}``" in type(error).__doc__ for attribute in vars(error))
+
+
+def test_the_pool_is_named_as_users_name_it():
+    """``WorkerPool`` is ``shoal.WorkerPool`` in a traceback and a pickle."""
+    assert shoal.WorkerPool.__module__ == "shoal"
+    assert pickle.loads(pickle.dumps(shoal.WorkerPool)) is shoal.WorkerPool
+
+
+@pytest.mark.parametrize(
+    ("number", "expected"),
+    [(1234, "1,234"), (10**400, "an integer of 1,329 bits"), (-(10**400), "minus an integer of 1,329 bits")],
+)
+def test_numbers_in_messages(number, expected):
+    """A number of any size can be shown."""
+    assert errors.shown(number, ",") == expected

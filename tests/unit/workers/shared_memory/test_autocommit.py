@@ -1,0 +1,115 @@
+"""``AutoCommit``: calls that commit by themselves, the figures of the store, waiting for commits."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import shoal
+from shoal.primitives.rules.registry import TABLE
+from shoal.shm.key_location_cache import KeyLocationCache
+from shoal.workers.shared_memory.autocommit import AutoCommit
+from shoal.workers.shared_memory.connection import StoreConnection
+
+
+@pytest.fixture
+def connection(tmp_path: Path) -> Iterator[StoreConnection]:
+    made = StoreConnection(tmp_path / "store", "memory", None, 10.0, 0.1, TABLE)
+    yield made
+    made.close()
+
+
+@pytest.fixture
+def engine(connection) -> AutoCommit:
+    return AutoCommit(connection)
+
+
+def test_each_call_commits(engine):
+    """What a call writes, the next one reads; each has a version of its own."""
+    engine.put(b"a", b"1")
+    engine.put(b"b", b"2", 2**62)
+    engine.delete(b"a")
+    assert engine.find(b"a") is None
+    found = engine.find(b"b")
+    assert (found.value, found.version, found.expires_ms) == (b"2", 2, 2**62)
+    assert engine.get_named(KeyLocationCache(b""), "b") == b"2"
+    assert engine.published() == 3
+    engine.clear(b"a", b"z")
+    assert list(engine.scan(b"", b"\xff")) == []
+
+
+def test_a_scan_is_of_one_snapshot(engine):
+    """What is written while the iterator is in use does not appear in it."""
+    for key in (b"a", b"b", b"c"):
+        engine.put(key, b"1")
+    keys = []
+    for key, _ in engine.scan(b"a", b"z"):
+        keys.append(key)
+        engine.put(key + b"+", b"2")
+        engine.delete(b"c")
+    assert keys == [b"a", b"b", b"c"]
+
+
+def test_stats(engine):
+    """The counters follow commits; the coordinator is another process, which runs."""
+    empty = engine.stats()
+    assert (empty.commit_version, empty.keys, empty.clients) == (0, 0, 1)
+    for key in (b"a", b"b"):
+        engine.put(key, b"x" * 100)
+    stats = engine.stats()
+    assert (stats.commit_version, stats.keys, stats.coordinator_pid) == (2, 2, empty.coordinator_pid)
+    assert stats.bytes_used > empty.bytes_used
+    assert stats.coordinator_pid != os.getpid()
+    os.kill(stats.coordinator_pid, 0)
+
+
+def test_stats_of_a_closed_connection(connection, engine):
+    """They are refused as every other read."""
+    connection.close()
+    with pytest.raises(shoal.InvalidOperationError, match="is closed"):
+        engine.stats()
+
+
+class TestWaiting:
+    def test_in_vain(self, engine):
+        """Without a commit both waits end after their time, and ``wait_for`` looks a last time after that."""
+        give_up_s = time.monotonic() + 0.05
+        assert engine.wait_beyond(0, give_up_s) is False
+        looked_s: list[float] = []
+        give_up_s = time.monotonic() + 0.05
+        assert engine.wait_for(lambda: looked_s.append(time.monotonic()), give_up_s) is None
+        assert looked_s[0] < give_up_s <= looked_s[-1]
+
+    def test_no_commit_no_look(self, engine):
+        """While nothing is committed, ``wait_for`` does not look again until the time is up."""
+        looks: list[None] = []
+        assert engine.wait_for(lambda: looks.append(None), time.monotonic() + 0.3) is None
+        assert len(looks) <= 3
+
+    def test_what_is_there(self, engine):
+        """What the first look finds is returned at once, a false value as well; so is a past version."""
+        engine.put(b"key", b"1")
+        assert engine.wait_for(lambda: 0, 0.0) == 0
+        assert engine.wait_beyond(0, 0.0) is True
+
+    def test_commits_of_another_thread(self, engine):
+        """Each commit leads to another look, whichever thread makes it."""
+
+        def count() -> None:
+            for number in range(1, 51):
+                engine.put(b"key", b"%d" % number)
+                time.sleep(0.001)
+
+        def look() -> bytes | None:
+            found = engine.find(b"key")
+            return found.value if found is not None and found.value == b"50" else None
+
+        thread = threading.Thread(target=count)
+        thread.start()
+        assert engine.wait_for(look, time.monotonic() + 30) == b"50"
+        thread.join()

@@ -1,0 +1,83 @@
+"""``uninterrupted``: the result, the error, and what a fork does to a call under way."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from shoal.workers.uninterrupted import uninterrupted
+
+
+def test_the_result_comes_back():
+    """The call runs in another thread, and its result is returned."""
+    assert uninterrupted(threading.get_ident) != threading.get_ident()
+    assert uninterrupted(lambda: None) is None
+
+
+def test_the_error_comes_back():
+    """What the call raises is raised, also what is no Exception."""
+    for error in (KeyError("key"), SystemExit(3), KeyboardInterrupt()):
+
+        def fail(error=error):
+            raise error
+
+        with pytest.raises(type(error)) as raised:
+            uninterrupted(fail)
+        assert raised.value is error
+
+
+def test_a_signal_does_not_stop_the_call():
+    """A handler that raises ends the wait, not the call: it runs to its end."""
+    ended = threading.Event()
+
+    def call() -> None:
+        os.kill(os.getpid(), signal.SIGUSR1)
+        time.sleep(0.1)
+        ended.set()
+
+    def handler(*_: object) -> None:
+        raise InterruptedError
+
+    before = signal.signal(signal.SIGUSR1, handler)
+    try:
+        with pytest.raises(InterruptedError):
+            uninterrupted(call)
+    finally:
+        signal.signal(signal.SIGUSR1, before)
+    assert ended.wait(30)
+
+
+def test_a_fork_during_the_call():
+    """In the child, where the thread does not exist, the call is made again; the parent's ends as usual."""
+    forked = threading.Event()
+    calls: list[int] = []
+
+    def call() -> int:
+        calls.append(os.getpid())
+        if len(calls) == 1:
+            assert forked.wait(30)
+        return os.getpid()
+
+    # The thread that waits is the one that forks: a signal handler does it in the middle of the wait.
+    children: list[int] = []
+
+    def fork(*_: object) -> None:
+        children.append(os.fork())
+        forked.set()
+
+    before = signal.signal(signal.SIGUSR1, fork)
+    try:
+        threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGUSR1)).start()
+        pid = uninterrupted(call)
+        if children == [0]:  # the child: whatever happens, it must not go on with the tests
+            os._exit(0 if pid == os.getpid() and len(calls) == 2 else 1)
+    finally:
+        if children == [0]:
+            os._exit(2)
+        signal.signal(signal.SIGUSR1, before)
+    assert pid == os.getpid()
+    assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0

@@ -1,0 +1,53 @@
+"""All live attachments of a connection, with their pipes.
+
+A signal handler that raises may lose an attachment half-way. Its pipes are known here apart from it, so they are
+closed all the same. Every method works on a copy of the list: a handler or another thread may change it meanwhile.
+"""
+
+from __future__ import annotations
+
+import weakref
+
+from shoal.shm.host import descriptors
+from shoal.workers.shared_memory.attachment import Attachment
+
+
+class LiveAttachments:
+    """Refers to attachments weakly: one lives as long as a transaction or the connection reads from it."""
+
+    __slots__ = ("_entries",)
+
+    def __init__(self) -> None:
+        self._entries: list[tuple[weakref.ref[Attachment], list[int | None]]] = []
+
+    def add(self, attachment: Attachment) -> None:
+        """Note an attachment that was made."""
+        self._entries.append((weakref.ref(attachment), attachment.pipes))
+
+    def forget_dropped(self) -> None:
+        """Close the pipes of attachments that nothing refers to any more."""
+        for entry in self._entries.copy():
+            if entry[0]() is None:
+                descriptors.close_all(entry[1])
+                self._entries.remove(entry)
+
+    def close_memory(self, why: str) -> None:
+        """Unmap what each of them maps; later reads raise ``InvalidOperationError`` with the text ``why``."""
+        for reference, _ in self._entries.copy():
+            attachment = reference()
+            if attachment is not None:
+                attachment.close_memory(why)
+
+    def close_unused_pipes(self) -> None:
+        """Close all pipes but those of a commit under way, which the thread that waits for its answer closes."""
+        for reference, pipes in self._entries.copy():
+            attachment = reference()
+            if attachment is None or not attachment.in_use:
+                descriptors.close_all(pipes)
+
+    def leave_to_parent(self) -> None:
+        """In a forked child: drop all pipes and slots, which are the parent's."""
+        for reference, _ in self._entries.copy():
+            attachment = reference()
+            if attachment is not None:
+                attachment.leave_to_parent()
