@@ -54,7 +54,7 @@ def _write_key(segment: Segment, versions: list[tuple[bytes | None, int]]) -> No
     write_node(segment.mm, NODE, KEY, record)
 
 
-@given(VERSIONS, st.integers(0, 70), st.integers(0, 70))
+@given(VERSIONS, st.sampled_from(range(0, 75, 5)), st.sampled_from(range(0, 75, 5)))
 @settings(max_examples=settings.default.max_examples, suppress_health_check=list(HealthCheck))
 def test_what_is_visible(
     segment: Segment, versions: list[tuple[bytes | None, int]], snapshot: int, cleared_at: int

@@ -37,7 +37,10 @@ def test_a_new_segment(segment: Segment) -> None:
 
 def test_an_attached_segment_sees_every_store_and_makes_none(segment: Segment) -> None:
     """A mapping of its read-only descriptor shows what is written later, and cannot write."""
-    attached = Segment.attach(segment.read_only_fd())
+    fd = segment.read_only_fd()
+    with pytest.raises(OSError, match="descriptor"):
+        os.pwrite(fd, b"x", 0)
+    attached = Segment.attach(fd)
     segment.words[layout.W_PUBLISHED] = 7
     segment.mm[5000:5005] = b"bytes"
     assert attached.words[layout.W_PUBLISHED] == 7
