@@ -80,3 +80,14 @@ def test_a_block_freed_twice(start: int, length: int) -> None:
     extents.add(10, 5)
     with pytest.raises(AssertionError, match="twice"):
         extents.add(start, length)
+
+
+@pytest.mark.parametrize("length", [1, 4, 5])
+def test_the_end_of_the_highest_run(length: int) -> None:
+    """Blocks taken off the end leave the rest of the run, down to its last block, and the lower runs."""
+    extents = Extents()
+    extents.add(0, 3)
+    extents.add(10, 5)
+    assert extents.take_last(length) == 15 - length
+    assert list(extents) == [(0, 3)] + [(10, 5 - length)] * (length < 5)
+    assert extents.total == 8 - length
