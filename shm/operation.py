@@ -12,18 +12,18 @@ from typing import Any, NamedTuple, Protocol
 
 
 class VersionedValue(NamedTuple):
-    """A live version of a key."""
+    """What a key holds at a snapshot: the newest version that is visible there."""
 
     value: bytes
     version: int
-    expires_ms: int  # 0: never
+    expires_ms: int  # ms since the epoch, 0: never
 
 
 Read = Callable[[bytes], VersionedValue | None]
 
 
 class Write(NamedTuple):
-    """One key's new state: ``value`` None deletes, ``expires_ms`` 0 is forever."""
+    """The new state of one key. ``value`` None deletes it; ``expires_ms`` is ms since the epoch, 0 never expires."""
 
     key: bytes
     value: bytes | None

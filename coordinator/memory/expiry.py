@@ -1,4 +1,7 @@
-"""When keys expire: a heap of moments, at most one useful entry per key. Private to the coordinator."""
+"""When keys expire: a heap of times in ms since the epoch, with at most one valid entry per key.
+
+Private to the coordinator, and built anew as records are applied: it need not survive anything.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,10 @@ import heapq
 
 
 class ExpiryQueue:
-    """Keys by the first moment at which they may have expired; who takes one out looks at the key itself."""
+    """Keys by the earliest time at which they may expire.
+
+    A key may have been written again, or deleted, since it was added: the caller looks at the key itself.
+    """
 
     __slots__ = ("_due_ms", "_heap")
 
@@ -18,14 +24,14 @@ class ExpiryQueue:
         return len(self._heap)
 
     def add(self, key: bytes, expires_ms: int) -> None:
-        """Have ``key`` come up at ``expires_ms`` at the latest. A key put again and again stays one entry."""
+        """Have ``take_due`` return ``key`` at ``expires_ms`` or earlier. A key that is added again stays one entry."""
         due_ms = self._due_ms.get(key)
         if due_ms is None or expires_ms < due_ms:
             self._due_ms[key] = expires_ms
             heapq.heappush(self._heap, (expires_ms, key))
 
     def take_due(self, now_ms: int, most: int) -> list[bytes]:
-        """Up to ``most`` keys whose moment has come."""
+        """Remove and return up to ``most`` keys whose time has come."""
         due: list[bytes] = []
         while self._heap and self._heap[0][0] <= now_ms and len(due) < most:
             due_ms, key = heapq.heappop(self._heap)

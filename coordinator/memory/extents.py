@@ -1,4 +1,7 @@
-"""Free runs of blocks: taken best-fit, joined with their neighbours when they come back. Plain bookkeeping."""
+"""Free runs of blocks. Blocks are taken from the shortest run that is long enough; runs that touch are joined.
+
+Bookkeeping in the coordinator's own memory: nothing here is in the segment. ``total`` is always the sum of all lengths.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from sortedcontainers import SortedDict, SortedList
 
 
 class Extents:
-    """A set of disjoint runs ``(start, length)`` that never touch each other."""
+    """A set of runs ``(start, length)``. No two overlap or touch: neighbours are joined."""
 
     __slots__ = ("_by_length", "_by_start", "total")
 
@@ -19,7 +22,7 @@ class Extents:
         return iter(list(self._by_start.items()))
 
     def add(self, start: int, length: int) -> None:
-        """Put a run back; it must not overlap one that is here."""
+        """Add a run. AssertionError if it overlaps one that is here."""
         self.total += length
         position = self._by_start.bisect_left(start)
         if position < len(self._by_start):
@@ -38,7 +41,7 @@ class Extents:
         self._by_length.add((length, start))
 
     def take(self, length: int) -> int | None:
-        """The start of a run of ``length`` from the smallest that holds it, or None."""
+        """Take ``length`` blocks off the shortest run that has as many; their start, or None."""
         position = self._by_length.bisect_left((length, 0))
         if position == len(self._by_length):
             return None
@@ -51,7 +54,7 @@ class Extents:
         return int(start)
 
     def largest(self) -> int:
-        """Length of the longest run."""
+        """Length of the longest run, 0 if there is none."""
         return int(self._by_length[-1][0]) if self._by_length else 0
 
     def end(self) -> int:
@@ -66,7 +69,7 @@ class Extents:
         return int(self._by_start.peekitem(-1)[1]) if self._by_start else 0
 
     def take_last(self, length: int) -> int:
-        """The start of ``length`` blocks at the end of the highest run, which has as many."""
+        """Take ``length`` blocks off the end of the highest run, which must have as many; their start."""
         start, found = self._by_start.peekitem(-1)
         self.remove(start, found)
         if found > length:
@@ -74,7 +77,7 @@ class Extents:
         return int(start + found - length)
 
     def remove(self, start: int, length: int) -> None:
-        """Take out a whole run."""
+        """Remove a whole run."""
         self._drop(start, length)
         self.total -= length
 

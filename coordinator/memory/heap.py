@@ -1,11 +1,12 @@
-"""Room for records in a segment: reserved and freed by the coordinator alone, private to it.
+"""The allocator of a segment: records, nodes and buckets get their words here. Its state is private to the coordinator.
 
-- The heap is blocks of 16 KiB. A block serves one size class, or a run of blocks one large record. A block all of
-  whose records are free goes back to the pool and may serve any class: space never stays bound to a size.
-- Index nodes and buckets live long and are scattered in time. They have blocks of their own, taken from the end of the
-  heap downward, so that what they keep busy never stands between the blocks a large record needs.
-- ``free`` makes a record reusable at once. Who calls it has made sure that no reader can reach it (``reclaim``).
-- Nothing here survives the coordinator: the next one rebuilds the segment and with it this state.
+- The heap is blocks of 16 KiB. A block serves one size class, or is part of a run of blocks with one large record. A
+  block whose allocations are all free may serve any class again: room never stays bound to a size.
+- Index nodes and buckets live long. They have blocks of their own, taken from the end of the heap downward, so that
+  they do not lie scattered among the blocks that a large record needs in one run.
+- ``free`` makes an allocation reusable at once. The caller has made sure that no reader can reach it (``reclaim``).
+- It stores nothing in the segment. When the coordinator dies, this state is lost with the segment; the next coordinator
+  builds both anew.
 """
 
 from __future__ import annotations
@@ -26,12 +27,11 @@ CLASS_WORDS = (
 )
 _LARGEST_CLASS = CLASS_WORDS[-1]
 _CLASS_OF = [next(c for c, size in enumerate(CLASS_WORDS) if size >= n) for n in range(_LARGEST_CLASS + 1)]
-# One commit of small records can open a fresh block in every class; admission counts on that much.
+# One commit of small records may take a new block in every size class; ``Writer.plan`` asks for as many.
 WORST_CASE_BLOCKS = 24
-_MOST_COMPARED = 256
-# Memory for the index is taken so many blocks at a time.
-_INDEX_STEP_BLOCKS = 16
-# Left ready by every admission, so that reclaiming can copy index nodes when there is room for nothing else.
+_MOST_COMPARED = 256  # blocks with room in a class, of which the lowest or highest is looked for
+_INDEX_STEP_BLOCKS = 16  # memory for the index is taken so many blocks at a time
+# Every plan leaves so many blocks ready, so that reclaiming can copy index nodes when there is room for nothing else.
 RECLAIM_BLOCKS = 12
 
 
@@ -48,35 +48,35 @@ class Heap:
         self._untaken = Extents()  # free and not backed
         self._untaken.add(self.first_block, self.block_count)
         self._pool_of_block: dict[int, int] = {}
-        self._free_in_block: dict[int, list[int]] = {}
+        self._free_in_block: dict[int, list[int]] = {}  # references
         self._large: dict[int, int] = {}  # first block of a run -> words of the record in it
-        # By size class, first the records', then the index's: free words of the block in use, that block, other blocks
-        # with room.
+        # A *pool* is a size class of records, or a size class of the index, whose numbers follow those of the records.
+        # By pool: free references in the block that is in use, that block, and other blocks with room.
         self._current: list[list[int]] = [[] for _ in range(2 * len(CLASS_WORDS))]
         self._current_block = [-1] * (2 * len(CLASS_WORDS))
         self._partial: list[set[int]] = [set() for _ in range(2 * len(CLASS_WORDS))]
         self.used_words = 0
-        self.padding_words = 0  # of these, what large records leave unused in their last blocks
-        # Every reference handed out since a check began, while one is under way: what it need not find reachable.
+        self.padding_words = 0  # part of these: words that large records leave unused in their last blocks
+        # While a check is under way, every reference allocated since it began: the check need not find these reachable.
         self.allocated: array[int] | None = None
 
     @property
     def free_blocks(self) -> int:
-        """Blocks no record is in."""
+        """Blocks without an allocation."""
         return self._ready.total + self._untaken.total
 
     @property
     def ready_blocks(self) -> int:
-        """Free blocks that have memory."""
+        """Free blocks that are backed by memory."""
         return self._ready.total
 
     @property
     def used_bytes(self) -> int:
-        """Bytes in records, rounded up to their classes."""
+        """Bytes of all allocations, rounded up to their size classes."""
         return self.used_words * 8
 
     def allocate(self, words: int) -> int:
-        """The reference of ``words`` words nobody uses. Admission has made sure there is room."""
+        """The reference of ``words`` free words. A plan makes sure that there is room; otherwise StoreFullError."""
         if words > _LARGEST_CLASS:
             return self._allocate_large(words)
         size_class = _CLASS_OF[words]
@@ -89,7 +89,7 @@ class Heap:
         return free.pop()
 
     def allocate_index(self, words: int) -> int:
-        """The same for a bucket or an index node: apart from the records."""
+        """As ``allocate``, for a bucket or an index node, in blocks apart from those of records."""
         if words > _LARGEST_CLASS:
             return self._allocate_large(words)
         size_class = _CLASS_OF[words]
@@ -101,7 +101,7 @@ class Heap:
         return free.pop()
 
     def free(self, reference: int) -> None:
-        """Make a record's words reusable."""
+        """Make an allocation reusable at once."""
         block = reference // BLOCK_WORDS
         free = self._free_in_block.get(block)
         if free is None:
@@ -125,7 +125,7 @@ class Heap:
             self._partial[pool].add(block)
 
     def size_of(self, reference: int) -> int:
-        """Words the record at ``reference`` occupies."""
+        """Words of the allocation at ``reference``, rounded up to its size class."""
         block = reference // BLOCK_WORDS
         pool = self._pool_of_block.get(block)
         return (
@@ -135,7 +135,7 @@ class Heap:
         )
 
     def is_allocated(self, reference: int) -> bool:
-        """Whether ``reference`` is the start of a record in use (for the integrity walk)."""
+        """Whether an allocation in use begins at ``reference``."""
         block = reference // BLOCK_WORDS
         if block in self._large:
             return reference == block * BLOCK_WORDS
@@ -146,10 +146,10 @@ class Heap:
         return offset % CLASS_WORDS[pool % len(CLASS_WORDS)] == 0 and reference not in self._free_in_block[block]
 
     def blocks_from(self, block: int, most: int, most_looked_at: int) -> tuple[int, list[Any]]:
-        """Up to ``most`` blocks in use from ``block`` on, for a check, and the block to go on with, 0 at the end.
+        """For a check: up to ``most`` blocks in use from ``block`` on, and the block to go on with, 0 at the end.
 
-        Flat, of each: number, words of a record, where in it free ones begin (words, 2 bytes each). Of a run: number,
-        minus its blocks, nothing.
+        A flat list with three items for each: block number, words of an allocation, and where in the block free ones
+        begin (in words, 2 bytes each). For a large record: first block, minus its number of blocks, nothing.
         """
         found: list[Any] = []
         end = self.first_block + self.block_count
@@ -159,7 +159,7 @@ class Heap:
             pool, blocks = self._pool_of_block.get(block), -(-self._large.get(block, 0) // BLOCK_WORDS)
             if pool is not None:
                 first = block * BLOCK_WORDS
-                # What is not in the block, a check cannot but find: no record begins behind its end.
+                # A reference outside the block is told as its end, where no allocation begins: the check reports it.
                 free = [
                     r - first if first <= r < first + BLOCK_WORDS else BLOCK_WORDS for r in self._free_in_block[block]
                 ]
@@ -170,7 +170,7 @@ class Heap:
         return (block if block < end else 0), found
 
     def make_ready(self, blocks: int, keep_blocks: int) -> bool:
-        """Have ``blocks`` free blocks backed by memory, with ``keep_blocks`` left over; False if there are not."""
+        """Have ``blocks`` free blocks backed by memory, with ``keep_blocks`` more free; False if there are fewer."""
         if self.free_blocks < blocks + keep_blocks:
             return False
         while self._ready.total < blocks:
@@ -179,7 +179,7 @@ class Heap:
         return True
 
     def give_back(self, keep_blocks: int) -> None:
-        """Return free memory beyond ``keep_blocks`` to the machine, in runs worth the call."""
+        """Return free memory beyond ``keep_blocks`` to the machine, in runs that are worth the system call."""
         for start, length in self._ready:
             if self._ready.total - length < keep_blocks:
                 continue
@@ -189,10 +189,11 @@ class Heap:
                 self._untaken.add(start, length)
 
     def _next_block(self, pool: int) -> list[int]:
+        """Put a block with room into use for a pool; its free references."""
         partial = self._partial[pool]
         for_index = pool >= len(CLASS_WORDS)
         if partial:
-            # Records keep to the bottom and the index to the top, as far as looking for that costs nothing.
+            # Records stay at the bottom and the index at the top, as far as looking for such a block is cheap.
             block = (max(partial) if for_index else min(partial)) if len(partial) <= _MOST_COMPARED else partial.pop()
             partial.discard(block)
         else:
@@ -208,7 +209,7 @@ class Heap:
         return free
 
     def _take_last_block(self) -> int:
-        """A block for the index: the highest there is, backed by memory if it was not."""
+        """The highest free block, for the index; memory is taken for it if it has none."""
         if self._untaken.end() > self._ready.end():
             length = min(_INDEX_STEP_BLOCKS, self._untaken.last_length())
             start = self._untaken.take_last(length)
@@ -230,9 +231,10 @@ class Heap:
         return block * BLOCK_WORDS
 
     def _take_blocks(self, blocks: int) -> int:
+        """The first of so many free blocks in one run, backed by memory; StoreFullError if there is no such run."""
         block = self._ready.take(blocks)
         if block is None and self._untaken.largest() < blocks:
-            # Free blocks lie apart. Those kept for a size though nothing is in them go, and both pools become one.
+            # No run is long enough: release empty blocks of size classes, and join backed blocks with unbacked ones.
             self._release_empty_blocks()
             self.give_back(0)
             block = self._ready.take(blocks)
@@ -251,6 +253,7 @@ class Heap:
         return block
 
     def _release_empty_blocks(self) -> None:
+        """Release the blocks in use that hold no allocation."""
         for pool, block in enumerate(self._current_block):
             size = CLASS_WORDS[pool % len(CLASS_WORDS)]
             if block >= 0 and len(self._current[pool]) == BLOCK_WORDS // size:
@@ -259,6 +262,7 @@ class Heap:
                 self._ready.add(block, 1)
 
     def _take_memory(self, blocks: int) -> bool:
+        """Back ``blocks`` more blocks with memory, or as many as there are in one run; False if there are none."""
         step = max(blocks, limits.MEMORY_STEP_BYTES // limits.BLOCK_BYTES)
         length = min(step, self._untaken.largest())
         if length == 0:

@@ -183,9 +183,10 @@ class Writer:
 
     def apply(self, version: int, clears: list[tuple[bytes, bytes]], writes: FlatWrites, plan: Plan) -> None:
         """Write one commit's records at ``version``; StoreFullError leaves everything as it was."""
+        assert len(writes) == 3 * len(plan.nodes), "a plan of other writes"
         records = self._clear(version, clears, plan.sizes) if clears else self._allocate(plan.sizes)
         try:
-            # Without ``strict`` it takes 0.15 us less; all four have one entry per write.
+            # ``strict`` would take 0.15 us more than the comparison above.
             places = zip(triples(writes), plan.nodes, plan.new_nodes, records)  # noqa: B905
             for (key, value, expires_ms), node, new_node, record in places:
                 if value is None:

@@ -1,9 +1,10 @@
-"""One memory-mapped segment: made by the coordinator, attached read-only by everyone else.
+"""One memory-mapped segment: the coordinator makes it, everyone else attaches it read-only. ``layout`` has its bytes.
 
-- Only the process that created it can write: workers get a descriptor opened for reading, and map it so.
-- The size is whole pages, set once and sealed; a mapping never moves, shrinks or faults. Memory is taken with
+- Only the process that made it can write: every other one gets a descriptor opened for reading, and maps it so.
+- Its size is whole pages, set once and sealed, so a mapping never moves, shrinks or faults. Memory is taken with
   ``fallocate`` before anything is written to it, so a full machine is StoreFullError here and never SIGBUS.
-- It has no name. The kernel frees it when the last process that maps it is gone, however it went.
+- It has no name. The kernel frees it when the last process that maps it has ended, in whatever way. It does not survive
+  its coordinator: readers may read it to the end, and the next coordinator makes another.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Segment:
         words[layout.W_MAX_BYTES] = size_bytes
         words[layout.W_HASH_SEED] = hash_seed
         words[layout.W_MAGIC] = layout.MAGIC
-        os.fchmod(fd, 0o400)  # whoever is handed a descriptor cannot open it anew for writing, as by /proc/self/fd
+        os.fchmod(fd, 0o400)  # a process that is given a descriptor cannot open it again for writing, by /proc/self/fd
         return segment
 
     @classmethod
@@ -82,7 +83,7 @@ class Segment:
         return segment
 
     def close(self) -> None:
-        """Unmap an attached segment. Whoever still reads from it gets ValueError."""
+        """Unmap an attached segment. A thread that still reads from it gets ValueError."""
         unmap(self.mm, self.words)
 
     def read_only_fd(self) -> int:
@@ -90,7 +91,7 @@ class Segment:
         return os.open(f"/dev/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
 
     def take(self, start_byte: int, n_bytes: int) -> None:
-        """Back the range with memory, or raise StoreFullError."""
+        """Back a range of bytes with memory, or raise StoreFullError."""
         try:
             os.posix_fallocate(self._fd, start_byte, n_bytes)
         except OSError as error:
@@ -102,7 +103,7 @@ class Segment:
             ) from error
 
     def give_back(self, start_byte: int, n_bytes: int) -> bool:
-        """Return the range to the machine; False where the system cannot punch holes."""
+        """Return the memory of a range to the machine; False where the system cannot punch holes."""
         if sys.platform != "linux":
             return False
         offset, length = ctypes.c_int64(start_byte), ctypes.c_int64(n_bytes)
@@ -110,7 +111,7 @@ class Segment:
 
 
 def _no_memory(size_bytes: int, error: Exception) -> ConfigurationError:
-    """A store of that size cannot be here, for this process at least."""
+    """The error when a store of that size cannot be made or mapped in this process."""
     return ConfigurationError(
         f"no {size_bytes:,} bytes of memory can be had for the store ({error}); open it with a smaller max_bytes, once "
         "nobody else has it open, or raise the limits of the process (ulimit -v, ulimit -f) or of its container"
@@ -118,7 +119,7 @@ def _no_memory(size_bytes: int, error: Exception) -> ConfigurationError:
 
 
 def anonymous_file(name: str, size_bytes: int) -> int:
-    """A descriptor of a nameless file in memory whose size can never change, readable by this user only."""
+    """A descriptor of a nameless file in memory. Its size can never change, and only this user can read it."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         try:

@@ -1,13 +1,16 @@
-"""Pinned snapshots: a page of slots for each process, the only memory a worker may write.
+"""Pinned snapshots: one page of slots for each process, the only memory that a worker may write.
 
-- A worker pins by storing the published version in its slot, then reading the published version again, until both
-  are equal. The coordinator, before it frees anything, passes a barrier and then looks at all slots. So either it sees
-  the slot, or the worker's second look came after and saw a version at least as new as what is freed.
-- A page belongs to one process. Its coordinator-side mapping goes when the process's pipe reports its end, so the
-  slots of the dead are free at once, with no guessing about pids.
-- In the page's last word the coordinator notes that it does a commit of this client. If it dies then, the client finds
-  the note: the commit may be what ended it.
-- The kernel seals the page's size: a worker cannot make the coordinator fault.
+    word 0         the highest slot ever used
+    words 1..4095  one slot each: the pinned version + 1, 0 if it is free
+    last word      1 while the coordinator does a commit of this process, else 0; only the coordinator writes it
+
+- A worker pins by storing the published version in its slot, then reading the published version again, until both are
+  equal. The coordinator, before it frees anything, passes a barrier and then reads all slots. So either it sees the
+  slot, or the worker's second read came after the barrier and saw a version at least as new as what is freed.
+- A page belongs to one process. The coordinator closes its mapping when the process's pipe reports its end, so the
+  slots of a process that was killed are free at once, without any guess about pids.
+- If the coordinator dies while the last word is 1, the client knows that this commit may have killed it.
+- The kernel seals the page's size, so a worker cannot make the coordinator fault.
 """
 
 from __future__ import annotations
@@ -27,7 +30,7 @@ from shoal.shm.memory.segment import anonymous_file
 from shoal.shm.memory.words import unmap, words_of
 
 _PAGE_BYTES = (MAX_SNAPSHOTS_PER_PROCESS + 2) * 8
-_AT_WORK = -1  # the last word, which only the coordinator writes: 1 while it does a commit of this client
+_AT_WORK = -1  # the last word: 1 while the coordinator does a commit of this client
 
 
 def verify(words: memoryview, snapshot: int) -> None:
@@ -43,7 +46,7 @@ def new_page() -> int:
 
 
 class _Slot:
-    """The right to write one slot. Whoever has it may pin; at its end it is free again, or else lost."""
+    """The right to write one slot. It is passed to a pinned snapshot and back; its end means that it was lost."""
 
     __slots__ = ("__weakref__", "index")
 
@@ -52,7 +55,7 @@ class _Slot:
 
 
 class _SlotRef(weakref.ref[_Slot]):
-    """Tells when a ``_Slot`` is gone, and which one it was."""
+    """Its callback runs when a ``_Slot`` is gone; ``index`` says which one it was."""
 
     __slots__ = ("index",)
 
@@ -64,9 +67,9 @@ class _SlotRef(weakref.ref[_Slot]):
 class SnapshotSlots:
     """The worker's side: pin and unpin. Safe from several threads, and in a signal handler or finaliser.
 
-    An exception that a signal handler raises may come between any two steps. So a slot is an object. Whatever loses
-    it, on its way to a transaction or back, ends its life; its weak reference then puts itself into ``_lost``, in C,
-    and the next ``pin`` frees what is there.
+    A signal handler may raise an exception between any two steps, so that a slot is lost on its way to a transaction
+    or back. Therefore a slot is an object. When it is lost, its life ends; its weak reference then appends itself to
+    ``_lost``, in C, and the next ``pin`` frees the slots it finds there.
     """
 
     __slots__ = ("_free", "_lock", "_lost", "_mm", "_refs", "_slots", "_unused")
@@ -102,16 +105,16 @@ class SnapshotSlots:
             version = again
 
     def unpin(self, slot: _Slot) -> None:
-        """Let the version go."""
+        """Free the slot: its version is not pinned any more."""
         self._slots[slot.index] = 0
         self._free.append(slot)
 
     def died_at_work(self) -> bool:
-        """Of a coordinator that has died: whether it was doing a commit of this client."""
+        """Whether the coordinator, which has died, was doing a commit of this client."""
         return bool(self._slots[_AT_WORK])
 
     def close(self) -> None:
-        """Unmap the page. Pins and unpins go to a copy nobody reads: in a forked child, the page is the parent's."""
+        """Unmap the page. Later pins write to private memory: in a forked child, the page belongs to the parent."""
         mapped, self._slots = self._slots, memoryview(bytearray(_PAGE_BYTES)).cast("Q")
         unmap(self._mm, mapped)
 
@@ -121,7 +124,7 @@ class SnapshotSlots:
             most = MAX_SNAPSHOTS_PER_PROCESS
             advice = "close snapshots and end transactions that are done with, or use with blocks"
             raise LimitExceededError("number of snapshots open in this process", most, most + 1, advice)
-        with self._lock:  # before there is a slot: the coordinator looks no further than this word says
+        with self._lock:  # before the slot exists: the coordinator reads no slot behind the one in this word
             if index > self._slots[SLOTS_WORD_USED]:
                 self._slots[SLOTS_WORD_USED] = index
         slot = _Slot(index)
@@ -133,7 +136,7 @@ class SnapshotSlots:
             for ref in self._lost.copy():
                 slot = _Slot(ref.index)
                 again = _SlotRef(slot, self._lost.append)
-                # A signal handler that ran until here may have freed it. From this look to remove() none can run.
+                # A signal handler that ran until now may have freed it. From here to remove() none can run.
                 if ref in self._lost:
                     self._refs[ref.index] = again
                     self._slots[ref.index] = 0
@@ -142,7 +145,7 @@ class SnapshotSlots:
 
 
 class SnapshotPage:
-    """The coordinator's side of one process's slots."""
+    """The coordinator's side of the slots of one process."""
 
     __slots__ = ("_mm", "_slots")
 
@@ -151,10 +154,10 @@ class SnapshotPage:
         self._slots = words_of(self._mm)
 
     def note_work(self, at_work: int) -> None:
-        """Note that a commit of this client is being done (1), or that none is (0)."""
+        """Note that the coordinator does a commit of this client (1), or that it does none (0)."""
         self._slots[_AT_WORK] = at_work
 
     def pinned(self) -> list[int]:
-        """The versions pinned now, in no order; several snapshots may share one."""
+        """The versions pinned now, in no order; a version is listed once for each snapshot."""
         used = min(self._slots[SLOTS_WORD_USED], MAX_SNAPSHOTS_PER_PROCESS)
         return [word - 1 for word in self._slots[1 : used + 1].tolist() if word]

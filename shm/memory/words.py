@@ -1,12 +1,12 @@
 """Words in shared memory, and every assumption about memory order. No other file may assume anything.
 
-- A word is 8 bytes, aligned, little-endian as the machine has it. Loads and stores through ``memoryview.cast("Q")``
-  are one machine instruction each (CPython copies 8 aligned bytes), so a word is never seen half written.
-  ``struct.pack_into`` makes no such promise and is used only on memory no reader can reach yet.
-- Stores become visible in program order, loads happen in program order (x86 TSO). Elsewhere the writer calls
-  ``barrier`` between writing and publishing; readers registered with the kernel then see them in order.
-- A reader's store may be delayed past its own later load, on x86 too. ``barrier`` in the writer is the other half:
-  after it returns, every store a registered reader made before is visible (membarrier(2), 1.2 us).
+- A word is 8 bytes, aligned, little-endian (the machine's order). A load or store through ``memoryview.cast("Q")`` is
+  one machine instruction (CPython copies 8 aligned bytes), so a word is never seen half written. ``struct.pack_into``
+  and slices make no such promise: they write only to memory that no reader can reach yet.
+- Stores become visible in program order, and loads happen in program order (x86 TSO). On other machines the writer
+  calls ``barrier`` between writing and publishing; readers that are registered with the kernel then see that order.
+- A reader's store may be delayed past its own later load, on x86 too. The writer's ``barrier`` makes up for that: when
+  it returns, every store that a registered reader made before is visible (membarrier(2), 1.2 us).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _SYSCALL = {"x86_64": 324, "aarch64": 283, "riscv64": 283}.get(platform.machine(
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 STORES_ARE_ORDERED = platform.machine() in ("x86_64", "AMD64", "i686")
-# Without membarrier a store buffer drains by itself within nanoseconds; a millisecond is beyond doubt.
+# Without membarrier: a store buffer drains by itself within nanoseconds, so after a millisecond it is certainly empty.
 _DRAIN_S = 0.001
 
 
@@ -38,18 +38,18 @@ _registered = _membarrier(_CMD_REGISTER_GLOBAL_EXPEDITED)
 
 
 def register_reader() -> None:
-    """Ask the kernel to let this process take part in the writer's barriers; a forked child must ask again."""
+    """Register this process for the writer's barriers. A forked child must register again."""
     _membarrier(_CMD_REGISTER_GLOBAL_EXPEDITED)
 
 
 def barrier() -> None:
-    """Return once every reader's earlier stores are visible here and ours are visible to them."""
+    """Return once every registered reader's earlier stores are visible here, and ours to every reader."""
     if not (_registered and _membarrier(_CMD_GLOBAL_EXPEDITED)):
         time.sleep(_DRAIN_S)
 
 
 def publish_barrier() -> None:
-    """Order what was written before against the store that publishes it. Free where stores are ordered."""
+    """Order earlier stores before the store that publishes them. It costs nothing where stores are ordered."""
     if not STORES_ARE_ORDERED:
         barrier()
 
@@ -60,7 +60,7 @@ def words_of(mapping: mmap.mmap) -> memoryview:
 
 
 def unmap(mapping: mmap.mmap, words: memoryview) -> None:
-    """Give a mapping back. Every later use of it, or of ``words``, is ValueError."""
+    """Unmap a mapping. Every later use of it, or of ``words``, raises ValueError."""
     words.release()
-    with contextlib.suppress(BufferError):  # another thread copies a part just now; it goes when that copy is made
+    with contextlib.suppress(BufferError):  # another thread is copying from it: it is unmapped when that copy is done
         mapping.close()

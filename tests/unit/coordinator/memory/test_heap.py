@@ -1,4 +1,4 @@
-"""shm.heap and shm.extents against naive models."""
+"""The heap against a naive model."""
 
 from __future__ import annotations
 
@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.coordinator.memory.extents import Extents
 from shoal.coordinator.memory.heap import CLASS_WORDS, Heap
 from shoal.shm import limits
 from shoal.shm.errors import StoreFullError
@@ -109,51 +108,3 @@ def test_make_ready_keeps_a_reserve():
     assert heap.ready_blocks == heap.free_blocks == free
     heap.give_back(0)
     assert (heap.ready_blocks, heap.free_blocks) == (0, free)
-
-
-@given(st.lists(st.tuples(st.booleans(), st.integers(1, 12)), max_size=60))
-def test_extents(steps):
-    """Extents take best-fit from what is free, join neighbours, and count right."""
-    extents = Extents()
-    extents.add(0, 100)
-    free = set(range(100))
-    taken: list[tuple[int, int]] = []
-    for take, length in steps:
-        runs = runs_of(free)
-        if take or not taken:
-            start = extents.take(length)
-            fitting = [size for _, size in runs if size >= length]
-            if start is None:
-                assert fitting == []
-            else:
-                run = next((s, n) for s, n in runs if s <= start < s + n)
-                assert run[1] == min(fitting)
-                assert set(range(start, start + length)) <= free
-                free -= set(range(start, start + length))
-                taken.append((start, length))
-        else:
-            start, size = taken.pop(length % len(taken))
-            extents.add(start, size)
-            free |= set(range(start, start + size))
-        assert list(extents) == runs_of(free)
-        assert extents.total == len(free)
-        assert extents.largest() == max((size for _, size in runs_of(free)), default=0)
-
-
-def test_extents_refuse_what_is_free_already():
-    """A block freed twice is noticed."""
-    extents = Extents()
-    extents.add(10, 5)
-    for start, length in ((10, 1), (12, 1), (8, 3), (14, 4)):
-        with pytest.raises(AssertionError, match="twice"):
-            extents.add(start, length)
-
-
-def runs_of(numbers: set[int]) -> list[tuple[int, int]]:
-    runs: list[tuple[int, int]] = []
-    for number in sorted(numbers):
-        if runs and sum(runs[-1]) == number:
-            runs[-1] = (runs[-1][0], runs[-1][1] + 1)
-        else:
-            runs.append((number, 1))
-    return runs
