@@ -12,9 +12,9 @@ import pytest
 
 import shoal
 from shoal.shm.wire import answer as wire_answer
-from shoal.shm.wire import handshake
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.frames import frame
+from tests.support.raw_client import assert_unharmed, attach, send_and_hear
 
 WRITE = [b"key", b"\x01", 0]
 NOTHING = msgpack.packb([[], None, None, None])
@@ -54,40 +54,11 @@ def served(tmp_path_factory: pytest.TempPathFactory):
         yield db
 
 
-def attach(db: shoal.Database) -> handshake.Welcome:
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(f"{db.path}/control.sock")
-        hello = handshake.Hello(handshake.PROTOCOL_VERSION, 77, os.getpid(), None, None)
-        connection.sendall(handshake.encode_hello(hello))
-        return handshake.receive_welcome(connection)
-
-
-def send_and_hear(db: shoal.Database, message: bytes) -> bytes:
-    """What comes back until the coordinator hangs up, or its answer."""
-    welcome = attach(db)
-    try:
-        rest = memoryview(message)
-        while rest:
-            rest = rest[os.write(welcome.request_fd, rest) :]
-        return os.read(welcome.answer_fd, 65536)
-    finally:
-        for fd in welcome.descriptors:
-            os.close(fd)
-
-
 def _all_written(db: shoal.Database) -> list[tuple[bytes, int]]:
     """Every key of every run and the version it was written at."""
     with db.snapshot("r") as view:
         engine = view._engine
         return [(key, found.version) for key, found in engine._reader.scan(b"", None, engine.snapshot)]
-
-
-def assert_unharmed(db: shoal.Database, pid: int) -> None:
-    kv = shoal.KVStore(db)
-    kv.put("r", "still", "here")
-    assert kv.get("r", "still") == "here"
-    assert db.info().coordinator_pid == pid
-    assert db.check() == []
 
 
 @pytest.mark.parametrize("mutations", BAD_MUTATIONS, ids=str)

@@ -24,8 +24,8 @@ from shoal.shm.wire import handshake
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.answer import COMMITTED, REFUSED
 from shoal.shm.wire.frames import MAX_FRAME_BYTES, frame
-from tests.faults.clients.test_bad_clients import attach, send_and_hear
 from tests.fuzz.watch import MIB, Watch, answers, close, descriptors, private_kib, request
+from tests.support.raw_client import attach, send_and_hear
 
 KEY = b"\7default\7default\7default\1r\1"
 

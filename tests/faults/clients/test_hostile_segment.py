@@ -18,7 +18,7 @@ import pytest
 import shoal
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import new_page
-from tests.faults.clients.test_bad_clients import attach
+from tests.support.raw_client import attach
 from tests.support.repository import ROOT
 
 NOBODY = 65534

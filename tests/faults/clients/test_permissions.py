@@ -246,7 +246,7 @@ class TestAnotherUser:
 
 
 def _segment_fd(db: shoal.Database) -> int:
-    from tests.faults.clients.test_bad_clients import attach
+    from tests.support.raw_client import attach
 
     welcome = attach(db)
     for fd in welcome.descriptors[1:]:
