@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import stat
 from pathlib import Path
 
 from shoal.coordinator.memory.check_report import check_segment
@@ -39,6 +40,9 @@ class UnchangedDisk(DiskStorage):
     def remove(self, name: str) -> None:
         """Leave it."""
 
+    def replace(self, name: str, content: bytes) -> None:
+        """Leave it."""
+
     def sync_directory(self) -> None:
         """Nothing was changed."""
 
@@ -50,15 +54,30 @@ def read_at_rest(directory: Path, durability: str | None, max_bytes: int | None)
     served with another durability, ``CorruptionError`` for damage, and ``StoreFullError`` if it needs more memory.
     """
     try:
-        if not is_store(directory):
-            raise NotFoundError(f"there is no store at {directory}; open it without read_only=True to make one")
+        if not _is_directory(directory):
+            raise _no_store(directory)
         with at_rest(directory) as rests:
-            return _read(directory, durability, max_bytes) if rests else None
+            if not rests:
+                return None
+            if not is_store(directory):
+                raise _no_store(directory)
+            return _read(directory, durability, max_bytes)
     except PermissionError as error:
         raise ConfigurationError(
             f"the store at {directory} may not be read by this user ({error.strerror}: {error.filename}); "
             "have its owner give the right to read the directory and every file in it"
         ) from error
+
+
+def _is_directory(path: Path) -> bool:
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
+def _no_store(directory: Path) -> NotFoundError:
+    return NotFoundError(f"there is no store at {directory}; open it without read_only=True to make one")
 
 
 def _read(directory: Path, durability: str | None, max_bytes: int | None) -> Resting:
@@ -76,7 +95,7 @@ def _read(directory: Path, durability: str | None, max_bytes: int | None) -> Res
     segment = Segment.create(max_bytes or meta.max_bytes, secrets.randbits(64))
     try:
         writer = Writer(segment)
-        recover(UnchangedDisk(directory), writer, Reclaimer(writer, list), meta.store_id)
+        recover(UnchangedDisk(directory), writer, Reclaimer(writer, list), meta)
         segment.words[W_GENERATION] = epoch.generation
         welcome = Welcome(meta.durability, epoch.generation, meta.store_id or b"", *_descriptors(segment))
     finally:

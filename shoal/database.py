@@ -213,7 +213,9 @@ class Database:
             durability = attachment.durability
             if durability == "memory":
                 durability = store_files.DEFAULT_DURABILITY  # what lies on disk is meant to stay
-            store_files.write_meta(directory, StoreMeta(durability, attachment.segment.size_bytes, store_id))
+            size = attachment.segment.size_bytes
+            meta = StoreMeta(durability, size, store_id, checkpoint_version=snapshot.snapshot)
+            store_files.write_meta(directory, meta)
             return keys
         finally:
             snapshot.abandon()

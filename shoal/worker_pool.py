@@ -13,6 +13,7 @@ from typing import Any
 from shoal.database import Database
 from shoal.database import open as open_database
 from shoal.workers.pool.executor import ProcessPool
+from shoal.workers.pool.pool_state import PoolOptions
 from shoal.workers.pool.worker_process import Recipe
 
 
@@ -63,11 +64,7 @@ class WorkerPool(ProcessPool):
         try:
             super().__init__(
                 Recipe(mp_context, pickle.dumps(self.database), initializer, tuple(initargs)),
-                count,
-                retries=retries,
-                timeout_s=timeout_s,
-                max_tasks_per_child=max_tasks_per_child,
-                at_end=self.database.close,
+                PoolOptions(count, retries, timeout_s, max_tasks_per_child, self.database.close),
             )
         except BaseException:
             self.database.close()

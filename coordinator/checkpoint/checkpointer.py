@@ -47,6 +47,7 @@ class Checkpointer:
         remembered: Callable[[], list[checkpoint.Remembered]],
         log_bytes: int,
         store_id: bytes,
+        kept_version: int = 0,
     ) -> None:
         self._directory = directory
         self._store_id = store_id
@@ -57,12 +58,20 @@ class Checkpointer:
         self._remembered = remembered
         self._log_bytes_before = log_bytes - log.bytes_written
         self._helper: subprocess.Popen[bytes] | None = None
+        self._kept_version = kept_version  # of the newest checkpoint that is written, 0 if there is none
+        self._missing_since_s: float | None = None  # when that was first found removed (monotonic)
         self._version = 0
         self._log_bytes_at_start = 0
         self._not_before_s = 0.0
         self._temporary = ""
         self._waited = False  # a commit has waited in vain for this helper: the next one need not
         log.make_room = self.make_room
+
+    @property
+    def misses_files(self) -> bool:
+        """Whether files were removed, and what was in them is not on the disk again."""
+        missing_since_s = (self._missing_since_s, self._log.removed_since_s)
+        return missing_since_s != (None, None) or self._log.lost_version > 0
 
     @property
     def running(self) -> bool:
@@ -72,10 +81,11 @@ class Checkpointer:
     def maintain(self, now_s: float) -> None:
         """Start a checkpoint if one is due, finish one that is written."""
         self._log.prepare()
+        self._look_for_removed(now_s)
         if self._helper is not None:
             if self._helper.poll() is not None:
                 self._finish(now_s)
-        elif now_s >= self._not_before_s and self._due():
+        elif now_s >= self._not_before_s and self._due(now_s):
             self._begin(now_s)
         elif self._log.room is not None:
             self._log.room.acquire()
@@ -134,6 +144,23 @@ class Checkpointer:
         finally:
             os.close(segment_fd)
 
+    def save_lost(self) -> None:
+        """At an orderly end: if files were removed, have what only memory holds now written to a checkpoint."""
+        self._look_for_removed(time.monotonic())
+        if not self.misses_files:
+            return
+        time.sleep(limits.REMAKE_AFTER_S)  # when the whole directory is being deleted, nothing is left of it then
+        now_s = time.monotonic()
+        if not self._look_for_removed(now_s) or not self._has_lost(now_s):
+            return
+        if self._helper is not None:
+            self._helper.kill()
+            self._helper.wait()
+            self._finish(now_s)
+        if self._begin(now_s) and self._helper is not None:
+            self._helper.wait()
+            self._finish(time.monotonic())
+
     def close(self) -> None:
         """Leave no helper behind."""
         if self._helper is not None:
@@ -151,7 +178,27 @@ class Checkpointer:
             return False
         return True
 
-    def _due(self) -> bool:
+    def _look_for_removed(self, now_s: float) -> bool:
+        """Notice what somebody removed; False if that is the whole directory."""
+        try:
+            names = set(self._storage.list())
+        except FileNotFoundError:
+            return False
+        self._log.replace_removed(now_s, names)
+        if not self._kept_version or checkpoint.file_name(self._kept_version) in names:
+            self._missing_since_s = None
+        elif self._missing_since_s is None:
+            self._missing_since_s = now_s
+        return True
+
+    def _has_lost(self, now_s: float) -> bool:
+        """Whether files were removed, and a checkpoint must be written in their place."""
+        since_s = self._missing_since_s
+        return self._log.lost_version > 0 or (since_s is not None and now_s - since_s >= limits.REMAKE_AFTER_S)
+
+    def _due(self, now_s: float) -> bool:
+        if self._has_lost(now_s):
+            return True
         if len(self._log.first_versions) > limits.CHECKPOINT_LOG_FILES:
             return True  # every coordinator begins a file of its own: many deaths, many files
         grown = self._log.bytes_written + self._log_bytes_before
@@ -204,7 +251,9 @@ class Checkpointer:
         self._reclaimer.held.remove(self._version)
         if status == 0:
             for name in self._obsolete(self._version):
-                self._storage.remove(name)
+                with contextlib.suppress(FileNotFoundError):  # removed by somebody
+                    self._storage.remove(name)
+            self._kept_version, self._missing_since_s = self._version, None
             self._log.remove_before(self._version)
             self._log_bytes_before = -self._log_bytes_at_start
         else:

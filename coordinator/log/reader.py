@@ -148,6 +148,14 @@ def misplaced(file: File, before: File | None, store_id: bytes | None) -> Corrup
     return None
 
 
+def missing(files: list[File], log_number: int) -> CorruptionError | None:
+    """What is wrong if the newest file, as ``store.json`` names it, is not there; None if it is, or none is named."""
+    if not log_number or any(file.number == log_number for file in files):
+        return None
+    expected = f"the newest log file, as {store_files.META_FILE} names it"
+    return CorruptionError(wal_format.file_name(log_number), 0, expected, "no file")
+
+
 def goes_on(files: Sequence[File], offset: int, next_version: int, boot_id: int) -> bool:
     """Whether anything after ``offset`` of the first file proves that ``next_version`` was whole once."""
     for i, file in enumerate(files):
@@ -197,9 +205,12 @@ def _is_outcome(outcome: Any) -> bool:
 class WalReader:
     """The log of a store at rest, from the first version a checkpoint lacks."""
 
-    def __init__(self, storage: Storage, after_version: int, store_id: bytes | None = None) -> None:
+    def __init__(
+        self, storage: Storage, after_version: int, store_id: bytes | None = None, log_number: int = 0
+    ) -> None:
         self._storage = storage
         self.store_id = store_id
+        self._log_number = log_number  # of the newest file, as store.json says
         self._boot_id = wal_format.boot_id()
         self._obsolete: list[str] = []
         self.last_version = after_version
@@ -269,9 +280,15 @@ class WalReader:
             error = misplaced(file, before, self.store_id)
             if error is not None:
                 raise error
-        kept = needed(without_unused(files), after_version)
-        names = {file.name for file in kept}
-        self._obsolete = [file.name for file in files if file.name not in names]
+        error = missing(files, self._log_number)
+        if error is not None:
+            raise error
+        used = without_unused(files)
+        kept = needed(used, after_version)
+        # What store.json names stays, though a checkpoint has it all: a full disk has kept it from naming a newer one.
+        stays = {file.name for file in used if file in kept or file.number == self._log_number}
+        self._obsolete = [file.name for file in files if file.name not in stays]
+        self._stays = {file.number for file in used if file.name in stays}
         return kept
 
     def _continues(self, i: int) -> bool:
@@ -287,6 +304,8 @@ class WalReader:
                 file, offset, expected = following, 0, "a log file's head"  # all of the one before it is there
             found = file.data[offset : offset + 16].hex() or "the end of the file"
             raise CorruptionError(file.name, offset, expected, f"{found}, and acknowledged commits after it")
+        kept = self._files[: i + 1] if file.head is not None else self._files[:i]
+        self._stays -= {later.number for later in self._files if later not in kept}
         self._remove_obsolete()
         for later in reversed(self._files[i + 1 :]):
             self._storage.remove(later.name)
@@ -296,10 +315,14 @@ class WalReader:
             # What is torn goes, and so does the room reserved for what was never written.
             self._storage.truncate(file.name, offset)
         self._storage.sync_directory()
-        self._files = self._files[: i + 1] if file.head is not None else self._files[:i]
+        self._files = kept
         self.first_versions = {f.number: f.head.first_version for f in self._files if f.head is not None}
 
     def _remove_obsolete(self) -> None:
+        """Before that, ``store.json`` no longer names a file that goes: a kill in between is no missing file."""
+        if self._log_number and self._log_number not in self._stays:
+            self._log_number = max(self._stays, default=0)
+            store_files.state_log(self._storage, self._log_number)
         for name in self._obsolete:
             self._storage.remove(name)
         self._obsolete.clear()

@@ -7,6 +7,10 @@
 - Files are smaller where the disk is small or short. A log may have no file yet: it can be opened on a full disk, and
   its first commit makes room.
 - Every file keeps room for the mark of a clean close.
+- A new file is named as the newest (``name_newest``) before the first record is written to it, so that it is missed if
+  somebody removes it. A full disk puts that off, and the file named before stays meanwhile.
+- If files are removed while the log is written, it goes on in a new one. What was in them is only in memory then, until
+  there is a checkpoint of version ``lost_version`` or later.
 - ``sync`` may run in another thread: it takes note of what was written when it began, and only when the disk has
   confirmed that does ``synced_version`` move. An error is final: the kernel may have dropped the pages it could not
   write, and a second sync would report success for them.
@@ -24,7 +28,7 @@ from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.log.format import FILE_HEAD_BYTES, FileHead
 from shoal.shm.errors import StoreFullError
 from shoal.shm.files.storage import LogFile, Storage
-from shoal.shm.limits import LEAST_LOG_FILE_BYTES, LOG_FILE_BYTES, LOG_FILES_PER_DISK
+from shoal.shm.limits import LEAST_LOG_FILE_BYTES, LOG_FILE_BYTES, LOG_FILES_PER_DISK, REMAKE_AFTER_S
 
 _RECORD_OVERHEAD = wal_format.RECORD_HEAD_BYTES + 16
 _MARK_BYTES = _RECORD_OVERHEAD  # of a clean close
@@ -57,6 +61,12 @@ class WalWriter:
         self.room = room
         # Have files removed for a commit that only deletes, or for any; whether some were.
         self.make_room: Callable[[bool], bool] = lambda _only_deletes: False
+        # Have a file named as the newest, durably; StoreFullError if that cannot be now. None: not served yet.
+        self.name_newest: Callable[[int], None] | None = None
+        self.named_number = 0
+        self.number = 0  # of the file in use, 0 if there is none yet
+        self.lost_version = 0  # what was in files that were removed, up to this version, is only in memory
+        self.removed_since_s: float | None = None  # when files were first found removed (monotonic)
         self.is_short = False  # the last file that was wanted could not be had, or not in its usual size
         self._file: LogFile | None = None
         self._position = 0
@@ -99,6 +109,7 @@ class WalWriter:
 
     def prepare(self) -> None:
         """Make the next file ready ahead of need; a full disk shows when a commit needs it."""
+        self._name()
         if self._spare is None:
             try:
                 self._new_spare(0)
@@ -142,23 +153,62 @@ class WalWriter:
         self._unsynced.clear()
         if self._file is not None:
             self._file.close()
-            self._storage.remove(wal_format.file_name(max(self.first_versions)))
+            self._storage.remove(wal_format.file_name(self.number))
 
     def obsolete_bytes(self, version: int) -> int:
         """What ``remove_before`` would free on the disk."""
-        return sum(self._storage.size(wal_format.file_name(number)) for number in self._obsolete(version))
+        total_bytes = 0
+        for number in self._obsolete(version):
+            with contextlib.suppress(FileNotFoundError):  # removed by somebody
+                total_bytes += self._storage.size(wal_format.file_name(number))
+        return total_bytes
 
     def remove_before(self, version: int) -> None:
         """Delete files that hold nothing after ``version``: a checkpoint has it all."""
         for number in self._obsolete(version):
-            self._storage.remove(wal_format.file_name(number))
+            with contextlib.suppress(FileNotFoundError):
+                self._storage.remove(wal_format.file_name(number))
             del self.first_versions[number]
         self._storage.sync_directory()
+        if version >= self.lost_version:
+            self.lost_version = 0
+
+    def replace_removed(self, now_s: float, names: set[str]) -> None:
+        """Go on in a new file if files were removed some time ago; ``names`` are the files that are there."""
+        removed = [number for number in self.first_versions if wal_format.file_name(number) not in names]
+        lacks_spare = self._spare is not None and wal_format.file_name(self._spare[0]) not in names
+        if not removed and not lacks_spare:
+            self.removed_since_s = None
+            return
+        if self.removed_since_s is None:
+            self.removed_since_s = now_s
+        if now_s - self.removed_since_s < REMAKE_AFTER_S:
+            return
+        if lacks_spare:
+            self._drop_spare()
+            self.prepare()
+        if removed and self._spare is not None:  # without one the disk is full, and the next look tries again
+            self.lost_version = self.last_version
+            self._rotate()
+            for number in removed:
+                del self.first_versions[number]
+            self.prepare()
 
     def _obsolete(self, version: int) -> list[int]:
         numbers = sorted(self.first_versions)
         following = ((number, self.first_versions[after]) for number, after in itertools.pairwise(numbers))
-        return [number for number, first_version in following if first_version <= version + 1]
+        return [
+            number
+            for number, first_version in following
+            if first_version <= version + 1 and number != self.named_number
+        ]
+
+    def _name(self) -> None:
+        if self.name_newest is None or self.number in (0, self.named_number):
+            return
+        with contextlib.suppress(StoreFullError):
+            self.name_newest(self.number)
+            self.named_number = self.number
 
     def _find_room(self, needed: int, only_deletes: bool) -> None:
         fits = self._position + needed <= self._end
@@ -234,6 +284,8 @@ class WalWriter:
         with self._lock:
             self._unsynced.append(file)
         self._file = file
+        self.number = number
+        self._name()
         self._position = FILE_HEAD_BYTES
         self._end = file.size - _MARK_BYTES
         self._growth_end = 0

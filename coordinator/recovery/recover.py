@@ -3,7 +3,8 @@
 The checkpoint is read a block at a time and the log a file at a time: beside the segment, recovery needs little memory.
 
 It reads only, but for two things: an unfinished tail is cut and files that hold nothing any more are removed, both when
-all of it is verified. Killed at any point, the next run sees the same committed prefix. Nothing is served before.
+all of it is verified; before that ``store.json`` is made to name a log file that stays. Killed at any point, the next
+run sees the same committed prefix. Nothing is served before.
 """
 
 from __future__ import annotations
@@ -18,9 +19,10 @@ from shoal.coordinator.log.reader import Commit, WalReader
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm import limits
-from shoal.shm.errors import StoreFullError
-from shoal.shm.files import checkpoint
+from shoal.shm.errors import CorruptionError, StoreFullError
+from shoal.shm.files import checkpoint, store_files
 from shoal.shm.files.storage import Storage
+from shoal.shm.files.store_files import StoreMeta
 
 # Replay publishes and reclaims now and then, so that a long log does not need room for all its history: after so many
 # records, or when what they made obsolete takes so many words.
@@ -41,15 +43,19 @@ class Recovered(NamedTuple):
     remembered: dict[int, tuple[int, int, list[Any]]]
 
 
-def recover(storage: Storage, writer: Writer, reclaimer: Reclaimer, store_id: bytes | None = None) -> Recovered:
+def recover(storage: Storage, writer: Writer, reclaimer: Reclaimer, meta: StoreMeta | None = None) -> Recovered:
     """Fill an empty segment with everything committed; CorruptionError if that cannot be had whole.
 
-    ``store_id`` is what ``store.json`` says; without it, the store is the one that its first file with an id names.
+    ``meta`` is what ``store.json`` says: which store it is (else that is the one which its first file with an id
+    names), and which files must be there.
     """
+    store_id, log_number, least_version = (None, 0, 0) if meta is None else meta[2:]
     version, remembered, store_id = _load_checkpoint(storage, writer, reclaimer, store_id)
     checkpoint_version = version
+    if version < least_version:
+        raise missing_checkpoint(least_version)
     window = ConflictWindow(version)
-    log = WalReader(storage, version, store_id)
+    log = WalReader(storage, version, store_id, log_number)
     log_bytes = 0
     for commit in replayed(log.records(), writer, reclaimer, window, remembered):
         log_bytes += commit.body_bytes
@@ -79,6 +85,12 @@ def _load_checkpoint(
     publish(writer, reclaimer, newest)
     remembered = {client: (commit, version, results) for client, commit, version, results in reader.remembered}
     return newest, remembered, store_id or reader.store_id
+
+
+def missing_checkpoint(version: int) -> CorruptionError:
+    """The error for a store without the checkpoint that it was made with, and without a newer one."""
+    expected = f"the checkpoint that the store was made with, as {store_files.META_FILE} says"
+    return CorruptionError(checkpoint.file_name(version), 0, expected, "no file")
 
 
 def apply_entries(entries: Iterable[checkpoint.Entry], writer: Writer) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from shoal.coordinator.log import reader as wal_reader
 from shoal.coordinator.log.salvage import Finding, LogSurvey, finding_of
+from shoal.coordinator.recovery.recover import missing_checkpoint
 from shoal.shm.errors import CorruptionError
 from shoal.shm.files import checkpoint, store_files
 from shoal.shm.files.checkpoint import CheckpointReader, Entry
@@ -128,6 +129,7 @@ class Survey:
     ) -> None:
         self.findings: list[Finding] = []
         self.meta: StoreMeta | None = None
+        self.missing_log = ""  # the newest log file, if it is not there: nobody knows how many commits are in it
         # Which store it is: what store.json says, or else the newest whole checkpoint, or the first file of the log.
         self._store_id = store_id
         # The newest checkpoint that is whole, and the newest of all if that is not.
@@ -146,6 +148,17 @@ class Survey:
         self.log = (
             log if self.damaged is None else LogSurvey(files, self.base_version, acknowledged, self._store_id, _ignore)
         )
+
+    def look_for_missing(self, directory: Path, meta: StoreMeta) -> None:
+        """Note the files that ``store.json`` says must be there and are not."""
+        newest = self.damaged or self.base
+        if meta.checkpoint_version > (0 if newest is None else newest.version):
+            self.newest = max(self.newest, meta.checkpoint_version)
+            self.findings.append(finding_of(missing_checkpoint(meta.checkpoint_version)))
+        error = wal_reader.missing(wal_reader.read_files(DiskStorage(directory)), meta.log_number)
+        if error is not None and store_files.read_meta(directory) == meta:  # else a coordinator has just removed it
+            self.missing_log = error.file
+            self.findings.append(finding_of(error))
 
     def prefix_version(self) -> int:
         """The newest version up to which nothing is missing and nothing is doubtful."""
@@ -202,6 +215,8 @@ def survey_store(directory: Path, acknowledged: int = 0, progress: Callable[[int
         findings.append(finding_of(error))
     survey = Survey(storage, acknowledged, progress or _ignore, meta.store_id if meta is not None else None)
     survey.meta = meta
+    if meta is not None:
+        survey.look_for_missing(directory, meta)
     findings = storage.unreadable + findings
     try:
         EpochWord(directory, writable=False)

@@ -38,7 +38,8 @@ class Maintenance:
 
     def is_settled(self) -> bool:
         """Whether nothing is left to do until the next commit."""
-        running = self._checkpointer is not None and self._checkpointer.running
+        keeper = self._checkpointer
+        running = keeper is not None and (keeper.running or keeper.misses_files)
         return not (self._writer.expiry or self._reclaimer.idle_work() or running)
 
     def after_turn(self, now_s: float) -> None:

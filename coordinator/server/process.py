@@ -41,6 +41,7 @@ from shoal.coordinator.server.control_socket import ControlSocket
 from shoal.coordinator.server.loop import Server
 from shoal.coordinator.server.maintenance import Maintenance
 from shoal.coordinator.server.process_start import Report, leave_everything, raise_limit_of_descriptors
+from shoal.coordinator.server.served_meta import ServedMeta
 from shoal.coordinator.server.serving_epoch import ServingEpoch
 from shoal.shm import limits
 from shoal.shm.clock import SystemClock
@@ -138,7 +139,7 @@ def _meta(directory: Path, durability: str | None, max_bytes: int | None) -> Sto
     """How the store is to be served: as asked for, or else as it was last."""
     last = store_files.read_meta(directory)
     default = last or StoreMeta(store_files.DEFAULT_DURABILITY, store_files.default_max_bytes())
-    return StoreMeta(durability or default.durability, max_bytes or default.max_bytes, default.store_id)
+    return default._replace(durability=durability or default.durability, max_bytes=max_bytes or default.max_bytes)
 
 
 class Coordinator:
@@ -159,9 +160,10 @@ class Coordinator:
         self._segment = Segment.create(meta.max_bytes, secrets.randbits(64))
         self._writer = Writer(self._segment)
         self._reclaimer = Reclaimer(self._writer, lambda: NOTHING_PINNED)
-        found = recover(storage, self._writer, self._reclaimer, meta.store_id)
+        found = recover(storage, self._writer, self._reclaimer, meta)
         store_id = found.store_id or store_files.new_store_id()
         self._meta = meta = meta._replace(store_id=store_id)
+        self._served_meta = ServedMeta(storage, directory, meta)
         self._epoch = ServingEpoch(directory, self._writer)
         wake_read, self._wake_write = os.pipe()
         for fd in (wake_read, self._wake_write):
@@ -187,7 +189,7 @@ class Coordinator:
         if self._log is not None:
             self._checkpointer = Checkpointer(
                 *(directory, storage, self._log, self._writer, self._reclaimer, self._remembered),
-                *(found.log_bytes, store_id),
+                *(found.log_bytes, store_id, found.checkpoint_version),
             )
         checks = Checks(self._writer, self._reclaimer)
         maintenance = Maintenance(self._engine, self._writer, self._reclaimer, found.window, checks, self._checkpointer)
@@ -200,7 +202,7 @@ class Coordinator:
             linger_s,
             wake_read,
             place,
-            self._epoch.keep,
+            self._keep_files,
         )
         self._reclaimer.pinned = self._server.pinned
         self._syncing = threading.Event()
@@ -236,6 +238,8 @@ class Coordinator:
     def _serve(self, control: ControlSocket) -> None:
         try:
             self._server.serve(control)
+            if self._checkpointer is not None:
+                self._checkpointer.save_lost()
         finally:
             control.close()
             if self._checkpointer is not None:
@@ -248,13 +252,24 @@ class Coordinator:
         """From here on the store is served, and ``store.json`` says how; if not, no log file is left behind."""
         with contextlib.ExitStack() as undo:
             if self._log is not None:
-                undo.callback(self._log.discard)
+                undo.callback(self._discard_log, self._log)
             control = ControlSocket(self._directory, self._server.admit)
             undo.callback(control.close)
-            if store_files.read_meta(self._directory) != self._meta:
-                store_files.write_meta(self._directory, self._meta)
+            self._served_meta.begin(0 if self._log is None else self._log.number)
             undo.pop_all()
+        if self._log is not None:
+            self._log.named_number = self._served_meta.log_number
+            self._log.name_newest = self._served_meta.name_log
         return control
+
+    def _discard_log(self, log: WalWriter) -> None:
+        last = store_files.read_meta(self._directory)
+        if last is None or last.log_number != log.number:  # else it stays: store.json names it
+            log.discard()
+
+    def _keep_files(self, now_s: float) -> None:
+        self._epoch.keep(now_s)
+        self._served_meta.keep(now_s)
 
     def _stop(self, _number: int, _frame: Any) -> None:
         self._server.stopping = True

@@ -209,21 +209,39 @@ class DiskStorage:
         """Make an existing file's content durable, from there on as if it had never been written.
 
         A sync that failed is reported once; the pages stay in memory, readable and clean, and are not on disk. Syncing
-        once more would succeed without writing them.
+        once more would succeed without writing them. Writing them once more in the same place is not enough either:
+        ext4 then writes them to blocks that it still takes for unwritten, and they are zeros at the next mount
+        (Linux 6.18). So the file is copied to new blocks. Killed meanwhile, the file is the old one or the new one.
         """
         fd = os.open(self.directory / name, os.O_RDWR | os.O_CLOEXEC)
         try:
-            position = from_byte - from_byte % _PAGE_BYTES
-            size = os.fstat(fd).st_size
-            while position < size:
-                piece = os.pread(fd, _PIECE_BYTES, position)
-                kept = piece.rstrip(b"\0")
-                if kept:
-                    _write_all(fd, kept, position)
-                position += len(piece)
-            os.fsync(fd)
+            if from_byte >= os.fstat(fd).st_size:
+                os.fsync(fd)
+                return
+            try:
+                self._copy(fd, name)
+            except StoreFullError:
+                # A full disk must not keep a store from being opened: what no failed sync has touched is durable so.
+                _rewrite(fd, fd, from_byte - from_byte % _PAGE_BYTES)
         finally:
             os.close(fd)
+
+    def _copy(self, fd: int, name: str) -> None:
+        """Replace the file behind ``fd`` by a copy of it, durably."""
+        temporary = self.directory / f"{name}.new"
+        try:
+            copy = private_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            try:
+                os.ftruncate(copy, os.fstat(fd).st_size)
+                _rewrite(fd, copy, 0)
+            finally:
+                os.close(copy)
+        except OSError as error:
+            temporary.unlink(missing_ok=True)
+            raise_if_full(error, f"a copy of {name}")
+            raise
+        os.replace(temporary, self.directory / name)
+        self.sync_directory()
 
     def remove(self, name: str) -> None:
         """Delete a file."""
@@ -295,6 +313,16 @@ def _write_all(fd: int, data: bytes, position: int) -> None:
     while view:
         written = os.pwrite(fd, view, position)
         view, position = view[written:], position + written
+
+
+def _rewrite(source: int, target: int, position: int) -> None:
+    """Write what ``source`` holds from ``position`` on to the same place of ``target``, and sync it."""
+    while piece := os.pread(source, _PIECE_BYTES, position):
+        kept = piece.rstrip(b"\0")
+        if kept:
+            _write_all(target, kept, position)
+        position += len(piece)
+    os.fsync(target)
 
 
 def raise_if_full(error: OSError, wanted: str) -> None:

@@ -3,6 +3,9 @@
 - ``store.json``: format, id of the store, last durability and size; replaced whole, and only by a coordinator that has
   recovered and begins to serve. The id is made with the store and stands in the head of every log file and checkpoint,
   so that a file of another store is noticed. Format 1 has none; such a store is given one when it is next served.
+  It also says which log file is the newest (``log_number``): nothing else could tell that one from a file that never
+  was. It names a file only after that is on disk, and another one before that is removed, so a kill or a power cut at
+  any point leaves the file there.
 - ``epoch``: one mapped word. Its upper part, the generation, is raised by every coordinator when it begins to serve: a
   process that only reads sees by it that there is a new segment.
 - ``control.sock``: where a coordinator hands out descriptors. Its path may be longer than a socket address allows, so
@@ -28,7 +31,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shoal.shm.errors import ConfigurationError, CorruptionError, shown
-from shoal.shm.files.storage import DiskStorage, private_file, raise_if_full
+from shoal.shm.files.storage import DiskStorage, Storage, private_file, raise_if_full
 from shoal.shm.host import descriptors
 from shoal.shm.host.machine_memory import default_store_bytes
 from shoal.shm.limits import MAX_STORE_BYTES, MIN_STORE_BYTES
@@ -52,11 +55,13 @@ _LAST_GENERATION = (1 << 64 - EPOCH_BITS) - 1
 
 
 class StoreMeta(NamedTuple):
-    """How a store was last served, and which it is; ``store_id`` is None in format 1."""
+    """How a store was last served, which it is, and which of its files must be there."""
 
     durability: str
     max_bytes: int
-    store_id: bytes | None = None
+    store_id: bytes | None = None  # None in format 1
+    log_number: int = 0  # of the newest log file; 0 if none was begun, or an older shoal has served the store last
+    checkpoint_version: int = 0  # of the checkpoint that the store was made with, as a backup is; 0 if with none
 
 
 def new_store_id() -> bytes:
@@ -73,11 +78,15 @@ def of_another_store(file: str, offset: int, expected: bytes | None, found: byte
 
 def read_meta(directory: Path) -> StoreMeta | None:
     """What ``store.json`` says, None if there is no store here."""
-    path = directory / META_FILE
     try:
-        raw = path.read_bytes()
+        raw = (directory / META_FILE).read_bytes()
     except FileNotFoundError:
         return None
+    return decode_meta(raw, directory)
+
+
+def decode_meta(raw: bytes, directory: Path) -> StoreMeta:
+    """What the ``store.json`` of a directory says; ``CorruptionError``; ``ConfigurationError`` for another format."""
     try:
         fields = json.loads(raw)
         found = fields["format"]
@@ -93,7 +102,17 @@ def read_meta(directory: Path) -> StoreMeta | None:
     if durability not in DURABILITIES or not in_bounds:
         expected = f"one of {', '.join(DURABILITIES)}, and {MIN_STORE_BYTES:,} to {MAX_STORE_BYTES:,} bytes"
         raise CorruptionError(META_FILE, 0, expected, f"{durability!r:.60} and {max_bytes!r:.60}")
-    return StoreMeta(durability, max_bytes, None if found == _FORMAT_WITHOUT_ID else _read_id(fields.get("store_id")))
+    store_id = None if found == _FORMAT_WITHOUT_ID else _read_id(fields.get("store_id"))
+    return StoreMeta(
+        durability, max_bytes, store_id, _read_number(fields, "log_number"), _read_number(fields, "checkpoint_version")
+    )
+
+
+def _read_number(fields: dict[str, object], name: str) -> int:
+    number = fields.get(name, 0)
+    if type(number) is not int or not 0 <= number < 1 << 63:
+        raise CorruptionError(META_FILE, 0, f"a whole number as {name}", f"{number!r:.60}")
+    return number
 
 
 def _read_id(text: object) -> bytes:
@@ -105,6 +124,11 @@ def _read_id(text: object) -> bytes:
 
 def write_meta(directory: Path, meta: StoreMeta) -> None:
     """Remember how the store is served."""
+    DiskStorage(directory).replace(META_FILE, encode_meta(meta))
+
+
+def encode_meta(meta: StoreMeta) -> bytes:
+    """The content of ``store.json``."""
     fields: dict[str, object] = {
         "format": _FORMAT_WITHOUT_ID,
         "durability": meta.durability,
@@ -112,7 +136,14 @@ def write_meta(directory: Path, meta: StoreMeta) -> None:
     }
     if meta.store_id is not None:
         fields |= {"format": FORMAT_VERSION, "store_id": meta.store_id.hex()}
-    DiskStorage(directory).replace(META_FILE, json.dumps(fields).encode())
+    fields |= {name: getattr(meta, name) for name in ("log_number", "checkpoint_version") if getattr(meta, name)}
+    return json.dumps(fields).encode()
+
+
+def state_log(storage: Storage, number: int) -> None:
+    """Have ``store.json`` name another log file as the newest."""
+    meta = decode_meta(storage.read(META_FILE), Path())
+    storage.replace(META_FILE, encode_meta(meta._replace(log_number=number)))
 
 
 def absolute_path(path: object) -> str:

@@ -45,7 +45,8 @@ class StorePlace:
         # The inode number of a deleted directory may be given to a new one: the store's id tells them apart.
         same_directory = self._directory is not None and _identity(self._path) == self._directory
         meta = store_files.read_meta(self._path) if same_directory else None
-        if meta is None or meta.store_id != self._store_id:
+        # Without store.json it may be the same store: its coordinator makes the file again, and serves no other store.
+        if not same_directory or (meta is not None and meta.store_id != self._store_id):
             raise StoreMovedError(str(self._path), False)
 
 

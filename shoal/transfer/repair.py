@@ -2,7 +2,8 @@
 
 By default the new store is the old one as it was at one version: the newest up to which no commit is missing. With
 ``take_all`` it also gets every later commit that can be read, and of a checkpoint that is not whole its readable
-blocks: no such state ever existed. Either way its next commit gets a version that the old store never gave.
+blocks: no such state ever existed. Either way its next commit gets a version that the old store never gave, as far as
+its files tell.
 
 The old store is only read. The new one is made under another name beside it and renamed when it is whole and on disk,
 so a kill leaves no store of that name.
@@ -65,7 +66,7 @@ class Repair:
     def _salvage(self, max_bytes: int | None, progress: Progress) -> None:
         survey = self._survey
         prefix = survey.prefix_version()
-        if survey.newest and not (self._anything() if self._take_all else prefix):
+        if (survey.newest or survey.missing_log) and not (self._anything() if self._take_all else prefix):
             first = survey.findings[0]
             raise CorruptionError(first.file, first.offset, first.expected, f"{first.found}; {self._nothing()}")
         meta = survey.meta or StoreMeta(store_files.DEFAULT_DURABILITY, store_files.default_max_bytes())
@@ -87,7 +88,8 @@ class Repair:
             self.keys = checkpoint.write_checkpoint(made, reader, survey.newest, [], store_id)
             durability = store_files.DEFAULT_DURABILITY if meta.durability == "memory" else meta.durability
             _write_report(made / REPORT_FILE, self.report)
-            store_files.write_meta(made, StoreMeta(durability, size, store_id))
+            meta = StoreMeta(durability, size, store_id, checkpoint_version=survey.newest)
+            store_files.write_meta(made, meta)
             _read_back(made, survey.newest)
             os.rename(made, self._new)  # onto nothing, or an empty directory
         except BaseException:
@@ -118,6 +120,8 @@ class Repair:
         for finding in passed:
             yield f"lost: {finding.passed_bytes:,} bytes of {finding.file} from byte {finding.offset} were passed over"
         missing = survey.missing()
+        if survey.missing_log:
+            yield f"lost: all commits in {survey.missing_log}, which is not there; nobody knows how many"
         for versions in missing:
             in_it = survey.damaged is not None and versions[-1] <= survey.damaged.version
             yield f"lost: {_span(versions)} cannot be read{' but for what that checkpoint has' if in_it else ''}"
@@ -132,7 +136,8 @@ class Repair:
         yield f"saved: {self._new} is the store as it was at version {prefix}"
         left = [version for version in survey.log.versions() if version > prefix]
         if survey.newest == prefix:
-            yield "nothing that was committed is lost"
+            if not survey.missing_log:
+                yield "nothing that was committed is lost"
             return
         yield f"lost: everything after it, {_span(range(prefix + 1, survey.newest + 1))}"
         if left:
@@ -152,7 +157,8 @@ class Repair:
     def _all_lines(self, reader: Reader, missing: list[range]) -> Iterator[str]:
         survey = self._survey
         if not missing and survey.damaged is None and not survey.log.doubtful:
-            yield f"saved: {self._new} is the store as it was at version {survey.newest}; nothing committed is lost"
+            lost = "" if survey.missing_log else "; nothing committed is lost"
+            yield f"saved: {self._new} is the store as it was at version {survey.newest}{lost}"
             return
         yield f"saved: {self._new} holds all that can be read up to version {survey.newest}: NO STATE THAT EVER WAS"
         if survey.log.doubtful:

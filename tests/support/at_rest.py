@@ -22,8 +22,16 @@ def looks(path: Path) -> dict[str, tuple[int, int, bytes]]:
 
 
 def ended(pid: int) -> None:
-    """Wait until a coordinator is gone."""
+    """Wait until a coordinator is gone. While one of its threads lives, a zombie still holds its locks."""
     deadline_s = time.monotonic() + 20
-    while os.path.exists(f"/proc/{pid}") and "Z" not in Path(f"/proc/{pid}/stat").read_text().rsplit(")")[-1][:3]:
+    while _lives(pid):
         assert time.monotonic() < deadline_s, f"process {pid} does not end"
         time.sleep(0.01)
+
+
+def _lives(pid: int) -> bool:
+    try:
+        threads = [stat.read_text() for stat in Path(f"/proc/{pid}/task").glob("*/stat")]
+    except OSError:  # it goes while it is looked at
+        return os.path.exists(f"/proc/{pid}")
+    return any(thread.rpartition(")")[2].split()[0] not in "ZX" for thread in threads)

@@ -106,6 +106,22 @@ def test_a_short_write_does_not_spoil_a_file_replaced_whole(tmp_path: Path) -> N
     assert store_files.read_meta(tmp_path) == old
 
 
+def test_what_may_not_be_on_the_disk_is_copied_to_new_blocks(tmp_path: Path) -> None:
+    """Written once more in its place, what a failed sync lost may stay lost; nothing else is touched or left behind."""
+    path = tmp_path / "log"
+    content = b"synced" + bytes(5000) + b"not synced" + bytes(5000)
+    path.write_bytes(content)
+    before = path.stat().st_ino
+    disk = storage.DiskStorage(tmp_path)
+    disk.write_again("log", len(content))
+    assert path.stat().st_ino == before, "all of it was on the disk"
+    disk.write_again("log", 5006)
+    assert path.stat().st_ino != before
+    assert path.read_bytes() == content
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert disk.list() == ["log"]
+
+
 def test_a_note_on_a_full_disk_makes_nothing_worse(tmp_path: Path) -> None:
     """What cannot be noted is not noted: the thread that notes a failed sync must come to ending the process."""
     assert _with_small_files(lambda: storage.append_note(tmp_path, "notes", "a line of more than 20 bytes")) == 0

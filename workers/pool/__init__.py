@@ -3,5 +3,6 @@
 - ``executor``: what a caller uses. ``pool_state``: what the threads of a pool share.
 - ``supervisor``: one thread per worker; it starts the worker, gives it tasks, and learns its death.
 - ``worker_process``: a process as its supervisor sees it. ``fork_template``: the process that forks workers.
+- ``life``: how a worker learns that the pool's process is gone. ``shortage``: what a machine lacks for a while.
 - ``channel``: messages to and from a worker. ``outcome``: results and exceptions as bytes.
 """

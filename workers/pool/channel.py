@@ -2,9 +2,9 @@
 
     message   length of the body (8) │ kind (1) │ body
 
-The pool's end never blocks: a message is sent and received piece by piece, whenever the socket allows, so a stopped
-worker delays nothing else. The worker's end blocks; the worker has nothing else to do. Nobody learns a death from the
-end of the stream: a process that a task has forked may hold a copy of the worker's socket for hours.
+The pool's end never blocks: it sends and receives a message piece by piece, whenever the socket allows. So a stopped
+worker delays nothing else. The worker's end blocks; the worker has nothing else to do. The end of the stream does not
+tell a death: a process that a task has forked may hold a copy of the worker's socket for hours.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Channel:
         return bool(self._outgoing)
 
     def send(self, kind: bytes, body: Any = b"") -> None:
-        """Begin to send a message; ``flush`` sends what the socket does not take now. ``OSError`` if nobody reads."""
+        """Begin to send a message; ``flush`` sends the rest when the socket takes it. ``OSError`` if it is broken."""
         self._outgoing = [memoryview(piece) for piece in _pieces(kind, body)]
         self.flush()
 

@@ -18,38 +18,25 @@ from shoal.shm.arguments import check_plain_function, name_of
 from shoal.shm.errors import InvalidOperationError
 from shoal.workers.pool import helper_processes
 from shoal.workers.pool.outcome import pickled
-from shoal.workers.pool.pool_state import PoolState
+from shoal.workers.pool.pool_state import PoolOptions, PoolState
 from shoal.workers.pool.supervisor import Supervisor
 from shoal.workers.pool.task import Task, TaskFuture
 from shoal.workers.pool.worker_process import Recipe
 
-# So long kill waits for the pool's threads, and for those that a callback or a process slow to start holds up.
+# The longest that ``kill`` waits for the pool's threads, and for those in a callback or in the start of a worker.
 _AFTER_KILL_S = 5.0
 _HELD_UP_S = 0.5
+# When all tasks are done, a worker that still starts is waited for this long, looking this often.
+_START_S = 5.0
+_LOOK_S = 0.5
 
 
 class ProcessPool(Executor):
-    """Runs functions in ``workers`` processes, each of which unpickles ``database`` as its current database."""
+    """Runs functions in processes. Each process unpickles the recipe's ``database`` as its current database."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        workers: int,
-        *,
-        retries: int,
-        timeout_s: float | None,
-        max_tasks_per_child: int | None,
-        at_end: Callable[[], None],
-    ) -> None:
-        self._state = PoolState(
-            recipe,
-            workers,
-            retries=retries,
-            timeout_s=timeout_s,
-            max_tasks_per_child=max_tasks_per_child,
-            at_end=at_end,
-        )
-        if recipe.context.get_start_method() == "forkserver":
+    def __init__(self, recipe: Recipe, options: PoolOptions) -> None:
+        self._state = PoolState(recipe, options)
+        if recipe.method == "forkserver":
             helper_processes.preload()
         _states.add(self._state)
         weakref.finalize(self, _abandon, self._state).atexit = False
@@ -95,7 +82,7 @@ class ProcessPool(Executor):
         calls = zip(*iterables)  # noqa: B905 (as the built-in map: the shortest ends it)
         chunks = iter(lambda: tuple(itertools.islice(calls, chunksize)), ())
         name = name_of(fn)
-        pool = weakref.ref(self)  # an iterator that nobody finishes does not keep the pool
+        pool = weakref.ref(self)  # an unfinished iterator does not keep the pool
 
         def submit_next() -> Future[list[Any]] | None:
             chunk, alive = next(chunks, None), pool()
@@ -127,7 +114,7 @@ class ProcessPool(Executor):
         task = future.task
         if future.cancel():
             if task is not None and self._state.remove(task):
-                task.begin()  # tells those who wait for it
+                task.begin()  # wakes the threads that wait for it
             return True
         if future.cancelled():
             return True
@@ -141,7 +128,8 @@ class ProcessPool(Executor):
     def shutdown(self, wait: bool = True, *, cancel_futures: bool = False) -> None:
         """Take no more tasks and end the workers when all tasks are done, or those that run if ``cancel_futures``.
 
-        In a callback of a future it does not wait. Ctrl-C while it waits ends the workers at once.
+        In a callback of a future it does not wait. Ctrl-C while it waits ends the workers at once. When all tasks
+        are done, it waits only a few seconds for a worker that still starts.
         """
         if self._is_elsewhere():
             return
@@ -150,7 +138,7 @@ class ProcessPool(Executor):
             if cancel_futures:
                 self._state.drop_pending()
             if wait:
-                _join([self._state], None)
+                _finish([self._state])
             self._state.put_away()
         except BaseException:
             self.kill()
@@ -163,7 +151,7 @@ class ProcessPool(Executor):
         try:
             self._state.kill()
         finally:
-            _join([self._state], _AFTER_KILL_S)
+            _join_killed([self._state])
             self._state.put_away()
 
     def __exit__(
@@ -173,14 +161,14 @@ class ProcessPool(Executor):
         if is_orderly or (issubclass(kind or object, SystemExit) and not TaskFuture.was_interrupted):
             self.shutdown(wait=True)
         else:
-            self.kill()  # Ctrl-C: nobody waits for what is still to be done
+            self.kill()  # Ctrl-C: the remaining tasks are not done
         return None
 
     def _submit(
         self, fn: Callable[..., Any], arguments: tuple[Any, ...], keywords: dict[str, Any], name: str
     ) -> Future[Any]:
         state = self._state
-        task = Task(b"", name, state.retries)
+        task = Task(b"", name, state.options.retries)
         try:
             task.raw = pickled((fn, arguments, keywords))
         except Exception as error:
@@ -189,8 +177,8 @@ class ProcessPool(Executor):
         if TaskFuture.was_interrupted and threading.current_thread() is threading.main_thread():
             TaskFuture.was_interrupted = False  # the program has caught Ctrl-C and goes on
         with state.lock:
-            self._check_usable()
             state.ensure_started(Supervisor)
+            self._check_usable()  # last: a signal handler may have ended the pool meanwhile
             state.pending.append(task)
         state.wake_one()
         return task.future
@@ -225,7 +213,7 @@ def _results(
                 following = submit_next()
                 if following is not None:
                     futures.append(following)
-            # Nothing here refers to a result that was given.
+            # Nothing here refers to a result after it was yielded.
             chunk = deque(_result_of(futures.popleft(), until))
             while chunk:
                 yield chunk.popleft()
@@ -247,12 +235,12 @@ def _cancel_all(futures: Iterable[Future[Any]]) -> None:
 
 
 def _abandon(state: PoolState) -> None:
-    """Nobody refers to the pool any more: it ends when its tasks are done. Called wherever garbage is collected."""
+    """The pool's object was collected: the pool ends when its tasks are done. Runs in any thread, at any moment."""
     if state.pid == os.getpid():
         state.close()
 
 
-# Pools that may have workers; each end of the interpreter looks after them.
+# Pools that may have workers; the interpreter's end finishes them.
 _states: weakref.WeakSet[PoolState] = weakref.WeakSet()
 _exit_began = False
 
@@ -267,11 +255,11 @@ def _end_all() -> None:
             raise KeyboardInterrupt
         for state in states:
             state.close()
-        _join(states, None)
+        _finish(states)
     except KeyboardInterrupt:
         for state in states:
             state.kill()
-        _join(states, _AFTER_KILL_S)
+        _join_killed(states)
 
 
 def _last_error() -> object:
@@ -279,21 +267,47 @@ def _last_error() -> object:
     return getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
 
 
-def _join(states: list[PoolState], most_s: float | None) -> None:
-    """Wait for the threads of pools, for ``most_s`` seconds at most; not in one of them, as in a callback."""
+def _finish(states: list[PoolState]) -> None:
+    """Wait until all tasks of pools are done and their threads have ended; not in one of these threads.
+
+    The start of a worker may hang, because the process that starts it is stopped. A pool whose last threads do only
+    that, and have no task to do, is killed after ``_START_S``.
+    """
+    for state in states:
+        only_starts_since: float | None = None
+        while alive := [one for one in state.supervisors if one.thread.is_alive()]:
+            if _is_one_of_them(alive):
+                return
+            now = time.monotonic()
+            if not (state.must_end() and all(one.is_starting for one in alive)):
+                only_starts_since = None
+            elif only_starts_since is None:
+                only_starts_since = now
+            elif now - only_starts_since > _START_S:
+                state.kill()
+                _join_killed([state])
+                break
+            alive[0].thread.join(_LOOK_S)
+
+
+def _join_killed(states: list[PoolState]) -> None:
+    """Wait for the threads of killed pools, for ``_AFTER_KILL_S`` at most; not in one of these threads."""
     supervisors = [supervisor for state in states for supervisor in list(state.supervisors)]
-    here = threading.current_thread()
-    if any(supervisor.thread is here for supervisor in supervisors):
+    if _is_one_of_them(supervisors):
         return
     begin = time.monotonic()
     for supervisor in supervisors:
-        if most_s is None:
-            supervisor.thread.join()
-            continue
         while supervisor.thread.is_alive():
-            if time.monotonic() - begin > (_HELD_UP_S if supervisor.is_held_up else most_s):
+            is_held_up = supervisor.is_starting or supervisor.is_in_callback
+            if time.monotonic() - begin > (_HELD_UP_S if is_held_up else _AFTER_KILL_S):
                 break
             supervisor.thread.join(0.05)
+
+
+def _is_one_of_them(supervisors: list[Supervisor]) -> bool:
+    """Whether this is the thread of a supervisor, as in a callback of a future."""
+    here = threading.current_thread()
+    return any(supervisor.thread is here for supervisor in supervisors)
 
 
 # Before the interpreter waits for threads, when the pool's can still be talked to; atexit is after that.

@@ -1,11 +1,14 @@
 """The process that forks the workers of a pool with the start method ``fork``.
 
-A fork copies one thread and every lock as it is, so a process with threads is copied at a moment of the user's choice
-only: in the first ``submit`` the template is forked, which has one thread and does nothing. All workers, and those that
-replace them, are forked from it. So they all start from the same state of the program.
+A fork copies one thread, and every lock in its present state. So a process with threads is copied only at a moment that
+the user has chosen: the first ``submit`` forks the template, which has one thread and changes nothing. All workers and
+their replacements are forked from the template. So all of them start from the same state of the program.
 
-    request   1 byte: W with 2 descriptors (the worker's end of its channel, a pipe to report to), or E for the end
-    report    pid, or the negative number of the error that kept it from being forked (8); its exit code (8)
+    request   1 byte: W with 2 descriptors (the worker's end of its channel, a pipe for reports), or E for the end
+    first     the template's pid, sent by the template (8)
+    report    pid, or the negative number of the error that prevented the fork (8); the worker's exit code (8)
+
+The template ends when it is told to and has no worker left, at once when the pool's process is gone, or by SIGKILL.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import socket
 import struct
 import threading
 from collections.abc import Callable
+from multiprocessing import util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkContext
 from typing import Any
@@ -26,10 +30,11 @@ from typing import Any
 _WORKER = b"W"
 _END = b"E"
 _NUMBER = struct.Struct("<q")
+_ENDING_S = 1.0  # the template gets this long for an orderly end, which a stopped template never reaches
 
 
 class ForkedProcess:
-    """A worker that the template has forked; the part of ``multiprocessing.Process`` that is needed of it."""
+    """A worker that the template has forked; it has those parts of ``multiprocessing.Process`` that the pool uses."""
 
     def __init__(self, report: int) -> None:
         self.sentinel = report
@@ -60,24 +65,63 @@ class ForkedProcess:
 
 
 class ForkTemplate:
-    """The template process, as the pool sees it."""
+    """The template process, as the pool sees it.
 
-    def __init__(
-        self, work: Callable[[socket.socket], None], life: Connection, forget_signals: Callable[[], None]
-    ) -> None:
-        self._requests, theirs = socket.socketpair()
-        with theirs:
-            process: Any = ForkContext().Process(
-                target=_serve,
-                args=(self._requests, theirs, work, life, forget_signals),
-                name="shoal-template",
-                daemon=False,
-            )
-            process._popen = process._Popen(process)  # as for a worker, not in the list of children
-        self._process = process
+    ``prepare`` runs in the template when it starts, ``work`` in each worker. ``life`` is readable in the template when
+    the pool's process is gone.
+    """
+
+    def __init__(self, work: Callable[[socket.socket], None], life: Connection, prepare: Callable[[], None]) -> None:
+        self._requests, self._theirs = socket.socketpair()
+        self._arguments = work, life, prepare
+        self._pid: int | None = None
+        self._is_forking = False
+        self._is_reaped = False
+        self._lock = threading.RLock()  # the number is not signalled after the process was reaped
+
+    def start(self) -> None:
+        """Fork the process, unless it runs.
+
+        A signal handler may interrupt this and call it again, or raise an exception. Then the next call completes it.
+        """
+        if self._is_forking:
+            return
+        if self._pid is None:
+            self._is_forking = True
+            try:
+                self._fork()
+            finally:
+                self._is_forking = False
+        self._theirs.close()
+
+    def _fork(self) -> None:
+        parent = os.getpid()
+        # Not ``Process.start``: it records the process as a child that multiprocessing reaps and joins.
+        process: Any = ForkContext().Process(target=self._serve, name="shoal-template", daemon=False)
+        util._flush_std_streams()  # type: ignore[attr-defined]  # else both processes write what is buffered
+        try:
+            self._pid = os.fork()
+            if self._pid == 0:
+                os._exit(process._bootstrap(parent_sentinel=self._arguments[1].fileno()))
+        finally:
+            if os.getpid() != parent:  # an exception of a signal handler must not lead into the user's program
+                os._exit(1)
+
+    def _serve(self) -> None:
+        work, life, prepare = self._arguments
+        self._requests.close()
+        prepare()
+        threading.current_thread().name = "shoal-template"
+        self._theirs.send(_NUMBER.pack(os.getpid()))
+        _Serving(self._theirs, work, life).run()
+
+    @property
+    def pid(self) -> int | None:
+        """Process id of the template."""
+        return self._pid
 
     def start_worker(self, tasks: socket.socket) -> ForkedProcess:
-        """Have a worker forked; from any thread. ``EOFError`` or ``OSError`` if it cannot be."""
+        """Have a worker forked; from any thread. ``EOFError`` or ``OSError`` if that is impossible."""
         report_read, report_write = os.pipe()
         try:
             try:
@@ -90,17 +134,28 @@ class ForkTemplate:
             raise
 
     def end(self) -> None:
-        """Have it end once its workers have."""
-        with contextlib.suppress(OSError):  # it is dead
+        """End it in order, or with SIGKILL if that takes too long. All its workers are dead."""
+        self._theirs.close()
+        pids = {self._pid} if self._pid is not None else set()
+        with contextlib.suppress(OSError):  # it is dead, or it takes too long
+            self._requests.settimeout(_ENDING_S)
             self._requests.send(_END, _no_signal())
+            while raw := self._requests.recv(_NUMBER.size):  # its death ends the stream
+                pids.add(_NUMBER.unpack(raw)[0])  # the only news if ``_fork`` was interrupted after the fork
         self._requests.close()
-        self._process._popen.wait()
-        self._process._popen.close()
+        with self._lock:
+            self._is_reaped = True
+            for pid in pids:
+                with contextlib.suppress(ProcessLookupError, ChildProcessError):  # the program reaps children itself
+                    os.kill(pid, signal.SIGKILL)
+                    os.waitpid(pid, 0)
 
     def kill(self) -> None:
-        """End it now."""
-        with contextlib.suppress(ProcessLookupError):  # it is dead, and the program reaps its children itself
-            os.kill(self._process._popen.pid, signal.SIGKILL)
+        """Send it SIGKILL, from any thread. A thread that waits for one of its workers gets ``EOFError``."""
+        with self._lock:
+            if self._pid is not None and not self._is_reaped:
+                with contextlib.suppress(ProcessLookupError):  # it is dead, and the program reaps its children itself
+                    os.kill(self._pid, signal.SIGKILL)
 
 
 def _no_signal() -> int:
@@ -114,7 +169,7 @@ class _Serving:
         self._requests = requests
         self._life = life
         self._work = work
-        self._children: dict[int, int] = {}  # pid -> pipe to report to
+        self._children: dict[int, int] = {}  # pid -> pipe for the reports on it
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -141,7 +196,7 @@ class _Serving:
         request, descriptors, *_ = socket.recv_fds(self._requests, 1, 2)
         if request != _WORKER:
             return False
-        if len(descriptors) < 2:  # there was no room for them here; whoever asked sees the end of its pipe
+        if len(descriptors) < 2:  # this process had no room for them; the sender sees the end of its pipe
             for descriptor in descriptors:
                 os.close(descriptor)
             return True
@@ -183,19 +238,5 @@ class _Serving:
                 del self._children[pid]
 
     def _report(self, report: int, number: int) -> None:
-        with contextlib.suppress(BrokenPipeError):  # nobody is interested any more
+        with contextlib.suppress(BrokenPipeError):  # the pool does not read it any more
             os.write(report, _NUMBER.pack(number))
-
-
-def _serve(
-    ours: socket.socket,
-    requests: socket.socket,
-    work: Callable[[socket.socket], None],
-    life: Connection,
-    forget_signals: Callable[[], None],
-) -> None:
-    """Main function of the template process."""
-    ours.close()
-    forget_signals()
-    threading.current_thread().name = "shoal-template"
-    _Serving(requests, work, life).run()

@@ -1,26 +1,31 @@
 """The two processes that ``multiprocessing`` starts of its own accord: the fork server and the resource tracker.
 
-Both live until all copies of a pipe are closed, which is some time after the process that started them has ended. A
-program that has a pool ends them itself, at the very end, so that it leaves no process behind.
+Each lives until all copies of a pipe are closed, which is some time after the end of the process that started it. A
+program that has a pool ends both at its very end, so that it leaves no process behind.
+
+The fork server dies when it cannot fork: no process, descriptor or memory is left. It also dies when it cannot import
+the main module. ``how_fork_server_ended`` tells a start that fails what has happened to it.
 """
 
 from __future__ import annotations
 
 import contextlib
+import enum
 import os
 import time
 from multiprocessing import forkserver, resource_tracker, util
 from typing import Any
 
-# Other processes of the program may hold the pipes, and then need the two: they are not waited for longer than this.
+# Other processes of the program may hold the pipes and need the two helpers: this is the longest wait for their end.
 _ENDING_S = 0.5
-_LAST = -1000  # multiprocessing runs what is registered for its end by priority, its own at 0 and above
+_DYING_S = 0.1  # a process that dies closes its pipes a moment before its parent can see the death
+_LAST = -1000  # at its end multiprocessing calls registered functions by priority; its own have 0 and above
 
 _registered_in = 0
 
 
 def preload() -> None:
-    """Have the fork server import shoal once, beside what the user has it import; no effect once it runs."""
+    """Have the fork server import shoal once, beside the user's preloaded modules; no effect once it runs."""
     server = _fork_server()
     names = list(getattr(server, "_preload_modules", None) or ["__main__"])
     if "shoal" not in names:
@@ -28,9 +33,9 @@ def preload() -> None:
 
 
 def let_go_of_fork_server() -> None:
-    """In a worker: what a task forks and leaves behind shall not keep the fork server alive.
+    """In a worker: a process that a task forks and leaves behind must not keep the fork server alive.
 
-    A task that uses ``multiprocessing`` with a fork server starts one of its own, with or without this.
+    A task that uses ``multiprocessing`` with a fork server starts its own, with or without this.
     """
     server = _fork_server()
     alive = getattr(server, "_forkserver_alive_fd", None)
@@ -40,11 +45,42 @@ def let_go_of_fork_server() -> None:
 
 
 def end_them_at_exit() -> None:
-    """Have both ended when this process ends, after all else that ``multiprocessing`` has to do then."""
+    """Have both ended when this process ends, after all other things that ``multiprocessing`` does then."""
     global _registered_in
-    if _registered_in != os.getpid():  # a forked child starts without
+    if _registered_in != os.getpid():  # a forked child has nothing registered
         _registered_in = os.getpid()
         util.Finalize(None, _end_both, exitpriority=_LAST)
+
+
+class ServerEnd(enum.Enum):
+    """What has happened to the fork server."""
+
+    RUNS = "it runs"
+    FAILED = "it has ended with an error of its own"
+    LOST = "a signal has killed it, or another thread has reaped it"
+
+
+def fork_server_pid() -> int | None:
+    """Process id of the fork server that this process has started last."""
+    pid: int | None = getattr(_fork_server(), "_forkserver_pid", None)
+    return pid
+
+
+def how_fork_server_ended(pid: int | None) -> ServerEnd:
+    """What has happened to the fork server that had this process id before a start failed. Does not reap it."""
+    now = fork_server_pid()
+    until = time.monotonic() + _DYING_S
+    while now is not None:
+        try:
+            end = os.waitid(os.P_PID, now, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            break
+        if end is not None:
+            return ServerEnd.FAILED if end.si_code == os.CLD_EXITED and end.si_status else ServerEnd.LOST
+        if time.monotonic() > until:
+            return ServerEnd.RUNS if now == pid else ServerEnd.LOST
+        time.sleep(0.005)
+    return ServerEnd.LOST
 
 
 def _end_both() -> None:

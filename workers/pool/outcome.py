@@ -1,8 +1,8 @@
 """Results and exceptions of tasks as bytes: made in the worker, read in the pool.
 
-An exception travels with its type's name, its text and its traceback beside its pickle, so that it can be told even if
-the pickle cannot be made or read: then it arrives as ``WorkerTaskError``. No exception of a task does harm to the
-worker or to the pool, whatever its methods do.
+The message of an exception holds its type's name, its text and its traceback beside its pickle. If the pickle cannot be
+made or read, the exception arrives as ``WorkerTaskError`` with these. No exception of a task harms the worker or the
+pool, whatever its methods do.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from shoal.shm.errors import WorkerTaskError
 from shoal.workers.pool.channel import RAISED, RESULT, UNSENDABLE
 
 
-class RemoteTraceback(Exception):  # noqa: N818 (it is never raised: it is the __cause__ of what is)
+class RemoteTraceback(Exception):  # noqa: N818 (it is never raised: it is the __cause__ of another)
     """The traceback of an exception in the worker that raised it, as text."""
 
     def __init__(self, text: str) -> None:
@@ -30,11 +30,11 @@ class RemoteTraceback(Exception):  # noqa: N818 (it is never raised: it is the _
 
 
 class UnsendableResultError(pickle.PicklingError, TypeError):
-    """A task returned what cannot be pickled."""
+    """A task's result cannot be pickled."""
 
 
 def pack_result(result: object) -> tuple[bytes, Any]:
-    """Kind and body of the message that tells a result."""
+    """Kind and body of the message for a result."""
     try:
         return RESULT, pickled(result)
     except BaseException as error:
@@ -43,7 +43,7 @@ def pack_result(result: object) -> tuple[bytes, Any]:
 
 
 def pack_exception(error: BaseException, kind: bytes = RAISED) -> tuple[bytes, Any]:
-    """Kind and body of the message that tells an exception."""
+    """Kind and body of the message for an exception."""
     try:
         raw = pickled(error, _ExceptionPickler)
     except BaseException:
@@ -62,7 +62,7 @@ def unpack_result(body: bytearray) -> Any:
 
 
 def unpack_unsendable(body: bytearray) -> BaseException:
-    """The exception that says why there is no result."""
+    """The exception that explains why there is no result."""
     text, where = pickle.loads(body)
     error = UnsendableResultError(text)
     error.__cause__ = RemoteTraceback(where)
@@ -70,7 +70,7 @@ def unpack_unsendable(body: bytearray) -> BaseException:
 
 
 def unpack_exception(body: bytearray) -> BaseException:
-    """The exception, with its remote traceback as ``__cause__``; a ``WorkerTaskError`` if it cannot be had itself."""
+    """The exception, with its remote traceback as ``__cause__``; a ``WorkerTaskError`` if it cannot be unpickled."""
     raw, name, text, where, notes = pickle.loads(body)
     error = _attempt(lambda: pickle.loads(raw), None) if raw else None
     if not isinstance(error, BaseException):
@@ -83,7 +83,7 @@ def unpack_exception(body: bytearray) -> BaseException:
 
 
 def describe_exception(body: bytearray) -> str:
-    """Type and text of the exception, of which nothing is run."""
+    """Type and text of the exception; runs none of its code."""
     _, name, text, _, _ = pickle.loads(body)
     return f"{name}: {text}"
 
@@ -95,16 +95,16 @@ def traceback_of_exception(body: bytearray) -> str:
 
 
 def pickled(value: object, pickler: type[ForkingPickler] = ForkingPickler) -> bytes:
-    """A value as bytes, by the rules of ``multiprocessing``, which sends more than ``pickle`` alone."""
+    """A value as bytes, by the rules of ``multiprocessing``, which can pickle more than ``pickle`` alone."""
     written = io.BytesIO()
     pickler(written, pickle.HIGHEST_PROTOCOL).dump(value)
     return written.getvalue()
 
 
 class _ExceptionPickler(ForkingPickler):
-    """Pickles exceptions so that their attributes are given back without asking their class.
+    """Pickles exceptions so that unpickling does not call the class to set their attributes.
 
-    Python sets them one by one, which a frozen dataclass refuses.
+    Python sets them one by one, and a frozen dataclass refuses that.
     """
 
     def reducer_override(self, value: object) -> Any:
@@ -135,7 +135,7 @@ def _traceback_of(error: BaseException) -> str:
 
 
 def _attempt(call: Callable[[], Any], otherwise: Any) -> Any:
-    """What ``call`` gives; ``otherwise`` if code of a task's exception, which it runs, raises anything."""
+    """What ``call`` returns; ``otherwise`` if it raises. The methods of a task's exception may do anything."""
     try:
         return call()
     except BaseException:

@@ -1,8 +1,10 @@
-"""What the threads of a pool share: the tasks that wait, the supervisors, and how far the pool's end has come.
+"""What the threads of a pool share: the waiting tasks, the supervisors, and the progress of the pool's end.
 
-- No lock is held while a user's code runs (callbacks, pickling). The one lock is reentrant: a signal handler or a
-  finalizer may call the pool while its thread holds it.
-- A supervisor sleeps only after it has put itself among the idle and has seen no task: so a task is never overlooked.
+- No lock is held while a user's code runs (callbacks, pickling). The lock is reentrant: a signal handler or a finalizer
+  may call the pool while its thread holds the lock.
+- A supervisor sleeps only after it has added itself to the idle ones and has seen no task: so no task is overlooked.
+- Supervisors are made, recorded and started in a thread of their own, which no signal handler interrupts
+  (``uninterrupted``). So a supervisor is in the list exactly if its thread was started.
 - Nothing here refers to the pool's object, so that it can be collected, which ends the pool.
 """
 
@@ -13,62 +15,60 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures.process import BrokenProcessPool
-from dataclasses import replace
-from multiprocessing.connection import Connection
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from shoal.shm.errors import WorkerLostError
 from shoal.workers.pool import worker_process
 from shoal.workers.pool.fork_template import ForkTemplate
+from shoal.workers.pool.life import Life
 from shoal.workers.pool.outcome import RemoteTraceback
 from shoal.workers.pool.task import Task, log
 from shoal.workers.pool.worker_process import Recipe
+from shoal.workers.uninterrupted import uninterrupted
 
 if TYPE_CHECKING:
     from shoal.workers.pool.supervisor import Supervisor
 
-# So many workers in a row dying before they were ready: something is wrong with all of them.
-_MOST_STILLBORN = 10
+# If this many workers in a row die before they are ready, all of them have the same fault.
+_MOST_FAILED_STARTS = 10
 
 
 class BrokenWorkerPoolError(WorkerLostError, BrokenProcessPool):
     """The pool's workers cannot be started, so it does no more tasks."""
 
 
+@dataclass(frozen=True)
+class PoolOptions:
+    """How a pool treats its tasks and workers; ``at_end`` is called when the pool's last thread has ended."""
+
+    workers: int
+    retries: int
+    timeout_s: float | None
+    max_tasks_per_child: int | None
+    at_end: Callable[[], None]
+
+
 class PoolState:
     """The state of one pool, in the process that made it."""
 
-    def __init__(
-        self,
-        recipe: Recipe,
-        workers: int,
-        *,
-        retries: int,
-        timeout_s: float | None,
-        max_tasks_per_child: int | None,
-        at_end: Callable[[], None],
-    ) -> None:
+    def __init__(self, recipe: Recipe, options: PoolOptions) -> None:
         self.recipe = recipe
-        self.workers = workers
-        self.retries = retries
-        self.timeout_s = timeout_s
-        self.max_tasks_per_child = max_tasks_per_child
+        self.options = options
         self.pid = os.getpid()
         self.pending: deque[Task] = deque()
         self.idle: deque[Supervisor] = deque()
-        self.supervisors: list[Supervisor] = []  # all there were
+        self.supervisors: list[Supervisor] = []  # those that have ended, too
         self.lock = threading.RLock()
         self.is_closing = False
         self.is_killed = False
-        self.life: Connection | None = None
+        self.life: Life | None = None
         self.template: ForkTemplate | None = None
-        self._life_write: Connection | None = None
-        self._at_end = at_end
-        self._running = 0
+        self._starting_lock = threading.RLock()  # makes and starts supervisors
+        self._ended = 0  # supervisors
         self._broken: Callable[[], BaseException] | None = None
-        self._stillborn = 0
-        self._is_short = False
-        self._is_starting = False
+        self._failed_starts = 0
+        self._is_waiting_to_start = False
 
     def check_not_broken(self) -> None:
         """Raise why the pool does no more tasks, if that is so; each time a new exception, in no variable here."""
@@ -108,16 +108,21 @@ class PoolState:
         self.wake_all()
 
     def kill(self) -> None:
-        """End the workers now; what waits is cancelled."""
+        """End the template and the workers now; waiting tasks are cancelled."""
         with self.lock:
             self.is_closing = self.is_killed = True
-        for supervisor in list(self.supervisors):
+            template = self.template
+        with self._starting_lock:  # after this no supervisor is added
+            supervisors = list(self.supervisors)
+        if template is not None:  # first, so that it forks no more workers
+            template.kill()
+        for supervisor in supervisors:
             supervisor.kill_worker()
         self.wake_all()
         self.drop_pending()
 
     def drop_pending(self) -> None:
-        """Cancel what has not begun. Each is told, even if Ctrl-C or a callback's exit comes in between."""
+        """Cancel the tasks that have not begun; all of them, even if Ctrl-C or a callback's exit interrupts this."""
         raised: BaseException | None = None
         while True:
             try:
@@ -132,7 +137,7 @@ class PoolState:
             raise raised
 
     def remove(self, task: Task) -> bool:
-        """Take this task out of those that wait; False if it is not among them any more."""
+        """Remove a task from the waiting ones; False if it is not among them any more."""
         try:
             self.pending.remove(task)
         except ValueError:
@@ -142,7 +147,7 @@ class PoolState:
     def requeue(self, task: Task) -> None:
         """Have a task run again, before all others."""
         self.pending.appendleft(task)
-        if self.is_killed or self._broken is not None:  # and who emptied the queue then has not seen it
+        if self.is_killed or self._broken is not None:  # the queue was emptied before the task was in it
             self.drop_pending()
 
     def break_down(self, error: Callable[[], BaseException]) -> None:
@@ -159,12 +164,12 @@ class PoolState:
                 task.fail(error())
         self.wake_all()
 
-    def count_stillborn(self, why: str) -> None:
+    def count_failed_start(self, why: str) -> None:
         """A worker died before it was ready; too many of them in a row break the pool."""
         with self.lock:
-            self._stillborn += 1
-            count = self._stillborn
-        if count >= _MOST_STILLBORN:
+            self._failed_starts += 1
+            count = self._failed_starts
+        if count >= _MOST_FAILED_STARTS:
             self.break_with(
                 f"{count} workers in a row died before they were ready, the last {why}; see what they printed"
             )
@@ -180,73 +185,89 @@ class PoolState:
 
         self.break_down(error)
 
-    def note_shortage(self, error: BaseException) -> None:
-        """The machine lacks what a worker needs to start: say so once, until one has started."""
+    def note_waiting_to_start(self, error: BaseException | str) -> None:
+        """A worker cannot be started for a while: log that once, until a worker has started."""
         with self.lock:
-            is_new, self._is_short = not self._is_short, True
+            is_new, self._is_waiting_to_start = not self._is_waiting_to_start, True
         if is_new:
             log.warning("a worker of the pool cannot be started now (%s); it is tried again, tasks wait", error)
 
     def note_ready(self) -> None:
         """A worker has started."""
-        self._stillborn = 0
-        self._is_short = False
+        self._failed_starts = 0
+        self._is_waiting_to_start = False
 
-    def ensure_started(self, make: Callable[[PoolState, Connection], Supervisor]) -> None:
-        """Start what is not started yet. A signal handler may come here again in the middle of it, and goes on."""
+    def ensure_started(self, make: Callable[[PoolState, Life], Supervisor]) -> None:
+        """Start what is not started yet.
+
+        A signal handler may call this again while it runs, or end it by an exception; then the next call completes it.
+        """
         with self.lock:
-            if self._is_starting or len(self.supervisors) == self.workers:
+            if self.must_end() or self.is_closing or len(self.supervisors) == self.options.workers:
                 return
-            self._is_starting = True
             try:
-                if self.life is None:
-                    self.life, self._life_write = worker_process.open_life()
-                if self.recipe.forks and self.template is None:
-                    self.template = worker_process.start_template(self.recipe, self.life)
-                while len(self.supervisors) < self.workers:
-                    self._start(make(self, self.life))
+                uninterrupted(self._open_life)
+                if self.recipe.forks and self.life is not None and self.pid == os.getpid():
+                    # In this thread: ``threading`` takes the thread that forks for the child's main thread.
+                    if self.template is None:
+                        self.template = worker_process.make_template(self.recipe, self.life)
+                    self.template.start()
+                uninterrupted(lambda: self._start_supervisors(make))
             except (OSError, RuntimeError) as error:  # no more descriptors, processes or threads
                 if not self.supervisors:
                     raise
-                self.note_shortage(error)  # the next submit tries again
-            finally:
-                self._is_starting = False
+                self.note_waiting_to_start(error)  # the next submit tries again
 
-    def _start(self, supervisor: Supervisor) -> None:
-        self.supervisors.append(supervisor)
-        self._running += 1
-        try:
-            supervisor.thread.start()
-        except BaseException:
-            if supervisor.thread.ident is None:
-                self.supervisors.remove(supervisor)
-                self._running -= 1
-                supervisor.close()
-            raise
+    def _open_life(self) -> None:
+        if self.pid != os.getpid():  # a signal handler has forked, and the child has come back into ``submit``
+            return
+        with self._starting_lock:
+            if self.life is None:
+                self.life = Life()
+
+    def _start_supervisors(self, make: Callable[[PoolState, Life], Supervisor]) -> None:
+        if self.pid != os.getpid():
+            return
+        with self._starting_lock:
+            while len(self.supervisors) < self.options.workers and not self.is_killed and self.life is not None:
+                supervisor = make(self, self.life)
+                self.supervisors.append(supervisor)
+                try:
+                    supervisor.thread.start()
+                except BaseException:
+                    self.supervisors.remove(supervisor)
+                    supervisor.close()
+                    raise
 
     def leave(self) -> None:
         """A supervisor ends; the last one puts everything away."""
         with self.lock:
-            self._running -= 1
-            is_last = self._running == 0 and (self.is_closing or self._broken is not None)
+            self._ended += 1
+            is_last = self._ended == len(self.supervisors) and (self.is_closing or self._broken is not None)
         if is_last:
             self.put_away()
 
     def put_away(self) -> None:
-        """Close what the pool holds. Nothing happens while supervisors are at work, and the second time."""
-        with self.lock:
-            if self._running:
-                return
-            template, self.template = self.template, None
-            life, self.life = self.life, None
-            life_write, self._life_write = self._life_write, None
-            # Semaphores and the like are given back now, not when these objects are collected.
-            self.recipe = replace(self.recipe, initializer=None, initargs=())
+        """Close what the pool holds; a second call does nothing.
+
+        While supervisors are at work, nothing happens. If they all only start workers of a killed pool, and hang in
+        that, ``at_end`` is called, and the last of them closes the rest.
+        """
+        with self.lock, self._starting_lock:
+            if self._ended < len(self.supervisors):
+                at_work = [one for one in self.supervisors if one.thread.is_alive() and not one.is_starting]
+                template = life = None
+                if at_work or not self.is_killed:
+                    return
+            else:
+                template, self.template = self.template, None
+                life, self.life = self.life, None
+                # Semaphores and the like are given back now, not when these objects are collected.
+                self.recipe = replace(self.recipe, initializer=None, initargs=())
         if template is not None:
             if self.is_killed:
                 template.kill()
             template.end()
-        for connection in (life, life_write):
-            if connection is not None:
-                connection.close()
-        self._at_end()
+        if life is not None:
+            life.close()
+        self.options.at_end()

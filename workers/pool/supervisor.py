@@ -1,51 +1,51 @@
-"""A thread that sees to one worker: starts it, gives it tasks, learns its death, starts the next.
+"""A thread for one worker: it starts the worker, gives it tasks, learns its death, and starts the next.
 
-- One worker, one thread, one step after the other: what delays a worker (it is stopped, it starts slowly, its arguments
-  are large, a callback of its task takes long) delays no other.
-- The thread blocks in ``poll`` only, on the worker's channel, its death and a pipe that wakes it. It holds no lock.
+- One worker, one thread, one step after the other: a delay of one worker (it is stopped, it starts slowly, its
+  arguments are large, a callback of its task takes long) delays no other worker.
+- The thread holds no lock. It blocks in ``poll``, on the worker's channel, its death and a pipe that wakes it.
+  Nobody can wake it in a callback, nor in the start of a worker if the process that starts it is stopped.
 - A task that was taken is settled, or put back into the queue, before the next is taken.
+- A shortage, and the death of the process that starts workers, are waited out. A worker that dies before it is ready
+  counts as a failed start.
 """
 
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import select
 import threading
 import time
-from multiprocessing.connection import Connection
 
 from shoal.shm.errors import CoordinatorLostError, TaskTimeoutError, WorkerLostError
+from shoal.shm.host.shortage import is_shortage
 from shoal.workers.pool import channel, outcome
 from shoal.workers.pool.channel import Message
+from shoal.workers.pool.helper_processes import ServerEnd
+from shoal.workers.pool.life import Life
 from shoal.workers.pool.pool_state import PoolState
 from shoal.workers.pool.task import Task, log
-from shoal.workers.pool.worker_process import WorkerProcess, start_worker
+from shoal.workers.pool.worker_process import StarterDiedError, WorkerDiedError, WorkerProcess, start_worker
 
-# What the machine runs out of for a while: descriptors, memory, processes.
-_SHORTAGES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.EAGAIN, errno.ENOBUFS}
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 1.0
-
-
-class _WorkerDiedError(Exception):
-    """The worker is dead, or cannot be talked to any more."""
 
 
 class Supervisor:
     """One worker's place in the pool."""
 
-    def __init__(self, state: PoolState, life: Connection) -> None:
+    def __init__(self, state: PoolState, life: Life) -> None:
         self._state = state
         self._life = life
         self._worker: WorkerProcess | None = None
         self._pause_s = 0.0
-        self.is_held_up = False  # by a process that starts, or a callback: nobody can hurry them
+        self._avoids_fork_server = False
+        self.is_starting = False  # in the start of a worker, which nobody can hurry
+        self.is_in_callback = False  # nor a callback
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
-        self._wake_lock = threading.RLock()  # the pipe is not closed, and its number used again, during a write
+        self._wake_lock = threading.RLock()  # during a write the pipe is not closed, nor its number used again
         self.thread = threading.Thread(target=self._run, name="shoal-pool", daemon=True)
 
     @property
@@ -56,7 +56,7 @@ class Supervisor:
 
     def wake(self) -> None:
         """Have the thread look at the pool's state; from any thread, also from a signal handler."""
-        # Full: it will wake. Closed: it has ended.
+        # If the pipe is full, the thread will wake. If it is closed, the thread has ended.
         with self._wake_lock, contextlib.suppress(OSError):
             os.write(self._wake_write, b"x")
 
@@ -90,37 +90,52 @@ class Supervisor:
             self.close()
             self._state.leave()
 
-    # Starting
-
     def _hire(self) -> WorkerProcess | None:
         """Start a worker; None if the pool cannot have one now, or never again."""
         state = self._state
         if state.pending:
-            state.wake_one()  # who was woken for a task may be the one that has lost its worker
+            state.wake_one()  # this thread may have been woken for a task, and then have lost its worker
+        recipe = state.recipe.without_fork_server() if self._avoids_fork_server else state.recipe
         try:
-            self.is_held_up = True
-            self._worker = worker = start_worker(state.recipe, self._life, state.template)
-        except (EOFError, ConnectionError, ProcessLookupError) as error:  # the process that starts others is dead
-            if state.recipe.forks:
-                state.break_with("the process that forks the pool's workers has died; make a new pool")
-            state.count_stillborn(f"({type(error).__name__}) because the process that starts it died")
-            self._pause()
-        except (MemoryError, OSError) as error:
-            if isinstance(error, OSError) and error.errno not in _SHORTAGES:
+            self.is_starting = True
+            self._worker = worker = start_worker(recipe, self._life, state.template)
+        except WorkerDiedError as error:
+            self._fail_to_start(str(error))
+        except StarterDiedError as error:
+            self._outlive_starter(error)
+        except Exception as error:
+            if is_shortage(error):
+                self._wait_out(error)
+            elif isinstance(error, OSError):
                 raise
-            self._wait_out(error)
-        except Exception as error:  # what the workers start with cannot be sent, say
-            state.break_with(f"the pool's workers cannot be started: {type(error).__name__}: {error}")
+            else:  # what the workers start with cannot be pickled, for example
+                state.break_with(f"the pool's workers cannot be started: {type(error).__name__}: {error}")
         else:
             if state.is_killed:
                 worker.kill()
             return worker
         finally:
-            self.is_held_up = False
+            self.is_starting = False
         return None
 
-    def _wait_out(self, error: BaseException) -> None:
-        self._state.note_shortage(error)
+    def _outlive_starter(self, error: StarterDiedError) -> None:
+        state = self._state
+        if state.template is None:
+            # A fork server that fails by itself lacks a process, or cannot import the main module. The next start does
+            # without the server, and tells which: it meets a shortage, or its worker dies of the import.
+            self._avoids_fork_server = error.end is ServerEnd.FAILED
+            self._wait_out(error)
+        elif not state.is_killed:  # the template cannot be forked again: by now the program may have threads
+            state.break_with(f"{error}; make a new pool")
+
+    def _fail_to_start(self, how: str) -> None:
+        """The worker has died before it was ready."""
+        if not self._state.is_killed:
+            self._state.count_failed_start(how)
+            self._pause()
+
+    def _wait_out(self, error: BaseException | str) -> None:
+        self._state.note_waiting_to_start(error)
         self._pause()
 
     def _pause(self) -> None:
@@ -135,16 +150,14 @@ class Supervisor:
         state = self._state
         try:
             message = self._receive(worker)
-            # Before it has run the user's initializer nobody minds its end.
+            # A worker without a task is not needed any more, but the user's initializer runs to its end.
             while message is None and not (state.must_end() and state.recipe.initializer is None):
                 self._wait(worker)
                 message = self._receive(worker)
-        except _WorkerDiedError:
+        except WorkerDiedError:
             code = worker.exit_code()
             self._forget(worker)
-            if not state.is_killed:
-                state.count_stillborn(f"with exit code {code}")
-                self._pause()
+            self._fail_to_start(f"with exit code {code}")
             return False
         if message is None:
             worker.kill()
@@ -153,31 +166,29 @@ class Supervisor:
             self._refuse(message)
             return False
         self._pause_s = 0.0
+        self._avoids_fork_server = False
         state.note_ready()
         return True
 
     def _refuse(self, message: Message) -> None:
-        """The worker says that it could not begin, and ends: no other could."""
+        """The worker tells why it could not begin, and ends."""
         kind, body = message
-        self._dismiss()  # what it has to say elsewhere, in a log, is said then
+        self._dismiss()  # first: until its end the worker may write to its log
         error = outcome.unpack_exception(body)
-        if isinstance(error, OSError) and error.errno in _SHORTAGES:
+        if is_shortage(error):
             self._wait_out(error)
         elif isinstance(error, CoordinatorLostError) and kind == channel.NOT_ATTACHED:
-            # It may be stopped or slow for a while. Others than this worker are attached and go on.
-            self._state.count_stillborn(f"because of {outcome.describe_exception(body)}")
-            self._pause()
+            # The coordinator may be stopped or slow for a while. Other workers are attached and go on.
+            self._fail_to_start(f"because of {outcome.describe_exception(body)}")
         elif kind == channel.NOT_ATTACHED and isinstance(error, Exception):
             self._state.break_down(lambda: outcome.unpack_exception(body))
         else:
             text = f"the initializer of the pool's workers raised {outcome.describe_exception(body)}"
             self._state.break_with(text, outcome.traceback_of_exception(body))
 
-    # Working
-
     def _serve(self, worker: WorkerProcess) -> None:
-        """Give the worker tasks until it is lost, has done all it may, or there is nothing more to do."""
-        most = self._state.max_tasks_per_child
+        """Give the worker tasks until it is lost, has done ``max_tasks_per_child`` tasks, or no more will come."""
+        most = self._state.options.max_tasks_per_child
         try:
             while most is None or worker.tasks_done < most:
                 task = self._next_task(worker)
@@ -186,8 +197,8 @@ class Supervisor:
                 self._do(worker, task)
                 worker.tasks_done += 1
                 del task
-        except _WorkerDiedError:
-            worker.kill()  # if it only cannot be talked to
+        except WorkerDiedError:
+            worker.kill()  # it may live: only its channel is broken
 
     def _next_task(self, worker: WorkerProcess) -> Task | None:
         """Wait for a task; None if there will be none."""
@@ -203,18 +214,18 @@ class Supervisor:
                 if not state.pending and not state.must_end():
                     self._wait(worker)
             finally:
-                with contextlib.suppress(ValueError):  # who woke it has taken it out
+                with contextlib.suppress(ValueError):  # the thread that woke this one has removed it
                     state.idle.remove(self)
             if self._receive(worker) is not None:
-                raise _WorkerDiedError("it speaks without being asked")
+                raise WorkerDiedError("it has sent a message without a task")
 
     def _do(self, worker: WorkerProcess, task: Task) -> None:
         task.supervisor = self
-        limit_s = self._state.timeout_s
+        limit_s = self._state.options.timeout_s
         until = None if limit_s is None else time.monotonic() + limit_s
         try:
             message = self._exchange(worker, task, until)
-        except _WorkerDiedError:
+        except WorkerDiedError:
             self._lose(worker, task)
             raise
         except BaseException as error:
@@ -229,16 +240,16 @@ class Supervisor:
         if not task.future.done():
             assert limit_s is not None
             self._settle(task, error=TaskTimeoutError(task.name, limit_s))
-        raise _WorkerDiedError
+        raise WorkerDiedError
 
     def _exchange(self, worker: WorkerProcess, task: Task, until: float | None) -> Message | None:
-        """Send the task and wait for what comes of it; None if the task is to be ended."""
+        """Send the task and wait for its outcome; None if the task is to be ended."""
         try:
             worker.channel.send(channel.TASK, task.raw)
         except OSError as error:
-            raise _WorkerDiedError from error
+            raise WorkerDiedError from error
         if not task.retries:
-            task.raw = b""  # the channel has it
+            task.raw = b""  # the channel holds it
         while True:
             left_s = None if until is None else until - time.monotonic()
             if left_s is None or left_s > 0:
@@ -264,7 +275,7 @@ class Supervisor:
                 self._settle(task, result)
 
     def _lose(self, worker: WorkerProcess, task: Task) -> None:
-        """The worker is dead: its task fails, or runs again."""
+        """The worker is lost: its task fails, or runs again."""
         state = self._state
         worker.kill()
         code = worker.exit_code()
@@ -279,18 +290,16 @@ class Supervisor:
             self._settle(task, error=WorkerLostError(text + "submit the task again, or give the pool retries"))
 
     def _settle(self, task: Task, result: object = None, error: BaseException | None = None) -> None:
-        self.is_held_up = True
+        self.is_in_callback = True
         try:
             if error is None:
                 task.succeed(result)
             else:
                 task.fail(error)
-        except BaseException:  # the future has logged an Exception of a callback itself
+        except BaseException:  # the future itself logs an Exception of a callback
             log.exception("a callback of the future of %s raised; the pool goes on", task.name)
         finally:
-            self.is_held_up = False
-
-    # Ending and waiting
+            self.is_in_callback = False
 
     def _dismiss(self) -> None:
         """End the worker in order, or by force if the pool was killed; wait until it is dead."""
@@ -316,18 +325,18 @@ class Supervisor:
             if message is not None:
                 return message
             if worker.is_dead():
-                message = worker.channel.receive()  # what it sent between the first look and its death
+                message = worker.channel.receive()  # sent between the first look and its death
                 if message is None:
-                    raise _WorkerDiedError
+                    raise WorkerDiedError
                 return message
             if worker.channel.is_sending:
                 worker.channel.flush()
         except (EOFError, OSError) as error:
-            raise _WorkerDiedError from error
+            raise WorkerDiedError from error
         return None
 
     def _wait(self, worker: WorkerProcess | None, timeout_s: float | None = None, *, ending: bool = False) -> None:
-        """Sleep until the worker has sent something or died, somebody wakes this thread, or the time is over."""
+        """Sleep until the worker has sent something or died, another thread wakes this one, or the time is over."""
         poller = select.poll()
         poller.register(self._wake_read, select.POLLIN)
         if worker is not None:
@@ -335,7 +344,7 @@ class Supervisor:
             if not ending:
                 events = select.POLLIN | select.POLLOUT if worker.channel.is_sending else select.POLLIN
                 poller.register(worker.channel.fileno(), events)
-        # Milliseconds, one more than there are: to wake early would be to wake twice.
+        # Milliseconds, and one more: a thread that wakes too early has to wait again.
         ready = poller.poll(None if timeout_s is None else min(timeout_s * 1000 + 1, 1e9))
         if any(descriptor == self._wake_read for descriptor, _ in ready):
             os.read(self._wake_read, 65536)

@@ -14,13 +14,13 @@ log = logging.getLogger("shoal")
 
 
 class TaskFuture(Future[Any]):
-    """A future that can end as cancelled while its task runs, and knows which process it belongs to."""
+    """A future that can end as cancelled while its task runs. It belongs to one process."""
 
-    was_interrupted = False  # of any of them: Ctrl-C has ended somebody's waiting
+    was_interrupted = False  # for all futures: Ctrl-C has interrupted a thread that waited for one
 
     def __init__(self) -> None:
         super().__init__()
-        self.task: Task | None = None  # while it is not done
+        self.task: Task | None = None  # until the future is done
         self._pid = os.getpid()
         self._is_ended = False
 
@@ -61,7 +61,7 @@ class TaskFuture(Future[Any]):
 
     def _note(self, interruption: KeyboardInterrupt) -> None:
         if not self.done() or super().cancelled() or super().exception(0) is not interruption:
-            TaskFuture.was_interrupted = True  # else it is what the task raised
+            TaskFuture.was_interrupted = True  # otherwise the task raised it
 
     def _check_process(self) -> None:
         if self._pid != os.getpid() and not self.done():
@@ -71,7 +71,7 @@ class TaskFuture(Future[Any]):
 
 
 class Task:
-    """A call to be made by a worker. Its future is settled once, by whoever comes first."""
+    """A call to be made by a worker. Its future is settled once, by the first thread that tries."""
 
     __slots__ = ("future", "name", "raw", "retries", "supervisor")
 
@@ -79,22 +79,22 @@ class Task:
         self.raw = raw
         self.name = name
         self.retries = retries
-        self.supervisor: Any = None  # whose worker runs it
+        self.supervisor: Any = None  # its worker runs the task
         self.future = TaskFuture()
         self.future.task = self
 
     def begin(self) -> bool:
-        """Whether it is to be run now. Called by whoever took it out of the queue.
+        """Whether the task is to be run now. The thread that took it out of the queue calls this.
 
-        A future that was cancelled is announced to those who wait for it.
+        If the future was cancelled, the threads that wait for it are woken.
         """
-        if self.future.running():  # its worker was lost, it runs again
+        if self.future.running():  # its worker was lost: the task runs again
             return True
         if self.future.done() and not Future.cancelled(self.future):
             return False
         try:
             return self.future.set_running_or_notify_cancel()
-        except RuntimeError:  # its owner has announced it
+        except RuntimeError:  # another thread has announced it
             return False
 
     def succeed(self, result: Any) -> None:
@@ -117,5 +117,5 @@ class Task:
         self.future.task = None
         try:
             self.future.cancel()
-        finally:  # a callback may have raised
+        finally:  # also if a callback has raised
             self.begin()

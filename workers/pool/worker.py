@@ -1,16 +1,16 @@
-"""The inside of a worker process: take a task, run it in the main thread, send back what came of it.
+"""The inside of a worker process: receive a task, run it in the main thread, send its outcome.
 
-- A worker ends when it is told to, and at once when the pool's process is gone. It learns that from ``life``: a pidfd
-  of the pool's process where the kernel has them, else a pipe whose writing end only that process is meant to have.
-  It also ends when the pool's end of its channel is closed: after ``exec`` the process lives, but the pool is gone.
-- Ctrl-C is the pool's business: a worker goes on until the pool says otherwise. Signal handlers, the wake-up descriptor
-  and blocked signals of the pool's process are not for the worker: they would act on the other's pipes.
+- A worker ends when the pool tells it to, and at once when the pool's process is gone (``pool/life.py``). It also ends
+  when the pool's end of its channel is closed: after ``exec`` the process lives, but the pool is gone.
+- The pool handles Ctrl-C: a worker ignores it and goes on until the pool ends it. The worker drops the signal handlers,
+  the wake-up descriptor and the blocked signals of the pool's process: they would act on that process's pipes.
 - Only the worker itself answers. A task may fork, and both processes return from it: the child then ends in silence.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import pickle
@@ -26,7 +26,8 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from shoal.shm.errors import InvalidOperationError
-from shoal.workers.pool import channel, helper_processes, outcome
+from shoal.shm.host.shortage import is_shortage
+from shoal.workers.pool import channel, helper_processes, life, outcome
 
 _DYING_S = 0.5
 
@@ -48,22 +49,36 @@ def current_database() -> Any:
 
 def work(
     tasks: socket.socket,
-    life: Connection,
+    pool: Connection,
+    pipe: Connection,
     database: bytes,
     initializer: Callable[..., object] | None,
     initargs: tuple[Any, ...],
 ) -> None:
-    """Main function of a worker process."""
+    """Main function of a worker process. ``pool`` and ``pipe`` tell the death of the pool's process."""
     forget_signals()
     helper_processes.let_go_of_fork_server()
-    arguments = life, tasks.fileno(), os.getppid()
-    threading.Thread(target=_end_with_the_pool, args=arguments, name="shoal-life", daemon=True).start()
     tasks.setblocking(True)
     try:
-        if _begin(tasks, database, initializer, initargs):
+        if _watch_the_pool(tasks, pool, pipe) and _begin(tasks, database, initializer, initargs):
             _serve(tasks)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the pool has no use for this worker any more
+
+
+def _watch_the_pool(tasks: socket.socket, pool: Connection, pipe: Connection) -> bool:
+    """Have this process end with the pool; False, and the pool is told why, if the machine has no thread left."""
+    arguments = pool, tasks.fileno(), os.getppid()
+    try:
+        threading.Thread(target=_end_with_the_pool, args=arguments, name="shoal-life", daemon=True).start()
+    except Exception as error:
+        if not is_shortage(error):
+            raise
+        shortage = OSError(errno.EAGAIN, f"a worker cannot start a thread: {error}")
+        channel.send_message(tasks, *outcome.pack_exception(shortage, channel.NOT_ATTACHED))
+        return False
+    life.have_kernel_kill_this_process(pipe)
+    return True
 
 
 def _begin(
@@ -101,34 +116,33 @@ def _serve(tasks: socket.socket) -> None:
 
 
 def forget_signals() -> None:
-    """Give up what a process inherits of another's signal handling; ignore Ctrl-C."""
+    """Drop the signal handling that this process has inherited; ignore Ctrl-C."""
     signal.set_wakeup_fd(-1)
     for number in signal.valid_signals():
         if callable(signal.getsignal(number)):
             signal.signal(number, signal.SIG_DFL)
-    # A function, not SIG_IGN: programs that a task starts would inherit the latter, and outlive Ctrl-C.
+    # A function, not SIG_IGN: programs that a task starts would inherit SIG_IGN, and outlive Ctrl-C.
     signal.signal(signal.SIGINT, lambda _number, _frame: None)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_SETMASK, [])
 
 
-def _end_with_the_pool(life: Connection, tasks: int, parent: int) -> None:
+def _end_with_the_pool(pool: Connection, tasks: int, parent: int) -> None:
     poller = select.poll()
-    poller.register(life.fileno(), select.POLLIN)
-    poller.register(tasks, 0)  # the pool's end is closed: its process has replaced its program with exec
+    poller.register(pool.fileno(), select.POLLIN)
+    poller.register(tasks, 0)  # hung up: the pool's process may have replaced its program with exec
     poller.poll()
     poller.unregister(tasks)
-    # A process that dies closes its descriptors a moment before. A living one is the pool's no longer: no signal.
-    if (
-        poller.poll(_DYING_S * 1000) and os.getppid() == parent
-    ):  # not the pool's process but one that forks workers for it, and has no more use
+    # A process that dies closes its descriptors a moment before its death can be seen. If the pool's process is dead
+    # and the parent lives, the parent is the process that forks workers, and has no more to do.
+    if poller.poll(_DYING_S * 1000) and os.getppid() == parent:
         with contextlib.suppress(ProcessLookupError):
             os.kill(parent, signal.SIGTERM)
     os._exit(1)
 
 
 def _perform(raw: bytearray) -> tuple[bytes, Any]:
-    """Run a task; kind and body of the message that tells what came of it."""
+    """Run a task; kind and body of the message for its outcome."""
     worker = os.getpid()
     try:
         function, arguments, keywords = ForkingPickler.loads(raw)
@@ -145,7 +159,7 @@ def _perform(raw: bytearray) -> tuple[bytes, Any]:
 
 
 def _end_forked_child(error: BaseException | None) -> None:
-    """End a process that a task has forked and that came back from the task: only the worker answers."""
+    """End a process that a task has forked, after it has returned from the task: only the worker answers."""
     code = 0
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else int(error.code is not None)

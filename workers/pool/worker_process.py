@@ -1,14 +1,13 @@
-"""A worker process as its supervisor sees it: started in one of three ways, watched, killed, buried.
+"""A worker process as its supervisor sees it: started in one of three ways, watched, killed, reaped.
 
-- A death is learned from a pidfd of the process itself: the end of a pipe tells nothing while a process that a task has
-  forked holds a copy. Where there are no pidfds, it is learned from the pipe of ``multiprocessing``.
-- Signals go through the pidfd: a number that the kernel has given to another process is not hit.
+- A pidfd of the process tells its death. The end of a pipe does not: a process that a task has forked may hold a copy.
+  Where there are no pidfds, the pipe of ``multiprocessing`` must do.
+- Signals go through the pidfd: they never reach another process that has got the same number later.
 """
 
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import select
 import signal
@@ -16,21 +15,22 @@ import socket
 import sys
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
-from multiprocessing import resource_tracker
-from multiprocessing.connection import Connection
+from dataclasses import dataclass, field, replace
+from multiprocessing import get_context, resource_tracker
 from typing import Any
 
 from shoal.workers.pool import helper_processes, worker
 from shoal.workers.pool.channel import Channel
-from shoal.workers.pool.fork_template import ForkTemplate
+from shoal.workers.pool.fork_template import ForkedProcess, ForkTemplate
+from shoal.workers.pool.helper_processes import ServerEnd
+from shoal.workers.pool.life import Life, open_pidfd
 
-_EXIT_CODE_S = 1.0  # a dead worker's exit code may come from the process that forked it: so long is waited for it
-# So many descriptors must be free for a start: multiprocessing does not close its own if they run out half-way.
+_EXIT_CODE_S = 1.0  # the longest wait for a dead worker's exit code, which the process that forked it may have to tell
+# This many descriptors must be free for a start: multiprocessing leaves its own open if they run out half-way.
 _DESCRIPTORS_OF_A_START = 16
 
-# Python's name for the file of a program that it reads from standard input. No other process can import it; with None
-# in its place a worker starts without the main module, as in a program given with -c.
+# Python's name for the file of a program that it reads from standard input. No other process can import it. With None
+# instead, a worker starts without the main module, as in a program given with -c.
 _STANDARD_INPUT = "<stdin>"
 
 _vanished = 0  # how often the main module had lost its __file__
@@ -49,7 +49,16 @@ class Recipe:
     @property
     def forks(self) -> bool:
         """Whether the workers are copies of this process."""
-        return bool(self.context.get_start_method() == "fork")
+        return self.method == "fork"
+
+    @property
+    def method(self) -> str:
+        """``fork``, ``spawn`` or ``forkserver``."""
+        return str(self.context.get_start_method())
+
+    def without_fork_server(self) -> Recipe:
+        """The same, started by this process itself."""
+        return replace(self, context=get_context("spawn"))
 
 
 class WorkerProcess:
@@ -60,7 +69,7 @@ class WorkerProcess:
         self.channel = channel
         self._process = process
         self._lock = threading.RLock()  # guards the pidfd against being closed while it is used
-        self._pidfd = _open_pidfd(self.pid)
+        self._pidfd = open_pidfd(self.pid)
         self.tasks_done = 0
 
     @property
@@ -88,7 +97,7 @@ class WorkerProcess:
                 return
 
     def exit_code(self) -> int | None:
-        """Exit code of the dead process, a signal's number negative; None if nobody can tell it."""
+        """Exit code of the dead process, a signal's number negative; None if it is unknown."""
         self._process.join(_EXIT_CODE_S)
         code: int | None = self._process.exitcode
         return code
@@ -101,60 +110,92 @@ class WorkerProcess:
             if self._pidfd is not None:
                 os.close(self._pidfd)
             process.join(_EXIT_CODE_S)
-            with contextlib.suppress(ValueError):  # nobody tells its exit code
+            with contextlib.suppress(ValueError):  # its exit code is unknown
                 process.close()
 
 
-def start_worker(recipe: Recipe, life: Connection, template: ForkTemplate | None) -> WorkerProcess:
-    """Start a worker. ``OSError`` if the machine lacks what it takes."""
+class WorkerDiedError(Exception):
+    """The worker is dead, or its channel is broken."""
+
+
+class StarterDiedError(Exception):
+    """The process that starts workers has died."""
+
+    def __init__(self, text: str, end: ServerEnd) -> None:
+        super().__init__(text)
+        self.end = end
+
+
+def start_worker(recipe: Recipe, life: Life, template: ForkTemplate | None) -> WorkerProcess:
+    """Start a worker.
+
+    ``OSError`` or ``MemoryError`` if the machine lacks something; ``WorkerDiedError`` if the worker has died meanwhile;
+    ``StarterDiedError`` if the process that starts it has.
+    """
+    process: Any = None
+    server = helper_processes.fork_server_pid()
     ours, theirs = socket.socketpair()
     try:
         with theirs:
             if template is not None:
-                process: Any = template.start_worker(theirs)
+                process = template.start_worker(theirs)
             else:
                 _check_free_descriptors()
                 process = _start_process(recipe, theirs, life)
         return WorkerProcess(process, Channel(ours))
-    except BaseException:
-        ours.close()
+    except BaseException as error:
+        ours.close()  # a worker that lives ends because of it
+        if isinstance(process, ForkedProcess):  # those of multiprocessing close what they hold themselves
+            process.close()
+        if isinstance(error, ProcessLookupError):
+            raise WorkerDiedError("at once") from error
+        if isinstance(error, (EOFError, ConnectionError)):
+            raise _why_it_was_lost(recipe, server, error) from error
         raise
 
 
-def start_template(recipe: Recipe, life: Connection) -> ForkTemplate:
-    """Fork the process that forks the workers; in the thread that submits, whose moment the user has chosen."""
-    return ForkTemplate(
-        lambda tasks: worker.work(tasks, life, recipe.database, recipe.initializer, recipe.initargs),
-        life,
-        worker.forget_signals,
-    )
+def _why_it_was_lost(recipe: Recipe, server: int | None, error: Exception) -> Exception:
+    """Who has died during a start. ``server``: process id of the fork server before the start."""
+    if recipe.forks:
+        return StarterDiedError("the process that forks the pool's workers has died", ServerEnd.LOST)
+    end = helper_processes.how_fork_server_ended(server) if recipe.method == "forkserver" else ServerEnd.RUNS
+    if end is ServerEnd.RUNS:
+        return WorkerDiedError(f"({type(error).__name__}) before it had read what to do")
+    return StarterDiedError(f"the fork server of multiprocessing, which starts the workers, has died: {end.value}", end)
 
 
-def open_life() -> tuple[Connection, Connection | None]:
-    """What a worker watches to learn that this process is gone, and what must stay open here meanwhile."""
-    pidfd = _open_pidfd(os.getpid())
-    if pidfd is not None:
-        return Connection(pidfd, writable=False), None  # a wrapper that travels to a process started afresh
-    return multiprocessing.Pipe(duplex=False)
+def make_template(recipe: Recipe, life: Life) -> ForkTemplate:
+    """The process that forks the workers; ``start`` forks it."""
+
+    def prepare() -> None:
+        worker.forget_signals()
+        life.let_go()
+
+    def work(tasks: socket.socket) -> None:
+        worker.work(tasks, life.process, life.pipe, recipe.database, recipe.initializer, recipe.initargs)
+
+    return ForkTemplate(work, life.process, prepare)
 
 
-def _start_process(recipe: Recipe, tasks: socket.socket, life: Connection) -> Any:
+def _start_process(recipe: Recipe, tasks: socket.socket, life: Life) -> Any:
     """``Process.start`` without its entry in the list of children.
 
-    Any thread that looks at that list asks each process for its exit code, which only one can get; a process that ends
-    waits for all in it before the pool's queue is done; and daemonic processes may have no children at all, because
-    they would outlive them, which a worker does not.
+    Any thread that reads that list asks each process for its exit code, but only one thread can get it. At its end a
+    process waits for all processes in the list, before the pool's queue is done. And a daemonic process may have no
+    children, because children may outlive it; a worker does not.
     """
     process = recipe.context.Process(
         target=worker.work,
-        args=(tasks, life, recipe.database, recipe.initializer, recipe.initargs),
+        args=(tasks, life.process, life.pipe, recipe.database, recipe.initializer, recipe.initargs),
         name="shoal-worker",
         daemon=False,
     )
     helper_processes.end_them_at_exit()
-    resource_tracker.ensure_running()  # it unblocks SIGINT when it starts
-    # A process started afresh has SIGINT blocked until it is ready for it: Ctrl-C is the pool's business.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, () if _is_forkserver(recipe) else (signal.SIGINT,))
+    resource_tracker.ensure_running()  # when it starts it unblocks SIGINT, so it starts first
+    # A new process blocks SIGINT until it can ignore it: the pool handles Ctrl-C. The fork server must not: it serves
+    # other parts of the program, too, and their processes would block SIGINT for ever.
+    blocked = () if recipe.method == "forkserver" else (signal.SIGINT,)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:
         vanished = _restore_main_file(recipe)
         process._popen = process._Popen(process)
@@ -169,31 +210,19 @@ def _start_process(recipe: Recipe, tasks: socket.socket, life: Connection) -> An
 
 
 def _restore_main_file(recipe: Recipe) -> int:
-    """Give the main module its ``__file__`` back if it has vanished; how often it has.
+    """Restore the main module's ``__file__`` if it has vanished; returns how often it has vanished.
 
-    Python takes it away when the module has run. What was submitted is still to be done then, and a process started
-    without it would not know where the main module is.
+    Python removes it when the module has run. Submitted tasks are still to be done then, and a new process would not
+    find the main module without it.
     """
     global _vanished
     main = sys.modules["__main__"]
     if getattr(main, "__file__", None) == _STANDARD_INPUT:
         main.__file__ = None
     if recipe.main_file not in (None, _STANDARD_INPUT) and getattr(main, "__file__", None) is None:
-        _vanished += 1  # first: another thread that sees the file shall see this, too
+        _vanished += 1  # first: a thread that sees the file sees this, too
         main.__file__ = recipe.main_file
     return _vanished
-
-
-def _is_forkserver(recipe: Recipe) -> bool:
-    """The fork server serves others, too, who would have SIGINT blocked for good."""
-    return bool(recipe.context.get_start_method() == "forkserver")
-
-
-def _open_pidfd(pid: int) -> int | None:
-    try:
-        return os.pidfd_open(pid)
-    except AttributeError:  # not Linux
-        return None
 
 
 def _check_free_descriptors() -> None:

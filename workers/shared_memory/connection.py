@@ -45,7 +45,7 @@ from shoal.shm.wire.handshake import PROTOCOL_VERSION, Hello, Welcome
 from shoal.workers.shared_memory import take_over
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.channel import Channel, commit_through
-from shoal.workers.shared_memory.uninterrupted import uninterrupted
+from shoal.workers.uninterrupted import uninterrupted
 
 
 class Connection:

@@ -26,7 +26,7 @@ from shoal.shm.wire.handshake import Welcome
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.channel import Channel
 from shoal.workers.shared_memory.connection import Connection
-from shoal.workers.shared_memory.uninterrupted import uninterrupted
+from shoal.workers.uninterrupted import uninterrupted
 
 _POLL_S = 0.02
 

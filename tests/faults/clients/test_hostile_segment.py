@@ -193,13 +193,17 @@ PICKLERS = {"workers/pool/outcome.py", "workers/pool/worker.py", "shoal/worker_p
 POOL = {
     "workers/pool/fork_template.py",
     "workers/pool/helper_processes.py",
-    "workers/pool/pool_state.py",
-    "workers/pool/supervisor.py",
+    "workers/pool/life.py",
 } | {
     "workers/pool/worker_process.py",
     *PICKLERS,
 }
-SEND_BYTES = {"worker.channel.send", "self._requests.send"}  # a socket's, not a connection's of multiprocessing
+SEND_BYTES = {
+    "worker.channel.send",
+    "self._requests.send",
+    "self._theirs.send",
+    "self._requests.recv",
+}  # a socket's, not a connection's of multiprocessing
 
 
 @functools.cache

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import shoal
+from tests.processes.pool.pool_processes import is_running, wait_for
 from tests.support import fleet_functions as functions
 from tests.support.repository import ROOT
 
@@ -25,21 +26,6 @@ METHODS = ["fork", "spawn", "forkserver"]
 def pool(memory_db: shoal.Database):
     with shoal.WorkerPool(memory_db.path, workers=2) as pool:
         yield pool
-
-
-def wait_for(condition, seconds: float = 20.0) -> None:
-    """Wait until ``condition()`` holds; a bound for a test that hangs, not a measurement."""
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited too long"
-        time.sleep(0.01)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except (FileNotFoundError, ProcessLookupError):  # the second if it ends while it is looked at
-        return False
 
 
 @pytest.mark.parametrize("method", METHODS)

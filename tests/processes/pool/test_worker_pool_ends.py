@@ -6,11 +6,7 @@ import contextlib
 import gc
 import multiprocessing
 import os
-import secrets
 import signal
-import subprocess
-import sys
-import textwrap
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,70 +14,11 @@ from pathlib import Path
 import pytest
 
 import shoal
+from tests.processes.pool.pool_processes import Program, wait_for
 from tests.support import pool_functions as functions
-from tests.support.repository import ROOT
 from tests.support.slow import slow
 
 METHODS = ["forkserver", *slow("fork", "spawn")]
-
-
-def wait_for(condition, seconds: float = 30.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited too long"
-        time.sleep(0.02)
-
-
-class Program:
-    """A program in a session of its own. All processes that come of it carry a mark in their environment."""
-
-    def __init__(self, directory: Path, text: str, *arguments: str) -> None:
-        self._mark = f"POOL_TEST={secrets.token_hex(8)}".encode()
-        file = directory / "program.py"
-        file.write_text(textwrap.dedent(text))
-        name, value = self._mark.decode().split("=")
-        self.process = subprocess.Popen(
-            [sys.executable, str(file), str(directory / "store"), *arguments],
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            stdin=subprocess.DEVNULL,
-            start_new_session=True,
-            env={**os.environ, "PYTHONPATH": str(ROOT), name: value},
-            text=True,
-        )
-
-    def line(self) -> str:
-        assert self.process.stdout is not None
-        return self.process.stdout.readline().strip()
-
-    def interrupt(self) -> None:
-        os.killpg(self.process.pid, signal.SIGINT)
-
-    def end(self, seconds: float = 60.0) -> tuple[int, str, str]:
-        """Exit code, output and errors."""
-        out, errors = self.process.communicate(timeout=seconds)
-        return self.process.returncode, out, errors
-
-    def processes(self) -> set[int]:
-        """All that run."""
-        found = set()
-        for entry in Path("/proc").iterdir():
-            with contextlib.suppress(OSError):
-                if entry.name.isdecimal() and self._mark in (entry / "environ").read_bytes().split(b"\0"):
-                    stat = (entry / "stat").read_text().rsplit(")", 1)[1].split()[0]
-                    if stat not in "ZX":
-                        found.add(int(entry.name))
-        return found
-
-    def kill_all(self) -> None:
-        for pid in self.processes():
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(pid, signal.SIGKILL)
-        self.process.kill()
-        self.process.wait()
-        for pipe in (self.process.stdout, self.process.stderr):
-            if pipe is not None:
-                pipe.close()
 
 
 @pytest.fixture

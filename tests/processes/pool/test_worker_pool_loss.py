@@ -16,26 +16,14 @@ from pathlib import Path
 import pytest
 
 import shoal
+from shoal.shm.host.shortage import SHORTAGES
 from shoal.workers.pool import supervisor
+from tests.processes.pool.pool_processes import is_running, wait_for
 from tests.support import pool_functions as functions
 from tests.support.slow import slow
 
 METHODS = ["fork", *slow("spawn"), "forkserver"]
 LARGE = b"x" * 3_000_000  # more than a socket takes
-
-
-def wait_for(condition, seconds: float = 30.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited too long"
-        time.sleep(0.01)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] not in "ZX"
-    except (FileNotFoundError, ProcessLookupError):
-        return False
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -198,7 +186,7 @@ def test_without_descriptors_the_pool_waits(memory_db: shoal.Database, method: s
         assert len(said) == 1
 
 
-@pytest.mark.parametrize("number", sorted(supervisor._SHORTAGES))
+@pytest.mark.parametrize("number", sorted(SHORTAGES))
 def test_each_shortage_is_waited_out(memory_db: shoal.Database, monkeypatch, number: int) -> None:
     """Memory, processes and descriptors, of this process or the machine: the start is tried again."""
     start, failures = supervisor.start_worker, iter([number] * 3)
@@ -238,7 +226,7 @@ def test_the_process_that_forks_is_lost(memory_db: shoal.Database) -> None:
         wait_for(lambda: len(set(pool.map(functions.slow_pid, range(4)))) == 2)
         running = pool.submit(functions.sleep_then, 1.0, "running")
         time.sleep(0.2)
-        os.kill(pool._state.template._process._popen.pid, signal.SIGKILL)
+        os.kill(pool._state.template.pid, signal.SIGKILL)
         assert isinstance(pool.submit(functions.die).exception(30), shoal.WorkerLostError)
         with pytest.raises((BrokenProcessPool, shoal.WorkerLostError), match="forks"):
             concurrent.futures.wait([pool.submit(functions.pid)], 30).done.pop().result()

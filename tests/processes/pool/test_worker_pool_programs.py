@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import shoal
+from tests.processes.pool.pool_processes import is_running, wait_for
 from tests.support import pool_functions as functions
 from tests.support.slow import slow
 
@@ -78,21 +79,6 @@ def start(path: Path, method: str, body: str) -> subprocess.Popen[str]:
     return subprocess.Popen([sys.executable, str(program), str(path), method], text=True)
 
 
-def wait_until(condition: object, seconds: float = 20.0) -> None:
-    assert callable(condition)
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until
-        time.sleep(0.02)
-
-
-def is_running(pid: int) -> bool:
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
-    except FileNotFoundError:
-        return False
-
-
 @pytest.mark.parametrize("body", [EXITS, GOES_ON_AFTER_CTRL_C], ids=["sys.exit in with", "goes on after Ctrl-C"])
 def test_what_was_submitted_is_done(tmp_path: Path, body: str) -> None:
     """sys.exit is no Ctrl-C; and a program that has caught Ctrl-C may submit more. Both end as the standard pool."""
@@ -121,9 +107,9 @@ def test_workers_end_when_the_program_executes_another(tmp_path: Path, method: s
     """The process lives on after exec, but nobody is there for the workers any more."""
     program = start(tmp_path, method, EXECUTES)
     try:
-        wait_until(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
+        wait_for(lambda: len(list(tmp_path.glob("*.pid"))) == 2)
         pids = [int(path.stem) for path in tmp_path.glob("*.pid")]
-        wait_until(lambda: not any(is_running(pid) for pid in pids), 15)
+        wait_for(lambda: not any(is_running(pid) for pid in pids), 15)
         assert program.poll() is None
     finally:
         program.kill()
@@ -145,10 +131,10 @@ def test_killing_a_pool_whose_template_is_dead_and_reaped(memory_db: shoal.Datab
         pool = shoal.WorkerPool(memory_db.path, 1, mp_context="fork")
         template = pool.submit(os.getppid).result(30)
         os.kill(template, signal.SIGKILL)
-        wait_until(lambda: not Path(f"/proc/{template}").exists())
-        pool._state._running += 1  # the thread puts nothing away: what it raised would not be seen here
+        wait_for(lambda: not Path(f"/proc/{template}").exists())
+        pool._state._ended -= 1  # the thread puts nothing away: what it raised would not be seen here
         pool.kill()
-        pool._state._running -= 1
+        pool._state._ended += 1
         pool.kill()
     finally:
         signal.signal(signal.SIGCHLD, before)

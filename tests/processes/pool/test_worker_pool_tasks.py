@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 import shoal
+from tests.processes.pool.pool_processes import wait_for
 from tests.support import pool_functions as functions
 
 
@@ -32,13 +33,6 @@ def one(memory_db: shoal.Database) -> Iterator[shoal.WorkerPool]:
     with shoal.WorkerPool(memory_db.path, workers=1) as pool:
         pool.submit(functions.pid).result(30)
         yield pool
-
-
-def wait_for(condition, seconds: float = 30.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "waited too long"
-        time.sleep(0.01)
 
 
 def test_a_time_limit(memory_db: shoal.Database) -> None:

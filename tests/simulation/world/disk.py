@@ -248,6 +248,18 @@ class SimulatedStorage:
         inode.lost = {start: data for start, data in inode.lost.items() if start < first}
         self._disk.sync(inode, immediate=True)
 
+    def replace(self, name: str, content: bytes) -> None:
+        disk = self._disk
+        disk.scheduler.step()
+        if disk.is_full:
+            raise StoreFullError(f"no room for {name}")
+        inode = Inode()
+        inode.content = bytearray(content)
+        disk.sync(inode, immediate=True)
+        disk.scheduler.step()
+        disk.names[name] = inode
+        self.sync_directory()
+
     def sync_file(self, name: str) -> None:
         self._disk.sync(self._disk.names[name], immediate=True)
 

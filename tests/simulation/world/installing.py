@@ -12,6 +12,7 @@ import os
 import select
 import weakref
 from collections.abc import Iterator
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,7 +22,7 @@ from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.log import writer as wal_writer
 from shoal.coordinator.memory import hash_index, ordered_index, reclaim, writer
 from shoal.coordinator.memory.check_report import check_segment
-from shoal.coordinator.server import clients, process, serving_epoch
+from shoal.coordinator.server import clients, process, served_meta, serving_epoch
 from shoal.coordinator.server import loop as server
 from shoal.primitives.facades import state_cell
 from shoal.primitives.rules import event_rules as event_operations
@@ -140,14 +141,24 @@ def _install_coordinator(world: World, patch: Patch) -> None:
 
     recover = process.recover
 
-    def recover_and_check(storage: Any, made: Any, reclaimer: Any, store_id: bytes) -> Any:
-        found = recover(storage, made, reclaimer, store_id)
+    def recover_and_check(storage: Any, made: Any, reclaimer: Any, meta: store_files.StoreMeta) -> Any:
+        found = recover(storage, made, reclaimer, meta)
         world.say(f"recovered up to {found.version}, from a checkpoint at {found.checkpoint_version}")
         check_after_recovery(found, made.segment, made)
         return found
 
-    meta = store_files.StoreMeta(world.durability, limits.MIN_STORE_BYTES, bytes(range(store_files.STORE_ID_BYTES)))
-    patch.set(process, "_meta", lambda _directory, _durability, _max_bytes: meta)
+    new = store_files.StoreMeta(world.durability, limits.MIN_STORE_BYTES, bytes(range(store_files.STORE_ID_BYTES)))
+
+    def read_meta(_directory: Any) -> store_files.StoreMeta | None:
+        file = world.disk.names.get(store_files.META_FILE)
+        return None if file is None else store_files.decode_meta(bytes(file.content), Path())
+
+    patch.set(process, "_meta", lambda directory, _durability, _max_bytes: read_meta(directory) or new)
+    patch.set(
+        served_meta,
+        "store_files",
+        SimpleNamespace(META_FILE=store_files.META_FILE, encode_meta=store_files.encode_meta, read_meta=read_meta),
+    )
     patch.set(
         process,
         "store_files",
@@ -158,7 +169,7 @@ def _install_coordinator(world: World, patch: Patch) -> None:
             check_durability=lambda _durability: None,
             check_max_bytes=lambda _max_bytes: None,
             raise_if_read_only=lambda _directory, _error: None,
-            read_meta=lambda _directory: meta,
+            read_meta=read_meta,
             check_epoch=lambda _directory: None,
         ),
     )

@@ -1,0 +1,58 @@
+"""``store.json`` of the store that a coordinator serves: written when it begins, and for every new file of the log.
+
+A new file of the log is on disk before ``store.json`` names it, and named before the first commit is written to it. So
+whoever opens the store misses it if somebody removed it, and nothing that is not there is missed. A full disk puts the
+naming off until there is room: the file named before stays meanwhile.
+
+If ``store.json`` was removed, it is made again.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from shoal.coordinator.server.missing_file import MissingFile
+from shoal.shm.errors import StoreFullError
+from shoal.shm.files import store_files
+from shoal.shm.files.storage import Storage
+from shoal.shm.files.store_files import StoreMeta
+
+
+class ServedMeta:
+    """What ``store.json`` is to say while the store is served."""
+
+    def __init__(self, storage: Storage, directory: Path, meta: StoreMeta) -> None:
+        self._storage = storage
+        self._directory = directory
+        self._missing = MissingFile(directory / store_files.META_FILE)
+        self._meta = meta
+
+    def begin(self, log_number: int) -> None:
+        """The store is served from here on, with this log file as the newest; 0 without a new one."""
+        last = store_files.read_meta(self._directory)
+        before = 0 if last is None else last.log_number
+        self._meta = self._meta._replace(log_number=before)
+        if log_number and self._meta == last:
+            with contextlib.suppress(StoreFullError):
+                self.name_log(log_number)
+        elif log_number or self._meta != last:
+            self.name_log(log_number or before)
+
+    def name_log(self, number: int) -> None:
+        """Say durably which log file is the newest, or raise StoreFullError and say what was said before."""
+        meta = self._meta._replace(log_number=number)
+        self._storage.replace(store_files.META_FILE, store_files.encode_meta(meta))
+        self._meta = meta
+
+    @property
+    def log_number(self) -> int:
+        """The log file that is named as the newest."""
+        return self._meta.log_number
+
+    def keep(self, now_s: float) -> None:
+        """Make the file again if it was removed."""
+        if self._missing.is_due(now_s):
+            # No descriptor or no room on the disk: the next look tries again.
+            with contextlib.suppress(OSError, StoreFullError):
+                self.name_log(self._meta.log_number)
