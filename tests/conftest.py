@@ -31,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests that say nothing else take their number of examples from here, or a part of it."""
-    hypothesis.settings.register_profile("short", max_examples=100, deadline=None)
+    hypothesis.settings.register_profile("short", max_examples=60, deadline=None)
     hypothesis.settings.register_profile("long", max_examples=2_000, deadline=None)
     hypothesis.settings.load_profile("long" if config.getoption("--slow") else "short")
 

@@ -43,9 +43,7 @@ MOST_REQUESTS = 12
 _RUN = Namespace().run_prefix("r")
 KV, EVENT, STATE, TRACE = (_RUN + bytes((tag,)) for tag in (1, 2, 3, 4))
 _FILE = "wal-000000000001.log"
-
 _ASKING = Client(1, 1, -1, -1, SnapshotPage(new_page()))  # who asks questions; its pipes and slots are not used
-
 State = dict[bytes, tuple[bytes, int, int]]
 
 

@@ -243,8 +243,8 @@ FAILING = ["sync", "append", "mapping", "apply", "publish", "end group", "read"]
     ("durability", "fault"),
     [
         *(("strict", fault) for fault in FAILING),
-        *(("buffered", fault) for fault in FAILING[:2]),
-        *slow(*(("buffered", fault) for fault in FAILING[2:])),
+        *(("buffered", fault) for fault in FAILING[:1]),
+        *slow(*(("buffered", fault) for fault in FAILING[1:])),
     ],
 )
 def test_a_coordinator_that_fails(store: Path, durability: str, fault: str) -> None:
