@@ -1,12 +1,13 @@
-"""Where the keys of one prefix are in a segment: what an engine keeps for a view between two reads."""
+"""Where the keys of one prefix are in a segment: what a view keeps between two reads, for the reader that fills it."""
 
 from __future__ import annotations
 
 
 class KeyLocationCache:
-    """A key prefix, and where its keys are: what a reader keeps between two reads. Void in another epoch.
+    """A key prefix and the key nodes found under it so far. It is void when the epoch changes.
 
-    Threads share it: epoch and nodes are taken together, so nobody looks for one epoch's nodes in another's segment.
+    Threads share it. Epoch and nodes are replaced together, in one store, so no thread takes the nodes of one epoch for
+    those of another.
     """
 
     __slots__ = ("prefix", "state")

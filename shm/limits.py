@@ -1,6 +1,12 @@
-"""Every bound in shoal, with its unit. One home: code, messages, tests and docs take them from here."""
+"""Every bound in shoal, with its unit. One home: code, messages, tests and docs take them from here.
+
+Most bounds are constants. Those that a test or the simulation makes smaller are also fields of ``Limits``: the classes
+that keep such a bound take a ``Limits`` when they are made, and the constant is the field's default.
+"""
 
 from __future__ import annotations
+
+from dataclasses import dataclass
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -35,7 +41,10 @@ BUCKET_ENTRIES = 256  # hash index: entries in a bucket
 BUCKET_FILL = 144  # entries and removed marks at which a bucket splits
 MAX_SNAPSHOTS_PER_PROCESS = 4095  # slots in a process's page of pinned versions
 
-REMEMBERED_NODES = 1 << 17  # where keys are, per process and store: 20 MiB at most
+KEY_LOCATIONS = 1 << 17  # key nodes that all key-location caches of a reader hold together: 20 MiB at most
+TOMBSTONE_CHUNK_WORDS = BLOCK_BYTES // 8 - 2  # words of rows in a chunk of range tombstones: a block less its header
+TOMBSTONE_BLOCK_BOUNDS = 64  # RangeTombstones: bounds in a block, which is copied when a range changes it
+TOMBSTONES_REBUILT_AT = 16  # new ranges for each block, from which on all blocks are made anew
 
 # --- commit and reclaim ---------------------------------------------------------------------------------------------
 WINDOW_LEAST_KEYS = 100_000  # recently written keys always remembered, for snapshots of a dead coordinator's time
@@ -49,7 +58,7 @@ SNAPSHOT_GRACE_S = 1.0  # a younger snapshot is never revoked
 SWEEP_EVERY_MS = 50  # how often the expired are looked for
 SWEEP_SLICE = 256  # expired keys deleted in one commit
 MAX_CLIENT_BACKLOG_BYTES = 1 * MIB  # unread answers beyond what the pipe holds, then the client is dropped
-REMEMBERED_CLIENTS = 65_536  # last commit of that many departed clients, for re-sent commits
+CLIENT_SESSIONS = 65_536  # clients whose last commit is kept, so that one sent again is not done twice
 
 # --- log ------------------------------------------------------------------------------------------------------------
 LOG_FILE_BYTES = 4 * MIB
@@ -60,6 +69,7 @@ CHECKPOINT_LOG_FILES = 32  # likewise, whatever is in them
 CHECKPOINT_BLOCK_BYTES = 256 * KIB
 CHECKPOINT_EXTRA_BYTES = 128 * KIB  # what a checkpoint has beside its keys: heads, last outcomes of clients
 CHECKPOINT_WAIT_S = 2.0  # so long at most a commit waits for a checkpoint that gives it room on the disk
+CHECKPOINT_PAUSE_S = 2.0  # after a checkpoint that failed, before the next is begun
 RESERVE_STEP_BYTES = 64 * MIB  # at most so much is reserved on the disk ahead of need
 SYNC_EVERY_MS = 100  # buffered: how much a power cut may take
 
@@ -74,10 +84,10 @@ MAX_CHECK_ALLOCATIONS = 1 << 23  # noted for checks (64 MiB); then all begin aga
 
 # --- processes ------------------------------------------------------------------------------------------------------
 OPEN_TIMEOUT_S = 10.0
-MAX_JOINT = 64  # operations that become one commit, each with at most so many bytes of mutations
-MAX_JOINT_MUTATIONS_BYTES = 64 * KIB
-KNOWN_JOINTS = 64  # keys whose joint operations are kept in mind
-KNOWN_JOINT_NODES = 512  # and of each the places of so many keys
+MAX_BATCH = 64  # operations that become one commit, each with at most so many bytes of mutations
+MAX_BATCH_MUTATIONS_BYTES = 64 * KIB
+KNOWN_BATCHES = 64  # keys whose batched operation is kept for the next batch
+KNOWN_BATCH_NODES = 512  # key nodes kept with each
 SINGLE_CALL_TIMEOUT_S = 30.0  # a facade's call that reads and writes runs again for so long before it gives up
 LINGER_S = 1.0
 REMAKE_AFTER_S = 0.2  # a file that was removed from a store being served is made again when it is away so long
@@ -85,11 +95,69 @@ FIRST_CLIENT_S = 2.0  # a coordinator waits so long at least for whoever started
 THREAD_START_S = 5.0
 MAX_DEATHS_PER_COMMIT = 2  # coordinators that die while they do a commit, then it is not sent to another
 ANSWER_SPIN_S = 0.001  # a client looks so long for its answer before it sleeps
+IDLE_WAIT_S = 0.5  # the coordinator sleeps so long at a time when it has nothing to do
 REQUEST_SPIN_S = 0.0006  # the coordinator likewise for the next request after one
 CROWDED_REQUEST_SPIN_S = 0.0001  # with more clients than processors, where who looks keeps others from working
 KEEP_PROCESSOR_S = 0.00004  # the coordinator looks so long before it offers its processor, if clients have others
 LONG_OFFER_S = 0.0015  # an offer of the processor that took longer: another process wants it
 FIRST_REST_S = 0.05  # then nobody looks for so long before sleeping, twice as long each time, up to
 LONGEST_REST_S = 1.0
-GATHER_S = 0.001  # so long at most a group waits for those who commit in a loop, however long a sync takes
+MAX_GROUP_DELAY_S = 0.001  # group-commit delay: so long at most a group waits for clients that commit in a loop
 PIPE_BYTES = 1 * MIB  # asked of the kernel for each pipe; less is fine
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds that a test may make smaller; in production all have their defaults.
+
+    Nothing durable depends on them: a store written under some limits is read under any others.
+    """
+
+    # Segment. Its writer must not exceed what readers accept, which is the constants above.
+    leaf_entries: int = LEAF_ENTRIES
+    branch_entries: int = BRANCH_ENTRIES
+    bucket_fill: int = BUCKET_FILL
+    tombstone_chunk_words: int = TOMBSTONE_CHUNK_WORDS
+    tombstone_block_bounds: int = TOMBSTONE_BLOCK_BOUNDS
+    tombstones_rebuilt_at: int = TOMBSTONES_REBUILT_AT
+    key_locations: int = KEY_LOCATIONS
+    min_store_bytes: int = MIN_STORE_BYTES
+    # Reclaim.
+    reclaim_every: int = RECLAIM_EVERY
+    reclaim_slice: int = RECLAIM_SLICE
+    clear_slice: int = CLEAR_SLICE
+    max_range_tombstones: int = MAX_RANGE_TOMBSTONES
+    history_bytes: int = HISTORY_BYTES
+    snapshot_grace_s: float = SNAPSHOT_GRACE_S
+    # Commit.
+    window_least_keys: int = WINDOW_LEAST_KEYS
+    window_most_keys: int = WINDOW_MOST_KEYS
+    sweep_every_ms: int = SWEEP_EVERY_MS
+    sweep_slice: int = SWEEP_SLICE
+    known_batches: int = KNOWN_BATCHES
+    known_batch_nodes: int = KNOWN_BATCH_NODES
+    client_sessions: int = CLIENT_SESSIONS
+    # Log and checkpoint.
+    log_file_bytes: int = LOG_FILE_BYTES
+    checkpoint_log_bytes: int = CHECKPOINT_LOG_BYTES
+    checkpoint_log_files: int = CHECKPOINT_LOG_FILES
+    checkpoint_block_bytes: int = CHECKPOINT_BLOCK_BYTES
+    checkpoint_pause_s: float = CHECKPOINT_PAUSE_S
+    sync_every_ms: int = SYNC_EVERY_MS
+    # Check.
+    check_blocks: int = CHECK_BLOCKS
+    check_buckets: int = CHECK_BUCKETS
+    check_references: int = CHECK_REFERENCES
+    max_checks: int = MAX_CHECKS
+    max_check_allocations: int = MAX_CHECK_ALLOCATIONS
+    # Processes.
+    first_client_s: float = FIRST_CLIENT_S
+    idle_wait_s: float = IDLE_WAIT_S
+    thread_start_s: float = THREAD_START_S
+    max_deaths_per_commit: int = MAX_DEATHS_PER_COMMIT
+    answer_spin_s: float = ANSWER_SPIN_S
+    request_spin_s: float = REQUEST_SPIN_S
+    crowded_request_spin_s: float = CROWDED_REQUEST_SPIN_S
+
+
+DEFAULT_LIMITS = Limits()

@@ -37,22 +37,22 @@ class Decision(NamedTuple):
     result: Any
 
 
-class Joint(Protocol):
-    """Several operations on one key, decided one after the other and written together, in one commit after another.
+class BatchedOperation(Protocol):
+    """Several operations of one kind on one key, decided in order and written together; used for many batches.
 
-    It may keep in mind what it has read and written: it is used again only if nobody else has written the key since.
+    It may keep what it has read and written: it is used again only if nobody else has written the key since.
     """
 
     def begin(self, now_ms: int) -> None:
-        """Begin a commit."""
+        """Begin a batch."""
         ...
 
     def add(self, *arguments: Any) -> Any:
-        """Decide one and return its result; what raises leaves the others as they are."""
+        """Decide one operation and return its result; one that raises leaves the others as they are."""
         ...
 
     def writes(self) -> list[Any]:
-        """What all of them write: key, value and expiry of each, flat; no key twice."""
+        """What the batch writes: key, value and expiry of each, flat; no key twice."""
         ...
 
 
@@ -64,7 +64,7 @@ class OperationTable(NamedTuple):
     """
 
     rules: Mapping[str, Callable[..., Decision]]
-    batched: Mapping[str, Callable[[Read, bytes], Joint]]
+    batched: Mapping[str, Callable[[Read, bytes], BatchedOperation]]
 
     def decide(self, read: Read, now_ms: int, name: str, arguments: list[Any]) -> Decision:
         """Run the operation ``name`` over the state ``read`` shows."""

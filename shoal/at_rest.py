@@ -1,7 +1,7 @@
-"""Reads a store at rest into memory of this process, as a coordinator would, and changes no byte of it.
+"""Reads a store at rest into memory of this process, as a coordinator would, and changes no byte of its files.
 
-Recovery itself does it, on a disk that takes no change: what it would cut or remove it leaves out all the same. The
-lock on the directory keeps coordinators out until everything is read.
+Recovery itself does it, on a disk that ignores changes: what recovery would cut or remove is left out all the same. A
+shared lock on the directory keeps coordinators out until everything is read.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from shoal.workers.shared_memory.read_only import NoEpoch, Resting
 
 
 class UnchangedDisk(DiskStorage):
-    """A directory that is only read: recovery's cuts and removals are left to whoever serves it next."""
+    """A directory that is only read: cuts and removals are left to the coordinator that serves it next."""
 
     def truncate(self, name: str, size: int) -> None:
         """Leave it."""
@@ -104,7 +104,7 @@ def _read(directory: Path, durability: str | None, max_bytes: int | None) -> Res
 
 
 def _descriptors(segment: Segment) -> tuple[int, int, int, int]:
-    """As a coordinator hands them out, with pipes whose other ends are closed: nobody answers."""
+    """Descriptors as a coordinator hands them out, with pipes whose other ends are closed: nobody answers."""
     request_read, request_write = descriptors.pipe()
     answer_read, answer_write = descriptors.pipe()
     os.close(request_read)

@@ -1,34 +1,34 @@
 """Decides when a checkpoint is due and has a helper process write it, so that no commit waits for one.
 
-The helper is one more reader with a snapshot: it is given the segment for reading and a version that the coordinator
-keeps readable. Killed, it leaves a file of another name, and the log stays until the next one succeeds.
+Invariants:
+- The helper only reads the segment, at a published version that the coordinator keeps readable meanwhile
+  (``Reclaimer.held``). It writes under another name and renames the whole, synced file.
+- Older checkpoints and obsolete log files are removed only after the helper has ended with status 0.
+- If somebody removes files of the store, what was in them is only in memory. Then a checkpoint of everything is due,
+  and at an orderly end it is written before the coordinator ends (``save_lost``).
+- SIGKILL of the helper leaves a file whose name ends in ``.new``, and the log as it was. After SIGKILL of the
+  coordinator the helper ends, too; recovery removes the file.
 
 A checkpoint is also the way out of a full disk. It is begun early when the disk is short and it makes enough files
-obsolete, and a commit that finds no room at all waits a little for it (``make_room``). ``checkpoint_room`` keeps the
-room for it.
+obsolete; a commit that finds no room at all waits a little for it (``make_room``). ``room`` reserves the bytes for it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import subprocess
-import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import IO
 
+from shoal.coordinator.host import THIS_MACHINE, HelperProcess, Host
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
-from shoal.shm import codec, limits
-from shoal.shm.files import checkpoint, store_files
-from shoal.shm.files.storage import Storage, append_note
-from shoal.shm.host.child_python import python_command, python_environment
+from shoal.shm import codec
+from shoal.shm.files import checkpoint
+from shoal.shm.files.storage import Storage
+from shoal.shm.limits import CHECKPOINT_WAIT_S, DEFAULT_LIMITS, LEAST_LOG_FILE_BYTES, REMAKE_AFTER_S, Limits
 from shoal.shm.memory.layout import W_PUBLISHED
-from shoal.shm.memory.segment import anonymous_file
 
-_PAUSE_AFTER_FAILURE_S = 2.0
 _LOOK_EVERY_S = 0.002
 # When the disk is short, a checkpoint is begun early if it frees this part of its own size.
 _WORTH_SHARE = 4
@@ -44,27 +44,31 @@ class Checkpointer:
         log: WalWriter,
         writer: Writer,
         reclaimer: Reclaimer,
-        remembered: Callable[[], list[checkpoint.Remembered]],
+        sessions: Callable[[], list[checkpoint.Session]],
         log_bytes: int,
         store_id: bytes,
         kept_version: int = 0,
+        limits: Limits = DEFAULT_LIMITS,
+        host: Host = THIS_MACHINE,
     ) -> None:
+        self._limits = limits
+        self._host = host
         self._directory = directory
         self._store_id = store_id
         self._storage = storage
         self._log = log
         self._writer = writer
         self._reclaimer = reclaimer
-        self._remembered = remembered
+        self._sessions = sessions
         self._log_bytes_before = log_bytes - log.bytes_written
-        self._helper: subprocess.Popen[bytes] | None = None
+        self._helper: HelperProcess | None = None
         self._kept_version = kept_version  # of the newest checkpoint that is written, 0 if there is none
         self._missing_since_s: float | None = None  # when that was first found removed (monotonic)
         self._version = 0
         self._log_bytes_at_start = 0
         self._not_before_s = 0.0
         self._temporary = ""
-        self._waited = False  # a commit has waited in vain for this helper: the next one need not
+        self._waited = False  # a commit has waited in vain for this helper: the next one does not wait
         log.make_room = self.make_room
 
     @property
@@ -97,20 +101,20 @@ class Checkpointer:
 
         For a commit that finds no room on the disk. Others wait with it; reads go on.
         """
-        now_s = time.monotonic()
+        now_s = self._host.monotonic_s()
         if self._helper is None:
             if now_s < self._not_before_s or not self._useful(only_deletes) or not self._begin(now_s):
                 return False
         elif self._waited:
             return False
         assert self._helper is not None
-        until_s = now_s + limits.CHECKPOINT_WAIT_S
+        until_s = now_s + CHECKPOINT_WAIT_S
         while self._helper.poll() is None:
-            if time.monotonic() >= until_s:
+            if self._host.monotonic_s() >= until_s:
                 self._waited = True
                 return False
-            time.sleep(_LOOK_EVERY_S)
-        return self._finish(time.monotonic())
+            self._host.sleep(_LOOK_EVERY_S)
+        return self._finish(self._host.monotonic_s())
 
     def start(self) -> None:
         """Have a checkpoint of everything published now written."""
@@ -123,34 +127,23 @@ class Checkpointer:
         try:
             if self._log.room is not None:
                 self._log.room.hand_over(self._temporary, self._obsolete_bytes(self._version))
-            with _file_in_memory(codec.pack(self._remembered())) as remembered:
-                command = python_command(
-                    "shoal.coordinator.checkpoint.helper",
-                    *(str(self._directory), self._store_id.hex(), str(segment_fd), str(self._version)),
-                    self._temporary,
-                )
-                self._helper = subprocess.Popen(
-                    command,
-                    env=python_environment(),
-                    pass_fds=[segment_fd],
-                    stdin=remembered,
-                    stdout=subprocess.DEVNULL,
-                    stderr=subprocess.DEVNULL,
-                )
+            segment, version = str(segment_fd), str(self._version)
+            arguments = [str(self._directory), self._store_id.hex(), segment, version, self._temporary]
+            self._helper = self._host.start_checkpoint_helper(arguments, codec.pack(self._sessions()), segment_fd)
         except BaseException:
             self._reclaimer.held.remove(self._version)
             self._tidy_up()
             raise
         finally:
-            os.close(segment_fd)
+            self._host.close(segment_fd)
 
     def save_lost(self) -> None:
         """At an orderly end: if files were removed, have what only memory holds now written to a checkpoint."""
-        self._look_for_removed(time.monotonic())
+        self._look_for_removed(self._host.monotonic_s())
         if not self.misses_files:
             return
-        time.sleep(limits.REMAKE_AFTER_S)  # when the whole directory is being deleted, nothing is left of it then
-        now_s = time.monotonic()
+        self._host.sleep(REMAKE_AFTER_S)  # if the whole directory is being deleted, it is gone by then
+        now_s = self._host.monotonic_s()
         if not self._look_for_removed(now_s) or not self._has_lost(now_s):
             return
         if self._helper is not None:
@@ -159,7 +152,7 @@ class Checkpointer:
             self._finish(now_s)
         if self._begin(now_s) and self._helper is not None:
             self._helper.wait()
-            self._finish(time.monotonic())
+            self._finish(self._host.monotonic_s())
 
     def close(self) -> None:
         """Leave no helper behind."""
@@ -173,13 +166,13 @@ class Checkpointer:
         try:
             self.start()
         except OSError as error:  # no process to be had: the log goes on growing meanwhile
-            self._not_before_s = now_s + _PAUSE_AFTER_FAILURE_S
-            append_note(self._directory, store_files.NOTES_FILE, f"no checkpoint could be begun: {error}")
+            self._not_before_s = now_s + self._limits.checkpoint_pause_s
+            self._host.note(self._directory, f"no checkpoint could be begun: {error}")
             return False
         return True
 
     def _look_for_removed(self, now_s: float) -> bool:
-        """Notice what somebody removed; False if that is the whole directory."""
+        """Notice which files somebody removed; False if the whole directory is gone."""
         try:
             names = set(self._storage.list())
         except FileNotFoundError:
@@ -194,15 +187,15 @@ class Checkpointer:
     def _has_lost(self, now_s: float) -> bool:
         """Whether files were removed, and a checkpoint must be written in their place."""
         since_s = self._missing_since_s
-        return self._log.lost_version > 0 or (since_s is not None and now_s - since_s >= limits.REMAKE_AFTER_S)
+        return self._log.lost_version > 0 or (since_s is not None and now_s - since_s >= REMAKE_AFTER_S)
 
     def _due(self, now_s: float) -> bool:
         if self._has_lost(now_s):
             return True
-        if len(self._log.first_versions) > limits.CHECKPOINT_LOG_FILES:
+        if len(self._log.first_versions) > self._limits.checkpoint_log_files:
             return True  # every coordinator begins a file of its own: many deaths, many files
         grown = self._log.bytes_written + self._log_bytes_before
-        if grown >= max(limits.CHECKPOINT_LOG_BYTES, self._writer.heap.used_bytes):
+        if grown >= max(self._limits.checkpoint_log_bytes, self._writer.heap.used_bytes):
             return True
         room = self._log.room
         if not self._log.is_short or room is None or not self._useful(only_deletes=False):
@@ -227,7 +220,7 @@ class Checkpointer:
         if self._log.obsolete_bytes(version):
             return True
         older_bytes = self._obsolete_bytes(version)
-        return older_bytes >= room.checkpoint_bytes() + limits.LEAST_LOG_FILE_BYTES
+        return older_bytes >= room.checkpoint_bytes() + LEAST_LOG_FILE_BYTES
 
     def _obsolete(self, version: int) -> list[str]:
         """Checkpoints that one of this version makes obsolete."""
@@ -257,14 +250,6 @@ class Checkpointer:
             self._log.remove_before(self._version)
             self._log_bytes_before = -self._log_bytes_at_start
         else:
-            self._not_before_s = now_s + _PAUSE_AFTER_FAILURE_S
+            self._not_before_s = now_s + self._limits.checkpoint_pause_s
         self._tidy_up()
         return status == 0
-
-
-def _file_in_memory(content: bytes) -> IO[bytes]:
-    """A file to be read by a child process. Not on a disk, which may be full."""
-    file = os.fdopen(anonymous_file("shoal-outcomes", len(content)), "w+b")
-    file.write(content)
-    file.seek(0)
-    return file

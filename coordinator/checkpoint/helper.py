@@ -2,11 +2,11 @@
 
 ``python -m shoal.coordinator.checkpoint.helper DIRECTORY STORE_ID FD VERSION TEMPORARY``
 
-It reads the remembered commits from its standard input, the keys from the segment behind FD, writes to the file
-TEMPORARY, for which the coordinator may have reserved room on the disk, renames it, and exits 0.
+It reads the client sessions from its standard input and the keys from the segment behind FD. It writes to the file
+TEMPORARY, for which the coordinator may have reserved room on the disk, syncs it, renames it, and exits 0.
 
-It ends when its coordinator has died: the next one removes the file, and the disk gets the room back only when nobody
-has it open any more.
+It ends when its coordinator has died: the next coordinator removes the file, and the disk gets the room back only when
+no process has the file open.
 """
 
 from __future__ import annotations
@@ -31,18 +31,26 @@ def main(arguments: list[str]) -> int:
     """Write one checkpoint; the exit status says whether it stands."""
     directory, store_id = Path(arguments[0]), bytes.fromhex(arguments[1])
     segment_fd, version, temporary = int(arguments[2]), int(arguments[3]), arguments[4]
-    raw = sys.stdin.buffer.read()
-    reader = Reader(Segment.attach(segment_fd))
+    sessions = sys.stdin.buffer.read()
+    failure = write(directory, store_id, Segment.attach(segment_fd), version, temporary, sessions)
+    if failure:
+        append_note(directory, store_files.NOTES_FILE, failure)
+    return 0 if failure is None else 1
+
+
+def write(
+    directory: Path, store_id: bytes, segment: Segment, version: int, temporary: str, sessions: bytes
+) -> str | None:
+    """Write one checkpoint; None if it stands, else why it does not, to be noted unless that is empty."""
+    reader = Reader(segment)
     try:
-        remembered = codec.decode(raw)
-        checkpoint.write_checkpoint(directory, reader, version, remembered, store_id, temporary)
+        checkpoint.write_checkpoint(directory, reader, version, codec.decode(sessions), store_id, temporary)
     except FileNotFoundError:
-        return 1  # the coordinator died, and the next one has tidied up what was begun
-    except Exception as error:  # the end of this process, whatever it is: nobody else tells
+        return ""  # the coordinator died, and the next one has removed what was begun
+    except Exception as error:  # whatever it is ends this process, and nobody else would tell
         kind = "" if isinstance(error, (ShoalError, OSError)) else f"{type(error).__name__}: "
-        append_note(directory, store_files.NOTES_FILE, f"the checkpoint at version {version} failed: {kind}{error}")
-        return 1
-    return 0
+        return f"the checkpoint at version {version} failed: {kind}{error}"
+    return None
 
 
 def _end_with(parent: int) -> None:

@@ -1,18 +1,19 @@
 """Room on the disk for the next checkpoint, taken before the live data grows.
 
-A full disk becomes free again only by a checkpoint: it replaces the log and the checkpoint before it, and it must be
-written while they are still there. So:
+Only a checkpoint frees space on a full disk: it replaces the log and the checkpoint before it, and it must be written
+while both are still there. So:
 
 - The file ``checkpoint.new`` holds at least as many bytes of the disk as a checkpoint of the live data takes. A commit
   that adds data is refused when the file cannot grow with it. Deletes need nothing here.
-- A checkpoint uses its reserve up and the next one needs as much again, so it is begun early only if the files that it
-  makes obsolete are large enough for that. For a delete that finds no room it is begun in any case, and the next one
-  makes do with less: there is less to write.
-- To write a checkpoint the file is renamed and given to the helper, which writes into the reserved bytes. Until the
-  helper ends, the next reserve counts on the lesser of two sizes: that of this file, which is free again if the helper
-  fails, and that of the files which the checkpoint makes obsolete.
-- If somebody removes the file, it is made again a little later: whoever deletes the whole directory must find it empty.
-- Only the coordinator touches it. After a kill, recovery removes it like every other unfinished file, and the next
+- A checkpoint uses up its reserve, and the next one needs as much again. So a checkpoint is begun early only if the
+  files that it makes obsolete are large enough for that. For a delete that finds no room it is begun in any case, and
+  the next one makes do with less, as there is less to write.
+- To write a checkpoint, the file is renamed and handed to the helper, which writes into the reserved bytes. Until the
+  helper ends, the next reserve counts on the lesser of two sizes: that of the handed-over file, which is free again if
+  the helper fails, and that of the files which the checkpoint makes obsolete.
+- If somebody removes the file, it is made again a little later: a process that deletes the whole directory must be able
+  to find it empty.
+- Only the coordinator writes it. After SIGKILL, recovery removes it like every other unfinished file, and the next
   coordinator reserves the same bytes again before it begins a log file.
 """
 
@@ -39,18 +40,18 @@ class CheckpointRoom:
         self._storage = storage
         self._writer = writer
         self._held_bytes = 0
-        self._coming_bytes = 0  # while a checkpoint is written: what the disk will have for the next one
+        self._coming_bytes = 0  # while a checkpoint is written: bytes that the next one can count on
         self._missing_since_s: float | None = None  # when the file was found removed (monotonic)
         self._is_missing = False
 
     def checkpoint_bytes(self) -> int:
-        """What a checkpoint of the live data takes at most: an entry is shorter than node and record in memory."""
+        """The bytes of a checkpoint of the live data, at most: an entry is shorter than node and record in memory."""
         heap = self._writer.heap
         live_words = heap.used_words - heap.padding_words - self._writer.garbage_words
         return 8 * live_words + limits.CHECKPOINT_EXTRA_BYTES
 
     def growth_bytes(self) -> int:
-        """By how much the live data may grow."""
+        """By how many bytes the live data may grow."""
         return self._held_bytes + self._coming_bytes - self.checkpoint_bytes()
 
     def provide(self, growth_bytes: int) -> None:
@@ -75,7 +76,7 @@ class CheckpointRoom:
             self._extend(self._held_bytes + missing_bytes)
 
     def acquire(self) -> None:
-        """Reserve what the live data needs now, or as much of it as is to be had: it may shrink."""
+        """Reserve what the live data needs now, or as much of that as the disk has; the live data may shrink later."""
         part_bytes = -self.growth_bytes()
         while part_bytes >= limits.LEAST_LOG_FILE_BYTES:
             try:
@@ -94,18 +95,18 @@ class CheckpointRoom:
         if self._held_bytes:
             try:
                 self._storage.rename(_NAME, name)
-            except FileNotFoundError:  # removed: the helper writes without a reserve
+            except FileNotFoundError:  # somebody removed it: the helper writes without a reserve
                 self._held_bytes = 0
         self._coming_bytes = min(self._held_bytes, freed_bytes)
         self._held_bytes = 0
 
     def take_back(self) -> None:
-        """The checkpoint is written or has failed, and what it leaves free is free: reserve for the next one."""
+        """Reserve for the next checkpoint: the last one is written or has failed, and what it leaves free is free."""
         self._coming_bytes = 0
         self.acquire()
 
     def release(self) -> None:
-        """Give it all back: the store is at rest."""
+        """Remove the reserve: the store is at rest."""
         self._held_bytes = 0
         with contextlib.suppress(FileNotFoundError):
             self._storage.remove(_NAME)

@@ -1,7 +1,12 @@
-"""Operations that become one commit: which requests may, and what is kept in mind from one such commit to the next.
+"""Batched appends: operations of several clients on one key that become one commit.
 
-What is kept is believed only while nothing can have changed it: the operations' key is still at the version of that
-commit, and no key node has gone (or cleared range come) since. Both are in the segment; nothing has to be told here.
+Operations may share a commit if their table says so (``OperationTable.batched``), if they come alone in their commit
+set, and if the set read nothing. Then any order among them is serial, and no client is told the version.
+
+Between two batches of one key the coordinator keeps the operation's state (for an event log: where the log ends) and
+the nodes of keys it wrote, so that the next batch reads nothing back. What is kept is believed only while nothing can
+have changed it: the key is still at the version of that batch, and the epoch is the same, so no key node has left the
+indexes and no range tombstone has come since. Version and epoch are in the segment; nobody has to report a change here.
 """
 
 from __future__ import annotations
@@ -9,33 +14,48 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from shoal.coordinator.commit.apply import ClientSessions
 from shoal.coordinator.commit.reading import read_newest
+from shoal.coordinator.log import format as wal_format
+from shoal.coordinator.log.format import Outcome
 from shoal.coordinator.memory.writer import Writer
-from shoal.shm import limits
-from shoal.shm.operation import Joint, OperationTable, VersionedValue
-from shoal.shm.wire.request import CommitSet
+from shoal.shm.limits import DEFAULT_LIMITS, MAX_BATCH_MUTATIONS_BYTES, Limits
+from shoal.shm.operation import BatchedOperation, OperationTable, VersionedValue
+from shoal.shm.wire.request import CommitSet, FlatWrites
 
-# The operation, and the key it is on.
-JointPlace = tuple[str, bytes]
+# The name of the operation, and the key it is on.
+BatchKey = tuple[str, bytes]
+
+
+class Batch(NamedTuple):
+    """Operations decided together: one commit of the coordinator."""
+
+    key: BatchKey
+    operation: BatchedOperation
+    nodes: dict[bytes, int]  # key nodes that are known from the batch before
+    writes: FlatWrites
+    decided: bytes  # writes and outcomes as the log keeps them
+    outcomes: list[Outcome]  # one for each request, in their order
 
 
 class _Kept(NamedTuple):
-    """A joint that was last written at ``version``, and where keys of it are, as of ``epoch``."""
+    """State of an operation whose key was last written at ``version``, and nodes of keys as of ``epoch``."""
 
-    joint: Joint
+    operation: BatchedOperation
     version: int
     epoch: int
-    node: int  # of the place's own key
+    node: int  # of the operation's own key
     nodes: dict[bytes, int]
 
 
-class Joints:
-    """The joints of a commit engine, by place."""
+class Batching:
+    """Decides batches, and keeps the state of operations from one batch to the next."""
 
-    def __init__(self, writer: Writer, operations: OperationTable) -> None:
+    def __init__(self, writer: Writer, operations: OperationTable, limits: Limits = DEFAULT_LIMITS) -> None:
         self._writer = writer
         self._operations = operations
-        self._kept: dict[JointPlace, _Kept] = {}
+        self._limits = limits
+        self._kept: dict[BatchKey, _Kept] = {}  # the one kept longest comes first
         # As of the last ``take``.
         self._now_ms = 0
         self._epoch = 0
@@ -43,49 +63,68 @@ class Joints:
     def __len__(self) -> int:
         return len(self._kept)
 
-    def place_of(self, request: CommitSet) -> JointPlace | None:
-        """Operation and key that a commit set may share with others, None for one that must stand alone."""
+    def key_of(self, request: CommitSet) -> BatchKey | None:
+        """Operation and key by which a commit set may be batched, None for one that must commit alone."""
         if len(request.operations) != 1 or request.writes or request.clears or request.keys_read or request.ranges_read:
             return None
         name, arguments = request.operations[0]
         if name not in self._operations.batched or request.valid_until_ms:
             return None
-        return None if len(request.mutations) > limits.MAX_JOINT_MUTATIONS_BYTES else (name, arguments[0])
+        return None if len(request.mutations) > MAX_BATCH_MUTATIONS_BYTES else (name, arguments[0])
 
-    def take(self, place: JointPlace, now_ms: int) -> tuple[Joint, dict[bytes, int]]:
-        """A joint to begin the next commit with, and the nodes of keys it may write. It is kept no longer."""
+    def decide(
+        self,
+        key: BatchKey,
+        requests: list[tuple[int, CommitSet]],
+        now_ms: int,
+        sessions: ClientSessions,
+    ) -> Batch | None:
+        """What all of ``requests`` write together, and the outcome of each; None if they must commit one by one.
+
+        Raises what an operation raises. Of a batch that is not done, nothing is kept.
+        """
+        outcomes: list[Outcome] = []
+        operation, nodes = self.take(key, now_ms)
+        for client_id, request in requests:
+            session = sessions.get(client_id)
+            if session is not None and session[0] == request.commit_id:
+                return None  # sent again: it is answered from the session
+            outcomes.append((client_id, request.commit_id, [operation.add(*request.operations[0][1][1:])]))
+        writes = operation.writes()
+        if not writes:
+            return None
+        return Batch(key, operation, nodes, writes, wal_format.encode_batch(writes, outcomes), outcomes)
+
+    def take(self, key: BatchKey, now_ms: int) -> tuple[BatchedOperation, dict[bytes, int]]:
+        """The operation to begin the next batch with, and nodes of keys it may write. They are kept no longer."""
         writer = self._writer
         self._now_ms, self._epoch = now_ms, writer.epoch_words[0]
-        kept = self._kept.pop(place, None)
+        kept = self._kept.pop(key, None)
         if kept is not None and kept.epoch == self._epoch and writer.version_at(kept.node) == kept.version:
-            joint, nodes = kept.joint, kept.nodes
+            operation, nodes = kept.operation, kept.nodes
         else:
-            name, key = place
-            joint, nodes = self._operations.batched[name](self._read, key), {}
-        joint.begin(now_ms)
-        return joint, nodes
+            name, engine_key = key
+            operation, nodes = self._operations.batched[name](self._read, engine_key), {}
+        operation.begin(now_ms)
+        return operation, nodes
 
-    def keep(
-        self,
-        place: JointPlace,
-        version: int,
-        joint: Joint,
-        nodes: dict[bytes, int],
-        written: Iterable[tuple[bytes, int]],
-    ) -> None:
-        """Keep the joint taken last, written at ``version``; ``written`` has its keys' nodes, 0 or less if new.
+    def keep(self, batch: Batch, version: int, written_nodes: Iterable[int]) -> None:
+        """Keep the state of the batch decided last, done at ``version``.
 
-        All is as of the epoch in which it was taken: making room for the commit may have let keys go.
+        ``written_nodes`` are the key nodes of its writes, 0 for a new key.
+
+        All counts as of the epoch in which the operation was taken: making room for the commit may have let keys go.
         """
-        for key, at in written:
-            if at > 0:
-                nodes[key] = at
-        node = nodes.get(place[1])
-        if node is None or len(nodes) > limits.KNOWN_JOINT_NODES:
+        nodes = batch.nodes
+        for key, node in zip(batch.writes[::3], written_nodes, strict=True):
+            if node:
+                nodes[key] = node
+        own_node = nodes.get(batch.key[1])
+        if own_node is None or len(nodes) > self._limits.known_batch_nodes:
             return
-        self._kept[place] = _Kept(joint, version, self._epoch, node, nodes)
-        if len(self._kept) > limits.KNOWN_JOINTS:
-            del self._kept[next(iter(self._kept))]  # the one kept the longest: a joint that is taken is kept anew
+        self._kept[batch.key] = _Kept(batch.operation, version, self._epoch, own_node, nodes)
+        if len(self._kept) > self._limits.known_batches:
+            del self._kept[next(iter(self._kept))]
 
     def _read(self, key: bytes) -> VersionedValue | None:
         return read_newest(self._writer, key, self._now_ms)

@@ -1,45 +1,46 @@
-"""Whom a group of commits waits for before it is synced: those who are about to commit again.
+"""The group-commit delay: which clients a group of commits waits for before it is synced (``strict`` only).
 
-Who commits in a loop has the next commit ready some 50 us after an answer; a sync takes longer. Without waiting, half
-of the clients are in one group and half in the next, for ever, and each waits for two syncs. PostgreSQL waits by its
-settings (``commit_delay``, ``commit_siblings``); here each client is judged by whether waiting for it was of use, with
-a saturating counter, as branch prediction does (J. E. Smith, ISCA 1981). Who thinks between commits is not waited for.
+A client that commits in a loop has its next commit ready some 50 us after an answer; a sync takes longer. Without a
+delay, half of the clients are in one group and half in the next, for ever, and each waits for two syncs. PostgreSQL
+waits by its settings (``commit_delay``, ``commit_siblings``). Here each client is judged by whether waiting for it was
+of use, with a saturating counter, as branch prediction does (J. E. Smith, ISCA 1981). A client that thinks between its
+commits is not waited for.
 
-In strict, 2, 4 and 8 processes that append to one log did 1.5, 1.4 and 1.3 times as much.
+With the delay, 2, 4 and 8 processes that append to one log did 1.5, 1.4 and 1.3 times as much.
 """
 
 from __future__ import annotations
 
-from shoal.coordinator.server.clients import Client
-from shoal.shm import limits
-from shoal.shm.wire.request import CommitSet
+from typing import Generic, Protocol, TypeVar
 
-_RECENT_GROUPS = 2  # who was answered while a group was being synced is in the next, or in the one after it
-_TRIAL_EVERY = 17  # groups, odd as some take turns: then those are waited for, too, for whom it was of no use
-_TRUST = 3
+from shoal.shm.limits import MAX_GROUP_DELAY_S
 
-
-class Group:
-    """What comes in during one turn: commits to be submitted together, who is asking for each, and answers."""
-
-    __slots__ = ("answers", "asking", "requests")
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[int, CommitSet]] = []
-        self.asking: list[Client] = []
-        self.answers: list[tuple[Client, bytes]] = []
+_RECENT_GROUPS = 2  # a client that was answered while a group was synced is in the next one, or in the one after that
+_TRIAL_EVERY = 17  # in every 17th group those are waited for, too, for whom it was of no use; odd, as some take turns
+_TRUST = 3  # the most that ``comes_back`` counts to
 
 
-class Gathering:
-    """Who was in the last groups, and for whom it is worth waiting."""
+class GroupMember(Protocol):
+    """What is noted of a client here."""
+
+    last_group: int  # the number of the last group it was in
+    was_back: bool  # whether it had been in one of the two groups before that
+    comes_back: int  # how often of late it came when it was waited for
+
+
+Member = TypeVar("Member", bound=GroupMember)
+
+
+class GroupDelay(Generic[Member]):
+    """Which clients were in the last groups, and for which of them it is worth waiting."""
 
     def __init__(self) -> None:
         self._number = 0  # of this group
-        self._recent: tuple[set[Client], set[Client]] = (set(), set())  # who was in the two groups before
-        self.patience_s = 0.0
+        self._recent: tuple[set[Member], set[Member]] = (set(), set())  # the clients of the two groups before
+        self.delay_s = 0.0  # so long at most the next group waits
 
-    def begin(self, asking: list[Client]) -> set[Client]:
-        """Whom to wait for, beside those who are ``asking``."""
+    def begin(self, asking: list[Member]) -> set[Member]:
+        """The clients to wait for, beside those that are ``asking``."""
         self._number += 1
         number, trial = self._number, self._number % _TRIAL_EVERY == 0
         for client in asking:
@@ -51,8 +52,8 @@ class Gathering:
             if client.last_group != number and (client.comes_back or (trial and client.was_back))
         }
 
-    def end(self, asking: list[Client], missing: set[Client]) -> None:
-        """The group is complete: all who are ``asking`` now, without those ``missing``, who did not come in time."""
+    def end(self, asking: list[Member], missing: set[Member]) -> None:
+        """The group is complete: the clients ``asking`` now. Those ``missing`` were waited for and did not come."""
         for client in asking:
             if client.last_group != self._number:  # it came while it was waited for
                 client.comes_back = min(client.comes_back + 1, _TRUST)
@@ -61,11 +62,11 @@ class Gathering:
             client.comes_back = max(client.comes_back - 1, 0)
         self._recent = (set(asking), self._recent[0])
 
-    def forget(self, client: Client) -> None:
-        """It is gone."""
+    def forget(self, client: Member) -> None:
+        """A client is gone."""
         for group in self._recent:
             group.discard(client)
 
     def finished(self, took_s: float) -> None:
-        """To sync a group and answer it ``took_s``: the next may wait as long, as that is what waiting can save."""
-        self.patience_s = min(took_s, limits.GATHER_S)
+        """A group took ``took_s`` to be synced and answered: the next may wait as long, which is what that can save."""
+        self.delay_s = min(took_s, MAX_GROUP_DELAY_S)

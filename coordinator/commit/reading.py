@@ -1,7 +1,8 @@
-"""What a decision reads of the store, and how a store that cannot be read is told from arguments that make no sense.
+"""How a decision reads the store, and how an unreadable store is told from arguments that make no sense.
 
-A decision is guarded against every exception: whatever a request stumbles over is its client's affair alone. An
-exception out of the store itself is not. It means that an invariant is broken, so it passes every such guard.
+A decision is guarded against every exception: whatever fails in it is told to its client alone. An exception out of the
+store itself is different. It means that an invariant is broken, so it must pass every such guard and end the
+coordinator.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ from shoal.shm.operation import VersionedValue
 class BrokenStoreError(BaseException):
     """The segment cannot be read by the process that writes it: the coordinator ends.
 
-    No ``Exception``, so that no guard around a decision takes it for its client's fault.
+    It is no ``Exception``, so no guard around a decision takes it for the client's fault.
     """
 
 
 def read_newest(
     writer: Writer, key: bytes, now_ms: int, nodes: dict[bytes, int] | None = None
 ) -> VersionedValue | None:
-    """``Writer.newest`` for a decision: TypeError for a key that is none, BrokenStoreError for a broken segment."""
+    """``Writer.newest`` for a decision: TypeError if ``key`` is not bytes, BrokenStoreError for a broken segment."""
     if type(key) is not bytes:
         raise TypeError(f"an operation reads a key of type {type(key).__name__}")
     try:

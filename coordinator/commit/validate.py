@@ -1,8 +1,8 @@
 """Optimistic validation: a pure function of a commit set and the conflict window.
 
-Backward validation as in Kung and Robinson, "On Optimistic Methods for Concurrency Control" (1981): commit at version
-V is serializable after everything before it if nothing it read was written since its snapshot. Keys found absent are
-reads like any other, ranges cover the keys that were not there.
+Backward validation as in Kung and Robinson, "On Optimistic Methods for Concurrency Control" (1981): a commit at version
+V is serializable after all commits before it if nothing that it read was written since its snapshot. A key found absent
+is a read like any other; a range read covers the keys that were not there.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ class Conflict(NamedTuple):
 
 
 def validate(commit_set: CommitSet, window: ConflictWindow) -> Conflict | None:
-    """None if nothing of what ``commit_set`` read has changed since its snapshot. Not for one that read nothing."""
+    """The conflict of a commit set that read something, None if nothing of that has changed since its snapshot."""
     snapshot = commit_set.snapshot
     keys, ranges = commit_set.keys_read, commit_set.ranges_read
     if snapshot < window.floor:

@@ -1,37 +1,54 @@
-"""A record of the write-ahead log, and the head of its files. Durable: changes come with a new FORMAT_VERSION.
+"""Every byte of the write-ahead log: names of files, their heads, records, and what was decided for a commit.
 
-    file head (72 bytes)                          record (56 bytes and the body, padded to 8)
+Durable: a change comes with a new FORMAT_VERSION. Nothing outside this file packs or parses these bytes.
+
+    file head (72 bytes)                          record (56 bytes and the body, padded with zeros to 8)
       0  8  magic "shoalwal"                        0  4  magic "swal"
       8  8  format version                          4  4  length of the body in bytes
      16  8  number of the file                      8  8  xxh3-64 of bytes 16.. and the body, xor bytes 0..7
      24  8  first commit version in it             16  8  commit version
      32  8  version known to be on disk            24  8  version known to be on disk when this was written
-     40  8  boot id of the machine, 8 bytes        32  8  boot id of the machine, 8 bytes
-     48 16  id of the store                        40  8  client id, 0 the coordinator itself
-     64  8  xxh3-64 of bytes 0..63                 48  8  commit id of that client, 0 a mark of a clean close
-                                                   56     body: 4 bytes length of the mutations, the mutations as the
-                                                          client sent them (wire.request), msgpack [writes, results]
-                                                          of the operations if there were any
+     40  8  boot id of the machine                 32  8  boot id of the machine
+     48 16  id of the store                        40  8  client id, 0 (COORDINATOR) for commits of the coordinator
+     64  8  xxh3-64 of bytes 0..63                 48  8  commit id of that client, 0 in a mark of a clean close
+                                                   56     body
+
+    body of a record
+      0  4  length of the mutations in bytes
+      4     mutations as the client sent them (wire.request); those of an empty commit if operations decided everything
+            what was decided: nothing if no operation was, else msgpack of
+              [writes, results]                      one commit; results of its operations in order
+              [writes, [], outcomes]                 a batch; outcomes [[client id, commit id, results], ...]
+            writes  [key, value or nil, expires_ms, key, ...] flat, as in the mutations
 
 Format 1 has no id of the store: its file head is 56 bytes, with the checksum at 48. Records are the same in both.
 
-Versions follow each other without gaps, over files too. Two fields tell a torn tail from damage: a record that says
-"up to version V is on disk" proves that everything up to V was whole once; and within one boot the page cache outlives
-every process, so nothing can be torn before a whole record.
+Records stand at multiples of 8. Versions follow each other without gaps, over files too. Two fields tell a torn tail
+from damage. A record that says "up to version V is on disk" proves that everything up to V was whole once. And within
+one boot the page cache outlives every process, so nothing can be torn before a whole record of the same boot.
 """
 
 from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from xxhash import xxh3_64_intdigest
 
+from shoal.shm import codec
+from shoal.shm.wire import request as wire_request
+from shoal.shm.wire.request import FlatWrites
+
 FORMAT_VERSION = 2
+COORDINATOR = 0  # the client id of commits that the coordinator makes itself
+CLOSE_MARK = 0  # the commit id of a mark of a clean close
+ALIGNMENT_BYTES = 8  # of records in a file
 _FORMAT_WITHOUT_ID = 1
-FILE_MAGIC = int.from_bytes(b"shoalwal", "little")
-RECORD_MAGIC = int.from_bytes(b"swal", "little")
+_FILE_MAGIC = int.from_bytes(b"shoalwal", "little")
+_RECORD_MAGIC_BYTES = b"swal"
+_RECORD_MAGIC = int.from_bytes(_RECORD_MAGIC_BYTES, "little")
+_NAME_PREFIX, _NAME_SUFFIX = "wal-", ".log"
 
 _FILE_HEAD = struct.Struct("<QQQQQQ16s")
 _FILE_HEAD_WITHOUT_ID = struct.Struct("<QQQQQQ")
@@ -39,14 +56,21 @@ _CHECKSUM_BYTES = 8
 FILE_HEAD_BYTES = _FILE_HEAD.size + _CHECKSUM_BYTES
 _FILE_HEAD_WITHOUT_ID_BYTES = _FILE_HEAD_WITHOUT_ID.size + _CHECKSUM_BYTES
 FORMAT_OFFSET, NUMBER_OFFSET, FIRST_VERSION_OFFSET, STORE_ID_OFFSET = 8, 16, 24, 48  # in a file's head
+
 _RECORD_HEAD = struct.Struct("<IIQQQQQQ")
 RECORD_HEAD_BYTES = _RECORD_HEAD.size
-_CHECKSUM = struct.Struct("<QQ")
-_CHECKED = struct.Struct("<QQQQQI")
-_FIELD_BYTES = 40
-_PADDING = tuple(bytes(-n & 7) for n in range(8))
+_CHECKSUM = struct.Struct("<QQ")  # magic and length of the body, checksum
+_CHECKED = struct.Struct("<QQQQQI")  # the fields that the checksum covers, and the length of the mutations
+_CHECKED_FROM = _CHECKSUM.size
+_FIELD_BYTES = RECORD_HEAD_BYTES - _CHECKED_FROM
 _MUTATIONS_LENGTH = struct.Struct("<I")
-_MAGIC_BYTES = b"swal"
+_PADDING = tuple(bytes(-n & 7) for n in range(8))
+# A record takes at most so many bytes beside its mutations and what was decided; a mark of a clean close has neither.
+RECORD_OVERHEAD_BYTES = RECORD_HEAD_BYTES + 16
+CLOSE_MARK_BYTES = RECORD_OVERHEAD_BYTES
+
+# What the client of a commit is told: client id, commit id, results of its operations.
+Outcome = tuple[int, int, list[Any]]
 
 
 class FileHead(NamedTuple):
@@ -68,8 +92,8 @@ class FileHead(NamedTuple):
         return self.synced_version >= version or (self.first_version > version and self.boot_id == boot_id != 0)
 
 
-class Record(NamedTuple):
-    """One commit in the log."""
+class LogRecord(NamedTuple):
+    """A record of the log: one commit, or a mark of a clean close."""
 
     version: int
     synced_version: int
@@ -77,9 +101,7 @@ class Record(NamedTuple):
     client_id: int
     commit_id: int
     mutations: bytes
-    # msgpack [writes, results], of joined commits [writes, [], [[client id, commit id, results], …]]; empty without
-    # operations
-    decided: bytes
+    decided: bytes  # empty if no operation was decided, else as ``encode_decided`` or ``encode_batch`` made it
 
     def proves(self, version: int, boot_id: int) -> bool:
         """Whether ``version`` must have been whole before this was written, seen in boot ``boot_id``."""
@@ -88,12 +110,39 @@ class Record(NamedTuple):
     @property
     def is_close_mark(self) -> bool:
         """Whether this only says that the log was closed in order."""
-        return self.client_id == 0 and self.commit_id == 0
+        return self.client_id == COORDINATOR and self.commit_id == CLOSE_MARK
+
+
+class Decided(NamedTuple):
+    """What operations were decided to write and to answer."""
+
+    writes: FlatWrites
+    results: list[Any]  # of the one commit; empty for a batch
+    outcomes: list[Outcome]  # of a batch, one for each client; empty for one commit
+
+
+class LoggedCommit(NamedTuple):
+    """What a record says was done."""
+
+    version: int
+    client_id: int
+    writes: FlatWrites
+    clears: list[tuple[bytes, bytes]]
+    outcomes: list[Outcome]  # of every client that has a part in it; none for a commit of the coordinator
+    body_bytes: int
 
 
 def file_name(number: int) -> str:
     """The name of a log file."""
-    return f"wal-{number:012}.log"
+    return f"{_NAME_PREFIX}{number:012}{_NAME_SUFFIX}"
+
+
+def file_number(name: str) -> int | None:
+    """The number in a log file's name, None for any other name."""
+    digits = name[len(_NAME_PREFIX) : -len(_NAME_SUFFIX)]
+    if digits.isascii() and digits.isdecimal() and name == file_name(int(digits)):
+        return int(digits)
+    return None
 
 
 def boot_id() -> int:
@@ -108,9 +157,9 @@ def boot_id() -> int:
 def encode_file_head(head: FileHead) -> bytes:
     """The first bytes of a log file."""
     if head.store_id is None:
-        raw = _FILE_HEAD_WITHOUT_ID.pack(FILE_MAGIC, _FORMAT_WITHOUT_ID, *head[:-1])
+        raw = _FILE_HEAD_WITHOUT_ID.pack(_FILE_MAGIC, _FORMAT_WITHOUT_ID, *head[:-1])
     else:
-        raw = _FILE_HEAD.pack(FILE_MAGIC, FORMAT_VERSION, *head)
+        raw = _FILE_HEAD.pack(_FILE_MAGIC, FORMAT_VERSION, *head)
     return raw + xxh3_64_intdigest(raw).to_bytes(_CHECKSUM_BYTES, "little")
 
 
@@ -124,7 +173,7 @@ def decode_file_head(data: bytes) -> FileHead | None:
     if xxh3_64_intdigest(raw).to_bytes(_CHECKSUM_BYTES, "little") != data[head.size : head.size + _CHECKSUM_BYTES]:
         return None
     magic, _, *fields = head.unpack(raw)
-    return FileHead(*fields) if magic == FILE_MAGIC else None
+    return FileHead(*fields) if magic == _FILE_MAGIC else None
 
 
 def records_begin(head: FileHead | None, data: bytes) -> int:
@@ -146,53 +195,102 @@ def encode_record(
             decided,
         )
     )
-    head = RECORD_MAGIC | len(checked) - _FIELD_BYTES << 32
+    head = _RECORD_MAGIC | len(checked) - _FIELD_BYTES << 32
     return _CHECKSUM.pack(head, xxh3_64_intdigest(checked) ^ head) + checked + _PADDING[len(checked) & 7]
 
 
-def decode_record(data: bytes, offset: int) -> tuple[Record, int] | None:
+def decode_record(data: bytes, offset: int) -> tuple[LogRecord, int] | None:
     """The whole record at ``offset`` and where the next would begin; None if there is none."""
     if offset + RECORD_HEAD_BYTES > len(data):
         return None
     magic, body_length, checksum, version, synced_version, boot, client_id, commit_id = _RECORD_HEAD.unpack_from(
         data, offset
     )
-    end = offset + RECORD_HEAD_BYTES + body_length
-    if magic != RECORD_MAGIC or end > len(data) or body_length < _MUTATIONS_LENGTH.size:
+    start = offset + RECORD_HEAD_BYTES
+    end = start + body_length
+    if magic != _RECORD_MAGIC or end > len(data) or body_length < _MUTATIONS_LENGTH.size:
         return None
     head = magic | body_length << 32
-    if xxh3_64_intdigest(data[offset + 16 : end]) ^ head != checksum:
+    if xxh3_64_intdigest(data[offset + _CHECKED_FROM : end]) ^ head != checksum:
         return None
-    start = offset + RECORD_HEAD_BYTES
     (mutations_length,) = _MUTATIONS_LENGTH.unpack_from(data, start)
     split = start + _MUTATIONS_LENGTH.size + mutations_length
     if split > end:
         return None
     mutations = data[start + _MUTATIONS_LENGTH.size : split]
-    record = Record(version, synced_version, boot, client_id, commit_id, mutations, data[split:end])
-    return record, end + (-end & 7)
+    record = LogRecord(version, synced_version, boot, client_id, commit_id, mutations, data[split:end])
+    return record, _padded(end)
 
 
-def record_bytes(record: Record) -> int:
-    """How long a record is in the file, without what pads it."""
+def record_bytes(record: LogRecord) -> int:
+    """How long a record is in the file, without its padding."""
     return RECORD_HEAD_BYTES + _MUTATIONS_LENGTH.size + len(record.mutations) + len(record.decided)
 
 
 def stated_end(data: bytes, offset: int) -> int | None:
     """Where the record at ``offset``, whole or not, says that the next begins; None if nothing there looks like one."""
-    if offset + RECORD_HEAD_BYTES > len(data) or not data.startswith(_MAGIC_BYTES, offset):
+    if offset + RECORD_HEAD_BYTES > len(data) or not data.startswith(_RECORD_MAGIC_BYTES, offset):
         return None
-    end = offset + RECORD_HEAD_BYTES + int.from_bytes(data[offset + 4 : offset + 8], "little")
-    return end + (-end & 7)
+    return _padded(offset + RECORD_HEAD_BYTES + int.from_bytes(data[offset + 4 : offset + 8], "little"))
 
 
-def find_record(data: bytes, offset: int) -> tuple[Record, int] | None:
-    """The first whole record at or after ``offset`` and its place; records stand at multiples of 8."""
+def find_record(data: bytes, offset: int) -> tuple[LogRecord, int] | None:
+    """The first whole record at or after ``offset``, and its place."""
     while True:
-        offset = data.find(_MAGIC_BYTES, offset)
+        offset = data.find(_RECORD_MAGIC_BYTES, offset)
         if offset < 0:
             return None
-        found = decode_record(data, offset) if offset % 8 == 0 else None
+        found = decode_record(data, offset) if offset % ALIGNMENT_BYTES == 0 else None
         if found is not None:
             return found[0], offset
         offset += 1
+
+
+def encode_decided(writes: FlatWrites, results: list[Any]) -> bytes:
+    """What the operations of one commit were decided to write and to answer."""
+    return codec.pack([writes, results])
+
+
+def encode_batch(writes: FlatWrites, outcomes: list[Outcome]) -> bytes:
+    """What the operations of a batch were decided to write together, and what each client is told."""
+    return codec.pack([writes, [], outcomes])
+
+
+def decode_decided(decided: bytes) -> Decided:
+    """What operations were decided; ValueError, TypeError or OverflowError for what ``encode_*`` never makes."""
+    writes, results, *batches = codec.decode(decided)
+    wire_request.check_writes(writes)
+    outcomes = [outcome for batch in batches for outcome in batch]
+    if type(results) is not list or not all(_is_outcome(outcome) for outcome in outcomes):
+        raise ValueError("outcomes are not client, commit and results")
+    return Decided(writes, results, [(client_id, commit_id, each) for client_id, commit_id, each in outcomes])
+
+
+def decode_commit(record: LogRecord) -> LoggedCommit:
+    """What a record, which is no mark of a clean close, says was done.
+
+    Its checksum holds, so the bytes are as somebody wrote them. ValueError, TypeError, LookupError or OverflowError if
+    they are none that shoal writes.
+    """
+    writes, clears, _, _ = wire_request.decode_mutations(record.mutations)
+    outcomes: list[Outcome] = []
+    results: list[Any] = []
+    if record.decided:
+        decided = decode_decided(record.decided)
+        writes, results, outcomes = writes + decided.writes, decided.results, decided.outcomes
+    if record.client_id != COORDINATOR:
+        outcomes = [(record.client_id, record.commit_id, results), *outcomes]
+    body_bytes = len(record.mutations) + len(record.decided)
+    return LoggedCommit(record.version, record.client_id, writes, clears, outcomes, body_bytes)
+
+
+def _padded(end: int) -> int:
+    return end + (-end & ALIGNMENT_BYTES - 1)
+
+
+def _is_outcome(outcome: Any) -> bool:
+    return (
+        type(outcome) is list
+        and [type(part) for part in outcome] == [int, int, list]
+        and all(0 <= number < 1 << 64 for number in outcome[:2])
+    )

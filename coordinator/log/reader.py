@@ -1,13 +1,13 @@
-"""Reads the write-ahead log back, and decides what its end is.
+"""Reads the write-ahead log back, and decides where it ends.
 
-Where the next record should be and is not, the log ends, unless something proves that it went on:
-- a whole record or file head further on, written in the same boot (within a boot nothing is torn before it), or
-- one that says the missing version had reached the disk.
-Then an acknowledged commit is damaged, and that is CorruptionError, never a shorter log. Without proof it is a tail
-that a power cut tore: it was never promised, and it is cut.
-
-A file is what its name says: its head repeats the number, and names the store. Nothing is cut or removed before the
-whole log is verified.
+Invariants:
+- Nothing is cut or removed before the whole log is verified. SIGKILL at any point leaves files from which the next
+  reader finds the same commits.
+- Where the next record should be and is not, the log ends, unless something proves that it went on: a whole record or
+  file head further on that was written in the same boot (within a boot nothing is torn before it), or one that says
+  that the missing version had reached the disk. Then an acknowledged commit is damaged, and that is CorruptionError,
+  never a shorter log. Without proof it is a tail that a power cut tore: never promised, and cut.
+- A file is what its name says: its head repeats the number, and names the store.
 """
 
 from __future__ import annotations
@@ -15,22 +15,24 @@ from __future__ import annotations
 import itertools
 from collections import deque
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.log.format import FIRST_VERSION_OFFSET, NUMBER_OFFSET, FileHead, Record
-from shoal.shm import codec
+from shoal.coordinator.log.format import (
+    ALIGNMENT_BYTES,
+    FIRST_VERSION_OFFSET,
+    NUMBER_OFFSET,
+    FileHead,
+    LoggedCommit,
+    LogRecord,
+)
 from shoal.shm.errors import CorruptionError
 from shoal.shm.files import store_files
 from shoal.shm.files.storage import Storage
-from shoal.shm.wire import request as wire_request
-from shoal.shm.wire.request import FlatWrites
-
-_NAME_PREFIX, _NAME_SUFFIX = "wal-", ".log"
 
 
 class _OneFile:
-    """The content of the log file that was asked for last: one at a time is in memory."""
+    """The content of the log file that was read last: only one at a time is in memory."""
 
     def __init__(self, storage: Storage) -> None:
         self._storage = storage
@@ -44,7 +46,7 @@ class _OneFile:
         return self._data
 
 
-class File:
+class FoundLogFile:
     """A log file as it was found; without a head if that is not whole."""
 
     def __init__(self, name: str, number: int, content: _OneFile, head: FileHead | None) -> None:
@@ -55,12 +57,12 @@ class File:
 
     @property
     def data(self) -> bytes:
-        """All of it. Whoever needs it more than once in a row keeps it."""
+        """Its whole content. A caller that needs it more than once in a row keeps it in a variable."""
         return self._content.read(self.name)
 
     @property
     def records_begin(self) -> int:
-        """Where its first record stands, or would."""
+        """Where its first record stands, or would stand."""
         return self.head.size_bytes if self.head is not None else wal_format.records_begin(None, self.data)
 
     @property
@@ -69,67 +71,46 @@ class File:
         return self.head is None and not self.data.strip(b"\0")
 
 
-class Placed(NamedTuple):
-    """A record and where it stands."""
+class PlacedRecord(NamedTuple):
+    """A record, the name of its file, and its offset there."""
 
     file: str
     offset: int
-    record: Record
+    record: LogRecord
 
 
-class Commit(NamedTuple):
-    """What a record says was done."""
-
-    version: int
-    client_id: int
-    commit_id: int
-    writes: FlatWrites
-    clears: list[tuple[bytes, bytes]]
-    results: list[Any]
-    joint: list[list[Any]]  # of joined commits the outcome of each: client id, commit id, results
-    body_bytes: int
-
-
-def number_of(name: str) -> int | None:
-    """The number in a log file's name, None for any other name."""
-    digits = name[len(_NAME_PREFIX) : -len(_NAME_SUFFIX)]
-    if digits.isascii() and digits.isdecimal() and name == wal_format.file_name(int(digits)):
-        return int(digits)
-    return None
-
-
-def read_files(storage: Storage) -> list[File]:
+def read_files(storage: Storage) -> list[FoundLogFile]:
     """All log files, by number."""
-    numbers = sorted((number, name) for name in storage.list() if (number := number_of(name)) is not None)
+    numbers = sorted((number, name) for name in storage.list() if (number := wal_format.file_number(name)) is not None)
     content = _OneFile(storage)
     heads = [wal_format.decode_file_head(storage.read_at(name, 0, wal_format.FILE_HEAD_BYTES)) for _, name in numbers]
-    return [File(name, number, content, head) for (number, name), head in zip(numbers, heads, strict=True)]
+    return [FoundLogFile(name, number, content, head) for (number, name), head in zip(numbers, heads, strict=True)]
 
 
-def stated_id(files: list[File]) -> bytes | None:
-    """The store's id as the first file says that has one."""
+def stated_id(files: list[FoundLogFile]) -> bytes | None:
+    """The id of the store in the first head that has one."""
     return next((file.head.store_id for file in files if file.head is not None and file.head.store_id), None)
 
 
-def without_unused(files: list[File]) -> list[File]:
-    """All but those at the end that were reserved ahead and never written to."""
+def without_unused(files: list[FoundLogFile]) -> list[FoundLogFile]:
+    """All files but those at the end that were reserved ahead and never written to."""
     used = len(files)
     while used and files[used - 1].is_unused:
         used -= 1
     return files[:used]
 
 
-def needed(files: list[File], after_version: int) -> list[File]:
-    """All but those before the last that begins at or below the checkpoint: they hold nothing it lacks."""
+def needed(files: list[FoundLogFile], after_version: int) -> list[FoundLogFile]:
+    """The last file that begins at or below the checkpoint, and all after it; earlier ones hold nothing it lacks."""
     begin = (i for i, f in enumerate(files) if f.head is not None and f.head.first_version <= after_version + 1)
     return files[max(begin, default=0) :]
 
 
-def misplaced(file: File, before: File | None, store_id: bytes | None) -> CorruptionError | None:
-    """What is wrong with a file of another store, or not the one its name says, or older than the one before it.
+def misplaced(file: FoundLogFile, before: FoundLogFile | None, store_id: bytes | None) -> CorruptionError | None:
+    """The error of a file that does not belong where it stands, None if it does.
 
-    None if nothing is. Such a file would pass for the newest and have those before it taken for obsolete.
-    ``store_id`` is None if it is not known.
+    It may be of another store, not the one that its name says, or older than the file ``before`` it. Such a file could
+    pass for the newest, and files before it for obsolete. ``store_id`` is None if it is not known.
     """
     head = file.head
     if head is None:
@@ -148,15 +129,15 @@ def misplaced(file: File, before: File | None, store_id: bytes | None) -> Corrup
     return None
 
 
-def missing(files: list[File], log_number: int) -> CorruptionError | None:
-    """What is wrong if the newest file, as ``store.json`` names it, is not there; None if it is, or none is named."""
+def missing(files: list[FoundLogFile], log_number: int) -> CorruptionError | None:
+    """The error of a log without the newest file that ``store.json`` names; None if it is there or none is named."""
     if not log_number or any(file.number == log_number for file in files):
         return None
     expected = f"the newest log file, as {store_files.META_FILE} names it"
     return CorruptionError(wal_format.file_name(log_number), 0, expected, "no file")
 
 
-def goes_on(files: Sequence[File], offset: int, next_version: int, boot_id: int) -> bool:
+def goes_on(files: Sequence[FoundLogFile], offset: int, next_version: int, boot_id: int) -> bool:
     """Whether anything after ``offset`` of the first file proves that ``next_version`` was whole once."""
     for i, file in enumerate(files):
         if i and file.head is not None and file.head.proves(next_version, boot_id):
@@ -167,39 +148,17 @@ def goes_on(files: Sequence[File], offset: int, next_version: int, boot_id: int)
             record, start = found
             if record.version >= next_version and record.proves(next_version, boot_id):
                 return True
-            start += 8
+            start += ALIGNMENT_BYTES
     return False
 
 
-def read_commit(placed: Placed) -> Commit:
+def read_commit(placed: PlacedRecord) -> LoggedCommit:
     """What a record says was done; CorruptionError if it says something else, its checksum notwithstanding."""
-    record = placed.record
-    body_bytes = len(record.mutations) + len(record.decided)
-    results: list[Any] = []
-    joint: list[list[Any]] = []
     try:
-        writes, clears, _, _ = wire_request.decode_mutations(record.mutations)
-        if record.decided:
-            decided, results, *joints = codec.decode(record.decided)
-            wire_request.decode_mutations(
-                codec.pack([decided, None, None, None])
-            )  # the same rules as for what was sent
-            writes = writes + decided
-            joint = [outcome for outcomes in joints for outcome in outcomes]
-            if type(results) is not list or not all(_is_outcome(outcome) for outcome in joint):
-                raise ValueError("outcomes are not client, commit and results")
+        return wal_format.decode_commit(placed.record)
     except (ValueError, TypeError, LookupError, OverflowError) as error:
-        expected = f"the commit set of version {record.version}"
+        expected = f"the commit set of version {placed.record.version}"
         raise CorruptionError(placed.file, placed.offset, expected, str(error) or type(error).__name__) from error
-    return Commit(record.version, record.client_id, record.commit_id, writes, clears, results, joint, body_bytes)
-
-
-def _is_outcome(outcome: Any) -> bool:
-    return (
-        type(outcome) is list
-        and [type(part) for part in outcome] == [int, int, list]
-        and all(0 <= number < 1 << 64 for number in outcome[:2])
-    )
 
 
 class WalReader:
@@ -215,13 +174,13 @@ class WalReader:
         self._obsolete: list[str] = []
         self.last_version = after_version
         self.next_number = 1
-        self._synced_version = 0  # the newest that anything in the log says was on disk
-        self._unsynced: deque[tuple[int, str, int]] = deque()  # records behind it: version, file, offset
+        self._synced_version = 0  # the newest version that the log says was on disk
+        self._unsynced: deque[tuple[int, str, int]] = deque()  # records after that version: version, file, offset
         self._files = self._load(after_version)
         self.first_versions = {f.number: f.head.first_version for f in self._files if f.head is not None}
 
-    def records(self) -> Iterator[Commit]:
-        """What every record says after the checkpoint, in order; cuts a torn tail when it comes to it."""
+    def records(self) -> Iterator[LoggedCommit]:
+        """The commits after the checkpoint, in order. When it comes to a torn tail, it cuts that."""
         expected = 0  # the version of the next record in the files
         for i, file in enumerate(self._files):
             if file.head is None:
@@ -242,7 +201,7 @@ class WalReader:
                     expected += 1
                     if record.version > self.last_version:
                         self.last_version = record.version
-                        yield read_commit(Placed(file.name, offset, record))
+                        yield read_commit(PlacedRecord(file.name, offset, record))
                 offset = following
             del data  # before the next file is read
             if i + 1 < len(self._files) and self._continues(i + 1):
@@ -252,27 +211,27 @@ class WalReader:
         self._remove_obsolete()
 
     def unsynced(self) -> list[tuple[str, int]]:
-        """Files whose content no later file declares to be on disk, and from where on nothing says that it is."""
+        """Files of which no later file says that they are on disk, and from which offset on nothing says so."""
         first: dict[str, int] = {}
         for _, name, offset in self._unsynced:
             first.setdefault(name, offset)
         places = []
         for file, following in itertools.zip_longest(self._files, self._files[1:]):
             head = following.head if following is not None else None
-            # What a following head says of versions says nothing of a file without any: its first record was too long.
+            # The versions in the next head say nothing of a file that has none: its first record was too long for it.
             begins = 0 if file.head is None else file.head.first_version
             if head is None or head.synced_version + 1 < head.first_version or begins > head.synced_version:
                 is_new = file.head is None or file.head.first_version > self._synced_version
                 places.append((file.name, 0 if is_new else first.get(file.name, len(file.data))))
         return places
 
-    def _note(self, file: File, offset: int, record: Record) -> None:
+    def _note(self, file: FoundLogFile, offset: int, record: LogRecord) -> None:
         self._synced_version = max(self._synced_version, record.synced_version)
         self._unsynced.append((record.version, file.name, offset))
         while self._unsynced and self._unsynced[0][0] <= self._synced_version:
             self._unsynced.popleft()
 
-    def _load(self, after_version: int) -> list[File]:
+    def _load(self, after_version: int) -> list[FoundLogFile]:
         files = read_files(self._storage)
         self.next_number = files[-1].number + 1 if files else 1
         self.store_id = self.store_id or stated_id(files)
@@ -301,7 +260,7 @@ class WalReader:
         if goes_on(self._files[i:], offset, self.last_version + 1, self._boot_id):
             following = self._files[i + 1] if i + 1 < len(self._files) else None
             if following is not None and following.head is None and not file.data[offset:].strip(b"\0"):
-                file, offset, expected = following, 0, "a log file's head"  # all of the one before it is there
+                file, offset, expected = following, 0, "a log file's head"  # the file before it is whole
             found = file.data[offset : offset + 16].hex() or "the end of the file"
             raise CorruptionError(file.name, offset, expected, f"{found}, and acknowledged commits after it")
         kept = self._files[: i + 1] if file.head is not None else self._files[:i]
@@ -312,7 +271,7 @@ class WalReader:
         if file.head is None:
             self._storage.remove(file.name)
         elif offset < len(file.data):
-            # What is torn goes, and so does the room reserved for what was never written.
+            # What is torn goes, and so does the unused room behind it.
             self._storage.truncate(file.name, offset)
         self._storage.sync_directory()
         self._files = kept

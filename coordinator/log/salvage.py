@@ -1,10 +1,10 @@
 """Reads a log past its damage and changes nothing: what ``shoal check`` lists and ``shoal repair`` saves.
 
-What is a whole record, what must follow what and what may be a torn tail is decided where recovery decides it
-(``wal_format``, ``wal_reader``). Where recovery stops with CorruptionError, this takes note and reads on behind it.
+``format`` and ``reader`` decide, as for recovery, what a whole record is, what must follow what, and what may be a torn
+tail. Where recovery stops with CorruptionError, this notes a finding and reads on behind the damage.
 
 Of every version the first whole record counts, in the order of the files. Files that are not what their names say come
-last, and what only they have is ``doubtful``. Files that name another store are left out.
+last, and commits that only they have are ``doubtful``. Files that name another store are left out.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from typing import NamedTuple
 
 from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.log import reader as wal_reader
-from shoal.coordinator.log.format import FIRST_VERSION_OFFSET
-from shoal.coordinator.log.reader import Commit, File, Placed
+from shoal.coordinator.log.format import ALIGNMENT_BYTES, FIRST_VERSION_OFFSET, LoggedCommit
+from shoal.coordinator.log.reader import FoundLogFile, PlacedRecord
 from shoal.shm.errors import CorruptionError
 
 _SHOWN_BYTES = 16
@@ -23,7 +23,7 @@ _A_HEAD = "a log file's head"
 
 
 class Finding(NamedTuple):
-    """Something that shoal did not leave like this, and how many bytes had to be passed over because of it."""
+    """A place where something else stands than shoal wrote, and how many bytes had to be passed over because of it."""
 
     file: str
     offset: int
@@ -36,7 +36,7 @@ class Finding(NamedTuple):
 
 
 def finding_of(error: CorruptionError, passed_bytes: int = 0) -> Finding:
-    """The finding that an error is."""
+    """An error as a finding."""
     return Finding(error.file, error.offset, error.expected, error.found, passed_bytes)
 
 
@@ -44,22 +44,23 @@ class LogSurvey:
     """All of a log after ``after_version``, which a checkpoint holds.
 
     ``acknowledged`` is a version that is known to have been committed, 0 if none is; ``store_id`` is None if unknown.
+    ``progress`` is told how many bytes have been read.
     """
 
     def __init__(
         self,
-        files: list[File],
+        files: list[FoundLogFile],
         after_version: int,
         acknowledged: int,
         store_id: bytes | None,
         progress: Callable[[int], object],
     ) -> None:
         self.findings: list[Finding] = []
-        # The end that a kill or a power cut left: no finding, the next open cuts it.
+        # The torn tail that a kill or a power cut left. It is no finding: the next open cuts it.
         self.unfinished: Finding | None = None
-        self.newest = 0  # the newest version that a record or a head speaks of
+        self.newest = 0  # the newest version in any record or head
         self.doubtful: set[int] = set()
-        self._places: dict[int, tuple[File, int]] = {}
+        self._places: dict[int, tuple[FoundLogFile, int]] = {}
         self._after = after_version
         self._acknowledged = acknowledged
         self._boot_id = wal_format.boot_id()
@@ -84,16 +85,18 @@ class LogSurvey:
         """The commits after the checkpoint that can be read, in order."""
         return sorted(self._places)
 
-    def commit(self, version: int) -> Commit:
-        """What one of them did."""
+    def commit(self, version: int) -> LoggedCommit:
+        """What the commit at ``version``, which can be read, did."""
         file, offset = self._places[version]
         found = wal_format.decode_record(file.data, offset)
         assert found is not None
-        return wal_reader.read_commit(Placed(file.name, offset, found[0]))
+        return wal_reader.read_commit(PlacedRecord(file.name, offset, found[0]))
 
-    def _sort_out(self, files: list[File], store_id: bytes | None) -> tuple[list[File], list[File]]:
-        """The files that stand where they belong, and the others of this store."""
-        own: list[File] = []
+    def _sort_out(
+        self, files: list[FoundLogFile], store_id: bytes | None
+    ) -> tuple[list[FoundLogFile], list[FoundLogFile]]:
+        """The files that belong where they stand, and the other files of this store."""
+        own: list[FoundLogFile] = []
         strangers = []
         for file in files:
             error = wal_reader.misplaced(file, own[-1] if own else None, store_id)
@@ -106,7 +109,7 @@ class LogSurvey:
         return own, strangers
 
     def _read_file(self, i: int) -> bool:
-        """Take in one file; False if the log ends in it."""
+        """Read one file; False if the log ends in it."""
         file = self._files[i]
         if file.head is None:
             found = _shown(file.data, 0)
@@ -127,7 +130,7 @@ class LogSurvey:
             if found_record is not None:
                 record, following = found_record
                 closed = record.is_close_mark
-                self._read_record(file, Placed(file.name, offset, record), following)
+                self._read_record(file, PlacedRecord(file.name, offset, record), following)
                 offset = following
                 continue
             self._end = i, offset
@@ -139,7 +142,7 @@ class LogSurvey:
             offset = next_offset
 
     def _begins_elsewhere(self, i: int, first_version: int) -> bool:
-        """A file begins with another version than the last one ended with; False if the log has ended before it."""
+        """Note that a file does not begin with the version that is due; False if the log has ended before it."""
         due = self._version_due()
         if first_version > due:
             place, found = self._end_place(i), f"version {first_version} next, in {self._files[i].name}"
@@ -151,7 +154,7 @@ class LogSurvey:
             self._note(self._files[i].name, FIRST_VERSION_OFFSET, f"version {self._due}", f"version {first_version}")
         return True
 
-    def _read_record(self, file: File, placed: Placed, following: int) -> None:
+    def _read_record(self, file: FoundLogFile, placed: PlacedRecord, following: int) -> None:
         record = placed.record
         marks = int(record.is_close_mark)
         if self._due and record.version + marks != self._due:
@@ -164,7 +167,7 @@ class LogSurvey:
         if file.data[end:following].strip(b"\0"):
             self._note_no_zeros(file, end, following, "the next record")
 
-    def _take(self, file: File, placed: Placed) -> bool:
+    def _take(self, file: FoundLogFile, placed: PlacedRecord) -> bool:
         version = placed.record.version
         if version <= self._after or version in self._places:
             return False
@@ -177,7 +180,7 @@ class LogSurvey:
         return True
 
     def _pass_over(self, i: int, offset: int, closed: bool) -> int | None:
-        """Take note of bytes that are no record; where the next whole record of the file stands, if there is one."""
+        """Note bytes that are no record; where the next whole record of the file stands, None if there is none."""
         file = self._files[i]
         following = _next_record(file.data, offset)
         expected, found = self._record_due(), _shown(file.data, offset)
@@ -190,7 +193,7 @@ class LogSurvey:
             return None
         self._note(file.name, offset, expected, found, (end if following is None else following) - offset)
         if following is not None:
-            self._due = 0  # said already
+            self._due = 0  # the gap is noted already
         return following
 
     def _begins_with_due(self, i: int) -> bool:
@@ -203,7 +206,7 @@ class LogSurvey:
         return due <= self._acknowledged or wal_reader.goes_on(self._files[i:], offset, due, self._boot_id)
 
     def _version_due(self) -> int:
-        """The next version that is needed: what the checkpoint has may be missing."""
+        """The next version that is needed; versions that the checkpoint has are not."""
         return max(self._due, self._after + 1)
 
     def _record_due(self) -> str:
@@ -216,17 +219,17 @@ class LogSurvey:
         name = self._files[before].name if self._files else wal_format.file_name(1)
         return name, FIRST_VERSION_OFFSET
 
-    def _read_stranger(self, file: File) -> None:
-        """Take what no other file has from one that is not what its name says."""
+    def _read_stranger(self, file: FoundLogFile) -> None:
+        """Take the commits that no other file has from a file that is not what its name says."""
         place = file.records_begin
         while (found := wal_format.find_record(file.data, place)) is not None:
             record, place = found
-            if not record.is_close_mark and self._take(file, Placed(file.name, place, record)):
+            if not record.is_close_mark and self._take(file, PlacedRecord(file.name, place, record)):
                 self.doubtful.add(record.version)
                 self.newest = max(self.newest, record.version)
             place += wal_format.record_bytes(record)
 
-    def _note_no_zeros(self, file: File, offset: int, end: int, until: str) -> None:
+    def _note_no_zeros(self, file: FoundLogFile, offset: int, end: int, until: str) -> None:
         offset = end - len(file.data[offset:end].lstrip(b"\0"))
         self._note(file.name, offset, f"zeros up to {until}", _shown(file.data[:end], offset), end - offset)
 
@@ -237,12 +240,12 @@ class LogSurvey:
 def _next_record(data: bytes, offset: int) -> int | None:
     """Where the next whole record stands behind ``offset``, at which there is none.
 
-    If there is one where the broken one says that it ends, it is that one: a user's value may hold a log of shoal's.
+    First it looks where the broken record says that it ends: a user's value may contain a log file of shoal.
     """
     end = wal_format.stated_end(data, offset)
     if end is not None and wal_format.decode_record(data, end) is not None:
         return end
-    found = wal_format.find_record(data, offset + 8)
+    found = wal_format.find_record(data, offset + ALIGNMENT_BYTES)
     return None if found is None else found[1]
 
 

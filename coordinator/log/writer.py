@@ -1,19 +1,22 @@
 """Appends to the write-ahead log. One writer, the coordinator.
 
-- A record is whole in one file. It is written through a mapping: from then on it survives every process.
-- ``reserve`` comes before anything is applied. It keeps one empty file ready, so that a full disk is noticed while
-  there is still room for deletes, which may use that file. It also keeps ``room`` for a checkpoint of the live data,
-  so that there is a way out of a full disk: ``make_room`` has that checkpoint written, and removes files.
-- Files are smaller where the disk is small or short. A log may have no file yet: it can be opened on a full disk, and
-  its first commit makes room.
+Invariants:
+- A record is whole in one file. It is written through a mapping, so from then on it survives SIGKILL of any process.
+  It survives a power cut when ``synced_version`` has reached its version.
+- ``reserve`` is called before anything of a commit is applied. It keeps one empty file ready, so that a full disk is
+  noticed while there is still room for deletes, which may use that file. It also keeps ``room`` for a checkpoint of the
+  live data, which is the way out of a full disk: ``make_room`` has that checkpoint written, and removes files.
 - Every file keeps room for the mark of a clean close.
-- A new file is named as the newest (``name_newest``) before the first record is written to it, so that it is missed if
-  somebody removes it. A full disk puts that off, and the file named before stays meanwhile.
+- A new file is named as the newest in ``store.json`` (``name_newest``) before the first record is written to it: if
+  somebody removes the file, recovery misses it. On a full disk the naming waits, and the file named before stays.
 - If files are removed while the log is written, it goes on in a new one. What was in them is only in memory then, until
   there is a checkpoint of version ``lost_version`` or later.
-- ``sync`` may run in another thread: it takes note of what was written when it began, and only when the disk has
-  confirmed that does ``synced_version`` move. An error is final: the kernel may have dropped the pages it could not
-  write, and a second sync would report success for them.
+- ``sync`` may run in another thread. It notes what was written when it begins, and moves ``synced_version`` only after
+  the disk has confirmed all of that. An error is final: the kernel may have dropped the pages that it could not write,
+  and a second sync would report success for them.
+
+Files are smaller where the disk is small or nearly full. A log may have no file yet: a store can be opened on a full
+disk, and its first commit makes room.
 """
 
 from __future__ import annotations
@@ -22,16 +25,22 @@ import contextlib
 import itertools
 import threading
 from collections.abc import Callable
+from contextlib import AbstractContextManager
+from typing import Any
 
 from shoal.coordinator.checkpoint.room import CheckpointRoom
 from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.log.format import FILE_HEAD_BYTES, FileHead
+from shoal.coordinator.log.format import (
+    CLOSE_MARK,
+    CLOSE_MARK_BYTES,
+    COORDINATOR,
+    FILE_HEAD_BYTES,
+    RECORD_OVERHEAD_BYTES,
+    FileHead,
+)
 from shoal.shm.errors import StoreFullError
 from shoal.shm.files.storage import LogFile, Storage
-from shoal.shm.limits import LEAST_LOG_FILE_BYTES, LOG_FILE_BYTES, LOG_FILES_PER_DISK, REMAKE_AFTER_S
-
-_RECORD_OVERHEAD = wal_format.RECORD_HEAD_BYTES + 16
-_MARK_BYTES = _RECORD_OVERHEAD  # of a clean close
+from shoal.shm.limits import DEFAULT_LIMITS, LEAST_LOG_FILE_BYTES, LOG_FILES_PER_DISK, REMAKE_AFTER_S, Limits
 
 
 class WalWriter:
@@ -43,47 +52,49 @@ class WalWriter:
         next_number: int,
         last_version: int,
         store_id: bytes,
-        room: CheckpointRoom | None = None,  # None: the log of no store that is served
+        room: CheckpointRoom | None = None,  # None: the store is not served
+        limits: Limits = DEFAULT_LIMITS,
+        new_lock: Callable[[], AbstractContextManager[Any]] = threading.Lock,
     ) -> None:
         self._storage = storage
         self._store_id = store_id
         self._next_number = next_number
         self.boot_id = wal_format.boot_id()
         self._spare: tuple[int, LogFile] | None = None
-        self._lock = threading.Lock()  # guards _unsynced and the closing of files against sync()
+        self._lock = new_lock()  # guards _unsynced and the closing of files against sync()
         self._unsynced: list[LogFile] = []
-        self._sync_turn = threading.Lock()  # one sync at a time
+        self._sync_turn = new_lock()  # one sync at a time
         self.last_version = last_version
         self.synced_version = last_version
         self.failed: OSError | None = None
         self.bytes_written = 0
-        self.first_versions: dict[int, int] = {}  # number of a file -> first version in it
+        self.first_versions: dict[int, int] = {}  # by number of a file: the first version in it
         self.room = room
-        # Have files removed for a commit that only deletes, or for any; whether some were.
+        # Has files removed for a commit that only deletes (True), or for any other; whether some were removed.
         self.make_room: Callable[[bool], bool] = lambda _only_deletes: False
-        # Have a file named as the newest, durably; StoreFullError if that cannot be now. None: not served yet.
+        # Names a file as the newest, durably; StoreFullError if that cannot be now. None: not served yet.
         self.name_newest: Callable[[int], None] | None = None
         self.named_number = 0
         self.number = 0  # of the file in use, 0 if there is none yet
         self.lost_version = 0  # what was in files that were removed, up to this version, is only in memory
         self.removed_since_s: float | None = None  # when files were first found removed (monotonic)
-        self.is_short = False  # the last file that was wanted could not be had, or not in its usual size
+        self.is_short = False  # the last new file could not be had, or not in its usual size
         self._file: LogFile | None = None
         self._position = 0
         self._end = 0  # where records in the file must end
-        self._growth_end = 0  # where they must end for a commit that adds data to be admitted without a further look
-        self._usual_bytes = _usual_file_bytes(storage)
+        self._growth_end = 0  # where they must end so that a commit that adds data needs no look at the room
+        self._usual_bytes = _usual_file_bytes(storage, limits.log_file_bytes)
         self.prepare()
         self._take_spare()
         self.prepare()
 
     def has_room(self, body_bytes: int) -> bool:
-        """Whether a record of that size can be appended as things are, and another file is ready after it."""
-        return self._position + body_bytes + _RECORD_OVERHEAD <= self._growth_end
+        """Whether a record with such a body can be appended at once, with another file ready after it."""
+        return self._position + body_bytes + RECORD_OVERHEAD_BYTES <= self._growth_end
 
     def reserve(self, body_bytes: int, only_deletes: bool) -> None:
-        """Make sure a record of that size can be appended, or raise StoreFullError."""
-        needed = body_bytes + _RECORD_OVERHEAD
+        """Make sure that a record with such a body can be appended, or raise StoreFullError."""
+        needed = body_bytes + RECORD_OVERHEAD_BYTES
         try:
             self._find_room(needed, only_deletes)
         except StoreFullError:
@@ -108,7 +119,7 @@ class WalWriter:
         self.last_version = version
 
     def prepare(self) -> None:
-        """Make the next file ready ahead of need; a full disk shows when a commit needs it."""
+        """Make the next file ready ahead of need. If the disk is full, the commit that needs the file is told."""
         self._name()
         if self._spare is None:
             try:
@@ -117,7 +128,7 @@ class WalWriter:
                 return
 
     def sync(self) -> None:
-        """Return when everything appended before the call is on disk. Raises OSError, once and for all."""
+        """Return when everything appended before the call is on disk. After an OSError every later call raises it."""
         with self._sync_turn:
             if self.failed is not None:
                 raise self.failed
@@ -137,18 +148,18 @@ class WalWriter:
             self.synced_version = version
 
     def close(self) -> None:
-        """Put everything on disk, with a mark that says so."""
+        """Put everything on disk, with a mark of a clean close behind it."""
         self.sync()
         if self._file is not None:
             self._end = self._file.size
-            self.append(self.last_version, 0, 0, b"", b"")
+            self.append(self.last_version, COORDINATOR, CLOSE_MARK, b"", b"")
         self.sync()
         self._give_back()
         for file in self._unsynced:
             file.close()
 
     def discard(self) -> None:
-        """Remove the files of a log that nothing was appended to: the store is not served after all."""
+        """Remove the files of a log to which nothing was appended: the store is not served after all."""
         self._give_back()
         self._unsynced.clear()
         if self._file is not None:
@@ -156,7 +167,7 @@ class WalWriter:
             self._storage.remove(wal_format.file_name(self.number))
 
     def obsolete_bytes(self, version: int) -> int:
-        """What ``remove_before`` would free on the disk."""
+        """How many bytes of the disk ``remove_before`` would free."""
         total_bytes = 0
         for number in self._obsolete(version):
             with contextlib.suppress(FileNotFoundError):  # removed by somebody
@@ -164,7 +175,7 @@ class WalWriter:
         return total_bytes
 
     def remove_before(self, version: int) -> None:
-        """Delete files that hold nothing after ``version``: a checkpoint has it all."""
+        """Delete the files that hold nothing after ``version``, up to which there is a checkpoint."""
         for number in self._obsolete(version):
             with contextlib.suppress(FileNotFoundError):
                 self._storage.remove(wal_format.file_name(number))
@@ -232,14 +243,14 @@ class WalWriter:
         self._admit()
 
     def _admit(self) -> None:
-        """Note how far commits that add data may go on."""
+        """Note how far commits that add data may go on without another look at the room."""
         self._growth_end = self._end
         if self.room is not None:
             self._growth_end = min(self._end, self._position + self.room.growth_bytes() * 4 // 5)
 
     def _new_spare(self, needed: int) -> None:
-        """Have a file ready that takes a record of that size, as large as usual or as the disk allows."""
-        least = needed + FILE_HEAD_BYTES + _MARK_BYTES if needed else 0
+        """Have a file ready that takes a record of ``needed`` bytes, as large as usual or as the disk allows."""
+        least = needed + FILE_HEAD_BYTES + CLOSE_MARK_BYTES if needed else 0
         least = max(least, min(LEAST_LOG_FILE_BYTES, self._usual_bytes))
         size = max(least, self._usual_bytes)
         name = wal_format.file_name(self._next_number)
@@ -255,7 +266,7 @@ class WalWriter:
         self._next_number += 1
 
     def _give_back(self) -> None:
-        """Leave nothing that was reserved ahead."""
+        """Free all that was reserved ahead."""
         self._drop_spare()
         if self.room is not None:
             self.room.release()
@@ -287,13 +298,12 @@ class WalWriter:
         self.number = number
         self._name()
         self._position = FILE_HEAD_BYTES
-        self._end = file.size - _MARK_BYTES
+        self._end = file.size - CLOSE_MARK_BYTES
         self._growth_end = 0
 
 
-def _usual_file_bytes(storage: Storage) -> int:
-    """The size of log files on this disk: a few fit on a small one, too."""
-    size = LOG_FILE_BYTES
+def _usual_file_bytes(storage: Storage, size: int) -> int:
+    """The size of log files on this disk: ``size``, or less so that even a small disk takes many."""
     total_bytes = storage.space().total_bytes
     while size > LEAST_LOG_FILE_BYTES and size * LOG_FILES_PER_DISK > total_bytes:
         size //= 2
@@ -301,4 +311,4 @@ def _usual_file_bytes(storage: Storage) -> int:
 
 
 def _holds(file: LogFile, needed: int) -> bool:
-    return FILE_HEAD_BYTES + needed + _MARK_BYTES <= file.size
+    return FILE_HEAD_BYTES + needed + CLOSE_MARK_BYTES <= file.size

@@ -1,10 +1,11 @@
-"""What the process that writes a segment tells a check of it: what it has allocated, what waits to be reclaimed.
+"""What the coordinator answers a check of its segment: what it has allocated, and what waits to be reclaimed.
 
 - Each answer is a slice of about a millisecond, taken between two groups of commits, when nothing is half done.
-- From when this is made until the check ends nothing is freed (``Reclaimer.paused``) and everything allocated is noted
-  (``Heap.allocated``). So slices taken at different times fit together: what was in use at the start stays so, what
-  waits only grows at its end, and what was allocated since is known.
+- From when ``CheckState`` is made until the check ends, nothing is freed (``Reclaimer.paused``) and everything that is
+  allocated is noted (``Heap.allocated``). So slices taken at different times fit together: what was in use at the start
+  stays in use, what waits only grows at its end, and what was allocated since is known.
 - What only this process has (its counts of buckets, its mirror of the ordered index) it compares itself.
+It writes nothing to the segment.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from itertools import islice
 from typing import Any
 
 from shoal.coordinator.memory.writer import Writer
-from shoal.shm.limits import CHECK_BLOCKS, CHECK_BLOCKS_LOOKED_AT, CHECK_BUCKETS, CHECK_REFERENCES
+from shoal.shm.limits import CHECK_BLOCKS_LOOKED_AT
 from shoal.shm.memory.check_parts import ALLOCATED, BEGIN, BLOCKS, BRANCHES, BUCKETS, END, WAITING
 from shoal.shm.memory.integrity import SegmentCheck
 from shoal.shm.memory.layout import W_HORIZON, W_KEYS
@@ -22,24 +23,25 @@ from shoal.shm.memory.segment import Segment
 
 
 class CheckState:
-    """One check, as the writing process sees it. ``Heap.allocated`` must be there, and the last group finished."""
+    """One check in the writing process. ``Heap.allocated`` must be a list by then, and the last group finished."""
 
     def __init__(self, writer: Writer, version: int) -> None:
         heap = writer.heap
         assert heap.allocated is not None, "a check without a list of what is allocated meanwhile"
         self._writer = writer
+        self._limits = writer.limits
         self._version = version
         self._allocated_before = len(heap.allocated)
         self._allocated_end = 0
         self._waiting_before = len(writer.garbage)
         self._waiting_end = 0
-        self._waiting_words = (writer.garbage_words, 0)  # as counted, and as added up
+        self._waiting_words = (writer.garbage_words, 0)  # as the writer counts them, and as added up here
         self._used_words = heap.used_words
         self._keys = writer.keys
         self._buckets = list(writer.hash_index.buckets())
 
     def answer(self, part: str, position: int, version: int) -> list[Any] | None:
-        """The slice of ``part`` at ``position``; None for what is no part. ``version`` is the newest there is."""
+        """The slice of ``part`` at ``position``, None if there is no such part. ``version`` is the newest there is."""
         if part == BEGIN:
             return self.begin()
         if part == END:
@@ -55,7 +57,7 @@ class CheckState:
         return None if taken is None else taken(position)
 
     def begin(self) -> list[Any]:
-        """The answer to BEGIN, before anything else is done."""
+        """The answer to BEGIN; it must be taken before anything else is done."""
         words = self._writer.segment.words
         problems = []
         if self._keys != words[W_KEYS]:
@@ -63,11 +65,11 @@ class CheckState:
         return [self._version, words[W_HORIZON], self._keys, self._used_words, self._waiting_before, problems]
 
     def _blocks(self, position: int) -> list[Any]:
-        following, blocks = self._writer.heap.blocks_from(position, CHECK_BLOCKS, CHECK_BLOCKS_LOOKED_AT)
+        following, blocks = self._writer.heap.blocks_from(position, self._limits.check_blocks, CHECK_BLOCKS_LOOKED_AT)
         return [following, blocks]
 
     def _buckets_from(self, position: int) -> list[Any]:
-        part = self._buckets[position : position + CHECK_BUCKETS]
+        part = self._buckets[position : position + self._limits.check_buckets]
         miscounted = self._writer.hash_index.miscounted
         problems = [f"bucket {b} has not as many entries as counted" for b in part if miscounted(b)]
         following = position + len(part)
@@ -82,7 +84,7 @@ class CheckState:
         garbage = self._writer.garbage
         if position == 0:
             self._waiting_end = len(garbage)
-        part = list(islice(garbage, position, min(position + CHECK_REFERENCES, self._waiting_end)))
+        part = list(islice(garbage, position, min(position + self._limits.check_references, self._waiting_end)))
         counted, added_up = self._waiting_words
         at_start = part[: max(0, self._waiting_before - position)]
         self._waiting_words = (counted, added_up + sum(words for _, _, words in at_start))
@@ -100,17 +102,20 @@ class CheckState:
         if position == 0:
             self._allocated_end = len(allocated)
         start = self._allocated_before + position
-        part = allocated[start : min(start + CHECK_REFERENCES, self._allocated_end)]
+        part = allocated[start : min(start + self._limits.check_references, self._allocated_end)]
         following = position + len(part)
         return [following if start + len(part) < self._allocated_end else 0, part.tobytes()]
 
 
 def check_segment(segment: Segment, published: int, writer: Writer) -> list[str]:
-    """All problems found by the process that writes, between two groups of commits; empty if the segment is sound."""
+    """All problems of a segment, none if it is sound; for the process that writes it, between two groups of commits."""
     heap, noted = writer.heap, writer.heap.allocated
     heap.allocated = array("Q")
     try:
         state = CheckState(writer, published)
-        return SegmentCheck(segment, lambda part, position: state.answer(part, position, published) or []).run()
+        check = SegmentCheck(
+            segment, lambda part, position: state.answer(part, position, published) or [], writer.limits
+        )
+        return check.run()
     finally:
         heap.allocated = noted

@@ -1,19 +1,20 @@
-"""Keys in order: root -> branches -> leaves -> key nodes, three levels, copy-on-write per node.
+"""Keys in order: root -> branches -> leaves -> key nodes, three levels, each node copied on write.
 
-Written by the coordinator alone, once per group of commits for all keys that are new in it, so it costs nothing when
-a key is only overwritten. Readers need no lock:
-- a leaf only ever grows at its end, where it has room: the reference is stored, then the count. Any other change writes
-  a new leaf, then one store swings the branch's reference to it;
-- when leaves come or go, the branch is copied and the root's reference swung; likewise the root and the header;
-- what was replaced stays whole until no snapshot from before is left (``reclaim``).
-A reader on an old node misses only keys newer than its snapshot. Three levels hold 10^8 keys.
+Only the coordinator writes it, once per group of commits for all keys that are new in the group; overwriting a key
+costs nothing here. Readers need no lock:
+- a leaf with room grows at its end: the reference is stored, then the count. Any other change writes a new leaf, then
+  one store points the branch at it;
+- when leaves are added or removed, the branch is copied, then one store points the root at the copy; likewise the root
+  and the header;
+- what was replaced stays as it is until no snapshot from before is left (``reclaim``).
+A reader in an old node misses only keys newer than its snapshot. Killed between any two stores, the coordinator leaves
+an index in which every published key is found. Three levels hold 10^8 keys.
 
-Keys mostly come in rising streams (events, times, ids made in order), each ending in the middle of the key space. So a
-full leaf splits where such a stream goes on, and from there on its keys are appended where they are, without a copy
-of the leaf.
+Keys mostly arrive in rising streams (events, times, ids made in order), each of which ends in the middle of all keys.
+So a full leaf is split at the position where such a stream goes on; from then on its keys are appended in place.
 
-The coordinator keeps a private mirror of the upper levels: ``fence[i] <= every key of node i < fence[i + 1]``, found
-with ``bisect`` in C. Readers, who have no fences, compare with the first key below a node.
+The coordinator keeps a private mirror of the upper levels, in which ``fences[i] <= each key of node i < fences[i + 1]``
+is searched with ``bisect``. Readers have no fences and compare with the first key below a node.
 """
 
 from __future__ import annotations
@@ -24,17 +25,19 @@ from collections.abc import Iterator
 from operator import gt
 
 from shoal.coordinator.memory.heap import Heap
-from shoal.shm.limits import BRANCH_ENTRIES, LEAF_ENTRIES
-from shoal.shm.memory.layout import W_ORDER_ROOT
+from shoal.shm.limits import DEFAULT_LIMITS, Limits
+from shoal.shm.memory.layout import INDEX_ENTRIES, NODE_KEY_BYTE, NODE_KEY_LENGTH, W_ORDER_ROOT
 from shoal.shm.memory.record import node_key
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.words import publish_barrier
 
-# Streams of keys that are followed at the same time, times the keys a group adds to each.
+# Key nodes inserted lately that are kept: the streams followed at a time, times the keys a group adds to each.
 _RECENT_NODES = 512
 
 
 class _Branch:
+    """The mirror of a branch: its leaves, and the fence below each."""
+
     __slots__ = ("fences", "leaves", "reference")
 
     def __init__(self, fences: list[bytes], leaves: list[int]) -> None:
@@ -46,22 +49,29 @@ class _Branch:
 class OrderedIndex:
     """The writer's side of the ordered index."""
 
-    def __init__(self, segment: Segment, heap: Heap) -> None:
+    def __init__(self, segment: Segment, heap: Heap, limits: Limits = DEFAULT_LIMITS) -> None:
         self._segment = segment
         self._words = segment.words
         self._heap = heap
+        self._leaf_entries = limits.leaf_entries
+        self._branch_entries = limits.branch_entries
         self._fences: list[bytes] = []
         self._branches: list[_Branch] = []
         self._root = 0
-        self.leaf_count = 0  # what a commit of scattered new keys may have to copy
+        self.leaf_count = 0  # a commit of scattered new keys may have to copy so many
         self.replaced: list[int] = []  # nodes no longer reachable, for reclaim
-        self._recent: set[int] = set()  # key nodes inserted lately: a key right after one of them goes on with a stream
+        self._recent: set[int] = set()  # key nodes inserted lately: a key right behind one of them continues a stream
 
     def insert(self, keys: list[tuple[bytes, int]]) -> None:
         """Add ``(key, node)`` pairs, sorted, none of them present."""
         position = 0
+        if keys and not self._branches:
+            position = self._begin(keys)
         while position < len(keys):
-            position = self._insert_into_one_leaf(keys, position)
+            branch_at, leaf_at, end_fence = self._locate(keys[position][0])
+            leaf = self._branches[branch_at].leaves[leaf_at]
+            appended = self._append(leaf, keys, position, end_fence)
+            position = position + appended if appended else self._merge(branch_at, leaf_at, keys, position, end_fence)
 
     def remove(self, keys: list[tuple[bytes, int]]) -> None:
         """Take out ``(key, node)`` pairs, sorted, all of them present."""
@@ -106,12 +116,12 @@ class OrderedIndex:
         if branch_at >= len(self._branches):
             return None
         branch, words = self._branches[branch_at], self._words
-        if words[W_ORDER_ROOT] != self._root or words[self._root + 1 + branch_at] != branch.reference:
+        if words[W_ORDER_ROOT] != self._root or words[self._root + INDEX_ENTRIES + branch_at] != branch.reference:
             return True
         if self._entries(branch.reference) != branch.leaves or len(branch.fences) != len(branch.leaves):
             return True
-        # The first leaf of a branch answers for keys below its fence, too.
-        firsts = [node_key(self._segment, words[leaf + 1]) for leaf in branch.leaves[1:]]
+        # Keys below its fence may belong to the first leaf of a branch.
+        firsts = [node_key(self._segment, words[leaf + INDEX_ENTRIES]) for leaf in branch.leaves[1:]]
         return any(map(gt, branch.fences[1:], firsts))
 
     def _locate(self, key: bytes) -> tuple[int, int, bytes | None]:
@@ -126,51 +136,54 @@ class OrderedIndex:
         return branch_at, leaf_at, None
 
     def _entries(self, node: int) -> list[int]:
-        words = self._words
-        entries: list[int] = words[node + 1 : node + 1 + words[node]].tolist()
+        words, first = self._words, node + INDEX_ENTRIES
+        entries: list[int] = words[first : first + words[node]].tolist()
         return entries
 
-    def _insert_into_one_leaf(self, keys: list[tuple[bytes, int]], position: int) -> int:
-        if not self._branches:
-            first = [node for _, node in keys[position : position + LEAF_ENTRIES]]
-            self._branches = [_Branch([b""], [self._write(first, LEAF_ENTRIES)])]
-            self._fences = [b""]
-            self.leaf_count = 1
-            self._write_branch(0)
-            self._write_root()
-            return position + len(first)
-        branch_at, leaf_at, end_fence = self._locate(keys[position][0])
-        leaf = self._branches[branch_at].leaves[leaf_at]
-        appended = self._append(leaf, keys, position, end_fence)
-        if appended:
-            return position + appended
-        entries = self._entries(leaf)
-        before, at_end, streaming, low = len(entries), True, False, 0
-        # At most one branch's worth at a time, so that the chunks below never overflow it twice over.
-        last = min(len(keys), position + BRANCH_ENTRIES * LEAF_ENTRIES // 4)
+    def _begin(self, keys: list[tuple[bytes, int]]) -> int:
+        """Store the first keys of an empty index in its first leaf; how many."""
+        first = [node for _, node in keys[: self._leaf_entries]]
+        self._branches = [_Branch([b""], [self._write(first, self._leaf_entries)])]
+        self._fences = [b""]
+        self.leaf_count = 1
+        self._write_branch(0)
+        self._write_root()
+        return len(first)
+
+    def _merge(
+        self, branch_at: int, leaf_at: int, keys: list[tuple[bytes, int]], position: int, end_fence: bytes | None
+    ) -> int:
+        """Replace a leaf by leaves with the keys from ``position`` on that belong to it; the position after them."""
+        entries = self._entries(self._branches[branch_at].leaves[leaf_at])
+        old_count, at_end, continues, low = len(entries), True, False, 0
+        # No more than a quarter of a branch at a time, so that the new leaves never overflow the branch twice over.
+        last = min(len(keys), position + self._branch_entries * self._leaf_entries // 4)
         while position < last:
             key, node = keys[position]
             if end_fence is not None and key >= end_fence:
                 break
             low = self._position(entries, key, low)
-            at_end = at_end and low >= before
-            streaming = low > 0 and entries[low - 1] in self._recent
+            at_end = at_end and low >= old_count
+            continues = low > 0 and entries[low - 1] in self._recent
             entries.insert(low, node)
             self._note(node)
             low += 1
             position += 1
-        split_at = low if streaming and not at_end and len(entries) > LEAF_ENTRIES else 0
-        parts = [part for part in (entries[:split_at], entries[split_at:]) if part]
-        self._replace_leaf(
-            branch_at, leaf_at, [chunk for part in parts for chunk in _chunks(part, at_end or split_at > 0)]
-        )
+        if continues and not at_end and len(entries) > self._leaf_entries:
+            # The last key continues a stream: the leaf that ends with it has the stream's next keys appended.
+            parts = self._chunks(entries[:low], True)
+            if low < len(entries):
+                parts += self._chunks(entries[low:], True)
+        else:
+            parts = self._chunks(entries, at_end)
+        self._replace_leaf(branch_at, leaf_at, parts)
         return position
 
     def _append(self, leaf: int, keys: list[tuple[bytes, int]], position: int, end_fence: bytes | None) -> int:
-        """Store keys behind a leaf's last as far as they belong and fit; how many."""
+        """Store keys behind the last one of a leaf, as far as they belong there and fit; how many."""
         words = self._words
         count = words[leaf]
-        room = min(self._heap.size_of(leaf) - 1, LEAF_ENTRIES) - count
+        room = min(self._heap.size_of(leaf) - INDEX_ENTRIES, self._leaf_entries) - count
         if room <= 0 or keys[position][0] < node_key(self._segment, words[leaf + count]):
             return 0
         first = position
@@ -191,25 +204,27 @@ class OrderedIndex:
         self._recent.add(node)
 
     def _position(self, entries: list[int], key: bytes, low: int) -> int:
+        """Where ``key`` belongs among key nodes in order, at ``low`` or behind."""
         words, mm = self._words, self._segment.mm
         high = len(entries)
         while low < high:
             middle = (low + high) >> 1
-            start = entries[middle] * 8 + 16
-            if mm[start : start + words[entries[middle] + 1]] < key:
+            start = entries[middle] * 8 + NODE_KEY_BYTE
+            if mm[start : start + words[entries[middle] + NODE_KEY_LENGTH]] < key:
                 low = middle + 1
             else:
                 high = middle
         return low
 
     def _replace_leaf(self, branch_at: int, leaf_at: int, parts: list[list[int]]) -> None:
+        """Put leaves with these key nodes in the place of a leaf; no parts remove it."""
         branch = self._branches[branch_at]
-        fresh = [self._write(part, LEAF_ENTRIES) for part in parts]
+        fresh = [self._write(part, self._leaf_entries) for part in parts]
         self.replaced.append(branch.leaves[leaf_at])
         self.leaf_count += len(fresh) - 1
         if len(fresh) == 1:
             branch.leaves[leaf_at] = fresh[0]
-            self._words[branch.reference + 1 + leaf_at] = fresh[0]
+            self._words[branch.reference + INDEX_ENTRIES + leaf_at] = fresh[0]
             return
         fence = branch.fences[leaf_at]
         fences = [fence, *(node_key(self._segment, part[0]) for part in parts[1:])] if parts else []
@@ -218,11 +233,11 @@ class OrderedIndex:
         self.replaced.append(branch.reference)
         if not branch.leaves:
             self._drop_branch(branch_at)
-        elif len(branch.leaves) <= BRANCH_ENTRIES:
+        elif len(branch.leaves) <= self._branch_entries:
             if not parts and leaf_at == 0:
-                branch.fences[0] = fence  # the first leaf answers for everything below it, down to the branch's fence
+                branch.fences[0] = fence  # keys below the first leaf, down to the branch's fence, belong to it
             self._write_branch(branch_at)
-            self._words[self._root + 1 + branch_at] = branch.reference
+            self._words[self._root + INDEX_ENTRIES + branch_at] = branch.reference
         else:
             self._split_branch(branch_at)
 
@@ -235,7 +250,7 @@ class OrderedIndex:
 
     def _split_branch(self, branch_at: int) -> None:
         branch = self._branches[branch_at]
-        size = BRANCH_ENTRIES // 2 + 1
+        size = self._branch_entries // 2 + 1
         starts = range(0, len(branch.leaves), size)
         parts = [_Branch(branch.fences[i : i + size], branch.leaves[i : i + size]) for i in starts]
         self._branches[branch_at : branch_at + 1] = parts
@@ -244,8 +259,19 @@ class OrderedIndex:
             self._write_branch(i)
         self._write_root()
 
+    def _chunks(self, entries: list[int], at_end: bool) -> list[list[int]]:
+        """Key nodes for each new leaf: full leaves where keys are only added at the end, else half full ones."""
+        if len(entries) <= self._leaf_entries:
+            return [entries]
+        size = self._leaf_entries if at_end else (self._leaf_entries + 1) // 2
+        parts = [entries[i : i + size] for i in range(0, len(entries), size)]
+        if len(parts[-1]) < size // 2 and not at_end:
+            parts[-2:] = [parts[-2] + parts[-1]]
+        return parts
+
     def _write(self, entries: list[int], room: int = 0) -> int:
-        node = self._heap.allocate_index(max(len(entries), room) + 1)
+        """A new index node with ``entries``, with room for at least ``room``."""
+        node = self._heap.allocate_index(INDEX_ENTRIES + max(len(entries), room))
         image = array("Q", (len(entries), *entries)).tobytes()
         self._segment.mm[node * 8 : node * 8 + len(image)] = image
         return node
@@ -259,14 +285,3 @@ class OrderedIndex:
             self.replaced.append(self._root)
         self._root = self._write([b.reference for b in self._branches]) if self._branches else 0
         self._words[W_ORDER_ROOT] = self._root
-
-
-def _chunks(entries: list[int], at_end: bool) -> list[list[int]]:
-    """Leaves for ``entries``: full ones where keys only ever come at the end, else half full ones."""
-    if len(entries) <= LEAF_ENTRIES:
-        return [entries]
-    size = LEAF_ENTRIES if at_end else (LEAF_ENTRIES + 1) // 2
-    parts = [entries[i : i + size] for i in range(0, len(entries), size)]
-    if len(parts[-1]) < size // 2 and not at_end:
-        parts[-2:] = [parts[-2] + parts[-1]]
-    return parts

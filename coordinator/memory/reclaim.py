@@ -1,18 +1,20 @@
-"""Gives memory back: what no snapshot sees, dead keys, and the keys of cleared ranges, in slices between commits.
+"""Gives memory back, in slices between commits: what no snapshot sees, deleted keys, and the keys of cleared ranges.
 
-The order that makes it safe (``snapshots`` and ``reader`` have the other half):
-1. a barrier, then a look at every slot: the oldest version anyone pinned;
-2. the horizon is stored, at most that version and the published one. Whoever reads below it will notice;
+Only the coordinator frees memory, in this order (``snapshots`` and ``reader`` have the other half of the protocol):
+1. a barrier, then a look at every slot: the oldest version that is pinned;
+2. the horizon is stored, at most that version and the published one. A reader below it will notice;
 3. only then is memory freed that became obsolete at or before the horizon.
-Keys leave both indexes at a moment when version P is published. Who pinned up to P may still hold their nodes, so
-these count as obsolete from P + 1 on, and so does the range tombstone over them.
+Keys leave both indexes while version P is published. A snapshot up to P may still hold their nodes, so these count as
+obsolete from P + 1 on, and so does the range tombstone over them. Nothing here is kept on disk: killed at any point,
+the coordinator leaves a segment that readers can read to the end, and the next coordinator builds another.
 
-When old snapshots hold more history than the data is large or too many range tombstones, or the store is nearly full,
-those older than a second are revoked: the horizon passes them, and their next read says so.
+Snapshots older than ``snapshot_grace_s`` are revoked when the store is nearly full, when the history that old snapshots
+hold is larger than the data by ``history_bytes``, or when there are more than ``max_range_tombstones``: the horizon
+passes them, and their next read raises SnapshotExpiredError.
 
-While the store is checked nothing is given back and the horizon stands still: what was in use when the check began
-stays so, and what becomes obsolete is noted behind it. The check is given up when that takes too much room or a commit
-waits for some. A check that insists, as others were given up before it, is left a second for that, as a young snapshot.
+While the store is checked nothing is freed and the horizon stands still. So what was in use when the check began stays
+in use, and what becomes obsolete is noted behind it. The check is given up when this takes too much room or a commit
+waits for room. A check that insists, because others were given up before it, is left ``snapshot_grace_s`` first.
 """
 
 from __future__ import annotations
@@ -23,45 +25,50 @@ from collections.abc import Callable
 from shoal.coordinator.memory.heap import RECLAIM_BLOCKS
 from shoal.coordinator.memory.tombstone_table import RangeTombstone
 from shoal.coordinator.memory.writer import Writer
-from shoal.shm import limits
-from shoal.shm.memory.layout import TOMBSTONE, W_HORIZON, W_PUBLISHED
+from shoal.shm.memory.layout import RECORD_META, TOMBSTONE, W_HORIZON, W_PUBLISHED
+from shoal.shm.memory.record import is_cleared
 from shoal.shm.memory.words import barrier, publish_barrier
 
-# Less than one in so many blocks free is short of space.
+# The store is short of space when less than one in so many blocks is free.
 _SHORT_OF_SPACE = 4
-# To look for the keys of a range takes about as long as to look at so many keys.
+# Finding where the keys of a range begin takes about as long as looking at so many keys.
 _RANGE_COST = 8
 
 
 class Reclaimer:
-    """Frees what ``writer`` noted as obsolete; ``pinned`` gives every version that clients hold."""
+    """Frees what ``writer`` noted as obsolete; ``pinned`` returns every version that clients hold.
+
+    Its limits are those of the writer.
+    """
 
     def __init__(self, writer: Writer, pinned: Callable[[], list[int]]) -> None:
         self._writer = writer
         self._words = writer.segment.words
+        self.limits = writer.limits
         self.pinned = pinned
-        self._published_at: deque[tuple[float, int]] = deque()  # (moment, version published then), oldest first
-        self._noted = 0
-        self._swept = 0  # so many of the oldest range tombstones have no keys left
+        self._published_at: deque[tuple[float, int]] = deque()  # (time in s, version published then), oldest first
+        self._left = 0  # obsolete allocations and deleted keys that the last step left
+        self._swept = 0  # number of the oldest range tombstones that have no keys left
         self.held: list[int] = []  # versions pinned by a checkpoint being written: never revoked
         self.revoked = 0
-        self.paused = False  # for a check; whoever began it finds out that it was given up
+        self.paused = False  # for a check; set to False here when the check is given up
         self.insists_until_s = 0.0  # until then it is not given up for a commit that waits for room
 
     def due(self) -> bool:
         """Whether enough became obsolete since the last step to be worth one."""
         writer = self._writer
-        return not self.paused and len(writer.garbage) + len(writer.tombstones) >= self._noted + limits.RECLAIM_EVERY
+        due_at = self._left + self.limits.reclaim_every
+        return not self.paused and len(writer.garbage) + len(writer.deleted_keys) >= due_at
 
     def idle_work(self) -> bool:
         """Whether a step may find something to do."""
         writer = self._writer
-        return bool(writer.garbage or writer.tombstones or writer.clears)
+        return bool(writer.garbage or writer.deleted_keys or writer.range_tombstones)
 
     def waits_for_a_version(self) -> bool:
-        """Whether all that keeps memory from being freed is that nothing newer has been published since."""
+        """Whether memory can be freed as soon as a newer version is published."""
         garbage, published = self._writer.garbage, self._words[W_PUBLISHED]
-        if self._swept and self._writer.clears[0].gone_at == published:
+        if self._swept and self._writer.range_tombstones[0].gone_at == published:
             return True
         return bool(garbage) and garbage[0][0] == published + 1
 
@@ -75,31 +82,38 @@ class Reclaimer:
         self._note_time(now_s)
         horizon = self._raise_horizon(now_s, urgent)
         published = words[W_PUBLISHED]
-        budget = limits.RECLAIM_SLICE
+        budget = self.limits.reclaim_slice
         budget -= self._free(horizon, budget)
         if writer.heap.make_ready(RECLAIM_BLOCKS // 2, 0):  # removing keys copies index nodes
             budget -= self._remove_dead_keys(horizon, published, budget)
-            if writer.clears and budget > 0:
-                self._sweep_cleared(horizon, published)
-                self._drop_cleared(horizon, published)
+            if writer.range_tombstones and budget > 0:
+                self._sweep_cleared_keys(horizon, published)
+                self._drop_range_tombstones(horizon, published)
         writer.end_group(published + 1)
         writer.forget_budget()
-        self._noted = len(writer.garbage) + len(writer.tombstones)
-        garbage, tombstones = writer.garbage, writer.tombstones
+        self._left = len(writer.garbage) + len(writer.deleted_keys)
+        return self._has_work(horizon)
+
+    def _has_work(self, horizon: int) -> bool:
+        """Whether another step at once would free or remove anything."""
+        garbage, deleted, rows = self._writer.garbage, self._writer.deleted_keys, self._writer.range_tombstones
         return bool(
             (garbage and garbage[0][0] <= horizon)
-            or (tombstones and tombstones[0][0] <= horizon)
-            or self._clears_to_do(horizon)
+            or (deleted and deleted[0][0] <= horizon)
+            or (self._swept < len(rows) and rows[self._swept].version <= horizon)
+            or (self._swept > 0 and rows[0].gone_at < horizon)
         )
 
     def _note_time(self, now_s: float) -> None:
+        """Note what is published now, and forget what is older than the first entry of a grace ago."""
         times = self._published_at
         if not times or now_s - times[-1][0] >= 0.05:
             times.append((now_s, self._words[W_PUBLISHED]))
-        while len(times) > 1 and now_s - times[1][0] >= limits.SNAPSHOT_GRACE_S:
+        while len(times) > 1 and now_s - times[1][0] >= self.limits.snapshot_grace_s:
             times.popleft()
 
     def _raise_horizon(self, now_s: float, urgent: bool) -> int:
+        """Store the highest horizon that is allowed now, and return it."""
         words = self._words
         published = words[W_PUBLISHED]
         barrier()
@@ -107,8 +121,8 @@ class Reclaimer:
         horizon = min((published, *pinned, *self.held))
         if horizon < published and (urgent or self._short_of_space()):
             first_s, old_version = self._published_at[0]
-            if now_s - first_s >= limits.SNAPSHOT_GRACE_S:
-                # A pin below what was published a grace ago is older than the grace.
+            if now_s - first_s >= self.limits.snapshot_grace_s:
+                # A pin below the version that was published a grace ago is older than the grace.
                 kept = [version for version in pinned if version >= old_version]
                 self.revoked += len(pinned) - len(kept)
                 horizon = min((published, *kept, *self.held))
@@ -121,17 +135,19 @@ class Reclaimer:
     def _short_of_space(self) -> bool:
         writer = self._writer
         few_are_free = writer.heap.free_blocks * _SHORT_OF_SPACE < writer.heap.block_count
-        kept = writer.garbage_words > 0 or bool(writer.clears)
+        kept = writer.garbage_words > 0 or bool(writer.range_tombstones)
         return self._history_is_long() or (few_are_free and kept)
 
     def _history_is_long(self) -> bool:
+        """Whether old snapshots, or a check, hold back more than the limits allow."""
         writer = self._writer
-        if len(writer.clears) > limits.MAX_RANGE_TOMBSTONES:
+        if len(writer.range_tombstones) > self.limits.max_range_tombstones:
             return True
         live_words = writer.heap.used_words - writer.garbage_words
-        return writer.garbage_words * 8 > limits.HISTORY_BYTES + live_words * 8
+        return writer.garbage_words * 8 > self.limits.history_bytes + live_words * 8
 
     def _free(self, horizon: int, budget: int) -> int:
+        """Free up to ``budget`` allocations that are obsolete at the horizon; how many."""
         writer = self._writer
         garbage, free = writer.garbage, writer.heap.free
         done = 0
@@ -143,80 +159,75 @@ class Reclaimer:
         return done
 
     def _remove_dead_keys(self, horizon: int, published: int, budget: int) -> int:
+        """Remove keys that no snapshot sees any more, looking at ``budget`` deleted ones at most; at how many."""
         writer, words = self._writer, self._words
-        tombstones = writer.tombstones
+        deleted = writer.deleted_keys
         dead: list[tuple[bytes, int]] = []
         done = 0
-        while tombstones and tombstones[0][0] <= horizon and done < budget:
-            version, key = tombstones.popleft()
+        while deleted and deleted[0][0] <= horizon and done < budget:
+            version, key = deleted.popleft()
             done += 1
             node = writer.hash_index.find(key)
             if node:
                 record = words[node]
-                if words[record] == version and words[record + 2] & TOMBSTONE:
+                if words[record] == version and words[record + RECORD_META] & TOMBSTONE:
                     dead.append((key, node))
         self._remove(dead, published)
         return done
 
     def _remove(self, dead: list[tuple[bytes, int]], published: int) -> None:
-        """Take keys out of both indexes; their nodes and newest records are obsolete from the next version on."""
+        """Remove keys from both indexes; their nodes and newest records are obsolete from the next version on."""
         if not dead:
             return
         writer = self._writer
         dead.sort()
+        words = self._words
         for key, node in dead:
+            record = words[node]
             writer.hash_index.remove(key, node)
-            writer.discard_record(published + 1, node, self._words[node])
+            writer.discard_record(published + 1, node, record, words[record + RECORD_META])
             writer.discard(published + 1, node, writer.heap.size_of(node))
         writer.ordered_index.remove(dead)
         writer.raise_epoch()
 
-    def _clears_to_do(self, horizon: int) -> bool:
-        """Whether a range tombstone may be swept, or go."""
-        clears = self._writer.clears
-        if self._swept < len(clears) and clears[self._swept].version <= horizon:
-            return True
-        return self._swept > 0 and clears[0].gone_at < horizon
-
-    def _sweep_cleared(self, horizon: int, published: int) -> None:
-        """Remove keys of the oldest ranges that no snapshot sees any more, a slice in all."""
-        clears = self._writer.clears
+    def _sweep_cleared_keys(self, horizon: int, published: int) -> None:
+        """Remove keys of the oldest cleared ranges, which no snapshot sees any more: one slice in all."""
+        rows = self._writer.range_tombstones
         dead: dict[bytes, int] = {}
-        budget = limits.CLEAR_SLICE
-        while budget > 0 and self._swept < len(clears) and clears[self._swept].version <= horizon:
-            clear = clears[self._swept]
-            budget -= _RANGE_COST + self._sweep_slice(clear, dead, budget)
-            if clear.cursor != clear.upper:
+        budget = self.limits.clear_slice
+        while budget > 0 and self._swept < len(rows) and rows[self._swept].version <= horizon:
+            row = rows[self._swept]
+            budget -= _RANGE_COST + self._sweep_slice(row, dead, budget)
+            if row.cursor != row.upper:
                 break
-            clear.gone_at = published
+            row.gone_at = published
             self._swept += 1
         self._remove(list(dead.items()), published)
 
-    def _sweep_slice(self, clear: RangeTombstone, dead: dict[bytes, int], most: int) -> int:
-        """Add keys of the range to ``dead``, looking at ``most`` from its cursor on; how many it has looked at."""
+    def _sweep_slice(self, row: RangeTombstone, dead: dict[bytes, int], most: int) -> int:
+        """Add cleared keys of a range to ``dead``, looking at ``most`` keys from its cursor on; at how many."""
         writer, words = self._writer, self._words
         looked_at = 0
-        for key, node in writer.ordered_index.iterate(clear.cursor, clear.upper):
+        for key, node in writer.ordered_index.iterate(row.cursor, row.upper):
             if looked_at == most:
-                clear.cursor = key
+                row.cursor = key
                 return looked_at
             looked_at += 1
-            record = words[node]
-            if words[record] < clear.version and key not in dead:
+            if is_cleared(words, node, row.version) and key not in dead:
                 dead[key] = node
-                if not words[record + 2] & TOMBSTONE:
+                if not words[words[node] + RECORD_META] & TOMBSTONE:
                     writer.keys -= 1
-        clear.cursor = clear.upper
+        row.cursor = row.upper
         return looked_at
 
-    def _drop_cleared(self, horizon: int, published: int) -> None:
-        """Let range tombstones go whose keys are gone, once no snapshot is left from before that.
+    def _drop_range_tombstones(self, horizon: int, published: int) -> None:
+        """Remove range tombstones whose keys are gone, once no snapshot is left from before the keys went.
 
-        Such a snapshot may still hold nodes of these keys, or read a key that was written again since: the cleared
-        record stands underneath.
+        Such a snapshot may still hold nodes of these keys. It may also read a key that was written again since, whose
+        cleared record is then behind the newer one.
         """
-        clears, most = self._writer.clears, min(self._swept, limits.CLEAR_SLICE)
-        gone = next((at for at in range(most) if clears[at].gone_at >= horizon), most)
+        rows, most = self._writer.range_tombstones, min(self._swept, self.limits.clear_slice)
+        gone = next((at for at in range(most) if rows[at].gone_at >= horizon), most)
         if gone:
-            self._writer.drop_clears(published + 1, gone)
+            self._writer.drop_range_tombstones(published + 1, gone)
             self._swept -= gone

@@ -1,33 +1,38 @@
-"""From files to a segment: the newest checkpoint, then the log after it.
+"""Fills a segment from the store's files: the newest checkpoint, then the log after it.
 
-The checkpoint is read a block at a time and the log a file at a time: beside the segment, recovery needs little memory.
+Invariants:
+- Nothing is served before recovery has ended. The segment holds every commit in the files, or there is an error.
+- It changes files only after all of them are verified: it cuts an unfinished tail and removes files that hold nothing
+  any more. Before it removes a log file that ``store.json`` names, it names one there that stays. After SIGKILL at any
+  point the next recovery finds the same commits.
+- Replay decides nothing. A commit has the same effect on segment, window and client sessions as when it was done.
 
-It reads only, but for two things: an unfinished tail is cut and files that hold nothing any more are removed, both when
-all of it is verified; before that ``store.json`` is made to name a log file that stays. Killed at any point, the next
-run sees the same committed prefix. Nothing is served before.
+The checkpoint is read a block at a time and the log a file at a time, so recovery needs little memory beside the
+segment.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterable, Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from shoal.coordinator.commit.apply import ClientSessions, apply_commit
 from shoal.coordinator.commit.conflict_window import ConflictWindow
-from shoal.coordinator.commit.engine import COORDINATOR
-from shoal.coordinator.log.reader import Commit, WalReader
+from shoal.coordinator.log.format import LoggedCommit
+from shoal.coordinator.log.reader import WalReader
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
-from shoal.shm import limits
 from shoal.shm.errors import CorruptionError, StoreFullError
 from shoal.shm.files import checkpoint, store_files
 from shoal.shm.files.storage import Storage
 from shoal.shm.files.store_files import StoreMeta
+from shoal.shm.limits import DEFAULT_LIMITS, MIB, Limits
 
-# Replay publishes and reclaims now and then, so that a long log does not need room for all its history: after so many
-# records, or when what they made obsolete takes so many words.
+# Replay publishes and reclaims after so many records, or when what they made obsolete takes so many words: so a long
+# log does not need memory for all its history.
 _RECORDS_PER_GROUP = 1_000
-_GARBAGE_WORDS_PER_GROUP = 8 * limits.MIB // 8
+_GARBAGE_WORDS_PER_GROUP = MIB  # 8 MiB
 
 
 class Recovered(NamedTuple):
@@ -37,27 +42,34 @@ class Recovered(NamedTuple):
     checkpoint_version: int
     log_bytes: int
     next_log_number: int
-    log_files: dict[int, int]  # number -> first version
-    store_id: bytes | None  # None if nothing says which store it is: it is new, or of format 1
+    log_files: dict[int, int]  # by number of a file: the first version in it
+    store_id: bytes | None  # None if no file names the store: it is new, or of format 1
     window: ConflictWindow
-    remembered: dict[int, tuple[int, int, list[Any]]]
+    sessions: ClientSessions
 
 
-def recover(storage: Storage, writer: Writer, reclaimer: Reclaimer, meta: StoreMeta | None = None) -> Recovered:
-    """Fill an empty segment with everything committed; CorruptionError if that cannot be had whole.
+def recover(
+    storage: Storage,
+    writer: Writer,
+    reclaimer: Reclaimer,
+    meta: StoreMeta | None = None,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Recovered:
+    """Fill an empty segment with everything committed; CorruptionError if the files do not have all of it.
 
-    ``meta`` is what ``store.json`` says: which store it is (else that is the one which its first file with an id
-    names), and which files must be there.
+    ``meta`` is what ``store.json`` says: the store's id, and which files must be there. If it has no id, the store is
+    the one that its first file with an id names.
     """
     store_id, log_number, least_version = (None, 0, 0) if meta is None else meta[2:]
-    version, remembered, store_id = _load_checkpoint(storage, writer, reclaimer, store_id)
+    sessions = ClientSessions(limits)
+    version, store_id = _load_checkpoint(storage, writer, reclaimer, sessions, store_id)
     checkpoint_version = version
     if version < least_version:
         raise missing_checkpoint(least_version)
     window = ConflictWindow(version)
     log = WalReader(storage, version, store_id, log_number)
     log_bytes = 0
-    for commit in replayed(log.records(), writer, reclaimer, window, remembered):
+    for commit in replayed(log.records(), writer, reclaimer, window, sessions, limits):
         log_bytes += commit.body_bytes
         version = commit.version
     for name, from_byte in log.unsynced():
@@ -65,26 +77,26 @@ def recover(storage: Storage, writer: Writer, reclaimer: Reclaimer, meta: StoreM
     for name in storage.list():
         older = checkpoint.version_of(name)
         if name.endswith(".new") or (older is not None and older < checkpoint_version):
-            with contextlib.suppress(FileNotFoundError):  # the last coordinator's helper has just given it its name
+            with contextlib.suppress(FileNotFoundError):  # the helper of the coordinator that died has just renamed it
                 storage.remove(name)
     next_number, files = log.next_number, log.first_versions
-    return Recovered(version, checkpoint_version, log_bytes, next_number, files, log.store_id, window, remembered)
+    return Recovered(version, checkpoint_version, log_bytes, next_number, files, log.store_id, window, sessions)
 
 
 def _load_checkpoint(
-    storage: Storage, writer: Writer, reclaimer: Reclaimer, store_id: bytes | None
-) -> tuple[int, dict[int, tuple[int, int, list[Any]]], bytes | None]:
+    storage: Storage, writer: Writer, reclaimer: Reclaimer, sessions: ClientSessions, store_id: bytes | None
+) -> tuple[int, bytes | None]:
     newest = max((v for v in map(checkpoint.version_of, storage.list()) if v is not None), default=None)
     if newest is None:
-        return 0, {}, store_id
+        return 0, store_id
     name = checkpoint.file_name(newest)
     reader = checkpoint.CheckpointReader(storage, name, store_id)
     for entries in reader.entries():
         apply_entries(entries, writer)
         publish(writer, reclaimer, newest)
     publish(writer, reclaimer, newest)
-    remembered = {client: (commit, version, results) for client, commit, version, results in reader.remembered}
-    return newest, remembered, store_id or reader.store_id
+    sessions.update({client: (commit, version, results) for client, commit, version, results in reader.sessions})
+    return newest, store_id or reader.store_id
 
 
 def missing_checkpoint(version: int) -> CorruptionError:
@@ -101,51 +113,48 @@ def apply_entries(entries: Iterable[checkpoint.Entry], writer: Writer) -> None:
 
 
 def replayed(
-    commits: Iterator[Commit],
+    commits: Iterator[LoggedCommit],
     writer: Writer,
     reclaimer: Reclaimer,
     window: ConflictWindow,
-    remembered: dict[int, tuple[int, int, list[Any]]],
-) -> Iterator[Commit]:
-    """Do commits again, in the order of their versions, each when it is asked for; visible are all after the last."""
+    sessions: ClientSessions,
+    limits: Limits = DEFAULT_LIMITS,
+) -> Iterator[LoggedCommit]:
+    """Do commits again in the order of their versions, each when it is asked for; all are visible after the last."""
     commit = None
     for i, commit in enumerate(commits, 1):
-        _replay(commit, writer, reclaimer, window, remembered)
+        _replay(commit, writer, reclaimer, window, sessions)
         if i % _RECORDS_PER_GROUP == 0 or writer.garbage_words >= _GARBAGE_WORDS_PER_GROUP:
-            _end_group(writer, reclaimer, window, commit.version)
+            _end_group(writer, reclaimer, window, commit.version, limits)
         yield commit
     if commit is not None:
-        _end_group(writer, reclaimer, window, commit.version)
+        _end_group(writer, reclaimer, window, commit.version, limits)
 
 
-def _end_group(writer: Writer, reclaimer: Reclaimer, window: ConflictWindow, version: int) -> None:
+def _end_group(writer: Writer, reclaimer: Reclaimer, window: ConflictWindow, version: int, limits: Limits) -> None:
     publish(writer, reclaimer, version)
-    window.forget(0, limits.WINDOW_LEAST_KEYS, limits.WINDOW_MOST_KEYS)
+    window.forget(0, limits.window_least_keys, limits.window_most_keys)
 
 
 def _replay(
-    commit: Commit,
+    commit: LoggedCommit,
     writer: Writer,
     reclaimer: Reclaimer,
     window: ConflictWindow,
-    remembered: dict[int, tuple[int, int, list[Any]]],
+    sessions: ClientSessions,
 ) -> None:
     version = commit.version
     try:
         plan = writer.plan(commit.writes, commit.clears)
     except StoreFullError:
-        # There was room when it was committed: what had become obsolete by then had been given back. What is only now
-        # taken out of the indexes counts as obsolete from this version on, and may go as well: nobody reads yet.
+        # There was room when it was committed: what had become obsolete by then had been freed. So free the same now.
+        # Keys that leave the indexes in the first round are obsolete from this version on; nobody reads yet, so a
+        # second round may free them, too.
         publish(writer, reclaimer, version - 1)
         publish(writer, reclaimer, version)
         plan = writer.plan(commit.writes, commit.clears)
     writer.apply(version, commit.clears, commit.writes, plan)
-    for lower, upper in commit.clears:
-        window.add_clear(version, lower, upper)
-    window.add_writes(version, commit.writes[::3])
-    if commit.client_id != COORDINATOR:
-        remembered[commit.client_id] = (commit.commit_id, version, commit.results)
-    remembered.update({client: (commit_id, version, each) for client, commit_id, each in commit.joint})
+    apply_commit(window, sessions, version, commit.clears, commit.writes, commit.outcomes)
 
 
 def publish(writer: Writer, reclaimer: Reclaimer, version: int) -> None:

@@ -1,7 +1,7 @@
-"""All that is wrong with a store's files, found without changing or starting anything.
+"""Finds all that is wrong with a store's files, without changing or starting anything.
 
-``Survey`` reads what recovery would read, by recovery's own rules, and goes on where that would stop. What it finds
-sound opens; what keeps a store from being opened, or would be lost unnoticed, is among its ``findings``.
+``Survey`` reads what recovery would read, by the rules of recovery, and goes on where recovery would stop. A store
+without ``findings`` opens. Whatever keeps a store from being opened, or would be lost unnoticed, is a finding.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.log import reader as wal_reader
 from shoal.coordinator.log.salvage import Finding, LogSurvey, finding_of
 from shoal.coordinator.recovery.recover import missing_checkpoint
@@ -27,14 +28,14 @@ _PAGE_BYTES = 4096
 
 
 def is_store(directory: Path) -> bool:
-    """Whether a directory holds what a coordinator would recover from, or says how to serve it."""
+    """Whether a directory has a file that a coordinator would recover from, or one that says how to serve it."""
     try:
         names = os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):
         return False
     return any(
         name == store_files.META_FILE
-        or wal_reader.number_of(name) is not None
+        or wal_format.file_number(name) is not None
         or checkpoint.version_of(name) is not None
         for name in names
     )
@@ -42,7 +43,7 @@ def is_store(directory: Path) -> bool:
 
 @contextmanager
 def at_rest(directory: Path) -> Iterator[bool]:
-    """Keep coordinators out of a store while its files are read; False if one serves it. Makes nothing."""
+    """Keep coordinators out of a store while its files are read; False if one serves it. Makes no file."""
     with contextlib.ExitStack() as held:
         fd = lock_directory(directory, shared=True)
         if fd is not None:
@@ -65,7 +66,7 @@ def _lock_file_is_free(directory: Path, held: contextlib.ExitStack) -> bool:
 
 
 class DamagedDisk(DiskStorage):
-    """A directory on a disk that fails here and there: what cannot be read is zeros, and is noted."""
+    """A directory on a disk that fails in places: pages that cannot be read are zeros, and a finding."""
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
@@ -118,9 +119,9 @@ class DamagedDisk(DiskStorage):
 
 
 class Survey:
-    """What the files of a store hold and what is wrong with them.
+    """What the files of a store hold, and what is wrong with them.
 
-    ``acknowledged`` is a version that is known to have been committed, as that of a store being served.
+    ``acknowledged`` is a version that is known to have been committed, as the published one of a store being served.
     ``progress`` is told how many bytes have been read.
     """
 
@@ -130,9 +131,9 @@ class Survey:
         self.findings: list[Finding] = []
         self.meta: StoreMeta | None = None
         self.missing_log = ""  # the newest log file, if it is not there: nobody knows how many commits are in it
-        # Which store it is: what store.json says, or else the newest whole checkpoint, or the first file of the log.
+        # The store's id: that in store.json, or else in the newest whole checkpoint, or in the first file of the log.
         self._store_id = store_id
-        # The newest checkpoint that is whole, and the newest of all if that is not.
+        # The newest checkpoint that is whole, and the newest of all if that one is not whole.
         self.base, self.damaged = self._read_checkpoints(storage, progress)
         self.base_version = 0 if self.base is None else self.base.version
         files = wal_reader.read_files(storage)
@@ -144,7 +145,7 @@ class Survey:
         self.newest = max(self.base_version, log.newest, acknowledged)
         if self.damaged is not None and any(self.damaged_entries()):
             self.newest = max(self.newest, self.damaged.version)
-        # Without its newest checkpoint a store needs more of the log.
+        # Without its newest checkpoint, a store needs more of the log.
         self.log = (
             log if self.damaged is None else LogSurvey(files, self.base_version, acknowledged, self._store_id, _ignore)
         )
@@ -161,14 +162,14 @@ class Survey:
             self.findings.append(finding_of(error))
 
     def prefix_version(self) -> int:
-        """The newest version up to which nothing is missing and nothing is doubtful."""
+        """The newest version up to which no commit is missing or doubtful."""
         version = self.base_version
         while version + 1 in self.log and version + 1 not in self.log.doubtful:
             version += 1
         return version
 
     def missing(self) -> list[range]:
-        """The versions that nothing readable has, if the damaged checkpoint is left out of account."""
+        """The versions that nothing readable has; the damaged checkpoint does not count."""
         ranges = []
         due = self.base_version + 1
         for version in [*self.log.versions(), self.newest + 1]:
@@ -230,9 +231,11 @@ def survey_store(directory: Path, acknowledged: int = 0, progress: Callable[[int
 
 
 def bytes_to_read(directory: Path) -> int:
-    """How many bytes a survey will tell of, more or less."""
+    """About how many bytes a survey will report to ``progress``."""
     names = os.listdir(directory)
-    read = [name for name in names if wal_reader.number_of(name) is not None or checkpoint.version_of(name) is not None]
+    read = [
+        name for name in names if wal_format.file_number(name) is not None or checkpoint.version_of(name) is not None
+    ]
     return sum((directory / name).stat().st_size for name in read)
 
 

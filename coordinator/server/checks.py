@@ -1,9 +1,9 @@
 """The checks under way: what each is told of the allocator, slice by slice, and when it must begin again.
 
-A check is a client that asks: ``["check", [number, part, position]]``, ``check_state`` has the parts. Each answer is of
-about a millisecond, so nobody's commit waits for longer. While a check is under way the reclaimer is paused and the
-heap notes what it allocates. Both end with the last check. When a commit needs the room, the history grows long, or too
-much was noted, all checks end at once, and each finds out with its next control request.
+A check is a client that sends control requests ``["check", [number, part, position]]``; ``check_report`` has the parts.
+An answer takes about a millisecond, so no commit waits for longer. While a check is under way the reclaimer is paused
+and the heap notes what it allocates; both end with the last check. If a commit needs the room, the history grows long,
+or too much was noted, all checks end at once. Each is told so in the answer to its next request (``GIVEN_UP``).
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from shoal.coordinator.memory.check_report import CheckState
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.server.clients import Client
-from shoal.shm import limits
+from shoal.shm.limits import DEFAULT_LIMITS, Limits
 from shoal.shm.memory import check_parts
 
 GIVEN_UP: list[Any] = []
@@ -25,16 +25,18 @@ _MOST_POSITIONS = 1 << 48
 class Checks:
     """The checks of one coordinator. Asked only when no group of commits is half done."""
 
-    def __init__(self, writer: Writer, reclaimer: Reclaimer) -> None:
+    def __init__(self, writer: Writer, reclaimer: Reclaimer, limits: Limits = DEFAULT_LIMITS) -> None:
+        self._limits = limits
         self._writer = writer
         self._reclaimer = reclaimer
         self._under_way: dict[int, tuple[Client, CheckState]] = {}  # by number; the oldest first
         self._numbers = 0
 
     def answer(self, client: Client, arguments: Any, version: int, now_s: float) -> list[Any] | None:
-        """The answer to a control request, of a check that begins its number and more; None if it makes no sense.
+        """The answer to a control request; None if the request makes no sense.
 
-        The position with which a check begins says whether it insists.
+        A check begins with part ``BEGIN`` and is told its number. The position says whether it insists: then commits
+        do not end it within the next second.
         """
         if type(arguments) is not list or len(arguments) != 3:
             return None
@@ -48,7 +50,7 @@ class Checks:
             self._end(number)
             number = self._begin(client, version)
             if position:
-                self._reclaimer.insists_until_s = now_s + limits.SNAPSHOT_GRACE_S
+                self._reclaimer.insists_until_s = now_s + self._limits.snapshot_grace_s
             return [number, *self._under_way[number][1].begin()]
         found = self._under_way.get(number)
         if found is None or found[0] is not client:
@@ -64,9 +66,9 @@ class Checks:
             self._end(number)
 
     def tidy(self) -> None:
-        """Let go of what the checks kept that were given up; give up those that keep too much."""
+        """Give up checks that keep too much, and free what given-up checks kept."""
         allocated = self._writer.heap.allocated
-        if allocated is not None and len(allocated) > limits.MAX_CHECK_ALLOCATIONS:
+        if allocated is not None and len(allocated) > self._limits.max_check_allocations:
             self._reclaimer.paused = False
         if self._under_way and not self._reclaimer.paused:
             self._under_way.clear()
@@ -78,7 +80,7 @@ class Checks:
             self._writer.heap.allocated = array("Q")
         self._numbers += 1
         self._under_way[self._numbers] = (client, CheckState(self._writer, version))
-        if len(self._under_way) > limits.MAX_CHECKS:
+        if len(self._under_way) > self._limits.max_checks:
             del self._under_way[next(iter(self._under_way))]
         return self._numbers
 

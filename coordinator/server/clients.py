@@ -1,32 +1,32 @@
-"""The processes attached to a coordinator: their pipes, their snapshot slots, and what they have not read yet.
+"""The processes attached to a coordinator: their pipes, their snapshot slots, and answers they have not read yet.
 
 - A client's request pipe reports its end when the last process that holds it is gone, however it went. A child that
-  was forked without Python's knowledge holds it, too: so the process itself is watched, where the system can
-  (``Processes``). The client's slots are free at the first of these moments, and nothing else of it is kept.
-- The coordinator never waits for a client: answers that do not fit a pipe are kept, up to a bound, and a client that
-  lets them grow beyond it is dropped. It finds out at its next commit and attaches anew.
+  was forked without Python's knowledge holds it, too, so the process itself is watched where the system can do that
+  (``Processes``). At the first of these reports the client's slots are free, and nothing else of it is kept.
+- The coordinator never waits for a client. Answers that do not fit its pipe are kept, up to a bound; beyond the bound
+  the client is dropped. It notices at its next commit and attaches anew.
 """
 
 from __future__ import annotations
 
 import errno
-import fcntl
 import os
 import select
 
-from shoal.shm.limits import MAX_CLIENT_BACKLOG_BYTES, PIPE_BYTES
-from shoal.shm.memory import snapshots
+from shoal.coordinator.host import THIS_MACHINE, Host
+from shoal.shm.errors import ConfigurationError
+from shoal.shm.files.store_files import StoreMeta
+from shoal.shm.limits import MAX_CLIENT_BACKLOG_BYTES
 from shoal.shm.memory.snapshots import SnapshotPage
 from shoal.shm.wire import handshake
 from shoal.shm.wire.frames import FrameBuffer
-
-_F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
 
 
 class Client:
     """One attached process."""
 
     __slots__ = (
+        "_host",
         "answer_fd",
         "backlog",
         "buffer",
@@ -40,7 +40,16 @@ class Client:
         "was_back",
     )
 
-    def __init__(self, client_id: int, pid: int, request_fd: int, answer_fd: int, page: SnapshotPage) -> None:
+    def __init__(
+        self,
+        client_id: int,
+        pid: int,
+        request_fd: int,
+        answer_fd: int,
+        page: SnapshotPage,
+        host: Host = THIS_MACHINE,
+    ) -> None:
+        self._host = host
         self.client_id = client_id
         self.pid = pid
         self.request_fd = request_fd
@@ -49,11 +58,14 @@ class Client:
         self.database_id = client_id  # of the open database it belongs to, if that has several clients
         self.buffer = FrameBuffer()
         self.backlog = b""
-        # For ``gathering``: the last group it was in, whether it had been in one of the two before that, and how often
-        # of late it came when it was waited for.
+        # What the group-commit delay notes of it (``group_delay.GroupMember``).
         self.last_group = -2
         self.was_back = False
         self.comes_back = 0
+
+    def receive(self) -> bytes:
+        """Some of what it has sent, empty at the end of its pipe; BlockingIOError if there is nothing now."""
+        return self._host.read(self.request_fd, self.buffer.wanted_bytes())
 
     def send(self, data: bytes) -> bool:
         """Write an answer, or keep what does not fit; False if the client must be dropped."""
@@ -61,7 +73,7 @@ class Client:
             self.backlog += data
             return len(self.backlog) <= MAX_CLIENT_BACKLOG_BYTES
         try:
-            written = os.write(self.answer_fd, data)
+            written = self._host.write(self.answer_fd, data)
         except BlockingIOError:
             written = 0
         except BrokenPipeError:
@@ -77,8 +89,8 @@ class Client:
 
     def close(self) -> None:
         """Close the coordinator's ends of its pipes."""
-        os.close(self.request_fd)
-        os.close(self.answer_fd)
+        self._host.close(self.request_fd)
+        self._host.close(self.answer_fd)
 
 
 class Processes:
@@ -90,9 +102,9 @@ class Processes:
         self._pids: dict[int, int] = {}  # by descriptor
 
     def watch(self, client: Client, pid: int) -> None:
-        """Take note of a client of process ``pid``; of an unknown process (0), or where none can be watched, nothing.
+        """Watch process ``pid`` of a client; OSError if there is no descriptor for that.
 
-        OSError if there is no descriptor for it.
+        Nothing is watched if the process is unknown (0), or where the system cannot do it.
         """
         if pid in self._watched:
             self._watched[pid][1].add(client)
@@ -112,7 +124,7 @@ class Processes:
             self._pids[fd] = pid
 
     def forget(self, client: Client) -> None:
-        """A client is gone; with the last one of a process nobody watches it any more."""
+        """A client is gone; after the last client of a process, the process is no longer watched."""
         for pid, (fd, clients) in self._watched.items():
             if client in clients:
                 clients.remove(client)
@@ -123,41 +135,43 @@ class Processes:
                 return
 
     def ended(self, fd: int) -> list[Client]:
-        """The clients of the process whose end ``fd`` reports; none if it is another descriptor."""
+        """The clients of the process whose end ``fd`` reports; none if ``fd`` watches no process."""
         pid = self._pids.get(fd)
         return [] if pid is None else list(self._watched[pid][1])
 
 
+def check_served_as_asked(hello: handshake.Hello, meta: StoreMeta) -> None:
+    """ConfigurationError if the store is served in another way than a new client asks for."""
+    if hello.durability not in (None, meta.durability):
+        raise ConfigurationError(
+            f"the store is being served with durability {meta.durability!r}, not {hello.durability!r}; "
+            "open it without naming one, or when it is at rest"
+        )
+    if hello.max_bytes not in (None, meta.max_bytes):
+        raise ConfigurationError(
+            f"the store is being served with max_bytes {meta.max_bytes:,}, not {hello.max_bytes:,}; "
+            "open it without naming one, or when it is at rest"
+        )
+
+
 def welcome_client(
-    hello: handshake.Hello, segment_fd: int, durability: str, generation: int, store_id: bytes
+    hello: handshake.Hello, segment_fd: int, durability: str, generation: int, store_id: bytes, host: Host
 ) -> tuple[Client, handshake.Welcome]:
     """Pipes and slots for a new client; its descriptors in the welcome are the caller's to send and close."""
     opened: list[int] = []
     try:
-        request_read, request_write = os.pipe()
+        request_read, request_write = host.pipe()
         opened += (request_read, request_write)
-        answer_read, answer_write = os.pipe()
+        answer_read, answer_write = host.pipe()
         opened += (answer_read, answer_write)
-        slots = snapshots.new_page()
-        opened.append(slots)
-        page = SnapshotPage(slots)
+        slots, page = host.new_slots()
     except OSError:
         for fd in opened:
-            os.close(fd)
+            host.close(fd)
         raise
     for fd in (request_read, answer_write):
-        os.set_blocking(fd, False)
-        _enlarge(fd)
-    client = Client(hello.client_id, hello.pid, request_read, answer_write, page)
+        host.set_blocking(fd, False)
+        host.enlarge_pipe(fd)
+    client = Client(hello.client_id, hello.pid, request_read, answer_write, page, host)
     client.database_id = hello.database_id or hello.client_id
     return client, handshake.Welcome(durability, generation, store_id, segment_fd, slots, request_write, answer_read)
-
-
-def _enlarge(fd: int) -> None:
-    """Ask for a larger pipe. The kernel's limit per user may refuse: a smaller pipe only means more pieces."""
-    if _F_SETPIPE_SZ is None:
-        return
-    try:
-        fcntl.fcntl(fd, _F_SETPIPE_SZ, PIPE_BYTES)
-    except PermissionError:
-        return

@@ -1,8 +1,9 @@
-"""The door: hands pipes and memory to processes of the same user, and to nobody else.
+"""The control socket: hands pipes and memory to processes of the same user, and to nobody else.
 
-The socket is 0600 in a 0700 directory; besides, the kernel is asked who is on the other end. A visitor who says
-nothing, nonsense, or more than a greeting is shown out; nobody else waits for him. However many come, those inside
-keep the descriptors they need.
+- The socket is 0600 in a 0700 directory; besides, the kernel is asked which user is on the other end.
+- A connection is pending until it has sent its greeting. One that sends nothing for 5 s, nonsense, or more than a
+  greeting is closed. Nobody else waits for it.
+- However many connect, attached clients keep the descriptors that they need.
 """
 
 from __future__ import annotations
@@ -22,21 +23,22 @@ from shoal.shm.files import store_files
 from shoal.shm.wire import handshake
 from shoal.shm.wire.frames import FrameBuffer, FrameError
 
-_PATIENCE_S = 5.0
-_MOST_VISITORS = 128
-# Of the descriptors the process may have: for the log and checkpoints, without which those inside would not go on.
+_SILENT_S = 5.0  # a pending connection that has sent no greeting for so long is closed
+_MAX_PENDING = 128
+# Of the descriptors the process may have: for the log and checkpoints, without which attached clients could not go on.
 _KEPT_DESCRIPTORS = 48
 
-# What keeps a visitor out and says nothing about those inside.
+# Errors that keep a new client out and say nothing about those that are attached.
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.ETOOMANYREFS)
-# How a visitor leaves before it is answered, or never takes its answer.
+# Errors of a peer that leaves before it is answered, or never takes its answer.
 _GONE = (ConnectionError, BlockingIOError, TimeoutError)
 
-Admit = Callable[[handshake.Hello, int], handshake.Welcome]  # the greeting, and who sent it as the kernel says
+# Takes in a client, given its greeting and its pid as the kernel says, or raises what it is told.
+Admit = Callable[[handshake.Hello, int], handshake.Welcome]
 
 
 class ControlSocket:
-    """The listening socket and those who have connected and not yet been admitted."""
+    """The listening socket, and the connections that have sent no greeting yet."""
 
     def __init__(self, directory: Path, admit: Admit) -> None:
         self._path = directory / store_files.SOCKET_FILE
@@ -44,7 +46,8 @@ class ControlSocket:
         self._missing = MissingFile(self._path)
         self._path.unlink(missing_ok=True)  # a dead coordinator's: this one holds the lock
         self._listener = self._listen()
-        self._visitors: dict[int, tuple[socket.socket, bytearray, float]] = {}  # who came first stands first
+        # By descriptor, the oldest first: the connection, what it has sent, since when it is pending.
+        self._pending: dict[int, tuple[socket.socket, bytearray, float]] = {}
 
     def _listen(self) -> socket.socket:
         listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -52,7 +55,7 @@ class ControlSocket:
             with store_files.socket_address(self._path.parent) as address:
                 listener.bind(address)
             os.chmod(self._path, 0o600)
-            listener.listen(_MOST_VISITORS)
+            listener.listen(_MAX_PENDING)
         except OSError:
             listener.close()
             raise
@@ -70,7 +73,7 @@ class ControlSocket:
             return False
         try:
             listener = self._listen()
-        except OSError:  # no descriptor or no room on the disk: those inside go on, and the next look tries again
+        except OSError:  # no descriptor or no room on the disk: attached clients go on, and the next look tries again
             return False
         self._listener.close()
         self._listener = listener
@@ -81,17 +84,17 @@ class ControlSocket:
         return self._listener.fileno()
 
     def accept(self) -> list[int]:
-        """Let those waiting connect; the descriptors to watch for what they say."""
+        """Accept the connections that wait; the descriptors to watch for their greetings."""
         fresh = []
-        for _ in range(_MOST_VISITORS):
+        for _ in range(_MAX_PENDING):
             try:
                 connection, _ = self._listener.accept()
-            except (BlockingIOError, ConnectionError):  # nobody is waiting, or whoever was has left again
+            except (BlockingIOError, ConnectionError):  # none waits, or the one that did has gone
                 break
             except OSError as error:
                 if error.errno not in _NO_ROOM:
                     raise
-                break  # it goes on waiting until there is a descriptor for it
+                break  # it waits until there is a descriptor for it
             if store_files.peer_uid(connection) not in (os.getuid(), 0):
                 connection.close()
                 continue
@@ -101,49 +104,49 @@ class ControlSocket:
                     handshake.send_refusal(connection, self._no_room())
                 connection.close()
                 continue
-            if len(self._visitors) == _MOST_VISITORS:
-                self._dismiss(next(iter(self._visitors)))  # who has been silent longest
-            self._visitors[connection.fileno()] = (connection, bytearray(), time.monotonic())
+            if len(self._pending) == _MAX_PENDING:
+                self._close_pending(next(iter(self._pending)))  # the one that is pending longest
+            self._pending[connection.fileno()] = (connection, bytearray(), time.monotonic())
             fresh.append(connection.fileno())
         return fresh
 
-    def is_visitor(self, fd: int) -> bool:
-        """Whether ``fd`` belongs to someone not yet admitted."""
-        return fd in self._visitors
+    def is_pending(self, fd: int) -> bool:
+        """Whether ``fd`` is a pending connection."""
+        return fd in self._pending
 
-    def hear(self, fd: int) -> bool:
-        """Read what a visitor says and answer; True when it is done with, either way."""
-        connection, heard, _ = self._visitors[fd]
+    def receive(self, fd: int) -> bool:
+        """Read what a pending connection has sent, and answer a whole greeting; True when it is closed."""
+        connection, received, _ = self._pending[fd]
         try:
             data = connection.recv(handshake.MAX_HELLO_BYTES)
-            heard += data
-            messages = FrameBuffer().feed(bytes(heard)) if data else []
-            if data and not messages and len(heard) <= handshake.MAX_HELLO_BYTES:
+            received += data
+            messages = FrameBuffer().feed(bytes(received)) if data else []
+            if data and not messages and len(received) <= handshake.MAX_HELLO_BYTES:
                 return False
             hello = handshake.decode_hello(messages[0]) if messages else None
         except BlockingIOError:
-            return False  # whoever could be heard had this descriptor before it, and was dismissed in the same turn
+            return False  # another connection had this descriptor, and was closed in the same turn
         except (ConnectionError, FrameError):
-            hello = None  # whoever it was is gone or no shoal: closing is the answer
+            hello = None  # its peer is gone or is no shoal: closing is the answer
         if hello is not None:
             self._answer(connection, hello)
-        self._dismiss(fd)
+        self._close_pending(fd)
         return True
 
-    def impatient(self) -> list[int]:
-        """Show out those who have said nothing for too long; their descriptors."""
+    def drop_silent(self) -> list[int]:
+        """Close the connections that have sent no greeting for too long; their descriptors."""
         now_s = time.monotonic()
-        late = [fd for fd, (_, _, since) in self._visitors.items() if now_s - since > _PATIENCE_S]
+        late = [fd for fd, (_, _, since) in self._pending.items() if now_s - since > _SILENT_S]
         for fd in late:
-            self._dismiss(fd)
+            self._close_pending(fd)
         return late
 
     def close(self) -> None:
-        """Close the door."""
+        """Stop listening, and close what is pending."""
         self._path.unlink(missing_ok=True)
         self._listener.close()
-        for fd in list(self._visitors):
-            self._dismiss(fd)
+        for fd in list(self._pending):
+            self._close_pending(fd)
 
     def _answer(self, connection: socket.socket, hello: handshake.Hello) -> None:
         connection.setblocking(True)
@@ -159,14 +162,14 @@ class ControlSocket:
         except _GONE:
             pass  # its pipes end with it, as those of any client
         except OSError as error:
-            if error.errno not in _NO_ROOM:  # too many descriptors are on their way: it is closed, and may come again
+            if error.errno not in _NO_ROOM:  # else too many descriptors are on their way: it may connect again
                 raise
         finally:
             for fd in welcome.descriptors:
                 os.close(fd)
 
     def _welcome(self, hello: handshake.Hello, pid: int) -> handshake.Welcome:
-        """Take the visitor in, or raise what it is told."""
+        """Take the client in, or raise what it is told."""
         if not self._has_room():
             raise self._no_room()
         try:
@@ -179,7 +182,7 @@ class ControlSocket:
             ) from error
 
     def _has_room(self) -> bool:
-        """Whether those that are kept are free: it takes them, all at once, and lets them go."""
+        """Whether the descriptors that are kept are free: takes them, all at once, and closes them."""
         taken = []
         try:
             for _ in range(_KEPT_DESCRIPTORS):
@@ -200,6 +203,6 @@ class ControlSocket:
             "attach fewer processes, or raise `ulimit -n` where it is started"
         )
 
-    def _dismiss(self, fd: int) -> None:
-        connection, _, _ = self._visitors.pop(fd)
+    def _close_pending(self, fd: int) -> None:
+        connection, _, _ = self._pending.pop(fd)
         connection.close()

@@ -1,7 +1,7 @@
-"""What a coordinator does between groups of commits, in slices: reclaim, expire, forget, give back, write checkpoints.
+"""What a coordinator does between groups of commits, in slices: reclaim, expire, forget, free memory, checkpoints.
 
-A slice is short, so no commit waits long for it. Nothing here is promised to anyone: killed at any point, the next
-coordinator does it again.
+A slice is short, so no commit waits long for it. Nothing here is promised to a client: after SIGKILL at any point the
+next coordinator does it again.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.server.checks import Checks
-from shoal.shm import limits
+from shoal.shm.limits import BLOCK_BYTES, DEFAULT_LIMITS, Limits
 from shoal.shm.memory.layout import W_HORIZON
 
 
 class Maintenance:
-    """The upkeep of one store. ``busy``: reclaiming has more that it can do at once, so the loop does not wait."""
+    """The maintenance of one store. ``busy``: reclaiming has more to do at once, so the loop must not wait."""
 
     def __init__(
         self,
@@ -27,7 +27,9 @@ class Maintenance:
         window: ConflictWindow,
         checks: Checks,
         checkpointer: Checkpointer | None,
+        limits: Limits = DEFAULT_LIMITS,
     ) -> None:
+        self._limits = limits
         self._engine = engine
         self._writer = writer
         self._reclaimer = reclaimer
@@ -49,7 +51,7 @@ class Maintenance:
             self._forget()
 
     def run(self, now_s: float) -> bool:
-        """A slice of everything; True if more keys have expired, so that it should be called again at once."""
+        """Do a slice of everything; True if more keys have expired, so that it should be called again at once."""
         more = self._engine.sweep_expired()
         self._engine.finish_group()
         self._checks.tidy()
@@ -59,14 +61,15 @@ class Maintenance:
                 self.busy = True  # the next turn frees a slice
         self._forget()
         heap = self._writer.heap
-        heap.give_back(max(256, heap.used_words // limits.BLOCK_BYTES))
+        heap.give_back(max(256, heap.used_words // BLOCK_BYTES))
         if self._checkpointer is not None:
             self._checkpointer.maintain(now_s)
         return more
 
     def _forget(self) -> None:
-        """Let the conflict window forget what no open snapshot can conflict with, in portions worth the work."""
-        if len(self._window) < limits.WINDOW_LEAST_KEYS + limits.RECLAIM_EVERY:
+        """Let the conflict window forget what no open snapshot can conflict with, once that is worth the work."""
+        limits = self._limits
+        if len(self._window) < limits.window_least_keys + limits.reclaim_every:
             return
         horizon = self._writer.segment.words[W_HORIZON]
-        self._window.forget(horizon, limits.WINDOW_LEAST_KEYS, limits.WINDOW_MOST_KEYS)
+        self._window.forget(horizon, limits.window_least_keys, limits.window_most_keys)

@@ -1,7 +1,7 @@
-"""Notices that somebody removed a file which processes look for in a store being served, as cleaners of /tmp do.
+"""Notices that somebody removed a file of a store being served, as cleaners of /tmp do.
 
-Only one that stays away is made again: when a directory is being deleted its files go first, and a new one among them
-would keep it from being deleted.
+A file is made again only when it stays away for a while. When a directory is being deleted, its files go first, and a
+new one among them would keep the directory from being deleted.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from shoal.shm.limits import REMAKE_AFTER_S
 
 
 class MissingFile:
-    """A look at one file now and then. ``since_s`` is the moment (monotonic) at which it was first not there."""
+    """Looks at one file now and then. ``since_s`` is when it was first not there, None if it is (monotonic)."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

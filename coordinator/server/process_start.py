@@ -1,6 +1,7 @@
-"""What a coordinator's process does before it serves: what it keeps of its starter, and what it tells it.
+"""What a coordinator's process does before it serves: it leaves its starter, enters the store's directory, locks it.
 
-Nobody may depend on the starter: it can be killed at any moment, and the coordinator outlives it.
+The starter can be killed at any moment and the coordinator outlives it, so the coordinator keeps nothing of it but the
+pipe on which it reports how the start went.
 """
 
 from __future__ import annotations
@@ -8,16 +9,21 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+from pathlib import Path
 from typing import Any
 
+import filelock
+
 from shoal.shm import codec
-from shoal.shm.errors import ShoalError
+from shoal.shm.errors import ShoalError, StoreMovedError
+from shoal.shm.files import store_files
+from shoal.shm.files.store_place import HERE, WorkingPlace, lock_directory
 from shoal.shm.host import descriptors
 from shoal.shm.wire import wire_errors
 
 
 def raise_limit_of_descriptors() -> None:
-    """Have as many as the system allows: every client takes some, and the usual limit suits programs with few files."""
+    """Raise the limit to the hard one: every client takes descriptors, and the usual limit suits smaller programs."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(OSError, ValueError):  # macOS names a limit that it then refuses: the old one stays
@@ -33,8 +39,43 @@ def leave_everything(but: int) -> None:
                 os.close(int(name))
 
 
+class AlreadyServedError(Exception):
+    """Another coordinator holds the store."""
+
+
+def enter(directory: Path, store_id: bytes | None) -> WorkingPlace:
+    """Make the store's directory the working directory; ``StoreMovedError`` if store ``store_id`` is not there."""
+    try:
+        return WorkingPlace(directory)
+    except (FileNotFoundError, NotADirectoryError) as error:
+        if store_id is None:
+            raise
+        raise StoreMovedError(str(directory), False) from error
+
+
+def hold_locks(directory: Path, held: contextlib.ExitStack, made: contextlib.ExitStack) -> None:
+    """Keep other coordinators out of the working directory, or raise ``AlreadyServedError``.
+
+    The lock on the directory decides. The lock file is locked, too, because shoal 0.1 looks at that. ``held`` gives the
+    locks back; ``made`` removes the files that this and the epoch word make, if there were none before.
+    """
+    directory_fd = lock_directory(HERE, shared=False)
+    if directory_fd is None:
+        raise AlreadyServedError(f"{directory} is served by another coordinator")
+    held.callback(os.close, directory_fd)
+    for path in (HERE / store_files.COORDINATOR_LOCK_FILE, HERE / store_files.EPOCH_FILE):
+        if not path.exists():
+            made.callback(path.unlink, missing_ok=True)
+    lock = filelock.FileLock(HERE / store_files.COORDINATOR_LOCK_FILE, mode=0o600, thread_local=False)
+    try:
+        lock.acquire(timeout=0)
+    except filelock.Timeout:
+        raise AlreadyServedError(f"{directory} is served by another coordinator") from None
+    held.callback(lock.release)
+
+
 class Report:
-    """Tells whoever started this process, if it is still there, how the start went."""
+    """Tells the process that started this one, if it is still there, how the start went."""
 
     def __init__(self, fd: int) -> None:
         self._fd = fd
@@ -54,7 +95,7 @@ class Report:
 
     def _say(self, parts: list[Any]) -> None:
         if self._fd >= 0:
-            with contextlib.suppress(BrokenPipeError):  # the starter was killed meanwhile; others are waiting
+            with contextlib.suppress(BrokenPipeError):  # the starter was killed meanwhile; other clients may wait
                 os.write(self._fd, codec.pack(parts))
             os.close(self._fd)
             self._fd = -1

@@ -1,10 +1,12 @@
 """``store.json`` of the store that a coordinator serves: written when it begins, and for every new file of the log.
 
-A new file of the log is on disk before ``store.json`` names it, and named before the first commit is written to it. So
-whoever opens the store misses it if somebody removed it, and nothing that is not there is missed. A full disk puts the
-naming off until there is room: the file named before stays meanwhile.
+Invariants:
+- A new log file is on disk before ``store.json`` names it, and named before the first commit is written to it. So
+  recovery misses the file if somebody removed it, and it misses no file that never was.
+- On a full disk the naming waits until there is room. The file named before stays meanwhile.
+- ``store.json`` is replaced whole: after SIGKILL at any point it is the old one or the new one.
 
-If ``store.json`` was removed, it is made again.
+If somebody removed ``store.json``, it is made again.
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import contextlib
 from pathlib import Path
 
+from shoal.coordinator.host import THIS_MACHINE, Host
 from shoal.coordinator.server.missing_file import MissingFile
 from shoal.shm.errors import StoreFullError
 from shoal.shm.files import store_files
@@ -22,7 +25,8 @@ from shoal.shm.files.store_files import StoreMeta
 class ServedMeta:
     """What ``store.json`` is to say while the store is served."""
 
-    def __init__(self, storage: Storage, directory: Path, meta: StoreMeta) -> None:
+    def __init__(self, storage: Storage, directory: Path, meta: StoreMeta, host: Host = THIS_MACHINE) -> None:
+        self._host = host
         self._storage = storage
         self._directory = directory
         self._missing = MissingFile(directory / store_files.META_FILE)
@@ -30,7 +34,7 @@ class ServedMeta:
 
     def begin(self, log_number: int) -> None:
         """The store is served from here on, with this log file as the newest; 0 without a new one."""
-        last = store_files.read_meta(self._directory)
+        last = self._host.read_meta(self._directory)
         before = 0 if last is None else last.log_number
         self._meta = self._meta._replace(log_number=before)
         if log_number and self._meta == last:

@@ -1,28 +1,29 @@
 """The generation of the coordinator that serves: in the segment, and in the file ``epoch`` that every client maps.
 
-If the file was removed, those who have it mapped would never hear of the next coordinator. So it is made anew with a
-higher generation, and the old one is told the same: whoever has it mapped attaches again, to the same coordinator, and
-maps the new file. The memory served stays the same.
+If somebody removed the file, clients that have it mapped would never hear of the next coordinator. So the coordinator
+makes it anew with a higher generation and stores the same in the old one. Clients that have the old one mapped then
+attach again, to the same coordinator, and map the new file. The memory served stays the same.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from shoal.coordinator.host import THIS_MACHINE, Host
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.server.missing_file import MissingFile
 from shoal.shm.files import store_files
-from shoal.shm.files.store_files import EpochWord
 from shoal.shm.memory.layout import EPOCH_BITS, W_GENERATION
 
 
 class ServingEpoch:
     """Raises the generation when the coordinator begins to serve, and keeps the file there."""
 
-    def __init__(self, directory: Path, writer: Writer) -> None:
+    def __init__(self, directory: Path, writer: Writer, host: Host = THIS_MACHINE) -> None:
+        self._host = host
         self._directory = directory
         self._writer = writer
-        self._word = EpochWord(directory, writable=True)
+        self._word = host.epoch_word(directory)
         self._missing = MissingFile(directory / store_files.EPOCH_FILE)
 
     def prepare(self) -> None:
@@ -30,7 +31,7 @@ class ServingEpoch:
         self._writer.segment.words[W_GENERATION] = self._word.generation + 1
 
     def publish(self) -> None:
-        """From here on, who only reads looks for the new segment."""
+        """From here on, processes that only read look for the new segment."""
         self._word.words[0] = self._writer.segment.words[W_GENERATION] << EPOCH_BITS
         self._writer.epoch_words = self._word.words
 
@@ -40,10 +41,10 @@ class ServingEpoch:
             return
         before = self._word
         try:
-            self._word = EpochWord(self._directory, writable=True)
+            self._word = self._host.epoch_word(self._directory)
         except OSError:  # no descriptor or no room on the disk: the next look tries again
             return
         self._writer.segment.words[W_GENERATION] += 1
         self.publish()
-        # Last: what was remembered under the old word is void from here on, and nothing can be remembered under it.
+        # Last: key locations cached under the old word are void from here on, and none can be cached under it.
         before.words[0] = self._word.words[0]

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from shoal.primitives.rules import cell_rules as cell_operations
 from shoal.primitives.rules import event_rules as event_operations
 from shoal.primitives.rules import key_rules as key_operations
-from shoal.shm.operation import Decision, Joint, OperationTable, Read
+from shoal.shm.operation import BatchedOperation, Decision, OperationTable, Read
 
 CELL_CAS = "cell_cas"
 CELL_DELETE = "cell_delete"
@@ -31,6 +31,6 @@ OPERATIONS: dict[str, Callable[..., Decision]] = {
     INSERT: key_operations.insert,
 }
 
-JOINTS: dict[str, Callable[[Read, bytes], Joint]] = {EVENT_APPEND: event_operations.Appending}
+BATCHED: dict[str, Callable[[Read, bytes], BatchedOperation]] = {EVENT_APPEND: event_operations.Appending}
 
-TABLE = OperationTable(OPERATIONS, JOINTS)
+TABLE = OperationTable(OPERATIONS, BATCHED)

@@ -42,7 +42,7 @@ HEAD, KEYS, END = 1, 2, 3
 _PREFIX, _SUFFIX = "checkpoint-", ".ckpt"
 
 # One client's last commit: client id, commit id, version, results.
-Remembered = list[Any]
+Session = list[Any]
 
 
 class Entry(NamedTuple):
@@ -76,7 +76,7 @@ def write_checkpoint(
     directory: Path,
     reader: Reader,
     version: int,
-    remembered: list[Remembered],
+    sessions: list[Session],
     store_id: bytes | None = None,
     temporary_name: str | None = None,
 ) -> int:
@@ -105,7 +105,7 @@ def write_checkpoint(
                 if size >= CHECKPOINT_BLOCK_BYTES:
                     out.write(_block(KEYS, flat))
                     flat, size = [], 0
-            out.write(_block(KEYS, flat) + _block(END, [keys, remembered]))
+            out.write(_block(KEYS, flat) + _block(END, [keys, sessions]))
             out.truncate()
             out.flush()
             os.fsync(out.fileno())
@@ -131,12 +131,12 @@ class CheckpointReader:
         self._expected_id = expected_id
         self.store_id: bytes | None = None
         self.version = 0
-        self.remembered: list[Remembered] = []
+        self.sessions: list[Session] = []
         self._previous = b""  # the last key, and how many there were
         self._keys = 0
 
     def entries(self) -> Iterator[list[Entry]]:
-        """All keys, a block at a time; ``version`` is set before the first, ``remembered`` after the last."""
+        """All keys, a block at a time; ``version`` is set before the first, ``sessions`` after the last."""
         for part in self.past_damage():
             if isinstance(part, CorruptionError):
                 raise part
@@ -203,7 +203,7 @@ class CheckpointReader:
             self._damaged(offset, "a number of keys and the last commit of each client", reprlib.repr(content))
         if content[0] != self._keys and not damaged:
             self._damaged(offset, f"{content[0]} keys", f"{self._keys}")
-        self.remembered = content[1]
+        self.sessions = content[1]
 
     def _next_block(self, offset: int) -> int:
         """Where to read on behind what is no block: where it says that it ends, if another begins there."""

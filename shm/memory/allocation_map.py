@@ -1,4 +1,7 @@
-"""Every piece of memory of a segment, as its allocator has it and as a walk meets it: a byte for each."""
+"""The state of every allocation in a segment: what its allocator says of it, and how the check has met it.
+
+One byte for each allocation. Nothing here is shared: a check builds it in its own process.
+"""
 
 from __future__ import annotations
 
@@ -6,66 +9,69 @@ from array import array
 
 from shoal.shm.memory.layout import BLOCK_WORDS
 
-# What is known of a piece.
+# States of an allocation.
 FREE = 0
-IN_USE = 1  # and not met yet
+IN_USE = 1  # allocated, and not met yet
 MET = 2  # reachable
-MET_AT_VERSION = 3  # reachable at the version of the check: it must not be given to anyone else
-HISTORY = 4  # a record below a key's newest
-WAITING = 5  # to be reclaimed
+MET_AT_VERSION = 3  # reachable at the version of the check: it must not be allocated again meanwhile
+HISTORY = 4  # an older record of a key
+WAITING = 5  # waits to be reclaimed
 FRESH = 6  # allocated since the check began
 
 
 class AllocationMap:
-    """Built from the coordinator's answers, block by block; ``problems`` has what is wrong with these alone."""
+    """Built from the coordinator's answers, block by block. ``problems`` lists faults in these answers alone."""
 
     def __init__(self) -> None:
-        self._pieces: dict[int, tuple[int, bytearray]] = {}  # by block: words of a piece, and a byte for each
+        self._blocks: dict[int, tuple[int, bytearray]] = {}  # by block: words of an allocation, and the state of each
         self.problems: list[str] = []
 
     def add(self, block: int, words: int, free: bytes) -> None:
-        """Take in a block of pieces of so many words, and where free ones begin; minus so many, a run of blocks."""
+        """Add a block of allocations of ``words`` words each; ``free`` says where free ones begin, 2 bytes for each.
+
+        If ``words`` is below 0, it is one large record in a run of ``-words`` blocks.
+        """
         if words < 0:
-            self._pieces[block] = (-words * BLOCK_WORDS, bytearray((IN_USE,)))
+            self._blocks[block] = (-words * BLOCK_WORDS, bytearray((IN_USE,)))
             return
         states = bytearray((IN_USE,)) * (BLOCK_WORDS // words)
-        self._pieces[block] = (words, states)
+        self._blocks[block] = (words, states)
         for offset in array("H", free):
-            at, beside = divmod(offset, words)
-            if beside or at >= len(states) or states[at] == FREE:
+            at, rest = divmod(offset, words)
+            if rest or at >= len(states) or states[at] == FREE:
                 self.problems.append(f"word {offset} of block {block} begins no record, or is free twice")
             else:
                 states[at] = FREE
 
     def get(self, reference: int) -> int:
-        """The state of the piece at ``reference``; FREE if no piece begins there."""
+        """The state of the allocation at ``reference``; FREE if none begins there."""
         block, offset = divmod(reference, BLOCK_WORDS)
-        found = self._pieces.get(block)
+        found = self._blocks.get(block)
         if found is None:
             return FREE
-        at, beside = divmod(offset, found[0])
-        return FREE if beside or at >= len(found[1]) else found[1][at]
+        at, rest = divmod(offset, found[0])
+        return FREE if rest or at >= len(found[1]) else found[1][at]
 
     def set(self, reference: int, state: int) -> None:
-        """Note a state of a piece that ``get`` found in use."""
+        """Note the state of an allocation that ``get`` found in use."""
         block, offset = divmod(reference, BLOCK_WORDS)
-        words, states = self._pieces[block]
+        words, states = self._blocks[block]
         states[offset // words] = state
 
     def size_of(self, reference: int) -> int:
-        """Words of the piece at ``reference``, 0 if its block is not in use."""
-        found = self._pieces.get(reference // BLOCK_WORDS)
+        """Words of the allocation at ``reference``, 0 if its block is not in use."""
+        found = self._blocks.get(reference // BLOCK_WORDS)
         return 0 if found is None else found[0]
 
     def words_but(self, *states: int) -> int:
-        """Words of all pieces in other states than these."""
-        return sum(words * (len(each) - sum(map(each.count, states))) for words, each in self._pieces.values())
+        """Words of all allocations in other states than these."""
+        return sum(words * (len(each) - sum(map(each.count, states))) for words, each in self._blocks.values())
 
     def references(self, state: int) -> list[int]:
-        """All pieces in a state."""
+        """All allocations in a state."""
         return [
             block * BLOCK_WORDS + at * words
-            for block, (words, each) in self._pieces.items()
+            for block, (words, each) in self._blocks.items()
             if each.count(state)
             for at, found in enumerate(each)
             if found == state

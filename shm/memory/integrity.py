@@ -1,14 +1,14 @@
-"""The walk behind ``check()``: everything reachable in a segment, and everything allocated, compared.
+"""The walk behind ``check()``: it compares everything reachable in a segment with everything that is allocated.
 
-The process that asks walks its own mapping of the segment at a version, while commits go on. From the coordinator it
-has what only that knows (``check_parts``), in slices. Every breach is one line. An empty list means that both indexes
-hold the same keys in order, every chain of versions falls, every reference points at a record in use, no record is used
-twice, and what the allocator says is in use is reachable or waiting to be reclaimed.
+The process that calls ``check()`` walks its own read-only mapping of the segment at a version, while commits go on. It
+asks the coordinator in slices for what only the coordinator knows (``check_parts``). Each fault found is one line. An
+empty list means that both indexes hold the same keys in order, every chain of versions falls, every reference points at
+a record in use, no record is used twice, and every allocation is reachable or waits to be reclaimed.
 
-Why commits do no harm: nothing is freed meanwhile, and no key leaves the indexes. So, with what is newer than the
-version passed over, the walk meets what was reachable when the check began. Everything else in use waits to be
-reclaimed, or was allocated since, and the coordinator has a list of either. If it had to give the check up, the horizon
-may have moved, an answer is empty, and nothing that was found is believed: SnapshotExpiredError.
+Commits may go on because nothing is freed meanwhile and no key leaves the indexes. So the walk, which passes over what
+is newer than its version, meets what was reachable when the check began. Everything else in use waits to be reclaimed
+or was allocated since, and the coordinator has a list of each. If the coordinator has to give the check up, the horizon
+may move: then an answer is empty, and all findings are dropped with SnapshotExpiredError.
 """
 
 from __future__ import annotations
@@ -18,48 +18,54 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from shoal.shm.errors import SnapshotExpiredError
-from shoal.shm.limits import BRANCH_ENTRIES, BUCKET_ENTRIES, LEAF_ENTRIES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES
-from shoal.shm.memory import allocation_map, check_parts, layout
+from shoal.shm.limits import BUCKET_ENTRIES, DEFAULT_LIMITS, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, Limits
+from shoal.shm.memory import allocation_map, check_parts
 from shoal.shm.memory.allocation_map import FRESH, HISTORY, IN_USE, MET, MET_AT_VERSION, AllocationMap
 from shoal.shm.memory.layout import (
+    CHUNK_FIRST,
     DIRECTORY_WORD,
     EXPIRES,
+    INDEX_ENTRIES,
     LENGTH_MASK,
     NODE_HEADER_WORDS,
+    NODE_KEY_LENGTH,
+    RECORD_HEADER_WORDS,
+    RECORD_META,
     REMOVED,
     TOMBSTONE,
-    W_CLEARS,
-    W_CLEARS_BEGIN,
-    W_CLEARS_END,
     W_HASH_MASK,
     W_HASH_SEED,
     W_HORIZON,
     W_ORDER_ROOT,
+    W_RANGE_TOMBSTONES,
+    W_RANGE_TOMBSTONES_BEGIN,
+    W_RANGE_TOMBSTONES_END,
 )
-from shoal.shm.memory.record import find_node, node_key
+from shoal.shm.memory.record import find_node, is_beside, node_key
 from shoal.shm.memory.segment import Segment
 
 _MOST_ENTRIES = 1 << 20  # of the root
 _MOST_NAMED = 5  # references named in one line
 
-# The answer to a part of the check from a position on; empty if the check was given up.
+# Returns the answer to a part of the check from a position on; empty if the check was given up.
 Ask = Callable[[str, int], list[Any]]
 
 
 class SegmentCheck:
-    """One check of an attached segment. ``ask`` is how the coordinator is asked for its part."""
+    """One check of an attached segment. ``ask`` asks the coordinator for its part."""
 
-    def __init__(self, segment: Segment, ask: Ask) -> None:
+    def __init__(self, segment: Segment, ask: Ask, limits: Limits = DEFAULT_LIMITS) -> None:
         self._segment = segment
         self._words = segment.words
         self._ask = ask
+        self._limits = limits
         self._map = AllocationMap()
         self._problems: list[str] = []
         self._version = self._horizon = 0
-        self._nodes: set[int] = set()  # of the ordered index
-        self._live = 0
+        self._nodes: set[int] = set()  # key nodes in the ordered index
+        self._live = 0  # keys
         self._newest: tuple[int, bytes] = (0, b"")  # version of a record, and its key
-        # Met and not in use when the coordinator was asked: they must have been allocated since.
+        # References that were met and were not in use when the check began: they must have been allocated since.
         self._unknown: list[tuple[int, str]] = []
 
     def run(self, insist: bool = False) -> list[str]:
@@ -87,10 +93,10 @@ class SegmentCheck:
         for (part,) in self._slices(check_parts.ALLOCATED):
             fresh.update(array("Q", part))
         self._compare(waiting, waiting_before, fresh, used_words)
-        # Keys of a cleared range count until they are swept; expired ones until they are deleted.
+        # Keys of a cleared range are counted until they are swept, expired ones until they are deleted.
         if self._live != keys:
             self._say(f"the header counts {keys} live keys, the walk found {self._live}")
-        (newest,) = self._asked(check_parts.END, 0)  # an answer says that all until now was worth believing
+        (newest,) = self._asked(check_parts.END, 0)  # an answer says that the check was not given up until now
         if self._newest[0] > newest:
             self._say(f"key {self._newest[1]!r} has version {self._newest[0]}, the newest there is is {newest}")
         return self._map.problems + self._problems
@@ -118,7 +124,7 @@ class SegmentCheck:
         self._problems.append(problem)
 
     def _meet(self, reference: int, what: str, state: int = MET) -> bool:
-        """Note a piece that is reachable; False if there can be none."""
+        """Note an allocation that is reachable; False if there can be none at ``reference``."""
         before = self._map.get(reference)
         if before == IN_USE:
             self._map.set(reference, state)
@@ -130,21 +136,25 @@ class SegmentCheck:
         return True
 
     def _index_node(self, reference: int, most: int, what: str) -> list[int]:
+        """The entries of an index node, none if it is damaged."""
         if not self._meet(reference, what):
             return []
         count = self._words[reference]
         if not 0 < count <= most:
             self._say(f"{what} at {reference} has {count} entries, 1 to {most} are possible")
             return []
-        entries: list[int] = self._words[reference + 1 : reference + 1 + count].tolist()
+        first = reference + INDEX_ENTRIES
+        entries: list[int] = self._words[first : first + count].tolist()
         return entries
 
     def _key(self, node: int, what: str) -> bytes | None:
+        """The key of a node, None if there can be none."""
         if not 0 < node < len(self._words) - NODE_HEADER_WORDS:
             self._say(f"{what} points at {node}, which is no record in use")
             return None
-        if self._words[node + 1] > MAX_ENGINE_KEY_BYTES:
-            self._say(f"{what} points at {node}, whose key has {self._words[node + 1]} bytes")
+        length = self._words[node + NODE_KEY_LENGTH]
+        if length > MAX_ENGINE_KEY_BYTES:
+            self._say(f"{what} points at {node}, whose key has {length} bytes")
             return None
         return node_key(self._segment, node)
 
@@ -152,8 +162,8 @@ class SegmentCheck:
         previous = b""
         root = self._words[W_ORDER_ROOT]
         for branch in self._index_node(root, _MOST_ENTRIES, "the root") if root else []:
-            for leaf in self._index_node(branch, BRANCH_ENTRIES, "a branch"):
-                for node in self._index_node(leaf, LEAF_ENTRIES, "a leaf"):
+            for leaf in self._index_node(branch, self._limits.branch_entries, "a branch"):
+                for node in self._index_node(leaf, self._limits.leaf_entries, "a leaf"):
                     key = self._key(node, "a leaf")
                     if key is None:
                         continue
@@ -165,24 +175,24 @@ class SegmentCheck:
                 self._verify()
 
     def _walk_key(self, node: int, key: bytes) -> None:
-        """A key of the ordered index: its node, its versions, and that the hash index has it."""
+        """Check a key of the ordered index: its node, its versions, and that the hash index has it."""
         is_old = self._walk_chain(node, key)
         self._meet(node, f"the leaf with key {key!r}", MET_AT_VERSION if is_old else MET)
         if self._find(key) != node:
             self._say(f"key {key!r} is in the ordered index and not in the hash index")
 
     def _walk_chain(self, node: int, key: bytes) -> bool:
-        """Check a key's versions down to the horizon; whether it has one at the version of the check or below."""
+        """Check a key's records down to the horizon; whether one has the version of the check or an older one."""
         words, record = self._words, self._words[node]
-        seen: list[int] = []  # at the version of the check, and below
+        seen: list[int] = []  # records at the version of the check or older
         above = 1 << 64
         if not record:
             self._say(f"key {key!r} has no version")
         while record:
-            if record >= len(words) - layout.RECORD_HEADER_WORDS:
+            if record >= len(words) - RECORD_HEADER_WORDS:
                 self._unknown.append((record, f"key {key!r}"))
                 break
-            version, previous, meta = words[record : record + layout.RECORD_HEADER_WORDS].tolist()
+            version, previous, meta = words[record : record + RECORD_HEADER_WORDS].tolist()
             if version >= above:
                 self._say(f"key {key!r} has version {version} below {above}")
                 break
@@ -194,7 +204,7 @@ class SegmentCheck:
             else:
                 seen.append(record)
             if version <= self._horizon:
-                # Nobody looks further down, and what is there may be reused.
+                # No reader goes further down, and what is there may be reused.
                 break
             above, record = version, previous
         if seen:
@@ -202,28 +212,25 @@ class SegmentCheck:
         return bool(seen)
 
     def _note_records(self, node: int, key: bytes, records: list[int]) -> None:
-        """A key's records from the newest at the version of the check down to the horizon."""
-        self._live += not self._words[records[0] + 2] & TOMBSTONE
+        """Note a key's records from the newest at the version of the check down to the horizon."""
+        self._live += not self._words[records[0] + RECORD_META] & TOMBSTONE
         state = MET_AT_VERSION
         for record in records:
-            if not self._is_beside(node, record):
+            if not is_beside(self._words, node, record, self._map.size_of):
                 self._meet(record, f"key {key!r}", state)
             if self._words[record] <= self._horizon:
                 break
             state = HISTORY
 
-    def _is_beside(self, node: int, record: int) -> bool:
-        node_words = NODE_HEADER_WORDS + layout.words_for(self._words[node + 1])
-        return record - node == node_words and self._map.size_of(node) > node_words
-
     def _find(self, key: bytes) -> int:
-        """The key node of ``key`` by the hash index, 0 if it is not found."""
+        """The key node that the hash index has for ``key``, 0 if it has none."""
         try:
             return find_node(self._words, self._segment.mm, self._words[W_HASH_SEED], key)
         except IndexError:
             return 0
 
     def _walk_hash(self, known: set[int]) -> None:
+        """Check the hash directory and its buckets, of which ``known`` were in use when the check began."""
         words = self._words
         entries = words[W_HASH_MASK] + 1
         directory = set(words[DIRECTORY_WORD : DIRECTORY_WORD + entries].tolist())
@@ -246,11 +253,11 @@ class SegmentCheck:
             self._verify()
 
     def _walk_tombstones(self) -> None:
-        """The chunks of range tombstones, the newest first; no row goes while the reclaimer is paused."""
-        words, begin = self._words, self._words[W_CLEARS_BEGIN]
-        chunk, above = words[W_CLEARS], words[W_CLEARS_END] + 1
+        """Check the chunks of range tombstones, newest first; no row is removed while the reclaimer is paused."""
+        words, begin = self._words, self._words[W_RANGE_TOMBSTONES_BEGIN]
+        chunk, above = words[W_RANGE_TOMBSTONES], words[W_RANGE_TOMBSTONES_END] + 1
         while chunk and self._meet(chunk, "the range tombstones"):
-            first = words[chunk + 1]
+            first = words[chunk + CHUNK_FIRST]
             if first >= above:
                 self._say(f"the chunk of range tombstones at {chunk} begins at {first}, not before {above}")
                 break
@@ -260,7 +267,7 @@ class SegmentCheck:
         self._verify()
 
     def _compare(self, waiting: array[int], waiting_before: int, fresh: set[int], used_words: int) -> None:
-        """What was met, what waits, and what was allocated since: together all that is in use, each once."""
+        """Compare: what was met, what waits and what was allocated since must be all that is in use, each once."""
         of = self._map
         for reference, what in self._unknown:
             if reference not in fresh:

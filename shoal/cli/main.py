@@ -17,7 +17,7 @@ from tqdm import tqdm
 from shoal.cli.show import event_lines, run_lines, trace_lines
 from shoal.cli.store_commands import FAILED, GOOD, add_store_commands, existing, positive, store_path
 from shoal.command_line import BAD_USAGE, OneLineParser
-from shoal.coordinator.server import process
+from shoal.coordinator.server.process_start import AlreadyServedError
 from shoal.database import open as open_database
 from shoal.fleet import DONE, Fleet, Outcome, load_function
 from shoal.primitives.keys import Namespace, encode_text
@@ -50,7 +50,7 @@ def _perform(options: argparse.Namespace) -> int:
     except BrokenPipeError:
         _let_go_of_stdout()
         return FAILED
-    except (ShoalError, OSError, ExportFormatError, process.AlreadyServedError) as error:
+    except (ShoalError, OSError, ExportFormatError, AlreadyServedError) as error:
         _complain(error)
         return FAILED
     except KeyboardInterrupt:

@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+from shoal.coordinator.commit.apply import ClientSessions
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.memory.reclaim import Reclaimer
@@ -180,7 +181,7 @@ def fill(writer: Writer, reclaimer: Reclaimer, survey: Survey, take_all: bool, p
 
     def replay(versions: list[int]) -> None:
         commits = map(survey.log.commit, versions)
-        for commit in replayed(commits, writer, reclaimer, ConflictWindow(0), {}):
+        for commit in replayed(commits, writer, reclaimer, ConflictWindow(0), ClientSessions()):
             progress(commit.body_bytes)
 
     if survey.base is not None:

@@ -7,17 +7,16 @@ from pathlib import Path
 import pytest
 
 import shoal
-from shoal.coordinator.log.format import Record
-from shoal.shm import codec
+from shoal.coordinator.log.format import LogRecord, Outcome, encode_batch
 from tests.mutants.coordinator import mutated_coordinators
 from tests.support.histories.acknowledged import Told, ToldEvent, broken_chain, not_exactly_once
 from tests.support.histories.acknowledged_workers import run_acknowledged
 from tests.support.histories.history_workers import seed_from
 
 
-def _record(version: int, client_id: int, commit_id: int, joint: list[list[int]] | None = None) -> Record:
-    outcomes = [[client, commit, []] for client, commit in joint or []]
-    return Record(version, 0, 0, client_id, commit_id, b"", codec.pack([[], [], outcomes]) if joint else b"")
+def _record(version: int, client_id: int, commit_id: int, batch: list[list[int]] | None = None) -> LogRecord:
+    outcomes: list[Outcome] = [(client, commit, []) for client, commit in batch or []]
+    return LogRecord(version, 0, 0, client_id, commit_id, b"", encode_batch([], outcomes) if batch else b"")
 
 
 @pytest.mark.parametrize(
@@ -32,7 +31,7 @@ def _record(version: int, client_id: int, commit_id: int, joint: list[list[int]]
         ([], [_record(1, 7, 1), _record(2, 0, 2, [[7, 1]])], "again at 2"),
     ],
 )
-def test_exactly_once_is_judged_by_commit_id(told: list[Told], records: list[Record], expected: str) -> None:
+def test_exactly_once_is_judged_by_commit_id(told: list[Told], records: list[LogRecord], expected: str) -> None:
     """Lost, doubled and misplaced commits are told, those in the log once are not."""
     problems = not_exactly_once(told, records)
     assert (expected in problems[0]) if expected else not problems

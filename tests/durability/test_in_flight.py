@@ -16,8 +16,8 @@ import pytest
 import shoal
 from shoal.coordinator.server import process
 from shoal.primitives.rules.registry import TABLE
-from shoal.shm import limits
 from shoal.shm.errors import ConfigurationError, StoreFullError
+from shoal.shm.limits import Limits
 from shoal.workers.shared_memory import take_over
 from tests.mutants.coordinator import mutated_coordinators
 
@@ -125,12 +125,13 @@ def test_no_thread_to_sync_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
             raise RuntimeError("can't start new thread")
 
     monkeypatch.setattr(_thread, "start_new_thread", start_new_thread)
-    monkeypatch.setattr(limits, "THREAD_START_S", 0.1)
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     ready = threading.Event()
     try:
         with pytest.raises(OSError, match="sync"):
-            process.serve(tmp_path / "store", "buffered", None, 0.1, ready.set, TABLE)
+            process.serve(
+                tmp_path / "store", "buffered", None, 0.1, ready.set, TABLE, limits=Limits(thread_start_s=0.1)
+            )
     finally:
         signal.set_wakeup_fd(-1)
         for number, handler in handlers.items():

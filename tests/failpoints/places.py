@@ -13,7 +13,7 @@ from shoal.coordinator.commit import engine as commit_engine
 from shoal.coordinator.log import writer as wal_writer
 from shoal.coordinator.memory import writer
 from shoal.coordinator.recovery import recover
-from shoal.coordinator.server import clients, control_socket, process, process_start
+from shoal.coordinator.server import clients, control_socket, coordinator, process_start
 from shoal.coordinator.server import loop as server
 from shoal.shm.files import checkpoint, storage
 from shoal.shm.memory import segment
@@ -96,7 +96,7 @@ FAILPOINTS = {
     "recovery: after the tail is cut": Failpoint(COORDINATOR, _disk, "truncate", "after"),
     "recovery: replayed, not synced": Failpoint(COORDINATOR, _disk, "write_again", "before"),
     "recovery: synced": Failpoint(COORDINATOR, _disk, "write_again", "after"),
-    "recovery: done, no log begun": Failpoint(COORDINATOR, process, "recover", "after"),
+    "recovery: done, no log begun": Failpoint(COORDINATOR, coordinator, "recover", "after"),
     "recovery: between lock and socket": Failpoint(COORDINATOR, _door, "__init__", "before"),
     "recovery: socket there, epoch not raised": Failpoint(COORDINATOR, _door, "__init__", "after"),
     "recovery: epoch raised, nobody told": Failpoint(COORDINATOR, process_start.Report, "ready", "before"),

@@ -94,7 +94,7 @@ def _recovers(files: dict[str, bytes]) -> None:
         assert check_segment(segment, found.version, writer) == []
         for key, entry in Reader(segment).scan(b"", None, found.version):
             assert type(key) is type(entry.value) is bytes
-        for client_id, outcome in found.remembered.items():
+        for client_id, outcome in found.sessions.items():
             wire_answer.encode_answer(client_id, wire_answer.COMMITTED, outcome[1], outcome[2])
     finally:
         os.close(segment._fd)
@@ -102,8 +102,8 @@ def _recovers(files: dict[str, bytes]) -> None:
 
 def _checkpoint_seeds() -> list[bytes]:
     entries = [b"\1t\1a\1g\1r\1a", codec.encode(1), 3, 0, b"\1t\1a\1g\1r\1b", b"\xc0", 5, 2**60]
-    remembered = [[7, 1, 5, []], [8, 3, 4, [1, None]]]
-    blocks = [[1, [9, 1_700_000_000_000]], [2, entries], [3, [2, remembered]]]
+    sessions = [[7, 1, 5, []], [8, 3, 4, [1, None]]]
+    blocks = [[1, [9, 1_700_000_000_000]], [2, entries], [3, [2, sessions]]]
     named = [[1, [9, 1_700_000_000_000, bytes(range(16))]], *blocks[1:]]
     return [
         script(blocks, b""),

@@ -8,10 +8,9 @@ from typing import Any
 
 import msgpack
 
+from shoal.coordinator.commit.apply import ClientSessions
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
-from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.log.format import FileHead
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
@@ -37,6 +36,7 @@ from shoal.shm.wire.request import CommitSet
 from tests.fuzz.pipes import request_bytes
 from tests.fuzz.target import part, parts_of, script, target
 from tests.support.stores.damaged import MemoryStorage
+from tests.support.stores.recording_log import RecordingLog
 
 VICTIM, HOSTILE = 7, 8
 MOST_REQUESTS = 12
@@ -45,24 +45,6 @@ KV, EVENT, STATE, TRACE = (_RUN + bytes((tag,)) for tag in (1, 2, 3, 4))
 _FILE = "wal-000000000001.log"
 _ASKING = Client(1, 1, -1, -1, SnapshotPage(new_page()))  # who asks questions; its pipes and slots are not used
 State = dict[bytes, tuple[bytes, int, int]]
-
-
-class RecordingLog:
-    """As much of a ``WalWriter`` as the engine asks for: whole records, kept."""
-
-    def __init__(self) -> None:
-        self.raw = wal_format.encode_file_head(FileHead(1, 1, 0, 0))
-        self.clients: list[int] = []
-
-    def has_room(self, body_bytes: int) -> bool:
-        return True
-
-    def append(self, version: int, client_id: int, commit_id: int, mutations: bytes, decided: bytes) -> None:
-        self.raw += wal_format.encode_record(version, version - 1, 0, client_id, commit_id, mutations, decided)
-        self.clients.append(client_id)
-
-    def sync(self) -> None:
-        pass
 
 
 class Store:
@@ -75,7 +57,15 @@ class Store:
         self.reclaimer = Reclaimer(self.writer, lambda: self.pinned)
         self.log = RecordingLog()
         self.engine = CommitEngine(
-            self.writer, self.reclaimer, ConflictWindow(0), self.log, clock.SystemClock(), 0, {}, True, TABLE
+            self.writer,
+            self.reclaimer,
+            ConflictWindow(0),
+            self.log,
+            clock.SystemClock(),
+            0,
+            ClientSessions(),
+            True,
+            TABLE,
         )
         self.reader = Reader(self.segment, self.writer.epoch_words)
         self.checks = Checks(self.writer, self.reclaimer)
@@ -231,7 +221,7 @@ def _attack(store: Store, message: bytes) -> None:
         _ask(store, request.control)
         return
     before, logged = store.state(), store.log.clients.count(HOSTILE)
-    last = store.engine.remembered.get(HOSTILE)
+    last = store.engine.sessions.get(HOSTILE)
     appends = any(name == operations.EVENT_APPEND for name, _ in request.operations)
     if appends and not request.writes and not request.clears:
         _attack_together(store, request)
@@ -244,7 +234,7 @@ def _attack(store: Store, message: bytes) -> None:
     if status != COMMITTED:
         assert is_new == 0, "a refused commit is in the log"
         assert _unexpired(after) == _unexpired(before), "a refused commit changed something"
-        assert store.engine.remembered.get(HOSTILE) == last
+        assert store.engine.sessions.get(HOSTILE) == last
     else:
         assert version <= store.engine.published
         assert is_new <= 1
@@ -263,12 +253,12 @@ def _ask(store: Store, control: tuple[str, list[Any]]) -> None:
 
 def _attack_together(store: Store, request: wire_request.CommitSet) -> None:
     """A hostile append that arrives with an honest one to the same log: one commit, if they can be joined."""
-    remembered = store.engine.remembered.get(HOSTILE)
+    sessions = store.engine.sessions.get(HOSTILE)
     theirs, honest = store.answered_together([(HOSTILE, request), (VICTIM, store.honest_append())])
     assert theirs[0] == request.commit_id
     assert theirs[1] in (COMMITTED, CONFLICT, REFUSED)
     if theirs[1] != COMMITTED:
-        assert store.engine.remembered.get(HOSTILE) == remembered
+        assert store.engine.sessions.get(HOSTILE) == sessions
     # An operation may have been let change the log's metadata: it is the client's own to spoil.
     assert honest[1] in (COMMITTED, REFUSED)
     assert store.problems() == []
@@ -310,7 +300,7 @@ def _settle(store: Store) -> None:
         writer = Writer(segment)
         found = recover(MemoryStorage({_FILE: store.log.raw}), writer, Reclaimer(writer, list))
         assert found.version == store.engine.version
-        assert found.remembered == dict(store.engine.remembered)
+        assert found.sessions == dict(store.engine.sessions)
         assert _unexpired(dict(Reader(segment).scan(b"", None, found.version))) == _unexpired(store.state())
         assert check_segment(segment, found.version, writer) == []
     finally:

@@ -61,14 +61,17 @@ def publish_before_log(patch: Patch) -> None:
 def publish_half_a_commit(patch: Patch) -> None:
     """A commit becomes visible with the first of its writes."""
 
-    def link(self: Writer, *arguments: Any) -> None:
-        sound(self, *arguments)
-        version = arguments[-1]
-        if self._words[W_PUBLISHED] < version:
-            self.publish(version)
-            time.sleep(_HALF_DONE_S)
+    def then_publish(name: str) -> None:
+        def write(self: Writer, version: int, *arguments: Any) -> None:
+            sound(self, version, *arguments)
+            if self._words[W_PUBLISHED] < version:
+                self.publish(version)
+                time.sleep(_HALF_DONE_S)
 
-    sound = patch.set(Writer, "_link", link)
+        sound = patch.set(Writer, name, write)
+
+    for name in ("_add", "_overwrite", "_delete"):
+        then_publish(name)
 
 
 @mutant("answers", "group_of_operations", "appends")

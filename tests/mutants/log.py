@@ -6,7 +6,7 @@ from typing import Any
 
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.log.format import FileHead, Record
+from shoal.coordinator.log.format import FileHead, LogRecord
 from shoal.coordinator.log.reader import WalReader
 from shoal.coordinator.log.writer import WalWriter
 from tests.mutants.registry import Patch, mutant
@@ -86,7 +86,7 @@ def believe_torn_records(patch: Patch) -> None:
     """A record's checksum is not looked at: half of one is taken for a whole one."""
     intdigest = wal_format.xxh3_64_intdigest
 
-    def decode_record(data: bytes, offset: int) -> tuple[Record, int] | None:
+    def decode_record(data: bytes, offset: int) -> tuple[LogRecord, int] | None:
         if offset + wal_format.RECORD_HEAD_BYTES > len(data):
             return None
         magic, length, checksum = wal_format._RECORD_HEAD.unpack_from(data, offset)[:3]
@@ -103,7 +103,7 @@ def believe_torn_records(patch: Patch) -> None:
 @mutant("log", "damage_before_acknowledged")
 def damage_taken_for_a_tail(patch: Patch) -> None:
     """Whatever is unreadable is the end of the log, though acknowledged commits stand behind it."""
-    patch.set(Record, "proves", lambda _self, _version, _boot_id: False)
+    patch.set(LogRecord, "proves", lambda _self, _version, _boot_id: False)
     patch.set(FileHead, "proves", lambda _self, _version, _boot_id: False)
 
 
@@ -111,10 +111,10 @@ def damage_taken_for_a_tail(patch: Patch) -> None:
 def ignore_boot_id(patch: Patch) -> None:
     """What a power cut tore is taken for damage: every record counts as written in this boot."""
 
-    def proves(self: Record, version: int, _boot_id: int) -> bool:
+    def proves(self: LogRecord, version: int, _boot_id: int) -> bool:
         return self.synced_version >= version or self.version >= version
 
-    patch.set(Record, "proves", proves)
+    patch.set(LogRecord, "proves", proves)
 
 
 @mutant("recovery", "acknowledged_after_kill")

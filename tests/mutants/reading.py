@@ -116,7 +116,7 @@ def sweep_cleared_ranges_under_snapshots(patch: Patch) -> None:
     def sweep_cleared(self: Reclaimer, _horizon: int, published: int) -> None:
         sound(self, published, published)
 
-    sound = patch.set(Reclaimer, "_sweep_cleared", sweep_cleared)
+    sound = patch.set(Reclaimer, "_sweep_cleared_keys", sweep_cleared)
 
 
 @mutant("reclaiming", "open_snapshots")
@@ -126,7 +126,7 @@ def drop_range_tombstones_under_snapshots(patch: Patch) -> None:
     def drop_cleared(self: Reclaimer, _horizon: int, published: int) -> None:
         sound(self, published + 1, published)
 
-    sound = patch.set(Reclaimer, "_drop_cleared", drop_cleared)
+    sound = patch.set(Reclaimer, "_drop_range_tombstones", drop_cleared)
 
 
 @mutant("snapshots", "open_snapshots")
@@ -167,12 +167,12 @@ def sweep_before_its_time(patch: Patch) -> None:
     """Keys are deleted a second before they expire."""
 
     def sweep_expired(self: CommitEngine) -> bool:
-        now_ms = self._now_ms
-        self._now_ms = lambda: now_ms() + _AHEAD_MS
+        now_ms = self._admission.now_ms
+        self._admission.now_ms = lambda: now_ms() + _AHEAD_MS
         try:
             more: bool = sound(self)
         finally:
-            del self._now_ms
+            del self._admission.now_ms
         return more
 
     sound = patch.set(CommitEngine, "sweep_expired", sweep_expired)

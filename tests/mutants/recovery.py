@@ -1,4 +1,4 @@
-"""Faults in replay, in what is remembered of clients, and in checkpoints."""
+"""Faults in replay, in the client sessions, and in checkpoints."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 from shoal.coordinator.checkpoint.checkpointer import Checkpointer
 from shoal.coordinator.commit.engine import CommitEngine
-from shoal.coordinator.log.format import Record
+from shoal.coordinator.log.format import COORDINATOR, LoggedCommit
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.recovery import recover
 from shoal.shm.files import checkpoint
@@ -19,9 +19,9 @@ from tests.mutants.registry import Patch, mutant
 @mutant("recovery", "resent_after_kill")
 def replay_twice(patch: Patch) -> None:
     """Every record is applied a second time, after the one that follows it."""
-    before: list[Record] = []
+    before: list[LoggedCommit] = []
 
-    def replay(record: Record, *arguments: Any) -> None:
+    def replay(record: LoggedCommit, *arguments: Any) -> None:
         sound(record, *arguments)
         if before and before[0].version == record.version - 1:
             sound(before[0]._replace(version=record.version), *arguments)
@@ -36,21 +36,21 @@ def forget_outcomes(patch: Patch) -> None:
 
     def begin(self: CommitEngine, *arguments: Any, **options: Any) -> None:
         sound(self, *arguments, **options)
-        self.remembered.clear()
+        self.sessions.clear()
 
     sound = patch.set(CommitEngine, "__init__", begin)
 
 
 @mutant("recovery", "resent_after_kill", "appends_after_deaths")
-def forget_joint_outcomes(patch: Patch) -> None:
+def forget_batch_outcomes(patch: Patch) -> None:
     """The next coordinator does not know that appends which were decided together are done."""
 
-    def replay(record: Record, writer: Any, reclaimer: Any, window: Any, remembered: dict[int, Any]) -> None:
-        before = dict(remembered)
-        sound(record, writer, reclaimer, window, remembered)
-        if record.client_id == recover.COORDINATOR:
-            remembered.clear()
-            remembered.update(before)
+    def replay(record: LoggedCommit, writer: Any, reclaimer: Any, window: Any, sessions: dict[int, Any]) -> None:
+        before = dict(sessions)
+        sound(record, writer, reclaimer, window, sessions)
+        if record.client_id == COORDINATOR:
+            sessions.clear()
+            sessions.update(before)
 
     sound = patch.set(recover, "_replay", replay)
 
@@ -59,8 +59,8 @@ def forget_joint_outcomes(patch: Patch) -> None:
 def forget_the_window(patch: Patch) -> None:
     """The next coordinator does not know what was written since the snapshots that were open when the last one died."""
 
-    def replay(record: Record, writer: Any, reclaimer: Any, window: Any, remembered: Any) -> None:
-        sound(record, writer, reclaimer, _NoWindow(), remembered)
+    def replay(record: LoggedCommit, writer: Any, reclaimer: Any, window: Any, sessions: Any) -> None:
+        sound(record, writer, reclaimer, _NoWindow(), sessions)
 
     sound = patch.set(recover, "_replay", replay)
 
@@ -131,6 +131,6 @@ def checkpoint_without_outcomes(patch: Patch) -> None:
 
     def begin(self: Checkpointer, *arguments: Any, **options: Any) -> None:
         sound(self, *arguments, **options)
-        self._remembered = list
+        self._sessions = list
 
     sound = patch.set(Checkpointer, "__init__", begin)

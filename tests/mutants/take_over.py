@@ -7,7 +7,7 @@ import secrets
 from pathlib import Path
 from typing import Any
 
-from shoal.coordinator.server import process
+from shoal.coordinator.server import process_start
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.channel import Channel
 from shoal.workers.shared_memory.connection import Connection
@@ -50,12 +50,12 @@ def serve_without_lock(patch: Patch) -> None:
 
     class NoLocks:
         FileLock = NoLock
-        Timeout = process.filelock.Timeout
+        Timeout = process_start.filelock.Timeout
 
-    patch.set(process, "filelock", NoLocks)
+    patch.set(process_start, "filelock", NoLocks)
 
     def lock_directory(directory: Path, shared: bool) -> int:
         held: int | None = sound(directory, shared)
         return os.open(directory, os.O_RDONLY) if held is None else held
 
-    sound = patch.set(process, "lock_directory", lock_directory)
+    sound = patch.set(process_start, "lock_directory", lock_directory)

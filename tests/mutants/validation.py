@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-from shoal.coordinator.commit import engine as commit_engine
-from shoal.coordinator.commit.batching import JointPlace, Joints
+from shoal.coordinator.commit import admission
+from shoal.coordinator.commit.admission import Admission
+from shoal.coordinator.commit.batching import Batching, BatchKey
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.memory.writer import Writer
 from shoal.primitives.rules.event_rules import Appending, decode_metadata
+from shoal.shm.memory.layout import W_PUBLISHED
 from shoal.shm.memory.reader import Reader
 from shoal.shm.operation import VersionedValue
 from shoal.shm.wire.request import CommitSet
@@ -22,15 +24,13 @@ _WINDOW_KEYS = 3
 @mutant("validation", "conflict_with_clear", "lists")
 def skip_point_validation(patch: Patch) -> None:
     """Commits whatever was read point by point, changed or not."""
-    sound = patch.set(commit_engine, "validate", lambda request, window: sound(request._replace(keys_read=[]), window))
+    sound = patch.set(admission, "validate", lambda request, window: sound(request._replace(keys_read=[]), window))
 
 
 @mutant("validation", "conflict_with_clear", "transactions")
 def skip_range_validation(patch: Patch) -> None:
     """Commits whatever was scanned, changed or not."""
-    sound = patch.set(
-        commit_engine, "validate", lambda request, window: sound(request._replace(ranges_read=[]), window)
-    )
+    sound = patch.set(admission, "validate", lambda request, window: sound(request._replace(ranges_read=[]), window))
 
 
 @mutant("validation", "transactions", side=WORKER)
@@ -57,7 +57,7 @@ def skip_validation_of_cleared_ranges(patch: Patch) -> None:
 def validate_one_version_late(patch: Patch) -> None:
     """What the first commit after a snapshot wrote does not count as a change."""
     sound = patch.set(
-        commit_engine,
+        admission,
         "validate",
         lambda request, window: sound(request._replace(snapshot=request.snapshot + 1), window),
     )
@@ -80,7 +80,7 @@ def commit_in_spite_of_conflict(patch: Patch) -> None:
 
     def submit(self: CommitEngine, client_id: int, request: CommitSet) -> bytes:
         answer: bytes = sound(self, client_id, request)
-        done = self.remembered.get(client_id)
+        done = self.sessions.get(client_id)
         if (request.keys_read or request.ranges_read) and (done is None or done[0] != request.commit_id):
             sound(self, client_id, request._replace(keys_read=[], ranges_read=[]))
         return answer
@@ -106,8 +106,8 @@ def window_forgets_too_much(patch: Patch) -> None:
 def decide_on_published_state(patch: Patch) -> None:
     """An operation is decided on what readers see, not on what the commits before it in the same group have done."""
 
-    def decide(self: CommitEngine, request: CommitSet, nodes: dict[bytes, int]) -> Any:
-        reader, published = Reader(self._writer.segment), self.published
+    def decide(self: Admission, request: CommitSet, nodes: dict[bytes, int]) -> Any:
+        reader, published = Reader(self._writer.segment), self._writer.segment.words[W_PUBLISHED]
         patched = _Stale(self._writer, lambda key: reader.find(key, published))
         self._writer, writer = patched, self._writer
         try:
@@ -115,7 +115,7 @@ def decide_on_published_state(patch: Patch) -> None:
         finally:
             self._writer = writer
 
-    sound = patch.set(CommitEngine, "_decide", decide)
+    sound = patch.set(Admission, "_decide_operations", decide)
 
 
 class _Stale:
@@ -140,13 +140,13 @@ def append_after_a_stale_head(patch: Patch) -> None:
 
 @mutant("deferred operations", "group_of_operations")
 def append_where_it_ended_last(patch: Patch) -> None:
-    """Appends go on where the last joint commit left their log, whoever else has written to it since."""
+    """Appends go on where the last batch left their log, whoever else has written to it since."""
 
-    def take(self: Joints, place: JointPlace, now_ms: int) -> Any:
-        if place not in self._kept:
-            return sound(self, place, now_ms)
-        joint = self._kept.pop(place).joint
-        joint.begin(now_ms)
-        return joint, {}
+    def take(self: Batching, key: BatchKey, now_ms: int) -> Any:
+        if key not in self._kept:
+            return sound(self, key, now_ms)
+        operation = self._kept.pop(key).operation
+        operation.begin(now_ms)
+        return operation, {}
 
-    sound = patch.set(Joints, "take", take)
+    sound = patch.set(Batching, "take", take)

@@ -6,8 +6,7 @@ import os
 import random
 
 from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.log.format import FILE_HEAD_BYTES
-from shoal.coordinator.log.reader import number_of
+from shoal.coordinator.log.format import FILE_HEAD_BYTES, file_number
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.recovery.recover import recover
@@ -42,7 +41,7 @@ def _records(disk: Disk, after_version: int) -> list[tuple[str, int, int]]:
     places = []
     for name, inode in disk.names.items():
         data, offset = bytes(inode.content), FILE_HEAD_BYTES
-        if number_of(name) is None:
+        if file_number(name) is None:
             continue
         while (found := wal_format.decode_record(data, offset)) is not None:
             record, following = found

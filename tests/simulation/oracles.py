@@ -6,10 +6,8 @@ from collections import defaultdict
 from typing import Any, NamedTuple
 
 import shoal
-from shoal.coordinator.commit.engine import COORDINATOR
-from shoal.coordinator.log.format import Record
-from shoal.coordinator.log.reader import Placed, read_commit
-from shoal.shm import codec
+from shoal.coordinator.log.format import COORDINATOR, LogRecord, decode_decided
+from shoal.coordinator.log.reader import PlacedRecord, read_commit
 from shoal.shm.codec import unpackb
 from tests.simulation.client import Attempt
 from tests.simulation.truth import Problem, Truth
@@ -47,17 +45,15 @@ def judge(
     return problems
 
 
-def _versions(records: list[Record]) -> dict[tuple[int, int], int]:
+def _versions(records: list[LogRecord]) -> dict[tuple[int, int], int]:
     """Which version each client's commit has; a commit that is there twice is ``not_exactly_once``'s affair."""
     done: dict[tuple[int, int], int] = {}
     for record in records:
         if record.client_id != COORDINATOR:
             done.setdefault((record.client_id, record.commit_id), record.version)
         elif record.decided:
-            _, _, *joint = codec.decode(record.decided)
-            for outcomes in joint:
-                for client_id, commit_id, _ in outcomes:
-                    done.setdefault((client_id, commit_id), record.version)
+            for client_id, commit_id, _ in decode_decided(record.decided).outcomes:
+                done.setdefault((client_id, commit_id), record.version)
     return done
 
 
@@ -126,7 +122,7 @@ def _appends_in_real_time(attempts: list[Attempt]) -> list[Problem]:
 
 
 def _expiry(
-    records: list[Record],
+    records: list[LogRecord],
     attempts: list[Attempt],
     done: dict[tuple[int, int], int],
     moments: Moments,
@@ -136,7 +132,7 @@ def _expiry(
     problems: list[Problem] = []
     states: dict[bytes, list[tuple[int, bytes | None, int]]] = defaultdict(list)  # version, value, expiry
     for record in records:
-        commit = read_commit(Placed("log", 0, record))
+        commit = read_commit(PlacedRecord("log", 0, record))
         for lower, upper in commit.clears:
             for key, versions in states.items():
                 if lower <= key < upper:

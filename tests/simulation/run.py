@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import shoal
@@ -12,8 +13,7 @@ from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.memory import reclaim
 from shoal.coordinator.memory.reclaim import Reclaimer
-from shoal.coordinator.server import process
-from shoal.shm import limits
+from shoal.coordinator.server import coordinator
 from shoal.shm.wire.request import CommitSet
 from tests import mutants
 from tests.simulation import plan as plans
@@ -109,13 +109,13 @@ class _Run:
 
         note, world.disk.on_record = world.disk.on_record, note_record
         try:
-            recover = patch.set(process, "recover", None)
-            patch.set(process, "recover", recover_watched)
+            recover = patch.set(coordinator, "recover", None)
+            patch.set(coordinator, "recover", recover_watched)
             sound = patch.set(reclaim.Reclaimer, "_raise_horizon", raise_horizon)
             decide = patch.set(CommitEngine, "submit", submit)
             if self._plan.revoking:
-                patch.set(limits, "HISTORY_BYTES", -(1 << 20))  # whatever there is of it is too much
-                patch.set(limits, "SNAPSHOT_GRACE_S", 0.005)
+                # Any history is too much.
+                world.limits = replace(world.limits, history_bytes=-(1 << 20), snapshot_grace_s=0.005)
             yield
         finally:
             patch.restore()

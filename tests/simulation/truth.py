@@ -9,8 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.log.format import FILE_HEAD_BYTES, Record
-from shoal.coordinator.log.reader import number_of
+from shoal.coordinator.log.format import FILE_HEAD_BYTES, LogRecord, file_number
 from tests.simulation.world.disk import Disk
 
 Problem = tuple[str, str]
@@ -26,8 +25,8 @@ class Truth:
         self._recovering = 0
         self._declared = 0  # the newest version that a record or a file's head says is on disk
         self._told = 0  # the newest version that anybody was told of
-        self.records: dict[int, Record] = {}
-        self.cuts: list[tuple[int, dict[int, Record]]] = []  # per power cut: last version kept, what was lost
+        self.records: dict[int, LogRecord] = {}
+        self.cuts: list[tuple[int, dict[int, LogRecord]]] = []  # per power cut: last version kept, what was lost
         self.problems: list[Problem] = []
         disk.on_remove = self._removed
 
@@ -60,7 +59,7 @@ class Truth:
         self._gather()
         self._power_was_cut = True
 
-    def finish(self) -> list[Record]:
+    def finish(self) -> list[LogRecord]:
         """All commits, in order."""
         self._gather()
         return [self.records[version] for version in sorted(self.records)]
@@ -85,7 +84,7 @@ class Truth:
         if self._power_was_cut:
             return  # what lies there now may be torn, or of a time that is void
         for name, inode in self._disk.names.items():
-            if number_of(name) is not None:
+            if file_number(name) is not None:
                 self._take(name, bytes(inode.content))
 
     def _take(self, name: str, content: bytes) -> None:
@@ -101,7 +100,7 @@ class Truth:
                 self.problems.append(("log", f"{name} has another commit {record.version} than was there before"))
 
 
-def records_of(content: bytes) -> Iterator[Record]:
+def records_of(content: bytes) -> Iterator[LogRecord]:
     """The records of a log file, as they stand in it."""
     offset = FILE_HEAD_BYTES
     while (found := wal_format.decode_record(content, offset)) is not None:

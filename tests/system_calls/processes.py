@@ -18,13 +18,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
-from shoal.coordinator.checkpoint import checkpointer
+from shoal.coordinator import host
 from shoal.coordinator.checkpoint import helper as checkpoint_helper
-from shoal.coordinator.log import writer as wal_writer
-from shoal.coordinator.server import loop as server
 from shoal.coordinator.server import process
 from shoal.primitives.rules.registry import TABLE
-from shoal.shm import limits
+from shoal.shm.limits import DEFAULT_LIMITS, KIB, Limits
 from shoal.workers.shared_memory import channel, connection, take_over
 from tests.system_calls import short_calls
 
@@ -32,7 +30,7 @@ _PR_SET_CHILD_SUBREAPER = 36
 _PR_SET_PTRACER = 0x59616D61
 _ANY = ctypes.c_ulong(-1)
 _libc = ctypes.CDLL(None, use_errno=True)
-LOG_FILE_BYTES = 256 * limits.KIB
+LOG_FILE_BYTES = 256 * KIB
 
 # A machine that stood still for so long makes clients give up on coordinators: such a run proves nothing.
 STANDSTILL_S = 1.5
@@ -42,15 +40,22 @@ _T = TypeVar("_T")
 Arm = Callable[[int], None]  # called by the starter with the pid of what is to meet the fault, which waits meanwhile
 
 
+# Checkpoints after two log files, and nobody looks about for what may come.
+SMALL = Limits(
+    log_file_bytes=LOG_FILE_BYTES,
+    checkpoint_log_files=2,
+    request_spin_s=0.0,
+    crowded_request_spin_s=0.0,
+    first_client_s=1.0,
+    idle_wait_s=0.02,
+    sweep_every_ms=20,
+)
+
+
 def make_small() -> None:
-    """Have log files of 256 KiB, checkpoints after two of them, and nobody look about for what may come."""
-    wal_writer.LOG_FILE_BYTES = LOG_FILE_BYTES
-    limits.CHECKPOINT_LOG_FILES = 2
-    limits.REQUEST_SPIN_S = limits.CROWDED_REQUEST_SPIN_S = 0.0
-    limits.FIRST_CLIENT_S = 1.0
+    """Have coordinators started from here on be small, and clients not look about for their answers."""
+    ForkedPython.limits = SMALL
     channel.ANSWER_SPIN_S = 0.0
-    server._IDLE_WAIT_S = 0.02
-    server._MAINTAIN_EVERY_S = 0.02
 
 
 def adopt_orphans() -> None:
@@ -109,6 +114,7 @@ def children() -> list[int]:
 class ForkedPython:
     """What ``subprocess.Popen`` is to shoal: starts one of its modules, here in a fork of this process."""
 
+    limits = DEFAULT_LIMITS  # of coordinators
     arm: Arm | None = None  # for the next coordinator started by this process
     in_child: Callable[[], None] | None = None  # likewise, called in the coordinator itself
 
@@ -169,7 +175,7 @@ def _become(module: str, arguments: list[str], stdin: Any, keep: list[int]) -> N
             sys.stdin = os.fdopen(0, closefd=False)
             status = checkpoint_helper.main(arguments)
         else:
-            status = process.main(TABLE, arguments)
+            status = process.main(TABLE, arguments, limits=ForkedPython.limits)
     finally:
         os._exit(status)
 
@@ -204,7 +210,7 @@ def fork_instead_of_exec() -> None:
 
     take_over._spawn = spawn
     connection.uninterrupted = lambda call: call()  # strace follows no threads that begin after it
-    checkpointer.subprocess = Subprocess
+    host.subprocess = Subprocess
 
 
 def trace(pid: int, options: list[str], log: Path) -> subprocess.Popen[bytes]:

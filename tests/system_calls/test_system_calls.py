@@ -16,12 +16,12 @@ from pathlib import Path
 
 import pytest
 
-from shoal.coordinator.server import process
+from shoal.coordinator.server.coordinator import Coordinator
 from shoal.primitives.rules.registry import TABLE
-from shoal.shm import limits
 from shoal.shm.files import storage, store_files
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.files.store_place import WorkingPlace
+from shoal.shm.limits import Limits
 from shoal.shm.wire import handshake
 from tests.support.repository import ROOT
 
@@ -74,11 +74,12 @@ def test_a_mutant_is_noticed(mutant: str, call: str, fault: str, noticed: str) -
 
 
 @pytest.fixture
-def coordinator(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[process.Coordinator]:
+def coordinator(store: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Coordinator]:
     """A coordinator in this process, which serves nobody."""
     store_files.make_directory(store)
     monkeypatch.chdir(store)
-    made = process.Coordinator(store, StoreMeta("buffered", 16 << 20), None, WorkingPlace(store), TABLE)
+    limits = Limits(checkpoint_log_files=0)
+    made = Coordinator(store, StoreMeta("buffered", 16 << 20), None, WorkingPlace(store), TABLE, limits)
     yield made
     assert made._log is not None
     made._log.close()
@@ -127,9 +128,7 @@ def test_a_note_on_a_full_disk_makes_nothing_worse(tmp_path: Path) -> None:
     assert _with_small_files(lambda: storage.append_note(tmp_path, "notes", "a line of more than 20 bytes")) == 0
 
 
-def test_a_checkpoint_that_cannot_begin_is_put_off(
-    coordinator: process.Coordinator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_checkpoint_that_cannot_begin_is_put_off(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
     """No room for temporary files, no process to be had: commits go on, and it is tried again later."""
 
     def fail(*_arguments: object, **_options: object) -> None:
@@ -137,7 +136,6 @@ def test_a_checkpoint_that_cannot_begin_is_put_off(
 
     keeper = coordinator._checkpointer
     assert keeper is not None
-    monkeypatch.setattr(limits, "CHECKPOINT_LOG_FILES", 0)
     monkeypatch.setattr(tempfile, "TemporaryFile", fail)
     monkeypatch.setattr(subprocess, "Popen", fail)
     keeper.maintain(1.0)
@@ -145,9 +143,7 @@ def test_a_checkpoint_that_cannot_begin_is_put_off(
     assert coordinator._reclaimer.held == []
 
 
-def test_a_client_that_cannot_be_watched_is_not_kept(
-    coordinator: process.Coordinator, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_client_that_cannot_be_watched_is_not_kept(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
     """The kernel watches no further descriptor (ENOSPC): the visitor is turned away with all that was made for him."""
 
     class FullEpoll:

@@ -29,7 +29,7 @@ def _knock(directory: Path, admit: Callable[[handshake.Hello, int], Any], leave:
         if leave:
             visitor.close()
         for fd in control.accept():
-            control.hear(fd)
+            control.receive(fd)
     except OSError:
         visitor.close()
         raise

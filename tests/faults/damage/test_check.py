@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import multiprocessing
 import os
 import random
@@ -22,6 +23,7 @@ import shoal
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.shm import limits
 from shoal.shm.errors import SnapshotExpiredError
+from shoal.shm.limits import DEFAULT_LIMITS, Limits
 from shoal.shm.memory import check_parts
 from shoal.shm.memory.integrity import SegmentCheck
 from shoal.shm.memory.layout import W_HORIZON
@@ -30,18 +32,17 @@ from shoal.shm.wire.frames import frame
 from tests.mutants.catching import rig as rigs
 from tests.mutants.catching.rig import request
 from tests.support.raw_client import assert_unharmed, send_and_hear
-from tests.support.stores.checked_store import Checked, checked_store, small_nodes  # noqa: F401 (fixtures)
+from tests.support.stores.checked_store import SMALL_NODES, Checked, checked_store  # noqa: F401 (a fixture)
 
 RUN = "run"
 SLOW = pytest.mark.slow
 
 
 @pytest.mark.parametrize("seeds", [range(1, 11), pytest.param(range(11, 100), marks=SLOW)], ids=str)
-@pytest.mark.usefixtures("small_nodes")
-def test_no_findings_while_commits_go_on(checked: Callable[[int], Checked], seeds: range) -> None:
+def test_no_findings_while_commits_go_on(checked: Callable[..., Checked], seeds: range) -> None:
     """However commits and maintenance fall between the parts of a check, a sound store has no problems."""
     for seed in seeds:
-        _check_while_commits_go_on(checked(seed), seed)
+        _check_while_commits_go_on(checked(seed, SMALL_NODES, 64 << 20), seed)
         os.close(rigs.opened.pop())
 
 
@@ -83,19 +84,18 @@ def test_the_horizon_stands_still(checked: Callable[[int], Checked]) -> None:
 
 
 @pytest.mark.parametrize("why", ["room", "history", "allocations", "its client has gone", "too many"])
-def test_a_check_is_given_up(checked: Callable[[int], Checked], monkeypatch: pytest.MonkeyPatch, why: str) -> None:
+def test_a_check_is_given_up(checked: Callable[..., Checked], monkeypatch: pytest.MonkeyPatch, why: str) -> None:
     """It finds out with the next question, and keeps nothing back any more."""
-    store = checked(4)
+    store = checked(4, Limits(max_check_allocations=0) if why == "allocations" else DEFAULT_LIMITS)
     rig = store.rig
     rig.submit((1, request(1, [b"key", bytes(300), 0])))
     store.ask(check_parts.BEGIN, 0)
     if why == "room":
         rig.engine.free_more()
     elif why == "history":
-        monkeypatch.setattr(limits, "HISTORY_BYTES", -(10**9))
+        rig.reclaimer.limits = dataclasses.replace(rig.reclaimer.limits, history_bytes=-(10**9))
         rig.reclaim()
     elif why == "allocations":
-        monkeypatch.setattr(limits, "MAX_CHECK_ALLOCATIONS", 0)
         rig.submit((1, request(2, [b"key", bytes(300), 0])))
     elif why == "too many":
         for _ in range(limits.MAX_CHECKS):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from shoal.coordinator.memory.check_report import check_segment
-from shoal.shm.memory.layout import BLOCK_WORDS, DIRECTORY_WORD, TOMBSTONE, W_CLEARS, W_KEYS, W_ORDER_ROOT
+from shoal.shm.memory.layout import BLOCK_WORDS, DIRECTORY_WORD, TOMBSTONE, W_KEYS, W_ORDER_ROOT, W_RANGE_TOMBSTONES
 from tests.mutants.catching.rig import request
 from tests.support.stores.checked_store import Checked, checked_store  # noqa: F401 (fixture)
 
@@ -141,7 +141,7 @@ DAMAGE: dict[str, tuple[Callable[[Checked], None], str]] = {
         "no record in use|entries as counted",
     ),
     "a chunk of range tombstones": (
-        _set(lambda store: W_CLEARS, lambda store, _: BLOCK_WORDS * 61),
+        _set(lambda store: W_RANGE_TOMBSTONES, lambda store, _: BLOCK_WORDS * 61),
         "the range tombstones",
     ),
     "keys in the header": (_set(lambda store: W_KEYS, 7), "the header counts 7"),

@@ -14,10 +14,11 @@ from pathlib import Path
 import pytest
 
 import shoal
-from shoal.coordinator.commit.engine import COORDINATOR
 from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.log import writer as wal_writer
+from shoal.coordinator.log.format import COORDINATOR
 from shoal.shm.files import checkpoint
+from shoal.shm.limits import Limits
 from tests.support.histories.history_workers import seed_from
 from tests.support.stores.damaged import STORE_ID, MemoryStorage, Model, Opened, flipped, from_disk, open_or_corrupt
 
@@ -231,11 +232,10 @@ def test_missing_checkpoint_is_noticed(tmp_path: Path, boot: dict[str, int]) -> 
     assert open_or_corrupt({name: data for name, data in files.items() if name.startswith("wal-")}) is None
 
 
-def _synced_log(synced: int, after: int, monkeypatch: pytest.MonkeyPatch, file_bytes: int) -> tuple[Files, Model]:
+def _synced_log(synced: int, after: int, file_bytes: int) -> tuple[Files, Model]:
     """A log of which ``synced`` commits are known to be on disk, then ``after`` more, one of them knowing of that."""
-    monkeypatch.setattr(wal_writer, "LOG_FILE_BYTES", file_bytes)
     storage, model = MemoryStorage(), Model()
-    log = wal_writer.WalWriter(storage, 1, 0, STORE_ID)
+    log = wal_writer.WalWriter(storage, 1, 0, STORE_ID, limits=Limits(log_file_bytes=file_bytes))
     model.append(log, synced)
     log.sync()
     model.append(log, after)
@@ -257,7 +257,7 @@ def test_damage_before_acknowledged_commits_is_never_cut(
     be on disk is a torn tail then: it is cut, with what stands behind it.
     """
     synced, after = 20, 10
-    files, model = _synced_log(synced, after, monkeypatch, file_bytes)
+    files, model = _synced_log(synced, after, file_bytes)
     assert len(files) == 1 or file_bytes == 1024
     boot["id"] = boot_now
     last = synced + after
@@ -272,7 +272,7 @@ def test_damage_before_acknowledged_commits_is_never_cut(
 
 def test_torn_tail_stays_cut(boot: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """What stood behind a torn record does not come back when new commits are logged and the store is opened again."""
-    files, model = _synced_log(20, 10, monkeypatch, 1 << 16)
+    files, model = _synced_log(20, 10, 1 << 16)
     boot["id"] = OTHER_BOOT
     for name, version, start, _ in _all_records(files):
         if version <= 20:
@@ -286,12 +286,12 @@ def test_torn_tail_stays_cut(boot: dict[str, int], monkeypatch: pytest.MonkeyPat
         reopened = Opened(opened.storage)
         assert reopened.version == again.version
         assert reopened.state == again.states[-1]
-        assert reopened.recovered.remembered[7][0] == again.version
+        assert reopened.recovered.sessions[7][0] == again.version
 
 
 def test_missing_log_file_is_noticed(boot: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """A log file gone from the middle is CorruptionError, in this boot and, if it had been synced, in any other."""
-    files, _ = _synced_log(30, 1, monkeypatch, 1024)
+    files, _ = _synced_log(30, 1, 1024)
     assert len(files) > 3
     for boot["id"] in (THIS_BOOT, OTHER_BOOT):
         for name in sorted(files)[:-1]:

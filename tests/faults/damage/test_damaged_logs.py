@@ -21,12 +21,14 @@ from shoal.coordinator.log.format import FILE_HEAD_BYTES
 from shoal.coordinator.log.salvage import LogSurvey
 from shoal.coordinator.recovery.survey import Survey
 from shoal.shm.files import checkpoint
+from shoal.shm.limits import Limits
 from tests.support.histories.history_workers import seed_from
 from tests.support.stores.damaged import STORE_ID, Contract, MemoryStorage, Model, Opened, flipped, from_disk, whole
 
 THIS_BOOT, OTHER_BOOT = 0x1111, 0x2222
 CHECKPOINT, SYNCED, AFTER = 10, 30, 4
 FILE_BYTES, PAGE_BYTES = 1024, 256
+SMALL = Limits(log_file_bytes=FILE_BYTES)
 SAMPLE = 12
 
 Files = dict[str, bytes]
@@ -35,20 +37,19 @@ Case = tuple[str, Files]
 
 @pytest.fixture
 def boot(monkeypatch: pytest.MonkeyPatch) -> dict[str, int]:
-    """The boot id shoal sees, to be changed at will, and log files that are short."""
+    """The boot id shoal sees, to be changed at will."""
     current = {"id": THIS_BOOT}
     monkeypatch.setattr(wal_format, "boot_id", lambda: current["id"])
-    monkeypatch.setattr(wal_writer, "LOG_FILE_BYTES", FILE_BYTES)
     return current
 
 
 def _log(model: Model) -> Files:
     """A log of several files whose last commits were never synced, and a close mark in the middle."""
     storage = MemoryStorage()
-    log = wal_writer.WalWriter(storage, 1, 0, STORE_ID)
+    log = wal_writer.WalWriter(storage, 1, 0, STORE_ID, limits=SMALL)
     model.append(log, CHECKPOINT + 3)
     log.close()
-    log = Opened(storage).log()
+    log = Opened(storage).log(SMALL)
     model.append(log, SYNCED - CHECKPOINT - 3)
     log.sync()
     model.append(log, AFTER)
@@ -74,7 +75,7 @@ def with_checkpoint(tmp_path: Path, boot: dict[str, int]) -> tuple[Files, Contra
     files = _log(model)
     storage = MemoryStorage()
     before = Model()
-    before.append(wal_writer.WalWriter(storage, 1, 0, STORE_ID), CHECKPOINT)
+    before.append(wal_writer.WalWriter(storage, 1, 0, STORE_ID, limits=SMALL), CHECKPOINT)
     checkpoint.write_checkpoint(tmp_path, Opened(storage).reader, CHECKPOINT, [[7, CHECKPOINT, CHECKPOINT, []]])
     log = wal_reader.needed(wal_reader.read_files(MemoryStorage(files)), CHECKPOINT)
     assert log[0].number > 1
@@ -183,7 +184,7 @@ def _obsolete_removed_first(monkeypatch: pytest.MonkeyPatch) -> None:
     """What seems to hold nothing is removed before the rest is verified."""
     sound = wal_reader.WalReader._load
 
-    def load(self: wal_reader.WalReader, after_version: int) -> list[wal_reader.File]:
+    def load(self: wal_reader.WalReader, after_version: int) -> list[wal_reader.FoundLogFile]:
         kept = sound(self, after_version)
         self._remove_obsolete()
         return kept

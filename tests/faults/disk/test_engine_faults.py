@@ -64,8 +64,8 @@ def put(commit_id: int) -> wire_request.CommitSet:
 KINDS: dict[str, Callable[[int], list[tuple[int, wire_request.CommitSet]]]] = {
     "put": lambda n: [(2, put(n))],
     "operation": lambda n: [(2, increment(n))],
-    "joint of one": lambda n: [(2, append(n))],
-    "joint": lambda n: [(2, append(n)), (3, append(n))],
+    "batch of one": lambda n: [(2, append(n))],
+    "batch": lambda n: [(2, append(n)), (3, append(n))],
     "mixed": lambda n: [(2, append(n)), (3, put(n)), (4, append(n)), (5, increment(n))],
 }
 all_kinds = pytest.mark.parametrize("kind", KINDS)
@@ -146,7 +146,7 @@ def test_reclaiming_fails_while_room_is_made(rig: Rig, monkeypatch: pytest.Monke
 @all_kinds
 def test_no_room(rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """A commit there is no room for, in memory or on the disk, is refused; the group's others stand; all goes on."""
-    for place, name in ((rig.writer, "plan"), (rig.log, "reserve"), (rig.writer, "_reserve")):
+    for place, name in ((rig.writer, "plan"), (rig.log, "reserve"), (rig.writer.heap, "allocate")):
         with monkeypatch.context() as patch:
             earlier = rig.engine.submit_together([(9, request(rig.engine.version + 1, [b"earlier", b"\x01", 0]))])
             patch.setattr(rig.log, "has_room", lambda _bytes: False)
@@ -165,7 +165,7 @@ def test_no_room_in_the_midst_of_a_commit(rig: Rig, monkeypatch: pytest.MonkeyPa
         rig.submit((2, put(7)))
 
 
-@pytest.mark.parametrize("kind", ["operation", "joint of one", "joint", "mixed"])
+@pytest.mark.parametrize("kind", ["operation", "batch of one", "batch", "mixed"])
 def test_the_store_cannot_be_read(rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """An exception out of the segment while a commit is decided is not its client's fault."""
     monkeypatch.setattr(rig.writer.hash_index, "find", _raise(IndexError("index out of bounds")))
@@ -193,8 +193,8 @@ def test_a_decision_fails(rig: Rig, monkeypatch: pytest.MonkeyPatch, error: Exce
     with monkeypatch.context() as patch:
         patch.setitem(operations.OPERATIONS, operations.INCREMENT, _raise(error))
         patch.setattr(Appending, "add", _raise(error))
-        patch.setitem(operations.JOINTS, operations.EVENT_APPEND, Appending)
-        for kind in ("operation", "joint of one", "joint"):
+        patch.setitem(operations.BATCHED, operations.EVENT_APPEND, Appending)
+        for kind in ("operation", "batch of one", "batch"):
             for _, status, _, details in rig.submit(*KINDS[kind](7)):
                 assert (status, details[0]) == (REFUSED, told)
         assert rig.engine.version == version

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import shoal
-from shoal.coordinator.server import process
+from shoal.coordinator.server import process, process_start
 from shoal.primitives.rules.registry import TABLE
 from shoal.shm.files import store_files
 from shoal.shm.limits import REMAKE_AFTER_S
@@ -71,7 +71,7 @@ def test_never_two_coordinators(store: Path, names: list[str]) -> None:
             _remove(store, names)
             here = Path.cwd()
             try:
-                with pytest.raises(process.AlreadyServedError):
+                with pytest.raises(process_start.AlreadyServedError):
                     process.serve(store, None, None, 0.0, lambda: pytest.fail("it serves"), TABLE)
             finally:
                 os.chdir(here)

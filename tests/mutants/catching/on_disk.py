@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from shoal.coordinator.checkpoint import checkpointer
 from shoal.coordinator.checkpoint.checkpointer import Checkpointer
+from shoal.coordinator.host import Host
 from shoal.coordinator.log import format as wal_format
 from shoal.primitives.rules.registry import INCREMENT
 from shoal.shm import codec
@@ -118,13 +118,13 @@ class _Helper:
 
     hangs = False
 
-    def __init__(self, command: list[str], stdin: Any, **_options: Any) -> None:
+    def __init__(self, arguments: list[str], content: bytes) -> None:
         self.returncode: int | None = None
-        directory, store_id, segment_fd, version, _ = command[-5:]
+        directory, store_id, segment_fd, version, _ = arguments
         if not _Helper.hangs:
             reader = Reader(Segment.attach(os.dup(int(segment_fd))))
             checkpoint.write_checkpoint(
-                Path(directory), reader, int(version), codec.decode(stdin.read()), bytes.fromhex(store_id)
+                Path(directory), reader, int(version), codec.decode(content), bytes.fromhex(store_id)
             )
             self.returncode = 0
 
@@ -132,23 +132,28 @@ class _Helper:
         return self.returncode
 
 
+class _HelperHost(Host):
+    """This machine, with that helper."""
+
+    def start_checkpoint_helper(self, arguments: list[str], content: bytes, segment_fd: int) -> Any:
+        return _Helper(arguments, content)
+
+
 def _checkpoint(rig: Rig, directory: Path, hangs: bool) -> None:
     """Have the rig's coordinator make a checkpoint in ``directory``, and put that on its disk."""
-    before = checkpointer.subprocess.Popen
     _Helper.hangs = hangs
-    checkpointer.subprocess.Popen = _Helper  # type: ignore[assignment,misc]
-    try:
-        remembered = [[client, *outcome] for client, outcome in rig.engine.remembered.items()]
-        made = Checkpointer(directory, rig.disk, rig.log, rig.writer, rig.reclaimer, lambda: remembered, 0, STORE_ID)
-        made.start()
-        for path in directory.glob("checkpoint-*"):
-            rig.disk.replace(path.name, path.read_bytes())
-        if not hangs:
-            for number in range(_COMMITS_MEANWHILE):  # while the helper was at work, into more than one log file
-                rig.put(number + 1, client=9, after=f"{number}" * 200)
-            made.maintain(0.0)
-    finally:
-        checkpointer.subprocess.Popen = before  # type: ignore[misc]
+    sessions = [[client, *outcome] for client, outcome in rig.engine.sessions.items()]
+    made = Checkpointer(
+        *(directory, rig.disk, rig.log, rig.writer, rig.reclaimer, lambda: sessions, 0, STORE_ID),
+        host=_HelperHost(),
+    )
+    made.start()
+    for path in directory.glob("checkpoint-*"):
+        rig.disk.replace(path.name, path.read_bytes())
+    if not hangs:
+        for number in range(_COMMITS_MEANWHILE):  # while the helper was at work, into more than one log file
+            rig.put(number + 1, client=9, after=f"{number}" * 200)
+        made.maintain(0.0)
 
 
 def checkpointed(seed: int) -> list[Problem]:

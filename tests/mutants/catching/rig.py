@@ -22,7 +22,7 @@ from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.recovery.recover import recover
 from shoal.coordinator.server.loop import Server
 from shoal.primitives.rules.registry import TABLE
-from shoal.shm import limits
+from shoal.shm.limits import MIN_STORE_BYTES, Limits
 from shoal.shm.memory import snapshots
 from shoal.shm.memory.layout import W_PUBLISHED
 from shoal.shm.memory.reader import Reader
@@ -34,6 +34,7 @@ from tests.support.stores.damaged import STORE_ID, MemoryFile, MemoryStorage
 
 PAGE_BYTES = 4096
 LOG_FILE_BYTES = 8192
+LIMITS = Limits(log_file_bytes=LOG_FILE_BYTES)
 COUNTER = b"counter"
 Answer = tuple[int, int, int, Any]
 Problem = tuple[str, str]  # oracle, text
@@ -110,27 +111,36 @@ class _DiskFile(MemoryFile):
 class Rig:
     """One coordinator's life; ``boot`` and ``now_ms`` are the machine's."""
 
-    def __init__(self, disk: Disk, *, boot: int = 1, now_ms: int = 1_000_000) -> None:
+    def __init__(
+        self,
+        disk: Disk,
+        *,
+        boot: int = 1,
+        now_ms: int = 1_000_000,
+        bounds: Limits = LIMITS,
+        max_bytes: int = MIN_STORE_BYTES,
+    ) -> None:
         wal_format.boot_id = lambda: boot  # the scenario puts it back
         self.disk = disk
         self.now_ms = now_ms
-        self.segment = Segment.create(limits.MIN_STORE_BYTES, 1)
+        self.segment = Segment.create(max_bytes, 1)
         opened.append(self.segment._fd)
         self.words = self.segment.words
-        self.writer = Writer(self.segment)
+        self.writer = Writer(self.segment, bounds)
         self._clients: dict[int, SimpleNamespace] = {}  # as Server has them
         self.reclaimer = Reclaimer(self.writer, list)
         found = recover(disk, self.writer, self.reclaimer)
         self.reclaimer.pinned = lambda: Server.pinned(self)  # type: ignore[arg-type]
-        self.log = WalWriter(disk, found.next_log_number, found.version, STORE_ID)
+        self.log = WalWriter(disk, found.next_log_number, found.version, STORE_ID, limits=bounds)
         self.log.first_versions.update(found.log_files)
         clock = SimpleNamespace(now_ms=lambda: self.now_ms, monotonic_s=lambda: self.now_ms / 1000)
         self.engine = CommitEngine(
-            *(self.writer, self.reclaimer, found.window, self.log, clock, found.version, found.remembered),
+            *(self.writer, self.reclaimer, found.window, self.log, clock, found.version, found.sessions),
             sync_each_group=True,
             operations=TABLE,
+            limits=bounds,
         )
-        self.reader = Reader(self.segment)
+        self.reader = Reader(self.segment, limits=bounds)
         self.found = found
 
     @property

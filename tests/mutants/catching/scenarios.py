@@ -12,10 +12,9 @@ import os
 from collections.abc import Callable, Iterator
 
 from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.log import writer as wal_writer
 from shoal.shm.errors import CorruptionError
 from tests.mutants.catching import in_memory, on_disk, rig
-from tests.mutants.catching.rig import LOG_FILE_BYTES, Problem
+from tests.mutants.catching.rig import Problem
 
 _RUNS_PER_COLLECTION = 25
 _runs = itertools.count(1)
@@ -48,13 +47,12 @@ def run_scenario(name: str, seed: int) -> list[Problem]:
 
 @contextlib.contextmanager
 def _machine() -> Iterator[None]:
-    """Small log files; afterwards the real boot id, and no descriptors left open."""
-    boot_id, size = wal_format.boot_id, wal_writer.LOG_FILE_BYTES
-    wal_writer.LOG_FILE_BYTES = LOG_FILE_BYTES
+    """Afterwards the real boot id, and no descriptors left open."""
+    boot_id = wal_format.boot_id
     try:
         yield
     finally:
-        wal_format.boot_id, wal_writer.LOG_FILE_BYTES = boot_id, size
+        wal_format.boot_id = boot_id
         while rig.opened:
             os.close(rig.opened.pop())
         if next(_runs) % _RUNS_PER_COLLECTION == 0:

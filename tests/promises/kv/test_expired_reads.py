@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from shoal.coordinator.commit.engine import COORDINATOR
 from shoal.coordinator.log import format as wal_format
 from shoal.shm.errors import StoreFullError
 from shoal.shm.files import checkpoint
@@ -63,14 +62,11 @@ def test_no_room_for_the_deletion(monkeypatch: pytest.MonkeyPatch, reads: dict[s
     rig = Rig(Disk())
     moment = rig.now_ms + 500
     rig.submit((CLIENT, request(1, [b"short", b"1", moment, b"other", b"1", 0])))
-    commit = rig.engine._commit
 
-    def no_room(client_id: int, *arguments: Any) -> Any:
-        if client_id == COORDINATOR:
-            raise StoreFullError("no room")
-        return commit(client_id, *arguments)
+    def no_room(*_arguments: Any) -> Any:
+        raise StoreFullError("no room")
 
-    monkeypatch.setattr(rig.engine, "_commit", no_room)
+    monkeypatch.setattr(rig.engine, "_commit_own", no_room)
     _, status, _, details = _counting(rig, moment, **reads)
     assert status == CONFLICT
     assert details[0] == (b"short" if "keys" in reads else b"s")

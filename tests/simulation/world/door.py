@@ -64,10 +64,10 @@ class Door:
         self._waiting.clear()
         return fresh
 
-    def is_visitor(self, fd: int) -> bool:
+    def is_pending(self, fd: int) -> bool:
         return fd in self._visitors
 
-    def hear(self, fd: int) -> bool:
+    def receive(self, fd: int) -> bool:
         world = self._world
         visitor = self._visitors.pop(fd)
         visitor.heard = True
@@ -87,7 +87,7 @@ class Door:
             world.descriptors.close(each)
         return True
 
-    def impatient(self) -> list[int]:
+    def drop_silent(self) -> list[int]:
         return []
 
     def close(self) -> None:

@@ -77,15 +77,17 @@ class Os:
         self.getpid = lambda: world.process.pid
         self._world = world
 
-    def _exit(self, status: int) -> None:
-        task = self._world.current
-        assert task is not None
-        self._world.end(task.process, status)
-        task.done = True
-        raise Killed
-
     def __getattr__(self, name: str) -> Any:
         return getattr(os, name)
+
+
+def end_process(world: World, status: int) -> None:
+    """``os._exit``."""
+    task = world.current
+    assert task is not None
+    world.end(task.process, status)
+    task.done = True
+    raise Killed
 
 
 class Event:
@@ -120,20 +122,20 @@ class Lock:
 
 
 class Helper:
-    """subprocess.Popen of a checkpoint's helper: the real ``checkpoint_helper.main`` in a process of its own."""
+    """The process of a checkpoint's helper: the real ``checkpoint_helper.write`` in a process of its own."""
 
-    def __init__(self, world: World, command: list[str], stdin: io.BytesIO, pass_fds: list[int], **_: Any) -> None:
+    def __init__(self, world: World, arguments: list[str], content: bytes) -> None:
         world.step()
-        raw = stdin.read()
-        directory, store_id, fd, version, temporary = command[-5:]
+        _directory, store_id, fd, version, temporary = arguments
         segment = world.descriptors.get(int(fd)).content
         self._world = world
 
         def run() -> None:
             world.sleep(world.rng.uniform(0, 0.02))
-            own = world.descriptors.open(Thing(segment, world.process))
-            world.inputs[world.process] = io.BytesIO(raw)
-            self._status = checkpoint_helper.main([directory, store_id, str(own), version, temporary])
+            failure = checkpoint_helper.write(
+                *(Path(world, "store"), bytes.fromhex(store_id), segment, int(version), temporary, content)
+            )
+            self._status = 0 if failure is None else 1
 
         self._status: int | None = None
         self._process = world.spawn(f"checkpoint-{version}", "checkpoint", run)

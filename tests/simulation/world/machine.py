@@ -2,39 +2,48 @@
 
 from __future__ import annotations
 
-import io
+import contextlib
 import random
 import weakref
-from pathlib import Path
+from dataclasses import replace
 from typing import Any
 
 from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.server import process
+from shoal.coordinator.server.coordinator import Coordinator
+from shoal.coordinator.server.process_start import AlreadyServedError, hold_locks
 from shoal.primitives.rules.registry import TABLE
 from shoal.shm.errors import ShoalError, StoreFullError
+from shoal.shm.files.store_files import STORE_ID_BYTES, StoreMeta
+from shoal.shm.limits import MIN_STORE_BYTES, Limits
 from shoal.shm.memory.segment import Segment
 from shoal.workers.shared_memory.attachment import Attachment
+from tests.simulation.world import fakes
 from tests.simulation.world.disk import Disk
 from tests.simulation.world.door import Door, Locks
+from tests.simulation.world.host import SimulatedHost
 from tests.simulation.world.pipes import Descriptors
 from tests.simulation.world.scheduler import Killed, Process, Scheduler
 
 # Small, so that everything happens within a few hundred steps.
-_LIMITS = {
-    "CHECKPOINT_LOG_BYTES": 6_000,
-    "CHECKPOINT_BLOCK_BYTES": 512,
-    "WINDOW_LEAST_KEYS": 20,
-    "WINDOW_MOST_KEYS": 60,
-    "RECLAIM_EVERY": 3,
-    "RECLAIM_SLICE": 4,
-    "CLEAR_SLICE": 2,
-    "SWEEP_SLICE": 4,
-    "MEMORY_STEP_BYTES": 512 * 1024,
-    "FIRST_CLIENT_S": 0.2,
-    "ANSWER_SPIN_S": 0.00005,
-    "REQUEST_SPIN_S": 0.00005,
-    "CROWDED_REQUEST_SPIN_S": 0.00002,
-}
+_LIMITS = Limits(
+    leaf_entries=4,
+    branch_entries=4,
+    bucket_fill=24,
+    checkpoint_log_bytes=6_000,
+    checkpoint_pause_s=0.2,
+    window_least_keys=20,
+    window_most_keys=60,
+    reclaim_every=3,
+    reclaim_slice=4,
+    clear_slice=2,
+    sweep_slice=4,
+    sweep_every_ms=4,
+    first_client_s=0.2,
+    request_spin_s=0.00005,
+    crowded_request_spin_s=0.00002,
+)
+# Constants of modules that take no ``Limits``.
+CONSTANTS = {"MEMORY_STEP_BYTES": 512 * 1024, "CHECKPOINT_BLOCK_BYTES": 512, "ANSWER_SPIN_S": 0.00005}
 
 
 class World(Scheduler):
@@ -47,11 +56,11 @@ class World(Scheduler):
         self.descriptors = Descriptors(self, rng.choice([24, 64, 300, 4096, 65536]), rng.choice([0, 0, 0.05, 0.4]))
         self.disk = Disk(self)
         self.disk.on_record = self._note_record
-        self.limits = {
-            **_LIMITS,
-            "LOG_FILE_BYTES": rng.choice([512, 1024, 1536, 4096]),
-            "CHECKPOINT_LOG_FILES": rng.choice([1, 2, 4]),
-        }
+        self.limits = replace(
+            _LIMITS,
+            log_file_bytes=rng.choice([512, 1024, 1536, 4096]),
+            checkpoint_log_files=rng.choice([1, 2, 4]),
+        )
         self.boot = 1
         self.door: Door | None = None
         self.kills_starter = False  # the next process that starts a coordinator dies meanwhile
@@ -60,7 +69,6 @@ class World(Scheduler):
         self.epoch = memoryview(bytearray(64)).cast("Q")
         self.segments: list[Segment] = []
         self.attachments: list[weakref.ref[Attachment]] = []
-        self.inputs: dict[Process, io.BytesIO] = {}  # standard input of checkpoint helpers
         self.moments: dict[int, int] = {}  # commit version -> wall clock, ms, when it was logged
         self.coordinators = 0
         self.checkpoints = 0
@@ -101,16 +109,23 @@ class World(Scheduler):
         super().died(process, name, error)
 
     def start_coordinator(self, hello: Any, linger_s: float, report: list[Any]) -> Process:
-        """A coordinator's process, as a client starts it: ``process.main`` without its fork."""
+        """A coordinator's process, as a client starts it: ``process.serve`` from the locks on."""
         self.coordinators += 1
+        directory: Any = fakes.Path(self, "store")
+        new = StoreMeta(self.durability, MIN_STORE_BYTES, bytes(range(STORE_ID_BYTES)))
 
         def run() -> None:
             self.sleep(self.rng.uniform(0, 0.01))
             try:
-                process.serve(
-                    Path("store"), hello.durability, hello.max_bytes, linger_s, lambda: report.append(None), TABLE
-                )
-            except process.AlreadyServedError:
+                with contextlib.ExitStack() as held, contextlib.ExitStack() as made:
+                    hold_locks(directory, held, made)
+                    made.pop_all()
+                    host = SimulatedHost(self)
+                    meta = host.read_meta(directory) or new
+                    place: Any = fakes.Place()
+                    coordinator = Coordinator(directory, meta, linger_s, place, TABLE, self.limits, host)
+                    coordinator.run(lambda: report.append(None))
+            except AlreadyServedError:
                 return
             except ShoalError as error:
                 report.append(error)

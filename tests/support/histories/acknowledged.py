@@ -6,9 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import shoal
-from shoal.coordinator.commit.engine import COORDINATOR
-from shoal.coordinator.log.format import Record
-from shoal.shm import codec
+from shoal.coordinator.log.format import COORDINATOR, LogRecord, decode_decided
 
 
 class Told(NamedTuple):
@@ -28,7 +26,7 @@ class ToldEvent(NamedTuple):
     payload: Any
 
 
-def not_exactly_once(told: Iterable[Told], records: Iterable[Record]) -> list[str]:
+def not_exactly_once(told: Iterable[Told], records: Iterable[LogRecord]) -> list[str]:
     """Commits that a whole log has twice, lacks though they were acknowledged, or has at another version."""
     problems = []
     logged: dict[tuple[int, int], int] = {}
@@ -45,14 +43,13 @@ def not_exactly_once(told: Iterable[Told], records: Iterable[Record]) -> list[st
     return problems
 
 
-def _logged(records: Iterable[Record]) -> Iterator[Told]:
+def _logged(records: Iterable[LogRecord]) -> Iterator[Told]:
     for record in records:
         if record.client_id != COORDINATOR:
             yield Told(record.client_id, record.commit_id, record.version)
         if record.decided:
-            _, _, *joint = codec.decode(record.decided)
-            for outcomes in joint:
-                yield from (Told(client_id, commit_id, record.version) for client_id, commit_id, _ in outcomes)
+            outcomes = decode_decided(record.decided).outcomes
+            yield from (Told(client_id, commit_id, record.version) for client_id, commit_id, _ in outcomes)
 
 
 def broken_chain(told: Sequence[ToldEvent], events: Sequence[shoal.Event]) -> list[str]:

@@ -12,7 +12,7 @@ from typing import Any
 
 import shoal
 from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.log.format import Record
+from shoal.coordinator.log.format import LogRecord
 from tests.support.crash_workers import wait_until_left
 from tests.support.histories.acknowledged import Told, ToldEvent, broken_chain, not_exactly_once
 from tests.support.histories.history_workers import JOIN_S, TIMEOUT_S, WorkersFailedError, kill_coordinators
@@ -47,7 +47,7 @@ def _worker(path: Path, name: str, count: int, barrier: Barrier, out: Path, firs
     out.write_bytes(pickle.dumps((told, events)))
 
 
-def _records(data: bytes) -> Iterator[Record]:
+def _records(data: bytes) -> Iterator[LogRecord]:
     """The records of a log file, as they stand in it."""
     offset = wal_format.FILE_HEAD_BYTES
     while (found := wal_format.decode_record(data, offset)) is not None:

@@ -10,15 +10,20 @@ from typing import Any
 
 import pytest
 
-from shoal.coordinator.memory import check_report as check_state
 from shoal.coordinator.server.checks import Checks
 from shoal.primitives.rules import registry as operations
 from shoal.shm import codec, limits
-from shoal.shm.memory import check_parts, integrity
+from shoal.shm.limits import DEFAULT_LIMITS, Limits
+from shoal.shm.memory import check_parts
 from shoal.shm.memory.integrity import SegmentCheck
 from shoal.shm.memory.segment import Segment
 from tests.mutants.catching import rig as rigs
 from tests.mutants.catching.rig import Disk, Rig, request
+
+# Leaves, branches and buckets so small that all of them split and join all the time; slices of a check likewise.
+SMALL_NODES = Limits(
+    leaf_entries=4, branch_entries=6, bucket_fill=8, check_blocks=3, check_buckets=2, check_references=20
+)
 
 
 class Checked:
@@ -27,10 +32,11 @@ class Checked:
     ``busy`` is called before every question and every so many keys: what commits there does it while the check goes on.
     """
 
-    def __init__(self, seed: int = 1) -> None:
+    def __init__(self, seed: int = 1, bounds: Limits = DEFAULT_LIMITS, max_bytes: int = limits.MIN_STORE_BYTES) -> None:
         self.rng = random.Random(seed)
-        self.rig = Rig(Disk())
-        self.checks = Checks(self.rig.writer, self.rig.reclaimer)
+        self.bounds = bounds
+        self.rig = Rig(Disk(), bounds=bounds, max_bytes=max_bytes)
+        self.checks = Checks(self.rig.writer, self.rig.reclaimer, bounds)
         self.client: Any = SimpleNamespace()
         self.number = 0
         self.busy: Callable[[], None] = lambda: None
@@ -53,7 +59,7 @@ class Checked:
         return answer
 
     def problems(self) -> list[str]:
-        check = SegmentCheck(self.segment, self.ask)
+        check = SegmentCheck(self.segment, self.ask, self.bounds)
         sound = check._walk_chain
 
         def walk_chain(node: int, key: bytes) -> bool:
@@ -105,26 +111,10 @@ class Checked:
 
 
 @pytest.fixture(name="checked")
-def checked_store() -> Iterator[Callable[[int], Checked]]:
-    """Makes a store from a seed."""
+def checked_store() -> Iterator[Callable[..., Checked]]:
+    """Makes a store from a seed, and perhaps limits and a size."""
     boot_id = rigs.wal_format.boot_id
     yield Checked
     rigs.wal_format.boot_id = boot_id
     while rigs.opened:
         os.close(rigs.opened.pop())
-
-
-@pytest.fixture
-def small_nodes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Leaves, branches and buckets so small that all of them split and join all the time; slices likewise."""
-    from shoal.coordinator.memory import hash_index, ordered_index, writer
-    from shoal.shm.memory import reader
-
-    for module in (ordered_index, integrity, reader):
-        monkeypatch.setattr(module, "LEAF_ENTRIES", 4)
-        monkeypatch.setattr(module, "BRANCH_ENTRIES", 6)
-    monkeypatch.setattr(writer, "LEAF_ENTRIES", 4)
-    monkeypatch.setattr(hash_index, "BUCKET_FILL", 8)
-    for name, value in (("CHECK_BLOCKS", 3), ("CHECK_BUCKETS", 2), ("CHECK_REFERENCES", 20)):
-        monkeypatch.setattr(check_state, name, value)
-    monkeypatch.setattr(limits, "MIN_STORE_BYTES", 64 << 20)

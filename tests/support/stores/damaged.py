@@ -7,7 +7,7 @@ import itertools
 import os
 from pathlib import Path
 
-from shoal.coordinator.log.format import FILE_HEAD_BYTES, Record, decode_file_head, decode_record
+from shoal.coordinator.log.format import FILE_HEAD_BYTES, LogRecord, decode_file_head, decode_record
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.memory.reclaim import Reclaimer
@@ -18,6 +18,7 @@ from shoal.primitives.keys import Namespace
 from shoal.shm import codec, limits
 from shoal.shm.errors import CorruptionError
 from shoal.shm.files.storage import Space
+from shoal.shm.limits import DEFAULT_LIMITS, Limits
 from shoal.shm.memory.layout import W_PUBLISHED
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.segment import Segment
@@ -129,9 +130,9 @@ class Opened:
             for key, found in self.reader.scan(b"", None, self.version)
         }
 
-    def log(self) -> WalWriter:
+    def log(self, limits: Limits = DEFAULT_LIMITS) -> WalWriter:
         """A writer that goes on where recovery ended, as a coordinator would."""
-        writer = WalWriter(self.storage, self.recovered.next_log_number, self.version, STORE_ID)
+        writer = WalWriter(self.storage, self.recovered.next_log_number, self.version, STORE_ID, limits=limits)
         writer.first_versions.update(self.recovered.log_files)
         return writer
 
@@ -257,7 +258,7 @@ class Contract:
             assert self._states[version][key] == value, f"{what}: salvaged a value of no commit"
 
 
-def whole(data: bytes) -> list[tuple[Record, int, int]]:
+def whole(data: bytes) -> list[tuple[LogRecord, int, int]]:
     """The records of a log file that is not damaged, each with its start and end."""
     records, offset = [], FILE_HEAD_BYTES
     while (found := decode_record(data, offset)) is not None:

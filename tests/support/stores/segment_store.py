@@ -12,6 +12,7 @@ from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm import limits
 from shoal.shm.key_location_cache import KeyLocationCache
+from shoal.shm.limits import DEFAULT_LIMITS, Limits
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.segment import Segment
 
@@ -19,12 +20,12 @@ from shoal.shm.memory.segment import Segment
 class Store:
     """A segment with everything that works on it, and pinned versions as the test sets them."""
 
-    def __init__(self, max_bytes: int = 8 * limits.MIB) -> None:
+    def __init__(self, max_bytes: int = 8 * limits.MIB, bounds: Limits = DEFAULT_LIMITS) -> None:
         self.segment = Segment.create(max_bytes, 12345)
-        self.writer = Writer(self.segment)
+        self.writer = Writer(self.segment, bounds)
         self.pinned: list[int] = []
         self.reclaimer = Reclaimer(self.writer, lambda: list(self.pinned))
-        self.reader = Reader(self.segment, self.writer.epoch_words)
+        self.reader = Reader(self.segment, self.writer.epoch_words, limits=bounds)
         self.place = KeyLocationCache(b"")
         self.version = 0
 

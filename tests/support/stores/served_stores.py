@@ -6,7 +6,7 @@ from pathlib import Path
 
 import shoal
 from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.log.reader import number_of
+from shoal.coordinator.log.format import file_number
 from shoal.shm.files import store_files
 from tests.support.crash_workers import processes_of, wait_for
 
@@ -28,7 +28,7 @@ def rests(path: Path) -> None:
 
 def logs_of(path: Path) -> list[Path]:
     """Its log files, by number."""
-    return sorted(entry for entry in path.iterdir() if number_of(entry.name) is not None)
+    return sorted(entry for entry in path.iterdir() if file_number(entry.name) is not None)
 
 
 def keys_of(path: Path) -> list[str]:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from shoal.coordinator.commit.batching import Batch, Batching
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.check_report import check_segment
@@ -29,6 +30,7 @@ from shoal.primitives.rules.hash_chain import ChainCheck, canonical
 from shoal.shm import limits
 from shoal.shm.clock import SystemClock
 from shoal.shm.files.storage import DiskStorage
+from shoal.shm.limits import Limits
 from shoal.shm.memory.segment import Segment
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.answer import COMMITTED, REFUSED, decode_answer
@@ -48,7 +50,7 @@ class Engine:
         found = recover(storage, self.writer, reclaimer)
         self.log = WalWriter(storage, found.next_log_number, found.version, bytes(16))
         self.engine = CommitEngine(
-            *(self.writer, reclaimer, found.window, self.log, SystemClock(), found.version, found.remembered, False),
+            *(self.writer, reclaimer, found.window, self.log, SystemClock(), found.version, found.sessions, False),
             operations.TABLE,
         )
 
@@ -138,7 +140,7 @@ def test_each_log_and_whatever_else_comes_with_it(engine):
 
 
 def test_sent_again_is_answered_again(engine, tmp_path):
-    """A commit id that was part of a joint commit is answered from memory, by this coordinator and by the next."""
+    """A commit id that was part of a batch is answered from memory, by this coordinator and by the next."""
     first = engine.together((1, append(1, "a")), (2, append(1, "b")))
     again = engine.together((2, append(1, "b")), (3, append(1, "c")), (1, append(1, "a")))
     assert [again[2], again[0]] == first
@@ -188,10 +190,10 @@ def test_full_store(tmp_path):
 
 def test_large_ones_and_many(engine):
     """Requests too large to share stand alone, and very many become several commits; no event is lost."""
-    large = "x" * (limits.MAX_JOINT_MUTATIONS_BYTES + 1)
+    large = "x" * (limits.MAX_BATCH_MUTATIONS_BYTES + 1)
     answers = engine.together((1, append(1, large)), (2, append(1, "a")), (3, append(1, large)), (4, append(1, "b")))
     assert len({version for _, _, version, _ in answers}) == 3
-    many = [(100 + client, append(1, client)) for client in range(3 * limits.MAX_JOINT + 1)]
+    many = [(100 + client, append(1, client)) for client in range(3 * limits.MAX_BATCH + 1)]
     versions = [version for _, _, version, _ in engine.together(*many)]
     assert len(set(versions)) == 4
     assert engine.length() == 4 + len(many)
@@ -209,7 +211,7 @@ def test_what_has_reads_or_writes_is_validated(engine):
 
 
 class TestGoingOn:
-    """What is kept in mind from one joint commit to the next is believed only while it is so."""
+    """What is kept in mind from one batch to the next is believed only while it is so."""
 
     def test_after_one_another(self, engine):
         """Commit after commit, alone and together, with old types and new ones."""
@@ -220,27 +222,27 @@ class TestGoingOn:
             engine.length()
         assert engine.length() == sum(turn % 4 for turn in range(1, 30))
 
-    @pytest.mark.parametrize("joint", [1, 3])
-    def test_after_somebody_else(self, engine, joint):
+    @pytest.mark.parametrize("members", [1, 3])
+    def test_after_somebody_else(self, engine, members):
         """A transaction that appended, a clear of the log, a write of its metadata: the next append sees them."""
         turns = iter(range(1, 100))
 
         def together() -> list[int]:
             turn = next(turns)
-            answers = engine.together(*((client, append(turn, "x")) for client in range(1, joint + 1)))
+            answers = engine.together(*((client, append(turn, "x")) for client in range(1, members + 1)))
             return [answer[3][0][0][0] for answer in answers]
 
-        assert together() == list(range(joint))
+        assert together() == list(range(members))
         alone = request(next(turns), append(0, "y", "z").operations[0], writes=[b"key", b"\x01", 0])
         assert engine.together((9, alone))[0][1] == COMMITTED
-        assert together() == list(range(joint + 2, 2 * joint + 2))
+        assert together() == list(range(members + 2, 2 * members + 2))
         mutations = encode_mutations([], [LOG, LOG + b"\xff"])
         cleared = decode(next(turns), mutations)
         assert engine.together((9, cleared))[0][1] == COMMITTED
-        assert together() == list(range(joint))
-        assert engine.length() == joint
+        assert together() == list(range(members))
+        assert engine.length() == members
         assert engine.together((9, request(next(turns), writes=[LOG + METADATA, None, 0])))[0][1] == COMMITTED
-        assert together() == list(range(joint))
+        assert together() == list(range(members))
 
     def test_after_a_refusal(self, engine):
         """A request that fails in the middle leaves nothing behind for the next."""
@@ -250,13 +252,13 @@ class TestGoingOn:
         assert engine.together((1, append(3, "d", event_type="new")))[0][1] == COMMITTED
         assert engine.length() == 4
 
-    def test_more_logs_than_are_kept_in_mind(self, engine, monkeypatch):
+    def test_more_logs_than_are_kept_in_mind(self, engine):
         """Any number of logs take turns; only so many are kept in mind."""
-        monkeypatch.setattr(limits, "KNOWN_JOINTS", 4)
+        engine.engine._batching = Batching(engine.writer, operations.TABLE, Limits(known_batches=4))
         logs = [f"log{n}".encode() for n in range(6)]
         for turn in range(1, 20):
             engine.together((1, append(turn, "a", log=logs[turn * turn % 6])))
-            assert len(engine.engine._joints) <= 4
+            assert len(engine.engine._batching) <= 4
         assert sum(engine.length(log) for log in logs) == 19
 
     def test_more_types_than_are_kept_in_mind(self, engine, monkeypatch):
@@ -270,14 +272,14 @@ class TestGoingOn:
         """Where keys are is not believed once any have gone, even while room was made for the commit itself."""
         for turn in range(1, 4):
             engine.together((1, append(turn, "a")))
-        joints = engine.engine._joints
-        place = (operations.EVENT_APPEND, LOG + METADATA)
-        joint, nodes = joints.take(place, 0)
+        batching = engine.engine._batching
+        key = (operations.EVENT_APPEND, LOG + METADATA)
+        operation, nodes = batching.take(key, 0)
         assert nodes
         engine.writer.raise_epoch()
-        joints.keep(place, engine.engine.version, joint, nodes, [])
-        fresh, known = joints.take(place, 0)
-        assert fresh is not joint
+        batching.keep(Batch(key, operation, nodes, [], b"", []), engine.engine.version, [])
+        fresh, known = batching.take(key, 0)
+        assert fresh is not operation
         assert known == {}
 
 

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from shoal.coordinator.commit.group_delay import Gathering
+from shoal.coordinator.commit.group_delay import GroupDelay
 from shoal.coordinator.server.clients import Client
 from shoal.shm import limits
 from shoal.shm.memory.snapshots import SnapshotPage, new_page
@@ -22,7 +22,7 @@ def clients() -> Iterator[list[Client]]:
         os.close(fd)
 
 
-def group(gathering: Gathering, asking: list[Client], coming: list[Client]) -> set[Client]:
+def group(gathering: GroupDelay, asking: list[Client], coming: list[Client]) -> set[Client]:
     """One group: ``asking`` are there, ``coming`` come while it waits, if it waits for them. Whom it waited for."""
     expected = gathering.begin(asking)
     came = [client for client in coming if client in expected]
@@ -30,7 +30,7 @@ def group(gathering: Gathering, asking: list[Client], coming: list[Client]) -> s
     return expected
 
 
-def loops(gathering: Gathering, clients: list[Client], groups: int) -> list[int]:
+def loops(gathering: GroupDelay, clients: list[Client], groups: int) -> list[int]:
     """Sizes of ``groups`` groups of clients that commit again at once; they begin as two halves that take turns."""
     sizes = []
     last = clients[:2]
@@ -46,24 +46,24 @@ def loops(gathering: Gathering, clients: list[Client], groups: int) -> list[int]
 
 def test_those_who_commit_in_a_loop_are_in_one_group_before_long(clients: list[Client]) -> None:
     """Two halves that take turns become one group that waits for all of itself, and stay so."""
-    sizes = loops(Gathering(), clients, 200)
+    sizes = loops(GroupDelay(), clients, 200)
     assert sizes[0] == 2
     assert sizes[100:] == [4] * 100
 
 
 def test_who_thinks_between_commits_is_not_waited_for(clients: list[Client]) -> None:
     """Clients that never come in time cost a wait at a few groups, and none at all if they come seldom."""
-    gathering = Gathering()
+    gathering = GroupDelay()
     halves = [clients[:2], clients[2:]]
     waits = sum(bool(group(gathering, halves[turn % 2], [])) for turn in range(160))
     assert 0 < waits <= 10
-    seldom = Gathering()
+    seldom = GroupDelay()
     assert not any(group(seldom, [clients[turn % 4]], []) for turn in range(160))
 
 
 def test_who_stops_coming_is_soon_no_longer_waited_for(clients: list[Client]) -> None:
     """One of a group that commits in a loop goes away: one or two groups wait in vain, and no more."""
-    gathering = Gathering()
+    gathering = GroupDelay()
     loops(gathering, clients, 200)
     gone = clients[3]
     waits = [gone in group(gathering, [clients[turn % 3]], clients[:3]) for turn in range(64)]
@@ -73,7 +73,7 @@ def test_who_stops_coming_is_soon_no_longer_waited_for(clients: list[Client]) ->
 
 def test_nobody_waits_for_who_has_gone(clients: list[Client]) -> None:
     """A client that detached is not waited for, and nothing of it is kept."""
-    gathering = Gathering()
+    gathering = GroupDelay()
     loops(gathering, clients, 200)
     gathering.forget(clients[3])
     assert group(gathering, clients[:1], clients[1:3]) == set(clients[1:3])
@@ -81,15 +81,15 @@ def test_nobody_waits_for_who_has_gone(clients: list[Client]) -> None:
 
 def test_a_lone_client_never_waits(clients: list[Client]) -> None:
     """Nobody to wait for: a group of one is synced at once, whatever its number."""
-    gathering = Gathering()
+    gathering = GroupDelay()
     assert not any(group(gathering, clients[:1], clients) for _ in range(64))
 
 
 def test_no_longer_than_a_sync_takes_and_never_long() -> None:
     """Waiting is bounded by what it can save, and by a limit when the disk is slow."""
-    gathering = Gathering()
-    assert gathering.patience_s == 0.0
+    gathering = GroupDelay()
+    assert gathering.delay_s == 0.0
     gathering.finished(0.0002)
-    assert gathering.patience_s == 0.0002
+    assert gathering.delay_s == 0.0002
     gathering.finished(5.0)
-    assert gathering.patience_s == limits.GATHER_S
+    assert gathering.delay_s == limits.MAX_GROUP_DELAY_S

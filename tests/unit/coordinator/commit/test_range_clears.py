@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import shoal
+from shoal.coordinator.commit.apply import ClientSessions
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.memory.check_report import check_segment
@@ -35,7 +36,7 @@ def test_maintenance_sweeps_a_slice_at_a_time() -> None:
     segment = Segment.create(64 * limits.MIB, 12345)
     writer = Writer(segment)
     reclaimer, window = Reclaimer(writer, list), ConflictWindow(0)
-    engine = CommitEngine(writer, reclaimer, window, None, SystemClock(), 0, {}, False, TABLE)
+    engine = CommitEngine(writer, reclaimer, window, None, SystemClock(), 0, ClientSessions(), False, TABLE)
     maintenance = Maintenance(engine, writer, reclaimer, window, Checks(writer, reclaimer), None)
     _commit(engine, 1, [part for i in range(KEYS) for part in (b"r%06d" % i, b"value", 0)], [])
     full = writer.heap.used_words
@@ -46,7 +47,7 @@ def test_maintenance_sweeps_a_slice_at_a_time() -> None:
         assert 0 <= before - writer.keys <= limits.CLEAR_SLICE
         if not reclaimer.idle_work():
             break
-    assert (writer.keys, len(writer.clears)) == (0, 0)
+    assert (writer.keys, len(writer.range_tombstones)) == (0, 0)
     assert writer.heap.used_words < full // 10
     assert check_segment(segment, engine.published, writer) == []
 

@@ -8,26 +8,25 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.coordinator.memory import hash_index
 from shoal.coordinator.memory.hash_index import HashIndex
 from shoal.coordinator.memory.heap import Heap
 from shoal.shm import limits
-from shoal.shm.memory.layout import W_HASH_MASK
-from shoal.shm.memory.record import node_key
+from shoal.shm.limits import DEFAULT_LIMITS, Limits
+from shoal.shm.memory.layout import NODE_HEADER_WORDS, W_HASH_MASK, words_for
+from shoal.shm.memory.record import node_key, write_node
 from shoal.shm.memory.segment import Segment
 
 
 class Index:
-    def __init__(self) -> None:
+    def __init__(self, bounds: Limits = DEFAULT_LIMITS) -> None:
         self.segment = Segment.create(8 * limits.MIB, 99)
         self.heap = Heap(self.segment)
-        self.index = HashIndex(self.segment, self.heap)
+        self.index = HashIndex(self.segment, self.heap, bounds)
         self.nodes: dict[bytes, int] = {}
 
     def insert(self, key: bytes) -> None:
-        node = self.heap.allocate(2 + (len(key) + 7) // 8)
-        self.segment.words[node + 1] = len(key)
-        self.segment.mm[node * 8 + 16 : node * 8 + 16 + len(key)] = key
+        node = self.heap.allocate(NODE_HEADER_WORDS + words_for(len(key)))
+        write_node(self.segment.mm, node, key, 0)
         self.index.prepare(1)
         self.index.insert(key, node)
         self.nodes[key] = node
@@ -40,15 +39,13 @@ class Index:
 @settings(max_examples=settings.default.max_examples // 2)
 def test_against_a_dict(steps):
     """Keys come and go, with buckets of four entries: find always tells what a dict would."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hash_index, "BUCKET_FILL", 4)
-        index = Index()
-        for step in steps:
-            key = f"key {step}".encode()
-            (index.remove if key in index.nodes else index.insert)(key)
-            for number in range(41):
-                looked_for = f"key {number}".encode()
-                assert index.index.find(looked_for) == index.nodes.get(looked_for, 0)
+    index = Index(Limits(bucket_fill=4))
+    for step in steps:
+        key = f"key {step}".encode()
+        (index.remove if key in index.nodes else index.insert)(key)
+        for number in range(41):
+            looked_for = f"key {number}".encode()
+            assert index.index.find(looked_for) == index.nodes.get(looked_for, 0)
 
 
 def test_ten_thousand_keys():

@@ -8,32 +8,31 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shoal.coordinator.memory import ordered_index
 from shoal.coordinator.memory.heap import Heap
 from shoal.coordinator.memory.ordered_index import OrderedIndex
 from shoal.shm import limits
-from shoal.shm.memory.layout import W_HASH_SEED, W_ORDER_ROOT, W_PUBLISHED
+from shoal.shm.limits import DEFAULT_LIMITS, Limits
+from shoal.shm.memory.layout import NODE_HEADER_WORDS, W_HASH_SEED, W_ORDER_ROOT, W_PUBLISHED, words_for
 from shoal.shm.memory.reader import Reader
+from shoal.shm.memory.record import write_node, write_record
 from shoal.shm.memory.segment import Segment
 
 
 class Index:
-    def __init__(self) -> None:
+    def __init__(self, bounds: Limits = DEFAULT_LIMITS) -> None:
         self.segment = Segment.create(16 * limits.MIB, 1)
         self.heap = Heap(self.segment)
-        self.index = OrderedIndex(self.segment, self.heap)
-        self.reader = Reader(self.segment)
+        self.index = OrderedIndex(self.segment, self.heap, bounds)
+        self.reader = Reader(self.segment, limits=bounds)
         self.nodes: dict[bytes, int] = {}
 
     def insert(self, keys) -> None:
         fresh = []
         for key in sorted(set(keys) - self.nodes.keys()):
-            size = 2 + (len(key) + 7) // 8
+            size = NODE_HEADER_WORDS + words_for(len(key))
             node, record = self.heap.allocate(size), self.heap.allocate(4)
-            self.segment.words[node], self.segment.words[node + 1] = record, len(key)
-            self.segment.mm[node * 8 + 16 : node * 8 + 16 + len(key)] = key
-            for i, word in enumerate((1, 0, 0)):
-                self.segment.words[record + i] = word
+            write_node(self.segment.mm, node, key, record)
+            write_record(self.segment.mm, record, 1, 0, b"", 0)
             self.nodes[key] = node
             fresh.append((key, node))
         self.index.insert(fresh)
@@ -64,13 +63,10 @@ STEPS = st.lists(st.tuples(st.booleans(), st.sets(KEYS, min_size=1, max_size=40)
 @settings(max_examples=settings.default.max_examples // 2)
 def test_against_a_sorted_list(steps, bounds, leaf, branch):
     """Batches of keys come and go, with tiny nodes so that all levels split and vanish: walks are always in order."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ordered_index, "LEAF_ENTRIES", leaf)
-        patch.setattr(ordered_index, "BRANCH_ENTRIES", branch)
-        index = Index()
-        for insert, keys in steps:
-            (index.insert if insert else index.remove)(keys)
-            index.check(bounds)
+    index = Index(Limits(leaf_entries=leaf, branch_entries=branch))
+    for insert, keys in steps:
+        (index.insert if insert else index.remove)(keys)
+        index.check(bounds)
 
 
 @pytest.mark.parametrize("order", ["ascending", "descending", "random"])

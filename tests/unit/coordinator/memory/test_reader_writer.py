@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import random
 
-import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
 
-from shoal.coordinator.memory import ordered_index, tombstone_table
-from shoal.shm import limits
-from shoal.shm.memory import range_tombstones, tombstone_view
+from shoal.shm.limits import Limits
 from shoal.shm.memory.reader import Reader
 from tests.support.stores.segment_store import Store, segment_store  # noqa: F401 (a fixture)
 
@@ -19,6 +16,15 @@ FAR_MS = 1 << 62
 KEYS = st.sampled_from([bytes([a, b]) for a in b"abcd" for b in b"0123"] + [b"a", b"d3\xff", b"\0"])
 VALUES = st.one_of(st.binary(max_size=12), st.sampled_from([b"", b"x" * 200, b"y" * 9000, b"z" * 20_000]))
 WRITES = st.dictionaries(KEYS, st.one_of(st.none(), VALUES), min_size=1, max_size=12)
+
+SMALL = Limits(
+    leaf_entries=4,
+    branch_entries=4,
+    clear_slice=3,
+    reclaim_slice=7,
+    tombstone_block_bounds=2,
+    tombstone_chunk_words=9,  # two range tombstones in a chunk
+)
 
 
 class Machine(RuleBasedStateMachine):
@@ -28,21 +34,10 @@ class Machine(RuleBasedStateMachine):
 
     def __init__(self) -> None:
         super().__init__()
-        self.patch = pytest.MonkeyPatch()
-        self.patch.setattr(limits, "CLEAR_SLICE", 3)
-        self.patch.setattr(limits, "RECLAIM_SLICE", 7)
-        self.patch.setattr(ordered_index, "LEAF_ENTRIES", 4)
-        self.patch.setattr(ordered_index, "BRANCH_ENTRIES", 4)
-        self.patch.setattr(range_tombstones, "_BLOCK_BOUNDS", 2)
-        for module in (tombstone_table, tombstone_view):
-            self.patch.setattr(module, "CHUNK_WORDS", 9)  # two range tombstones in a chunk
-        self.store = Store()
-        self.seldom = Reader(self.store.segment)  # of another process, which reads now and then
+        self.store = Store(bounds=SMALL)
+        self.seldom = Reader(self.store.segment, limits=SMALL)  # of another process, which reads now and then
         self.model: dict[bytes, bytes] = {}
         self.history: dict[int, dict[bytes, bytes]] = {0: {}}
-
-    def teardown(self) -> None:
-        self.patch.undo()
 
     @rule(writes=WRITES, expires_ms=st.sampled_from([0, FAR_MS]))
     def commit(self, writes, expires_ms):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import pytest
 
-from shoal.coordinator.memory import reclaim
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.shm import limits
 from shoal.shm.errors import SnapshotExpiredError, StoreFullError
+from shoal.shm.limits import Limits
 from shoal.shm.memory.layout import W_HORIZON, W_KEYS
+from shoal.shm.memory.record import is_beside
 from tests.support.stores.segment_store import Store, segment_store  # noqa: F401 (a fixture)
 
 
@@ -28,9 +29,9 @@ class TestReclaim:
         assert store.writer.heap.used_words <= empty + 512  # what went last waits for the next version
         assert store.problems() == []
 
-    def test_cleared_range_is_reclaimed_in_slices(self, store, monkeypatch):
+    def test_cleared_range_is_reclaimed_in_slices(self):
         """A cleared range is absent at once, counted out slice by slice, and leaves nothing behind."""
-        monkeypatch.setattr(limits, "CLEAR_SLICE", 10)
+        store = Store(bounds=Limits(clear_slice=10))
         store.commit({f"{n:03}".encode(): b"v" for n in range(100)})
         store.commit(clears=[(b"010", b"090")])
         assert list(store.state(2)) == [f"{n:03}".encode() for n in (*range(10), *range(90, 100))]
@@ -44,7 +45,7 @@ class TestReclaim:
         assert store.segment.words[W_KEYS] == 20
         store.commit({b"other": b"1"})  # from the next version on the range tombstone may go
         store.reclaim_all()
-        assert not store.writer.clears
+        assert not store.writer.range_tombstones
         assert store.problems() == []
 
     def test_snapshot_below_the_horizon_is_told(self, store):
@@ -72,9 +73,9 @@ class TestReclaim:
         store.reclaim_all(50.0)
         assert store.segment.words[W_HORIZON] == store.version
 
-    def test_old_snapshot_is_revoked_when_history_is_too_large(self, store, monkeypatch):
+    def test_old_snapshot_is_revoked_when_history_is_too_large(self):
         """History beyond the bound revokes pins older than the grace, and only those."""
-        monkeypatch.setattr(reclaim.limits, "HISTORY_BYTES", 0)
+        store = Store(bounds=Limits(history_bytes=0))
         store.commit({b"k": b"x" * 9000})
         store.pinned.append(1)
         store.reclaimer.step(0.0)
@@ -142,8 +143,9 @@ def test_a_first_record_stands_beside_its_node_and_goes_with_it():
     store.commit({small: b"v" * 40, large: b"w" * 4000})
     find, words = store.writer.hash_index.find, store.segment.words
     node = find(small)
-    assert store.writer.is_beside(node, words[node])
-    assert not store.writer.is_beside(find(large), words[find(large)])
+    size_of = store.writer.heap.size_of
+    assert is_beside(words, node, words[node], size_of)
+    assert not is_beside(words, find(large), words[find(large)], size_of)
     for i in range(20):
         store.commit({small: b"%d" % i * 40, large: b"x" * i})
         store.reclaim_all()

@@ -12,12 +12,21 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from shoal.coordinator.memory import hash_index
 from shoal.shm import limits
 from shoal.shm.errors import CorruptionError, SnapshotExpiredError
 from shoal.shm.key_location_cache import KeyLocationCache
+from shoal.shm.limits import Limits
 from shoal.shm.memory import layout
-from shoal.shm.memory.layout import DIRECTORY_WORD, LENGTH_MASK, REMOVED, W_GENERATION, W_HORIZON
+from shoal.shm.memory.layout import (
+    DIRECTORY_WORD,
+    LENGTH_MASK,
+    NODE_KEY_LENGTH,
+    RECORD_META,
+    RECORD_PREVIOUS,
+    REMOVED,
+    W_GENERATION,
+    W_HORIZON,
+)
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.record import find_node
 from tests.support.stores.segment_store import Store
@@ -56,32 +65,30 @@ def test_a_removed_mark_is_no_node():
 @settings(max_examples=settings.default.max_examples // 2, suppress_health_check=list(HealthCheck))
 def test_reader_and_writer_find_the_same(steps, fill):
     """Keys come and go, crafted ones too: index and readers find what a dict has, in small buckets and large ones."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(hash_index, "BUCKET_FILL", fill)
-        store, model = Store(), {}
-        all_keys = {b"key %d" % number for number in range(31)}
-        for number, generation in steps:
-            store.segment.words[W_GENERATION] = generation
-            crafted = _crafted(store) if generation else b"key 0"
-            key = crafted if number == 30 else b"key %d" % number
-            all_keys |= {key, crafted}
-            value = None if key in model else b"%d" % store.version
-            store.commit({key: value})
-            store.reclaim_all()
-            if value is None:
-                del model[key]
-            else:
-                model[key] = value
-            reader = Reader(store.segment)
-            for each in all_keys:
-                node = store.writer.hash_index.find(each)
-                assert node == find_node(store.segment.words, store.segment.mm, 12345, each)
-                assert node != REMOVED
-                found = reader.find(each, store.version)
-                assert (found.value if found else None) == model.get(each)
-                assert bool(node) >= (each in model)
-                if each.isascii():
-                    assert store.value(each) == model.get(each)
+    store, model = Store(bounds=Limits(bucket_fill=fill)), {}
+    all_keys = {b"key %d" % number for number in range(31)}
+    for number, generation in steps:
+        store.segment.words[W_GENERATION] = generation
+        crafted = _crafted(store) if generation else b"key 0"
+        key = crafted if number == 30 else b"key %d" % number
+        all_keys |= {key, crafted}
+        value = None if key in model else b"%d" % store.version
+        store.commit({key: value})
+        store.reclaim_all()
+        if value is None:
+            del model[key]
+        else:
+            model[key] = value
+        reader = Reader(store.segment)
+        for each in all_keys:
+            node = store.writer.hash_index.find(each)
+            assert node == find_node(store.segment.words, store.segment.mm, 12345, each)
+            assert node != REMOVED
+            found = reader.find(each, store.version)
+            assert (found.value if found else None) == model.get(each)
+            assert bool(node) >= (each in model)
+            if each.isascii():
+                assert store.value(each) == model.get(each)
 
 
 def _peak(read) -> int:
@@ -114,9 +121,9 @@ def test_an_impossible_length_takes_no_memory(length):
         lambda: list(store.reader.scan(b"", None, 1)),
     )
     elsewhere = DIRECTORY_WORD + 1000  # near the beginning of the segment: there is enough behind it to be copied
-    words[elsewhere], words[elsewhere + 1] = words[node], length
+    words[elsewhere], words[elsewhere + NODE_KEY_LENGTH] = words[node], length
     record = elsewhere + 100
-    words[record], words[record + 2] = 1, length
+    words[record], words[record + RECORD_META] = 1, length
     for word, stale in ((entry, elsewhere), (node, record)):
         sound, words[word] = words[word], stale
         for read in reads:
@@ -148,7 +155,7 @@ def test_a_chain_in_a_circle():
     store.commit({b"key": b"w" * 500})
     words = store.segment.words
     record = words[store.writer.hash_index.find(b"key")]
-    words[record + 1] = record
+    words[record + RECORD_PREVIOUS] = record
     with pytest.raises(CorruptionError, match="do not fall"):
         store.reader.find(b"key", 1)
 

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from shoal.shm import limits
 from shoal.shm.errors import CorruptionError, SnapshotExpiredError
 from shoal.shm.key_location_cache import KeyLocationCache
-from shoal.shm.memory import range_tombstones
-from shoal.shm.memory.layout import W_CLEARS, W_CLEARS_BEGIN, W_CLEARS_END
+from shoal.shm.limits import Limits
+from shoal.shm.memory.layout import W_RANGE_TOMBSTONES, W_RANGE_TOMBSTONES_BEGIN, W_RANGE_TOMBSTONES_END
 from shoal.shm.memory.range_tombstones import RangeTombstones, disjoint
 from shoal.shm.memory.reader import Reader
 from tests.support.stores.segment_store import Store, segment_store  # noqa: F401 (a fixture)
@@ -35,25 +35,24 @@ def test_against_a_list(steps, gone, block_bounds, many):
 
     So are the keys after it, and ranges; what came before stays as it was, and what is taken out is out.
     """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(range_tombstones, "_BLOCK_BOUNDS", block_bounds)
-        patch.setattr(range_tombstones, "_MANY", many)  # 1000: each range is put in by itself
-        tombstones, rows = RangeTombstones(), []
-        for version, ranges in enumerate(steps, 1):
-            before, old_rows = tombstones, list(rows)
-            more = [(lower, upper, version) for lower, upper in ranges]
-            rows += more
-            tombstones = tombstones.with_ranges(more)
-            _check(before, old_rows)
-            _check(tombstones, rows)
-            assert len(tombstones) <= 2 * len(rows) + 1
-        _check(tombstones.without(gone), [row for row in rows if row[2] > gone])
-        for _ in range(len(steps)):
-            oldest = rows[0][2] if rows else 0
-            going, rows = [row for row in rows if row[2] == oldest], [row for row in rows if row[2] > oldest]
-            tombstones = tombstones.without_ranges(going)
-            _check(tombstones, rows)
-        assert len(tombstones) <= len(tombstones._blocks)
+    # With 1000 each range is added by itself.
+    bounds = Limits(tombstone_block_bounds=block_bounds, tombstones_rebuilt_at=many)
+    tombstones, rows = RangeTombstones(bounds), []
+    for version, ranges in enumerate(steps, 1):
+        before, old_rows = tombstones, list(rows)
+        more = [(lower, upper, version) for lower, upper in ranges]
+        rows += more
+        tombstones = tombstones.with_ranges(more)
+        _check(before, old_rows)
+        _check(tombstones, rows)
+        assert len(tombstones) <= 2 * len(rows) + 1
+    _check(tombstones.without(gone), [row for row in rows if row[2] > gone])
+    for _ in range(len(steps)):
+        oldest = rows[0][2] if rows else 0
+        going, rows = [row for row in rows if row[2] == oldest], [row for row in rows if row[2] > oldest]
+        tombstones = tombstones.without_ranges(going)
+        _check(tombstones, rows)
+    assert len(tombstones) <= len(tombstones._blocks)
 
 
 def _check(tombstones: RangeTombstones, rows) -> None:
@@ -103,7 +102,7 @@ def test_many_ranges_of_an_open_snapshot():
         store.commit(clears=[(name, name + b"\xff")])
         store.reclaimer.step(0.0)
     middle = store.version - 1500
-    assert len(store.writer.clears) == 3000
+    assert len(store.writer.range_tombstones) == 3000
     for reader in (store.reader, seldom):
         for version, gone in ((2, 0), (middle, 1500), (store.version, 3000)):
             there = {key for key, _ in reader.scan(b"run", None, version)}
@@ -117,8 +116,8 @@ def test_many_ranges_of_an_open_snapshot():
         store.reclaim_all()
         assert store.state(store.version) == {b"always": b"2"}
         assert store.problems() == []
-    assert (len(store.writer.clears), store.segment.words[W_CLEARS]) == (0, 0)
-    assert store.segment.words[W_CLEARS_BEGIN] == store.segment.words[W_CLEARS_END] > 0
+    assert (len(store.writer.range_tombstones), store.segment.words[W_RANGE_TOMBSTONES]) == (0, 0)
+    assert store.segment.words[W_RANGE_TOMBSTONES_BEGIN] == store.segment.words[W_RANGE_TOMBSTONES_END] > 0
     assert store.writer.heap.used_words < used // 4
 
 
@@ -132,11 +131,11 @@ def test_a_key_written_again_before_the_sweep(store):
     assert store.state(2) == {}
     assert store.reader.find(b"k", 2) is None
     assert store.state(3) == {b"k": b"new"}
-    assert len(store.writer.clears) == 1  # it is still needed
+    assert len(store.writer.range_tombstones) == 1  # it is still needed
     store.pinned.clear()
     store.commit({b"m": b"1"})
     store.reclaim_all()
-    assert not store.writer.clears
+    assert not store.writer.range_tombstones
     assert store.state(4) == {b"k": b"new", b"m": b"1"}
     assert store.problems() == []
 
@@ -174,9 +173,9 @@ def test_remembered_while_ranges_are_cleared(store):
     assert set(place.state[1]) == {"kept"}
 
 
-def test_too_many_ranges_revoke_a_snapshot(store, monkeypatch):
+def test_too_many_ranges_revoke_a_snapshot():
     """An old snapshot is revoked when more range tombstones are kept for it than the bound, and they go."""
-    monkeypatch.setattr(limits, "MAX_RANGE_TOMBSTONES", 20)
+    store = Store(bounds=Limits(max_range_tombstones=20))
     names = _runs(store, 40)
     store.pinned.append(1)
     store.reclaimer.step(0.0)
@@ -190,7 +189,7 @@ def test_too_many_ranges_revoke_a_snapshot(store, monkeypatch):
         store.state(1)
     store.commit({b"other": b"1"})
     store.reclaim_all(4.0)
-    assert not store.writer.clears
+    assert not store.writer.range_tombstones
     assert len(store.state(store.version)) == 20
 
 
@@ -199,21 +198,16 @@ def test_too_many_ranges_revoke_a_snapshot(store, monkeypatch):
 def test_damaged_rows(seed):
     """Of a table with a damaged word a reader raises CorruptionError or reads on; nothing else."""
     rng = random.Random(seed)
-    store = Store()
+    store = Store(bounds=Limits(tombstone_chunk_words=30))
     names = _runs(store, 60)
     store.pinned.append(1)
-    with pytest.MonkeyPatch.context() as patch:
-        for module in ("coordinator.memory.tombstone_table", "shm.memory.tombstone_view"):
-            patch.setattr(f"shoal.{module}.CHUNK_WORDS", 30)
-        for name in names[:50]:
-            store.commit(clears=[(name, name + b"\xff")])
-        words = store.segment.words
-        chunk = rng.choice(store.writer.clears_table._chunks)[0]
-        at = rng.choice([W_CLEARS, W_CLEARS_END, chunk, chunk + 1, chunk + rng.randrange(32)])
-        words[at] = rng.choice(
-            [0, 1, 2, rng.randrange(2**12), rng.randrange(2**64), words[at] ^ 1 << rng.randrange(64)]
-        )
-        reader = Reader(store.segment)
-        for read in (lambda: list(reader.scan(b"", None, 1)), lambda: reader.find(names[0] + b"/key", store.version)):
-            with contextlib.suppress(CorruptionError):
-                read()
+    for name in names[:50]:
+        store.commit(clears=[(name, name + b"\xff")])
+    words = store.segment.words
+    chunk = rng.choice(store.writer.tombstone_table._chunks)[0]
+    at = rng.choice([W_RANGE_TOMBSTONES, W_RANGE_TOMBSTONES_END, chunk, chunk + 1, chunk + rng.randrange(32)])
+    words[at] = rng.choice([0, 1, 2, rng.randrange(2**12), rng.randrange(2**64), words[at] ^ 1 << rng.randrange(64)])
+    reader = Reader(store.segment, limits=store.writer.limits)
+    for read in (lambda: list(reader.scan(b"", None, 1)), lambda: reader.find(names[0] + b"/key", store.version)):
+        with contextlib.suppress(CorruptionError):
+            read()

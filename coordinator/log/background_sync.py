@@ -1,0 +1,55 @@
+"""Syncs the log every 100 ms in a thread of its own: what ``buffered`` durability promises of a power cut.
+
+The thread only calls ``WalWriter.sync``. If a sync fails, nobody knows what is on the disk, and without this thread
+nothing gets there any more: so the thread ends the whole process before another commit is answered.
+"""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+from shoal.coordinator.host import Host
+from shoal.coordinator.log.writer import WalWriter
+from shoal.shm.limits import Limits
+
+
+class BackgroundSync:
+    """The thread that syncs one log."""
+
+    def __init__(self, log: WalWriter, directory: Path, limits: Limits, host: Host) -> None:
+        self._log = log
+        self._directory = directory
+        self._every_s = limits.sync_every_ms / 1000
+        self._start_s = limits.thread_start_s
+        self._host = host
+        self._begun = host.new_event()
+        self._stopping = host.new_event()
+        self._ended = host.new_event()
+
+    def start(self) -> None:
+        """Begin; OSError if there is no thread for it."""
+        try:
+            self._host.start_thread(self._run)
+        except RuntimeError as error:
+            raise OSError(errno.EAGAIN, f"{error} to sync the log") from error
+        if not self._begun.wait(self._start_s):
+            raise OSError(errno.ENOMEM, f"the thread that syncs the log did not begin within {self._start_s} s")
+
+    def stop(self) -> None:
+        """Return when no sync is under way and none will begin. It may never have been started."""
+        self._stopping.set()
+        if self._begun.is_set():
+            self._ended.wait()
+
+    def _run(self) -> None:
+        self._begun.set()
+        log = self._log
+        try:
+            while not self._stopping.wait(self._every_s):
+                if log.synced_version < log.last_version:
+                    log.sync()
+        except Exception as error:
+            text = f"process {self._host.pid()}: the log cannot be written to disk: {error}"
+            self._host.end_process(self._directory, text)
+        self._ended.set()
