@@ -1,4 +1,4 @@
-"""What a client sends that no worker would: it is shown out, and nobody else notices."""
+"""A client that sends what no worker would send is disconnected, and no other client notices."""
 
 from __future__ import annotations
 
@@ -150,8 +150,8 @@ def test_half_a_message_and_then_nothing(served: shoal.Database) -> None:
     ],
     ids=str,
 )
-def test_a_visitor_who_speaks_nonsense_is_shown_out(served: shoal.Database, words: bytes) -> None:
-    """Whatever is said at the door that is no greeting, the connection is closed and the others go on."""
+def test_a_connection_that_is_no_greeting_is_closed(served: shoal.Database, words: bytes) -> None:
+    """Whatever arrives on the control socket that is no greeting, the connection is closed and the others go on."""
     pid = served.info().coordinator_pid
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(f"{served.path}/control.sock")
@@ -162,16 +162,16 @@ def test_a_visitor_who_speaks_nonsense_is_shown_out(served: shoal.Database, word
     assert_unharmed(served, pid)
 
 
-def test_silent_visitors_hold_up_nobody(served: shoal.Database) -> None:
+def test_silent_connections_hold_up_nobody(served: shoal.Database) -> None:
     """Connections that say nothing do not keep a client from attaching."""
-    visitors = []
+    silent = []
     for _ in range(50):
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(f"{served.path}/control.sock")
-        visitors.append(connection)
+        silent.append(connection)
     with shoal.open(served.path) as other:
         assert_unharmed(other, served.info().coordinator_pid)
-    for connection in visitors:
+    for connection in silent:
         connection.close()
 
 
