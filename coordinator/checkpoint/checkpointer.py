@@ -4,8 +4,8 @@ Invariants:
 - The helper only reads the segment, at a published version that the coordinator keeps readable meanwhile
   (``Reclaimer.held``). It writes under another name and renames the whole, synced file.
 - Older checkpoints and obsolete log files are removed only after the helper has ended with status 0.
-- If somebody removes files of the store, what was in them is only in memory. Then a checkpoint of everything is due,
-  and at an orderly end it is written before the coordinator ends (``save_lost``).
+- If somebody removes log files or the newest checkpoint, what was in them is only in memory. A new checkpoint takes
+  their place, at an orderly end before the coordinator ends (``save_lost``).
 - SIGKILL of the helper leaves a file whose name ends in ``.new``, and the log as it was. After SIGKILL of the
   coordinator the helper ends, too; recovery removes the file.
 
@@ -63,7 +63,7 @@ class Checkpointer:
         self._log_bytes_before = log_bytes - log.bytes_written
         self._helper: HelperProcess | None = None
         self._kept_version = kept_version  # of the newest checkpoint that is written, 0 if there is none
-        self._missing_since_s: float | None = None  # when that was first found removed (monotonic)
+        self._missing_since_s: float | None = None  # when that one was first found removed (monotonic)
         self._version = 0
         self._log_bytes_at_start = 0
         self._not_before_s = 0.0
@@ -138,11 +138,11 @@ class Checkpointer:
             self._host.close(segment_fd)
 
     def save_lost(self) -> None:
-        """At an orderly end: if files were removed, have what only memory holds now written to a checkpoint."""
+        """At an orderly end: if files were removed, write a checkpoint, as only memory holds what was in them."""
         self._look_for_removed(self._host.monotonic_s())
         if not self.misses_files:
             return
-        self._host.sleep(REMAKE_AFTER_S)  # if the whole directory is being deleted, it is gone by then
+        self._host.sleep(REMAKE_AFTER_S)  # if the whole directory is being deleted, nothing is left of it then
         now_s = self._host.monotonic_s()
         if not self._look_for_removed(now_s) or not self._has_lost(now_s):
             return

@@ -130,7 +130,7 @@ def misplaced(file: FoundLogFile, before: FoundLogFile | None, store_id: bytes |
 
 
 def missing(files: list[FoundLogFile], log_number: int) -> CorruptionError | None:
-    """The error of a log without the newest file that ``store.json`` names; None if it is there or none is named."""
+    """The error if the newest file that ``store.json`` names is not there; None if it is, or if none is named (0)."""
     if not log_number or any(file.number == log_number for file in files):
         return None
     expected = f"the newest log file, as {store_files.META_FILE} names it"

@@ -170,7 +170,7 @@ class WalWriter:
         """How many bytes of the disk ``remove_before`` would free."""
         total_bytes = 0
         for number in self._obsolete(version):
-            with contextlib.suppress(FileNotFoundError):  # removed by somebody
+            with contextlib.suppress(FileNotFoundError):  # somebody removed it
                 total_bytes += self._storage.size(wal_format.file_name(number))
         return total_bytes
 

@@ -3,8 +3,8 @@
 Invariants:
 - Nothing is served before recovery has ended. The segment holds every commit in the files, or there is an error.
 - It changes files only after all of them are verified: it cuts an unfinished tail and removes files that hold nothing
-  any more. Before it removes a log file that ``store.json`` names, it names one there that stays. After SIGKILL at any
-  point the next recovery finds the same commits.
+  any more; before that it has ``store.json`` name a log file that stays. After SIGKILL at any point the next recovery
+  finds the same commits.
 - Replay decides nothing. A commit has the same effect on segment, window and client sessions as when it was done.
 
 The checkpoint is read a block at a time and the log a file at a time, so recovery needs little memory beside the
@@ -57,8 +57,8 @@ def recover(
 ) -> Recovered:
     """Fill an empty segment with everything committed; CorruptionError if the files do not have all of it.
 
-    ``meta`` is what ``store.json`` says: the store's id, and which files must be there. If it has no id, the store is
-    the one that its first file with an id names.
+    ``meta`` is what ``store.json`` says: which store it is (else it is the one that its first file with an id names),
+    and which files must be there.
     """
     store_id, log_number, least_version = (None, 0, 0) if meta is None else meta[2:]
     sessions = ClientSessions(limits)

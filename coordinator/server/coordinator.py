@@ -156,13 +156,13 @@ class Coordinator:
         return control
 
     def _discard_log(self, log: WalWriter) -> None:
-        """Remove the new log file, unless ``store.json`` names it."""
+        """Remove the log file that was begun, unless ``store.json`` names it already."""
         last = self._host.read_meta(self._directory)
         if last is None or last.log_number != log.number:
             log.discard()
 
     def _keep_files(self, now_s: float) -> None:
-        """Make files again that somebody removed from the store being served."""
+        """Make files again that somebody removed."""
         self._epoch.keep(now_s)
         self._served_meta.keep(now_s)
 

@@ -59,7 +59,7 @@ class Server:
         meta: StoreMeta,
         idle_timeout_s: float | None,
         place: WorkingPlace,
-        keep_epoch: Callable[[float], None],
+        keep_files: Callable[[float], None],
         limits: Limits = DEFAULT_LIMITS,
         host: Host = THIS_MACHINE,
     ) -> None:
@@ -70,7 +70,7 @@ class Server:
         self._meta = meta
         self._idle_timeout_s = idle_timeout_s
         self._place = place
-        self._keep_epoch = keep_epoch
+        self._keep_files = keep_files
         self._limits = limits
         self._host = host
         self._maintain_every_s = limits.sweep_every_ms / 1000
@@ -342,7 +342,7 @@ class Server:
         if self._place.was_moved() or not self._place.is_here():
             self.stopping = True
             return
-        self._keep_epoch(now_s)
+        self._keep_files(now_s)
         if self._control.reopen_if_removed(now_s):
             self._epoll.register(self._control.fileno(), select.EPOLLIN)
         if self._maintenance.run(now_s):

@@ -1,12 +1,11 @@
 """``store.json`` of the store that a coordinator serves: written when it begins, and for every new file of the log.
 
 Invariants:
-- A new log file is on disk before ``store.json`` names it, and named before the first commit is written to it. So
-  recovery misses the file if somebody removed it, and it misses no file that never was.
-- On a full disk the naming waits until there is room. The file named before stays meanwhile.
-- ``store.json`` is replaced whole: after SIGKILL at any point it is the old one or the new one.
-
-If somebody removed ``store.json``, it is made again.
+- A new file of the log is on disk before ``store.json`` names it, and named before the first commit is written to it.
+  So the next coordinator notices if somebody removed the file, and never looks for a file that was not there. A full
+  disk delays the naming until there is room; the file named before stays meanwhile.
+- Only the coordinator that serves the store writes ``store.json``, whole and durably: after SIGKILL it is the old one
+  or the new one. If somebody removed it, it is made again.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from shoal.shm.files.store_files import StoreMeta
 
 
 class ServedMeta:
-    """What ``store.json`` is to say while the store is served."""
+    """What ``store.json`` says while the store is served."""
 
     def __init__(self, storage: Storage, directory: Path, meta: StoreMeta, host: Host = THIS_MACHINE) -> None:
         self._host = host
@@ -33,7 +32,7 @@ class ServedMeta:
         self._meta = meta
 
     def begin(self, log_number: int) -> None:
-        """The store is served from here on, with this log file as the newest; 0 without a new one."""
+        """Say how the store is served from here on, and that this log file is the newest; 0 if there is no new one."""
         last = self._host.read_meta(self._directory)
         before = 0 if last is None else last.log_number
         self._meta = self._meta._replace(log_number=before)

@@ -11,8 +11,6 @@ from typing import Any, NamedTuple
 import shoal
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.memory import reclaim
-from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.server import coordinator
 from shoal.shm.wire.request import CommitSet
 from tests import mutants
@@ -81,20 +79,16 @@ class _Run:
         """Watch recoveries, and if planned so, leave little room for history."""
         patch, world, truth = mutants.Patch(), self.world, self._truth
 
-        def recover_watched(*arguments: Any) -> Any:
+        def recover_watched(storage: Any, writer: Any, reclaimer: Any, *arguments: Any) -> Any:
             truth.begin_recovery()
+            world.reclaimers.append(reclaimer)
             try:
-                found = recover(*arguments)
+                found = recover(storage, writer, reclaimer, *arguments)
             except BaseException:
                 truth.abandon_recovery()
                 raise
             truth.end_recovery(found.version)
             return found
-
-        def raise_horizon(self: Reclaimer, *arguments: Any) -> Any:
-            if self not in world.reclaimers:
-                world.reclaimers.append(self)
-            return sound(self, *arguments)
 
         def submit(engine: CommitEngine, client_id: int, request: CommitSet) -> bytes:
             self._submitted_ms = world.now_ms()
@@ -111,7 +105,6 @@ class _Run:
         try:
             recover = patch.set(coordinator, "recover", None)
             patch.set(coordinator, "recover", recover_watched)
-            sound = patch.set(reclaim.Reclaimer, "_raise_horizon", raise_horizon)
             decide = patch.set(CommitEngine, "submit", submit)
             if self._plan.revoking:
                 # Any history is too much.
