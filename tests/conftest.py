@@ -14,6 +14,7 @@ import hypothesis
 import pytest
 
 import shoal
+from tests.support.coordinators import coordinators_below, is_alive
 from tests.support.event_logs import filled, log  # noqa: F401 (fixtures)
 from tests.support.run_indices import raw_keys, runs, space  # noqa: F401 (fixtures)
 
@@ -30,7 +31,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests that say nothing else take their number of examples from here, or a part of it."""
-    hypothesis.settings.register_profile("short", max_examples=100, deadline=None)
+    hypothesis.settings.register_profile("short", max_examples=60, deadline=None)
     hypothesis.settings.register_profile("long", max_examples=2_000, deadline=None)
     hypothesis.settings.load_profile("long" if config.getoption("--slow") else "short")
 
@@ -112,31 +113,6 @@ def wait_for_end() -> Callable[[int], None]:
             time.sleep(0.01)
 
     return wait
-
-
-def is_alive(pid: int) -> bool:
-    """Whether a process runs; one that only waits to be reaped does not."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text()
-    except (FileNotFoundError, ProcessLookupError):
-        return False
-    return stat.rpartition(")")[2].split()[0] not in ("Z", "X")
-
-
-def coordinators_below(directory: Path) -> list[int]:
-    """Pids of the coordinators that serve a store anywhere below ``directory``."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        try:
-            arguments = (entry / "cmdline").read_bytes().split(b"\0")
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
-        below = os.fsencode(directory) + b"/"
-        if b"shoal.coordinator_main" in arguments and any(a.startswith(below) for a in arguments):
-            found.append(int(entry.name))
-    return found
 
 
 @pytest.fixture(scope="session", autouse=True)

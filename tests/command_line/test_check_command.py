@@ -14,7 +14,7 @@ from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.recovery.survey import at_rest, survey_store
 from shoal.shm.files import epoch_file, store_files
 from shoal.shm.files.storage import DiskStorage
-from tests.conftest import coordinators_below
+from tests.support.coordinators import coordinators_below
 from tests.support.histories.history_workers import seed_from
 from tests.support.stores.damaged import STORE_ID, Model, flipped, whole
 

@@ -8,6 +8,7 @@ import pytest
 
 import shoal
 from tests.support.repository import ROOT
+from tests.support.slow import slow
 
 COMMANDS = ["run", "serve", "info", "check", "backup", "repair", "runs", "events", "trace", "export", "import", "bench"]
 WITHOUT_EXTRA = """
@@ -28,8 +29,14 @@ def shoal_command(*arguments, without_extra=False):
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
 
 
-@pytest.mark.parametrize("without_extra", [False, True])
-@pytest.mark.parametrize("command", [None, *COMMANDS])
+@pytest.mark.parametrize(
+    ("command", "without_extra"),
+    [
+        *((command, True) for command in (None, *COMMANDS)),
+        *((command, False) for command in (None, "bench")),
+        *slow(*((command, False) for command in COMMANDS if command != "bench")),
+    ],
+)
 def test_help(command, without_extra):
     """``--help`` of shoal and of every command needs no extra: exit 0, the text on stdout, nothing on stderr."""
     ended = shoal_command(*([command] if command else []), "--help", without_extra=without_extra)

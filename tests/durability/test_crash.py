@@ -86,7 +86,7 @@ def _kill_coordinators(tidy: Path, tmp_path: Path, durability: str, kills: int) 
 @pytest.mark.parametrize("durability", ["buffered", "strict"])
 def test_coordinator_killed_under_writers(tidy: Path, tmp_path: Path, durability: str) -> None:
     """After each kill -9 of the coordinator the workers go on by themselves; no commit is lost or done twice."""
-    _kill_coordinators(tidy, tmp_path, durability, 5)
+    _kill_coordinators(tidy, tmp_path, durability, 3)
 
 
 @pytest.mark.slow

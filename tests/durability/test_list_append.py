@@ -73,7 +73,7 @@ BY_HAND: list[tuple[str, list[ListTransaction]]] = [
     ("internal", [T("append x 1, read x 1 1")]),
     ("internal", [T("read x 1, append x 1")]),
     ("internal", [T("append x 2, read x 1 2 1"), T("append x 1")]),
-    # Whoever never learned his outcome and was seen has committed, and all of it.
+    # A transaction of unknown outcome that was seen has committed, and all of it.
     ("G-single", [T("append x 1, append y 1", status="unknown"), T("read x 1, read y"), T("read y 1")]),
 ]
 

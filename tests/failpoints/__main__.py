@@ -127,7 +127,7 @@ def _run(directory: Path, case: Case) -> Outcome:
         problems = [f"did not end in {DEADLINE_S} s: {line}" for line in left]
         killed = [run for run, pid in pids.items() if statuses.get(pid) == -signal.SIGKILL]
         problems += [
-            f"client {run} ended with {statuses.get(pid)}" for run, pid in pids.items() if statuses.get(pid) > 0
+            f"client {run} ended with {statuses.get(pid)}" for run, pid in pids.items() if statuses.get(pid, 0) > 0
         ]
         if len(killed) != (1 if fired[0] and FAILPOINTS[case.failpoint].process == WORKER else 0):
             problems.append(f"killed clients: {killed}")

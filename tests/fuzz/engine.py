@@ -11,8 +11,6 @@ import msgpack
 from shoal.coordinator.commit.apply import ClientSessions
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
-from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.log.format import FileHead
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
@@ -38,34 +36,15 @@ from shoal.shm.wire.request import CommitSet
 from tests.fuzz.pipes import request_bytes
 from tests.fuzz.target import part, parts_of, script, target
 from tests.support.stores.damaged import MemoryStorage
+from tests.support.stores.recording_log import RecordingLog
 
 VICTIM, HOSTILE = 7, 8
 MOST_REQUESTS = 12
 _RUN = Namespace()._run_prefix("r")
 KV, EVENT, STATE, TRACE = (_RUN + bytes((tag,)) for tag in (1, 2, 3, 4))
 _FILE = "wal-000000000001.log"
-
 _ASKING = Client(1, 1, -1, -1, SnapshotPage(new_page()))  # who asks questions; its pipes and slots are not used
-
 State = dict[bytes, tuple[bytes, int, int]]
-
-
-class RecordingLog:
-    """As much of a ``WalWriter`` as the engine asks for: whole records, kept."""
-
-    def __init__(self) -> None:
-        self.raw = wal_format.encode_file_head(FileHead(1, 1, 0, 0))
-        self.clients: list[int] = []
-
-    def has_room(self, body_bytes: int) -> bool:
-        return True
-
-    def append(self, version: int, client_id: int, commit_id: int, mutations: bytes, decided: bytes) -> None:
-        self.raw += wal_format.encode_record(version, version - 1, 0, client_id, commit_id, mutations, decided)
-        self.clients.append(client_id)
-
-    def sync(self) -> None:
-        pass
 
 
 class Store:

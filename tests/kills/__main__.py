@@ -36,7 +36,7 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # half of what a coordinator's 
 
 def plan(workers: int, coordinators: int) -> list[Round]:
     """The rounds: half of the kills in each durability."""
-    rounds = []
+    rounds: list[Round] = []
     for what, total in (("coordinators", coordinators), ("workers", workers)):
         left = {DURABILITIES[0]: total - total // 2, DURABILITIES[1]: total // 2}
         while any(left.values()):

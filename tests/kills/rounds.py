@@ -6,6 +6,7 @@ before; those that hit a coordinator while it starts and recovers come on top.
 
 from __future__ import annotations
 
+import functools
 import gc
 import os
 import random
@@ -135,7 +136,7 @@ class Killing:
         for _ in range(self._plan.kills):
             i = self._rng.randrange(WORKERS)
             slot, process = self._slots.slot(i), self._workers[i]
-            wait_for(lambda slot=slot: slot[ledger.COMMITS], f"worker {i} to commit", pause_s=_POLL_S)
+            wait_for(functools.partial(slot.__getitem__, ledger.COMMITS), f"worker {i} to commit", pause_s=_POLL_S)
             time.sleep(self._rng.expovariate(1 / 0.005))
             process.kill()
             process.join()
@@ -149,7 +150,7 @@ class Killing:
         for _ in range(self._plan.kills):
             begun = time.monotonic()
             pid = wait_for(
-                lambda killed=killed: self._serving(killed), "a commit by the next coordinator", pause_s=_POLL_S
+                functools.partial(self._serving, killed), "a commit by the next coordinator", pause_s=_POLL_S
             )
             if killed:
                 self._pauses_s.append(time.monotonic() - begun)

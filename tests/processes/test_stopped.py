@@ -1,4 +1,4 @@
-"""Processes that stop without dying (SIGSTOP, a debugger, a swapped-out machine): nobody loses anything by it."""
+"""Processes that stop without dying (SIGSTOP, a debugger, a swapped-out machine) neither lose nor hold up others."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ def _as_lists(attempts: list[Attempt]) -> list[ListTransaction]:
 
 
 def _appends_in_real_time(attempts: list[Attempt]) -> list[Problem]:
-    """Who appends after another has been told stands behind him."""
+    """An append that begins after another was answered stands behind it in the log."""
     problems = []
     told = [(each, each.events[0].sequence) for each in attempts if each.events]
     for first, sequence in told:

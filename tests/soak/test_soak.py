@@ -6,6 +6,7 @@ import json
 import random
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +24,7 @@ from tests.soak.workload.operations import MIX, Worker
 from tests.support.histories.history_workers import seed_from
 
 
-def _soak(directory: Path, seconds: float, mutant: str | None = None) -> tuple[bool, str, list[dict]]:
+def _soak(directory: Path, seconds: float, mutant: str | None = None) -> tuple[bool, str, list[dict[str, Any]]]:
     window_s = min(1.5, seconds / 4)
     good, text = Soak(Plan(seconds, directory, seed_from(51), window_s=window_s, mutant=mutant)).run()
     lines = (directory / "soak.jsonl").read_text().splitlines()
@@ -108,6 +109,7 @@ def _lose_increment(db: shoal.Database, run: str) -> None:
 
 def _append_twice(db: shoal.Database, run: str) -> None:
     event = shoal.EventLog(db).head(run)
+    assert event is not None
     shoal.EventLog(db).append(run, event.event_type, event.payload)
 
 

@@ -56,7 +56,8 @@ def count_calls(directory: Path, target: str, durability: str) -> dict[str, int]
     for line in log.read_text().splitlines():
         found = _CALL.match(line)
         if found:
-            counted[found.groups("")] += 1
+            thread, call = found.groups("")
+            counted[thread, call] += 1
     most: dict[str, int] = {}
     for (_, name), count in counted.items():
         most[name] = max(count, most.get(name, 0))

@@ -145,7 +145,7 @@ def test_a_checkpoint_that_cannot_begin_is_put_off(coordinator: Coordinator, mon
 
 
 def test_a_client_that_cannot_be_watched_is_not_kept(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The kernel watches no further descriptor (ENOSPC): the visitor is turned away with all that was made for him."""
+    """The kernel watches no further descriptor (ENOSPC): the connection is closed with all that was made for it."""
 
     class FullEpoll:
         """An epoll at the user's limit."""

@@ -1,4 +1,4 @@
-"""What a client sends that no worker would: it is shown out, and nobody else notices."""
+"""A client that sends what no worker would send is disconnected, and no other client notices."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ import pytest
 
 import shoal
 from shoal.shm.wire import answer as wire_answer
-from shoal.shm.wire import handshake
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.frames import frame
+from tests.support.raw_client import assert_unharmed, attach, send_and_hear
 
 WRITE = [b"key", b"\x01", 0]
 NOTHING = msgpack.packb([[], None, None, None])
@@ -54,40 +54,11 @@ def served(tmp_path_factory: pytest.TempPathFactory):
         yield db
 
 
-def attach(db: shoal.Database) -> handshake.Welcome:
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(f"{db.path}/control.sock")
-        hello = handshake.Hello(handshake.PROTOCOL_VERSION, 77, os.getpid(), None, None)
-        connection.sendall(handshake.encode_hello(hello))
-        return handshake.receive_welcome(connection)
-
-
-def send_and_hear(db: shoal.Database, message: bytes) -> bytes:
-    """What comes back until the coordinator hangs up, or its answer."""
-    welcome = attach(db)
-    try:
-        rest = memoryview(message)
-        while rest:
-            rest = rest[os.write(welcome.request_fd, rest) :]
-        return os.read(welcome.answer_fd, 65536)
-    finally:
-        for fd in welcome.descriptors:
-            os.close(fd)
-
-
 def _all_written(db: shoal.Database) -> list[tuple[bytes, int]]:
     """Every key of every run and the version it was written at."""
     with db.snapshot("r") as view:
         engine = view._engine
         return [(key, found.version) for key, found in engine._reader.scan(b"", None, engine.snapshot)]
-
-
-def assert_unharmed(db: shoal.Database, pid: int) -> None:
-    kv = shoal.KVStore(db)
-    kv.put("r", "still", "here")
-    assert kv.get("r", "still") == "here"
-    assert db.info().coordinator_pid == pid
-    assert db.check() == []
 
 
 @pytest.mark.parametrize("mutations", BAD_MUTATIONS, ids=str)
@@ -179,8 +150,8 @@ def test_half_a_message_and_then_nothing(served: shoal.Database) -> None:
     ],
     ids=str,
 )
-def test_a_visitor_who_speaks_nonsense_is_shown_out(served: shoal.Database, words: bytes) -> None:
-    """Whatever is said at the door that is no greeting, the connection is closed and the others go on."""
+def test_a_connection_that_is_no_greeting_is_closed(served: shoal.Database, words: bytes) -> None:
+    """Whatever arrives on the control socket that is no greeting, the connection is closed and the others go on."""
     pid = served.info().coordinator_pid
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(f"{served.path}/control.sock")
@@ -191,16 +162,16 @@ def test_a_visitor_who_speaks_nonsense_is_shown_out(served: shoal.Database, word
     assert_unharmed(served, pid)
 
 
-def test_silent_visitors_hold_up_nobody(served: shoal.Database) -> None:
+def test_silent_connections_hold_up_nobody(served: shoal.Database) -> None:
     """Connections that say nothing do not keep a client from attaching."""
-    visitors = []
+    silent = []
     for _ in range(50):
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(f"{served.path}/control.sock")
-        visitors.append(connection)
+        silent.append(connection)
     with shoal.open(served.path) as other:
         assert_unharmed(other, served.info().coordinator_pid)
-    for connection in visitors:
+    for connection in silent:
         connection.close()
 
 

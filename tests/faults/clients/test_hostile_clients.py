@@ -1,4 +1,4 @@
-"""Clients that flood, stall, lie and pin for ever: they are dropped or bounded, and everybody else goes on."""
+"""Clients that flood, stall, lie and pin for ever: they are disconnected or bounded, and other clients go on."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from shoal.shm.wire import handshake
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.answer import COMMITTED, REFUSED
 from shoal.shm.wire.frames import MAX_FRAME_BYTES, frame
-from tests.faults.clients.test_bad_clients import attach, send_and_hear
 from tests.fuzz.watch import MIB, Watch, answers, close, descriptors, private_kib, request
+from tests.support.raw_client import attach, send_and_hear
 
 KEY = b"\7default\7default\7default\1r\1"
 
@@ -87,60 +87,60 @@ class TestFloods:
         watch.unharmed()
 
     def test_a_greeting_without_an_end(self, watch):
-        """At the door nobody is heard beyond the length of a greeting."""
-        with socket.socket(socket.AF_UNIX) as visitor:
-            visitor.connect(f"{watch.db.path}/control.sock")
-            visitor.settimeout(20)
-            visitor.sendall(struct.pack("<I", 64 * MIB))
+        """A pending connection is read no further than the length of a greeting."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(f"{watch.db.path}/control.sock")
+            connection.settimeout(20)
+            connection.sendall(struct.pack("<I", 64 * MIB))
             sent = 0
             with pytest.raises(ConnectionError):  # noqa: PT012 (reset, or a broken pipe: the kernel's choice)
                 while sent < 64 * MIB:
-                    sent += visitor.send(bytes(4096))
+                    sent += connection.send(bytes(4096))
             assert sent < 4 * MIB  # what the socket holds
         watch.unharmed()
 
     def test_a_greeting_byte_by_byte(self, watch):
-        """A slow visitor is admitted once he has said all."""
-        with socket.socket(socket.AF_UNIX) as visitor:
-            visitor.connect(f"{watch.db.path}/control.sock")
-            visitor.settimeout(20)
+        """A slow connection is admitted once its greeting is whole."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(f"{watch.db.path}/control.sock")
+            connection.settimeout(20)
             for byte in handshake.encode_hello(handshake.Hello(handshake.PROTOCOL_VERSION, 5, os.getpid(), None, None)):
-                visitor.sendall(bytes((byte,)))
+                connection.sendall(bytes((byte,)))
                 watch.commit(1)
-            close(handshake.receive_welcome(visitor))
+            close(handshake.receive_welcome(connection))
         watch.unharmed()
 
-    def test_hundreds_of_visitors(self, watch):
+    def test_hundreds_of_connections(self, watch):
         """Who says nothing takes nobody's place: a client still gets in, and the coordinator holds no more than 128."""
-        visitors = []
+        pending = []
         try:
             for _ in range(300):
-                visitor = socket.socket(socket.AF_UNIX)
-                visitor.setblocking(False)
+                connection = socket.socket(socket.AF_UNIX)
+                connection.setblocking(False)
                 with contextlib.suppress(BlockingIOError):  # more are waiting than the kernel keeps
-                    visitor.connect(f"{watch.db.path}/control.sock")
-                visitors.append(visitor)
-                if len(visitors) % 20 == 0:
+                    connection.connect(f"{watch.db.path}/control.sock")
+                pending.append(connection)
+                if len(pending) % 20 == 0:
                     watch.commit(1)
             with shoal.open(watch.db.path) as another:
                 assert shoal.KVStore(another).get("honest", "n") == watch.commits
                 assert descriptors(watch.pid) <= watch.descriptors + 128 + 8
         finally:
-            for visitor in visitors:
-                visitor.close()
+            for connection in pending:
+                connection.close()
         watch.unharmed()
 
     @pytest.mark.slow
     def test_half_a_greeting(self, watch):
         """Who stops in the middle of it, and stays, is shown out after some seconds."""
-        with socket.socket(socket.AF_UNIX) as visitor:
-            visitor.connect(f"{watch.db.path}/control.sock")
-            visitor.settimeout(20)
-            visitor.sendall(
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.connect(f"{watch.db.path}/control.sock")
+            connection.settimeout(20)
+            connection.sendall(
                 handshake.encode_hello(handshake.Hello(handshake.PROTOCOL_VERSION, 5, os.getpid(), None, None))[:-3]
             )
             watch.commit(100)
-            assert visitor.recv(100) == b""
+            assert connection.recv(100) == b""
         watch.unharmed()
 
     def test_answers_nobody_reads(self, watch):
@@ -276,7 +276,7 @@ def _few_descriptors() -> None:
 
 @pytest.mark.slow
 def test_descriptors_exhausted(tmp_path: Path) -> None:
-    """With every descriptor taken, those inside go on, log files and all; who comes is told why he cannot."""
+    """With every descriptor taken, clients inside go on; a new one is told why it is not admitted."""
     store = tmp_path / "store"
     command = [sys.executable, "-m", "shoal", "serve", str(store), "--max-bytes", str(64 * MIB)]
     server = subprocess.Popen(command, preexec_fn=_few_descriptors, stdout=subprocess.PIPE, text=True)
@@ -292,15 +292,15 @@ def test_descriptors_exhausted(tmp_path: Path) -> None:
                     clients.append(attach(db))
             assert 20 < len(clients) < 60
             silent = [socket.socket(socket.AF_UNIX) for _ in range(100)]
-            for visitor in silent:
-                visitor.connect(f"{db.path}/control.sock")
+            for connection in silent:
+                connection.connect(f"{db.path}/control.sock")
             for i in range(40):  # ten log files
                 shoal.KVStore(db).put("r", f"k{i % 4}", os.urandom(MIB))
                 watch.commit(1)
             with pytest.raises(shoal.ConfigurationError, match="raise `ulimit -n`"):
                 shoal.open(store, timeout=5)
-            for visitor in silent:
-                visitor.close()
+            for connection in silent:
+                connection.close()
             for client in clients:
                 close(client)
             clients.clear()

@@ -18,7 +18,7 @@ import pytest
 import shoal
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import new_page
-from tests.faults.clients.test_bad_clients import attach
+from tests.support.raw_client import attach
 from tests.support.repository import ROOT
 
 NOBODY = 65534
@@ -125,7 +125,7 @@ def _as_nobody(attempt) -> int:
 def test_opening_it_anew_does_not_help():
     """The segment is a file of mode 0400: not even its own user opens ``/proc/self/fd`` of it for writing by mistake.
 
-    On purpose he can change the mode, as he can stop the coordinator or write the log: processes of one user trust each
+    On purpose it can change the mode, as it can stop the coordinator or write the log: processes of one user trust each
     other. Root is bound by no mode.
     """
 

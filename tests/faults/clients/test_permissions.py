@@ -1,4 +1,4 @@
-"""Who gets at a store: its user alone. Modes of every file, and what another user's process is refused."""
+"""Only a store's own user has access: modes of every file, and what another user's process is refused."""
 
 from __future__ import annotations
 
@@ -163,7 +163,7 @@ class TestAnotherUser:
 
     @pytest.fixture
     def reachable(self) -> Iterator[Path]:
-        """A directory he may look into, so that it is the store's own modes that keep him out."""
+        """A directory that the other user may enter, so that the store's own modes keep it out."""
         with tempfile.TemporaryDirectory() as path:
             Path(path).chmod(0o755)
             yield Path(path)
@@ -228,8 +228,8 @@ class TestAnotherUser:
             assert said == ["knock DONE (b'', [])"]
             assert db.info().clients == 1
 
-    def test_an_inherited_descriptor_is_all_he_can_have(self, memory_db):
-        """Given a worker's read-only descriptor on purpose, he may read through it and still not write."""
+    def test_an_inherited_descriptor_only_reads(self, memory_db):
+        """A process that is given a read-only descriptor on purpose can read through it, and still not write."""
         fd = _segment_fd(memory_db)
         try:
             said = as_nobody(
@@ -246,7 +246,7 @@ class TestAnotherUser:
 
 
 def _segment_fd(db: shoal.Database) -> int:
-    from tests.faults.clients.test_bad_clients import attach
+    from tests.support.raw_client import attach
 
     welcome = attach(db)
     for fd in welcome.descriptors[1:]:

@@ -29,9 +29,9 @@ from shoal.shm.memory.integrity import SegmentCheck
 from shoal.shm.memory.layout import W_HORIZON
 from shoal.shm.wire.answer import COMMITTED, REFUSED
 from shoal.shm.wire.frames import frame
-from tests.faults.clients.test_bad_clients import assert_unharmed, send_and_hear
 from tests.mutants.catching import rig as rigs
 from tests.mutants.catching.rig import request
+from tests.support.raw_client import assert_unharmed, send_and_hear
 from tests.support.stores.checked_store import SMALL_NODES, Checked, checked_store  # noqa: F401 (a fixture)
 
 RUN = "run"

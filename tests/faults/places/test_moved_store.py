@@ -6,7 +6,6 @@ import contextlib
 import os
 import pickle
 import select
-import shutil
 import signal
 import threading
 import time
@@ -20,8 +19,15 @@ import pytest
 import shoal
 from shoal.shm.files import control_address, notes
 from tests.support.slow import slow
+from tests.support.stores.moves import (
+    MOVES,
+    RUN,
+    deleted,
+    deleted_and_made_anew,
+    renamed,
+    replaced_by_store,
+)
 
-RUN = "run"
 DURABILITIES = ["buffered", *slow("memory", "strict")]
 
 
@@ -59,86 +65,6 @@ def _is_alive(pid: int) -> bool:
     return False
 
 
-def _renamed(store: Path) -> Path | None:
-    target = store.with_name("elsewhere")
-    store.rename(target)
-    return target
-
-
-def _parent_renamed(store: Path) -> Path | None:
-    target = store.parent.with_name("other-parent")
-    store.parent.rename(target)
-    return target / store.name
-
-
-def _grandparent_renamed(store: Path) -> Path | None:
-    target = store.parent.parent.with_name("other-grandparent")
-    store.parent.parent.rename(target)
-    return target / store.parent.name / store.name
-
-
-def _deleted(store: Path) -> Path | None:
-    shutil.rmtree(store)
-    return None
-
-
-def _deleted_with_parent(store: Path) -> Path | None:
-    shutil.rmtree(store.parent)
-    return None
-
-
-def _replaced_by_file(store: Path) -> Path | None:
-    target = _renamed(store)
-    store.write_text("a file")
-    return target
-
-
-def _replaced_by_empty_directory(store: Path) -> Path | None:
-    shutil.rmtree(store)
-    store.mkdir()
-    return None
-
-
-def _make_another(path: Path) -> None:
-    with shoal.open(path, linger=0) as other:
-        shoal.KVStore(other).put(RUN, "other", 1)
-        pid = other.info().coordinator_pid
-    _gone(pid)
-
-
-def _replaced_by_store(store: Path) -> Path | None:
-    target = _renamed(store)
-    _make_another(store)
-    return target
-
-
-def _deleted_and_made_anew(store: Path) -> Path | None:
-    shutil.rmtree(store)
-    _make_another(store)
-    return None
-
-
-def _replaced_by_copy(store: Path) -> Path | None:
-    target = _renamed(store)
-    assert target is not None
-    shutil.copytree(target, store, ignore=lambda _, names: [name for name in names if name.endswith(".sock")])
-    return target
-
-
-MOVES: list[Callable[[Path], Path | None]] = [
-    _renamed,
-    _parent_renamed,
-    _grandparent_renamed,
-    _deleted,
-    _deleted_with_parent,
-    _replaced_by_file,
-    _replaced_by_empty_directory,
-    _replaced_by_store,
-    _deleted_and_made_anew,
-    _replaced_by_copy,
-]
-
-
 def _looks(path: Path) -> object:
     """What is at a path: names, contents and times."""
     if path.is_file():
@@ -164,7 +90,7 @@ def _moves() -> Iterator[Any]:
     for move in MOVES:
         for durability in ("buffered", "memory", "strict"):
             for alive in (True, False):
-                quick = durability == "buffered" and (alive or move in (_renamed, _deleted, _replaced_by_store))
+                quick = durability == "buffered" and (alive or move in (renamed, deleted, replaced_by_store))
                 name = f"{move.__name__}-{'alive' if alive else 'killed'}-{durability}"
                 yield pytest.param(move, alive, durability, id=name, marks=[] if quick else [pytest.mark.slow])
 
@@ -210,7 +136,7 @@ def test_it_stays_refused(deep: Path, durability: str) -> None:
     """Each further commit says the same, though the directory is moved back: the process opens the store again."""
     with shoal.open(deep, durability=durability, linger=0.2) as db:
         _fill(db)
-        target = _renamed(deep)
+        target = renamed(deep)
         assert target is not None
         for _ in range(2):
             with pytest.raises(shoal.StoreMovedError):
@@ -226,7 +152,7 @@ def test_moved_and_back_between_two_commits(deep: Path) -> None:
     """The store is where it was: nothing has happened."""
     with shoal.open(deep, linger=0.2) as db:
         _fill(db)
-        target = _renamed(deep)
+        target = renamed(deep)
         assert target is not None
         target.rename(deep)
         shoal.KVStore(db).put(RUN, "later", 1)
@@ -239,7 +165,7 @@ def test_new_path_opens_while_the_old_coordinator_serves(deep: Path, durability:
     with shoal.open(deep, durability=durability, linger=5) as db:
         _fill(db)
         pid = db.info().coordinator_pid
-        target = _renamed(deep)
+        target = renamed(deep)
         assert target is not None
         with shoal.open(target, linger=0) as found:
             assert len(shoal.KVStore(found).list(RUN)) == 10
@@ -257,7 +183,7 @@ def test_idle_coordinator_ends(deep: Path) -> None:
     with shoal.open(deep, linger=30) as db:
         _fill(db)
         pid = db.info().coordinator_pid
-        target = _renamed(deep)
+        target = renamed(deep)
         assert target is not None
         _gone(pid)
         assert not (target / control_address.SOCKET_FILE).exists()
@@ -312,7 +238,7 @@ def test_a_fleet_loses_nothing(deep: Path, durability: str, kill: bool) -> None:
             for _ in workers:
                 assert ready.acquire(timeout=30)
             time.sleep(0.2)
-            target = _renamed(deep)
+            target = renamed(deep)
             if kill:
                 with contextlib.suppress(ProcessLookupError):
                     os.kill(db.info().coordinator_pid, signal.SIGKILL)
@@ -343,7 +269,7 @@ def test_a_forked_child_is_told_too(deep: Path) -> None:
     with shoal.open(deep, linger=0.2) as db:
         _fill(db)
         pid = db.info().coordinator_pid
-        _deleted_and_made_anew(deep)
+        deleted_and_made_anew(deep)
         child = context.Process(target=_child_commits, args=(db, said))
         child.start()
         assert said.get(timeout=30) == "StoreMovedError"
@@ -356,7 +282,7 @@ def _name(_item: int) -> str:
     return shoal.current_database().path
 
 
-@pytest.mark.parametrize("move", [_renamed, _deleted, _replaced_by_store])
+@pytest.mark.parametrize("move", [renamed, deleted, replaced_by_store])
 def test_what_a_process_begets_makes_nothing(deep: Path, move: Callable[[Path], Path | None]) -> None:
     """A Database that arrives in another process, and a pool's new worker, attach to the store that was opened only."""
     with shoal.WorkerPool(deep, workers=1, linger=0.2) as pool:
@@ -380,7 +306,7 @@ def test_info_check_and_backup_after_a_move(deep: Path, tmp_path: Path) -> None:
     """What needs no coordinator goes on in memory; what needs one says what happened."""
     with shoal.open(deep, linger=0.2) as db:
         _fill(db)
-        _renamed(deep)
+        renamed(deep)
         _gone(db.info().coordinator_pid)
         assert db.info().keys == 10
         assert db.backup(tmp_path / "backup") == 10
@@ -406,7 +332,7 @@ def test_in_flight_when_the_coordinator_dies(deep: Path) -> None:
         thread = threading.Thread(target=commit)
         thread.start()
         time.sleep(0.3)
-        target = _renamed(deep)
+        target = renamed(deep)
         os.kill(pid, signal.SIGKILL)
         thread.join(30)
         (error,) = raised

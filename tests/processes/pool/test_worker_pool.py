@@ -15,8 +15,8 @@ from pathlib import Path
 import pytest
 
 import shoal
+from tests.processes.pool.pool_processes import is_running, wait_for
 from tests.support import fleet_functions as functions
-from tests.support.pool_processes import is_running, wait_for
 from tests.support.repository import ROOT
 
 METHODS = ["fork", "spawn", "forkserver"]

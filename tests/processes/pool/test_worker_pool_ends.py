@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import shoal
+from tests.processes.pool.pool_processes import Program, wait_for
 from tests.support import pool_functions as functions
-from tests.support.pool_processes import Program, wait_for
 from tests.support.slow import slow
 
 METHODS = ["forkserver", *slow("fork", "spawn")]

@@ -18,8 +18,8 @@ import pytest
 import shoal
 from shoal.shm.host.shortage import SHORTAGES
 from shoal.workers.pool import supervisor
+from tests.processes.pool.pool_processes import is_running, wait_for
 from tests.support import pool_functions as functions
-from tests.support.pool_processes import is_running, wait_for
 from tests.support.slow import slow
 
 METHODS = ["fork", *slow("spawn"), "forkserver"]

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 import shoal
+from tests.processes.pool.pool_processes import is_running, wait_for
 from tests.support import pool_functions as functions
-from tests.support.pool_processes import is_running, wait_for
 from tests.support.slow import slow
 
 METHODS = ["forkserver", *slow("spawn"), "fork"]

@@ -18,9 +18,9 @@ from types import FrameType
 import pytest
 
 import shoal
+from tests.processes.pool.pool_processes import Program, is_running, parent_of, wait_for
 from tests.support import pool_functions as functions
 from tests.support.crash_workers import descriptors
-from tests.support.pool_processes import Program, is_running, parent_of, wait_for
 from tests.support.slow import slow
 
 METHODS = ["forkserver", "fork", "spawn"]

@@ -17,8 +17,8 @@ from pathlib import Path
 import pytest
 
 import shoal
+from tests.processes.pool.pool_processes import wait_for
 from tests.support import pool_functions as functions
-from tests.support.pool_processes import wait_for
 
 
 @pytest.fixture

@@ -275,7 +275,7 @@ class TestFollow:
             log.follow(run, timeout=timeout)
 
     def test_a_closed_database_ends_it(self, store):
-        """Who follows a database that is closed is told, however long he would have waited."""
+        """An iterator that follows a log raises when the database is closed, however long it would have waited."""
         with shoal.open(store, durability="memory", linger=0.1) as db:
             events = shoal.EventLog(db).follow("run")
             threading.Timer(0.05, db.close).start()

@@ -256,5 +256,5 @@ def history(done: list[Operation], final: dict[str, list[str]], read_at: float) 
         operations = [list_append.Operation(*step) for step in steps]
         transactions.append(ListTransaction(o.who, status[o.outcome], o.start, o.end, operations))
         keys |= dict.fromkeys(operation.key for operation in operations)
-    reads = [list_append.Operation("read", key, final.get(key, [])) for key in keys]
+    reads = [list_append.Operation("read", key, [*final.get(key, [])]) for key in keys]
     return [*transactions, ListTransaction("audit", "committed", read_at, read_at, reads)]

@@ -97,7 +97,7 @@ class Worker(Noting):
         who, number = self._who, self._number
 
         def change(txn: shoal.Transaction) -> int:
-            count = txn.kv.get(f"{names.LEFT}{who}", 0) + 1
+            count: int = txn.kv.get(f"{names.LEFT}{who}", 0) + 1
             txn.kv.put(f"{names.LEFT}{who}", count)
             txn.kv.increment(f"{names.RIGHT}{who}")
             txn.kv.put(names.SHARED, txn.kv.get(names.SHARED, 0) + 1)

@@ -30,7 +30,7 @@ class Noting:
         directory: Path,
         rng: random.Random,
         pause_s: float,
-        stops: list[int],
+        stops: object,  # true once it is to end
     ) -> None:
         self._db, self._slots, self._slot, self._who, self._directory = db, slots, slots.slot(index), who, directory
         self._rng = rng
@@ -41,6 +41,10 @@ class Noting:
         self._ledger: Ledger | None = None
         self._held: tuple[shoal.Transaction, str, dict[str, Any], float] | None = None
         self._stops = stops
+
+    def _let_go(self) -> None:
+        """Close the snapshot that is held; what holds one says how."""
+        raise NotImplementedError
 
     def work(self, mix: dict[str, int]) -> None:
         """Do what ``mix`` has, by weight."""

@@ -1,4 +1,4 @@
-"""Who must come before whom, and where that goes round in a circle."""
+"""Which transaction must come before which, and the cycles in that order."""
 
 from __future__ import annotations
 

@@ -131,6 +131,7 @@ class Recorder:
         snapshot = -1
         try:
             with self._db.transaction(RUN) as txn:
+                assert txn._engine is not None
                 snapshot = txn._engine.snapshot
                 _perform(txn, plan, steps)
         except shoal.ConflictError:

@@ -91,6 +91,7 @@ class _History:
         for number, transaction in enumerate(transactions):
             for name, key, value in transaction.operations:
                 if name == "append":
+                    assert not isinstance(value, list)
                     if self.appender.setdefault((key, value), number) != number or value in self.appends[number][key]:
                         raise ValueError(f"{value!r} is appended to {key!r} twice: elements must be unique per key")
                     self.appends[number][key].append(value)
@@ -128,6 +129,7 @@ class _History:
             own: dict[str, list[Element]] = defaultdict(list)
             for name, key, value in transaction.operations:
                 if name == "append":
+                    assert not isinstance(value, list)
                     own[key].append(value)
                     continue
                 assert isinstance(value, list)
@@ -218,21 +220,23 @@ def _dependencies(history: _History) -> Graph:
     for key, elements in history.versions.items():
         order[key] = [(element, history.appender.get((key, element))) for element in elements]
         for (before, first), (after, second) in itertools.pairwise(order[key]):
-            if first in committed and second in committed:
+            if first is not None and second is not None and {first, second} <= committed:
                 graph.add(WW, first, second, f"appended {before!r} to {key}, and after it {after!r} was")
         if order[key] and order[key][-1][1] in committed:
             for element, number in unseen[key]:
-                last, first = order[key][-1]
-                graph.add(WW, first, number, f"appended {last!r} to {key}, and later {element!r} was")
-    for reader, key, seen in history.reads:
-        if order.get(key, [])[: len(seen)] != [(element, history.appender.get((key, element))) for element in seen]:
+                last, appender = order[key][-1]
+                assert appender is not None
+                graph.add(WW, appender, number, f"appended {last!r} to {key}, and later {element!r} was")
+    for reader, key, found in history.reads:
+        if order.get(key, [])[: len(found)] != [(element, history.appender.get((key, element))) for element in found]:
             continue  # reported already, and of no version
-        if seen and history.appender.get((key, seen[-1])) in committed:
-            graph.add(WR, history.appender[key, seen[-1]], reader, f"appended {seen[-1]!r} to {key}, which was read")
-        following = order[key][len(seen) : len(seen) + 1] if key in order else []
-        for element, number in following or unseen[key]:
-            if number in committed:
-                graph.add(RW, reader, number, f"read {key} as {_shown(seen)}, then {element!r} was appended")
+        appender = history.appender.get((key, found[-1])) if found else None
+        if appender is not None and appender in committed:
+            graph.add(WR, appender, reader, f"appended {found[-1]!r} to {key}, which was read")
+        following = order[key][len(found) : len(found) + 1] if key in order else []
+        for element, writer in following or unseen[key]:
+            if writer is not None and writer in committed:
+                graph.add(RW, reader, writer, f"read {key} as {_shown(found)}, then {element!r} was appended")
     _add_orders(history, graph)
     return graph
 

@@ -6,6 +6,7 @@ import datetime
 import io
 import math
 from pathlib import Path
+from typing import Any
 
 from xxhash import xxh3_128_hexdigest
 
@@ -16,7 +17,7 @@ from shoal.transfer.export_file import export_store
 from shoal.transfer.import_check import Contents
 from shoal.transfer.import_file import import_store
 
-VALUES = [
+VALUES: list[Any] = [
     None, True, 0, 2**53 + 1, 2**64 - 1, -(2**63), 1.5, 1e300, math.nan, math.inf, -math.inf, -0.0,
     "", "x\0y\r\n\u2028", "\ud800", "\ud83d\ude00", "🦀", b"", b"\0\xff", [], {},
     {"$bytes": "eA=="}, {"$": {"$$": 1, "\udfff": 2, "$\udfff": 3}},

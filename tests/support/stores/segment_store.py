@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import pytest
 
 from shoal.coordinator.memory.check_report import check_segment
@@ -26,8 +29,14 @@ class Store:
         self.place = KeyLocationCache(b"")
         self.version = 0
 
-    def commit(self, writes=None, clears=(), expires_ms: int = 0, publish: bool = True) -> int:
-        flat = []
+    def commit(
+        self,
+        writes: dict[bytes, bytes | None] | None = None,
+        clears: Sequence[tuple[bytes, bytes]] = (),
+        expires_ms: int = 0,
+        publish: bool = True,
+    ) -> int:
+        flat: list[Any] = []
         for key, value in (writes or {}).items():
             flat += (key, value, expires_ms if value is not None else 0)
         plan = self.writer.plan(flat, list(clears))

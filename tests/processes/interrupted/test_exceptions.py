@@ -1,0 +1,108 @@
+"""Exceptions that come between any two steps of a call: nothing is lost, and nothing is held."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import random
+import signal
+import sys
+from pathlib import Path
+
+import pytest
+
+import shoal
+from tests.processes.interrupted.handling import RUN, Interrupted, handling
+from tests.support.crash_workers import descriptors, shoal_mappings, wait_for
+
+
+def _open_and_close(db: shoal.Database, kv: shoal.KVStore, note: list[int]) -> None:
+    with shoal.open(db.path) as other:
+        note.append(-1)
+        shoal.KVStore(other).increment(RUN, "others")
+
+
+def _snapshot(db: shoal.Database, kv: shoal.KVStore, note: list[int]) -> None:
+    with db.snapshot(RUN) as view:
+        assert view.kv.get("key") is not None
+        assert view.kv.list("many/")
+
+
+def _scan(db: shoal.Database, kv: shoal.KVStore, note: list[int]) -> None:
+    for _key, _found in db._store.auto_commit.scan(b"", b"\xff"):
+        break
+
+
+def _transaction(db: shoal.Database, kv: shoal.KVStore, note: list[int]) -> None:
+    with db.transaction(RUN) as txn:
+        left = txn.kv.get("left", 0) + 1
+        txn.kv.put("left", left)
+        txn.kv.put("right", left)
+
+
+def _increment(db: shoal.Database, kv: shoal.KVStore, note: list[int]) -> None:
+    note[0] += 1  # asked for
+    kv.increment(RUN, "sum")
+    note[1] += 1  # and told
+
+
+CALLS = [
+    *(lambda _db, kv, _note: kv.put(RUN, "key", 1), lambda _db, kv, _note: kv.get(RUN, "key")),
+    *(_increment, _transaction, _snapshot, _scan),
+]
+
+
+def _interrupt_at_random(store: Path, monkeypatch: pytest.MonkeyPatch, times: int, opens: int) -> None:
+    seed = random.randrange(1 << 32)
+    print(f"seed {seed}")
+    rng = random.Random(seed)
+    with shoal.open(store, linger=0.3) as db:
+        kv = shoal.KVStore(db)
+        kv.put(RUN, "key", 0)
+        for i in range(300):
+            kv.put(RUN, f"many/{i}", i)
+        gc.collect()
+        before = len(descriptors()), len(shoal_mappings())
+        note = [0, 0]
+        raised = 0
+
+        def handle() -> None:
+            nonlocal raised
+            raised += 1
+            raise Interrupted
+
+        # What a finaliser swallows is told to this hook; pytest's would keep its frames.
+        with handling(signal.SIGALRM, handle), monkeypatch.context() as patch:
+            patch.setattr(sys, "unraisablehook", lambda _: None)
+            for i in range(times):
+                call = _open_and_close if i % (times // opens) == 0 else rng.choice(CALLS)
+                longest_s = 0.004 if call is _open_and_close else 0.0004
+                with contextlib.suppress(Interrupted):
+                    signal.setitimer(signal.ITIMER_REAL, rng.uniform(1e-6, longest_s))
+                    while raised == i:  # a finaliser may have swallowed it
+                        call(db, kv, note)
+        gc.collect()
+        kv.put(RUN, "key", "normal")
+        with db.snapshot(RUN) as view:
+            assert view.kv.get("key") == "normal"
+        found = kv.get(RUN, "sum", 0)
+        assert note[1] <= found <= note[0]
+        assert kv.get(RUN, "left") == kv.get(RUN, "right")
+        assert db.check() == []
+        slots = db._store.connection.current().slots
+        assert not any(slots._slots[1:])
+        assert slots._slots[0] < 50
+        # An open that was interrupted goes on in its thread, and gives back what it has when it is done.
+        wait_for(lambda: (len(descriptors()), len(shoal_mappings())) == before, "everything to be given back")
+        wait_for(lambda: db.info().clients == 1, "the coordinator to forget what was interrupted")
+
+
+def test_exceptions_at_random_moments(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A handler that raises anywhere: nothing is leaked, half done or done twice, and the next call works."""
+    _interrupt_at_random(store, monkeypatch, 400, 40)
+
+
+@pytest.mark.slow
+def test_exceptions_at_ten_thousand_moments(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The same 10,000 times."""
+    _interrupt_at_random(store, monkeypatch, 10_000, 500)
