@@ -10,6 +10,7 @@ KILLS := 200
 FUZZ_SECONDS := 20
 MINUTES := 5
 JOBS := 2
+export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: help setup demo test test-slow check format bench clean
 .PHONY: simulation mutants kills fuzz soak coverage docs build
@@ -42,7 +43,7 @@ $(VENV)/.soak: $(VENV)/.test
 	$(PIP) --editable '.[test,plot]'
 	@touch $@
 
-## make setup         a virtual environment with shoal in it, in $(VENV)
+## make setup         a virtual environment with shoal in it, in .venv
 setup: $(VENV)/.run
 
 ## make demo          review the standard library with a fleet of workers (CHAOS=1: kill them on the way)
@@ -116,7 +117,7 @@ build: $(VENV)/.check
 	$(PYTHON) -m build --outdir dist .
 	.ci/try-wheel dist
 
-## make clean         remove what the targets above have made, but for $(VENV)
+## make clean         remove what the targets above have made, but for .venv
 clean:
 	rm -rf $(STORE) chaos-$(STORE) demo-report.txt chaos-report.txt build dist *.egg-info .coverage .coverage.*
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache
