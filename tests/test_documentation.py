@@ -1,4 +1,4 @@
-"""The documentation is true: its examples run, and the files, links, modules and make targets that it names are there."""
+"""The documentation is true: its examples run, and files, links, modules and make targets that it names are there."""
 
 from __future__ import annotations
 
