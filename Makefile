@@ -73,7 +73,7 @@ format: $(VENV)/.check
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
-## make coverage      the tests with coverage of every process; the report is build/coverage/index.html
+## make coverage      the tests with coverage of every process: build/coverage/index.html (TESTS=FILE: only that)
 coverage: $(VENV)/.check
 	rm -rf build/coverage
 	$(VENV)/bin/coverage erase
@@ -86,9 +86,9 @@ coverage: $(VENV)/.check
 simulation: $(VENV)/.test
 	@$(PYTHON) -m tests.simulation --seeds $(SEEDS) --processes $(JOBS)
 
-## make mutants       switch each mutant on, and see that it is caught
+## make mutants       switch each mutant on, and see that it is caught (MUTANTS=NAME: only that)
 mutants: $(VENV)/.test
-	@$(PYTHON) -m tests.planted_bugs --jobs $(JOBS)
+	@$(PYTHON) -m tests.planted_bugs --jobs $(JOBS) $(MUTANTS)
 
 ## make kills         kill workers and coordinators under load, and audit every commit (KILLS=200)
 kills: $(VENV)/.test
