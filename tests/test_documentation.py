@@ -112,15 +112,15 @@ def test_the_site_has_every_page() -> None:
     assert listed == {str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/**/*.md")}
 
 
-def test_examples_become_code_blocks() -> None:
-    """How the site shows examples of docstrings; needs what the site needs."""
+def test_how_pages_are_made_ready_for_the_site() -> None:
+    """Examples become code blocks, and links out of docs/ plain text. It needs what the site needs."""
     pytest.importorskip("griffe")
-    spec = importlib.util.spec_from_file_location("code_blocks", ROOT / "docs" / "code_blocks.py")
+    spec = importlib.util.spec_from_file_location("site_pages", ROOT / "docs" / "site_pages.py")
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     with contextlib.redirect_stdout(io.StringIO()) as told:
         result = doctest.testmod(module)
-    assert result.attempted == 1, told.getvalue()
+    assert result.attempted == 2, told.getvalue()
     assert result.failed == 0, told.getvalue()

@@ -1,16 +1,22 @@
-"""For the site: doctest examples, in docstrings and in pages, become code blocks.
+"""For the site: what Markdown does not know of docstrings, and what a site does not have of a repository.
 
-Markdown takes ``>>>`` for a quotation. So each example, from its ``>>>`` to the next empty line, is put between fences.
+- Markdown takes ``>>>`` for a quotation. So each doctest example, from its ``>>>`` to the next empty line, is put between
+  fences, in docstrings and in pages.
+- Pages may link to files outside ``docs/``, for readers of the repository. On the site only the text of such a link stays.
+
 mkdocs runs this file as a hook for pages, mkdocstrings as an extension of griffe for docstrings (``mkdocs.yml``).
 """
 
 from __future__ import annotations
 
+import posixpath
+import re
 from typing import Any
 
 import griffe
 
 _FENCE = "```"
+_LINK = re.compile(r"(?<!!)\[([^\]]+)\]\((\.\./[^)]+)\)")
 
 
 def fenced(text: str) -> str:
@@ -43,9 +49,23 @@ def fenced(text: str) -> str:
     return "\n".join(lines)
 
 
-def on_page_markdown(markdown: str, **_: Any) -> str:
+def without_outer_links(text: str, page: str) -> str:
+    """``text`` of a page, its path below ``docs/``, in which links that lead out of ``docs/`` are plain text.
+
+    >>> without_outer_links("[a test](../../tests/test_codec.py), [the design](../design.md#ports)", "design/commits.md")
+    'a test, [the design](../design.md#ports)'
+    """
+
+    def keep_or_drop(link: re.Match[str]) -> str:
+        target = posixpath.normpath(posixpath.join(posixpath.dirname(page), link[2]))
+        return link[1] if target.startswith("../") else link[0]
+
+    return _LINK.sub(keep_or_drop, text)
+
+
+def on_page_markdown(markdown: str, *, page: Any, **_: Any) -> str:
     """The text of a page, as mkdocs goes on with it."""
-    return fenced(markdown)
+    return without_outer_links(fenced(markdown), page.file.src_uri)
 
 
 class DocstringExamples(griffe.Extension):
