@@ -88,7 +88,7 @@ simulation: $(VENV)/.test
 
 ## make mutants       switch each mutant on, and see that it is caught (MUTANTS=NAME: only that)
 mutants: $(VENV)/.test
-	@$(PYTHON) -m tests.planted_bugs --jobs $(JOBS) $(MUTANTS)
+	@$(PYTHON) -m tests.mutants --jobs $(JOBS) $(MUTANTS)
 
 ## make kills         kill workers and coordinators under load, and audit every commit (KILLS=200)
 kills: $(VENV)/.test

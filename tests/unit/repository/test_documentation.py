@@ -14,8 +14,8 @@ from pathlib import Path
 import pytest
 
 import shoal
+from tests.support.repository import ROOT
 
-ROOT = Path(__file__).resolve().parent.parent
 PAGES = sorted(
     page for pattern in ("*.md", "docs/**/*.md", ".github/**/*.md") for page in ROOT.glob(pattern) if page.is_file()
 )
