@@ -1,55 +1,123 @@
 # Everything a fresh machine needs is set up here: only python3 with venv and make are assumed.
 VENV := .venv
 PYTHON := $(VENV)/bin/python
+PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 STORE := demo.db
 WORKERS := 4
+# How long the long tests run. `make soak MINUTES=60`, and so on.
+SEEDS := 2000
+KILLS := 200
+FUZZ_SECONDS := 20
+MINUTES := 5
+JOBS := 2
+export NO_MKDOCS_2_WARNING := 1
 
 .PHONY: help setup demo test test-slow check format bench clean
+.PHONY: simulation mutants kills fuzz soak coverage docs build
 
 help:
-	@echo "make demo          review the standard library with a fleet of $(WORKERS) workers (CHAOS=1: kill them on the way)"
-	@echo "make test          run the tests;  make test-slow: the long ones, too"
-	@echo "make check         format, lint, types, import floors, tests"
-	@echo "make bench         a quick table against LMDB, SQLite, Redis and a Manager"
+	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
 
 $(VENV)/.run: pyproject.toml
 	python3 -m venv $(VENV)
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable .
+	$(PIP) --editable .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[test]'
+	$(PIP) --editable '.[test]'
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.test
-	$(PYTHON) -m pip install --quiet --disable-pip-version-check --editable '.[test,bench,dev]'
+	$(PIP) --editable '.[test,bench,dev,docs]'
 	@touch $@
 
+$(VENV)/.docs: $(VENV)/.run
+	$(PIP) --editable '.[docs]'
+	@touch $@
+
+$(VENV)/.fuzz: $(VENV)/.test
+	$(PIP) --editable '.[test,fuzz]'
+	@touch $@
+
+$(VENV)/.soak: $(VENV)/.test
+	$(PIP) --editable '.[test,plot]'
+	@touch $@
+
+## make setup         a virtual environment with shoal in it, in .venv
 setup: $(VENV)/.run
 
+## make demo          review the standard library with a fleet of workers (CHAOS=1: kill them on the way)
 demo: $(VENV)/.run
 	@$(PYTHON) examples/code_review.py --store $(if $(CHAOS),chaos-$(STORE),$(STORE)) --workers $(WORKERS) \
 		--report $(if $(CHAOS),chaos-report.txt,demo-report.txt) $(if $(CHAOS),--chaos)
 
+## make test          the tests: three to four minutes on 2 cores
 test: $(VENV)/.test
 	@$(PYTHON) -m pytest
 
+## make test-slow     the long tests too: half an hour
 test-slow: $(VENV)/.test
 	@$(PYTHON) -m pytest --slow
 
+## make check         what every change must pass: format, lint, types, import floors, docs, tests
 check: $(VENV)/.check
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
+	$(VENV)/bin/mkdocs build --quiet
 	$(PYTHON) -m pytest
 
+## make format        put every file in form, and mend what the linter can mend
 format: $(VENV)/.check
 	$(VENV)/bin/ruff format .
 	$(VENV)/bin/ruff check --fix .
 
+## make coverage      the tests with coverage of every process: build/coverage/index.html (TESTS=FILE: only that)
+coverage: $(VENV)/.check
+	rm -rf build/coverage
+	$(VENV)/bin/coverage erase
+	$(VENV)/bin/coverage run -m pytest $(TESTS)
+	$(VENV)/bin/coverage combine --quiet
+	$(VENV)/bin/coverage html --quiet
+	$(VENV)/bin/coverage report --skip-covered --sort=cover
+
+## make simulation    simulated histories of coordinator and clients (SEEDS=2000)
+simulation: $(VENV)/.test
+	@$(PYTHON) -m tests.simulation --seeds $(SEEDS) --processes $(JOBS)
+
+## make mutants       switch each mutant on, and see that it is caught (MUTANTS=NAME: only that)
+mutants: $(VENV)/.test
+	@$(PYTHON) -m tests.mutants --jobs $(JOBS) $(MUTANTS)
+
+## make kills         kill workers and coordinators under load, and audit every commit (KILLS=200)
+kills: $(VENV)/.test
+	@$(PYTHON) -m tests.kills --workers $(KILLS) --coordinators $(KILLS)
+
+## make fuzz          fuzz every decoder, guided by coverage (FUZZ_SECONDS=20 for each target)
+fuzz: $(VENV)/.fuzz
+	@$(PYTHON) -m tests.fuzz --all --seconds $(FUZZ_SECONDS)
+
+## make soak          everything at once, with kills, audited (MINUTES=5)
+soak: $(VENV)/.soak
+	@$(PYTHON) -m tests.soak --minutes $(MINUTES)
+
+## make bench         a quick table against LMDB, SQLite, Redis and a Manager
 bench: $(VENV)/.check
 	@$(PYTHON) -m bench --quick
 
+## make docs          the documentation as a site, with a reference of every public class: build/site/index.html
+docs: $(VENV)/.docs
+	$(VENV)/bin/mkdocs build --quiet
+	@echo "build/site/index.html"
+
+## make build         sdist and wheel in dist/, and the wheel made from the sdist tried in a fresh environment
+build: $(VENV)/.check
+	rm -rf dist
+	$(PYTHON) -m build --outdir dist .
+	.ci/try-wheel dist
+
+## make clean         remove what the targets above have made, but for .venv
 clean:
-	rm -rf $(STORE) chaos-$(STORE) demo-report.txt chaos-report.txt build *.egg-info .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(STORE) chaos-$(STORE) demo-report.txt chaos-report.txt build dist *.egg-info .coverage .coverage.*
+	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

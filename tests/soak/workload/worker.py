@@ -109,7 +109,8 @@ class Noting:
         slot = self._slot
         slot[ledger.COMMITS] += 1
         # The segment that answered, not the newest there may be.
-        pid = self._db._store.connection.attachment.reader.words[W_COORDINATOR_PID]
+        store: Any = self._db._store
+        pid = store.connection.attachment.reader.words[W_COORDINATOR_PID]
         if slot[ledger.COORDINATOR] != pid:
             slot[ledger.COORDINATOR_COMMITS] = 0
             slot[ledger.COORDINATOR] = pid

@@ -26,7 +26,8 @@ def _worker(path: Path, name: str, count: int, barrier: Barrier, out: Path, firs
     told: list[Told] = []
     events: list[ToldEvent] = []
     with shoal.open(path, timeout=TIMEOUT_S) as db:
-        connection: Any = db._store.connection
+        store: Any = db._store
+        connection = store.connection
         submit = connection.submit
 
         def note(*request: Any) -> Any:

@@ -87,7 +87,8 @@ class Recorder:
         self._kv = shoal.KVStore(db)
         self._committed = 0  # the version the coordinator gave last; facades do not tell
         self.events: list[Event] = []
-        connection: Any = db._store.connection
+        store: Any = db._store
+        connection = store.connection
         submit = connection.submit
 
         def note(*request: Any) -> Any:
@@ -131,8 +132,8 @@ class Recorder:
         snapshot = -1
         try:
             with self._db.transaction(RUN) as txn:
-                assert txn._engine is not None
-                snapshot = txn._engine.snapshot
+                engine: Any = txn._engine
+                snapshot = engine.snapshot
                 _perform(txn, plan, steps)
         except shoal.ConflictError:
             return "aborted", snapshot, 0, steps
