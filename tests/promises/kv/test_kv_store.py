@@ -47,8 +47,9 @@ class TestKeys:
         assert dict(kv.list_with_values(run)) == {key: number for number, key in enumerate(WEIRD_KEYS)}
 
     @pytest.mark.parametrize("run_id", ["r", "\0", "__idx_", "a/b", "🦀", "x" * 128, "é" * 64], ids=ascii)
-    def test_any_text_of_128_bytes_is_a_run_id(self, kv, run_id):
+    def test_any_text_of_128_bytes_is_a_run_id(self, memory_db, run, run_id):
         """Run ids are 1 to 128 bytes of UTF-8, any character."""
+        kv = shoal.KVStore(memory_db, namespace=shoal.Namespace(app=run))
         kv.put(run_id, "k", run_id)
         assert kv.list_with_values(run_id) == [("k", run_id)]
         assert kv.delete(run_id, "k")
