@@ -6,6 +6,7 @@ closed all the same. Every method works on a copy of the list: a handler or anot
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 
 from shoal.shm.host import descriptors
@@ -29,7 +30,8 @@ class LiveAttachments:
         for entry in self._entries.copy():
             if entry[0]() is None:
                 descriptors.close_all(entry[1])
-                self._entries.remove(entry)
+                with contextlib.suppress(ValueError):  # a handler came in between and has removed it
+                    self._entries.remove(entry)
 
     def close_memory(self, why: str) -> None:
         """Unmap what each of them maps; later reads raise ``InvalidOperationError`` with the text ``why``."""

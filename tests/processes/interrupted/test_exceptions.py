@@ -15,6 +15,13 @@ import shoal
 from tests.processes.interrupted.handling import RUN, Interrupted, handling
 from tests.support.crash_workers import descriptors, shoal_mappings, wait_for
 
+# An exception between two steps leaves files and processes to the collector, which gives them back and says so.
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:unclosed:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:subprocess:ResourceWarning"),
+    pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning"),
+]
+
 
 def _open_and_close(db: shoal.Database, kv: shoal.KVStore, note: list[int]) -> None:
     with shoal.open(db.path) as other:

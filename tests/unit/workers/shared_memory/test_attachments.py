@@ -75,3 +75,22 @@ def test_memory_and_fork(pair):
     attachments.leave_to_parent()
     assert one.closed == other.closed == ["it is closed", "left"]
     attachments.close_unused_pipes()
+
+
+def test_a_handler_in_the_middle_forgets_the_same_ones(monkeypatch):
+    """A call inside the call, as a signal handler makes it, closes the pipes, and neither raises."""
+    attachments, dropped = LiveAttachments(), Attachment()
+    attachments.add(dropped)
+    fds = dropped.fds
+    del dropped
+    gc.collect()
+    close_all = descriptors.close_all
+
+    def interrupted(pipes):
+        monkeypatch.setattr(descriptors, "close_all", close_all)
+        close_all(pipes)
+        attachments.forget_dropped()
+
+    monkeypatch.setattr(descriptors, "close_all", interrupted)
+    attachments.forget_dropped()
+    assert not is_open(fds)
