@@ -16,11 +16,11 @@ from collections.abc import Callable
 
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.commit.group_delay import GroupDelay
+from shoal.coordinator.control_socket import ControlSocket
 from shoal.coordinator.host import THIS_MACHINE, Host
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.server.checks import Checks
 from shoal.coordinator.server.clients import Client, Processes, check_served_as_asked, welcome_client
-from shoal.coordinator.server.control_socket import ControlSocket
 from shoal.coordinator.server.maintenance import Maintenance
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.files.store_place import WorkingPlace

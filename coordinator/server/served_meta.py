@@ -14,7 +14,7 @@ import contextlib
 from pathlib import Path
 
 from shoal.coordinator.host import THIS_MACHINE, Host
-from shoal.coordinator.server.missing_file import MissingFile
+from shoal.coordinator.missing_file import MissingFile
 from shoal.shm.errors import StoreFullError
 from shoal.shm.files import store_files
 from shoal.shm.files.storage import Storage

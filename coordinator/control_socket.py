@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from shoal.coordinator.server.missing_file import MissingFile
+from shoal.coordinator.missing_file import MissingFile
 from shoal.shm.errors import ConfigurationError, ShoalError
 from shoal.shm.files import control_address
 from shoal.shm.wire import handshake
