@@ -80,6 +80,16 @@ class MemoryStorage:
     def write_again(self, name: str, from_byte: int) -> None:
         assert name in self.files
 
+    def reserve(self, name: str, size: int, create: bool) -> None:
+        if name not in self.files:
+            if not create:
+                raise FileNotFoundError(name)
+            self.files[name] = bytearray()
+        self.files[name].extend(bytes(max(0, size - len(self.files[name]))))
+
+    def rename(self, name: str, new_name: str) -> None:
+        self.files[new_name] = self.files.pop(name)
+
     def remove(self, name: str) -> None:
         if name not in self.files:
             raise FileNotFoundError(name)
