@@ -18,6 +18,7 @@ from shoal.bench.harness import Plan, run_section  # noqa: E402
 from shoal.bench.operations import OPERATIONS  # noqa: E402
 from shoal.bench.peers import DURABILITIES, PEERS, BenchError, Session, redis_server  # noqa: E402
 from shoal.bench.report import section_text  # noqa: E402
+from tests.support.present import present  # noqa: E402
 
 needs_redis = pytest.mark.skipif(redis_server.program() is None, reason="redis-server is not installed")
 PRIMITIVES = ("append", "cas", "trace", "cross")
@@ -84,7 +85,7 @@ def test_a_stopped_redis_is_gone(durability: str, tmp_path) -> None:
     peer = redis_server.RedisServer(tmp_path, durability)
     try:
         peer.start({"a": 1})
-        pid = peer._process.pid
+        pid = present(peer._process).pid
         client = peer._client()
         configured = client.config_get("port", "appendonly", "appendfsync", "save")
         client.close()

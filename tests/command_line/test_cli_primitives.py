@@ -14,6 +14,7 @@ import pytest
 import shoal
 from shoal import TraceType
 from shoal.cli.main import main
+from tests.support.present import present
 from tests.support.stores.full_store import fill
 
 SPACE = shoal.Namespace("acme", "web", "scout")
@@ -205,8 +206,8 @@ class TestManners:
         """``| head``: quiet, whatever had been printed."""
         for command in (["events", full.path, "parent", "--json"], ["export", full.path], ["runs", full.path]):
             with subprocess.Popen([*SHOAL, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
-                process.stdout.close()
-                assert process.stderr.read() == b""
+                present(process.stdout).close()
+                assert present(process.stderr).read() == b""
                 assert process.wait() == (1 if command[0] == "export" else 0)
 
     def test_a_full_disk_and_a_terminal_without_letters(self, full):

@@ -161,7 +161,7 @@ class TestDamage:
 
     def test_a_record_too_large_for_a_commit(self, tmp_path):
         """Found before anything is written, not in the middle."""
-        fields = {
+        fields: dict[str, Any] = {
             "kind": "run",
             "run_id": "r",
             "parent_run": None,
