@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 
@@ -14,7 +15,8 @@ from .toy_engine import ToyStore
 @pytest.fixture(scope="session")
 def toy_db() -> Iterator[shoal.Database]:
     """A database over a dict."""
-    with shoal.Database(ToyStore()) as database:
+    store: Any = ToyStore()  # without what no primitive uses
+    with shoal.Database(store) as database:
         yield database
 
 

@@ -42,7 +42,7 @@ CLASSES = {cls.__name__: cls for cls in [*(getattr(shoal, name) for name in shoa
 ERRORS = [cls for cls in CLASSES.values() if issubclass(cls, Exception)]
 TYPES = [cls for cls in [*CLASSES.values(), *KINDS.values()] if cls not in ERRORS]
 # What is raised for arguments that this method does not have.
-NOT_HERE = {(TraceView, "query_by_time"): {"ValueError", "LimitExceededError"}}
+NOT_HERE: dict[tuple[type, str], set[str]] = {(TraceView, "query_by_time"): {"ValueError", "LimitExceededError"}}
 # What any call may raise, because the engine does: said once for each class.
 OF_THE_ENGINE = {"CorruptionError", "SnapshotExpiredError", "InvalidOperationError"}
 OF_A_FACADE = {*OF_THE_ENGINE, "CoordinatorLostError", "StoreMovedError", "StoreFullError"}
@@ -147,7 +147,8 @@ def test_public_names_say_where_users_find_them(name: str) -> None:
     if callable(public):
         assert public.__module__ == "shoal"
         assert pickle.loads(pickle.dumps(public)) is public
-    if dataclasses.is_dataclass(public) and not isinstance(public, enum.EnumMeta):
+    has_fields = dataclasses.is_dataclass(public) and not isinstance(public, enum.EnumMeta)
+    if has_fields:
         assert inspect.get_annotations(public, eval_str=True)
 
 

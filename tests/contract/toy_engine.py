@@ -16,6 +16,7 @@ from shoal.primitives.rules.registry import TABLE
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import ConflictError, InvalidOperationError
 from shoal.shm.operation import VersionedValue, Write
+from tests.support.present import present
 
 
 class ToyStore:
@@ -36,7 +37,7 @@ class ToyStore:
         for key in [key for key in list(self.keys) if lower <= key < upper]:
             entry = next((entry for entry in reversed(self.keys[key]) if entry[0] <= snapshot), None)
             if entry is not None and _is_live(entry[1]):
-                found[key] = VersionedValue(entry[1].value, entry[0], entry[1].expires_ms)
+                found[key] = VersionedValue(present(entry[1].value), entry[0], entry[1].expires_ms)
         return found
 
     def stats(self) -> Any:
@@ -66,7 +67,7 @@ class ToyTransaction:
         shown = self.store.live(lower, upper, self.snapshot)
         shown = {key: found for key, found in shown.items() if key not in self.writes and not _within(key, self.clears)}
         own = [write for write in self.writes.values() if lower <= write.key < upper and _is_live(write)]
-        shown |= {write.key: VersionedValue(write.value, 0, write.expires_ms) for write in own}
+        shown |= {write.key: VersionedValue(present(write.value), 0, write.expires_ms) for write in own}
         position = len(self.reads)
         self.reads.append((lower, upper))
         for key, found in sorted(shown.items()):
@@ -102,7 +103,8 @@ class ToyTransaction:
             read = (key for key in store.keys if _within(key, self.reads))
             changed = [key for key in read if store.keys[key][-1][0] > self.snapshot]
             if changed or self.valid_until_ms <= now_ms():
-                raise ConflictError((changed or [b""])[0], self.snapshot, store.version)
+                key: Any = (changed or [b""])[0]  # below the primitives it is bytes
+                raise ConflictError(key, self.snapshot, store.version)
             cleared = {key: Write(key, None, 0) for key in store.keys if _within(key, self.clears)}
             store.version = self.version = store.version + 1
             for key, write in {**cleared, **self.writes}.items():
