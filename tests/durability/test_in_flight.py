@@ -20,6 +20,7 @@ from shoal.shm.errors import ConfigurationError, StoreFullError
 from shoal.shm.limits import Limits
 from shoal.workers.shared_memory import take_over
 from tests.mutants.coordinator import mutated_coordinators
+from tests.support.shared_memory import store_of
 
 RUN = "run"
 
@@ -34,7 +35,7 @@ def _attach_fails(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
 def _die(db: shoal.Database, pid: int) -> None:
     """Kill the coordinator, and wait until nobody reads from its pipe: until then a request can still be sent."""
     poller = select.poll()
-    poller.register(db._store.connection.attachment.request_fd, 0)
+    poller.register(store_of(db).connection.attachment.request_fd, 0)
     os.kill(pid, signal.SIGKILL)
     assert poller.poll(10_000)  # or who waited for an answer has closed it
 
@@ -93,7 +94,7 @@ def test_a_commit_that_ends_coordinators(tmp_path: Path, kind: str) -> None:
     with mutated_coordinators("poisoned"), shoal.open(tmp_path / "store", linger=0.1) as db:
         kv = shoal.KVStore(db)
         kv.put(RUN, "key", 1)
-        generation = db._store.connection.attachment.generation
+        generation = store_of(db).connection.attachment.generation
         commit = {
             "put": lambda: kv.put(RUN, "poison", 1),
             "increment": lambda: kv.increment(RUN, "poison"),
@@ -102,7 +103,7 @@ def test_a_commit_that_ends_coordinators(tmp_path: Path, kind: str) -> None:
         with pytest.raises(shoal.CoordinatorLostError, match="2 coordinators died while they did this commit"):
             commit()
         kv.put(RUN, "key", 2)
-        assert db._store.connection.attachment.generation == generation + 2
+        assert store_of(db).connection.attachment.generation == generation + 2
         assert kv.list_with_values(RUN) == [("key", 2)]
 
 

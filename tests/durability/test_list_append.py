@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import random
+from collections.abc import Hashable
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,8 @@ from tests.support.histories.history_workers import seed_from
 from tests.support.histories.list_append import ListTransaction, Operation, Status, anomalies
 from tests.support.histories.list_append_workers import run_lists
 
+STATUSES: list[Status] = ["committed", "aborted", "unknown"]
+
 
 def _transaction(
     text: str, start: float = 0.0, end: float = 9.0, process: str = "", status: Status = "committed"
@@ -21,7 +24,8 @@ def _transaction(
     """``text`` is like "append x 1, read y 1 2"; unless told otherwise all overlap."""
     operations = []
     for step in text.split(", "):
-        name, key, *elements = step.split()
+        name, key, *rest = step.split()
+        elements: list[Hashable] = [*rest]
         assert name in ("append", "read")
         operations.append(
             Operation("append", key, elements[0]) if name == "append" else Operation("read", key, elements)
@@ -127,7 +131,7 @@ def _serial(rng: random.Random, count: int, keys: int) -> list[ListTransaction]:
         start = max(free_at.get(process, 0.0), moment - rng.random() * 3)
         end = moment + rng.random() * 3
         free_at[process] = end
-        status: Status = rng.choices(["committed", "aborted", "unknown"], [8, 1, 1])[0]
+        status = rng.choices(STATUSES, [8, 1, 1])[0]
         before = {key: list(elements) for key, elements in state.items()}
         operations = []
         for i in range(rng.randint(1, 4)):

@@ -32,6 +32,7 @@ import shoal
 from tests.mutants.coordinator import mutated_coordinators
 from tests.support.crash_workers import DEADLINE_S, kill, processes_of, wait_for
 from tests.support.histories.history_workers import seed_from
+from tests.support.present import present
 from tests.support.stores.loop_disks import PAGE_BYTES, Disk, ThinDisk, run, why_not
 
 RUN = "power"
@@ -110,7 +111,7 @@ class Load:
         for number in (signal.SIGSTOP, signal.SIGCONT):
             for pid in pids:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, number)
+                    os.kill(present(pid), number)
             if number == signal.SIGSTOP:
                 yield
 

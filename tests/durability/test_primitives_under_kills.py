@@ -6,6 +6,7 @@ import multiprocessing
 import random
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 import shoal
 from tests.support.crash_workers import DEADLINE_S, kill, wait_for
 from tests.support.histories.history_workers import seed_from
+from tests.support.present import present
 
 _FORK = multiprocessing.get_context("fork")
 RUN = "fleet"
@@ -40,6 +42,10 @@ def _under_kills(
     results = _FORK.Queue()
     workers = [_FORK.Process(target=work, args=(path, i, count, results)) for i in range(processes)]
     total = processes * count
+
+    def has_come_to(due: int) -> bool:
+        return progress() >= due
+
     with shoal.open(path, timeout=DEADLINE_S, linger=0.2) as db:
         for worker in workers:
             worker.start()
@@ -47,7 +53,7 @@ def _under_kills(
             for number in range(kills):
                 # Spread over the work, each at a random moment of its share.
                 due = int(total * (number + rng.random()) / (kills + 1))
-                wait_for(lambda due=due: progress() >= due, f"{due} of {total}")
+                wait_for(partial(has_come_to, due), f"{due} of {total}")
                 kill(db.info().coordinator_pid)
                 time.sleep(rng.random() * 0.02)
             told = dict(results.get(timeout=DEADLINE_S) for _ in workers)
@@ -81,10 +87,12 @@ def _transitions(store: Path, processes: int, count: int, kills: int) -> None:
     with shoal.open(store, linger=0.2) as db:
         cell = shoal.StateCell(db)
         cell.init(RUN, "counter", 0)
-        told = _under_kills(store, _transition, processes, count, kills, lambda: cell.read(RUN, "counter").value)
+        told = _under_kills(
+            store, _transition, processes, count, kills, lambda: present(cell.read(RUN, "counter")).value
+        )
         total = processes * count
         assert sorted(value for values in told.values() for value in values) == list(range(1, total + 1))
-        state = cell.read(RUN, "counter")
+        state = present(cell.read(RUN, "counter"))
         assert (state.value, state.version) == (total, total + 1)
         assert db.check() == []
 
