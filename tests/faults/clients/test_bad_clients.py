@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import struct
+from typing import Any
 
 import msgpack
 import pytest
@@ -15,6 +16,7 @@ from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.frames import frame
 from tests.support.raw_client import assert_unharmed, attach, send_and_hear
+from tests.support.shared_memory import store_of
 
 WRITE = [b"key", b"\x01", 0]
 NOTHING = msgpack.packb([[], None, None, None])
@@ -57,7 +59,7 @@ def served(tmp_path_factory: pytest.TempPathFactory):
 def _all_written(db: shoal.Database) -> list[tuple[bytes, int]]:
     """Every key of every run and the version it was written at."""
     with db.snapshot("r") as view:
-        engine = view._engine
+        engine: Any = view._engine
         return [(key, found.version) for key, found in engine._reader.scan(b"", None, engine.snapshot)]
 
 
@@ -177,7 +179,7 @@ def test_silent_connections_hold_up_nobody(served: shoal.Database) -> None:
 
 def test_a_worker_cannot_write_the_segment(served: shoal.Database) -> None:
     """The segment a worker gets is mapped for reading: a wild write is an error there, not damage here."""
-    segment = served._store.connection.attachment.segment
+    segment = store_of(served).connection.attachment.segment
     with pytest.raises(TypeError):
         segment.mm[0:1] = b"x"
     with pytest.raises(TypeError):

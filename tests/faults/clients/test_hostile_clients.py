@@ -25,6 +25,7 @@ from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.answer import COMMITTED, REFUSED
 from shoal.shm.wire.frames import MAX_FRAME_BYTES, frame
 from tests.fuzz.watch import MIB, Watch, answers, close, descriptors, private_kib, request
+from tests.support.present import present
 from tests.support.raw_client import attach, send_and_hear
 
 KEY = b"\7default\7default\7default\1r\1"
@@ -207,7 +208,7 @@ class TestLies:
         ):
             raw = send_and_hear(watch.db, request([[], None, [operation], None]))
             assert wire_answer.decode_answer(raw[4:])[1] == REFUSED, operation
-        assert cells.read("own", "cell").value == 1
+        assert present(cells.read("own", "cell")).value == 1
         assert log.verify_chain("own").is_valid
         watch.unharmed()
 
@@ -313,4 +314,4 @@ def test_descriptors_exhausted(tmp_path: Path) -> None:
             close(client)
         server.send_signal(signal.SIGTERM)
         assert server.wait(timeout=30) == 0
-        server.stdout.close()
+        present(server.stdout).close()

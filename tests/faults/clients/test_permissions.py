@@ -265,7 +265,7 @@ def test_the_door_is_never_open_to_others(tmp_path, monkeypatch, open_umask):
 
     store_directory.make_directory(tmp_path / "store")
     monkeypatch.setattr(os, "chmod", chmod)
-    control = ControlSocket(tmp_path / "store", lambda hello: pytest.fail("nobody knocked"))
+    control = ControlSocket(tmp_path / "store", lambda hello, pid: pytest.fail("nobody knocked"))
     try:
         assert modes(tmp_path / "store")["control.sock"] == "0o600"
         assert seen == ["0o700"]

@@ -32,6 +32,7 @@ from shoal.shm.wire.frames import frame
 from tests.mutants.catching import rig as rigs
 from tests.mutants.catching.rig import request
 from tests.support.raw_client import assert_unharmed, send_and_hear
+from tests.support.shared_memory import store_of
 from tests.support.stores.checked_store import SMALL_NODES, Checked, checked_store  # noqa: F401 (a fixture)
 
 RUN = "run"
@@ -99,7 +100,8 @@ def test_a_check_is_given_up(checked: Callable[..., Checked], monkeypatch: pytes
         rig.submit((1, request(2, [b"key", bytes(300), 0])))
     elif why == "too many":
         for _ in range(limits.MAX_CHECKS):
-            assert store.checks.answer(SimpleNamespace(), [0, check_parts.BEGIN, 0], rig.published, 0.0)
+            another: Any = SimpleNamespace()
+            assert store.checks.answer(another, [0, check_parts.BEGIN, 0], rig.published, 0.0)
     else:
         store.checks.forget(store.client)
     assert store.ask(check_parts.BLOCKS, 0) == []
@@ -187,7 +189,8 @@ def test_questions_at_any_position(checked: Callable[[int], Checked]) -> None:
             answer = store.ask(part, position)
             assert type(answer[0]) is int
     assert store.checks.answer(store.client, [store.number, "no such part", 0], 0, 0.0) is None
-    assert store.checks.answer(SimpleNamespace(), [store.number, check_parts.BLOCKS, 0], 0, 0.0) == []
+    another: Any = SimpleNamespace()
+    assert store.checks.answer(another, [store.number, check_parts.BLOCKS, 0], 0, 0.0) == []
 
 
 def _write(path: str, stop: Event, number: int) -> None:
@@ -238,15 +241,15 @@ def test_the_coordinator_dies_meanwhile(db: shoal.Database) -> None:
     kv = shoal.KVStore(db)
     for n in range(50):
         kv.put(RUN, f"key {n}", n)
-    asked = db._store.connection.ask
+    asked = store_of(db).connection.ask
     pid = db.info().coordinator_pid
 
     def ask(name: str, arguments: list[Any]) -> Any:
-        if arguments[1] == check_parts.WAITING and db._store.connection.attachment.reader.words[11] == pid:
+        if arguments[1] == check_parts.WAITING and store_of(db).connection.attachment.reader.words[11] == pid:
             os.kill(pid, signal.SIGKILL)
         return asked(name, arguments)
 
-    db._store.connection.ask = ask  # type: ignore[method-assign]
+    store_of(db).connection.ask = ask  # type: ignore[method-assign]
     assert db.check() == []
     assert db.info().coordinator_pid != pid
 

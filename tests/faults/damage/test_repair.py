@@ -313,13 +313,13 @@ def test_unreadable_sectors(tmp_path: Path, sound: Sound, monkeypatch: pytest.Mo
                 raise OSError(errno.EIO, os.strerror(errno.EIO))
             return os.pread(fd, size, start)
 
-    def read(self: survey.DiskStorage, name: str) -> bytes:
+    def read(self: DiskStorage, name: str) -> bytes:
         if name.startswith("wal-"):
             raise OSError(errno.EIO, os.strerror(errno.EIO))
         return (self.directory / name).read_bytes()
 
     monkeypatch.setattr(survey, "os", FailingOs())
-    monkeypatch.setattr(survey.DiskStorage, "read", read)
+    monkeypatch.setattr(DiskStorage, "read", read)
     seen = survey.survey_store(old)
     assert str(seen.findings[0]) == (
         f"{file_name(1)} at byte {bad.start}: expected bytes that can be read, found Input/output error"

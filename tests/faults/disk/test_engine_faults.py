@@ -19,6 +19,7 @@ import pytest
 
 import shoal
 from shoal.coordinator.commit.reading import BrokenStoreError
+from shoal.coordinator.log import format as wal_format
 from shoal.primitives.rules import registry as operations
 from shoal.primitives.rules.event_rules import Appending
 from shoal.shm.errors import StoreFullError
@@ -40,11 +41,11 @@ LOG_KEY = b"log\0"
 @pytest.fixture
 def rig() -> Iterator[Rig]:
     """An engine with one commit in its log."""
-    boot_id = rigs.wal_format.boot_id
+    boot_id = wal_format.boot_id
     made = Rig(Disk())
     made.put(1, first="1")
     yield made
-    rigs.wal_format.boot_id = boot_id
+    wal_format.boot_id = boot_id
     while rigs.opened:
         os.close(rigs.opened.pop())
 

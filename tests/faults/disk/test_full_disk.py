@@ -7,6 +7,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -114,7 +115,7 @@ def test_deletes_make_room(tmp_path: Path, mib: int, size: int, how: str) -> Non
         soon(lambda: kv.put(RUN, "small", 1))
         again = [f"again{i}" for i in range((len(keys) - len(kept)) * 4 // 5)]
         for start in range(0, len(again), 20):
-            soon(lambda start=start: put_all(kv, again[start : start + 20], size))
+            soon(partial(put_all, kv, again[start : start + 20], size))
         assert kv.list(RUN) == sorted([*kept, *again, "small"])
         end(db)
         with opened(disk) as db:
@@ -212,7 +213,7 @@ def test_deletes_make_room_whatever_limits_the_store(
         for key in keys[::2]:
             assert kv.delete(RUN, key)
         for i in range(2 * len(keys)):  # far more than there is room for, of the same keys again and again
-            soon(lambda i=i: kv.put(RUN, f"again{i % (len(keys) // 3)}", os.urandom(50_000)))
+            soon(partial(kv.put, RUN, f"again{i % (len(keys) // 3)}", os.urandom(50_000)))
         kill(db.info().coordinator_pid)
         assert len(kv.list(RUN, "k")) == len(keys) // 2
         shoal.RunIndex(db).delete_run(RUN)

@@ -9,6 +9,7 @@ import random
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,7 @@ from tests.mutants.conditions import FULL_DISK_FLAG
 from tests.mutants.coordinator import mutated_coordinators
 from tests.support.crash_workers import kill, wait_for
 from tests.support.histories.history_workers import seed_from
+from tests.support.present import present
 
 RUN = "space"
 MIB = 1 << 20
@@ -98,7 +100,7 @@ def test_full_store_reads_and_deletes_and_recovers(small: shoal.Database) -> Non
     _delete(kv, keys[: len(keys) // 2])
     _succeeds(lambda: kv.put(RUN, "another", bytes(100_000)))
     for i in range(100):
-        _succeeds(lambda i=i: kv.put(RUN, f"b{i}", bytes(400)))
+        _succeeds(partial(kv.put, RUN, f"b{i}", bytes(400)))
     assert len(kv.list(RUN)) == len(keys) - len(keys) // 2 + 101
     assert small.check() == []
 
@@ -220,7 +222,7 @@ def _overwrite(tmp_path: Path, keys: int, overwrites: int, warm_up: int) -> None
     rng = random.Random(seed_from(41))
     batch = 20
     with shoal.open(tmp_path / "db", durability="memory", max_bytes=256 * MIB, timeout=TIMEOUT_S, linger=0.2) as db:
-        open_views: list[tuple[shoal.Transaction, int, list[tuple[str, Any]]]] = []
+        open_views: list[tuple[shoal.Transaction, str, list[tuple[str, Any]]]] = []
         used: list[int] = []
         taken: list[int] = []
         for done in range(0, overwrites, batch):
@@ -231,8 +233,7 @@ def _overwrite(tmp_path: Path, keys: int, overwrites: int, warm_up: int) -> None
             if done % (5 * batch) == 0:
                 view = db.snapshot(RUN)
                 prefix = f"k{rng.randrange(keys // 10):05}"
-                open_views.append((view, done, view.kv.list_with_values(prefix)))
-                open_views[-1] = (view, prefix, open_views[-1][2])
+                open_views.append((view, prefix, view.kv.list_with_values(prefix)))
             if len(open_views) > 20:
                 view, prefix, seen = open_views.pop(rng.randrange(10))
                 assert view.kv.list_with_values(prefix) == seen, "a snapshot changed"
@@ -280,7 +281,7 @@ def _sleepy_reader(path: Path, pipe: Any) -> None:
 def _overwrite_ten(kv: shoal.KVStore, most: int) -> None:
     """Write ``most`` bytes to ten keys."""
     for written in range(0, most, 60_000):
-        _succeeds(lambda n=written: kv.put(RUN, f"k{n // 60_000 % 10}", b"%d" % n + bytes(60_000)))
+        _succeeds(partial(kv.put, RUN, f"k{written // 60_000 % 10}", b"%d" % written + bytes(60_000)))
 
 
 @pytest.mark.parametrize(
@@ -302,7 +303,7 @@ def test_stopped_reader_does_not_hold_memory_for_ever(tmp_path: Path, max_bytes:
         try:
             assert here.poll(TIMEOUT_S)
             assert here.recv() == first
-            os.kill(reader.pid, signal.SIGSTOP)
+            os.kill(present(reader.pid), signal.SIGSTOP)
             # Far more than the history allowed for, and after the grace of a snapshot again.
             begun = time.monotonic()
             _overwrite_ten(kv, 100 * MIB)
@@ -311,7 +312,7 @@ def test_stopped_reader_does_not_hold_memory_for_ever(tmp_path: Path, max_bytes:
                 _overwrite_ten(kv, 2 * MIB)
                 used = db.info().bytes_used
                 assert used < 60 * MIB, f"{used:,} bytes are in use for {10 * 60_000:,} bytes of data"
-            os.kill(reader.pid, signal.SIGCONT)
+            os.kill(present(reader.pid), signal.SIGCONT)
             here.send("go on")
             assert here.poll(TIMEOUT_S)
             *old, fresh = here.recv()

@@ -32,7 +32,7 @@ def _refused(path: Path, file: str, capsys: pytest.CaptureFixture[str]) -> None:
     before = {entry.name: entry.read_bytes() for entry in path.iterdir() if entry.is_file()}
     for options in ({}, {"durability": "buffered"}, {"read_only": True}):
         with pytest.raises(shoal.CorruptionError) as raised:
-            shoal.open(path, linger=0, **options)  # type: ignore[arg-type]
+            shoal.open(path, linger=0, **options)
         assert raised.value.file == file
         assert "shoal repair" in str(raised.value)
     for command in (["info"], ["export"], ["check"]):

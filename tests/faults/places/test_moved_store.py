@@ -18,6 +18,7 @@ import pytest
 
 import shoal
 from shoal.shm.files import control_address, notes
+from tests.support.shared_memory import store_of
 from tests.support.slow import slow
 from tests.support.stores.moves import (
     MOVES,
@@ -44,7 +45,7 @@ def _keys(path: Path) -> list[str]:
 
 def _kill(db: shoal.Database) -> None:
     """Kill the coordinator and wait until both pipes to it have ended: nothing more can be sent to it."""
-    attachment = db._store.connection.attachment
+    attachment = store_of(db).connection.attachment
     os.kill(db.info().coordinator_pid, signal.SIGKILL)
     for fd in (attachment.answer_fd, attachment.request_fd):
         ended = select.poll()
