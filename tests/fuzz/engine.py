@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import Any
+from typing import Any, cast
 
 import msgpack
 
 from shoal.coordinator.commit.apply import ClientSessions
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
@@ -28,6 +29,7 @@ from shoal.shm.memory import check_parts
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotPage, new_page
+from shoal.shm.operation import VersionedValue
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.answer import COMMITTED, CONFLICT, REFUSED
@@ -44,7 +46,7 @@ _RUN = Namespace()._run_prefix("r")
 KV, EVENT, STATE, TRACE = (_RUN + bytes((tag,)) for tag in (1, 2, 3, 4))
 _FILE = "wal-000000000001.log"
 _ASKING = Client(1, 1, -1, -1, SnapshotPage(new_page()))  # who asks questions; its pipes and slots are not used
-State = dict[bytes, tuple[bytes, int, int]]
+State = dict[bytes, VersionedValue]
 
 
 class Store:
@@ -60,7 +62,7 @@ class Store:
             self.writer,
             self.reclaimer,
             ConflictWindow(0),
-            self.log,
+            cast(WalWriter, self.log),
             clock.SystemClock(),
             0,
             ClientSessions(),

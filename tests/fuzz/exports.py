@@ -22,7 +22,9 @@ from tests.support.stores.full_store import NASTY, VALUES, sealed
 def _lines() -> list[bytes]:
     engine = DictEngine()
     RunsView(engine, NAMESPACE).create_run(run_id="r", tags=["t"], metadata={"k": 1})
-    kv, events, cells = (view(engine, NAMESPACE, "r") for view in (KVView, EventView, StateView))
+    kv = KVView(engine, NAMESPACE, "r")
+    events = EventView(engine, NAMESPACE, "r")
+    cells = StateView(engine, NAMESPACE, "r")
     traces = TraceView(engine, NAMESPACE, "r")
     for i, value in enumerate(VALUES):
         kv.put(f"key-{i}", value)

@@ -130,7 +130,7 @@ def frames(data: bytes) -> None:
 
 
 def _messages_in(stream: bytes) -> tuple[list[bytes], bool, int]:
-    messages = []
+    messages: list[bytes] = []
     while len(stream) >= LENGTH_BYTES:
         (length,) = _LENGTH.unpack_from(stream)
         if length > MAX_FRAME_BYTES:
@@ -175,8 +175,8 @@ def check_commit_set(found: CommitSet) -> None:
     def is_key(key: Any) -> bool:
         return type(key) is bytes and 0 < len(key) <= limits.MAX_ENGINE_KEY_BYTES
 
-    assert type(found.keys_read) is type(found.ranges_read) is type(found.writes) is list
-    assert type(found.clears) is type(found.operations) is list
+    parts: tuple[Any, ...] = (found.keys_read, found.ranges_read, found.writes, found.clears, found.operations)
+    assert all(type(part) is list for part in parts)
     assert all(map(is_key, found.keys_read))
     for lower, upper in (*found.ranges_read, *found.clears):
         assert type(lower) is type(upper) is bytes

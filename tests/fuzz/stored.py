@@ -62,7 +62,10 @@ class DictEngine:
     def perform(self, name: str, arguments: list[Any]) -> Any:
         outcome = operations.TABLE.decide(self.find, 1_700_000_000_000, name, arguments)
         for write in outcome.writes:
-            self.put(*write) if write.value is not None else self.delete(write.key)
+            if write.value is None:
+                self.delete(write.key)
+            else:
+                self.put(write.key, write.value, write.expires_ms)
         return outcome.result
 
 

@@ -32,6 +32,7 @@ from shoal.shm.wire.frames import FrameError
 from tests.fuzz.all_targets import TARGETS
 from tests.fuzz.mutation import BOMBS, mutated
 from tests.fuzz.target import script
+from tests.support.present import present
 from tests.support.repository import ROOT
 
 NAMES = list(TARGETS)
@@ -55,7 +56,7 @@ TREES = st.recursive(
     max_leaves=12,
 )
 # 100 by default, 2,000 with --slow.
-EXAMPLES = hypothesis.settings.default.max_examples
+EXAMPLES = present(hypothesis.settings.default).max_examples
 
 
 def _run(name: str, data: bytes) -> None:

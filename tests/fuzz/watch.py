@@ -70,7 +70,8 @@ def close(welcome: handshake.Welcome) -> None:
 
 
 def answers(welcome: handshake.Welcome, count: int) -> list[tuple[Any, ...]]:
-    buffer, found = FrameBuffer(), []
+    buffer = FrameBuffer()
+    found: list[tuple[Any, ...]] = []
     while len(found) < count:
         data = os.read(welcome.answer_fd, MIB)
         assert data, "the coordinator has hung up"
