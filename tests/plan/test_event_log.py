@@ -16,6 +16,7 @@ from shoal.primitives.rules.event_rules import Metadata, append
 from shoal.primitives.rules.hash_chain import canonical
 from shoal.shm.operation import Read
 from tests.support.event_logs import remove_event, rewrite_event
+from tests.support.present import present
 
 DB = shoal.Database
 _FORK = multiprocessing.get_context("fork")
@@ -32,13 +33,13 @@ def log(memory_db: DB) -> shoal.EventLog:
 def test_09_event_struct_serializes_and_deserializes(log: shoal.EventLog, run: str) -> None:
     """Every field of an event reads back from the store and survives a pickle; an event cannot be changed."""
     appended = log.append(run, "started", {"b": [1, 1.5, None], "a": b"raw"})
-    event = log.read(run, 0)
+    event = present(log.read(run, 0))
     assert event == shoal.Event(
         0, "started", {"a": b"raw", "b": [1, 1.5, None]}, event.timestamp, shoal.GENESIS_HASH, appended.hash
     )
     assert pickle.loads(pickle.dumps(event)) == event
     with pytest.raises(dataclasses.FrozenInstanceError):
-        event.payload = None
+        event.payload = None  # type: ignore[misc]  # frozen
 
 
 def test_09_metadata_default_has_genesis_hash(log: shoal.EventLog, run: str) -> None:
@@ -61,7 +62,7 @@ def test_10_append_returns_sequence_0_for_first_event(log: shoal.EventLog, run: 
     sequence, event_hash = log.append(run, "first", None)
     assert sequence == 0
     assert len(event_hash) == 32
-    assert log.read(run, 0).prev_hash == shoal.GENESIS_HASH
+    assert present(log.read(run, 0)).prev_hash == shoal.GENESIS_HASH
 
 
 def test_10_append_increments_sequence(log: shoal.EventLog, run: str) -> None:
@@ -117,7 +118,7 @@ def test_11_read_returns_event_by_sequence(log: shoal.EventLog, run: str) -> Non
     """``read`` returns the event that ``append`` stored at that sequence."""
     for i in range(3):
         log.append(run, f"type-{i}", {"i": i})
-    event = log.read(run, 1)
+    event = present(log.read(run, 1))
     assert (event.sequence, event.event_type, event.payload) == (1, "type-1", {"i": 1})
 
 
@@ -146,7 +147,7 @@ def test_11_head_returns_latest_event(log: shoal.EventLog, run: str) -> None:
     """``head`` returns the event that was appended last."""
     for i in range(3):
         log.append(run, "e", i)
-        assert (log.head(run).sequence, log.head(run).payload) == (i, i)
+        assert (present(log.head(run)).sequence, present(log.head(run)).payload) == (i, i)
 
 
 def test_11_head_returns_none_for_empty_log(log: shoal.EventLog, run: str) -> None:
@@ -181,7 +182,7 @@ def test_12_verify_chain_detects_missing_event(memory_db: DB, log: shoal.EventLo
     remove_event(memory_db, run, 2)
     found = log.verify_chain(run)
     assert (found.is_valid, found.length, found.first_invalid) == (False, 5, 2)
-    assert "event 2 is missing" in found.error
+    assert "event 2 is missing" in present(found.error)
 
 
 def test_12_verify_chain_detects_prev_hash_mismatch(memory_db: DB, log: shoal.EventLog, run: str) -> None:
@@ -190,7 +191,7 @@ def test_12_verify_chain_detects_prev_hash_mismatch(memory_db: DB, log: shoal.Ev
     rewrite_event(memory_db, run, 3, prev_hash=bytes(31) + b"\1")
     found = log.verify_chain(run)
     assert (found.is_valid, found.first_invalid) == (False, 3)
-    assert "prev_hash" in found.error
+    assert "prev_hash" in present(found.error)
 
 
 @pytest.mark.parametrize("changed", [{"hash": b"\7" * 32}, {"payload": canonical("forged")}], ids=repr)
@@ -202,7 +203,7 @@ def test_12_verify_chain_detects_hash_corruption(
     rewrite_event(memory_db, run, 4, **changed)
     found = log.verify_chain(run)
     assert (found.is_valid, found.first_invalid) == (False, 4)
-    assert "its content gives" in found.error
+    assert "its content gives" in present(found.error)
 
 
 def test_12_empty_log_verifies_as_valid(log: shoal.EventLog, run: str) -> None:
@@ -236,7 +237,7 @@ def test_14_append_works_in_cross_primitive_transaction(memory_db: DB, log: shoa
         txn.kv.put("status", "running")
         assert txn.events.append("started", {"task": 1}).sequence == 1
         assert log.len(run) == 1
-    assert (log.head(run).event_type, shoal.KVStore(memory_db).get(run, "status")) == ("started", "running")
+    assert (present(log.head(run)).event_type, shoal.KVStore(memory_db).get(run, "status")) == ("started", "running")
     with pytest.raises(RuntimeError), memory_db.transaction(run) as txn:
         txn.events.append("lost", None)
         raise RuntimeError
@@ -248,8 +249,8 @@ def test_14_read_works_in_cross_primitive_transaction(memory_db: DB, log: shoal.
     log.append(run, "before", 0)
     with memory_db.transaction(run) as txn:
         appended = txn.events.append("mine", {"k": 1})
-        assert [event.payload for event in (txn.events.read(0), txn.events.read(1))] == [0, {"k": 1}]
-        assert txn.events.read(1).hash == appended.hash
+        assert [present(txn.events.read(i)).payload for i in (0, 1)] == [0, {"k": 1}]
+        assert present(txn.events.read(1)).hash == appended.hash
         txn.kv.put("seen", txn.events.len())
     assert shoal.KVStore(memory_db).get(run, "seen") == 2
 

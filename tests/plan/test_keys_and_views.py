@@ -16,6 +16,7 @@ from shoal.primitives.views.events import EventView
 from shoal.primitives.views.kv import KVView
 from shoal.primitives.views.runs import RunsView
 from shoal.primitives.views.traces import TraceView
+from tests.support.present import present
 
 DB = shoal.Database
 
@@ -67,7 +68,7 @@ def test_01_tag_values_do_not_conflict() -> None:
     """No two primitives share a tag byte, the reserved one included, and no tag ends a key range early."""
     assert len({int(tag) for tag in Tag}) == len(Tag.__members__)
     assert all(0 < tag < 0xFF for tag in Tag)
-    assert Tag.RESERVED == 0x10
+    assert Tag.RESERVED.value == 0x10
 
 
 def test_01_primitives_work(memory_db: DB, run: str) -> None:
@@ -121,7 +122,7 @@ def test_02_trace_index_key_format(memory_db: DB, run: str) -> None:
     """Index keys of traces have their own kind bytes and lengths before texts: delimiters in a text never collide."""
     traces = shoal.TraceStore(memory_db)
     trace_id = traces.record(run, TraceType.Thought("t"), id="i", tags=["a__b", "a"])
-    time = number(traces.get(run, trace_id).timestamp)
+    time = number(present(traces.get(run, trace_id)).timestamp)
     indices = [key for key in _kept(memory_db, run) if key[1:2] != b"\0"]
     tag = b"\x04\x02"
     assert tag + sized(b"a__b") + time + b"i" in indices
@@ -143,7 +144,7 @@ def test_02_run_key_format(memory_db: DB, run: str) -> None:
 def test_02_keys_with_same_inputs_are_equal() -> None:
     """Equal names give one key, also through equal namespaces; any difference gives another key."""
     assert Namespace("a", "b", "c")._run_prefix("r") == Namespace("a", "b", "c")._run_prefix("r")
-    paths = ["abcr", "xbcr", "axcr", "abxr", "abcx"]
+    paths = [tuple(letters) for letters in ("abcr", "xbcr", "axcr", "abxr", "abcx")]
     assert len({Namespace(*names)._run_prefix(run) for *names, run in paths}) == len(paths)
     shifted = [("ab", "c", "d", "r"), ("a", "bc", "d", "r"), ("a", "b", "cd", "r"), ("a", "b", "c", "dr")]
     assert len({Namespace(*names)._run_prefix(run) for *names, run in shifted}) == len(shifted)

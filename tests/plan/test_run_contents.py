@@ -9,6 +9,7 @@ import pytest
 
 import shoal
 from shoal import RunQuery, RunStatus, TraceType
+from tests.support.present import present
 from tests.support.run_indices import ALLOWED, Stores, ids_of, run_of, stores_of_space  # noqa: F401 (a fixture)
 
 # Story 195: delete and archive
@@ -80,9 +81,9 @@ def test_30_archived_run_data_still_accessible(of: Stores) -> None:
     of.fill("r")
     of.runs.archive_run("r")
     assert of.kv.get("r", "key") == "value"
-    assert of.events.read("r", 0).payload == {"n": 1}
-    assert of.state.read("r", "cell").value == 1
-    assert of.traces.get("r", "trace").trace_type == TraceType.Thought("why")
+    assert present(of.events.read("r", 0)).payload == {"n": 1}
+    assert present(of.state.read("r", "cell")).value == 1
+    assert present(of.traces.get("r", "trace")).trace_type == TraceType.Thought("why")
 
 
 # Story 196: integration
@@ -100,7 +101,7 @@ def test_31_full_run_lifecycle(of: Stores) -> None:
     assert (archived.status, archived.completed_at) == (RunStatus.Archived, completed.completed_at)
     assert of.kv.get("r", "key") == "value"
     assert of.events.verify_chain("r").is_valid
-    assert of.state.read("r", "cell").version == 1
+    assert present(of.state.read("r", "cell")).version == 1
     assert of.traces.list("r") == ["trace"]
 
 
@@ -127,7 +128,7 @@ def test_31_run_forking_creates_independent_runs(of: Stores) -> None:
     of.state.set("child", "cell", 9)
     assert of.kv.get("child", "key") == "value"
     assert (of.events.len("child"), of.events.len("parent")) == (1, 2)
-    assert (of.state.read("child", "cell").version, of.state.read("parent", "cell").version) == (2, 1)
+    assert (present(of.state.read("child", "cell")).version, present(of.state.read("parent", "cell")).version) == (2, 1)
     assert of.traces.get("child", "trace") == of.traces.get("parent", "trace")
     assert of.runs.get_child_runs("parent") == [child]
 
@@ -151,4 +152,4 @@ def test_31_status_transitions_enforced_across_all_operations(runs: shoal.RunInd
             else:
                 with pytest.raises(shoal.InvalidStatusTransitionError):
                     method(run_id)
-                assert runs.get_run(run_id).status is before
+                assert present(runs.get_run(run_id)).status is before

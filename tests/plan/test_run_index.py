@@ -161,7 +161,8 @@ def test_29_query_runs_filters_by_time_range(of: Stores) -> None:
     """In a query by time, ``created_after`` is inclusive and ``created_before`` exclusive."""
     for moment in (1000, 2000, 3000):
         run = shoal.RunMetadata(f"r{moment}", None, RunStatus.Active, moment, moment, None, ["t"], None, None)
-        of.db.transact("r", lambda txn, run=run: restore(txn.runs, run), namespace=of.namespace)
+        with of.db.transaction("r", namespace=of.namespace) as txn:
+            restore(txn.runs, run)
     for more in ({}, {"tags": ["t"]}, {"status": RunStatus.Active}):
         assert ids_of(of.runs.query_runs(RunQuery(created_after=2000, **more))) == ["r2000", "r3000"]
         assert ids_of(of.runs.query_runs(RunQuery(created_before=2000, **more))) == ["r1000"]

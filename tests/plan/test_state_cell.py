@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import shoal
+from tests.support.present import present
 
 DB = shoal.Database
 
@@ -23,7 +24,7 @@ def test_15_state_serializes_and_deserializes() -> None:
     assert pickle.loads(pickle.dumps(state)) == state
     assert shoal.State(**json.loads(json.dumps(dataclasses.asdict(state)))) == state
     with pytest.raises(dataclasses.FrozenInstanceError):
-        state.version = 4
+        state.version = 4  # type: ignore[misc]  # frozen
 
 
 def test_15_new_creates_instance(memory_db: DB) -> None:
@@ -37,7 +38,7 @@ def test_15_new_creates_instance(memory_db: DB) -> None:
 def test_16_init_creates_new_cell_with_version_1(cells: shoal.StateCell, run: str) -> None:
     """``init`` of a name that was never used returns version 1, and ``read`` shows that version."""
     assert cells.init(run, "workflow", "step0") == 1
-    state = cells.read(run, "workflow")
+    state = present(cells.read(run, "workflow"))
     assert (state.value, state.version) == ("step0", 1)
 
 
@@ -55,7 +56,7 @@ def test_16_read_returns_state_with_version(cells: shoal.StateCell, run: str) ->
     before_ms = time.time_ns() // 1_000_000
     cells.init(run, "c", {"a": [1]})
     cells.cas(run, "c", 1, {"a": [2]})
-    state = cells.read(run, "c")
+    state = present(cells.read(run, "c"))
     assert state == shoal.State({"a": [2]}, 2, state.updated_at)
     assert type(state.updated_at) is int
     assert before_ms <= state.updated_at <= time.time_ns() // 1_000_000 + 1
@@ -100,7 +101,7 @@ def test_17_cas_succeeds_when_version_matches(cells: shoal.StateCell, run: str) 
     """``cas`` at the current version changes the value and returns the version that ``read`` shows."""
     cells.init(run, "c", "old")
     assert cells.cas(run, "c", 1, "new") == 2
-    assert (cells.read(run, "c").value, cells.read(run, "c").version) == ("new", 2)
+    assert (present(cells.read(run, "c")).value, present(cells.read(run, "c")).version) == ("new", 2)
 
 
 def test_17_cas_fails_when_version_differs(cells: shoal.StateCell, run: str) -> None:
@@ -111,7 +112,7 @@ def test_17_cas_fails_when_version_differs(cells: shoal.StateCell, run: str) -> 
         with pytest.raises(shoal.CASConflictError) as caught:
             cells.cas(run, "c", expected, "never")
         assert (caught.value.key, caught.value.expected, caught.value.actual) == ("c", expected, 2)
-    assert cells.read(run, "c").value == "second"
+    assert present(cells.read(run, "c")).value == "second"
 
 
 def test_17_cas_increments_version(cells: shoal.StateCell, run: str) -> None:
@@ -139,7 +140,7 @@ def test_17_set_always_succeeds(cells: shoal.StateCell, run: str) -> None:
     for i in range(3):
         cells.set(run, "c", f"others {i}")
         cells.set(run, "c", i)
-        assert cells.read(run, "c").value == i
+        assert present(cells.read(run, "c")).value == i
         cells.delete(run, "c")
     assert cells.set(run, "c", "last") > 1
 
@@ -158,7 +159,7 @@ def test_17_set_increments_version(cells: shoal.StateCell, run: str) -> None:
 def test_17_set_creates_cell_if_not_exists(cells: shoal.StateCell, run: str) -> None:
     """``set`` of a name that was never used gives version 1; of a deleted cell the version above its last."""
     assert cells.set(run, "c", "v") == 1
-    assert cells.read(run, "c").value == "v"
+    assert present(cells.read(run, "c")).value == "v"
     cells.delete(run, "c")
     assert cells.set(run, "c", "w") == 2
 
@@ -174,7 +175,7 @@ def test_18_transition_succeeds_on_first_try(cells: shoal.StateCell, run: str) -
 
     cells.transition(run, "c", spend)
     assert [(state.value, state.version) for state in given] == [(10, 1)]
-    assert (cells.read(run, "c").value, cells.read(run, "c").version) == (9, 2)
+    assert (present(cells.read(run, "c")).value, present(cells.read(run, "c")).version) == (9, 2)
 
 
 def _double_after(changes: int, cells: shoal.StateCell, run: str, given: list[shoal.State]) -> Any:
@@ -193,7 +194,7 @@ def test_18_transition_retries_on_conflict(cells: shoal.StateCell, run: str) -> 
     """``transition`` runs again if another change came first, and builds on that change."""
     cells.init(run, "c", 5)
     cells.transition(run, "c", _double_after(1, cells, run, []))
-    assert (cells.read(run, "c").value, cells.read(run, "c").version) == (12, 3)
+    assert (present(cells.read(run, "c")).value, present(cells.read(run, "c")).version) == (12, 3)
 
 
 def test_18_transition_closure_called_multiple_times_on_retry(cells: shoal.StateCell, run: str) -> None:
@@ -223,7 +224,7 @@ def test_18_transition_fails_after_its_time(cells: shoal.StateCell, run: str) ->
         assert (error.key, error.read_version, error.found_version) == (
             "c",
             given[-1].version,
-            cells.read(run, "c").version,
+            present(cells.read(run, "c")).version,
         )
 
 
@@ -231,9 +232,9 @@ def test_19_read_works_in_transaction(memory_db: DB, cells: shoal.StateCell, run
     """``txn.state.read`` sees the snapshot and own writes; a later change by others is a conflict at commit."""
     cells.init(run, "c", "old")
     with pytest.raises(shoal.ConflictError) as caught, memory_db.transaction(run) as txn:
-        assert txn.state.read("c").version == 1
+        assert present(txn.state.read("c")).version == 1
         cells.set(run, "c", "new")
-        assert txn.state.read("c").value == "old"
+        assert present(txn.state.read("c")).value == "old"
         txn.kv.put("k", 1)
     assert caught.value.key == "c"
     assert not shoal.KVStore(memory_db).exists(run, "k")
@@ -248,17 +249,17 @@ def test_19_cas_works_in_transaction(memory_db: DB, cells: shoal.StateCell, run:
             txn.state.cas("c", 1, "never")
         with pytest.raises(shoal.NotFoundError):
             txn.state.cas("none", 1, "never")
-    assert (cells.read(run, "c").value, cells.read(run, "c").version) == ("b", 3)
+    assert (present(cells.read(run, "c")).value, present(cells.read(run, "c")).version) == ("b", 3)
 
 
 def test_19_set_works_in_transaction(memory_db: DB, cells: shoal.StateCell, run: str) -> None:
     """``txn.state.set`` creates and changes a cell, seen inside at once and outside after the commit."""
     with memory_db.transaction(run) as txn:
         assert [txn.state.set("c", "a"), txn.state.set("c", "b")] == [1, 2]
-        assert txn.state.read("c").value == "b"
+        assert present(txn.state.read("c")).value == "b"
         assert txn.state.list() == ["c"]
         assert cells.read(run, "c") is None
-    assert (cells.read(run, "c").value, cells.read(run, "c").version) == ("b", 2)
+    assert (present(cells.read(run, "c")).value, present(cells.read(run, "c")).version) == ("b", 2)
 
 
 def test_19_cells_and_kv_are_atomic(memory_db: DB, cells: shoal.StateCell, run: str) -> None:
@@ -267,9 +268,9 @@ def test_19_cells_and_kv_are_atomic(memory_db: DB, cells: shoal.StateCell, run: 
     cells.init(run, "c", 0)
     with memory_db.transaction(run) as txn:
         txn.kv.put("k", txn.state.cas("c", 1, "a"))
-    assert (kv.get(run, "k"), cells.read(run, "c").version) == (2, 2)
+    assert (kv.get(run, "k"), present(cells.read(run, "c")).version) == (2, 2)
     with pytest.raises(shoal.CASConflictError), memory_db.transaction(run) as txn:
         txn.kv.put("k", "never")
         txn.state.init("other", 1)
         txn.state.cas("c", 1, "never")
-    assert (kv.get(run, "k"), cells.read(run, "c").version, cells.list(run)) == (2, 2, ["c"])
+    assert (kv.get(run, "k"), present(cells.read(run, "c")).version, cells.list(run)) == (2, 2, ["c"])

@@ -14,6 +14,7 @@ import pytest
 
 import shoal
 from shoal import TraceType
+from tests.support.present import present
 
 
 class Stores:
@@ -40,9 +41,9 @@ def test_32_kv_event_state_atomic(memory_db: shoal.Database, of: Stores, run: st
         trace = txn.traces.record(TraceType.Thought("Starting task"))
     assert (sequence, version) == (0, 2)
     assert of.kv.get(run, "task/status") == "running"
-    assert of.events.read(run, 0).payload == {"task_id": 1}
-    assert of.state.read(run, "workflow").value == "step1"
-    assert of.traces.get(run, trace).trace_type == TraceType.Thought("Starting task")
+    assert present(of.events.read(run, 0)).payload == {"task_id": 1}
+    assert present(of.state.read(run, "workflow")).value == "step1"
+    assert present(of.traces.get(run, trace)).trace_type == TraceType.Thought("Starting task")
 
 
 def test_32_cross_primitive_rollback(memory_db: shoal.Database, of: Stores, run: str) -> None:
@@ -58,7 +59,7 @@ def test_32_cross_primitive_rollback(memory_db: shoal.Database, of: Stores, run:
     assert of.events.is_empty(run)
     assert of.traces.count(run) == 0
     assert of.runs.get_run(run) is None
-    assert of.state.read(run, "cell").version == 1
+    assert present(of.state.read(run, "cell")).version == 1
 
 
 def test_32_all_extension_traits_compose(memory_db: shoal.Database, of: Stores, run: str) -> None:
@@ -77,7 +78,7 @@ def test_32_all_extension_traits_compose(memory_db: shoal.Database, of: Stores, 
         assert [event.event_type for event in txn.events.read_range(0, 9)] == ["x", "y"]
         assert txn.state.list() == ["cell"]
         assert len(txn.traces.get_children(parent)) == 1
-        assert txn.runs.get_run(run).status is shoal.RunStatus.Active
+        assert present(txn.runs.get_run(run)).status is shoal.RunStatus.Active
     assert of.kv.get(other, "a") == 2
     assert of.events.len(run) == 2
     assert of.events.verify_chain(run).is_valid
@@ -105,15 +106,15 @@ def test_33_state_cell_isolation(of: Stores, run: str) -> None:
     of.state.init(run, "cell", "a")
     of.state.init(f"{run}-2", "cell", "b")
     of.state.set(run, "cell", "c")
-    assert (of.state.read(run, "cell").version, of.state.read(f"{run}-2", "cell").version) == (2, 1)
-    assert of.state.read(f"{run}-2", "cell").value == "b"
+    assert (present(of.state.read(run, "cell")).version, present(of.state.read(f"{run}-2", "cell")).version) == (2, 1)
+    assert present(of.state.read(f"{run}-2", "cell")).value == "b"
 
 
 def test_33_trace_store_isolation(of: Stores, run: str) -> None:
     """The same trace id in two runs is two traces; a parent is looked up in its own run only."""
     of.traces.record(run, TraceType.Thought("one"), id="t")
     of.traces.record(f"{run}-2", TraceType.Thought("two"), id="t")
-    assert of.traces.get(f"{run}-2", "t").trace_type.content == "two"
+    assert present(of.traces.get(f"{run}-2", "t")).trace_type == TraceType.Thought("two")
     with pytest.raises(shoal.NotFoundError):
         of.traces.record_child(f"{run}-3", "t", TraceType.Thought("three"))
 
@@ -128,8 +129,8 @@ def test_33_cross_run_query_isolation(of: Stores, run: str) -> None:
     assert of.kv.list_with_values(run) == [("k", run)]
     assert [event.payload for event in of.events.read_by_type(run, "type")] == [run]
     assert of.state.list(run) == ["cell"]
-    assert [t.trace_type.content for t in of.traces.query_by_tag(run, "tag")] == [run]
-    assert [t.trace_type.content for t in of.traces.query_by_type(run, "Thought")] == [run]
+    assert [t.trace_type for t in of.traces.query_by_tag(run, "tag")] == [TraceType.Thought(run)]
+    assert [t.trace_type for t in of.traces.query_by_type(run, "Thought")] == [TraceType.Thought(run)]
     assert of.traces.count(run) == 1
 
 
@@ -182,7 +183,7 @@ def test_34_state_cell_version_survives_recovery(recovered: tuple[Stores, Reopen
     of.state.init(run, "gone", 1)
     of.state.delete(run, "gone")
     of = reopen()
-    assert (of.state.read(run, "cell").value, of.state.read(run, "cell").version) == ("new", 2)
+    assert (present(of.state.read(run, "cell")).value, present(of.state.read(run, "cell")).version) == ("new", 2)
     assert of.state.read(run, "gone") is None
     assert of.state.init(run, "gone", 2) > 1
 
@@ -192,7 +193,7 @@ def test_34_trace_indices_survive_recovery(recovered: tuple[Stores, Reopen], run
     of, reopen = recovered
     root = of.traces.record(run, TraceType.Thought("root"))
     child = of.traces.record_child(run, root, TraceType.Error("E", "m", True), tags=["t"])
-    when = of.traces.get(run, child).timestamp
+    when = present(of.traces.get(run, child)).timestamp
     of = reopen()
     assert [t.id for t in of.traces.query_by_type(run, "Error")] == [child]
     assert [t.id for t in of.traces.query_by_tag(run, "t")] == [child]
