@@ -19,6 +19,7 @@ import pytest
 
 import shoal
 from tests.support.crash_workers import DEADLINE_S, descriptors, kill, wait_for
+from tests.support.shared_memory import store_of
 from tests.support.slow import slow
 
 RUN = "descriptors"
@@ -91,7 +92,7 @@ def test_a_snapshot_of_a_closed_database(store: Path) -> None:
         lambda: list(scan),
         lambda: kv.get(RUN, "key 1"),
         lambda: log.len(RUN),
-        lambda: db._store.auto_commit.published(),
+        lambda: store_of(db).auto_commit.published(),
         lambda: db.info(),
     ):
         with pytest.raises(shoal.InvalidOperationError):

@@ -10,12 +10,15 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from functools import partial
+from typing import Any
 
 import pytest
 
 import shoal
 from shoal import KVStore
 from shoal.shm import limits
+from tests.support.present import present
 
 METHODS = ["fork", "spawn", "forkserver"]
 DEADLINE_S = 60
@@ -70,7 +73,7 @@ def transfer_many(db: shoal.Database, run: str, seed: int) -> None:
     for number in range(25):
         source, target = f"{(seed + number) % 5}", f"{(seed * 3 + number * 2 + 1) % 5}"
         if source != target:
-            db.transact(run, lambda txn, a=source, b=target: move(txn, a, b), retries=10_000)
+            db.transact(run, partial(move, source=source, target=target), retries=10_000)
 
 
 def move(txn: shoal.Transaction, source: str, target: str) -> None:
@@ -167,10 +170,10 @@ class TestUnrelatedProcess:
             "    sys.stdout.flush()\n"
             "    sys.stdin.read()\n"
         )
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
         processes = [subprocess.Popen([sys.executable, "-c", code, store], **pipes) for _ in range(4)]
         try:
-            pids = {process.stdout.readline() for process in processes}
+            pids = {present(process.stdout).readline() for process in processes}
             assert len(pids) == 1
             with shoal.open(store) as db:
                 assert KVStore(db).get("r", "n") == 4

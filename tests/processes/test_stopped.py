@@ -10,6 +10,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -169,13 +170,14 @@ def _client(store: Path, pipe: Connection, stop_in: str) -> None:
             frames.write_all(fd, data)
             os.kill(os.getpid(), signal.SIGSTOP)
 
-        sound = channel.write_all
-        channel.write_all = {"request": write_half, "answer": write_and_stop}.get(stop_in, sound)
+        writing = {"request": write_half, "answer": write_and_stop}.get(stop_in, frames.write_all)
+        patched = pytest.MonkeyPatch()
+        patched.setattr(channel, "write_all", writing)
         pipe.send(os.getpid())
         if stop_in == "snapshot":
             os.kill(os.getpid(), signal.SIGSTOP)
         told = kv.increment(RUN, "mine")
-        channel.write_all = sound
+        patched.undo()
         try:
             seen = view.kv.get("shared")
         except shoal.SnapshotExpiredError:
@@ -271,7 +273,7 @@ def test_a_stopped_client_does_not_keep_all_history(
         pid, pipe = stopped_client("snapshot")
         for i in range(300):
             value = bytes([i & 255]) * 100_000
-            wait_for(lambda value=value: _is_put(kv, value), "room for a value", pause_s=0.05)
+            wait_for(partial(_is_put, kv, value), "room for a value", pause_s=0.05)
         kv.put(RUN, "shared", "new")
         os.kill(pid, signal.SIGCONT)
         assert pipe.poll(DEADLINE_S)

@@ -11,6 +11,7 @@ import pytest
 
 import shoal
 from shoal.fleet import Fleet, _InputRun, input_run_id
+from tests.support.present import present
 from tests.support.repository import ROOT
 
 EXAMPLES = ROOT / "examples"
@@ -60,7 +61,8 @@ def test_a_review_is_shared_once_however_often_a_file_is_reviewed(tmp_path: Path
                 for path in files[:3]:  # shared, and the worker dies before it can say so
                     _InputRun(code_review.FLEET, path).begin(db)
                     reviewed = code_review.check_file(Path(path))
-                    db.transact(code_review.RUN_ID, lambda txn, p=path, r=reviewed: code_review.share(txn, p, r))
+                    with db.transaction(code_review.RUN_ID) as txn:
+                        code_review.share(txn, path, reviewed)
             assert all(outcome.status == "done" for outcome in fleet.run(pool, fleet.to_do(files)))
             reports.append(code_review.report(db))
             traces, events = shoal.TraceStore(db), shoal.EventLog(db)
@@ -71,7 +73,7 @@ def test_a_review_is_shared_once_however_often_a_file_is_reviewed(tmp_path: Path
             types = [event.event_type for event in events.iter(input_run_id(code_review.FLEET, files[1]))]
             assert types == (["started", "shared", "started", "finished"] if name == "disturbed" else
                              ["started", "shared", "finished"])  # fmt: skip
-            assert shoal.StateCell(db).read(code_review.RUN_ID, "total/files").value == 6
+            assert present(shoal.StateCell(db).read(code_review.RUN_ID, "total/files")).value == 6
     assert reports[0] == reports[1]
     assert "Index and totals agree with the files' findings: yes" in reports[0]
     assert "       2  unparsable file" in reports[0]

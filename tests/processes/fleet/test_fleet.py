@@ -10,6 +10,7 @@ import pytest
 import shoal
 from shoal import RunStatus
 from shoal.fleet import DONE, FAILED, Fleet, InputOutcome, _InputRun, fleet_run_id, input_run_id
+from tests.support.present import present
 
 STEP = "tests.support.fleet_functions:step"
 FLEET = fleet_run_id(STEP)
@@ -57,7 +58,7 @@ def test_a_fleet_is_a_run_and_each_input_a_child(pool: shoal.WorkerPool) -> None
     db = pool.database
     assert run_fleet(pool, "a", "bad", "b")["bad"].error == "ValueError: cannot do bad"
     runs = shoal.RunIndex(db)
-    fleet = runs.get_run(FLEET)
+    fleet = present(runs.get_run(FLEET))
     assert (fleet.status, fleet.parent_run, fleet.metadata) == (RunStatus.Active, None, {"function": STEP})
     children = {run.metadata["input"]: run for run in runs.get_child_runs(FLEET)}
     assert {text: run.run_id for text, run in children.items()} == {
@@ -68,7 +69,7 @@ def test_a_fleet_is_a_run_and_each_input_a_child(pool: shoal.WorkerPool) -> None
     assert (children["bad"].status, children["bad"].error) == (RunStatus.Failed, "ValueError: cannot do bad")
     assert steps(db, "a") == [("started", 1), ("finished", 1)]
     assert steps(db, "bad") == [("started", 1), ("failed", 1)]
-    assert shoal.EventLog(db).head(children["bad"].run_id).payload["error"] == "ValueError: cannot do bad"
+    assert present(shoal.EventLog(db).head(children["bad"].run_id)).payload["error"] == "ValueError: cannot do bad"
     assert counters(db) == (2, 1)
 
 
@@ -87,7 +88,7 @@ def test_what_failed_begins_afresh_and_its_log_goes_on(pool: shoal.WorkerPool) -
         ("started", 1), ("failed", 1), ("started", 2), ("failed", 2), ("started", 3), ("finished", 3)
     ]  # fmt: skip
     assert shoal.EventLog(db).verify_chain(run_id, anchor=anchor).is_valid
-    run = shoal.RunIndex(db).get_run(run_id)
+    run = present(shoal.RunIndex(db).get_run(run_id))
     assert (run.status, run.error) == (RunStatus.Completed, None)
     assert len(shoal.RunIndex(db).get_child_runs(FLEET)) == 2
     assert shoal.KVStore(db).list(run_id) == ["note", "result"]
@@ -111,7 +112,7 @@ def test_an_input_that_kills_its_workers_fails_with_every_attempt_noted(pool: sh
     db = pool.database
     assert "WorkerLostError" in (run_fleet(pool, "deadly")["deadly"].error or "")
     assert steps(db, "deadly") == [("started", 1), ("started", 2), ("failed", 2)]
-    assert shoal.RunIndex(db).get_run(input_run_id(STEP, "deadly")).status is RunStatus.Failed
+    assert present(shoal.RunIndex(db).get_run(input_run_id(STEP, "deadly"))).status is RunStatus.Failed
     assert counters(db) == (0, 1)
 
 

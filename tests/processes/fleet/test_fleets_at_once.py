@@ -8,11 +8,13 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import shoal
 from shoal.claims import CLAIMS_FILE, claimed
+from tests.support.present import present
 
 MODULE = '''
 import logging, os, subprocess, sys, time
@@ -135,7 +137,7 @@ def test_overlapping_inputs_and_stored_outcomes(home):
     first = start(home, "bad1", *names(range(5)), "bad2", options=["--results"])
     wait_for(lambda: lines(home / "begun"))
     second = start(home, "bad2", "bad1", *names(range(3, 9)), options=["--results"])
-    outcomes = {}
+    outcomes: dict[str, Any] = {}
     for status, out, err in map(finish, (first, second)):
         assert status == 1, err
         for line in out.splitlines():
@@ -200,7 +202,7 @@ class TestClaims:
         )
         holder = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
         try:
-            assert holder.stdout.readline() == "True\n"
+            assert present(holder.stdout).readline() == "True\n"
             with claimed(str(tmp_path), "ab" * 16, wait=False) as mine:
                 assert not mine
             with claimed(str(tmp_path), "cd" * 16, wait=False) as mine:
@@ -210,7 +212,7 @@ class TestClaims:
                 assert mine
         finally:
             holder.kill()
-            holder.stdout.close()
+            present(holder.stdout).close()
             holder.wait()
         assert (tmp_path / CLAIMS_FILE).stat().st_mode & 0o777 == 0o600
         assert (tmp_path / CLAIMS_FILE).stat().st_size == 0

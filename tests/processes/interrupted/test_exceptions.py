@@ -14,6 +14,7 @@ import pytest
 import shoal
 from tests.processes.interrupted.handling import RUN, Interrupted, handling
 from tests.support.crash_workers import descriptors, shoal_mappings, wait_for
+from tests.support.shared_memory import store_of
 
 # An exception between two steps leaves files and processes to the collector, which gives them back and says so.
 pytestmark = [
@@ -96,7 +97,7 @@ def _interrupt_at_random(store: Path, monkeypatch: pytest.MonkeyPatch, times: in
         assert note[1] <= found <= note[0]
         assert kv.get(RUN, "left") == kv.get(RUN, "right")
         assert db.check() == []
-        slots = db._store.connection.current().slots
+        slots = store_of(db).connection.current().slots
         assert not any(slots._slots[1:])
         assert slots._slots[0] < 50
         # An open that was interrupted goes on in its thread, and gives back what it has when it is done.

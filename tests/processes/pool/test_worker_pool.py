@@ -11,6 +11,7 @@ import textwrap
 import time
 from concurrent.futures import Executor
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -123,7 +124,8 @@ def test_bad_options(tmp_path: Path, options, error) -> None:
 
 def test_max_workers_is_workers(memory_db: shoal.Database) -> None:
     """Either name, or both if they agree."""
-    for options in ({"workers": 1}, {"max_workers": 1}, {"workers": 1, "max_workers": 1}):
+    either: list[dict[str, Any]] = [{"workers": 1}, {"max_workers": 1}, {"workers": 1, "max_workers": 1}]
+    for options in either:
         with shoal.WorkerPool(memory_db.path, **options) as pool:
             pool.submit(os.getpid).result(30)
             assert len(pool.worker_pids) == 1

@@ -43,6 +43,7 @@ def test_a_group_brings_its_members(pool: shoal.WorkerPool) -> None:
     group = pool.submit(functions.fail, "group").exception(30)
     assert isinstance(group, ExceptionGroup)
     assert [type(member) for member in group.exceptions] == [ValueError, functions.FrozenError]
+    assert isinstance(group.exceptions[1], functions.FrozenError)
     assert group.exceptions[1].tool == "b"
 
 
@@ -123,6 +124,6 @@ def test_what_a_worker_cannot_run_is_refused(pool: shoal.WorkerPool, function) -
 def test_what_cannot_be_called_is_refused(pool: shoal.WorkerPool) -> None:
     """TypeError at once; classes and builtins can be called."""
     with pytest.raises(TypeError, match="has type int; give a function"):
-        pool.submit(5)
+        pool.submit(5)  # type: ignore[arg-type]  # it is refused
     assert pool.submit(dict, a=1).result(30) == {"a": 1}
     assert pool.submit(functools.partial(max, 3), 4).result(30) == 4

@@ -17,9 +17,10 @@ import pytest
 
 import shoal
 from shoal.shm.host.shortage import SHORTAGES
-from shoal.workers.pool import supervisor
+from shoal.workers.pool import channel, supervisor, worker_process
 from tests.processes.pool.pool_processes import is_running, wait_for
 from tests.support import pool_functions as functions
+from tests.support.present import present
 from tests.support.slow import slow
 
 METHODS = ["fork", *slow("spawn"), "forkserver"]
@@ -189,7 +190,7 @@ def test_without_descriptors_the_pool_waits(memory_db: shoal.Database, method: s
 @pytest.mark.parametrize("number", sorted(SHORTAGES))
 def test_each_shortage_is_waited_out(memory_db: shoal.Database, monkeypatch, number: int) -> None:
     """Memory, processes and descriptors, of this process or the machine: the start is tried again."""
-    start, failures = supervisor.start_worker, iter([number] * 3)
+    start, failures = worker_process.start_worker, iter([number] * 3)
 
     def start_worker(*arguments):
         for failure in failures:
@@ -203,16 +204,17 @@ def test_each_shortage_is_waited_out(memory_db: shoal.Database, monkeypatch, num
 
 def test_an_error_of_the_pool_itself_is_logged(memory_db: shoal.Database, monkeypatch, caplog) -> None:
     """A task whose exchange fails here gets that error; the worker is replaced, the pool goes on."""
-    receive, failures = supervisor.channel.Channel.receive, []
+    receive = channel.Channel.receive
+    failures: list[int] = []
 
     def broken(self):
         message = receive(self)
-        if message is not None and message[0] == supervisor.channel.RESULT and not failures:
+        if message is not None and message[0] == channel.RESULT and not failures:
             failures.append(1)
             raise MemoryError("no room for the result")
         return message
 
-    monkeypatch.setattr(supervisor.channel.Channel, "receive", broken)
+    monkeypatch.setattr(channel.Channel, "receive", broken)
     with shoal.WorkerPool(memory_db.path, 1) as pool:
         with pytest.raises(MemoryError):
             pool.submit(functions.pid).result(30)
@@ -226,7 +228,7 @@ def test_the_process_that_forks_is_lost(memory_db: shoal.Database) -> None:
         wait_for(lambda: len(set(pool.map(functions.slow_pid, range(4)))) == 2)
         running = pool.submit(functions.sleep_then, 1.0, "running")
         time.sleep(0.2)
-        os.kill(pool._state.template.pid, signal.SIGKILL)
+        os.kill(present(present(pool._state.template).pid), signal.SIGKILL)
         assert isinstance(pool.submit(functions.die).exception(30), shoal.WorkerLostError)
         with pytest.raises((BrokenProcessPool, shoal.WorkerLostError), match="forks"):
             concurrent.futures.wait([pool.submit(functions.pid)], 30).done.pop().result()

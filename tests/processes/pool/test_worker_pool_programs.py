@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from concurrent.futures import Future
 from pathlib import Path
 
 import pytest
@@ -88,7 +89,7 @@ def test_what_was_submitted_is_done(tmp_path: Path, body: str) -> None:
 
 def test_a_generator_that_is_closed_early_finishes_its_tasks(memory_db: shoal.Database, tmp_path: Path) -> None:
     """Its GeneratorExit is no Ctrl-C."""
-    futures = []
+    futures: list[Future[None]] = []
 
     def results() -> Iterator[object]:
         with shoal.WorkerPool(memory_db.path, 1) as pool:

@@ -12,8 +12,10 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
@@ -21,6 +23,7 @@ import shoal
 from tests.processes.pool.pool_processes import Program, is_running, parent_of, wait_for
 from tests.support import pool_functions as functions
 from tests.support.crash_workers import descriptors
+from tests.support.present import present
 from tests.support.slow import slow
 
 METHODS = ["forkserver", "fork", "spawn"]
@@ -88,9 +91,18 @@ def test_without_processes_the_pool_waits(tmp_path: Path, method: str, free: str
 
 
 def fork_server() -> int:
-    while (pid := multiprocessing.forkserver._forkserver._forkserver_pid) is None:
+    server: Any = multiprocessing.forkserver._forkserver
+    while (pid := server._forkserver_pid) is None:
         time.sleep(0.005)  # another thread starts it
     return pid
+
+
+def has_another_fork_server(victim: int) -> bool:
+    return fork_server() != victim
+
+
+def have_ended(threads: list[threading.Thread]) -> bool:
+    return not any(thread.is_alive() for thread in threads)
 
 
 def test_the_fork_server_dies_again_and_again(memory_db: shoal.Database, caplog) -> None:
@@ -106,7 +118,7 @@ def test_the_fork_server_dies_again_and_again(memory_db: shoal.Database, caplog)
             wait_for(lambda: any(one.is_starting for one in pool._state.supervisors))
             victim = fork_server()
             os.kill(victim, signal.SIGKILL)
-            wait_for(lambda victim=victim: fork_server() != victim)
+            wait_for(partial(has_another_fork_server, victim))
             os.kill(fork_server(), signal.SIGSTOP)
         os.kill(fork_server(), signal.SIGCONT)
         assert [future.result(30) for future in waiting] == [0, 1, 2]
@@ -116,7 +128,7 @@ def test_the_fork_server_dies_again_and_again(memory_db: shoal.Database, caplog)
 
 
 def starter(pool: shoal.WorkerPool, method: str) -> int:
-    return fork_server() if method == "forkserver" else pool._state.template.pid
+    return fork_server() if method == "forkserver" else present(present(pool._state.template).pid)
 
 
 @pytest.mark.parametrize("is_starting", [True, False], ids=["in a start", "idle"])
@@ -280,7 +292,7 @@ def test_interrupted_while_it_starts(memory_db: shoal.Database, zombies: None, m
             pool.kill()
         threads = [one.thread for one in pool._state.supervisors]
         del pool
-        wait_for(lambda threads=threads: not any(thread.is_alive() for thread in threads))
+        wait_for(partial(have_ended, threads))
     assert at > 20
     assert not [thread for thread in threading.enumerate() if thread.name == "shoal-pool"]
     gc.collect()

@@ -13,6 +13,7 @@ import time
 import weakref
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -269,7 +270,7 @@ def test_map(pool: shoal.WorkerPool, chunksize: int, buffersize: int | None) -> 
     assert list(got) == [number**2 for number in range(10)]
     if buffersize is not None:
         taken = itertools.count()
-        results = pool.map(abs, taken, chunksize=chunksize, buffersize=buffersize)
+        results: Any = pool.map(abs, taken, chunksize=chunksize, buffersize=buffersize)
         assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
         assert next(taken) <= chunksize * (buffersize + 6)
         results.close()
