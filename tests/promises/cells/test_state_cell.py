@@ -20,6 +20,7 @@ from shoal.primitives.views.cells import restore
 from shoal.shm import codec
 from shoal.shm.limits import MAX_VALUE_BYTES
 from shoal.shm.operation import Decision, VersionedValue
+from tests.support.present import present
 
 DB = shoal.Database
 WEIRD_NAMES = ["\0", "a\0b", "__idx_", "a__b", "/", "a/b", "🦀", "é", "\n", " ", "\uffff", "k" * 1024, "é" * 512]
@@ -143,7 +144,7 @@ class TestNamesAndValues:
         """A name of any characters goes through every call, and into every error as it is."""
         assert cells.init(run, name, name) == 1
         assert cells.cas(run, name, 1, [name]) == 2
-        assert cells.read(run, name).value == [name]
+        assert present(cells.read(run, name)).value == [name]
         assert cells.list(run) == cells.list(run, name) == [name]
         with pytest.raises(shoal.AlreadyExistsError) as exists:
             cells.init(run, name, 1)
@@ -162,7 +163,7 @@ class TestNamesAndValues:
         for i, name in enumerate(WEIRD_NAMES):
             cells.set(run, name, i)
         assert cells.list(run) == sorted(WEIRD_NAMES)
-        assert [cells.read(run, name).value for name in WEIRD_NAMES] == list(range(len(WEIRD_NAMES)))
+        assert [present(cells.read(run, name)).value for name in WEIRD_NAMES] == list(range(len(WEIRD_NAMES)))
 
     def test_a_cell_is_no_key(self, memory_db: DB, cells: shoal.StateCell, run: str) -> None:
         """A key and a cell of one name have nothing to do with each other."""
@@ -179,7 +180,7 @@ class TestNamesAndValues:
         """A value reads back equal, with its type; None is a value and not a deleted cell."""
         for version, write in enumerate((cells.init, cells.set), 1):
             write(run, "c", value)
-            state = cells.read(run, "c")
+            state = present(cells.read(run, "c"))
             assert (state.value, type(state.value), state.version) == (value, type(value), version)
         assert cells.exists(run, "c")
         assert cells.transition(run, "c", lambda state: (state.value, type(state.value))) is type(value)
@@ -188,24 +189,24 @@ class TestNamesAndValues:
         """16 MiB go in and come back; one byte more is refused and changes nothing."""
         value = bytes(MAX_VALUE_BYTES)
         assert cells.set(run, "c", value) == 1
-        assert cells.read(run, "c").value == value
+        assert present(cells.read(run, "c")).value == value
         with pytest.raises(shoal.LimitExceededError, match="size of the value in bytes is 16,777,217"):
             cells.cas(run, "c", 1, value + b"x")
-        assert cells.read(run, "c").version == 1
+        assert present(cells.read(run, "c")).version == 1
         cells.set(run, "c", None)
 
     def test_what_is_read_is_a_copy(self, cells: shoal.StateCell, run: str) -> None:
         """Changing a value that was read changes nothing in the store, and fn may change the one it is given."""
         cells.init(run, "c", {"list": [1]})
-        cells.read(run, "c").value["list"].append(2)
-        assert cells.read(run, "c").value == {"list": [1]}
+        present(cells.read(run, "c")).value["list"].append(2)
+        assert present(cells.read(run, "c")).value == {"list": [1]}
 
         def append(state: shoal.State) -> tuple[Any, None]:
             state.value["list"].append(3)
             return state.value, None
 
         cells.transition(run, "c", append)
-        assert cells.read(run, "c").value == {"list": [1, 3]}
+        assert present(cells.read(run, "c")).value == {"list": [1, 3]}
 
 
 class TestRecords:
@@ -233,7 +234,8 @@ class TestRecords:
 
     def test_a_value_that_is_none_is_refused(self) -> None:
         """What comes through a pipe is looked at: only bytes within the limit become a record."""
-        for value in ("text", 1, [b""], bytes(MAX_VALUE_BYTES + 100_000)):
+        refused: list[Any] = ["text", 1, [b""], bytes(MAX_VALUE_BYTES + 100_000)]
+        for value in refused:
             with pytest.raises(ValueError, match="not bytes within the limit"):
                 cell_operations.put(lambda key: None, 0, b"key", value)
 

@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 
 import shoal
+from tests.support.present import present
 
 DB = shoal.Database
 _FORK = multiprocessing.get_context("fork")
@@ -52,7 +53,7 @@ class TestTransactions:
             txn.state.set("decided", 1)
             CHANGES[change](cells, run)
         assert caught.value.key == "c"
-        assert cells.read(run, "c").value == "theirs"
+        assert present(cells.read(run, "c")).value == "theirs"
         assert not cells.exists(run, "decided")
 
     def test_what_was_not_read_does_not_conflict(self, memory_db: DB, cells: shoal.StateCell, run: str) -> None:
@@ -74,7 +75,7 @@ class TestTransactions:
             txn.state.cas("c", 1, "never")
             assert [cells.cas(run, "c", 1, 1), cells.set(run, "c", 2), cells.init(run, "d", 0)] == [2, 3, 1]
             assert cells.delete(run, "d") is True
-        assert cells.read(run, "c").value == 2
+        assert present(cells.read(run, "c")).value == 2
 
     def test_a_refused_cas_leaves_the_transaction_usable(self, memory_db: DB, cells: shoal.StateCell, run: str) -> None:
         """Caught inside, the error costs nothing; but it told something, which is validated."""
@@ -103,7 +104,7 @@ class TestTransactions:
 
         assert memory_db.transact(run, lambda txn: txn.state.transition("c", add)) == 2
         assert calls == [1, 10]
-        assert cells.read(run, "c").value == 11
+        assert present(cells.read(run, "c")).value == 11
 
     def test_a_snapshot_only_reads(self, memory_db: DB, cells: shoal.StateCell, run: str) -> None:
         """read, exists and list at one moment; every change is InvalidOperationError."""
@@ -111,7 +112,7 @@ class TestTransactions:
         with memory_db.snapshot(run) as view:
             cells.set(run, "c", 1)
             cells.init(run, "d", 1)
-            assert (view.state.read("c").value, view.state.exists("d"), view.state.list()) == (0, False, ["c"])
+            assert (present(view.state.read("c")).value, view.state.exists("d"), view.state.list()) == (0, False, ["c"])
             for call in (
                 lambda: view.state.init("x", 1),
                 lambda: view.state.set("c", 1),
@@ -142,7 +143,7 @@ def _sum_of_transitions(store: Path, processes: int, count: int) -> None:
             worker.join()
         assert [worker.exitcode for worker in workers] == [0] * processes
         assert sorted(told) == list(range(1, processes * count + 1))
-        state = cells.read("r", "c")
+        state = present(cells.read("r", "c"))
         assert (state.value, state.version) == (processes * count, processes * count + 1)
 
 
@@ -167,7 +168,7 @@ class TestTransition:
                 with pytest.raises(TypeError) as caught:
                     view.transition("c", lambda state: returned)
                 assert str(caught.value) == f"fn returned {returned!r}, not a pair; return a tuple (new_value, result)"
-        assert cells.read(run, "c").version == 1
+        assert present(cells.read(run, "c")).version == 1
 
     def test_an_exception_of_fn_comes_through(self, cells: shoal.StateCell, run: str) -> None:
         """Whatever fn raises ends the call with nothing written, and is not tried again."""
@@ -180,9 +181,9 @@ class TestTransition:
 
         with pytest.raises(KeyError, match="budget"):
             cells.transition(run, "c", fail)
-        assert (len(calls), cells.read(run, "c").version) == (1, 1)
+        assert (len(calls), present(cells.read(run, "c")).version) == (1, 1)
         with pytest.raises(TypeError, match="fn has type int"):
-            cells.transition(run, "c", 5)
+            cells.transition(run, "c", 5)  # type: ignore[arg-type]  # it is refused
 
     def test_a_missing_cell_is_not_found(self, cells: shoal.StateCell, run: str) -> None:
         """Before anything is called; also when it is deleted while fn runs."""
@@ -206,11 +207,15 @@ class TestTransition:
             return state.value + "!", None
 
         cells.transition(run, "c", fn)
-        assert (seen, cells.read(run, "c").value) == (["old", "anew"], "anew!")
+        assert (seen, present(cells.read(run, "c")).value) == (["old", "anew"], "anew!")
 
 
 def _later(call: Callable[[], object]) -> threading.Thread:
-    thread = threading.Thread(target=lambda: (time.sleep(0.03), call()))
+    def run() -> None:
+        time.sleep(0.03)
+        call()
+
+    thread = threading.Thread(target=run)
     thread.start()
     return thread
 
@@ -222,7 +227,7 @@ class TestWait:
         cells.set(run, "c", "b")
         for version in (0, 1):
             assert cells.wait(run, "c", version) == cells.read(run, "c")
-        assert cells.wait(run, "c", 0, timeout=0).version == 2
+        assert present(cells.wait(run, "c", 0, timeout=0)).version == 2
 
     @pytest.mark.parametrize("timeout", [None, 60])
     def test_a_newer_state_comes(self, cells: shoal.StateCell, run: str, timeout: float | None) -> None:
@@ -236,14 +241,14 @@ class TestWait:
             cells.set(run, "c", "b")
 
         thread = _later(others)
-        state = cells.wait(run, "c", 1, timeout)
+        state = present(cells.wait(run, "c", 1, timeout))
         thread.join()
         assert (state.value, state.version) == ("b", 2)
 
     def test_a_cell_comes_to_be(self, cells: shoal.StateCell, run: str) -> None:
         """version 0 waits for init."""
         thread = _later(lambda: cells.init(run, "c", "a"))
-        assert cells.wait(run, "c", 0, timeout=60).value == "a"
+        assert present(cells.wait(run, "c", 0, timeout=60)).value == "a"
         thread.join()
 
     def test_none_when_the_time_is_up(self, cells: shoal.StateCell, run: str) -> None:
@@ -263,7 +268,7 @@ class TestWait:
         cells.delete(run, "c")
         assert cells.wait(run, "c", 0, timeout=0) is None
         thread = _later(lambda: (cells.delete(run, "c"), cells.init(run, "c", "again")))
-        state = cells.wait(run, "c", 1, timeout=60)
+        state = present(cells.wait(run, "c", 1, timeout=60))
         thread.join()
         assert (state.value, state.version) == ("again", 3)
 
@@ -272,7 +277,8 @@ class TestWait:
         cells.init(run, "c", 0)
         seen: list[int] = []
         threads = [
-            threading.Thread(target=lambda: seen.append(cells.wait(run, "c", 1, timeout=60).version)) for _ in range(8)
+            threading.Thread(target=lambda: seen.append(present(cells.wait(run, "c", 1, timeout=60)).version))
+            for _ in range(8)
         ]
         for thread in threads:
             thread.start()

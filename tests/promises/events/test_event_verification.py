@@ -23,6 +23,7 @@ from shoal.primitives.rules.event_rules import (
 from shoal.primitives.rules.hash_chain import CHAINS, canonical, event_hash
 from shoal.shm import codec
 from tests.support.event_logs import DB, prefix_of, record_of, rewrite_event
+from tests.support.present import present
 
 
 class TestVerify:
@@ -73,7 +74,7 @@ class TestVerify:
         events[2] = replace(events[2], **changed)
         found = shoal.EventLog.verify(events)
         assert (found.is_valid, bool(found), found.length, found.first_invalid) == (False, False, 5, 2)
-        assert "event 2" in found.error
+        assert "event 2" in present(found.error)
         alone = shoal.EventLog.verify([events[2]], prev_hash=events[1].hash)
         assert not alone.is_valid or "sequence" in changed
 
@@ -118,15 +119,22 @@ class TestVerify:
         events = [Event(0, "e", 1, 2_000, shoal.GENESIS_HASH, first), Event(1, "e", 2, 1_000, first, second)]
         found = shoal.EventLog.verify(events)
         assert (found.is_valid, found.first_invalid) == (False, 1)
-        assert "timestamp" in found.error
+        assert "timestamp" in present(found.error)
 
     def test_what_is_no_event_or_hash_is_refused(self, log, run):
         """Arguments of the wrong kind are errors, not findings."""
         log.append(run, "e", 1)
-        for events in ([None], [("e", 1)], [log.head(run), {"sequence": 1}]):
+        no_events: list[Any] = [[None], [("e", 1)], [log.head(run), {"sequence": 1}]]
+        for events in no_events:
             with pytest.raises(TypeError, match="Event"):
                 shoal.EventLog.verify(events)
-        for prev_hash, error in ((None, TypeError), ("00", TypeError), (b"", ValueError), (bytes(31), ValueError)):
+        no_hashes: list[tuple[Any, type[Exception]]] = [
+            (None, TypeError),
+            ("00", TypeError),
+            (b"", ValueError),
+            (bytes(31), ValueError),
+        ]
+        for prev_hash, error in no_hashes:
             with pytest.raises(error, match="prev_hash"):
                 shoal.EventLog.verify([], prev_hash=prev_hash)
 
@@ -138,7 +146,7 @@ class TestVerifyChain:
     def rewrite_metadata(db: DB, run: str, **changed: Any) -> None:
         key = prefix_of(run) + METADATA
         db._store.auto_commit.put(
-            key, codec.pack(decode_metadata(db._store.auto_commit.find(key).value)._replace(**changed))
+            key, codec.pack(decode_metadata(present(db._store.auto_commit.find(key)).value)._replace(**changed))
         )
 
     @pytest.mark.parametrize(
@@ -300,10 +308,10 @@ class TestAnchors:
         [
             ((5, bytes(32)), TypeError),
             ("anchor", TypeError),
-            (shoal.Anchor("5", bytes(32)), TypeError),
+            (shoal.Anchor("5", bytes(32)), TypeError),  # type: ignore[arg-type]  # it is refused
             (shoal.Anchor(True, bytes(32)), TypeError),
             (shoal.Anchor(-1, bytes(32)), ValueError),
-            (shoal.Anchor(1, None), TypeError),
+            (shoal.Anchor(1, None), TypeError),  # type: ignore[arg-type]  # it is refused
             (shoal.Anchor(1, b"short"), ValueError),
         ],
         ids=repr,

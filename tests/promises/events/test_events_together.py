@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 
@@ -17,7 +18,7 @@ from tests.support.event_logs import keys_of, prefix_of, record_of
 def mixed(log, run):
     """A log of single events and of batches, of few and of many records; what was appended, in order."""
     rng = random.Random(7)
-    events = []
+    events: list[tuple[str, Any]] = []
     for size in (1, 1, 3, 40, 1, 200, 1, 2, 100):
         batch = [
             (f"type-{rng.randrange(5)}", {"n": n, "text": "x" * rng.choice((0, 30, 900, RECORD_BYTES))})

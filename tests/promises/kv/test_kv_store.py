@@ -224,4 +224,4 @@ class TestFacade:
         with pytest.raises(TypeError, match="type str"):
             shoal.KVStore("fleet.db")
         with pytest.raises(TypeError, match="type str"):
-            shoal.KVStore(memory_db, namespace="acme")
+            shoal.KVStore(memory_db, namespace="acme")  # type: ignore[arg-type]  # it is refused

@@ -8,6 +8,7 @@ import pickle
 import random
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import FrozenInstanceError
+from typing import Any
 
 import pytest
 
@@ -106,7 +107,7 @@ class TestCreate:
 
     def test_what_is_returned_is_what_is_stored(self, runs):
         """create_run says what get_run will say, and keeps nothing of the caller's own."""
-        metadata = {"steps": (1, 2)}
+        metadata: dict[str, Any] = {"steps": (1, 2)}
         run = runs.create_run(metadata=metadata)
         metadata["steps"] = None
         assert run == runs.get_run(run.run_id)

@@ -13,7 +13,13 @@ from shoal import RunIndex, RunQuery, RunStatus
 from shoal.shm.wire.wire_errors import error_from, error_parts
 from tests.support.run_indices import ids_of, kv_of_space  # noqa: F401 (a fixture)
 
-BAD_IDS = [(None, TypeError), (1, TypeError), (b"r", TypeError), ("", ValueError), ("\ud800", ValueError)]
+BAD_IDS: list[tuple[Any, type[Exception]]] = [
+    (None, TypeError),
+    (1, TypeError),
+    (b"r", TypeError),
+    ("", ValueError),
+    ("\ud800", ValueError),
+]
 BAD_IDS += [("x" * 129, shoal.LimitExceededError), (["r"], TypeError)]
 
 
@@ -73,8 +79,12 @@ class TestBadArguments:
     def test_values_that_cannot_be_stored(self, runs):
         """Metadata that is no value, or too large, is refused by create and update; the run stays as it was."""
         run = runs.create_run(run_id="r", metadata={"a": 1})
-        for bad, error in [({"f": print}, TypeError), ({1: 2}, TypeError), (b"x" * (16 << 20 | 1), ValueError)]:
-            error = shoal.LimitExceededError if error is ValueError else error
+        values: list[tuple[Any, type[Exception]]] = [
+            ({"f": print}, TypeError),
+            ({1: 2}, TypeError),
+            (b"x" * (16 << 20 | 1), shoal.LimitExceededError),
+        ]
+        for bad, error in values:
             with pytest.raises(error):
                 runs.update_metadata("r", bad)
             with pytest.raises(error):
@@ -101,6 +111,7 @@ class TestBadArguments:
     def test_other_arguments(self, runs):
         """Errors that are no text, queries and options that are none, times and limits that are no int."""
         runs.create_run(run_id="r")
+        query: Any = RunQuery
         for call in (
             lambda: runs.fail_run("r", ValueError("x")),
             lambda: runs.fail_run("r", None),
@@ -108,11 +119,11 @@ class TestBadArguments:
             lambda: runs.query_runs({"status": RunStatus.Active}),
             lambda: runs.create_run_with_options({"run_id": "x"}),
             lambda: runs.delete_run("r", cascade_children=1),
-            lambda: RunQuery(limit=True),
-            lambda: RunQuery(limit="1"),
-            lambda: RunQuery(created_after=1.5),
-            lambda: RunQuery(created_before="now"),
-            lambda: RunQuery(include_archived=1),
+            lambda: query(limit=True),
+            lambda: query(limit="1"),
+            lambda: query(created_after=1.5),
+            lambda: query(created_before="now"),
+            lambda: query(include_archived=1),
         ):
             with pytest.raises(TypeError):
                 call()
@@ -125,7 +136,7 @@ class TestBadArguments:
         with pytest.raises(TypeError, match="type str"):
             RunIndex("fleet.db")
         with pytest.raises(TypeError, match="type str"):
-            RunIndex(memory_db, namespace="acme")
+            RunIndex(memory_db, namespace="acme")  # type: ignore[arg-type]  # it is refused
 
     def test_a_run_that_is_not_registered(self, runs, kv):
         """Whatever changes a run is NotFoundError then, even if the run holds something."""

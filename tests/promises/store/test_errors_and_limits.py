@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
+from typing import Any
 
 import pytest
 
@@ -99,9 +100,10 @@ class TestKeysAndRuns:
             with pytest.raises(LimitExceededError, match="run_id") as caught:
                 call(kv, run_id, "k")
             assert (caught.value.limit, caught.value.size) == (128, 129)
-        for run_id in (None, 1, b"r", ["r"]):
+        no_texts: list[Any] = [None, 1, b"r", ["r"]]
+        for no_text in no_texts:
             with pytest.raises(TypeError, match=r"run_id has type|unhashable type: 'list'"):
-                call(kv, run_id, "k")
+                call(kv, no_text, "k")
 
 
 class TestOtherNames:
@@ -131,7 +133,7 @@ class TestOtherNames:
         with pytest.raises(ValueError, match=f"{part} is empty"):
             shoal.Namespace(**{part: ""})
         with pytest.raises(TypeError, match=f"{part} has type int"):
-            shoal.Namespace(**{part: 1})
+            shoal.Namespace(**{part: 1})  # type: ignore[arg-type]  # it is refused
         with pytest.raises(LimitExceededError, match=part):
             shoal.Namespace(**{part: "x" * 129})
 

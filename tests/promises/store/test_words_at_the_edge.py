@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import time
+from typing import Any
 
 import pytest
 
@@ -65,7 +66,8 @@ class TestPaths:
 
         with shoal.open("~", durability="memory") as db:
             shoal.KVStore(db).put("r", "k", 1)
-            for path in (pathlib.Path("~"), b"~", Named(), str(tmp_path / "~")):
+            paths: list[Any] = [pathlib.Path("~"), b"~", Named(), str(tmp_path / "~")]
+            for path in paths:
                 with shoal.open(path) as other:
                     assert shoal.KVStore(other).get("r", "k") == 1
                     assert other.path == str(tmp_path / "~")
@@ -261,7 +263,7 @@ class TestAdvice:
 
 
 def _nested(levels):
-    value = 1
+    value: Any = 1
     for _ in range(levels):
         value = [value]
     return value

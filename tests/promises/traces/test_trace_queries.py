@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,7 +26,7 @@ def _restore(db: shoal.Database, run: str, *traces: Trace) -> None:
             restore(txn.traces, trace)
 
 
-def _at(timestamp: int, trace_id: str, **parts) -> Trace:
+def _at(timestamp: Any, trace_id: Any, **parts) -> Trace:
     parts = {"parent_id": None, "trace_type": THOUGHT, "tags": [], "metadata": None} | parts
     return Trace(trace_id, timestamp=timestamp, **parts)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from datetime import UTC, datetime
+from typing import Any
 
 import pytest
 
@@ -45,7 +46,8 @@ class TestRecord:
 
     def test_falsy_metadata_is_not_none(self, traces, run):
         """Empty values are values."""
-        for value in ({}, [], 0, False, ""):
+        values: list[Any] = [{}, [], 0, False, ""]
+        for value in values:
             read = traces.get(run, traces.record(run, THOUGHT, metadata=value)).metadata
             assert (read, type(read)) == (value, type(value))
 
@@ -145,27 +147,28 @@ class TestText:
 class TestBadArguments:
     def test_kinds_check_their_fields(self):
         """Each field that is of a wrong type or value is refused when the kind is made."""
+        kind: Any = TraceType
         for call, error in [
-            (lambda: TraceType.ToolCall(None, {}), TypeError),
-            (lambda: TraceType.ToolCall("t", {}, None, "3"), TypeError),
-            (lambda: TraceType.ToolCall("t", {}, None, True), TypeError),
-            (lambda: TraceType.ToolCall("t", {}, None, -1), ValueError),
-            (lambda: TraceType.ToolCall("t", {}, None, float("nan")), ValueError),
-            (lambda: TraceType.Decision("q", "ab", "a"), TypeError),
-            (lambda: TraceType.Decision("q", None, "a"), TypeError),
-            (lambda: TraceType.Decision("q", [1], "a"), TypeError),
-            (lambda: TraceType.Decision("q", [], None), TypeError),
-            (lambda: TraceType.Decision("q", [], "a", 1), TypeError),
-            (lambda: TraceType.Query("t", b"q", 1), TypeError),
-            (lambda: TraceType.Query("t", "q", 1.0), TypeError),
-            (lambda: TraceType.Query("t", "q", -1), ValueError),
-            (lambda: TraceType.Thought(b"x"), TypeError),
-            (lambda: TraceType.Thought("x", "high"), TypeError),
-            (lambda: TraceType.Error("E", "m", 1), TypeError),
-            (lambda: TraceType.Error("E", None, True), TypeError),
-            (lambda: TraceType.Custom("", 1), ValueError),
-            (lambda: TraceType.Custom(None, 1), TypeError),
-            (lambda: TraceType(), TypeError),
+            (lambda: kind.ToolCall(None, {}), TypeError),
+            (lambda: kind.ToolCall("t", {}, None, "3"), TypeError),
+            (lambda: kind.ToolCall("t", {}, None, True), TypeError),
+            (lambda: kind.ToolCall("t", {}, None, -1), ValueError),
+            (lambda: kind.ToolCall("t", {}, None, float("nan")), ValueError),
+            (lambda: kind.Decision("q", "ab", "a"), TypeError),
+            (lambda: kind.Decision("q", None, "a"), TypeError),
+            (lambda: kind.Decision("q", [1], "a"), TypeError),
+            (lambda: kind.Decision("q", [], None), TypeError),
+            (lambda: kind.Decision("q", [], "a", 1), TypeError),
+            (lambda: kind.Query("t", b"q", 1), TypeError),
+            (lambda: kind.Query("t", "q", 1.0), TypeError),
+            (lambda: kind.Query("t", "q", -1), ValueError),
+            (lambda: kind.Thought(b"x"), TypeError),
+            (lambda: kind.Thought("x", "high"), TypeError),
+            (lambda: kind.Error("E", "m", 1), TypeError),
+            (lambda: kind.Error("E", None, True), TypeError),
+            (lambda: kind.Custom("", 1), ValueError),
+            (lambda: kind.Custom(None, 1), TypeError),
+            (lambda: kind(), TypeError),
         ]:
             with pytest.raises(error):
                 call()
@@ -222,7 +225,8 @@ class TestBadArguments:
     def test_a_list_changed_after_it_was_checked_is_checked_again(self, traces, run):
         """What would not read back is not recorded."""
         decision = TraceType.Decision("q", ["a"], "a")
-        decision.options.append(7)
+        options: Any = decision.options
+        options.append(7)
         with pytest.raises(TypeError, match="an option has type int"):
             traces.record(run, decision)
 

@@ -13,7 +13,7 @@ from shoal import ConflictError, KVStore
 from shoal.shm import limits
 
 
-def interleaved(db, run, read, meanwhile):
+def interleaved(db, run, read, meanwhile) -> ConflictError:
     """Run ``read`` in a transaction that also writes, with ``meanwhile`` committed in between; the ConflictError."""
     with pytest.raises(ConflictError) as caught, db.transaction(run) as txn:
         read(txn.kv)

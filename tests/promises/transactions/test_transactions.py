@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 import shoal
@@ -122,7 +124,7 @@ class TestSnapshotReads:
 
     def test_what_was_put_is_as_it_will_be_read(self, memory_db, run):
         """An own put reads back as others will read it: a copy, tuples as lists."""
-        value = {"t": (1, 2)}
+        value: dict[str, Any] = {"t": (1, 2)}
         with memory_db.transaction(run) as txn:
             txn.kv.put("k", value)
             value["t"] = "changed"
