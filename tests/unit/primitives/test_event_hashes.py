@@ -23,7 +23,7 @@ from tests.support.event_logs import keys_of, prefix_of
 class TestHashes:
     """Hashes are the same for ever: every value here is pinned."""
 
-    EVENTS = (
+    EVENTS: ClassVar[tuple[tuple[str, Any, int], ...]] = (
         ("task_started", {"who": "agent", "task": 1}, 1_700_000_000_000),
         ("é\0🦀", (1, 1.0, True, None, b"\0", -0.0, -math.nan), 1_700_000_000_001),
         ("done", None, 1_700_000_000_001),
@@ -88,7 +88,13 @@ class TestCanonicalPayloads:
 
     def test_types_differ_and_order_does_not(self):
         """1, 1.0 and True are three payloads, as are the zeros; the order of dicts, tuple or list, and NaNs are one."""
-        for different in ([1, 1.0, True, "1", b"1"], [0, 0.0, -0.0, False, None, ""], [{}, []], [{"a": 1}, [["a", 1]]]):
+        groups: list[list[Any]] = [
+            [1, 1.0, True, "1", b"1"],
+            [0, 0.0, -0.0, False, None, ""],
+            [{}, []],
+            [{"a": 1}, [["a", 1]]],
+        ]
+        for different in groups:
             assert len({canonical({"in": [value]}) for value in different}) == len(different)
         for same in ([{"a": 1, "b": 2}, {"b": 2, "a": 1}], [(1, [2]), [1, (2,)]], [math.nan, -math.nan]):
             assert len({canonical(value) for value in same}) == 1

@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 import shoal
+from tests.support.present import present
 from tests.support.repository import ROOT
 
 PAGES = sorted(
@@ -64,9 +65,9 @@ def test_the_transaction_of_the_readme_runs(db: shoal.Database) -> None:
     exec(_examples("README.md")[1], {"db": db, "shoal": shoal})
     assert shoal.KVStore(db).get("run-1", "task/status") == "running"
     assert shoal.EventLog(db).len("run-1") == 1
-    assert shoal.StateCell(db).read("run-1", "workflow").value == "step1"
+    assert present(shoal.StateCell(db).read("run-1", "workflow")).value == "step1"
     assert shoal.TraceStore(db).count("run-1") == 1
-    assert shoal.RunIndex(db).get_run("run-1").tags == ["nightly"]
+    assert present(shoal.RunIndex(db).get_run("run-1")).tags == ["nightly"]
 
 
 def test_the_example_of_the_start_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -9,6 +9,7 @@ import pytest
 
 import shoal
 from shoal.shm import errors
+from tests.support.present import present
 
 ARGUMENTS = {
     "ConflictError": ("key", 3, 4),
@@ -52,7 +53,7 @@ class TestEachError:
     def test_documents_its_attributes(self, name):
         """The docstring names every attribute an instance has."""
         error = made(name)
-        assert all(f"``{attribute}``" in type(error).__doc__ for attribute in vars(error))
+        assert all(f"``{attribute}``" in present(type(error).__doc__) for attribute in vars(error))
 
 
 def test_the_pool_is_named_as_users_name_it():

@@ -54,8 +54,9 @@ def test_it_ends_in_time_and_looks_once_more():
 
 def test_what_a_look_raises_comes_out():
     """An exception of a look ends the wait."""
+    empty: dict[str, int] = {}
     with pytest.raises(KeyError):
-        poll(lambda: {}["no"], 110.0, Pauses(1, 1), Clock())
+        poll(lambda: empty["no"], 110.0, Pauses(1, 1), Clock())
 
 
 def test_jitter_stays_in_its_bounds():

@@ -99,7 +99,7 @@ def decode(commit_id: int, mutations: bytes) -> CommitSet:
     return decode_request(message, operations.OPERATIONS)
 
 
-def request(commit_id: int, *operation_list: list[Any], writes: list[Any] | None = None) -> CommitSet:
+def request(commit_id: int, *operation_list: Any, writes: list[Any] | None = None) -> CommitSet:
     mutations = encode_mutations(writes or [], None, list(operation_list))
     return decode(commit_id, mutations)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -9,12 +11,14 @@ from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.validate import validate
 from shoal.shm.wire.request import CommitSet
 
+Range = tuple[bytes, bytes]
+Commits = list[tuple[set[bytes], list[Range]]]  # of each the keys written and the ranges cleared
 KEYS = st.sampled_from([bytes([a, b]) for a in b"abc" for b in b"012"])
 RANGES = st.tuples(KEYS, KEYS).map(lambda pair: (min(pair), max(pair) + b"\0"))
 COMMITS = st.lists(st.tuples(st.sets(KEYS, max_size=4), st.lists(RANGES, max_size=1)), max_size=25)
 
 
-def filled(commits, first=1):
+def filled(commits: Commits, first: int = 1) -> ConflictWindow:
     window = ConflictWindow(first - 1)
     for version, (keys, clears) in enumerate(commits, first):
         for lower, upper in clears:
@@ -23,7 +27,7 @@ def filled(commits, first=1):
     return window
 
 
-def touched_key(commits, key, snapshot) -> list[int]:
+def touched_key(commits: Commits, key: bytes, snapshot: int) -> list[int]:
     """Versions after ``snapshot`` that wrote or cleared ``key``."""
     return [
         version
@@ -32,7 +36,7 @@ def touched_key(commits, key, snapshot) -> list[int]:
     ]
 
 
-def touched_range(commits, lower, upper, snapshot) -> list[int]:
+def touched_range(commits: Commits, lower: bytes, upper: bytes, snapshot: int) -> list[int]:
     """Versions after ``snapshot`` that wrote in, or cleared some of, ``[lower, upper)``."""
     return [
         version
@@ -42,12 +46,12 @@ def touched_range(commits, lower, upper, snapshot) -> list[int]:
     ]
 
 
-def reads(snapshot, keys=(), ranges=()) -> CommitSet:
+def reads(snapshot: int, keys: Iterable[bytes] = (), ranges: Iterable[Range] = ()) -> CommitSet:
     return CommitSet(1, snapshot, 0, list(keys), list(ranges), [], [], [], None, b"")
 
 
 @given(COMMITS, KEYS, st.integers(0, 26))
-def test_point_reads(commits, key, snapshot):
+def test_point_reads(commits: Commits, key: bytes, snapshot: int) -> None:
     """A read key conflicts exactly if a later commit wrote or cleared it, and the version named is one that did."""
     found = filled(commits).written_since(key, snapshot)
     expected = touched_key(commits, key, snapshot)
@@ -56,7 +60,7 @@ def test_point_reads(commits, key, snapshot):
 
 
 @given(COMMITS, st.lists(st.one_of(RANGES, st.tuples(KEYS, KEYS)), min_size=1, max_size=8), st.integers(0, 26))
-def test_range_reads(commits, ranges, snapshot):
+def test_range_reads(commits: Commits, ranges: list[Range], snapshot: int) -> None:
     """Ranges that were read, empty or overlapping ones too, conflict exactly if a later commit wrote or cleared in one.
 
     The key named is in one of them, and the version is one that touched it.
@@ -72,7 +76,9 @@ def test_range_reads(commits, ranges, snapshot):
 
 
 @given(COMMITS, st.integers(0, 25), st.integers(0, 8), st.integers(0, 30), KEYS, RANGES, st.integers(0, 26))
-def test_forgetting_never_hides_a_conflict(commits, oldest, least, more, key, bounds, snapshot):
+def test_forgetting_never_hides_a_conflict(
+    commits: Commits, oldest: int, least: int, more: int, key: bytes, bounds: Range, snapshot: int
+) -> None:
     """After forgetting, snapshots from the floor on are judged as before, and older ones always conflict.
 
     Nobody who is still kept for (snapshots from ``oldest`` on, with room for the keys) is refused needlessly.

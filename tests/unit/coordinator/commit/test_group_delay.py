@@ -53,17 +53,17 @@ def test_those_who_commit_in_a_loop_are_in_one_group_before_long(clients: list[C
 
 def test_who_thinks_between_commits_is_not_waited_for(clients: list[Client]) -> None:
     """Clients that never come in time cost a wait at a few groups, and none at all if they come seldom."""
-    gathering = GroupDelay()
+    gathering: GroupDelay[Client] = GroupDelay()
     halves = [clients[:2], clients[2:]]
     waits = sum(bool(group(gathering, halves[turn % 2], [])) for turn in range(160))
     assert 0 < waits <= 10
-    seldom = GroupDelay()
+    seldom: GroupDelay[Client] = GroupDelay()
     assert not any(group(seldom, [clients[turn % 4]], []) for turn in range(160))
 
 
 def test_who_stops_coming_is_soon_no_longer_waited_for(clients: list[Client]) -> None:
     """One of a group that commits in a loop goes away: one or two groups wait in vain, and no more."""
-    gathering = GroupDelay()
+    gathering: GroupDelay[Client] = GroupDelay()
     loops(gathering, clients, 200)
     gone = clients[3]
     waits = [gone in group(gathering, [clients[turn % 3]], clients[:3]) for turn in range(64)]
@@ -73,7 +73,7 @@ def test_who_stops_coming_is_soon_no_longer_waited_for(clients: list[Client]) ->
 
 def test_nobody_waits_for_who_has_gone(clients: list[Client]) -> None:
     """A client that detached is not waited for, and nothing of it is kept."""
-    gathering = GroupDelay()
+    gathering: GroupDelay[Client] = GroupDelay()
     loops(gathering, clients, 200)
     gathering.forget(clients[3])
     assert group(gathering, clients[:1], clients[1:3]) == set(clients[1:3])
@@ -81,13 +81,13 @@ def test_nobody_waits_for_who_has_gone(clients: list[Client]) -> None:
 
 def test_a_lone_client_never_waits(clients: list[Client]) -> None:
     """Nobody to wait for: a group of one is synced at once, whatever its number."""
-    gathering = GroupDelay()
+    gathering: GroupDelay[Client] = GroupDelay()
     assert not any(group(gathering, clients[:1], clients) for _ in range(64))
 
 
 def test_no_longer_than_a_sync_takes_and_never_long() -> None:
     """Waiting is bounded by what it can save, and by a limit when the disk is slow."""
-    gathering = GroupDelay()
+    gathering: GroupDelay[Client] = GroupDelay()
     assert gathering.delay_s == 0.0
     gathering.finished(0.0002)
     assert gathering.delay_s == 0.0002

@@ -37,8 +37,10 @@ class _Machine(Host):
     def __init__(self, start: Callable[[Callable[[], None]], None] | None = None) -> None:
         self.said: list[str] = []
         self.ended = threading.Event()
-        if start is not None:
-            self.start_thread = start  # type: ignore[method-assign]
+        self._start = start or super().start_thread
+
+    def start_thread(self, run: Callable[[], None]) -> None:
+        self._start(run)
 
     def end_process(self, directory: Path, text: str) -> None:
         self.said.append(text)

@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.coordinator.memory.extents import Extents
+from tests.support.present import present
 
 BLOCKS = 100
 ACTIONS = st.sampled_from(["take", "take last", "remove", "add"])
@@ -23,7 +24,7 @@ def _runs(free: set[int]) -> list[tuple[int, int]]:
 
 
 @given(st.lists(st.tuples(ACTIONS, st.integers(1, 12)), max_size=60))
-@settings(max_examples=settings.default.max_examples)
+@settings(max_examples=present(settings.default).max_examples)
 def test_against_a_set(steps: list[tuple[str, int]]) -> None:
     """Whatever is taken and comes back: best fit, runs joined with their neighbours, and all counts right."""
     extents, free, taken = Extents(), set(range(BLOCKS)), list[tuple[int, int]]()

@@ -15,6 +15,7 @@ from shoal.shm.limits import DEFAULT_LIMITS, Limits
 from shoal.shm.memory.layout import NODE_HEADER_WORDS, W_HASH_MASK, words_for
 from shoal.shm.memory.record import node_key, write_node
 from shoal.shm.memory.segment import Segment
+from tests.support.present import present
 
 
 class Index:
@@ -36,7 +37,7 @@ class Index:
 
 
 @given(st.lists(st.integers(0, 40), max_size=300))
-@settings(max_examples=settings.default.max_examples // 2)
+@settings(max_examples=present(settings.default).max_examples // 2)
 def test_against_a_dict(steps):
     """Keys come and go, with buckets of four entries: find always tells what a dict would."""
     index = Index(Limits(bucket_fill=4))

@@ -13,6 +13,7 @@ from shoal.shm import limits
 from shoal.shm.errors import StoreFullError
 from shoal.shm.memory.layout import BLOCK_WORDS
 from shoal.shm.memory.segment import Segment
+from tests.support.present import present
 
 SIZES = st.one_of(st.integers(1, 40), st.integers(1, 3 * BLOCK_WORDS))
 
@@ -27,7 +28,7 @@ def spans_are_disjoint(heap: Heap, live: dict[int, int]) -> bool:
 
 
 @given(st.lists(st.one_of(SIZES, st.none()), max_size=80), st.randoms(use_true_random=False))
-@settings(max_examples=settings.default.max_examples // 2)
+@settings(max_examples=present(settings.default).max_examples // 2)
 def test_records_never_overlap_and_all_room_comes_back(steps, random):
     """Records in use are disjoint and inside the segment, used_words is their sum, and all freed is all free."""
     heap = new_heap()
@@ -71,7 +72,7 @@ def test_a_record_can_be_written_to_its_end():
 def test_full_and_free_again():
     """A full heap is StoreFullError that names the size; what is freed serves another size."""
     heap = new_heap()
-    records = []
+    records: list[int] = []
     with pytest.raises(StoreFullError, match="8,388,608"):
         records.extend(heap.allocate(64) for _ in range(10**6))
     while True:

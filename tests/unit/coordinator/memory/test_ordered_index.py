@@ -16,6 +16,7 @@ from shoal.shm.memory.layout import NODE_HEADER_WORDS, W_HASH_SEED, W_ORDER_ROOT
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.record import write_node, write_record
 from shoal.shm.memory.segment import Segment
+from tests.support.present import present
 
 
 class Index:
@@ -60,7 +61,7 @@ STEPS = st.lists(st.tuples(st.booleans(), st.sets(KEYS, min_size=1, max_size=40)
 
 
 @given(STEPS, st.lists(st.tuples(KEYS, KEYS), max_size=4), st.sampled_from([4, 5, 7]), st.sampled_from([4, 6]))
-@settings(max_examples=settings.default.max_examples // 2)
+@settings(max_examples=present(settings.default).max_examples // 2)
 def test_against_a_sorted_list(steps, bounds, leaf, branch):
     """Batches of keys come and go, with tiny nodes so that all levels split and vanish: walks are always in order."""
     index = Index(Limits(leaf_entries=leaf, branch_entries=branch))

@@ -10,6 +10,7 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from shoal.shm.limits import Limits
 from shoal.shm.memory.reader import Reader
+from tests.support.present import present
 from tests.support.stores.segment_store import Store, segment_store  # noqa: F401 (a fixture)
 
 FAR_MS = 1 << 62
@@ -133,7 +134,9 @@ class Machine(RuleBasedStateMachine):
 TestMachine = Machine.TestCase
 TestMachine.__doc__ = "Every pinned snapshot keeps seeing its state, and the segment is sound after every step."
 TestMachine.settings = settings(
-    max_examples=settings.default.max_examples // 5, stateful_step_count=30, suppress_health_check=list(HealthCheck)
+    max_examples=present(settings.default).max_examples // 5,
+    stateful_step_count=30,
+    suppress_health_check=list(HealthCheck),
 )
 
 

@@ -6,6 +6,7 @@ import os
 import struct
 import tracemalloc
 from pathlib import Path
+from typing import Any
 
 import pytest
 from xxhash import xxh3_64_intdigest
@@ -79,7 +80,8 @@ def test_what_is_behind_damage(tmp_path):
     flipped[-1] ^= 1
     last = block(KEYS, [b"c", b"3", 1, 0])
     reader = reader_of(tmp_path, HEAD_BLOCK, bytes(flipped), last, block(END, [3, []]))
-    error, entries = reader.past_damage()
+    found: Any = reader.past_damage()
+    error, entries = found
     assert isinstance(error, CorruptionError)
     assert error.offset == len(HEAD_BLOCK)
     assert [entry.key for entry in entries] == [b"c"]

@@ -11,6 +11,7 @@ import pytest
 from shoal.shm.errors import StoreMovedError
 from shoal.shm.files.store_files import StoreMeta, write_meta
 from shoal.shm.files.store_place import StorePlace, WorkingPlace, lock_directory
+from tests.support.present import present
 
 STORE_ID, OTHER_ID = bytes(16), bytes(range(16))
 
@@ -107,7 +108,7 @@ def test_locks(tmp_path):
     assert None not in readers
     assert lock_directory(tmp_path, shared=False) is None
     for fd in readers:
-        os.close(fd)
+        os.close(present(fd))
     coordinator = lock_directory(tmp_path, shared=False)
     assert coordinator is not None
     assert lock_directory(tmp_path, shared=True) is None

@@ -29,6 +29,7 @@ from shoal.shm.memory.layout import (
 )
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.record import find_node
+from tests.support.present import present
 from tests.support.stores.segment_store import Store
 
 _MARK_KEY = REMOVED * 8 + layout.NODE_HEADER_WORDS * 8  # where the key would begin if the mark were a node
@@ -62,10 +63,11 @@ def test_a_removed_mark_is_no_node():
 
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 40)), max_size=60), st.sampled_from([4, 12, 144]))
-@settings(max_examples=settings.default.max_examples // 2, suppress_health_check=list(HealthCheck))
+@settings(max_examples=present(settings.default).max_examples // 2, suppress_health_check=list(HealthCheck))
 def test_reader_and_writer_find_the_same(steps, fill):
     """Keys come and go, crafted ones too: index and readers find what a dict has, in small buckets and large ones."""
-    store, model = Store(bounds=Limits(bucket_fill=fill)), {}
+    store = Store(bounds=Limits(bucket_fill=fill))
+    model: dict[bytes, bytes] = {}
     all_keys = {b"key %d" % number for number in range(31)}
     for number, generation in steps:
         store.segment.words[W_GENERATION] = generation
@@ -172,7 +174,7 @@ def test_a_long_chain(versions):
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=settings.default.max_examples)
+@settings(max_examples=present(settings.default).max_examples)
 def test_garbage(seed):
     """With words of buckets, nodes and records overwritten, every read gives something or a documented error."""
     rng = random.Random(seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import random
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +17,7 @@ from shoal.shm.limits import Limits
 from shoal.shm.memory.layout import W_RANGE_TOMBSTONES, W_RANGE_TOMBSTONES_BEGIN, W_RANGE_TOMBSTONES_END
 from shoal.shm.memory.range_tombstones import RangeTombstones, disjoint
 from shoal.shm.memory.reader import Reader
+from tests.support.present import present
 from tests.support.stores.segment_store import Store, segment_store  # noqa: F401 (a fixture)
 
 KEYS = st.sampled_from([b"", b"a", b"a\0", b"a1", b"b", b"b0", b"c", b"cc", b"d", b"e", b"\xff"])
@@ -29,7 +31,7 @@ def newest(rows, key: bytes) -> int:
 
 
 @given(STEPS, st.integers(0, 20), st.integers(1, 4), st.sampled_from([0, 1, 1000]))
-@settings(max_examples=settings.default.max_examples // 3, suppress_health_check=list(HealthCheck))
+@settings(max_examples=present(settings.default).max_examples // 3, suppress_health_check=list(HealthCheck))
 def test_against_a_list(steps, gone, block_bounds, many):
     """Whatever ranges overlap, touch or are empty, every key is told the newest version that cleared it.
 
@@ -37,7 +39,8 @@ def test_against_a_list(steps, gone, block_bounds, many):
     """
     # With 1000 each range is added by itself.
     bounds = Limits(tombstone_block_bounds=block_bounds, tombstones_rebuilt_at=many)
-    tombstones, rows = RangeTombstones(bounds), []
+    tombstones = RangeTombstones(bounds)
+    rows: list[Any] = []
     for version, ranges in enumerate(steps, 1):
         before, old_rows = tombstones, list(rows)
         more = [(lower, upper, version) for lower, upper in ranges]
@@ -194,7 +197,7 @@ def test_too_many_ranges_revoke_a_snapshot():
 
 
 @given(st.integers(0, 2**32))
-@settings(max_examples=settings.default.max_examples // 2)
+@settings(max_examples=present(settings.default).max_examples // 2)
 def test_damaged_rows(seed):
     """Of a table with a damaged word a reader raises CorruptionError or reads on; nothing else."""
     rng = random.Random(seed)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
+from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,6 +26,7 @@ from shoal.shm.memory.record import (
 )
 from shoal.shm.memory.segment import Segment
 from shoal.shm.operation import VersionedValue
+from tests.support.present import present
 
 NODE, FIRST = 10_000, 10_100  # references of the key's node, and of its oldest record
 RECORD_WORDS = 50  # apart
@@ -55,7 +57,7 @@ def _write_key(segment: Segment, versions: list[tuple[bytes | None, int]]) -> No
 
 
 @given(VERSIONS, st.sampled_from(range(0, 75, 5)), st.sampled_from(range(0, 75, 5)))
-@settings(max_examples=settings.default.max_examples, suppress_health_check=list(HealthCheck))
+@settings(max_examples=present(settings.default).max_examples, suppress_health_check=list(HealthCheck))
 def test_what_is_visible(
     segment: Segment, versions: list[tuple[bytes | None, int]], snapshot: int, cleared_at: int
 ) -> None:
@@ -65,8 +67,8 @@ def test_what_is_visible(
     for at, (value, expires_ms) in enumerate(versions):
         version = 10 * (at + 1)
         if version <= snapshot:
-            gone = value is None or version < cleared_at or 0 < expires_ms <= NOW_MS
-            expected = None if gone else VersionedValue(value, version, expires_ms)
+            gone = version < cleared_at or 0 < expires_ms <= NOW_MS
+            expected = None if value is None or gone else VersionedValue(value, version, expires_ms)
     record = visible_record(segment.words, NODE, snapshot, cleared_at, NOW_MS)
     found = value_at(segment.words, segment.mm, record, snapshot) if record else None
     assert found == expected
@@ -84,6 +86,10 @@ def test_the_clock_decides_where_no_time_is_given(segment: Segment) -> None:
         assert bool(visible_record(segment.words, NODE, 10, 0)) == there
 
 
+def _size_of(size: int, _reference: int) -> int:
+    return size
+
+
 def test_beside_its_node(segment: Segment) -> None:
     """A record is beside its node if it follows the key and the allocation reaches beyond the key; only then."""
     node_words = NODE_HEADER_WORDS + words_for(len(KEY))
@@ -95,7 +101,7 @@ def test_beside_its_node(segment: Segment) -> None:
         (FIRST, node_words + 4, False),
         (NODE - 4, node_words + 4, False),
     ):
-        assert is_beside(segment.words, NODE, record, lambda _reference, size=allocated: size) == beside
+        assert is_beside(segment.words, NODE, record, partial(_size_of, allocated)) == beside
 
 
 def test_an_impossible_length_is_never_copied(segment: Segment) -> None:

@@ -74,7 +74,8 @@ def test_through_a_pipe():
     writer.start()
     poller = select.poll()
     poller.register(read_fd, select.POLLIN)
-    buffer, ready = FrameBuffer(), []
+    buffer = FrameBuffer()
+    ready: list[bytes] = []
     assert [read_message(read_fd, poller, buffer, ready, Lookout(), 0.0) for _ in messages] == messages
     with pytest.raises(EOFError):
         read_message(read_fd, poller, buffer, ready, Lookout(), 0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import struct
+from typing import Any
 
 import msgpack
 import pytest
@@ -26,6 +27,7 @@ class TestRequest:
         reads = msgpack.packb([[b"k"], [[b"a", b"b"]]])
         mutations = msgpack.packb([[b"w", b"v", 9, b"x", None, 0], [b"c", b"d"], [["increment", [b"n", 1]]], None])
         made = request.decode_request(struct.pack("<QQQI", 5, 6, 7, len(reads)) + reads + mutations, KNOWN)
+        operations: Any = [["increment", [b"n", 1]]]  # lists, as msgpack decodes them
         assert made == request.CommitSet(
             5,
             6,
@@ -34,7 +36,7 @@ class TestRequest:
             [(b"a", b"b")],
             [b"w", b"v", 9, b"x", None, 0],
             [(b"c", b"d")],
-            [["increment", [b"n", 1]]],
+            operations,
             None,
             mutations,
         )

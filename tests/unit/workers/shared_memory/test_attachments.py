@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import os
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ def is_open(fds: tuple[int, int]) -> bool:
 
 @pytest.fixture
 def pair() -> tuple[LiveAttachments, Attachment, Attachment]:
-    attachments = LiveAttachments()
+    attachments: Any = LiveAttachments()
     made = Attachment(), Attachment()
     for each in made:
         attachments.add(each)
@@ -45,7 +46,8 @@ def pair() -> tuple[LiveAttachments, Attachment, Attachment]:
 
 def test_dropped_ones_are_closed():
     """The pipes of an attachment that nothing refers to are closed, those of the other are not."""
-    attachments, kept, dropped = LiveAttachments(), Attachment(), Attachment()
+    attachments: Any = LiveAttachments()
+    kept, dropped = Attachment(), Attachment()
     attachments.add(kept)
     attachments.add(dropped)
     fds = dropped.fds
@@ -79,7 +81,8 @@ def test_memory_and_fork(pair):
 
 def test_a_handler_in_the_middle_forgets_the_same_ones(monkeypatch):
     """A call inside the call, as a signal handler makes it, closes the pipes, and neither raises."""
-    attachments, dropped = LiveAttachments(), Attachment()
+    attachments: Any = LiveAttachments()
+    dropped = Attachment()
     attachments.add(dropped)
     fds = dropped.fds
     del dropped

@@ -26,7 +26,7 @@ SOON_S = 0.2
 class Coordinators:
     """Attachments to one coordinator after the other; each gets a request and does what its function says."""
 
-    def __init__(self, *lives: Callable[[int], None], at_work: bool = False) -> None:
+    def __init__(self, *lives: Callable[[int], object], at_work: bool = False) -> None:
         self._lives = iter(lives)
         self._at_work = at_work
         self._threads: list[threading.Thread] = []
@@ -54,7 +54,7 @@ class Coordinators:
         thread.start()
         self._threads.append(thread)
         self._client_fds += (request_write, answer_read)
-        channel.attachment = attachment = SimpleNamespace(
+        attachment: Any = SimpleNamespace(
             request_fd=request_write,
             answer_fd=answer_read,
             poller=poller,
@@ -68,6 +68,7 @@ class Coordinators:
             coordinator_pid=4711,
             slots=SimpleNamespace(died_at_work=lambda: self._at_work),
         )
+        channel.attachment = attachment
         self.made.append(attachment)
         return attachment
 
@@ -78,7 +79,7 @@ class Coordinators:
             os.close(fd)
 
 
-def answers(commit_id: int) -> Callable[[int], None]:
+def answers(commit_id: int) -> Callable[[int], object]:
     return lambda fd: os.write(fd, encode_answer(commit_id, COMMITTED, 9, [1]))
 
 
@@ -101,7 +102,7 @@ def channel() -> Channel:
 def play() -> Iterator[Callable[..., Coordinators]]:
     played: list[Coordinators] = []
 
-    def begin(*lives: Callable[[int], None], at_work: bool = False) -> Coordinators:
+    def begin(*lives: Callable[[int], object], at_work: bool = False) -> Coordinators:
         played.append(Coordinators(*lives, at_work=at_work))
         return played[-1]
 
