@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from tests.support.repository import ROOT
 
 for needed in ("lmdb", "redis", "tabulate"):
     pytest.importorskip(needed)
+
 
 from shoal.bench import stall  # noqa: E402
 from shoal.bench.harness import Plan, run_section  # noqa: E402
@@ -56,7 +59,7 @@ def test_a_transaction_in_halves_is_noticed() -> None:
 
 
 @pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
-def test_a_peer_keeps_what_it_acknowledges(peer, tmp_path) -> None:
+def test_a_peer_keeps_what_it_acknowledges(peer: Any, tmp_path: Path) -> None:
     """What a peer can do it does so that the operation's check agrees, for several workers."""
     able = [name for name in ("rmw", *PRIMITIVES) if peer.lacks(name, "buffered") is None]
     if not able:
@@ -80,7 +83,7 @@ def test_a_peer_keeps_what_it_acknowledges(peer, tmp_path) -> None:
 
 @needs_redis
 @pytest.mark.parametrize("durability", DURABILITIES)
-def test_a_stopped_redis_is_gone(durability: str, tmp_path) -> None:
+def test_a_stopped_redis_is_gone(durability: str, tmp_path: Path) -> None:
     """The server listens on no port, syncs as asked, and ends with stop."""
     peer = redis_server.RedisServer(tmp_path, durability)
     try:
@@ -101,7 +104,7 @@ def test_a_stopped_redis_is_gone(durability: str, tmp_path) -> None:
         os.kill(pid, 0)
 
 
-def test_a_redis_that_is_not_installed_is_said_to_be(tmp_path, monkeypatch) -> None:
+def test_a_redis_that_is_not_installed_is_said_to_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The others are measured, and the table says why one is not."""
     monkeypatch.setattr(redis_server, "program", lambda: None)
     monkeypatch.setattr("shoal.bench.harness.PEERS", PEERS[1:2] + PEERS[3:4])
@@ -114,7 +117,7 @@ def test_a_redis_that_is_not_installed_is_said_to_be(tmp_path, monkeypatch) -> N
 
 
 @pytest.mark.slow
-def test_the_command_prints_a_table_for_each_operation(tmp_path) -> None:
+def test_the_command_prints_a_table_for_each_operation(tmp_path: Path) -> None:
     """``python -m bench`` measures the primitives at both durabilities and leaves nothing where it worked."""
     command = [sys.executable, "-m", "bench", "--only", ",".join(PRIMITIVES), "--processes", "1,2", "--rounds", "1"]
     command += ["--seconds", "0.05", "--directory", str(tmp_path)]
@@ -128,7 +131,9 @@ def test_the_command_prints_a_table_for_each_operation(tmp_path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_the_stall_of_a_large_deletion_is_measured(tmp_path, monkeypatch, capsys) -> None:
+def test_the_stall_of_a_large_deletion_is_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """``python -m bench.stall`` prints a row for each round, with commits counted before and during the deletion."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(stall, "_BEFORE_S", 0.1)

@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -54,7 +55,7 @@ def printed(capsys: pytest.CaptureFixture[str], *arguments: str) -> list[str]:
 
 
 class TestRuns:
-    def test_a_row_for_each_run(self, small, capsys):
+    def test_a_row_for_each_run(self, small: shoal.Database, capsys: pytest.CaptureFixture[str]) -> None:
         """Id, parent, status, times and tags, by the time they were made; then what was never registered."""
         runs = shoal.RunIndex(small)
         runs.create_run(run_id="z", tags=["nightly", "a b"])
@@ -69,11 +70,11 @@ class TestRuns:
         assert rows[2] == ["loose", "-"]
         assert all(row[-1].endswith("Z") for row in rows[1:2])
 
-    def test_archived_runs_too(self, full, capsys):
+    def test_archived_runs_too(self, full: shoal.Database, capsys: pytest.CaptureFixture[str]) -> None:
         """Every run there is."""
         assert any(line.startswith("lost") and "Archived" in line for line in printed(capsys, "runs", full.path))
 
-    def test_all_namespaces_unless_one_is_named(self, full, capsys):
+    def test_all_namespaces_unless_one_is_named(self, full: shoal.Database, capsys: pytest.CaptureFixture[str]) -> None:
         """Each under its name."""
         lines = printed(capsys, "runs", full.path)
         assert [line for line in lines if line.startswith("namespace ")] == [
@@ -83,12 +84,14 @@ class TestRuns:
         only = printed(capsys, "runs", full.path, "--namespace", "acme/web/scout")
         assert [line.split()[0] for line in only] == ["namespace", "RUN", "elsewhere"]
 
-    def test_an_empty_store_and_an_empty_namespace(self, small, capsys):
+    def test_an_empty_store_and_an_empty_namespace(
+        self, small: shoal.Database, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         """No runs, and no error."""
         assert printed(capsys, "runs", small.path) == []
         assert len(printed(capsys, "runs", small.path, "--namespace", "a/b/c")) == 2
 
-    def test_as_json(self, full, capsys):
+    def test_as_json(self, full: shoal.Database, capsys: pytest.CaptureFixture[str]) -> None:
         """The lines of an export."""
         found = [json.loads(line) for line in printed(capsys, "runs", full.path, "--json")]
         assert {"parent", "lost", "elsewhere"} <= {fields["run_id"] for fields in found}
@@ -96,24 +99,26 @@ class TestRuns:
 
 
 class TestEvents:
-    def test_a_line_for_each_event(self, full, capsys):
+    def test_a_line_for_each_event(self, full: shoal.Database, capsys: pytest.CaptureFixture[str]) -> None:
         """Sequence, time, type and payload; whatever is in them, one line each."""
         lines = printed(capsys, "events", full.path, "🦀 never registered")
         assert [line.split()[0] for line in lines] == ["0", "1", "2", "3", "4"]
         assert lines[1].endswith('Z  e  {"a":[1],"z":1}')
         assert len(printed(capsys, "events", full.path, "parent")) == shoal.EventLog(full).len("parent")
 
-    def test_another_namespace(self, full, capsys):
+    def test_another_namespace(self, full: shoal.Database, capsys: pytest.CaptureFixture[str]) -> None:
         """Named by its three parts."""
         assert printed(capsys, "events", full.path, "elsewhere", "--namespace", "acme/web/scout")[0].endswith('{"é":1}')
 
-    def test_nothing_moves_the_cursor(self, full, capsys):
+    def test_nothing_moves_the_cursor(self, full: shoal.Database, capsys: pytest.CaptureFixture[str]) -> None:
         """Types and payloads of any text; tables and trees likewise."""
         for command in (["events", full.path, "parent"], ["trace", full.path, "parent"], ["runs", full.path]):
             assert main(command) == 0
             assert all(line.isprintable() for line in capsys.readouterr().out.split("\n"))
 
-    def test_a_long_payload_is_shortened_except_in_json(self, small, capsys):
+    def test_a_long_payload_is_shortened_except_in_json(
+        self, small: shoal.Database, capsys: pytest.CaptureFixture[str]
+    ) -> None:
         """People see its beginning, programs all of it."""
         shoal.EventLog(small).append("r", "e", "x" * 10_000)
         assert len(printed(capsys, "events", small.path, "r")[0]) < 400
@@ -121,7 +126,7 @@ class TestEvents:
         assert fields["payload"] == "x" * 10_000
         assert len(fields["hash"]) == 64
 
-    def test_a_run_without_events(self, full, capsys):
+    def test_a_run_without_events(self, full: shoal.Database, capsys: pytest.CaptureFixture[str]) -> None:
         """Nothing to print; a run nobody knows is an error."""
         assert printed(capsys, "events", full.path, "paused") == []
         for command in ("events", "trace"):
@@ -130,7 +135,7 @@ class TestEvents:
 
 
 class TestTrace:
-    def test_all_trees_or_one(self, small, capsys):
+    def test_all_trees_or_one(self, small: shoal.Database, capsys: pytest.CaptureFixture[str]) -> None:
         """Children below their parents, in order of time."""
         traces = shoal.TraceStore(small)
         root = traces.record("r", TraceType.Thought("why"), id="root", tags=["t", "u"])
@@ -149,12 +154,12 @@ class TestTrace:
         ]
         assert [line.split()[-1] for line in printed(capsys, "trace", small.path, "r", "call")] == ["call", "error"]
 
-    def test_an_unknown_root(self, full, capsys):
+    def test_an_unknown_root(self, full: shoal.Database, capsys: pytest.CaptureFixture[str]) -> None:
         """One line, exit 1."""
         assert main(["trace", full.path, "parent", "nobody"]) == 1
         assert capsys.readouterr().err.count("\n") == 1
 
-    def test_any_depth(self, small, capsys):
+    def test_any_depth(self, small: shoal.Database, capsys: pytest.CaptureFixture[str]) -> None:
         """A chain of a thousand: the lines do not grow with it."""
         with small.transaction("r") as txn:
             parent = None
@@ -165,7 +170,7 @@ class TestTrace:
         assert max(map(len, lines)) < 200
         assert "(999) " in lines[-1]
 
-    def test_as_json(self, full, capsys):
+    def test_as_json(self, full: shoal.Database, capsys: pytest.CaptureFixture[str]) -> None:
         """The lines of an export, a parent before its children."""
         found = [json.loads(line) for line in printed(capsys, "trace", full.path, "parent", "--json")]
         assert len(found) == shoal.TraceStore(full).count("parent")
@@ -173,7 +178,9 @@ class TestTrace:
 
 class TestManners:
     @pytest.mark.parametrize("command", [["runs"], ["events", "r"], ["trace", "r"], ["export"]], ids=lambda c: c[0])
-    def test_nothing_is_made_where_there_is_no_store(self, tmp_path, capsys, command):
+    def test_nothing_is_made_where_there_is_no_store(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], command: Any
+    ) -> None:
         """Exit 1, one line, no directory, no files."""
         for path in (tmp_path / "none", tmp_path):
             assert main([command[0], str(path), *command[1:]]) == 1
@@ -193,7 +200,9 @@ class TestManners:
         ],
         ids=repr,
     )  # fmt: skip
-    def test_bad_usage(self, arguments, capsys, tmp_path, monkeypatch):
+    def test_bad_usage(
+        self, arguments: Any, capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Exit 2, nothing on stdout, nothing made."""
         monkeypatch.chdir(tmp_path)
         with pytest.raises(SystemExit) as ended:
@@ -202,7 +211,7 @@ class TestManners:
         assert capsys.readouterr().out == ""
         assert list(tmp_path.iterdir()) == []
 
-    def test_a_reader_that_leaves(self, full):
+    def test_a_reader_that_leaves(self, full: shoal.Database) -> None:
         """``| head``: quiet, whatever had been printed."""
         for command in (["events", full.path, "parent", "--json"], ["export", full.path], ["runs", full.path]):
             with subprocess.Popen([*SHOAL, *command], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
@@ -210,7 +219,7 @@ class TestManners:
                 assert present(process.stderr).read() == b""
                 assert process.wait() == (1 if command[0] == "export" else 0)
 
-    def test_a_full_disk_and_a_terminal_without_letters(self, full):
+    def test_a_full_disk_and_a_terminal_without_letters(self, full: shoal.Database) -> None:
         """One line on stderr and exit 1; and letters the terminal has not are escaped."""
         with Path("/dev/full").open("wb") as out:
             done = subprocess.run([*SHOAL, "runs", full.path], stdout=out, stderr=subprocess.PIPE)
@@ -219,7 +228,7 @@ class TestManners:
         assert (done.returncode, done.stderr) == (0, b"")
         assert b"\\U0001f980" in done.stdout
 
-    def test_streams_that_are_closed(self, full, tmp_path):
+    def test_streams_that_are_closed(self, full: shoal.Database, tmp_path: Path) -> None:
         """One line, no traceback."""
         for command, mode in ((["export", full.path], ">&-"), (["import", str(tmp_path / "none")], "<&-")):
             line = f'"$@" {mode}'
@@ -227,7 +236,7 @@ class TestManners:
             assert (done.returncode, done.stderr.count("\n")) == (1, 1)
             assert "is closed; give a FILE" in done.stderr
 
-    def test_reading_changes_nothing(self, full, capsys):
+    def test_reading_changes_nothing(self, full: shoal.Database, capsys: pytest.CaptureFixture[str]) -> None:
         """The version stays what it was."""
         before = full.info().commit_version
         for command in (["runs", full.path], ["events", full.path, "parent"], ["trace", full.path, "parent"]):

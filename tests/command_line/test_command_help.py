@@ -3,6 +3,8 @@
 import os
 import subprocess
 import sys
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +25,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
-def shoal_command(*arguments, without_extra=False):
+def shoal_command(*arguments: str, without_extra: bool = False) -> subprocess.CompletedProcess[str]:
     how = ["-c", WITHOUT_EXTRA] if without_extra else ["-m", "shoal"]
     command = [sys.executable, *how, *arguments]
     return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
@@ -37,14 +39,14 @@ def shoal_command(*arguments, without_extra=False):
         *slow(*((command, False) for command in COMMANDS if command != "bench")),
     ],
 )
-def test_help(command, without_extra):
+def test_help(command: Any, without_extra: Any) -> None:
     """``--help`` of shoal and of every command needs no extra: exit 0, the text on stdout, nothing on stderr."""
     ended = shoal_command(*([command] if command else []), "--help", without_extra=without_extra)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.startswith(f"usage: shoal{f' {command}' if command else ''} ")
 
 
-def test_bench_without_its_extra():
+def test_bench_without_its_extra() -> None:
     """It names what is missing and how to install it: exit 2, one line."""
     ended = shoal_command("bench", "--quick", without_extra=True)
     assert (ended.returncode, ended.stdout) == (2, "")
@@ -64,7 +66,7 @@ def test_bench_without_its_extra():
     ],
     ids=" ".join,
 )
-def test_bad_usage_is_one_line(arguments):
+def test_bad_usage_is_one_line(arguments: Any) -> None:
     """Exit 2, nothing on stdout, and one line that says where help is."""
     ended = shoal_command(*arguments, without_extra=True)
     assert (ended.returncode, ended.stdout) == (2, "")
@@ -73,7 +75,7 @@ def test_bad_usage_is_one_line(arguments):
     assert ended.stderr.count("\n") == 1
 
 
-def test_a_reader_that_has_seen_enough(tmp_path):
+def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
     """``shoal events ... | head`` and its kin end quietly."""
     with shoal.open(tmp_path / "store") as db:
         log = shoal.EventLog(db)

@@ -10,8 +10,9 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -57,7 +58,9 @@ def empty(target: shoal.Database) -> shoal.Database:
 
 
 class TestRoundTrip:
-    def test_the_export_of_what_was_imported_is_the_same(self, exported, empty, tmp_path):
+    def test_the_export_of_what_was_imported_is_the_same(
+        self, exported: bytes, empty: shoal.Database, tmp_path: Path
+    ) -> None:
         """Byte by byte: hashes, versions, timestamps, expiries, tags, all namespaces; and the store is sound."""
         contents = bring(empty, tmp_path, exported)
         assert export(empty) == exported
@@ -65,12 +68,14 @@ class TestRoundTrip:
         assert contents.records == exported.count(b"\n") - 2
         assert empty._store.auto_commit.find(IMPORT_MARKER) is None
 
-    def test_the_same_content_is_the_same_export(self, full, exported):
+    def test_the_same_content_is_the_same_export(self, full: shoal.Database, exported: bytes) -> None:
         """Nothing in it is of the moment it was made."""
         assert export(full) == exported
 
     @pytest.mark.parametrize("namespace", [shoal.Namespace(), SPACE], ids=["default", "other"])
-    def test_every_query_answers_as_before(self, full, exported, empty, tmp_path, namespace):
+    def test_every_query_answers_as_before(
+        self, full: shoal.Database, exported: bytes, empty: shoal.Database, tmp_path: Path, namespace: Any
+    ) -> None:
         """Indices are rebuilt: by status, tag, parent, time, type."""
         bring(empty, tmp_path, exported)
         answers = []
@@ -95,7 +100,7 @@ class TestRoundTrip:
             assert 3500 < present(kv.ttl("parent", "expires")) <= 3600
         assert answers[0] == answers[1]
 
-    def test_life_goes_on_where_it_was(self, exported, empty, tmp_path):
+    def test_life_goes_on_where_it_was(self, exported: bytes, empty: shoal.Database, tmp_path: Path) -> None:
         """Logs keep their chain, versions of deleted cells are not used again, keys stay taken."""
         bring(empty, tmp_path, exported)
         log, cells = shoal.EventLog(empty), shoal.StateCell(empty)
@@ -110,20 +115,22 @@ class TestRoundTrip:
         with pytest.raises(shoal.AlreadyExistsError):
             shoal.TraceStore(empty).record("parent", shoal.TraceType.Thought("x"), id="trace-3")
 
-    def test_an_empty_store(self, empty, tmp_path):
+    def test_an_empty_store(self, empty: shoal.Database, tmp_path: Path) -> None:
         """Two lines, which can be imported."""
         raw = export(empty)
         assert raw.count(b"\n") == 2
         assert bring(empty, tmp_path, raw).records == 0
 
-    def test_what_has_expired_meanwhile_stays_away(self, empty, tmp_path):
+    def test_what_has_expired_meanwhile_stays_away(self, empty: shoal.Database, tmp_path: Path) -> None:
         """A key whose moment has come is not there after an import, as it would not be without."""
         fields = {"kind": "kv", "run_id": "r", "key": "k", "value": 1, "expires_at": 5}
         bring(empty, tmp_path, sealed([json_lines.dump(records.HEADER), json_lines.dump(fields)]))
         assert not shoal.KVStore(empty).exists("r", "k")
         assert empty.check() == []
 
-    def test_a_run_larger_than_is_read_ahead(self, empty, tmp_path, monkeypatch):
+    def test_a_run_larger_than_is_read_ahead(
+        self, empty: shoal.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """Runs large and small beside each other, each once and whole."""
         monkeypatch.setattr("shoal.primitives.run_scan._AHEAD_KEYS", 10)
         fill(empty)
@@ -132,7 +139,7 @@ class TestRoundTrip:
         monkeypatch.setattr("shoal.primitives.run_scan._AHEAD_KEYS", 3)
         assert export(empty) == raw
 
-    def test_an_export_is_of_one_moment(self, empty):
+    def test_an_export_is_of_one_moment(self, empty: shoal.Database) -> None:
         """What one transaction writes to two runs is in it twice or not at all, whoever writes meanwhile."""
         done = threading.Event()
 
@@ -154,7 +161,7 @@ class TestRoundTrip:
             done.set()
             thread.join()
 
-    def test_a_broken_log_is_not_exported(self, empty):
+    def test_a_broken_log_is_not_exported(self, empty: shoal.Database) -> None:
         """What could not be imported is not passed off as an export."""
         shoal.EventLog(empty).append_many("r", [("e", 1), ("e", 2)])
         remove_event(empty, "r", 0)
@@ -163,7 +170,7 @@ class TestRoundTrip:
 
 
 class TestFiles:
-    def test_a_file_is_private_and_whole(self, full, exported, tmp_path):
+    def test_a_file_is_private_and_whole(self, full: shoal.Database, exported: bytes, tmp_path: Path) -> None:
         """0600 whatever the umask, under its own name once it is done; what was there before is replaced."""
         path = tmp_path / "f.jsonl"
         path.write_text("old")
@@ -177,7 +184,7 @@ class TestFiles:
         assert stat.S_IMODE(path.stat().st_mode) == 0o600
         assert list(tmp_path.iterdir()) == [path]
 
-    def test_failure_leaves_what_was_there(self, tmp_path):
+    def test_failure_leaves_what_was_there(self, tmp_path: Path) -> None:
         """No half file under either name, whatever ended it."""
         path = tmp_path / "f.jsonl"
         path.write_text("old")
@@ -188,7 +195,7 @@ class TestFiles:
         assert path.read_text() == "old"
         assert list(tmp_path.iterdir()) == [path]
 
-    def test_a_link_keeps_pointing(self, full, exported, tmp_path):
+    def test_a_link_keeps_pointing(self, full: shoal.Database, exported: bytes, tmp_path: Path) -> None:
         """Its target is replaced."""
         (tmp_path / "link").symlink_to("target")
         assert main(["export", full.path, str(tmp_path / "link")]) == 0
@@ -196,14 +203,16 @@ class TestFiles:
         assert (tmp_path / "target").read_bytes() == exported
 
     @pytest.mark.parametrize("name", ["", "missing/f", "file/f"])
-    def test_where_no_file_can_be(self, full, tmp_path, capsys, name):
+    def test_where_no_file_can_be(
+        self, full: shoal.Database, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str
+    ) -> None:
         """A directory, or none: one line, exit 1."""
         (tmp_path / "file").write_text("")
         assert main(["export", full.path, str(tmp_path / name)]) == 1
         assert capsys.readouterr().err.startswith("shoal: ")
         assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
-    def test_no_room_for_it(self, full, capsys):
+    def test_no_room_for_it(self, full: shoal.Database, capsys: pytest.CaptureFixture[str]) -> None:
         """What is no regular file is written to as it is, and says so when it is full."""
         assert main(["export", full.path, "/dev/full"]) == 1
         error = capsys.readouterr().err
@@ -211,14 +220,14 @@ class TestFiles:
         assert error.count("\n") == 1
         assert Path("/dev/full").is_char_device()
 
-    def test_stdin_is_kept_in_a_file_without_a_name(self, exported):
+    def test_stdin_is_kept_in_a_file_without_a_name(self, exported: bytes) -> None:
         """What can be read only once can be imported."""
         with source(io.BytesIO(exported)) as file:
             file.seek(0)
             assert file.read() == exported
             assert os.fstat(file.fileno()).st_nlink == 0
 
-    def test_through_a_pipe(self, full, exported, store, tmp_path):
+    def test_through_a_pipe(self, full: shoal.Database, exported: bytes, store: Path, tmp_path: Path) -> None:
         """``shoal export A | shoal import B``: the store is made, and a second time it is refused."""
         shoal_ = [sys.executable, "-m", "shoal"]
         with subprocess.Popen([*shoal_, "export", full.path], stdout=subprocess.PIPE) as reader:
@@ -232,7 +241,7 @@ class TestFiles:
         assert again.returncode == 1
         assert again.stderr.count(b"\n") == 1
 
-    def test_a_bad_file_makes_no_store(self, store, tmp_path, capsys):
+    def test_a_bad_file_makes_no_store(self, store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         """Exit 1, one line, and nothing is there."""
         path = tmp_path / "bad"
         for raw in (b"", b"garbage\n", b'{"shoal_export":1}\n{"kind"'):
@@ -248,9 +257,9 @@ class TestFiles:
 
 
 class TestRefusal:
-    def test_a_run_that_is_there(self, exported, empty, tmp_path):
+    def test_a_run_that_is_there(self, exported: bytes, empty: shoal.Database, tmp_path: Path) -> None:
         """Registered or not, whatever is in it: named, and nothing is written."""
-        writers = {
+        writers: dict[str, Callable[[], object]] = {
             "registered": lambda: shoal.RunIndex(empty).create_run(run_id="sealed"),
             "holds a key": lambda: shoal.KVStore(empty).put("sealed", "k", 1),
             "registered in the file": lambda: shoal.KVStore(empty).put("paused", "k", 1),
@@ -266,12 +275,14 @@ class TestRefusal:
                     shoal.RunIndex(empty).delete_run(run_id)
         bring(empty, tmp_path, exported)
 
-    def test_the_same_run_in_another_namespace_is_another_run(self, exported, empty, tmp_path):
+    def test_the_same_run_in_another_namespace_is_another_run(
+        self, exported: bytes, empty: shoal.Database, tmp_path: Path
+    ) -> None:
         """It is not in the way."""
         shoal.KVStore(empty, namespace=shoal.Namespace("other")).put("sealed", "k", 1)
         bring(empty, tmp_path, exported)
 
-    def test_twice(self, exported, empty, tmp_path):
+    def test_twice(self, exported: bytes, empty: shoal.Database, tmp_path: Path) -> None:
         """The second time everything is there."""
         bring(empty, tmp_path, exported)
         with pytest.raises(shoal.AlreadyExistsError, match="delete it there, or import into another store"):

@@ -88,7 +88,7 @@ class TestDamage:
             import_store(lambda: pytest.fail("the store was opened"), file, "f")
         assert "nothing was imported" in str(caught.value)
 
-    def test_cut_short_anywhere(self, exported, tmp_path):
+    def test_cut_short_anywhere(self, exported: bytes, tmp_path: Path) -> None:
         """After any line, in the middle of any line."""
         ends = [i + 1 for i, byte in enumerate(exported) if byte == 10][:-1]
         for end in random.Random(1).sample(ends, 10):
@@ -96,7 +96,7 @@ class TestDamage:
             self.refused(exported[: end + 5], tmp_path, "ends in the middle")
         self.refused(b"", tmp_path, "line 1 of f")
 
-    def test_a_flipped_bit_anywhere(self, exported, tmp_path):
+    def test_a_flipped_bit_anywhere(self, exported: bytes, tmp_path: Path) -> None:
         """The checksum knows of what else makes sense."""
         places = random.Random(2)
         for _ in range(25):
@@ -105,22 +105,22 @@ class TestDamage:
             self.refused(bytes(raw), tmp_path, "line [0-9]+ of f is not as an export has it")
 
     @pytest.mark.parametrize("raw", [b"\0" * 100, b"\n\n", b"PK\3\4", b"{}\n", b"[]\n", b'{"shoal_export":"1"}\n'])
-    def test_something_else(self, raw, tmp_path):
+    def test_something_else(self, raw: bytes, tmp_path: Path) -> None:
         """A file that is no export."""
         self.refused(raw, tmp_path, "line 1 of f")
 
-    def test_another_format(self, tmp_path):
+    def test_another_format(self, tmp_path: Path) -> None:
         """Of a shoal to come."""
         self.refused(b'{"shoal_export":2}\n', tmp_path, "its format is 2, and this shoal reads 1")
 
-    def test_more_after_the_end(self, exported, tmp_path):
+    def test_more_after_the_end(self, exported: bytes, tmp_path: Path) -> None:
         """Two exports one behind the other are none."""
         self.refused(exported + exported, tmp_path, "more after the closing line")
 
     def lines(self, exported: bytes) -> list[bytes]:
         return exported.splitlines(keepends=True)[:-1]
 
-    def test_lines_missing_repeated_or_moved(self, exported, tmp_path):
+    def test_lines_missing_repeated_or_moved(self, exported: bytes, tmp_path: Path) -> None:
         """With a checksum that fits: a record twice, an event or a parent missing, lines in another order."""
         lines = self.lines(exported)
         kinds = [json.loads(line).get("kind") for line in lines]
@@ -140,7 +140,7 @@ class TestDamage:
         [(kind, change) for kind in WRONG for change in WRONG[kind]],
         ids=lambda part: str(part)[:60],
     )
-    def test_a_wrong_field(self, exported, tmp_path, kind, change):
+    def test_a_wrong_field(self, exported: bytes, tmp_path: Path, kind: str, change: Any) -> None:
         """Of a wrong type, out of bounds, unknown, or not what the hash says; the checksum fits."""
         lines = self.lines(exported)
         at = next(i for i, line in enumerate(lines) if json.loads(line).get("kind") == kind)
@@ -148,7 +148,7 @@ class TestDamage:
         self.refused(sealed(lines), tmp_path, f"line {at + 1} of f")
 
     @pytest.mark.parametrize("kind", records.KINDS)
-    def test_a_missing_field(self, exported, tmp_path, kind):
+    def test_a_missing_field(self, exported: bytes, tmp_path: Path, kind: str) -> None:
         """Each of them; a cell without value is a deleted one."""
         lines = self.lines(exported)
         at = next(i for i, line in enumerate(lines) if json.loads(line).get("kind") == kind)
@@ -159,7 +159,7 @@ class TestDamage:
                 sealed([*lines[:at], json_lines.dump(fields), *lines[at + 1 :]]), tmp_path, f"line {at + 1} of f"
             )
 
-    def test_a_record_too_large_for_a_commit(self, tmp_path):
+    def test_a_record_too_large_for_a_commit(self, tmp_path: Path) -> None:
         """Found before anything is written, not in the middle."""
         fields: dict[str, Any] = {
             "kind": "run",
@@ -172,7 +172,7 @@ class TestDamage:
         fields |= {"completed_at": None, "tags": [str(i) for i in range(300_000)], "metadata": None, "error": None}
         self.refused(sealed([json_lines.dump(records.HEADER), json_lines.dump(fields)]), tmp_path, "limit")
 
-    def test_a_value_too_large(self, tmp_path):
+    def test_a_value_too_large(self, tmp_path: Path) -> None:
         """One byte more than can be stored."""
         fields = {"kind": "kv", "run_id": "r", "key": "k", "value": "x" * (16 * 2**20 + 1), "expires_at": None}
         self.refused(sealed([json_lines.dump(records.HEADER), json_lines.dump(fields)]), tmp_path, "line 2 of f.*limit")
@@ -200,7 +200,9 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 class TestCutShort:
-    def test_the_same_file_again_finishes(self, exported, empty, tmp_path, stop_after):
+    def test_the_same_file_again_finishes(
+        self, exported: bytes, empty: shoal.Database, tmp_path: Path, stop_after: Callable[[int], None]
+    ) -> None:
         """Wherever it was cut, as often as it was."""
         for _ in range(8):
             stop_after(3)
@@ -212,7 +214,9 @@ class TestCutShort:
         assert empty.check() == []
         assert empty._store.auto_commit.find(IMPORT_MARKER) is None
 
-    def test_another_file_waits_unless_the_first_is_given_up(self, exported, empty, tmp_path, stop_after):
+    def test_another_file_waits_unless_the_first_is_given_up(
+        self, exported: bytes, empty: shoal.Database, tmp_path: Path, stop_after: Callable[[int], None]
+    ) -> None:
         """It says how far that came; what it wrote stays."""
         stop_after(2)
         with pytest.raises(StoppedError):
@@ -227,14 +231,23 @@ class TestCutShort:
         with pytest.raises(shoal.AlreadyExistsError):
             bring(empty, tmp_path, exported)
 
-    def test_an_unfinished_import_is_not_exported(self, exported, empty, tmp_path, stop_after):
+    def test_an_unfinished_import_is_not_exported(
+        self, exported: bytes, empty: shoal.Database, tmp_path: Path, stop_after: Callable[[int], None]
+    ) -> None:
         """The marker is no record; what has come is."""
         stop_after(1)
         with pytest.raises(StoppedError):
             bring(empty, tmp_path, exported)
         assert export(empty).count(b"\n") == 2 + 7
 
-    def test_a_run_that_appears_meanwhile(self, exported, empty, tmp_path, monkeypatch, stop_after):
+    def test_a_run_that_appears_meanwhile(
+        self,
+        exported: bytes,
+        empty: shoal.Database,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        stop_after: Callable[[int], None],
+    ) -> None:
         """It is refused where it would begin; once it is gone the same file goes on."""
         check = import_file._Import._check_absence
 
@@ -251,7 +264,9 @@ class TestCutShort:
         bring(empty, tmp_path, exported)
         assert export(empty) == exported
 
-    def test_two_at_once(self, exported, empty, tmp_path, stop_after):
+    def test_two_at_once(
+        self, exported: bytes, empty: shoal.Database, tmp_path: Path, stop_after: Callable[[int], None]
+    ) -> None:
         """One of them is told; the other one finishes, and everything is there once."""
         outcomes: list[str] = []
         start = threading.Barrier(2)
@@ -274,7 +289,14 @@ class TestCutShort:
             bring(empty, tmp_path, exported)
         assert export(empty) == exported
 
-    def test_a_file_that_changes_meanwhile(self, exported, empty, tmp_path, monkeypatch, stop_after):
+    def test_a_file_that_changes_meanwhile(
+        self,
+        exported: bytes,
+        empty: shoal.Database,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        stop_after: Callable[[int], None],
+    ) -> None:
         """What was checked is what is written."""
         check = import_file._Import._check_absence
 
@@ -286,7 +308,7 @@ class TestCutShort:
         with pytest.raises(ExportFormatError, match="was changed while it was imported"):
             bring(empty, tmp_path, exported)
 
-    def test_a_full_store(self, empty, store, tmp_path):
+    def test_a_full_store(self, empty: shoal.Database, store: Path, tmp_path: Path) -> None:
         """It says how far it came; once there is room the same file goes on."""
         for i in range(12):
             shoal.KVStore(empty).put("r", f"{i:02}", bytes(1 << 19))
@@ -306,7 +328,7 @@ class TestCutShort:
             assert export(db) == raw
 
     @pytest.mark.slow
-    def test_killed_at_any_moment(self, exported, tmp_path):
+    def test_killed_at_any_moment(self, exported: bytes, tmp_path: Path) -> None:
         """kill -9 of the importing process, again and again: the last one finishes, and nothing is lost or twice."""
         path = tmp_path / "f.jsonl"
         with shoal.open(tmp_path / "source", durability="memory") as db:
