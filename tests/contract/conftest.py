@@ -23,7 +23,8 @@ def toy_db() -> Iterator[shoal.Database]:
 @pytest.fixture(params=["shared memory", "dict"])
 def any_db(request: pytest.FixtureRequest) -> shoal.Database:
     """A database over each engine; ``run`` keeps tests apart."""
-    return request.getfixturevalue("memory_db" if request.param == "shared memory" else "toy_db")
+    found: shoal.Database = request.getfixturevalue("memory_db" if request.param == "shared memory" else "toy_db")
+    return found
 
 
 @pytest.fixture

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -213,6 +214,7 @@ class TestTransaction:
         view = store.begin(read_only=True)
         assert view.read_only
         assert view.version >= store.auto_commit.find(prefix + b"k").version
+        write: Callable[[], object]
         for write in (
             lambda: view.put(prefix, b""),
             lambda: view.delete(prefix),

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 
 import shoal
-from shoal import ConflictError, RunQuery, RunStatus, TraceType
+from shoal import ConflictError, RunQuery, RunStatus, Trace, TraceType
 from tests.support.present import present
 
 THOUGHT = TraceType.Thought("so")
@@ -134,6 +134,7 @@ class TestEventLog:
     def test_append_only(self, of: Stores) -> None:
         """Neither update nor delete, by the facade or in a transaction."""
         with of.transaction() as txn:
+            call: Callable[[], object]
             for call in (lambda: of.events.update("r", 0), lambda: of.events.delete("r", 0), txn.events.update):
                 with pytest.raises(shoal.InvalidOperationError, match="append-only"):
                     call()
@@ -194,7 +195,7 @@ class TestTraceStore:
             (1, call),
             (2, leaf),
         ]
-        ids = lambda traces: {trace.id for trace in traces}  # noqa: E731
+        ids: Callable[[list[Trace]], set[str]] = lambda traces: {trace.id for trace in traces}  # noqa: E731
         assert ids(of.traces.query_by_tag("r", "t")) == {root, call}
         assert (
             ids(of.traces.query_by_type("r", "mine")) == ids(of.traces.query_by_type("r", TraceType.Custom)) == {leaf}
@@ -223,7 +224,7 @@ class TestRunIndex:
             of.runs.complete_run("a")
         failed = of.runs.fail_run("b", "broken")
         assert (failed.error, failed.completed_at == failed.updated_at) == ("broken", True)
-        ids = lambda query: [run.run_id for run in of.runs.query_runs(query)]  # noqa: E731
+        ids: Callable[[RunQuery], list[str]] = lambda query: [run.run_id for run in of.runs.query_runs(query)]  # noqa: E731
         assert [ids(RunQuery(tags=["t"])), ids(RunQuery(status=RunStatus.Failed)), ids(RunQuery(limit=1))] == [
             ["a", "b"],
             ["b"],
@@ -335,7 +336,7 @@ class TestTransactions:
         """Read-modify-writes of threads that conflict all take effect once."""
 
         def add(txn: shoal.Transaction) -> int:
-            total = txn.kv.get("n", 0) + 1
+            total: int = txn.kv.get("n", 0) + 1
             txn.kv.put("n", total)
             txn.events.append("added", total)
             return total
