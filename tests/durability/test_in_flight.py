@@ -9,6 +9,7 @@ import select
 import signal
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -95,13 +96,13 @@ def test_a_commit_that_ends_coordinators(tmp_path: Path, kind: str) -> None:
         kv = shoal.KVStore(db)
         kv.put(RUN, "key", 1)
         generation = store_of(db).connection.attachment.generation
-        commit = {
+        commits: dict[str, Callable[[], object]] = {
             "put": lambda: kv.put(RUN, "poison", 1),
             "increment": lambda: kv.increment(RUN, "poison"),
             "transaction": lambda: db.transact(RUN, lambda txn: txn.kv.put("poison", 1)),
-        }[kind]
+        }
         with pytest.raises(shoal.CoordinatorLostError, match="2 coordinators died while they did this commit"):
-            commit()
+            commits[kind]()
         kv.put(RUN, "key", 2)
         assert store_of(db).connection.attachment.generation == generation + 2
         assert kv.list_with_values(RUN) == [("key", 2)]
