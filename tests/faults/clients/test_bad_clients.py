@@ -6,6 +6,7 @@ import contextlib
 import os
 import socket
 import struct
+from collections.abc import Iterator
 from typing import Any
 
 import msgpack
@@ -51,7 +52,7 @@ BAD_MUTATIONS = [
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory):
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[shoal.Database]:
     with shoal.open(tmp_path_factory.mktemp("bad") / "store", durability="memory", linger=0.2) as db:
         yield db
 
@@ -64,7 +65,7 @@ def _all_written(db: shoal.Database) -> list[tuple[bytes, int]]:
 
 
 @pytest.mark.parametrize("mutations", BAD_MUTATIONS, ids=str)
-def test_a_malformed_commit_set_ends_its_client_only(served: shoal.Database, mutations) -> None:
+def test_a_malformed_commit_set_ends_its_client_only(served: shoal.Database, mutations: Any) -> None:
     """A request of the wrong shape is answered by hanging up; nothing of it is written."""
     before, nothing = served.info(), _all_written(served)
     header = struct.pack("<QQQI", 1, 0, 0, 0)
@@ -118,7 +119,7 @@ def test_an_operation_that_makes_no_sense_is_refused(served: shoal.Database) -> 
     ],
     ids=["text as key", "text as value", "long key", "empty key", "long value", "number", "list"],
 )
-def test_what_an_insert_would_write_is_refused(served: shoal.Database, writes) -> None:
+def test_what_an_insert_would_write_is_refused(served: shoal.Database, writes: Any) -> None:
     """An operation names its keys and values itself: what no key or value is refuses all of it."""
     pid, nothing = served.info().coordinator_pid, _all_written(served)
     operation = ["insert", [b"new", "it is there", [], [b"first", b"\x01", *writes]]]

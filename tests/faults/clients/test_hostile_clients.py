@@ -14,6 +14,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,7 @@ class TestFloods:
     """More than anybody should send."""
 
     @pytest.mark.slow
-    def test_a_gigabyte(self, watch):
+    def test_a_gigabyte(self, watch: Watch) -> None:
         """A client that goes on sending, whole frames of the largest size, is dropped with the first that is none."""
         welcome = attach(watch.db)
         junk = bytes(MIB)
@@ -65,13 +66,13 @@ class TestFloods:
         assert private_kib(watch.pid, "VmHWM") * 1024 < 4 * MAX_FRAME_BYTES + 64 * MIB
 
     @pytest.mark.parametrize("announced", [MAX_FRAME_BYTES + 1, 2**30, 2**32 - 1])
-    def test_a_frame_that_is_announced_too_large(self, watch, announced):
+    def test_a_frame_that_is_announced_too_large(self, watch: Watch, announced: Any) -> None:
         """Is not waited for."""
         assert send_and_hear(watch.db, struct.pack("<I", announced) + b"x") == b""
         watch.unharmed()
 
     @pytest.mark.parametrize("one", [b"\x90", b"\x80"], ids=["lists", "maps"])
-    def test_a_message_that_grows(self, watch, one):
+    def test_a_message_that_grows(self, watch: Watch, one: bytes) -> None:
         """A byte may stand for an object of 64: the coordinator does not take 300 MiB for 4."""
         Path(f"/proc/{watch.pid}/clear_refs").write_text("5")  # the most it had until now
         before_kib = private_kib(watch.pid, "VmHWM")
@@ -87,7 +88,7 @@ class TestFloods:
         assert private_kib(watch.pid, "VmHWM") - before_kib < 150 * 1024
         watch.unharmed()
 
-    def test_a_greeting_without_an_end(self, watch):
+    def test_a_greeting_without_an_end(self, watch: Watch) -> None:
         """A pending connection is read no further than the length of a greeting."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(f"{watch.db.path}/control.sock")
@@ -100,7 +101,7 @@ class TestFloods:
             assert sent < 4 * MIB  # what the socket holds
         watch.unharmed()
 
-    def test_a_greeting_byte_by_byte(self, watch):
+    def test_a_greeting_byte_by_byte(self, watch: Watch) -> None:
         """A slow connection is admitted once its greeting is whole."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(f"{watch.db.path}/control.sock")
@@ -111,7 +112,7 @@ class TestFloods:
             close(handshake.receive_welcome(connection))
         watch.unharmed()
 
-    def test_hundreds_of_connections(self, watch):
+    def test_hundreds_of_connections(self, watch: Watch) -> None:
         """Who says nothing takes nobody's place: a client still gets in, and the coordinator holds no more than 128."""
         pending = []
         try:
@@ -132,7 +133,7 @@ class TestFloods:
         watch.unharmed()
 
     @pytest.mark.slow
-    def test_half_a_greeting(self, watch):
+    def test_half_a_greeting(self, watch: Watch) -> None:
         """Who stops in the middle of it, and stays, is shown out after some seconds."""
         with socket.socket(socket.AF_UNIX) as connection:
             connection.connect(f"{watch.db.path}/control.sock")
@@ -144,7 +145,7 @@ class TestFloods:
             assert connection.recv(100) == b""
         watch.unharmed()
 
-    def test_answers_nobody_reads(self, watch):
+    def test_answers_nobody_reads(self, watch: Watch) -> None:
         """A client that asks and never listens is dropped when what waits for it is a megabyte."""
         welcome = attach(watch.db)
         entries = [["e", b"\xc0"]] * 500  # an answer of 20 KB
@@ -162,7 +163,7 @@ class TestFloods:
         assert shoal.EventLog(watch.db).len("r") == len(entries)
         shoal.RunIndex(watch.db).delete_run("r")
 
-    def test_come_and_go(self, watch):
+    def test_come_and_go(self, watch: Watch) -> None:
         """Clients that each leave in the middle of something leave nothing behind."""
         junk = [b"", b"\1", frame(b"x" * 100)[:50], frame(b"\0" * 30), struct.pack("<I", 2**31), request([[], None])]
         for i in range(48):
@@ -178,7 +179,7 @@ class TestFloods:
 class TestLies:
     """Whole requests that say what is not so."""
 
-    def test_a_snapshot_of_the_future(self, watch):
+    def test_a_snapshot_of_the_future(self, watch: Watch) -> None:
         """A client that claims to have read a future version harms nobody: its commit is done, others are checked."""
         reads = wire_request.encode_reads([KEY + b"x"], [(KEY, KEY + b"\xff")])
         for snapshot in (watch.db.info().commit_version + 1000, 2**63, 2**64 - 1):
@@ -191,7 +192,7 @@ class TestLies:
             send_and_hear(watch.db, request([[KEY + b"x", b"\2", 0], None, None, None], reads, 2**64 - 1))
             txn.kv.put("y", 1)
 
-    def test_operations_on_keys_of_another_primitive(self, watch):
+    def test_operations_on_keys_of_another_primitive(self, watch: Watch) -> None:
         """An operation on a key of another primitive is refused; the segment is sound and every key as it was."""
         cells, log = shoal.StateCell(watch.db), shoal.EventLog(watch.db)
         cells.set("own", "cell", 1)
@@ -212,7 +213,7 @@ class TestLies:
         assert log.verify_chain("own").is_valid
         watch.unharmed()
 
-    def test_the_client_id_of_another(self, watch):
+    def test_the_client_id_of_another(self, watch: Watch) -> None:
         """Two that say they are the same client are each answered; when one goes, the other is still known."""
         first, second = attach(watch.db), attach(watch.db)  # both as client 77
         for i in range(5):
@@ -235,7 +236,7 @@ class TestLies:
 class TestPins:
     """A page of snapshot slots is the one thing a client may write."""
 
-    def test_a_page_of_garbage(self, tmp_path):
+    def test_a_page_of_garbage(self, tmp_path: Path) -> None:
         """Every slot at version 1, in the future, or nonsense holds up reclaiming for its grace, not for ever."""
         with shoal.open(tmp_path / "store", durability="memory", linger=0.2, max_bytes=8 * MIB) as db:
             watch = Watch(db)
@@ -261,7 +262,7 @@ class TestPins:
                 close(welcome)
             watch.unharmed()
 
-    def test_a_page_cannot_be_cut_or_grown(self, watch):
+    def test_a_page_cannot_be_cut_or_grown(self, watch: Watch) -> None:
         """So that the coordinator's mapping never faults."""
         welcome = attach(watch.db)
         for size in (0, 4096, 1 << 30):

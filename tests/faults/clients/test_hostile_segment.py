@@ -11,7 +11,9 @@ import mmap
 import os
 import pickle
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +22,7 @@ from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import new_page
 from tests.support.raw_client import attach
 from tests.support.repository import ROOT
+from tests.support.shared_memory import store_of
 
 NOBODY = 65534
 PROT_READ, PROT_WRITE, MAP_SHARED, PUNCH = 1, 2, 1, 0x03
@@ -29,7 +32,7 @@ _libc.mmap.restype = ctypes.c_void_p
 
 def call(name: str, *arguments: object) -> int:
     """A system call that raises OSError."""
-    found = getattr(_libc, name)(*arguments)
+    found: int = getattr(_libc, name)(*arguments)
     if found in (-1, ctypes.c_void_p(-1).value):
         number = ctypes.get_errno()
         raise OSError(number, os.strerror(number))
@@ -37,7 +40,7 @@ def call(name: str, *arguments: object) -> int:
 
 
 @pytest.fixture
-def segment_fd(memory_db: shoal.Database):
+def segment_fd(memory_db: shoal.Database) -> Iterator[int]:
     """The descriptor of the segment as a worker receives it."""
     welcome = attach(memory_db)
     yield welcome.segment_fd
@@ -51,7 +54,7 @@ def _mapped(fd: int, protection: int) -> int:
 
 
 # What may be tried with the descriptor, and the errors that say no.
-ATTEMPTS = {
+ATTEMPTS: dict[str, Callable[[int], object]] = {
     "write": lambda fd: os.pwrite(fd, b"x", 0),
     "map for writing": lambda fd: _mapped(fd, PROT_READ | PROT_WRITE),
     "map for reading, then allow writing": lambda fd: call(
@@ -68,14 +71,14 @@ REFUSED = {errno.EBADF, errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS}
 
 
 @pytest.mark.parametrize("what", ATTEMPTS)
-def test_a_worker_cannot_write_the_segment(segment_fd, what):
+def test_a_worker_cannot_write_the_segment(segment_fd: int, what: str) -> None:
     """Whatever is done with the descriptor it was given, or with a mapping of it, is refused by the kernel."""
     with pytest.raises(OSError, match=r".") as caught:
         ATTEMPTS[what](segment_fd)
     assert caught.value.errno in REFUSED
 
 
-def test_attempts_would_succeed_on_other_memory(tmp_path):
+def test_attempts_would_succeed_on_other_memory(tmp_path: Path) -> None:
     """The attempts are real: on a file opened for writing they all do what they say."""
     for what, attempt in ATTEMPTS.items():
         fd = os.open(tmp_path / "file", os.O_RDWR | os.O_CREAT)
@@ -87,7 +90,7 @@ def test_attempts_would_succeed_on_other_memory(tmp_path):
             os.close(fd)
 
 
-def test_seals(memory_db):
+def test_seals(memory_db: shoal.Database) -> None:
     """Neither side can change the size of the segment or of a page of slots: no mapping of them ever faults."""
     segment = Segment.create(8 << 20, 1)
     page = new_page()
@@ -103,7 +106,7 @@ def test_seals(memory_db):
         os.close(page)
 
 
-def _as_nobody(attempt) -> int:
+def _as_nobody(attempt: Callable[[], object]) -> int:
     """What a forked child of another, unprivileged user says of ``attempt``: 0 done, else the number of the error."""
     pid = os.fork()
     if pid == 0:
@@ -122,14 +125,14 @@ def _as_nobody(attempt) -> int:
 
 
 @pytest.mark.skipif(os.getuid() != 0, reason="needs root: only root can become an unprivileged user")
-def test_opening_it_anew_does_not_help():
+def test_opening_it_anew_does_not_help() -> None:
     """The segment is a file of mode 0400: not even its own user opens ``/proc/self/fd`` of it for writing by mistake.
 
     On purpose it can change the mode, as it can stop the coordinator or write the log: processes of one user trust each
     other. Root is bound by no mode.
     """
 
-    def reopen():
+    def reopen() -> None:
         segment = Segment.create(8 << 20, 1)
         assert segment.words[0]
         os.open(f"/proc/self/fd/{segment.read_only_fd()}", os.O_RDWR)
@@ -140,10 +143,10 @@ def test_opening_it_anew_does_not_help():
 class TestMappedMemory:
     """What this process has mapped of it."""
 
-    def test_is_for_reading(self, memory_db):
+    def test_is_for_reading(self, memory_db: shoal.Database) -> None:
         """A wild write through any of shoal's own views of it is an exception here, not damage there."""
-        reader = memory_db._store.connection.attachment.reader
-        segment = memory_db._store.connection.attachment.segment
+        reader = store_of(memory_db).connection.attachment.reader
+        segment = store_of(memory_db).connection.attachment.segment
         for view in (segment.mm, reader._mm):
             with pytest.raises(TypeError):
                 view[0:1] = b"x"
@@ -152,9 +155,9 @@ class TestMappedMemory:
                 words[3] = 7
         assert memory_db.check() == []
 
-    def test_by_the_kernel_too(self, memory_db):
+    def test_by_the_kernel_too(self, memory_db: shoal.Database) -> None:
         """The kernel's own list of mappings says the same."""
-        assert _permissions_at(_address_of(memory_db._store.connection.attachment.segment.mm)) == "r--s"
+        assert _permissions_at(_address_of(store_of(memory_db).connection.attachment.segment.mm)) == "r--s"
 
 
 def _address_of(mm: mmap.mmap) -> int:
@@ -231,12 +234,12 @@ class TestNoPickle:
         """What is called in a file, as ``pickle.loads`` or ``eval``."""
         return {ast.unparse(node.func) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)}
 
-    def test_only_the_pool_imports_it(self):
+    def test_only_the_pool_imports_it(self) -> None:
         """Nor anything else that makes objects of bytes; multiprocessing, whose ``recv`` unpickles, likewise."""
         assert self.users(MAKES_OBJECTS) == PICKLERS
         assert self.users({"multiprocessing"}) == POOL
 
-    def test_nothing_evaluates_what_it_reads(self):
+    def test_nothing_evaluates_what_it_reads(self) -> None:
         """No eval, exec, compile, yaml; and no hook where values are decoded that could make other objects of them."""
         for path in PRODUCT:
             called = self.calls(path)
@@ -244,7 +247,7 @@ class TestNoPickle:
             assert "ext_hook=" not in path.read_text(encoding="utf-8"), path
         assert "hook" not in (ROOT / "shm" / "codec.py").read_text(encoding="utf-8")
 
-    def test_the_pool_unpickles_from_its_own_pipes_only(self):
+    def test_the_pool_unpickles_from_its_own_pipes_only(self) -> None:
         """Every ``loads`` there is of what came through its channel, or of what the pool started its worker with."""
         for name in POOL:
             called = self.calls(ROOT / name)
@@ -262,7 +265,7 @@ class TestNoPickle:
             ("workers/pool/worker.py", "raw"),
         }
 
-    def test_a_pickle_in_a_store_stays_bytes(self, memory_db, run):
+    def test_a_pickle_in_a_store_stays_bytes(self, memory_db: shoal.Database, run: str) -> None:
         """Put where values, records or messages are, it is data or refused; it never runs."""
         bomb = pickle.dumps(_Bomb())
         kv = shoal.KVStore(memory_db)
@@ -284,7 +287,7 @@ class TestNoPickle:
 class _Bomb:
     went_off = 0
 
-    def __reduce__(self):
+    def __reduce__(self) -> tuple[Any, ...]:
         return _go_off, ()
 
 

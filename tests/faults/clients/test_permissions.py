@@ -10,6 +10,7 @@ import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,7 +51,7 @@ class TestModes:
     """0700 for directories, 0600 for files, whatever the umask."""
 
     @pytest.mark.parametrize("durability", ["memory", "strict"])
-    def test_a_store(self, tmp_path, durability, open_umask):
+    def test_a_store(self, tmp_path: Path, durability: str, open_umask: None) -> None:
         """While it is served: socket, locks, log, epoch, store.json; and what is left of it."""
         store = tmp_path / "deep" / "store"
         with shoal.open(store, durability=durability, linger=0.1) as db:
@@ -63,7 +64,7 @@ class TestModes:
         assert_private(tmp_path / "backup")
         assert_private(store)
 
-    def test_a_checkpoint_and_notes(self, store, open_umask):
+    def test_a_checkpoint_and_notes(self, store: Path, open_umask: None) -> None:
         """What the coordinator's helper writes, and what is written when something goes wrong."""
         with shoal.open(store, linger=0.1) as db:
             shoal.KVStore(db).put("r", "k", 1)
@@ -72,7 +73,7 @@ class TestModes:
         assert "coordinator.log" in modes(store)
         assert_private(store)
 
-    def test_an_export(self, tmp_path, open_umask):
+    def test_an_export(self, tmp_path: Path, open_umask: None) -> None:
         """A file made for an export, and one that was there with another mode."""
         with shoal.open(tmp_path / "store", durability="memory", linger=0.1) as db:
             shoal.KVStore(db).put("r", "k", 1)
@@ -84,12 +85,14 @@ class TestModes:
                 assert oct(stat.S_IMODE(path.stat().st_mode)) == "0o600"
         assert {path.name for path in tmp_path.iterdir()} == {"store", "new", "there"}
 
-    def test_temporary_files(self, store, tmp_path, open_umask, monkeypatch):
+    def test_temporary_files(
+        self, store: Path, tmp_path: Path, open_umask: None, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """A file that is to replace another is private from its first byte on."""
         seen = {}
         rename = os.replace
 
-        def replace(source, target):
+        def replace(source: Any, target: Any) -> None:
             seen[Path(target).name] = oct(stat.S_IMODE(os.lstat(source).st_mode))
             rename(source, target)
 
@@ -103,7 +106,7 @@ class TestModes:
         assert any(name.startswith("checkpoint-") for name in seen)
         assert set(seen.values()) == {"0o600"}
 
-    def test_memory_without_a_name(self, memory_db):
+    def test_memory_without_a_name(self, memory_db: shoal.Database) -> None:
         """The segment and a page of slots: the descriptors the coordinator holds name memory of mode 0600."""
         pid = memory_db.info().coordinator_pid
         found = []
@@ -168,7 +171,7 @@ class TestAnotherUser:
             Path(path).chmod(0o755)
             yield Path(path)
 
-    def test_is_refused_everything(self, reachable):
+    def test_is_refused_everything(self, reachable: Path) -> None:
         """The directory, each file in it, the socket, the coordinator's memory and descriptors, and a signal."""
         store = reachable / "store"
         with shoal.open(store, linger=0.2) as db:
@@ -199,7 +202,7 @@ class TestAnotherUser:
             assert shoal.KVStore(db).get("r", "k") == "secret"
             assert db.info().coordinator_pid == pid
 
-    def test_open_says_whose_store_it_is(self, reachable):
+    def test_open_says_whose_store_it_is(self, reachable: Path) -> None:
         """``shoal.open`` raises ConfigurationError there, and starts nothing."""
         store = reachable / "store"
         with shoal.open(store, durability="memory", linger=0.2) as db:
@@ -208,7 +211,7 @@ class TestAnotherUser:
             assert said == ["open refused ConfigurationError"]
             assert db.info().coordinator_pid == pid
 
-    def test_is_shown_out_even_if_the_modes_are_opened(self, reachable):
+    def test_is_shown_out_even_if_the_modes_are_opened(self, reachable: Path) -> None:
         """Should somebody open the directory and the socket to all, the kernel still says who is on the other end."""
         store = reachable / "store"
         with shoal.open(store, durability="memory", linger=0.2) as db:
@@ -228,7 +231,7 @@ class TestAnotherUser:
             assert said == ["knock DONE (b'', [])"]
             assert db.info().clients == 1
 
-    def test_an_inherited_descriptor_only_reads(self, memory_db):
+    def test_an_inherited_descriptor_only_reads(self, memory_db: shoal.Database) -> None:
         """A process that is given a read-only descriptor on purpose can read through it, and still not write."""
         fd = _segment_fd(memory_db)
         try:
@@ -254,12 +257,12 @@ def _segment_fd(db: shoal.Database) -> int:
     return welcome.segment_fd
 
 
-def test_the_door_is_never_open_to_others(tmp_path, monkeypatch, open_umask):
+def test_the_door_is_never_open_to_others(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, open_umask: None) -> None:
     """Between its making and its chmod the socket stands in a directory of mode 0700: nobody else can reach it."""
     seen = []
     sound = os.chmod
 
-    def chmod(path, mode, **options):
+    def chmod(path: Any, mode: Any, **options: Any) -> None:
         seen.append(modes(tmp_path / "store")["."])
         sound(path, mode, **options)
 

@@ -29,6 +29,8 @@ LAST_BYTES = 4096
 THIS_BOOT, OTHER_BOOT = 0x1111, 0x2222
 
 Files = dict[str, bytes]
+States = list[dict[str, object]]
+AtRest = Callable[[bool], tuple[Path, Files, States]]
 
 
 @pytest.fixture
@@ -77,11 +79,11 @@ def _by_version(data: bytes, states: list[dict[str, object]]) -> list[dict[str, 
 
 
 @pytest.fixture(scope="module")
-def at_rest(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], tuple[Path, Files, list[dict]]]:
+def at_rest(tmp_path_factory: pytest.TempPathFactory) -> AtRest:
     """Call it with whether the store shall have been closed in order: its path, files and states, made once."""
 
     @functools.cache
-    def made(clean: bool) -> tuple[Path, Files, list[dict]]:
+    def made(clean: bool) -> tuple[Path, Files, States]:
         path = tmp_path_factory.mktemp("built") / "db"
         return path, *_build(path, clean)
 
@@ -89,7 +91,7 @@ def at_rest(tmp_path_factory: pytest.TempPathFactory) -> Callable[[bool], tuple[
 
 
 @pytest.fixture(params=[True, False], ids=["closed", "killed"])
-def built(request: pytest.FixtureRequest, at_rest: Callable) -> tuple[Files, list[dict], bool]:
+def built(request: pytest.FixtureRequest, at_rest: AtRest) -> tuple[Files, States, bool]:
     """Files and states of one store, and whether it was closed in order."""
     _, files, states = at_rest(request.param)
     return files, states, request.param
@@ -122,7 +124,7 @@ def _check_prefix(files: Files, states: list[dict[str, object]]) -> int:
     return opened.version
 
 
-def _cuts(built: tuple[Files, list[dict], bool], places: list[int]) -> None:
+def _cuts(built: tuple[Files, States, bool], places: list[int]) -> None:
     files, states, _ = built
     name = _only(files, "wal-")
     records = _records(files[name])
@@ -132,7 +134,7 @@ def _cuts(built: tuple[Files, list[dict], bool], places: list[int]) -> None:
         assert version == whole, f"cut at {place}"
 
 
-def _flips(built: tuple[Files, list[dict], bool], places: list[int]) -> None:
+def _flips(built: tuple[Files, States, bool], places: list[int]) -> None:
     files, states, clean = built
     name = _only(files, "wal-")
     data = files[name]
@@ -157,12 +159,12 @@ def _places(count: int, from_: int = 0) -> list[int]:
     return sorted(random.Random(seed_from(32)).sample(range(from_, count), min(SAMPLE, count - from_)))
 
 
-def test_log_cut_anywhere(built: tuple[Files, list[dict], bool]) -> None:
+def test_log_cut_anywhere(built: tuple[Files, States, bool]) -> None:
     """A log cut at any byte opens as the commits before the cut, or not at all (a sample of all places)."""
     _cuts(built, _places(len(built[0][_only(built[0], "wal-")]) + 1))
 
 
-def test_log_flipped_anywhere(built: tuple[Files, list[dict], bool]) -> None:
+def test_log_flipped_anywhere(built: tuple[Files, States, bool]) -> None:
     """A byte flipped in a commit that others follow is CorruptionError; elsewhere nothing is lost (a sample)."""
     size = len(built[0][_only(built[0], "wal-")])
     most, last = _places(size), _places(size, max(0, size - LAST_BYTES))
@@ -170,13 +172,13 @@ def test_log_flipped_anywhere(built: tuple[Files, list[dict], bool]) -> None:
 
 
 @pytest.mark.slow
-def test_log_cut_at_every_byte(built: tuple[Files, list[dict], bool]) -> None:
+def test_log_cut_at_every_byte(built: tuple[Files, States, bool]) -> None:
     """The same at every byte of the log."""
     _cuts(built, list(range(len(built[0][_only(built[0], "wal-")]) + 1)))
 
 
 @pytest.mark.slow
-def test_log_flipped_at_every_byte(built: tuple[Files, list[dict], bool]) -> None:
+def test_log_flipped_at_every_byte(built: tuple[Files, States, bool]) -> None:
     """The same at every byte of the log."""
     _flips(built, list(range(len(built[0][_only(built[0], "wal-")]))))
 
@@ -299,7 +301,7 @@ def test_missing_log_file_is_noticed(boot: dict[str, int], monkeypatch: pytest.M
 
 
 @pytest.mark.parametrize("what", ["log", "checkpoint"])
-def test_open_reports_damage(tmp_path: Path, what: str, at_rest: Callable) -> None:
+def test_open_reports_damage(tmp_path: Path, what: str, at_rest: AtRest) -> None:
     """``shoal.open`` of a damaged store raises CorruptionError with file, offset, expected and found.
 
     A second attempt says the same: nothing was repaired behind the user's back.

@@ -280,7 +280,8 @@ def test_a_forked_child_is_told_too(deep: Path) -> None:
 
 
 def _name(_item: int) -> str:
-    return shoal.current_database().path
+    path: str = shoal.current_database().path
+    return path
 
 
 @pytest.mark.parametrize("move", [renamed, deleted, replaced_by_store])
