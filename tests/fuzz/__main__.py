@@ -18,6 +18,7 @@ import tempfile
 import time
 import traceback
 from pathlib import Path
+from typing import Any
 
 # The largest input, the processor time a single one may take, and the most memory a target may use.
 MOST_BYTES = 16_384
@@ -48,7 +49,7 @@ def main() -> int:
     return _fuzz(options)
 
 
-def _targets() -> dict:
+def _targets() -> dict[str, Any]:
     from tests.fuzz.all_targets import TARGETS
 
     return TARGETS
@@ -66,7 +67,7 @@ def _replay_or_list(options: argparse.Namespace) -> int:
     return 0
 
 
-def _import_atheris():
+def _import_atheris() -> Any:
     try:
         import atheris
     except ImportError:
@@ -101,7 +102,8 @@ def _fuzz(options: argparse.Namespace) -> int:
     def mutate(data: bytes, most_bytes: int, seed: int) -> bytes:
         dice = random.Random(seed)
         if dice.random() < 0.15:
-            return atheris.Mutate(data, most_bytes)
+            made: bytes = atheris.Mutate(data, most_bytes)
+            return made
         return mutated(data, dice, most_bytes)
 
     corpus = Path(tempfile.mkdtemp(prefix=f"shoal-fuzz-{target.name}-"))

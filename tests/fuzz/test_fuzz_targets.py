@@ -9,10 +9,13 @@ import base64
 import gc
 import os
 import random
+import socket
 import subprocess
 import sys
 import tracemalloc
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import hypothesis
 import msgpack
@@ -132,11 +135,11 @@ class TestFound:
     def engine(self, *messages: object) -> None:
         _run("engine", script(*messages))
 
-    def test_writes_that_are_a_map(self):
+    def test_writes_that_are_a_map(self) -> None:
         """Were logged, and then refused."""
         self.engine([1, 0, 0, b"", [{}, None, None, None]])
 
-    def test_a_key_written_twice(self):
+    def test_a_key_written_twice(self) -> None:
         """Stood in the indexes twice."""
         self.engine([1, 0, 0, b"", [[b"new", b"1", 0, b"new", b"2", 0], None, None, None]])
 
@@ -145,46 +148,46 @@ class TestFound:
         [("text", b"v"), (b"k", "text"), (b"k" * 5000, b"v"), (b"", b"v"), (b"k", b"v" * (17 << 20)), (b"first", b"v")],
         ids=["text as key", "text as value", "long key", "empty key", "long value", "key twice"],
     )
-    def test_an_insert_of_what_is_no_key_or_value(self, key, value):
+    def test_an_insert_of_what_is_no_key_or_value(self, key: Any, value: Any) -> None:
         """Was applied in part, or made every scan fail for good."""
         self.engine([1, 0, 0, b"", [[], None, [["insert", [b"a", "there", [], [b"first", b"1", key, value]]]], None]])
 
     @pytest.mark.parametrize("name", sorted(operations.OPERATIONS))
-    def test_an_operation_without_arguments(self, name):
+    def test_an_operation_without_arguments(self, name: str) -> None:
         """Ended the coordinator, if it was an append."""
         self.engine([1, 0, 0, b"", [[], None, [[name, []]], None]])
 
-    def test_reads_with_a_moment_beyond_all_years(self):
+    def test_reads_with_a_moment_beyond_all_years(self) -> None:
         """Ended the coordinator: as a value they raised OverflowError."""
         self.engine([1, 0, 0, BOMBS[12], [[], None, None, None]])
         _run("request", script(1, 0, 0, BOMBS[12], [[], None, None, None]))
 
-    def test_keys_read_that_are_a_map(self):
+    def test_keys_read_that_are_a_map(self) -> None:
         """Ended the coordinator, once its window had forgotten the snapshot."""
         _run("request", script(1, 0, 0, [{b"key": None}, []], [[], None, None, None]))
 
     @pytest.mark.parametrize("text", [b"[" * 100_000, b"\xff", b'{"format":1,"durability":5,"max_bytes":9000000}'])
-    def test_a_store_json_of_something_else(self, text):
+    def test_a_store_json_of_something_else(self, text: bytes) -> None:
         """Raised RecursionError and UnicodeDecodeError, or was served without ever syncing."""
         _run("store_json", text)
 
-    def test_the_last_generation(self):
+    def test_the_last_generation(self) -> None:
         """No coordinator could start after it, and none said why."""
         _run("epoch", b"\xff" * 8 + bytes(4088))
 
     @pytest.mark.parametrize("name", ["checkpoint-x.ckpt", "checkpoint-1 copy.ckpt", "checkpoint-\u0661.ckpt"])
-    def test_a_file_named_nearly_as_a_checkpoint(self, name):
+    def test_a_file_named_nearly_as_a_checkpoint(self, name: str) -> None:
         """Kept the store from opening."""
         assert checkpoint.version_of(name) is None
 
-    def test_an_error_that_says_what_it_was_sent(self):
+    def test_an_error_that_says_what_it_was_sent(self) -> None:
         """Ended the coordinator, where msgpack packs less deep than it unpacks."""
         nested = codec.unpackb(b"\x91" * 900 + b"\xc0")
         for error in (AlreadyExistsError(nested), CASConflictError(nested, nested, 1)):
             _, arguments = wire_errors.error_parts(error)
             assert all(part is None or isinstance(part, (str, int)) for part in arguments)
 
-    def test_an_answer_cut_short(self):
+    def test_an_answer_cut_short(self) -> None:
         """Was struct.error."""
         with pytest.raises(FrameError, match="not an answer"):
             wire_answer.decode_answer(b"\0" * 23)
@@ -210,33 +213,33 @@ class _Greedy(frames.FrameBuffer):
             return []
 
 
-def _leaky_welcome(connection):
+def _leaky_welcome(connection: socket.socket) -> handshake.Welcome:
     try:
         return handshake._decode_welcome(*_received(connection))
     except (ValueError, TypeError, LookupError, FrameError) as error:
         raise EOFError from error
 
 
-def _received(connection):
+def _received(connection: socket.socket) -> tuple[bytes, list[int]]:
     import socket
 
     data, descriptors, _, _ = socket.recv_fds(connection, 4096, 4)
     return data[4:], descriptors
 
 
-def _unchecked_decode_mutations(mutations: bytes):
+def _unchecked_decode_mutations(mutations: bytes) -> tuple[Any, ...]:
     writes, clears, operations_, control = codec.unpackb(mutations)
     flat = clears or []
     pairs = [(flat[i], flat[i + 1]) for i in range(0, len(flat), 2)]
     return writes, pairs, operations_ or [], control
 
 
-def _late_refusal(sound):
+def _late_refusal(sound: Any) -> Callable[..., bytes]:
     """Takes the version before it is sure of the commit."""
 
-    def submit(self, client_id, request):
+    def submit(self: Any, client_id: Any, request: Any) -> bytes:
         before = self.version
-        raw = sound(self, client_id, request)
+        raw: bytes = sound(self, client_id, request)
         if wire_answer.decode_answer(raw[4:])[1] == wire_answer.REFUSED:
             self.version = before + 1
         return raw
@@ -267,7 +270,7 @@ MUTANTS = [
     ("name", "where", "what", "mutant"),
     [pytest.param(*p, id=f"{p[0]}-{p[2]}", marks=[pytest.mark.slow] if p[0] in SLOW else []) for p in MUTANTS],
 )
-def test_a_mutant_is_found(name, where, what, mutant, monkeypatch):
+def test_a_mutant_is_found(name: str, where: Any, what: str, mutant: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """A decoder that trusts its input is caught by its target within 4,000 changed inputs."""
     seeds = TARGETS[name].seeds()
     monkeypatch.setattr(where, what, mutant)
@@ -286,7 +289,7 @@ class TestCommand:
         command = [sys.executable, "-m", "tests.fuzz", *arguments]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
 
-    def test_replay(self, tmp_path):
+    def test_replay(self, tmp_path: Path) -> None:
         """A kept input runs again without atheris."""
         (tmp_path / "input").write_bytes(TARGETS["hello"].seeds()[0])
         done = self.run("hello", "--replay", "input", tmp_path=tmp_path)
@@ -294,7 +297,7 @@ class TestCommand:
         assert "nothing wrong" in done.stdout
 
     @pytest.mark.slow
-    def test_guided_by_coverage(self, tmp_path):
+    def test_guided_by_coverage(self, tmp_path: Path) -> None:
         """Every target for 20 seconds, with atheris."""
         pytest.importorskip("atheris", reason="needs atheris: pip install -e '.[fuzz]'")
         done = self.run("--all", "--seconds", "20", tmp_path=tmp_path)
