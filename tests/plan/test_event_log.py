@@ -108,7 +108,9 @@ def test_10_hash_chain_is_deterministic() -> None:
 
     def hashes(*payloads: Any) -> list[Any]:
         read: Read = nothing
-        return append(read, 1_000, b"log\0", "xxh3", [["e", canonical(payload)] for payload in payloads]).result
+        entries = [["e", canonical(payload)] for payload in payloads]
+        found: list[Any] = append(read, 1_000, b"log\0", "xxh3", entries).result
+        return found
 
     assert hashes({"a": 1, "b": {"c": 2, "d": 3}}, 5) == hashes({"b": {"d": 3, "c": 2}, "a": 1}, 5)
     assert hashes(1)[0] != hashes(2)[0]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -138,7 +138,7 @@ Reopen = Callable[[], Stores]
 
 
 @pytest.fixture
-def recovered(store: Path, wait_for_end: Callable[[int], None]):
+def recovered(store: Path, wait_for_end: Callable[[int], None]) -> Iterator[tuple[Stores, Reopen]]:
     """A fresh store's facades, and a function that kills the coordinator and gives those of the recovered store."""
     opened = [shoal.open(store, linger=0.2)]
 
