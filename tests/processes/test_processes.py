@@ -11,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -24,7 +25,7 @@ METHODS = ["fork", "spawn", "forkserver"]
 DEADLINE_S = 60
 
 
-def run_in_child(work: Callable[[], None]) -> int:
+def run_in_child(work: Callable[[], object]) -> int:
     """Run ``work`` in a forked child; its exit status, 0 if nothing was raised. Nothing of pytest runs in it."""
     pid = os.fork()
     if pid == 0:
@@ -39,7 +40,7 @@ def run_in_child(work: Callable[[], None]) -> int:
     return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
-def start_all(context, target, arguments) -> None:
+def start_all(context: Any, target: Any, arguments: Any) -> None:
     """Run ``target`` in one process for each tuple of ``arguments``; all must end well."""
     processes = [context.Process(target=target, args=args) for args in arguments]
     for process in processes:
@@ -84,7 +85,7 @@ def move(txn: shoal.Transaction, source: str, target: str) -> None:
 
 class TestStartMethods:
     @pytest.mark.parametrize("method", METHODS)
-    def test_database_as_an_argument(self, memory_db, kv, method):
+    def test_database_as_an_argument(self, memory_db: shoal.Database, kv: shoal.KVStore, method: Any) -> None:
         """A Database handed to a process attaches there by itself; what it writes is seen here."""
         kv.put("r", "from parent", 1)
         context = multiprocessing.get_context(method)
@@ -94,12 +95,14 @@ class TestStartMethods:
             assert written == kv.get("r", f"{method}/{number}/txn")
             assert written != os.getpid()
 
-    def test_increments_of_four_processes(self, memory_db, kv, run):
+    def test_increments_of_four_processes(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """Increments never conflict: the sum is exact, and nobody is told the same number twice."""
         start_all(multiprocessing.get_context("fork"), increment_many, [(memory_db, run, 200)] * 4)
         assert kv.get(run, "n") == 4 * 200 * 3
 
-    def test_transactions_of_four_processes_keep_an_invariant(self, memory_db, kv, run):
+    def test_transactions_of_four_processes_keep_an_invariant(
+        self, memory_db: shoal.Database, kv: shoal.KVStore, run: str
+    ) -> None:
         """Transfers between accounts keep their sum in every snapshot and at the end."""
         for account in range(5):
             kv.put(run, str(account), 100)
@@ -109,7 +112,7 @@ class TestStartMethods:
 
 
 class TestPickling:
-    def test_round_trip_is_an_attachment_of_its_own(self, store):
+    def test_round_trip_is_an_attachment_of_its_own(self, store: Path) -> None:
         """A Database unpickled in the same process is another attachment to the same store; closing it leaves ours."""
         with shoal.open(store, durability="memory", linger=0.1) as db:
             with pickle.loads(pickle.dumps(db)) as copy:
@@ -121,7 +124,7 @@ class TestPickling:
             KVStore(db).put("r", "k", 2)
             assert KVStore(db).get("r", "k") == 2
 
-    def test_errors_and_namespaces(self):
+    def test_errors_and_namespaces(self) -> None:
         """Errors keep class, fields and message through pickle; a Namespace stays equal."""
         for error in (
             shoal.ConflictError("k", 1, 2),
@@ -139,7 +142,7 @@ class TestPickling:
 
 
 class TestUnrelatedProcess:
-    def test_opens_the_same_path(self, memory_db, kv, run):
+    def test_opens_the_same_path(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """A process started by itself that opens the path sees our data, and we see its."""
         code = (
             "import sys, shoal\n"
@@ -153,14 +156,14 @@ class TestUnrelatedProcess:
         assert (result.returncode, result.stderr) == (0, "")
         assert kv.get(run, "reply") == ["question", memory_db.info().coordinator_pid]
 
-    def test_store_outlives_the_process_that_started_it(self, store):
+    def test_store_outlives_the_process_that_started_it(self, store: Path) -> None:
         """The coordinator is a process of its own: who opened first may end, with os._exit, and we go on."""
         code = "import sys, os, shoal\ndb = shoal.open(sys.argv[1])\nshoal.KVStore(db).put('r', 'k', 1)\nos._exit(0)\n"
         subprocess.run([sys.executable, "-c", code, store], timeout=DEADLINE_S, check=True)
         with shoal.open(store, linger=0.1) as db:
             assert KVStore(db).get("r", "k") == 1
 
-    def test_several_that_open_at_once_share_one_coordinator(self, store):
+    def test_several_that_open_at_once_share_one_coordinator(self, store: Path) -> None:
         """Processes that open a new store at the same moment find one coordinator."""
         code = (
             "import sys, shoal\n"
@@ -184,11 +187,11 @@ class TestUnrelatedProcess:
 
 
 class TestFork:
-    def test_child_and_parent_both_go_on(self, memory_db, kv, run):
+    def test_child_and_parent_both_go_on(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """After a fork with an open connection, child and parent read and commit, each for himself."""
         kv.put(run, "k", 1)
 
-        def work():
+        def work() -> None:
             assert kv.get(run, "k") == 1
             for _ in range(50):
                 kv.increment(run, "n")
@@ -201,13 +204,15 @@ class TestFork:
         assert kv.get(run, "n") == 100
         assert kv.get(run, "child") == 1
 
-    def test_child_that_closes_leaves_the_parent_attached(self, memory_db, kv, run):
+    def test_child_that_closes_leaves_the_parent_attached(
+        self, memory_db: shoal.Database, kv: shoal.KVStore, run: str
+    ) -> None:
         """close() in a forked child is the child's: the parent's database stays open."""
         assert run_in_child(memory_db.close) == 0
         kv.put(run, "k", 1)
         assert kv.get(run, "k") == 1
 
-    def test_child_of_a_busy_coordinator(self, store):
+    def test_child_of_a_busy_coordinator(self, store: Path) -> None:
         """A coordinator that answers late is not a dead one: a forked child of a memory store waits for it."""
         with shoal.open(store, durability="memory", linger=0.2) as db:
             kv = KVStore(db)
@@ -222,11 +227,11 @@ class TestFork:
                 waker.join()
             assert kv.get("r", "child") == 1
 
-    def test_fork_while_another_thread_commits(self, memory_db, kv, run):
+    def test_fork_while_another_thread_commits(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """A fork in the middle of another thread's commits leaves no lock held in the child."""
         stop = threading.Event()
 
-        def commit():
+        def commit() -> None:
             while not stop.is_set():
                 kv.increment(run, "n")
 
@@ -240,7 +245,9 @@ class TestFork:
         assert codes == [0] * 10
         assert kv.get(run, "child") == 10
 
-    def test_childs_end_of_a_snapshot_is_not_the_parents(self, memory_db, kv, run):
+    def test_childs_end_of_a_snapshot_is_not_the_parents(
+        self, memory_db: shoal.Database, kv: shoal.KVStore, run: str
+    ) -> None:
         """A snapshot inherited by fork and closed in the child stays pinned in the parent."""
         kv.put(run, "k", "then")
         with memory_db.snapshot(run) as view:
@@ -249,10 +256,10 @@ class TestFork:
                 kv.put(run, "k", number)
             assert view.kv.get("k") == "then"
 
-    def test_child_inside_a_transaction(self, memory_db, kv, run):
+    def test_child_inside_a_transaction(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """A child forked inside a with block that is left by an exception there changes nothing of the parent's."""
 
-        def work():
+        def work() -> None:
             with pytest.raises(RuntimeError), memory_db.transaction(run) as own:  # noqa: PT012
                 own.kv.put("child", 1)
                 raise RuntimeError
@@ -264,11 +271,11 @@ class TestFork:
 
 
 class TestThreads:
-    def test_share_one_database(self, memory_db, kv, run):
+    def test_share_one_database(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """Threads of one process put, read, scan and increment through one Database, nothing lost or mixed up."""
         failures = []
 
-        def work(number):
+        def work(number: Any) -> None:
             try:
                 for i in range(60):
                     kv.put(run, f"{number}/{i:02}", [number, i])

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -79,7 +80,7 @@ def returns_a_coroutine(text):
 
 
 @pytest.fixture
-def home(tmp_path):
+def home(tmp_path: Path) -> Iterator[Path]:
     """A directory with the module, and no process in it afterwards."""
     (tmp_path / "side.py").write_text(MODULE)
     yield tmp_path
@@ -88,39 +89,41 @@ def home(tmp_path):
         time.sleep(0.1)
 
 
-def command(home, *inputs, function="step", workers=1, options=()):
+def command(
+    home: Path, *inputs: str, function: str = "step", workers: int = 1, options: Sequence[str] = ()
+) -> list[str]:
     run = ["run", f"side:{function}", *inputs, "--store", str(home / "store"), "--workers", str(workers), *options]
     return [sys.executable, "-m", "shoal", *run]
 
 
-def start(home, *inputs, **options):
+def start(home: Path, *inputs: str, **options: Any) -> subprocess.Popen[str]:
     pipe = subprocess.PIPE
     return subprocess.Popen(
         command(home, *inputs, **options), cwd=home, stdout=pipe, stderr=pipe, text=True, start_new_session=True
     )
 
 
-def finish(run):
+def finish(run: subprocess.Popen[str]) -> tuple[int, str, str]:
     out, err = run.communicate(timeout=60)
     return run.returncode, out, err
 
 
-def lines(path: Path):
+def lines(path: Path) -> list[str]:
     return path.read_text().split() if path.exists() else []
 
 
-def wait_for(condition, seconds=30):
+def wait_for(condition: Callable[[], Any], seconds: float = 30) -> None:
     deadline_s = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline_s, "it did not happen in time"
         time.sleep(0.02)
 
 
-def names(numbers):
+def names(numbers: Iterable[int]) -> list[str]:
     return [f"input{number}" for number in numbers]
 
 
-def test_the_same_inputs_in_three_runs(home):
+def test_the_same_inputs_in_three_runs(home: Path) -> None:
     """However many workers each has, every input is begun once, and every run says that all are done."""
     inputs = names(range(12))
     runs = [start(home, *inputs, workers=workers) for workers in (1, 2, 1)]
@@ -132,7 +135,7 @@ def test_the_same_inputs_in_three_runs(home):
 
 
 @pytest.mark.slow
-def test_overlapping_inputs_and_stored_outcomes(home):
+def test_overlapping_inputs_and_stored_outcomes(home: Path) -> None:
     """Of inputs another run works on, a run gives what that one stored: results, and errors without a second try."""
     first = start(home, "bad1", *names(range(5)), "bad2", options=["--results"])
     wait_for(lambda: lines(home / "begun"))
@@ -152,7 +155,7 @@ def test_overlapping_inputs_and_stored_outcomes(home):
     assert lines(home / "begun").count("bad1") == 2
 
 
-def test_what_a_killed_run_had_claimed_is_taken_over(home):
+def test_what_a_killed_run_had_claimed_is_taken_over(home: Path) -> None:
     """kill -9 of a run and all its workers: the other finishes everything; only what the kill cut is begun twice."""
     inputs = names(range(10))
     first = start(home, *inputs, workers=2)
@@ -173,7 +176,7 @@ def test_what_a_killed_run_had_claimed_is_taken_over(home):
         )
 
 
-def test_a_killed_run_lets_go_though_its_children_live(home):
+def test_a_killed_run_lets_go_though_its_children_live(home: Path) -> None:
     """A claim is not inherited: programs and forked processes a task left behind keep no other run waiting."""
     inputs = {"function": "step_leaving_a_program", "options": ["--retries", "0"]}
     first = start(home, "a", **inputs)
@@ -192,7 +195,7 @@ def test_a_killed_run_lets_go_though_its_children_live(home):
 
 
 class TestClaims:
-    def test_a_claim_ends_with_its_process_and_not_with_a_child(self, tmp_path):
+    def test_a_claim_ends_with_its_process_and_not_with_a_child(self, tmp_path: Path) -> None:
         """Held by one process, waited for by another; a child of the holder has none of it."""
         program = (
             "import os, sys, time\nfrom shoal.claims import claimed\n"
@@ -217,7 +220,7 @@ class TestClaims:
         assert (tmp_path / CLAIMS_FILE).stat().st_mode & 0o777 == 0o600
         assert (tmp_path / CLAIMS_FILE).stat().st_size == 0
 
-    def test_no_claim_is_damage(self, home):
+    def test_no_claim_is_damage(self, home: Path) -> None:
         """A store with claims checks as sound, opens, and is backed up."""
         assert finish(start(home, "a"))[0] == 0
         check = subprocess.run(
@@ -227,7 +230,7 @@ class TestClaims:
 
 
 class TestOutput:
-    def test_stdout_holds_results_only(self, home):
+    def test_stdout_holds_results_only(self, home: Path) -> None:
         """What a task prints, logs, writes to descriptor 1, or has a program print goes to stderr."""
         for workers in (1, 2):
             texts = [f"{workers}{name}" for name in "abc"]
@@ -243,7 +246,7 @@ class TestOutput:
     @pytest.mark.parametrize(
         ("function", "status"), [("asynchronous", 2), ("generating", 2), ("returns_a_coroutine", 1)]
     )
-    def test_a_function_that_would_not_run(self, home, function, status):
+    def test_a_function_that_would_not_run(self, home: Path, function: str, status: int) -> None:
         """An async or generator function is bad usage; one that returns a coroutine has failed, not done its inputs."""
         ended, out, err = finish(start(home, "a", function=function))
         assert ended == status
@@ -251,7 +254,7 @@ class TestOutput:
         assert "never awaited" not in err
         assert out == ("" if status == 2 else "1 inputs: 0 done before, 0 done now, 1 failed\n")
 
-    def test_results_into_a_closed_pipe(self, home):
+    def test_results_into_a_closed_pipe(self, home: Path) -> None:
         """``shoal run --results | head -1`` ends without a traceback."""
         line = " ".join(command(home, *names(range(20)), function="loud", options=["--results"]))
         ended = subprocess.run(["bash", "-c", f"{line} 2>err | head -1"], cwd=home, capture_output=True, timeout=60)

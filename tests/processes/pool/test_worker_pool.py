@@ -9,6 +9,7 @@ import subprocess
 import sys
 import textwrap
 import time
+from collections.abc import Iterator
 from concurrent.futures import Executor
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ METHODS = ["fork", "spawn", "forkserver"]
 
 
 @pytest.fixture
-def pool(memory_db: shoal.Database):
+def pool(memory_db: shoal.Database) -> Iterator[shoal.WorkerPool]:
     with shoal.WorkerPool(memory_db.path, workers=2) as pool:
         yield pool
 
@@ -93,7 +94,7 @@ def test_current_database_outside_a_worker(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("workers", "retries"), [(0, 0), (-1, 0), (1.5, 0), (1, -1)])
-def test_bad_arguments(tmp_path: Path, workers, retries) -> None:
+def test_bad_arguments(tmp_path: Path, workers: Any, retries: Any) -> None:
     """Numbers that make no sense are ValueError, and no store's coordinator stays behind."""
     with pytest.raises(ValueError, match="give a whole number"):
         shoal.WorkerPool(tmp_path / "store", workers=workers, retries=retries, linger=0.1)
@@ -115,7 +116,7 @@ def test_bad_arguments(tmp_path: Path, workers, retries) -> None:
         ({"retries": -1}, ValueError),
     ],
 )
-def test_bad_options(tmp_path: Path, options, error) -> None:
+def test_bad_options(tmp_path: Path, options: Any, error: type[Exception]) -> None:
     """They are refused before a store is opened."""
     with pytest.raises(error):
         shoal.WorkerPool(tmp_path / "store", **options)

@@ -8,8 +8,9 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,7 +23,7 @@ METHODS = ["forkserver", *slow("fork", "spawn")]
 
 
 @pytest.fixture
-def program(tmp_path: Path) -> Iterator:
+def program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
     started: list[Program] = []
 
     def start(text: str, *arguments: str) -> Program:
@@ -95,7 +96,7 @@ MORE_PLACES = ["submit", "caught", "map", "as_completed", "sleep", "shutdown", "
         *slow(*(("forkserver", where) for where in MORE_PLACES), ("fork", "result"), ("spawn", "starting")),
     ],
 )
-def test_ctrl_c_ends_it(program, method: str, where: str) -> None:
+def test_ctrl_c_ends_it(program: Callable[..., Program], method: str, where: str) -> None:
     """Wherever the main thread is: what is queued is not done, workers say nothing, and no process is left."""
     running = program(INTERRUPTED, method, where)
     assert running.line() == "ready"
@@ -137,7 +138,7 @@ ORPHANS = """
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_kill_9_leaves_nothing(program, method: str) -> None:
+def test_kill_9_leaves_nothing(program: Callable[..., Program], method: str) -> None:
     """Also with two pools, and while a forked child of the pools' process lives on: only that child is left."""
     running = program(ORPHANS, method)
     child = int(running.line())
@@ -189,7 +190,7 @@ LEFT_ALONE = """
         *slow(*(("forkserver", how) for how in ("no wait", "exit", "thread")), ("fork", "end"), ("spawn", "end")),
     ],
 )
-def test_what_is_queued_is_done_at_exit(program, method: str, how: str) -> None:
+def test_what_is_queued_is_done_at_exit(program: Callable[..., Program], method: str, how: str) -> None:
     """As with the standard pool, however the program ends in order; then no process is left."""
     running = program(LEFT_ALONE, method, how)
     code, out, errors = running.end()
@@ -241,7 +242,7 @@ def test_a_forked_child_cannot_use_the_pool(memory_db: shoal.Database, method: s
         assert pool.submit(functions.pid).result(30) == worker
 
 
-def _use_a_pool(path: str, method: str, ends_it: bool, answers) -> None:
+def _use_a_pool(path: str, method: str, ends_it: bool, answers: Any) -> None:
     pool = shoal.WorkerPool(path, 1, mp_context=method)
     answers.put(pool.submit(functions.echo, "abc").result(30))
     pool.submit(functions.sleep_then, 0.2)
@@ -265,7 +266,7 @@ def test_a_pool_in_a_process_of_multiprocessing(
 
 
 @pytest.mark.slow
-def test_a_main_module_without_a_guard_is_told(program) -> None:
+def test_a_main_module_without_a_guard_is_told(program: Callable[..., Program]) -> None:
     """Workers import it again: each is refused its pool, and the pool breaks instead of starting workers for ever."""
     running = program("""
         import sys

@@ -5,6 +5,8 @@ from __future__ import annotations
 import functools
 import pickle
 from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -94,7 +96,7 @@ def test_arguments_that_cannot_be_pickled(pool: shoal.WorkerPool) -> None:
         pool.submit(functions.echo, functions.OddResult("pickle")).result(30)
 
 
-def test_a_task_that_forks_and_returns_twice(pool: shoal.WorkerPool, tmp_path) -> None:
+def test_a_task_that_forks_and_returns_twice(pool: shoal.WorkerPool, tmp_path: Path) -> None:
     """The worker's answer counts; the child ends without one, whether it returns or raises."""
     worker = pool.submit(functions.pid).result(30)
     assert pool.submit(functions.fork_and_return_twice, str(tmp_path / "marker")).result(30) == worker
@@ -114,7 +116,7 @@ NOT_TO_BE_SUBMITTED = {
 
 
 @pytest.mark.parametrize("function", NOT_TO_BE_SUBMITTED.values(), ids=NOT_TO_BE_SUBMITTED)
-def test_what_a_worker_cannot_run_is_refused(pool: shoal.WorkerPool, function) -> None:
+def test_what_a_worker_cannot_run_is_refused(pool: shoal.WorkerPool, function: Any) -> None:
     """Coroutine and generator functions, however they are wrapped, are TypeError that names them, at once."""
     for call in (lambda: pool.submit(function), lambda: pool.map(function, [1])):
         with pytest.raises(TypeError, match=r"(coroutine|generator|AsyncCallable).*, an? .*function"):

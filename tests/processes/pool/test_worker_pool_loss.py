@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -169,7 +170,9 @@ def no_descriptors_left() -> Iterator[None]:
 
 
 @pytest.mark.parametrize("method", ["forkserver", *slow("fork", "spawn")])
-def test_without_descriptors_the_pool_waits(memory_db: shoal.Database, method: str, caplog) -> None:
+def test_without_descriptors_the_pool_waits(
+    memory_db: shoal.Database, method: str, caplog: pytest.LogCaptureFixture
+) -> None:
     """A replacement that cannot be started is tried again; what runs keeps its result, what waits waits; said once."""
     with shoal.WorkerPool(memory_db.path, 2, mp_context=method) as pool, caplog.at_level(logging.WARNING, "shoal"):
         wait_for(lambda: len(set(pool.map(functions.slow_pid, range(4)))) == 2)
@@ -188,11 +191,11 @@ def test_without_descriptors_the_pool_waits(memory_db: shoal.Database, method: s
 
 
 @pytest.mark.parametrize("number", sorted(SHORTAGES))
-def test_each_shortage_is_waited_out(memory_db: shoal.Database, monkeypatch, number: int) -> None:
+def test_each_shortage_is_waited_out(memory_db: shoal.Database, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
     """Memory, processes and descriptors, of this process or the machine: the start is tried again."""
     start, failures = worker_process.start_worker, iter([number] * 3)
 
-    def start_worker(*arguments):
+    def start_worker(*arguments: Any) -> Any:
         for failure in failures:
             raise OSError(failure, os.strerror(failure))
         return start(*arguments)
@@ -202,12 +205,14 @@ def test_each_shortage_is_waited_out(memory_db: shoal.Database, monkeypatch, num
         assert pool.submit(functions.echo, 1).result(30) == 1
 
 
-def test_an_error_of_the_pool_itself_is_logged(memory_db: shoal.Database, monkeypatch, caplog) -> None:
+def test_an_error_of_the_pool_itself_is_logged(
+    memory_db: shoal.Database, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     """A task whose exchange fails here gets that error; the worker is replaced, the pool goes on."""
     receive = channel.Channel.receive
     failures: list[int] = []
 
-    def broken(self):
+    def broken(self: Any) -> Any:
         message = receive(self)
         if message is not None and message[0] == channel.RESULT and not failures:
             failures.append(1)

@@ -94,7 +94,8 @@ def fork_server() -> int:
     server: Any = multiprocessing.forkserver._forkserver
     while (pid := server._forkserver_pid) is None:
         time.sleep(0.005)  # another thread starts it
-    return pid
+    found: int = pid
+    return found
 
 
 def has_another_fork_server(victim: int) -> bool:
@@ -105,7 +106,7 @@ def have_ended(threads: list[threading.Thread]) -> bool:
     return not any(thread.is_alive() for thread in threads)
 
 
-def test_the_fork_server_dies_again_and_again(memory_db: shoal.Database, caplog) -> None:
+def test_the_fork_server_dies_again_and_again(memory_db: shoal.Database, caplog: pytest.LogCaptureFixture) -> None:
     """That is no failed start of a worker, however often it happens during one; tasks wait, and it is said."""
     with shoal.WorkerPool(memory_db.path, 2) as pool, caplog.at_level(logging.WARNING, "shoal"):
         wait_for(lambda: len(set(pool.map(functions.slow_pid, range(4)))) == 2)

@@ -105,10 +105,10 @@ def test_callbacks_may_do_anything(memory_db: shoal.Database) -> None:
     release, results = threading.Event(), []
     with shoal.WorkerPool(memory_db.path, 3) as pool:
 
-        def submit_and_wait(_future) -> None:
+        def submit_and_wait(_future: object) -> None:
             results.append(pool.submit(functions.echo, "from a callback").result(30))
 
-        def leave(_future) -> None:
+        def leave(_future: object) -> None:
             raise SystemExit
 
         pool.submit(functions.pid).add_done_callback(submit_and_wait)
@@ -128,7 +128,7 @@ def test_a_callback_may_end_the_pool(memory_db: shoal.Database, end: str) -> Non
     ended = threading.Event()
     pool = shoal.WorkerPool(memory_db.path, 2)
 
-    def end_it(_future) -> None:
+    def end_it(_future: object) -> None:
         if end == "kill":
             pool.kill()
         else:
@@ -148,7 +148,7 @@ def test_callbacks_of_cancelled_futures_submit(memory_db: shoal.Database) -> Non
     pool = shoal.WorkerPool(memory_db.path, 1)
     refused = []
 
-    def again(_future) -> None:
+    def again(_future: object) -> None:
         try:
             pool.submit(functions.pid)
         except RuntimeError as error:
@@ -166,7 +166,7 @@ def test_callbacks_of_cancelled_futures_submit(memory_db: shoal.Database) -> Non
 
 def test_all_who_wait_are_told_when_the_pool_is_killed(memory_db: shoal.Database) -> None:
     """as_completed in another thread ends after Ctrl-C."""
-    futures: list[concurrent.futures.Future] = []
+    futures: list[concurrent.futures.Future[Any]] = []
     ended = threading.Event()
 
     def collect() -> None:
@@ -189,7 +189,7 @@ def test_submit_from_a_signal_handler(pool: shoal.WorkerPool) -> None:
     """Whatever it interrupts in its own thread: submit, the first submit, shutdown."""
     futures, stop = [], threading.Event()
 
-    def handler(_number, _frame) -> None:
+    def handler(_number: object, _frame: object) -> None:
         try:
             futures.append(pool.submit(functions.echo, "handler"))
         except RuntimeError:
