@@ -153,6 +153,7 @@ class TestNamesAndValues:
             cells.cas(run, name, 1, 1)
         assert conflict.value.key == name
         assert cells.delete(run, name) is True
+        call: Callable[[], object]
         for call in (lambda: cells.cas(run, name, 1, 1), lambda: cells.transition(run, name, lambda s: (1, 1))):
             with pytest.raises(shoal.NotFoundError) as missing:
                 call()

@@ -42,6 +42,7 @@ class TestBadArguments:
                 lambda view=view: view.delete(name),
                 lambda view=view: view.transition(name, _nothing),
             ]
+        call: Callable[[], object]
         for call in [*calls, lambda: cells.wait(run, name, 0, timeout=0)]:
             with pytest.raises(error, match="name"):
                 call()
@@ -129,6 +130,7 @@ class TestErrors:
         """Each error of a cell arrives in another process with class, fields and message."""
         cells.init(run, "c", 1)
         errors = []
+        call: Callable[[], object]
         for call in (
             lambda: cells.init(run, "c", 1),
             lambda: cells.cas(run, "c", 9, 1),

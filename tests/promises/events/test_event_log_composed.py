@@ -17,10 +17,11 @@ from shoal.primitives.rules import registry as operations
 from shoal.primitives.rules.event_rules import METADATA
 from shoal.primitives.views import events as event_view
 from tests.support.event_logs import DB, keys_of, prefix_of
+from tests.support.present import present
 
 
 class TestTransactions:
-    def test_all_reads_see_own_appends(self, memory_db, log, run):
+    def test_all_reads_see_own_appends(self, memory_db: shoal.Database, log: shoal.EventLog, run: str) -> None:
         """Own events are part of the log in every read, scans and the type index included."""
         log.append_many(run, [("a", 0), ("b", 1)])
         with memory_db.transaction(run) as txn:
@@ -30,13 +31,13 @@ class TestTransactions:
             assert [event.payload for event in events.iter()] == [0, 1, 2, 3, 4]
             assert [event.payload for event in events.read_range(1, 4)] == [1, 2, 3]
             assert [event.payload for event in events.read_by_type("a")] == [0, 2, 4]
-            assert (events.head().hash, events.len(), events.is_empty()) == (appended[2].hash, 5, False)
+            assert (present(events.head()).hash, events.len(), events.is_empty()) == (appended[2].hash, 5, False)
             assert events.anchor() == (5, appended[2].hash)
             stored = list(events.iter())
         assert list(log.iter(run)) == stored
         assert log.verify_chain(run).is_valid
 
-    def test_an_append_meanwhile_is_a_conflict(self, memory_db, log, run):
+    def test_an_append_meanwhile_is_a_conflict(self, memory_db: shoal.Database, log: shoal.EventLog, run: str) -> None:
         """The sequence a transaction was told is validated: it commits only if it is still its own."""
         with pytest.raises(ConflictError) as caught, memory_db.transaction(run) as txn:
             assert txn.events.append("mine", 1).sequence == 0
@@ -45,11 +46,13 @@ class TestTransactions:
         assert [event.event_type for event in log.iter(run)] == ["theirs"]
         assert memory_db.transact(run, lambda txn: txn.events.append("mine", 1)).sequence == 1
 
-    def test_reads_of_what_cannot_change_do_not_conflict(self, memory_db, log, kv, run):
+    def test_reads_of_what_cannot_change_do_not_conflict(
+        self, memory_db: shoal.Database, log: shoal.EventLog, kv: shoal.KVStore, run: str
+    ) -> None:
         """Events that are there never change: reading them, and no further, conflicts with no append."""
         log.append_many(run, [("a", 0), ("b", 1), ("a", 2)])
         with memory_db.transaction(run) as txn:
-            assert txn.events.read(1).payload == 1
+            assert present(txn.events.read(1)).payload == 1
             assert len(txn.events.read_range(0, 3)) == 3
             assert [event.event_type for event in txn.events.read_by_type("b")] == ["b"]
             for event in txn.events.iter():
@@ -73,7 +76,9 @@ class TestTransactions:
             lambda events: events.verify_chain(),
         ],
     )
-    def test_reads_that_saw_the_end_conflict(self, memory_db, log, run, read):
+    def test_reads_that_saw_the_end_conflict(
+        self, memory_db: shoal.Database, log: shoal.EventLog, run: str, read: Any
+    ) -> None:
         """A read that an append would have changed is a conflict at commit."""
         log.append_many(run, [("a", 0), ("b", 1), ("a", 2)])
         with pytest.raises(ConflictError), memory_db.transaction(run) as txn:
@@ -81,7 +86,9 @@ class TestTransactions:
             log.append(run, "a", 3)
             txn.kv.put("done", True)
 
-    def test_a_snapshot_reads_and_refuses_to_write(self, memory_db, log, run):
+    def test_a_snapshot_reads_and_refuses_to_write(
+        self, memory_db: shoal.Database, log: shoal.EventLog, run: str
+    ) -> None:
         """A snapshot sees the log as it was; a write through it is refused."""
         log.append(run, "e", 0)
         with memory_db.snapshot(run) as view:
@@ -91,7 +98,7 @@ class TestTransactions:
             with pytest.raises(InvalidOperationError, match="snapshot"):
                 view.events.append("e", 2)
 
-    def test_the_facades_transaction(self, memory_db, run):
+    def test_the_facades_transaction(self, memory_db: shoal.Database, run: str) -> None:
         """The facade's own transaction is one of its namespace."""
         log = shoal.EventLog(memory_db, namespace=shoal.Namespace(agent="other"))
         with log.transaction(run) as txn:
@@ -105,7 +112,7 @@ class TestRestore:
     def restore(self, db: DB, run: str, events: Any) -> None:
         event_view.restore(event_view.EventView(db._store.auto_commit, shoal.Namespace(), run), events)
 
-    def test_a_log_comes_back_and_goes_on(self, memory_db, filled, run):
+    def test_a_log_comes_back_and_goes_on(self, memory_db: shoal.Database, filled: shoal.EventLog, run: str) -> None:
         """Hashes, timestamps, chain and index are those of the exported log; in any slices; it goes on from there."""
         events = pickle.loads(pickle.dumps(list(filled.iter(run))))
         other = run + "-restored"
@@ -119,7 +126,7 @@ class TestRestore:
         assert (appended.hash[16:] == bytes(16)) == (events[0].hash[16:] == bytes(16))
         assert shoal.EventLog.verify(filled.iter(other)).is_valid
 
-    def test_in_a_transaction(self, memory_db, filled, run):
+    def test_in_a_transaction(self, memory_db: shoal.Database, filled: shoal.EventLog, run: str) -> None:
         """Restored events commit with the rest of their transaction, or not at all."""
         events = list(filled.iter(run))
         with pytest.raises(RuntimeError), memory_db.transaction(run) as txn:
@@ -131,26 +138,28 @@ class TestRestore:
             assert txn.on(run + "-kept").events.head() == events[-1]
         assert list(filled.iter(run + "-kept")) == events
 
-    def test_what_does_not_fit_is_refused(self, memory_db, filled, run):
+    def test_what_does_not_fit_is_refused(self, memory_db: shoal.Database, filled: shoal.EventLog, run: str) -> None:
         """Events that are changed, or do not follow what is there, are refused whole."""
         events = list(filled.iter(run))
         other = run + "-other"
         self.restore(memory_db, other, events[:2])
+        changed: Any = replace  # to fields of any type
         for wrong in (
             events,
             events[1:],
             events[3:],
             [events[2], events[4]],
             [replace(events[2], payload="forged")],
-            [replace(events[2], timestamp=None)],
+            [changed(events[2], timestamp=None)],
             [replace(events[2], event_type="")],
-            [replace(events[2], hash=None)],
+            [changed(events[2], hash=None)],
         ):
             with pytest.raises(ValueError, match=r"restore the events|event_type"):
                 self.restore(memory_db, other, wrong)
-        for wrong in ([None], [{"sequence": 2}], [*events[2:], None]):
+        no_events: list[Any] = [[None], [{"sequence": 2}], [*events[2:], None]]
+        for no_event in no_events:
             with pytest.raises(TypeError):
-                self.restore(memory_db, other, wrong)
+                self.restore(memory_db, other, no_event)
         self.restore(memory_db, other, [])
         assert list(filled.iter(other)) == events[:2]
 
@@ -179,7 +188,15 @@ class TestOperations:
         ],
         ids=repr,
     )
-    def test_bad_arguments_are_refused_and_nothing_is_written(self, memory_db, log, run, name, arguments, error):
+    def test_bad_arguments_are_refused_and_nothing_is_written(
+        self,
+        memory_db: shoal.Database,
+        log: shoal.EventLog,
+        run: str,
+        name: Any,
+        arguments: Any,
+        error: type[Exception],
+    ) -> None:
         """The coordinator refuses what no facade sends, and goes on."""
         with pytest.raises(error) as caught:
             memory_db._store.auto_commit.perform(name, [prefix_of(run) + METADATA, *arguments])
@@ -188,7 +205,9 @@ class TestOperations:
         assert keys_of(memory_db, run) == []
         assert log.append(run, "e", 1).sequence == 0
 
-    def test_the_keys_are_those_of_the_key_space(self, memory_db, log, run):
+    def test_the_keys_are_those_of_the_key_space(
+        self, memory_db: shoal.Database, log: shoal.EventLog, run: str
+    ) -> None:
         """Numbers and texts inside the keys have the form of every primitive's."""
         log.append(run, "e\0", 1)
         assert keys_of(memory_db, run) == [
@@ -198,7 +217,7 @@ class TestOperations:
         ]
 
 
-def test_a_facades_transaction_begins_logs_with_its_chain(memory_db, run):
+def test_a_facades_transaction_begins_logs_with_its_chain(memory_db: shoal.Database, run: str) -> None:
     """The first append in a facade's own transaction is hashed as the facade's single calls are, on any run."""
     log = shoal.EventLog(memory_db, chain="sha256")
     with log.transaction(run) as txn:

@@ -29,7 +29,7 @@ from tests.support.present import present
 class TestVerify:
     """Of exported events, with no store."""
 
-    def test_a_log_and_any_slice_of_it(self, filled, run):
+    def test_a_log_and_any_slice_of_it(self, filled: shoal.EventLog, run: str) -> None:
         """All of it verifies, and every slice after the hash before it, from any iterable, and after a pickle."""
         events = pickle.loads(pickle.dumps(list(filled.iter(run))))
         assert shoal.EventLog.verify(iter(events)) == shoal.ChainVerification(True, 5)
@@ -68,7 +68,7 @@ class TestVerify:
         ],
         ids=repr,
     )
-    def test_every_change_is_found_where_it_is(self, filled, run, changed):
+    def test_every_change_is_found_where_it_is(self, filled: shoal.EventLog, run: str, changed: Any) -> None:
         """An event with any field changed is named; so is what is no event's field at all, and nothing is raised."""
         events = list(filled.iter(run))
         events[2] = replace(events[2], **changed)
@@ -78,7 +78,7 @@ class TestVerify:
         alone = shoal.EventLog.verify([events[2]], prev_hash=events[1].hash)
         assert not alone.is_valid or "sequence" in changed
 
-    def test_a_changed_event_with_a_hash_that_fits_breaks_the_next(self, log, run):
+    def test_a_changed_event_with_a_hash_that_fits_breaks_the_next(self, log: shoal.EventLog, run: str) -> None:
         """Rewriting one event, hash and all, shows at the one that follows."""
         log.append_many(run, [("e", i) for i in range(4)])
         events = list(log.iter(run))
@@ -87,7 +87,7 @@ class TestVerify:
         events[1] = replace(forged, hash=event_hash("xxh3", *fields))
         assert shoal.EventLog.verify(events).first_invalid == 2
 
-    def test_events_that_do_not_follow_each_other(self, filled, run):
+    def test_events_that_do_not_follow_each_other(self, filled: shoal.EventLog, run: str) -> None:
         """A gap, a duplicate, another order, a missing beginning and the wrong hash before are all found."""
         events = list(filled.iter(run))
         cases = [
@@ -103,7 +103,7 @@ class TestVerify:
         assert not shoal.EventLog.verify(events, prev_hash=events[0].hash).is_valid
         assert not shoal.EventLog.verify(events[2:], prev_hash=events[0].hash).is_valid
 
-    def test_a_chain_cannot_change_on_the_way(self, memory_db, run):
+    def test_a_chain_cannot_change_on_the_way(self, memory_db: shoal.Database, run: str) -> None:
         """Events of one chain do not go on with hashes of the other."""
         shoal.EventLog(memory_db, chain="sha256").append_many(run, [("e", 0), ("e", 1)])
         first, second = shoal.EventLog(memory_db).iter(run)
@@ -112,7 +112,7 @@ class TestVerify:
         assert shoal.EventLog.verify([first, weak]).first_invalid == 1
         assert shoal.EventLog.verify([weak], prev_hash=first.hash).first_invalid == 1
 
-    def test_timestamps_that_go_back_are_found(self):
+    def test_timestamps_that_go_back_are_found(self) -> None:
         """Even if every hash fits."""
         first = event_hash("xxh3", 0, "e", canonical(1), 2_000, shoal.GENESIS_HASH)
         second = event_hash("xxh3", 1, "e", canonical(2), 1_000, first)
@@ -121,7 +121,7 @@ class TestVerify:
         assert (found.is_valid, found.first_invalid) == (False, 1)
         assert "timestamp" in present(found.error)
 
-    def test_what_is_no_event_or_hash_is_refused(self, log, run):
+    def test_what_is_no_event_or_hash_is_refused(self, log: shoal.EventLog, run: str) -> None:
         """Arguments of the wrong kind are errors, not findings."""
         log.append(run, "e", 1)
         no_events: list[Any] = [[None], [("e", 1)], [log.head(run), {"sequence": 1}]]
@@ -165,7 +165,9 @@ class TestVerifyChain:
         ids=repr,
     )
     @pytest.mark.parametrize("sequence", [0, 2, 4])
-    def test_every_stored_field(self, memory_db, filled, run, sequence, changed):
+    def test_every_stored_field(
+        self, memory_db: shoal.Database, filled: shoal.EventLog, run: str, sequence: int, changed: Any
+    ) -> None:
         """Any field of any stored event changed is found there; a change that changes nothing is none."""
         before = record_of(memory_db, run, sequence)
         rewrite_event(memory_db, run, sequence, **changed)
@@ -176,19 +178,23 @@ class TestVerifyChain:
     @pytest.mark.parametrize(
         "raw", [b"", b"\xc1", b"\0" * 50, codec.pack([1, 2, 3, 4, 5]), codec.pack([]), codec.pack(None)], ids=repr
     )
-    def test_damaged_records_are_reported(self, memory_db, filled, run, raw):
+    def test_damaged_records_are_reported(
+        self, memory_db: shoal.Database, filled: shoal.EventLog, run: str, raw: Any
+    ) -> None:
         """A record that is none is a finding, not an exception."""
         memory_db._store.auto_commit.put(event_key(prefix_of(run), 1), raw)
         found = filled.verify_chain(run)
         assert (found.is_valid, found.length, found.first_invalid) == (False, 5, 1)
 
     @pytest.mark.parametrize("raw", [b"", b"\xc1", codec.pack(5), codec.pack([5, b"", "xxh3", 0])], ids=repr)
-    def test_damaged_metadata_is_reported(self, memory_db, filled, run, raw):
+    def test_damaged_metadata_is_reported(
+        self, memory_db: shoal.Database, filled: shoal.EventLog, run: str, raw: Any
+    ) -> None:
         """Metadata that is none is a finding, not an exception."""
         memory_db._store.auto_commit.put(prefix_of(run) + METADATA, raw)
         found = filled.verify_chain(run)
         assert (found.is_valid, found.length, found.first_invalid) == (False, 5, None)
-        assert "metadata" in found.error
+        assert "metadata" in present(found.error)
 
     @pytest.mark.parametrize(
         ("changed", "first_invalid"),
@@ -201,33 +207,35 @@ class TestVerifyChain:
         ],
         ids=repr,
     )
-    def test_metadata_that_does_not_fit(self, memory_db, filled, run, changed, first_invalid):
+    def test_metadata_that_does_not_fit(
+        self, memory_db: shoal.Database, filled: shoal.EventLog, run: str, changed: Any, first_invalid: int
+    ) -> None:
         """Metadata says what the last event says, or it is found."""
         self.rewrite_metadata(memory_db, run, **changed)
         found = filled.verify_chain(run)
         assert (found.is_valid, found.first_invalid) == (False, first_invalid)
-        assert "metadata" in found.error
+        assert "metadata" in present(found.error)
 
-    def test_the_other_chain_in_the_metadata(self, memory_db, filled, run):
+    def test_the_other_chain_in_the_metadata(self, memory_db: shoal.Database, filled: shoal.EventLog, run: str) -> None:
         """The hashes are of the chain the metadata names."""
-        own = decode_metadata(memory_db._store.auto_commit.find(prefix_of(run) + METADATA).value).chain
+        own = decode_metadata(present(memory_db._store.auto_commit.find(prefix_of(run) + METADATA)).value).chain
         self.rewrite_metadata(memory_db, run, chain=next(chain for chain in CHAINS if chain != own))
         assert filled.verify_chain(run).first_invalid == 0
 
-    def test_events_without_metadata(self, memory_db, filled, run):
+    def test_events_without_metadata(self, memory_db: shoal.Database, filled: shoal.EventLog, run: str) -> None:
         """A log whose metadata is gone is not an empty log."""
         memory_db._store.auto_commit.delete(prefix_of(run) + METADATA)
         found = filled.verify_chain(run)
         assert (found.is_valid, found.length, found.first_invalid) == (False, 0, 0)
 
-    def test_the_type_index(self, memory_db, filled, run):
+    def test_the_type_index(self, memory_db: shoal.Database, filled: shoal.EventLog, run: str) -> None:
         """A type's head that is missing, wrong, or of a type without events is found, and so is a broken link to it."""
         key = type_key(prefix_of(run), b"type-0")
-        head = decode_head(memory_db._store.auto_commit.find(key).value)
+        head = decode_head(present(memory_db._store.auto_commit.find(key)).value)
         memory_db._store.auto_commit.delete(key)
         found = filled.verify_chain(run)
         assert (found.is_valid, found.first_invalid) == (False, head.newest - 1)
-        assert "the type index has no events 'type-0'" in found.error
+        assert "the type index has no events 'type-0'" in present(found.error)
         for wrong in (
             head._replace(events=head.events - 1),
             head._replace(newest=head.newest - 1),
@@ -238,7 +246,7 @@ class TestVerifyChain:
             memory_db._store.auto_commit.put(key, codec.pack(wrong))
             found = filled.verify_chain(run)
             assert (found.is_valid, found.first_invalid) == (False, head.newest - 1)
-            assert "type-0" in found.error
+            assert "type-0" in present(found.error)
         memory_db._store.auto_commit.put(key, codec.pack(head))
         for stranger in (b"", b"type-9", b"\xff"):
             memory_db._store.auto_commit.put(type_key(prefix_of(run), stranger), codec.pack(TypeHead(1, 1)))
@@ -249,9 +257,9 @@ class TestVerifyChain:
         rewrite_event(memory_db, run, head.newest - 1, before=events[head.newest - 1].before - 1)
         found = filled.verify_chain(run)
         assert (found.is_valid, found.first_invalid) == (False, head.newest - 1)
-        assert "in the index of its type" in found.error
+        assert "in the index of its type" in present(found.error)
 
-    def test_keys_that_are_no_events(self, memory_db, filled, run):
+    def test_keys_that_are_no_events(self, memory_db: shoal.Database, filled: shoal.EventLog, run: str) -> None:
         """A key of another length among the events is found."""
         for rest in (b"", b"\0", bytes(7) + b"\1\0", key_space.number(9)):
             memory_db._store.auto_commit.put(prefix_of(run) + EVENT + rest, b"")
@@ -259,7 +267,9 @@ class TestVerifyChain:
             memory_db._store.auto_commit.delete(prefix_of(run) + EVENT + rest)
         assert filled.verify_chain(run).is_valid
 
-    def test_in_a_transaction_own_events_count(self, memory_db, filled, run):
+    def test_in_a_transaction_own_events_count(
+        self, memory_db: shoal.Database, filled: shoal.EventLog, run: str
+    ) -> None:
         """A transaction verifies what it sees."""
         with memory_db.transaction(run) as txn:
             txn.events.append("mine", 1)
@@ -268,10 +278,10 @@ class TestVerifyChain:
 
 
 class TestAnchors:
-    def test_an_anchor_holds_while_the_log_grows(self, filled, run):
+    def test_an_anchor_holds_while_the_log_grows(self, filled: shoal.EventLog, run: str) -> None:
         """Every earlier anchor stays good, that of the empty log, too; it can be kept as a value."""
         anchors = [shoal.Anchor(0, shoal.GENESIS_HASH), filled.anchor(run)]
-        assert anchors[1] == (5, filled.head(run).hash)
+        assert anchors[1] == (5, present(filled.head(run)).hash)
         filled.append(run, "more", 1)
         anchors.append(shoal.Anchor(*codec.decode(codec.encode(filled.anchor(run)))))
         for anchor in anchors:
@@ -282,18 +292,18 @@ class TestAnchors:
         db._store.auto_commit.clear(prefix_of(run), key_space.after(prefix_of(run)))
         shoal.EventLog(db, chain="sha256").append_many(run, [("e", payload) for payload in payloads])
 
-    def test_a_log_that_was_cut(self, memory_db, filled, run):
+    def test_a_log_that_was_cut(self, memory_db: shoal.Database, filled: shoal.EventLog, run: str) -> None:
         """A sound log that is shorter than it was, or gone, is found by the anchor alone."""
         anchor = filled.anchor(run)
         self._forge(memory_db, run, [0, 1])
         assert filled.verify_chain(run).is_valid
         found = filled.verify_chain(run, anchor)
         assert (found.is_valid, found.length, found.first_invalid) == (False, 2, 2)
-        assert "cut" in found.error
+        assert "cut" in present(found.error)
         self._forge(memory_db, run, [])
         assert filled.verify_chain(run, anchor).first_invalid == 0
 
-    def test_a_log_that_was_rewritten(self, memory_db, filled, run):
+    def test_a_log_that_was_rewritten(self, memory_db: shoal.Database, filled: shoal.EventLog, run: str) -> None:
         """A sound log of the same or greater length with another past is found by the anchor alone."""
         anchor = filled.anchor(run)
         for length in (5, 8):
@@ -301,7 +311,7 @@ class TestAnchors:
             assert filled.verify_chain(run).is_valid
             found = filled.verify_chain(run, anchor)
             assert (found.is_valid, found.first_invalid) == (False, 4)
-            assert "rewritten" in found.error
+            assert "rewritten" in present(found.error)
 
     @pytest.mark.parametrize(
         ("anchor", "error"),
@@ -316,11 +326,13 @@ class TestAnchors:
         ],
         ids=repr,
     )
-    def test_what_is_no_anchor_is_refused(self, log, run, anchor, error):
+    def test_what_is_no_anchor_is_refused(
+        self, log: shoal.EventLog, run: str, anchor: Any, error: type[Exception]
+    ) -> None:
         """Anything but an Anchor of a length and a hash."""
         with pytest.raises(error, match="anchor"):
             log.verify_chain(run, anchor=anchor)
 
-    def test_an_anchor_of_no_log(self, log, run):
+    def test_an_anchor_of_no_log(self, log: shoal.EventLog, run: str) -> None:
         """Length 0 with a hash was never given out."""
         assert not log.verify_chain(run, shoal.Anchor(0, b"\1" * 32)).is_valid

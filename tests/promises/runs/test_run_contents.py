@@ -6,18 +6,23 @@ from __future__ import annotations
 
 import itertools
 import threading
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import shoal
 from shoal import KVStore, RunIndex, RunMetadata, RunQuery, RunStatus
 from shoal.primitives.views.runs import restore
+from tests.support.present import present
 from tests.support.run_indices import ids_of, kv_of_space  # noqa: F401 (a fixture)
 
 
 class TestTransactions:
-    def test_own_changes_are_seen_and_an_exception_takes_them_back(self, memory_db, runs, space, raw_keys):
+    def test_own_changes_are_seen_and_an_exception_takes_them_back(
+        self, memory_db: shoal.Database, runs: RunIndex, space: shoal.Namespace, raw_keys: Callable[[], list[bytes]]
+    ) -> None:
         """Created, tagged, queried and deleted inside one transaction; none of it is left if it fails."""
         with pytest.raises(ZeroDivisionError), memory_db.transaction("r", namespace=space) as txn:
             txn.runs.create_run(run_id="r", tags=["a"])
@@ -33,7 +38,9 @@ class TestTransactions:
             raise ZeroDivisionError
         assert raw_keys() == []
 
-    def test_with_other_primitives_all_or_nothing(self, memory_db, runs, kv, space):
+    def test_with_other_primitives_all_or_nothing(
+        self, memory_db: shoal.Database, runs: RunIndex, kv: shoal.KVStore, space: shoal.Namespace
+    ) -> None:
         """A run registered with its first key; deleted and written again, only what was written after is there."""
         kv.put("r", "old", 1)
         with memory_db.transaction("r", namespace=space) as txn:
@@ -42,12 +49,12 @@ class TestTransactions:
             txn.kv.put("new", 2)
         assert (runs.list_runs(), kv.list_with_values("r")) == ([], [("new", 2)])
 
-    def test_a_snapshot_only_reads(self, memory_db, runs, space):
+    def test_a_snapshot_only_reads(self, memory_db: shoal.Database, runs: RunIndex, space: shoal.Namespace) -> None:
         """Every change through a snapshot is InvalidOperationError; reads show its moment."""
         runs.create_run(run_id="r")
         with memory_db.snapshot("r", namespace=space) as view:
             runs.complete_run("r")
-            assert view.runs.get_run("r").status is RunStatus.Active
+            assert present(view.runs.get_run("r")).status is RunStatus.Active
             for call in (
                 view.runs.create_run,
                 lambda: view.runs.complete_run("r"),
@@ -57,7 +64,9 @@ class TestTransactions:
                 with pytest.raises(shoal.InvalidOperationError):
                     call()
 
-    def test_a_fork_in_a_transaction_is_validated(self, memory_db, runs, kv, space):
+    def test_a_fork_in_a_transaction_is_validated(
+        self, memory_db: shoal.Database, runs: RunIndex, kv: shoal.KVStore, space: shoal.Namespace
+    ) -> None:
         """Something added to the source since is a conflict there, and no fork is made."""
         kv.put("r", "k", 1)
         with pytest.raises(shoal.ConflictError), memory_db.transaction("r", namespace=space) as txn:
@@ -67,7 +76,9 @@ class TestTransactions:
 
 
 class TestFork:
-    def test_ttl_versions_and_hashes_are_kept(self, memory_db, runs, kv, space):
+    def test_ttl_versions_and_hashes_are_kept(
+        self, memory_db: shoal.Database, runs: RunIndex, kv: shoal.KVStore, space: shoal.Namespace
+    ) -> None:
         """What the copy says of its keys, cells and events is what the source says."""
         events, cells = shoal.EventLog(memory_db, namespace=space), shoal.StateCell(memory_db, namespace=space)
         kv.put("r", "brief", 1, ttl=1000)
@@ -77,14 +88,14 @@ class TestFork:
             cells.set("r", "cell", number)
         anchor = events.anchor("r")
         runs.fork_run("r", new_run_id="fork")
-        assert 990 < kv.ttl("fork", "brief") <= 1000
+        assert 990 < present(kv.ttl("fork", "brief")) <= 1000
         assert kv.ttl("fork", "long") is None
         assert cells.read("fork", "cell") == cells.read("r", "cell")
         assert list(events.iter("fork")) == list(events.iter("r"))
         assert events.verify_chain("fork", anchor=anchor).is_valid
         assert events.append("fork", "e", 3).sequence == 3
 
-    def test_a_run_that_was_never_registered(self, runs, kv):
+    def test_a_run_that_was_never_registered(self, runs: RunIndex, kv: shoal.KVStore) -> None:
         """It can be forked; its id is the child's parent all the same."""
         kv.put("r", "k", 1)
         child = runs.fork_run("r")
@@ -92,13 +103,13 @@ class TestFork:
         assert runs.get_child_runs("r") == [child]
         assert runs.get_run("r") is None
 
-    def test_a_registered_run_that_holds_nothing(self, runs):
+    def test_a_registered_run_that_holds_nothing(self, runs: RunIndex) -> None:
         """Its fork is registered and holds nothing; tags and metadata are the parent's own."""
         runs.create_run(run_id="r", tags=["t"], metadata=1)
         child = runs.fork_run("r", new_run_id="fork")
         assert (child.tags, child.metadata, child.status) == ([], None, RunStatus.Active)
 
-    def test_refused(self, runs, kv, raw_keys):
+    def test_refused(self, runs: RunIndex, kv: shoal.KVStore, raw_keys: Callable[[], list[bytes]]) -> None:
         """An unknown source is NotFoundError; a new id that is registered or holds something AlreadyExistsError."""
         with pytest.raises(shoal.NotFoundError, match="'nobody'"):
             runs.fork_run("nobody")
@@ -111,7 +122,9 @@ class TestFork:
                 runs.fork_run("r", new_run_id=new_run_id)
         assert raw_keys() == before
 
-    def test_one_moment_however_busy_the_run_is(self, memory_db, runs, kv, space):
+    def test_one_moment_however_busy_the_run_is(
+        self, memory_db: shoal.Database, runs: RunIndex, kv: shoal.KVStore, space: shoal.Namespace
+    ) -> None:
         """Keys that always change together agree in every fork, and the writers' commits never fail it."""
         stop = threading.Event()
 
@@ -138,7 +151,9 @@ class TestFork:
             assert len(values) == 300
             assert len(set(values)) == 1
 
-    def test_more_than_one_commit_holds_is_refused(self, runs, kv, monkeypatch):
+    def test_more_than_one_commit_holds_is_refused(
+        self, runs: RunIndex, kv: shoal.KVStore, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
         """LimitExceededError that names the limit, before anything is sent."""
         kv.put("r", "small", 1)
         kv.put("r", "large", b"x" * 2000)
@@ -149,7 +164,7 @@ class TestFork:
 
 
 class TestDelete:
-    def test_registered_or_not(self, runs, kv, raw_keys):
+    def test_registered_or_not(self, runs: RunIndex, kv: shoal.KVStore, raw_keys: Callable[[], list[bytes]]) -> None:
         """A run nobody registered is deleted just so; one with nothing of it is NotFoundError, also the second time."""
         kv.put("r", "k", 1)
         runs.delete_run("r")
@@ -158,7 +173,7 @@ class TestDelete:
             with pytest.raises(shoal.NotFoundError, match=run_id):
                 runs.delete_run(run_id)
 
-    def test_neighbours_stay(self, runs, kv):
+    def test_neighbours_stay(self, runs: RunIndex, kv: shoal.KVStore) -> None:
         """Runs whose ids begin with the deleted one's, or sort next to it, keep everything."""
         names = ["r", "r\0", "r\xff", "rr", "q", "s", "r\U0010ffff"]
         for name in names:
@@ -169,7 +184,7 @@ class TestDelete:
         for name in names[1:]:
             assert kv.get(name, "k") == name
 
-    def test_children_stay_unless_asked_for(self, runs, kv):
+    def test_children_stay_unless_asked_for(self, runs: RunIndex, kv: shoal.KVStore) -> None:
         """Without cascade_children they are there, and still name their parent."""
         runs.create_run(run_id="parent")
         child = runs.create_run(parent_run="parent")
@@ -178,7 +193,9 @@ class TestDelete:
         assert runs.get_child_runs("parent") == [child]
         assert kv.get(child.run_id, "k") == 1
 
-    def test_cascade_goes_as_deep_as_descent_does(self, memory_db, runs, space, raw_keys):
+    def test_cascade_goes_as_deep_as_descent_does(
+        self, memory_db: shoal.Database, runs: RunIndex, space: shoal.Namespace, raw_keys: Callable[[], list[bytes]]
+    ) -> None:
         """Hundreds of generations, and a run of many keys among them, go in one commit."""
         with memory_db.transaction("r", namespace=space) as txn:
             txn.runs.create_run(run_id="0")
@@ -198,7 +215,7 @@ class TestDelete:
         assert raw_keys() == []
         assert memory_db.info().commit_version > version
 
-    def test_cascade_where_descent_runs_in_a_circle(self, runs, raw_keys):
+    def test_cascade_where_descent_runs_in_a_circle(self, runs: RunIndex, raw_keys: Callable[[], list[bytes]]) -> None:
         """A run deleted and made again below its own child: the cascade still ends, and takes both."""
         runs.create_run(run_id="a")
         runs.create_run(run_id="b", parent_run="a")
@@ -207,7 +224,9 @@ class TestDelete:
         runs.delete_run("b", cascade_children=True)
         assert raw_keys() == []
 
-    def test_writers_do_not_stand_in_its_way(self, memory_db, runs, kv, space):
+    def test_writers_do_not_stand_in_its_way(
+        self, memory_db: shoal.Database, runs: RunIndex, kv: shoal.KVStore, space: shoal.Namespace
+    ) -> None:
         """Of a run's keys a deletion in a transaction reads the first at most: others may be written meanwhile."""
         for run_id in ("registered", "not"):
             for key in ("a", "b"):
@@ -220,7 +239,7 @@ class TestDelete:
                 kv.put(run_id, "c", 3)
             assert kv.list(run_id) == []
 
-    def test_an_id_can_be_used_again(self, runs, kv):
+    def test_an_id_can_be_used_again(self, runs: RunIndex, kv: shoal.KVStore) -> None:
         """After a deletion the id is new: nothing of the old run shows."""
         runs.create_run(run_id="r", tags=["old"], metadata=1)
         kv.put("r", "k", 1)
@@ -230,7 +249,7 @@ class TestDelete:
         assert (run.status, run.tags, run.error, kv.list("r")) == (RunStatus.Active, [], None, [])
         assert runs.get_stats().total_runs == 1
 
-    def test_a_full_store_has_room_again(self, store: Path):
+    def test_a_full_store_has_room_again(self, store: Path) -> None:
         """When nothing more goes in, a run can still be deleted, and then there is room."""
         with shoal.open(store, durability="memory", max_bytes=8 << 20, linger=0.2) as db:
             kv, runs = KVStore(db), RunIndex(db)
@@ -246,7 +265,9 @@ class TestDelete:
 
 
 class TestForExport:
-    def test_a_run_restored_is_the_run(self, memory_db, runs, space, raw_keys):
+    def test_a_run_restored_is_the_run(
+        self, memory_db: shoal.Database, runs: RunIndex, space: shoal.Namespace, raw_keys: Callable[[], list[bytes]]
+    ) -> None:
         """What query_runs gives elsewhere is registered exactly, times and error included, before its parent is."""
         runs.create_run(run_id="parent")
         runs.create_run(run_id="r", parent_run="parent", tags=["b", "a"], metadata={"m": b"x"})
@@ -255,7 +276,8 @@ class TestForExport:
         for run in exported:
             runs.delete_run(run.run_id)
         for run in reversed(exported):
-            memory_db.transact("r", lambda txn, run=run: restore(txn.runs, run), namespace=space)
+            with memory_db.transaction("r", namespace=space) as txn:
+                restore(txn.runs, run)
         assert runs.query_runs(RunQuery(include_archived=True)) == exported
         assert raw_keys() == keys
         with pytest.raises(shoal.AlreadyExistsError), memory_db.transaction("r", namespace=space) as txn:
@@ -272,7 +294,9 @@ class TestForExport:
         ],
         ids=repr,
     )
-    def test_bad_fields_are_refused(self, memory_db, runs, space, field, error):
+    def test_bad_fields_are_refused(
+        self, memory_db: shoal.Database, runs: RunIndex, space: shoal.Namespace, field: Any, error: type[Exception]
+    ) -> None:
         """A run with a field no run can have is TypeError or ValueError, and nothing of it is registered."""
         fields = vars(runs.create_run(run_id="r")) | {"run_id": "bad"} | field
         with pytest.raises(error), memory_db.transaction("r", namespace=space) as txn:

@@ -5,8 +5,11 @@ import math
 import os
 import signal
 import time
+from collections.abc import Callable
 from datetime import timedelta
 from decimal import Decimal
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +22,7 @@ class Seconds(float):
 
 
 class Number:
-    def __float__(self):
+    def __float__(self) -> float:
         return 1.0
 
 
@@ -41,13 +44,13 @@ IDS = [f"{type(value).__name__} {index}" for index, (value, _) in enumerate(WRON
 
 @pytest.mark.parametrize("forever", FOR_EVER, ids=lambda value: type(value).__name__)
 class TestForEver:
-    def test_opening(self, tmp_path, forever):
+    def test_opening(self, tmp_path: Path, forever: Any) -> None:
         """A store opens with an infinite timeout and linger, and takes over with them after a kill."""
         with shoal.open(tmp_path / "s", durability="memory", timeout=forever) as db:
             shoal.KVStore(db).put("run", "k", 1)
             assert shoal.KVStore(db).get("run", "k") == 1
 
-    def test_waits(self, memory_db, run, forever):
+    def test_waits(self, memory_db: shoal.Database, run: str, forever: Any) -> None:
         """transition, wait and follow end when what they wait for is there."""
         cells, log = shoal.StateCell(memory_db), shoal.EventLog(memory_db)
         cells.init(run, "c", 1)
@@ -56,7 +59,7 @@ class TestForEver:
         assert present(cells.wait(run, "c", 1, timeout=forever)).version == 2
         assert next(log.follow(run, timeout=forever)).payload == 1
 
-    def test_a_key(self, memory_db, run, forever):
+    def test_a_key(self, memory_db: shoal.Database, run: str, forever: Any) -> None:
         """A key with an infinite ttl is permanent, as one without; it loses the ttl it had."""
         kv = shoal.KVStore(memory_db)
         kv.put(run, "k", 1, ttl=1000)
@@ -66,7 +69,7 @@ class TestForEver:
         assert (kv.get(run, "l"), kv.ttl(run, "l")) == (3, None)
 
 
-def test_the_longest_timedelta_is_permanent(memory_db, run):
+def test_the_longest_timedelta_is_permanent(memory_db: shoal.Database, run: str) -> None:
     """So is timedelta.max; a century is not."""
     kv = shoal.KVStore(memory_db)
     kv.put(run, "k", 1, ttl=timedelta.max)
@@ -75,7 +78,7 @@ def test_the_longest_timedelta_is_permanent(memory_db, run):
     assert present(kv.ttl(run, "century")) > 3e9
 
 
-def test_an_infinite_linger_keeps_the_coordinator(tmp_path):
+def test_an_infinite_linger_keeps_the_coordinator(tmp_path: Path) -> None:
     """A coordinator that lingers for ever takes its next clients after a while, without being started again."""
     with shoal.open(tmp_path / "s", durability="memory", linger=math.inf) as db:
         pid = db.info().coordinator_pid
@@ -88,11 +91,13 @@ def test_an_infinite_linger_keeps_the_coordinator(tmp_path):
 
 
 @pytest.mark.parametrize(("value", "error"), WRONG, ids=IDS)
-def test_what_is_no_length_of_time_is_refused(tmp_path, memory_db, run, value, error):
+def test_what_is_no_length_of_time_is_refused(
+    tmp_path: Path, memory_db: shoal.Database, run: str, value: Any, error: type[Exception]
+) -> None:
     """Before anything is sent or made, with an error that names the argument."""
     cells, log, kv = shoal.StateCell(memory_db), shoal.EventLog(memory_db), shoal.KVStore(memory_db)
     cells.init(run, "c", 1)
-    calls = [
+    calls: list[tuple[str, Callable[[], object]]] = [
         ("timeout", lambda: shoal.open(tmp_path / "s", timeout=value)),
         ("linger", lambda: shoal.open(tmp_path / "s", linger=value)),
         ("timeout", lambda: cells.transition(run, "c", lambda state: (2, 2), timeout=value)),
@@ -109,15 +114,16 @@ def test_what_is_no_length_of_time_is_refused(tmp_path, memory_db, run, value, e
     assert not kv.exists(run, "k")
 
 
-def test_any_number_of_retries(memory_db, run):
+def test_any_number_of_retries(memory_db: shoal.Database, run: str) -> None:
     """retries is a whole number of any size; a negative one, or no int, is refused."""
     assert memory_db.transact(run, lambda txn: 5, retries=10**400) == 5
-    for wrong in (-1, -(10**5000), math.inf, 1.0, True, "1", None):
+    refused: list[Any] = [-1, -(10**5000), math.inf, 1.0, True, "1", None]
+    for wrong in refused:
         with pytest.raises(ValueError, match=r"retries|digits"):
             memory_db.transact(run, lambda txn: 5, retries=wrong)
 
 
-def test_integers_too_long_to_be_shown(memory_db, run):
+def test_integers_too_long_to_be_shown(memory_db: shoal.Database, run: str) -> None:
     """An int of more digits than Python writes out is refused as other wrong ones are, by name and path."""
     kv, cells, huge = shoal.KVStore(memory_db), shoal.StateCell(memory_db), 10**5000
     for wrong in (huge, -huge):

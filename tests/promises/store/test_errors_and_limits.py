@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from datetime import datetime
 from typing import Any
 
@@ -14,7 +15,7 @@ KIB, MIB = 1024, 1024 * 1024
 
 
 class TestTree:
-    def test_every_error_is_a_shoal_error(self):
+    def test_every_error_is_a_shoal_error(self) -> None:
         """All are importable from shoal and subclasses of ShoalError, none of another of them."""
         names = [
             "ConflictError",
@@ -37,7 +38,7 @@ class TestTree:
             assert name in shoal.__all__
         assert issubclass(shoal.ShoalError, Exception)
 
-    def test_messages_tell_fact_value_and_remedy(self):
+    def test_messages_tell_fact_value_and_remedy(self) -> None:
         """What the errors with fields say."""
         assert str(shoal.CASConflictError("k", 3, 5)) == "'k' has version 5, expected 3; read it again and decide"
         assert "snapshot 3 was revoked" in str(shoal.SnapshotExpiredError(3, 9))
@@ -60,11 +61,11 @@ CALLS = {
 
 @pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
 class TestKeysAndRuns:
-    def test_key_of_1024_bytes(self, kv, run, call):
+    def test_key_of_1024_bytes(self, kv: shoal.KVStore, run: str, call: Any) -> None:
         """1,024 bytes of UTF-8 are a key, for every call."""
         call(kv, run, "é" * 512)
 
-    def test_key_of_1025_bytes(self, kv, run, call):
+    def test_key_of_1025_bytes(self, kv: shoal.KVStore, run: str, call: Any) -> None:
         """1,025 bytes are LimitExceededError naming limit and size; bytes count, not characters."""
         for key in ("k" * 1025, "é" * 512 + "k"):
             with pytest.raises(LimitExceededError) as caught:
@@ -73,25 +74,25 @@ class TestKeysAndRuns:
             assert "1,024" in str(caught.value)
             assert "1,025" in str(caught.value)
 
-    def test_empty_key(self, kv, run, call):
+    def test_empty_key(self, kv: shoal.KVStore, run: str, call: Any) -> None:
         """An empty key is ValueError."""
         with pytest.raises(ValueError, match="key is empty"):
             call(kv, run, "")
 
     @pytest.mark.parametrize("key", [None, 1, b"k", ("k",)], ids=repr)
-    def test_key_of_another_type(self, kv, run, call, key):
+    def test_key_of_another_type(self, kv: shoal.KVStore, run: str, call: Any, key: Any) -> None:
         """A key that is no str is TypeError naming its type."""
         with pytest.raises(TypeError, match=f"key has type {type(key).__name__}"):
             call(kv, run, key)
 
-    def test_lone_surrogate(self, kv, run, call):
+    def test_lone_surrogate(self, kv: shoal.KVStore, run: str, call: Any) -> None:
         """Text that has no UTF-8 form is ValueError, as key and as run id."""
         with pytest.raises(ValueError, match="key"):
             call(kv, run, "a\ud800")
         with pytest.raises(ValueError, match="run_id"):
             call(kv, "\udfff", "k")
 
-    def test_run_id(self, kv, run, call):
+    def test_run_id(self, kv: shoal.KVStore, run: str, call: Any) -> None:
         """A run id is 1 to 128 bytes of text: else ValueError, LimitExceededError or TypeError, naming run_id."""
         call(kv, "x" * 128, "k")
         with pytest.raises(ValueError, match="run_id is empty"):
@@ -110,15 +111,20 @@ class TestOtherNames:
     @pytest.mark.parametrize(
         ("prefix", "error"), [(1, TypeError), (None, TypeError), (b"", TypeError), ("\ud800", ValueError)]
     )
-    def test_prefix(self, kv, run, prefix, error):
+    def test_prefix(self, kv: shoal.KVStore, run: str, prefix: Any, error: type[Exception]) -> None:
         """A prefix that is no text is refused by list and list_with_values."""
         for call in (kv.list, kv.list_with_values):
             with pytest.raises(error, match="prefix"):
                 call(run, prefix)
 
-    def test_run_ids_of_transactions(self, memory_db):
+    def test_run_ids_of_transactions(self, memory_db: shoal.Database) -> None:
         """transaction, snapshot, transact and on() refuse a bad run id at once."""
-        for call in (memory_db.transaction, memory_db.snapshot, lambda run: memory_db.transact(run, lambda txn: None)):
+        calls: list[Callable[[Any], Any]] = [
+            memory_db.transaction,
+            memory_db.snapshot,
+            lambda run: memory_db.transact(run, lambda txn: None),
+        ]
+        for call in calls:
             with pytest.raises(ValueError, match="run_id is empty"):
                 call("")
             with pytest.raises(TypeError, match="run_id has type int"):
@@ -127,7 +133,7 @@ class TestOtherNames:
             txn.on("x" * 129)
 
     @pytest.mark.parametrize("part", ["tenant", "app", "agent"])
-    def test_namespace_parts(self, part):
+    def test_namespace_parts(self, part: str) -> None:
         """Each part of a Namespace is 1 to 128 bytes of text; errors name the part."""
         assert getattr(shoal.Namespace(**{part: "x" * 128}), part) == "x" * 128
         with pytest.raises(ValueError, match=f"{part} is empty"):
@@ -158,8 +164,11 @@ class TestValues:
         ],
         ids=lambda value: value[:40] if isinstance(value, str) else "",
     )
-    def test_what_cannot_be_stored_is_named_with_its_path(self, memory_db, kv, run, value, message):
+    def test_what_cannot_be_stored_is_named_with_its_path(
+        self, memory_db: shoal.Database, kv: shoal.KVStore, run: str, value: Any, message: str
+    ) -> None:
         """TypeError says where in the value and what it is; nothing is written, by a facade or in a transaction."""
+        put: Callable[[], object]
         for put in (
             lambda: kv.put(run, "k", value),
             lambda: memory_db.transact(run, lambda txn: txn.kv.put("k", value)),
@@ -169,14 +178,14 @@ class TestValues:
             assert str(caught.value).startswith(message)
         assert not kv.exists(run, "k")
 
-    def test_a_value_in_itself(self, kv, run):
+    def test_a_value_in_itself(self, kv: shoal.KVStore, run: str) -> None:
         """A list that holds itself is refused, with a limit and not with a crash."""
-        value: list = []
+        value: list[Any] = []
         value.append(value)
         with pytest.raises(LimitExceededError, match="nesting"):
             kv.put(run, "k", value)
 
-    def test_value_of_16_mib(self, kv, run):
+    def test_value_of_16_mib(self, kv: shoal.KVStore, run: str) -> None:
         """Bytes and text of 16 MiB are stored; one byte more is LimitExceededError naming limit and size."""
         with pytest.raises(LimitExceededError) as caught:
             kv.put(run, "k", bytes(16 * MIB + 1))
@@ -192,7 +201,7 @@ class TestValues:
         assert kv.get(run, "k") == "x" * 16 * MIB
         kv.delete(run, "k")
 
-    def test_commit_of_64_mib(self, memory_db, kv, run):
+    def test_commit_of_64_mib(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """A commit of more than 64 MiB is LimitExceededError with nothing written; just below it is committed."""
         with pytest.raises(LimitExceededError) as caught, memory_db.transaction(run) as txn:  # noqa: PT012
             for number in range(5):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import pytest
 
@@ -12,7 +13,7 @@ from tests.support.present import present
 
 
 class TestInfo:
-    def test_fields(self, store):
+    def test_fields(self, store: Path) -> None:
         """info() tells path, durability, coordinator, version, keys, bytes, clients and whether it is compiled."""
         with shoal.open(store, durability="memory", linger=0.1) as db:
             info = db.info()
@@ -34,7 +35,7 @@ class TestInfo:
             assert later.bytes_used > info.bytes_used + 100_000
             assert later.coordinator_pid == info.coordinator_pid
 
-    def test_clients_come_and_go(self, store):
+    def test_clients_come_and_go(self, store: Path) -> None:
         """clients counts what is attached now."""
         with shoal.open(store, durability="memory", linger=0.1) as db:
             with shoal.open(store), shoal.open(store):
@@ -45,7 +46,7 @@ class TestInfo:
                 KVStore(db).put("r", "k", 1)
             assert db.info().clients == 1
 
-    def test_check_is_clean(self, db):
+    def test_check_is_clean(self, db: shoal.Database) -> None:
         """check() of a store that was used is an empty list."""
         assert db.check() == []
         kv = KVStore(db)
@@ -57,7 +58,7 @@ class TestInfo:
 
 
 class TestBackup:
-    def test_opens_and_equals(self, db, tmp_path):
+    def test_opens_and_equals(self, db: shoal.Database, tmp_path: Path) -> None:
         """A backup opens as a store of its own, with every run, key and version as it was at that moment."""
         kv = KVStore(db)
         with db.transaction("r") as txn:
@@ -83,7 +84,7 @@ class TestBackup:
         assert kv.get("r", "only here") is None
         assert kv.get("r", "after") == 1
 
-    def test_of_a_memory_store(self, store, tmp_path):
+    def test_of_a_memory_store(self, store: Path, tmp_path: Path) -> None:
         """What a memory store holds can be kept by a backup, and an empty store can be backed up."""
         with shoal.open(store, durability="memory", linger=0.05) as db:
             db.backup(tmp_path / "empty")
@@ -94,7 +95,7 @@ class TestBackup:
         with shoal.open(tmp_path / "empty", linger=0.05) as empty:
             assert empty.info().keys == 0
 
-    def test_does_not_touch_what_is_there(self, db, tmp_path):
+    def test_does_not_touch_what_is_there(self, db: shoal.Database, tmp_path: Path) -> None:
         """A destination that is not empty is refused and left as it is."""
         dest = tmp_path / "copy"
         dest.mkdir()

@@ -7,7 +7,9 @@ from __future__ import annotations
 import stat
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -42,7 +44,7 @@ def modes(directory: Path) -> dict[str, str]:
 
 class TestModes:
     @pytest.mark.parametrize("durability", ["memory", "buffered"])
-    def test_directory_0700_and_files_0600(self, tmp_path, durability):
+    def test_directory_0700_and_files_0600(self, tmp_path: Path, durability: str) -> None:
         """Whatever the umask, a store and a backup are 0700 and every file in them 0600, while served and after."""
         umasks = ["000", "022", "777"]
         result = subprocess.run(
@@ -62,7 +64,7 @@ class TestModes:
             assert {name: mode for name, mode in modes(place).items() if mode != "0o600"} == {}
         assert len(lines) > 4 * len(umasks)
 
-    def test_parents_are_made(self, tmp_path):
+    def test_parents_are_made(self, tmp_path: Path) -> None:
         """A path whose parents are missing is made, and is 0700 itself."""
         path = tmp_path / "a" / "b" / "store"
         with shoal.open(path, durability="memory", linger=0.05):
@@ -71,7 +73,7 @@ class TestModes:
 
 class TestOptions:
     @pytest.mark.parametrize("max_bytes", [0, 1, 8 * MIB - 1, -1])
-    def test_less_than_8_mib_is_refused(self, store, max_bytes):
+    def test_less_than_8_mib_is_refused(self, store: Path, max_bytes: Any) -> None:
         """max_bytes below 8 MiB is ConfigurationError naming value and bound, and nothing is made."""
         with pytest.raises(ConfigurationError, match=r"8,388,608") as caught:
             shoal.open(store, max_bytes=max_bytes)
@@ -79,13 +81,13 @@ class TestOptions:
         assert not store.exists()
 
     @pytest.mark.parametrize("max_bytes", [8.0 * MIB, "8388608", True])
-    def test_max_bytes_of_another_type(self, store, max_bytes):
+    def test_max_bytes_of_another_type(self, store: Path, max_bytes: Any) -> None:
         """max_bytes that is no int is TypeError, and nothing is made."""
         with pytest.raises(TypeError, match="max_bytes"):
             shoal.open(store, max_bytes=max_bytes)
         assert not store.exists()
 
-    def test_8_mib_is_enough(self, store):
+    def test_8_mib_is_enough(self, store: Path) -> None:
         """The smallest store works."""
         with shoal.open(store, max_bytes=8 * MIB, durability="memory", linger=0.05) as db:
             kv = KVStore(db)
@@ -97,7 +99,7 @@ class TestOptions:
             assert db.check() == []
 
     @pytest.mark.parametrize("durability", ["none", "", "STRICT", 1, True])
-    def test_unknown_durability(self, store, durability):
+    def test_unknown_durability(self, store: Path, durability: Any) -> None:
         """Anything but the three is ConfigurationError naming it and them, and nothing is made."""
         with pytest.raises(ConfigurationError) as caught:
             shoal.open(store, durability=durability)
@@ -116,19 +118,19 @@ class TestOptions:
             ("linger", True, TypeError),
         ],
     )
-    def test_bad_seconds(self, store, name, value, error):
+    def test_bad_seconds(self, store: Path, name: str, value: Any, error: type[Exception]) -> None:
         """timeout and linger are refused by name before anything is made."""
         with pytest.raises(error, match=name):
             shoal.open(store, **{name: value})
         assert not store.exists()
 
-    def test_zero_linger_is_served_while_open(self, store):
+    def test_zero_linger_is_served_while_open(self, store: Path) -> None:
         """linger counts from the last client's leaving: with 0 the store still opens and serves."""
         with shoal.open(store, durability="memory", linger=0, timeout=4) as db:
             KVStore(db).put("r", "k", 1)
             assert KVStore(db).get("r", "k") == 1
 
-    def test_path_of_a_file(self, tmp_path):
+    def test_path_of_a_file(self, tmp_path: Path) -> None:
         """A path that is a file is refused and left as it is."""
         path = tmp_path / "file"
         path.write_text("mine")
@@ -137,12 +139,12 @@ class TestOptions:
         assert path.read_text() == "mine"
 
     @pytest.mark.parametrize("path", [5, None, 1.5])
-    def test_path_of_another_type(self, path):
+    def test_path_of_another_type(self, path: Any) -> None:
         """A path that is none is TypeError."""
         with pytest.raises(TypeError):
             shoal.open(path)
 
-    def test_str_and_path_and_relative(self, tmp_path, monkeypatch):
+    def test_str_and_path_and_relative(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A str, a Path and a relative path are the same store, also after a change of directory."""
         monkeypatch.chdir(tmp_path)
         with shoal.open("store", durability="memory", linger=0.1) as relative:
@@ -153,7 +155,7 @@ class TestOptions:
                 assert KVStore(text).get("r", "k") == 1
                 assert relative.info().path == absolute.info().path == str(tmp_path / "store")
 
-    def test_a_very_long_path(self, tmp_path):
+    def test_a_very_long_path(self, tmp_path: Path) -> None:
         """A path longer than a socket address allows is served like any other."""
         path = tmp_path / ("d" * 120) / ("e" * 120)
         with shoal.open(path, durability="memory", linger=0.05) as db:
@@ -164,7 +166,7 @@ class TestOptions:
 
 
 class TestDurability:
-    def test_another_than_served_names_both(self, memory_db, kv, run):
+    def test_another_than_served_names_both(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """Naming another durability than the one served is ConfigurationError that names both."""
         store = memory_db.path
         for other in ("buffered", "strict"):
@@ -176,12 +178,12 @@ class TestDurability:
         with shoal.open(store, durability="memory") as same, shoal.open(store) as unnamed:
             assert same.info().durability == unnamed.info().durability == "memory"
 
-    def test_default_is_buffered(self, db):
+    def test_default_is_buffered(self, db: shoal.Database) -> None:
         """A new store is buffered."""
         assert db.info().durability == "buffered"
 
     @pytest.mark.slow
-    def test_none_takes_the_last_and_rest_takes_any(self, store, wait_for_end):
+    def test_none_takes_the_last_and_rest_takes_any(self, store: Path, wait_for_end: Callable[[int], None]) -> None:
         """At rest any may be named; without one it is the last it was served with, and the data stays."""
         served = []
         for named in ("strict", None, "buffered", None, "memory", None):
@@ -194,7 +196,7 @@ class TestDurability:
             wait_for_end(info.coordinator_pid)
         assert served == ["strict", "strict", "buffered", "buffered", "memory", "memory"]
 
-    def test_max_bytes_of_another_size_names_both(self, store):
+    def test_max_bytes_of_another_size_names_both(self, store: Path) -> None:
         """Naming another max_bytes than the one served is ConfigurationError that names both."""
         with shoal.open(store, max_bytes=16 * MIB, durability="memory", linger=0.05):
             with pytest.raises(ConfigurationError) as caught:
@@ -204,7 +206,7 @@ class TestDurability:
 
 
 class TestClose:
-    def test_twice(self, another):
+    def test_twice(self, another: shoal.Database) -> None:
         """Closing twice does nothing."""
         db = another
         db.close()
@@ -212,7 +214,7 @@ class TestClose:
         with db:
             pass
 
-    def test_use_afterwards(self, another, tmp_path):
+    def test_use_afterwards(self, another: shoal.Database, tmp_path: Path) -> None:
         """Every use of a closed database is InvalidOperationError, and does not open it again."""
         db = another
         kv = KVStore(db)
@@ -234,14 +236,14 @@ class TestClose:
             with pytest.raises(InvalidOperationError, match="closed"):
                 call()
 
-    def test_in_the_middle_of_a_transaction(self, another, kv, run):
+    def test_in_the_middle_of_a_transaction(self, another: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """A transaction open while its database is closed cannot commit, and says why."""
         with pytest.raises(InvalidOperationError, match="closed"), another.transaction(run) as txn:
             txn.kv.put("k", 1)
             another.close()
         assert kv.list(run) == []
 
-    def test_coordinator_ends_after_its_last_client(self, store, wait_for_end):
+    def test_coordinator_ends_after_its_last_client(self, store: Path, wait_for_end: Callable[[int], None]) -> None:
         """It stays while anyone is attached, then ends by itself and leaves no socket behind."""
         first = shoal.open(store, linger=0.05)
         second = shoal.open(store)
@@ -253,7 +255,7 @@ class TestClose:
         wait_for_end(pid)
         assert not (store / "control.sock").exists()
 
-    def test_reopened_store_has_what_was_committed(self, store, wait_for_end):
+    def test_reopened_store_has_what_was_committed(self, store: Path, wait_for_end: Callable[[int], None]) -> None:
         """What was acknowledged is there after the coordinator has ended, values, deletes and all."""
         with shoal.open(store, linger=0.05) as db:
             pid = db.info().coordinator_pid
@@ -269,7 +271,7 @@ class TestClose:
             assert db.info().keys == len(expected)
             assert db.check() == []
 
-    def test_memory_store_begins_empty(self, store, wait_for_end):
+    def test_memory_store_begins_empty(self, store: Path, wait_for_end: Callable[[int], None]) -> None:
         """A memory store ends with its coordinator."""
         with shoal.open(store, durability="memory", linger=0.05) as db:
             pid = db.info().coordinator_pid

@@ -4,6 +4,8 @@ import asyncio
 import functools
 import gc
 import warnings
+from collections.abc import AsyncIterator, Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -11,34 +13,34 @@ import shoal
 from tests.support.present import present
 
 
-async def coroutine_function(txn):
+async def coroutine_function(txn: shoal.Transaction) -> None:
     txn.kv.put("k", "written")
 
 
-def generator_function(txn):
+def generator_function(txn: shoal.Transaction) -> Iterator[Any]:
     txn.kv.put("k", "written")
     yield
 
 
-async def async_generator_function(txn):
+async def async_generator_function(txn: shoal.Transaction) -> AsyncIterator[Any]:
     txn.kv.put("k", "written")
     yield
 
 
 class Agent:
-    async def method(self, txn):
+    async def method(self, txn: shoal.Transaction) -> None:
         txn.kv.put("k", "written")
 
     @classmethod
-    async def of_class(cls, txn):
+    async def of_class(cls, txn: shoal.Transaction) -> None:
         txn.kv.put("k", "written")
 
-    async def __call__(self, txn):
+    async def __call__(self, txn: shoal.Transaction) -> None:
         txn.kv.put("k", "written")
 
 
 class Generates:
-    def __call__(self, txn):
+    def __call__(self, txn: shoal.Transaction) -> Iterator[Any]:
         txn.kv.put("k", "written")
         yield
 
@@ -59,10 +61,10 @@ NOT_PLAIN = [
 ]
 
 
-def write_and_return(value):
+def write_and_return(value: Any) -> Any:
     """A plain function that writes, and returns something whose work is still to be done."""
 
-    def fn(given):
+    def fn(given: Any) -> Any:
         if isinstance(given, shoal.Transaction):
             given.kv.put("k", "written")
         return value(given)
@@ -71,7 +73,7 @@ def write_and_return(value):
 
 
 class Promise:
-    def __await__(self):
+    def __await__(self) -> Iterator[Any]:
         yield
 
 
@@ -85,7 +87,7 @@ RETURNS = [
 
 
 @pytest.fixture(autouse=True)
-def no_warning_of_what_was_never_awaited():
+def no_warning_of_what_was_never_awaited() -> Iterator[None]:
     with warnings.catch_warnings(record=True) as seen:
         warnings.simplefilter("always")
         yield
@@ -94,11 +96,14 @@ def no_warning_of_what_was_never_awaited():
 
 
 @pytest.mark.parametrize("fn", NOT_PLAIN, ids=range(len(NOT_PLAIN)))
-def test_a_function_that_would_not_run_is_refused_before_anything_is_sent(memory_db, run, fn):
+def test_a_function_that_would_not_run_is_refused_before_anything_is_sent(
+    memory_db: shoal.Database, run: str, fn: Any
+) -> None:
     """transact and transition raise a TypeError that names the function; nothing is written, no transaction begins."""
     cells = shoal.StateCell(memory_db)
     cells.set(run, "cell", 1)
     before = memory_db.info().commit_version
+    call: Callable[[], object]
     for call in (
         lambda: memory_db.transact(run, fn),
         lambda: cells.transition(run, "cell", fn),
@@ -110,7 +115,7 @@ def test_a_function_that_would_not_run_is_refused_before_anything_is_sent(memory
 
 
 @pytest.mark.parametrize("value", RETURNS, ids=range(len(RETURNS)))
-def test_what_is_still_to_be_run_is_no_result(memory_db, run, value):
+def test_what_is_still_to_be_run_is_no_result(memory_db: shoal.Database, run: str, value: Any) -> None:
     """A plain function that returns a coroutine, a generator or another awaitable has its transaction rolled back."""
     cells, fn = shoal.StateCell(memory_db), write_and_return(value)
     cells.set(run, "cell", 1)
@@ -124,13 +129,13 @@ def test_what_is_still_to_be_run_is_no_result(memory_db, run, value):
     assert present(cells.read(run, "cell")).version == 1
 
 
-def test_a_task_is_no_result(memory_db, run):
+def test_a_task_is_no_result(memory_db: shoal.Database, run: str) -> None:
     """An asyncio Task, too, is still to be run, and what it then does to the transaction is refused."""
 
-    async def main():
+    async def main() -> Any:
         tasks = []
 
-        def fn(txn):
+        def fn(txn: shoal.Transaction) -> Any:
             tasks.append(asyncio.get_running_loop().create_task(coroutine_function(txn)))
             return tasks[0]
 
@@ -142,21 +147,27 @@ def test_a_task_is_no_result(memory_db, run):
     assert not shoal.KVStore(memory_db).exists(run, "k")
 
 
-def test_plain_functions_of_every_kind_are_taken(memory_db, run):
+def test_plain_functions_of_every_kind_are_taken(memory_db: shoal.Database, run: str) -> None:
     """Functions, methods, partials, callables, classes and wrappers around async functions run as before."""
 
     class Plain:
-        def method(self, txn):
+        def method(self, txn: shoal.Transaction) -> Any:
             return txn.kv.increment("n")
 
         __call__ = method
 
     @functools.wraps(coroutine_function)
-    def wrapper(txn):
+    def wrapper(txn: shoal.Transaction) -> Any:
         return asyncio.run(asyncio.sleep(0, txn.kv.increment("n")))
 
-    plain = [Plain().method, Plain(), functools.partial(Plain().method), wrapper, lambda txn: txn.kv.increment("n")]
+    plain: list[Any] = [
+        Plain().method,
+        Plain(),
+        functools.partial(Plain().method),
+        wrapper,
+        lambda txn: txn.kv.increment("n"),
+    ]
     assert [memory_db.transact(run, fn) for fn in plain] == [1, 2, 3, 4, 5]
     assert isinstance(memory_db.transact(run, type), type)
     with pytest.raises(TypeError, match="fn has type int"):
-        memory_db.transact(run, 5)
+        memory_db.transact(run, 5)  # type: ignore[arg-type]  # it is refused

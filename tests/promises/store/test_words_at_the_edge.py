@@ -7,6 +7,7 @@ import resource
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -33,7 +34,9 @@ class TestPaths:
         ],
         ids=repr,
     )
-    def test_what_names_no_directory(self, tmp_path, monkeypatch, path, error, text):
+    def test_what_names_no_directory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: Any, error: type[Exception], text: str
+    ) -> None:
         """open and WorkerPool say so at once and make nothing."""
         monkeypatch.chdir(tmp_path)
         for call in (lambda: shoal.open(path), lambda: shoal.WorkerPool(path, 1)):
@@ -41,27 +44,30 @@ class TestPaths:
                 call()
         assert os.listdir(tmp_path) == []
 
-    def test_a_backup_needs_a_directory(self, tmp_path, monkeypatch, memory_db):
+    def test_a_backup_needs_a_directory(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, memory_db: shoal.Database
+    ) -> None:
         """The same paths are refused as its destination; an empty one is not the current directory."""
         monkeypatch.chdir(tmp_path)
-        for path, error in (("", ValueError), ("a\0b", ValueError), (5, TypeError)):
+        no_paths: list[tuple[Any, type[Exception]]] = [("", ValueError), ("a\0b", ValueError), (5, TypeError)]
+        for path, error in no_paths:
             with pytest.raises(error, match="path"):
                 memory_db.backup(path)
         assert os.listdir(tmp_path) == []
 
-    def test_a_file_is_no_store(self, tmp_path):
+    def test_a_file_is_no_store(self, tmp_path: Path) -> None:
         """Nor can one be made below a file."""
         (tmp_path / "file").write_text("mine")
         with pytest.raises(shoal.ConfigurationError, match="not a directory"):
             shoal.open(tmp_path / "file")
         assert (tmp_path / "file").read_text() == "mine"
 
-    def test_paths_of_every_kind_name_the_same_store(self, tmp_path, monkeypatch):
+    def test_paths_of_every_kind_name_the_same_store(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """str, Path, bytes and any PathLike; ``~`` is a name like others."""
         monkeypatch.chdir(tmp_path)
 
         class Named:
-            def __fspath__(self):
+            def __fspath__(self) -> str:
                 return "~"
 
         with shoal.open("~", durability="memory") as db:
@@ -72,7 +78,7 @@ class TestPaths:
                     assert shoal.KVStore(other).get("r", "k") == 1
                     assert other.path == str(tmp_path / "~")
 
-    def test_the_command_takes_no_empty_path(self, tmp_path):
+    def test_the_command_takes_no_empty_path(self, tmp_path: Path) -> None:
         """It would be the current directory."""
         for arguments in (["info", ""], ["backup", "s", ""], ["run", "m:f", "a", "--store", ""], ["serve", ""]):
             ended = subprocess.run(
@@ -85,7 +91,7 @@ class TestPaths:
 
 class TestInterpreter:
     @pytest.mark.parametrize("executable", [None, "", "/nonexistent/python", "/", "/bin/true", "/bin/false", "text"])
-    def test_a_python_that_is_none(self, tmp_path, monkeypatch, executable):
+    def test_a_python_that_is_none(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, executable: Any) -> None:
         """What cannot start a coordinator is named at once, not after the timeout."""
         if executable == "text":
             (tmp_path / "text").write_text("no program")
@@ -97,13 +103,13 @@ class TestInterpreter:
             shoal.open(tmp_path / "store", timeout=60)
         assert time.monotonic() - began_s < 30
 
-    def test_a_frozen_program_is_not_run_again(self, tmp_path, monkeypatch):
+    def test_a_frozen_program_is_not_run_again(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """Its sys.executable is itself."""
         monkeypatch.setattr(sys, "frozen", True, raising=False)
         with pytest.raises(shoal.ConfigurationError, match="frozen"):
             shoal.open(tmp_path / "store")
 
-    def test_one_that_never_ends(self, tmp_path, monkeypatch):
+    def test_one_that_never_ends(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A program that is no Python and goes on for ever is ended with the timeout."""
         (tmp_path / "forever").write_text("#!/bin/sh\nexec sleep 60\n")
         (tmp_path / "forever").chmod(0o700)
@@ -111,7 +117,7 @@ class TestInterpreter:
         with pytest.raises(shoal.CoordinatorLostError):
             shoal.open(tmp_path / "store", timeout=1)
 
-    def test_a_coordinator_that_cannot_import(self, tmp_path, monkeypatch):
+    def test_a_coordinator_that_cannot_import(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """What is missing in its environment is said at once."""
         (tmp_path / "msgpack.py").write_text("raise ImportError('no msgpack here')")
         environment = child_python.python_environment()
@@ -120,7 +126,7 @@ class TestInterpreter:
         with pytest.raises(shoal.ConfigurationError, match="ImportError: no msgpack here"):
             shoal.open(tmp_path / "store", timeout=60)
 
-    def test_a_coordinator_with_a_fault_in_it(self, tmp_path, monkeypatch):
+    def test_a_coordinator_with_a_fault_in_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """An error nobody foresaw is reported as well, with where to read more."""
         (tmp_path / "sitecustomize.py").write_text(
             "import secrets, sys\nif 'shoal.coordinator_main' in sys.argv:\n    secrets.randbits = 1 .bit_length\n"
@@ -149,7 +155,7 @@ except shoal.ShoalError as error:
 """
 
 
-def under_limit(tmp_path, limit, most_bytes, max_bytes=0, commits=0):
+def under_limit(tmp_path: Path, limit: str, most_bytes: int, max_bytes: int = 0, commits: int = 0) -> str:
     arguments = [limit, str(most_bytes), str(tmp_path / "store"), str(max_bytes), str(commits)]
     ended = subprocess.run([sys.executable, "-c", PROGRAM, *arguments], capture_output=True, text=True, timeout=120)
     assert ended.returncode == 0, ended.stderr
@@ -158,34 +164,34 @@ def under_limit(tmp_path, limit, most_bytes, max_bytes=0, commits=0):
 
 class TestMemory:
     @pytest.mark.parametrize(("limit", "most_bytes"), [("RLIMIT_AS", 400 * MIB), ("RLIMIT_FSIZE", 20 * MIB)])
-    def test_limits_of_the_process(self, tmp_path, limit, most_bytes):
+    def test_limits_of_the_process(self, tmp_path: Path, limit: str, most_bytes: int) -> None:
         """A store of the default size opens under any of them; one that asks for more is told of max_bytes."""
         assert under_limit(tmp_path, limit, most_bytes) == "ok\n"
         told = under_limit(tmp_path / "other", limit, most_bytes, max_bytes=2048 * MIB)
         assert told.startswith("ConfigurationError")
         assert "max_bytes" in told
 
-    def test_a_client_with_a_lower_limit(self, tmp_path):
+    def test_a_client_with_a_lower_limit(self, tmp_path: Path) -> None:
         """Who may not map a store that another has opened is told of max_bytes, too."""
         with shoal.open(tmp_path / "store", durability="memory", max_bytes=4096 * MIB):
             told = under_limit(tmp_path, "RLIMIT_AS", 600 * MIB)
         assert told.startswith("ConfigurationError no 4,294,967,296 bytes")
         assert "max_bytes" in told
 
-    def test_a_commit_there_is_no_memory_for(self, tmp_path):
+    def test_a_commit_there_is_no_memory_for(self, tmp_path: Path) -> None:
         """A commit that the process cannot put together is StoreFullError, not MemoryError, and names max_bytes."""
         told = under_limit(tmp_path, "RLIMIT_AS", 280 * MIB, max_bytes=100 * MIB, commits=3)
         assert told.startswith("StoreFullError")
         assert "max_bytes" in told
 
     @pytest.mark.parametrize("max_bytes", [limits.MIN_STORE_BYTES + 1, 10_737_418, 12_345_679])
-    def test_any_number_of_bytes(self, tmp_path, max_bytes):
+    def test_any_number_of_bytes(self, tmp_path: Path, max_bytes: Any) -> None:
         """max_bytes need not be whole pages or words."""
         with shoal.open(tmp_path / "store", durability="memory", max_bytes=max_bytes) as db:
             shoal.KVStore(db).put("r", "k", 1)
             assert db.check() == []
 
-    def test_the_default_is_bounded(self, monkeypatch):
+    def test_the_default_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """By the process's limits, from 8 MiB on."""
         monkeypatch.setattr(
             resource, "getrlimit", lambda limit: (100 * MIB, 100 * MIB) if limit == resource.RLIMIT_AS else (-1, -1)
@@ -221,7 +227,7 @@ class TestMemory:
             ("9:cpu:/c", "39 31 0:29 / {} rw - cgroup cgroup rw,cpu", {"c/memory.limit_in_bytes": "900"}, set()),
         ],
     )
-    def test_control_groups(self, tmp_path, groups, mount, files, found):
+    def test_control_groups(self, tmp_path: Path, groups: str, mount: str, files: Any, found: Any) -> None:
         """Versions 1 and 2, the limit of a group around the process's, and a container's view of the host's paths."""
         top = tmp_path / "cgroup"
         top.mkdir()
@@ -232,7 +238,7 @@ class TestMemory:
         (tmp_path / "mounts").write_text(f"22 1 8:1 / / rw - ext4 /dev/root rw\n{mount.format(top)}\n")
         assert set(machine_memory._control_group_limits(tmp_path / "groups", tmp_path / "mounts")) == found
 
-    def test_a_machine_without_control_groups(self, tmp_path):
+    def test_a_machine_without_control_groups(self, tmp_path: Path) -> None:
         """Has no limits of theirs."""
         assert list(machine_memory._control_group_limits(tmp_path / "none", tmp_path / "none")) == []
 
@@ -256,20 +262,20 @@ class TestAdvice:
         ],
         ids=range(9),
     )
-    def test_it_fits_the_limit(self, memory_db, call, advice):
+    def test_it_fits_the_limit(self, memory_db: shoal.Database, call: Any, advice: str) -> None:
         """LimitExceededError says what helps with what is too large, also after the trip through a pipe."""
         with pytest.raises(shoal.LimitExceededError, match=re.escape(advice)):
             call(shoal.KVStore(memory_db), memory_db)
 
 
-def _nested(levels):
+def _nested(levels: int) -> Any:
     value: Any = 1
     for _ in range(levels):
         value = [value]
     return value
 
 
-def _too_large_a_commit(db):
+def _too_large_a_commit(db: shoal.Database) -> None:
     with db.transaction("r") as txn:
         for number in range(6):
             txn.kv.put(f"k{number}", b"x" * (12 * MIB))

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import itertools
 import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -26,13 +27,13 @@ def _restore(db: shoal.Database, run: str, *traces: Trace) -> None:
             restore(txn.traces, trace)
 
 
-def _at(timestamp: Any, trace_id: Any, **parts) -> Trace:
+def _at(timestamp: Any, trace_id: Any, **parts: Any) -> Trace:
     parts = {"parent_id": None, "trace_type": THOUGHT, "tags": [], "metadata": None} | parts
     return Trace(trace_id, timestamp=timestamp, **parts)
 
 
 class TestQueries:
-    def test_a_class_finds_its_own_a_name_whatever_bears_it(self, traces, run):
+    def test_a_class_finds_its_own_a_name_whatever_bears_it(self, traces: shoal.TraceStore, run: str) -> None:
         """A Custom may be named like a kind: the name finds both, the classes each their own."""
         traces.record(run, THOUGHT, id="1")
         traces.record(run, TraceType.Custom("Thought", 1), id="2")
@@ -42,7 +43,7 @@ class TestQueries:
         assert ids_of(traces.query_by_type(run, TraceType.Custom)) == ["2", "3"]
         assert traces.query_by_type(run, "Custom") == []
 
-    def test_bounds_beyond_every_moment(self, memory_db, traces, run):
+    def test_bounds_beyond_every_moment(self, memory_db: shoal.Database, traces: shoal.TraceStore, run: str) -> None:
         """Any integers bound a time; start at or after end is nothing."""
         _restore(memory_db, run, _at(0, "a"), _at(2**63 - 1, "b"))
         assert ids_of(traces.query_by_time(run, -(10**30), 10**30)) == ["a", "b"]
@@ -51,7 +52,7 @@ class TestQueries:
         assert ids_of(traces.query(run, end=1)) == ["a"]
         assert ids_of(traces.query(run, start=1)) == ["b"]
 
-    def test_limit_takes_the_first(self, memory_db, traces, run):
+    def test_limit_takes_the_first(self, memory_db: shoal.Database, traces: shoal.TraceStore, run: str) -> None:
         """limit counts what matches; 0 is none, None all."""
         for i in range(6):
             _restore(memory_db, run, _at(i, f"{i}", tags=["even"] if i % 2 == 0 else ["odd"]))
@@ -60,7 +61,7 @@ class TestQueries:
         assert traces.query(run, limit=0) == []
         assert len(traces.query(run)) == 6
 
-    def test_unknown_names_find_nothing(self, traces, run):
+    def test_unknown_names_find_nothing(self, traces: shoal.TraceStore, run: str) -> None:
         """Queries are empty for what nobody used; a tree without a root is NotFoundError."""
         assert traces.query(run, parent_id="x") == traces.query(run, tag="x") == traces.get_children(run, "x") == []
         with pytest.raises(NotFoundError, match="trace 'x' does not exist"):
@@ -68,7 +69,7 @@ class TestQueries:
 
     @given(data=st.data())
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
-    def test_every_query_is_what_a_plain_search_finds(self, memory_db, data):
+    def test_every_query_is_what_a_plain_search_finds(self, memory_db: shoal.Database, data: Any) -> None:
         """Whatever the ids, tags and moments: ordered by time, then id, and all of what is asked for."""
         run = f"plain-search-{next(NUMBERS)}"
         names = st.sampled_from(["a", "aa", "a\0", "\0", "é", "__", "Thought"])
@@ -112,13 +113,13 @@ class TestTrees:
             tree = TraceTree(_at(i, f"{i}"), [tree])
         return tree
 
-    def test_equality_and_repr_of_any_depth(self):
+    def test_equality_and_repr_of_any_depth(self) -> None:
         """Trees far deeper than Python recurses compare and print."""
         assert self._deep(5000) == self._deep(5000)
         assert self._deep(5000) != self._deep(4999)
         assert repr(self._deep(5000)).endswith("children=[" + "])" * 5001)
 
-    def test_shape_is_part_of_equality(self):
+    def test_shape_is_part_of_equality(self) -> None:
         """The same traces in another shape are another tree; a tree equals no trace."""
         a, b, c = (_at(i, name) for i, name in enumerate("abc"))
         chain = TraceTree(a, [TraceTree(b, [TraceTree(c, [])])])
@@ -128,7 +129,7 @@ class TestTrees:
         assert fan == TraceTree(a, [TraceTree(b, []), TraceTree(c, [])])
         assert pickle.loads(pickle.dumps(fan)) == fan
 
-    def test_repr_reads_as_what_it_is(self):
+    def test_repr_reads_as_what_it_is(self) -> None:
         """repr is the expression that makes the tree."""
         leaves = [TraceTree(_at(i, f"{i}"), []) for i in range(3)]
         tree = TraceTree(_at(9, "r"), [TraceTree(_at(8, "m"), leaves[:2]), leaves[2]])
@@ -136,7 +137,7 @@ class TestTrees:
 
 
 # name -> a call that scans; what of (root, root's child with tag, other type) it must notice
-SCANS = {
+SCANS: dict[str, tuple[Callable[[Any], object], Any]] = {
     "list": (lambda t: t.list(), {"root", "child", "error"}),
     "count": (lambda t: t.count(), {"root", "child", "error"}),
     "query_by_type": (lambda t: t.query_by_type("Thought"), {"root", "child"}),
@@ -151,7 +152,7 @@ SCANS = {
     "get": (lambda t: t.get("absent"), set()),
     "query for nothing": (lambda t: t.query(limit=0), set()),
 }
-CHANGES = {
+CHANGES: dict[str, Callable[[shoal.TraceStore, str], object]] = {
     "root": lambda traces, run: traces.record(run, THOUGHT),
     "child": lambda traces, run: traces.record_child(run, "base", THOUGHT, tags=["tag"]),
     "error": lambda traces, run: traces.record(run, TraceType.Error("E", "m", True)),
@@ -160,7 +161,9 @@ CHANGES = {
 
 class TestTransactions:
     @pytest.mark.parametrize("scan", SCANS)
-    def test_what_a_scan_would_have_seen_is_a_conflict_and_nothing_else(self, memory_db, traces, kv, run, scan):
+    def test_what_a_scan_would_have_seen_is_a_conflict_and_nothing_else(
+        self, memory_db: shoal.Database, traces: shoal.TraceStore, kv: shoal.KVStore, run: str, scan: Any
+    ) -> None:
         """A trace recorded meanwhile that matches conflicts at commit; one that does not match does not."""
         call, noticed = SCANS[scan]
         traces.record(run, THOUGHT, id="base")
@@ -175,7 +178,9 @@ class TestTransactions:
             else:
                 assert name not in noticed, name
 
-    def test_beyond_the_limit_nothing_was_read(self, memory_db, traces, run):
+    def test_beyond_the_limit_nothing_was_read(
+        self, memory_db: shoal.Database, traces: shoal.TraceStore, run: str
+    ) -> None:
         """A query that stopped at its limit conflicts with what comes before that only."""
         _restore(memory_db, run, _at(10, "a"), _at(20, "b"), _at(30, "c"))
         with memory_db.transaction(run) as txn:
@@ -187,7 +192,9 @@ class TestTransactions:
             txn.kv.put("k", 1)
             _restore(memory_db, run, _at(15, "earlier"))
 
-    def test_records_do_not_conflict_with_each_other(self, memory_db, traces, run):
+    def test_records_do_not_conflict_with_each_other(
+        self, memory_db: shoal.Database, traces: shoal.TraceStore, run: str
+    ) -> None:
         """Two transactions that record below one parent both commit; the same id conflicts, and the key says which."""
         traces.record(run, THOUGHT, id="base")
         with memory_db.transaction(run) as txn:
@@ -198,7 +205,9 @@ class TestTransactions:
             txn.traces.record(THOUGHT, id="same")
             traces.record(run, THOUGHT, id="same")
 
-    def test_an_id_used_twice_in_one_transaction(self, memory_db, traces, run):
+    def test_an_id_used_twice_in_one_transaction(
+        self, memory_db: shoal.Database, traces: shoal.TraceStore, run: str
+    ) -> None:
         """The second is refused at once; the first still commits."""
         with memory_db.transaction(run) as txn:
             txn.traces.record(THOUGHT, id="t")
@@ -206,7 +215,9 @@ class TestTransactions:
                 txn.traces.record(THOUGHT, id="t")
         assert traces.list(run) == ["t"]
 
-    def test_own_records_are_in_every_query(self, memory_db, traces, run):
+    def test_own_records_are_in_every_query(
+        self, memory_db: shoal.Database, traces: shoal.TraceStore, run: str
+    ) -> None:
         """Read your own writes: every index sees what was recorded before in the transaction, in its place."""
         _restore(memory_db, run, _at(1, "old", tags=["a"]), _at(2**50, "future", tags=["a"]))
         with memory_db.transaction(run) as txn:
@@ -217,7 +228,9 @@ class TestTransactions:
             assert ids_of(txn.traces.query_by_tag("a")) == ["old", "new", "future"]
             assert ids_of(txn.traces.get_children("old")) == ["new"]
 
-    def test_a_snapshot_only_reads_and_stays(self, memory_db, traces, run):
+    def test_a_snapshot_only_reads_and_stays(
+        self, memory_db: shoal.Database, traces: shoal.TraceStore, run: str
+    ) -> None:
         """A snapshot sees one moment and refuses to record."""
         traces.record(run, THOUGHT, id="t")
         with memory_db.snapshot(run) as view:
@@ -227,7 +240,7 @@ class TestTransactions:
             with pytest.raises(InvalidOperationError):
                 view.traces.record(THOUGHT)
 
-    def test_a_run_of_its_own_by_on(self, memory_db, traces, run):
+    def test_a_run_of_its_own_by_on(self, memory_db: shoal.Database, traces: shoal.TraceStore, run: str) -> None:
         """txn.on records in another run, at the same commit."""
         with memory_db.transaction(run) as txn:
             txn.on(run + "-2").traces.record(THOUGHT, id="t")
@@ -235,7 +248,7 @@ class TestTransactions:
 
 
 class TestDumpAndRestore:
-    def test_a_run_comes_back_exactly(self, memory_db, traces, run):
+    def test_a_run_comes_back_exactly(self, memory_db: shoal.Database, traces: shoal.TraceStore, run: str) -> None:
         """Ids, timestamps and all, parents first even where the clock had them later."""
         known = [
             _at(50, "p", tags=["b", "a"], metadata={"m": 1}),
@@ -252,7 +265,7 @@ class TestDumpAndRestore:
         assert traces.query(copy) == traces.query(run)
         assert traces.get_tree(copy, "p") == traces.get_tree(run, "p")
 
-    def test_restore_checks_as_record_does(self, memory_db, traces, run):
+    def test_restore_checks_as_record_does(self, memory_db: shoal.Database, traces: shoal.TraceStore, run: str) -> None:
         """Ids are new, parents there, everything of the right type."""
         _restore(memory_db, run, _at(1, "t"))
         for trace, error in [

@@ -4,6 +4,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -11,10 +13,11 @@ import pytest
 import shoal
 from shoal import ConflictError, InvalidOperationError
 from shoal.shm import limits
+from tests.support.shared_memory import store_of
 
 
 class TestAtomicity:
-    def test_all_writes_or_none(self, memory_db, kv, run):
+    def test_all_writes_or_none(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """Nothing of a transaction is seen before its commit, all of it afterwards."""
         with memory_db.transaction(run) as txn:
             txn.kv.put("a", 1)
@@ -23,10 +26,17 @@ class TestAtomicity:
         assert kv.list_with_values(run) == [("a", 1), ("b", 2)]
 
     @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt, SystemExit])
-    def test_an_exception_writes_nothing(self, memory_db, kv, run, error, monkeypatch):
+    def test_an_exception_writes_nothing(
+        self,
+        memory_db: shoal.Database,
+        kv: shoal.KVStore,
+        run: str,
+        error: type[Exception],
+        monkeypatch: pytest.MonkeyPatch,
+    ) -> None:
         """Any exception in the with block passes through, and nothing is written: the coordinator hears nothing."""
         kv.put(run, "kept", 1)
-        monkeypatch.setattr(memory_db._store.connection, "submit", lambda *request: pytest.fail(f"sent {request}"))
+        monkeypatch.setattr(store_of(memory_db).connection, "submit", lambda *request: pytest.fail(f"sent {request}"))
         with pytest.raises(error), memory_db.transaction(run) as txn:
             txn.kv.put("a", 1)
             txn.kv.delete("kept")
@@ -34,7 +44,7 @@ class TestAtomicity:
             raise error
         assert kv.list_with_values(run) == [("kept", 1)]
 
-    def test_on_another_run(self, memory_db, kv, run):
+    def test_on_another_run(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """on() writes another run in the same atomic transaction, and reads it at the same snapshot."""
         other = run + "-other"
         with memory_db.transaction(run) as txn:
@@ -49,7 +59,7 @@ class TestAtomicity:
             raise RuntimeError
         assert (kv.get(run, "k"), kv.get(other, "k")) == ("mine", "theirs")
 
-    def test_a_read_on_another_run_is_validated(self, memory_db, kv, run):
+    def test_a_read_on_another_run_is_validated(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """What was read through on() conflicts like what was read of the own run."""
         other = run + "-other"
         with pytest.raises(ConflictError) as caught, memory_db.transaction(run) as txn:
@@ -61,7 +71,7 @@ class TestAtomicity:
 
 
 class TestSnapshotReads:
-    def test_reads_stay_at_the_entry(self, memory_db, kv, run):
+    def test_reads_stay_at_the_entry(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """Whatever others commit, a transaction goes on seeing the state of its entry."""
         kv.put(run, "a", 1)
         kv.put(run, "b", 1)
@@ -74,14 +84,16 @@ class TestSnapshotReads:
             assert txn.kv.exists("c") is False
         assert kv.list_with_values(run) == [("a", 2), ("c", 1)]
 
-    def test_snapshot_is_taken_at_entry_not_at_creation(self, memory_db, kv, run):
+    def test_snapshot_is_taken_at_entry_not_at_creation(
+        self, memory_db: shoal.Database, kv: shoal.KVStore, run: str
+    ) -> None:
         """db.transaction() by itself reads nothing: the snapshot is the with statement's."""
         waiting = memory_db.transaction(run)
         kv.put(run, "k", 1)
         with waiting as txn:
             assert txn.kv.get("k") == 1
 
-    def test_view_stays_and_never_conflicts(self, memory_db, kv, run):
+    def test_view_stays_and_never_conflicts(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """A snapshot sees its moment until it is closed, through more commits than are reclaimed at once."""
         kv.put(run, "k", "then")
         view = memory_db.snapshot(run)
@@ -95,7 +107,7 @@ class TestSnapshotReads:
         view.close()
         assert kv.get(run, "k") == limits.RECLAIM_EVERY + 99
 
-    def test_read_your_own_writes(self, memory_db, kv, run):
+    def test_read_your_own_writes(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """Own puts, deletes and increments show in get, exists, list, list_with_values and ttl, in order."""
         for key in "bdf":
             kv.put(run, key, "old")
@@ -122,7 +134,7 @@ class TestSnapshotReads:
             txn.kv.delete("d")
         assert kv.list_with_values(run) == expected
 
-    def test_what_was_put_is_as_it_will_be_read(self, memory_db, run):
+    def test_what_was_put_is_as_it_will_be_read(self, memory_db: shoal.Database, run: str) -> None:
         """An own put reads back as others will read it: a copy, tuples as lists."""
         value: dict[str, Any] = {"t": (1, 2)}
         with memory_db.transaction(run) as txn:
@@ -132,7 +144,7 @@ class TestSnapshotReads:
 
 
 class TestVersion:
-    def test_is_unique_and_rises(self, memory_db, run):
+    def test_is_unique_and_rises(self, memory_db: shoal.Database, run: str) -> None:
         """Each commit has a version of its own above all before, and info() shows the newest."""
         for number in range(20):
             before = memory_db.info().commit_version
@@ -140,12 +152,12 @@ class TestVersion:
                 txn.kv.put("k", number)
             assert before < txn.version <= memory_db.info().commit_version  # the coordinator makes some, too
 
-    def test_is_unknown_before_the_commit(self, memory_db, run):
+    def test_is_unknown_before_the_commit(self, memory_db: shoal.Database, run: str) -> None:
         """version inside the with block of a transaction is InvalidOperationError."""
         with memory_db.transaction(run) as txn, pytest.raises(InvalidOperationError, match="not committed"):
             _ = txn.version
 
-    def test_of_a_snapshot(self, memory_db, kv, run):
+    def test_of_a_snapshot(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """A snapshot's version is that of the newest commit it sees, known from the start."""
         kv.put(run, "k", 1)
         before = memory_db.info().commit_version
@@ -156,7 +168,7 @@ class TestVersion:
             assert view.version < memory_db.info().commit_version
 
     @pytest.mark.parametrize("durability", ["buffered", "strict"])
-    def test_goes_on_after_a_restart(self, store, wait_for_end, durability):
+    def test_goes_on_after_a_restart(self, store: Path, wait_for_end: Callable[[int], None], durability: str) -> None:
         """Versions are kept over restarts: the first after is above the last before."""
         with shoal.open(store, durability=durability, linger=0.05) as db:
             pid = db.info().coordinator_pid
@@ -176,7 +188,7 @@ class TestVersion:
 
 
 class TestUse:
-    def test_use_after_the_end(self, memory_db, run):
+    def test_use_after_the_end(self, memory_db: shoal.Database, run: str) -> None:
         """A committed transaction refuses every call."""
         with memory_db.transaction(run) as txn:
             view = txn.kv
@@ -197,7 +209,9 @@ class TestUse:
             with pytest.raises(InvalidOperationError, match="has committed"):
                 call()
 
-    def test_use_after_an_exception_and_after_a_conflict(self, memory_db, kv, run):
+    def test_use_after_an_exception_and_after_a_conflict(
+        self, memory_db: shoal.Database, kv: shoal.KVStore, run: str
+    ) -> None:
         """So does one that was left by an exception, or that conflicted."""
         with pytest.raises(RuntimeError), memory_db.transaction(run) as txn:
             raise RuntimeError
@@ -209,14 +223,14 @@ class TestUse:
         with pytest.raises(InvalidOperationError):
             txn.kv.get("k")
 
-    def test_entering_twice(self, memory_db, run):
+    def test_entering_twice(self, memory_db: shoal.Database, run: str) -> None:
         """A transaction is entered once."""
         with memory_db.transaction(run) as txn:
             pass
         with pytest.raises(InvalidOperationError), txn:
             pass
 
-    def test_use_without_with(self, memory_db, run):
+    def test_use_without_with(self, memory_db: shoal.Database, run: str) -> None:
         """A transaction that was never entered says so."""
         with pytest.raises(InvalidOperationError, match="with"):
             memory_db.transaction(run).kv.get("k")
@@ -231,7 +245,9 @@ class TestUse:
         ],
         ids=["put", "put_with_ttl", "delete", "increment"],
     )
-    def test_a_snapshot_does_not_write(self, memory_db, kv, run, write):
+    def test_a_snapshot_does_not_write(
+        self, memory_db: shoal.Database, kv: shoal.KVStore, run: str, write: Any
+    ) -> None:
         """Every write through a snapshot is InvalidOperationError, also of another run, and it can still be read."""
         kv.put(run, "k", 7)
         with memory_db.snapshot(run) as view:
@@ -242,7 +258,7 @@ class TestUse:
             assert view.kv.get("k") == 7
         assert kv.get(run, "k") == 7
 
-    def test_snapshot_after_its_end(self, memory_db, kv, run):
+    def test_snapshot_after_its_end(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """A closed snapshot refuses reads, whichever way it was closed; closing twice does nothing."""
         kv.put(run, "k", 1)
         with memory_db.snapshot(run) as left:
@@ -256,7 +272,7 @@ class TestUse:
             with pytest.raises(InvalidOperationError):
                 view.kv.list()
 
-    def test_caught_error_inside_leaves_it_usable(self, memory_db, kv, run):
+    def test_caught_error_inside_leaves_it_usable(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """A bad argument refused inside a transaction leaves what was written before it as it was."""
         with memory_db.transaction(run) as txn:
             txn.kv.put("a", 1)
