@@ -18,6 +18,7 @@ from shoal.primitives.rules.event_rules import METADATA, decode_metadata
 from shoal.primitives.rules.hash_chain import canonical, event_hash
 from shoal.shm import codec
 from tests.support.event_logs import keys_of, prefix_of
+from tests.support.present import present
 
 
 class TestHashes:
@@ -49,28 +50,28 @@ class TestHashes:
     )
 
     @pytest.mark.parametrize("chain", PINNED)
-    def test_hashes_never_change(self, chain):
+    def test_hashes_never_change(self, chain: str) -> None:
         """Each event's hash is what it was when the format was made."""
         head = shoal.GENESIS_HASH
         for i, (event_type, payload, timestamp) in enumerate(self.EVENTS):
             head = event_hash(chain, i, event_type, canonical(payload), timestamp, head)
             assert head.hex() == self.PINNED[chain][i]
 
-    def test_hashes_are_what_the_description_says(self):
+    def test_hashes_are_what_the_description_says(self) -> None:
         """Anybody can compute them: the named digest of the described bytes, the padding behind a short one."""
         assert hashlib.sha256(self.FIRST_HASHED).hexdigest() == self.PINNED["sha256"][0]
         assert xxhash.xxh3_128_hexdigest(self.FIRST_HASHED) + 32 * "0" == self.PINNED["xxh3"][0]
 
     @pytest.mark.parametrize("chain", PINNED)
-    def test_exported_events_of_the_pinned_chain_verify(self, chain):
+    def test_exported_events_of_the_pinned_chain_verify(self, chain: str) -> None:
         """What was exported under this format stays valid under it."""
         heads = [shoal.GENESIS_HASH, *map(bytes.fromhex, self.PINNED[chain])]
         events = [Event(i, *self.EVENTS[i], heads[i], heads[i + 1]) for i in range(3)]
         assert shoal.EventLog.verify(events) == shoal.ChainVerification(True, 3)
 
-    def test_a_stored_event_has_the_described_hash(self, filled, run):
+    def test_a_stored_event_has_the_described_hash(self, filled: shoal.EventLog, run: str) -> None:
         """What append stores and returns is event_hash of the event's own fields."""
-        chain = decode_metadata(filled._db._store.auto_commit.find(prefix_of(run) + METADATA).value).chain
+        chain = decode_metadata(present(filled._db._store.auto_commit.find(prefix_of(run) + METADATA)).value).chain
         for event in filled.iter(run):
             fields = (event.sequence, event.event_type, canonical(event.payload), event.timestamp, event.prev_hash)
             assert event.hash == event_hash(chain, *fields)
@@ -78,7 +79,7 @@ class TestHashes:
 
 
 class TestCanonicalPayloads:
-    def test_the_bytes_never_change(self):
+    def test_the_bytes_never_change(self) -> None:
         """The canonical form of a value with everything in it is what it was."""
         moment = datetime(2026, 1, 2, 8, 34, 5, 678901, timezone(timedelta(hours=5, minutes=30)))
         value = {"b": [(1, {"z": -math.nan, "a": -0.0})], "a": moment, "\ud800": 1}
@@ -86,7 +87,7 @@ class TestCanonicalPayloads:
             "c183a161d7ffa1dcd420695735a5a16291920182a161cb8000000000000000a17acb7ff8000000000000a3eda08001"
         )
 
-    def test_types_differ_and_order_does_not(self):
+    def test_types_differ_and_order_does_not(self) -> None:
         """1, 1.0 and True are three payloads, as are the zeros; the order of dicts, tuple or list, and NaNs are one."""
         groups: list[list[Any]] = [
             [1, 1.0, True, "1", b"1"],
@@ -100,10 +101,10 @@ class TestCanonicalPayloads:
             assert len({canonical(value) for value in same}) == 1
             assert len({canonical({"in": [value]}) for value in same}) == 1
 
-    def test_dicts_read_back_sorted(self, log, run):
+    def test_dicts_read_back_sorted(self, log: shoal.EventLog, run: str) -> None:
         """Keys come back in the order of their code points, at every depth."""
         log.append(run, "e", {"b": 1, "é": 2, "a": {"\U0010ffff": 1, "\uffff": 2, "": 3}})
-        payload = log.read(run, 0).payload
+        payload = present(log.read(run, 0)).payload
         assert list(payload) == ["a", "b", "é"]
         assert list(payload["a"]) == ["", "\uffff", "\U0010ffff"]
 
@@ -121,16 +122,16 @@ class TestCanonicalPayloads:
         )
     )
     @settings(max_examples=60, deadline=None)
-    def test_what_is_read_back_has_the_same_form(self, value):
+    def test_what_is_read_back_has_the_same_form(self, value: Any) -> None:
         """A payload that was stored and read is the same payload: exported events verify."""
         raw = canonical(value)
         assert canonical(codec.decode(raw)) == raw
 
-    def test_a_text_that_is_no_utf_8_and_a_datetime(self, log, run):
+    def test_a_text_that_is_no_utf_8_and_a_datetime(self, log: shoal.EventLog, run: str) -> None:
         """Values msgpack alone does not know read back, and verify."""
         payload = {"path": "\udcff", "\ud800": datetime(2026, 1, 2, tzinfo=UTC)}
         log.append(run, "e", payload)
-        assert log.read(run, 0).payload == payload
+        assert present(log.read(run, 0)).payload == payload
         assert shoal.EventLog.verify(log.iter(run)).is_valid
 
     @pytest.mark.parametrize(
@@ -147,7 +148,9 @@ class TestCanonicalPayloads:
         ],
         ids=lambda given: type(given).__name__,
     )
-    def test_what_cannot_be_stored_is_named(self, memory_db, log, run, value, error, path):
+    def test_what_cannot_be_stored_is_named(
+        self, memory_db: shoal.Database, log: shoal.EventLog, run: str, value: Any, error: type[Exception], path: str
+    ) -> None:
         """A payload that cannot be stored is refused with its place, and nothing of its append is there."""
         with pytest.raises(error, match=path):
             log.append(run, "e", value)
@@ -155,7 +158,7 @@ class TestCanonicalPayloads:
             log.append_many(run, [("good", 1), ("bad", value)])
         assert keys_of(memory_db, run) == []
 
-    def test_nesting_without_end_is_refused(self, log, run):
+    def test_nesting_without_end_is_refused(self, log: shoal.EventLog, run: str) -> None:
         """A value inside itself is a limit exceeded, not a stack exceeded."""
         endless: dict[str, Any] = {}
         endless["again"] = [endless]
@@ -164,7 +167,7 @@ class TestCanonicalPayloads:
 
 
 class TestChains:
-    def test_the_first_append_fixes_the_chain(self, memory_db, run):
+    def test_the_first_append_fixes_the_chain(self, memory_db: shoal.Database, run: str) -> None:
         """A facade of another chain, and a transaction, go on with the log's own."""
         sha256, xxh3 = shoal.EventLog(memory_db, chain="sha256"), shoal.EventLog(memory_db)
         sha256.append(run, "first", 1)
@@ -179,7 +182,7 @@ class TestChains:
         ("chain", "error"),
         [("md5", ValueError), ("", ValueError), ("XXH3", ValueError), (None, TypeError), (1, TypeError)],
     )
-    def test_an_unknown_chain_is_refused(self, memory_db, chain, error):
+    def test_an_unknown_chain_is_refused(self, memory_db: shoal.Database, chain: Any, error: type[Exception]) -> None:
         """Only the two there are, by name."""
         with pytest.raises(error, match="xxh3, sha256"):
             shoal.EventLog(memory_db, chain=chain)

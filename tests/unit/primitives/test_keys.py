@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,19 +16,19 @@ TEXT = st.text(st.sampled_from("\0\x01\x02a_/\x7fé\uffff🦀"), min_size=1, max
 PATHS = st.tuples(TEXT, TEXT, TEXT, TEXT, st.sampled_from(sorted(Tag)), TEXT)
 
 
-def engine_key(path) -> bytes:
+def engine_key(path: Any) -> bytes:
     tenant, app, agent, run, tag, text = path
     return Namespace(tenant, app, agent)._run_prefix(run) + bytes((tag,)) + encode_text("key", text)
 
 
 @given(PATHS, PATHS)
-def test_different_names_are_different_keys(one, other):
+def test_different_names_are_different_keys(one: tuple[str, ...], other: tuple[str, ...]) -> None:
     """Two keys are equal only if every part is."""
     assert (engine_key(one) == engine_key(other)) == (one == other)
 
 
 @given(PATHS, PATHS)
-def test_a_run_is_one_range(one, other):
+def test_a_run_is_one_range(one: tuple[str, ...], other: tuple[str, ...]) -> None:
     """A key is in the range of a run exactly if it belongs to it, whatever the names hold."""
     prefix = Namespace(*one[:3])._run_prefix(one[3])
     inside = prefix <= engine_key(other) < after(prefix)
@@ -34,14 +36,14 @@ def test_a_run_is_one_range(one, other):
 
 
 @given(PATHS, TEXT)
-def test_order_is_the_order_of_strings(path, text):
+def test_order_is_the_order_of_strings(path: Any, text: Any) -> None:
     """Keys of one run and tag sort as Python sorts the names."""
     left, right = engine_key(path), engine_key((*path[:5], text))
     assert (left < right) == (path[5] < text)
 
 
 @given(PATHS)
-def test_user_text_is_the_name(path):
+def test_user_text_is_the_name(path: Any) -> None:
     """The user's name can be had back from a key, for messages; of the other primitives with what kind it is."""
     *_, run, tag, text = path
     record = Namespace(*path[:3])._run_prefix(run) + bytes((tag,)) + b"\0" + text.encode()
@@ -54,31 +56,31 @@ def test_user_text_is_the_name(path):
 
 
 @given(st.sampled_from((Tag.TRACE, Tag.RUN)), st.integers(1, 255), st.binary(max_size=6))
-def test_user_text_of_an_index_key_is_its_kind(tag, kind, rest):
+def test_user_text_of_an_index_key_is_its_kind(tag: Any, kind: Any, rest: Any) -> None:
     """What indices hold is no name of a user's: only the kind is told, whatever bytes follow."""
     key = Namespace()._run_prefix("r") + bytes((tag, kind)) + rest
     assert user_text(key) == {Tag.TRACE: "traces", Tag.RUN: "runs"}[tag]
 
 
 @given(st.binary(max_size=40))
-def test_user_text_of_anything_is_text(key):
+def test_user_text_of_anything_is_text(key: Any) -> None:
     """A message never fails over the key it names."""
     assert isinstance(user_text(key), str)
 
 
 @given(st.binary(min_size=1, max_size=5).filter(lambda b: b.strip(b"\xff")), st.binary(max_size=5))
-def test_after_is_the_end_of_the_prefix(prefix, other):
+def test_after_is_the_end_of_the_prefix(prefix: Any, other: Any) -> None:
     """after(p) is above everything that begins with p and not above anything else that is above p."""
     assert (prefix <= other < after(prefix)) == other.startswith(prefix)
 
 
-def test_longest_key_fits_the_engine():
+def test_longest_key_fits_the_engine() -> None:
     """The longest names together are within what the engine takes."""
     longest = engine_key(("x" * 128,) * 4 + (Tag.KV, "y" * 1024))
     assert len(longest) <= MAX_ENGINE_KEY_BYTES
 
 
-def test_encode_text_names_what_is_wrong():
+def test_encode_text_names_what_is_wrong() -> None:
     """Type, emptiness, length and encoding each have their error, with the name of the argument."""
     assert encode_text("name", "é") == b"\xc3\xa9"
     assert encode_prefix("") == b""
@@ -93,7 +95,7 @@ def test_encode_text_names_what_is_wrong():
         encode_text("name", "abc", 2)
 
 
-def test_namespace_forgets_no_run():
+def test_namespace_forgets_no_run() -> None:
     """However many runs were used, each keeps its own prefix."""
     space = Namespace()
     prefixes = [space._run_prefix(f"r{number}") for number in range(10_000)]

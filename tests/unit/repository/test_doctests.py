@@ -19,7 +19,7 @@ MODULES += sorted(
 )
 
 
-def test_modules_are_found():
+def test_modules_are_found() -> None:
     """The walk sees every floor."""
     assert {"shoal.database", "shoal.shm.codec", "shoal.primitives.facades.kv_store", "shoal.primitives.retry"} <= set(
         MODULES
@@ -27,13 +27,13 @@ def test_modules_are_found():
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_examples(name):
+def test_examples(name: str) -> None:
     """Every example of the module does what it shows."""
     result = doctest.testmod(importlib.import_module(name))
     assert result.failed == 0
 
 
-def test_examples_of_the_guide():
+def test_examples_of_the_guide() -> None:
     """docs/primitives.md shows what happens."""
     guide = ROOT / "docs" / "primitives.md"
     result = doctest.testfile(str(guide), module_relative=False, optionflags=doctest.ELLIPSIS)

@@ -43,13 +43,13 @@ def imports(path: Path) -> list[tuple[str, int]]:
     return found
 
 
-def test_there_is_code():
+def test_there_is_code() -> None:
     """The tests below look at every floor."""
     assert {path.relative_to(ROOT).parts[0] for path in FILES} >= {*FLOORS, "shoal", "tests"}
 
 
 @pytest.mark.parametrize("floor", FLOORS)
-def test_links_exist(floor):
+def test_links_exist(floor: str) -> None:
     """shoal/<floor> is a link to ../<floor>, so that type checkers and editors see the tree that is installed."""
     link = ROOT / "shoal" / floor
     assert link.is_symlink()
@@ -57,7 +57,7 @@ def test_links_exist(floor):
     assert (link / "__init__.py").is_file()
 
 
-def test_nothing_imports_a_floor_by_its_bare_name():
+def test_nothing_imports_a_floor_by_its_bare_name() -> None:
     """Code says shoal.shm, never shm: a user's own package of that name would be in the way."""
     wrong = [
         f"{path.relative_to(ROOT)}: {module}"
@@ -68,14 +68,14 @@ def test_nothing_imports_a_floor_by_its_bare_name():
     assert wrong == []
 
 
-def test_nothing_imports_relatively():
+def test_nothing_imports_relatively() -> None:
     """What is installed says shoal.shm and so on, in full."""
     code = [path for path in FILES if path.relative_to(ROOT).parts[0] in (*FLOORS, "shoal")]
     assert [str(path.relative_to(ROOT)) for path in code for _, level in imports(path) if level] == []
 
 
 @pytest.mark.parametrize("floor", FLOORS)
-def test_imports_point_downward(floor):
+def test_imports_point_downward(floor: str) -> None:
     """A floor imports itself and what is below; coordinator and workers never each other."""
     wrong = []
     for path in (ROOT / floor).rglob("*.py"):
@@ -86,7 +86,7 @@ def test_imports_point_downward(floor):
     assert wrong == []
 
 
-def test_no_pickle():
+def test_no_pickle() -> None:
     """Nothing below the public face reads pickles: a value is never code."""
     wrong = [
         str(path.relative_to(ROOT))

@@ -6,6 +6,7 @@ import collections
 import enum
 import math
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -31,7 +32,7 @@ VALUES = st.recursive(
 )
 
 
-def same(left, right) -> bool:
+def same(left: Any, right: Any) -> bool:
     """Equal, of the same types all the way down."""
     if type(left) is not type(right):
         return False
@@ -39,23 +40,23 @@ def same(left, right) -> bool:
         return len(left) == len(right) and all(map(same, left, right))
     if isinstance(left, dict):
         return left.keys() == right.keys() and all(same(left[key], right[key]) for key in left)
-    return left == right
+    return bool(left == right)
 
 
 @given(VALUES)
-def test_round_trip(value):
+def test_round_trip(value: Any) -> None:
     """Every storable value comes back equal and of the same type, at every depth, lone surrogates included."""
     assert same(decode(encode(value)), value)
 
 
 @given(VALUES, VALUES)
-def test_different_values_have_different_bytes(left, right):
+def test_different_values_have_different_bytes(left: Any, right: Any) -> None:
     """Two values have the same stored form only if they are the same."""
     if encode(left) == encode(right):
         assert same(decode(encode(left)), decode(encode(right)))
 
 
-def test_subclasses_read_back_as_what_they_extend():
+def test_subclasses_read_back_as_what_they_extend() -> None:
     """An IntEnum reads as int, a namedtuple as list, an OrderedDict as dict, a str subclass as str."""
     color = enum.IntEnum("color", "RED")
     text = type("Text", (str,), {})
@@ -66,7 +67,7 @@ def test_subclasses_read_back_as_what_they_extend():
     assert [type(item) for item in found.values()] == [int, list, dict, str]
 
 
-def test_int_bounds():
+def test_int_bounds() -> None:
     """-2**63 to 2**64 - 1 and not one more."""
     for value in (-(2**63), 2**64 - 1):
         assert decode(encode(value)) == value
@@ -75,15 +76,15 @@ def test_int_bounds():
             encode(value)
 
 
-def test_nan():
+def test_nan() -> None:
     """NaN is stored."""
     assert math.isnan(decode(encode(math.nan)))
 
 
-def test_nesting():
+def test_nesting() -> None:
     """Lists and dicts inside each other are stored as deep as the limit says, and refused beyond, never a crash."""
 
-    def nested(depth, wrap):
+    def nested(depth: Any, wrap: Any) -> Any:
         value = 0
         for _ in range(depth):
             value = wrap(value)
@@ -97,7 +98,7 @@ def test_nesting():
         assert caught.value.limit == limits.MAX_NESTING
 
 
-def test_size_limit_is_of_the_stored_form():
+def test_size_limit_is_of_the_stored_form() -> None:
     """16 MiB is the limit of the encoded value; the error has the encoded size."""
     assert len(encode(bytes(limits.MAX_VALUE_BYTES - 5))) == limits.MAX_VALUE_BYTES
     with pytest.raises(LimitExceededError) as caught:

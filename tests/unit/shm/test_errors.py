@@ -26,23 +26,24 @@ NAMES = sorted(name for name, found in vars(errors).items() if isinstance(found,
 
 
 def made(name: str) -> shoal.ShoalError:
-    return getattr(shoal, name)(*ARGUMENTS.get(name, ("a text",)))
+    error: shoal.ShoalError = getattr(shoal, name)(*ARGUMENTS.get(name, ("a text",)))
+    return error
 
 
-def test_every_error_is_public():
+def test_every_error_is_public() -> None:
     """``shoal`` has every class of the hierarchy under its own name."""
     assert all(getattr(shoal, name) is getattr(errors, name) for name in NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)
 class TestEachError:
-    def test_is_named_as_users_name_it(self, name):
+    def test_is_named_as_users_name_it(self, name: str) -> None:
         """A traceback and a pickle say ``shoal.NAME``, wherever the class is defined."""
         error = made(name)
         assert traceback.format_exception_only(error)[0].startswith(f"shoal.{name}: ")
         assert b"shoal.shm" not in pickle.dumps(error)
 
-    def test_survives_pickling(self, name):
+    def test_survives_pickling(self, name: str) -> None:
         """Class, arguments, attributes and text are the same afterwards."""
         error = made(name)
         for protocol in range(pickle.HIGHEST_PROTOCOL + 1):
@@ -50,13 +51,13 @@ class TestEachError:
             assert type(back) is type(error)
             assert (back.args, vars(back), str(back)) == (error.args, vars(error), str(error))
 
-    def test_documents_its_attributes(self, name):
+    def test_documents_its_attributes(self, name: str) -> None:
         """The docstring names every attribute an instance has."""
         error = made(name)
         assert all(f"``{attribute}``" in present(type(error).__doc__) for attribute in vars(error))
 
 
-def test_the_pool_is_named_as_users_name_it():
+def test_the_pool_is_named_as_users_name_it() -> None:
     """``WorkerPool`` is ``shoal.WorkerPool`` in a traceback and a pickle."""
     assert shoal.WorkerPool.__module__ == "shoal"
     assert pickle.loads(pickle.dumps(shoal.WorkerPool)) is shoal.WorkerPool
@@ -66,6 +67,6 @@ def test_the_pool_is_named_as_users_name_it():
     ("number", "expected"),
     [(1234, "1,234"), (10**400, "an integer of 1,329 bits"), (-(10**400), "minus an integer of 1,329 bits")],
 )
-def test_numbers_in_messages(number, expected):
+def test_numbers_in_messages(number: int, expected: str) -> None:
     """A number of any size can be shown."""
     assert errors.shown(number, ",") == expected

@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -23,7 +25,7 @@ def _hold(directory: str, text: str, pipe: Connection) -> None:
 
 
 @pytest.fixture
-def holder(tmp_path: Path):
+def holder(tmp_path: Path) -> Iterator[tuple[Any, Any]]:
     """A process that has the claim on ``ONE``, and the pipe that ends it."""
     ours, theirs = CONTEXT.Pipe()
     process = CONTEXT.Process(target=_hold, args=(str(tmp_path), ONE, theirs))
@@ -41,7 +43,7 @@ def is_free(directory: Path, text: str) -> bool:
         return mine
 
 
-def test_one_process_at_a_time(tmp_path, holder):
+def test_one_process_at_a_time(tmp_path: Path, holder: tuple[Any, Any]) -> None:
     """Another process does not get the claim, only those on other inputs, until the block has ended."""
     process, pipe = holder
     assert not is_free(tmp_path, ONE)
@@ -53,7 +55,7 @@ def test_one_process_at_a_time(tmp_path, holder):
     assert process.exitcode == 0
 
 
-def test_a_killed_process_holds_nothing(tmp_path, holder):
+def test_a_killed_process_holds_nothing(tmp_path: Path, holder: tuple[Any, Any]) -> None:
     """SIGKILL releases the claim: a process that waits for it gets it."""
     process, _ = holder
     os.kill(process.pid, signal.SIGKILL)
@@ -61,7 +63,7 @@ def test_a_killed_process_holds_nothing(tmp_path, holder):
         assert mine
 
 
-def test_it_is_released_by_an_exception(tmp_path):
+def test_it_is_released_by_an_exception(tmp_path: Path) -> None:
     """Whatever ends the block releases the claim; the file stays empty."""
     with pytest.raises(KeyError), claimed(str(tmp_path), ONE, wait=False):
         raise KeyError
@@ -69,7 +71,7 @@ def test_it_is_released_by_an_exception(tmp_path):
     assert (tmp_path / CLAIMS_FILE).stat().st_size == 0
 
 
-def test_a_child_does_not_inherit_it(tmp_path, holder):
+def test_a_child_does_not_inherit_it(tmp_path: Path, holder: tuple[Any, Any]) -> None:
     """A forked child of this process has no claim of its parent's, and asking in the child does not release it."""
     with claimed(str(tmp_path), OTHER, wait=False) as mine:
         assert mine

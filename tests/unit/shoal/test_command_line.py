@@ -10,7 +10,7 @@ import pytest
 from shoal.command_line import BAD_USAGE, OneLineParser
 
 
-def test_it_is_one_line(capsys):
+def test_it_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     """Program, problem and where help is, in one line on stderr; status 2."""
     parser = OneLineParser(prog="shoal test")
     parser.add_argument("--count", type=int)
@@ -25,7 +25,7 @@ def test_it_is_one_line(capsys):
 
 
 @pytest.mark.parametrize("module", ["shoal", "shoal.cli", "shoal.cli.main"])
-def test_it_runs_as_a_module(module):
+def test_it_runs_as_a_module(module: str) -> None:
     """``python -m`` with the package, or with that of the commands, is the ``shoal`` command."""
     done = subprocess.run([sys.executable, "-m", module, "--help"], capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stderr) == (0, "")

@@ -18,7 +18,7 @@ TEXTS = st.text(st.characters(exclude_categories=()), max_size=8)
 
 
 @pytest.mark.parametrize("value", VALUES, ids=repr)
-def test_nothing_is_lost(value):
+def test_nothing_is_lost(value: Any) -> None:
     """What was stored is what comes back, bit by bit; the line is one line of strict ASCII JSON."""
     line = json_lines.dump(value)
     assert codec.encode(json_lines.load(line)) == codec.encode(codec.decode(codec.encode(value)))
@@ -39,13 +39,13 @@ VALUES_OF_ANY_KIND = st.recursive(
 
 @given(value=VALUES_OF_ANY_KIND)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-def test_nothing_is_lost_of_any_value(value):
+def test_nothing_is_lost_of_any_value(value: Any) -> None:
     """Whatever can be stored."""
     stored = codec.encode(value)
     assert codec.encode(json_lines.load(json_lines.dump(codec.decode(stored)))) == stored
 
 
-def test_values_as_deep_as_can_be_stored():
+def test_values_as_deep_as_can_be_stored() -> None:
     """Lists and dicts inside each other, with keys that need their dollar signs."""
     value: Any = 0
     for i in range(256):
@@ -64,13 +64,13 @@ def test_values_as_deep_as_can_be_stored():
         b'{"$text":"/w=="}', b'{"$text:!":1}', b'{"$$a":1,"$text:JGE=":2,"$text:JCRh":3}',
     ],
 )  # fmt: skip
-def test_what_dump_does_not_write_is_refused(line):
+def test_what_dump_does_not_write_is_refused(line: bytes) -> None:
     """ValueError, whatever it is."""
     with pytest.raises(ValueError, match=r"."):
         json_lines.load(line)
 
 
-def test_lines_are_bounded():
+def test_lines_are_bounded() -> None:
     """A line longer than any export has is refused before it is parsed."""
     with pytest.raises(ValueError, match="longest"):
         json_lines.load(b" " * (json_lines.LONGEST_LINE_BYTES + 1))

@@ -28,21 +28,21 @@ def never() -> None:
     return None
 
 
-def test_what_is_there_is_returned_at_once():
+def test_what_is_there_is_returned_at_once() -> None:
     """A look that finds something ends it without a pause, also when the time is up; any value but None is found."""
     clock = Clock()
     assert poll(lambda: 0, 100.0, Pauses(1, 1), clock) == 0
     assert clock.pauses_s == []
 
 
-def test_pauses_double_up_to_the_longest():
+def test_pauses_double_up_to_the_longest() -> None:
     """Each pause is twice the one before, ``longest_s`` at most."""
     clock = Clock()
     poll(never, 110.0, Pauses(0.5, 3.0), clock)
     assert clock.pauses_s[:5] == [0.5, 1.0, 2.0, 3.0, 3.0]
 
 
-def test_it_ends_in_time_and_looks_once_more():
+def test_it_ends_in_time_and_looks_once_more() -> None:
     """The last pause is cut at the end, and one look follows it: what came in the last moment is found."""
     clock = Clock()
     assert poll(lambda: clock.now_s >= 110.0 or None, 110.0, Pauses(3.0, 3.0), clock) is True
@@ -52,14 +52,14 @@ def test_it_ends_in_time_and_looks_once_more():
     assert looks == [110.0, 114.0, 115.0]
 
 
-def test_what_a_look_raises_comes_out():
+def test_what_a_look_raises_comes_out() -> None:
     """An exception of a look ends the wait."""
     empty: dict[str, int] = {}
     with pytest.raises(KeyError):
         poll(lambda: empty["no"], 110.0, Pauses(1, 1), Clock())
 
 
-def test_jitter_stays_in_its_bounds():
+def test_jitter_stays_in_its_bounds() -> None:
     """With a jitter of 0.5 pauses lie between half of and one and a half times the pause, and differ."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")

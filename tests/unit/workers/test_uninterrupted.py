@@ -6,23 +6,24 @@ import os
 import signal
 import threading
 import time
+from typing import Any
 
 import pytest
 
 from shoal.workers.uninterrupted import uninterrupted
 
 
-def test_the_result_comes_back():
+def test_the_result_comes_back() -> None:
     """The call runs in another thread, and its result is returned."""
     assert uninterrupted(threading.get_ident) != threading.get_ident()
     assert uninterrupted(lambda: None) is None
 
 
-def test_the_error_comes_back():
+def test_the_error_comes_back() -> None:
     """What the call raises is raised, also what is no Exception."""
     for error in (KeyError("key"), SystemExit(3), KeyboardInterrupt()):
 
-        def fail(error=error):
+        def fail(error: Any = error) -> None:
             raise error
 
         with pytest.raises(type(error)) as raised:
@@ -30,7 +31,7 @@ def test_the_error_comes_back():
         assert raised.value is error
 
 
-def test_a_signal_does_not_stop_the_call():
+def test_a_signal_does_not_stop_the_call() -> None:
     """A handler that raises ends the wait, not the call: it runs to its end."""
     ended = threading.Event()
 
@@ -51,7 +52,7 @@ def test_a_signal_does_not_stop_the_call():
     assert ended.wait(30)
 
 
-def test_a_fork_during_the_call():
+def test_a_fork_during_the_call() -> None:
     """In the child, where the thread does not exist, the call is made again; the parent's ends as usual."""
     forked = threading.Event()
     calls: list[int] = []

@@ -109,7 +109,7 @@ def append(commit_id: int, *payloads: Any, log: bytes = LOG, event_type: Any = "
     return request(commit_id, [operations.EVENT_APPEND, [log + METADATA, "xxh3", entries]])
 
 
-def test_one_commit_for_all(engine):
+def test_one_commit_for_all(engine: Engine) -> None:
     """Appends of several clients to one log are one version, each with sequences and hashes of its own."""
     answers = engine.together((1, append(7, "a")), (2, append(8, "b", "c")), (3, append(9, "d", event_type="other")))
     assert [(commit_id, status, version) for commit_id, status, version, _ in answers] == [
@@ -122,7 +122,7 @@ def test_one_commit_for_all(engine):
     assert engine.length() == 4
 
 
-def test_each_log_and_whatever_else_comes_with_it(engine):
+def test_each_log_and_whatever_else_comes_with_it(engine: Engine) -> None:
     """Requests for other logs, and other kinds of requests, are done, too; the answers keep their order."""
     answers = engine.together(
         (1, append(1, "a")),
@@ -139,7 +139,7 @@ def test_each_log_and_whatever_else_comes_with_it(engine):
     assert (engine.length(), engine.length(b"log2"), engine.value(b"key")) == (2, 2, b"\x01")
 
 
-def test_sent_again_is_answered_again(engine, tmp_path):
+def test_sent_again_is_answered_again(engine: Engine, tmp_path: Path) -> None:
     """A commit id that was part of a batch is answered from memory, by this coordinator and by the next."""
     first = engine.together((1, append(1, "a")), (2, append(1, "b")))
     again = engine.together((2, append(1, "b")), (3, append(1, "c")), (1, append(1, "a")))
@@ -166,14 +166,14 @@ def test_sent_again_is_answered_again(engine, tmp_path):
     ],
     ids=range(7),
 )
-def test_a_refused_one_leaves_the_others_alone(engine, bad):
+def test_a_refused_one_leaves_the_others_alone(engine: Engine, bad: Any) -> None:
     """What is wrong with one request is told to its client; the others are done as if it were not there."""
     answers = engine.together((1, append(1, "a")), (2, bad), (3, append(1, "b")))
     assert [status for _, status, _, _ in answers] == [COMMITTED, REFUSED, COMMITTED]
     assert engine.length() == 2
 
 
-def test_full_store(tmp_path):
+def test_full_store(tmp_path: Path) -> None:
     """Without room for all of them together, each is told for itself; nothing is half done."""
     engine = Engine(tmp_path, 8 << 20)
     payload, statuses = "x" * 60_000, set()
@@ -188,7 +188,7 @@ def test_full_store(tmp_path):
     assert engine.length() > 8
 
 
-def test_large_ones_and_many(engine):
+def test_large_ones_and_many(engine: Engine) -> None:
     """Requests too large to share stand alone, and very many become several commits; no event is lost."""
     large = "x" * (limits.MAX_BATCH_MUTATIONS_BYTES + 1)
     answers = engine.together((1, append(1, large)), (2, append(1, "a")), (3, append(1, large)), (4, append(1, "b")))
@@ -199,7 +199,7 @@ def test_large_ones_and_many(engine):
     assert engine.length() == 4 + len(many)
 
 
-def test_what_has_reads_or_writes_is_validated(engine):
+def test_what_has_reads_or_writes_is_validated(engine: Engine) -> None:
     """An append that comes with writes is not joined: it is one commit with them."""
     with_write = request(
         *(1, [operations.EVENT_APPEND, [LOG + METADATA, "xxh3", [["step", b"\x01"]]]]),
@@ -213,7 +213,7 @@ def test_what_has_reads_or_writes_is_validated(engine):
 class TestGoingOn:
     """What is kept in mind from one batch to the next is believed only while it is so."""
 
-    def test_after_one_another(self, engine):
+    def test_after_one_another(self, engine: Engine) -> None:
         """Commit after commit, alone and together, with old types and new ones."""
         for turn in range(1, 30):
             types = [f"type-{turn * client % 7}" for client in range(turn % 4)]
@@ -223,7 +223,7 @@ class TestGoingOn:
         assert engine.length() == sum(turn % 4 for turn in range(1, 30))
 
     @pytest.mark.parametrize("members", [1, 3])
-    def test_after_somebody_else(self, engine, members):
+    def test_after_somebody_else(self, engine: Engine, members: int) -> None:
         """A transaction that appended, a clear of the log, a write of its metadata: the next append sees them."""
         turns = iter(range(1, 100))
 
@@ -244,7 +244,7 @@ class TestGoingOn:
         assert engine.together((9, request(next(turns), writes=[LOG + METADATA, None, 0])))[0][1] == COMMITTED
         assert together() == list(range(members))
 
-    def test_after_a_refusal(self, engine):
+    def test_after_a_refusal(self, engine: Engine) -> None:
         """A request that fails in the middle leaves nothing behind for the next."""
         bad = request(2, [operations.EVENT_APPEND, [LOG + METADATA, "xxh3", [["new", b"\x01"], ["new", "no bytes"]]]])
         engine.together((1, append(1, "a")), (2, append(1, "b")))
@@ -252,7 +252,7 @@ class TestGoingOn:
         assert engine.together((1, append(3, "d", event_type="new")))[0][1] == COMMITTED
         assert engine.length() == 4
 
-    def test_more_logs_than_are_kept_in_mind(self, engine):
+    def test_more_logs_than_are_kept_in_mind(self, engine: Engine) -> None:
         """Any number of logs take turns; only so many are kept in mind."""
         engine.engine._batching = Batching(engine.writer, operations.TABLE, Limits(known_batches=4))
         logs = [f"log{n}".encode() for n in range(6)]
@@ -261,14 +261,14 @@ class TestGoingOn:
             assert len(engine.engine._batching) <= 4
         assert sum(engine.length(log) for log in logs) == 19
 
-    def test_more_types_than_are_kept_in_mind(self, engine, monkeypatch):
+    def test_more_types_than_are_kept_in_mind(self, engine: Engine, monkeypatch: pytest.MonkeyPatch) -> None:
         """A log of any number of types has the right head for each."""
         monkeypatch.setattr(event_operations, "_CACHED_HEADS", 4)
         for turn in range(1, 40):
             engine.together((1, append(turn, "a", event_type=f"type-{turn * turn % 11}")))
         assert engine.length() == 39
 
-    def test_nothing_from_before_keys_have_gone(self, engine):
+    def test_nothing_from_before_keys_have_gone(self, engine: Engine) -> None:
         """Where keys are is not believed once any have gone, even while room was made for the commit itself."""
         for turn in range(1, 4):
             engine.together((1, append(turn, "a")))

@@ -104,7 +104,7 @@ def test_forgetting_never_hides_a_conflict(
     assert len(window) <= max(kept, 0)
 
 
-def test_below_the_floor_reads_conflict():
+def test_below_the_floor_reads_conflict() -> None:
     """What was read below the floor cannot be judged any more: it conflicts. Blind writes are not validated."""
     window = ConflictWindow(100)
     assert validate(reads(3, keys=[b"k"]), window) == (b"k", 3, 100)
@@ -112,7 +112,7 @@ def test_below_the_floor_reads_conflict():
     assert validate(reads(100, keys=[b"k"], ranges=[(b"a", b"b")]), window) is None
 
 
-def test_conflict_names_key_and_versions():
+def test_conflict_names_key_and_versions() -> None:
     """Key, the snapshot it was read at, and the version that changed it."""
     window = filled([({b"a0"}, []), ({b"b0"}, []), ({b"a0", b"b1"}, [])])
     assert validate(reads(1, keys=[b"b0", b"a0"]), window) == (b"b0", 1, 2)
@@ -121,7 +121,7 @@ def test_conflict_names_key_and_versions():
     assert validate(reads(3, keys=[b"a0", b"b0"], ranges=[(b"a", b"z")]), window) is None
 
 
-def test_empty_range_and_bounds():
+def test_empty_range_and_bounds() -> None:
     """The lower bound belongs to a range, the upper does not."""
     window = filled([({b"m"}, [])])
     assert window.written_in([(b"m", b"n")], 0) == (b"m", 1)
@@ -129,7 +129,7 @@ def test_empty_range_and_bounds():
     assert window.written_in([(b"m\0", b"z")], 0) is None
 
 
-def test_many_ranges_of_one_commit():
+def test_many_ranges_of_one_commit() -> None:
     """A commit may clear as many ranges as it likes, and a transaction may read as many."""
     window = ConflictWindow(0)
     for number in range(50_000):

@@ -22,7 +22,7 @@ def clients() -> Iterator[list[Client]]:
         os.close(fd)
 
 
-def group(gathering: GroupDelay, asking: list[Client], coming: list[Client]) -> set[Client]:
+def group(gathering: GroupDelay[Client], asking: list[Client], coming: list[Client]) -> set[Client]:
     """One group: ``asking`` are there, ``coming`` come while it waits, if it waits for them. Whom it waited for."""
     expected = gathering.begin(asking)
     came = [client for client in coming if client in expected]
@@ -30,7 +30,7 @@ def group(gathering: GroupDelay, asking: list[Client], coming: list[Client]) -> 
     return expected
 
 
-def loops(gathering: GroupDelay, clients: list[Client], groups: int) -> list[int]:
+def loops(gathering: GroupDelay[Client], clients: list[Client], groups: int) -> list[int]:
     """Sizes of ``groups`` groups of clients that commit again at once; they begin as two halves that take turns."""
     sizes = []
     last = clients[:2]

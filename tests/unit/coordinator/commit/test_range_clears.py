@@ -5,6 +5,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -26,7 +27,7 @@ from shoal.shm.wire.request import CommitSet
 KEYS = 3000
 
 
-def _commit(engine: CommitEngine, commit_id: int, writes: list, clears: list) -> None:
+def _commit(engine: CommitEngine, commit_id: int, writes: list[Any], clears: list[Any]) -> None:
     engine.submit(1, CommitSet(commit_id, 0, 0, [], [], writes, clears, [], None, b""))
     engine.finish_group()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -38,7 +39,7 @@ class Index:
 
 @given(st.lists(st.integers(0, 40), max_size=300))
 @settings(max_examples=present(settings.default).max_examples // 2)
-def test_against_a_dict(steps):
+def test_against_a_dict(steps: Any) -> None:
     """Keys come and go, with buckets of four entries: find always tells what a dict would."""
     index = Index(Limits(bucket_fill=4))
     for step in steps:
@@ -49,7 +50,7 @@ def test_against_a_dict(steps):
             assert index.index.find(looked_for) == index.nodes.get(looked_for, 0)
 
 
-def test_ten_thousand_keys():
+def test_ten_thousand_keys() -> None:
     """It grows by splitting: every key is found, no other is, and the directory has doubled."""
     index = Index()
     keys = [random.Random(5).randbytes(3) + str(number).encode() for number in range(10_000)]
@@ -65,7 +66,7 @@ def test_ten_thousand_keys():
     assert [bool(index.index.find(key)) for key in keys] == [False, True] * 5000
 
 
-def test_coming_and_going_does_not_grow():
+def test_coming_and_going_does_not_grow() -> None:
     """Removed marks are swept out: the same few keys, removed and added ten thousand times, take one bucket."""
     index = Index()
     for number in range(10_000):
@@ -76,7 +77,7 @@ def test_coming_and_going_does_not_grow():
     assert sorted(index.nodes) == sorted(key for key in index.nodes if index.index.find(key))
 
 
-def test_replaced_buckets_are_given_to_reclaim():
+def test_replaced_buckets_are_given_to_reclaim() -> None:
     """A split hands the old bucket over, still allocated and whole: readers may be in it."""
     index = Index()
     for number in range(limits.BUCKET_FILL + 1):
@@ -88,7 +89,7 @@ def test_replaced_buckets_are_given_to_reclaim():
     assert sum(entry > 1 for entry in index.segment.words[old : old + limits.BUCKET_ENTRIES]) == limits.BUCKET_FILL
 
 
-def test_removing_what_is_not_there():
+def test_removing_what_is_not_there() -> None:
     """A key that is not in the index cannot be removed."""
     with pytest.raises(AssertionError, match="not in the hash index"):
         Index().index.remove(b"x", 8)

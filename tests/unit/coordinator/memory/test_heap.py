@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -29,7 +30,7 @@ def spans_are_disjoint(heap: Heap, live: dict[int, int]) -> bool:
 
 @given(st.lists(st.one_of(SIZES, st.none()), max_size=80), st.randoms(use_true_random=False))
 @settings(max_examples=present(settings.default).max_examples // 2)
-def test_records_never_overlap_and_all_room_comes_back(steps, random):
+def test_records_never_overlap_and_all_room_comes_back(steps: Any, random: Any) -> None:
     """Records in use are disjoint and inside the segment, used_words is their sum, and all freed is all free."""
     heap = new_heap()
     all_blocks = heap.free_blocks
@@ -58,7 +59,7 @@ def test_records_never_overlap_and_all_room_comes_back(steps, random):
     assert heap.free_blocks >= all_blocks - len(CLASS_WORDS)
 
 
-def test_a_record_can_be_written_to_its_end():
+def test_a_record_can_be_written_to_its_end() -> None:
     """Memory behind a reference is there: writing all of it neither faults nor reaches a neighbour."""
     segment = Segment.create(8 * limits.MIB, 1)
     heap = Heap(segment)
@@ -69,7 +70,7 @@ def test_a_record_can_be_written_to_its_end():
         assert segment.mm[reference * 8 : (reference + size) * 8] == bytes([number + 1]) * (size * 8)
 
 
-def test_full_and_free_again():
+def test_full_and_free_again() -> None:
     """A full heap is StoreFullError that names the size; what is freed serves another size."""
     heap = new_heap()
     records: list[int] = []
@@ -87,7 +88,7 @@ def test_full_and_free_again():
     assert heap.size_of(large) == (heap.block_count - 1) * BLOCK_WORDS
 
 
-def test_inside_of_a_record_is_no_record():
+def test_inside_of_a_record_is_no_record() -> None:
     """is_allocated is true of the start of a record in use and of nothing else."""
     heap = new_heap()
     small, large = heap.allocate(10), heap.allocate(3 * BLOCK_WORDS)
@@ -99,7 +100,7 @@ def test_inside_of_a_record_is_no_record():
     assert not heap.is_allocated(0)
 
 
-def test_make_ready_keeps_a_reserve():
+def test_make_ready_keeps_a_reserve() -> None:
     """make_ready says no, and changes nothing, when less than asked and kept is free."""
     heap = new_heap()
     free = heap.free_blocks

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -27,7 +28,7 @@ class Index:
         self.reader = Reader(self.segment, limits=bounds)
         self.nodes: dict[bytes, int] = {}
 
-    def insert(self, keys) -> None:
+    def insert(self, keys: Any) -> None:
         fresh = []
         for key in sorted(set(keys) - self.nodes.keys()):
             size = NODE_HEADER_WORDS + words_for(len(key))
@@ -38,10 +39,10 @@ class Index:
             fresh.append((key, node))
         self.index.insert(fresh)
 
-    def remove(self, keys) -> None:
+    def remove(self, keys: Any) -> None:
         self.index.remove([(key, self.nodes.pop(key)) for key in sorted(set(keys) & self.nodes.keys())])
 
-    def check(self, bounds) -> None:
+    def check(self, bounds: Any) -> None:
         """Writer's and reader's walks agree with the model, whole and over every range."""
         everything = sorted(self.nodes.items())
         assert list(self.index.iterate(b"", None)) == everything
@@ -62,7 +63,7 @@ STEPS = st.lists(st.tuples(st.booleans(), st.sets(KEYS, min_size=1, max_size=40)
 
 @given(STEPS, st.lists(st.tuples(KEYS, KEYS), max_size=4), st.sampled_from([4, 5, 7]), st.sampled_from([4, 6]))
 @settings(max_examples=present(settings.default).max_examples // 2)
-def test_against_a_sorted_list(steps, bounds, leaf, branch):
+def test_against_a_sorted_list(steps: Any, bounds: Any, leaf: int, branch: int) -> None:
     """Batches of keys come and go, with tiny nodes so that all levels split and vanish: walks are always in order."""
     index = Index(Limits(leaf_entries=leaf, branch_entries=branch))
     for insert, keys in steps:
@@ -71,7 +72,7 @@ def test_against_a_sorted_list(steps, bounds, leaf, branch):
 
 
 @pytest.mark.parametrize("order", ["ascending", "descending", "random"])
-def test_many_keys_one_batch_after_another(order):
+def test_many_keys_one_batch_after_another(order: str) -> None:
     """20,000 keys in any order end up sorted; ascending ones fill their leaves."""
     keys = [f"{number:06}".encode() for number in range(20_000)]
     if order == "descending":
@@ -88,7 +89,7 @@ def test_many_keys_one_batch_after_another(order):
         assert index.index.leaf_count <= 20_000 // limits.LEAF_ENTRIES + 21
 
 
-def test_emptied_and_filled_again():
+def test_emptied_and_filled_again() -> None:
     """An index all of whose keys are gone has no root, and takes keys again, also below the first it ever had."""
     index = Index()
     index.insert([b"m", b"n"])
@@ -100,7 +101,7 @@ def test_emptied_and_filled_again():
     index.check([(b"a", b"b"), (b"b", b"zz")])
 
 
-def test_removing_what_is_not_there():
+def test_removing_what_is_not_there() -> None:
     """A key that is not in the index cannot be removed."""
     index = Index()
     index.insert([b"a"])
@@ -108,7 +109,7 @@ def test_removing_what_is_not_there():
         index.index.remove([(b"b", 12345)])
 
 
-def test_header_words_are_not_touched():
+def test_header_words_are_not_touched() -> None:
     """Nothing but the root's word of the header is written."""
     index = Index()
     seed = index.segment.words[W_HASH_SEED]

@@ -15,7 +15,7 @@ from tests.support.stores.segment_store import Store, segment_store  # noqa: F40
 
 
 class TestReclaim:
-    def test_memory_comes_back(self, store):
+    def test_memory_comes_back(self, store: Store) -> None:
         """Overwriting and deleting for long takes no more memory than what is alive, once reclaimed."""
         store.reclaim_all()
         empty = store.writer.heap.used_words
@@ -30,7 +30,7 @@ class TestReclaim:
         assert store.writer.heap.used_words <= empty + 512  # what went last waits for the next version
         assert store.problems() == []
 
-    def test_cleared_range_is_reclaimed_in_slices(self):
+    def test_cleared_range_is_reclaimed_in_slices(self) -> None:
         """A cleared range is absent at once, counted out slice by slice, and leaves nothing behind."""
         store = Store(bounds=Limits(clear_slice=10))
         store.commit({f"{n:03}".encode(): b"v" for n in range(100)})
@@ -49,7 +49,7 @@ class TestReclaim:
         assert not store.writer.range_tombstones
         assert store.problems() == []
 
-    def test_snapshot_below_the_horizon_is_told(self, store):
+    def test_snapshot_below_the_horizon_is_told(self, store: Store) -> None:
         """A version nobody pinned is SnapshotExpiredError once reclaiming has passed it, never wrong data."""
         store.commit({b"k": b"1"})
         store.commit({b"k": b"2"})
@@ -61,7 +61,7 @@ class TestReclaim:
             assert (caught.value.snapshot_version, caught.value.oldest_version) == (1, 2)
         assert store.value(b"k") == b"2"
 
-    def test_pinned_history_is_kept(self, store):
+    def test_pinned_history_is_kept(self, store: Store) -> None:
         """The horizon never passes a pinned version while there is room."""
         store.commit({b"k": b"old"})
         store.pinned.append(1)
@@ -69,12 +69,12 @@ class TestReclaim:
             store.commit({b"k": str(number).encode()})
             store.reclaim_all(float(number))
         assert store.segment.words[W_HORIZON] == 1
-        assert store.reader.find(b"k", 1).value == b"old"
+        assert present(store.reader.find(b"k", 1)).value == b"old"
         store.pinned.clear()
         store.reclaim_all(50.0)
         assert store.segment.words[W_HORIZON] == store.version
 
-    def test_old_snapshot_is_revoked_when_history_is_too_large(self):
+    def test_old_snapshot_is_revoked_when_history_is_too_large(self) -> None:
         """History beyond the bound revokes pins older than the grace, and only those."""
         store = Store(bounds=Limits(history_bytes=0))
         store.commit({b"k": b"x" * 9000})
@@ -93,7 +93,7 @@ class TestReclaim:
 
 
 class TestClear:
-    def test_two_clears_and_a_snapshot_between(self, store):
+    def test_two_clears_and_a_snapshot_between(self, store: Store) -> None:
         """A key cleared twice and written again is absent to a snapshot between, before and after sweeping."""
         store.commit({b"k": b"old"})
         store.commit(clears=[(b"a", b"z")])
@@ -107,7 +107,7 @@ class TestClear:
         assert store.state(4) == {b"k": b"new"}
         assert store.problems() == []
 
-    def test_clear_and_write_in_one_commit(self, store):
+    def test_clear_and_write_in_one_commit(self, store: Store) -> None:
         """A commit that clears a range and writes a key of it again leaves that key, and a sound segment."""
         store.commit({b"k": b"old", b"l": b"old"})
         store.commit({b"k": b"new"}, clears=[(b"a", b"z")])
@@ -119,7 +119,7 @@ class TestClear:
 
 
 class TestFull:
-    def test_store_full_changes_nothing_and_deletes_go_on(self):
+    def test_store_full_changes_nothing_and_deletes_go_on(self) -> None:
         """A commit with no room is StoreFullError with nothing applied; deletes work, and make room again."""
         store = Store(8 * limits.MIB)
         number = 0
@@ -137,7 +137,7 @@ class TestFull:
         assert store.problems() == []
 
 
-def test_a_first_record_stands_beside_its_node_and_goes_with_it():
+def test_a_first_record_stands_beside_its_node_and_goes_with_it() -> None:
     """Small first records share the node's memory; neither overwriting nor deleting frees or loses anything twice."""
     store = Store()
     small, large = b"small", b"large"

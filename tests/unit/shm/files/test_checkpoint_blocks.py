@@ -44,7 +44,7 @@ HEAD_BLOCK = block(HEAD, [VERSION, 1_700_000_000_000, STORE_ID])
 KEYS_BLOCK = block(KEYS, ENTRIES)
 
 
-def test_a_whole_file(tmp_path):
+def test_a_whole_file(tmp_path: Path) -> None:
     """The diagram is the format: keys, sessions and store come back as they were put into blocks by hand."""
     reader = reader_of(tmp_path, HEAD_BLOCK, KEYS_BLOCK, block(END, [2, SESSIONS]))
     assert [tuple(entry) for entries in reader.entries() for entry in entries] == [tuple(ENTRIES[:4]), (*ENTRIES[4:],)]
@@ -52,7 +52,7 @@ def test_a_whole_file(tmp_path):
 
 
 @pytest.mark.parametrize("length", [2**32 - 1, 2**28, 2**24 + 2**21])
-def test_a_damaged_length_takes_no_memory(tmp_path, length):
+def test_a_damaged_length_takes_no_memory(tmp_path: Path, length: int) -> None:
     """A block that says it is huge, in a huge file, is found damaged without a copy of the file in memory."""
     damaged = bytearray(KEYS_BLOCK)
     damaged[LENGTH_OFFSET : LENGTH_OFFSET + 4] = struct.pack("<I", length)
@@ -66,7 +66,7 @@ def test_a_damaged_length_takes_no_memory(tmp_path, length):
         tracemalloc.stop()
 
 
-def test_a_long_block_is_read(tmp_path):
+def test_a_long_block_is_read(tmp_path: Path) -> None:
     """A block beyond the bound that is verified in pieces is read as any other: many clients have long results."""
     sessions = [[client, 1, 5, [b"x" * (1 << 20)]] for client in range(1, 20)]
     reader = reader_of(tmp_path, HEAD_BLOCK, KEYS_BLOCK, block(END, [2, sessions]))
@@ -74,7 +74,7 @@ def test_a_long_block_is_read(tmp_path):
     assert reader.sessions == sessions
 
 
-def test_what_is_behind_damage(tmp_path):
+def test_what_is_behind_damage(tmp_path: Path) -> None:
     """Behind a damaged block ``past_damage`` reads on at the next one."""
     flipped = bytearray(KEYS_BLOCK)
     flipped[-1] ^= 1
@@ -87,7 +87,7 @@ def test_what_is_behind_damage(tmp_path):
     assert [entry.key for entry in entries] == [b"c"]
 
 
-def test_names_of_files():
+def test_names_of_files() -> None:
     """Only the exact name of a version is a checkpoint's; a temporary one is not."""
     assert checkpoint.version_of(NAME) == VERSION
     temporary = checkpoint.temporary_name_of(VERSION)

@@ -8,6 +8,7 @@ import re
 import socket
 import stat
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -28,7 +29,7 @@ def mode_of(path: Path) -> int:
 
 
 class TestStoreJson:
-    def test_it_is_as_the_diagram_says(self, tmp_path):
+    def test_it_is_as_the_diagram_says(self, tmp_path: Path) -> None:
         """One JSON object with format, durability, max_bytes and, from format 2 on, the id in hex; mode 0600."""
         write_meta(tmp_path, StoreMeta("strict", 16 << 20, STORE_ID))
         path = tmp_path / store_files.META_FILE
@@ -37,12 +38,12 @@ class TestStoreJson:
         assert mode_of(path) == 0o600
         assert read_meta(tmp_path) == StoreMeta("strict", 16 << 20, STORE_ID)
 
-    def test_format_1_has_no_id(self, tmp_path):
+    def test_format_1_has_no_id(self, tmp_path: Path) -> None:
         """Without an id it is format 1, and reads back so."""
         write_meta(tmp_path, StoreMeta("buffered", 16 << 20))
         assert read_meta(tmp_path) == StoreMeta("buffered", 16 << 20, None)
 
-    def test_there_is_none(self, tmp_path):
+    def test_there_is_none(self, tmp_path: Path) -> None:
         """A directory without the file holds no store."""
         assert read_meta(tmp_path) is None
 
@@ -58,7 +59,7 @@ class TestStoreJson:
             (b'{"format": 2, "durability": "strict", "max_bytes": 16777216, "store_id": "ab"}', CorruptionError),
         ],
     )
-    def test_what_shoal_never_wrote(self, tmp_path, content, error):
+    def test_what_shoal_never_wrote(self, tmp_path: Path, content: bytes, error: type[Exception]) -> None:
         """Damage is CorruptionError, a format of another version ConfigurationError."""
         (tmp_path / store_files.META_FILE).write_bytes(content)
         with pytest.raises(error):
@@ -66,7 +67,7 @@ class TestStoreJson:
 
 
 class TestEpochFile:
-    def test_a_raised_word_is_seen(self, tmp_path):
+    def test_a_raised_word_is_seen(self, tmp_path: Path) -> None:
         """What the writer stores, another mapping reads; the file is as long as the diagram says, and private."""
         written = EpochWord(tmp_path, writable=True)
         read = EpochWord(tmp_path, writable=False)
@@ -80,19 +81,19 @@ class TestEpochFile:
         with pytest.raises(ValueError, match="released"):
             _ = read.generation
 
-    def test_a_reader_makes_no_file(self, tmp_path):
+    def test_a_reader_makes_no_file(self, tmp_path: Path) -> None:
         """Only a coordinator makes it."""
         with pytest.raises(FileNotFoundError):
             EpochWord(tmp_path, writable=False)
         assert not any(tmp_path.iterdir())
 
-    def test_a_short_file(self, tmp_path):
+    def test_a_short_file(self, tmp_path: Path) -> None:
         """A file that cannot be mapped whole is damage to a reader."""
         (tmp_path / EPOCH_FILE).write_bytes(b"short")
         with pytest.raises(CorruptionError):
             EpochWord(tmp_path, writable=False)
 
-    def test_the_last_generation(self, tmp_path):
+    def test_the_last_generation(self, tmp_path: Path) -> None:
         """A generation that cannot be raised is damage, before the file is touched."""
         check_epoch(tmp_path)
         (tmp_path / EPOCH_FILE).write_bytes(b"\xff" * 8)
@@ -103,7 +104,7 @@ class TestEpochFile:
 
 
 class TestNotes:
-    def test_a_note(self, tmp_path):
+    def test_a_note(self, tmp_path: Path) -> None:
         """A note is a time in UTC, a space and the text; the next one follows it. The file is private."""
         append_note(tmp_path, "first")
         append_note(tmp_path, "with \udcff surrogate")
@@ -112,7 +113,7 @@ class TestNotes:
         assert second.endswith(r" with \udcff surrogate")
         assert mode_of(tmp_path / NOTES_FILE) == 0o600
 
-    def test_one_that_cannot_be_written(self, tmp_path):
+    def test_one_that_cannot_be_written(self, tmp_path: Path) -> None:
         """It is dropped without an error."""
         append_note(tmp_path / "missing", "text")
         assert not any(tmp_path.iterdir())
@@ -120,7 +121,7 @@ class TestNotes:
 
 class TestControlAddress:
     @pytest.mark.parametrize("levels", [0, 3])
-    def test_a_path_of_any_length(self, tmp_path, levels):
+    def test_a_path_of_any_length(self, tmp_path: Path, levels: int) -> None:
         """A socket is bound and reached at its address, however long the path of the directory is."""
         directory = tmp_path.joinpath(*["d" * 60] * levels)
         directory.mkdir(parents=True, exist_ok=True)
@@ -138,7 +139,7 @@ class TestControlAddress:
 
 
 class TestStoreDirectory:
-    def test_it_and_those_above_are_made(self, tmp_path):
+    def test_it_and_those_above_are_made(self, tmp_path: Path) -> None:
         """All that was missing is made, the store's own with mode 0700, and removed again, unless it is used."""
         store = tmp_path / "a" / "b" / "store"
         made = make_directory(store)
@@ -150,7 +151,7 @@ class TestStoreDirectory:
         assert not store.exists()
         assert store.parent.exists()
 
-    def test_a_file_is_in_the_way(self, tmp_path):
+    def test_a_file_is_in_the_way(self, tmp_path: Path) -> None:
         """A file at the path, or above it, is ConfigurationError, and nothing was made."""
         (tmp_path / "file").touch()
         with pytest.raises((ConfigurationError, NotADirectoryError)):
@@ -160,12 +161,12 @@ class TestStoreDirectory:
         assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
     @pytest.mark.parametrize(("path", "error"), [(3, TypeError), ("", ValueError), ("a\0b", ValueError)])
-    def test_what_names_no_directory(self, path, error):
+    def test_what_names_no_directory(self, path: Any, error: type[Exception]) -> None:
         """Another type is TypeError, an empty path or one with NUL ValueError."""
         with pytest.raises(error):
             absolute_path(path)
 
-    def test_paths_of_all_kinds(self, tmp_path, monkeypatch):
+    def test_paths_of_all_kinds(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A str, bytes or a Path is made absolute; ``~`` is a name like any other; too long a name is refused."""
         monkeypatch.chdir(tmp_path)
         expected = os.path.join(os.getcwd(), "~")

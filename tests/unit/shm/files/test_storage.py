@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import stat
+from pathlib import Path
 
 import pytest
 
@@ -14,7 +15,7 @@ from shoal.shm.files.storage import DiskStorage
 
 
 @pytest.fixture
-def disk(tmp_path) -> DiskStorage:
+def disk(tmp_path: Path) -> DiskStorage:
     return DiskStorage(tmp_path)
 
 
@@ -22,7 +23,7 @@ def full(*_: object) -> None:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
-def test_replace(disk, tmp_path):
+def test_replace(disk: DiskStorage, tmp_path: Path) -> None:
     """The file is there whole with mode 0600, and no temporary file is left."""
     disk.replace("name", b"first")
     disk.replace("name", b"second")
@@ -31,7 +32,7 @@ def test_replace(disk, tmp_path):
     assert stat.S_IMODE((tmp_path / "name").stat().st_mode) == 0o600
 
 
-def test_replace_on_a_full_disk(disk, monkeypatch):
+def test_replace_on_a_full_disk(disk: DiskStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is StoreFullError, and the old file is still there."""
     disk.replace("name", b"first")
     monkeypatch.setattr(storage, "_write_all", full)
@@ -41,14 +42,14 @@ def test_replace_on_a_full_disk(disk, monkeypatch):
     assert disk.read("name") == b"first"
 
 
-def test_pieces(disk):
+def test_pieces(disk: DiskStorage) -> None:
     """``read_at`` gives the bytes asked for, fewer only at the end, none behind it."""
     disk.replace("name", b"0123456789")
     assert [disk.read_at("name", offset, 4) for offset in (0, 8, 10, 99)] == [b"0123", b"89", b"", b""]
     assert disk.size("name") == 10
 
 
-def test_reserve(disk, monkeypatch):
+def test_reserve(disk: DiskStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """The file grows and never shrinks; it is made on demand only; on a full disk it keeps the room it had."""
     with pytest.raises(FileNotFoundError):
         disk.reserve("name", 100, create=False)
@@ -61,7 +62,7 @@ def test_reserve(disk, monkeypatch):
     assert disk.size("name") == 100
 
 
-def test_a_log_file(disk, monkeypatch):
+def test_a_log_file(disk: DiskStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     """It is of the given size and zero; what is written is in the file at once. On a full disk there is none."""
     file = disk.create_log_file("wal", 8192)
     assert file.size == disk.size("wal") == 8192
@@ -77,7 +78,7 @@ def test_a_log_file(disk, monkeypatch):
     assert disk.list() == ["wal"]
 
 
-def test_cut_rename_and_remove(disk):
+def test_cut_rename_and_remove(disk: DiskStorage) -> None:
     """Each does that to the file, and to no other."""
     disk.replace("name", b"0123456789")
     disk.truncate("name", 4)

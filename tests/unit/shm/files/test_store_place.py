@@ -32,16 +32,16 @@ def at_home() -> Iterator[None]:
 
 class TestStorePlace:
     @pytest.fixture
-    def path(self, tmp_path) -> Path:
+    def path(self, tmp_path: Path) -> Path:
         return make_store(tmp_path / "store")
 
-    def test_the_same_store(self, path):
+    def test_the_same_store(self, path: Path) -> None:
         """As long as nothing changes, the check passes; what is written in the directory does not matter."""
         place = StorePlace(path, STORE_ID)
         (path / "file").touch()
         place.check()
 
-    def test_moved_and_back(self, path):
+    def test_moved_and_back(self, path: Path) -> None:
         """Away it is StoreMovedError, which says that no commit is in doubt; back at its path it is good again."""
         place = StorePlace(path, STORE_ID)
         path.rename(path.with_name("moved"))
@@ -51,7 +51,7 @@ class TestStorePlace:
         path.with_name("moved").rename(path)
         place.check()
 
-    def test_another_directory(self, path):
+    def test_another_directory(self, path: Path) -> None:
         """A copy at the same path is another directory, though it has the same id."""
         place = StorePlace(path, STORE_ID)
         path.rename(path.with_name("moved"))
@@ -59,7 +59,7 @@ class TestStorePlace:
         with pytest.raises(StoreMovedError):
             place.check()
 
-    def test_another_store_in_the_directory(self, path):
+    def test_another_store_in_the_directory(self, path: Path) -> None:
         """A directory whose store was replaced is noticed by the id; a missing ``store.json`` alone says nothing."""
         place = StorePlace(path, STORE_ID)
         write_meta(path, StoreMeta("buffered", 16 << 20, OTHER_ID))
@@ -71,7 +71,7 @@ class TestStorePlace:
 
 @pytest.mark.usefixtures("at_home")
 class TestWorkingPlace:
-    def test_renamed(self, tmp_path):
+    def test_renamed(self, tmp_path: Path) -> None:
         """A rename of the directory, or of one above it, is noticed; the working directory stays the store's."""
         store = tmp_path / "above" / "store"
         store.parent.mkdir()
@@ -83,7 +83,7 @@ class TestWorkingPlace:
         assert Path("store.json").exists()
         assert place.moved_error().path == str(store)
 
-    def test_deleted(self, tmp_path):
+    def test_deleted(self, tmp_path: Path) -> None:
         """A deleted directory counts as moved."""
         store = tmp_path / "store"
         store.mkdir()
@@ -91,7 +91,7 @@ class TestWorkingPlace:
         store.rmdir()
         assert (place.was_moved(), place.is_here()) == (True, False)
 
-    def test_a_link_that_is_changed(self, tmp_path):
+    def test_a_link_that_is_changed(self, tmp_path: Path) -> None:
         """The directory stays where it is, but the path leads elsewhere: ``is_here`` notices."""
         first, second = make_store(tmp_path / "first"), make_store(tmp_path / "second", OTHER_ID)
         link = tmp_path / "link"
@@ -102,7 +102,7 @@ class TestWorkingPlace:
         assert (place.was_moved(), place.is_here()) == (False, False)
 
 
-def test_locks(tmp_path):
+def test_locks(tmp_path: Path) -> None:
     """Readers share the lock, a coordinator has it alone; closing the descriptor releases it."""
     readers = [lock_directory(tmp_path, shared=True) for _ in range(2)]
     assert None not in readers

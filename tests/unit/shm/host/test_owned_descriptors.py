@@ -6,6 +6,7 @@ import mmap
 import os
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -13,7 +14,7 @@ from shoal.shm.host import descriptors, unpatched
 from shoal.shm.host.child_python import LAUNCHED, check_launched, python_command, python_environment, starting
 
 
-def test_a_list_is_closed_once():
+def test_a_list_is_closed_once() -> None:
     """All descriptors of the list are closed; a second call, when the numbers may be used again, does nothing."""
     pair = descriptors.pipe()
     owned = descriptors.owned(*pair)
@@ -42,12 +43,12 @@ assert min(*pair, copied, file) > 2 and free == [0, 1, 2], (pair, copied, file, 
 """
 
 
-def test_no_number_below_three():
+def test_no_number_below_three() -> None:
     """With 0 to 2 closed, neither a pipe nor a copy nor a mapping takes one of them."""
     assert subprocess.run([sys.executable, "-c", NUMBERS], timeout=60).returncode == 0  # it has no stderr to say more
 
 
-def test_modules_are_not_those_a_program_patches(monkeypatch):
+def test_modules_are_not_those_a_program_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replaced ``time.sleep`` or ``select.poll`` is not seen in the copies."""
     import select
     import time
@@ -59,13 +60,13 @@ def test_modules_are_not_those_a_program_patches(monkeypatch):
 
 
 class TestChildPython:
-    def test_the_command(self):
+    def test_the_command(self) -> None:
         """It runs a module of this shoal with this interpreter, from any directory."""
         command = python_command("shoal.shm.codec")
         assert command[0] == sys.executable
         assert subprocess.run(command, cwd="/", env=python_environment(), timeout=60).returncode == 0
 
-    def test_no_relative_path_is_inherited(self, monkeypatch):
+    def test_no_relative_path_is_inherited(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """PYTHONPATH begins with shoal's own place and keeps absolute entries only."""
         monkeypatch.setenv("PYTHONPATH", os.pathsep.join(["", "here", "/there"]))
         own, *rest = python_environment()["PYTHONPATH"].split(os.pathsep)
@@ -73,7 +74,7 @@ class TestChildPython:
         assert rest == ["/there"]
 
     @pytest.mark.parametrize("executable", ["", None, "/no/such/file", "/", "/etc/passwd"])
-    def test_what_is_no_interpreter(self, monkeypatch, executable):
+    def test_what_is_no_interpreter(self, monkeypatch: pytest.MonkeyPatch, executable: Any) -> None:
         """It is ConfigurationError, which names sys.executable."""
         from shoal import ConfigurationError
 
@@ -81,7 +82,7 @@ class TestChildPython:
         with pytest.raises(ConfigurationError, match=r"sys\.executable"):
             python_command("shoal.shm.codec")
 
-    def test_how_a_launcher_ends(self):
+    def test_how_a_launcher_ends(self) -> None:
         """Its own status and a signal are good; any other status, and a refusal to run it, are ConfigurationError."""
         from shoal import ConfigurationError
 
@@ -95,14 +96,14 @@ class TestChildPython:
             raise BlockingIOError(11, "try again")
 
 
-def test_keeping_the_standard_numbers():
+def test_keeping_the_standard_numbers() -> None:
     """In a process of shoal's own, 0 to 2 are there afterwards, whatever was closed before."""
     code = "import os\nfrom shoal.shm.host import descriptors\nfor fd in (0, 1):\n    os.close(fd)\n"
     code += "descriptors.keep_standard()\nassert all(os.fstat(fd) for fd in (0, 1, 2))"
     assert subprocess.run([sys.executable, "-c", code], timeout=60).returncode == 0
 
 
-def test_mapping_sees_the_file():
+def test_mapping_sees_the_file() -> None:
     """A mapping of a file shows what another descriptor of it writes."""
     fd = os.memfd_create("test")
     os.ftruncate(fd, mmap.PAGESIZE)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import random
 import tracemalloc
+from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -46,7 +47,7 @@ def _marks(store: Store) -> int:
     return words[bucket : bucket + limits.BUCKET_ENTRIES].tolist().count(REMOVED)
 
 
-def test_a_removed_mark_is_no_node():
+def test_a_removed_mark_is_no_node() -> None:
     """Of keys made of header bytes, past marks of every position, none is found that is not there."""
     store = Store()
     for start in range(0, 100, 20):
@@ -64,7 +65,7 @@ def test_a_removed_mark_is_no_node():
 
 @given(st.lists(st.tuples(st.integers(0, 30), st.integers(0, 40)), max_size=60), st.sampled_from([4, 12, 144]))
 @settings(max_examples=present(settings.default).max_examples // 2, suppress_health_check=list(HealthCheck))
-def test_reader_and_writer_find_the_same(steps, fill):
+def test_reader_and_writer_find_the_same(steps: list[tuple[int, int]], fill: int) -> None:
     """Keys come and go, crafted ones too: index and readers find what a dict has, in small buckets and large ones."""
     store = Store(bounds=Limits(bucket_fill=fill))
     model: dict[bytes, bytes] = {}
@@ -93,7 +94,7 @@ def test_reader_and_writer_find_the_same(steps, fill):
                 assert store.value(each) == model.get(each)
 
 
-def _peak(read) -> int:
+def _peak(read: Any) -> int:
     """Bytes of memory that ``read`` took, whatever it raised of what is documented."""
     tracemalloc.start()
     try:
@@ -107,7 +108,7 @@ def _peak(read) -> int:
 
 
 @pytest.mark.parametrize("length", [48 << 20, LENGTH_MASK, 1 << 40, 2**64 - 1])
-def test_an_impossible_length_takes_no_memory(length):
+def test_an_impossible_length_takes_no_memory(length: int) -> None:
     """The length in a node, or in a record, may be anything in reused memory: so many bytes are never copied."""
     store = Store(128 * limits.MIB)
     store.commit({b"key": b"value"})
@@ -134,7 +135,7 @@ def test_an_impossible_length_takes_no_memory(length):
     assert store.value(b"key") == b"value"
 
 
-def test_a_bucket_without_an_end():
+def test_a_bucket_without_an_end() -> None:
     """A walk ends after one round, as damage."""
     store = Store()
     store.commit({b"key": b"value"})
@@ -149,7 +150,7 @@ def test_a_bucket_without_an_end():
         store.reader.find(b"key", store.version)
 
 
-def test_a_chain_in_a_circle():
+def test_a_chain_in_a_circle() -> None:
     """A chain of versions that comes back to itself is damage, not an endless walk."""
     store = Store()
     store.commit({b"key": b"v" * 500})
@@ -163,7 +164,7 @@ def test_a_chain_in_a_circle():
 
 
 @pytest.mark.parametrize("versions", [63, 64, 65, 127, 128, 129, 192])
-def test_a_long_chain(versions):
+def test_a_long_chain(versions: int) -> None:
     """A key that has been written often since a snapshot is absent to it, however long the walk to its end is."""
     store = Store()
     store.pinned.append(0)
@@ -175,7 +176,7 @@ def test_a_long_chain(versions):
 
 @given(st.integers(0, 2**32))
 @settings(max_examples=present(settings.default).max_examples)
-def test_garbage(seed):
+def test_garbage(seed: int) -> None:
     """With words of buckets, nodes and records overwritten, every read gives something or a documented error."""
     rng = random.Random(seed)
     store, place = Store(), KeyLocationCache(b"")
@@ -195,6 +196,7 @@ def test_garbage(seed):
 
     def read_all() -> None:
         reader = Reader(store.segment, store.writer.epoch_words)
+        read: Any
         for read in (
             *(lambda key=key: reader.find(key, rng.choice([1, store.version])) for key in keys),
             *(lambda key=key: reader.get_named(place, key.decode()) for key in keys),

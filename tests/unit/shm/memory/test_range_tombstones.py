@@ -26,13 +26,13 @@ STEPS = st.lists(st.lists(BOUNDS, min_size=1, max_size=3), max_size=20)
 ALL_KEYS = [b"", b"\0", b"a", b"a\0", b"a0", b"a1", b"a11", b"b", b"b0", b"bz", b"c", b"cc", b"cd", b"d", b"e", b"\xff"]
 
 
-def newest(rows, key: bytes) -> int:
+def newest(rows: Any, key: bytes) -> int:
     return max((version for lower, upper, version in rows if lower <= key < upper), default=0)
 
 
 @given(STEPS, st.integers(0, 20), st.integers(1, 4), st.sampled_from([0, 1, 1000]))
 @settings(max_examples=present(settings.default).max_examples // 3, suppress_health_check=list(HealthCheck))
-def test_against_a_list(steps, gone, block_bounds, many):
+def test_against_a_list(steps: Any, gone: Any, block_bounds: int, many: int) -> None:
     """Whatever ranges overlap, touch or are empty, every key is told the newest version that cleared it.
 
     So are the keys after it, and ranges; what came before stays as it was, and what is taken out is out.
@@ -58,7 +58,7 @@ def test_against_a_list(steps, gone, block_bounds, many):
     assert len(tombstones) <= len(tombstones._blocks)
 
 
-def _check(tombstones: RangeTombstones, rows) -> None:
+def _check(tombstones: RangeTombstones, rows: Any) -> None:
     for at, key in enumerate(ALL_KEYS):
         expected = newest(rows, key)
         assert tombstones.newest(key) == expected
@@ -75,7 +75,7 @@ def _check(tombstones: RangeTombstones, rows) -> None:
 
 
 @given(st.lists(BOUNDS, max_size=8))
-def test_disjoint_ranges(ranges):
+def test_disjoint_ranges(ranges: Any) -> None:
     """The same keys, in ranges that neither overlap nor touch."""
     found = disjoint(ranges)
     for key in ALL_KEYS:
@@ -93,7 +93,7 @@ def _runs(store: Store, count: int) -> list[bytes]:
     return names
 
 
-def test_many_ranges_of_an_open_snapshot():
+def test_many_ranges_of_an_open_snapshot() -> None:
     """Thousands of ranges, in many chunks: each snapshot sees its own, and all memory comes back in the end."""
     store = Store(32 * limits.MIB)
     store.commit({b"always": b"1"})
@@ -124,7 +124,7 @@ def test_many_ranges_of_an_open_snapshot():
     assert store.writer.heap.used_words < used // 4
 
 
-def test_a_key_written_again_before_the_sweep(store):
+def test_a_key_written_again_before_the_sweep(store: Store) -> None:
     """A snapshot from after the clear sees the key absent, also once its range has been swept for older keys."""
     store.commit({b"k": b"old", b"l": b"old"})
     store.commit(clears=[(b"a", b"z")])
@@ -143,7 +143,7 @@ def test_a_key_written_again_before_the_sweep(store):
     assert store.problems() == []
 
 
-def test_a_scan_that_is_overtaken_by_the_sweep(store):
+def test_a_scan_that_is_overtaken_by_the_sweep(store: Store) -> None:
     """Keys that a scan has come by before they were swept stay hidden, though their ranges are looked up after."""
     store.commit(dict.fromkeys((b"a", b"b", b"c", b"d"), b"1"))
     store.commit(clears=[(b"b", b"c"), (b"d", b"e")])
@@ -155,7 +155,7 @@ def test_a_scan_that_is_overtaken_by_the_sweep(store):
     assert [key for key, _ in scan] == [b"c"]
 
 
-def test_remembered_while_ranges_are_cleared(store):
+def test_remembered_while_ranges_are_cleared(store: Store) -> None:
     """A reader remembers where keys are though range tombstones are there, and none of what they hide."""
     store.commit({b"kept": b"1", b"gone": b"1"})
     store.pinned.append(1)
@@ -176,7 +176,7 @@ def test_remembered_while_ranges_are_cleared(store):
     assert set(place.state[1]) == {"kept"}
 
 
-def test_too_many_ranges_revoke_a_snapshot():
+def test_too_many_ranges_revoke_a_snapshot() -> None:
     """An old snapshot is revoked when more range tombstones are kept for it than the bound, and they go."""
     store = Store(bounds=Limits(max_range_tombstones=20))
     names = _runs(store, 40)
@@ -198,7 +198,7 @@ def test_too_many_ranges_revoke_a_snapshot():
 
 @given(st.integers(0, 2**32))
 @settings(max_examples=present(settings.default).max_examples // 2)
-def test_damaged_rows(seed):
+def test_damaged_rows(seed: int) -> None:
     """Of a table with a damaged word a reader raises CorruptionError or reads on; nothing else."""
     rng = random.Random(seed)
     store = Store(bounds=Limits(tombstone_chunk_words=30))

@@ -6,6 +6,7 @@ import os
 import select
 import struct
 import threading
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -16,7 +17,7 @@ from shoal.shm.wire.frames import MAX_FRAME_BYTES, FrameBuffer, FrameError, fram
 
 
 @given(st.lists(st.binary(max_size=40), max_size=10), st.lists(st.integers(1, 30), max_size=60))
-def test_any_pieces_give_the_same_messages(messages, cuts):
+def test_any_pieces_give_the_same_messages(messages: Any, cuts: Any) -> None:
     """However the bytes are cut, the messages come out whole and in order, each as soon as it is complete."""
     stream = b"".join(map(frame, messages))
     ends, total = [], 0
@@ -36,21 +37,21 @@ def test_any_pieces_give_the_same_messages(messages, cuts):
     assert found == messages
 
 
-def test_byte_by_byte():
+def test_byte_by_byte() -> None:
     """Even one byte at a time, the length included."""
     buffer = FrameBuffer()
     found = [message for byte in frame(b"ab") + frame(b"") + frame(b"c") for message in buffer.feed(bytes([byte]))]
     assert found == [b"ab", b"", b"c"]
 
 
-def test_a_length_no_message_has():
+def test_a_length_no_message_has() -> None:
     """Nonsense is FrameError naming length and limit, at once and not after waiting for so many bytes."""
     with pytest.raises(FrameError, match=f"{MAX_FRAME_BYTES + 1:,} bytes; the limit is {MAX_FRAME_BYTES:,}"):
         FrameBuffer().feed(struct.pack("<I", MAX_FRAME_BYTES + 1))
     assert FrameBuffer().feed(struct.pack("<I", MAX_FRAME_BYTES)) == []
 
 
-def test_asks_for_more_when_a_large_message_is_under_way():
+def test_asks_for_more_when_a_large_message_is_under_way() -> None:
     """Small reads for small messages, large ones while a large message is missing much."""
     buffer = FrameBuffer()
     small = buffer.wanted_bytes()
@@ -60,12 +61,12 @@ def test_asks_for_more_when_a_large_message_is_under_way():
     assert buffer.wanted_bytes() == small
 
 
-def test_through_a_pipe():
+def test_through_a_pipe() -> None:
     """write_all and read_message carry messages larger than the pipe, and the end is EOFError."""
     read_fd, write_fd = os.pipe()
     messages = [b"small", bytes(range(256)) * 8192, b"", b"last"]
 
-    def write():
+    def write() -> None:
         for message in messages:
             write_all(write_fd, frame(message))
         os.close(write_fd)

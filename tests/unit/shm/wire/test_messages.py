@@ -22,7 +22,7 @@ KNOWN = {"increment"}
 
 
 class TestRequest:
-    def test_it_is_as_the_diagram_says(self):
+    def test_it_is_as_the_diagram_says(self) -> None:
         """Every field put together by hand is decoded to what it stands for."""
         reads = msgpack.packb([[b"k"], [[b"a", b"b"]]])
         mutations = msgpack.packb([[b"w", b"v", 9, b"x", None, 0], [b"c", b"d"], [["increment", [b"n", 1]]], None])
@@ -41,7 +41,7 @@ class TestRequest:
             mutations,
         )
 
-    def test_a_round_trip(self):
+    def test_a_round_trip(self) -> None:
         """What the client encodes is what the coordinator decodes; without reads none are sent."""
         mutations = request.encode_mutations([b"k", b"v", 0])
         message = request.encode_request(1, 0, 0, request.encode_reads([], []), mutations)
@@ -71,13 +71,13 @@ class TestRequest:
             3,
         ],
     )
-    def test_what_no_client_sends(self, mutations):
+    def test_what_no_client_sends(self, mutations: Any) -> None:
         """Any part of a wrong form is FrameError."""
         message = request.encode_request(1, 0, 0, b"", msgpack.packb(mutations))
         with pytest.raises(FrameError, match="not a commit set"):
             request.decode_request(message, KNOWN)
 
-    def test_a_message_that_is_cut(self):
+    def test_a_message_that_is_cut(self) -> None:
         """Cut anywhere, it is FrameError."""
         reads = request.encode_reads([b"k"], [])
         message = request.encode_request(1, 0, 0, reads, request.encode_mutations([b"k", b"v", 0]))
@@ -97,19 +97,19 @@ class TestAnswer:
             (answer.ANSWERED, 0, [1]),
         ],
     )
-    def test_a_round_trip(self, status, version, details):
+    def test_a_round_trip(self, status: Any, version: int, details: Any) -> None:
         """Id, status, version and details come back, behind the length of the frame."""
         sent = answer.encode_answer(5, status, version, details)
         assert struct.unpack_from("<IQQQ", sent) == (len(sent) - 4, 5, status, version)
         assert answer.decode_answer(sent[4:]) == (5, status, version, details)
 
     @pytest.mark.parametrize("message", [b"", bytes(23), struct.pack("<QQQ", 1, 9, 0), bytes(24) + b"\xc1"])
-    def test_what_no_coordinator_sends(self, message):
+    def test_what_no_coordinator_sends(self, message: Any) -> None:
         """A short message, an unknown status or details that are no msgpack are FrameError."""
         with pytest.raises(FrameError):
             answer.decode_answer(message)
 
-    def test_without_memory_to_decode(self):
+    def test_without_memory_to_decode(self) -> None:
         """The answer names the request it is for, and is a StoreFullError."""
         message = answer.no_memory_answer(struct.pack("<Q", 77) + bytes(100))
         commit_id, status, _, details = answer.decode_answer(message[4:])
@@ -127,7 +127,7 @@ class TestErrors:
             ValueError("text"),
         ],
     )
-    def test_a_round_trip(self, error):
+    def test_a_round_trip(self, error: Exception) -> None:
         """Class and text come back; a number beyond 64 bits as well."""
         name, arguments = wire_errors.error_parts(error)
         back = wire_errors.error_from(name, msgpack.unpackb(msgpack.packb(arguments)))
@@ -137,7 +137,7 @@ class TestErrors:
         ("name", "arguments"),
         [("KeyError", []), ("SystemExit", []), ("ConflictError", []), ("CorruptionError", [1]), ("ValueError", 3)],
     )
-    def test_what_no_coordinator_sends(self, name, arguments):
+    def test_what_no_coordinator_sends(self, name: str, arguments: Any) -> None:
         """An unknown class, or arguments that do not fit, are FrameError."""
         with pytest.raises(FrameError):
             wire_errors.error_from(name, arguments)
@@ -146,7 +146,7 @@ class TestErrors:
 class TestHandshake:
     HELLO = Hello(PROTOCOL_VERSION, 5, 1234, "strict", 16 << 20, 9, bytes(16))
 
-    def test_hello(self):
+    def test_hello(self) -> None:
         """It comes back as it was sent, with and without options."""
         for hello in (self.HELLO, Hello(PROTOCOL_VERSION, 5, 1234, None, None)):
             assert handshake.decode_hello(handshake.encode_hello(hello)[4:]) == hello
@@ -163,12 +163,12 @@ class TestHandshake:
             {"store_id": "text"},
         ],
     )
-    def test_a_hello_of_another_kind(self, wrong):
+    def test_a_hello_of_another_kind(self, wrong: Any) -> None:
         """Another protocol, or a field of another type, is FrameError."""
         with pytest.raises(FrameError):
             handshake.decode_hello(handshake.encode_hello(self.HELLO._replace(**wrong))[4:])
 
-    def test_welcome(self):
+    def test_welcome(self) -> None:
         """It brings four descriptors, close-on-exec and above 2, which are those that were sent."""
         ours, theirs = socket.socketpair()
         pipes = [descriptors.pipe() for _ in range(2)]
@@ -182,7 +182,7 @@ class TestHandshake:
         for fd in (*fds, *welcome.descriptors):
             os.close(fd)
 
-    def test_refusal(self):
+    def test_refusal(self) -> None:
         """The client raises the error that the coordinator sends."""
         ours, theirs = socket.socketpair()
         with ours, theirs:
@@ -191,7 +191,7 @@ class TestHandshake:
                 handshake.receive_welcome(theirs)
 
     @pytest.mark.parametrize("body", [[None, "strict", 7, bytes(16)], [["KeyError", []]], [["ValueError", ["x"]]], 3])
-    def test_what_no_coordinator_sends(self, body):
+    def test_what_no_coordinator_sends(self, body: Any) -> None:
         """A welcome without descriptors, an unknown error or anything else is ConfigurationError."""
         ours, theirs = socket.socketpair()
         with ours, theirs:
@@ -199,7 +199,7 @@ class TestHandshake:
             with pytest.raises(ConfigurationError, match="run the same version of shoal"):
                 handshake.receive_welcome(theirs)
 
-    def test_a_coordinator_that_goes_away(self):
+    def test_a_coordinator_that_goes_away(self) -> None:
         """The end of the connection is EOFError."""
         ours, theirs = socket.socketpair()
         with theirs:

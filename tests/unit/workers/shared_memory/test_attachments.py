@@ -44,7 +44,7 @@ def pair() -> tuple[LiveAttachments, Attachment, Attachment]:
     return attachments, *made
 
 
-def test_dropped_ones_are_closed():
+def test_dropped_ones_are_closed() -> None:
     """The pipes of an attachment that nothing refers to are closed, those of the other are not."""
     attachments: Any = LiveAttachments()
     kept, dropped = Attachment(), Attachment()
@@ -59,7 +59,7 @@ def test_dropped_ones_are_closed():
     descriptors.close_all(kept.pipes)
 
 
-def test_pipes_in_use_stay_open(pair):
+def test_pipes_in_use_stay_open(pair: tuple[LiveAttachments, Attachment, Attachment]) -> None:
     """The thread that waits for an answer closes them itself; all others are closed, also a second time."""
     attachments, waiting, idle = pair
     waiting.in_use = True
@@ -70,7 +70,7 @@ def test_pipes_in_use_stay_open(pair):
     assert not is_open(waiting.fds)
 
 
-def test_memory_and_fork(pair):
+def test_memory_and_fork(pair: tuple[LiveAttachments, Attachment, Attachment]) -> None:
     """The memory of all is closed with the reason, and all are left to the parent after a fork."""
     attachments, one, other = pair
     attachments.close_memory("it is closed")
@@ -79,7 +79,7 @@ def test_memory_and_fork(pair):
     attachments.close_unused_pipes()
 
 
-def test_a_handler_in_the_middle_forgets_the_same_ones(monkeypatch):
+def test_a_handler_in_the_middle_forgets_the_same_ones(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call inside the call, as a signal handler makes it, closes the pipes, and neither raises."""
     attachments: Any = LiveAttachments()
     dropped = Attachment()
@@ -89,7 +89,7 @@ def test_a_handler_in_the_middle_forgets_the_same_ones(monkeypatch):
     gc.collect()
     close_all = descriptors.close_all
 
-    def interrupted(pipes):
+    def interrupted(pipes: Any) -> None:
         monkeypatch.setattr(descriptors, "close_all", close_all)
         close_all(pipes)
         attachments.forget_dropped()

@@ -15,6 +15,7 @@ from shoal.primitives.rules.registry import TABLE
 from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.workers.shared_memory.autocommit import AutoCommit
 from shoal.workers.shared_memory.connection import StoreConnection
+from tests.support.present import present
 
 
 @pytest.fixture
@@ -25,17 +26,17 @@ def connection(tmp_path: Path) -> Iterator[StoreConnection]:
 
 
 @pytest.fixture
-def engine(connection) -> AutoCommit:
+def engine(connection: StoreConnection) -> AutoCommit:
     return AutoCommit(connection)
 
 
-def test_each_call_commits(engine):
+def test_each_call_commits(engine: AutoCommit) -> None:
     """What a call writes, the next one reads; each has a version of its own."""
     engine.put(b"a", b"1")
     engine.put(b"b", b"2", 2**62)
     engine.delete(b"a")
     assert engine.find(b"a") is None
-    found = engine.find(b"b")
+    found = present(engine.find(b"b"))
     assert (found.value, found.version, found.expires_ms) == (b"2", 2, 2**62)
     assert engine.get_named(KeyLocationCache(b""), "b") == b"2"
     assert engine.published() == 3
@@ -43,7 +44,7 @@ def test_each_call_commits(engine):
     assert list(engine.scan(b"", b"\xff")) == []
 
 
-def test_a_scan_is_of_one_snapshot(engine):
+def test_a_scan_is_of_one_snapshot(engine: AutoCommit) -> None:
     """What is written while the iterator is in use does not appear in it."""
     for key in (b"a", b"b", b"c"):
         engine.put(key, b"1")
@@ -55,7 +56,7 @@ def test_a_scan_is_of_one_snapshot(engine):
     assert keys == [b"a", b"b", b"c"]
 
 
-def test_stats(engine):
+def test_stats(engine: AutoCommit) -> None:
     """The counters follow commits; the coordinator is another process, which runs."""
     empty = engine.stats()
     assert (empty.commit_version, empty.keys, empty.clients) == (0, 0, 1)
@@ -68,7 +69,7 @@ def test_stats(engine):
     os.kill(stats.coordinator_pid, 0)
 
 
-def test_stats_of_a_closed_connection(connection, engine):
+def test_stats_of_a_closed_connection(connection: StoreConnection, engine: AutoCommit) -> None:
     """They are refused as every other read."""
     connection.close()
     with pytest.raises(shoal.InvalidOperationError, match="is closed"):
@@ -76,7 +77,7 @@ def test_stats_of_a_closed_connection(connection, engine):
 
 
 class TestWaiting:
-    def test_in_vain(self, engine):
+    def test_in_vain(self, engine: AutoCommit) -> None:
         """Without a commit both waits end after their time, and ``wait_for`` looks a last time after that."""
         give_up_s = time.monotonic() + 0.05
         assert engine.wait_beyond(0, give_up_s) is False
@@ -85,19 +86,19 @@ class TestWaiting:
         assert engine.wait_for(lambda: looked_s.append(time.monotonic()), give_up_s) is None
         assert looked_s[0] < give_up_s <= looked_s[-1]
 
-    def test_no_commit_no_look(self, engine):
+    def test_no_commit_no_look(self, engine: AutoCommit) -> None:
         """While nothing is committed, ``wait_for`` does not look again until the time is up."""
         looks: list[None] = []
         assert engine.wait_for(lambda: looks.append(None), time.monotonic() + 0.3) is None
         assert len(looks) <= 3
 
-    def test_what_is_there(self, engine):
+    def test_what_is_there(self, engine: AutoCommit) -> None:
         """What the first look finds is returned at once, a false value as well; so is a past version."""
         engine.put(b"key", b"1")
         assert engine.wait_for(lambda: 0, 0.0) == 0
         assert engine.wait_beyond(0, 0.0) is True
 
-    def test_commits_of_another_thread(self, engine):
+    def test_commits_of_another_thread(self, engine: AutoCommit) -> None:
         """Each commit leads to another look, whichever thread makes it."""
 
         def count() -> None:

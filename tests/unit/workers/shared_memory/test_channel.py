@@ -115,7 +115,7 @@ def send(channel: Channel, coordinators: Coordinators, timeout_s: float = 30.0) 
     return commit_through(channel, REQUEST, coordinators.attach, timeout_s, time.monotonic() + timeout_s)
 
 
-def test_an_answer(channel, play):
+def test_an_answer(channel: Channel, play: Callable[..., Coordinators]) -> None:
     """Status, version and details of the answer; the channel keeps its attachment for the next commit."""
     coordinators = play(answers(5))
     assert send(channel, coordinators) == (COMMITTED, 9, [1])
@@ -124,13 +124,13 @@ def test_an_answer(channel, play):
     assert coordinators.in_flight == [False]
 
 
-def test_an_answer_to_an_earlier_commit(channel, play):
+def test_an_answer_to_an_earlier_commit(channel: Channel, play: Callable[..., Coordinators]) -> None:
     """It is passed over: only that of the commit's own number counts."""
     coordinators = play(lambda fd: (answers(4)(fd), answers(5)(fd)))
     assert send(channel, coordinators) == (COMMITTED, 9, [1])
 
 
-def test_a_coordinator_that_dies(channel, play):
+def test_a_coordinator_that_dies(channel: Channel, play: Callable[..., Coordinators]) -> None:
     """The same bytes go to the next one, which is told that a commit is in flight."""
     coordinators = play(dies, answers(5))
     assert send(channel, coordinators) == (COMMITTED, 9, [1])
@@ -139,13 +139,13 @@ def test_a_coordinator_that_dies(channel, play):
     assert coordinators.made[0].lost
 
 
-def test_deaths_before_its_turn(channel, play):
+def test_deaths_before_its_turn(channel: Channel, play: Callable[..., Coordinators]) -> None:
     """Any number of coordinators may die as long as they were not at this commit."""
     coordinators = play(dies, dies, dies, dies, answers(5))
     assert send(channel, coordinators) == (COMMITTED, 9, [1])
 
 
-def test_deaths_at_work(channel, play):
+def test_deaths_at_work(channel: Channel, play: Callable[..., Coordinators]) -> None:
     """After the second coordinator that died while it did this commit, it is not sent to a third."""
     coordinators = play(dies, dies, answers(5), at_work=True)
     with pytest.raises(shoal.CoordinatorLostError, match="2 coordinators died while they did this commit"):
@@ -154,7 +154,7 @@ def test_deaths_at_work(channel, play):
     assert channel.attachment is None
 
 
-def test_no_answer(channel, play):
+def test_no_answer(channel: Channel, play: Callable[..., Coordinators]) -> None:
     """After the timeout the error names the process, and the pipes are used no more: the answer may come late."""
     coordinators = play(stops)
     with pytest.raises(shoal.CoordinatorLostError, match="process 4711, does not answer"):
@@ -163,7 +163,7 @@ def test_no_answer(channel, play):
     assert coordinators.made[0].lost
 
 
-def test_a_forked_child(channel, play):
+def test_a_forked_child(channel: Channel, play: Callable[..., Coordinators]) -> None:
     """A commit that was forked with the process is its parent's: the child does not send it."""
     coordinators = play(dies)
     attach = coordinators.attach
@@ -177,7 +177,7 @@ def test_a_forked_child(channel, play):
         commit_through(channel, REQUEST, forked, 30.0, math.inf)
 
 
-def test_a_database_that_was_closed(channel, play):
+def test_a_database_that_was_closed(channel: Channel, play: Callable[..., Coordinators]) -> None:
     """Nothing is sent, and the pipes are closed here: the thread that closed the database saw them in use."""
     coordinators = play(dies)
     closed: list[bool] = []
