@@ -20,6 +20,8 @@ from shoal.transfer.import_check import ExportFormatError
 from shoal.transfer.import_file import IMPORT_MARKER, import_store
 from tests.support.stores.full_store import bring, export, fill, sealed
 
+DB = shoal.Database
+StopAfter = Callable[[int], None]
 SPACE = shoal.Namespace("acme", "x/y", "\0")
 # By kind of record: fields of a wrong type, out of bounds, unknown, or not what the hash says.
 WRONG: dict[str, list[dict[str, Any]]] = {
@@ -201,7 +203,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 class TestCutShort:
     def test_the_same_file_again_finishes(
-        self, exported: bytes, empty: shoal.Database, tmp_path: Path, stop_after: Callable[[int], None]
+        self, exported: bytes, empty: DB, tmp_path: Path, stop_after: StopAfter
     ) -> None:
         """Wherever it was cut, as often as it was."""
         for _ in range(8):
@@ -215,7 +217,7 @@ class TestCutShort:
         assert empty._store.auto_commit.find(IMPORT_MARKER) is None
 
     def test_another_file_waits_unless_the_first_is_given_up(
-        self, exported: bytes, empty: shoal.Database, tmp_path: Path, stop_after: Callable[[int], None]
+        self, exported: bytes, empty: DB, tmp_path: Path, stop_after: StopAfter
     ) -> None:
         """It says how far that came; what it wrote stays."""
         stop_after(2)
@@ -232,7 +234,7 @@ class TestCutShort:
             bring(empty, tmp_path, exported)
 
     def test_an_unfinished_import_is_not_exported(
-        self, exported: bytes, empty: shoal.Database, tmp_path: Path, stop_after: Callable[[int], None]
+        self, exported: bytes, empty: DB, tmp_path: Path, stop_after: StopAfter
     ) -> None:
         """The marker is no record; what has come is."""
         stop_after(1)
@@ -241,12 +243,7 @@ class TestCutShort:
         assert export(empty).count(b"\n") == 2 + 7
 
     def test_a_run_that_appears_meanwhile(
-        self,
-        exported: bytes,
-        empty: shoal.Database,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        stop_after: Callable[[int], None],
+        self, exported: bytes, empty: DB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: StopAfter
     ) -> None:
         """It is refused where it would begin; once it is gone the same file goes on."""
         check = import_file._Import._check_absence
@@ -264,9 +261,7 @@ class TestCutShort:
         bring(empty, tmp_path, exported)
         assert export(empty) == exported
 
-    def test_two_at_once(
-        self, exported: bytes, empty: shoal.Database, tmp_path: Path, stop_after: Callable[[int], None]
-    ) -> None:
+    def test_two_at_once(self, exported: bytes, empty: DB, tmp_path: Path, stop_after: StopAfter) -> None:
         """One of them is told; the other one finishes, and everything is there once."""
         outcomes: list[str] = []
         start = threading.Barrier(2)
@@ -290,12 +285,7 @@ class TestCutShort:
         assert export(empty) == exported
 
     def test_a_file_that_changes_meanwhile(
-        self,
-        exported: bytes,
-        empty: shoal.Database,
-        tmp_path: Path,
-        monkeypatch: pytest.MonkeyPatch,
-        stop_after: Callable[[int], None],
+        self, exported: bytes, empty: DB, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, stop_after: StopAfter
     ) -> None:
         """What was checked is what is written."""
         check = import_file._Import._check_absence
@@ -308,7 +298,7 @@ class TestCutShort:
         with pytest.raises(ExportFormatError, match="was changed while it was imported"):
             bring(empty, tmp_path, exported)
 
-    def test_a_full_store(self, empty: shoal.Database, store: Path, tmp_path: Path) -> None:
+    def test_a_full_store(self, empty: DB, store: Path, tmp_path: Path) -> None:
         """It says how far it came; once there is room the same file goes on."""
         for i in range(12):
             shoal.KVStore(empty).put("r", f"{i:02}", bytes(1 << 19))

@@ -17,6 +17,8 @@ import shoal
 from shoal import ConflictError, RunQuery, RunStatus, Trace, TraceType
 from tests.support.present import present
 
+from .toy_engine import ToyStore
+
 THOUGHT = TraceType.Thought("so")
 
 
@@ -347,8 +349,6 @@ class TestTransactions:
 
     def test_a_closed_database(self) -> None:
         """Every call says so; closing twice does nothing."""
-        from .toy_engine import ToyStore
-
         store: Any = ToyStore()  # without what no primitive uses
         db = shoal.Database(store)
         db.close()
