@@ -15,6 +15,7 @@ import pytest
 import shoal
 from shoal.shm.files import checkpoint
 from tests.support.repository import ROOT
+from tests.support.shared_memory import store_of
 
 
 def _failpoints(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -72,7 +73,7 @@ def _helper(store: Path, db: shoal.Database, owner: Any, name: str, when: Callab
             return result
 
         setattr(owner, name, call)
-        reader = db._store.connection.attachment.reader
+        reader = store_of(db).connection.attachment.reader
         checkpoint.write_checkpoint(store, reader, db.info().commit_version, [])
     finally:
         os._exit(1)

@@ -123,9 +123,9 @@ def listing(failpoints: dict[str, Failpoint]) -> str:
     lines += ["", "| condition | what a coordinator meets |", "|---|---|"]
     lines += [f"| `{name}` | {_first_line(install)} |" for name, install in sorted(CONDITIONS.items())]
     lines += ["", "| failpoint | process killed | when | at |", "|---|---|---|---|"]
-    for name, each in failpoints.items():
-        owner = getattr(each.owner, "__name__", type(each.owner).__name__)
-        lines.append(f"| {name} | {each.process} | {each.when} | `{owner}.{each.name}` |")
+    for name, failpoint in failpoints.items():
+        owner = getattr(failpoint.owner, "__name__", type(failpoint.owner).__name__)
+        lines.append(f"| {name} | {failpoint.process} | {failpoint.when} | `{owner}.{failpoint.name}` |")
     lines += ["", f"{len(MUTANTS)} mutants, {len(CONDITIONS)} conditions, {len(failpoints)} failpoints"]
     return "\n".join(lines)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from shoal.coordinator.commit import admission
@@ -24,13 +25,17 @@ _WINDOW_KEYS = 3
 @mutant("validation", "conflict_with_clear", "lists")
 def skip_point_validation(patch: Patch) -> None:
     """Commits whatever was read point by point, changed or not."""
-    sound = patch.set(admission, "validate", lambda request, window: sound(request._replace(keys_read=[]), window))
+    sound: Callable[..., Any] = patch.set(
+        admission, "validate", lambda request, window: sound(request._replace(keys_read=[]), window)
+    )
 
 
 @mutant("validation", "conflict_with_clear", "transactions")
 def skip_range_validation(patch: Patch) -> None:
     """Commits whatever was scanned, changed or not."""
-    sound = patch.set(admission, "validate", lambda request, window: sound(request._replace(ranges_read=[]), window))
+    sound: Callable[..., Any] = patch.set(
+        admission, "validate", lambda request, window: sound(request._replace(ranges_read=[]), window)
+    )
 
 
 @mutant("validation", "transactions", side=WORKER)
@@ -39,7 +44,7 @@ def skip_absence_validation(patch: Patch) -> None:
 
     def find(self: EngineTransaction, key: bytes) -> VersionedValue | None:
         known = key in self._keys_read
-        found = sound(self, key)
+        found: VersionedValue | None = sound(self, key)
         if found is None and not known:
             self._keys_read.pop(key, None)
         return found
@@ -56,7 +61,7 @@ def skip_validation_of_cleared_ranges(patch: Patch) -> None:
 @mutant("validation", "conflict_with_clear", "transactions")
 def validate_one_version_late(patch: Patch) -> None:
     """What the first commit after a snapshot wrote does not count as a change."""
-    sound = patch.set(
+    sound: Callable[..., Any] = patch.set(
         admission,
         "validate",
         lambda request, window: sound(request._replace(snapshot=request.snapshot + 1), window),

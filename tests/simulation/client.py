@@ -94,7 +94,8 @@ class Client:
 
     def _open(self) -> None:
         self._db = shoal.open("store", timeout=TIMEOUT_S, linger=LINGER_S)
-        connection: Any = self._db._store.connection
+        store: Any = self._db._store
+        connection = store.connection
         submit = connection.submit
 
         def note(*request: Any) -> Any:
@@ -192,7 +193,7 @@ class Client:
 
     def _transaction(self, attempt: Attempt, steps: list[Operation]) -> None:
         with self._db.transaction(RUN) as txn:
-            attempt.snapshot = txn._begun().snapshot
+            attempt.snapshot = _snapshot_of(txn)
             events = [told for step in steps if (told := self._perform(attempt, txn, *step))]
         attempt.events += events  # before the commit it is not true
 
@@ -219,7 +220,8 @@ class Client:
         if pause_s:
             self._world.sleep(pause_s)
         if name == "event":
-            return ToldEvent(*txn.events.append(_type_of(key), argument), _type_of(key), argument)
+            sequence, digest = txn.events.append(_type_of(key), argument)
+            return ToldEvent(sequence, digest, _type_of(key), argument)
         kv, result = txn.kv, None
         if name == "get":
             result = kv.get(key)
@@ -238,7 +240,7 @@ class Client:
 
     def _list(self, attempt: Attempt, steps: list[Operation]) -> None:
         with self._db.transaction(RUN) as txn:
-            attempt.snapshot = txn._begun().snapshot
+            attempt.snapshot = _snapshot_of(txn)
             for name, key, element, pause_s in steps:
                 if pause_s:
                     self._world.sleep(pause_s)
@@ -259,7 +261,7 @@ class Client:
     ) -> None:
         """Write something because of what an expiring key holds."""
         with self._db.transaction(RUN) as txn:
-            attempt.snapshot = txn._begun().snapshot
+            attempt.snapshot = _snapshot_of(txn)
             before_ms = self._world.now_ms()
             found = txn.kv.get(key)
             attempt.expiring.append(ExpiringRead(key, found, before_ms, self._world.now_ms()))
@@ -271,6 +273,11 @@ class Client:
     def _engine_bounds(self, bounds: tuple[str, str]) -> tuple[bytes, bytes]:
         prefix: bytes = self._kv._views[RUN]._prefix
         return prefix + bounds[0].encode(), prefix + bounds[1].encode()
+
+
+def _snapshot_of(txn: shoal.Transaction) -> int:
+    engine: Any = txn._begun()
+    return int(engine.snapshot)
 
 
 def _type_of(key: str) -> str:

@@ -14,6 +14,7 @@ from tests.simulation.truth import Problem, Truth
 from tests.support.histories.acknowledged import Told, broken_chain, not_exactly_once
 from tests.support.histories.history import Event, violations
 from tests.support.histories.list_append import ListTransaction, anomalies
+from tests.support.present import present
 
 
 class Moments(NamedTuple):
@@ -35,7 +36,7 @@ def judge(
     problems = list(truth.problems)
     done = _versions(records)
     kept = _surviving(attempts, truth, done)
-    told = [Told(*each.commit, each.told) for each in kept if _must_be_logged(each)]
+    told = [Told(*present(each.commit), each.told) for each in kept if _must_be_logged(each)]
     problems += [("exactly once", text) for text in not_exactly_once(told, records)]
     problems += [("replay", text) for text in violations([event for each in kept for event in _as_events(each, done)])]
     problems += [(anomaly.name, anomaly.text) for anomaly in anomalies(_as_lists(kept))]

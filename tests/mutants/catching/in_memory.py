@@ -22,7 +22,7 @@ def open_snapshots(seed: int) -> list[Problem]:
     rig = Rig(Disk())
     slots = [rig.attach() for _ in range(2)]
     states: dict[int, dict[str, str]] = {0: {}}
-    held: list[tuple[Any, int, int]] = []
+    held: list[tuple[Any, Any, int]] = []
     state: dict[str, str] = {}
     problems: list[Problem] = []
     for number in range(1, 150):
@@ -111,7 +111,7 @@ def _append(commit_id: int, event_type: str, writes: Sequence[Any] = ()) -> Comm
 def resent_after_kill(_seed: int) -> list[Problem]:
     """A commit that was logged and not answered is done once: sent again, it is answered as it was decided."""
     rig = Rig(Disk())
-    rig.put(1, client=1, before="kill")
+    rig.put(1, 1, before="kill")
     single = [(1, request(2, operations=[[INCREMENT, [COUNTER, 5]]]))]
     joint = [(n, _append(2, f"t{n}")) for n in (2, 3)]
     told = rig.submit(*single) + rig.submit(*joint)
@@ -155,7 +155,7 @@ def validation(seed: int) -> list[Problem]:
         keys = rng.sample(names, rng.randrange(3))
         low = rng.randrange(10)
         ranges = [(names[low], names[min(9, low + rng.randrange(4))])] if rng.random() < 0.3 else []
-        writes = [part for key in rng.sample(names, rng.randint(1, 2)) for part in (key, b"%d" % number, 0)]
+        writes: list[Any] = [part for key in rng.sample(names, rng.randint(1, 2)) for part in (key, b"%d" % number, 0)]
         changed = set[bytes]().union(*written[snapshot + 1 :])
         conflicts = any(key in keys or any(a <= key < b for a, b in ranges) for key in changed)
         answer = rig.submit((7, request(number, writes, snapshot=snapshot, keys=keys, ranges=ranges)))[0]

@@ -152,7 +152,7 @@ def _checkpoint(rig: Rig, directory: Path, hangs: bool) -> None:
         rig.disk.replace(path.name, path.read_bytes())
     if not hangs:
         for number in range(_COMMITS_MEANWHILE):  # while the helper was at work, into more than one log file
-            rig.put(number + 1, client=9, after=f"{number}" * 200)
+            rig.put(number + 1, 9, after=f"{number}" * 200)
         made.maintain(0.0)
 
 
@@ -204,7 +204,7 @@ def _watched_os(order: list[str]) -> Iterator[None]:
 
             return call
 
-    checkpoint.os = Watched()  # type: ignore[assignment]
+    checkpoint.os = Watched()
     try:
         yield
     finally:

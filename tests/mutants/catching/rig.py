@@ -161,7 +161,7 @@ class Rig:
         self.engine.finish_group()
         return [wire_answer.decode_answer(answer[4:]) for answer in answers]
 
-    def put(self, number: int, client: int = 7, **values: str) -> Answer:
+    def put(self, number: int, client: int = 7, /, **values: str) -> Answer:
         """Commit a few keys."""
         writes = [part for key, value in values.items() for part in (key.encode(), value.encode(), 0)]
         return self.submit((client, request(number, writes)))[0]

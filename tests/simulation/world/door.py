@@ -40,7 +40,7 @@ class Door:
         self._waiting: list[Visitor] = []
         self._visitors: dict[int, Visitor] = {}
         world.step()
-        self._fd = world.descriptors.open(Thing(self, self.process))
+        self._fd: int = world.descriptors.open(Thing(self, self.process))
         world.door = self
 
     def ready(self) -> bool:

@@ -129,15 +129,16 @@ class Helper:
         _directory, store_id, fd, version, temporary = arguments
         segment = world.descriptors.get(int(fd)).content
         self._world = world
+        self._status: int | None = None
+        place: Any = Path(world, "store")
 
         def run() -> None:
             world.sleep(world.rng.uniform(0, 0.02))
             failure = checkpoint_helper.write(
-                *(Path(world, "store"), bytes.fromhex(store_id), segment, int(version), temporary, content)
+                *(place, bytes.fromhex(store_id), segment, int(version), temporary, content)
             )
             self._status = 0 if failure is None else 1
 
-        self._status: int | None = None
         self._process = world.spawn(f"checkpoint-{version}", "checkpoint", run)
         world.step()
 

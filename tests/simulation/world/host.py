@@ -29,7 +29,8 @@ class SimulatedHost(Host):
         self.pipe, self.read, self.write, self.close, self.set_blocking = (
             *(d.pipe, d.read, d.write, d.close, d.set_blocking),
         )
-        self.epoll = lambda: Epoll(world, d)
+        epoll: Any = lambda: Epoll(world, d)  # noqa: E731
+        self.epoll = epoll
         self.pid = lambda: world.process.pid
 
     def enlarge_pipe(self, fd: int) -> None:

@@ -117,7 +117,8 @@ def _install_coordinator(world: World, patch: Patch) -> None:
         for text in check_segment(segment, found.version, made):
             world.problems.append(("check() after recovery", text))
 
-    recover = coordinator.recover
+    module: Any = coordinator
+    recover = module.recover
 
     def recover_and_check(storage: Any, made: Any, *others: Any) -> Any:
         found = recover(storage, made, *others)

@@ -214,8 +214,7 @@ class Epoll(Poll):
         if timeout_s == 0:
             self._scheduler.step()
         else:
-            unlimited = timeout_s is None or timeout_s < 0
-            self._scheduler.wait(self._any, float("inf") if unlimited else timeout_s)
+            self._scheduler.wait(self._any, float("inf") if timeout_s is None or timeout_s < 0 else timeout_s)
         ready = self._ready()
         if len(ready) > 1:
             self._scheduler.rng.shuffle(ready)

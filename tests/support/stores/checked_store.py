@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.server.checks import Checks
 from shoal.primitives.rules import registry as operations
 from shoal.shm import codec, limits
@@ -53,10 +54,10 @@ class Checked:
         self.rig.engine.finish_group()
         answer = self.checks.answer(self.client, [self.number, part, position], self.rig.engine.published, self.now_s)
         assert answer is not None
-        answer = codec.unpackb(codec.pack(answer))  # it goes through a pipe
+        received: list[Any] = codec.unpackb(codec.pack(answer))  # it goes through a pipe
         if part == check_parts.BEGIN:
-            self.number = answer.pop(0)
-        return answer
+            self.number = received.pop(0)
+        return received
 
     def problems(self) -> list[str]:
         check = SegmentCheck(self.segment, self.ask, self.bounds)
@@ -67,7 +68,7 @@ class Checked:
                 self.busy()
             return sound(node, key)
 
-        check._walk_chain = walk_chain
+        check._walk_chain = walk_chain  # type: ignore[method-assign]  # of this one
         return check.run()
 
     def commit(self) -> None:
@@ -113,8 +114,8 @@ class Checked:
 @pytest.fixture(name="checked")
 def checked_store() -> Iterator[Callable[..., Checked]]:
     """Makes a store from a seed, and perhaps limits and a size."""
-    boot_id = rigs.wal_format.boot_id
+    boot_id = wal_format.boot_id
     yield Checked
-    rigs.wal_format.boot_id = boot_id
+    wal_format.boot_id = boot_id
     while rigs.opened:
         os.close(rigs.opened.pop())
