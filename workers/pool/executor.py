@@ -14,7 +14,7 @@ from concurrent.futures import Executor, Future
 from types import TracebackType
 from typing import Any
 
-from shoal.shm.arguments import check_plain_function, name_of
+from shoal.shm.arguments import check_count, check_plain_function, name_of
 from shoal.shm.errors import InvalidOperationError
 from shoal.workers.pool import helper_processes
 from shoal.workers.pool.outcome import pickled
@@ -72,10 +72,9 @@ class ProcessPool(Executor):
         many calls make one task. ``buffersize``: how many tasks are submitted before their results are asked for; None
         submits all at once.
         """
-        if type(chunksize) is not int or chunksize < 1:
-            raise ValueError(f"chunksize is {chunksize!r}; give a whole number from 1")
-        if buffersize is not None and (type(buffersize) is not int or buffersize < 1):
-            raise ValueError(f"buffersize is {buffersize!r}; give a whole number from 1, or None")
+        check_count("chunksize", chunksize, 1)
+        if buffersize is not None:
+            check_count("buffersize", buffersize, 1, ", or None")
         self._check_usable()
         check_plain_function("fn", fn)
         until = None if timeout is None else time.monotonic() + timeout
