@@ -33,7 +33,7 @@ from shoal.shm.files import epoch_file, notes, store_directory, store_files
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.files.store_place import HERE
 from shoal.shm.host import child_python, descriptors
-from shoal.shm.limits import DEFAULT_LIMITS, LINGER_S, Limits
+from shoal.shm.limits import DEFAULT_LIMITS, IDLE_TIMEOUT_S, Limits
 from shoal.shm.operation import OperationTable
 
 EXIT_ALREADY_SERVED = 3
@@ -151,7 +151,7 @@ def _parser() -> argparse.ArgumentParser:
         "--linger",
         dest="idle_timeout_s",
         type=float,
-        default=LINGER_S,
+        default=IDLE_TIMEOUT_S,
         help="seconds to stay after the last client",
     )
     parser.add_argument("--store-id", type=bytes.fromhex, help="serve this store only, and make none")
