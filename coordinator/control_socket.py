@@ -25,10 +25,10 @@ from shoal.shm.wire.frames import FrameBuffer, FrameError
 
 _SILENT_S = 5.0  # a pending connection that has sent no greeting for so long is closed
 _MAX_PENDING = 128
-# Of the descriptors the process may have: for the log and checkpoints, without which attached clients could not go on.
+# Descriptors kept free for the log and for checkpoints, without which attached clients could not go on.
 _KEPT_DESCRIPTORS = 48
 
-# Errors that keep a new client out and say nothing about those that are attached.
+# Errors that keep a new client out and do not concern attached clients.
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.ETOOMANYREFS)
 # Errors of a peer that leaves before it is answered, or never takes its answer.
 _GONE = (ConnectionError, BlockingIOError, TimeoutError)

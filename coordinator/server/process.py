@@ -2,7 +2,7 @@
 
 - One per store: it holds a lock on the directory as long as it lives; the kernel lets go of it at any kind of death.
 - It serves the directory, not the path: it works in it. When the directory is moved or deleted it refuses further
-  commits, closes its log there, and ends; whoever opens the store at its new path starts the next one.
+  commits, closes its log there, and ends. A process that opens the store at its new path starts the next.
 - A store that is not served after all stays as it was, and one that was not there is not made.
 - An error until it serves goes to the process that started it.
 - It ends in order on SIGINT, SIGTERM, and, unless told to stay, some time after its last client. An error of the disk,

@@ -138,7 +138,7 @@ def state_log(storage: Storage, number: int) -> None:
 
 
 def check_durability(durability: object) -> None:
-    """Raise for anything but one of the three, or None."""
+    """ConfigurationError unless it is one of the three, or None."""
     if durability is not None and durability not in DURABILITIES:
         raise ConfigurationError(f"durability is {durability!r}; choose one of {', '.join(DURABILITIES)}")
 

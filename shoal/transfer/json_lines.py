@@ -65,7 +65,7 @@ def readable(value: Value) -> str:
 
 
 def load(line: bytes) -> Value:
-    """The value of a line. ``ValueError`` for what is no JSON, or JSON that ``dump`` never writes."""
+    """The value of a line. ``ValueError`` for anything that ``dump`` never writes."""
     if len(line) > LONGEST_LINE_BYTES:
         raise ValueError(f"it is longer than the {LONGEST_LINE_BYTES:,} bytes of the longest possible")
     if len(line) > _MOST_COMMAS and line.count(b",") > _MOST_COMMAS:
