@@ -33,7 +33,7 @@ _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSP
 # Errors of a peer that leaves before it is answered, or never takes its answer.
 _GONE = (ConnectionError, BlockingIOError, TimeoutError)
 
-# Takes in a client, given its greeting and its pid as the kernel says, or raises what it is told.
+# Attaches a client, given its greeting and the pid that the kernel reports; raises the error that the client gets.
 Admit = Callable[[handshake.Hello, int], handshake.Welcome]
 
 

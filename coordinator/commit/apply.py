@@ -1,4 +1,4 @@
-"""The effect of a commit on what the coordinator keeps beside the segment: the conflict window and the client sessions.
+"""What a commit changes beside the segment: the conflict window and the client sessions.
 
 Invariants:
 - Only ``apply_commit`` changes both, in the order of commit versions. The engine calls it when a commit stands in the

@@ -86,7 +86,7 @@ class LogSurvey:
         return sorted(self._places)
 
     def commit(self, version: int) -> LoggedCommit:
-        """What the commit at ``version``, which can be read, did."""
+        """The commit at ``version``, which must be one of ``versions``."""
         file, offset = self._places[version]
         found = wal_format.decode_record(file.data, offset)
         assert found is not None

@@ -39,7 +39,7 @@ class EventLog(Facade[EventView]):
 
     An event's type is a str of 1 to 1,024 bytes of UTF-8, any character. Its payload is any value that ``KVStore``
     stores, kept in canonical form: dicts read back with their keys sorted, tuples as lists, every NaN as the same NaN.
-    What is refused as ``TypeError``, ``ValueError`` or ``LimitExceededError`` is refused before anything is sent.
+    ``TypeError``, ``ValueError`` and ``LimitExceededError`` are raised before anything is sent.
 
     Any call may also raise ``InvalidOperationError`` (the database is closed, or a write to one that only reads),
     ``CoordinatorLostError``, ``StoreMovedError`` and ``CorruptionError`` (a record is none); a write

@@ -34,8 +34,8 @@ class TraceStore(Facade[TraceView]):
 
     Ids, tags and type names are str of 1 to 1,024 bytes of UTF-8, any character. What a trace says, with its metadata,
     is at most 16 MiB. Timestamps are integer ms since the epoch (UTC), of the recording process's clock. Results are
-    ordered by time, then id. What is refused as ``TypeError``, ``ValueError`` or ``LimitExceededError`` is refused
-    before anything is sent.
+    ordered by time, then id. ``TypeError``, ``ValueError`` and ``LimitExceededError`` are raised before
+    anything is sent.
 
     Any call may also raise ``InvalidOperationError`` (the database is closed, or a write to one that only reads),
     ``CoordinatorLostError``, ``StoreMovedError`` and ``CorruptionError`` (a record is none); a write

@@ -160,10 +160,10 @@ def _decode_text(text: str) -> str:
 
 
 def _decode_datetime(text: str) -> datetime.datetime:
-    moment = datetime.datetime.fromisoformat(text)
-    if moment.utcoffset() is None:
+    value = datetime.datetime.fromisoformat(text)
+    if value.utcoffset() is None:
         raise ValueError(f"the datetime {text!r:.100} has no offset")
-    return moment
+    return value
 
 
 def _decode_float(text: str) -> float:

@@ -1,7 +1,7 @@
 """A worker process as its supervisor sees it: started in one of three ways, watched, killed, reaped.
 
-- A pidfd of the process tells its death. The end of a pipe does not: a process that a task has forked may hold a copy.
-  Where there are no pidfds, the pipe of ``multiprocessing`` must do.
+- A pidfd of the process reports its death. The end of a pipe does not: a process forked by a task may hold a copy.
+  On systems without pidfds, the pipe of ``multiprocessing`` is used.
 - Signals go through the pidfd: they never reach another process that has got the same number later.
 """
 
