@@ -144,7 +144,10 @@ class ProcessPool(Executor):
             raise
 
     def kill(self) -> None:
-        """End the workers now, whatever they are doing; tasks not done are cancelled or lost."""
+        """End the workers now, whatever they are doing; tasks not done are cancelled or lost.
+
+        A worker that is suspended, by SIGSTOP or a debugger, is not waited for: it is dead within a second.
+        """
         if self._is_elsewhere():
             return
         try:
@@ -296,7 +299,7 @@ def _join_killed(states: list[PoolState]) -> None:
         return
     begin = time.monotonic()
     for supervisor in supervisors:
-        while supervisor.thread.is_alive():
+        while supervisor.thread.is_alive() and not supervisor.is_suspended:
             is_held_up = supervisor.is_starting or supervisor.is_in_callback
             if time.monotonic() - begin > (_HELD_UP_S if is_held_up else _AFTER_KILL_S):
                 break
