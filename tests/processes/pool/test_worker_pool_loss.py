@@ -94,8 +94,8 @@ def test_kill_does_not_wait_for_a_suspended_worker(memory_db: shoal.Database, me
         os.kill(victim, signal.SIGSTOP)
         stat = Path(f"/proc/{victim}/stat")
         wait_for(lambda stat=stat: stat.read_text().rpartition(")")[2].split()[0] == "T")
-        futures = [pool.submit(functions.pid, LARGE) for _ in range(2 if busy else 0)]
-        wait_for(lambda futures=futures: sum(future.done() for future in futures) == (1 if busy else 0))
+        futures = [pool.submit(functions.pid, LARGE) for _ in range(8 if busy else 0)]
+        wait_for(lambda futures=futures: sum(future.done() for future in futures) == (7 if busy else 0))
         pool.kill()
         if is_continued:
             os.kill(victim, signal.SIGCONT)
