@@ -76,7 +76,7 @@ def load_function(name: str) -> Callable[[str], Any]:
     """The function named ``MODULE:FUNCTION``, looked for in the current directory first; ``ValueError`` if none."""
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
-        raise ValueError(f"{name!r} is not MODULE:FUNCTION")
+        raise ValueError(f"{name!r} is not MODULE:FUNCTION; give a module and a function in it, such as fleet:work")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -85,7 +85,10 @@ def load_function(name: str) -> Callable[[str], Any]:
         for part in attribute.split("."):
             found = getattr(found, part)
     except (Exception, SystemExit) as error:  # importing a module runs any code
-        raise ValueError(f"{name!r} cannot be loaded: {_describe(error)}") from error
+        raise ValueError(
+            f"{name!r} cannot be loaded: {_describe(error)}; "
+            f"modules are looked for in {here} first, then where this Python finds its own"
+        ) from error
     try:
         check_plain_function(repr(name), found)
     except TypeError as error:
@@ -137,7 +140,8 @@ class Fleet:
             failed = {text: _InputRun(self._function_name, text).attempts_failed(view) for text in inputs}
 
         def submitted(texts: Iterable[str], wait: bool) -> dict[Future[InputOutcome | None], str]:
-            return {pool.submit(_run_input, self._function_name, text, failed[text], wait): text for text in texts}
+            name = self._function_name  # stands for the task in messages
+            return {pool._submit(_run_input, (name, text, failed[text], wait), {}, name): text for text in texts}
 
         futures = submitted(inputs, wait=False)
         claimed_elsewhere: dict[Future[InputOutcome | None], str] = {}
