@@ -68,7 +68,7 @@ def test_bench_without_its_extra():
     """It names what is missing and how to install it: exit 2, one line."""
     ended = shoal_command("bench", "--quick", without_extra=True)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == "shoal bench: needs lmdb and redis and tabulate; pip install 'shoal[bench]'\n"
+    assert ended.stderr == "shoal bench: needs lmdb and redis and tabulate; pip install '.[bench]' in a clone\n"
 
 
 @pytest.mark.parametrize(
