@@ -39,7 +39,7 @@ from typing import Any
 
 from xxhash import xxh3_128_hexdigest
 
-from shoal.claims import claimed
+from shoal.claims import claimed, holder
 from shoal.database import Database
 from shoal.primitives.facades.run_index import RunIndex
 from shoal.primitives.run_types import RunMetadata, RunStatus
@@ -128,11 +128,14 @@ class Fleet:
         with self._db.snapshot(self._run_id) as view:
             return [text for text in dict.fromkeys(inputs) if not _InputRun(self._function_name, text).is_done(view)]
 
-    def run(self, pool: WorkerPool, inputs: list[str]) -> Iterator[InputOutcome]:
+    def run(
+        self, pool: WorkerPool, inputs: list[str], on_wait: Callable[[dict[str, int | None]], None] = lambda _: None
+    ) -> Iterator[InputOutcome]:
         """Run the function over ``inputs``; yields outcomes as they come, each after it is stored.
 
         If the store refuses even the error of an input (it is full), that outcome is yielded without being stored, and
         the input stays to do. For an input that another process works on, the outcome is the one that process stores.
+        ``on_wait`` is called once, when nothing is left but such inputs, with them and the process that has each.
         """
         with contextlib.suppress(AlreadyExistsError):
             RunIndex(self._db).create_run(run_id=self._run_id, metadata={"function": self._function_name})
@@ -156,9 +159,14 @@ class Fleet:
                     else:
                         yield outcome
                 futures, claimed_elsewhere = claimed_elsewhere, {}
+                if futures:
+                    on_wait({text: self._worker_at(text) for text in futures.values()})
         finally:
             for future in (*futures, *claimed_elsewhere):
                 future.cancel()
+
+    def _worker_at(self, text: str) -> int | None:
+        return holder(self._db.path, input_run_id(self._function_name, text))
 
     def _outcome_of(self, future: Future[InputOutcome | None], text: str) -> InputOutcome | None:
         """The outcome of a task; None if another process has the claim on its input."""

@@ -218,7 +218,11 @@ def _run_with(options: argparse.Namespace, results: TextIO) -> int:
         to_do = fleet.to_do(inputs)
         failures: dict[str, InputOutcome] = {}
         with tqdm(total=len(to_do), unit="input", desc=options.function, disable=None) as bar:
-            for outcome in fleet.run(pool, to_do):
+
+            def tell_waiting(inputs: dict[str, int | None]) -> None:
+                bar.write(f"shoal: {_waiting(inputs)}", file=sys.stderr)
+
+            for outcome in fleet.run(pool, to_do, tell_waiting):
                 bar.update()
                 if outcome.status != DONE:
                     failures[outcome.input] = outcome
@@ -232,6 +236,13 @@ def _run_with(options: argparse.Namespace, results: TextIO) -> int:
         file=sys.stderr if options.results else results,
     )
     return FAILED if failures else GOOD
+
+
+def _waiting(inputs: dict[str, int | None]) -> str:
+    """What ``shoal run`` waits for when only inputs are left that other processes work on."""
+    workers = sorted({pid for pid in inputs.values() if pid is not None})
+    where = f", in process {', '.join(map(str, workers))}" if workers else ""
+    return f"waiting for inputs that another shoal run works on, {len(inputs)} in all{where}; end it if it hangs"
 
 
 def _runs(options: argparse.Namespace) -> int:
