@@ -135,7 +135,7 @@ class Fleet:
 
         If the store refuses even the error of an input (it is full), that outcome is yielded without being stored, and
         the input stays to do. For an input that another process works on, the outcome is the one that process stores.
-        ``on_wait`` is called once, when nothing is left but such inputs, with them and the process that has each.
+        ``on_wait`` is called when nothing is left but such inputs, with them and the process that has each.
         """
         with contextlib.suppress(AlreadyExistsError):
             RunIndex(self._db).create_run(run_id=self._run_id, metadata={"function": self._function_name})

@@ -152,8 +152,9 @@ def _repair(options: argparse.Namespace) -> int:
 
 def existing(path: Path) -> Database:
     """Open an existing store to read it: commands that only read start no process and make no file."""
-    if not is_store(path):
-        raise NotFoundError(_NO_STORE.format(path))
+    with contextlib.suppress(PermissionError):  # opening says what may not be read
+        if not is_store(path):
+            raise NotFoundError(_NO_STORE.format(path))
     return open_database(path, read_only=True)
 
 
