@@ -23,7 +23,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
 
-from shoal.coordinator.server.control_socket import Admit, ControlSocket
+from shoal.coordinator.control_socket import Admit, ControlSocket
 from shoal.shm import clock
 from shoal.shm.files import store_files
 from shoal.shm.files.epoch_file import EpochWord

@@ -14,7 +14,7 @@ from shoal.primitives.retry import retry
 from shoal.primitives.transaction import Transaction
 from shoal.shared_memory_store import SharedMemoryStore
 from shoal.shm.arguments import check_count, check_plain_function, check_plain_result
-from shoal.shm.limits import LINGER_S, OPEN_TIMEOUT_S
+from shoal.shm.limits import IDLE_TIMEOUT_S, OPEN_TIMEOUT_S
 
 T = TypeVar("T")
 
@@ -187,7 +187,7 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
     durability: str | None = None,
     max_bytes: int | None = None,
     timeout: float = OPEN_TIMEOUT_S,
-    linger: float = LINGER_S,
+    linger: float = IDLE_TIMEOUT_S,
     read_only: bool = False,
 ) -> Database:
     """Attach to the store at ``path``, a directory, starting a coordinator if none serves it.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import pickle
@@ -12,7 +11,7 @@ from typing import Any
 
 from shoal.database import Database
 from shoal.database import open as open_database
-from shoal.shm.arguments import check_count, check_int
+from shoal.shm.arguments import FOREVER_S, check_count, check_int, check_positive_seconds
 from shoal.workers.pool.executor import ProcessPool
 from shoal.workers.pool.pool_state import PoolOptions
 from shoal.workers.pool.worker_process import Recipe
@@ -107,11 +106,8 @@ def _check_max_tasks(count: int | None) -> None:
 def _timeout(timeout: float | None) -> float | None:
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout has type {type(timeout).__name__}; give seconds a task may run, or None")
-    if not timeout > 0:
-        raise ValueError(f"timeout is {timeout}; give more than 0 seconds, or None")
-    return None if math.isinf(timeout) else float(timeout)
+    timeout_s = check_positive_seconds("timeout", timeout, ", or None to let a task run for ever")
+    return None if timeout_s == FOREVER_S else timeout_s
 
 
 def _check_not_importing() -> None:

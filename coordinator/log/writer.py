@@ -28,8 +28,8 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
 
-from shoal.coordinator.checkpoint.room import CheckpointRoom
 from shoal.coordinator.log import format as wal_format
+from shoal.coordinator.log.checkpoint_room import CheckpointRoom
 from shoal.coordinator.log.format import (
     CLOSE_MARK,
     CLOSE_MARK_BYTES,

@@ -326,7 +326,7 @@ class Writer:
         write_record(self._mm, record, version, previous, value, expires_ms)
         if expires_ms:
             self.expiry.add(key, expires_ms)
-        if meta & TOMBSTONE:  # a key of a cleared range counts until it is swept
+        if meta & TOMBSTONE:  # a key under a range tombstone counts until it is swept
             self.keys += 1
         words[node] = record
 

@@ -19,16 +19,16 @@ from pathlib import Path
 from typing import Any
 
 from shoal.coordinator.checkpoint.checkpointer import Checkpointer
-from shoal.coordinator.checkpoint.room import CheckpointRoom
 from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.control_socket import ControlSocket
 from shoal.coordinator.host import THIS_MACHINE, Host
 from shoal.coordinator.log.background_sync import BackgroundSync
+from shoal.coordinator.log.checkpoint_room import CheckpointRoom
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.recovery.recover import Recovered, recover
 from shoal.coordinator.server.checks import Checks
-from shoal.coordinator.server.control_socket import ControlSocket
 from shoal.coordinator.server.loop import Server
 from shoal.coordinator.server.maintenance import Maintenance
 from shoal.coordinator.server.served_meta import ServedMeta

@@ -16,11 +16,11 @@ from collections.abc import Callable
 
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.commit.group_delay import GroupDelay
+from shoal.coordinator.control_socket import ControlSocket
 from shoal.coordinator.host import THIS_MACHINE, Host
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.server.checks import Checks
 from shoal.coordinator.server.clients import Client, Processes, check_served_as_asked, welcome_client
-from shoal.coordinator.server.control_socket import ControlSocket
 from shoal.coordinator.server.maintenance import Maintenance
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.files.store_place import WorkingPlace
@@ -220,7 +220,7 @@ class Server:
     def _wait(self) -> list[tuple[int, int]]:
         """Wait for something to happen; after a request look for the next one before sleeping.
 
-        With a processor left for a client, the first looks do not offer this one: the client needs no more than that.
+        If clients have a processor of their own, the first looks do not offer this one to them.
         """
         poll = self._epoll.poll
         look_s = self._look_until_s - self._host.monotonic_s()

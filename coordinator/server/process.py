@@ -2,7 +2,7 @@
 
 - One per store: it holds a lock on the directory as long as it lives; the kernel lets go of it at any kind of death.
 - It serves the directory, not the path: it works in it. When the directory is moved or deleted it refuses further
-  commits, closes its log there, and ends; whoever opens the store at its new path starts the next one.
+  commits, closes its log there, and ends. A process that opens the store at its new path starts the next.
 - A store that is not served after all stays as it was, and one that was not there is not made.
 - An error until it serves goes to the process that started it.
 - It ends in order on SIGINT, SIGTERM, and, unless told to stay, some time after its last client. An error of the disk,
@@ -35,7 +35,7 @@ from shoal.shm.files import epoch_file, notes, store_directory, store_files
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.files.store_place import HERE
 from shoal.shm.host import child_python, descriptors
-from shoal.shm.limits import DEFAULT_LIMITS, LINGER_S, Limits
+from shoal.shm.limits import DEFAULT_LIMITS, IDLE_TIMEOUT_S, Limits
 from shoal.shm.operation import OperationTable
 
 EXIT_ALREADY_SERVED = 3
@@ -163,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         "--linger",
         dest="idle_timeout_s",
         type=float,
-        default=LINGER_S,
+        default=IDLE_TIMEOUT_S,
         help="seconds to stay after the last client",
     )
     parser.add_argument("--store-id", type=bytes.fromhex, help="serve this store only, and make none")

@@ -1,7 +1,7 @@
 """What a coordinator's process does before it serves: it leaves its starter, enters the store's directory, locks it.
 
-The starter can be killed at any moment and the coordinator outlives it, so the coordinator keeps nothing of it but the
-pipe on which it reports how the start went.
+The starter can be killed at any time, and the coordinator outlives it. So the coordinator keeps one thing of the
+starter: the pipe on which it reports how the start went.
 """
 
 from __future__ import annotations

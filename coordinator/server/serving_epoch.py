@@ -11,7 +11,7 @@ from pathlib import Path
 
 from shoal.coordinator.host import THIS_MACHINE, Host
 from shoal.coordinator.memory.writer import Writer
-from shoal.coordinator.server.missing_file import MissingFile
+from shoal.coordinator.missing_file import MissingFile
 from shoal.shm.files import epoch_file
 from shoal.shm.memory.layout import EPOCH_BITS, W_GENERATION
 

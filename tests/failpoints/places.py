@@ -8,12 +8,13 @@ from typing import Any
 
 import filelock
 
+from shoal.coordinator import control_socket
 from shoal.coordinator.checkpoint import checkpointer
 from shoal.coordinator.commit import engine as commit_engine
 from shoal.coordinator.log import writer as wal_writer
 from shoal.coordinator.memory import writer
 from shoal.coordinator.recovery import recover
-from shoal.coordinator.server import clients, control_socket, coordinator, process_start
+from shoal.coordinator.server import clients, coordinator, process_start
 from shoal.coordinator.server import loop as server
 from shoal.shm.files import checkpoint, storage
 from shoal.shm.memory import segment

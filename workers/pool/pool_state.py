@@ -62,6 +62,11 @@ class SupervisorPort(Protocol):
         ...
 
     @property
+    def is_suspended(self) -> bool:
+        """Whether its worker is suspended, and will be dead a moment after the pool was killed."""
+        ...
+
+    @property
     def is_in_callback(self) -> bool:
         """Whether its thread runs a callback of a future."""
         ...

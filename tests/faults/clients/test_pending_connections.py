@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from shoal.coordinator.server.control_socket import ControlSocket
+from shoal.coordinator.control_socket import ControlSocket
 from shoal.shm.errors import ConfigurationError
 from shoal.shm.wire import handshake
 

@@ -15,7 +15,7 @@ import pytest
 
 import shoal
 from shoal.cli.main import main as command
-from shoal.coordinator.server.control_socket import ControlSocket
+from shoal.coordinator.control_socket import ControlSocket
 from shoal.shm.files import store_directory, store_files
 from shoal.shm.files.notes import append_note
 from shoal.shm.wire import handshake

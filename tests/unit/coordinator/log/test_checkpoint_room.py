@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from shoal.coordinator.checkpoint.room import CheckpointRoom
+from shoal.coordinator.log.checkpoint_room import CheckpointRoom
 from shoal.shm.errors import StoreFullError
 from shoal.shm.files.storage import Space
 from shoal.shm.limits import CHECKPOINT_EXTRA_BYTES, MIB, REMAKE_AFTER_S

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from shoal.coordinator.server.missing_file import MissingFile
+from shoal.coordinator.missing_file import MissingFile
 from shoal.shm.limits import REMAKE_AFTER_S
 
 

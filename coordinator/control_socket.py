@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from shoal.coordinator.server.missing_file import MissingFile
+from shoal.coordinator.missing_file import MissingFile
 from shoal.shm.errors import ConfigurationError, ShoalError
 from shoal.shm.files import control_address
 from shoal.shm.wire import handshake
@@ -25,15 +25,15 @@ from shoal.shm.wire.frames import FrameBuffer, FrameError
 
 _SILENT_S = 5.0  # a pending connection that has sent no greeting for so long is closed
 _MAX_PENDING = 128
-# Of the descriptors the process may have: for the log and checkpoints, without which attached clients could not go on.
+# Descriptors kept free for the log and for checkpoints, without which attached clients could not go on.
 _KEPT_DESCRIPTORS = 48
 
-# Errors that keep a new client out and say nothing about those that are attached.
+# Errors that keep a new client out and do not concern attached clients.
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.ETOOMANYREFS)
 # Errors of a peer that leaves before it is answered, or never takes its answer.
 _GONE = (ConnectionError, BlockingIOError, TimeoutError)
 
-# Takes in a client, given its greeting and its pid as the kernel says, or raises what it is told.
+# Attaches a client, given its greeting and the pid that the kernel reports; raises the error that the client gets.
 Admit = Callable[[handshake.Hello, int], handshake.Welcome]
 
 
