@@ -178,7 +178,8 @@ class ControlSocket:
             if error.errno not in _NO_ROOM:
                 raise
             raise ConfigurationError(
-                f"the process that serves {self._path.parent} cannot take in another: {error}; attach fewer processes"
+                f"the coordinator of the store, process {os.getpid()}, cannot take in another process: {error}; "
+                "attach fewer processes"
             ) from error
 
     def _has_room(self) -> bool:
@@ -199,7 +200,7 @@ class ControlSocket:
     def _no_room(self) -> ConfigurationError:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return ConfigurationError(
-            f"{self._path.parent} is served by a process that may have {limit} descriptors, and they are in use; "
+            f"the coordinator of the store, process {os.getpid()}, may have {limit} descriptors, and they are in use; "
             "attach fewer processes, or raise `ulimit -n` where it is started"
         )
 

@@ -94,7 +94,7 @@ class Database:
     def transaction(self, run_id: str, *, namespace: Namespace = DEFAULT_NAMESPACE) -> Transaction:
         """A transaction on a run, to be used in a ``with`` statement; ``Transaction`` says what its exit may raise.
 
-        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
 
         >>> import shoal, tempfile
         >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
@@ -140,7 +140,7 @@ class Database:
 
         A write through it, or any use after its end, is ``InvalidOperationError``. It is ``SnapshotExpiredError`` to
         read from it once it was revoked, because the history kept for it took too much room. Raises ``TypeError``,
-        ``ValueError`` or ``LimitExceededError`` for a bad run id.
+        ``ValueError`` or ``LimitExceededError`` for a bad argument.
         """
         return Transaction(self._store, namespace, run_id, read_only=True)
 

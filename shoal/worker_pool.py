@@ -66,7 +66,7 @@ class WorkerPool(ProcessPool):
         _check_max_tasks(max_tasks_per_child)
         timeout_s = _timeout(timeout)
         if mp_context is None or isinstance(mp_context, str):
-            mp_context = multiprocessing.get_context(mp_context or "forkserver")
+            mp_context = _context(mp_context or "forkserver")
         _check_not_importing()
         self.database: Database = open_database(path, **options)
         try:
@@ -86,6 +86,14 @@ def _workers(workers: int | None, max_workers: int | None) -> int:
     if count is None:
         return os.cpu_count() or 1
     return check_count("workers", count, 1)
+
+
+def _context(name: str) -> BaseContext:
+    try:
+        return multiprocessing.get_context(name)
+    except ValueError as error:
+        names = ", ".join(sorted(multiprocessing.get_all_start_methods()))
+        raise ValueError(f"mp_context is {name!r:.60}; give one of {names}, or a context of multiprocessing") from error
 
 
 def _check_max_tasks(count: int | None) -> None:

@@ -21,6 +21,8 @@ from shoal.shm.files.store_place import HERE, WorkingPlace, lock_directory
 from shoal.shm.host import descriptors
 from shoal.shm.wire import wire_errors
 
+_SERVED = "{} is served by another coordinator; shoal info shows its process; use the store through it, or end it first"
+
 
 def raise_limit_of_descriptors() -> None:
     """Raise the limit to the hard one: every client takes descriptors, and the usual limit suits smaller programs."""
@@ -61,7 +63,7 @@ def hold_locks(directory: Path, held: contextlib.ExitStack, made: contextlib.Exi
     """
     directory_fd = lock_directory(HERE, shared=False)
     if directory_fd is None:
-        raise AlreadyServedError(f"{directory} is served by another coordinator")
+        raise AlreadyServedError(_SERVED.format(directory))
     held.callback(os.close, directory_fd)
     for path in (HERE / store_files.COORDINATOR_LOCK_FILE, HERE / epoch_file.EPOCH_FILE):
         if not path.exists():
@@ -70,7 +72,7 @@ def hold_locks(directory: Path, held: contextlib.ExitStack, made: contextlib.Exi
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise AlreadyServedError(f"{directory} is served by another coordinator") from None
+        raise AlreadyServedError(_SERVED.format(directory)) from None
     held.callback(lock.release)
 
 

@@ -206,7 +206,8 @@ class PoolState:
             count = self._failed_starts
         if count >= _MOST_FAILED_STARTS:
             self.break_with(
-                f"{count} workers in a row died before they were ready, the last {why}; see what they printed"
+                f"{count} workers in a row died before they were ready, the last {why}; "
+                "see what they printed, and make a new pool"
             )
 
     def break_with(self, text: str, remote: str | None = None) -> None:

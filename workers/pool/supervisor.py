@@ -158,9 +158,9 @@ class Supervisor:
                 self._wait(worker)
                 message = self._receive(worker)
         except WorkerDiedError:
-            code = worker.exit_code()
+            code = worker.exit_code_text()
             self._forget(worker)
-            self._fail_to_start(f"with exit code {code}")
+            self._fail_to_start(f"with {code}")
             return False
         if message is None:
             worker.kill()
@@ -187,7 +187,7 @@ class Supervisor:
             self._state.break_down(lambda: outcome.unpack_exception(body))
         else:
             text = f"the initializer of the pool's workers raised {outcome.describe_exception(body)}"
-            self._state.break_with(text, outcome.traceback_of_exception(body))
+            self._state.break_with(f"{text}; mend it and make a new pool", outcome.traceback_of_exception(body))
 
     def _serve(self, worker: WorkerProcess) -> None:
         """Give the worker tasks until it is lost, has done ``max_tasks_per_child`` tasks, or no more will come."""
@@ -273,13 +273,13 @@ class Supervisor:
             self._settle(task, error=WorkerLostError(f"the pool was ended while {task.name} ran"))
             return
         worker.kill()
-        code = worker.exit_code()
+        code = worker.exit_code_text()
         self._forget(worker)
         if task.retries > 0 and not task.future.done():
             task.retries -= 1
             state.requeue(task)
         else:
-            text = f"the worker running {task.name} died with exit code {code}; "
+            text = f"the worker running {task.name} died with {code}; "
             self._settle(task, error=WorkerLostError(text + "submit the task again, or give the pool retries"))
 
     def _settle(self, task: Task, result: object = None, error: BaseException | None = None) -> None:

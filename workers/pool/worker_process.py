@@ -109,11 +109,15 @@ class WorkerProcess:
             return False
         return stat.rpartition(b")")[2].split()[0] in (b"T", b"t")
 
-    def exit_code(self) -> int | None:
-        """Exit code of the dead process, a signal's number negative; None if it is unknown."""
+    def exit_code_text(self) -> str:
+        """Exit code of the dead process, for a message: a signal is named, and its number is negative."""
         self._process.join(_EXIT_CODE_S)
         code: int | None = self._process.exitcode
-        return code
+        if code is None:
+            return "an unknown exit code"
+        with contextlib.suppress(ValueError):  # no signal of this machine
+            return f"exit code {code} ({signal.Signals(-code).name})"
+        return f"exit code {code}"
 
     def close(self) -> None:
         """Forget the dead process."""
