@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     missing = [name for name in _NEEDED if not _can_import(name)]
     if missing:
-        return _complain(f"needs {' and '.join(missing)}; pip install 'shoal[bench]'", BAD_USAGE)
+        return _complain(f"needs {' and '.join(missing)}; pip install '.[bench]' in a clone", BAD_USAGE)
     from shoal import ShoalError
 
     from .peers import BenchError

@@ -25,15 +25,15 @@ from shoal.shm.wire.frames import FrameBuffer, FrameError
 
 _SILENT_S = 5.0  # a pending connection that has sent no greeting for so long is closed
 _MAX_PENDING = 128
-# Of the descriptors the process may have: for the log and checkpoints, without which attached clients could not go on.
+# Descriptors kept free for the log and for checkpoints, without which attached clients could not go on.
 _KEPT_DESCRIPTORS = 48
 
-# Errors that keep a new client out and say nothing about those that are attached.
+# Errors that keep a new client out and do not concern attached clients.
 _NO_ROOM = (errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS, errno.ENOSPC, errno.ETOOMANYREFS)
 # Errors of a peer that leaves before it is answered, or never takes its answer.
 _GONE = (ConnectionError, BlockingIOError, TimeoutError)
 
-# Takes in a client, given its greeting and its pid as the kernel says, or raises what it is told.
+# Attaches a client, given its greeting and the pid that the kernel reports; raises the error that the client gets.
 Admit = Callable[[handshake.Hello, int], handshake.Welcome]
 
 
@@ -178,7 +178,8 @@ class ControlSocket:
             if error.errno not in _NO_ROOM:
                 raise
             raise ConfigurationError(
-                f"the process that serves {self._path.parent} cannot take in another: {error}; attach fewer processes"
+                f"the coordinator of the store, process {os.getpid()}, cannot take in another process: {error}; "
+                "attach fewer processes"
             ) from error
 
     def _has_room(self) -> bool:
@@ -199,7 +200,7 @@ class ControlSocket:
     def _no_room(self) -> ConfigurationError:
         limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
         return ConfigurationError(
-            f"{self._path.parent} is served by a process that may have {limit} descriptors, and they are in use; "
+            f"the coordinator of the store, process {os.getpid()}, may have {limit} descriptors, and they are in use; "
             "attach fewer processes, or raise `ulimit -n` where it is started"
         )
 

@@ -1,6 +1,6 @@
 """The port under the primitives: everything they, and ``shoal.Database``, ask of an engine.
 
-An engine stores bytes under bytes, in the order of the keys. Whoever implements these protocols can stand under the
+An engine stores bytes under bytes, in the order of the keys. Any class with these methods can stand under the
 primitives: ``workers.shared_memory`` does it over a shared segment, ``tests/contract/toy_engine.py`` over a dict.
 
 What every engine promises:

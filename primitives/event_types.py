@@ -171,7 +171,7 @@ def sequence_of(key: bytes) -> int:
 
 
 def _check_hash(what: str, value: object) -> None:
-    """Raise ``TypeError`` or ``ValueError`` for what is no hash."""
+    """Raise ``TypeError`` or ``ValueError`` unless it is a hash."""
     size = len(check_type(what, value, bytes, "bytes"))
     if size != HASH_BYTES:
         raise ValueError(f"{what} has {size} bytes; a hash has {HASH_BYTES}")

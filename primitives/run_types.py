@@ -220,7 +220,7 @@ def encode_run(run: RunMetadata) -> bytes:
 
 
 def decode_run(run_id: str, raw: bytes) -> RunMetadata:
-    """The run whose stored form is ``raw``; ``CorruptionError`` for what is none."""
+    """The run whose stored form is ``raw``; ``CorruptionError`` for other bytes."""
     try:
         parent_run, number, created_at, updated_at, completed_at, tags, metadata, error = codec.unpackb(raw)
         run = RunMetadata(

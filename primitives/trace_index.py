@@ -64,7 +64,7 @@ def encode_trace(
 
 
 def decode_trace(trace_id: str, record: bytes) -> Trace:
-    """The trace whose record this is; ``CorruptionError`` for what is none."""
+    """The trace in a record; ``CorruptionError`` for other bytes."""
     try:
         parent_id, kind, fields, timestamp, tags, metadata = unpackb(record)
         trace_type = KINDS[kind](**decode(fields))

@@ -20,8 +20,8 @@ from shoal.shm.errors import shown
 class TraceType:
     """What a trace says: the base of the six kinds ``TraceType.ToolCall``, ``Decision``, ``Query`` and so on.
 
-    A kind raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad field. This class itself cannot be
-    made: ``TypeError``.
+    A kind raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad field. This class itself has
+    no instances: ``TypeError``.
 
     >>> thought = TraceType.Thought("the cache is stale", confidence=0.8)
     >>> thought
@@ -48,7 +48,7 @@ class TraceType:
         self._check()
 
     def type_name(self) -> str:
-        """What ``query_by_type`` finds it by: the kind's name, of a ``Custom`` its own ``trace_type``."""
+        """The name that ``query_by_type`` looks for: the kind's name; for a ``Custom`` its ``trace_type``."""
         return type(self).__name__
 
     def _check(self) -> None:

@@ -14,6 +14,7 @@ from shoal.primitives.views.kv import KVView
 from shoal.primitives.views.runs import RunsView
 from shoal.primitives.views.traces import TraceView
 from shoal.primitives.views.view import NOT_MOVABLE
+from shoal.shm.arguments import check_type
 from shoal.shm.errors import ConflictError, InvalidOperationError
 
 
@@ -33,7 +34,8 @@ class RunView:
     def __init__(
         self, owner: Transaction | None, namespace: Namespace, run_id: str, chain: str = DEFAULT_CHAIN
     ) -> None:
-        namespace._run_prefix(run_id)  # a bad run id is refused here, before anything begins
+        # Bad arguments are refused here, before anything begins.
+        check_type("namespace", namespace, Namespace, "a shoal.Namespace")._run_prefix(run_id)
         self._owner = owner  # None of a transaction itself: a cycle would keep its segment until it is collected
         self._namespace = namespace
         self._run_id = run_id

@@ -1,7 +1,8 @@
 """Checks of what users pass: lengths of time, whole numbers and functions, each with one rule for every method.
 
-- Seconds are an int or a float (or a subclass, such as numpy's float64), 0 or more. Infinity and what no float can hold
-  mean for ever. A bool, a Decimal, a Fraction or a text is a ``TypeError``, NaN and a negative number a ``ValueError``.
+- Seconds are an int or a float (or a subclass, such as numpy's float64), 0 or more. Infinity, and an int that is too
+  large for a float, mean for ever. A bool, a Decimal, a Fraction or a text is a ``TypeError``; NaN and a negative
+  number are a ``ValueError``.
 - A whole number is an int and no bool.
 - A function must run to its end when it is called. A call of an async function or of a generator function runs nothing
   of its body: a transaction would commit nothing, and a task would end before it began.
@@ -37,6 +38,15 @@ def check_seconds(what: str, value: object, hint: str = "") -> float:
     return float(min(value, FOREVER_S))
 
 
+def check_positive_seconds(what: str, value: object, hint: str = "") -> float:
+    """As ``check_seconds``, for a time that must be more than 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise TypeError(f"{what} has type {type(value).__name__}; give seconds as an int or a float{hint}")
+    if not value > 0:
+        raise ValueError(f"{what} is {shown(value)}; give more than 0 seconds{hint}")
+    return float(min(value, FOREVER_S))
+
+
 def check_wait(what: str, value: object) -> float:
     """A user's bound of a wait in seconds; None means for ever."""
     return FOREVER_S if value is None else check_seconds(what, value, ", or None to wait for ever")
@@ -63,9 +73,10 @@ def check_int(what: str, value: object, unit: str = "an int") -> int:
 
 def check_count(what: str, value: object, least: int, hint: str = "") -> int:
     """``value`` if it is a whole number from ``least``, else ``ValueError``. ``hint`` names what else it may be."""
-    if type(value) is not int or value < least:
-        raise ValueError(f"{what} is {value!r:.60}; give a whole number from {least}{hint}")
-    return value
+    if isinstance(value, int) and not isinstance(value, bool) and value >= least:
+        return value
+    given = shown(value) if isinstance(value, int) else f"{value!r:.60}"
+    raise ValueError(f"{what} is {given}; give a whole number from {least}{hint}")
 
 
 def check_bool(what: str, value: object) -> bool:

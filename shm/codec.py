@@ -1,4 +1,4 @@
-"""Values as bytes: msgpack, never pickle. For what cannot be stored, an error names its place in the value.
+"""Values as bytes: msgpack, never pickle. The error for a value that cannot be stored names the path in it.
 
     value    msgpack of the value
        or    1 byte 0xC1, then msgpack with datetimes as timestamps and lone surrogates in texts ("surrogatepass")
@@ -74,7 +74,7 @@ def decode(raw: bytes) -> Value:
 
 
 def stored(raw: bytes, what: str) -> Value:
-    """``decode`` for bytes found in the store; ``CorruptionError``, which names ``what``, for what is no value.
+    """``decode`` for bytes from the store; ``CorruptionError``, which names ``what``, if they are not a value.
 
     Any process of the same user may have written them.
     """

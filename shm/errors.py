@@ -23,7 +23,7 @@ _LONGEST_SHOWN_BITS = 1024
 
 
 def shown(number: float, form: str = "") -> str:
-    """A number for a message. Of an int beyond 1,024 bits its length: Python writes out 4,300 digits at most."""
+    """A number for a message. For an int beyond 1,024 bits its length, as Python prints 4,300 digits at most."""
     if isinstance(number, int) and number.bit_length() > _LONGEST_SHOWN_BITS:
         return f"{'minus ' if number < 0 else ''}an integer of {number.bit_length():,} bits"
     return f"{number:{form}}"

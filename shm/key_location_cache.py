@@ -1,4 +1,4 @@
-"""Where the keys of one prefix are in a segment: what a view keeps between two reads, for the reader that fills it."""
+"""The key-location cache: where keys of a prefix are in a segment. A view keeps it; the segment's reader fills it."""
 
 from __future__ import annotations
 

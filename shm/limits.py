@@ -22,7 +22,7 @@ MAX_NESTING = 256  # lists and dicts inside each other
 MAX_INTEGER = 2**64 - 1
 MIN_INTEGER = -(2**63)
 
-# What helps with what is larger. Other limits are met in one place each, which says it itself.
+# Advice in the errors of the two limits that are checked in several places.
 ADVICE_FOR_VALUES = "split it, or store it elsewhere and its path here"
 ADVICE_FOR_COMMITS = "split the transaction, or the list given to one call, into several"
 
@@ -47,15 +47,15 @@ TOMBSTONE_BLOCK_BOUNDS = 64  # RangeTombstones: bounds in a block, which is copi
 TOMBSTONES_REBUILT_AT = 16  # new ranges for each block, from which on all blocks are made anew
 
 # --- commit and reclaim ---------------------------------------------------------------------------------------------
-WINDOW_LEAST_KEYS = 100_000  # recently written keys always remembered, for snapshots of a dead coordinator's time
-WINDOW_MOST_KEYS = 500_000  # remembered while a snapshot is as old; older ones with reads conflict
+WINDOW_LEAST_KEYS = 100_000  # recent writes always kept, for snapshots taken under a dead coordinator
+WINDOW_MOST_KEYS = 500_000  # kept at most, for old snapshots; a commit with older reads conflicts
 RECLAIM_EVERY = 512  # obsolete records that make a reclaim step worth its barrier
 RECLAIM_SLICE = 2_000  # records freed, or keys removed, in one step
-CLEAR_SLICE = 256  # keys of cleared ranges looked at in one step
+CLEAR_SLICE = 256  # keys under range tombstones looked at in one step
 MAX_RANGE_TOMBSTONES = 65_536  # kept for old snapshots: 200 bytes each in every process that reads
 HISTORY_BYTES = 32 * MIB  # history that old snapshots may hold beyond the size of the live data
 SNAPSHOT_GRACE_S = 1.0  # a younger snapshot is never revoked
-SWEEP_EVERY_MS = 50  # how often the expired are looked for
+SWEEP_EVERY_MS = 50  # how often expired keys are looked for
 SWEEP_SLICE = 256  # expired keys deleted in one commit
 MAX_CLIENT_BACKLOG_BYTES = 1 * MIB  # unread answers beyond what the pipe holds, then the client is dropped
 CLIENT_SESSIONS = 65_536  # clients whose last commit is kept, so that one sent again is not done twice
@@ -63,14 +63,14 @@ CLIENT_SESSIONS = 65_536  # clients whose last commit is kept, so that one sent 
 # --- log ------------------------------------------------------------------------------------------------------------
 LOG_FILE_BYTES = 4 * MIB
 LEAST_LOG_FILE_BYTES = 64 * KIB  # where the disk is short
-LOG_FILES_PER_DISK = 32  # a log file takes no more of the disk than one in so many
+LOG_FILES_PER_DISK = 32  # a log file takes at most one part in 32 of the disk
 CHECKPOINT_LOG_BYTES = 32 * MIB  # log since the last checkpoint that starts the next, at least
 CHECKPOINT_LOG_FILES = 32  # likewise, whatever is in them
 CHECKPOINT_BLOCK_BYTES = 256 * KIB
 CHECKPOINT_EXTRA_BYTES = 128 * KIB  # what a checkpoint has beside its keys: heads, last outcomes of clients
-CHECKPOINT_WAIT_S = 2.0  # so long at most a commit waits for a checkpoint that gives it room on the disk
+CHECKPOINT_WAIT_S = 2.0  # the longest wait of a commit for a checkpoint that frees disk space
 CHECKPOINT_PAUSE_S = 2.0  # after a checkpoint that failed, before the next is begun
-RESERVE_STEP_BYTES = 64 * MIB  # at most so much is reserved on the disk ahead of need
+RESERVE_STEP_BYTES = 64 * MIB  # the most that is reserved on the disk ahead of need
 SYNC_EVERY_MS = 100  # buffered: how much a power cut may take
 
 # --- check ----------------------------------------------------------------------------------------------------------
@@ -84,25 +84,25 @@ MAX_CHECK_ALLOCATIONS = 1 << 23  # noted for checks (64 MiB); then all begin aga
 
 # --- processes ------------------------------------------------------------------------------------------------------
 OPEN_TIMEOUT_S = 10.0
-MAX_BATCH = 64  # operations that become one commit, each with at most so many bytes of mutations
-MAX_BATCH_MUTATIONS_BYTES = 64 * KIB
+MAX_BATCH = 64  # operations that become one commit
+MAX_BATCH_MUTATIONS_BYTES = 64 * KIB  # of one such operation
 KNOWN_BATCHES = 64  # keys whose batched operation is kept for the next batch
 KNOWN_BATCH_NODES = 512  # key nodes kept with each
-SINGLE_CALL_TIMEOUT_S = 30.0  # a facade's call that reads and writes runs again for so long before it gives up
-LINGER_S = 1.0
-REMAKE_AFTER_S = 0.2  # a file that was removed from a store being served is made again when it is away so long
-FIRST_CLIENT_S = 2.0  # a coordinator waits so long at least for whoever started it
+SINGLE_CALL_TIMEOUT_S = 30.0  # how long a facade repeats a call that conflicts
+IDLE_TIMEOUT_S = 1.0  # how long a coordinator stays after its last client: ``linger`` of ``shoal.open``
+REMAKE_AFTER_S = 0.2  # how long a removed file of a served store is missing before it is made again
+FIRST_CLIENT_S = 2.0  # the shortest wait of a coordinator for the client that started it
 THREAD_START_S = 5.0
-MAX_DEATHS_PER_COMMIT = 2  # coordinators that die while they do a commit, then it is not sent to another
-ANSWER_SPIN_S = 0.001  # a client looks so long for its answer before it sleeps
-IDLE_WAIT_S = 0.5  # the coordinator sleeps so long at a time when it has nothing to do
-REQUEST_SPIN_S = 0.0006  # the coordinator likewise for the next request after one
-CROWDED_REQUEST_SPIN_S = 0.0001  # with more clients than processors, where who looks keeps others from working
-KEEP_PROCESSOR_S = 0.00004  # the coordinator looks so long before it offers its processor, if clients have others
+MAX_DEATHS_PER_COMMIT = 2  # a commit that killed so many coordinators is not sent again
+ANSWER_SPIN_S = 0.001  # how long a client looks for its answer before it sleeps
+IDLE_WAIT_S = 0.5  # the longest sleep of an idle coordinator
+REQUEST_SPIN_S = 0.0006  # how long the coordinator looks for the next request before it sleeps
+CROWDED_REQUEST_SPIN_S = 0.0001  # the same with more clients than processors: looking takes their time
+KEEP_PROCESSOR_S = 0.00004  # how long it looks before it offers its processor, if clients have others
 LONG_OFFER_S = 0.0015  # an offer of the processor that took longer: another process wants it
-FIRST_REST_S = 0.05  # then nobody looks for so long before sleeping, twice as long each time, up to
+FIRST_REST_S = 0.05  # after a long offer, sleep without looking so long; doubled each time up to
 LONGEST_REST_S = 1.0
-MAX_GROUP_DELAY_S = 0.001  # group-commit delay: so long at most a group waits for clients that commit in a loop
+MAX_GROUP_DELAY_S = 0.001  # group-commit delay: the longest wait for clients that commit in a loop
 PIPE_BYTES = 1 * MIB  # asked of the kernel for each pipe; less is fine
 
 

@@ -1,4 +1,4 @@
-"""The shape of operations that are decided where a commit is applied. Which there are, ``primitives.rules`` says.
+"""The shape of operations, which are decided where a commit is applied. ``primitives.rules`` defines the operations.
 
 A single call of a facade sends the operation and the coordinator decides it against the newest state, so it never
 conflicts. Inside a transaction the same function runs at once on what the transaction sees, and what it read is
@@ -40,7 +40,7 @@ class Decision(NamedTuple):
 class BatchedOperation(Protocol):
     """Several operations of one kind on one key, decided in order and written together; used for many batches.
 
-    It may keep what it has read and written: it is used again only if nobody else has written the key since.
+    It may keep what it has read and written: it is used again only if no other commit has written the key since.
     """
 
     def begin(self, now_ms: int) -> None:
@@ -60,7 +60,7 @@ class OperationTable(NamedTuple):
     """All operations by name. A rule raises ShoalError, TypeError or ValueError, and has then written nothing.
 
     The first argument of every operation is a key. ``batched`` are those that may share a commit with others of their
-    kind on the same key: nobody is told its version.
+    kind on the same key. Their callers do not learn the commit version, so any order among them is serial.
     """
 
     rules: Mapping[str, Callable[..., Decision]]

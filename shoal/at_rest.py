@@ -1,6 +1,6 @@
 """Reads a store at rest into memory of this process, as a coordinator would, and changes no byte of its files.
 
-Recovery itself does it, on a disk that ignores changes: what recovery would cut or remove is left out all the same. A
+Recovery itself does it, on a disk that ignores changes: it skips what recovery would cut or remove. A
 shared lock on the directory keeps coordinators out until everything is read.
 """
 

@@ -15,6 +15,8 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import struct
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,8 @@ from shoal.shm.files.storage import private_file
 
 CLAIMS_FILE = "fleet.lock"
 _HASH_DIGITS = 15  # hexadecimal: 60 bits; the offset of a byte is a signed 64-bit number
+
+_FLOCK = struct.Struct("hhqqi4x")  # struct flock of 64-bit Linux: type, whence, start, length, process
 
 _open: dict[tuple[int, str], int] = {}  # process id and path -> descriptor; a forked child opens its own
 
@@ -45,6 +49,16 @@ def claimed(directory: str, input_hash: str, wait: bool) -> Iterator[bool]:
         yield True
     finally:
         fcntl.lockf(fd, fcntl.LOCK_UN, 1, byte)
+
+
+def holder(directory: str, input_hash: str) -> int | None:
+    """The process that holds the claim on an input; None if no other process does, or it is not known."""
+    if sys.platform != "linux":
+        return None
+    byte = int(input_hash[:_HASH_DIGITS], 16)
+    asked = _FLOCK.pack(fcntl.F_WRLCK, os.SEEK_SET, byte, 1, 0)
+    kind, _, _, _, pid = _FLOCK.unpack(fcntl.fcntl(_descriptor(directory), fcntl.F_GETLK, asked))
+    return None if kind == fcntl.F_UNLCK or pid <= 0 else pid
 
 
 def _descriptor(directory: str) -> int:

@@ -14,7 +14,7 @@ from shoal.primitives.retry import retry
 from shoal.primitives.transaction import Transaction
 from shoal.shared_memory_store import SharedMemoryStore
 from shoal.shm.arguments import check_count, check_plain_function, check_plain_result
-from shoal.shm.limits import LINGER_S, OPEN_TIMEOUT_S
+from shoal.shm.limits import IDLE_TIMEOUT_S, OPEN_TIMEOUT_S
 
 T = TypeVar("T")
 
@@ -94,7 +94,7 @@ class Database:
     def transaction(self, run_id: str, *, namespace: Namespace = DEFAULT_NAMESPACE) -> Transaction:
         """A transaction on a run, to be used in a ``with`` statement; ``Transaction`` says what its exit may raise.
 
-        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
 
         >>> import shoal, tempfile
         >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
@@ -140,7 +140,7 @@ class Database:
 
         A write through it, or any use after its end, is ``InvalidOperationError``. It is ``SnapshotExpiredError`` to
         read from it once it was revoked, because the history kept for it took too much room. Raises ``TypeError``,
-        ``ValueError`` or ``LimitExceededError`` for a bad run id.
+        ``ValueError`` or ``LimitExceededError`` for a bad argument.
         """
         return Transaction(self._store, namespace, run_id, read_only=True)
 
@@ -187,7 +187,7 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
     durability: str | None = None,
     max_bytes: int | None = None,
     timeout: float = OPEN_TIMEOUT_S,
-    linger: float = LINGER_S,
+    linger: float = IDLE_TIMEOUT_S,
     read_only: bool = False,
 ) -> Database:
     """Attach to the store at ``path``, a directory, starting a coordinator if none serves it.

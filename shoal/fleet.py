@@ -39,7 +39,7 @@ from typing import Any
 
 from xxhash import xxh3_128_hexdigest
 
-from shoal.claims import claimed
+from shoal.claims import claimed, holder
 from shoal.database import Database
 from shoal.primitives.facades.run_index import RunIndex
 from shoal.primitives.run_types import RunMetadata, RunStatus
@@ -76,7 +76,7 @@ def load_function(name: str) -> Callable[[str], Any]:
     """The function named ``MODULE:FUNCTION``, looked for in the current directory first; ``ValueError`` if none."""
     module_name, colon, attribute = name.partition(":")
     if not colon or not module_name or not attribute:
-        raise ValueError(f"{name!r} is not MODULE:FUNCTION")
+        raise ValueError(f"{name!r} is not MODULE:FUNCTION; give a module and a function in it, such as fleet:work")
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -85,7 +85,10 @@ def load_function(name: str) -> Callable[[str], Any]:
         for part in attribute.split("."):
             found = getattr(found, part)
     except (Exception, SystemExit) as error:  # importing a module runs any code
-        raise ValueError(f"{name!r} cannot be loaded: {_describe(error)}") from error
+        raise ValueError(
+            f"{name!r} cannot be loaded: {_describe(error)}; "
+            f"modules are looked for in {here} first, then where this Python finds its own"
+        ) from error
     try:
         check_plain_function(repr(name), found)
     except TypeError as error:
@@ -125,11 +128,14 @@ class Fleet:
         with self._db.snapshot(self._run_id) as view:
             return [text for text in dict.fromkeys(inputs) if not _InputRun(self._function_name, text).is_done(view)]
 
-    def run(self, pool: WorkerPool, inputs: list[str]) -> Iterator[InputOutcome]:
+    def run(
+        self, pool: WorkerPool, inputs: list[str], on_wait: Callable[[dict[str, int | None]], None] = lambda _: None
+    ) -> Iterator[InputOutcome]:
         """Run the function over ``inputs``; yields outcomes as they come, each after it is stored.
 
         If the store refuses even the error of an input (it is full), that outcome is yielded without being stored, and
         the input stays to do. For an input that another process works on, the outcome is the one that process stores.
+        ``on_wait`` is called when nothing is left but such inputs, with them and the process that has each.
         """
         with contextlib.suppress(AlreadyExistsError):
             RunIndex(self._db).create_run(run_id=self._run_id, metadata={"function": self._function_name})
@@ -137,7 +143,8 @@ class Fleet:
             failed = {text: _InputRun(self._function_name, text).attempts_failed(view) for text in inputs}
 
         def submitted(texts: Iterable[str], wait: bool) -> dict[Future[InputOutcome | None], str]:
-            return {pool.submit(_run_input, self._function_name, text, failed[text], wait): text for text in texts}
+            name = self._function_name  # stands for the task in messages
+            return {pool._submit(_run_input, (name, text, failed[text], wait), {}, name): text for text in texts}
 
         futures = submitted(inputs, wait=False)
         claimed_elsewhere: dict[Future[InputOutcome | None], str] = {}
@@ -152,9 +159,14 @@ class Fleet:
                     else:
                         yield outcome
                 futures, claimed_elsewhere = claimed_elsewhere, {}
+                if futures:
+                    on_wait({text: self._worker_at(text) for text in futures.values()})
         finally:
             for future in (*futures, *claimed_elsewhere):
                 future.cancel()
+
+    def _worker_at(self, text: str) -> int | None:
+        return holder(self._db.path, input_run_id(self._function_name, text))
 
     def _outcome_of(self, future: Future[InputOutcome | None], text: str) -> InputOutcome | None:
         """The outcome of a task; None if another process has the claim on its input."""

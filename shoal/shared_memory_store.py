@@ -53,7 +53,7 @@ class SharedMemoryStore:
             "read_only": read_only,
         }
         directory, timeout_s = Path(self.path), check_seconds("timeout", timeout)
-        linger_s = check_seconds("linger", linger)
+        idle_timeout_s = check_seconds("linger", linger)
         if read_only:
             from shoal.at_rest import read_at_rest  # here, because only this needs what a coordinator is made of
 
@@ -62,7 +62,9 @@ class SharedMemoryStore:
                 directory, durability, max_bytes, timeout_s, read, TABLE, store_id
             )
         else:
-            self.connection = StoreConnection(directory, durability, max_bytes, timeout_s, linger_s, TABLE, store_id)
+            self.connection = StoreConnection(
+                directory, durability, max_bytes, timeout_s, idle_timeout_s, TABLE, store_id
+            )
         self.auto_commit = AutoCommit(self.connection)
 
     def begin(self, read_only: bool = False) -> EngineTransaction:

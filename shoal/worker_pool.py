@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import multiprocessing
 import os
 import pickle
@@ -12,7 +11,7 @@ from typing import Any
 
 from shoal.database import Database
 from shoal.database import open as open_database
-from shoal.shm.arguments import check_count, check_int
+from shoal.shm.arguments import FOREVER_S, check_count, check_int, check_positive_seconds
 from shoal.workers.pool.executor import ProcessPool
 from shoal.workers.pool.pool_state import PoolOptions
 from shoal.workers.pool.worker_process import Recipe
@@ -67,7 +66,7 @@ class WorkerPool(ProcessPool):
         _check_max_tasks(max_tasks_per_child)
         timeout_s = _timeout(timeout)
         if mp_context is None or isinstance(mp_context, str):
-            mp_context = multiprocessing.get_context(mp_context or "forkserver")
+            mp_context = _context(mp_context or "forkserver")
         _check_not_importing()
         self.database: Database = open_database(path, **options)
         try:
@@ -89,6 +88,14 @@ def _workers(workers: int | None, max_workers: int | None) -> int:
     return check_count("workers", count, 1)
 
 
+def _context(name: str) -> BaseContext:
+    try:
+        return multiprocessing.get_context(name)
+    except ValueError as error:
+        names = ", ".join(sorted(multiprocessing.get_all_start_methods()))
+        raise ValueError(f"mp_context is {name!r:.60}; give one of {names}, or a context of multiprocessing") from error
+
+
 def _check_max_tasks(count: int | None) -> None:
     if count is not None:
         hint = ", or None"
@@ -99,11 +106,8 @@ def _check_max_tasks(count: int | None) -> None:
 def _timeout(timeout: float | None) -> float | None:
     if timeout is None:
         return None
-    if isinstance(timeout, bool) or not isinstance(timeout, (int, float)):
-        raise TypeError(f"timeout has type {type(timeout).__name__}; give seconds a task may run, or None")
-    if not timeout > 0:
-        raise ValueError(f"timeout is {timeout}; give more than 0 seconds, or None")
-    return None if math.isinf(timeout) else float(timeout)
+    timeout_s = check_positive_seconds("timeout", timeout, ", or None to let a task run for ever")
+    return None if timeout_s == FOREVER_S else timeout_s
 
 
 def _check_not_importing() -> None:

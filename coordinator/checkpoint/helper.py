@@ -41,13 +41,13 @@ def main(arguments: list[str]) -> int:
 def write(
     directory: Path, store_id: bytes, segment: Segment, version: int, temporary: str, sessions: bytes
 ) -> str | None:
-    """Write one checkpoint; None if it stands, else why it does not, to be noted unless that is empty."""
+    """Write one checkpoint. None if it is written, else the reason, to be noted if it is not empty."""
     reader = Reader(segment)
     try:
         checkpoint.write_checkpoint(directory, reader, version, codec.decode(sessions), store_id, temporary)
     except FileNotFoundError:
         return ""  # the coordinator died, and the next one has removed what was begun
-    except Exception as error:  # whatever it is ends this process, and nobody else would tell
+    except Exception as error:  # every error ends this process; its text must be noted
         kind = "" if isinstance(error, (ShoalError, OSError)) else f"{type(error).__name__}: "
         return f"the checkpoint at version {version} failed: {kind}{error}"
     return None

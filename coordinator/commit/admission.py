@@ -1,7 +1,7 @@
 """Whether a commit set may commit, and what it writes. Nothing here changes the store.
 
-Until a commit is decided and has its room, nothing of it exists. So whatever goes wrong here is told to the client
-alone, as the answer ``refusal`` makes. The one exception is ``BrokenStoreError``, which ends the coordinator.
+Until a commit is decided and has its room, nothing of it exists. So every error here becomes the answer to that client
+alone (``refusal``). Only ``BrokenStoreError`` ends the coordinator.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ from shoal.shm.wire.request import CommitSet, FlatWrites, triples
 NO_MUTATIONS = wire_request.encode_mutations([])
 
 
-# What a commit set with operations comes to: all its writes; its mutations and what was decided, as the log keeps them;
-# the results; key nodes that are known already. A plain tuple: a named one costs 0.4 us.
+# The decision of a commit set with operations: all its writes; its mutations and what was decided, as the log keeps
+# them; the results; key nodes that are known already. A plain tuple: a named one costs 0.4 us.
 Decision = tuple[FlatWrites, bytes, bytes, list[Any], dict[bytes, int]]
 
 

@@ -1,12 +1,12 @@
-"""The effect of a commit on what the coordinator keeps beside the segment: the conflict window and the client sessions.
+"""What a commit changes beside the segment: the conflict window and the client sessions.
 
 Invariants:
 - Only ``apply_commit`` changes both, in the order of commit versions. The engine calls it when a commit stands in the
   log; recovery calls it when it replays the commit. So after a SIGKILL the next coordinator has the same of both.
 - A client session is the last commit of one client and what that client was told. A client that was cut off sends the
   commit again with the same commit id; it is answered from the session and not done twice.
-- Sessions are in the log and in checkpoints. The window is in the log alone: of what only a checkpoint holds, nothing
-  is in the window, and its floor says so.
+- Sessions are in the log and in checkpoints. The window is in the log alone: a commit that only a
+  checkpoint holds is not in the window, and the floor of the window is above it.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ Operations may share a commit if their table says so (``OperationTable.batched``
 set, and if the set read nothing. Then any order among them is serial, and no client is told the version.
 
 Between two batches of one key the coordinator keeps the operation's state (for an event log: where the log ends) and
-the nodes of keys it wrote, so that the next batch reads nothing back. What is kept is believed only while nothing can
-have changed it: the key is still at the version of that batch, and the epoch is the same, so no key node has left the
-indexes and no range tombstone has come since. Version and epoch are in the segment; nobody has to report a change here.
+the nodes of keys it wrote, so that the next batch reads nothing back. The state is used only if nothing has changed
+it: the key is still at the version of that batch, and the epoch is the same, so no key node has left the indexes and no
+range tombstone was added. Version and epoch are in the segment, so other code need not report its changes here.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ coordinator's memory only; the next coordinator fills its own from the log.
 
 It keeps each key with the version that last wrote it, and all writes in their order. Validating a key read is one
 dictionary look-up. Validating ranges walks the writes since the snapshot, which are few for a short transaction: 50 ns
-a write for one range, 0.2 us for any number of ranges. Cleared ranges are range tombstones, searched by bisection.
+a write for one range, 0.2 us for any number of ranges. Range tombstones are searched by bisection.
 Forgetting is done in bulk, up to the oldest snapshot that is held, and costs 0.1 us a write.
 """
 
@@ -18,7 +18,7 @@ from shoal.shm.memory.range_tombstones import RangeTombstones, Row, disjoint
 
 
 class ConflictWindow:
-    """Recently written keys and cleared ranges, by commit version."""
+    """Recently written keys and range tombstones, by commit version."""
 
     __slots__ = ("_cleared", "_keys", "_latest", "_new_clears", "_tombstones", "_versions", "floor")
 
@@ -28,7 +28,7 @@ class ConflictWindow:
         self._versions: list[int] = []  # ascending, one per write
         self._keys: list[bytes] = []
         self._tombstones = RangeTombstones()
-        self._cleared: deque[Row] = deque()  # the cleared ranges, oldest first
+        self._cleared: deque[Row] = deque()  # the range tombstones, oldest first
         self._new_clears: list[Row] = []  # those not in ``_tombstones`` yet: added when next needed
 
     def __len__(self) -> int:

@@ -12,9 +12,9 @@ stands in the log. The order, for commits that arrived together, and what a SIGK
 
 A commit for which memory has no room has its group finished early, see ``_commit``.
 
-Who is told of an error: until a commit is decided and has its room, nothing of it exists. What goes wrong until then is
-told to its client alone, whatever it is. Every other exception (an error of the disk, a broken invariant) leaves this
-module and ends the coordinator: nobody knows what holds after it, and the next one recovers what is in the log.
+Errors: until a commit is decided and has its room, nothing of it exists, and an error becomes the answer to its client
+alone. Every other exception (an error of the disk, a broken invariant) leaves this module and ends the coordinator:
+memory and log may differ after it, and the next coordinator recovers what is in the log.
 """
 
 from __future__ import annotations
@@ -181,10 +181,10 @@ class CommitEngine:
         self.sessions.pop(client_id, None)
 
     def _submit_batch(self, key: BatchKey, requests: list[tuple[int, CommitSet]]) -> list[bytes]:
-        """Do ``requests`` as one commit of the coordinator, or else one by one: then each is told its own reason."""
+        """Do ``requests`` as one commit of the coordinator; if that fails, one by one, each with its own answer."""
         try:
             batch = self._batching.decide(key, requests, self._admission.now_ms(), self.sessions)
-        except Exception:  # nothing of it exists yet; whose fault it is shows when each is submitted alone
+        except Exception:  # nothing of it exists yet; submitted alone, each gets its own error
             batch = None
         if batch is None:
             return [self.submit(*request) for request in requests]
@@ -250,12 +250,12 @@ class CommitEngine:
         return plan
 
     def _finish_group_and_free(self) -> None:
-        """Publish what the group has so far, and free what can be. A commit of it waits and is not begun."""
+        """Publish the group so far, and free memory for its next commit, which is not begun yet."""
         try:
             self.finish_group()
             self.free_more()
         except StoreFullError as error:
-            # Not that of the commit that waits: its client would be told that nothing was done.
+            # Not a StoreFullError: it would become the answer to the commit that waits for the memory.
             raise AssertionError("the room kept for finishing a group and for reclaiming is not there") from error
 
 

@@ -16,7 +16,7 @@ from typing import Generic, Protocol, TypeVar
 from shoal.shm.limits import MAX_GROUP_DELAY_S
 
 _RECENT_GROUPS = 2  # a client that was answered while a group was synced is in the next one, or in the one after that
-_TRIAL_EVERY = 17  # in every 17th group those are waited for, too, for whom it was of no use; odd, as some take turns
+_TRIAL_EVERY = 17  # every 17th group waits for the other clients, too; odd, as some clients take turns
 _TRUST = 3  # the most that ``comes_back`` counts to
 
 
@@ -37,7 +37,7 @@ class GroupDelay(Generic[Member]):
     def __init__(self) -> None:
         self._number = 0  # of this group
         self._recent: tuple[set[Member], set[Member]] = (set(), set())  # the clients of the two groups before
-        self.delay_s = 0.0  # so long at most the next group waits
+        self.delay_s = 0.0  # the longest wait of the next group
 
     def begin(self, asking: list[Member]) -> set[Member]:
         """The clients to wait for, beside those that are ``asking``."""

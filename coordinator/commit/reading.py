@@ -1,8 +1,8 @@
-"""How a decision reads the store, and how an unreadable store is told from arguments that make no sense.
+"""How the decision of a commit reads the store: ``admission`` and ``batching`` read keys through this alone.
 
-A decision is guarded against every exception: whatever fails in it is told to its client alone. An exception out of the
-store itself is different. It means that an invariant is broken, so it must pass every such guard and end the
-coordinator.
+An exception in a decision is normally the fault of one request. It becomes the answer to that client, and the
+coordinator goes on. An exception from the store itself means that an invariant of the segment is broken. It becomes
+``BrokenStoreError``, which no ``except Exception`` catches, so it ends the coordinator.
 """
 
 from __future__ import annotations
@@ -14,14 +14,17 @@ from shoal.shm.operation import VersionedValue
 class BrokenStoreError(BaseException):
     """The segment cannot be read by the process that writes it: the coordinator ends.
 
-    It is no ``Exception``, so no guard around a decision takes it for the client's fault.
+    It is not an ``Exception``: code that answers a client with its error must not catch it.
     """
 
 
 def read_newest(
     writer: Writer, key: bytes, now_ms: int, nodes: dict[bytes, int] | None = None
 ) -> VersionedValue | None:
-    """``Writer.newest`` for a decision: TypeError if ``key`` is not bytes, BrokenStoreError for a broken segment."""
+    """What ``key`` holds now; its node is noted in ``nodes``.
+
+    TypeError if ``key`` is not bytes. BrokenStoreError if the segment cannot be read.
+    """
     if type(key) is not bytes:
         raise TypeError(f"an operation reads a key of type {type(key).__name__}")
     try:

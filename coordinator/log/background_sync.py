@@ -1,7 +1,7 @@
 """Syncs the log every 100 ms in a thread of its own: what ``buffered`` durability promises of a power cut.
 
-The thread only calls ``WalWriter.sync``. If a sync fails, nobody knows what is on the disk, and without this thread
-nothing gets there any more: so the thread ends the whole process before another commit is answered.
+The thread only calls ``WalWriter.sync``. If a sync fails, the state of the disk is unknown, and no later sync can mend
+it. So the thread ends the whole process before another commit is answered.
 """
 
 from __future__ import annotations

@@ -228,7 +228,7 @@ def record_bytes(record: LogRecord) -> int:
 
 
 def stated_end(data: bytes, offset: int) -> int | None:
-    """Where the record at ``offset``, whole or not, says that the next begins; None if nothing there looks like one."""
+    """Where the next record begins, by the length in the record at ``offset``, whole or not; None if none is there."""
     if offset + RECORD_HEAD_BYTES > len(data) or not data.startswith(_RECORD_MAGIC_BYTES, offset):
         return None
     return _padded(offset + RECORD_HEAD_BYTES + int.from_bytes(data[offset + 4 : offset + 8], "little"))
@@ -267,10 +267,9 @@ def decode_decided(decided: bytes) -> Decided:
 
 
 def decode_commit(record: LogRecord) -> LoggedCommit:
-    """What a record, which is no mark of a clean close, says was done.
+    """The commit in a record whose checksum is right and which is not a mark of a clean close.
 
-    Its checksum holds, so the bytes are as somebody wrote them. ValueError, TypeError, LookupError or OverflowError if
-    they are none that shoal writes.
+    ValueError, TypeError, LookupError or OverflowError if shoal never writes such a record.
     """
     writes, clears, _, _ = wire_request.decode_mutations(record.mutations)
     outcomes: list[Outcome] = []

@@ -3,10 +3,10 @@
 Invariants:
 - Nothing is cut or removed before the whole log is verified. SIGKILL at any point leaves files from which the next
   reader finds the same commits.
-- Where the next record should be and is not, the log ends, unless something proves that it went on: a whole record or
-  file head further on that was written in the same boot (within a boot nothing is torn before it), or one that says
-  that the missing version had reached the disk. Then an acknowledged commit is damaged, and that is CorruptionError,
-  never a shorter log. Without proof it is a tail that a power cut tore: never promised, and cut.
+- The log ends where the next record is missing, unless something proves that it went on: a whole record or file head
+  further on that was written in the same boot (within a boot nothing is torn before it), or one that says that the
+  missing version had reached the disk. With a proof, an acknowledged commit is damaged: CorruptionError, never a
+  shorter log. Without a proof, it is a tail that a power cut tore. It was never promised, and is cut.
 - A file is what its name says: its head repeats the number, and names the store.
 """
 
@@ -153,7 +153,7 @@ def goes_on(files: Sequence[FoundLogFile], offset: int, next_version: int, boot_
 
 
 def read_commit(placed: PlacedRecord) -> LoggedCommit:
-    """What a record says was done; CorruptionError if it says something else, its checksum notwithstanding."""
+    """The commit in a record; CorruptionError if its checksum is right and its content is not a commit."""
     try:
         return wal_format.decode_commit(placed.record)
     except (ValueError, TypeError, LookupError, OverflowError) as error:

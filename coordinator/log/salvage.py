@@ -3,7 +3,7 @@
 ``format`` and ``reader`` decide, as for recovery, what a whole record is, what must follow what, and what may be a torn
 tail. Where recovery stops with CorruptionError, this notes a finding and reads on behind the damage.
 
-Of every version the first whole record counts, in the order of the files. Files that are not what their names say come
+For each version the first whole record counts, in the order of the files. Files that are not what their names say come
 last, and commits that only they have are ``doubtful``. Files that name another store are left out.
 """
 
@@ -23,7 +23,7 @@ _A_HEAD = "a log file's head"
 
 
 class Finding(NamedTuple):
-    """A place where something else stands than shoal wrote, and how many bytes had to be passed over because of it."""
+    """A place with other bytes than shoal wrote, and how many bytes were passed over because of it."""
 
     file: str
     offset: int
@@ -86,7 +86,7 @@ class LogSurvey:
         return sorted(self._places)
 
     def commit(self, version: int) -> LoggedCommit:
-        """What the commit at ``version``, which can be read, did."""
+        """The commit at ``version``, which must be one of ``versions``."""
         file, offset = self._places[version]
         found = wal_format.decode_record(file.data, offset)
         assert found is not None

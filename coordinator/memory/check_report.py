@@ -1,11 +1,11 @@
 """What the coordinator answers a check of its segment: what it has allocated, and what waits to be reclaimed.
 
 - Each answer is a slice of about a millisecond, taken between two groups of commits, when nothing is half done.
-- From when ``CheckState`` is made until the check ends, nothing is freed (``Reclaimer.paused``) and everything that is
-  allocated is noted (``Heap.allocated``). So slices taken at different times fit together: what was in use at the start
-  stays in use, what waits only grows at its end, and what was allocated since is known.
-- What only this process has (its counts of buckets, its mirror of the ordered index) it compares itself.
-It writes nothing to the segment.
+- From the making of ``CheckState`` to the end of the check, nothing is freed (``Reclaimer.paused``) and everything that
+  is allocated is noted (``Heap.allocated``). So slices taken at different times fit together: what was in use at the
+  start stays in use, what waits only grows at its end, and what was allocated since is known.
+- The coordinator itself compares what only its own memory has: counts of buckets, the mirror of the ordered index.
+- Nothing here writes to the segment.
 """
 
 from __future__ import annotations

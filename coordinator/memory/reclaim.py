@@ -1,4 +1,4 @@
-"""Gives memory back, in slices between commits: what no snapshot sees, deleted keys, and the keys of cleared ranges.
+"""Gives memory back, in slices between commits: what no snapshot sees, deleted keys, keys under range tombstones.
 
 Only the coordinator frees memory, in this order (``snapshots`` and ``reader`` have the other half of the protocol):
 1. a barrier, then a look at every slot: the oldest version that is pinned;
@@ -191,7 +191,7 @@ class Reclaimer:
         writer.raise_epoch()
 
     def _sweep_cleared_keys(self, horizon: int, published: int) -> None:
-        """Remove keys of the oldest cleared ranges, which no snapshot sees any more: one slice in all."""
+        """Remove keys under the oldest range tombstones, which no snapshot sees any more: one slice in all."""
         rows = self._writer.range_tombstones
         dead: dict[bytes, int] = {}
         budget = self.limits.clear_slice

@@ -261,15 +261,24 @@ class Writer:
         need = blocks + small + RECLAIM_BLOCKS
         keep = heap.reserve_blocks if grows else 0
         if not heap.make_ready(need, keep):
-            raise StoreFullError(
-                f"the commit needs up to {(blocks + small) * BLOCK_BYTES:,} bytes and the store has "
-                f"{max(0, heap.free_blocks - keep) * BLOCK_BYTES:,} of {self.segment.size_bytes:,} free; "
-                "delete keys or open it with a larger max_bytes"
-            )
+            raise self._no_room(need, max(0, heap.free_blocks - keep))
         self._budget_words = 0
         if grows:
             beyond = min(heap.ready_blocks - need, heap.free_blocks - need - keep)
             self._budget_words = beyond * BLOCK_WORDS // 3 * 2
+
+    def _no_room(self, need: int, free: int) -> StoreFullError:
+        """The error for a commit that needs so many blocks of those that are free."""
+        needs = f"the commit needs up to {need * BLOCK_BYTES:,} bytes, with room to reclaim memory,"
+        if free < need:
+            return StoreFullError(
+                f"{needs} and the store has {free * BLOCK_BYTES:,} of {self.segment.size_bytes:,} free; "
+                "delete keys, end snapshots that are held for long, or open it with a larger max_bytes"
+            )
+        return StoreFullError(
+            f"{needs} and the machine has no memory left for them; free memory or delete keys, and open the store with "
+            "a max_bytes that the machine has room for"
+        )
 
     def _allocate(self, sizes: list[int]) -> list[int]:
         """References of so many words each: of all, or of none with StoreFullError."""
@@ -317,7 +326,7 @@ class Writer:
         write_record(self._mm, record, version, previous, value, expires_ms)
         if expires_ms:
             self.expiry.add(key, expires_ms)
-        if meta & TOMBSTONE:  # a key of a cleared range counts until it is swept
+        if meta & TOMBSTONE:  # a key under a range tombstone counts until it is swept
             self.keys += 1
         words[node] = record
 

@@ -1,7 +1,7 @@
 """Finds all that is wrong with a store's files, without changing or starting anything.
 
 ``Survey`` reads what recovery would read, by the rules of recovery, and goes on where recovery would stop. A store
-without ``findings`` opens. Whatever keeps a store from being opened, or would be lost unnoticed, is a finding.
+without ``findings`` opens. Everything that keeps a store from being opened, or would be lost unnoticed, is a finding.
 """
 
 from __future__ import annotations

@@ -220,7 +220,7 @@ class Server:
     def _wait(self) -> list[tuple[int, int]]:
         """Wait for something to happen; after a request look for the next one before sleeping.
 
-        With a processor left for a client, the first looks do not offer this one: the client needs no more than that.
+        If clients have a processor of their own, the first looks do not offer this one to them.
         """
         poll = self._epoll.poll
         look_s = self._look_until_s - self._host.monotonic_s()

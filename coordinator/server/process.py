@@ -2,7 +2,7 @@
 
 - One per store: it holds a lock on the directory as long as it lives; the kernel lets go of it at any kind of death.
 - It serves the directory, not the path: it works in it. When the directory is moved or deleted it refuses further
-  commits, closes its log there, and ends; whoever opens the store at its new path starts the next one.
+  commits, closes its log there, and ends. A process that opens the store at its new path starts the next.
 - A store that is not served after all stays as it was, and one that was not there is not made.
 - An error until it serves goes to the process that started it.
 - It ends in order on SIGINT, SIGTERM, and, unless told to stay, some time after its last client. An error of the disk,
@@ -13,7 +13,9 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import os
+import resource
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -33,7 +35,7 @@ from shoal.shm.files import epoch_file, notes, store_directory, store_files
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.files.store_place import HERE
 from shoal.shm.host import child_python, descriptors
-from shoal.shm.limits import DEFAULT_LIMITS, LINGER_S, Limits
+from shoal.shm.limits import DEFAULT_LIMITS, IDLE_TIMEOUT_S, Limits
 from shoal.shm.operation import OperationTable
 
 EXIT_ALREADY_SERVED = 3
@@ -136,9 +138,19 @@ def _reason(path: Path, error: BaseException) -> ShoalError | None:
     if isinstance(error, ShoalError):
         return error
     if isinstance(error, OSError):
-        return ConfigurationError(f"{path} cannot be served: {error}")
+        return ConfigurationError(f"{path} cannot be served: {_no_descriptor(error) or error}")
     if isinstance(error, MemoryError):
         return ConfigurationError(f"{path} cannot be served: {_NO_MEMORY}")
+    return None
+
+
+def _no_descriptor(error: OSError) -> str | None:
+    """What to do about a lack of descriptors; None if ``error`` is another."""
+    if error.errno == errno.EMFILE:
+        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return f"its process may have {limit} descriptors, which are too few; raise `ulimit -n` where it is started"
+    if error.errno == errno.ENFILE:
+        return "the machine has no descriptor left; end processes, or raise the sysctl fs.file-max"
     return None
 
 
@@ -151,7 +163,7 @@ def _parser() -> argparse.ArgumentParser:
         "--linger",
         dest="idle_timeout_s",
         type=float,
-        default=LINGER_S,
+        default=IDLE_TIMEOUT_S,
         help="seconds to stay after the last client",
     )
     parser.add_argument("--store-id", type=bytes.fromhex, help="serve this store only, and make none")

@@ -1,7 +1,7 @@
 """What a coordinator's process does before it serves: it leaves its starter, enters the store's directory, locks it.
 
-The starter can be killed at any moment and the coordinator outlives it, so the coordinator keeps nothing of it but the
-pipe on which it reports how the start went.
+The starter can be killed at any time, and the coordinator outlives it. So the coordinator keeps one thing of the
+starter: the pipe on which it reports how the start went.
 """
 
 from __future__ import annotations
@@ -20,6 +20,8 @@ from shoal.shm.files import epoch_file, store_files
 from shoal.shm.files.store_place import HERE, WorkingPlace, lock_directory
 from shoal.shm.host import descriptors
 from shoal.shm.wire import wire_errors
+
+_SERVED = "{} is served by another coordinator; shoal info shows its process; use the store through it, or end it first"
 
 
 def raise_limit_of_descriptors() -> None:
@@ -61,7 +63,7 @@ def hold_locks(directory: Path, held: contextlib.ExitStack, made: contextlib.Exi
     """
     directory_fd = lock_directory(HERE, shared=False)
     if directory_fd is None:
-        raise AlreadyServedError(f"{directory} is served by another coordinator")
+        raise AlreadyServedError(_SERVED.format(directory))
     held.callback(os.close, directory_fd)
     for path in (HERE / store_files.COORDINATOR_LOCK_FILE, HERE / epoch_file.EPOCH_FILE):
         if not path.exists():
@@ -70,7 +72,7 @@ def hold_locks(directory: Path, held: contextlib.ExitStack, made: contextlib.Exi
     try:
         lock.acquire(timeout=0)
     except filelock.Timeout:
-        raise AlreadyServedError(f"{directory} is served by another coordinator") from None
+        raise AlreadyServedError(_SERVED.format(directory)) from None
     held.callback(lock.release)
 
 

@@ -32,7 +32,10 @@ class ServedMeta:
         self._meta = meta
 
     def begin(self, log_number: int) -> None:
-        """Say how the store is served from here on, and that this log file is the newest; 0 if there is no new one."""
+        """Write how the store is served from now on, and the newest log file; ``log_number`` 0 if none was begun.
+
+        If only the log file is new and the disk is full, the file named before stays, and the log names it later.
+        """
         last = self._host.read_meta(self._directory)
         before = 0 if last is None else last.log_number
         self._meta = self._meta._replace(log_number=before)
@@ -43,7 +46,7 @@ class ServedMeta:
             self.name_log(log_number or before)
 
     def name_log(self, number: int) -> None:
-        """Say durably which log file is the newest, or raise StoreFullError and say what was said before."""
+        """Write durably which log file is the newest. After StoreFullError the old content stays."""
         meta = self._meta._replace(log_number=number)
         self._storage.replace(store_files.META_FILE, store_files.encode_meta(meta))
         self._meta = meta

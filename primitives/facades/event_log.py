@@ -39,7 +39,7 @@ class EventLog(Facade[EventView]):
 
     An event's type is a str of 1 to 1,024 bytes of UTF-8, any character. Its payload is any value that ``KVStore``
     stores, kept in canonical form: dicts read back with their keys sorted, tuples as lists, every NaN as the same NaN.
-    What is refused as ``TypeError``, ``ValueError`` or ``LimitExceededError`` is refused before anything is sent.
+    ``TypeError``, ``ValueError`` and ``LimitExceededError`` are raised before anything is sent.
 
     Any call may also raise ``InvalidOperationError`` (the database is closed, or a write to one that only reads),
     ``CoordinatorLostError``, ``StoreMovedError`` and ``CorruptionError`` (a record is none); a write
@@ -83,16 +83,16 @@ class EventLog(Facade[EventView]):
     def read(self, run_id: str, sequence: int) -> Event | None:
         """The event ``sequence``, or None if there is none.
 
-        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id, ``TypeError`` for what is no
-        int.
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id, ``TypeError`` for a
+        sequence that is not an int.
         """
         return self._views[run_id].read(sequence)
 
     def read_range(self, run_id: str, start: int, end: int) -> list[Event]:
         """The events of ``[start, end)`` that are there, in order.
 
-        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id, ``TypeError`` for what is no
-        int.
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id, ``TypeError`` for a
+        sequence that is not an int.
         """
         return self._views[run_id].read_range(start, end)
 
@@ -151,7 +151,7 @@ class EventLog(Facade[EventView]):
     def verify_chain(self, run_id: str, anchor: Anchor | None = None) -> ChainVerification:
         """Whether events, hashes, metadata and type index fit each other; what does not fit is in the result.
 
-        With an ``anchor`` taken earlier also whether nothing of what was there then has been cut or rewritten.
+        With an ``anchor`` taken earlier, also whether the events up to the anchor are still there and unchanged.
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id or anchor.
         """
         with self._snapshot(run_id) as txn:
@@ -162,7 +162,7 @@ class EventLog(Facade[EventView]):
         """``verify_chain`` for events that came from a log, without a store: all of it, or consecutive ones of it.
 
         ``prev_hash`` is the hash of the event before the first; the default is for a log from its beginning.
-        Raises ``TypeError`` or ``ValueError`` for what is no ``Event`` or no hash.
+        Raises ``TypeError`` or ``ValueError`` for a bad event or hash.
 
         >>> EventLog.verify([])
         ChainVerification(is_valid=True, length=0, first_invalid=None, error=None)

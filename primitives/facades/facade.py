@@ -1,4 +1,7 @@
-"""The base of the facades: a database and a namespace, and nothing else. Any number may exist side by side."""
+"""The base of the facades. A facade holds a database and a namespace, and caches views; it has no other state.
+
+So a program may make any number of facades, threads may share them, and a pickled facade is as good as a new one.
+"""
 
 from __future__ import annotations
 
@@ -36,7 +39,7 @@ class DatabaseLike(Protocol):
 
 
 class _Views(dict[str, RunViewT]):
-    """Views by run id, made when first asked for. A view holds a key prefix and no state: 0.4 us a call saved."""
+    """Cached views by run id; a view is made when it is first used. This saves 0.4 us a call."""
 
     def __init__(
         self, make: Callable[[Engine, Namespace, str], RunViewT], engine: Engine, namespace: Namespace
@@ -57,7 +60,7 @@ class _Views(dict[str, RunViewT]):
 class BoundFacade:
     """A database and a namespace, and transactions on them: what all facades share.
 
-    It pickles and copies as its database does. What it keeps of the engine is made again where it arrives (``_bind``).
+    It pickles and copies as its database does. Views are not pickled: the receiver makes them anew (``_bind``).
     """
 
     __slots__ = ("_db", "_views", "namespace")
@@ -80,7 +83,7 @@ class BoundFacade:
         self._bind()
 
     def _bind(self) -> None:
-        """Make ``_views``: what calls that need no transaction use."""
+        """Make ``_views``, which calls without a transaction use."""
         raise NotImplementedError
 
     def transaction(self, run_id: str) -> Transaction:
@@ -95,7 +98,7 @@ class BoundFacade:
         return self._db.snapshot(run_id, namespace=self.namespace)
 
     def _transact(self, run_id: str, call: Callable[[Transaction], T], timeout_s: float = SINGLE_CALL_TIMEOUT_S) -> T:
-        """A call that reads and then writes, in a transaction of its own, again until it does not conflict."""
+        """Run a call that reads and then writes in a transaction of its own; repeat it while it conflicts."""
 
         def attempt() -> T:
             with self.transaction(run_id) as txn:

@@ -32,7 +32,7 @@ class KVStore(Facade[KVView]):
 
     A key is a str of 1 to 1,024 bytes of UTF-8, any character. A value is None, bool, int (-2**63 to 2**64 - 1), float,
     str, bytes, list, tuple (read back as a list), dict with str keys, or a datetime with a time zone; 16 MiB at most.
-    What is refused as ``TypeError``, ``ValueError`` or ``LimitExceededError`` is refused before anything is sent.
+    ``TypeError``, ``ValueError`` and ``LimitExceededError`` are raised before anything is sent.
 
     Any call may also raise ``InvalidOperationError`` (the database is closed, or a write to one that only reads),
     ``CoordinatorLostError``, ``StoreMovedError`` and ``CorruptionError`` (a record is none); a write

@@ -142,7 +142,7 @@ class RunIndex(BoundFacade):
         return self._change(run_id, lambda runs: runs.archive_run(run_id))
 
     def add_tags(self, run_id: str, tags: Iterable[str]) -> RunMetadata:
-        """Add tags behind those the run has; one it has already stays where it is. The run's new metadata.
+        """Add tags after the present ones; a tag that the run has keeps its position. The run's new metadata.
 
         Raises ``NotFoundError`` for a run that is not registered, and ``TypeError``, ``ValueError`` or
         ``LimitExceededError`` for a bad argument, or for more tags than a run can have.
@@ -168,7 +168,7 @@ class RunIndex(BoundFacade):
         return self._change(run_id, lambda runs: runs.update_metadata(run_id, metadata))
 
     def query_runs(self, query: RunQuery = RunQuery()) -> list[RunMetadata]:  # noqa: B008 (frozen)
-        """The runs that match, by created_at, then id. Raises ``TypeError`` for what is no ``RunQuery``."""
+        """The runs that match, by created_at, then id. ``TypeError`` if ``query`` is not a ``RunQuery``."""
         with self._snapshot(_NO_RUN) as txn:
             return txn.runs.query_runs(query)
 

@@ -35,8 +35,8 @@ class StateCell(Facade[StateView]):
     ``db``: what ``shoal.open`` returns. ``namespace``: whose runs these are.
 
     The versions of a name begin with 1 and only rise, also over ``delete`` and ``init``; ``delete_run`` forgets them.
-    A name is a str of 1 to 1,024 bytes of UTF-8, any character; a value any that ``KVStore`` stores. What is refused as
-    ``TypeError``, ``ValueError`` or ``LimitExceededError`` is refused before anything is sent.
+    A name is a str of 1 to 1,024 bytes of UTF-8, any character; a value any that ``KVStore`` stores. ``TypeError``,
+    ``ValueError`` and ``LimitExceededError`` are raised before anything is sent.
 
     Any call may also raise ``InvalidOperationError`` (the database is closed, or a write to one that only reads),
     ``CoordinatorLostError``, ``StoreMovedError`` and ``CorruptionError`` (a record is none); a write

@@ -34,8 +34,8 @@ class TraceStore(Facade[TraceView]):
 
     Ids, tags and type names are str of 1 to 1,024 bytes of UTF-8, any character. What a trace says, with its metadata,
     is at most 16 MiB. Timestamps are integer ms since the epoch (UTC), of the recording process's clock. Results are
-    ordered by time, then id. What is refused as ``TypeError``, ``ValueError`` or ``LimitExceededError`` is refused
-    before anything is sent.
+    ordered by time, then id. ``TypeError``, ``ValueError`` and ``LimitExceededError`` are raised before
+    anything is sent.
 
     Any call may also raise ``InvalidOperationError`` (the database is closed, or a write to one that only reads),
     ``CoordinatorLostError``, ``StoreMovedError`` and ``CorruptionError`` (a record is none); a write
@@ -96,9 +96,10 @@ class TraceStore(Facade[TraceView]):
         return self._views[run_id].get(trace_id)
 
     def query_by_type(self, run_id: str, type: str | type[TraceType]) -> builtins.list[Trace]:  # noqa: A002
-        """The traces whose ``type_name()`` is ``type``: of a ``Custom`` that is its own ``trace_type``.
+        """The traces of a type, given as a name or as a class.
 
-        Given a class (``TraceType.Error``, ``TraceType.Custom``), the traces that are one, whatever their name.
+        A name finds the traces with that ``type_name()``; for a ``Custom`` that is its ``trace_type``. A class, as
+        ``TraceType.Error`` or ``TraceType.Custom``, finds the traces of that class.
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id or type.
         """
         with self._snapshot(run_id) as txn:
@@ -131,7 +132,7 @@ class TraceStore(Facade[TraceView]):
         parent_id: str | None = None,
         limit: int | None = None,
     ) -> builtins.list[Trace]:
-        """The traces that are all of what is given (None is anything), the first ``limit`` of them.
+        """The traces that match all given arguments (None matches any trace), the first ``limit`` of them.
 
         Looks through the children of ``parent_id``, else what has ``tag``, else what has ``type``, within the time.
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.

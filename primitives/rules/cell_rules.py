@@ -30,7 +30,7 @@ _NEVER_USED = CellRecord(0, 0, None)
 
 
 def decode_record(raw: bytes | None) -> CellRecord:
-    """The record in ``raw``; None is a name never used. Raises ``CorruptionError`` for what is no record."""
+    """The record in ``raw``; None is a name never used. ``CorruptionError`` for other bytes."""
     if raw is None:
         return _NEVER_USED
     try:

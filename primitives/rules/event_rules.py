@@ -97,7 +97,7 @@ def type_key(prefix: bytes, event_type: bytes) -> bytes:
 
 
 def decode_metadata(raw: bytes | None) -> Metadata:
-    """A log's metadata; None is an empty log. Raises ``CorruptionError`` for what is no metadata."""
+    """A log's metadata; None is an empty log. ``CorruptionError`` for other bytes."""
     if raw is None:
         return Metadata()
     metadata = _fields(Metadata, raw)
@@ -125,7 +125,7 @@ def decode_events(last: int, raw: bytes) -> dict[int, EventRecord]:
 
 
 def decode_head(raw: bytes | None) -> TypeHead:
-    """The head of a type; None is a type without events. Raises ``CorruptionError`` for what is no head."""
+    """The head of a type; None is a type without events. ``CorruptionError`` for other bytes."""
     if raw is None:
         return TypeHead()
     head = _fields(TypeHead, raw)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shoal.primitives.rules import cell_rules as cell_operations
-from shoal.primitives.rules import event_rules as event_operations
-from shoal.primitives.rules import key_rules as key_operations
+from shoal.primitives.rules import cell_rules, event_rules, key_rules
 from shoal.shm.operation import BatchedOperation, Decision, OperationTable, Read
 
 CELL_CAS = "cell_cas"
@@ -20,17 +18,17 @@ INCREMENT = "increment"
 INSERT = "insert"
 
 OPERATIONS: dict[str, Callable[..., Decision]] = {
-    CELL_CAS: cell_operations.cas,
-    CELL_DELETE: cell_operations.delete,
-    CELL_INIT: cell_operations.init,
-    CELL_SET: cell_operations.put,
-    DELETE: key_operations.delete,
-    EVENT_APPEND: event_operations.append,
-    EVENT_RESTORE: event_operations.restore,
-    INCREMENT: key_operations.increment,
-    INSERT: key_operations.insert,
+    CELL_CAS: cell_rules.cas,
+    CELL_DELETE: cell_rules.delete,
+    CELL_INIT: cell_rules.init,
+    CELL_SET: cell_rules.put,
+    DELETE: key_rules.delete,
+    EVENT_APPEND: event_rules.append,
+    EVENT_RESTORE: event_rules.restore,
+    INCREMENT: key_rules.increment,
+    INSERT: key_rules.insert,
 }
 
-BATCHED: dict[str, Callable[[Read, bytes], BatchedOperation]] = {EVENT_APPEND: event_operations.Appending}
+BATCHED: dict[str, Callable[[Read, bytes], BatchedOperation]] = {EVENT_APPEND: event_rules.Appending}
 
 TABLE = OperationTable(OPERATIONS, BATCHED)

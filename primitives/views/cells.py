@@ -230,6 +230,6 @@ def _check_pair(returned: object) -> None:
 
 
 def check_version(what: str, version: int) -> None:
-    """Raise ``TypeError`` or ``ValueError`` for what no cell's version can be. 0 is before every version."""
+    """Raise ``TypeError`` or ``ValueError`` unless a cell can have this version. 0 is before every version."""
     if not 0 <= check_int(what, version) <= MAX_INTEGER:
         raise ValueError(f"{what} is {shown(version)}; give a version that read has shown, which are from 1 on")

@@ -92,11 +92,11 @@ class EventView(View):
         return [Appended(sequence, event_hash) for sequence, event_hash in results]
 
     def read(self, sequence: int) -> Event | None:
-        """The event ``sequence``, or None if there is none. Raises ``TypeError`` for what is no int."""
+        """The event ``sequence``, or None if there is none. ``TypeError`` for anything but an int."""
         return self._event(sequence) if 0 <= check_int("sequence", sequence) <= LARGEST_SEQUENCE else None
 
     def read_range(self, start: int, end: int) -> list[Event]:
-        """The events of ``[start, end)`` that are there, in order. Raises ``TypeError`` for what is no int."""
+        """The events of ``[start, end)`` that are there, in order. ``TypeError`` for anything but an int."""
         return [event_of(*stored) for stored in self._stored(check_int("start", start), check_int("end", end))]
 
     def head(self) -> Event | None:
@@ -113,7 +113,7 @@ class EventView(View):
         return self.len() == 0
 
     def iter(self, start: int = 0) -> Iterator[Event]:
-        """The events from ``start`` on, each read when it is asked for. Raises ``TypeError`` for what is no int."""
+        """The events from ``start`` on, each read when it is asked for. ``TypeError`` for anything but an int."""
         return (event_of(*stored) for stored in self._stored(check_int("start", start), LARGEST_SEQUENCE))
 
     def read_by_type(self, event_type: str) -> list[Event]:
@@ -142,7 +142,7 @@ class EventView(View):
     def verify_chain(self, anchor: Anchor | None = None) -> ChainVerification:
         """Whether events, hashes, metadata and type index fit each other, and the log goes on from ``anchor``.
 
-        What does not fit is in the result. Raises ``TypeError`` or ``ValueError`` for what is no anchor.
+        What does not fit is in the result. Raises ``TypeError`` or ``ValueError`` for a bad anchor.
         """
         return verify_log(self._engine, self._prefix, anchor)
 

@@ -1,4 +1,9 @@
-"""The runs of a namespace over one engine: their lifecycle, tags, descent, deletion and forks."""
+"""The runs of a namespace over one engine: their lifecycle, tags, descent, deletion and forks.
+
+``run_records`` owns the stored records and indexes of runs, and ``run_contents`` the keys inside a run. Each method
+reads and writes in one transaction. Two functions have callers of their own: ``fork`` (``RunIndex.fork_run``, which
+reads the run at a snapshot) and ``restore`` (``shoal import``).
+"""
 
 from __future__ import annotations
 
@@ -40,8 +45,8 @@ class RunsView(View):
     ('Paused', ['run-1'])
 
     What a method reads is validated at commit. Any call may also raise ``InvalidOperationError`` (the transaction has
-    ended, or only reads), ``SnapshotExpiredError`` (its snapshot was revoked) and ``CorruptionError`` (a record is
-    none). ``Transaction`` says what the commit may raise.
+    ended, or only reads), ``SnapshotExpiredError`` (its snapshot was revoked) and ``CorruptionError`` (a stored
+    record is damaged). ``Transaction`` says what the commit may raise.
     """
 
     __slots__ = ("_namespace", "_records")
@@ -145,7 +150,7 @@ class RunsView(View):
         return self._change_status(run_id, RunStatus.Archived, None)
 
     def add_tags(self, run_id: str, tags: Iterable[str]) -> RunMetadata:
-        """Add tags behind those the run has; one it has already stays where it is. The run's new metadata.
+        """Add tags after the present ones; a tag that the run has keeps its position. The run's new metadata.
 
         Raises ``NotFoundError`` for a run that is not registered, and ``TypeError``, ``ValueError`` or
         ``LimitExceededError`` for a bad argument, or for more tags than a run can have.
@@ -173,7 +178,7 @@ class RunsView(View):
         return self._records.update(self._records.registered(run_id), metadata=metadata)
 
     def query_runs(self, query: RunQuery = RunQuery()) -> list[RunMetadata]:  # noqa: B008 (frozen)
-        """The runs that match, by created_at, then id. Raises ``TypeError`` for what is no ``RunQuery``."""
+        """The runs that match, by created_at, then id. ``TypeError`` if ``query`` is not a ``RunQuery``."""
         check_type("query", query, RunQuery, "a shoal.RunQuery")
         runs: list[RunMetadata] = []
         if query.limit == 0:
@@ -248,7 +253,7 @@ class RunsView(View):
         return self._records.update(run, **changed)
 
     def _descendants(self, run_id: str) -> list[RunMetadata]:
-        """All below a run, each once: after a delete and a create under the same id, descent may run in a circle."""
+        """All descendants of a run, each once. An id that was created again may make descent a circle."""
         found: dict[str, RunMetadata] = {}
         waiting = [run_id]
         while waiting:
@@ -306,7 +311,7 @@ def _new_run(run_id: str | None, parent_run: str | None, tags: list[str], metada
 
 
 def _best_index(query: RunQuery) -> bytes:
-    """The index that likely has the fewest runs beside those asked for; each has the bounds in time."""
+    """The index that probably lists the fewest runs that do not match. Every index is ordered by time."""
     if query.parent_run is not None:
         return by_parent(query.parent_run)
     for tag in query.tags or ():

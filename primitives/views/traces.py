@@ -1,6 +1,6 @@
 """The traces of one run over one engine; ``trace_index`` has their keys and records.
 
-A trace is recorded by one deferred operation, which checks that its id is new and its parent there. A call that reads
+A trace is recorded by one operation, which checks that its id is new and its parent there. A call that reads
 an index and then the records it names does so at one snapshot.
 """
 
@@ -104,7 +104,7 @@ class TraceView(View):
         return None if found is None else decode_trace(trace_id, found.value)
 
     def query_by_type(self, type: str | type[TraceType]) -> builtins.list[Trace]:  # noqa: A002
-        """The traces whose ``type_name()`` is ``type``; of a class (``TraceType.Error``) the traces that are one.
+        """The traces with this ``type_name()``, or of this class (``TraceType.Error``).
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad type.
         """
@@ -131,7 +131,7 @@ class TraceView(View):
         parent_id: str | None = None,
         limit: int | None = None,
     ) -> builtins.list[Trace]:
-        """The traces that are all of what is given, the first ``limit`` of them; None is anything.
+        """The traces that match all given arguments, the first ``limit`` of them; None matches any trace.
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
         """

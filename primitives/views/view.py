@@ -1,4 +1,9 @@
-"""The base of the views: a view belongs to the transaction it came from, and cannot be copied or pickled."""
+"""The base of the views: the methods of one primitive for one run, over an engine.
+
+A view keeps an engine and a key prefix, and no data. Over a transaction's engine it belongs to that transaction and its
+thread. Over an ``AutoCommit`` it commits every call, and threads share it; the facades keep such views. No view can be
+pickled, because an engine belongs to its process.
+"""
 
 from __future__ import annotations
 
@@ -13,14 +18,14 @@ NOT_MOVABLE = (
 
 
 class View:
-    """The methods of one primitive over an engine: of a transaction, or one that commits every call."""
+    """Base class of the views."""
 
     __slots__ = ("_engine",)
 
     _engine: Engine
 
     def __copy__(self) -> View:
-        return self  # a second name for the same thing is harmless
+        return self  # a view has no state to copy
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(NOT_MOVABLE)

@@ -1,7 +1,13 @@
-"""Files as the store needs them: the port to the disk, behind which the tests put a simulated one.
+"""The port to the disk: a store's directory (``Storage``) and a log file in it (``LogFile``). Tests simulate both.
 
-``store_files`` names the files of a store. Every file has mode 0600 and the directory 0700, whatever the umask.
-``read`` is for small files; what may be large is read in pieces (``read_at``).
+- The coordinator writes the log and ``store.json`` through it. Recovery, checks and repair read files through it;
+  recovery also cuts and removes them. ``store_files`` names the files.
+- What survives: ``LogFile.write`` survives SIGKILL at once, and a power cut after ``sync``. ``create_log_file``,
+  ``replace``, ``truncate`` and ``write_again`` are durable when they return. ``rename`` and ``remove`` are durable
+  after ``sync_directory``. After SIGKILL in ``replace`` or ``write_again`` the file is the old one or the new one, and
+  a file NAME.new may be left.
+- Every file has mode 0600, whatever the umask.
+- ``read`` is for small files; a file that may be large is read in pieces (``read_at``).
 """
 
 from __future__ import annotations
@@ -219,7 +225,7 @@ class DiskStorage:
             try:
                 self._copy(fd, name)
             except StoreFullError:
-                # A full disk must not keep a store from being opened: what no failed sync has touched is durable so.
+                # A store must open on a full disk. Unless a sync has failed before, this makes the file durable, too.
                 _rewrite(fd, fd, from_byte - from_byte % _PAGE_BYTES)
         finally:
             os.close(fd)

@@ -70,7 +70,7 @@ def raise_if_read_only(directory: Path, error: OSError) -> None:
         ) from error
     if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
         what = "lies on a read-only file system" if error.errno == errno.EROFS else "may not be written by this user"
-        raise ConfigurationError(
-            f"{directory} {what} ({error.strerror}: {error.filename}); "
-            "to read a store there, open it with read_only=True"
-        ) from error
+        remedy = (
+            "to read a store there, open it with read_only=True" if os.path.exists(directory) else "give another path"
+        )
+        raise ConfigurationError(f"{directory} {what} ({error.strerror}: {error.filename}); {remedy}") from error

@@ -28,6 +28,7 @@ import secrets
 from pathlib import Path
 from typing import NamedTuple
 
+from shoal.shm.arguments import check_int
 from shoal.shm.errors import ConfigurationError, CorruptionError, shown
 from shoal.shm.files.storage import DiskStorage, Storage
 from shoal.shm.host.machine_memory import default_store_bytes
@@ -137,7 +138,7 @@ def state_log(storage: Storage, number: int) -> None:
 
 
 def check_durability(durability: object) -> None:
-    """Raise for anything but one of the three, or None."""
+    """ConfigurationError unless it is one of the three, or None."""
     if durability is not None and durability not in DURABILITIES:
         raise ConfigurationError(f"durability is {durability!r}; choose one of {', '.join(DURABILITIES)}")
 
@@ -146,8 +147,7 @@ def check_max_bytes(max_bytes: object) -> None:
     """Raise for a size no store can have."""
     if max_bytes is None:
         return
-    if type(max_bytes) is not int:
-        raise TypeError(f"max_bytes has type {type(max_bytes).__name__}; give a number of bytes as int")
+    max_bytes = check_int("max_bytes", max_bytes, "a number of bytes as int")
     if not MIN_STORE_BYTES <= max_bytes <= MAX_STORE_BYTES:
         raise ConfigurationError(
             f"max_bytes is {shown(max_bytes, ',')}; a store takes {MIN_STORE_BYTES:,} to {MAX_STORE_BYTES:,} bytes"

@@ -93,7 +93,7 @@ class SegmentCheck:
         for (part,) in self._slices(check_parts.ALLOCATED):
             fresh.update(array("Q", part))
         self._compare(waiting, waiting_before, fresh, used_words)
-        # Keys of a cleared range are counted until they are swept, expired ones until they are deleted.
+        # Keys under a range tombstone are counted until they are swept, expired keys until they are deleted.
         if self._live != keys:
             self._say(f"the header counts {keys} live keys, the walk found {self._live}")
         (newest,) = self._asked(check_parts.END, 0)  # an answer says that the check was not given up until now

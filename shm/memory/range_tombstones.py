@@ -128,7 +128,7 @@ class RangeTombstones:
         self._replace(first, end, bounds, versions)
 
     def _take_out(self, lower: bytes, upper: bytes, version: int) -> None:
-        """Where nothing newer covers a range that was added at ``version``, it still has bounds of its own."""
+        """Remove the parts of the range added at ``version`` that no newer range covers; their bounds are present."""
         first, end, bounds, versions = self._part(lower, upper)
         low, high = bisect_left(bounds, lower), bisect_left(bounds, upper)
         kept_bounds, kept_versions = bounds[:low], versions[:low]

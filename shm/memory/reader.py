@@ -8,7 +8,7 @@ What a reader may assume, and why it is enough:
 - It trusts no length or reference that is not verified in this way yet: a copy is bounded, a walk looks at the horizon.
 - ``get_named`` and ``find_latest`` pin nothing. They read at the published version, and read again if the horizon
   passes it meanwhile.
-- The coordinator may be killed at any moment: whatever it has published stays whole and readable.
+- The coordinator may be killed at any time: everything that it has published stays whole and readable.
 
 Which record of a key is visible is the rule of ``record``.
 """

@@ -68,7 +68,7 @@ class SnapshotSlots:
     """The worker's side: pin and unpin. Safe from several threads, and in a signal handler or finaliser.
 
     A signal handler may raise an exception between any two steps, so that a slot is lost on its way to a transaction
-    or back. Therefore a slot is an object. When it is lost, its life ends; its weak reference then appends itself to
+    or back. Therefore a slot is an object. A lost slot is collected; its weak reference then appends itself to
     ``_lost``, in C, and the next ``pin`` frees the slots it finds there.
     """
 

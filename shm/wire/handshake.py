@@ -129,7 +129,7 @@ def receive_welcome(connection: _socket.socket) -> Welcome:
 def _receive(connection: _socket.socket) -> tuple[bytes, list[int]]:
     """Bytes from the socket and the descriptors that came with them, close-on-exec.
 
-    ``socket.recv_fds`` does not do: it ignores its ``flags``.
+    ``socket.recv_fds`` cannot be used: it ignores its ``flags``.
     """
     room = socket.CMSG_SPACE(_DESCRIPTORS * _FD.size)
     data, ancillary, _, _ = connection.recvmsg(MAX_HELLO_BYTES, room, getattr(socket, "MSG_CMSG_CLOEXEC", 0))

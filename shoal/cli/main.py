@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
-import json
 import os
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -14,6 +13,7 @@ from typing import BinaryIO, TextIO
 
 from tqdm import tqdm
 
+from shoal import __version__
 from shoal.cli.show import event_lines, run_lines, trace_lines
 from shoal.cli.store_commands import FAILED, GOOD, add_store_commands, existing, positive, store_path
 from shoal.command_line import BAD_USAGE, OneLineParser
@@ -22,12 +22,19 @@ from shoal.database import open as open_database
 from shoal.fleet import DONE, Fleet, InputOutcome, load_function
 from shoal.primitives.keys import Namespace, encode_text
 from shoal.shm.errors import ConfigurationError, LimitExceededError, ShoalError
+from shoal.transfer import json_lines
 from shoal.transfer.export_file import export_store, whole_file
 from shoal.transfer.import_check import ExportFormatError
 from shoal.transfer.import_file import import_store, source
 from shoal.worker_pool import WorkerPool
 
 INTERRUPTED = 130
+
+_RUN = """\
+Call a function with each input in worker processes. Each result or error is stored the moment it is known, so the same
+command run again does only what is not done: new inputs, and those that failed or were cut short. Exit status: 0 all
+inputs are done, 1 an input failed, 2 bad usage.
+"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -113,22 +120,42 @@ def _discard_stdout() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = OneLineParser(
-        prog="shoal", description="A shared-memory store for fleets of agent processes."
+        prog="shoal",
+        description="A shared-memory store for fleets of agent processes.",
+        epilog="shoal COMMAND --help says more about a command.",
     )
+    parser.add_argument("--version", action="version", version=f"shoal {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser("run", help="durable parallel map: run a function over inputs, each once")
-    run.add_argument("function", metavar="MODULE:FUNCTION")
-    run.add_argument("inputs", nargs="+", metavar="INPUT")
-    run.add_argument("--store", required=True, type=store_path, metavar="PATH")
-    run.add_argument("--workers", type=positive, default=os.cpu_count() or 1, metavar="N")
-    run.add_argument("--retries", type=_natural, default=1, metavar="N", help="runs again after a worker died (1)")
-    run.add_argument("--results", action="store_true", help="print every input's outcome as a line of JSON")
+    run = commands.add_parser(
+        "run", help="durable parallel map: run a function over inputs, each once", description=_RUN
+    )
+    run.add_argument("function", metavar="MODULE:FUNCTION", help="it is called with each input, a str")
+    run.add_argument("inputs", nargs="+", metavar="INPUT", help="any text")
+    run.add_argument(
+        "--store", required=True, type=store_path, metavar="PATH", help="directory of the store; made if it is missing"
+    )
+    processors = os.cpu_count() or 1
+    run.add_argument(
+        "--workers", type=positive, default=processors, metavar="N", help=f"worker processes (default: {processors})"
+    )
+    run.add_argument(
+        "--retries",
+        type=_natural,
+        default=1,
+        metavar="N",
+        help="how often an input is run again after its worker died (default: 1)",
+    )
+    run.add_argument(
+        "--results",
+        action="store_true",
+        help="print the outcome of every input as a line of JSON, values as in an export",
+    )
     run.set_defaults(command=_run)
 
     add_store_commands(commands)
     _add_contents(commands)
-    commands.add_parser("bench", help="measure against LMDB, SQLite and a Manager", add_help=False)
+    commands.add_parser("bench", help="measure against LMDB, SQLite, Redis and a Manager", add_help=False)
     return parser
 
 
@@ -149,21 +176,28 @@ def _add_contents(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     trace.add_argument("root_id", nargs="?", type=_name, metavar="ROOT")
     trace.set_defaults(command=_trace)
 
-    for listing in (runs, events, trace):
+    default = "without it, default/default/default"
+    for listing, otherwise in ((runs, "without it, all of them"), (events, default), (trace, default)):
         listing.add_argument(
-            "--namespace", type=_namespace, metavar="TENANT/APP/AGENT", help="instead of the default one (runs: of all)"
+            "--namespace", type=_namespace, metavar="TENANT/APP/AGENT", help=f"show this namespace; {otherwise}"
         )
-        listing.add_argument("--json", action="store_true", help="whole, as lines of an export")
+        listing.add_argument(
+            "--json", action="store_true", help="print all fields, each item as a line of JSON, as in an export"
+        )
 
     export = commands.add_parser("export", help="write all there is in a store as lines of JSON")
     export.add_argument("path", type=store_path, metavar="PATH")
-    export.add_argument("file", nargs="?", type=Path, metavar="FILE", help="replaced as a whole; stdout if not given")
+    export.add_argument("file", nargs="?", type=Path, metavar="FILE", help="replaced as a whole; without it, stdout")
     export.set_defaults(command=_export)
 
-    import_ = commands.add_parser("import", help="check an export and write it into a store, which is made if need be")
+    import_ = commands.add_parser("import", help="check an export, then write it into a store")
     import_.add_argument("path", type=store_path, metavar="PATH")
-    import_.add_argument("file", nargs="?", type=Path, metavar="FILE", help="stdin if not given")
-    import_.add_argument("--give-up", action="store_true", help="leave an import that was cut short as it is")
+    import_.add_argument("file", nargs="?", type=Path, metavar="FILE", help="without it, stdin")
+    import_.add_argument(
+        "--give-up",
+        action="store_true",
+        help="leave what an earlier, unfinished import wrote as it is, and begin this one",
+    )
     import_.set_defaults(command=_import)
 
 
@@ -184,20 +218,31 @@ def _run_with(options: argparse.Namespace, results: TextIO) -> int:
         to_do = fleet.to_do(inputs)
         failures: dict[str, InputOutcome] = {}
         with tqdm(total=len(to_do), unit="input", desc=options.function, disable=None) as bar:
-            for outcome in fleet.run(pool, to_do):
+
+            def tell_waiting(inputs: dict[str, int | None]) -> None:
+                bar.write(f"shoal: {_waiting(inputs)}", file=sys.stderr)
+
+            for outcome in fleet.run(pool, to_do, tell_waiting):
                 bar.update()
                 if outcome.status != DONE:
                     failures[outcome.input] = outcome
                     bar.write(f"shoal: {' '.join(f'{outcome.input}: {outcome.error}'.split())}", file=sys.stderr)
         if options.results:
             for text in inputs:
-                print(json.dumps(vars(failures.get(text) or fleet.outcome(text)), default=str), file=results)
+                print(json_lines.dump_text(vars(failures.get(text) or fleet.outcome(text))), file=results)
     done = len(to_do) - len(failures)
     print(
         f"{len(inputs)} inputs: {len(inputs) - len(to_do)} done before, {done} done now, {len(failures)} failed",
         file=sys.stderr if options.results else results,
     )
     return FAILED if failures else GOOD
+
+
+def _waiting(inputs: dict[str, int | None]) -> str:
+    """What ``shoal run`` waits for when only inputs are left that other processes work on."""
+    workers = sorted({pid for pid in inputs.values() if pid is not None})
+    where = f", in process {', '.join(map(str, workers))}" if workers else ""
+    return f"waiting for inputs that another shoal run works on, {len(inputs)} in all{where}; end it if it hangs"
 
 
 def _runs(options: argparse.Namespace) -> int:
@@ -284,7 +329,12 @@ def _checked(check: Callable[[], object], text: str) -> str:
 
 
 def _complain(error: BaseException) -> None:
-    print(f"shoal: {' '.join(str(error).split())}", file=sys.stderr)
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = (
+            f"{error.filename}: {error.strerror}; see that it is there and this user may use it, or give another path"
+        )
+    print(f"shoal: {' '.join(text.split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,7 @@ from shoal.database import Database
 from shoal.database import open as open_database
 from shoal.primitives.rules.registry import TABLE
 from shoal.shm.errors import NotFoundError
-from shoal.shm.files.store_files import DURABILITIES, META_FILE
+from shoal.shm.files.store_files import DURABILITIES
 from shoal.shm.limits import MIN_STORE_BYTES
 from shoal.transfer.repair import REPORT_FILE, Repair, summary
 
@@ -152,8 +152,9 @@ def _repair(options: argparse.Namespace) -> int:
 
 def existing(path: Path) -> Database:
     """Open an existing store to read it: commands that only read start no process and make no file."""
-    if not (path / META_FILE).exists():
-        raise NotFoundError(_NO_STORE.format(path))
+    with contextlib.suppress(PermissionError):  # opening says what may not be read
+        if not is_store(path):
+            raise NotFoundError(_NO_STORE.format(path))
     return open_database(path, read_only=True)
 
 

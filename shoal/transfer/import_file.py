@@ -69,7 +69,7 @@ def import_store(open_db: Callable[[], Database], file: BinaryIO, name: str, giv
 
     ``name`` stands for the file in messages. ``give_up``: forget an import of another file that was cut short.
 
-    Raises ``ExportFormatError`` for what is no whole export, ``AlreadyExistsError`` if the store holds anything of a
+    Raises ``ExportFormatError`` if it is not a whole export, ``AlreadyExistsError`` if the store holds anything of a
     run in it, and ``InvalidOperationError`` if another import has not ended; then nothing was written.
     ``StoreFullError`` may come in the middle; importing the same file again goes on from there.
     """

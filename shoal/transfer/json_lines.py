@@ -65,7 +65,7 @@ def readable(value: Value) -> str:
 
 
 def load(line: bytes) -> Value:
-    """The value of a line. ``ValueError`` for what is no JSON, or JSON that ``dump`` never writes."""
+    """The value of a line. ``ValueError`` for anything that ``dump`` never writes."""
     if len(line) > LONGEST_LINE_BYTES:
         raise ValueError(f"it is longer than the {LONGEST_LINE_BYTES:,} bytes of the longest possible")
     if len(line) > _MOST_COMMAS and line.count(b",") > _MOST_COMMAS:
@@ -160,10 +160,10 @@ def _decode_text(text: str) -> str:
 
 
 def _decode_datetime(text: str) -> datetime.datetime:
-    moment = datetime.datetime.fromisoformat(text)
-    if moment.utcoffset() is None:
+    value = datetime.datetime.fromisoformat(text)
+    if value.utcoffset() is None:
         raise ValueError(f"the datetime {text!r:.100} has no offset")
-    return moment
+    return value
 
 
 def _decode_float(text: str) -> float:

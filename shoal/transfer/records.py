@@ -96,7 +96,7 @@ def to_fields(record: ExportRecord) -> Fields:
 
 
 def from_fields(fields: Any) -> ExportRecord:
-    """The record of a JSON object; ``TypeError``, ``ValueError`` or ``ShoalError`` for what is no record."""
+    """The record of a JSON object; ``TypeError``, ``ValueError`` or ``ShoalError`` if it is not a record."""
     if not isinstance(fields, dict):
         raise TypeError(f"it is a {type(fields).__name__}, not an object")
     rest = dict(fields)

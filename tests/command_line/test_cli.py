@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 import shoal
+from tests.support.at_rest import ended
 from tests.support.repository import ROOT
 
 AGENT = "tests.support.fleet_functions:agent"
@@ -48,7 +49,7 @@ def test_run_survives_an_input_that_kills_and_one_that_cannot_be_stored(tmp_path
     assert run.returncode == 1
     assert run.stdout == "4 inputs: 0 done before, 1 done now, 3 failed\n"
     assert all(line.startswith("shoal: ") for line in run.stderr.splitlines())
-    assert "shoal: deadly: WorkerLostError" in run.stderr
+    assert f"shoal: deadly: WorkerLostError: the worker running {AGENT} died with exit code -9 (SIGKILL)" in run.stderr
     assert "shoal: odd: TypeError: value at $.result has type object" in run.stderr
     with shoal.open(tmp_path / "store", linger=0.2) as db:
         assert shoal.KVStore(db).get("ran", "deadly") == 2
@@ -118,6 +119,58 @@ def test_reading_commands_create_nothing(tmp_path: Path, command: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_store_whose_store_json_was_removed_is_read(tmp_path: Path) -> None:
+    """The commands that read find it by its other files, at rest and while it is served, and do not deny it."""
+    store = tmp_path / "store"
+    with shoal.open(store, linger=0) as db:
+        shoal.KVStore(db).put("run", "key", 1)
+        pid = db.info().coordinator_pid
+        (store / "store.json").unlink()
+        served = run_shoal("info", store)
+        assert (served.returncode, served.stderr) == (0, "")
+        assert "no store at" not in run_shoal("check", store).stderr
+    ended(pid)
+    (store / "store.json").unlink(missing_ok=True)
+    info = run_shoal("info", store)
+    assert (info.returncode, info.stderr) == (0, "")
+    assert dict(line.split(maxsplit=1) for line in info.stdout.splitlines())["keys"] == "1"
+    assert run_shoal("check", store).stdout.startswith("store.json at byte 0: ")
+
+
+def test_results_are_strict_json(tmp_path: Path) -> None:
+    """Values that JSON does not have are written as in an export: NaN, bytes, large integers."""
+    (tmp_path / "odd.py").write_text("def f(text): return [float(text), text.encode(), 2**63]")
+    run = run_shoal("run", "odd:f", "nan", "inf", "--store", "s", "--workers", 1, "--results", cwd=tmp_path)
+    assert run.returncode == 0
+
+    def refuse(constant: str) -> None:
+        pytest.fail(f"{constant} is no JSON")
+
+    first, second = (json.loads(line, parse_constant=refuse)["result"] for line in run.stdout.splitlines())
+    assert first == [{"$float": "nan"}, {"$bytes": "bmFu"}, {"$int": str(2**63)}]
+    assert second[0] == {"$float": "inf"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "path"),
+    [
+        (["import", "s", "none.jsonl"], "none.jsonl"),
+        (["import", "s", "."], "."),
+        (["backup", "s", "/proc/b"], "/proc/b"),
+    ],
+)
+def test_errors_of_the_system_name_path_reason_and_remedy(tmp_path: Path, arguments: list[str], path: str) -> None:
+    """Exit 1 and one line that a person can act on, not the number of an error."""
+    with shoal.open(tmp_path / "s", linger=0.2):
+        run = run_shoal(*arguments, cwd=tmp_path)
+    assert run.returncode == 1
+    assert run.stderr.startswith("shoal: ")
+    assert run.stderr.count("\n") == 1
+    assert path in run.stderr
+    assert "[Errno" not in run.stderr
+    assert "give another path" in run.stderr
+
+
 def test_info_check_and_backup(tmp_path: Path) -> None:
     """info prints the fields of StoreInfo, check says sound, and a backup holds the same keys."""
     with shoal.open(tmp_path / "store", linger=0.2) as db:
@@ -151,7 +204,7 @@ def test_serve_until_a_signal(tmp_path: Path) -> None:
             assert db.info().durability == "strict"
             second = run_shoal("serve", tmp_path / "store")
             assert second.returncode == 1
-            assert "served by another coordinator" in second.stderr
+            assert "served by another coordinator; shoal info shows its process" in second.stderr
         serve.send_signal(number)
         assert serve.wait(timeout=20) == 0
         serve.stdout.close()

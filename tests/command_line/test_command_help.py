@@ -46,11 +46,31 @@ def test_help(command: Any, without_extra: Any) -> None:
     assert ended.stdout.startswith(f"usage: shoal{f' {command}' if command else ''} ")
 
 
+def test_version() -> None:
+    """``shoal --version`` prints it."""
+    ended = shoal_command("--version")
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"shoal {shoal.__version__}\n", "")
+
+
+def test_help_says_what_each_argument_of_run_is() -> None:
+    """No argument of the command that most begin with stands there by its name alone."""
+    text = " ".join(shoal_command("run", "--help").stdout.split())
+    for said in (
+        "MODULE:FUNCTION it is called with each input",
+        "INPUT any text",
+        "--store PATH directory of the store",
+        "--workers N worker processes (default: ",
+        "--retries N how often an input is run again",
+        "--results print the outcome",
+    ):
+        assert said in text
+
+
 def test_bench_without_its_extra() -> None:
     """It names what is missing and how to install it: exit 2, one line."""
     ended = shoal_command("bench", "--quick", without_extra=True)
     assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr == "shoal bench: needs lmdb and redis and tabulate; pip install 'shoal[bench]'\n"
+    assert ended.stderr == "shoal bench: needs lmdb and redis and tabulate; pip install '.[bench]' in a clone\n"
 
 
 @pytest.mark.parametrize(

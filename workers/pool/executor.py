@@ -14,7 +14,7 @@ from concurrent.futures import Executor, Future
 from types import TracebackType
 from typing import Any
 
-from shoal.shm.arguments import check_plain_function, name_of
+from shoal.shm.arguments import check_count, check_plain_function, name_of
 from shoal.shm.errors import InvalidOperationError
 from shoal.workers.pool import helper_processes
 from shoal.workers.pool.outcome import pickled
@@ -72,10 +72,9 @@ class ProcessPool(Executor):
         many calls make one task. ``buffersize``: how many tasks are submitted before their results are asked for; None
         submits all at once.
         """
-        if type(chunksize) is not int or chunksize < 1:
-            raise ValueError(f"chunksize is {chunksize!r}; give a whole number from 1")
-        if buffersize is not None and (type(buffersize) is not int or buffersize < 1):
-            raise ValueError(f"buffersize is {buffersize!r}; give a whole number from 1, or None")
+        check_count("chunksize", chunksize, 1)
+        if buffersize is not None:
+            check_count("buffersize", buffersize, 1, ", or None")
         self._check_usable()
         check_plain_function("fn", fn)
         until = None if timeout is None else time.monotonic() + timeout
@@ -145,7 +144,10 @@ class ProcessPool(Executor):
             raise
 
     def kill(self) -> None:
-        """End the workers now, whatever they are doing; tasks not done are cancelled or lost."""
+        """End the workers now, whatever they are doing; tasks not done are cancelled or lost.
+
+        A worker that is suspended, by SIGSTOP or a debugger, is not waited for: it is dead within a second.
+        """
         if self._is_elsewhere():
             return
         try:
@@ -297,7 +299,7 @@ def _join_killed(states: list[PoolState]) -> None:
         return
     begin = time.monotonic()
     for supervisor in supervisors:
-        while supervisor.thread.is_alive():
+        while supervisor.thread.is_alive() and not supervisor.is_suspended:
             is_held_up = supervisor.is_starting or supervisor.is_in_callback
             if time.monotonic() - begin > (_HELD_UP_S if is_held_up else _AFTER_KILL_S):
                 break

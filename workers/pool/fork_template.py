@@ -1,7 +1,7 @@
 """The process that forks the workers of a pool with the start method ``fork``.
 
-A fork copies one thread, and every lock in its present state. So a process with threads is copied only at a moment that
-the user has chosen: the first ``submit`` forks the template, which has one thread and changes nothing. All workers and
+A fork copies one thread, and every lock in its present state. So a process with threads is copied only when the
+user asks for it: the first ``submit`` forks the template, which has one thread and changes nothing. All workers and
 their replacements are forked from the template. So all of them start from the same state of the program.
 
     request   1 byte: W with 2 descriptors (the worker's end of its channel, a pipe for reports), or E for the end

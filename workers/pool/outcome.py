@@ -52,21 +52,22 @@ def pack_exception(error: BaseException, kind: bytes = RAISED) -> tuple[bytes, A
     return kind, pickle.dumps((raw, type(error).__name__, _text_of(error), _traceback_of(error), notes))
 
 
-def unpack_result(body: bytearray) -> Any:
-    """The result. ``WorkerTaskError`` if it cannot be unpickled here."""
+def unpack(kind: bytes, body: bytearray) -> tuple[object, BaseException | None]:
+    """The result of a task, or the error in its place; ``WorkerTaskError`` for what cannot be unpickled here."""
+    if kind == RAISED:
+        return None, unpack_exception(body)
+    if kind == UNSENDABLE:
+        text, where = pickle.loads(body)
+        unsendable = UnsendableResultError(text)
+        unsendable.__cause__ = RemoteTraceback(where)
+        return None, unsendable
     try:
-        return pickle.loads(body)
+        return pickle.loads(body), None
     except BaseException as error:
         text = f"the task's result cannot be unpickled: {_text_of(error)}"
-        raise WorkerTaskError(type(error).__name__, text, _traceback_of(error)) from error
-
-
-def unpack_unsendable(body: bytearray) -> BaseException:
-    """The exception that explains why there is no result."""
-    text, where = pickle.loads(body)
-    error = UnsendableResultError(text)
-    error.__cause__ = RemoteTraceback(where)
-    return error
+        told = WorkerTaskError(type(error).__name__, text, _traceback_of(error))
+        told.__cause__ = error.with_traceback(None)  # which would refer to this frame, and so to itself
+        return None, told
 
 
 def unpack_exception(body: bytearray) -> BaseException:

@@ -62,6 +62,11 @@ class SupervisorPort(Protocol):
         ...
 
     @property
+    def is_suspended(self) -> bool:
+        """Whether its worker is suspended, and will be dead a moment after the pool was killed."""
+        ...
+
+    @property
     def is_in_callback(self) -> bool:
         """Whether its thread runs a callback of a future."""
         ...
@@ -201,7 +206,8 @@ class PoolState:
             count = self._failed_starts
         if count >= _MOST_FAILED_STARTS:
             self.break_with(
-                f"{count} workers in a row died before they were ready, the last {why}; see what they printed"
+                f"{count} workers in a row died before they were ready, the last {why}; "
+                "see what they printed, and make a new pool"
             )
 
     def break_with(self, text: str, remote: str | None = None) -> None:

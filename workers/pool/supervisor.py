@@ -29,6 +29,7 @@ from shoal.workers.pool.worker_process import StarterDiedError, WorkerDiedError,
 
 _FIRST_PAUSE_S = 0.02
 _LONGEST_PAUSE_S = 1.0
+_SUSPENDED_S = 0.5
 
 
 class Supervisor:
@@ -42,6 +43,7 @@ class Supervisor:
         self._avoids_fork_server = False
         self.is_starting = False  # in the start of a worker, which nobody can hurry
         self.is_in_callback = False  # nor a callback
+        self.is_suspended = False  # its worker is, and the pool was killed
         self._wake_read, self._wake_write = os.pipe()
         os.set_blocking(self._wake_read, False)
         os.set_blocking(self._wake_write, False)
@@ -61,9 +63,9 @@ class Supervisor:
             os.write(self._wake_write, b"x")
 
     def kill_worker(self) -> None:
-        """Send SIGKILL to the worker, from any thread."""
+        """Send SIGKILL to the worker, from any thread. A suspended one is left to ``_dismiss``."""
         worker = self._worker
-        if worker is not None:
+        if worker is not None and not worker.is_suspended():
             worker.kill()
 
     def close(self) -> None:
@@ -82,7 +84,8 @@ class Supervisor:
                         self._serve(worker)
                 except Exception:
                     log.exception("a supervisor of the pool failed; its worker is replaced")
-                    self.kill_worker()
+                    if self._worker is not None:
+                        self._worker.kill()
                     self._pause()
                 finally:
                     self._dismiss()
@@ -155,9 +158,9 @@ class Supervisor:
                 self._wait(worker)
                 message = self._receive(worker)
         except WorkerDiedError:
-            code = worker.exit_code()
+            code = worker.exit_code_text()
             self._forget(worker)
-            self._fail_to_start(f"with exit code {code}")
+            self._fail_to_start(f"with {code}")
             return False
         if message is None:
             worker.kill()
@@ -184,7 +187,7 @@ class Supervisor:
             self._state.break_down(lambda: outcome.unpack_exception(body))
         else:
             text = f"the initializer of the pool's workers raised {outcome.describe_exception(body)}"
-            self._state.break_with(text, outcome.traceback_of_exception(body))
+            self._state.break_with(f"{text}; mend it and make a new pool", outcome.traceback_of_exception(body))
 
     def _serve(self, worker: WorkerProcess) -> None:
         """Give the worker tasks until it is lost, has done ``max_tasks_per_child`` tasks, or no more will come."""
@@ -198,7 +201,8 @@ class Supervisor:
                 worker.tasks_done += 1
                 del task
         except WorkerDiedError:
-            worker.kill()  # it may live: only its channel is broken
+            if not self._state.is_killed:
+                worker.kill()  # it may live: only its channel is broken
 
     def _next_task(self, worker: WorkerProcess) -> Task | None:
         """Wait for a task; None if there will be none."""
@@ -234,7 +238,7 @@ class Supervisor:
         finally:
             task.supervisor = None
         if message is not None:
-            self._tell(task, message)
+            self._settle(task, *outcome.unpack(*message))
             return
         worker.kill()
         if not task.future.done():
@@ -257,36 +261,25 @@ class Supervisor:
             message = self._receive(worker)
             if message is not None:
                 return message
+            if self._state.is_killed:
+                raise WorkerDiedError  # or is about to: ``_dismiss`` sees to it
             if task.future.done() or (left_s is not None and left_s <= 0):
                 return None
-
-    def _tell(self, task: Task, message: Message) -> None:
-        kind, body = message
-        if kind == channel.RAISED:
-            self._settle(task, error=outcome.unpack_exception(body))
-        elif kind == channel.UNSENDABLE:
-            self._settle(task, error=outcome.unpack_unsendable(body))
-        else:
-            try:
-                result = outcome.unpack_result(body)
-            except Exception as error:
-                self._settle(task, error=error)
-            else:
-                self._settle(task, result)
 
     def _lose(self, worker: WorkerProcess, task: Task) -> None:
         """The worker is lost: its task fails, or runs again."""
         state = self._state
-        worker.kill()
-        code = worker.exit_code()
-        self._forget(worker)
         if state.is_killed:
             self._settle(task, error=WorkerLostError(f"the pool was ended while {task.name} ran"))
-        elif task.retries > 0 and not task.future.done():
+            return
+        worker.kill()
+        code = worker.exit_code_text()
+        self._forget(worker)
+        if task.retries > 0 and not task.future.done():
             task.retries -= 1
             state.requeue(task)
         else:
-            text = f"the worker running {task.name} died with exit code {code}; "
+            text = f"the worker running {task.name} died with {code}; "
             self._settle(task, error=WorkerLostError(text + "submit the task again, or give the pool retries"))
 
     def _settle(self, task: Task, result: object = None, error: BaseException | None = None) -> None:
@@ -310,6 +303,9 @@ class Supervisor:
             worker.channel.send(channel.END)
         while not worker.is_dead():
             if self._state.is_killed:
+                # A debugger that holds it gets time to let go. If the program ends first, the worker does (``life``).
+                self.is_suspended = worker.is_suspended()
+                worker.wait(_SUSPENDED_S if self.is_suspended else 0.0)
                 worker.kill()
             self._wait(worker, ending=True)
         self._forget(worker)

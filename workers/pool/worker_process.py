@@ -1,7 +1,7 @@
 """A worker process as its supervisor sees it: started in one of three ways, watched, killed, reaped.
 
-- A pidfd of the process tells its death. The end of a pipe does not: a process that a task has forked may hold a copy.
-  Where there are no pidfds, the pipe of ``multiprocessing`` must do.
+- A pidfd of the process reports its death. The end of a pipe does not: a process forked by a task may hold a copy.
+  On systems without pidfds, the pipe of ``multiprocessing`` is used.
 - Signals go through the pidfd: they never reach another process that has got the same number later.
 """
 
@@ -17,6 +17,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context, resource_tracker
+from pathlib import Path
 from typing import Any
 
 from shoal.workers.pool import helper_processes, worker
@@ -79,9 +80,13 @@ class WorkerProcess:
 
     def is_dead(self) -> bool:
         """Whether the process has ended."""
+        return self.wait(0.0)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Wait for the process to end; whether it has."""
         poller = select.poll()
         poller.register(self.death, select.POLLIN)
-        return bool(poller.poll(0))
+        return bool(poller.poll(timeout_s * 1000))
 
     def kill(self) -> None:
         """Send SIGKILL, from any thread; nothing happens if the process is dead."""
@@ -96,11 +101,23 @@ class WorkerProcess:
             except ProcessLookupError:
                 return
 
-    def exit_code(self) -> int | None:
-        """Exit code of the dead process, a signal's number negative; None if it is unknown."""
+    def is_suspended(self) -> bool:
+        """Whether somebody has stopped the process, as SIGSTOP and a debugger do (Linux; False elsewhere)."""
+        try:
+            stat = Path(f"/proc/{self.pid}/stat").read_bytes()
+        except OSError:
+            return False
+        return stat.rpartition(b")")[2].split()[0] in (b"T", b"t")
+
+    def exit_code_text(self) -> str:
+        """Exit code of the dead process, for a message: a signal is named, and its number is negative."""
         self._process.join(_EXIT_CODE_S)
         code: int | None = self._process.exitcode
-        return code
+        if code is None:
+            return "an unknown exit code"
+        with contextlib.suppress(ValueError):  # no signal of this machine
+            return f"exit code {code} ({signal.Signals(-code).name})"
+        return f"exit code {code}"
 
     def close(self) -> None:
         """Forget the dead process."""

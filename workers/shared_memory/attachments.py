@@ -1,7 +1,8 @@
 """All live attachments of a connection, with their pipes.
 
-A signal handler that raises may lose an attachment half-way. Its pipes are known here apart from it, so they are
-closed all the same. Every method works on a copy of the list: a handler or another thread may change it meanwhile.
+Only the connection uses this. A signal handler that raises may interrupt the connection so that nothing refers to an
+attachment any more. The pipes are kept here as well, so they are closed even then. Every method works on a copy of the
+list: a handler or another thread may change it meanwhile.
 """
 
 from __future__ import annotations

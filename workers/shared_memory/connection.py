@@ -302,7 +302,7 @@ class StoreConnection:
         )
 
     def _forget_after_fork(self) -> None:
-        """In a forked child: drop what is the parent's, so that the parent's death alone ends it, and start anew."""
+        """In a forked child: drop the parent's pipes and slots, which only its death must end, and start anew."""
         self._attachments.leave_to_parent()
         self._begin()
 

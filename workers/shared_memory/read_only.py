@@ -18,7 +18,7 @@ from typing import Any, NamedTuple, NoReturn
 from shoal.shm.errors import CoordinatorLostError
 from shoal.shm.files.epoch_file import EPOCH_FILE, EpochWord
 from shoal.shm.host.unpatched import thread, time
-from shoal.shm.limits import LINGER_S
+from shoal.shm.limits import IDLE_TIMEOUT_S
 from shoal.shm.memory.words import words_of
 from shoal.shm.operation import OperationTable
 from shoal.shm.wire.handshake import Welcome
@@ -70,7 +70,7 @@ class ReadOnlyConnection(StoreConnection):
         self._read_at_rest = read_at_rest
         self._resting: StoreAtRest | None = None
         self._asking: int | None = None  # the thread that sends a control request
-        super().__init__(directory, durability, max_bytes, timeout_s, LINGER_S, operations, store_id)
+        super().__init__(directory, durability, max_bytes, timeout_s, IDLE_TIMEOUT_S, operations, store_id)
 
     def current(self) -> Attachment:
         """The attachment to read from now: a coordinator's, or the store at rest."""

@@ -1,4 +1,4 @@
-"""Attaches to the store's coordinator and starts one when none answers. Any client may; one does, the others wait.
+"""Attaches to the store's coordinator and starts one when none answers. One client starts it; others wait.
 
 ``start.lock`` picks the client that starts a process, so that eight orphaned workers do not start eight interpreters.
 The kernel releases it if that client is killed. The coordinator's own lock then makes sure that only one serves.

@@ -68,9 +68,9 @@ class EngineTransaction:
     def __reduce__(self) -> NoReturn:
         raise TypeError(_NOT_MOVABLE)
 
-    def get_named(self, place: KeyLocationCache, name: str) -> bytes | None:
-        """The value of the key ``place.prefix`` + ``name`` as this transaction sees it."""
-        found = self.find(place.prefix + name.encode())
+    def get_named(self, cache: KeyLocationCache, name: str) -> bytes | None:
+        """The value of the key ``cache.prefix`` + ``name`` as this transaction sees it."""
+        found = self.find(cache.prefix + name.encode())
         return None if found is None else found.value
 
     def find(self, key: bytes) -> VersionedValue | None:

@@ -14,7 +14,8 @@ from typing import Any
 import pytest
 
 import shoal
-from shoal.claims import CLAIMS_FILE, claimed
+from shoal.claims import CLAIMS_FILE, claimed, holder
+from shoal.fleet import input_run_id
 from tests.support.present import present
 
 MODULE = '''
@@ -132,6 +133,32 @@ def test_the_same_inputs_in_three_runs(home: Path) -> None:
         assert out.startswith("12 inputs: ")
         assert out.endswith("0 failed\n")
     assert Counter(lines(home / "begun")) == Counter(inputs)
+
+
+def test_a_run_says_whom_it_waits_for(home: Path) -> None:
+    """Beside a run whose worker is stopped it does not stand still without a word: it names the process, once."""
+    first = start(home, "bad")
+    wait_for(lambda: lines(home / "begun"))
+    held = [holder(str(home / "store"), input_run_id("side:step", "bad")) for _ in range(2)]
+    assert held[0] is not None
+    assert held[0] == held[1]
+    os.kill(held[0], signal.SIGSTOP)
+    second = start(home, "bad", "input0")
+    assert second.stderr is not None
+    told = ""
+    while "waiting for" not in told:
+        told = second.stderr.readline()
+        assert told, "it ended and said nothing"
+    assert told.strip() == (
+        f"shoal: waiting for inputs that another shoal run works on, 1 in all, in process {held[0]}; end it if it hangs"
+    )
+    os.kill(held[0], signal.SIGCONT)
+    for run in first, second:
+        status, _, err = finish(run)
+        assert status == 1
+        assert "waiting for" not in err
+        assert "ValueError: cannot do bad" in err
+    assert Counter(lines(home / "begun")) == Counter(["bad", "input0"])
 
 
 @pytest.mark.slow

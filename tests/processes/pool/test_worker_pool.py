@@ -53,7 +53,7 @@ def test_a_dead_worker_takes_only_its_task_along(pool: shoal.WorkerPool) -> None
     """kill -9 of a worker fails its own future with WorkerLostError; the worker is replaced and the others go on."""
     deadly = pool.submit(functions.die)
     others = [pool.submit(functions.double, i) for i in range(20)]
-    with pytest.raises(shoal.WorkerLostError, match=r"die died with exit code -9"):
+    with pytest.raises(shoal.WorkerLostError, match=r"die died with exit code -9 \(SIGKILL\); "):
         deadly.result()
     assert [future.result() for future in others] == [2 * i for i in range(20)]
     wait_for(lambda: len(pool.worker_pids) == 2)
@@ -121,6 +121,12 @@ def test_bad_options(tmp_path: Path, options: Any, error: type[Exception]) -> No
     with pytest.raises(error):
         shoal.WorkerPool(tmp_path / "store", **options)
     assert not (tmp_path / "store").exists()
+
+
+def test_an_unknown_start_method(tmp_path: Path) -> None:
+    """The error names those there are."""
+    with pytest.raises(ValueError, match=r"mp_context is 'thread'; give one of .*forkserver"):
+        shoal.WorkerPool(tmp_path / "store", mp_context="thread")
 
 
 def test_max_workers_is_workers(memory_db: shoal.Database) -> None:

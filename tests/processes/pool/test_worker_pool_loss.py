@@ -11,6 +11,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -81,8 +82,45 @@ def test_a_stopped_worker_delays_its_own_task_only(memory_db: shoal.Database) ->
         begin = time.monotonic()
         pool.kill()
     assert time.monotonic() - begin < 5
-    assert not is_running(victim)
+    wait_for(lambda: not is_running(victim))
     assert [type(future.exception(0)) for future in futures].count(shoal.WorkerLostError) == 1
+
+
+def _answers_with_both(pool: shoal.WorkerPool) -> bool:
+    return len(set(pool.map(functions.slow_pid, range(4)))) == 2
+
+
+def _is_stopped(pid: int) -> bool:
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+
+def _have_done(futures: list[concurrent.futures.Future[int]], count: int) -> bool:
+    return sum(future.done() for future in futures) == count
+
+
+def _has_ended(pid: int) -> bool:
+    return not is_running(pid)
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+def test_kill_does_not_wait_for_a_suspended_worker(memory_db: shoal.Database, method: str, busy: bool) -> None:
+    """Its task is lost at once, a debugger can still let go of it, and it is dead soon, continued or not."""
+    for is_continued in (True, False):
+        pool = shoal.WorkerPool(memory_db.path, 2, mp_context=method)
+        wait_for(partial(_answers_with_both, pool))
+        victim, other = pool.worker_pids
+        os.kill(victim, signal.SIGSTOP)
+        wait_for(partial(_is_stopped, victim))
+        futures = [pool.submit(functions.pid, LARGE) for _ in range(8 if busy else 0)]
+        wait_for(partial(_have_done, futures, 7 if busy else 0))
+        pool.kill()
+        if is_continued:
+            os.kill(victim, signal.SIGCONT)
+        assert not is_running(other)
+        lost = [type(future.exception(0)) for future in futures]
+        assert lost.count(shoal.WorkerLostError) == (1 if busy else 0)
+        wait_for(partial(_has_ended, victim))
 
 
 def test_large_arguments_and_results(memory_db: shoal.Database) -> None:

@@ -52,9 +52,10 @@ def test_a_time_limit(memory_db: shoal.Database) -> None:
         assert pool.submit(functions.pid).result(30) != before
 
 
-def test_no_time_limit(memory_db: shoal.Database) -> None:
-    """inf is none."""
-    with shoal.WorkerPool(memory_db.path, 1, timeout=float("inf")) as pool:
+@pytest.mark.parametrize("timeout", [float("inf"), pytest.param(10**400, id="long")])
+def test_no_time_limit(memory_db: shoal.Database, timeout: float) -> None:
+    """Infinity is no limit, and so is an int that no float can hold."""
+    with shoal.WorkerPool(memory_db.path, 1, timeout=timeout) as pool:
         assert pool.submit(functions.sleep_then, 0.1, 5).result(30) == 5
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 import shoal
 from shoal.primitives.keys import Namespace, Tag
-from shoal.primitives.rules import cell_rules as cell_operations
+from shoal.primitives.rules import cell_rules
 from shoal.primitives.rules.cell_rules import CellRecord, decode_record, encode_record
 from shoal.primitives.views.cells import records as records_of
 from shoal.primitives.views.cells import restore
@@ -223,22 +223,22 @@ class TestRecords:
 
     def test_moments_never_go_back(self) -> None:
         """A clock that was set back does not set a cell back, deleted ones neither."""
-        first = self.decide(cell_operations.init, None, 5_000, "c", b"\xc0")
+        first = self.decide(cell_rules.init, None, 5_000, "c", b"\xc0")
         assert first == CellRecord(1, 5_000, b"\xc0")
-        second = self.decide(cell_operations.put, first, 3_000, b"\x01")
+        second = self.decide(cell_rules.put, first, 3_000, b"\x01")
         assert second == CellRecord(2, 5_000, b"\x01")
-        third = self.decide(cell_operations.cas, second, 6_000, "c", 2, b"\x02")
+        third = self.decide(cell_rules.cas, second, 6_000, "c", 2, b"\x02")
         assert third == CellRecord(3, 6_000, b"\x02")
-        gone = self.decide(cell_operations.delete, third, 1_000)
+        gone = self.decide(cell_rules.delete, third, 1_000)
         assert gone == CellRecord(3, 6_000, None)
-        assert self.decide(cell_operations.init, gone, 2_000, "c", b"\x03") == CellRecord(4, 6_000, b"\x03")
+        assert self.decide(cell_rules.init, gone, 2_000, "c", b"\x03") == CellRecord(4, 6_000, b"\x03")
 
     def test_a_value_that_is_none_is_refused(self) -> None:
         """What comes through a pipe is looked at: only bytes within the limit become a record."""
         refused: list[Any] = ["text", 1, [b""], bytes(MAX_VALUE_BYTES + 100_000)]
         for value in refused:
             with pytest.raises(ValueError, match="not bytes within the limit"):
-                cell_operations.put(lambda key: None, 0, b"key", value)
+                cell_rules.put(lambda key: None, 0, b"key", value)
 
     @pytest.mark.parametrize(
         "raw", [b"", b"\xc1", b"\xc0", b"\x93\x01\x02", codec.pack([1, 2]), codec.pack([0, 1, b""])]

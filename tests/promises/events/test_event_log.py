@@ -15,7 +15,7 @@ import pytest
 
 import shoal
 from shoal import CorruptionError, InvalidOperationError, LimitExceededError
-from shoal.primitives.rules import event_rules as event_operations
+from shoal.primitives.rules import event_rules
 from shoal.primitives.rules.event_rules import METADATA, decode_events, event_key
 from shoal.primitives.rules.hash_chain import canonical
 from shoal.primitives.views.events import page
@@ -97,7 +97,7 @@ class TestAppend:
         self, memory_db: shoal.Database, log: shoal.EventLog, run: str, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Small events take more room as records than on their way; what counts is all that would be written."""
-        monkeypatch.setattr(event_operations, "MAX_COMMIT_BYTES", 10_000)
+        monkeypatch.setattr(event_rules, "MAX_COMMIT_BYTES", 10_000)
         with (
             pytest.raises(LimitExceededError, match=r"commit in bytes is 20,[0-9]+; the limit is 10,000"),
             memory_db.transaction(run) as txn,
@@ -121,7 +121,7 @@ class TestAppend:
         clock = [5_000, 4_000, 6_000, 0]
         for now_ms in clock:
             entries = [["e", canonical(now_ms)]]
-            outcome = event_operations.append(reader_of(state), now_ms, b"log\0", "xxh3", entries)
+            outcome = event_rules.append(reader_of(state), now_ms, b"log\0", "xxh3", entries)
             state.update({write.key: present(write.value) for write in outcome.writes})
         stored = [decode_events(i, state[event_key(b"log", i)])[i].timestamp for i in range(4)]
         assert stored == [5_000, 5_000, 6_000, 6_000]

@@ -88,6 +88,14 @@ def test_read_only_medium(store: Path) -> None:
         assert str(store) in said
         assert "read-only file system" in said
         assert "read_only=True" in said
+        said = run(
+            "import shoal\n"
+            f'try:\n    shoal.open("{store}/new")\n'
+            "except shoal.ConfigurationError as error:\n    print(error)\n"
+        )
+        assert f"{store}/new lies on a read-only file system" in said
+        assert "read_only=True" not in said  # nothing is there to be read
+        assert "give another path" in said
         for name, *rest in COMMANDS:
             arguments = [name, str(store), *rest]
             run(f"from shoal.cli.main import main; import sys; sys.exit(main({json.dumps(arguments)}))")

@@ -132,6 +132,21 @@ class TestOtherNames:
         with memory_db.transaction("r") as txn, pytest.raises(LimitExceededError):
             txn.on("x" * 129)
 
+    @pytest.mark.parametrize("namespace", [None, "tenant", {}, ("a", "b", "c")])
+    def test_what_is_no_namespace(self, memory_db: shoal.Database, namespace: Any) -> None:
+        """TypeError that says what to give, from each method of a database that takes one, before ``fn`` runs."""
+        calls: list[object] = []
+        call: Callable[[], object]
+        for call in (
+            lambda: memory_db.transaction("run", namespace=namespace),
+            lambda: memory_db.snapshot("run", namespace=namespace),
+            lambda: memory_db.transact("run", calls.append, namespace=namespace),
+            lambda: shoal.KVStore(memory_db, namespace=namespace),
+        ):
+            with pytest.raises(TypeError, match=r"namespace has type .*; give a shoal\.Namespace"):
+                call()
+        assert calls == []
+
     @pytest.mark.parametrize("part", ["tenant", "app", "agent"])
     def test_namespace_parts(self, part: str) -> None:
         """Each part of a Namespace is 1 to 128 bytes of text; errors name the part."""

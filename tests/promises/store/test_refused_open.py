@@ -236,6 +236,31 @@ def test_no_room_for_the_log(store: Path, tmp_path: Path, limit: int) -> None:
     assert _opens(store) == 50
 
 
+def _with_few_descriptors(path: Path, limit: int) -> str:
+    """What ``open`` says in a process, and to a coordinator, that may have so few descriptors."""
+    code = f"import shoal\ntry:\n    shoal.open({str(path)!r})\nexcept shoal.ShoalError as error:\n    print(error)"
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", code],
+        env=python_environment(),
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit)),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("limit", [8, 12, 20])
+def test_too_few_descriptors(tmp_path: Path, limit: int) -> None:
+    """Whatever cannot be opened first, the message names the limit and what raises it."""
+    said = _with_few_descriptors(tmp_path / "store", limit)
+    assert f"may have {limit} descriptors" in said
+    assert "raise `ulimit -n`" in said
+    assert not said.startswith(". ")
+
+
 def _as_nobody(path: Path, **options: Any) -> str:
     """Open as another user: what it raises or finds."""
     code = (
@@ -285,7 +310,7 @@ def test_another_users_store(store: Path, short: Path) -> None:
     assert looks(store) == before
     assert _as_nobody(store, read_only=True) == "50"
     assert looks(store) == before
-    assert "read_only=True" in _as_nobody(short / "new" / "store")
+    assert "give another path" in _as_nobody(short / "new" / "store")  # nothing is there to be read
     assert not (short / "new").exists()
 
 

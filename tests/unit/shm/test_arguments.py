@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from enum import IntEnum
 from typing import Any
 
 import pytest
 
-from shoal.shm.arguments import FOREVER_S, check_count, check_int, check_seconds, check_wait
+from shoal.shm.arguments import (
+    FOREVER_S,
+    check_count,
+    check_int,
+    check_positive_seconds,
+    check_seconds,
+    check_wait,
+)
 
 
 @pytest.mark.parametrize("value", [0, -5, 10**30])
@@ -32,6 +40,30 @@ def test_what_is_no_count(value: Any) -> None:
 def test_a_count_is_returned() -> None:
     """From the least on a count passes."""
     assert check_count("n", 2, 2) == 2
+
+
+def test_a_count_has_the_rule_of_an_int() -> None:
+    """A subclass of int is a whole number for both checks; a number too long to be printed still has a clear error."""
+
+    class Size(IntEnum):
+        TWO = 2
+
+    assert check_count("n", Size.TWO, 2) == check_int("n", Size.TWO) == 2
+    with pytest.raises(ValueError, match="n is minus an integer of 16,610 bits; give a whole number from 2"):
+        check_count("n", -(10**5000), 2)
+
+
+@pytest.mark.parametrize("value", [0, -1, float("nan"), 0.0, pytest.param(-(10**5000), id="long")])
+def test_no_positive_time(value: Any) -> None:
+    """Nothing but more than 0 seconds is a positive time."""
+    with pytest.raises(ValueError, match=r"t is .*; give more than 0 seconds, or None"):
+        check_positive_seconds("t", value, ", or None")
+
+
+@pytest.mark.parametrize("value", [10**400, float("inf"), 10**12])
+def test_a_time_too_long_for_a_clock_is_for_ever(value: Any) -> None:
+    """An int that no float can hold is as long as infinity."""
+    assert check_positive_seconds("t", value) == check_seconds("t", value) == FOREVER_S
 
 
 def test_waits() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 from collections.abc import Iterator
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 import pytest
 
 from shoal.claims import CLAIMS_FILE, claimed
+from shoal.claims import holder as holder_of
 
 CONTEXT = multiprocessing.get_context("spawn")
 ONE, OTHER = "1" * 32, "2" * 32
@@ -53,6 +55,19 @@ def test_one_process_at_a_time(tmp_path: Path, holder: tuple[Any, Any]) -> None:
         assert mine
     process.join(60)
     assert process.exitcode == 0
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux is asked for the process")
+def test_which_process_holds_a_claim(tmp_path: Path, holder: tuple[Any, Any]) -> None:
+    """The process is named while it holds the claim; asking takes no claim and gives none back."""
+    process, pipe = holder
+    with claimed(str(tmp_path), OTHER, wait=False) as mine:
+        assert mine
+        assert holder_of(str(tmp_path), ONE) == process.pid
+        assert holder_of(str(tmp_path), OTHER) is None  # it is this process
+    pipe.send(None)
+    process.join(60)
+    assert holder_of(str(tmp_path), ONE) is None
 
 
 def test_a_killed_process_holds_nothing(tmp_path: Path, holder: tuple[Any, Any]) -> None:

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
+import re
+from typing import Any
+
 import pytest
 
 from shoal.coordinator.memory.check_report import check_segment
@@ -134,6 +139,32 @@ class TestFull:
         store.reclaim_all()
         store.commit({b"again": b"x" * 5000})
         assert store.state(store.version) == {b"again": b"x" * 5000}
+        assert store.problems() == []
+
+    @pytest.mark.parametrize("size", [10, 3000, 200_000])
+    def test_a_full_store_says_that_it_has_less_than_the_commit_needs(self, size: int) -> None:
+        """The message names both numbers, and the one that is free is the smaller, for values of any size."""
+        store = Store(8 * limits.MIB)
+        with pytest.raises(StoreFullError) as told:  # noqa: PT012
+            for number in range(300_000):
+                store.commit({f"{number}-{i}".encode(): b"x" * size for i in range(20_000 // size + 1)})
+        figures = re.search(r"needs up to ([0-9,]+) bytes.* the store has ([0-9,]+) of 8,388,608 free", str(told.value))
+        assert figures is not None, told.value
+        needs, free = (int(figure.replace(",", "")) for figure in figures.groups())
+        assert free < needs
+
+    def test_a_machine_without_memory_is_not_told_as_a_full_store(
+        self, store: Store, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """If the store has room and the machine has none, the message does not ask for a larger store."""
+
+        def full(*_arguments: Any) -> None:
+            raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+        monkeypatch.setattr(os, "posix_fallocate", full)
+        with pytest.raises(StoreFullError, match="the machine has no memory left") as told:
+            store.commit({f"{i}".encode(): bytes(200_000) for i in range(20)})
+        assert "larger max_bytes" not in str(told.value)
         assert store.problems() == []
 
 
