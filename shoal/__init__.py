@@ -19,6 +19,7 @@ from shoal.primitives.facades.run_index import RunIndex
 from shoal.primitives.facades.state_cell import StateCell
 from shoal.primitives.facades.trace_store import TraceStore
 from shoal.primitives.keys import Namespace
+from shoal.primitives.pipeline import Pipeline
 from shoal.primitives.rules.hash_chain import GENESIS_HASH
 from shoal.primitives.run_types import CreateRunOptions, RunMetadata, RunQuery, RunStats, RunStatus
 from shoal.primitives.trace_types import KINDS as _KINDS
@@ -68,6 +69,7 @@ __all__ = [
     "LimitExceededError",
     "Namespace",
     "NotFoundError",
+    "Pipeline",
     "RunIndex",
     "RunMetadata",
     "RunQuery",

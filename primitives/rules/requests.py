@@ -24,9 +24,9 @@ def increment(engine: Engine, key: bytes, by: int) -> int:
     return total
 
 
-def insert(engine: Engine, exists: str, required: list[bytes | str], writes: list[bytes]) -> None:
-    """``key_rules.insert``: write keys and values (flat), the first of which must be new."""
-    engine.perform(registry.INSERT, [writes[0], exists, required, writes])
+def insert(engine: Engine, exists: str, required: list[bytes | str], writes: list[bytes]) -> Any:
+    """``key_rules.insert``: write keys and values (flat), the first of which must be new. The result is None."""
+    return engine.perform(registry.INSERT, [writes[0], exists, required, writes])
 
 
 def init_cell(engine: Engine, key: bytes, name: str, value: bytes) -> int:

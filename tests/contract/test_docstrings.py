@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 import shoal
+from shoal.primitives.pipeline import RunPipeline
 from shoal.primitives.trace_types import KINDS
 from shoal.primitives.transaction import RunView
 from shoal.primitives.views.cells import StateView
 from shoal.primitives.views.events import EventView
 from shoal.primitives.views.kv import KVView
+from shoal.primitives.views.pipelined import PipelinedEvents, PipelinedKV, PipelinedState, PipelinedTraces
 from shoal.primitives.views.run_records import RunRecords
 from shoal.primitives.views.runs import RunsView
 from shoal.primitives.views.traces import TraceView
@@ -37,7 +39,8 @@ FACADES = {
     shoal.TraceStore: TraceView,
     shoal.RunIndex: RunsView,
 }
-CLASSES = {cls.__name__: cls for cls in [*(getattr(shoal, name) for name in shoal.__all__), *VIEWS.values(), RunView]
+CLASSES = {cls.__name__: cls for cls in [*(getattr(shoal, name) for name in shoal.__all__), *VIEWS.values(), RunView,
+                                           RunPipeline, PipelinedKV, PipelinedEvents, PipelinedState, PipelinedTraces]
            if inspect.isclass(cls)}  # fmt: skip
 ERRORS = [cls for cls in CLASSES.values() if issubclass(cls, Exception)]
 TYPES = [cls for cls in [*CLASSES.values(), *KINDS.values()] if cls not in ERRORS]
