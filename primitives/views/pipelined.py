@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from concurrent.futures import Future
 from datetime import timedelta
-from typing import Any, NamedTuple, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 from shoal.primitives.engine import Engine, EnginePipeline
 from shoal.primitives.event_types import Appended
@@ -31,37 +31,24 @@ PIPELINE_NOT_MOVABLE = (
 )
 
 
-class _Asking(NamedTuple):
-    """An engine for the calls of a view: the result of each future is what ``convert`` makes of the operation's."""
-
-    pipeline: EnginePipeline
-    convert: Callable[[Any], Any] | None = None
-
-    def perform(self, name: str, arguments: list[Any]) -> Future[Any]:
-        return self.pipeline.perform(name, arguments, self.convert)
-
-
 class _AskingEvents(EventView):
-    """Gives futures of what ``EventView`` gives."""
+    """Gives futures of what ``EventView`` gives. Its engine is the pipeline."""
 
     __slots__ = ()
 
     def _append(self, entries: list[list[Any]], convert: Callable[[list[list[Any]]], T]) -> T:
-        engine = _asking(self._engine, convert)
+        engine = requests.asking(cast(EnginePipeline, self._engine), convert)
         return cast(T, requests.append_events(engine, self._prefix + METADATA, self._chain, entries))
 
 
 class _AskingTraces(TraceView):
-    """Gives futures of what ``TraceView`` gives."""
+    """Gives futures of what ``TraceView`` gives. Its engine is the pipeline."""
 
     __slots__ = ()
 
     def _ask(self, trace_id: str, exists: str, required: list[bytes | str], writes: list[bytes]) -> str:
-        return cast(str, requests.insert(_asking(self._engine, lambda _: trace_id), exists, required, writes))
-
-
-def _asking(engine: Any, convert: Callable[[Any], Any] | None = None) -> Engine:
-    return cast(Engine, _Asking(engine, convert))
+        engine = requests.asking(cast(EnginePipeline, self._engine), lambda _: trace_id)
+        return cast(str, requests.insert(engine, exists, required, writes))
 
 
 class _Calls:
@@ -91,7 +78,7 @@ class PipelinedKV(_Calls):
 
     def __init__(self, engine: EnginePipeline, namespace: Namespace, run_id: str) -> None:
         self._engine = engine
-        self._view = KVView(_asking(engine), namespace, run_id)
+        self._view = KVView(requests.asking(engine), namespace, run_id)
 
     def put(self, key: str, value: Value, *, ttl: float | timedelta | None = None) -> Future[None]:
         """``KVStore.put``; the future's result is None.
@@ -179,7 +166,7 @@ class PipelinedState(_Calls):
     __slots__ = ("_view",)
 
     def __init__(self, engine: EnginePipeline, namespace: Namespace, run_id: str) -> None:
-        self._view = StateView(_asking(engine), namespace, run_id)
+        self._view = StateView(requests.asking(engine), namespace, run_id)
 
     def init(self, name: str, value: Value) -> Future[int]:
         """``StateCell.init``; the future has the version, or raises ``AlreadyExistsError``.

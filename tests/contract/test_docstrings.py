@@ -156,8 +156,14 @@ def test_public_names_say_where_users_find_them(name: str) -> None:
 
 # What a user may reach, beside the public methods: fields, and what bases of the standard library bring along.
 PUBLIC = {
-    "Database": "backup check close info path snapshot transact transaction",
+    "Database": "backup check close info path pipeline snapshot transact transaction",
     "Transaction": "close events kv on runs state traces version",
+    "Pipeline": "events kv on state traces",
+    "RunPipeline": "events kv state traces",
+    "PipelinedKV": "delete increment put put_with_ttl",
+    "PipelinedEvents": "append append_many",
+    "PipelinedState": "cas delete init set",
+    "PipelinedTraces": "record record_child record_with_options",
     "RunView": "events kv runs state traces",
     "Namespace": "agent app tenant",
     "KVStore": "delete exists get increment list list_with_values namespace put put_with_ttl transaction ttl",
