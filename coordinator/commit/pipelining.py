@@ -12,8 +12,9 @@ over the death of a coordinator:
   a death the client sends all that is unanswered again, in order: the first ones are answered from the sessions, the
   rest is decided for the first time. Without this, a refused commit would be decided again behind its successors.
 - **Lack of room.** A commit refused with ``StoreFullError`` is not in the log, where there may be no room for that.
-  Each commit says which answer its client read last. Those sent before the client knew of the refusal are refused, too.
-  So no commit behind the refused one is done while that one may come again.
+  Each commit says which answer its client read last. Those sent before the client knew of the refusal are refused, too,
+  and those sent before it knew of these. So no commit behind a refused one is done while that one may come again. The
+  client ends this: after such an answer it reads all others before it sends more.
 
 SIGKILL between any two steps: see ``coordinator.commit.engine``; a commit here is one there.
 """
@@ -74,7 +75,7 @@ class Pipeline:
         self._engine = engine
         self._client_id = client_id
         self._depth = depth
-        self._full_at = 0  # the commit that was refused for lack of room and is not in the log; 0: none
+        self._full_at = 0  # the last commit that was refused for lack of room and is not in the log; 0: none
 
     def submit(self, requests: list[CommitSet]) -> list[bytes]:
         """Do commits one after the other; their answers, which may be sent after ``finish_group``.
@@ -113,6 +114,7 @@ class Pipeline:
             version, (status, details) = outcome
             return encode_answer(commit_id, _whole(status), version if status == COMMITTED else 0, details)
         if self._is_held_up(request):
+            self._full_at = commit_id
             full = StoreFullError("an earlier commit of the pipeline found no room; make room, and commit both again")
             return encode_answer(commit_id, REFUSED, 0, error_parts(full))
         answer = engine.submit(client_id, request)

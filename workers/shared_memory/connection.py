@@ -24,7 +24,6 @@ from typing import Any
 from shoal.shm.errors import (
     CoordinatorLostError,
     InvalidOperationError,
-    LimitExceededError,
     ShoalError,
     StoreMovedError,
     no_memory_to_send,
@@ -34,7 +33,6 @@ from shoal.shm.files.store_place import StorePlace
 from shoal.shm.host import descriptors
 from shoal.shm.host.unpatched import thread, time
 from shoal.shm.key_location_cache import KeyLocationCache
-from shoal.shm.limits import ADVICE_FOR_COMMITS, MAX_COMMIT_BYTES
 from shoal.shm.memory import words
 from shoal.shm.operation import OperationTable
 from shoal.shm.wire import request as wire_request
@@ -122,7 +120,7 @@ class StoreConnection:
 
         Raises ``ConflictError``, whose key is the engine's, or the error that the coordinator refused the commit with.
         """
-        check_size(max(len(mutations), len(reads)))
+        wire_request.check_size(max(len(mutations), len(reads)))
         return self.told(*self._exchange(snapshot, valid_until_ms, reads, mutations))
 
     def told(self, status: int, version: int, details: Any) -> tuple[int, list[Any]]:
@@ -322,12 +320,6 @@ class StoreConnection:
         """In a forked child: drop what is the parent's, so that the parent's death alone ends it, and start anew."""
         self._attachments.leave_to_parent()
         self._begin()
-
-
-def check_size(size_bytes: int) -> None:
-    """LimitExceededError for reads or mutations that are larger than those of any commit."""
-    if size_bytes > MAX_COMMIT_BYTES:
-        raise LimitExceededError("size of the commit in bytes", MAX_COMMIT_BYTES, size_bytes, ADVICE_FOR_COMMITS)
 
 
 def _reading_through(

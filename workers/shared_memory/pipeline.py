@@ -25,9 +25,9 @@ import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, NamedTuple
+from typing import Any
 
-from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, ShoalError, no_memory_to_send
+from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, ShoalError, StoreFullError, no_memory_to_send
 from shoal.shm.host.unpatched import thread, time
 from shoal.shm.limits import ANSWER_SPIN_S, MAX_PIPELINE_DEPTH, PIPELINE_BYTES
 from shoal.shm.wire import answer as wire_answer
@@ -35,21 +35,12 @@ from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.frames import FrameError, frame, read_message, write_all
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.channel import Channel, no_answer, not_sent_again
-from shoal.workers.shared_memory.connection import StoreConnection, check_size
-from shoal.workers.shared_memory.pipelined_future import PipelinedFuture
+from shoal.workers.shared_memory.connection import StoreConnection
+from shoal.workers.shared_memory.pipelined_future import PipelinedFuture, Sent
 
 _ONE_LOOK_S = 0.00005  # at a pipe whose answers are taken without waiting
+_BACKGROUND_PAUSE_S = 0.001  # meanwhile the pipeline can be filled; then nothing is sent until all is answered
 _DROPPED_PAUSE_S = 0.01  # before coming again to a coordinator that dropped this client without an answer
-
-
-class _Sent(NamedTuple):
-    """A commit in flight."""
-
-    commit_id: int
-    message: bytes  # framed
-    end: int  # bytes of this and all earlier messages of the pipeline
-    future: PipelinedFuture
-    convert: Callable[[list[Any]], Any]
 
 
 class EnginePipeline:
@@ -62,12 +53,13 @@ class EnginePipeline:
         self._channel = Channel(max(2, self._depth))
         self._attachment: Attachment | None = None
         self._former: Attachment | None = None
-        self._in_flight: deque[_Sent] = deque()
+        self._in_flight: deque[Sent] = deque()
         self._end = 0
         self._answered = 0  # the id of the last commit whose answer was read
         self._first_error: BaseException | None = None
         self._lost: Exception | None = None  # why this pipeline sends nothing any more
         self._is_over = False
+        self._drains = False  # a commit found no room: those behind it are refused until nothing is in flight
         self._deaths = 0  # of coordinators at work on this client since the last answer
         self._give_up_s = 0.0  # monotonic
         self._is_exchanging = False
@@ -77,12 +69,12 @@ class EnginePipeline:
 
     def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> Future[None]:
         """Send a write."""
-        return self._send(wire_request.encode_mutations([key, value, expires_ms]), _nothing)
+        return self._send(wire_request.encode_mutations([key, value, expires_ms]), None)
 
     def perform(self, name: str, arguments: list[Any], convert: Callable[[Any], Any] | None = None) -> Future[Any]:
         """Send an operation. The result of the future is the operation's, or what ``convert`` makes of it."""
         mutations = wire_request.encode_mutations([], None, [(name, arguments)])
-        return self._send(mutations, _first if convert is None else lambda results: convert(results[0]))
+        return self._send(mutations, convert)
 
     def finish(self) -> BaseException | None:
         """Wait for all answers and end; the error of the earliest commit that failed, or None."""
@@ -124,13 +116,14 @@ class EnginePipeline:
             thread.start_new_thread(self._read_all, ())
 
     def _read_all(self) -> None:
+        time.sleep(_BACKGROUND_PAUSE_S)
         with self._lock:
             self._reads_in_background = False
             self._read_until(lambda: not self._in_flight)
 
-    def _send(self, mutations: bytes, convert: Callable[[list[Any]], Any]) -> PipelinedFuture:
+    def _send(self, mutations: bytes, convert: Callable[[Any], Any] | None) -> PipelinedFuture:
         self._check_process()
-        check_size(len(mutations))
+        wire_request.check_size(len(mutations))
         with self._lock:
             self._check_usable()
             future = None
@@ -141,7 +134,7 @@ class EnginePipeline:
                 future = self._enqueue(mutations, convert)
             return future
 
-    def _enqueue(self, mutations: bytes, convert: Callable[[list[Any]], Any]) -> PipelinedFuture | None:
+    def _enqueue(self, mutations: bytes, convert: Callable[[Any], Any] | None) -> PipelinedFuture | None:
         """Send a commit; None if a signal handler has taken its room."""
         self._check_not_exchanging()
         try:
@@ -162,7 +155,7 @@ class EnginePipeline:
             future = PipelinedFuture(self)
             if not self._in_flight:
                 self._give_up_s = time.monotonic() + self._connection.timeout_s
-            self._in_flight.append(_Sent(commit_id, message, self._end, future, convert))
+            self._in_flight.append(Sent(commit_id, message, self._end, future, convert))
             if attachment is None:
                 self._attach()
             else:
@@ -173,8 +166,9 @@ class EnginePipeline:
 
     def _has_room(self, size_bytes: int) -> bool:
         self._forget_answered()
-        if not self._in_flight:
-            return True
+        if not self._in_flight or self._drains:
+            self._drains = self._drains and bool(self._in_flight)
+            return not self._in_flight
         oldest = self._in_flight[0]
         bytes_in_flight = self._end - oldest.end + len(oldest.message)
         is_in_depth = self._channel.commit_id + 1 - oldest.commit_id < self._depth
@@ -251,9 +245,12 @@ class EnginePipeline:
         self._give_up_s = time.monotonic() + self._connection.timeout_s
         try:
             _, results = self._connection.told(status, version, details)
-            result = sent.convert(results)
+            result = results[0] if results else None
+            if sent.convert is not None:
+                result = sent.convert(result)
         except Exception as error:
             self._first_error = self._first_error or error
+            self._drains = self._drains or isinstance(error, StoreFullError)
             sent.future.set_exception(error)
         else:
             sent.future.set_result(result)
@@ -346,14 +343,5 @@ class EnginePipeline:
     def _check_not_exchanging(self) -> None:
         if self._is_exchanging:
             raise InvalidOperationError(
-                "the pipeline is in the middle of a call, which a signal handler or finaliser has interrupted; "
-                "use the database there, or another pipeline"
+                "a signal handler has interrupted a call of this pipeline; use the database there"
             )
-
-
-def _nothing(results: list[Any]) -> None:
-    """What a write returns."""
-
-
-def _first(results: list[Any]) -> Any:
-    return results[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from concurrent.futures import Future
-from typing import Any, NoReturn, Protocol
+from typing import Any, NamedTuple, NoReturn, Protocol
 
 
 class Answers(Protocol):
@@ -78,3 +78,13 @@ class PipelinedFuture(Future[Any]):
         super().add_done_callback(fn)
         if not super().done():
             self._answers.read_in_background()
+
+
+class Sent(NamedTuple):
+    """A commit in flight."""
+
+    commit_id: int
+    message: bytes  # framed
+    end: int  # bytes of this and all earlier messages of the pipeline
+    future: PipelinedFuture
+    convert: Callable[[Any], Any] | None

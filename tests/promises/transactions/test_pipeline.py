@@ -467,3 +467,18 @@ def test_an_engine_that_is_dropped(memory_db: shoal.Database, run: str) -> None:
     assert len(os.listdir("/proc/self/fd")) > before
     engine = None
     assert len(os.listdir("/proc/self/fd")) <= before
+
+
+def test_a_full_store(store: Path) -> None:
+    """What finds no room is refused, and what was in flight behind it; then the pipeline goes on, and deletes go on."""
+    with shoal.open(store, max_bytes=8 << 20, linger=0.2) as db:
+        with pipeline_with_errors(db, 16) as pipe:
+            futures = [pipe.kv.put(str(n), bytes(100_000)) for n in range(200)]
+            errors = [type(future.exception()) for future in futures]
+            deleted = [pipe.kv.delete(str(n)) for n in range(200)]
+        assert set(errors) == {type(None), shoal.StoreFullError}
+        done = {str(n) for n, error in enumerate(errors) if error is type(None)}
+        assert {type(future.exception()) for future in deleted} == {type(None)}
+        assert {str(n) for n, future in enumerate(deleted) if future.result()} == done
+        assert shoal.KVStore(db).list(RUN) == []
+        assert db.check() == []
