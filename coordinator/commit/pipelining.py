@@ -77,9 +77,10 @@ class Pipeline:
         self._depth = depth
         self._full_at = 0  # the last commit that was refused for lack of room and is not in the log; 0: none
 
-    def submit(self, requests: list[CommitSet]) -> list[bytes]:
+    def submit(self, requests: list[CommitSet], begin: Callable[[int], None]) -> list[bytes]:
         """Do commits one after the other; their answers, which may be sent after ``finish_group``.
 
+        ``begin`` is told the id of each before it is done, or that of the first of several done together.
         Appends to one log that follow each other become one commit. Raises FrameError for what no pipeline sends.
         """
         for request in requests:
@@ -90,6 +91,7 @@ class Pipeline:
         start = 0
         while start < len(requests):
             key, end = keys[start], start + 1
+            begin(requests[start].commit_id)
             if key is None or self._is_held_up(requests[start]):
                 answers.append(self._submit_one(*self._in_slot(requests[start])))
             else:

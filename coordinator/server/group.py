@@ -20,9 +20,8 @@ class Group:
 
     def submit_in_order(self, client: Client, pipeline: Pipeline, requests: list[CommitSet]) -> bool:
         """Submit what a pipelined client sent, at once and in order; False if it sent what no pipeline sends."""
-        client.page.note_work(1)
         try:
-            answers = pipeline.submit(requests)
+            answers = pipeline.submit(requests, client.page.note_work)
         except FrameError:
             answers = None
         client.page.note_work(0)  # not after another error, which ends this coordinator at work

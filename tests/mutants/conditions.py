@@ -9,6 +9,7 @@ import contextlib
 import errno
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,9 +55,12 @@ def poisoned() -> None:
         die_of([request for _, request in requests])
         return together(self, requests)
 
-    def submit(self: Pipeline, requests: list[CommitSet]) -> list[bytes]:
-        die_of(requests)
-        return in_order(self, requests)
+    def submit(self: Pipeline, requests: list[CommitSet], begin: Callable[[int], None]) -> list[bytes]:
+        def begin_or_die(commit_id: int) -> None:
+            begin(commit_id)
+            die_of(requests)
+
+        return in_order(self, requests, begin_or_die)
 
     CommitEngine.submit_together = submit_together
     Pipeline.submit = submit

@@ -14,7 +14,7 @@ Invariants:
 - Answers come in the order of the commits. One that is not of the oldest in flight was given out before.
 - Answers are read by the call that finds no room for another commit, by ``result`` and ``exception`` of a future, by a
   thread while somebody waits in another way, and at the end. One read takes all that have come.
-- If no coordinator answers in time, or two died while they did these commits, nobody knows which of those in flight
+- If no coordinator answers in time, or two in a row died at the same commit, nobody knows which of those in flight
   are done: their futures, and every later call, raise ``CoordinatorLostError``.
 """
 
@@ -60,7 +60,7 @@ class EnginePipeline:
         self._lost: Exception | None = None  # why this pipeline sends nothing any more
         self._is_over = False
         self._drains = False  # a commit found no room: those behind it are refused until nothing is in flight
-        self._deaths = 0  # of coordinators at work on this client since the last answer
+        self._died_at = self._deaths = 0  # the commit at which coordinators died lately, and how many of them
         self._give_up_s = 0.0  # monotonic
         self._is_exchanging = False
         self._reads_in_background = False
@@ -241,7 +241,7 @@ class EnginePipeline:
         if not self._in_flight or self._in_flight[0].commit_id != commit_id:
             return
         sent = self._in_flight[0]
-        self._answered, self._deaths = commit_id, 0
+        self._answered = commit_id
         self._give_up_s = time.monotonic() + self._connection.timeout_s
         try:
             _, results = self._connection.told(status, version, details)
@@ -302,7 +302,10 @@ class EnginePipeline:
 
     def _coordinator_gone(self, attachment: Attachment) -> None:
         attachment.lost = True
-        self._deaths += attachment.slots.died_at_work()
+        work = attachment.slots.work_at_death()
+        if work:
+            self._deaths = self._deaths + 1 if work == self._died_at else 1
+            self._died_at = work
         reason = not_sent_again(attachment.is_parents, self._deaths)
         if reason is None and time.monotonic() >= self._give_up_s:  # dropped again and again
             reason = no_answer(attachment.coordinator_pid, self._connection.timeout_s)
