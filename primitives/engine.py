@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any, Protocol, TypeVar
 
 from shoal.shm.key_location_cache import KeyLocationCache
@@ -97,6 +98,29 @@ class EngineTransaction(Engine, Protocol):
         ...
 
 
+class EnginePipeline(Protocol):
+    """Commits that are sent without waiting for the one before, and decided in that order, each once.
+
+    A commit that fails is its future's error; those behind it go on. Waiting for a future in any way of
+    ``concurrent.futures`` ends when the commit is decided. Threads may share a pipeline.
+
+    Every call raises ``InvalidOperationError`` after ``finish``, in a forked process, or if the store only reads or is
+    closed. Nothing is sent then.
+    """
+
+    def put(self, key: bytes, value: bytes, expires_ms: int = 0, /) -> Future[None]:
+        """``AutoCommit.put``, not waited for."""
+        ...
+
+    def perform(self, name: str, arguments: list[Any], convert: Callable[[Any], Any] | None = None, /) -> Future[Any]:
+        """``AutoCommit.perform``, not waited for. The future has the result, or what ``convert`` makes of it."""
+        ...
+
+    def finish(self) -> BaseException | None:
+        """Wait for all commits and end. The error of the first one that failed; None if none did."""
+        ...
+
+
 class Stats(Protocol):
     """Figures of a store, for ``Database.info``."""
 
@@ -136,6 +160,10 @@ class Transactions(Protocol):
 
     def begin(self, read_only: bool = False) -> EngineTransaction:
         """A transaction at the newest version; ``commit`` or ``abandon`` ends it."""
+        ...
+
+    def pipeline(self, depth: int, /) -> EnginePipeline:
+        """A pipeline with at most ``depth`` commits under way; ``finish`` ends it."""
         ...
 
 

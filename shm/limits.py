@@ -60,6 +60,11 @@ SWEEP_SLICE = 256  # expired keys deleted in one commit
 MAX_CLIENT_BACKLOG_BYTES = 1 * MIB  # unread answers beyond what the pipe holds, then the client is dropped
 CLIENT_SESSIONS = 65_536  # clients whose last commit is kept, so that one sent again is not done twice
 
+MAX_PIPELINE_DEPTH = 1_024  # commits of one pipeline in flight; each takes one of the client sessions
+# Requests of one pipeline in flight. An answer may be 8 times as large as its request (append_many of empty events),
+# and all answers together must not exceed MAX_CLIENT_BACKLOG_BYTES. A larger commit is sent when it is the only one.
+PIPELINE_BYTES = 128 * KIB
+
 # --- log ------------------------------------------------------------------------------------------------------------
 LOG_FILE_BYTES = 4 * MIB
 LEAST_LOG_FILE_BYTES = 64 * KIB  # where the disk is short

@@ -15,6 +15,7 @@ from shoal.database import Database, StoreInfo, open
 from shoal.primitives.event_types import Anchor, Appended, ChainVerification, Event
 from shoal.primitives.facades.event_log import EventLog
 from shoal.primitives.facades.kv_store import KVStore
+from shoal.primitives.facades.pipeline import Pipeline
 from shoal.primitives.facades.run_index import RunIndex
 from shoal.primitives.facades.state_cell import StateCell
 from shoal.primitives.facades.trace_store import TraceStore
@@ -68,6 +69,7 @@ __all__ = [
     "LimitExceededError",
     "Namespace",
     "NotFoundError",
+    "Pipeline",
     "RunIndex",
     "RunMetadata",
     "RunQuery",

@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from shoal.primitives.engine import Recipe, Store
+from shoal.primitives.facades.pipeline import Pipeline
 from shoal.primitives.keys import Namespace
 from shoal.primitives.retry import retry
 from shoal.primitives.transaction import Transaction
@@ -134,6 +135,22 @@ class Database:
                 return result
 
         return retry(attempt, retries)
+
+    def pipeline(self, run_id: str, depth: int = 64, *, namespace: Namespace = DEFAULT_NAMESPACE) -> Pipeline:
+        """Commits on a run that are sent without waiting for the one before, to be used in a ``with`` statement.
+
+        At most ``depth`` of them (int, 1 at least; more than 1,024 count as 1,024) are under way at a time.
+        ``Pipeline`` says what they promise. Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad
+        run id or depth.
+
+        >>> import shoal, tempfile
+        >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
+        ...     with db.pipeline("run-1", depth=16) as pipe:
+        ...         sums = [pipe.kv.increment("n") for _ in range(100)]
+        ...     sums[-1].result()
+        100
+        """
+        return Pipeline(self._store, namespace, run_id, check_count("depth", depth, 1))
 
     def snapshot(self, run_id: str, *, namespace: Namespace = DEFAULT_NAMESPACE) -> Transaction:
         """A transaction that only reads, at the version that is the newest now; end it with ``close`` or ``with``.

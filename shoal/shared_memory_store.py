@@ -20,6 +20,7 @@ from shoal.workers.shared_memory.attachment import EngineStats
 from shoal.workers.shared_memory.autocommit import AutoCommit
 from shoal.workers.shared_memory.check import check_through
 from shoal.workers.shared_memory.connection import StoreConnection
+from shoal.workers.shared_memory.pipeline import EnginePipeline
 from shoal.workers.shared_memory.read_only import ReadOnlyConnection
 from shoal.workers.shared_memory.transaction import EngineTransaction
 
@@ -70,6 +71,10 @@ class SharedMemoryStore:
     def begin(self, read_only: bool = False) -> EngineTransaction:
         """A transaction at the newest version."""
         return EngineTransaction(self.connection, read_only)
+
+    def pipeline(self, depth: int) -> EnginePipeline:
+        """A pipeline with at most ``depth`` commits in flight."""
+        return EnginePipeline(self.connection, depth)
 
     @property
     def durability(self) -> str:

@@ -19,14 +19,14 @@ memory and log may differ after it, and the next coordinator recovers what is in
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from shoal.coordinator.commit.admission import NO_MUTATIONS, Admission, refusal
 from shoal.coordinator.commit.apply import ClientSessions, apply_commit
 from shoal.coordinator.commit.batching import Batching, BatchKey
 from shoal.coordinator.commit.conflict_window import ConflictWindow
-from shoal.coordinator.log.format import COORDINATOR, Outcome
+from shoal.coordinator.log.format import COORDINATOR, Outcome, encode_decided
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import NOTHING_KNOWN, NOTHING_PLANNED, Plan, Writer
@@ -111,7 +111,7 @@ class CommitEngine:
         """
         if len(requests) == 1:
             key = self._batching.key_of(requests[0][1])
-            return [self.submit(*requests[0])] if key is None else self._submit_batch(key, requests)
+            return [self.submit(*requests[0])] if key is None else self.submit_batch(key, requests, self.submit)
         answers: list[bytes] = [b""] * len(requests)
         batches: dict[BatchKey, list[int]] = {}
         for i, (client_id, request) in enumerate(requests):
@@ -123,7 +123,7 @@ class CommitEngine:
         for key, members in batches.items():
             for start in range(0, len(members), MAX_BATCH):
                 part = members[start : start + MAX_BATCH]
-                told = self._submit_batch(key, [requests[i] for i in part])
+                told = self.submit_batch(key, [requests[i] for i in part], self.submit)
                 for i, answer in zip(part, told, strict=True):
                     answers[i] = answer
         return answers
@@ -176,23 +176,41 @@ class CommitEngine:
         self.finish_group()
         return True
 
-    def forget_client(self, client_id: int) -> None:
-        """A client is gone for good: it will not ask again."""
-        self.sessions.pop(client_id, None)
+    def forget_client(self, client_id: int, depth: int = 1) -> None:
+        """A client is gone for good: it will not ask again. ``depth``: the slots of a pipelined one."""
+        for slot in range(depth):
+            self.sessions.pop(client_id + slot, None)
 
-    def _submit_batch(self, key: BatchKey, requests: list[tuple[int, CommitSet]]) -> list[bytes]:
-        """Do ``requests`` as one commit of the coordinator; if that fails, one by one, each with its own answer."""
+    def outcome(self, client_id: int, commit_id: int) -> tuple[int, list[Any]] | None:
+        """Version and results of a commit if it is the last one of its session."""
+        session = self.sessions.get(client_id)
+        return session[1:] if session is not None and session[0] == commit_id else None
+
+    def note(self, client_id: int, commit_id: int, results: list[Any]) -> None:
+        """Log the outcome of a commit that changes nothing (``pipelining``); StoreFullError leaves nothing of it."""
+        decided = encode_decided([], results)
+        outcome = (client_id, commit_id, results)
+        self._commit(client_id, commit_id, [], [], NO_MUTATIONS, decided, NOTHING_KNOWN, (outcome,))
+
+    def batch_key(self, request: CommitSet) -> BatchKey | None:
+        """Operation and key by which a commit may be batched; None for one that must commit alone."""
+        return self._batching.key_of(request)
+
+    def submit_batch(
+        self, key: BatchKey, requests: list[tuple[int, CommitSet]], one: Callable[[int, CommitSet], bytes]
+    ) -> list[bytes]:
+        """Do ``requests`` as one commit of the coordinator, or else each by ``one``, with its own answer."""
         try:
             batch = self._batching.decide(key, requests, self._admission.now_ms(), self.sessions)
         except Exception:  # nothing of it exists yet; submitted alone, each gets its own error
             batch = None
         if batch is None:
-            return [self.submit(*request) for request in requests]
+            return [one(*request) for request in requests]
         writes, outcomes = batch.writes, batch.outcomes
         try:
             plan = self._commit_own(writes, NO_MUTATIONS, batch.decided, batch.nodes, outcomes)
         except StoreFullError:
-            return [self.submit(*request) for request in requests]
+            return [one(*request) for request in requests]
         version = self.version
         self._batching.keep(batch, version, plan.nodes)
         return [encode_answer(commit_id, COMMITTED, version, results) for _, commit_id, results in outcomes]

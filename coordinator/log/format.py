@@ -18,6 +18,7 @@ Durable: a change comes with a new FORMAT_VERSION. Nothing outside this file pac
       4     mutations as the client sent them (wire.request); those of an empty commit if operations decided everything
             what was decided: nothing if no operation was, else msgpack of
               [writes, results]                      one commit; results of its operations in order
+              [[], [status, details]]                a pipelined commit that changed nothing: its answer
               [writes, [], outcomes]                 a batch; outcomes [[client id, commit id, results], ...]
             writes  [key, value or nil, expires_ms, key, ...] flat, as in the mutations
 

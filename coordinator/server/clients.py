@@ -12,14 +12,18 @@ from __future__ import annotations
 import errno
 import os
 import select
+from collections.abc import Container
 
+from shoal.coordinator.commit.pipelining import Pipeline
 from shoal.coordinator.host import THIS_MACHINE, Host
 from shoal.shm.errors import ConfigurationError
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.limits import MAX_CLIENT_BACKLOG_BYTES
 from shoal.shm.memory.snapshots import SnapshotPage
 from shoal.shm.wire import handshake
-from shoal.shm.wire.frames import FrameBuffer
+from shoal.shm.wire.answer import no_memory_answer
+from shoal.shm.wire.frames import FrameBuffer, FrameError
+from shoal.shm.wire.request import CommitSet, decode_request
 
 
 class Client:
@@ -33,9 +37,11 @@ class Client:
         "client_id",
         "comes_back",
         "database_id",
+        "depth",
         "last_group",
         "page",
         "pid",
+        "pipeline",
         "request_fd",
         "was_back",
     )
@@ -56,6 +62,8 @@ class Client:
         self.answer_fd = answer_fd
         self.page = page
         self.database_id = client_id  # of the open database it belongs to, if that has several clients
+        self.depth = 1  # how many commits it may have in flight
+        self.pipeline: Pipeline | None = None  # if that is more than one
         self.buffer = FrameBuffer()
         self.backlog = b""
         # What the group-commit delay notes of it (``group_delay.GroupMember``).
@@ -66,6 +74,26 @@ class Client:
     def receive(self) -> bytes:
         """Some of what it has sent, empty at the end of its pipe; BlockingIOError if there is nothing now."""
         return self._host.read(self.request_fd, self.buffer.wanted_bytes())
+
+    def requests(self, data: bytes, known: Container[str]) -> tuple[list[CommitSet], list[bytes], bool]:
+        """The requests that ``data`` completes, answers to those there is no memory to decode, and whether to go on.
+
+        If not: it sent nonsense, or there is no memory to put its message together. Whole requests before that are
+        done, and the client is dropped. So is a pipelined one when there is no memory: it sends in order again.
+        """
+        requests: list[CommitSet] = []
+        refused: list[bytes] = []
+        try:
+            for message in self.buffer.feed(data):
+                try:
+                    requests.append(decode_request(message, known))
+                except MemoryError:
+                    if self.pipeline is not None:
+                        raise
+                    refused.append(no_memory_answer(message))
+        except (FrameError, MemoryError):
+            return requests, refused, False
+        return requests, refused, True
 
     def send(self, data: bytes) -> bool:
         """Write an answer, or keep what does not fit; False if the client must be dropped."""
@@ -174,4 +202,5 @@ def welcome_client(
         host.enlarge_pipe(fd)
     client = Client(hello.client_id, hello.pid, request_read, answer_write, page, host)
     client.database_id = hello.database_id or hello.client_id
+    client.depth = hello.depth
     return client, handshake.Welcome(durability, generation, store_id, segment_fd, slots, request_write, answer_read)

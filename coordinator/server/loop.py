@@ -16,11 +16,13 @@ from collections.abc import Callable
 
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.commit.group_delay import GroupDelay
+from shoal.coordinator.commit.pipelining import Pipeline
 from shoal.coordinator.control_socket import ControlSocket
 from shoal.coordinator.host import THIS_MACHINE, Host
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.server.checks import Checks
 from shoal.coordinator.server.clients import Client, Processes, check_served_as_asked, welcome_client
+from shoal.coordinator.server.group import Group
 from shoal.coordinator.server.maintenance import Maintenance
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.files.store_place import WorkingPlace
@@ -28,23 +30,11 @@ from shoal.shm.host.waiting import Lookout
 from shoal.shm.limits import DEFAULT_LIMITS, KEEP_PROCESSOR_S, Limits
 from shoal.shm.memory.layout import W_CLIENTS, W_GENERATION
 from shoal.shm.wire import handshake
-from shoal.shm.wire.answer import ANSWERED, REFUSED, encode_answer, no_memory_answer
-from shoal.shm.wire.frames import FrameError
-from shoal.shm.wire.request import CommitSet, decode_request
+from shoal.shm.wire.answer import ANSWERED, REFUSED, encode_answer
+from shoal.shm.wire.request import CommitSet
 from shoal.shm.wire.wire_errors import error_parts
 
 _PROCESSORS = os.cpu_count() or 1
-
-
-class Group:
-    """What comes in during one turn: requests to submit together, the client of each, and answers ready so far."""
-
-    __slots__ = ("answers", "asking", "requests")
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[int, CommitSet]] = []
-        self.asking: list[Client] = []
-        self.answers: list[tuple[Client, bytes]] = []
 
 
 class Server:
@@ -137,6 +127,10 @@ class Server:
             for fd in welcome.descriptors:
                 host.close(fd)
             raise
+        if client.depth > 1:
+            client.pipeline = Pipeline(self._engine, client.client_id, client.depth)
+            for former in [each for each in self._clients.values() if each.client_id == client.client_id]:
+                self._drop(former)  # it is here again, and sends anew what is unanswered or still in its old pipe
         self._clients[client.request_fd] = client
         self._had_clients = True
         self._count_clients()
@@ -241,19 +235,13 @@ class Server:
         if not data:
             self._reap(client)
             return
-        requests: list[CommitSet] = []
-        messages: list[bytes] = []
-        is_sound = True
-        try:
-            for message in client.buffer.feed(data):
-                try:
-                    requests.append(decode_request(message, self._engine.operations.rules))
-                except MemoryError:
-                    messages.append(no_memory_answer(message))
-        except (FrameError, MemoryError):
-            # Nonsense, or a message there is no memory to put together. Whole requests before it are done, and the
-            # client is dropped.
-            is_sound = False
+        requests, messages, is_sound = client.requests(data, self._engine.operations.rules)
+        if client.pipeline is not None:
+            if requests and self._was_moved():
+                group.answers += [(client, self._refuse_moved(request)) for request in requests]
+            elif not group.submit_in_order(client, client.pipeline, requests) or not is_sound:
+                self._drop(client)
+            return
         if is_sound and not messages and len(requests) == 1 and requests[0].control is None:
             group.requests.append((client.client_id, requests[0]))
             group.asking.append(client)
@@ -313,7 +301,7 @@ class Server:
         """Drop a client that is gone for good: it does not send its last commit again."""
         self._drop(client)
         if all(other.client_id != client.client_id for other in self._clients.values()):
-            self._engine.forget_client(client.client_id)
+            self._engine.forget_client(client.client_id, client.depth)
 
     def _drop(self, client: Client) -> None:
         del self._clients[client.request_fd]

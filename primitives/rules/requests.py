@@ -6,10 +6,30 @@ carries between them.
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any, NamedTuple, cast
 
-from shoal.primitives.engine import Engine
+from shoal.primitives.engine import Engine, EnginePipeline
 from shoal.primitives.rules import registry
+
+
+class _Asking(NamedTuple):
+    """An engine for requests to a pipeline: each returns a future."""
+
+    pipeline: EnginePipeline
+    convert: Callable[[Any], Any] | None
+
+    def perform(self, name: str, arguments: list[Any]) -> Future[Any]:
+        return self.pipeline.perform(name, arguments, self.convert)
+
+
+def asking(pipeline: EnginePipeline, convert: Callable[[Any], Any] | None = None) -> Engine:
+    """An engine with which each function here returns a future in place of what it says.
+
+    The result of the future is the operation's, or what ``convert`` makes of it.
+    """
+    return cast(Engine, _Asking(pipeline, convert))
 
 
 def delete(engine: Engine, key: bytes) -> bool:
@@ -24,9 +44,9 @@ def increment(engine: Engine, key: bytes, by: int) -> int:
     return total
 
 
-def insert(engine: Engine, exists: str, required: list[bytes | str], writes: list[bytes]) -> None:
-    """``key_rules.insert``: write keys and values (flat), the first of which must be new."""
-    engine.perform(registry.INSERT, [writes[0], exists, required, writes])
+def insert(engine: Engine, exists: str, required: list[bytes | str], writes: list[bytes]) -> Any:
+    """``key_rules.insert``: write keys and values (flat), the first of which must be new. The result is None."""
+    return engine.perform(registry.INSERT, [writes[0], exists, required, writes])
 
 
 def init_cell(engine: Engine, key: bytes, name: str, value: bytes) -> int:

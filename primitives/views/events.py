@@ -6,9 +6,9 @@ events have the sequences 0, 1, 2 and so on without a gap, they never change, an
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 from shoal.primitives.engine import Engine
 from shoal.primitives.event_types import (
@@ -41,6 +41,8 @@ from shoal.primitives.views.view import View
 from shoal.shm import codec
 from shoal.shm.arguments import check_int
 from shoal.shm.errors import CorruptionError, InvalidOperationError, NotFoundError
+
+T = TypeVar("T")
 
 _TAG = bytes((Tag.EVENT,))
 # A page of a long read ends with the event that reaches either.
@@ -76,8 +78,7 @@ class EventView(View):
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad type or payload.
         """
-        entries = [_entry(event_type, payload)]
-        return Appended(*requests.append_events(self._engine, self._prefix + METADATA, self._chain, entries)[0])
+        return self._append([_entry(event_type, payload)], _first)
 
     def append_many(self, events: Iterable[tuple[str, codec.Value]]) -> list[Appended]:
         """Append ``(type, payload)`` pairs, all or none, one after the other; their sequences and hashes.
@@ -86,10 +87,7 @@ class EventView(View):
         one commit holds.
         """
         entries = _entries(events)
-        if not entries:
-            return []
-        results = requests.append_events(self._engine, self._prefix + METADATA, self._chain, entries)
-        return [Appended(sequence, event_hash) for sequence, event_hash in results]
+        return self._append(entries, _all) if entries else []
 
     def read(self, sequence: int) -> Event | None:
         """The event ``sequence``, or None if there is none. ``TypeError`` for anything but an int."""
@@ -176,6 +174,10 @@ class EventView(View):
         record = self._together(length - 1).get(length - 1)
         return record is not None and record.hash == head_hash
 
+    def _append(self, entries: list[list[Any]], convert: Callable[[list[list[Any]]], T]) -> T:
+        """Append; what ``convert`` makes of [sequence, hash] of each."""
+        return convert(requests.append_events(self._engine, self._prefix + METADATA, self._chain, entries))
+
     def _together(self, sequence: int) -> dict[int, EventRecord]:
         """The events stored in one record with event ``sequence``, by sequence; without it, if it is not there."""
         found = self._engine.find(event_key(self._prefix, sequence))
@@ -229,6 +231,14 @@ def restore(view: EventView, events: Iterable[Event]) -> None:
     fields = fields_to_restore(events)
     if fields:
         requests.restore_events(view._engine, view._prefix + METADATA, fields)
+
+
+def _first(results: list[list[Any]]) -> Appended:
+    return Appended(*results[0])
+
+
+def _all(results: list[list[Any]]) -> list[Appended]:
+    return [Appended(sequence, event_hash) for sequence, event_hash in results]
 
 
 def _entry(event_type: object, payload: codec.Value) -> list[Any]:

@@ -80,16 +80,14 @@ class KVView(View):
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad key, value or ttl.
         """
-        raw = encode(value)
-        self._engine.put(self._prefix + _encode_key(key), raw, 0 if ttl is None else _expires_ms(ttl))
+        self._engine.put(*self._to_put(key, value, ttl))
 
     def put_with_ttl(self, key: str, value: Value, ttl: float | timedelta) -> None:
         """``put`` with a ``ttl`` that must be given.
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad key, value or ttl.
         """
-        if ttl is None:
-            raise TypeError("ttl is None; give seconds or a timedelta, or use put")
+        check_ttl_given(ttl)
         self.put(key, value, ttl=ttl)
 
     def ttl(self, key: str) -> float | None:
@@ -141,6 +139,10 @@ class KVView(View):
             raise ValueError(f"by is {shown(by)}; give an integer from -2**63 to 2**64 - 1")
         return requests.increment(self._engine, self._prefix + _encode_key(key), by)
 
+    def _to_put(self, key: str, value: Value, ttl: float | timedelta | None) -> tuple[bytes, bytes, int]:
+        raw = encode(value)
+        return self._prefix + _encode_key(key), raw, 0 if ttl is None else _expires_ms(ttl)
+
     def _scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
         own = self._prefix
         lower = own + encode_prefix(prefix)
@@ -166,6 +168,12 @@ def restore(view: KVView, pair: Pair) -> None:
         raise AlreadyExistsError(f"key {pair.key!r} exists; restore keys into a run that has none of them")
     if not pair.expires_ms or pair.expires_ms > now_ms():
         view._engine.put(key, raw, pair.expires_ms)
+
+
+def check_ttl_given(ttl: object) -> None:
+    """``TypeError`` for None, which is no ttl."""
+    if ttl is None:
+        raise TypeError("ttl is None; give seconds or a timedelta, or use put")
 
 
 def _encode_key(key: str) -> bytes:

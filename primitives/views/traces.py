@@ -184,6 +184,11 @@ class TraceView(View):
         if parent_id is not None:
             missing = f"parent trace {parent_id!r} does not exist in the run; record it first, or leave parent_id out"
             required = [self._prefix + RECORD + parent_id.encode(), missing]
+        return self._ask(trace_id, exists, required, writes)
+
+    def _ask(
+        self, trace_id: str, exists: str, required: builtins.list[bytes | str], writes: builtins.list[bytes]
+    ) -> str:
         requests.insert(self._engine, exists, required, writes)
         return trace_id
 

@@ -30,7 +30,7 @@ from shoal.shm.memory.segment import anonymous_file
 from shoal.shm.memory.words import unmap, words_of
 
 _PAGE_BYTES = (MAX_SNAPSHOTS_PER_PROCESS + 2) * 8
-_AT_WORK = -1  # the last word: 1 while the coordinator does a commit of this client
+_AT_WORK = -1  # the last word: not 0 while the coordinator does a commit of this client; of a pipeline its id
 
 
 def verify(words: memoryview, snapshot: int) -> None:
@@ -113,6 +113,10 @@ class SnapshotSlots:
         """Whether the coordinator, which has died, was doing a commit of this client."""
         return bool(self._slots[_AT_WORK])
 
+    def work_at_death(self) -> int:
+        """The commit of a pipeline that the coordinator, which has died, was doing, by id; 0 if none."""
+        return self._slots[_AT_WORK]
+
     def close(self) -> None:
         """Unmap the page. Later pins write to private memory: in a forked child, the page belongs to the parent."""
         mapped, self._slots = self._slots, memoryview(bytearray(_PAGE_BYTES)).cast("Q")
@@ -154,7 +158,7 @@ class SnapshotPage:
         self._slots = words_of(self._mm)
 
     def note_work(self, at_work: int) -> None:
-        """Note that the coordinator does a commit of this client (1), or that it does none (0)."""
+        """Note that the coordinator does a commit of this client (1, or its id), or that it does none (0)."""
         self._slots[_AT_WORK] = at_work
 
     def pinned(self) -> list[int]:

@@ -20,10 +20,11 @@ from typing import Any, NamedTuple
 from shoal.shm import codec
 from shoal.shm.errors import ConfigurationError, ShoalError
 from shoal.shm.host.descriptors import above_standard
+from shoal.shm.limits import MAX_INTEGER, MAX_PIPELINE_DEPTH
 from shoal.shm.wire import wire_errors
 from shoal.shm.wire.frames import FrameBuffer, FrameError, frame
 
-PROTOCOL_VERSION = 2
+PROTOCOL_VERSION = 3
 MAX_HELLO_BYTES = 4096
 _DESCRIPTORS = 4
 _FD = struct.Struct("i")
@@ -34,7 +35,8 @@ class Hello(NamedTuple):
 
     ``client_id`` and ``database_id`` are random numbers above 0. One open database may have several clients, because a
     signal handler may commit during a commit; they share the database's id. ``store_id`` is given if the database had
-    that store open before and accepts no other.
+    that store open before and accepts no other. ``depth`` is how many commits the client may have in flight; above 1,
+    it is a pipelined client, and the ids from ``client_id`` to ``client_id + depth - 1`` are its own.
     """
 
     protocol: int
@@ -44,6 +46,7 @@ class Hello(NamedTuple):
     max_bytes: int | None
     database_id: int = 0
     store_id: bytes | None = None
+    depth: int = 1
 
 
 class Welcome(NamedTuple):
@@ -75,10 +78,13 @@ def decode_hello(message: bytes) -> Hello:
         hello = Hello(*parts)
     except (ValueError, TypeError) as error:
         raise FrameError(f"not a hello: {error}") from error
-    numbers = {type(n) for n in (hello.protocol, hello.client_id, hello.pid, hello.database_id)} == {int}
+    whole = hello.protocol, hello.client_id, hello.pid, hello.database_id, hello.depth
+    numbers = {type(n) for n in whole} == {int}
     if not numbers or hello.protocol != PROTOCOL_VERSION or hello.client_id <= 0:
         found = str(hello.protocol) if numbers else "other than a number"
         raise FrameError(f"protocol {found}, expected {PROTOCOL_VERSION}")
+    if not 1 <= hello.depth <= MAX_PIPELINE_DEPTH or hello.client_id + hello.depth > MAX_INTEGER:
+        raise FrameError(f"a depth of {hello.depth}")
     optional = (hello.durability, str), (hello.max_bytes, int), (hello.store_id, bytes)
     if any(type(value) not in (kind, type(None)) for value, kind in optional):
         raise FrameError("options of the wrong types")

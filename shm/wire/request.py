@@ -24,7 +24,8 @@ from collections.abc import Container, Iterator
 from typing import Any, NamedTuple
 
 from shoal.shm import codec
-from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MIB
+from shoal.shm.errors import LimitExceededError
+from shoal.shm.limits import ADVICE_FOR_COMMITS, MAX_COMMIT_BYTES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MIB
 from shoal.shm.wire.frames import FrameError
 
 _HEADER = struct.Struct("<QQQI")
@@ -73,6 +74,12 @@ def encode_mutations(
 def encode_request(commit_id: int, snapshot: int, valid_until_ms: int, reads: bytes, mutations: bytes) -> bytes:
     """A whole request."""
     return _HEADER.pack(commit_id, snapshot, valid_until_ms, len(reads)) + reads + mutations
+
+
+def check_size(size_bytes: int) -> None:
+    """LimitExceededError for reads or mutations that are larger than those of any commit."""
+    if size_bytes > MAX_COMMIT_BYTES:
+        raise LimitExceededError("size of the commit in bytes", MAX_COMMIT_BYTES, size_bytes, ADVICE_FOR_COMMITS)
 
 
 def decode_request(message: bytes, known: Container[str]) -> CommitSet:

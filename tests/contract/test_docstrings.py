@@ -14,11 +14,13 @@ from typing import Any
 import pytest
 
 import shoal
+from shoal.primitives.facades.pipeline import RunPipeline
 from shoal.primitives.trace_types import KINDS
 from shoal.primitives.transaction import RunView
 from shoal.primitives.views.cells import StateView
 from shoal.primitives.views.events import EventView
 from shoal.primitives.views.kv import KVView
+from shoal.primitives.views.pipelined import PipelinedEvents, PipelinedKV, PipelinedState, PipelinedTraces
 from shoal.primitives.views.run_records import RunRecords
 from shoal.primitives.views.runs import RunsView
 from shoal.primitives.views.traces import TraceView
@@ -37,7 +39,8 @@ FACADES = {
     shoal.TraceStore: TraceView,
     shoal.RunIndex: RunsView,
 }
-CLASSES = {cls.__name__: cls for cls in [*(getattr(shoal, name) for name in shoal.__all__), *VIEWS.values(), RunView]
+CLASSES = {cls.__name__: cls for cls in [*(getattr(shoal, name) for name in shoal.__all__), *VIEWS.values(), RunView,
+                                           RunPipeline, PipelinedKV, PipelinedEvents, PipelinedState, PipelinedTraces]
            if inspect.isclass(cls)}  # fmt: skip
 ERRORS = [cls for cls in CLASSES.values() if issubclass(cls, Exception)]
 TYPES = [cls for cls in [*CLASSES.values(), *KINDS.values()] if cls not in ERRORS]
@@ -154,8 +157,14 @@ def test_public_names_say_where_users_find_them(name: str) -> None:
 
 # What a user may reach, beside the public methods: fields, and what bases of the standard library bring along.
 PUBLIC = {
-    "Database": "backup check close info path snapshot transact transaction",
+    "Database": "backup check close info path pipeline snapshot transact transaction",
     "Transaction": "close events kv on runs state traces version",
+    "Pipeline": "events kv on state traces",
+    "RunPipeline": "events kv state traces",
+    "PipelinedKV": "delete increment put put_with_ttl",
+    "PipelinedEvents": "append append_many",
+    "PipelinedState": "cas delete init set",
+    "PipelinedTraces": "record record_child record_with_options",
     "RunView": "events kv runs state traces",
     "Namespace": "agent app tenant",
     "KVStore": "delete exists get increment list list_with_values namespace put put_with_ttl transaction ttl",

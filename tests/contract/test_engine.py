@@ -241,3 +241,38 @@ class TestTransaction:
             with pytest.raises(shoal.InvalidOperationError):
                 call()
         transaction.abandon()
+
+
+class TestPipeline:
+    def test_calls_are_commits_in_order(self, store: Any, prefix: bytes) -> None:
+        """Each sees those before it, and each future has its own result, converted if that was asked for."""
+        pipeline = store.pipeline(4)
+        key = prefix + b"n"
+        futures = [pipeline.perform(registry.INCREMENT, [key, 1]) for _ in range(20)]
+        put = pipeline.put(key, codec.encode(7))
+        futures.append(pipeline.perform(registry.INCREMENT, [key, 1], lambda total: [total]))
+        assert pipeline.finish() is None
+        assert [future.result() for future in futures] == [*range(1, 21), [8]]
+        assert put.result() is None
+        assert contents(store.auto_commit, prefix) == {b"n": codec.encode(8)}
+
+    def test_a_failed_call(self, store: Any, prefix: bytes) -> None:
+        """It is its future's error, and the first one is told at the end; later calls are done."""
+        pipeline = store.pipeline(4)
+        pipeline.put(prefix + b"n", codec.encode("text"))
+        failed = pipeline.perform(registry.INCREMENT, [prefix + b"n", 1])
+        also = pipeline.perform(registry.INCREMENT, [prefix + b"n", 1])
+        last = pipeline.put(prefix + b"m", b"\x01")
+        assert pipeline.finish() is failed.exception()
+        assert isinstance(failed.exception(), TypeError)
+        assert isinstance(also.exception(), TypeError)
+        assert last.result() is None
+        assert pipeline.finish() is failed.exception()
+
+    def test_after_the_end(self, store: Any, prefix: bytes) -> None:
+        """Nothing is sent after ``finish``."""
+        pipeline = store.pipeline(4)
+        assert pipeline.finish() is None
+        with pytest.raises(shoal.InvalidOperationError):
+            pipeline.put(prefix + b"k", b"\x01")
+        assert contents(store.auto_commit, prefix) == {}

@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -31,6 +32,11 @@ class ToyStore:
 
     def begin(self, read_only: bool = False) -> ToyTransaction:
         return ToyTransaction(self, read_only)
+
+    def pipeline(self, depth: int) -> ToyPipeline:
+        if self.closed:
+            raise InvalidOperationError("the store is closed")
+        return ToyPipeline(self)
 
     def live(self, lower: bytes, upper: bytes, snapshot: int) -> dict[bytes, VersionedValue]:
         found = {}
@@ -141,6 +147,36 @@ class ToyAutoCommit(NamedTuple):
             while (found := look()) is None and (left_s := give_up_s - time.monotonic()) > 0:
                 self.store.changed.wait(min(left_s, 1e6))
         return found
+
+
+class ToyPipeline:
+    """Every call commits at once and gives a future that is done."""
+
+    def __init__(self, store: ToyStore) -> None:
+        self.store, self.ended = store, False
+        self.failure: BaseException | None = None
+
+    def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> Future[None]:
+        return self._done(lambda: self.store.auto_commit.put(key, value, expires_ms))
+
+    def perform(self, name: str, arguments: list[Any], convert: Callable[[Any], Any] | None = None) -> Future[Any]:
+        change = convert or (lambda result: result)
+        return self._done(lambda: change(self.store.auto_commit.perform(name, arguments)))
+
+    def finish(self) -> BaseException | None:
+        self.ended = True
+        return self.failure
+
+    def _done(self, call: Callable[[], Any]) -> Future[Any]:
+        if self.ended or self.store.closed:
+            raise InvalidOperationError("the pipeline has ended, or its store is closed")
+        future: Future[Any] = Future()
+        try:
+            future.set_result(call())
+        except Exception as error:
+            self.failure = self.failure or error
+            future.set_exception(error)
+        return future
 
 
 def _is_live(write: Write) -> bool:

@@ -89,16 +89,23 @@ def test_a_commit_that_was_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert kv.get(RUN, "key") == 3
 
 
-@pytest.mark.parametrize("kind", ["put", "transaction", "increment"])
+@pytest.mark.parametrize("kind", ["put", "transaction", "increment", "pipeline"])
 def test_a_commit_that_ends_coordinators(tmp_path: Path, kind: str) -> None:
     """Two coordinators die of it, then it is refused; other commits, before and after it, are done by the next ones."""
     with mutated_coordinators("poisoned"), shoal.open(tmp_path / "store", linger=0.1) as db:
         kv = shoal.KVStore(db)
         kv.put(RUN, "key", 1)
+
+        def send() -> None:
+            with db.pipeline(RUN) as pipe:
+                for _ in range(10):
+                    pipe.kv.put("poison", 1)
+
         generation = store_of(db).connection.attachment.generation
         commits: dict[str, Callable[[], object]] = {
             "put": lambda: kv.put(RUN, "poison", 1),
             "increment": lambda: kv.increment(RUN, "poison"),
+            "pipeline": send,
             "transaction": lambda: db.transact(RUN, lambda txn: txn.kv.put("poison", 1)),
         }
         with pytest.raises(shoal.CoordinatorLostError, match="2 coordinators died while they did this commit"):

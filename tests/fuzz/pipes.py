@@ -25,6 +25,7 @@ _LENGTH = struct.Struct("<I")
 def _hello_seeds() -> list[bytes]:
     return [
         script(handshake.PROTOCOL_VERSION, 77, 4711, None, None, 5, None),
+        script(handshake.PROTOCOL_VERSION, 77, 4711, None, None, 5, None, 64),
         script(handshake.PROTOCOL_VERSION, 2**62, 1, "strict", 64 << 20, 2**62, bytes(16)),
         handshake.encode_hello(handshake.Hello(handshake.PROTOCOL_VERSION, 1, 1, "memory", 8 << 20)),
     ]

@@ -9,12 +9,15 @@ import contextlib
 import errno
 import os
 import signal
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.commit.pipelining import Pipeline
 from shoal.shm.files import storage
+from shoal.shm.wire.request import CommitSet
 from tests.mutants.registry import condition
 
 GROUPS_TO_LIVE = 120
@@ -42,14 +45,25 @@ def die_logged() -> None:
 @condition
 def poisoned() -> None:
     """It is killed by every commit that names the key "poison"."""
-    sound = CommitEngine.submit_together
+    together, in_order = CommitEngine.submit_together, Pipeline.submit
+
+    def die_of(requests: list[CommitSet]) -> None:
+        if any(b"poison" in request.mutations for request in requests):
+            os.kill(os.getpid(), signal.SIGKILL)
 
     def submit_together(self: CommitEngine, requests: list[Any]) -> list[bytes]:
-        if any(b"poison" in request.mutations for _, request in requests):
-            os.kill(os.getpid(), signal.SIGKILL)
-        return sound(self, requests)
+        die_of([request for _, request in requests])
+        return together(self, requests)
+
+    def submit(self: Pipeline, requests: list[CommitSet], begin: Callable[[int], None]) -> list[bytes]:
+        def begin_or_die(commit_id: int) -> None:
+            begin(commit_id)
+            die_of(requests)
+
+        return in_order(self, requests, begin_or_die)
 
     CommitEngine.submit_together = submit_together
+    Pipeline.submit = submit
 
 
 @condition

@@ -9,17 +9,17 @@ import shoal
 from shoal.shm.wire import handshake
 
 
-def attach(db: shoal.Database) -> handshake.Welcome:
+def attach(db: shoal.Database, depth: int = 1, client_id: int = 77) -> handshake.Welcome:
     with socket.socket(socket.AF_UNIX) as connection:
         connection.connect(f"{db.path}/control.sock")
-        hello = handshake.Hello(handshake.PROTOCOL_VERSION, 77, os.getpid(), None, None)
+        hello = handshake.Hello(handshake.PROTOCOL_VERSION, client_id, os.getpid(), None, None, depth=depth)
         connection.sendall(handshake.encode_hello(hello))
         return handshake.receive_welcome(connection)
 
 
-def send_and_hear(db: shoal.Database, message: bytes) -> bytes:
+def send_and_hear(db: shoal.Database, message: bytes, depth: int = 1) -> bytes:
     """What comes back until the coordinator hangs up, or its answer."""
-    welcome = attach(db)
+    welcome = attach(db, depth)
     try:
         rest = memoryview(message)
         while rest:

@@ -31,12 +31,16 @@ Answer = tuple[int, int, Any]  # status, version, details
 
 
 class Channel:
-    """A client's id, the number of its last commit, and the attachment whose pipes it uses (None: attach first)."""
+    """A client's id, the number of its last commit, and the attachment whose pipes it uses (None: attach first).
 
-    __slots__ = ("attachment", "client_id", "commit_id")
+    ``depth`` is how many commits it may have in flight: 1, but for that of a pipeline.
+    """
 
-    def __init__(self) -> None:
+    __slots__ = ("attachment", "client_id", "commit_id", "depth")
+
+    def __init__(self, depth: int = 1) -> None:
         self.client_id = secrets.randbits(62) + 1
+        self.depth = depth
         self.commit_id = 0
         self.attachment: Attachment | None = None
 
@@ -78,13 +82,13 @@ def commit_through(channel: Channel, request: bytes, attach: Attach, timeout_s: 
             _give_up(channel, attachment)
             sent_before = sent_before or sent
             deaths += sent and attachment.slots.died_at_work()
-            reason = _not_sent_again(attachment.is_parents, deaths)
+            reason = not_sent_again(attachment.is_parents, deaths)
             if reason is not None:
                 raise reason from None
             give_up_s = time.monotonic() + timeout_s
         except TimeoutError:
             _give_up(channel, attachment)
-            raise _no_answer(attachment.coordinator_pid, timeout_s) from None
+            raise no_answer(attachment.coordinator_pid, timeout_s) from None
         except BaseException:
             _give_up(channel, attachment)
             raise
@@ -99,7 +103,7 @@ def _give_up(channel: Channel, attachment: Attachment) -> None:
     channel.attachment = None
 
 
-def _not_sent_again(is_parents: bool, deaths: int) -> ShoalError | None:
+def not_sent_again(is_parents: bool, deaths: int) -> ShoalError | None:
     """Why a commit whose coordinator has died is not sent to the next; None if it is."""
     if is_parents:
         return InvalidOperationError(
@@ -113,7 +117,8 @@ def _not_sent_again(is_parents: bool, deaths: int) -> ShoalError | None:
     return None
 
 
-def _no_answer(coordinator_pid: int, timeout_s: float) -> CoordinatorLostError:
+def no_answer(coordinator_pid: int, timeout_s: float) -> CoordinatorLostError:
+    """The error for commits that a coordinator has not answered in time."""
     return CoordinatorLostError(
         f"the coordinator, process {coordinator_pid}, does not answer: no answer for {timeout_s} s; "
         "see whether it is stopped; whether this commit is done shows when it goes on"

@@ -24,7 +24,6 @@ from typing import Any
 from shoal.shm.errors import (
     CoordinatorLostError,
     InvalidOperationError,
-    LimitExceededError,
     ShoalError,
     StoreMovedError,
     no_memory_to_send,
@@ -34,7 +33,6 @@ from shoal.shm.files.store_place import StorePlace
 from shoal.shm.host import descriptors
 from shoal.shm.host.unpatched import thread, time
 from shoal.shm.key_location_cache import KeyLocationCache
-from shoal.shm.limits import ADVICE_FOR_COMMITS, MAX_COMMIT_BYTES
 from shoal.shm.memory import words
 from shoal.shm.operation import OperationTable
 from shoal.shm.wire import request as wire_request
@@ -68,7 +66,7 @@ class StoreConnection:
         self.directory = directory
         self._durability = durability
         self._max_bytes = max_bytes
-        self._timeout_s = timeout_s
+        self.timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s  # of a coordinator that this process starts
         self._closed = False
         # Which store this is and where it lies: given by the caller, or known from the first attachment on.
@@ -82,7 +80,7 @@ class StoreConnection:
         self._attachments = LiveAttachments()
         self._begin()
         channel = Channel()
-        channel.attachment = self.attachment = self._arrive(channel.client_id, timeout_s, start=True)
+        channel.attachment = self.attachment = self._arrive(channel, timeout_s, start=True)
         self._memory = self.attachment.memory_id
         self._idle.append(channel)
         _connections.add(self)
@@ -105,7 +103,7 @@ class StoreConnection:
             try:
                 if self.attachment is attachment:
                     channel = self._take()
-                    self._attach(channel, False, time.monotonic() + self._timeout_s)
+                    self._attach(channel, False, time.monotonic() + self.timeout_s)
                     self._put_back(channel)
             finally:
                 self._depth = depth
@@ -122,10 +120,11 @@ class StoreConnection:
 
         Raises ``ConflictError``, whose key is the engine's, or the error that the coordinator refused the commit with.
         """
-        if len(mutations) > MAX_COMMIT_BYTES or len(reads) > MAX_COMMIT_BYTES:
-            size = max(len(mutations), len(reads))
-            raise LimitExceededError("size of the commit in bytes", MAX_COMMIT_BYTES, size, ADVICE_FOR_COMMITS)
-        status, version, details = self._exchange(snapshot, valid_until_ms, reads, mutations)
+        wire_request.check_size(max(len(mutations), len(reads)))
+        return self.told(*self._exchange(snapshot, valid_until_ms, reads, mutations))
+
+    def told(self, status: int, version: int, details: Any) -> tuple[int, list[Any]]:
+        """What an answer says: version and results of the commit. Raises what the commit failed with."""
         if status == COMMITTED:
             return version, details
         if status == CONFLICT:
@@ -136,6 +135,28 @@ class StoreConnection:
                 self._moved = error
             raise error
         raise FrameError(f"the coordinator answered with status {status}")
+
+    def attach_pipeline(self, channel: Channel, in_flight: bool) -> Attachment:
+        """Attach the channel of a pipeline, which keeps it from its first commit to its end; see ``_attach``."""
+        with self._lock:
+            depth = self._depth
+            self._depth = depth + 1
+            try:
+                return self._attach(channel, in_flight, time.monotonic() + self.timeout_s)
+            finally:
+                self._depth = depth
+
+    def check_writable(self) -> None:
+        """Raise what every commit raises now: the database only reads, was closed, or its store was moved."""
+        if self.read_only:
+            raise self.refusal()
+        self._check_here()
+
+    def _check_here(self) -> None:
+        if self._closed:
+            raise InvalidOperationError(self._why_closed())
+        if self._moved is not None:
+            raise StoreMovedError(*self._moved.args)
 
     def ask(self, name: str, arguments: list[Any]) -> Any:
         """Send the coordinator a control request, which commits nothing; its answer."""
@@ -160,15 +181,12 @@ class StoreConnection:
         return f"the database {self.directory} is closed; open it again"
 
     def _exchange(self, snapshot: int, valid_until_ms: int, reads: bytes, mutations: bytes) -> tuple[int, int, Any]:
-        give_up_s = time.monotonic() + self._timeout_s
+        give_up_s = time.monotonic() + self.timeout_s
         with self._lock:
             depth = self._depth
             self._depth = depth + 1
             try:
-                if self._closed:
-                    raise InvalidOperationError(self._why_closed())
-                if self._moved is not None:
-                    raise StoreMovedError(*self._moved.args)
+                self._check_here()
                 channel = self._take()
                 channel.commit_id += 1
                 try:
@@ -176,7 +194,7 @@ class StoreConnection:
                     message = frame(request)
                 except MemoryError as error:
                     raise no_memory_to_send(f"a commit of {len(reads) + len(mutations):,} bytes") from error
-                answer = commit_through(channel, message, self._attach, self._timeout_s, give_up_s)
+                answer = commit_through(channel, message, self._attach, self.timeout_s, give_up_s)
                 self._put_back(channel)
                 return answer
             finally:
@@ -202,14 +220,11 @@ class StoreConnection:
         """
         timeout_s = max(0.0, give_up_s - time.monotonic())
         try:
-            if self._closed:
-                raise InvalidOperationError(self._why_closed())
-            if self._moved is not None:
-                raise StoreMovedError(*self._moved.args)
+            self._check_here()
             if self.attachment.durability == "memory" and not self.read_only:
                 attachment = self._find_memory_store(channel, timeout_s)
             else:
-                attachment = self._arrive(channel.client_id, timeout_s, start=True)
+                attachment = self._arrive(channel, timeout_s, start=True)
         except StoreMovedError as error:
             self._moved = self._moved or error
             raise StoreMovedError(error.path, in_flight) from error
@@ -243,7 +258,7 @@ class StoreConnection:
         Another coordinator does not have the data: ``CoordinatorLostError``.
         """
         try:
-            attachment = None if self._lost else self._arrive(channel.client_id, timeout_s, start=False)
+            attachment = None if self._lost else self._arrive(channel, timeout_s, start=False)
         except CoordinatorLostError:
             attachment = None
         if attachment is None or attachment.memory_id != self._memory:
@@ -268,10 +283,10 @@ class StoreConnection:
         if attached is not None:
             attached(attachment)
 
-    def _arrive(self, client_id: int, timeout_s: float, start: bool) -> Attachment:
+    def _arrive(self, channel: Channel, timeout_s: float, start: bool) -> Attachment:
         """Attach to a coordinator. No signal handler interrupts this, so no descriptor it makes is lost."""
-        hello = Hello(PROTOCOL_VERSION, client_id, os.getpid(), self._durability, self._max_bytes, self._database_id)
-        hello = hello._replace(store_id=self.store_id)
+        asked, ids = (self._durability, self._max_bytes), (self._database_id, self.store_id)
+        hello = Hello(PROTOCOL_VERSION, channel.client_id, os.getpid(), *asked, *ids, channel.depth)
 
         def arrive() -> Attachment:
             welcome = take_over.attach(self.directory, hello, self._idle_timeout_s, timeout_s, start, self._place)

@@ -108,7 +108,7 @@ class ReadOnlyConnection(StoreConnection):
             raise _NowAtRest
         return attachment
 
-    def _arrive(self, client_id: int, timeout_s: float, start: bool) -> Attachment:
+    def _arrive(self, channel: Channel, timeout_s: float, start: bool) -> Attachment:
         """Read the files if no coordinator holds them, else attach to it. Polls while one begins or ends to serve."""
         deadline_s = time.monotonic() + timeout_s
         lost: CoordinatorLostError | None = None
@@ -122,7 +122,7 @@ class ReadOnlyConnection(StoreConnection):
                 self._resting = resting
                 return uninterrupted(partial(self._admitted, resting.welcome, resting.epoch))
             try:
-                attachment = arrive(client_id, max(0.0, deadline_s - time.monotonic()), start=False)
+                attachment = arrive(channel, max(0.0, deadline_s - time.monotonic()), start=False)
             except CoordinatorLostError as error:
                 lost = error
                 return None

@@ -13,7 +13,7 @@ import pytest
 import shoal
 from shoal.shm.errors import ConfigurationError
 from shoal.shm.host import descriptors
-from shoal.shm.limits import MAX_ENGINE_KEY_BYTES
+from shoal.shm.limits import MAX_ENGINE_KEY_BYTES, MAX_PIPELINE_DEPTH
 from shoal.shm.wire import answer, handshake, request, wire_errors
 from shoal.shm.wire.frames import FrameError, frame
 from shoal.shm.wire.handshake import PROTOCOL_VERSION, Hello, Welcome
@@ -148,7 +148,7 @@ class TestHandshake:
 
     def test_hello(self) -> None:
         """It comes back as it was sent, with and without options."""
-        for hello in (self.HELLO, Hello(PROTOCOL_VERSION, 5, 1234, None, None)):
+        for hello in (self.HELLO, Hello(PROTOCOL_VERSION, 5, 1234, None, None), self.HELLO._replace(depth=64)):
             assert handshake.decode_hello(handshake.encode_hello(hello)[4:]) == hello
 
     @pytest.mark.parametrize(
@@ -161,6 +161,10 @@ class TestHandshake:
             {"durability": 3},
             {"max_bytes": "1"},
             {"store_id": "text"},
+            {"depth": None},
+            {"depth": 0},
+            {"depth": MAX_PIPELINE_DEPTH + 1},
+            {"client_id": 2**64 - 2, "depth": 2},
         ],
     )
     def test_a_hello_of_another_kind(self, wrong: Any) -> None:

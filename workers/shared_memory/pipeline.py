@@ -1,0 +1,350 @@
+"""A pipeline: commits that are sent without waiting for the answers, decided in the order in which they were sent.
+
+Invariants:
+
+- It is a client of its own at the coordinator, with an id and a pair of pipes. Commit ids rise, and those in flight are
+  less than ``depth`` apart: the coordinator remembers the outcome of each (``coordinator.commit.pipelining``).
+- ``_in_flight`` holds what is unanswered, in order. A commit is in it before its first byte is written, and leaves it
+  after its future has the answer.
+- ``_attachment`` is set only while everything in flight is in its pipes whole, and no answer was taken from them and
+  not given out. Every step takes it out first and puts it back last. So whatever comes between (the coordinator dies, a
+  signal handler raises), the next step finds none, attaches again, and sends all of ``_in_flight`` again, in one write.
+  The coordinator answers those that are done, and has dropped the old pipes of this client with what was in them.
+- The old pipes stay open until then (``_former``): if a living coordinator saw their end, it would forget the outcomes.
+- Answers come in the order of the commits. One that is not of the oldest in flight was given out before.
+- Answers are read by the call that finds no room for another commit, by ``result`` and ``exception`` of a future, by a
+  thread while somebody waits in another way, and at the end. One read takes all that have come.
+- If no coordinator answers in time, or two in a row died at the same commit, nobody knows which of those in flight
+  are done: their futures, and every later call, raise ``CoordinatorLostError``.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import Any
+
+from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, ShoalError, StoreFullError, no_memory_to_send
+from shoal.shm.host.unpatched import thread, time
+from shoal.shm.limits import ANSWER_SPIN_S, MAX_PIPELINE_DEPTH, PIPELINE_BYTES
+from shoal.shm.wire import answer as wire_answer
+from shoal.shm.wire import request as wire_request
+from shoal.shm.wire.frames import FrameError, frame, read_message, write_all
+from shoal.workers.shared_memory.attachment import Attachment
+from shoal.workers.shared_memory.channel import Channel, no_answer, not_sent_again
+from shoal.workers.shared_memory.connection import StoreConnection
+from shoal.workers.shared_memory.pipelined_future import PipelinedFuture, Sent
+
+_ONE_LOOK_S = 0.00005  # at a pipe whose answers are taken without waiting
+_BACKGROUND_PAUSE_S = 0.001  # meanwhile the pipeline can be filled; then nothing is sent until all is answered
+_DROPPED_PAUSE_S = 0.01  # before coming again to a coordinator that dropped this client without an answer
+
+
+class EnginePipeline:
+    """The engine of a pipeline, see ``primitives.engine``. ``finish`` ends it. Threads may share it."""
+
+    def __init__(self, connection: StoreConnection, depth: int) -> None:
+        connection.check_writable()
+        self._connection = connection
+        self._depth = min(depth, MAX_PIPELINE_DEPTH)
+        self._channel = Channel(max(2, self._depth))
+        self._attachment: Attachment | None = None
+        self._former: Attachment | None = None
+        self._in_flight: deque[Sent] = deque()
+        self._end = 0
+        self._answered = 0  # the id of the last commit whose answer was read
+        self._first_error: BaseException | None = None
+        self._lost: Exception | None = None  # why this pipeline sends nothing any more
+        self._is_over = False
+        self._drains = False  # a commit found no room: those behind it are refused until nothing is in flight
+        self._died_at = self._deaths = 0  # the commit at which coordinators died lately, and how many of them
+        self._give_up_s = 0.0  # monotonic
+        self._is_exchanging = False
+        self._reads_in_background = False
+        self._pid = os.getpid()
+        self._lock = thread.RLock()
+
+    def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> Future[None]:
+        """Send a write."""
+        return self._send(wire_request.encode_mutations([key, value, expires_ms]), None)
+
+    def perform(self, name: str, arguments: list[Any], convert: Callable[[Any], Any] | None = None) -> Future[Any]:
+        """Send an operation. The result of the future is the operation's, or what ``convert`` makes of it."""
+        mutations = wire_request.encode_mutations([], None, [(name, arguments)])
+        return self._send(mutations, convert)
+
+    def finish(self) -> BaseException | None:
+        """Wait for all answers and end; the error of the earliest commit that failed, or None."""
+        self._check_process()
+        with self._lock:
+            if not self._is_over:
+                try:
+                    self._read_until(lambda: not self._in_flight)
+                finally:
+                    self._is_over = True
+                    if self._in_flight:
+                        self._fail(CoordinatorLostError("the wait for the pipeline's answers was interrupted"))
+                    self._let_go()
+            return self._first_error
+
+    def wait_for(self, future: PipelinedFuture, timeout_s: float | None) -> None:
+        """Read answers until ``future`` has its own, or for ``timeout_s`` seconds."""
+        self._check_process()
+        until_s = math.inf if timeout_s is None else time.monotonic() + timeout_s
+        if self._lock.acquire(True, -1 if timeout_s is None else min(max(timeout_s, 0.0), thread.TIMEOUT_MAX)):
+            try:
+                self._read_until(future.is_answered, until_s)
+            finally:
+                self._lock.release()
+
+    def take_what_came(self) -> None:
+        """Take in answers that have come, unless another call reads them now."""
+        if self._pid == os.getpid() and self._lock.acquire(False):
+            try:
+                if not self._is_exchanging:
+                    self._read_until(lambda: not self._in_flight, time.monotonic())
+            finally:
+                self._lock.release()
+
+    def read_in_background(self) -> None:
+        """Read in a thread until nothing is in flight: somebody waits for a future without asking it."""
+        if self._pid == os.getpid() and not self._reads_in_background:
+            self._reads_in_background = True
+            thread.start_new_thread(self._read_all, ())
+
+    def _read_all(self) -> None:
+        time.sleep(_BACKGROUND_PAUSE_S)
+        with self._lock:
+            self._reads_in_background = False
+            self._read_until(lambda: not self._in_flight)
+
+    def _send(self, mutations: bytes, convert: Callable[[Any], Any] | None) -> PipelinedFuture:
+        self._check_process()
+        wire_request.check_size(len(mutations))
+        with self._lock:
+            self._check_usable()
+            future = None
+            while future is None:
+                self._read_until(lambda: self._has_room(len(mutations)))
+                if self._lost is not None:
+                    raise self._lost
+                future = self._enqueue(mutations, convert)
+            return future
+
+    def _enqueue(self, mutations: bytes, convert: Callable[[Any], Any] | None) -> PipelinedFuture | None:
+        """Send a commit; None if a signal handler has taken its room."""
+        self._check_not_exchanging()
+        try:
+            self._is_exchanging = True
+            if not self._has_room(len(mutations)):
+                return None
+            channel = self._channel
+            commit_id = channel.commit_id + 1
+            try:
+                # The snapshot of a commit that reads nothing has no other use: it says which answer was read last.
+                request = wire_request.encode_request(commit_id, self._answered, 0, wire_request.NO_READS, mutations)
+                message = frame(request)
+            except MemoryError as error:
+                raise no_memory_to_send(f"a commit of {len(mutations):,} bytes") from error
+            attachment = self._take_pipes()
+            channel.commit_id = commit_id
+            self._end += len(message)
+            future = PipelinedFuture(self)
+            if not self._in_flight:
+                self._give_up_s = time.monotonic() + self._connection.timeout_s
+            self._in_flight.append(Sent(commit_id, message, self._end, future, convert))
+            if attachment is None:
+                self._attach()
+            else:
+                self._write(attachment, message)
+        finally:
+            self._is_exchanging = False
+        return future
+
+    def _has_room(self, size_bytes: int) -> bool:
+        self._forget_answered()
+        if not self._in_flight or self._drains:
+            self._drains = self._drains and bool(self._in_flight)
+            return not self._in_flight
+        oldest = self._in_flight[0]
+        bytes_in_flight = self._end - oldest.end + len(oldest.message)
+        is_in_depth = self._channel.commit_id + 1 - oldest.commit_id < self._depth
+        return is_in_depth and bytes_in_flight + size_bytes <= PIPELINE_BYTES
+
+    def _read_until(self, is_enough: Callable[[], bool], until_s: float = math.inf) -> None:
+        """Read answers until ``is_enough``, or until ``until_s`` (monotonic).
+
+        All in flight fails if there is no answer for the timeout of the database.
+        """
+        self._give_up_s = time.monotonic() + self._connection.timeout_s
+        while not is_enough():
+            self._forget_answered()
+            if not self._in_flight:
+                return
+            self._check_not_exchanging()
+            try:
+                self._is_exchanging = True
+                attachment = self._take_pipes()
+                if attachment is None:
+                    self._attach()
+                    continue
+                message = self._read(attachment, min(self._give_up_s, until_s))
+            finally:
+                self._is_exchanging = False
+            if message is not None:
+                self._take_all(attachment, message)
+            elif self._attachment is attachment:  # nothing came in time
+                now_s = time.monotonic()
+                if now_s >= self._give_up_s:
+                    self._fail(no_answer(attachment.coordinator_pid, self._connection.timeout_s))
+                elif now_s >= until_s:
+                    return
+
+    def _read(self, attachment: Attachment, until_s: float) -> bytes | None:
+        """The next answer; None at ``until_s``, or if the coordinator has gone: then the pipes are not put back."""
+        look_s = min(ANSWER_SPIN_S, max(_ONE_LOOK_S, until_s - time.monotonic()))
+        try:
+            message = read_message(
+                *(attachment.answer_fd, attachment.poller, attachment.buffer, attachment.ready, attachment.lookout),
+                *(look_s, until_s),
+            )
+        except TimeoutError:
+            self._attachment = attachment
+            return None
+        except (BrokenPipeError, EOFError):
+            self._coordinator_gone(attachment)
+            return None
+        self._attachment = attachment
+        return message
+
+    def _take_all(self, attachment: Attachment, message: bytes) -> None:
+        """Give out an answer and those that came with it. A callback of a future may use the pipeline meanwhile."""
+        try:
+            self._take(message)
+            while attachment.ready:
+                self._take(attachment.ready.pop(0))
+        except BaseException:
+            self._attachment = None
+            raise
+
+    def _take(self, message: bytes) -> None:
+        """Give the oldest commit in flight its answer."""
+        self._forget_answered()
+        try:
+            commit_id, status, version, details = wire_answer.decode_answer(message)
+        except FrameError as error:
+            self._fail(error)
+            return
+        if not self._in_flight or self._in_flight[0].commit_id != commit_id:
+            return
+        sent = self._in_flight[0]
+        self._answered = commit_id
+        self._give_up_s = time.monotonic() + self._connection.timeout_s
+        try:
+            _, results = self._connection.told(status, version, details)
+            result = results[0] if results else None
+            if sent.convert is not None:
+                result = sent.convert(result)
+        except Exception as error:
+            self._first_error = self._first_error or error
+            self._drains = self._drains or isinstance(error, StoreFullError)
+            sent.future.set_exception(error)
+        else:
+            sent.future.set_result(result)
+        self._forget_answered()
+
+    def _forget_answered(self) -> None:
+        while self._in_flight and self._in_flight[0].future.is_answered():
+            self._in_flight.popleft()
+
+    def _take_pipes(self) -> Attachment | None:
+        """The attachment, which the caller puts back when its step is done."""
+        attachment = self._attachment
+        if attachment is not None:
+            self._former = attachment
+        self._attachment = None
+        return attachment
+
+    def _attach(self) -> None:
+        """Attach, for the first time or again, and send what is unanswered."""
+        former = self._former
+        try:
+            attachment = self._connection.attach_pipeline(self._channel, former is not None)
+        except (ShoalError, OSError) as error:
+            self._fail(error)
+            return
+        attachment.in_use = (
+            True  # until the end: ``Database.close`` sets why_closed, then leaves the pipes to the pipeline
+        )
+        if attachment.why_closed:
+            attachment.close_pipes()
+            self._fail(InvalidOperationError(attachment.why_closed))
+            return
+        if former is not None and former.serves == attachment.serves:
+            time.sleep(_DROPPED_PAUSE_S)
+        else:
+            self._give_up_s = time.monotonic() + self._connection.timeout_s
+        self._former = attachment
+        self._write(attachment, b"".join([sent.message for sent in self._in_flight]))
+
+    def _write(self, attachment: Attachment, data: bytes) -> None:
+        try:
+            write_all(attachment.request_fd, data, self._give_up_s)
+        except BrokenPipeError:
+            self._coordinator_gone(attachment)
+        except TimeoutError:
+            self._fail(no_answer(attachment.coordinator_pid, self._connection.timeout_s))
+        else:
+            self._attachment = attachment
+
+    def _coordinator_gone(self, attachment: Attachment) -> None:
+        attachment.lost = True
+        work = attachment.slots.work_at_death()
+        if work:
+            self._deaths = self._deaths + 1 if work == self._died_at else 1
+            self._died_at = work
+        reason = not_sent_again(attachment.is_parents, self._deaths)
+        if reason is None and time.monotonic() >= self._give_up_s:  # dropped again and again
+            reason = no_answer(attachment.coordinator_pid, self._connection.timeout_s)
+        if reason is not None:
+            self._fail(reason)
+
+    def _fail(self, error: Exception) -> None:
+        """Nobody knows what becomes of the commits in flight: they have failed, and nothing more is sent."""
+        self._lost = self._lost or error
+        self._first_error = self._first_error or error
+        while self._in_flight:
+            self._forget_answered()
+            if self._in_flight:
+                self._in_flight[0].future.set_exception(error)
+
+    def _let_go(self) -> None:
+        """Detach, unless the connection reads from this attachment now."""
+        attachment = self._attachment or self._former
+        self._attachment = self._former = self._channel.attachment = None
+        if attachment is not None:
+            attachment.in_use = False
+            if attachment.why_closed:
+                attachment.close_pipes()
+
+    def _check_process(self) -> None:
+        if self._pid != os.getpid():
+            raise InvalidOperationError(
+                "the pipeline belongs to the process that opened it, and this one was forked from it; open one here"
+            )
+
+    def _check_usable(self) -> None:
+        if self._is_over:
+            raise InvalidOperationError("the pipeline has ended; open another")
+        if self._lost is not None:
+            raise self._lost
+        self._connection.check_writable()
+
+    def _check_not_exchanging(self) -> None:
+        if self._is_exchanging:
+            raise InvalidOperationError(
+                "a signal handler has interrupted a call of this pipeline; use the database there"
+            )
