@@ -15,8 +15,7 @@ from typing import Any
 
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.writer import Writer
-from shoal.coordinator.server import loop as server
-from shoal.coordinator.server import process
+from shoal.coordinator.server import clients, process
 from shoal.primitives.rules.registry import TABLE
 from shoal.shm.errors import StoreFullError
 from shoal.shm.files import storage
@@ -37,7 +36,7 @@ FAULTS: dict[str, tuple[Any, str, Callable[[], BaseException]]] = {
     "end group": (Writer, "end_group", lambda: StoreFullError("no room for a leaf")),
     "read": (Writer, "newest", lambda: IndexError("index out of bounds on dimension 1")),
     "decide": (OperationTable, "decide", MemoryError),
-    "decode": (server, "decode_request", MemoryError),
+    "decode": (clients, "decode_request", MemoryError),
 }
 
 
