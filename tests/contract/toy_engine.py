@@ -9,7 +9,6 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 
@@ -17,6 +16,8 @@ from shoal.primitives.rules.registry import TABLE
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import ConflictError, InvalidOperationError
 from shoal.shm.operation import VersionedValue, Write
+from tests.contract.toy_pipeline import ToyPipeline
+from tests.contract.toy_rules import is_live, within
 from tests.support.present import present
 
 
@@ -34,15 +35,13 @@ class ToyStore:
         return ToyTransaction(self, read_only)
 
     def pipeline(self, depth: int) -> ToyPipeline:
-        if self.closed:
-            raise InvalidOperationError("the store is closed")
         return ToyPipeline(self)
 
     def live(self, lower: bytes, upper: bytes, snapshot: int) -> dict[bytes, VersionedValue]:
         found = {}
         for key in [key for key in list(self.keys) if lower <= key < upper]:
             entry = next((entry for entry in reversed(self.keys[key]) if entry[0] <= snapshot), None)
-            if entry is not None and _is_live(entry[1]):
+            if entry is not None and is_live(entry[1]):
                 found[key] = VersionedValue(present(entry[1].value), entry[0], entry[1].expires_ms)
         return found
 
@@ -71,8 +70,8 @@ class ToyTransaction:
     def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, VersionedValue]]:
         self._check()
         shown = self.store.live(lower, upper, self.snapshot)
-        shown = {key: found for key, found in shown.items() if key not in self.writes and not _within(key, self.clears)}
-        own = [write for write in self.writes.values() if lower <= write.key < upper and _is_live(write)]
+        shown = {key: found for key, found in shown.items() if key not in self.writes and not within(key, self.clears)}
+        own = [write for write in self.writes.values() if lower <= write.key < upper and is_live(write)]
         shown |= {write.key: VersionedValue(present(write.value), 0, write.expires_ms) for write in own}
         position = len(self.reads)
         self.reads.append((lower, upper))
@@ -106,12 +105,12 @@ class ToyTransaction:
         with store.changed:
             if not self.writes and not self.clears:
                 return self.snapshot
-            read = (key for key in store.keys if _within(key, self.reads))
+            read = (key for key in store.keys if within(key, self.reads))
             changed = [key for key in read if store.keys[key][-1][0] > self.snapshot]
             if changed or self.valid_until_ms <= now_ms():
                 key: Any = (changed or [b""])[0]  # below the primitives it is bytes
                 raise ConflictError(key, self.snapshot, store.version)
-            cleared = {key: Write(key, None, 0) for key in store.keys if _within(key, self.clears)}
+            cleared = {key: Write(key, None, 0) for key in store.keys if within(key, self.clears)}
             store.version = self.version = store.version + 1
             for key, write in {**cleared, **self.writes}.items():
                 store.keys.setdefault(key, []).append((self.version, write))
@@ -147,41 +146,3 @@ class ToyAutoCommit(NamedTuple):
             while (found := look()) is None and (left_s := give_up_s - time.monotonic()) > 0:
                 self.store.changed.wait(min(left_s, 1e6))
         return found
-
-
-class ToyPipeline:
-    """Every call commits at once and gives a future that is done."""
-
-    def __init__(self, store: ToyStore) -> None:
-        self.store, self.ended = store, False
-        self.failure: BaseException | None = None
-
-    def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> Future[None]:
-        return self._done(lambda: self.store.auto_commit.put(key, value, expires_ms))
-
-    def perform(self, name: str, arguments: list[Any], convert: Callable[[Any], Any] | None = None) -> Future[Any]:
-        change = convert or (lambda result: result)
-        return self._done(lambda: change(self.store.auto_commit.perform(name, arguments)))
-
-    def finish(self) -> BaseException | None:
-        self.ended = True
-        return self.failure
-
-    def _done(self, call: Callable[[], Any]) -> Future[Any]:
-        if self.ended or self.store.closed:
-            raise InvalidOperationError("the pipeline has ended, or its store is closed")
-        future: Future[Any] = Future()
-        try:
-            future.set_result(call())
-        except Exception as error:
-            self.failure = self.failure or error
-            future.set_exception(error)
-        return future
-
-
-def _is_live(write: Write) -> bool:
-    return write.value is not None and not 0 < write.expires_ms <= now_ms()
-
-
-def _within(key: bytes, ranges: list[tuple[bytes, bytes]]) -> bool:
-    return any(lower <= key < upper for lower, upper in ranges)
