@@ -15,6 +15,7 @@ from __future__ import annotations
 import errno
 import mmap
 import os
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -222,27 +223,31 @@ class DiskStorage:
             if from_byte >= os.fstat(fd).st_size:
                 os.fsync(fd)
                 return
+
+            def copy(target: int) -> None:
+                os.ftruncate(target, os.fstat(fd).st_size)
+                _rewrite(fd, target, 0)
+
             try:
-                self._copy(fd, name)
+                self._replace(name, f"a copy of {name}", copy)
             except StoreFullError:
                 # A store must open on a full disk. Unless a sync has failed before, this makes the file durable, too.
                 _rewrite(fd, fd, from_byte - from_byte % _PAGE_BYTES)
         finally:
             os.close(fd)
 
-    def _copy(self, fd: int, name: str) -> None:
-        """Replace the file behind ``fd`` by a copy of it, durably."""
+    def _replace(self, name: str, what: str, write: Callable[[int], None]) -> None:
+        """Put a file that ``write`` fills and syncs in the place of ``name``; ``what`` is named if the disk is full."""
         temporary = self.directory / f"{name}.new"
         try:
-            copy = private_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            fd = private_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             try:
-                os.ftruncate(copy, os.fstat(fd).st_size)
-                _rewrite(fd, copy, 0)
+                write(fd)
             finally:
-                os.close(copy)
+                os.close(fd)
         except OSError as error:
             temporary.unlink(missing_ok=True)
-            raise_if_full(error, f"a copy of {name}")
+            raise_if_full(error, what)
             raise
         os.replace(temporary, self.directory / name)
         self.sync_directory()
@@ -253,20 +258,12 @@ class DiskStorage:
 
     def replace(self, name: str, content: bytes) -> None:
         """Replace a whole file, durably: after a kill or a power cut it is the old one or the new one."""
-        temporary = self.directory / f"{name}.new"
-        try:
-            fd = private_file(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
-            try:
-                _write_all(fd, content, 0)
-                os.fsync(fd)
-            finally:
-                os.close(fd)
-        except OSError as error:
-            temporary.unlink(missing_ok=True)
-            raise_if_full(error, f"{len(content):,} bytes for {name}")
-            raise
-        os.replace(temporary, self.directory / name)
-        self.sync_directory()
+
+        def write(fd: int) -> None:
+            _write_all(fd, content, 0)
+            os.fsync(fd)
+
+        self._replace(name, f"{len(content):,} bytes for {name}", write)
 
     def sync_directory(self) -> None:
         """Make creations, renames and removals durable."""
