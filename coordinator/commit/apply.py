@@ -11,7 +11,6 @@ Invariants:
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterable
 from typing import Any
 
@@ -21,7 +20,7 @@ from shoal.shm.limits import DEFAULT_LIMITS, Limits
 from shoal.shm.wire.request import FlatWrites
 
 
-class ClientSessions(OrderedDict[int, tuple[int, int, list[Any]]]):
+class ClientSessions(dict[int, tuple[int, int, list[Any]]]):
     """By client id: commit id, version and results of its last commit; the client that committed longest ago is first.
 
     Beyond ``limits.client_sessions`` the first is forgotten.
@@ -44,9 +43,12 @@ def apply_commit(
     if clears:
         for lower, upper in clears:
             window.add_clear(version, lower, upper)
-    window.add_writes(version, writes[::3])
+    if len(writes) == 3:
+        window.add_write(version, writes[0])
+    elif writes:
+        window.add_writes(version, writes[::3])
     for client_id, commit_id, results in outcomes:
+        sessions.pop(client_id, None)  # it becomes the last one
         sessions[client_id] = (commit_id, version, results)
-        sessions.move_to_end(client_id)
         if len(sessions) > sessions.most:
-            sessions.popitem(last=False)
+            del sessions[next(iter(sessions))]

@@ -148,7 +148,8 @@ class Writer:
         nodes, new_nodes, sizes = plan.nodes, plan.new_nodes, plan.sizes = [], [], []
         words = blocks = new_keys = 0
         grows = False
-        for key, value, expires_ms in triples(writes):
+        parts = iter(writes)
+        for key, value, expires_ms in zip(parts, parts, parts):  # noqa: B905 (``triples``, without its call)
             node = look_up(key)
             if node is None:
                 node = find(key)

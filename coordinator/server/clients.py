@@ -73,7 +73,7 @@ class Client:
 
     def receive(self) -> bytes:
         """Some of what it has sent, empty at the end of its pipe; BlockingIOError if there is nothing now."""
-        return self._host.read(self.request_fd, self.buffer.wanted_bytes())
+        return self._host.read(self.request_fd, self.buffer.wanted_bytes)
 
     def requests(self, data: bytes, known: Container[str]) -> tuple[list[CommitSet], list[bytes], bool]:
         """The requests that ``data`` completes, answers to those there is no memory to decode, and whether to go on.

@@ -223,8 +223,10 @@ class Server:
             events = self._lookout.look(poll, look_s, keep_s)
             if events:
                 return events
-        settled = self._maintenance.is_settled() and not self._control.is_missed
-        return poll(self._limits.idle_wait_s if settled else self._maintain_every_s)
+        events = poll(self._maintain_every_s)
+        if not events and self._maintenance.is_settled() and not self._control.is_missed:
+            events = poll(self._limits.idle_wait_s)
+        return events
 
     def _read(self, client: Client, group: Group) -> None:
         """Take in what a client sent: a single commit to be submitted with the others', anything else at once."""

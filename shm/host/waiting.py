@@ -62,7 +62,7 @@ class Lookout:
         return []
 
     def _rest(self, now_s: float) -> None:
-        """Do not look for a while; twice as long as the last time if that rest ended only recently."""
-        just_over = now_s - self._rests_until_s < self._rest_s
+        """Do not look for a while; twice as long as the last time if that rest has ended within ``LONGEST_REST_S``."""
+        just_over = now_s - self._rests_until_s < LONGEST_REST_S
         self._rest_s = min(self._rest_s * 2, LONGEST_REST_S) if just_over else FIRST_REST_S
         self._rests_until_s = now_s + self._rest_s

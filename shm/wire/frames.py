@@ -39,15 +39,12 @@ def frame(body: bytes) -> bytes:
 class FrameBuffer:
     """Takes bytes as they come in and returns whole messages."""
 
-    __slots__ = ("_missing", "_pieces")
+    __slots__ = ("_missing", "_pieces", "wanted_bytes")
 
     def __init__(self) -> None:
         self._pieces: list[bytes] = []  # of one unfinished message; joined once, when it is whole
         self._missing = 0  # bytes to come before the pieces are worth joining
-
-    def wanted_bytes(self) -> int:
-        """The number of bytes to read next."""
-        return _READ_BYTES if self._missing <= _READ_BYTES else _LARGE_READ_BYTES
+        self.wanted_bytes = _READ_BYTES  # how many to read next
 
     def feed(self, data: bytes) -> list[bytes]:
         """The messages that ``data`` completes. Raises FrameError for a length no message may have."""
@@ -56,28 +53,33 @@ class FrameBuffer:
                 return [data[LENGTH_BYTES:]]  # exactly one message, the usual case
         else:
             self._pieces.append(data)
-            self._missing -= len(data)
+            self._miss(self._missing - len(data))
             if self._missing > 0:
                 return []
             data = b"".join(self._pieces)
             self._pieces.clear()
         messages = []
         position, end = 0, len(data)
-        self._missing = 0
+        self._miss(0)
         while end - position >= LENGTH_BYTES:
             (length,) = _LENGTH.unpack_from(data, position)
             if length > MAX_FRAME_BYTES:
                 raise FrameError(f"a message of {length:,} bytes; the limit is {MAX_FRAME_BYTES:,}")
-            self._missing = length - (end - position - LENGTH_BYTES)
-            if self._missing > 0:
+            missing = length - (end - position - LENGTH_BYTES)
+            if missing > 0:
+                self._miss(missing)
                 break
             position += LENGTH_BYTES + length
             messages.append(data[position - length : position])
         if position < end:
             self._pieces.append(data[position:] if position else data)
             if self._missing <= 0:
-                self._missing = 1
+                self._miss(1)
         return messages
+
+    def _miss(self, missing: int) -> None:
+        self._missing = missing
+        self.wanted_bytes = _READ_BYTES if missing <= _READ_BYTES else _LARGE_READ_BYTES
 
 
 def write_all(fd: int, data: bytes, give_up_s: float = math.inf) -> None:
@@ -122,7 +124,7 @@ def read_message(
     while not ready:
         if not lookout.look(poller.poll, look_s):
             wait_ready(poller, give_up_s)
-        data = os.read(fd, buffer.wanted_bytes())
+        data = os.read(fd, buffer.wanted_bytes)
         if not data:
             raise EOFError
         ready.extend(buffer.feed(data))

@@ -123,7 +123,7 @@ def frames(data: bytes) -> None:
             refused = True
         held = sum(map(len, buffer._pieces))
         assert held <= len(stream)
-        assert 0 < buffer.wanted_bytes() <= limits.MIB, "what is asked for does not grow with what is announced"
+        assert 0 < buffer.wanted_bytes <= limits.MIB, "what is asked for does not grow with what is announced"
     # A refused piece takes the whole messages in it along: the other side is shown out with them.
     assert refused == is_refused
     assert found == expected if not refused else found == expected[: len(found)]

@@ -54,11 +54,11 @@ def test_a_length_no_message_has() -> None:
 def test_asks_for_more_when_a_large_message_is_under_way() -> None:
     """Small reads for small messages, large ones while a large message is missing much."""
     buffer = FrameBuffer()
-    small = buffer.wanted_bytes()
+    small = buffer.wanted_bytes
     assert buffer.feed(frame(bytes(10 << 20))[:1000]) == []
-    assert buffer.wanted_bytes() > small
+    assert buffer.wanted_bytes > small
     buffer.feed(bytes((10 << 20) + 4 - 1000))
-    assert buffer.wanted_bytes() == small
+    assert buffer.wanted_bytes == small
 
 
 def test_through_a_pipe() -> None:
