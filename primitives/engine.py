@@ -64,8 +64,13 @@ class Engine(Protocol):
 class AutoCommit(Engine, Protocol):
     """The engine outside any transaction: every call commits by itself. Threads share it."""
 
-    def wait_for(self, look: Callable[[], T | None], give_up_s: float, /) -> T | None:
-        """Call ``look`` now and after commits until it returns something else than None, and return that.
+    def wait_for(
+        self, look: Callable[[], T | None], ranges: list[tuple[bytes, bytes]], give_up_s: float, /
+    ) -> T | None:
+        """Call ``look`` now and after commits into ``ranges`` until it returns something else than None; return that.
+
+        A range is a lower bound and an upper one, which is excluded. Nothing is polled for: the thread sleeps until the
+        coordinator tells it of a commit. ``look`` may also be called without one.
 
         None if it still returns None at ``give_up_s`` (``time.monotonic``); the last look is made after that.
         """

@@ -131,6 +131,11 @@ def after(prefix: bytes) -> bytes:
     return stripped[:-1] + bytes((stripped[-1] + 1,))
 
 
+def only(key: bytes) -> tuple[bytes, bytes]:
+    """The range of a single key."""
+    return key, key + b"\0"
+
+
 def user_text(key: bytes) -> str:
     """The name of an engine key in messages: a user's key or name as it is; of other primitives their kind as well."""
     try:

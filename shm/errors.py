@@ -32,6 +32,9 @@ def shown(number: float, form: str = "") -> str:
 class ShoalError(Exception):
     """Base of all errors shoal raises on purpose. Never raised itself."""
 
+    # Whether the reason passes when others let go of what they hold. An operation that waits in line is decided again.
+    passes = False
+
 
 class ConflictError(ShoalError):
     """Raised by a commit if another commit has changed something the transaction read. Nothing was written.

@@ -157,8 +157,13 @@ class EventView(View):
         """Raise ``InvalidOperationError``: no event goes by itself."""
         raise InvalidOperationError("an event cannot be deleted, as its log is append-only; only a whole run can")
 
+    @property
+    def metadata_key(self) -> bytes:
+        """The key that every append writes."""
+        return self._prefix + METADATA
+
     def _metadata(self) -> Metadata:
-        found = self._engine.find(self._prefix + METADATA)
+        found = self._engine.find(self.metadata_key)
         return decode_metadata(None if found is None else found.value)
 
     def _event(self, sequence: int) -> Event | None:

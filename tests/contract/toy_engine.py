@@ -141,7 +141,7 @@ class ToyAutoCommit(NamedTuple):
 
         return call
 
-    def wait_for(self, look: Callable[[], Any], give_up_s: float) -> Any:
+    def wait_for(self, look: Callable[[], Any], ranges: Any, give_up_s: float) -> Any:
         with self.store.changed:
             while (found := look()) is None and (left_s := give_up_s - time.monotonic()) > 0:
                 self.store.changed.wait(min(left_s, 1e6))

@@ -42,7 +42,7 @@ from shoal.shm.wire.frames import FrameError, frame
 from shoal.shm.wire.handshake import PROTOCOL_VERSION, Hello, Welcome
 from shoal.workers.shared_memory import take_over
 from shoal.workers.shared_memory.attachment import Attachment
-from shoal.workers.shared_memory.attachments import LiveAttachments
+from shoal.workers.shared_memory.attachments import LiveAttachments, reading_through
 from shoal.workers.shared_memory.channel import Channel, commit_through
 from shoal.workers.uninterrupted import uninterrupted
 
@@ -136,8 +136,8 @@ class StoreConnection:
             raise error
         raise FrameError(f"the coordinator answered with status {status}")
 
-    def attach_pipeline(self, channel: Channel, in_flight: bool) -> Attachment:
-        """Attach the channel of a pipeline, which keeps it from its first commit to its end; see ``_attach``."""
+    def attach_apart(self, channel: Channel, in_flight: bool) -> Attachment:
+        """Attach a channel that is used without the lock: a pipeline's, or a borrowed one; see ``_attach``."""
         with self._lock:
             depth = self._depth
             self._depth = depth + 1
@@ -163,6 +163,10 @@ class StoreConnection:
         mutations = wire_request.encode_mutations([], control=(name, arguments))
         _, _, details = self._exchange(0, 0, wire_request.NO_READS, mutations)
         return details
+
+    def is_at_rest(self) -> bool:
+        """Whether it reads a store that nobody serves: of a connection that only reads."""
+        return False
 
     def check_at_rest(self) -> list[str] | None:
         """The problems of a store at rest; None for one that is served, whose coordinator takes part in the check."""
@@ -206,6 +210,17 @@ class StoreConnection:
             return self._idle.pop()
         except IndexError:
             return Channel()
+
+    def borrow(self) -> Channel:
+        """A channel for a request that may wait for long, while other threads commit through others."""
+        with self._lock:
+            self._check_here()
+            return self._take()
+
+    def give_back(self, channel: Channel) -> None:
+        """Put a borrowed channel back after its answer."""
+        with self._lock:
+            self._put_back(channel)
 
     def _put_back(self, channel: Channel) -> None:
         self._idle.append(channel)
@@ -303,7 +318,7 @@ class StoreConnection:
     def _admitted(self, welcome: Welcome, epoch: EpochWord) -> Attachment:
         """The attachment for what a coordinator hands out. The first one settles which store the connection is to."""
         words.register_reader()
-        attachment = Attachment(welcome, epoch, _reading_through(weakref.ref(self)))
+        attachment = Attachment(welcome, epoch, reading_through(weakref.ref(self)))
         self._attachments.add(attachment)
         if self._place is None and welcome.store_id:
             self._place = StorePlace(self.directory, welcome.store_id)
@@ -320,20 +335,6 @@ class StoreConnection:
         """In a forked child: drop the parent's pipes and slots, which only its death must end, and start anew."""
         self._attachments.leave_to_parent()
         self._begin()
-
-
-def _reading_through(
-    connection: Callable[[], StoreConnection | None],
-) -> Callable[[KeyLocationCache, str], bytes | None]:
-    """What a retired reader calls in place of its own ``get_named``; it keeps no connection alive."""
-
-    def get_from_current(place: KeyLocationCache, name: str) -> bytes | None:
-        alive = connection()
-        if alive is None:
-            raise InvalidOperationError("the database is closed; open it again")
-        return alive._get_from_current(place, name)
-
-    return get_from_current
 
 
 _connections: weakref.WeakSet[StoreConnection] = weakref.WeakSet()
