@@ -13,7 +13,7 @@ from shoal.primitives.keys import Namespace, only
 from shoal.primitives.rules.event_rules import LARGEST_SEQUENCE
 from shoal.primitives.rules.hash_chain import CHAINS, DEFAULT_CHAIN, GENESIS_HASH
 from shoal.primitives.transaction import Transaction
-from shoal.primitives.views.events import EventView, page_after
+from shoal.primitives.views.events import EventView, metadata_key, page_after
 from shoal.shm import codec
 from shoal.shm.arguments import check_int, check_str, check_wait
 
@@ -200,7 +200,7 @@ class EventLog(Facade[EventView]):
                 known = Anchor(events[-1].sequence + 1, events[-1].hash) if events else txn.events.anchor()
             return events or None
 
-        ranges, wait_for = [only(self._views[run_id].metadata_key)], self._db._store.auto_commit.wait_for
+        ranges, wait_for = [only(metadata_key(self._views[run_id]))], self._db._store.auto_commit.wait_for
         while (events := wait_for(look, ranges, time.monotonic() + wait_s)) is not None:
             yield from events
             sequence = events[-1].sequence + 1

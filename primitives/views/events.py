@@ -50,6 +50,11 @@ _PAGE_EVENTS = 256
 _PAGE_BYTES = 1024 * 1024
 
 
+def metadata_key(view: EventView) -> bytes:
+    """The key that every append writes."""
+    return view._prefix + METADATA
+
+
 class EventView(View):
     """The methods of ``EventLog`` for one run, without ``run_id``: ``txn.events``.
 
@@ -157,13 +162,8 @@ class EventView(View):
         """Raise ``InvalidOperationError``: no event goes by itself."""
         raise InvalidOperationError("an event cannot be deleted, as its log is append-only; only a whole run can")
 
-    @property
-    def metadata_key(self) -> bytes:
-        """The key that every append writes."""
-        return self._prefix + METADATA
-
     def _metadata(self) -> Metadata:
-        found = self._engine.find(self.metadata_key)
+        found = self._engine.find(metadata_key(self))
         return decode_metadata(None if found is None else found.value)
 
     def _event(self, sequence: int) -> Event | None:

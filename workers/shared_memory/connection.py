@@ -68,7 +68,7 @@ class StoreConnection:
         self._max_bytes = max_bytes
         self.timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s  # of a coordinator that this process starts
-        self._closed = False
+        self.is_closed = False
         # Which store this is and where it lies: given by the caller, or known from the first attachment on.
         self.store_id = store_id
         self._place = None if store_id is None else StorePlace(directory, store_id)
@@ -88,7 +88,7 @@ class StoreConnection:
     def _begin(self) -> None:
         """The state of a new process: an identity of its own and nothing in flight."""
         self._lock = thread.RLock()
-        self._database_id = secrets.randbits(62) + 1
+        self.database_id = secrets.randbits(62) + 1
         self._depth = 0  # calls under way in the thread that has the lock: more than one inside a signal handler
         self._idle: list[Channel] = []
 
@@ -153,7 +153,7 @@ class StoreConnection:
         self._check_here()
 
     def _check_here(self) -> None:
-        if self._closed:
+        if self.is_closed:
             raise InvalidOperationError(self._why_closed())
         if self._moved is not None:
             raise StoreMovedError(*self._moved.args)
@@ -177,7 +177,7 @@ class StoreConnection:
 
         A commit under way in another thread, or in this one if a signal handler closes, goes on until it is answered.
         """
-        self._closed = True
+        self.is_closed = True
         self._attachments.close_memory(self._why_closed())
         self._attachments.close_unused_pipes()
 
@@ -224,7 +224,7 @@ class StoreConnection:
 
     def _put_back(self, channel: Channel) -> None:
         self._idle.append(channel)
-        if self._closed:  # by another thread, or a signal handler, during the commit
+        if self.is_closed:  # by another thread, or a signal handler, during the commit
             self._attachments.close_unused_pipes()
 
     def _attach(self, channel: Channel, in_flight: bool, give_up_s: float) -> Attachment:
@@ -260,7 +260,7 @@ class StoreConnection:
 
     def _close_late(self, attachment: Attachment) -> None:
         """Close an attachment that was made while another thread closed the database."""
-        if self._closed:
+        if self.is_closed:
             attachment.close_memory(self._why_closed())
 
     def _is_usable(self) -> bool:
@@ -300,7 +300,7 @@ class StoreConnection:
 
     def _arrive(self, channel: Channel, timeout_s: float, start: bool) -> Attachment:
         """Attach to a coordinator. No signal handler interrupts this, so no descriptor it makes is lost."""
-        asked, ids = (self._durability, self._max_bytes), (self._database_id, self.store_id)
+        asked, ids = (self._durability, self._max_bytes), (self.database_id, self.store_id)
         hello = Hello(PROTOCOL_VERSION, channel.client_id, os.getpid(), *asked, *ids, channel.depth)
 
         def arrive() -> Attachment:

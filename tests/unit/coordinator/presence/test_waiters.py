@@ -64,7 +64,7 @@ def test_removal_leaves_nothing() -> None:
     assert waiters.touched(written(b"k", b"a3"), 0) == ["two"]
     waiters.remove("two")
     assert not waiters
-    assert not (waiters._by_key or waiters._by_prefix or waiters._lengths)
+    assert [waiters._by_key, waiters._by_prefix, waiters._lengths] == [{}, {}, {}]
 
 
 def test_against_a_plain_search() -> None:
