@@ -93,7 +93,7 @@ class ConflictWindow:
         return self._keys[bisect_right(self._versions, version) :], cleared
 
     def may_have_changed(self, ranges: list[tuple[bytes, bytes]], since: int) -> bool:
-        """Whether one of ``ranges`` was written after version ``since``; also if so much was that it is not looked up."""
+        """Whether one of ``ranges`` was written after version ``since``; also if that is too much to look at."""
         if since < self.floor:
             return True
         if len(self._keys) - bisect_right(self._versions, since) > _MOST_LOOKED_AT:

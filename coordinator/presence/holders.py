@@ -16,7 +16,7 @@ machine that was suspended, or a coordinator that was stopped, takes nothing fro
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from shoal.coordinator.commit.engine import CommitEngine
@@ -41,12 +41,13 @@ class _Holder:
 class Holders:
     """All holders of a store. True if there is any."""
 
-    def __init__(self, writer: Writer, engine: CommitEngine, now_s: float) -> None:
+    def __init__(self, writer: Writer, engine: CommitEngine, monotonic_s: Callable[[], float]) -> None:
         self._writer = writer
         self._engine = engine
         self._known: dict[int, _Holder] = {}
         self._gone: dict[int, None] = {}  # those that have ended and are not released yet, in the order of their ends
-        self._looked_s = now_s
+        self._monotonic_s = monotonic_s
+        self._looked_s = monotonic_s()
         self._clock_s = 0.0
         self._retry_s = 0.0  # not before this moment, as there was no room
         self._next_s = _NEVER_S  # no holder's time is up before, by the holders' clock
@@ -62,6 +63,7 @@ class Holders:
         """A commit writes an entry: a sign of life of its holder, which is known from now on."""
         if write.value is None or not write.key.startswith(holder_index.PREFIX):
             return
+        self._look()
         holder, _ = holder_index.decode_key(write.key)
         ttl_ms = holder_index.decode_ttl_ms(write.value)
         before = self._known.get(holder)
@@ -70,18 +72,18 @@ class Holders:
         self._known[holder] = _Holder(self._clock_s, ttl_ms)
         self._next_s = min(self._next_s, self._clock_s + ttl_ms / 1000)
 
-    def renew(self, holder: int, now_s: float) -> bool:
+    def renew(self, holder: int) -> bool:
         """A sign of life; whether it still holds something."""
-        self._look(now_s)
+        self._look()
         found = self._known.get(holder)
         if found is None or holder in self._gone:
             return False
         found.seen_s = self._clock_s
         return True
 
-    def age_ms(self, holder: int, now_s: float) -> int:
+    def age_ms(self, holder: int) -> int:
         """How long ago the last sign of life was; -1 of a holder that is not known."""
-        self._look(now_s)
+        self._look()
         found = self._known.get(holder)
         return -1 if found is None else int((self._clock_s - found.seen_s) * 1000)
 
@@ -92,12 +94,12 @@ class Holders:
 
     def due_in_s(self) -> float:
         """How long nothing is to be done."""
+        self._look()
         due_s = 0.0 if self._gone else self._next_s - self._clock_s
         return max(due_s, self._retry_s - self._looked_s)
 
-    def end_due(self, now_s: float) -> None:
+    def end_due(self) -> None:
         """Release what those held that have ended by now; a slice of it. Called when all pipes have been read."""
-        self._look(now_s)
         if self.due_in_s() > 0:
             return
         self._engine.finish_group()  # the ordered index has all keys then
@@ -112,7 +114,8 @@ class Holders:
             default=_NEVER_S,
         )
 
-    def _look(self, now_s: float) -> None:
+    def _look(self) -> None:
+        now_s = self._monotonic_s()
         self._clock_s += min(max(0.0, now_s - self._looked_s), _LONGEST_STEP_S)
         self._looked_s = now_s
 

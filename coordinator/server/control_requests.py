@@ -108,7 +108,7 @@ class ControlRequests:
 
     def after_turn(self, now_s: float) -> Answers:
         """End holders, wake who waits for what was committed, and end waits whose time is up; what to send now."""
-        self._holders.end_due(now_s)
+        self._holders.end_due()
         self._wake()
         while self._due and self._due[0][0] <= now_s:
             _, _, pending = heapq.heappop(self._due)
@@ -163,10 +163,10 @@ class ControlRequests:
         return self._submit(client, request, False)
 
     def _renew(self, client: Client, request: CommitSet, arguments: list[Any], now_s: float) -> bytes | None:
-        return _answered(request, [int(self._holders.renew(client.database_id, now_s))])
+        return _answered(request, [int(self._holders.renew(client.database_id))])
 
     def _ages(self, client: Client, request: CommitSet, arguments: list[Any], now_s: float) -> bytes | None:
-        return _answered(request, [self._holders.age_ms(holder, now_s) for holder in arguments])
+        return _answered(request, [self._holders.age_ms(holder) for holder in arguments])
 
     _ANSWER: ClassVar[dict[str, Callable[..., bytes | None]]] = {
         "check": _check,

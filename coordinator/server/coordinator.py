@@ -126,7 +126,7 @@ class Coordinator:
         writer, reclaimer, limits = self._writer, self._reclaimer, self._limits
         checks = Checks(writer, reclaimer, limits)
         maintenance = Maintenance(self._engine, writer, reclaimer, found.window, checks, self._checkpointer, limits)
-        holders = Holders(writer, self._engine, self._host.monotonic_s())
+        holders = Holders(writer, self._engine, self._host.monotonic_s)
         control_requests = ControlRequests(self._engine, found.window, checks, holders)
         return Server(
             *(self._engine, writer, maintenance, control_requests, self._meta, idle_timeout_s, place, self._keep_files),
