@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import secrets
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from types import TracebackType
 from typing import NoReturn
 
-from shoal.primitives.engine import EngineTransaction, Store
+from shoal.primitives.engine import Engine, EngineTransaction, Store
 from shoal.primitives.keys import Namespace, Tag, after, decode_text, encode_text
 from shoal.primitives.rules import requests
-from shoal.primitives.rules.lease_rules import decode_record
+from shoal.primitives.rules.lease_rules import LeaseHolder, decode_record
 from shoal.primitives.transaction import Fence
 from shoal.shm.arguments import check_count, check_positive_seconds, check_type, check_wait
 from shoal.shm.clock import now_ms
@@ -119,12 +120,7 @@ def take(
 
 def held(store: Store, namespace: Namespace, run_id: str) -> list[LeaseInfo]:
     """``Database.leases``."""
-    prefix = _prefix(namespace, run_id)
-    found = [
-        (decode_text(key[len(prefix) :]), holder)
-        for key, record in store.auto_commit.scan(prefix, after(prefix))
-        for holder in decode_record(record.value)
-    ]
+    found = list(holders(store.auto_commit, namespace, run_id))
     if not found:
         return []
     ages = store.holding.ages_ms([holder.holder for _, holder in found])
@@ -133,6 +129,14 @@ def held(store: Store, namespace: Namespace, run_id: str) -> list[LeaseInfo]:
         LeaseInfo(name, holder.token, holder.slot, holder.pid, now + max(0, holder.ttl_ms - (age or 0)))
         for (name, holder), age in zip(found, ages, strict=True)
     ]
+
+
+def holders(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[tuple[str, LeaseHolder]]:
+    """Name and holder of each lease of a run that is held, by name, then token."""
+    prefix = _prefix(namespace, run_id)
+    for key, record in engine.scan(prefix, after(prefix)):
+        for holder in decode_record(record.value):
+            yield decode_text(key[len(prefix) :]), holder
 
 
 def check_fence(fence: Fence | None) -> Fence | None:

@@ -70,6 +70,13 @@ def next_token(read: Read) -> int:
     return 1 if last is None else int(codec.unpackb(last.value)) + 1
 
 
+def raise_tokens(read: Read, now_ms: int, key: bytes, token: int) -> Decision:
+    """Give out no token from here on that is not above ``token``; ``key`` is ``TOKEN_KEY``."""
+    if type(token) is not int or next_token(read) > token:
+        return Decision([], None)
+    return Decision([Write(key, codec.pack(token), 0)], None)
+
+
 def release(read: Read, now_ms: int, key: bytes, holder: int, ticket: int) -> Decision:
     """Release what ``holder`` took with ``ticket``; the result is whether it held it."""
     held = _held(read, key)

@@ -20,6 +20,7 @@ INSERT = "insert"
 LEASE_FENCE = "lease_fence"
 LEASE_RELEASE = "lease_release"
 LEASE_TAKE = "lease_take"
+TOKENS_RAISE = "tokens_raise"
 
 OPERATIONS: dict[str, Callable[..., Decision]] = {
     CELL_CAS: cell_rules.cas,
@@ -34,6 +35,7 @@ OPERATIONS: dict[str, Callable[..., Decision]] = {
     LEASE_FENCE: lease_rules.fence,
     LEASE_RELEASE: lease_rules.release,
     LEASE_TAKE: lease_rules.take,
+    TOKENS_RAISE: lease_rules.raise_tokens,
 }
 
 BATCHED: dict[str, Callable[[Read, bytes], BatchedOperation]] = {EVENT_APPEND: event_rules.Appending}

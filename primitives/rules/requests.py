@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, cast
 from shoal.primitives.engine import Engine, EnginePipeline, EngineTransaction, Holding
 from shoal.primitives.keys import only
 from shoal.primitives.rules import registry
+from shoal.primitives.rules.lease_rules import TOKEN_KEY
 
 
 class _Asking(NamedTuple):
@@ -100,6 +101,11 @@ def take_lease(
 def release_lease(holding: Holding, key: bytes, ticket: int) -> None:
     """``lease_rules.release`` of what this holder took with ``ticket``."""
     holding.release(ticket, (registry.LEASE_RELEASE, [key, holding.holder, ticket]))
+
+
+def raise_tokens(engine: Engine, token: int) -> None:
+    """``lease_rules.raise_tokens``: every later token is above ``token``."""
+    engine.perform(registry.TOKENS_RAISE, [TOKEN_KEY, token])
 
 
 def fence_lease(transaction: EngineTransaction, holder: int, key: bytes, name: str, token: int) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -14,6 +15,7 @@ from pathlib import Path
 import pytest
 
 import shoal
+from shoal.cli.main import main
 from tests.support.crash_workers import DEADLINE_S, kill, wait_for
 
 RUN = "run"
@@ -217,4 +219,21 @@ def test_a_backup_takes_leases_with_it(db: shoal.Database, tmp_path: Path) -> No
         with copy.lease(RUN, "a", wait=DEADLINE_S) as taken:
             assert taken.token > lease.token
         assert copy.check() == []
+    lease.release()
+
+
+def test_an_export_has_leases_as_facts(db: shoal.Database, tmp_path: Path) -> None:
+    """An import gives them to nobody; the tokens of the other store go on above theirs."""
+    for _ in range(5):
+        lease = db.lease(RUN, "a", ttl=7)
+        if lease.token < 5:
+            lease.release()
+    file = tmp_path / "export"
+    assert main(["export", db.path, str(file)]) == 0
+    line = {"kind": "lease", "run_id": RUN, "name": "a", "token": 5, "slot": 0, "pid": os.getpid(), "ttl_ms": 7000}
+    assert json.dumps(line, separators=(",", ":")) in file.read_text()
+    with shoal.open(tmp_path / "other", linger=0.2) as other:
+        assert main(["import", other.path, str(file)]) == 0
+        with other.lease(RUN, "a") as taken:
+            assert taken.token == 6
     lease.release()
