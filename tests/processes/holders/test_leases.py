@@ -109,6 +109,24 @@ def test_it_outlives_the_coordinator(db: shoal.Database, hold: Hold) -> None:
     assert db.check() == []
 
 
+def test_fenced_commits_are_recovered(db: shoal.Database) -> None:
+    """What was written under a fence is in the log as any other commit, and nothing of a refused one is."""
+    kv = shoal.KVStore(db)
+    with db.lease(RUN, "a") as lease:
+        for i in range(20):
+            with db.transaction(RUN, fence=lease) as txn:
+                txn.kv.put(f"key {i}", i)
+                txn.events.append("done", i)
+    with pytest.raises(shoal.FencedError):
+        db.transact(RUN, lambda txn: txn.kv.put("key 20", 20), fence=lease)
+    kill(db.info().coordinator_pid)
+    with db.lease(RUN, "a") as again:
+        assert again.token == lease.token + 1
+    assert len(kv.list(RUN)) == shoal.EventLog(db).len(RUN) == 20
+    assert shoal.EventLog(db).verify_chain(RUN)
+    assert db.check() == []
+
+
 def test_who_died_with_the_coordinator_has_its_ttl(db: shoal.Database, hold: Hold) -> None:
     """Nobody saw the death: it ends when the ttl is over under the next coordinator."""
     holder = hold("a", 1.0)
