@@ -15,6 +15,7 @@ from shoal.database import Database, StoreInfo, open
 from shoal.primitives.event_types import Anchor, Appended, ChainVerification, Event
 from shoal.primitives.facades.event_log import EventLog
 from shoal.primitives.facades.kv_store import KVStore
+from shoal.primitives.facades.leases import Lease, LeaseInfo
 from shoal.primitives.facades.pipeline import Pipeline
 from shoal.primitives.facades.run_index import RunIndex
 from shoal.primitives.facades.state_cell import StateCell
@@ -33,8 +34,10 @@ from shoal.shm.errors import (
     ConflictError,
     CoordinatorLostError,
     CorruptionError,
+    FencedError,
     InvalidOperationError,
     InvalidStatusTransitionError,
+    LeaseHeldError,
     LimitExceededError,
     NotFoundError,
     ShoalError,
@@ -62,10 +65,14 @@ __all__ = [
     "Database",
     "Event",
     "EventLog",
+    "FencedError",
     "GENESIS_HASH",
     "InvalidOperationError",
     "InvalidStatusTransitionError",
     "KVStore",
+    "Lease",
+    "LeaseHeldError",
+    "LeaseInfo",
     "LimitExceededError",
     "Namespace",
     "NotFoundError",
