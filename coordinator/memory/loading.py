@@ -13,9 +13,20 @@ from collections.abc import Sequence
 from xxhash import xxh3_64_intdigest
 
 from shoal.coordinator.memory.heap import RECLAIM_BLOCKS, WORST_CASE_BLOCKS
-from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.memory.writer import Plan, Writer
 from shoal.shm.errors import StoreFullError
-from shoal.shm.memory.layout import BLOCK_WORDS, NODE_HEADER_WORDS, W_HASH_SEED, words_for
+from shoal.shm.memory.layout import (
+    BLOCK_WORDS,
+    EXPIRES,
+    LENGTH_MASK,
+    NODE_HEADER_WORDS,
+    RECORD_HEADER_WORDS,
+    RECORD_META,
+    RECORD_PREVIOUS,
+    TOMBSTONE,
+    W_HASH_SEED,
+    words_for,
+)
 from shoal.shm.memory.record import write_node, write_record
 from shoal.shm.wire.request import FlatWrites, triples
 
@@ -26,21 +37,47 @@ _INDEX_WORDS = 6
 def apply_versions(writer: Writer, writes: FlatWrites, versions: Sequence[int]) -> None:
     """Apply the i-th write at ``versions[i]``; versions ascend, and no key stands in ``writes`` twice.
 
-    StoreFullError leaves everything as it was.
+    A record is written over the newest one of its key if both take the same words. StoreFullError leaves everything as
+    it was.
     """
     plan = writer.plan(writes)
-    records = writer.allocate(plan.sizes)
+    sizes = _but_in_place(writer.segment.words, writes, plan)
+    fresh = iter(writer.allocate([size for size in sizes if size]))
     try:
-        places = zip(triples(writes), versions, plan.nodes, plan.new_nodes, records, strict=True)
-        for (key, value, expires_ms), version, node, new_node, record in places:
-            if value is None:
-                writer.delete(version, key, node, record)
+        places = zip(triples(writes), versions, plan.nodes, plan.new_nodes, sizes, strict=True)
+        for (key, value, expires_ms), version, node, new_node, size in places:
+            if not size:
+                _write_over(writer, version, key, value, expires_ms, node)
+            elif value is None:
+                writer.delete(version, key, node, next(fresh))
             elif node:
-                writer.overwrite(version, key, value, expires_ms, node, record)
+                writer.overwrite(version, key, value, expires_ms, node, next(fresh))
             else:
-                writer.add(version, key, value, expires_ms, new_node, record)
+                writer.add(version, key, value, expires_ms, new_node, next(fresh))
     except StoreFullError as error:  # a part is done: this must not be taken for the StoreFullError above
         raise AssertionError("the room that was planned for many commits is not there") from error
+
+
+def _but_in_place(words: memoryview, writes: FlatWrites, plan: Plan) -> list[int]:
+    """The sizes that are planned, but 0 for a record that takes as many words as the newest one of its key."""
+    sizes = plan.sizes.copy()
+    for i, node in enumerate(plan.nodes):
+        if node and writes[3 * i + 1] is not None:
+            meta = words[words[node] + RECORD_META]
+            if not meta & TOMBSTONE:
+                value_words = (meta & LENGTH_MASK) + 7 >> 3
+                if RECORD_HEADER_WORDS + value_words + (1 if meta & EXPIRES else 0) == sizes[i]:
+                    sizes[i] = 0
+    return sizes
+
+
+def _write_over(writer: Writer, version: int, key: bytes, value: bytes | None, expires_ms: int, node: int) -> None:
+    """Write a record over the newest one of a key."""
+    words = writer.segment.words
+    record = words[node]
+    write_record(writer.segment.mm, record, version, words[record + RECORD_PREVIOUS], value, expires_ms)
+    if expires_ms:
+        writer.expiry.add(key, expires_ms)
 
 
 class KeyLoader:
