@@ -64,16 +64,17 @@ def recover(
     """
     store_id, log_number, least_version = (None, 0, 0) if meta is None else meta[2:]
     sessions = ClientSessions(limits)
-    version, store_id = _load_checkpoint(storage, writer, reclaimer, sessions, store_id)
-    checkpoint_version = version
-    if version < least_version:
-        raise missing_checkpoint(least_version)
-    window = ConflictWindow(version)
-    log = WalReader(storage, version, store_id, log_number)
-    log_bytes = 0
-    for commit in replayed(log.records(), writer, reclaimer, window, sessions, limits):
-        log_bytes += commit.body_bytes
-        version = commit.version
+    with reserve_in_use(writer):
+        version, store_id = _load_checkpoint(storage, writer, reclaimer, sessions, store_id)
+        checkpoint_version = version
+        if version < least_version:
+            raise missing_checkpoint(least_version)
+        window = ConflictWindow(version)
+        log = WalReader(storage, version, store_id, log_number)
+        log_bytes = 0
+        for commit in replayed(log.records(), writer, reclaimer, window, sessions, limits):
+            log_bytes += commit.body_bytes
+            version = commit.version
     for name, from_byte in log.unsynced():
         storage.write_again(name, from_byte)
     for name in storage.list():
@@ -83,6 +84,21 @@ def recover(
                 storage.remove(name)
     next_number, files = log.next_number, log.first_versions
     return Recovered(version, checkpoint_version, log_bytes, next_number, files, log.store_id, window, sessions)
+
+
+@contextlib.contextmanager
+def reserve_in_use(writer: Writer) -> Iterator[None]:
+    """Let data use the memory that is kept for deletes.
+
+    What was committed fitted, but perhaps lies less well this time. A store that can only delete is better than none.
+    """
+    heap = writer.heap
+    kept, heap.reserve_blocks = heap.reserve_blocks, 0
+    try:
+        yield
+    finally:
+        heap.reserve_blocks = kept
+        writer.forget_budget()
 
 
 def _load_checkpoint(
@@ -188,17 +204,19 @@ def _apply_together(commits: list[LoggedCommit], writer: Writer, reclaimer: Recl
 
 
 def _apply_alone(commit: LoggedCommit, writer: Writer, reclaimer: Reclaimer) -> None:
-    version = commit.version
     try:
-        plan = writer.plan(commit.writes, commit.clears)
+        _apply(commit, writer)
     except StoreFullError:
         # There was room when it was committed: what had become obsolete by then had been freed. So free the same now.
         # Keys that leave the indexes in the first round are obsolete from this version on; nobody reads yet, so a
         # second round may free them, too.
-        publish(writer, reclaimer, version - 1)
-        publish(writer, reclaimer, version)
-        plan = writer.plan(commit.writes, commit.clears)
-    writer.apply(version, commit.clears, commit.writes, plan)
+        publish(writer, reclaimer, commit.version - 1)
+        publish(writer, reclaimer, commit.version)
+        _apply(commit, writer)
+
+
+def _apply(commit: LoggedCommit, writer: Writer) -> None:
+    writer.apply(commit.version, commit.clears, commit.writes, writer.plan(commit.writes, commit.clears))
 
 
 def publish(writer: Writer, reclaimer: Reclaimer, version: int) -> None:
