@@ -308,9 +308,9 @@ def _is_sound(block: KeyBlock, after: bytes, newest: int) -> bool:
         and all(map(lt, keys, islice(keys, 1, None)))
         and max(map(len, keys)) <= MAX_ENGINE_KEY_BYTES
         and max(map(len, values)) <= MAX_ENCODED_VALUE_BYTES
-        and 0 < min(versions)
+        and min(versions) > 0
         and max(versions) <= newest
-        and 0 <= min(expires_ms)
+        and min(expires_ms) >= 0
         and max(expires_ms) < 1 << 63
     )
 

@@ -11,6 +11,7 @@ from shoal.coordinator.commit.apply import ClientSessions, apply_commit
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.log.format import LoggedCommit
 from shoal.coordinator.memory.check_report import check_segment
+from shoal.coordinator.memory.loading import apply_versions
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.recovery import recover as recovery
@@ -124,7 +125,7 @@ def test_a_batch_that_does_not_fit_is_done_one_by_one(monkeypatch: pytest.Monkey
             full += 1
             raise
 
-    sound = recovery.apply_versions
+    sound = apply_versions
     monkeypatch.setattr(recovery, "apply_versions", counted)
     monkeypatch.setattr(recovery, "_BYTES_PER_BATCH", 5 * MIB)
     found = Memory()
