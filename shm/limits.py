@@ -6,7 +6,7 @@ that keep such a bound take a ``Limits`` when they are made, and the constant is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -111,8 +111,7 @@ MAX_GROUP_DELAY_S = 0.001  # group-commit delay: the longest wait for clients th
 PIPE_BYTES = 1 * MIB  # asked of the kernel for each pipe; less is fine
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """The bounds that a test may make smaller; in production all have their defaults.
 
     Nothing durable depends on them: a store written under some limits is read under any others.

@@ -7,11 +7,13 @@ carries between them.
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from shoal.primitives.engine import Engine, EnginePipeline
 from shoal.primitives.rules import registry
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 
 class _Asking(NamedTuple):
