@@ -61,10 +61,12 @@ class OperationTable(NamedTuple):
 
     The first argument of every operation is a key. ``batched`` are those that may share a commit with others of their
     kind on the same key. Their callers do not learn the commit version, so any order among them is serial.
+    ``in_turn`` are those that a caller sends again at once, with what the result tells it, if they wrote nothing.
     """
 
     rules: Mapping[str, Callable[..., Decision]]
     batched: Mapping[str, Callable[[Read, bytes], BatchedOperation]]
+    in_turn: frozenset[str] = frozenset()
 
     def decide(self, read: Read, now_ms: int, name: str, arguments: list[Any]) -> Decision:
         """Run the operation ``name`` over the state ``read`` shows."""

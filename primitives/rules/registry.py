@@ -11,6 +11,7 @@ CELL_CAS = "cell_cas"
 CELL_DELETE = "cell_delete"
 CELL_INIT = "cell_init"
 CELL_SET = "cell_set"
+CELL_SWAP = "cell_swap"
 DELETE = "delete"
 EVENT_APPEND = "event_append"
 EVENT_RESTORE = "event_restore"
@@ -22,6 +23,7 @@ OPERATIONS: dict[str, Callable[..., Decision]] = {
     CELL_DELETE: cell_rules.delete,
     CELL_INIT: cell_rules.init,
     CELL_SET: cell_rules.put,
+    CELL_SWAP: cell_rules.swap,
     DELETE: key_rules.delete,
     EVENT_APPEND: event_rules.append,
     EVENT_RESTORE: event_rules.restore,
@@ -31,4 +33,4 @@ OPERATIONS: dict[str, Callable[..., Decision]] = {
 
 BATCHED: dict[str, Callable[[Read, bytes], BatchedOperation]] = {EVENT_APPEND: event_rules.Appending}
 
-TABLE = OperationTable(OPERATIONS, BATCHED)
+TABLE = OperationTable(OPERATIONS, BATCHED, in_turn=frozenset((CELL_SWAP,)))

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from shoal.primitives.engine import Engine, EnginePipeline
 from shoal.primitives.rules import registry
+from shoal.primitives.rules.cell_rules import CellRecord
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -61,6 +62,12 @@ def cas_cell(engine: Engine, key: bytes, name: str, expected_version: int, value
     """``cell_rules.cas``: the cell's new version."""
     version: int = engine.perform(registry.CELL_CAS, [key, name, expected_version, value])
     return version
+
+
+def swap_cell(engine: Engine, key: bytes, name: str, expected_version: int, value: bytes) -> CellRecord | None:
+    """``cell_rules.swap``: None if the cell was changed, else what it holds."""
+    found: list[Any] | None = engine.perform(registry.CELL_SWAP, [key, name, expected_version, value])
+    return None if found is None else CellRecord(*found)
 
 
 def set_cell(engine: Engine, key: bytes, value: bytes) -> int:
