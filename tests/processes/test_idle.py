@@ -30,7 +30,9 @@ def _attached(path: Path, pipe: Connection) -> None:
 def _wakes(pid: int | None) -> int:
     """How often the threads of a process have slept."""
     statuses = [path.read_text().splitlines() for path in Path(f"/proc/{pid}/task").glob("*/status")]
-    return sum(int(line.split()[1]) for lines in statuses for line in lines if line.startswith("voluntary_ctxt_switches"))
+    return sum(
+        int(line.split()[1]) for lines in statuses for line in lines if line.startswith("voluntary_ctxt_switches")
+    )
 
 
 @pytest.mark.parametrize("durability", ["memory", "buffered", "strict"])
