@@ -69,11 +69,14 @@ class OperationTable(NamedTuple):
 
     ``ended`` (read, held key, holder, now_ms) says what to write when a holder has ended (``shm.holder_index``): the
     held key is not held by it any more. The entry itself is the coordinator's to delete.
+
+    ``in_turn`` are those that a caller sends again at once, with what the result tells it, if they wrote nothing.
     """
 
     rules: Mapping[str, Callable[..., Decision]]
     batched: Mapping[str, Callable[[Read, bytes], BatchedOperation]]
     ended: Callable[[Read, bytes, int, int], list[Write]] = nothing_held
+    in_turn: frozenset[str] = frozenset()
 
     def decide(self, read: Read, now_ms: int, name: str, arguments: list[Any]) -> Decision:
         """Run the operation ``name`` over the state ``read`` shows."""

@@ -6,17 +6,19 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shoal.primitives.engine import Recipe, Store
 from shoal.primitives.facades.leases import Lease, LeaseInfo, check_fence, held, take
-from shoal.primitives.facades.pipeline import Pipeline
 from shoal.primitives.keys import Namespace
 from shoal.primitives.retry import retry
 from shoal.primitives.transaction import Fence, Transaction
 from shoal.shared_memory_store import SharedMemoryStore
 from shoal.shm.arguments import check_count, check_plain_function, check_plain_result
 from shoal.shm.limits import IDLE_TIMEOUT_S, OPEN_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from shoal.primitives.facades.pipeline import Pipeline
 
 T = TypeVar("T")
 
@@ -157,6 +159,8 @@ class Database:
         ...     sums[-1].result()
         100
         """
+        from shoal.primitives.facades.pipeline import Pipeline  # here: see shoal/__init__.py
+
         return Pipeline(self._store, namespace, run_id, check_count("depth", depth, 1))
 
     def snapshot(self, run_id: str, *, namespace: Namespace = DEFAULT_NAMESPACE) -> Transaction:

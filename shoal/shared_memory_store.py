@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal.primitives.engine import Recipe
 from shoal.primitives.rules.registry import TABLE
@@ -21,9 +21,10 @@ from shoal.workers.shared_memory.attachment import EngineStats
 from shoal.workers.shared_memory.autocommit import AutoCommit
 from shoal.workers.shared_memory.check import check_through
 from shoal.workers.shared_memory.connection import StoreConnection
-from shoal.workers.shared_memory.pipeline import EnginePipeline
-from shoal.workers.shared_memory.read_only import ReadOnlyConnection
 from shoal.workers.shared_memory.transaction import EngineTransaction
+
+if TYPE_CHECKING:
+    from shoal.workers.shared_memory.pipeline import EnginePipeline
 
 # A check begins again when it is given up: because a commit needs memory, or because another coordinator serves now.
 _CHECK_ATTEMPTS = 10
@@ -58,6 +59,7 @@ class SharedMemoryStore:
         idle_timeout_s = check_seconds("linger", linger)
         if read_only:
             from shoal.at_rest import read_at_rest  # here, because only this needs what a coordinator is made of
+            from shoal.workers.shared_memory.read_only import ReadOnlyConnection
 
             read = partial(read_at_rest, directory, durability, max_bytes)
             self.connection: StoreConnection = ReadOnlyConnection(
@@ -76,6 +78,8 @@ class SharedMemoryStore:
 
     def pipeline(self, depth: int) -> EnginePipeline:
         """A pipeline with at most ``depth`` commits in flight."""
+        from shoal.workers.shared_memory.pipeline import EnginePipeline  # here: see shoal/__init__.py
+
         return EnginePipeline(self.connection, depth)
 
     @property

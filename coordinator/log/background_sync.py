@@ -2,6 +2,8 @@
 
 The thread only calls ``WalWriter.sync``. If a sync fails, the state of the disk is unknown, and no later sync can mend
 it. So the thread ends the whole process before another commit is answered.
+
+When all is synced, the thread sleeps until the next commit: an idle store uses no processor.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ class BackgroundSync:
         self._host = host
         self._begun = host.new_event()
         self._stopping = host.new_event()
+        self._awake = host.new_event()  # set by the commit that ends a sleep
         self._ended = host.new_event()
 
     def start(self) -> None:
@@ -39,6 +42,7 @@ class BackgroundSync:
     def stop(self) -> None:
         """Return when no sync is under way and none will begin. It may never have been started."""
         self._stopping.set()
+        self._awake.set()
         if self._begun.is_set():
             self._ended.wait()
 
@@ -49,7 +53,18 @@ class BackgroundSync:
             while not self._stopping.wait(self._every_s):
                 if log.synced_version < log.last_version:
                     log.sync()
+                else:
+                    self._sleep()
         except Exception as error:
             text = f"process {self._host.pid()}: the log cannot be written to disk: {error}"
             self._host.end_process(self._directory, text)
         self._ended.set()
+
+    def _sleep(self) -> None:
+        """Wait for the next commit."""
+        log = self._log
+        self._awake = awake = self._host.new_event()
+        log.wake = awake.set
+        # Only now: a commit before is seen here, and one after wakes. The same holds for ``stop``.
+        if log.synced_version == log.last_version and not self._stopping.is_set():
+            awake.wait()

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.commit.group_delay import GroupDelay
 from shoal.coordinator.commit.pipelining import Pipeline
+from shoal.coordinator.commit.turns import Turns
 from shoal.coordinator.control_socket import ControlSocket
 from shoal.coordinator.host import THIS_MACHINE, Host
 from shoal.coordinator.memory.writer import Writer
@@ -66,6 +67,7 @@ class Server:
         self._maintain_every_s = limits.sweep_every_ms / 1000
         self._spin_s, self._crowded_spin_s = limits.request_spin_s, limits.crowded_request_spin_s
         self._group_delay: GroupDelay[Client] | None = GroupDelay() if meta.durability == "strict" else None
+        self._turns: Turns[Client] = Turns(engine.operations.in_turn)
         self._clients: dict[int, Client] = {}  # by request descriptor
         self._answer_fds: dict[int, Client] = {}  # of those with a backlog
         self._wake_fd, self.wake_write_fd = host.pipe()  # a byte in it ends the wait
@@ -156,14 +158,12 @@ class Server:
         group_delay = self._group_delay if group.requests else None
         if group_delay is not None:
             self._wait_for_others(group_delay, group)
-        answers = group.answers
-        if group.requests:
-            for client in group.asking:
-                client.page.note_work(1)
-            answers += zip(group.asking, self._submit_together(group.requests), strict=True)
-            for client in group.asking:
-                client.page.note_work(0)
-        monotonic_s = self._host.monotonic_s
+        answers, monotonic_s, turns = group.answers, self._host.monotonic_s, self._turns
+        if group.requests or turns:
+            group.submit_in_turn(turns, self._submit_together, self._version, monotonic_s())
+        if group_delay is not None:
+            for client in turns.waiting():
+                group_delay.forget(client)  # it cannot come
         finishing_s = monotonic_s()
         self._engine.finish_group()
         self._send_all(answers)
@@ -188,6 +188,9 @@ class Server:
         if self._was_moved():
             return [self._refuse_moved(request) for _, request in requests]
         return self._engine.submit_together(requests)
+
+    def _version(self) -> int:
+        return self._engine.version
 
     def _was_moved(self) -> bool:
         """Whether the directory was moved: then nothing is committed any more, and this coordinator ends in order.
@@ -228,11 +231,12 @@ class Server:
             events = self._lookout.look(poll, look_s, keep_s)
             if events:
                 return events
-        due_s = float("inf")
-        if self._control_requests.is_active:
-            due_s = self._control_requests.due_in_s(self._host.monotonic_s())
+        now_s = self._host.monotonic_s()
+        due_s = self._control_requests.due_in_s(now_s) if self._control_requests.is_active else float("inf")
+        if self._turns:
+            due_s = min(due_s, max(0.0, self._turns.due_s() - now_s))
         events = poll(min(self._maintain_every_s, due_s))
-        if not events and self._maintenance.is_settled() and not self._control.is_missed:
+        if not events and not self._turns and self._maintenance.is_settled() and not self._control.is_missed:
             events = poll(max(0.0, min(self._limits.idle_wait_s, due_s - self._maintain_every_s)))
         return events
 
@@ -313,6 +317,7 @@ class Server:
             self._epoll.unregister(client.answer_fd)
         client.close()
         self._control_requests.forget(client)
+        self._turns.forget(client)
         if self._group_delay is not None:
             self._group_delay.forget(client)
         self._processes.forget(client)

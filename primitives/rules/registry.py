@@ -12,6 +12,7 @@ CELL_CAS = "cell_cas"
 CELL_DELETE = "cell_delete"
 CELL_INIT = "cell_init"
 CELL_SET = "cell_set"
+CELL_SWAP = "cell_swap"
 DELETE = "delete"
 EVENT_APPEND = "event_append"
 EVENT_RESTORE = "event_restore"
@@ -27,6 +28,7 @@ OPERATIONS: dict[str, Callable[..., Decision]] = {
     CELL_DELETE: cell_rules.delete,
     CELL_INIT: cell_rules.init,
     CELL_SET: cell_rules.put,
+    CELL_SWAP: cell_rules.swap,
     DELETE: key_rules.delete,
     EVENT_APPEND: event_rules.append,
     EVENT_RESTORE: event_rules.restore,
@@ -49,4 +51,4 @@ def ended(read: Read, held_key: bytes, holder: int, now_ms: int) -> list[Write]:
     return ENDED[tag_of(held_key)](read, held_key, holder, now_ms)
 
 
-TABLE = OperationTable(OPERATIONS, BATCHED, ended)
+TABLE = OperationTable(OPERATIONS, BATCHED, ended, in_turn=frozenset((CELL_SWAP,)))

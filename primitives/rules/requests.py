@@ -8,13 +8,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from shoal.primitives.engine import Engine, EnginePipeline, EngineTransaction, Holding
 from shoal.primitives.keys import only
 from shoal.primitives.rules import registry
+from shoal.primitives.rules.cell_rules import CellRecord
 from shoal.primitives.rules.lease_rules import TOKEN_KEY
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 
 class _Asking(NamedTuple):
@@ -62,6 +65,12 @@ def cas_cell(engine: Engine, key: bytes, name: str, expected_version: int, value
     """``cell_rules.cas``: the cell's new version."""
     version: int = engine.perform(registry.CELL_CAS, [key, name, expected_version, value])
     return version
+
+
+def swap_cell(engine: Engine, key: bytes, name: str, expected_version: int, value: bytes) -> CellRecord | None:
+    """``cell_rules.swap``: None if the cell was changed, else what it holds."""
+    found: list[Any] | None = engine.perform(registry.CELL_SWAP, [key, name, expected_version, value])
+    return None if found is None else CellRecord(*found)
 
 
 def set_cell(engine: Engine, key: bytes, value: bytes) -> int:

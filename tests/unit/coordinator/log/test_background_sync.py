@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,7 +29,7 @@ class _Log(SimpleNamespace):
 
 
 def _log(error: Exception | None = None) -> Any:
-    return _Log(last_version=3, synced_version=0, error=error, synced=threading.Event())
+    return _Log(last_version=3, synced_version=0, error=error, wake=None, synced=threading.Event())
 
 
 class _Machine(Host):
@@ -58,6 +59,26 @@ def test_it_syncs_and_stops(tmp_path: Path) -> None:
     log.last_version = 4
     assert not threading.Event().wait(0.02)
     assert log.synced_version == 3
+
+
+def test_it_sleeps_while_nothing_is_committed(tmp_path: Path) -> None:
+    """It looks no more at a log that is synced, until the next commit wakes it; ``stop`` ends its sleep, too."""
+    log = _log()
+    sync = BackgroundSync(log, tmp_path, LIMITS, Host())
+    sync.start()
+    assert log.synced.wait(10)
+    for version in (4, 5):
+        give_up_s = time.monotonic() + 10
+        while log.wake is None and time.monotonic() < give_up_s:
+            time.sleep(0.001)
+        log.synced.clear()
+        log.last_version = version
+        assert not log.synced.wait(0.05), "it looked by itself"
+        log.wake()
+        log.wake = None
+        assert log.synced.wait(10)
+    sync.stop()
+    assert log.synced_version == 5
 
 
 def test_a_failed_sync_ends_the_process(tmp_path: Path) -> None:
