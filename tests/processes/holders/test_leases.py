@@ -217,16 +217,25 @@ def test_close_in_another_thread_ends_a_wait(db: shoal.Database, store: Path) ->
 
 def test_the_thread_that_renews_ends(db: shoal.Database) -> None:
     """It is there only while something is held."""
-
-    def threads() -> int:
-        return len(os.listdir("/proc/self/task"))
-
     if not Path("/proc/self/task").exists():
         pytest.skip("no list of threads here")
-    before = threads()
-    with db.lease(RUN, "a", ttl=0.5):
-        assert threads() == before + 1
-    wait_for(lambda: threads() == before, "the thread to end")
+    program = """if True:
+        import os, sys, time, shoal
+        def threads(expected):
+            until = time.monotonic() + 20
+            while len(os.listdir("/proc/self/task")) != expected:
+                assert time.monotonic() < until, os.listdir("/proc/self/task")
+                time.sleep(0.01)
+        with shoal.open(sys.argv[1]) as db:
+            threads(1)
+            with db.lease("run", "a", ttl=0.5):
+                threads(2)
+            threads(1)
+            db.lease("run", "b")
+        threads(1)
+    """
+    done = subprocess.run([sys.executable, "-c", program, db.path], capture_output=True, text=True, timeout=DEADLINE_S)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_backup_takes_leases_with_it(db: shoal.Database, tmp_path: Path) -> None:
