@@ -141,8 +141,7 @@ class Holders:
 
     def _entries(self, holder: int) -> Iterator[tuple[bytes, int]]:
         """The key and ttl of each entry of a holder."""
-        lower = holder_index.entries_of(holder)
-        for key, _ in self._writer.ordered_index.iterate(lower, holder_index.entries_of(holder + 1)):
+        for key, _ in self._writer.ordered_index.iterate(*holder_index.bounds_of(holder)):
             found = self._writer.newest(key, 0)
             if found is not None:
                 yield key, holder_index.decode_ttl_ms(found.value)
@@ -161,7 +160,7 @@ class Holders:
             holder, held_key = holder_index.decode_key(entry)
             try:
                 ended = self._engine.operations.ended(read_newest, held_key, holder, now_ms)
-            except (ShoalError, TypeError, ValueError):  # a damaged record: nobody can hold anything by it
+            except (ShoalError, TypeError, ValueError, LookupError):  # no record of a rule: nobody holds anything by it
                 ended = []
             writes.update({write.key: write for write in ended})
             writes[entry] = Write(entry, None, 0)

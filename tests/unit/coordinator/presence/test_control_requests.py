@@ -183,6 +183,21 @@ def test_the_end_of_a_holder_is_in_slices(at: Coordinator) -> None:
     assert at.held(b"0") == []
 
 
+def test_a_holder_of_what_no_rule_knows_ends(at: Coordinator) -> None:
+    """An entry for a key that has no tag, or a record that is damaged, goes; the rest is released."""
+    client = at.client()
+    at.take(client)
+    strange = (b"x", b"\xff" * 9, LEASE[:-1] + b"\x01k", LEASE + b"damaged")
+    writes = [holder_index.entry(client.database_id, key, 5_000) for key in strange]
+    writes[0] = writes[0]._replace(value=b"no ttl")
+    at.engine.commit_own(lambda read, now_ms: [*writes, Write(LEASE + b"damaged", b"\xc1", 0)])
+    at.turn()
+    assert at.entries() == 5
+    at.requests.gone(client.database_id)
+    at.turn()
+    assert (at.entries(), at.held(), len(at.holders)) == (0, [], 0)
+
+
 def test_silence(at: Coordinator) -> None:
     """Each thing that is held ends its ttl after the last sign of life, and not before."""
     client = at.client()
@@ -215,6 +230,18 @@ def test_time_in_which_the_coordinator_did_not_run_counts_for_nobody(at: Coordin
     assert at.ask(client, "renew", []) == (ANSWERED, [1])
     at.turn(2.0)
     assert at.held() == [client.database_id]
+
+
+def test_entries_that_no_rule_has_written(at: Coordinator, tmp_path: Path) -> None:
+    """They keep no coordinator from starting, and are gone when it has served for a while."""
+    keys = [holder_index.PREFIX + rest for rest in (b"\xff" * 8 + b"held", b"\xff" * 20, bytes(9))]
+    at.engine.commit_own(lambda read, now_ms: [Write(key, value, 0) for key in keys for value in (b"\xc1",)])
+    at.engine.finish_group()
+    again = Coordinator(tmp_path)
+    for _ in range(3):
+        again.turn(0.5)
+    assert (again.entries(), len(again.holders)) == (0, 0)
+    again.log.close()
 
 
 def test_recovered_holders_have_their_ttl_to_come_back(at: Coordinator, tmp_path: Path) -> None:
