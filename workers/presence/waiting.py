@@ -132,7 +132,7 @@ def _answer_of(attachment: Attachment, commit_id: int, give_up_s: float) -> Answ
 
 def _abandon(channel: Channel, attachment: Attachment, undo: Operation | None) -> None:
     """Give up a request that may be answered still. ``undo`` follows it in the same pipe, so it is done after it."""
-    if undo is not None and not attachment.is_parents:
+    if undo is not None and not attachment.is_parents and attachment.request_fd in attachment.pipes:
         # Less than PIPE_BUF: written whole or not at all.
         with contextlib.suppress(OSError):
             mutations = wire_request.encode_mutations([], None, [undo], ("leave", []))
