@@ -19,6 +19,8 @@ class Operation(ABC):
     batch: ClassVar[int] = 1
     # Reads are measured at one durability only, because they do not depend on it.
     writes: ClassVar[bool] = True
+    # Whether all workers compete for one thing, so that it matters how evenly they get it.
+    competes: ClassVar[bool] = False
 
     def items(self) -> dict[str, Any]:
         """The keys and values that are loaded into the store."""
@@ -30,6 +32,9 @@ class Operation(ABC):
 
     def warm_up(self, session: Session, targets: Sequence[str]) -> None:  # noqa: B027 (most need none)
         """Bring a worker into the state of one that has been at work for a while."""
+
+    def prepare(self, session: Session, targets: Sequence[str]) -> None:  # noqa: B027 (most need none)
+        """Make in a loaded store what no key of ``items`` can hold; called once."""
 
     @abstractmethod
     def step(self, session: Session, targets: Sequence[str], worker: int, seed: int) -> Step:

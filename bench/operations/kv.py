@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from itertools import count, cycle, islice
 from typing import Any
 
-from ..peers import BenchError, Session
+from ..peers import PIPELINE_DEPTH, BenchError, Session
 from .base import Operation, Step
 
 READ_KEYS = 100_000
@@ -112,7 +112,7 @@ class Put(Operation):
 
     def step(self, session: Session, targets: Sequence[str], worker: int, seed: int) -> Step:
         """Each worker has random keys of its own."""
-        keys = _random_picks(targets, seed)
+        keys = random_picks(targets, seed)
         numbers = count()
         put = session.put
 
@@ -149,7 +149,7 @@ class ReadModifyWrite(Operation):
 
     def step(self, session: Session, targets: Sequence[str], worker: int, seed: int) -> Step:
         """Each worker has random keys of its own: workers in the same order would never conflict."""
-        keys = _random_picks(targets, seed)
+        keys = random_picks(targets, seed)
         rmw = session.rmw
 
         def step() -> None:
@@ -162,6 +162,27 @@ class ReadModifyWrite(Operation):
         total = sum(session.get(key) for key in targets)
         if total != operations:
             raise BenchError(f"{operations} increments were acknowledged and the counters add up to {total}")
+
+
+class Pipelined(Put):
+    """Blind overwrites, where a store can send the next before the last is answered."""
+
+    name = "pipelined"
+    title = (
+        f"pipelined: put as above, {PIPELINE_DEPTH} commits under way at once where the store can; else one at a time"
+    )
+    batch = PIPELINE_DEPTH
+
+    def step(self, session: Session, targets: Sequence[str], worker: int, seed: int) -> Step:
+        """As many puts as are under way at once; the time of a step is that of all of them."""
+        keys = random_picks(targets, seed)
+        numbers = count()
+        pipelined, batch = session.pipelined, self.batch
+
+        def step() -> None:
+            pipelined([(next(keys), _value(next(numbers))) for _ in range(batch)])
+
+        return step
 
 
 def _prefix(group: int) -> str:
@@ -187,5 +208,6 @@ def _round_from(targets: Sequence[str], offset: int) -> Iterator[Any]:
     return cycle([*targets[start:], *targets[:start]])
 
 
-def _random_picks(targets: Sequence[str], seed: int) -> Iterator[Any]:
+def random_picks(targets: Sequence[str], seed: int) -> Iterator[Any]:
+    """Random targets without end."""
     return cycle(random.Random(seed).choices(targets, k=_PICKS))
