@@ -65,6 +65,8 @@ def _run(options: argparse.Namespace) -> int:
         page.check(options.markdown)
     if options.read:
         documents = [document.read(path) for path in options.read]
+        if len({each.name for each in documents}) < len(documents):
+            raise BenchError("two of the files are of the same state of the machine and the same mode of shoal")
         for each in documents:
             print("\n\n".join(tables.document_texts(each)), end="\n\n")
     else:

@@ -108,7 +108,7 @@ def _add_reports(found: argparse.ArgumentParser) -> None:
         type=_existing_file,
         nargs="+",
         metavar="FILE",
-        help="measure nothing; report what --json has written before, as of an idle and of a busy machine",
+        help="measure nothing; report what --json has written: of an idle and a busy machine, compiled and plain",
     )
     instead.add_argument(
         "--compare",

@@ -29,8 +29,23 @@ class Document:
 
     @property
     def state(self) -> str:
-        """Of the machine: the word that tells two runs of it apart."""
+        """Of the machine, beside what is measured."""
         return "busy" if self.busy else "idle"
+
+    @property
+    def mode(self) -> str:
+        """Of shoal."""
+        return "compiled" if self.machine["shoal_compiled"] else "plain"
+
+    @property
+    def name(self) -> str:
+        """What tells the runs of one page apart."""
+        return f"{self.state}-{self.mode}"
+
+    @property
+    def title(self) -> str:
+        """``name`` in words."""
+        return f"{self.state} machine, {'plain Python' if self.mode == 'plain' else self.mode}"
 
     def sections(self) -> list[list[Figure]]:
         """The figures of each operation at each durability."""

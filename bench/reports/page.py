@@ -25,13 +25,11 @@ def write(path: Path, documents: Sequence[Document], plots: Sequence[Path]) -> N
     before, after = _split(path.read_text(encoding="utf-8"), path) if path.exists() else ("", "\n")
     parts = []
     for document in documents:
-        parts.append(f"## Figures, {document.state} machine")
+        parts.append(f"## Figures: {document.title}")
         parts += document_texts(document, MARKDOWN)
-        ending = f"-{document.state}.svg"
+        kinds = {plot: plot.stem.removesuffix(f"-{document.name}") for plot in plots}
         parts += [
-            f"![{plot.stem.removesuffix(ending[:-4])}, {document.state} machine]({_link(plot, path)})"
-            for plot in plots
-            if plot.name.endswith(ending)
+            f"![{kind}: {document.title}]({_link(plot, path)})" for plot, kind in kinds.items() if kind != plot.stem
         ]
     path.write_text(before + "\n\n".join([BEGIN, *parts, END]) + after, encoding="utf-8")
 

@@ -35,8 +35,8 @@ def write(directory: Path, documents: Sequence[Document]) -> list[Path]:
     for document in documents:
         for name, panels in _pictures(document).items():
             if panels:
-                path = directory / f"{name}-{document.state}.svg"
-                _save(path, panels, f"{name}, {document.state} machine")
+                path = directory / f"{name}-{document.name}.svg"
+                _save(path, panels, f"{name}: {document.title}")
                 written.append(path)
     return written
 

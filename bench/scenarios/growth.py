@@ -18,7 +18,7 @@ _FIRST_KEYS = 1_000
 _SAMPLES, _BATCH = 2_000, 20
 _SETTLE_S, _SETTLE_TIMEOUT_S = 0.3, 5.0
 _LOG_RUN = "log"
-_BYTES_PER_KEY = 1_000  # of the store's bound
+_BYTES_PER_KEY = 400  # of the store's bound
 _LEAST_BYTES = 256 * 1024**2
 
 

@@ -15,7 +15,7 @@ from .base import RUN, Result, Scenario, fill, key_of, median, opened, timed, va
 
 _COMMITS_SHARE = 10  # of the keys of the largest store
 _PUT_KEYS = 10_000
-_BYTES_PER_KEY = 1_000
+_BYTES_PER_KEY = 400
 _LEAST_BYTES = 256 * 1024**2
 
 

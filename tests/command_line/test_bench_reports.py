@@ -162,6 +162,12 @@ def test_reading_measures_nothing(write: Write, capsys: pytest.CaptureFixture[st
     assert "500 us median, on ext4" in told
 
 
+def test_two_runs_of_the_same_kind_are_not_reported_together(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
+    """Their plots would have the same names."""
+    assert main(["--read", write("a.json"), write("b.json")]) == 1
+    assert "same state of the machine and the same mode" in capsys.readouterr().err
+
+
 def test_figures_of_several_runs_are_no_one_file(write: Write, capsys: pytest.CaptureFixture[str]) -> None:
     """--json has one run."""
     assert main(["--read", write("idle.json"), write("busy.json", busy=2), "--json", "both.json"]) == 1
@@ -175,9 +181,9 @@ def test_a_page_keeps_what_stands_around_its_figures(write: Write, tmp_path: Pat
     for _ in range(2):
         assert main([*given, "page.md"]) == 0
     text = (tmp_path / "page.md").read_text()
-    assert text.startswith(f"# Title\n\n{page.BEGIN}\n\n## Figures, idle machine\n")
+    assert text.startswith(f"# Title\n\n{page.BEGIN}\n\n## Figures: idle machine, compiled\n")
     assert text.endswith(f"{page.END}\n\n## After\n")
-    assert text.count("## Figures, busy machine") == text.count("## Figures, idle machine") == 1
+    assert text.count("## Figures: busy machine, compiled") == text.count("## Figures: idle machine, compiled") == 1
     assert "\nold\n" not in text
     assert main([*given, "new.md"]) == 0
     assert page.BEGIN in (tmp_path / "new.md").read_text()
@@ -201,11 +207,11 @@ def test_plots(write: Write, tmp_path: Path) -> None:
     assert main(given) == 0
     plots = {path.name: path.read_bytes() for path in (tmp_path / "plots").iterdir()}
     kinds = ("throughput", "latency", "growth", "timeline")
-    assert set(plots) == {f"{kind}-{state}.svg" for kind in kinds for state in ("idle", "busy")}
+    assert set(plots) == {f"{kind}-{state}-compiled.svg" for kind in kinds for state in ("idle", "busy")}
     assert all(b"</svg>" in content for content in plots.values())
     links = re.findall(r"!\[[^]]+\]\(([^)]+)\)", (tmp_path / "page.md").read_text())
     assert sorted(links) == sorted(f"plots/{name}" for name in plots)
-    assert main(given) == 0
+    assert main(["--read", "idle.json", "--plot", "plots"]) == 0
     assert {path.name: path.read_bytes() for path in (tmp_path / "plots").iterdir()} == plots
 
 
