@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import importlib.util
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,7 +34,8 @@ def main(given: list[str] | None = None) -> int:
     missing = [name for name in _NEEDED if not _can_import(name)]
     if missing:
         return _complain(f"needs {' and '.join(missing)}; pip install '.[bench]' in a clone", BAD_USAGE)
-    if options.plot is not None and not _can_import("matplotlib"):
+    # Found and not imported: its libraries start threads, and the workers are forked.
+    if options.plot is not None and importlib.util.find_spec("matplotlib") is None:
         return _complain("--plot needs matplotlib; pip install '.[plot]' in a clone", BAD_USAGE)
     from shoal import ShoalError
 
@@ -145,7 +147,7 @@ def _chosen(options: argparse.Namespace) -> tuple[Plan, Scale, list[str]]:
     plan = Plan(
         operations=tuple(OPERATIONS[name]() for name in names if name in OPERATIONS),
         durabilities=options.durability or (arguments.BUSY_DURABILITY if options.busy else DURABILITIES),
-        processes=options.processes or (arguments.BUSY_PROCESSES if options.busy else arguments.PROCESSES),
+        processes=options.processes or _default_processes(options),
         rounds=rounds,
         seconds_s=seconds_s,
         busy=options.busy,
@@ -157,6 +159,12 @@ def _chosen(options: argparse.Namespace) -> tuple[Plan, Scale, list[str]]:
         clients=options.clients or (arguments.QUICK_CLIENTS if options.quick else arguments.CLIENTS),
     )
     return plan, scale, [name for name in names if name in SCENARIOS]
+
+
+def _default_processes(options: argparse.Namespace) -> tuple[int, ...]:
+    if options.busy:
+        return arguments.BUSY_PROCESSES
+    return arguments.QUICK_PROCESSES if options.quick else arguments.PROCESSES
 
 
 def _can_import(name: str) -> bool:

@@ -13,7 +13,7 @@ from .operations import OPERATIONS
 from .peers import DURABILITIES
 from .scenarios import SCENARIOS
 
-PROCESSES = (1, 4, 8)
+PROCESSES, QUICK_PROCESSES = (1, 4, 8), (1, 8)
 CLIENTS, QUICK_CLIENTS = (64, 256), (16,)
 KEYS, QUICK_KEYS, LARGE_KEYS = 1_000_000, 50_000, 10_000_000
 ROUNDS, QUICK_ROUNDS = 7, 3
@@ -45,7 +45,7 @@ def _add_what(found: argparse.ArgumentParser) -> None:
         metavar="NAME,...",
         help=f"operations of all stores: {', '.join(OPERATIONS)}; of shoal alone: {', '.join(SCENARIOS)}; default: all",
     )
-    found.add_argument("--processes", type=_counts, metavar="N,...", help="default: 1,4,8")
+    found.add_argument("--processes", type=_counts, metavar="N,...", help="default: 1,4,8; with --quick 1,8")
     found.add_argument(
         "--durability",
         type=_choice_of(DURABILITIES),

@@ -20,7 +20,7 @@ for needed in ("lmdb", "redis", "tabulate"):
 from shoal.bench import harness  # noqa: E402
 from shoal.bench.harness import Plan, entered, run_section, run_trial  # noqa: E402
 from shoal.bench.operations import OPERATIONS  # noqa: E402
-from shoal.bench.peers import DURABILITIES, PEERS, BenchError, Session, redis_server  # noqa: E402
+from shoal.bench.peers import DURABILITIES, PEERS, BenchError, Session, disk_cache, redis_server  # noqa: E402
 from shoal.bench.peers.shoal_store import ShoalSession, ShoalStore  # noqa: E402
 from shoal.bench.reports.tables import section_text  # noqa: E402
 from tests.support.present import present  # noqa: E402
@@ -36,6 +36,9 @@ class Claims(Session):
     def __init__(self, length: int = 0, version: int = 0, traces: int = 0) -> None:
         self._length, self._version, self._traces = length, version, traces
 
+    def get(self, key: str) -> int:
+        return 0
+
     def log_length(self, run: str) -> int:
         return self._length
 
@@ -46,7 +49,7 @@ class Claims(Session):
         return self._traces
 
 
-@pytest.mark.parametrize("name", PRIMITIVES)
+@pytest.mark.parametrize("name", [*COUNTERS, "hot", *PRIMITIVES])
 def test_work_that_is_lost_is_noticed(name: str) -> None:
     """An operation's check refuses a store that holds less than was acknowledged."""
     operation = OPERATIONS[name]()
@@ -66,7 +69,7 @@ def test_a_peer_keeps_what_it_acknowledges(peer: Any, tmp_path: Path) -> None:
     """What a peer can do it does so that the operation's check agrees, for several workers."""
     able = [name for name in (*COUNTERS, "hot", *PRIMITIVES) if peer.lacks(name, "buffered") is None]
     if not able:
-        pytest.skip("the server is not installed")
+        pytest.skip(str(peer.lacks("rmw", "buffered")))
     store = peer(tmp_path, "buffered")
     try:
         store.start({**OPERATIONS["rmw"]().items(), **OPERATIONS["hot"]().items()})
@@ -160,6 +163,13 @@ def test_a_redis_that_is_not_installed_is_said_to_be(tmp_path: Path, monkeypatch
     text = section_text(run_section(operation, "buffered", plan, tmp_path, lambda: None))
     assert "Redis: not measured: redis-server is not installed." in text
     assert "LMDB" in text
+
+
+def test_a_diskcache_that_is_not_installed_is_said_to_be(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is an optional peer: nothing fails without it."""
+    monkeypatch.setattr(disk_cache, "version", lambda: None)
+    for durability in DURABILITIES:
+        assert disk_cache.DiskCache.lacks("put", durability) == "diskcache is not installed"
 
 
 @pytest.mark.slow

@@ -87,6 +87,8 @@ def test_how_much_is_measured(given: list[str], expected: dict[str, Any]) -> Non
     ("given", "operations", "processes", "durabilities"),
     [
         (["--busy"], ["put"], (1, 4), ("buffered",)),
+        (["--busy", "--quick"], ["put"], (1, 4), ("buffered",)),
+        (["--quick", "--only", "get"], ["get"], (1, 8), ("buffered", "strict")),
         (["--busy", "2", "--only", "get,put"], ["get", "put"], (1, 4), ("buffered",)),
         (["--only", "put,put", "--processes", "2,2,1"], ["put"], (2, 1), ("buffered", "strict")),
         (["--busy", "--durability", "strict", "--processes", "3"], ["put"], (3,), ("strict",)),
