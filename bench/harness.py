@@ -101,7 +101,13 @@ class Entrant:
 
     peer: Peer
     targets: list[str]
-    operations: int = 0  # of all its workers, outside the windows too
+    # The seed of each of its workers, and the operations that it did, outside the window too.
+    by_seed: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def operations(self) -> int:
+        """Of all its workers."""
+        return sum(done for _, done in self.by_seed)
 
 
 @dataclass
@@ -183,7 +189,7 @@ def check(entrant: Entrant, operation: Operation) -> None:
     """Raise ``BenchError`` unless all that was acknowledged is there."""
     session = entrant.peer.connect()
     try:
-        operation.check(session, entrant.targets, entrant.operations)
+        operation.check(session, entrant.targets, entrant.operations, entrant.by_seed)
     except BenchError as error:
         raise BenchError(f"{entrant.peer.name}, {entrant.peer.durability}: {error}") from None
     finally:
@@ -212,7 +218,7 @@ def run_trial(entrant: Entrant, operation: Operation, processes: int, seconds_s:
                 process.kill()
             process.join()
             pipe.close()
-    entrant.operations += sum(tally.total for tally in tallies)
+    entrant.by_seed += [(seed + worker, tally.total) for worker, tally in enumerate(tallies)]
     counted = [tally.counted for tally in tallies]
     return Trial(
         rate_per_s=sum(counted) / seconds_s,
@@ -258,7 +264,7 @@ def _work(entrant: Entrant, operation: Operation, worker: int, seed: int, pipe: 
         pipe.send(Tally())
         begin_s, start_s, end_s = pipe.recv()
         time.sleep(max(0.0, begin_s - time.monotonic()))
-        tally = _count(step, operation.batch, start_s, end_s)
+        tally = _count(step, operation.batch_of(session), start_s, end_s)
         session.close()  # first: it may still find that a commit has failed
         pipe.send(tally)
     except (EOFError, BrokenPipeError):

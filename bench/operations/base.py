@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 from ..peers import Session
 
 Step = Callable[[], object]
+# The seed of each worker that there was, and how many operations it did.
+BySeed = Sequence[tuple[int, int]]
 
 
 class Operation(ABC):
@@ -36,10 +38,17 @@ class Operation(ABC):
     def prepare(self, session: Session, targets: Sequence[str]) -> None:  # noqa: B027 (most need none)
         """Make in a loaded store what no key of ``items`` can hold; called once."""
 
+    def batch_of(self, session: Session) -> int:
+        """How many operations a step does in this session."""
+        return self.batch
+
     @abstractmethod
     def step(self, session: Session, targets: Sequence[str], worker: int, seed: int) -> Step:
         """The function that a worker repeats."""
 
     @abstractmethod
-    def check(self, session: Session, targets: Sequence[str], operations: int) -> None:
-        """Raise ``BenchError`` unless the store is as ``operations`` of this kind leave it (0: as it was loaded)."""
+    def check(self, session: Session, targets: Sequence[str], operations: int, by_seed: BySeed = ()) -> None:
+        """Raise ``BenchError`` unless the store is as ``operations`` of this kind leave it (0: as it was loaded).
+
+        ``by_seed`` tells them apart by worker, for operations that cannot be told from their number alone.
+        """

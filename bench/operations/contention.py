@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..peers import BenchError, Session
-from .base import Operation, Step
+from .base import BySeed, Operation, Step
 from .kv import ReadModifyWrite, random_picks
 
 _HOT_KEY = "hot"
@@ -37,7 +37,7 @@ class Hot(Operation):
         hot, key = session.hot, targets[0]
         return lambda: hot(key, _one_more)
 
-    def check(self, session: Session, targets: Sequence[str], operations: int) -> None:
+    def check(self, session: Session, targets: Sequence[str], operations: int, by_seed: BySeed = ()) -> None:
         """The value has grown by one for each change."""
         value = session.hot_value(targets[0])
         if value != operations:

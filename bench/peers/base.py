@@ -24,6 +24,9 @@ class BenchError(Exception):
 class Session:
     """One worker's attachment. Keys are texts, as applications have them; values plain Python objects."""
 
+    # Whether ``pipelined`` has several commits under way at once.
+    pipelines: ClassVar[bool] = False
+
     def get(self, key: str) -> Any:
         """The decoded value of a key, in a read transaction of its own."""
         raise NotImplementedError

@@ -54,6 +54,8 @@ return {{sequence, hash}}
 class RedisSession(Session):
     """One connection."""
 
+    pipelines = True
+
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         self._append: str = client.script_load(_APPEND)

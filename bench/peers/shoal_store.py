@@ -24,6 +24,8 @@ LINGER_S = 0.3
 class ShoalSession(Session):
     """A database attached in the worker."""
 
+    pipelines = True
+
     def __init__(self, database: shoal.Database) -> None:
         self._database = database
         self._kv = shoal.KVStore(database)

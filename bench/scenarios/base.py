@@ -18,6 +18,7 @@ from ..peers.shoal_store import LINGER_S
 
 RUN = "bench"
 _FILL_SLICE = 1_000
+_FIRST_NUMBER = 1_000_000  # takes as many bytes as all that follow
 _VALUE = {"note": "hello" * 10, "number": 0}
 
 
@@ -88,8 +89,8 @@ def key_of(number: int) -> str:
 
 
 def value_of(number: int) -> dict[str, Any]:
-    """A small value."""
-    return {**_VALUE, "number": number}
+    """A small value, of the same size for every number below a billion."""
+    return {**_VALUE, "number": _FIRST_NUMBER + number}
 
 
 def fill(db: shoal.Database, run: str, numbers: Iterable[int]) -> None:

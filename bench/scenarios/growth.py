@@ -120,4 +120,4 @@ def _settled_bytes(db: shoal.Database) -> int:
 
 
 def _own_bytes() -> int:
-    return len(key_of(0)) + len(msgpack.packb(value_of(1_000_000)))
+    return len(key_of(0)) + len(msgpack.packb(value_of(0)))

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import random
 import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -56,6 +58,30 @@ def test_work_that_is_lost_is_noticed(name: str) -> None:
     operation.check(Claims(), operation.targets(), 0)
     with pytest.raises(BenchError, match=r"1 .* acknowledged"):
         operation.check(Claims(), operation.targets(), 1)
+
+
+@pytest.mark.parametrize("name", ["put", "pipelined"])
+def test_a_put_that_is_lost_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that was put and is unchanged is one too many, among thousands that are not."""
+    operation = OPERATIONS[name]()
+    lost = operation.targets()[5]
+    put = ShoalSession.put
+
+    def put_or_lose(session: ShoalSession, key: str, value: object) -> None:
+        if key != lost:
+            put(session, key, value)
+
+    def one_at_a_time(session: ShoalSession, pairs: list[tuple[str, object]]) -> None:
+        for key, value in pairs:
+            put_or_lose(session, key, value)
+
+    monkeypatch.setattr(ShoalSession, "pipelined", one_at_a_time)
+    monkeypatch.setattr(ShoalSession, "put", put_or_lose)
+    monkeypatch.setattr(random, "Random", lambda seed: SimpleNamespace(choices=lambda targets, k: targets[:k]))
+    with entered(ShoalStore, operation, "buffered", tmp_path) as entrant:
+        run_trial(entrant, operation, 1, 0.1, 1)
+        with pytest.raises(BenchError, match="acknowledged, and 1 keys are unchanged"):
+            harness.check(entrant, operation)
 
 
 def test_a_transaction_in_halves_is_noticed() -> None:
