@@ -17,6 +17,8 @@ import shoal
 from ..peers.shoal_store import LINGER_S
 
 RUN = "bench"
+# Long enough to load the largest store on a slow machine.
+RECOVERY_TIMEOUT_S = 600.0
 _FILL_SLICE = 1_000
 _FIRST_NUMBER = 1_000_000  # takes as many bytes as all that follow
 _VALUE = {"note": "hello" * 10, "number": 0}
@@ -79,7 +81,9 @@ class Scenario(ABC):
 @contextmanager
 def opened(path: Path, durability: str = "buffered", max_bytes: int | None = None) -> Iterator[shoal.Database]:
     """A store that is gone soon after the block: its coordinator does not linger."""
-    with shoal.open(path, durability=durability, max_bytes=max_bytes, linger=LINGER_S) as db:
+    with shoal.open(
+        path, durability=durability, max_bytes=max_bytes, linger=LINGER_S, timeout=RECOVERY_TIMEOUT_S
+    ) as db:
         yield db
 
 

@@ -67,7 +67,7 @@ class Clients(Scenario):
             pids = [db.info().coordinator_pid]
             for _ in range(processes):
                 ours, theirs = _CONTEXT.Pipe()
-                process = _CONTEXT.Process(target=_attach_and_wait, args=(path, theirs), daemon=True)
+                process = _CONTEXT.Process(target=_attach_and_wait, args=(path, theirs, ours), daemon=True)
                 with signals.held_back():
                     process.start()
                 stack.callback(process.join)
@@ -85,8 +85,9 @@ class Clients(Scenario):
             return (processor_s(pids) - before_s) / (time.monotonic() - begun_s)
 
 
-def _attach_and_wait(path: Path, pipe: Connection) -> None:
+def _attach_and_wait(path: Path, pipe: Connection, other: Connection) -> None:
     signals.leave_to_parent()
+    other.close()  # with it open here, the parent's death would not end the pipe
     with shoal.open(path, linger=LINGER_S) as db:
         shoal.KVStore(db).get("bench", "key")
         pipe.send(os.getpid())

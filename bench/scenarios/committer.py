@@ -18,7 +18,7 @@ from ..peers import BenchError
 from ..peers.shoal_store import LINGER_S
 from .base import key_of
 
-CONTEXT = multiprocessing.get_context("fork")
+_CONTEXT = multiprocessing.get_context("fork")
 _RUN = "committer"
 _KEYS = 1_000
 _READY_TIMEOUT_S, _END_TIMEOUT_S = 60.0, 60.0
@@ -37,8 +37,8 @@ class Committers:
     def start(self, path: Path, number: int, value_bytes: int) -> None:
         """Start so many; all are attached and at work when this returns."""
         for worker in range(number):
-            ours, theirs = CONTEXT.Pipe()
-            process = CONTEXT.Process(target=_commit, args=(path, worker, value_bytes, theirs, ours), daemon=True)
+            ours, theirs = _CONTEXT.Pipe()
+            process = _CONTEXT.Process(target=_commit, args=(path, worker, value_bytes, theirs, ours), daemon=True)
             with signals.held_back():
                 process.start()
             theirs.close()

@@ -11,7 +11,7 @@ import shoal
 
 from ..peers import BenchError
 from ..peers.shoal_store import LINGER_S, await_end
-from .base import RUN, Result, Scenario, fill, key_of, median, opened, timed, value_of
+from .base import RECOVERY_TIMEOUT_S, RUN, Result, Scenario, fill, key_of, median, opened, timed, value_of
 
 _COMMITS_SHARE = 10  # of the keys of the largest store
 _PUT_KEYS = 10_000
@@ -62,7 +62,7 @@ class Recovery(Scenario):
         times_s = []
         for _ in range(self.scale.rounds):
             begun_s = time.perf_counter()
-            db = shoal.open(path, linger=LINGER_S, max_bytes=self._bound_bytes(), timeout=600)
+            db = shoal.open(path, linger=LINGER_S, max_bytes=self._bound_bytes(), timeout=RECOVERY_TIMEOUT_S)
             times_s.append(time.perf_counter() - begun_s)
             found, pid = db.info().keys, db.info().coordinator_pid
             db.close()

@@ -10,7 +10,7 @@ import shoal
 
 from .base import Result, Scenario, median, opened, times_of
 
-_KEYS_PER_RUN_SHARE = 100  # runs in the largest store: its keys by this
+_KEYS_PER_RUN = 100  # the most runs: the keys of the largest store by this
 _FIRST_RUNS = 10
 _SAMPLES = 500
 
@@ -24,7 +24,7 @@ class Runs(Scenario):
 
     def run(self, directory: Path) -> Result:
         """A tenth of the runs first, then all."""
-        most = max(_FIRST_RUNS * 10, self.scale.keys // _KEYS_PER_RUN_SHARE)
+        most = max(_FIRST_RUNS * 10, self.scale.keys // _KEYS_PER_RUN)
         with opened(directory / "store") as db:
             made = 0
             for runs in (most // 10, most):
