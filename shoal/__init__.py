@@ -20,6 +20,7 @@ from shoal.database import Database, StoreInfo, open
 from shoal.primitives.event_types import Anchor, Appended, ChainVerification, Event
 from shoal.primitives.facades.event_log import EventLog
 from shoal.primitives.facades.kv_store import KVStore
+from shoal.primitives.facades.leases import Lease, LeaseInfo
 from shoal.primitives.facades.run_index import RunIndex
 from shoal.primitives.facades.state_cell import StateCell
 from shoal.primitives.facades.trace_store import TraceStore
@@ -37,8 +38,10 @@ from shoal.shm.errors import (
     ConflictError,
     CoordinatorLostError,
     CorruptionError,
+    FencedError,
     InvalidOperationError,
     InvalidStatusTransitionError,
+    LeaseHeldError,
     LimitExceededError,
     NotFoundError,
     ShoalError,
@@ -69,10 +72,14 @@ __all__ = [
     "Database",
     "Event",
     "EventLog",
+    "FencedError",
     "GENESIS_HASH",
     "InvalidOperationError",
     "InvalidStatusTransitionError",
     "KVStore",
+    "Lease",
+    "LeaseHeldError",
+    "LeaseInfo",
     "LimitExceededError",
     "Namespace",
     "NotFoundError",

@@ -16,6 +16,7 @@ from shoal.shm.arguments import check_bool, check_seconds
 from shoal.shm.errors import AlreadyExistsError, SnapshotExpiredError
 from shoal.shm.files import checkpoint, store_directory, store_files
 from shoal.shm.files.store_files import StoreMeta
+from shoal.workers.presence.holding import Holding
 from shoal.workers.shared_memory.attachment import EngineStats
 from shoal.workers.shared_memory.autocommit import AutoCommit
 from shoal.workers.shared_memory.check import check_through
@@ -69,6 +70,7 @@ class SharedMemoryStore:
                 directory, durability, max_bytes, timeout_s, idle_timeout_s, TABLE, store_id
             )
         self.auto_commit = AutoCommit(self.connection)
+        self.holding = Holding(self.connection)
 
     def begin(self, read_only: bool = False) -> EngineTransaction:
         """A transaction at the newest version."""
@@ -131,6 +133,7 @@ class SharedMemoryStore:
     def close(self) -> None:
         """Detach; see ``StoreConnection.close``."""
         self.connection.close()
+        self.holding.close()
 
 
 def _attach_again(path: str, options: dict[str, Any], store_id: bytes | None) -> SharedMemoryStore:

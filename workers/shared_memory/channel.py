@@ -79,7 +79,7 @@ def commit_through(channel: Channel, request: bytes, attach: Attach, timeout_s: 
                     attachment.in_use = False
                     return status, version, details
         except (BrokenPipeError, EOFError):  # the coordinator has died, or dropped this client
-            _give_up(channel, attachment)
+            give_up(channel, attachment)
             sent_before = sent_before or sent
             deaths += sent and attachment.slots.died_at_work()
             reason = not_sent_again(attachment.is_parents, deaths)
@@ -87,16 +87,16 @@ def commit_through(channel: Channel, request: bytes, attach: Attach, timeout_s: 
                 raise reason from None
             give_up_s = time.monotonic() + timeout_s
         except TimeoutError:
-            _give_up(channel, attachment)
+            give_up(channel, attachment)
             raise no_answer(attachment.coordinator_pid, timeout_s) from None
         except BaseException:
-            _give_up(channel, attachment)
+            give_up(channel, attachment)
             raise
         finally:
             del attachment  # the traceback of an exception must not keep its memory mapped
 
 
-def _give_up(channel: Channel, attachment: Attachment) -> None:
+def give_up(channel: Channel, attachment: Attachment) -> None:
     """Use the pipes no more: half a message may be in either, or the answer may come late."""
     attachment.lost = True
     attachment.in_use = False

@@ -36,8 +36,8 @@ from tests.mutants import answers as mutant_answers
 from tests.mutants import recovery as mutant_recovery
 from tests.mutants import take_over as mutant_take_over
 from tests.simulation.world import fakes
+from tests.simulation.world.control_socket import greet, lock_file, start_if_nobody_does
 from tests.simulation.world.disk import SimulatedStorage
-from tests.simulation.world.door import knock, lock_file, start_if_nobody_does
 from tests.simulation.world.machine import CONSTANTS, World
 from tests.simulation.world.pipes import Poll, Thing
 
@@ -190,7 +190,7 @@ def _install_client(world: World, patch: Patch) -> None:
     patch.set(take_over, "EpochWord", lambda _directory, writable: fakes.Epoch(world))
     patch.set(connection, "StorePlace", lambda _directory, _store_id: fakes.Place())
     patch.set(connection, "words", SimpleNamespace(register_reader=world.step))
-    patch.set(take_over, "_greet", lambda _directory, hello, deadline_s: knock(world, hello, deadline_s))
+    patch.set(take_over, "_greet", lambda _directory, hello, deadline_s: greet(world, hello, deadline_s))
     patch.set(
         take_over,
         "_start_if_nobody_does",

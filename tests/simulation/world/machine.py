@@ -17,8 +17,8 @@ from shoal.shm.limits import MIN_STORE_BYTES, Limits
 from shoal.shm.memory.segment import Segment
 from shoal.workers.shared_memory.attachment import Attachment
 from tests.simulation.world import fakes
+from tests.simulation.world.control_socket import SimulatedControlSocket
 from tests.simulation.world.disk import Disk
-from tests.simulation.world.door import Door
 from tests.simulation.world.host import SimulatedHost
 from tests.simulation.world.pipes import Descriptors
 from tests.simulation.world.scheduler import Killed, Process, Scheduler
@@ -60,7 +60,7 @@ class World(Scheduler):
             checkpoint_log_files=rng.choice([1, 2, 4]),
         )
         self.boot = 1
-        self.door: Door | None = None
+        self.control_socket: SimulatedControlSocket | None = None
         self.kills_starter = False  # the next process that starts a coordinator dies meanwhile
         self.locks: dict[str, Process] = {}
         self.epoch = memoryview(bytearray(64)).cast("Q")
@@ -96,8 +96,8 @@ class World(Scheduler):
         if process.alive:
             super().end(process, status)
             self.descriptors.close_all(process)
-            if self.door is not None and self.door.process is process:
-                self.door = None
+            if self.control_socket is not None and self.control_socket.process is process:
+                self.control_socket = None
 
     def died(self, process: Process, name: str, error: BaseException) -> None:
         self.say(f"{process.name}/{name}: {type(error).__name__}: {error}")
@@ -139,7 +139,7 @@ class World(Scheduler):
         self.processes.clear()
         self.disk.cut_power()
         self.boot += 1
-        self.door = None
+        self.control_socket = None
         self.locks.clear()
         if self.current is not None:
             self.current.done = True

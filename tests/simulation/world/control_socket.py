@@ -1,7 +1,8 @@
 """How clients find a coordinator in the simulation: the control socket, the lock files, and starting a process.
 
-The handshake's bytes and the kernel's socket calls are tested elsewhere; here it is a queue. What remains is the order
-of things, in which anybody may die: knocking, being admitted, one starter at a time, the report of how it went.
+The handshake's bytes and the kernel's socket calls are tested elsewhere; here the socket is a queue. What remains is
+the order of steps, between which any process may die: a greeting, the admission, one starter at a time, the report of
+the start.
 """
 
 from __future__ import annotations
@@ -16,8 +17,8 @@ from tests.simulation.world.scheduler import Process
 _START_S = (0.0, 0.03)
 
 
-class Visitor:
-    """Someone at the door, from his first word to the answer."""
+class PendingConnection:
+    """A connection, from the client's greeting to the answer."""
 
     def __init__(self, hello: Hello, process: Process) -> None:
         self.hello = hello
@@ -26,22 +27,22 @@ class Visitor:
         self.heard = False
 
     def ready(self) -> bool:
-        """Whether he has said something that was not heard."""
+        """Whether its greeting has come and was not read yet."""
         return not self.heard
 
 
-class Door:
+class SimulatedControlSocket:
     """Stands in for ``coordinator.control_socket.ControlSocket``."""
 
     def __init__(self, world: Any, admit: Any) -> None:
         self._world = world
         self._admit = admit
         self.process: Process = world.process
-        self._waiting: list[Visitor] = []
-        self._visitors: dict[int, Visitor] = {}
+        self._waiting: list[PendingConnection] = []
+        self._pending: dict[int, PendingConnection] = {}
         world.step()
         self._fd: int = world.descriptors.open(Thing(self, self.process))
-        world.door = self
+        world.control_socket = self
 
     def ready(self) -> bool:
         return bool(self._waiting)
@@ -54,34 +55,34 @@ class Door:
     def reopen_if_removed(self, _now_s: float) -> bool:
         return False
 
-    def knock(self, visitor: Visitor) -> None:
-        self._waiting.append(visitor)
+    def greet(self, connection: PendingConnection) -> None:
+        self._waiting.append(connection)
 
     def accept(self) -> list[int]:
         self._world.step()
-        fresh = [self._world.descriptors.open(Thing(visitor, self.process)) for visitor in self._waiting]
-        self._visitors.update(zip(fresh, self._waiting, strict=True))
+        fresh = [self._world.descriptors.open(Thing(connection, self.process)) for connection in self._waiting]
+        self._pending.update(zip(fresh, self._waiting, strict=True))
         self._waiting.clear()
         return fresh
 
     def is_pending(self, fd: int) -> bool:
-        return fd in self._visitors
+        return fd in self._pending
 
     def receive(self, fd: int) -> bool:
         world = self._world
-        visitor = self._visitors.pop(fd)
-        visitor.heard = True
+        connection = self._pending.pop(fd)
+        connection.heard = True
         world.step()
         try:
-            welcome = self._admit(visitor.hello, 0)
+            welcome = self._admit(connection.hello, 0)
         except ShoalError as error:
-            visitor.answer = error
+            connection.answer = error
             world.descriptors.close(fd)
             return True
         world.step()
-        if visitor.process.alive:
-            sent = [world.descriptors.give(each, visitor.process) for each in welcome.descriptors]
-            visitor.answer = Welcome(*welcome[:3], *sent)
+        if connection.process.alive:
+            sent = [world.descriptors.give(each, connection.process) for each in welcome.descriptors]
+            connection.answer = Welcome(*welcome[:3], *sent)
             world.step()
         for each in (*welcome.descriptors, fd):
             world.descriptors.close(each)
@@ -91,26 +92,26 @@ class Door:
         return []
 
     def close(self) -> None:
-        if self._world.door is self:
-            self._world.door = None
+        if self._world.control_socket is self:
+            self._world.control_socket = None
         self._world.descriptors.close(self._fd)
 
 
-def knock(world: Any, hello: Hello, deadline_s: float) -> Welcome | None:
+def greet(world: Any, hello: Hello, deadline_s: float) -> Welcome | None:
     """``take_over._greet``."""
     world.step()
-    door = world.door
-    if door is None or not door.process.alive:
+    listener = world.control_socket
+    if listener is None or not listener.process.alive:
         return None
-    visitor = Visitor(hello, world.process)
-    door.knock(visitor)
+    connection = PendingConnection(hello, world.process)
+    listener.greet(connection)
     world.wait(
-        lambda: visitor.answer is not None or world.door is not door or not door.process.alive,
+        lambda: connection.answer is not None or world.control_socket is not listener or not listener.process.alive,
         max(0.01, deadline_s - world.now_s),
     )
-    if isinstance(visitor.answer, ShoalError):
-        raise visitor.answer
-    return visitor.answer
+    if isinstance(connection.answer, ShoalError):
+        raise connection.answer
+    return connection.answer
 
 
 class Held(Thing):
@@ -141,7 +142,7 @@ def lock_file(world: Any, path: Any) -> int | None:
 
 
 def start_if_nobody_does(world: Any, hello: Hello, linger_s: float, deadline_s: float) -> bool:
-    """``take_over._start_if_nobody_does``: one starter at a time, who waits for the report."""
+    """``take_over._start_if_nobody_does``: one starter at a time, and it waits for the report."""
     lock_fd = lock_file(world, "start.lock")
     if lock_fd is None:
         return False
