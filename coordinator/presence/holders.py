@@ -17,7 +17,6 @@ machine that was suspended, or a coordinator that was stopped, takes nothing fro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.memory.writer import Writer
@@ -32,10 +31,12 @@ _NEVER_S = float("inf")
 _ALL_MS = 1 << 62  # longer than any ttl
 
 
-@dataclass(slots=True)
 class _Holder:
-    seen_s: float  # the last sign of life, by the holders' clock
-    ttl_ms: int  # the shortest of what it holds, or less
+    __slots__ = ("seen_s", "ttl_ms")
+
+    def __init__(self, seen_s: float, ttl_ms: int) -> None:
+        self.seen_s = seen_s  # the last sign of life, by the holders' clock
+        self.ttl_ms = ttl_ms  # the shortest of what it holds, or less
 
 
 class Holders:
