@@ -21,7 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-from shoal.primitives.rules.tags import Tag
+from shoal.primitives.rules.tags import Tag as Tag
 from shoal.shm.errors import CorruptionError, LimitExceededError
 from shoal.shm.limits import MAX_KEY_BYTES, MAX_RUN_ID_BYTES
 

@@ -32,11 +32,13 @@ _ALL_MS = 1 << 62  # longer than any ttl
 
 
 class _Holder:
+    """``seen_s``: the last sign of life, by the holders' clock. ``ttl_ms``: the shortest of what it holds, or less."""
+
     __slots__ = ("seen_s", "ttl_ms")
 
     def __init__(self, seen_s: float, ttl_ms: int) -> None:
-        self.seen_s = seen_s  # the last sign of life, by the holders' clock
-        self.ttl_ms = ttl_ms  # the shortest of what it holds, or less
+        self.seen_s = seen_s
+        self.ttl_ms = ttl_ms
 
 
 class Holders:

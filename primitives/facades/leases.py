@@ -13,10 +13,9 @@ from types import TracebackType
 from typing import NoReturn
 
 from shoal.primitives.engine import Engine, EngineTransaction, Store
-from shoal.primitives.keys import Namespace, after, decode_text, encode_text
+from shoal.primitives.keys import Namespace, Tag, after, decode_text, encode_text
 from shoal.primitives.rules import requests
 from shoal.primitives.rules.lease_rules import LeaseHolder, decode_record
-from shoal.primitives.rules.tags import Tag
 from shoal.primitives.transaction import Fence
 from shoal.shm.arguments import check_count, check_positive_seconds, check_type, check_wait
 from shoal.shm.clock import now_ms

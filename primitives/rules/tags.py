@@ -1,8 +1,10 @@
-"""What a key of a run belongs to: the byte after namespace and run id. ``primitives.keys`` has the whole key."""
+"""The tags in keys, and the tag of a key: what rules need of ``primitives.keys``, which has the whole layout."""
 
 from __future__ import annotations
 
 from enum import IntEnum
+
+_PARTS = 4  # tenant, app, agent, run: each a byte of length and so many bytes
 
 
 class Tag(IntEnum):
@@ -20,6 +22,6 @@ class Tag(IntEnum):
 def tag_of(key: bytes) -> Tag:
     """The tag of a key of a run. ``ValueError`` or ``IndexError`` if it has none."""
     position = 0
-    for _ in range(4):
+    for _ in range(_PARTS):
         position += 1 + key[position]
     return Tag(key[position])
