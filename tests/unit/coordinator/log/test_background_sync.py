@@ -20,6 +20,8 @@ LIMITS = Limits(sync_every_ms=1, thread_start_s=0.05)
 class _Log(SimpleNamespace):
     """A log of which version 3 is not synced."""
 
+    fills_ahead = False
+
     def sync(self) -> None:
         if self.error:
             raise self.error
