@@ -14,9 +14,11 @@ Invariants:
 - Zeros are written through the mapping, which fills the page cache with single pages. A large ``write`` fills it with
   larger units, and then a record of 200 bytes that is written through the mapping makes a whole unit dirty.
 
-fdatasync of a record that reaches a new page, on ext4 here: 158 us without zeros, 101 us with them (medians of
-interleaved runs); 94 us if the record stays in the page; 660 us with zeros that came by a large ``write``. A file of
-4 MiB takes 10 ms of processor and 32 syncs of the thread.
+fdatasync of a record that reaches a new page, on ext4 (Linux 6.18): 158 us without zeros, 101 us with them (medians of
+interleaved runs); 94 us if the record stays in the page; 660 us with zeros that came by a large ``write``. So a whole
+append and sync takes 3 % less time with values of 150 bytes, 15 % with 1,000, 33 % with 4,000. A file of 4 MiB costs
+10 ms of processor and 32 syncs of the thread. Old files are not used again instead: what is left in them would have to
+be told from records of the new file, by recovery and by salvage, after every kind of death.
 """
 
 from __future__ import annotations
