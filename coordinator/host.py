@@ -11,7 +11,6 @@ import _thread
 import fcntl
 import gc
 import os
-import secrets
 import select
 import signal
 import subprocess
@@ -31,6 +30,7 @@ from shoal.shm.files.notes import append_note
 from shoal.shm.files.storage import DiskStorage, Storage
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.host.child_python import python_command, python_environment
+from shoal.shm.host.randomness import random_bits
 from shoal.shm.limits import PIPE_BYTES
 from shoal.shm.memory import snapshots
 from shoal.shm.memory.segment import Segment, anonymous_file
@@ -132,7 +132,7 @@ class Host:
 
     def new_segment(self, max_bytes: int) -> Segment:
         """An empty segment, with a hash seed of its own."""
-        return Segment.create(max_bytes, secrets.randbits(64))
+        return Segment.create(max_bytes, random_bits(64))
 
     def new_slots(self) -> tuple[int, SnapshotPage]:
         """An empty page of snapshot slots: its descriptor, and the coordinator's view of it."""

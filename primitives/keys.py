@@ -3,11 +3,14 @@
     key      namespace, run, type tag, rest
     part     1 byte length, then that many bytes of UTF-8: tenant, app, agent, run; 0 first: the store's own
     run      length 0 is no run: what belongs to the namespace as a whole (the index of runs)
-    tag      KV 0x01, EVENT 0x02, STATE 0x03, TRACE 0x04, RUN 0x05; 0x10 is reserved
-    rest     KV and STATE: the user's key or name
+    tag      KV 0x01, EVENT 0x02, STATE 0x03, TRACE 0x04, RUN 0x05, LEASE 0x08; 0x06, 0x07 and 0x10 are reserved
+    rest     KV, STATE and LEASE: the user's key or name
              elsewhere 1 byte kind (0: the records themselves), then what the primitive defines: sized texts,
              8-byte big-endian numbers, and a last text that needs no length
     text     2 bytes length, then that many bytes of UTF-8
+
+The store's own keys begin with 0x00: 0x01 the index of holders (``shm.holder_index``), 0x02 the last token
+(``rules.lease_rules``).
 
 Lengths come first, so no name can reach into another's range; UTF-8 sorts as its code points do, so a scan comes out
 in the order Python sorts strings. A run is one contiguous range.
@@ -34,6 +37,7 @@ class Tag(IntEnum):
     STATE = 0x03
     TRACE = 0x04
     RUN = 0x05
+    LEASE = 0x08
     RESERVED = 0x10
 
 
@@ -129,6 +133,19 @@ def after(prefix: bytes) -> bytes:
     """The first key after all that begin with ``prefix``, which must not be all 0xff."""
     stripped = prefix.rstrip(b"\xff")
     return stripped[:-1] + bytes((stripped[-1] + 1,))
+
+
+def only(key: bytes) -> tuple[bytes, bytes]:
+    """The range of a single key."""
+    return key, key + b"\0"
+
+
+def tag_of(key: bytes) -> Tag:
+    """The tag of a key of a run. ``ValueError`` or ``IndexError`` if it has none."""
+    position = 0
+    for _ in range(4):
+        position += 1 + key[position]
+    return Tag(key[position])
 
 
 def user_text(key: bytes) -> str:

@@ -6,7 +6,7 @@ that keep such a bound take a ``Limits`` when they are made, and the constant is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -110,11 +110,12 @@ LONG_OFFER_S = 0.0015  # an offer of the processor that took longer: another pro
 FIRST_REST_S = 0.05  # after a long offer, sleep without looking so long; doubled each time up to
 LONGEST_REST_S = 1.0
 MAX_GROUP_DELAY_S = 0.001  # group-commit delay: the longest wait for clients that commit in a loop
+TURN_S = 0.002  # how long a client that changes a contended key in a loop goes before the others
+RETURN_S = 0.001  # how soon such a client sends again
 PIPE_BYTES = 1 * MIB  # asked of the kernel for each pipe; less is fine
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """The bounds that a test may make smaller; in production all have their defaults.
 
     Nothing durable depends on them: a store written under some limits is read under any others.

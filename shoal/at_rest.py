@@ -7,7 +7,6 @@ shared lock on the directory keeps coordinators out until everything is read.
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from pathlib import Path
 
@@ -22,6 +21,7 @@ from shoal.shm.files.epoch_file import EpochWord
 from shoal.shm.files.storage import DiskStorage
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.host import descriptors
+from shoal.shm.host.randomness import random_bits
 from shoal.shm.memory import snapshots
 from shoal.shm.memory.layout import W_GENERATION, W_PUBLISHED
 from shoal.shm.memory.segment import Segment
@@ -93,7 +93,7 @@ def _read(directory: Path, durability: str | None, max_bytes: int | None) -> Sto
         epoch = EpochWord(directory, writable=False)
     except FileNotFoundError:  # a copy that was never served
         epoch = NoEpoch()
-    segment = Segment.create(max_bytes or meta.max_bytes, secrets.randbits(64))
+    segment = Segment.create(max_bytes or meta.max_bytes, random_bits(64))
     try:
         writer = Writer(segment)
         recover(UnchangedDisk(directory), writer, Reclaimer(writer, list), meta)

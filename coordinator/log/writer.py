@@ -75,6 +75,7 @@ class WalWriter:
         self._sync_turn = new_lock()  # one sync at a time
         self.last_version = last_version
         self.synced_version = last_version
+        self.wake: Callable[[], None] | None = None  # called once, after the next commit is appended
         self.failed: OSError | None = None
         self.bytes_written = 0
         self.first_versions: dict[int, int] = {}  # by number of a file: the first version in it
@@ -126,6 +127,10 @@ class WalWriter:
         self._position = position + len(raw)
         self.bytes_written += len(raw)
         self.last_version = version
+        wake = self.wake
+        if wake is not None:
+            self.wake = None
+            wake()
 
     def prepare(self) -> None:
         """Make the next file ready ahead of need. If the disk is full, the commit that needs the file is told."""

@@ -79,7 +79,7 @@ class Writer:
         self.expiry = ExpiryQueue()
         self._words = segment.words
         self._mm = segment.mm
-        self._new_keys: list[tuple[bytes, int]] = []
+        self.new_keys: list[tuple[bytes, int]] = []
         # The range tombstones as rows with what is left to do for each, oldest first; as shared memory; and by key.
         self.range_tombstones: deque[RangeTombstone] = deque()
         self.tombstone_table = TombstoneTable(segment, limits)
@@ -185,26 +185,26 @@ class Writer:
     def apply(self, version: int, clears: list[tuple[bytes, bytes]], writes: FlatWrites, plan: Plan) -> None:
         """Write one commit's records at ``version``; StoreFullError leaves everything as it was."""
         assert len(writes) == 3 * len(plan.nodes), "a plan of other writes"
-        records = self._clear(version, clears, plan.sizes) if clears else self._allocate(plan.sizes)
+        records = self._clear(version, clears, plan.sizes) if clears else self.allocate(plan.sizes)
         try:
             # ``strict`` would take 0.15 us more than the comparison above.
             places = zip(triples(writes), plan.nodes, plan.new_nodes, records)  # noqa: B905
             for (key, value, expires_ms), node, new_node, record in places:
                 if value is None:
-                    self._delete(version, key, node, record)
+                    self.delete(version, key, node, record)
                 elif node:
-                    self._overwrite(version, key, value, expires_ms, node, record)
+                    self.overwrite(version, key, value, expires_ms, node, record)
                 else:
-                    self._add(version, key, value, expires_ms, new_node, record)
+                    self.add(version, key, value, expires_ms, new_node, record)
         except StoreFullError as error:  # a part is done: this must not be taken for the StoreFullError above
             raise AssertionError("the room that was planned for a commit is not there") from error
 
     def end_group(self, version: int) -> None:
         """Finish a group of commits, the newest at ``version``: nothing of it is visible yet."""
-        if self._new_keys:
-            self._new_keys.sort()
-            self.ordered_index.insert(self._new_keys)
-            self._new_keys.clear()
+        if self.new_keys:
+            self.new_keys.sort()
+            self.ordered_index.insert(self.new_keys)
+            self.new_keys.clear()
         if self.hash_index.replaced or self.ordered_index.replaced:
             for replaced in (self.hash_index.replaced, self.ordered_index.replaced):
                 for reference in replaced:
@@ -281,7 +281,7 @@ class Writer:
             "a max_bytes that the machine has room for"
         )
 
-    def _allocate(self, sizes: list[int]) -> list[int]:
+    def allocate(self, sizes: list[int]) -> list[int]:
         """References of so many words each: of all, or of none with StoreFullError."""
         allocate = self.heap.allocate
         references: list[int] = []
@@ -297,14 +297,14 @@ class Writer:
     def _clear(self, version: int, clears: list[KeyRange], sizes: list[int]) -> list[int]:
         """Add range tombstones for ``clears``, and allocate ``sizes``: of both, or of none with StoreFullError."""
         ranges = disjoint(clears)
-        allocated = self._allocate(sizes + [BLOCK_WORDS] * self.tombstone_table.blocks_for(ranges))
+        allocated = self.allocate(sizes + [BLOCK_WORDS] * self.tombstone_table.blocks_for(ranges))
         records, chunks = allocated[: len(sizes)], allocated[len(sizes) :]
         self.range_tombstones += self.tombstone_table.append(ranges, version, chunks)
         self._clears_by_key = self._clears_by_key.with_ranges((lower, upper, version) for lower, upper in ranges)
         self.raise_epoch()
         return records
 
-    def _delete(self, version: int, key: bytes, node: int, record: int) -> None:
+    def delete(self, version: int, key: bytes, node: int, record: int) -> None:
         """Put a tombstone on a key; a key that is absent already needs none."""
         words = self._words
         cleared_at = self._clears_by_key.newest(key) if self.range_tombstones else 0
@@ -318,7 +318,7 @@ class Writer:
         self.keys -= 1
         words[node] = record
 
-    def _overwrite(self, version: int, key: bytes, value: bytes, expires_ms: int, node: int, record: int) -> None:
+    def overwrite(self, version: int, key: bytes, value: bytes, expires_ms: int, node: int, record: int) -> None:
         """Put a new record in front of the newest one of a key."""
         words = self._words
         previous = words[node]
@@ -331,7 +331,7 @@ class Writer:
             self.keys += 1
         words[node] = record
 
-    def _add(self, version: int, key: bytes, value: bytes, expires_ms: int, new_node: int, record: int) -> None:
+    def add(self, version: int, key: bytes, value: bytes, expires_ms: int, new_node: int, record: int) -> None:
         """Add a new key. ``new_node`` words at ``record`` are for its node; at 0 the node is allocated by itself."""
         mm = self._mm
         if new_node:
@@ -344,4 +344,4 @@ class Writer:
             self.expiry.add(key, expires_ms)
         self.keys += 1
         self.hash_index.insert(key, node)
-        self._new_keys.append((key, node))
+        self.new_keys.append((key, node))

@@ -27,8 +27,10 @@ from shoal.coordinator.log.checkpoint_room import CheckpointRoom
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.presence.holders import Holders
 from shoal.coordinator.recovery.recover import Recovered, recover
 from shoal.coordinator.server.checks import Checks
+from shoal.coordinator.server.control_requests import ControlRequests
 from shoal.coordinator.server.loop import Server
 from shoal.coordinator.server.maintenance import Maintenance
 from shoal.coordinator.server.served_meta import ServedMeta
@@ -126,8 +128,10 @@ class Coordinator:
         writer, reclaimer, limits = self._writer, self._reclaimer, self._limits
         checks = Checks(writer, reclaimer, limits)
         maintenance = Maintenance(self._engine, writer, reclaimer, found.window, checks, self._checkpointer, limits)
+        holders = Holders(writer, self._engine, self._host.monotonic_s)
+        control_requests = ControlRequests(self._engine, found.window, checks, holders)
         return Server(
-            *(self._engine, writer, maintenance, checks, self._meta, idle_timeout_s, place, self._keep_files),
+            *(self._engine, writer, maintenance, control_requests, self._meta, idle_timeout_s, place, self._keep_files),
             *(limits, self._host),
         )
 

@@ -50,6 +50,11 @@ _PAGE_EVENTS = 256
 _PAGE_BYTES = 1024 * 1024
 
 
+def metadata_key(view: EventView) -> bytes:
+    """The key that every append writes."""
+    return view._prefix + METADATA
+
+
 class EventView(View):
     """The methods of ``EventLog`` for one run, without ``run_id``: ``txn.events``.
 
@@ -158,7 +163,7 @@ class EventView(View):
         raise InvalidOperationError("an event cannot be deleted, as its log is append-only; only a whole run can")
 
     def _metadata(self) -> Metadata:
-        found = self._engine.find(self._prefix + METADATA)
+        found = self._engine.find(metadata_key(self))
         return decode_metadata(None if found is None else found.value)
 
     def _event(self, sequence: int) -> Event | None:

@@ -6,8 +6,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import filelock
-
 from shoal.coordinator import control_socket
 from shoal.coordinator.checkpoint import checkpointer
 from shoal.coordinator.commit import engine as commit_engine
@@ -52,10 +50,6 @@ _log_file, _door, _keeper = storage._MappedFile, control_socket.ControlSocket, c
 _lock = _begins("coordinator.lock", 0)
 
 
-def _is_coordinator_lock(lock: Any, **_options: Any) -> bool:
-    return str(lock.lock_file).endswith("coordinator.lock")
-
-
 FAILPOINTS = {
     # --- a commit
     "commit: read, nothing done": Failpoint(COORDINATOR, _engine, "submit_together", "before"),
@@ -95,7 +89,7 @@ FAILPOINTS = {
     "checkpoint: log removed": Failpoint(COORDINATOR, _log, "remove_before", "after"),
     "checkpoint: finished": Failpoint(COORDINATOR, _keeper, "_finish", "after"),
     # --- recovery
-    "recovery: lock taken": Failpoint(COORDINATOR, filelock.FileLock, "acquire", "after", _is_coordinator_lock),
+    "recovery: lock taken": Failpoint(COORDINATOR, process_start, "lock_file", "after"),
     "recovery: store.json written, not renamed": Failpoint(COORDINATOR, STORAGE_OS, "replace", "before"),
     "recovery: store.json renamed": Failpoint(COORDINATOR, STORAGE_OS, "replace", "after"),
     "recovery: memory made": Failpoint(COORDINATOR, segment, "anonymous_file", "after"),
