@@ -5,7 +5,8 @@ Invariants:
 - It changes files only after all of them are verified: it cuts an unfinished tail and removes files that hold nothing
   any more; before that it has ``store.json`` name a log file that stays. After SIGKILL at any point the next recovery
   finds the same commits.
-- Replay decides nothing. A commit has the same effect on segment, window and client sessions as when it was done.
+- Replay decides nothing. A batch of commits leaves what they left when they were done: the newest state of every key,
+  the conflict window and the client sessions. History that no snapshot can ask for is not made again.
 
 The checkpoint is read a block at a time and the log a file at a time, so recovery needs little memory beside the
 segment.
