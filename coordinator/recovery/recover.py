@@ -22,7 +22,7 @@ from shoal.coordinator.commit.apply import ClientSessions, apply_commit
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.log.format import LoggedCommit
 from shoal.coordinator.log.reader import WalReader
-from shoal.coordinator.memory.loading import KeyLoader, apply_versions
+from shoal.coordinator.memory.loading import KeyLoader, apply_versions, lower_large_records
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm.errors import CorruptionError, StoreFullError
@@ -207,12 +207,17 @@ def _apply_together(commits: list[LoggedCommit], writer: Writer, reclaimer: Recl
 def _apply_alone(commit: LoggedCommit, writer: Writer, reclaimer: Reclaimer) -> None:
     try:
         _apply(commit, writer)
+        return
     except StoreFullError:
         # There was room when it was committed: what had become obsolete by then had been freed. So free the same now.
         # Keys that leave the indexes in the first round are obsolete from this version on; nobody reads yet, so a
         # second round may free them, too.
         publish(writer, reclaimer, commit.version - 1)
         publish(writer, reclaimer, commit.version)
+    try:
+        _apply(commit, writer)
+    except StoreFullError:  # the room lies scattered, which it did not when it was committed
+        lower_large_records(writer)
         _apply(commit, writer)
 
 
