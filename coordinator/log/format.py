@@ -221,7 +221,7 @@ def decode_record(data: bytes, offset: int) -> tuple[LogRecord, int] | None:
     if split > end:
         return None
     parts = (version, synced_version, boot, client_id, commit_id, data[start:split], data[split:end])
-    return _new_tuple(LogRecord, parts), end + (-end & ALIGNMENT_BYTES - 1)
+    return _new_tuple(LogRecord, parts), _padded(end)
 
 
 def record_bytes(record: LogRecord) -> int:
