@@ -145,6 +145,7 @@ OPERATIONS: list[tuple[str, list[Any]]] = [
     (operations.CELL_INIT, [STATE + b"cell", "cell", codec.encode(1)]),
     (operations.CELL_CAS, [STATE + b"cell", "cell", 1, codec.encode(2)]),
     (operations.CELL_SET, [STATE + b"other", codec.encode([1])]),
+    (operations.CELL_SWAP, [STATE + b"other", "other", 1, codec.encode([2])]),
     (operations.EVENT_APPEND, [EVENT + b"\0", "xxh3", [["type", codec.encode(1)], ["type", codec.encode({})]]]),
     (operations.EVENT_RESTORE, [EVENT[:-2] + b"z\2\0", _restorable("sha256")]),
     (operations.INSERT, _trace("a")),

@@ -114,40 +114,38 @@ def greet(world: Any, hello: Hello, deadline_s: float) -> Welcome | None:
     return connection.answer
 
 
-class Locks:
-    """``filelock``, for locks that the kernel lets go of at any kind of death."""
+class Held(Thing):
+    """A descriptor that holds a lock."""
 
-    class Timeout(Exception):  # noqa: N818 (filelock's name)
-        """Another process holds it."""
+    __slots__ = ("_locks",)
 
-    def __init__(self, world: Any) -> None:
-        locks = self
+    def __init__(self, name: str, owner: Any, locks: dict[str, Any]) -> None:
+        super().__init__(name, owner)
+        self._locks = locks
 
-        class FileLock:
-            def __init__(self, path: Any, **_options: Any) -> None:
-                self._name = str(path)
-
-            def acquire(self, timeout: float) -> None:
-                world.step()
-                holder = world.locks.get(self._name)
-                if holder is not None and holder.alive:
-                    raise locks.Timeout
-                world.locks[self._name] = world.process
-
-            def release(self) -> None:
-                if world.locks.get(self._name) is world.process and world.process.alive:
-                    del world.locks[self._name]
-
-        self.FileLock = FileLock
+    def closed(self) -> None:
+        """Its process has let go of the lock."""
+        if self._locks.get(self.content) is self.owner and self.owner.alive:
+            del self._locks[self.content]
 
 
-def start_if_nobody_does(world: Any, hello: Hello, linger_s: float, deadline_s: float) -> None:
+def lock_file(world: Any, path: Any) -> int | None:
+    """``store_place.lock_file``: the kernel lets go of such a lock at any kind of death of its holder."""
+    world.step()
+    name = str(path)
+    holder = world.locks.get(name)
+    if holder is not None and holder.alive:
+        return None
+    world.locks[name] = world.process
+    fd: int = world.descriptors.open(Held(name, world.process, world.locks))
+    return fd
+
+
+def start_if_nobody_does(world: Any, hello: Hello, linger_s: float, deadline_s: float) -> bool:
     """``take_over._start_if_nobody_does``: one starter at a time, and it waits for the report."""
-    lock = world.file_locks.FileLock("start.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Locks.Timeout:
-        return
+    lock_fd = lock_file(world, "start.lock")
+    if lock_fd is None:
+        return False
     world.sleep(world.rng.uniform(*_START_S))
     report: list[Any] = []
     process = world.start_coordinator(hello, linger_s, report)
@@ -158,6 +156,7 @@ def start_if_nobody_does(world: Any, hello: Hello, linger_s: float, deadline_s: 
     try:
         world.wait(lambda: report or not process.alive, deadline_s - world.now_s)
     finally:
-        lock.release()
+        world.descriptors.close(lock_fd)
     if report and report[0] is not None:
         raise report[0]
+    return True

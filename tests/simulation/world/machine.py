@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import random
 import weakref
-from dataclasses import replace
 from typing import Any
 
 from shoal.coordinator.log import format as wal_format
@@ -18,7 +17,7 @@ from shoal.shm.limits import MIN_STORE_BYTES, Limits
 from shoal.shm.memory.segment import Segment
 from shoal.workers.shared_memory.attachment import Attachment
 from tests.simulation.world import fakes
-from tests.simulation.world.control_socket import Locks, SimulatedControlSocket
+from tests.simulation.world.control_socket import SimulatedControlSocket
 from tests.simulation.world.disk import Disk
 from tests.simulation.world.host import SimulatedHost
 from tests.simulation.world.pipes import Descriptors
@@ -38,6 +37,7 @@ _LIMITS = Limits(
     clear_slice=2,
     sweep_slice=4,
     sweep_every_ms=4,
+    fill_step_bytes=512,
     first_client_s=0.2,
     request_spin_s=0.00005,
     crowded_request_spin_s=0.00002,
@@ -56,8 +56,7 @@ class World(Scheduler):
         self.descriptors = Descriptors(self, rng.choice([24, 64, 300, 4096, 65536]), rng.choice([0, 0, 0.05, 0.4]))
         self.disk = Disk(self)
         self.disk.on_record = self._note_record
-        self.limits = replace(
-            _LIMITS,
+        self.limits = _LIMITS._replace(
             log_file_bytes=rng.choice([512, 1024, 1536, 4096]),
             checkpoint_log_files=rng.choice([1, 2, 4]),
         )
@@ -65,7 +64,6 @@ class World(Scheduler):
         self.control_socket: SimulatedControlSocket | None = None
         self.kills_starter = False  # the next process that starts a coordinator dies meanwhile
         self.locks: dict[str, Process] = {}
-        self.file_locks = Locks(self)
         self.epoch = memoryview(bytearray(64)).cast("Q")
         self.segments: list[Segment] = []
         self.attachments: list[weakref.ref[Attachment]] = []
