@@ -3,14 +3,15 @@
     key      namespace, run, type tag, rest
     part     1 byte length, then that many bytes of UTF-8: tenant, app, agent, run; 0 first: the store's own
     run      length 0 is no run: what belongs to the namespace as a whole (the index of runs)
-    tag      KV 0x01, EVENT 0x02, STATE 0x03, TRACE 0x04, RUN 0x05, LEASE 0x08; 0x06, 0x07 and 0x10 are reserved
+    tag      KV 0x01, EVENT 0x02, STATE 0x03, TRACE 0x04, RUN 0x05, LEASE 0x08, RETENTION 0x0c;
+             0x06, 0x07 and 0x10 are reserved
     rest     KV, STATE and LEASE: the user's key or name
              elsewhere 1 byte kind (0: the records themselves), then what the primitive defines: sized texts,
              8-byte big-endian numbers, and a last text that needs no length
     text     2 bytes length, then that many bytes of UTF-8
 
 The store's own keys begin with 0x00: 0x01 the index of holders (``shm.holder_index``), 0x02 the last token
-(``rules.lease_rules``).
+(``rules.lease_rules``), 0x03 the index of retention policies (``rules.retention.policies``).
 
 Lengths come first, so no name can reach into another's range; UTF-8 sorts as its code points do, so a scan comes out
 in the order Python sorts strings. A run is one contiguous range.
@@ -21,6 +22,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from shoal.primitives.rules.layouts.parts import after as after
+from shoal.primitives.rules.layouts.parts import bound as bound
+from shoal.primitives.rules.layouts.parts import number as number
+from shoal.primitives.rules.layouts.parts import sized as sized
 from shoal.primitives.rules.tags import Tag as Tag
 from shoal.shm.errors import CorruptionError, LimitExceededError
 from shoal.shm.limits import MAX_KEY_BYTES, MAX_RUN_ID_BYTES
@@ -100,27 +105,6 @@ def decode_text(raw: bytes) -> str:
 def encode_prefix(prefix: object) -> bytes:
     """A user's key prefix as bytes; empty means every key."""
     return encode_text("prefix", prefix, advice="no name is longer, so nothing begins with it") if prefix != "" else b""
-
-
-def sized(raw: bytes) -> bytes:
-    """A text inside a key, its length in front: no text reaches into another's range."""
-    return len(raw).to_bytes(2, "big") + raw
-
-
-def number(value: int) -> bytes:
-    """A number from 0 to 2**64 - 1 inside a key, so that keys sort as numbers do."""
-    return value.to_bytes(8, "big")
-
-
-def bound(value: int) -> bytes:
-    """The same for a bound a user gave, which may lie outside."""
-    return number(min(max(value, 0), 2**64 - 1))
-
-
-def after(prefix: bytes) -> bytes:
-    """The first key after all that begin with ``prefix``, which must not be all 0xff."""
-    stripped = prefix.rstrip(b"\xff")
-    return stripped[:-1] + bytes((stripped[-1] + 1,))
 
 
 def only(key: bytes) -> tuple[bytes, bytes]:

@@ -7,7 +7,7 @@ validated at commit. The log holds what an operation wrote, never the operation:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple, Protocol
 
 
@@ -20,6 +20,8 @@ class VersionedValue(NamedTuple):
 
 
 Read = Callable[[bytes], VersionedValue | None]
+# (lower, upper): the keys of the range in order; None for one that is deleted and not reclaimed yet.
+Look = Callable[[bytes, bytes], Iterator[tuple[bytes, VersionedValue | None]]]
 
 
 class Write(NamedTuple):
@@ -35,6 +37,15 @@ class Decision(NamedTuple):
 
     writes: list[Write]
     result: Any
+
+
+class Upkeep(NamedTuple):
+    """One slice of what is removed between commits, and where the next one goes on."""
+
+    writes: list[Write]
+    clears: list[tuple[bytes, bytes]]
+    cursor: bytes | None  # None: the pass is over
+    removed: Mapping[str, int]  # how many of what; for those who ask what a pass would remove
 
 
 class BatchedOperation(Protocol):
@@ -70,6 +81,10 @@ class OperationTable(NamedTuple):
     ``ended`` (read, held key, holder, now_ms) says what to write when a holder has ended (``shm.holder_index``): the
     held key is not held by it any more. The entry itself is the coordinator's to delete.
 
+    ``upkeep`` (read, look, cursor, now_ms, most) decides one slice of a pass over what the store itself is to remove;
+    the coordinator commits it and gives the slice's cursor to the next one. A pass begins with an empty cursor. A slice
+    looks at about ``most`` keys. None: there is nothing of the kind.
+
     ``in_turn`` are those that a caller sends again at once, with what the result tells it, if they wrote nothing.
     """
 
@@ -77,6 +92,7 @@ class OperationTable(NamedTuple):
     batched: Mapping[str, Callable[[Read, bytes], BatchedOperation]]
     ended: Callable[[Read, bytes, int, int], list[Write]] = nothing_held
     in_turn: frozenset[str] = frozenset()
+    upkeep: Callable[[Read, Look, bytes, int, int], Upkeep] | None = None
 
     def decide(self, read: Read, now_ms: int, name: str, arguments: list[Any]) -> Decision:
         """Run the operation ``name`` over the state ``read`` shows."""

@@ -26,7 +26,7 @@ from shoal.primitives.facades.state_cell import StateCell
 from shoal.primitives.facades.trace_store import TraceStore
 from shoal.primitives.keys import Namespace
 from shoal.primitives.rules.hash_chain import GENESIS_HASH
-from shoal.primitives.run_types import CreateRunOptions, RunMetadata, RunQuery, RunStats, RunStatus
+from shoal.primitives.run_types import CreateRunOptions, RetentionPolicy, RunMetadata, RunQuery, RunStats, RunStatus
 from shoal.primitives.trace_types import KINDS as _KINDS
 from shoal.primitives.trace_types import Trace, TraceOptions, TraceTree, TraceType
 from shoal.primitives.transaction import Transaction
@@ -84,6 +84,7 @@ __all__ = [
     "Namespace",
     "NotFoundError",
     "Pipeline",
+    "RetentionPolicy",
     "RunIndex",
     "RunMetadata",
     "RunQuery",

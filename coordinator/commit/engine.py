@@ -41,6 +41,7 @@ from shoal.shm.wire.request import CommitSet, FlatWrites
 # Keys leave the indexes in one round and their memory is free after the next.
 _FREE_ROUNDS = 4
 _NO_RESULTS: list[Any] = []
+_NO_CLEARS: list[tuple[bytes, bytes]] = []
 
 
 class CommitEngine:
@@ -169,13 +170,22 @@ class CommitEngine:
 
     def commit_own(self, decide: Callable[[Read, int], list[Write]]) -> bool:
         """Commit what ``decide`` (read, now_ms) makes of the newest state; False if there is no room for it."""
-        writes = self._admission.decide_own(decide)
-        if writes:
-            try:
-                self._commit_own(writes, wire_request.encode_mutations(writes))
-            except StoreFullError:
-                return False
+        return self.commit_writes(self._admission.decide_own(decide))
+
+    def commit_writes(self, writes: FlatWrites, clears: Sequence[tuple[bytes, bytes]] = ()) -> bool:
+        """Commit what was decided on the newest state; False if there is no room for it. Nothing is no commit."""
+        if not writes and not clears:
+            return True
+        mutations = wire_request.encode_mutations(writes, [bound for each in clears for bound in each] or None)
+        try:
+            self._commit_own(writes, mutations, clears=list(clears))
+        except StoreFullError:
+            return False
         return True
+
+    def now_ms(self) -> int:
+        """The time as commits are decided by it, in ms since the epoch; it never goes back."""
+        return self._admission.now_ms()
 
     def free_more(self) -> None:
         """Reclaim all that can be, at once: a commit waits for room. Between commits it is done in slices."""
@@ -240,9 +250,10 @@ class CommitEngine:
         decided: bytes = b"",
         nodes: dict[bytes, int] = NOTHING_KNOWN,
         outcomes: Sequence[Outcome] = (),
+        clears: list[tuple[bytes, bytes]] = _NO_CLEARS,
     ) -> Plan:
         """Do a commit of the coordinator itself; StoreFullError leaves nothing of it."""
-        return self._commit(COORDINATOR, self.version + 1, [], writes, mutations, decided, nodes, outcomes)
+        return self._commit(COORDINATOR, self.version + 1, clears, writes, mutations, decided, nodes, outcomes)
 
     def _commit(
         self,

@@ -20,6 +20,7 @@ from typing import Any
 
 from shoal.coordinator.checkpoint.checkpointer import Checkpointer
 from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.commit.upkeep import Upkeep
 from shoal.coordinator.control_socket import ControlSocket
 from shoal.coordinator.host import THIS_MACHINE, Host
 from shoal.coordinator.log.background_sync import BackgroundSync
@@ -127,7 +128,10 @@ class Coordinator:
     def _new_server(self, found: Recovered, idle_timeout_s: float | None, place: WorkingPlace) -> Server:
         writer, reclaimer, limits = self._writer, self._reclaimer, self._limits
         checks = Checks(writer, reclaimer, limits)
-        maintenance = Maintenance(self._engine, writer, reclaimer, found.window, checks, self._checkpointer, limits)
+        upkeep = Upkeep(self._engine, writer, self._host.monotonic_s, limits)
+        maintenance = Maintenance(
+            *(self._engine, writer, reclaimer, found.window, checks, self._checkpointer, upkeep, limits)
+        )
         holders = Holders(writer, self._engine, self._host.monotonic_s)
         control_requests = ControlRequests(self._engine, found.window, checks, holders)
         return Server(

@@ -235,6 +235,7 @@ class Server:
         due_s = self._control_requests.due_in_s(now_s) if self._control_requests.is_active else float("inf")
         if self._turns:
             due_s = min(due_s, max(0.0, self._turns.due_s() - now_s))
+        due_s = min(due_s, max(0.0, self._maintenance.upkeep.wakes_at_s - now_s))
         events = poll(min(self._maintain_every_s, due_s))
         if not events and not self._turns and self._maintenance.is_settled() and not self._control.is_missed:
             events = poll(max(0.0, min(self._limits.idle_wait_s, due_s - self._maintain_every_s)))

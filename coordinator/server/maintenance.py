@@ -1,4 +1,4 @@
-"""What a coordinator does between groups of commits, in slices: reclaim, expire, forget, free memory, checkpoints.
+"""What a coordinator does between groups of commits, in slices: reclaim, expire, upkeep, free memory, checkpoints.
 
 A slice is short, so no commit waits long for it. Nothing here is promised to a client: after SIGKILL at any point the
 next coordinator does it again.
@@ -9,6 +9,7 @@ from __future__ import annotations
 from shoal.coordinator.checkpoint.checkpointer import Checkpointer
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.commit.upkeep import Upkeep
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.server.checks import Checks
@@ -27,6 +28,7 @@ class Maintenance:
         window: ConflictWindow,
         checks: Checks,
         checkpointer: Checkpointer | None,
+        upkeep: Upkeep,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._limits = limits
@@ -36,6 +38,7 @@ class Maintenance:
         self._window = window
         self._checks = checks
         self._checkpointer = checkpointer
+        self.upkeep = upkeep
         self.busy = False
 
     def is_settled(self) -> bool:
@@ -45,10 +48,12 @@ class Maintenance:
         return not (self._writer.expiry or self._reclaimer.idle_work() or running)
 
     def after_turn(self, now_s: float) -> None:
-        """Reclaim a slice if enough became obsolete, or if there was more to do the last time."""
+        """Reclaim a slice if enough became obsolete, or if there was more to do the last time; and do due upkeep."""
         if self.busy or self._reclaimer.due():
             self.busy = self._reclaimer.step(now_s)
             self._forget()
+        if now_s >= self.upkeep.due_s:
+            self.upkeep.step(now_s)
 
     def run(self, now_s: float) -> bool:
         """Do a slice of everything; True if more keys have expired, so that it should be called again at once."""

@@ -6,7 +6,15 @@ from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 from shoal.primitives.facades.facade import BoundFacade
-from shoal.primitives.run_types import CreateRunOptions, RunMetadata, RunQuery, RunStats, RunStatus, check_tags
+from shoal.primitives.run_types import (
+    CreateRunOptions,
+    RetentionPolicy,
+    RunMetadata,
+    RunQuery,
+    RunStats,
+    RunStatus,
+    check_tags,
+)
 from shoal.primitives.transaction import Transaction
 from shoal.primitives.views.runs import RunsView, fork
 from shoal.shm.codec import Value
@@ -212,6 +220,33 @@ class RunIndex(BoundFacade):
         # Read outside the transaction: if the copy were validated, that of a run that is always written to would fail.
         source = self._db._store.auto_commit
         return self._change(run_id, lambda runs: fork(runs, source, run_id, new_run_id))
+
+    def set_retention(self, policy: RetentionPolicy | None, run_id: str | None = None) -> None:
+        """Set what is kept of all runs of the namespace, registered or not, or of one run; None takes the policy away.
+
+        A policy of a run holds for it in place of the namespace's, as a whole: ``RetentionPolicy()`` keeps all of it.
+        The coordinator removes what is not kept, in small commits of its own, within a minute; what is removed is gone
+        for good. A policy is deleted with its run, and a fork does not have it.
+
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
+
+        >>> import shoal, tempfile
+        >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
+        ...     runs = shoal.RunIndex(db)
+        ...     runs.set_retention(shoal.RetentionPolicy(events=10_000, archived_age=30 * 86_400))
+        ...     runs.set_retention(shoal.RetentionPolicy(), run_id="kept")
+        ...     runs.get_retention().events, runs.get_retention("kept").events, runs.get_retention("other").events
+        (10000, None, 10000)
+        """
+        self._change(_NO_RUN, lambda runs: runs.set_retention(policy, run_id))
+
+    def get_retention(self, run_id: str | None = None) -> RetentionPolicy | None:
+        """The policy of the namespace; with a run, the one that holds for it: its own, else the namespace's, else None.
+
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
+        """
+        with self._snapshot(_NO_RUN) as txn:
+            return txn.runs.get_retention(run_id)
 
     def _change(self, run_id: str, call: Callable[[RunsView], T]) -> T:
         def change(txn: Transaction) -> T:

@@ -16,6 +16,7 @@ class Tag(IntEnum):
     TRACE = 0x04
     RUN = 0x05
     LEASE = 0x08
+    RETENTION = 0x0C
     RESERVED = 0x10
 
 

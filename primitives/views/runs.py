@@ -16,6 +16,7 @@ from shoal.primitives.engine import Engine
 from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.run_types import (
     CreateRunOptions,
+    RetentionPolicy,
     RunMetadata,
     RunQuery,
     RunStats,
@@ -25,6 +26,7 @@ from shoal.primitives.run_types import (
     encode_run,
     matches,
 )
+from shoal.primitives.views.retention import holding_policy, set_policy
 from shoal.primitives.views.run_records import ALL, RunRecords, by_parent, by_status, by_tag
 from shoal.primitives.views.view import View
 from shoal.shm.arguments import check_bool, check_str, check_type
@@ -242,6 +244,20 @@ class RunsView(View):
         one commit, and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
         """
         return fork(self, self._engine, run_id, new_run_id)
+
+    def set_retention(self, policy: RetentionPolicy | None, run_id: str | None = None) -> None:
+        """Set what is kept of the runs of the namespace, or of one run; None takes the policy away.
+
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
+        """
+        set_policy(self._engine, self._namespace, policy, run_id)
+
+    def get_retention(self, run_id: str | None = None) -> RetentionPolicy | None:
+        """The policy of the namespace, or the one that holds for a run; None if there is none.
+
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
+        """
+        return holding_policy(self._engine, self._namespace, run_id)
 
     def _change_status(self, run_id: str, status: RunStatus, error: str | None) -> RunMetadata:
         run = self._records.registered(run_id)

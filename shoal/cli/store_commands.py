@@ -14,7 +14,7 @@ from shoal.coordinator.recovery.survey import Survey, at_rest, bytes_to_read, is
 from shoal.coordinator.server import process
 from shoal.database import Database
 from shoal.database import open as open_database
-from shoal.primitives.rules.registry import TABLE
+from shoal.primitives.rules.coordinator_table import COORDINATOR_TABLE
 from shoal.shm.errors import NotFoundError
 from shoal.shm.files.store_files import DURABILITIES
 from shoal.shm.limits import MIN_STORE_BYTES
@@ -77,7 +77,7 @@ def _serve(options: argparse.Namespace) -> int:
     def ready() -> None:
         print(f"serving {options.path} as process {os.getpid()}; stop with Ctrl-C", flush=True)
 
-    process.serve(options.path.absolute(), options.durability, options.max_bytes, None, ready, TABLE)
+    process.serve(options.path.absolute(), options.durability, options.max_bytes, None, ready, COORDINATOR_TABLE)
     return GOOD
 
 

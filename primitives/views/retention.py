@@ -1,0 +1,38 @@
+"""The retention policies of a namespace and its runs over one engine. ``rules.retention`` has their records."""
+
+from __future__ import annotations
+
+from shoal.primitives.engine import Engine
+from shoal.primitives.keys import Namespace
+from shoal.primitives.rules.retention.policies import Policy, decode_policy, encode_policy, index_key, policy_key
+from shoal.primitives.run_types import RetentionPolicy
+from shoal.shm.arguments import check_type
+
+
+def set_policy(engine: Engine, namespace: Namespace, policy: RetentionPolicy | None, run_id: str | None) -> None:
+    """``RunIndex.set_retention``."""
+    owner = _owner(namespace, run_id)
+    if policy is None:
+        engine.delete(policy_key(owner))
+        engine.delete(index_key(owner))
+        return
+    check_type("policy", policy, RetentionPolicy, "a shoal.RetentionPolicy, or None to take it away")
+    ages = (policy.event_age, policy.trace_age, policy.archived_age, policy.task_age)
+    engine.put(policy_key(owner), encode_policy(Policy(policy.events, *ages)))  # type: ignore[arg-type]
+    engine.put(index_key(owner), b"")
+
+
+def policy_of(engine: Engine, namespace: Namespace, run_id: str | None) -> RetentionPolicy | None:
+    """The policy that was set for a run, or for the namespace."""
+    found = engine.find(policy_key(_owner(namespace, run_id)))
+    return None if found is None else RetentionPolicy(*decode_policy(found.value))
+
+
+def holding_policy(engine: Engine, namespace: Namespace, run_id: str | None) -> RetentionPolicy | None:
+    """``RunIndex.get_retention``."""
+    own = policy_of(engine, namespace, run_id)
+    return own if own is not None or run_id is None else policy_of(engine, namespace, None)
+
+
+def _owner(namespace: Namespace, run_id: str | None) -> bytes:
+    return namespace._runs_prefix() if run_id is None else namespace._run_prefix(run_id)
