@@ -112,6 +112,16 @@ def only(key: bytes) -> tuple[bytes, bytes]:
     return key, key + b"\0"
 
 
+def texts_of(owner: bytes) -> list[str]:
+    """Tenant, app, agent and run of what a key begins with; an empty run is none. Raises ``CorruptionError``."""
+    texts: list[str] = []
+    for _ in range(4):
+        end = 1 + (owner[0] if owner else 0)
+        texts.append(decode_text(owner[1:end]) if end > 1 else "")
+        owner = owner[end:]
+    return texts
+
+
 def user_text(key: bytes) -> str:
     """The name of an engine key in messages: a user's key or name as it is; of other primitives their kind as well."""
     try:

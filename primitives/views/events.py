@@ -40,7 +40,7 @@ from shoal.primitives.rules.event_rules import (
 )
 from shoal.primitives.rules.hash_chain import DEFAULT_CHAIN, canonical
 from shoal.primitives.rules.tags import Tag
-from shoal.primitives.rules.trim_rules import BEGINNING
+from shoal.primitives.rules.trim_rules import BEGINNING, Beginning
 from shoal.primitives.views.view import View
 from shoal.shm import codec
 from shoal.shm.arguments import check_int
@@ -300,6 +300,20 @@ def restore(view: EventView, events: Iterable[Event]) -> None:
     fields = fields_to_restore(events)
     if fields:
         requests.restore_events(view._engine, view._prefix + METADATA, fields)
+
+
+def trimmed(view: EventView) -> tuple[Beginning, Metadata]:
+    """Where a log begins and ends, for ``begin_trimmed``."""
+    return beginning_of(view._engine, view._prefix), view._metadata()
+
+
+def begin_trimmed(view: EventView, beginning: list[Any], chain: str, timestamp: int) -> None:
+    """Begin a log of an export as the trimmed one that it was; ``restore`` brings the events that were left.
+
+    ``beginning``: the fields of ``Beginning``. ``timestamp``: that of the event before the first, or an earlier one.
+    Raises ``ValueError`` if the log has begun.
+    """
+    requests.begin_log(view._engine, view._prefix + BEGINNING, beginning, chain, timestamp)
 
 
 def _first(results: list[list[Any]]) -> Appended:

@@ -2,9 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from shoal.primitives.engine import Engine
-from shoal.primitives.keys import Namespace
-from shoal.primitives.rules.retention.policies import Policy, decode_policy, encode_policy, index_key, policy_key
+from shoal.primitives.keys import Namespace, texts_of
+from shoal.primitives.rules.retention.policies import (
+    BEHIND_INDEX,
+    INDEX,
+    Policy,
+    decode_policy,
+    encode_policy,
+    index_key,
+    policy_key,
+)
 from shoal.primitives.run_types import RetentionPolicy
 from shoal.shm.arguments import check_type
 
@@ -32,6 +42,16 @@ def holding_policy(engine: Engine, namespace: Namespace, run_id: str | None) -> 
     """``RunIndex.get_retention``."""
     own = policy_of(engine, namespace, run_id)
     return own if own is not None or run_id is None else policy_of(engine, namespace, None)
+
+
+def all_policies(engine: Engine) -> Iterator[tuple[Namespace, str | None, RetentionPolicy]]:
+    """Every policy of a store, each with its namespace and run; a namespace's own, without a run, comes first."""
+    for key, _ in engine.scan(INDEX, BEHIND_INDEX):
+        tenant, app, agent, run = texts_of(key[len(INDEX) :])
+        namespace = Namespace(tenant, app, agent)
+        policy = policy_of(engine, namespace, run or None)
+        if policy is not None:  # else its run was deleted
+            yield namespace, run or None, policy
 
 
 def _owner(namespace: Namespace, run_id: str | None) -> bytes:

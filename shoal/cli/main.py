@@ -14,6 +14,7 @@ from typing import BinaryIO, TextIO
 from tqdm import tqdm
 
 from shoal import __version__
+from shoal.cli.retention import add_retention_command
 from shoal.cli.show import event_lines, run_lines, trace_lines
 from shoal.cli.store_commands import FAILED, GOOD, add_store_commands, existing, positive, store_path
 from shoal.command_line import BAD_USAGE, OneLineParser
@@ -154,6 +155,7 @@ def _parser() -> argparse.ArgumentParser:
     run.set_defaults(command=_run)
 
     add_store_commands(commands)
+    add_retention_command(commands, _namespace, _run_id)
     _add_contents(commands)
     commands.add_parser("bench", help="measure against LMDB, SQLite, Redis and a Manager", add_help=False)
     return parser

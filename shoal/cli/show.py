@@ -10,15 +10,18 @@ from shoal.database import Database
 from shoal.primitives.engine import Engine
 from shoal.primitives.facades.event_log import EventLog
 from shoal.primitives.keys import Namespace
+from shoal.primitives.rules.retention.upkeep import upkeep
 from shoal.primitives.run_contents import holds_anything
 from shoal.primitives.run_scan import namespaces, runs_held
 from shoal.primitives.run_types import RunMetadata, RunQuery
 from shoal.primitives.trace_types import Trace
 from shoal.primitives.views.runs import RunsView
+from shoal.shm.clock import now_ms
 from shoal.shm.errors import NotFoundError
 from shoal.transfer import json_lines, records
 from shoal.transfer.records import ExportRecord
 
+_NO_BOUND = 1 << 62  # of the keys that are looked at
 _LONGEST_VALUE = 300  # characters shown of a value
 _DEEPEST_INDENT = 32  # levels of a tree that are indented further than the one before
 _HEADS = ("RUN", "PARENT", "STATUS", "CREATED", "UPDATED", "TAGS")
@@ -69,6 +72,17 @@ def trace_lines(db: Database, namespace: Namespace, run_id: str, root_id: str | 
                     continue
             for depth, trace in view.traces.get_tree(trace_id).walk():
                 yield _as_json("trace", namespace, run_id, trace) if as_json else _trace_line(depth, trace)
+
+
+def reclaimable(db: Database) -> str:
+    """What the retention policies of a store do not keep and is still there, in words."""
+    snapshot = db._store.begin(read_only=True)
+    try:
+        removed = upkeep(snapshot.find, snapshot.scan, b"", now_ms(), _NO_BOUND).removed
+    finally:
+        snapshot.abandon()
+    counts = [f"{count:,} {name if count != 1 else name[:-1]}" for name, count in sorted(removed.items()) if count]
+    return ", ".join(counts) or "nothing"
 
 
 def plain(text: str) -> str:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
+from shoal.cli.show import reclaimable
 from shoal.coordinator.log.salvage import Finding
 from shoal.coordinator.recovery.survey import Survey, at_rest, bytes_to_read, is_store, survey_store
 from shoal.coordinator.server import process
@@ -85,6 +86,7 @@ def _info(options: argparse.Namespace) -> int:
     with existing(options.path) as db:
         for name, value in vars(db.info()).items():
             print(f"{name:18}{value}")
+        print(f"{'reclaimable':18}{reclaimable(db)}")
     return GOOD
 
 
@@ -152,10 +154,15 @@ def _repair(options: argparse.Namespace) -> int:
 
 def existing(path: Path) -> Database:
     """Open an existing store to read it: commands that only read start no process and make no file."""
+    must_be_store(path)
+    return open_database(path, read_only=True)
+
+
+def must_be_store(path: Path) -> None:
+    """Raise ``NotFoundError`` where there is no store."""
     with contextlib.suppress(PermissionError):  # opening says what may not be read
         if not is_store(path):
             raise NotFoundError(_NO_STORE.format(path))
-    return open_database(path, read_only=True)
 
 
 def store_path(text: str) -> Path:

@@ -7,15 +7,17 @@
     kind        fields beside kind, run_id and namespace
     run         parent_run status created_at updated_at completed_at tags metadata error       a registered run
     kv          key value expires_at
+    trimmed     first_sequence prev_hash origin chain timestamp                                 see ``trimmed_records``
     event       sequence event_type payload timestamp prev_hash hash                            hashes in hex
     state       name version updated_at value            without value: deleted, its version stays used up
     trace       id parent_id type fields timestamp tags metadata
     lease       name token slot pid ttl_ms                                                      see ``lease_records``
+    retention   events event_age trace_age archived_age task_age           run_id may be null, see ``retention_records``
 
 Times are integer ms since the epoch (UTC); values are written as ``json_lines`` says. Order: by namespace; in each
-namespace first all records of kind run, then run by run its keys, events, cells, traces and leases. Keys, cells and
-leases are sorted, events are in sequence from 0, and a trace comes after its parent. Nothing else is in an export, so
-the same contents give the same bytes.
+namespace first all records of kind run, then its retention policy, then run by run its keys, events, cells, traces,
+leases and its retention policy. Keys, cells and leases are sorted, events are in sequence from 0 or from where the log
+was trimmed, and a trace comes after its parent. Nothing else is in an export, so the same contents give the same bytes.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ from shoal.primitives.engine import Engine
 from shoal.primitives.event_types import Event
 from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.rules.cell_rules import CellRecord, encode_record
-from shoal.primitives.rules.hash_chain import HASH_BYTES, canonical
+from shoal.primitives.rules.hash_chain import canonical
 from shoal.primitives.rules.tags import Tag
 from shoal.primitives.run_scan import namespaces, runs_held
 from shoal.primitives.run_types import RunMetadata, RunQuery, RunStatus, encode_run
@@ -43,7 +45,8 @@ from shoal.primitives.views.runs import RunsView
 from shoal.primitives.views.traces import TraceView
 from shoal.shm import codec
 from shoal.shm.errors import CorruptionError
-from shoal.transfer import lease_records
+from shoal.transfer import lease_records, retention_records, trimmed_records
+from shoal.transfer.fields import Fields, check_names, check_tags, check_whole, hash_of
 from shoal.transfer.lease_records import LeaseFact
 
 FORMAT = 1
@@ -52,9 +55,6 @@ END = "end"
 
 # A bound of a record's size in a commit beside the texts of its keys and its values.
 _RECORD_BYTES = 256
-_LATEST_MS = 2**63 - 1
-
-Fields = dict[str, Any]
 
 
 class Cell(NamedTuple):
@@ -65,7 +65,10 @@ class Cell(NamedTuple):
 
 
 class ExportRecord(NamedTuple):
-    """One line of an export. ``item``: a RunMetadata, Pair, Event, Cell, Trace or LeaseFact, as ``kind`` says."""
+    """One line of an export. ``item``: a RunMetadata, Pair, Trimmed, Event, Cell, Trace and so on, as ``kind`` says.
+
+    ``run_id`` is "" of the retention policy of a namespace, which no run has.
+    """
 
     kind: str
     namespace: Namespace
@@ -86,6 +89,8 @@ def read_all(engine: Engine) -> Iterator[ExportRecord]:
     for namespace in namespaces(engine):
         for run in RunsView(engine, namespace).query_runs(RunQuery(include_archived=True)):
             yield ExportRecord("run", namespace, run.run_id, run)
+        for policy in retention_records.facts(engine, namespace, None):
+            yield ExportRecord("retention", namespace, "", policy)
         for run_id, source in runs_held(engine, namespace):
             for kind, item in _contents(source, namespace, run_id):
                 yield ExportRecord(kind, namespace, run_id, item)
@@ -96,7 +101,7 @@ def to_fields(record: ExportRecord) -> Fields:
     fields: Fields = {"kind": record.kind}
     if record.namespace != _DEFAULT_NAMESPACE:
         fields["namespace"] = [record.namespace.tenant, record.namespace.app, record.namespace.agent]
-    return fields | {"run_id": record.run_id} | KINDS[record.kind].show(record.item)
+    return fields | {"run_id": record.run_id or None} | KINDS[record.kind].show(record.item)
 
 
 def from_fields(fields: Any) -> ExportRecord:
@@ -109,13 +114,18 @@ def from_fields(fields: Any) -> ExportRecord:
         raise ValueError(f"its kind is {kind!r:.100}, not one of {', '.join(KINDS)}")
     namespace = _namespace(rest.pop("namespace")) if "namespace" in rest else _DEFAULT_NAMESPACE
     run_id = rest.pop("run_id", None)
-    namespace._run_prefix(run_id)
+    if kind == "retention" and run_id is None:
+        run_id = ""
+    else:
+        namespace._run_prefix(run_id)
     return ExportRecord(kind, namespace, run_id, KINDS[kind].make(run_id, rest))
 
 
 def size_of(record: ExportRecord) -> int:
     """A bound of the record's size in a commit, in bytes. Checks all of it, as the primitives do before they write."""
-    return KINDS[record.kind].size(record.namespace._run_prefix(record.run_id), record.item)
+    namespace, run_id = record.namespace, record.run_id
+    prefix = namespace._run_prefix(run_id) if run_id else namespace._runs_prefix()
+    return KINDS[record.kind].size(prefix, record.item)
 
 
 def restore(engine: Engine, record: ExportRecord) -> None:
@@ -125,10 +135,14 @@ def restore(engine: Engine, record: ExportRecord) -> None:
         runs.restore(RunsView(engine, namespace), item)
     elif kind == "kv":
         kv.restore(KVView(engine, namespace, run_id), item)
+    elif kind == "trimmed":
+        trimmed_records.restore(EventView(engine, namespace, run_id), item)
     elif kind == "event":
         events.restore(EventView(engine, namespace, run_id), [item])
     elif kind == "state":
         cells.restore(StateView(engine, namespace, run_id), item.name, item.record)
+    elif kind == "retention":
+        retention_records.restore(engine, namespace, run_id or None, item)
     elif kind == "lease":
         lease_records.restore(engine, item)
     else:
@@ -142,6 +156,8 @@ def _contents(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[tup
     found = log.verify_chain()
     if not found.is_valid:
         raise CorruptionError(f"the event log of run {run_id!r}", 0, "events that fit each other", str(found.error))
+    for trimmed in trimmed_records.facts(log):
+        yield "trimmed", trimmed
     for event in log.iter():
         yield "event", event
     for name, record in cells.records(StateView(engine, namespace, run_id)):
@@ -150,6 +166,8 @@ def _contents(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[tup
         yield "trace", trace
     for fact in lease_records.facts(engine, namespace, run_id):
         yield "lease", fact
+    for policy in retention_records.facts(engine, namespace, run_id):
+        yield "retention", policy
 
 
 # --- run ------------------------------------------------------------------------------------------------------------
@@ -160,8 +178,8 @@ def _show_run(run: RunMetadata) -> Fields:
 
 
 def _make_run(run_id: str, fields: Fields) -> RunMetadata:
-    _check_names("run", fields, _RUN_NAMES)
-    _check_tags(fields["tags"])
+    check_names("run", fields, _RUN_NAMES)
+    check_tags(fields["tags"])
     return RunMetadata(**{**fields, "run_id": run_id, "status": RunStatus(fields["status"])})
 
 
@@ -178,10 +196,10 @@ def _show_pair(pair: Pair) -> Fields:
 
 
 def _make_pair(run_id: str, fields: Fields) -> Pair:
-    _check_names("kv", fields, _KV_NAMES)
+    check_names("kv", fields, _KV_NAMES)
     expires_ms = fields["expires_at"]
     if expires_ms is not None:
-        _check_whole("expires_at", expires_ms, 1)
+        check_whole("expires_at", expires_ms, 1)
     return Pair(fields["key"], fields["value"], expires_ms or 0)
 
 
@@ -198,10 +216,10 @@ def _show_event(event: Event) -> Fields:
 
 
 def _make_event(run_id: str, fields: Fields) -> Event:
-    _check_names("event", fields, _EVENT_NAMES)
-    _check_whole("sequence", fields["sequence"], 0)
-    _check_whole("timestamp", fields["timestamp"], 0)
-    return Event(**{**fields, "prev_hash": _hash(fields["prev_hash"]), "hash": _hash(fields["hash"])})
+    check_names("event", fields, _EVENT_NAMES)
+    check_whole("sequence", fields["sequence"], 0)
+    check_whole("timestamp", fields["timestamp"], 0)
+    return Event(**{**fields, "prev_hash": hash_of(fields["prev_hash"]), "hash": hash_of(fields["hash"])})
 
 
 def _size_event(prefix: bytes, event: Event) -> int:
@@ -211,12 +229,6 @@ def _size_event(prefix: bytes, event: Event) -> int:
         + 2 * len(encode_text("event_type", event.event_type))
         + len(canonical(event.payload))
     )
-
-
-def _hash(text: object) -> bytes:
-    if not isinstance(text, str) or len(text) != 2 * HASH_BYTES:
-        raise ValueError(f"a hash is {text!r:.100}, not {2 * HASH_BYTES} characters of hex")
-    return bytes.fromhex(text)
 
 
 # --- state ----------------------------------------------------------------------------------------------------------
@@ -230,9 +242,9 @@ def _show_cell(cell: Cell) -> Fields:
 
 def _make_cell(run_id: str, fields: Fields) -> Cell:
     is_deleted = "value" not in fields
-    _check_names("state", fields, _STATE_NAMES[:-1] if is_deleted else _STATE_NAMES)
-    _check_whole("version", fields["version"], 1)
-    _check_whole("updated_at", fields["updated_at"], 0)
+    check_names("state", fields, _STATE_NAMES[:-1] if is_deleted else _STATE_NAMES)
+    check_whole("version", fields["version"], 1)
+    check_whole("updated_at", fields["updated_at"], 0)
     value = None if is_deleted else codec.encode(fields["value"])
     return Cell(fields["name"], CellRecord(fields["version"], fields["updated_at"], value))
 
@@ -260,16 +272,16 @@ def show_trace(trace: Trace) -> Fields:
 
 
 def _make_trace(run_id: str, fields: Fields) -> Trace:
-    _check_names("trace", fields, _TRACE_NAMES)
-    _check_whole("timestamp", fields["timestamp"], 0)
-    _check_tags(fields["tags"])
+    check_names("trace", fields, _TRACE_NAMES)
+    check_whole("timestamp", fields["timestamp"], 0)
+    check_tags(fields["tags"])
     kind, attributes = fields["type"], fields["fields"]
     if not isinstance(kind, str) or kind not in TRACE_KINDS:
         raise ValueError(f"type of the trace is {kind!r:.100}; it is one of {', '.join(TRACE_KINDS)}")
     names = tuple(TRACE_KINDS[kind].__dataclass_fields__)  # type: ignore[attr-defined]
     if not isinstance(attributes, dict):
         raise TypeError(f"fields of the trace has type {type(attributes).__name__}; it is an object")
-    _check_names(kind, attributes, names)
+    check_names(kind, attributes, names)
     trace_type = TRACE_KINDS[kind](**attributes)
     encode_text("id", fields["id"])
     timestamp, tags, metadata = fields["timestamp"], fields["tags"], fields["metadata"]
@@ -287,9 +299,9 @@ def _size_trace(prefix: bytes, trace: Trace) -> int:
 
 
 def _make_lease(run_id: str, fields: Fields) -> LeaseFact:
-    _check_names("lease", fields, lease_records.NAMES)
+    check_names("lease", fields, lease_records.NAMES)
     for name in lease_records.NAMES[1:]:
-        _check_whole(name, fields[name], 0)
+        check_whole(name, fields[name], 0)
     return LeaseFact(**fields)
 
 
@@ -306,26 +318,6 @@ def _namespace(parts: object) -> Namespace:
 _known_namespace = functools.lru_cache(maxsize=16)(Namespace)
 
 
-def _check_names(kind: str, fields: Fields, names: tuple[str, ...]) -> None:
-    missing = [name for name in names if name not in fields]
-    unknown = [name for name in fields if name not in names]
-    if missing or unknown:
-        problem = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(map(repr, unknown[:5]))!s:.200}"
-        raise ValueError(f"a record of kind {kind} {problem}; its fields are {', '.join(names)}")
-
-
-def _check_whole(name: str, value: object, least: int) -> None:
-    if type(value) is not int or not least <= value <= _LATEST_MS:
-        raise ValueError(f"{name} is {value!r:.100}, not an integer from {least} to 2**63 - 1")
-
-
-def _check_tags(tags: object) -> None:
-    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise TypeError(f"tags is {tags!r:.100}, not a list of str")
-    if len(set(tags)) < len(tags):
-        raise ValueError("tags has the same tag twice")
-
-
 _DEFAULT_NAMESPACE = Namespace()
 _RUN_NAMES = ("parent_run", "status", "created_at", "updated_at", "completed_at", "tags", "metadata", "error")
 _KV_NAMES = ("key", "value", "expires_at")
@@ -336,8 +328,10 @@ _TRACE_NAMES = ("id", "parent_id", "type", "fields", "timestamp", "tags", "metad
 KINDS = {
     "run": RecordKind(_show_run, _make_run, _size_run),
     "kv": RecordKind(_show_pair, _make_pair, _size_pair),
+    "trimmed": RecordKind(trimmed_records.show, trimmed_records.make, trimmed_records.size),
     "event": RecordKind(_show_event, _make_event, _size_event),
     "state": RecordKind(_show_cell, _make_cell, _size_cell),
     "trace": RecordKind(show_trace, _make_trace, _size_trace),
     "lease": RecordKind(lease_records.show, _make_lease, lease_records.size),
+    "retention": RecordKind(retention_records.show, retention_records.make, retention_records.size),
 }
