@@ -58,7 +58,7 @@ SNAPSHOT_GRACE_S = 1.0  # a younger snapshot is never revoked
 SWEEP_EVERY_MS = 50  # how often expired keys are looked for
 SWEEP_SLICE = 256  # expired keys deleted in one commit
 UPKEEP_EVERY_S = 5.0  # how often what the store itself is to remove is looked for, at most
-UPKEEP_SLICE = 48  # keys looked at for that between two groups of commits
+UPKEEP_SLICE = 32  # keys looked at for that between two groups of commits
 MAX_CLIENT_BACKLOG_BYTES = 1 * MIB  # unread answers beyond what the pipe holds, then the client is dropped
 CLIENT_SESSIONS = 65_536  # clients whose last commit is kept, so that one sent again is not done twice
 

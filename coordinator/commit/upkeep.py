@@ -5,8 +5,8 @@ commit of the coordinator. What is removed, and why, is not known here. Invarian
 
 - A slice begins when everything before it is published: the ordered index has all keys then. It is published with the
   next group, so in ``strict`` it shares that group's sync.
-- A slice looks at few keys, and the next one begins so late that slices take one part in ``_SHARE`` of the time: a
-  commit waits for one slice at most, and few do.
+- A slice looks at few keys, and the next one begins so late that slices take one part in ``_SHARE`` of the time, more
+  only once a pass takes long: a commit waits for one slice at most, and few do.
 - Only the cursor is kept between two slices, in memory. After SIGKILL the next coordinator begins a new pass, and finds
   what is left.
 - Where a pass finds nothing to look at, the next one waits for a turn of the loop: an idle store without policies is
@@ -24,7 +24,9 @@ from shoal.shm.limits import DEFAULT_LIMITS, Limits
 from shoal.shm.operation import VersionedValue
 
 _NEVER_S = float("inf")
-_SHARE = 8  # a slice is followed by so many times its length without one
+_SHARE = 8  # a slice is followed by so many times its length without one,
+_LATE_SHARE = 3  # or by so many, once a pass has taken so long:
+_LATE_S = 10.0
 _LEAST_PAUSE_S = 0.0005
 _LONGEST_PAUSE_S = 25.0  # between two passes: what is due goes within a minute
 _NO_ROOM_PAUSE_S = 0.5
@@ -47,7 +49,8 @@ class Upkeep:
         self._monotonic_s = monotonic_s
         self._limits = limits
         self._cursor = b""
-        self._worked_s = 0.0  # in this pass
+        self._began_s = 0.0  # the pass under way
+        self._worked_s = 0.0  # in it
         self._found_work = False  # whether the pass under way, or the last one, had anything to look at
         self.due_s = 0.0 if engine.operations.upkeep is not None else _NEVER_S
 
@@ -82,11 +85,13 @@ class Upkeep:
         self._worked_s += took_s
         if not self._cursor:
             self._found_work = looked_at > 0
+            self._began_s = begin_s
         if not done:
             self.due_s = end_s + _NO_ROOM_PAUSE_S
         elif slice_.cursor is not None:
             self._cursor = slice_.cursor
-            self.due_s = end_s + max(_LEAST_PAUSE_S, took_s * _SHARE)
+            share = _SHARE if end_s - self._began_s < _LATE_S else _LATE_SHARE
+            self.due_s = end_s + max(_LEAST_PAUSE_S, took_s * share)
         else:
             pause_s = max(self._limits.upkeep_every_s, self._worked_s * _SHARE)
             self.due_s = end_s + min(pause_s, _LONGEST_PAUSE_S)

@@ -19,10 +19,10 @@ def remove_archived(removal: Removal, namespace: bytes, policy: Policy, position
     assert policy.archived_age_s is not None
     latest_ms = removal.latest_ms(policy.archived_age_s)
     index = namespace + b"\0" + run_keys.by_status(ARCHIVED)
-    for key, is_there in removal.look(max(position, index), index + bound(latest_ms + 1)):
+    for key, raw in removal.look(max(position, index), index + bound(latest_ms + 1)):
         if removal.left < 0:
             return key
-        if is_there:
+        if raw is not None:
             run_id = key[len(index) + NUMBER_BYTES :]
             run = namespace + bytes((len(run_id),)) + run_id
             if removal.read(policy_key(run)) is None:
@@ -61,9 +61,9 @@ def remove_if_archived(removal: Removal, namespace: bytes, run: bytes, policy: P
 def _few_keys(removal: Removal, run: bytes) -> list[bytes] | None:
     """Every key of a run, or None if there are too many to delete them one by one."""
     keys = []
-    for looked_at, (key, is_there) in enumerate(removal.look(run, after(run))):
+    for looked_at, (key, raw) in enumerate(removal.look(run, after(run))):
         if looked_at >= removal.most:
             return None
-        if is_there:
+        if raw is not None:
             keys.append(key)
     return keys

@@ -34,15 +34,14 @@ def remove_events(
     if first == length or (first >= before and latest_ms < 0):
         return None
     is_done = True
-    for key, is_there in removal.look(event_key(prefix, first), prefix + TYPE):
+    for key, raw in removal.look(event_key(prefix, first), prefix + TYPE):
         if removal.left < 0:
             is_done = False
             break
-        raw = removal.read(key) if is_there else None
         if raw is None:
             continue
         last = int.from_bytes(key[-SEQUENCE_BYTES:], "big")
-        events = decode_events(last, raw.value)
+        events = decode_events(last, raw)
         upto = max(before, _first_kept(events, latest_ms))
         if upto > next(iter(events)):
             trimming.add(last, events, upto)

@@ -26,10 +26,10 @@ def remove_traces(
     rest = _remove_upward(removal, prefix, rest, latest_ms) if rest else b""
     if rest:
         return position, rest
-    for key, is_there in removal.look(max(position, index), index + bound(latest_ms + 1)):
+    for key, raw in removal.look(max(position, index), index + bound(latest_ms + 1)):
         if removal.left < 0:
             return key, b""
-        if is_there:
+        if raw is not None:
             rest = _remove_upward(removal, prefix, key[len(index) + NUMBER_BYTES :], latest_ms)
             if rest:
                 return key, rest
@@ -62,9 +62,9 @@ def _has_children(removal: Removal, prefix: bytes, trace_id: bytes) -> bool:
     """Whether anything is below a trace. If so many are gone there that the slice ends: yes, until the next pass."""
     index = prefix + BY_PARENT + sized(trace_id)
     looked_at = 0
-    for key, is_there in removal.look(removal.seen_children.get(index, index), after(index)):
+    for key, raw in removal.look(removal.seen_children.get(index, index), after(index)):
         looked_at += 1
-        if is_there or looked_at > removal.most:
+        if raw is not None or looked_at > removal.most:
             removal.seen_children[index] = key
             return True
     return False

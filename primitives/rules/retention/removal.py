@@ -37,12 +37,15 @@ class Removal:
             return self._read(key)
         return None if write.value is None else VersionedValue(write.value, 0, write.expires_ms)
 
-    def look(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, bool]]:
-        """The keys of ``[lower, upper)``, and whether each is there still."""
+    def look(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, bytes | None]]:
+        """The keys of ``[lower, upper)`` and what each holds after the writes so far; None if it is gone."""
         for key, found in self._look(lower, upper):
             self.left -= 1
             write = self.writes.get(key)
-            yield key, found is not None and (write is None or write.value is not None)
+            if write is not None:
+                yield key, write.value
+            else:
+                yield key, None if found is None else found.value
 
     def delete(self, key: bytes) -> None:
         """Delete a key."""

@@ -51,13 +51,13 @@ def upkeep(read: Read, look: Look, cursor: bytes, now_ms: int, most: int) -> Upk
     removal = Removal(read, look, now_ms, most)
     entry, position, rest = codec.unpackb(cursor) if cursor else (INDEX, b"", b"")
     following: bytes | None = None
-    for key, is_there in removal.look(entry, BEHIND_INDEX):
+    for key, raw in removal.look(entry, BEHIND_INDEX):
         if key != entry:
             position, rest = b"", b""
         if removal.left < 0:
             following = codec.pack([key, position, rest])
             break
-        place = _by_entry(removal, key, position, rest) if is_there else None
+        place = _by_entry(removal, key, position, rest) if raw is not None else None
         if place is not None:
             following = codec.pack([key, *place])
             break
@@ -116,8 +116,8 @@ def _in_namespace(removal: Removal, namespace: bytes, policy: Policy, position: 
 
 def _first_there(removal: Removal, lower: bytes, upper: bytes) -> bytes | None:
     """The first key of a range; one that is gone if the slice ends there."""
-    for key, is_there in removal.look(lower, upper):
-        if is_there or removal.left < 0:
+    for key, raw in removal.look(lower, upper):
+        if raw is not None or removal.left < 0:
             return key
     return None
 
