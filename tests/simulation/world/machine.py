@@ -10,7 +10,7 @@ from typing import Any
 from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.server.coordinator import Coordinator
 from shoal.coordinator.server.process_start import AlreadyServedError, hold_locks
-from shoal.primitives.rules.registry import TABLE
+from shoal.primitives.rules.coordinator_table import COORDINATOR_TABLE
 from shoal.shm.errors import ShoalError, StoreFullError
 from shoal.shm.files.store_files import STORE_ID_BYTES, StoreMeta
 from shoal.shm.limits import MIN_STORE_BYTES, Limits
@@ -121,7 +121,7 @@ class World(Scheduler):
                     host = SimulatedHost(self)
                     meta = host.read_meta(directory) or new
                     place: Any = fakes.Place()
-                    coordinator = Coordinator(directory, meta, linger_s, place, TABLE, self.limits, host)
+                    coordinator = Coordinator(directory, meta, linger_s, place, COORDINATOR_TABLE, self.limits, host)
                     coordinator.run(lambda: report.append(None))
             except AlreadyServedError:
                 return
