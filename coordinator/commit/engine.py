@@ -29,6 +29,7 @@ from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.log.format import COORDINATOR, Outcome, encode_decided
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
+from shoal.coordinator.memory.reserve import reserve_in_use
 from shoal.coordinator.memory.writer import NOTHING_KNOWN, NOTHING_PLANNED, Plan, Writer
 from shoal.shm.clock import Clock
 from shoal.shm.errors import ShoalError, StoreFullError
@@ -173,12 +174,16 @@ class CommitEngine:
         return self.commit_writes(self._admission.decide_own(decide))
 
     def commit_writes(self, writes: FlatWrites, clears: Sequence[tuple[bytes, bytes]] = ()) -> bool:
-        """Commit what was decided on the newest state; False if there is no room for it. Nothing is no commit."""
+        """Commit what the coordinator decided itself; False if there is no room for it. Nothing is no commit.
+
+        Such a commit removes more than it writes, so it may use the memory that is kept for deletes.
+        """
         if not writes and not clears:
             return True
         mutations = wire_request.encode_mutations(writes, [bound for each in clears for bound in each] or None)
         try:
-            self._commit_own(writes, mutations, clears=list(clears))
+            with reserve_in_use(self._writer):
+                self._commit_own(writes, mutations, clears=list(clears))
         except StoreFullError:
             return False
         return True

@@ -24,6 +24,7 @@ from shoal.coordinator.log.format import LoggedCommit
 from shoal.coordinator.log.reader import WalReader
 from shoal.coordinator.memory.loading import KeyLoader, apply_versions, lower_large_records
 from shoal.coordinator.memory.reclaim import Reclaimer
+from shoal.coordinator.memory.reserve import reserve_in_use
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm.errors import CorruptionError, StoreFullError
 from shoal.shm.files import checkpoint, store_files
@@ -85,21 +86,6 @@ def recover(
                 storage.remove(name)
     next_number, files = log.next_number, log.first_versions
     return Recovered(version, checkpoint_version, log_bytes, next_number, files, log.store_id, window, sessions)
-
-
-@contextlib.contextmanager
-def reserve_in_use(writer: Writer) -> Iterator[None]:
-    """Let data use the memory that is kept for deletes.
-
-    What was committed fitted, but perhaps lies less well this time. A store that can only delete is better than none.
-    """
-    heap = writer.heap
-    kept, heap.reserve_blocks = heap.reserve_blocks, 0
-    try:
-        yield
-    finally:
-        heap.reserve_blocks = kept
-        writer.forget_budget()
 
 
 def _load_checkpoint(

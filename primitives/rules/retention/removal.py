@@ -7,7 +7,6 @@ from collections.abc import Iterator
 
 from shoal.shm.operation import Look, Read, VersionedValue, Write
 
-# The latest time of which a bound is made, in ms: a longer age than the clock has keeps all.
 _MS_PER_S = 1000
 
 

@@ -13,9 +13,10 @@ import pytest
 import shoal
 from shoal import EventLog, RetentionPolicy, RunIndex, TraceStore, TraceType
 from tests.support.crash_workers import wait_for
+from tests.support.slow import slow
 
 
-@pytest.mark.parametrize("durability", ["memory", "buffered", "strict"])
+@pytest.mark.parametrize("durability", ["strict", *slow("memory", "buffered")])
 def test_policies_are_applied(tmp_path: Path, durability: str) -> None:
     """Events, traces and archived runs go within a minute; those who follow the log go on; the store is sound."""
     with shoal.open(tmp_path / "store", durability=durability) as db:
@@ -94,3 +95,29 @@ def test_it_goes_on_under_load(tmp_path: Path) -> None:
         assert len(kept) == 3, "it was never trimmed"
         wait_for(lambda: log.len("run") - log.first_sequence("run") == 100, "what came last", 60)
         assert log.verify_chain("run").is_valid
+
+
+@pytest.mark.slow
+def test_a_full_store_gets_room(tmp_path: Path) -> None:
+    """What no policy keeps is removed also when no commit of a user finds room any more, and then they do."""
+    with shoal.open(tmp_path / "store", durability="memory", max_bytes=24 << 20) as db:
+        log = EventLog(db)
+        RunIndex(db).set_retention(RetentionPolicy(event_age=15))
+        while _fits(log, 50, 3_000):
+            pass
+        while _fits(log, 1, 1):
+            pass
+        length = log.len("run")
+        assert log.first_sequence("run") == 0, "it took too long to fill the store"
+        wait_for(lambda: log.first_sequence("run") == length, "upkeep", 60)
+        wait_for(lambda: _fits(log, 50, 3_000), "room for events", 60)
+        assert log.verify_chain("run").is_valid
+        assert db.check() == []
+
+
+def _fits(log: EventLog, count: int, size: int) -> bool:
+    try:
+        log.append_many("run", [("e", "x" * size) for _ in range(count)])
+    except shoal.StoreFullError:
+        return False
+    return True
