@@ -47,7 +47,7 @@ def _extensions() -> list[Extension]:
             name,
             ["/".join(name.split(".")[1:]) + ".py"],
             include_dirs=[NATIVE],
-            depends=[f"{NATIVE}/xxhash.h", f"{NATIVE}/order.h"],
+            depends=sorted(str(path) for path in Path(NATIVE).glob("*.h")),
             extra_compile_args=["-O2", "-g0", "-Wno-unused-function"],
         )
         for name in names

@@ -23,7 +23,16 @@ from collections.abc import Sequence
 from types import ModuleType
 
 # Read by setup.py, which imports nothing of shoal.
-HOT_MODULES = ("shoal.shm.memory.record",)
+HOT_MODULES = (
+    "shoal.coordinator.server.clients",
+    "shoal.coordinator.server.group",
+    "shoal.coordinator.server.loop",
+    "shoal.shm.host.pipe_io",
+    "shoal.shm.host.waiting",
+    "shoal.shm.memory.record",
+    "shoal.shm.wire.pipe_messages",
+    "shoal.workers.shared_memory.channel",
+)
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # what holds ``shm`` and the other floors
 

@@ -1,0 +1,3 @@
+cdef class Group:
+    cdef readonly list requests, asking
+    cdef public list answers
