@@ -20,8 +20,6 @@ import struct
 from collections.abc import Callable
 from mmap import mmap
 
-from xxhash import xxh3_64_intdigest
-
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import CorruptionError
 from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES
@@ -44,6 +42,16 @@ from shoal.shm.memory.layout import (
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import verify
 from shoal.shm.operation import VersionedValue
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from shoal.shm import cython_shim as cython  # type: ignore[no-redef]
+
+if cython.compiled:
+    from cython.cimports.xxh3 import xxh3_64_intdigest
+else:
+    from xxhash import xxh3_64_intdigest
 
 NEWEST = 2**64 - 1  # the snapshot of the coordinator: it sees what is not published yet, and no horizon passes it
 

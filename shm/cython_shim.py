@@ -1,0 +1,6 @@
+"""Stands in for the module ``cython`` in the few leaves that call C, where Cython is not installed.
+
+Such a leaf says ``try: import cython`` first, because Cython's compiler looks for that, and takes this one otherwise.
+"""
+
+compiled = False
