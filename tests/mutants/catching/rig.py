@@ -20,7 +20,6 @@ from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.recovery.recover import recover
-from shoal.coordinator.server.loop import Server
 from shoal.primitives.rules.registry import TABLE
 from shoal.shm.limits import MIN_STORE_BYTES, Limits
 from shoal.shm.memory import snapshots
@@ -130,7 +129,8 @@ class Rig:
         self._clients: dict[int, SimpleNamespace] = {}  # as Server has them
         self.reclaimer = Reclaimer(self.writer, list)
         found = recover(disk, self.writer, self.reclaimer)
-        self.reclaimer.pinned = lambda: Server.pinned(self)  # type: ignore[arg-type]
+        clients = self._clients
+        self.reclaimer.pinned = lambda: [version for each in clients.values() for version in each.page.pinned()]
         self.log = WalWriter(disk, found.next_log_number, found.version, STORE_ID, limits=bounds)
         self.log.first_versions.update(found.log_files)
         clock = SimpleNamespace(now_ms=lambda: self.now_ms, monotonic_s=lambda: self.now_ms / 1000)
