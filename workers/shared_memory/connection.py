@@ -122,9 +122,7 @@ class StoreConnection:
         """
         wire_request.check_size(max(len(mutations), len(reads)))
         status, version, details = self._exchange(snapshot, valid_until_ms, reads, mutations)
-        if status == COMMITTED:  # the usual case, as ``told`` has it
-            return version, details
-        return self.told(status, version, details)
+        return (version, details) if status == COMMITTED else self.told(status, version, details)
 
     def told(self, status: int, version: int, details: Any) -> tuple[int, list[Any]]:
         """What an answer says: version and results of the commit. Raises what the commit failed with."""
