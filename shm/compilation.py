@@ -20,7 +20,13 @@ from collections.abc import Sequence
 from types import ModuleType
 
 # Read by setup.py, which imports nothing of shoal.
-HOT_MODULES = ("shoal.shm.memory.record",)
+HOT_MODULES = (
+    "shoal.coordinator.log.format",
+    "shoal.shm.memory.record",
+    "shoal.shm.wire.answer",
+    "shoal.shm.wire.frames",
+    "shoal.shm.wire.request",
+)
 
 _DISABLED = os.environ.get("SHOAL_DISABLE_EXTENSION", "") not in ("", "0")
 _REQUIRED = os.environ.get("SHOAL_REQUIRE_EXTENSION", "") not in ("", "0")

@@ -35,11 +35,20 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xxhash import xxh3_64_intdigest
-
 from shoal.shm import codec
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.request import FlatWrites
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from shoal.shm import cython_shim as cython  # type: ignore[no-redef]
+
+if cython.compiled:
+    from cython.cimports.log_record import log_record
+    from cython.cimports.xxh3 import xxh3_64_intdigest
+else:
+    from xxhash import xxh3_64_intdigest
 
 FORMAT_VERSION = 2
 COORDINATOR = 0  # the client id of commits that the coordinator makes itself
@@ -189,6 +198,8 @@ def encode_record(
     version: int, synced_version: int, boot_id: int, client_id: int, commit_id: int, mutations: bytes, decided: bytes
 ) -> bytes:
     """A record as it stands in the file, padding included."""
+    if cython.compiled:
+        return log_record(_RECORD_MAGIC, version, synced_version, boot_id, client_id, commit_id, mutations, decided)
     checked = b"".join(
         (
             _CHECKED.pack(version, synced_version, boot_id, client_id, commit_id, len(mutations)),
