@@ -21,6 +21,12 @@ from types import ModuleType
 
 # Read by setup.py, which imports nothing of shoal.
 HOT_MODULES = (
+    "shoal.coordinator.commit.admission",
+    "shoal.coordinator.commit.apply",
+    "shoal.coordinator.commit.batching",
+    "shoal.coordinator.commit.conflict_window",
+    "shoal.coordinator.commit.engine",
+    "shoal.coordinator.commit.validate",
     "shoal.coordinator.log.format",
     "shoal.shm.memory.record",
     "shoal.shm.wire.answer",

@@ -65,9 +65,10 @@ class Batching:
 
     def key_of(self, request: CommitSet) -> BatchKey | None:
         """Operation and key by which a commit set may be batched, None for one that must commit alone."""
-        if len(request.operations) != 1 or request.writes or request.clears or request.keys_read or request.ranges_read:
+        operations = request.operations
+        if len(operations) != 1 or request.writes or request.clears or request.keys_read or request.ranges_read:
             return None
-        name, arguments = request.operations[0]
+        name, arguments = operations[0]
         if name not in self._operations.batched or request.valid_until_ms:
             return None
         return None if len(request.mutations) > MAX_BATCH_MUTATIONS_BYTES else (name, arguments[0])

@@ -1,0 +1,14 @@
+cimport cython
+
+from shoal.coordinator.commit.conflict_window cimport ConflictWindow
+from shoal.coordinator.commit.validate cimport validate
+
+
+cdef class Admission:
+    cdef public object operations, _writer, _clock, _last_ms
+    cdef public ConflictWindow _window
+
+    cpdef now_ms(self)
+    cpdef conflict(self, request, next_version)
+    @cython.locals(nodes=dict, writes=list, results=list)
+    cpdef tuple decide(self, request)
