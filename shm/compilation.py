@@ -28,6 +28,7 @@ HOT_MODULES = (
     "shoal.coordinator.commit.engine",
     "shoal.coordinator.commit.validate",
     "shoal.coordinator.log.format",
+    "shoal.shm.codec",
     "shoal.shm.memory.record",
     "shoal.shm.wire.answer",
     "shoal.shm.wire.frames",

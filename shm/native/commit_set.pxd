@@ -2,166 +2,33 @@
 #
 # ``usual_request`` and ``usual_mutations`` return None for every form that is not the usual one, right or wrong: then the
 # caller asks msgpack and checks what that returns. What they do return is what the caller would have come to.
-# The bytes came from another process: ``at`` never passes ``end``, and lists grow only as elements are found.
+# The bytes came from another process: see ``unpacked.pxd``.
 from cpython.bytes cimport PyBytes_FromStringAndSize
-from cpython.float cimport PyFloat_FromDouble
-from libc.string cimport memcpy
 
 from bytes_out cimport PyBytes_AS_STRING, PyBytes_GET_SIZE, get_u32, get_u64
-
-cdef extern from "Python.h":
-    object PyUnicode_DecodeUTF8(const char *at, Py_ssize_t size, const char *errors)
+from unpacked cimport (
+    Cursor, is_nil, take_bytes, take_bytes_length, take_list_length, take_text, take_value
+)
 
 cdef enum:
     HEADER = 28
-    MOST_DEPTH = 16
-    NIL = 0xC0
 
-cdef struct Cursor:
-    const unsigned char *at
-    const unsigned char *end
-    # The caller's limits, in bytes. In more bytes than ``most_nested`` lists must be counted, which is not done here.
-    Py_ssize_t most_key
-    Py_ssize_t most_value
-    Py_ssize_t most_nested
-
-
-# Take a big-endian number of ``width`` bytes; -1 if there are not so many.
-cdef inline long long _number(Cursor *cursor, int width) noexcept nogil:
-    cdef long long value = 0
-    cdef int i
-    if cursor.end - cursor.at < width:
-        return -1
-    for i in range(width):
-        value = value << 8 | cursor.at[i]
-    cursor.at += width
-    return value
-
-
-# Take the header of bytes, all of which must be there: their length, -1 for anything else.
-cdef inline Py_ssize_t _bytes_length(Cursor *cursor) noexcept nogil:
-    cdef int tag
-    cdef long long length
-    if cursor.at >= cursor.end:
-        return -1
-    tag = cursor.at[0]
-    if not 0xC4 <= tag <= 0xC6:
-        return -1
-    cursor.at += 1
-    length = _number(cursor, 1 << (tag - 0xC4))
-    return <Py_ssize_t> length if 0 <= length <= cursor.end - cursor.at else -1
-
-
-# Take the header of a text, all of which must be there: its length in bytes, -1 for anything else.
-cdef inline Py_ssize_t _text_length(Cursor *cursor) noexcept nogil:
-    cdef int tag
-    cdef long long length
-    if cursor.at >= cursor.end:
-        return -1
-    tag = cursor.at[0]
-    if 0xA0 <= tag <= 0xBF:
-        length = tag & 0x1F
-        cursor.at += 1
-    elif 0xD9 <= tag <= 0xDB:
-        cursor.at += 1
-        length = _number(cursor, 1 << (tag - 0xD9))
-    else:
-        return -1
-    return <Py_ssize_t> length if 0 <= length <= cursor.end - cursor.at else -1
-
-
-# Take the header of a list: how many elements it says, at most as many as bytes are left; -1 for anything else.
-cdef inline Py_ssize_t _list_length(Cursor *cursor) noexcept nogil:
-    cdef int tag
-    cdef long long length
-    if cursor.at >= cursor.end:
-        return -1
-    tag = cursor.at[0]
-    cursor.at += 1
-    if 0x90 <= tag <= 0x9F:
-        length = tag & 0x0F
-    elif tag == 0xDC or tag == 0xDD:
-        length = _number(cursor, 2 << (tag - 0xDC))
-    else:
-        return -1
-    return <Py_ssize_t> length if 0 <= length <= cursor.end - cursor.at else -1
-
-
-cdef inline bint _is_nil(Cursor *cursor) noexcept nogil:
-    return cursor.at < cursor.end and cursor.at[0] == NIL
-
-
-cdef inline bytes _take(Cursor *cursor, Py_ssize_t length):
-    cdef bytes taken = PyBytes_FromStringAndSize(<const char *> cursor.at, length)
-    cursor.at += length
-    return taken
+# The caller's limits, in bytes. In more bytes than ``nested`` lists must be counted, which is not done here.
+cdef struct Most:
+    Py_ssize_t key
+    Py_ssize_t value
+    Py_ssize_t nested
 
 
 # A key of 1 byte up to the limit; None for anything else.
-cdef inline bytes _key(Cursor *cursor):
-    cdef Py_ssize_t length = _bytes_length(cursor)
-    return _take(cursor, length) if 1 <= length <= cursor.most_key else None
-
-
-# Any value but a map, an extension or a float of 32 bits; NotImplemented for these, and for bytes that are no value.
-cdef inline object _value(Cursor *cursor, int depth):
-    cdef int tag, width
-    cdef Py_ssize_t length, i
-    cdef unsigned long long number
-    cdef double real
-    cdef list items
-    if cursor.at >= cursor.end:
-        return NotImplemented
-    tag = cursor.at[0]
-    if tag <= 0x7F or tag >= 0xE0:
-        cursor.at += 1
-        return tag if tag <= 0x7F else tag - 0x100
-    if 0xC4 <= tag <= 0xC6:
-        length = _bytes_length(cursor)
-        return _take(cursor, length) if length >= 0 else NotImplemented
-    if 0xA0 <= tag <= 0xBF or 0xD9 <= tag <= 0xDB:
-        length = _text_length(cursor)
-        if length < 0:
-            return NotImplemented
-        cursor.at += length
-        return PyUnicode_DecodeUTF8(<const char *> cursor.at - length, length, NULL)
-    if 0x90 <= tag <= 0x9F or tag == 0xDC or tag == 0xDD:
-        length = _list_length(cursor)
-        if length < 0 or depth >= MOST_DEPTH:
-            return NotImplemented
-        items = []
-        for i in range(length):
-            item = _value(cursor, depth + 1)
-            if item is NotImplemented:
-                return NotImplemented
-            items.append(item)
-        return items
-    cursor.at += 1
-    if tag == NIL:
-        return None
-    if tag == 0xC2 or tag == 0xC3:
-        return tag == 0xC3
-    if 0xCB <= tag <= 0xD3:
-        width = 8 if tag == 0xCB else 1 << (tag - 0xCC & 3)  # 0xCC to 0xCF without, 0xD0 to 0xD3 with a sign
-        if cursor.end - cursor.at < width:
-            return NotImplemented
-        number = 0
-        for i in range(width):
-            number = number << 8 | cursor.at[i]
-        cursor.at += width
-        if tag == 0xCB:
-            memcpy(&real, &number, 8)
-            return PyFloat_FromDouble(real)
-        if tag <= 0xCF:
-            return number
-        width = 64 - 8 * width
-        return <long long> (number << width) >> width
-    return NotImplemented
+cdef inline bytes _key(Cursor *cursor, Most *most):
+    cdef Py_ssize_t length = take_bytes_length(cursor)
+    return take_bytes(cursor, length) if 1 <= length <= most.key else None
 
 
 # [key, value or nil, expiry, key, ...]; None for any other form, and for a key that stands there twice.
-cdef inline list _writes(Cursor *cursor):
-    cdef Py_ssize_t count = _list_length(cursor), length, i
+cdef inline list _writes(Cursor *cursor, Most *most):
+    cdef Py_ssize_t count = take_list_length(cursor), length, i
     cdef list writes
     cdef set keys = None
     cdef bytes key
@@ -174,17 +41,17 @@ cdef inline list _writes(Cursor *cursor):
     if count > 3:
         keys = set()
     for i in range(count // 3):
-        key = _key(cursor)
+        key = _key(cursor, most)
         if key is None:
             return None
-        if _is_nil(cursor):
+        if is_nil(cursor):
             cursor.at += 1
             value = None
         else:
-            length = _bytes_length(cursor)
-            if not 0 <= length <= cursor.most_value:
+            length = take_bytes_length(cursor)
+            if not 0 <= length <= most.value:
                 return None
-            value = _take(cursor, length)
+            value = take_bytes(cursor, length)
         if cursor.at >= cursor.end:
             return None
         tag = cursor.at[0]
@@ -192,7 +59,7 @@ cdef inline list _writes(Cursor *cursor):
             cursor.at += 1
             expires_ms = tag
         elif 0xCC <= tag <= 0xCF:
-            expires_ms = _value(cursor, 0)
+            expires_ms = take_value(cursor, 0)
             if expires_ms is NotImplemented:
                 return None
             number = expires_ms
@@ -209,28 +76,26 @@ cdef inline list _writes(Cursor *cursor):
 
 
 # [[name, [key, ...]], ...]; None for any other form.
-cdef inline list _operations(Cursor *cursor):
-    cdef Py_ssize_t count = _list_length(cursor), length, more, i
+cdef inline list _operations(Cursor *cursor, Most *most):
+    cdef Py_ssize_t count = take_list_length(cursor), more, i
     cdef list operations, arguments
     cdef object argument
     if count < 0:
         return None
     operations = []
     for i in range(count):
-        if _list_length(cursor) != 2:
+        if take_list_length(cursor) != 2:
             return None
-        length = _text_length(cursor)
-        if length < 0:
+        name = take_text(cursor)
+        if name is NotImplemented:
             return None
-        cursor.at += length
-        name = PyUnicode_DecodeUTF8(<const char *> cursor.at - length, length, NULL)
-        more = _list_length(cursor) - 1
-        argument = _key(cursor) if more >= 0 else None
+        more = take_list_length(cursor) - 1
+        argument = _key(cursor, most) if more >= 0 else None
         if argument is None:
             return None
         arguments = [argument]
         while more:
-            argument = _value(cursor, 0)
+            argument = take_value(cursor, 0)
             if argument is NotImplemented:
                 return None
             arguments.append(argument)
@@ -240,61 +105,62 @@ cdef inline list _operations(Cursor *cursor):
 
 
 # (writes, clears, operations, control) of mutations without clears and control; None for any other form.
-cdef inline tuple _mutations(Cursor *cursor):
+cdef inline tuple _mutations(Cursor *cursor, Most *most):
     cdef list writes, operations
     cdef Py_ssize_t size = cursor.end - cursor.at
-    if _list_length(cursor) != 4:
+    if take_list_length(cursor) != 4:
         return None
-    writes = _writes(cursor)
-    if writes is None or not _is_nil(cursor):
+    writes = _writes(cursor, most)
+    if writes is None or not is_nil(cursor):
         return None
     cursor.at += 1
-    if _is_nil(cursor):
+    if is_nil(cursor):
         cursor.at += 1
         operations = []
     else:
-        operations = _operations(cursor) if size <= cursor.most_nested else None
-    if operations is None or not _is_nil(cursor) or cursor.end - cursor.at != 1:
+        operations = _operations(cursor, most) if size <= most.nested else None
+    if operations is None or not is_nil(cursor) or cursor.end - cursor.at != 1:
         return None
     return writes, [], operations, None
 
 
 cdef inline tuple usual_mutations(bytes mutations, Py_ssize_t most_key, Py_ssize_t most_value, Py_ssize_t most_nested):
     cdef Cursor cursor
-    cursor.most_key, cursor.most_value, cursor.most_nested = most_key, most_value, most_nested
+    cdef Most most
+    most.key, most.value, most.nested = most_key, most_value, most_nested
     cursor.at = <const unsigned char *> PyBytes_AS_STRING(mutations)
     cursor.end = cursor.at + PyBytes_GET_SIZE(mutations)
-    return _mutations(&cursor)
+    return _mutations(&cursor, &most)
 
 
 # The keys and ranges that were read, put into the two lists; False for any other form.
-cdef inline bint _reads(Cursor *cursor, list keys, list ranges) except -1:
+cdef inline bint _reads(Cursor *cursor, Most *most, list keys, list ranges) except -1:
     cdef Py_ssize_t count, length, i
     cdef bytes key, lower
-    if cursor.end - cursor.at > cursor.most_nested or _list_length(cursor) != 2:
+    if cursor.end - cursor.at > most.nested or take_list_length(cursor) != 2:
         return False
-    count = _list_length(cursor)
+    count = take_list_length(cursor)
     if count < 0:
         return False
     for i in range(count):
-        key = _key(cursor)
+        key = _key(cursor, most)
         if key is None:
             return False
         keys.append(key)
-    count = _list_length(cursor)
+    count = take_list_length(cursor)
     if count < 0:
         return False
     for i in range(count):
-        if _list_length(cursor) != 2:
+        if take_list_length(cursor) != 2:
             return False
-        length = _bytes_length(cursor)
-        if not 0 <= length <= cursor.most_key:
+        length = take_bytes_length(cursor)
+        if not 0 <= length <= most.key:
             return False
-        lower = _take(cursor, length)
-        length = _bytes_length(cursor)
-        if not 0 <= length <= cursor.most_key:
+        lower = take_bytes(cursor, length)
+        length = take_bytes_length(cursor)
+        if not 0 <= length <= most.key:
             return False
-        ranges.append((lower, _take(cursor, length)))
+        ranges.append((lower, take_bytes(cursor, length)))
     return cursor.at == cursor.end
 
 
@@ -304,6 +170,7 @@ cdef inline tuple usual_request(bytes message, Py_ssize_t most_key, Py_ssize_t m
     cdef Py_ssize_t size = PyBytes_GET_SIZE(message)
     cdef Py_ssize_t reads
     cdef Cursor cursor
+    cdef Most most
     cdef list keys_read = [], ranges_read = []
     cdef tuple parts
     cdef bytes mutations
@@ -312,15 +179,15 @@ cdef inline tuple usual_request(bytes message, Py_ssize_t most_key, Py_ssize_t m
     reads = <Py_ssize_t> get_u32(start + 24)
     if reads > size - HEADER:
         return None
-    cursor.most_key, cursor.most_value, cursor.most_nested = most_key, most_value, most_nested
+    most.key, most.value, most.nested = most_key, most_value, most_nested
     cursor.at = start + HEADER
     cursor.end = cursor.at + reads
-    if reads and not _reads(&cursor, keys_read, ranges_read):
+    if reads and not _reads(&cursor, &most, keys_read, ranges_read):
         return None
     cursor.at = start + HEADER + reads
     cursor.end = start + size
     mutations = PyBytes_FromStringAndSize(<const char *> cursor.at, cursor.end - cursor.at)
-    parts = _mutations(&cursor)
+    parts = _mutations(&cursor, &most)
     if parts is None:
         return None
     return (

@@ -23,6 +23,8 @@ import struct
 from collections.abc import Container, Iterator
 from typing import Any, NamedTuple
 
+import msgpack
+
 from shoal.shm import codec
 from shoal.shm.errors import LimitExceededError
 from shoal.shm.limits import ADVICE_FOR_COMMITS, MAX_COMMIT_BYTES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MIB
@@ -179,7 +181,7 @@ def _unpack(raw: bytes) -> Any:
     def take_map(_: Any) -> None:
         raise ValueError("a map, which no request has")
 
-    return codec.unpackb(raw, list_hook=take_list, object_hook=take_map)
+    return msgpack.unpackb(raw, list_hook=take_list, object_hook=take_map)
 
 
 def check_writes(writes: Any) -> None:
