@@ -1,5 +1,7 @@
 cimport cython
 
+from shoal.coordinator.commit.reading cimport read_newest
+
 
 cdef class Batching:
     cdef public object _writer, _operations, _limits, _now_ms, _epoch

@@ -141,6 +141,7 @@ def test_a_full_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert again.engine.sessions.keys() == {CLIENT + 1, CLIENT + 7}
 
 
+@pytest.mark.plain  # it replaces a method of the engine
 def test_no_room_to_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit that changes nothing, and whose outcome finds no room in the log, is refused as any without room."""
     coordinator = Coordinator(tmp_path)
