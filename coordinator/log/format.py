@@ -45,7 +45,7 @@ except ModuleNotFoundError:
     from shoal.shm import cython_shim as cython  # type: ignore[no-redef]
 
 if cython.compiled:
-    from cython.cimports.log_record import log_record
+    from cython.cimports.log_record import log_record, whole_record
     from cython.cimports.xxh3 import xxh3_64_intdigest
 else:
     from xxhash import xxh3_64_intdigest
@@ -74,10 +74,13 @@ _CHECKED = struct.Struct("<QQQQQI")  # the fields that the checksum covers, and 
 _CHECKED_FROM = _CHECKSUM.size
 _FIELD_BYTES = RECORD_HEAD_BYTES - _CHECKED_FROM
 _MUTATIONS_LENGTH = struct.Struct("<I")
+_MUTATIONS_LENGTH_BYTES = _MUTATIONS_LENGTH.size
 _PADDING = tuple(bytes(-n & 7) for n in range(8))
 # A record takes at most so many bytes beside its mutations and what was decided; a mark of a clean close has neither.
 RECORD_OVERHEAD_BYTES = RECORD_HEAD_BYTES + 16
 CLOSE_MARK_BYTES = RECORD_OVERHEAD_BYTES
+
+_new_tuple = tuple.__new__
 
 # What the client of a commit is told: client id, commit id, results of its operations.
 Outcome = tuple[int, int, list[Any]]
@@ -213,6 +216,12 @@ def encode_record(
 
 def decode_record(data: bytes, offset: int) -> tuple[LogRecord, int] | None:
     """The whole record at ``offset`` and where the next would begin; None if there is none."""
+    if cython.compiled:
+        fields = whole_record(data, offset, _RECORD_MAGIC)
+        if fields is None:
+            return None
+        length = _MUTATIONS_LENGTH_BYTES + len(fields[5]) + len(fields[6])
+        return _new_tuple(LogRecord, fields), _padded(offset + RECORD_HEAD_BYTES + length)
     if offset + RECORD_HEAD_BYTES > len(data):
         return None
     magic, body_length, checksum, version, synced_version, boot, client_id, commit_id = _RECORD_HEAD.unpack_from(
@@ -220,23 +229,23 @@ def decode_record(data: bytes, offset: int) -> tuple[LogRecord, int] | None:
     )
     start = offset + RECORD_HEAD_BYTES
     end = start + body_length
-    if magic != _RECORD_MAGIC or end > len(data) or body_length < _MUTATIONS_LENGTH.size:
+    if magic != _RECORD_MAGIC or end > len(data) or body_length < _MUTATIONS_LENGTH_BYTES:
         return None
     head = magic | body_length << 32
     if xxh3_64_intdigest(data[offset + _CHECKED_FROM : end]) ^ head != checksum:
         return None
     (mutations_length,) = _MUTATIONS_LENGTH.unpack_from(data, start)
-    split = start + _MUTATIONS_LENGTH.size + mutations_length
+    split = start + _MUTATIONS_LENGTH_BYTES + mutations_length
     if split > end:
         return None
-    mutations = data[start + _MUTATIONS_LENGTH.size : split]
+    mutations = data[start + _MUTATIONS_LENGTH_BYTES : split]
     record = LogRecord(version, synced_version, boot, client_id, commit_id, mutations, data[split:end])
     return record, _padded(end)
 
 
 def record_bytes(record: LogRecord) -> int:
     """How long a record is in the file, without its padding."""
-    return RECORD_HEAD_BYTES + _MUTATIONS_LENGTH.size + len(record.mutations) + len(record.decided)
+    return RECORD_HEAD_BYTES + _MUTATIONS_LENGTH_BYTES + len(record.mutations) + len(record.decided)
 
 
 def stated_end(data: bytes, offset: int) -> int | None:
@@ -292,7 +301,7 @@ def decode_commit(record: LogRecord) -> LoggedCommit:
     if record.client_id != COORDINATOR:
         outcomes = [(record.client_id, record.commit_id, results), *outcomes]
     body_bytes = len(record.mutations) + len(record.decided)
-    return LoggedCommit(record.version, record.client_id, writes, clears, outcomes, body_bytes)
+    return _new_tuple(LoggedCommit, (record.version, record.client_id, writes, clears, outcomes, body_bytes))
 
 
 def _padded(end: int) -> int:

@@ -1,7 +1,9 @@
-# A record of the write-ahead log as bytes, checksum and padding included (``coordinator/log/format.py`` has the format).
+# A record of the write-ahead log as bytes, checksum and padding included, and back (``coordinator/log/format.py`` has the format).
 from libc.string cimport memcpy, memset
 
-from bytes_out cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE, put_u32, put_u64
+from bytes_out cimport (
+    PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE, get_u32, get_u64, put_u32, put_u64
+)
 from xxh3 cimport XXH3_64bits_withSeed
 
 cdef enum:
@@ -38,3 +40,26 @@ cdef inline bytes log_record(
     memset(at + end, 0, <size_t> padding)
     put_u64(at + 8, XXH3_64bits_withSeed(at + CHECKED_FROM, <size_t> (end - CHECKED_FROM), 0) ^ head)
     return raw
+
+
+# The fields of the whole record at ``offset``, which is 0 or more; None if there is none.
+cdef inline tuple whole_record(bytes data, Py_ssize_t offset, unsigned long long magic):
+    cdef Py_ssize_t left = PyBytes_GET_SIZE(data) - offset, end, first
+    cdef const unsigned char *at = <const unsigned char *> PyBytes_AS_STRING(data) + offset
+    cdef unsigned long long head
+    if offset < 0 or left < HEAD + 4:
+        return None
+    head = get_u64(at)
+    end = HEAD + <Py_ssize_t> (head >> 32)
+    if (head & <unsigned long long> 0xFFFFFFFF) != magic or end > left or end < HEAD + 4:
+        return None
+    if XXH3_64bits_withSeed(at + CHECKED_FROM, <size_t> (end - CHECKED_FROM), 0) ^ head != get_u64(at + 8):
+        return None
+    first = HEAD + 4 + <Py_ssize_t> get_u32(at + HEAD)
+    if first > end:
+        return None
+    return (
+        get_u64(at + 16), get_u64(at + 24), get_u64(at + 32), get_u64(at + 40), get_u64(at + 48),
+        PyBytes_FromStringAndSize(<const char *> at + HEAD + 4, first - HEAD - 4),
+        PyBytes_FromStringAndSize(<const char *> at + first, end - first),
+    )
