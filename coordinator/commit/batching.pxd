@@ -13,5 +13,5 @@ cdef class Batching:
     cpdef decide(self, tuple key, list requests, now_ms, sessions)
     @cython.locals(nodes=dict)
     cpdef tuple take(self, tuple key, now_ms)
-    @cython.locals(nodes=dict)
+    @cython.locals(nodes=dict, writes=list, i=Py_ssize_t)
     cpdef keep(self, batch, version, written_nodes)

@@ -48,7 +48,9 @@ _TEXT = frozenset((str,))
 
 
 def _xxh3(raw: bytes) -> bytes:
-    return xxh3_128_padded(raw) if cython.compiled else xxh3_128_digest(raw) + _XXH3_PADDING
+    if cython.compiled:
+        return xxh3_128_padded(raw)
+    return xxh3_128_digest(raw) + _XXH3_PADDING
 
 
 def _sha256(raw: bytes) -> bytes:
