@@ -20,7 +20,14 @@ from collections.abc import Sequence
 from types import ModuleType
 
 # Read by setup.py, which imports nothing of shoal.
-HOT_MODULES = ("shoal.shm.memory.record",)
+HOT_MODULES = (
+    "shoal.coordinator.memory.hash_index",
+    "shoal.coordinator.memory.heap",
+    "shoal.coordinator.memory.writer",
+    "shoal.shm.memory.reader",
+    "shoal.shm.memory.record",
+    "shoal.shm.memory.snapshots",
+)
 
 _DISABLED = os.environ.get("SHOAL_DISABLE_EXTENSION", "") not in ("", "0")
 _REQUIRED = os.environ.get("SHOAL_REQUIRE_EXTENSION", "") not in ("", "0")
