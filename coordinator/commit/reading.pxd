@@ -1,1 +1,4 @@
-cpdef read_newest(writer, key, now_ms, nodes=*)
+from shoal.coordinator.memory.writer cimport Writer
+
+
+cpdef read_newest(Writer writer, key, now_ms, nodes=*)
