@@ -4,12 +4,10 @@ from shoal.coordinator.commit.reading cimport read_newest
 
 from shoal.coordinator.commit.conflict_window cimport ConflictWindow
 from shoal.coordinator.commit.validate cimport validate
-from shoal.coordinator.memory.writer cimport Writer
 
 
 cdef class Admission:
-    cdef public Writer _writer
-    cdef public object operations, _clock, _last_ms
+    cdef public object operations, _writer, _clock, _last_ms
     cdef public ConflictWindow _window
 
     cpdef now_ms(self)

@@ -1,4 +1,1 @@
-from shoal.coordinator.memory.writer cimport Writer
-
-
-cpdef read_newest(Writer writer, key, now_ms, nodes=*)
+cpdef read_newest(writer, key, now_ms, nodes=*)
