@@ -1,8 +1,7 @@
 cimport cython
 
-from shoal.coordinator.commit.reading cimport read_newest
-
 from shoal.coordinator.commit.conflict_window cimport ConflictWindow
+from shoal.coordinator.commit.reading cimport read_newest
 from shoal.coordinator.commit.validate cimport validate
 
 
