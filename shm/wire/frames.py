@@ -12,6 +12,14 @@ import struct
 
 from shoal.shm.limits import KIB, MAX_COMMIT_BYTES, MIB
 
+try:
+    import cython
+except ModuleNotFoundError:
+    from shoal.shm import cython_shim as cython  # type: ignore[no-redef]
+
+if cython.compiled:
+    from cython.cimports.frame_bytes import only_message
+
 _LENGTH = struct.Struct("<I")
 LENGTH_BYTES = _LENGTH.size
 # A request with as many bytes of reads and of mutations as are allowed.
@@ -43,7 +51,11 @@ class FrameBuffer:
     def feed(self, data: bytes) -> list[bytes]:
         """The messages that ``data`` completes. Raises FrameError for a length no message may have."""
         if not self._pieces:
-            if len(data) >= LENGTH_BYTES and _LENGTH.unpack_from(data)[0] == len(data) - LENGTH_BYTES:
+            if cython.compiled:
+                message = only_message(data)
+                if message is not None:
+                    return [message]
+            elif len(data) >= LENGTH_BYTES and _LENGTH.unpack_from(data)[0] == len(data) - LENGTH_BYTES:
                 return [data[LENGTH_BYTES:]]  # exactly one message, the usual case
         else:
             self._pieces.append(data)

@@ -151,6 +151,7 @@ class Attachment:
     def close_segment(self) -> None:
         """Unmap the segment: another attachment to the same coordinator is read from."""
         self.retire()
+        self.reader.close()
         self.segment.close()
         self.epoch.close()
 
