@@ -23,6 +23,7 @@ from types import ModuleType
 HOT_MODULES = (
     "shoal.coordinator.memory.hash_index",
     "shoal.coordinator.memory.heap",
+    "shoal.coordinator.memory.ordered_index",
     "shoal.coordinator.memory.writer",
     "shoal.shm.memory.reader",
     "shoal.shm.memory.record",
