@@ -4,6 +4,9 @@ The hot modules are ordinary Python files. Beside each lies a ``.pxd`` file with
 is at hand, installing shoal compiles them (``setup.py``), and Python imports an extension module in place of the file
 beside it. Without one, the same files run as plain Python. Both do the same; compiled is faster.
 
+A process runs all hot modules compiled, or none: they call each other in C. So it runs the Python files if a single
+extension module is missing.
+
 Two environment variables, read when shoal is imported:
 
 - ``SHOAL_DISABLE_EXTENSION=1``: import the Python files, whether or not they are compiled.
@@ -30,8 +33,7 @@ HOT_MODULES = (
     "shoal.shm.memory.snapshots",
 )
 
-_DISABLED = os.environ.get("SHOAL_DISABLE_EXTENSION", "") not in ("", "0")
-_REQUIRED = os.environ.get("SHOAL_REQUIRE_EXTENSION", "") not in ("", "0")
+_PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # what holds ``shm`` and the other floors
 
 
 class _Sources:
@@ -53,28 +55,32 @@ class _Sources:
 
 def is_compiled() -> bool:
     """Whether the hot modules of this process run compiled: all of them do, or none."""
-    return not _missing()
+    return _Sources not in sys.meta_path
 
 
 def prepare() -> None:
-    """Called before any hot module is imported: do what the environment asks for.
+    """Called before any hot module is imported: settle which way this process runs them.
 
     Raises ``ImportError`` if the extension is required and is not there, or is disabled at the same time.
     """
-    if _DISABLED:
-        sys.meta_path.insert(0, _Sources)
-    if _REQUIRED and (missing := _missing()):
+    disabled, required = _is_set("SHOAL_DISABLE_EXTENSION"), _is_set("SHOAL_REQUIRE_EXTENSION")
+    if disabled and required:
+        raise ImportError("SHOAL_DISABLE_EXTENSION and SHOAL_REQUIRE_EXTENSION are both set; set one of them, or none")
+    missing = next((name for name in HOT_MODULES if not _has_extension(name)), None)
+    if required and missing is not None:
         raise ImportError(
-            f"SHOAL_REQUIRE_EXTENSION is set and {missing[0]} is not compiled; install shoal where a C compiler is, "
+            f"SHOAL_REQUIRE_EXTENSION is set and {missing} is not compiled; install shoal where a C compiler is, "
             "or run without SHOAL_REQUIRE_EXTENSION"
         )
+    if (disabled or missing is not None) and _Sources not in sys.meta_path:
+        sys.meta_path.insert(0, _Sources)
 
 
-def _missing() -> list[str]:
-    """The hot modules that this process does not run compiled."""
-    return [name for name in HOT_MODULES if not _runs_compiled(name)]
+def _is_set(name: str) -> bool:
+    return os.environ.get(name, "") not in ("", "0")
 
 
-def _runs_compiled(name: str) -> bool:
-    spec = importlib.util.find_spec(name)
-    return spec is not None and isinstance(spec.loader, importlib.machinery.ExtensionFileLoader)
+def _has_extension(name: str) -> bool:
+    """Whether an extension module for this Python lies beside the file of a hot module."""
+    stem = os.path.join(_PACKAGE, *name.split(".")[1:])
+    return any(os.path.exists(stem + suffix) for suffix in importlib.machinery.EXTENSION_SUFFIXES)

@@ -31,6 +31,7 @@ from tests.faults.disk import failing_coordinator
 from tests.mutants.catching import rig as rigs
 from tests.mutants.catching.rig import Disk, Rig, request
 from tests.support.raw_client import assert_unharmed, send_and_hear
+from tests.support.repository import ROOT
 from tests.support.slow import slow
 
 RUN = "run"
@@ -227,8 +228,8 @@ def test_no_room_for_a_version_in_between(rig: Rig, monkeypatch: pytest.MonkeyPa
 @contextmanager
 def _failing(path: Path, durability: str, fault: str, at: int) -> Iterator[subprocess.Popen[bytes]]:
     """A coordinator that fails; it serves."""
-    command = [sys.executable, failing_coordinator.__file__, str(path), durability, fault, str(at)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as coordinator:
+    command = [sys.executable, "-m", failing_coordinator.__name__, str(path), durability, fault, str(at)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as coordinator:
         assert coordinator.stdout is not None
         try:
             assert coordinator.stdout.readline() == b"serving\n"

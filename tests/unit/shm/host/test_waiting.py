@@ -13,6 +13,8 @@ from shoal.shm.host import waiting
 from shoal.shm.host.waiting import Lookout
 from shoal.shm.limits import FIRST_REST_S, LONG_OFFER_S, LONGEST_REST_S
 
+pytestmark = pytest.mark.plain
+
 _LOOK_S = 0.001
 _SHORT_S = 0.000_002
 
