@@ -115,6 +115,7 @@ def test_slots_are_used_again(tmp_path: Path) -> None:
     assert not again.engine.sessions
 
 
+@pytest.mark.plain  # it replaces a method of the writer
 def test_a_full_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit refused for lack of room leaves nothing; none that was sent before that was known is done behind it.
 
