@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -29,7 +30,7 @@ from shoal.shm.memory.segment import Segment
 from tests.support.stores.segment_store import Store
 
 KEYS = [b"key %d" % number for number in range(300)]
-# References behind the end. With a few words added, the last ones would be words at the start if numbers wrapped around.
+# References behind the end. With a few words added, the last ones would lead to the start if numbers wrapped around.
 OUTSIDE = [2**40, 2**61, 2**63 - 1, 2**63, 2**64 - 256, 2**64 - 3, 2**64 - 2, 2**64 - 1]
 
 
@@ -110,20 +111,23 @@ def test_any_word_may_be_damaged() -> None:
         targets = [*header, *nodes, *(words[node] + RECORD_META for node in nodes), *(node + 1 for node in nodes)]
         for word in rng.sample(targets, rng.choice([1, 3, 30])):
             words[word] = rng.choice([0, 1, *rng.sample(nodes, 3), len(words) - 1, len(words), *OUTSIDE])
-        reader, place = Reader(store.segment, store.writer.epoch_words), KeyLocationCache(b"")
-        for key in rng.sample(KEYS, 60):
-            _ends(lambda key=key: reader.find(key, store.version))
-            if words[W_HORIZON] <= words[W_PUBLISHED]:  # else it reads again, for ever
-                _ends(lambda key=key: reader.get_named(place, key.decode()))
-        for version in (1, store.version):
-            _ends(lambda version=version: list(reader.scan(b"", None, version)))
+        _read_all(store, rng)
 
 
-def _ends(read: Callable[[], Any]) -> None:
-    try:
-        read()
-    except (CorruptionError, SnapshotExpiredError):
-        pass
+def _read_all(store: Store, rng: random.Random) -> None:
+    words = store.segment.words
+    reader, place = Reader(store.segment, store.writer.epoch_words), KeyLocationCache(b"")
+    for key in rng.sample(KEYS, 60):
+        _ends(reader.find, key, store.version)
+        if words[W_HORIZON] <= words[W_PUBLISHED]:  # else it reads again, for ever
+            _ends(reader.get_named, place, key.decode())
+    for version in (1, store.version):
+        _ends(lambda at: list(reader.scan(b"", None, at)), version)
+
+
+def _ends(read: Callable[..., Any], *arguments: Any) -> None:
+    with suppress(CorruptionError, SnapshotExpiredError):
+        read(*arguments)
 
 
 class TestClosed:
@@ -132,7 +136,7 @@ class TestClosed:
     def test_later_reads_are_value_errors(self) -> None:
         """Every read of a closed reader is ValueError; a scan under way ends with it, too; by name, ``moved`` reads."""
         store = Store()
-        store.commit({key: b"v" for key in KEYS})
+        store.commit(dict.fromkeys(KEYS, b"v"))
         segment = Segment.attach(store.segment.read_only_fd())
         asked: list[str] = []
 
