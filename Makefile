@@ -32,7 +32,7 @@ $(VENV)/.test: $(VENV)/.run
 	@touch $@
 
 $(VENV)/.check: $(VENV)/.test
-	$(PIP) --editable '.[test,bench,dev,docs]'
+	$(PIP) --editable '.[test,bench,dev,docs,plot]'
 	@touch $@
 
 $(VENV)/.docs: $(VENV)/.run

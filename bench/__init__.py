@@ -1,4 +1,4 @@
-"""Measures shoal beside LMDB, SQLite, Redis and a ``multiprocessing.Manager`` dict, at equal durability.
+"""Measures shoal beside LMDB, SQLite, Redis, a ``multiprocessing.Manager`` dict and diskcache, at equal durability.
 
 Run it as ``shoal bench``, or as ``python -m bench`` at the top of the repository. It needs the extra ``shoal[bench]``,
 and for Redis a ``redis-server`` on the PATH.
@@ -6,5 +6,6 @@ and for Redis a ``redis-server`` on the PATH.
 - ``peers/``: one file per store; a worker process uses the store through a ``Session``.
 - ``operations/``: what is measured. A new operation is a class there and a method in each session that can do it.
 - ``harness.py``: rounds of worker processes that begin together and count the operations they finish in a fixed time.
-- ``report.py``: medians, ratios, tables and JSON. ``machine.py``: the machine that the figures were measured on.
+- ``scenarios/``: what is measured of shoal alone and is no rate: growth, stalls, recovery, the stages of a put.
+- ``reports/``: tables, JSON, plots, a page in Markdown, the comparison of two runs. ``host/``: the machine below.
 """

@@ -1,172 +1,170 @@
-"""The command line. Exit status: 0 good, 1 the run failed, 2 bad usage or something is missing, 130 interrupted."""
+"""The command line.
+
+Exit status: 0 good, 1 the run failed or a comparison found a row that is slower, 2 bad usage or something is missing,
+130 interrupted.
+"""
 
 from __future__ import annotations
 
 import argparse
 import importlib
-import os
+import importlib.util
 import sys
-from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from shoal.command_line import BAD_USAGE, OneLineParser
+from shoal.command_line import BAD_USAGE
 
-from . import signals
+from . import arguments
+from .host import signals
+
+if TYPE_CHECKING:
+    from .harness import Plan
+    from .reports.document import Document
+    from .scenarios import Scale
 
 GOOD, FAILED = 0, 1
 _SIGNAL_EXIT = 128
 _NEEDED = ("lmdb", "redis", "tabulate")
-_PROCESSES = (1, 4, 8)
-_QUICK_ROUNDS, _QUICK_SECONDS_S = 3, 0.3
-_FULL_ROUNDS, _FULL_SECONDS_S = 7, 2.0
-# On a busy machine a trial takes turns with the endless loops: its window must be many of the scheduler's turns long.
-_QUICK_BUSY_SECONDS_S = 1.0
-_BUSY_ONLY, _BUSY_PROCESSES, _BUSY_DURABILITY = ("put",), (1, 4), ("buffered",)
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Run the benchmark and return its exit status."""
-    options = _parser().parse_args(arguments)
+def main(given: list[str] | None = None) -> int:
+    """Run the benchmark, or report what was measured before; the exit status."""
+    options = arguments.parser().parse_args(given)
     missing = [name for name in _NEEDED if not _can_import(name)]
     if missing:
         return _complain(f"needs {' and '.join(missing)}; pip install '.[bench]' in a clone", BAD_USAGE)
+    # Found and not imported: its libraries start threads, and the workers are forked.
+    if options.plot is not None and importlib.util.find_spec("matplotlib") is None:
+        return _complain("--plot needs matplotlib; pip install '.[plot]' in a clone", BAD_USAGE)
     from shoal import ShoalError
 
     from .peers import BenchError
-    from .work_directory import work_directory
 
     try:
-        with signals.raised(), work_directory(options.directory) as directory:
-            _run(options, directory)
+        with signals.raised():
+            return _compare(options) if options.compare else _run(options)
     except signals.InterruptedRun as interrupted:
         return _SIGNAL_EXIT + interrupted.number
     except (BenchError, ShoalError, OSError) as error:
         return _complain(str(error), FAILED)
+
+
+def _compare(options: argparse.Namespace) -> int:
+    from .reports import comparison, document
+
+    text, any_slower = comparison.compare(*(document.read(path) for path in options.compare))
+    print(text)
+    return FAILED if any_slower else GOOD
+
+
+def _run(options: argparse.Namespace) -> int:
+    """Measure, or read what was measured, and report it."""
+    from .peers import BenchError
+    from .reports import document, page, tables
+
+    if options.markdown is not None:
+        page.check(options.markdown)
+    if options.read:
+        documents = [document.read(path) for path in options.read]
+        if len({each.name for each in documents}) < len(documents):
+            raise BenchError("two of the files are of the same state of the machine and the same mode of shoal")
+        for each in documents:
+            print("\n\n".join(tables.document_texts(each)), end="\n\n")
+    else:
+        documents = [_measure(options)]
+    if options.json is not None:
+        if len(documents) > 1:
+            raise BenchError("--json writes the figures of one run; --read gives it more")
+        document.write(options.json, documents[0])
+    plots: list[Path] = []
+    if options.plot is not None:
+        from .reports import plots as drawing
+
+        plots = drawing.write(options.plot, documents)
+    if options.markdown is not None:
+        page.write(options.markdown, documents, plots)
     return GOOD
 
 
-def _run(options: argparse.Namespace, directory: Path) -> None:
+def _measure(options: argparse.Namespace) -> Document:
+    from .host import machine
+    from .host.work_directory import work_directory
+    from .reports import tables
+    from .reports.document import Document
+
+    plan, scale, scenarios = _chosen(options)
+    with work_directory(options.directory) as directory:
+        facts = machine.describe(directory)
+        found = Document(facts, plan.rounds, plan.seconds_s, plan.busy)
+        print(tables.machine_text(facts, plan.busy))
+        if plan.operations:
+            print(f"\n{tables.plan_text(plan.rounds, plan.seconds_s)}", flush=True)
+        _measure_all(found, plan, scale, scenarios, directory)
+    return found
+
+
+def _measure_all(found: Document, plan: Plan, scale: Scale, scenarios: list[str], directory: Path) -> None:
+    """Measure and print each operation and scenario; ``found`` takes the figures."""
     from tqdm import tqdm
 
-    from . import machine, report
-    from .harness import Figure, Plan, run_section
-    from .operations import OPERATIONS
-    from .peers import DURABILITIES
+    from .harness import run_section
+    from .host.busy_loops import busy_loops
+    from .reports import tables
+    from .scenarios import SCENARIOS
 
-    quick_s = _QUICK_BUSY_SECONDS_S if options.busy else _QUICK_SECONDS_S
-    plan = Plan(
-        operations=tuple(OPERATIONS[name]() for name in options.only or (_BUSY_ONLY if options.busy else OPERATIONS)),
-        durabilities=options.durability or (_BUSY_DURABILITY if options.busy else DURABILITIES),
-        processes=options.processes or (_BUSY_PROCESSES if options.busy else _PROCESSES),
-        rounds=options.rounds or (_QUICK_ROUNDS if options.quick else _FULL_ROUNDS),
-        seconds_s=options.seconds or (quick_s if options.quick else _FULL_SECONDS_S),
-        busy=options.busy,
-    )
-    facts = machine.describe(directory)
-    print(report.machine_text(facts))
-    print(f"\n{report.plan_text(plan)}", flush=True)
-    figures: list[Figure] = []
     tqdm.monitor_interval = 0  # no monitor thread: the workers are forked
-    with tqdm(total=plan.trials(), unit="trial", disable=None, leave=False) as bar:
+    with tqdm(total=plan.trials() + len(scenarios), unit="trial", disable=None, leave=False) as bar:
         for operation, durability in plan.sections():
             bar.set_description(operation.name)
             section = run_section(operation, durability, plan, directory, bar.update)
-            figures += section
+            found.figures += section
             bar.clear()
-            print(f"\n{report.section_text(operation, durability, section)}", flush=True)
-    if options.json is not None:
-        report.write_json(options.json, facts, plan, figures)
+            print(f"\n{tables.section_text(section)}", flush=True)
+        for name in scenarios:
+            bar.set_description(name)
+            home = directory / name
+            home.mkdir()
+            with busy_loops(plan.busy):
+                result = SCENARIOS[name](scale).run(home)
+            found.scenarios.append(result)
+            bar.update()
+            bar.clear()
+            print(f"\n{tables.scenario_text(result)}", flush=True)
 
 
-def _parser() -> argparse.ArgumentParser:
+def _chosen(options: argparse.Namespace) -> tuple[Plan, Scale, list[str]]:
+    """What is measured, and how much of it."""
+    from .harness import Plan
     from .operations import OPERATIONS
     from .peers import DURABILITIES
+    from .scenarios import SCENARIOS, Scale
 
-    parser: argparse.ArgumentParser = OneLineParser(
-        prog="shoal bench",
-        description="Measure shoal beside LMDB, SQLite, Redis and a Manager dict at equal durability.",
+    names = options.only or (arguments.BUSY_ONLY if options.busy else (*OPERATIONS, *SCENARIOS))
+    quick_s = arguments.QUICK_BUSY_SECONDS_S if options.busy else arguments.QUICK_SECONDS_S
+    rounds = options.rounds or (arguments.QUICK_ROUNDS if options.quick else arguments.ROUNDS)
+    seconds_s = options.seconds or (quick_s if options.quick else arguments.SECONDS_S)
+    plan = Plan(
+        operations=tuple(OPERATIONS[name]() for name in names if name in OPERATIONS),
+        durabilities=options.durability or (arguments.BUSY_DURABILITY if options.busy else DURABILITIES),
+        processes=options.processes or _default_processes(options),
+        rounds=rounds,
+        seconds_s=seconds_s,
+        busy=options.busy,
     )
-    parser.add_argument("--quick", action="store_true", help="three short rounds: a few minutes, rougher figures")
-    parser.add_argument(
-        "--busy",
-        type=_count,
-        nargs="?",
-        const=os.cpu_count() or 1,
-        default=0,
-        metavar="N",
-        help="beside N endless loops (one for each processor if N is left out); put, 1 and 4 processes and buffered "
-        "unless given otherwise",
+    scale = Scale(
+        keys=options.keys or (arguments.QUICK_KEYS if options.quick else arguments.KEYS),
+        rounds=rounds,
+        seconds_s=seconds_s,
+        clients=options.clients or (arguments.QUICK_CLIENTS if options.quick else arguments.CLIENTS),
     )
-    parser.add_argument("--only", type=_choice_of(tuple(OPERATIONS)), metavar="OPERATION,...", help="default: all")
-    parser.add_argument("--processes", type=_counts, metavar="N,...", help="default: 1,4,8")
-    parser.add_argument(
-        "--durability",
-        type=_choice_of(DURABILITIES),
-        metavar="DURABILITY,...",
-        help=f"default: {','.join(DURABILITIES)}",
-    )
-    parser.add_argument(
-        "--rounds", type=_count, metavar="N", help=f"default: {_FULL_ROUNDS}; with --quick {_QUICK_ROUNDS}"
-    )
-    parser.add_argument(
-        "--seconds",
-        type=_seconds,
-        metavar="S",
-        help=f"of a round; default: {_FULL_SECONDS_S}; with --quick {_QUICK_SECONDS_S}",
-    )
-    parser.add_argument(
-        "--directory",
-        type=_existing_directory,
-        default=Path(),
-        metavar="DIR",
-        help="a directory on the disk to measure; default: the current one",
-    )
-    parser.add_argument("--json", type=_new_file, metavar="FILE", help="write all figures, round by round")
-    return parser
+    return plan, scale, [name for name in names if name in SCENARIOS]
 
 
-def _choice_of(known: tuple[str, ...]) -> Callable[[str], tuple[str, ...]]:
-    def parse(text: str) -> tuple[str, ...]:
-        names = tuple(dict.fromkeys(text.split(",")))
-        for name in names:
-            if name not in known:
-                raise argparse.ArgumentTypeError(f"{name!r} is not one of {', '.join(known)}")
-        return names
-
-    return parse
-
-
-def _count(text: str) -> int:
-    if not text.isascii() or not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 1")
-    return int(text)
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    return tuple(dict.fromkeys(_count(part) for part in text.split(",")))
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds_s = float(text)
-    except ValueError:
-        seconds_s = 0.0
-    if not 0 < seconds_s < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
-    return seconds_s
-
-
-def _existing_directory(text: str) -> Path:
-    if not Path(text).is_dir():
-        raise argparse.ArgumentTypeError(f"there is no directory {text}")
-    return Path(text)
-
-
-def _new_file(text: str) -> Path:
-    path = Path(text)
-    if path.is_dir() or not path.absolute().parent.is_dir():
-        raise argparse.ArgumentTypeError(f"{text} is not a file in an existing directory")
-    return path
+def _default_processes(options: argparse.Namespace) -> tuple[int, ...]:
+    if options.busy:
+        return arguments.BUSY_PROCESSES
+    return arguments.QUICK_PROCESSES if options.quick else arguments.PROCESSES
 
 
 def _can_import(name: str) -> bool:

@@ -19,8 +19,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
-from . import signals
-from .busy_loops import busy_loops
+from .host import signals
+from .host.busy_loops import busy_loops
+from .latencies import percentiles
 from .operations import Operation, Step
 from .peers import PEERS, BenchError, Peer
 
@@ -62,6 +63,15 @@ class Plan:
         return measured * len(self.processes) * self.rounds
 
 
+@dataclass(frozen=True)
+class Trial:
+    """What one peer did in one round."""
+
+    rate_per_s: float
+    percentiles_s: dict[str, float]
+    slowest_to_fastest: float
+
+
 @dataclass
 class Figure:
     """One peer's rate at one operation, durability and number of processes, round by round."""
@@ -73,16 +83,31 @@ class Figure:
     setting: str
     missing: str | None = None
     rates_per_s: list[float] = field(default_factory=list)
-    p99s_s: list[float] = field(default_factory=list)  # 99th percentile of a step's time, round by round
+    # By name of a percentile: that of a step's time, round by round.
+    percentiles_s: dict[str, list[float]] = field(default_factory=dict)
+    slowest_to_fastest: list[float] = field(default_factory=list)  # rate of the slowest process by that of the fastest
+
+    def add(self, trial: Trial) -> None:
+        """Take in a round."""
+        self.rates_per_s.append(trial.rate_per_s)
+        self.slowest_to_fastest.append(trial.slowest_to_fastest)
+        for name, value_s in trial.percentiles_s.items():
+            self.percentiles_s.setdefault(name, []).append(value_s)
 
 
 @dataclass
-class _Entrant:
+class Entrant:
     """A peer that takes part in a section."""
 
     peer: Peer
     targets: list[str]
-    operations: int = 0  # of all its workers, outside the windows too
+    # The seed of each of its workers, and the operations that it did, outside the window too.
+    by_seed: list[tuple[int, int]] = field(default_factory=list)
+
+    @property
+    def operations(self) -> int:
+        """Of all its workers."""
+        return sum(done for _, done in self.by_seed)
 
 
 @dataclass
@@ -91,7 +116,7 @@ class Tally:
 
     counted: int = 0  # operations inside the window
     total: int = 0  # all operations
-    times_s: array[float] = field(default_factory=lambda: array("d"))  # of each step inside the window
+    times_s: array[float] = field(default_factory=lambda: array("d"))  # of each step that was under way in it
 
 
 def run_section(
@@ -112,23 +137,22 @@ def run_section(
     }
     able = [peer for peer in PEERS if peer.lacks(operation.name, durability) is None]
     with ExitStack() as stack:
-        entrants = [stack.enter_context(_entrant(kind, operation, durability, directory)) for kind in able]
+        entrants = [stack.enter_context(entered(kind, operation, durability, directory)) for kind in able]
         for processes in plan.processes:
             for round_number in range(plan.rounds):
                 for entrant in entrants:
                     seed = processes * 1_000_000 + round_number * 1_000
                     with busy_loops(plan.busy):
-                        rate, p99_s = _run_trial(entrant, operation, processes, plan.seconds_s, seed)
-                    figures[type(entrant.peer), processes].rates_per_s.append(rate)
-                    figures[type(entrant.peer), processes].p99s_s.append(p99_s)
+                        trial = run_trial(entrant, operation, processes, plan.seconds_s, seed)
+                    figures[type(entrant.peer), processes].add(trial)
                     progress()
         for entrant in entrants:
-            _check(entrant, operation)
+            check(entrant, operation)
     return list(figures.values())
 
 
 @contextmanager
-def _entrant(kind: type[Peer], operation: Operation, durability: str, directory: Path) -> Iterator[_Entrant]:
+def entered(kind: type[Peer], operation: Operation, durability: str, directory: Path) -> Iterator[Entrant]:
     """A started, loaded and checked peer in a new directory; both are removed afterwards."""
     home = directory / f"{operation.name}-{durability}-{kind.__name__}"
     home.mkdir()
@@ -140,11 +164,12 @@ def _entrant(kind: type[Peer], operation: Operation, durability: str, directory:
         shutil.rmtree(home, ignore_errors=True)
 
 
-def _loaded(peer: Peer, operation: Operation) -> _Entrant:
+def _loaded(peer: Peer, operation: Operation) -> Entrant:
     try:
         peer.start(operation.items())
-        entrant = _Entrant(peer, operation.targets())
-        _check(entrant, operation)
+        entrant = Entrant(peer, operation.targets())
+        _prepare(entrant, operation)
+        check(entrant, operation)
     except BenchError:
         raise
     except Exception as error:  # each store has errors of its own
@@ -152,20 +177,27 @@ def _loaded(peer: Peer, operation: Operation) -> _Entrant:
     return entrant
 
 
-def _check(entrant: _Entrant, operation: Operation) -> None:
+def _prepare(entrant: Entrant, operation: Operation) -> None:
     session = entrant.peer.connect()
     try:
-        operation.check(session, entrant.targets, entrant.operations)
+        operation.prepare(session, entrant.targets)
+    finally:
+        session.close()
+
+
+def check(entrant: Entrant, operation: Operation) -> None:
+    """Raise ``BenchError`` unless all that was acknowledged is there."""
+    session = entrant.peer.connect()
+    try:
+        operation.check(session, entrant.targets, entrant.operations, entrant.by_seed)
     except BenchError as error:
         raise BenchError(f"{entrant.peer.name}, {entrant.peer.durability}: {error}") from None
     finally:
         session.close()
 
 
-def _run_trial(
-    entrant: _Entrant, operation: Operation, processes: int, seconds_s: float, seed: int
-) -> tuple[float, float]:
-    """Operations per second of all processes together, and the 99th percentile of a step's time in seconds."""
+def run_trial(entrant: Entrant, operation: Operation, processes: int, seconds_s: float, seed: int) -> Trial:
+    """One round of one peer with this many worker processes."""
     workers: list[tuple[BaseProcess, Connection]] = []
     name = entrant.peer.name
     try:
@@ -186,13 +218,16 @@ def _run_trial(
                 process.kill()
             process.join()
             pipe.close()
-    entrant.operations += sum(tally.total for tally in tallies)
-    times_s = sorted(time_s for tally in tallies for time_s in tally.times_s)
-    p99_s = times_s[len(times_s) * 99 // 100] if times_s else 0.0
-    return float(sum(tally.counted for tally in tallies) / seconds_s), p99_s
+    entrant.by_seed += [(seed + worker, tally.total) for worker, tally in enumerate(tallies)]
+    counted = [tally.counted for tally in tallies]
+    return Trial(
+        rate_per_s=sum(counted) / seconds_s,
+        percentiles_s=percentiles([time_s for tally in tallies for time_s in tally.times_s]),
+        slowest_to_fastest=min(counted) / max(counted) if any(counted) else 0.0,
+    )
 
 
-def _fork_worker(entrant: _Entrant, operation: Operation, worker: int, seed: int) -> tuple[BaseProcess, Connection]:
+def _fork_worker(entrant: Entrant, operation: Operation, worker: int, seed: int) -> tuple[BaseProcess, Connection]:
     ours, theirs = _CONTEXT.Pipe()
     process = _CONTEXT.Process(
         target=_work, args=(entrant, operation, worker, seed, theirs, ours), name=f"{entrant.peer.name}-{worker}"
@@ -217,7 +252,7 @@ def _receive(pipe: Connection, name: str, timeout_s: float) -> Tally:
     return tally
 
 
-def _work(entrant: _Entrant, operation: Operation, worker: int, seed: int, pipe: Connection, other: Connection) -> None:
+def _work(entrant: Entrant, operation: Operation, worker: int, seed: int, pipe: Connection, other: Connection) -> None:
     """Main function of a worker. It sends an error to the parent, which ends the run."""
     signals.leave_to_parent()
     other.close()  # the parent's end: with it open here, the parent's death would not end the pipe
@@ -229,8 +264,9 @@ def _work(entrant: _Entrant, operation: Operation, worker: int, seed: int, pipe:
         pipe.send(Tally())
         begin_s, start_s, end_s = pipe.recv()
         time.sleep(max(0.0, begin_s - time.monotonic()))
-        pipe.send(_count(step, operation.batch, start_s, end_s))
-        session.close()
+        tally = _count(step, operation.batch_of(session), start_s, end_s)
+        session.close()  # first: it may still find that a commit has failed
+        pipe.send(tally)
     except (EOFError, BrokenPipeError):
         return  # the parent has ended
     except Exception as error:
@@ -238,7 +274,11 @@ def _work(entrant: _Entrant, operation: Operation, worker: int, seed: int, pipe:
 
 
 def _count(step: Step, batch: int, start_s: float, end_s: float) -> Tally:
-    """Repeat the step until the window ends. Steps before the window are the warm-up."""
+    """Repeat the step until the window ends. Steps before the window are the warm-up.
+
+    The step that is under way when the window ends is not counted, but its time is noted: a worker that waited for its
+    turn all the while would else not be seen in the percentiles.
+    """
     monotonic = time.monotonic
     tally = Tally()
     note_time = tally.times_s.append
@@ -248,7 +288,8 @@ def _count(step: Step, batch: int, start_s: float, end_s: float) -> Tally:
         step()
         finished_s = monotonic()
         tally.total += batch
-        if start_s <= finished_s < end_s:
-            tally.counted += batch
+        if finished_s >= start_s:
             note_time(finished_s - begun_s)
+            if finished_s < end_s:
+                tally.counted += batch
     return tally

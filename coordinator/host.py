@@ -11,7 +11,6 @@ import _thread
 import fcntl
 import gc
 import os
-import secrets
 import select
 import signal
 import subprocess
@@ -35,6 +34,7 @@ from shoal.shm.limits import PIPE_BYTES
 from shoal.shm.memory import snapshots
 from shoal.shm.memory.segment import Segment, anonymous_file
 from shoal.shm.memory.snapshots import SnapshotPage
+from shoal.shm.randomness import random_bits
 
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
 _CHECKPOINT_HELPER = "shoal.coordinator.checkpoint.helper"
@@ -132,7 +132,7 @@ class Host:
 
     def new_segment(self, max_bytes: int) -> Segment:
         """An empty segment, with a hash seed of its own."""
-        return Segment.create(max_bytes, secrets.randbits(64))
+        return Segment.create(max_bytes, random_bits(64))
 
     def new_slots(self) -> tuple[int, SnapshotPage]:
         """An empty page of snapshot slots: its descriptor, and the coordinator's view of it."""

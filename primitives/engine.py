@@ -17,14 +17,18 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from typing import Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.operation import VersionedValue
 
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
 T = TypeVar("T")
 
+# The name of an operation and its arguments, the first of which is a key.
+Operation = tuple[str, list[Any]]
 # What takes a database to another process, or makes a copy of one: a function that can be pickled, and its arguments.
 Recipe = tuple[Callable[..., "Store"], tuple[Any, ...]]
 
@@ -64,8 +68,13 @@ class Engine(Protocol):
 class AutoCommit(Engine, Protocol):
     """The engine outside any transaction: every call commits by itself. Threads share it."""
 
-    def wait_for(self, look: Callable[[], T | None], give_up_s: float, /) -> T | None:
-        """Call ``look`` now and after commits until it returns something else than None, and return that.
+    def wait_for(
+        self, look: Callable[[], T | None], ranges: list[tuple[bytes, bytes]], give_up_s: float, /
+    ) -> T | None:
+        """Call ``look`` now and after commits into ``ranges`` until it returns something else than None; return that.
+
+        A range is a lower bound and an upper one, which is excluded. Nothing is polled for: the thread sleeps until the
+        coordinator tells it of a commit. ``look`` may also be called without one.
 
         None if it still returns None at ``give_up_s`` (``time.monotonic``); the last look is made after that.
         """
@@ -85,6 +94,13 @@ class EngineTransaction(Engine, Protocol):
         """The commit version, None before the commit; if ``read_only``, the snapshot's from the start."""
         ...
 
+    def require(self, name: str, arguments: list[Any], /) -> None:
+        """Perform the operation ``name``, which writes nothing, on the newest state when this commits.
+
+        If it raises, nothing is written and the commit raises the same. It is asked for also if nothing was written.
+        """
+        ...
+
     def commit(self) -> int:
         """Commit and end; the commit version (the snapshot's, if nothing was written).
 
@@ -95,6 +111,49 @@ class EngineTransaction(Engine, Protocol):
 
     def abandon(self) -> None:
         """End without writing anything; a second time does nothing."""
+        ...
+
+
+class Holding(Protocol):
+    """What an open database holds in this process, until it releases it, is closed, or its process ends.
+
+    An operation here is its name and its arguments. It writes an entry in the index of holders (``shm.holder_index``)
+    for what it gives. ``ticket`` is a random number of the caller, from 1 to 2**62, that names what was given.
+    """
+
+    @property
+    def holder(self) -> int:
+        """The id of this database in this process; a forked child has another."""
+        ...
+
+    def acquire(
+        self,
+        ticket: int,
+        operation: Operation,
+        undo: Operation,
+        ranges: list[tuple[bytes, bytes]],
+        ttl_s: float,
+        give_up_s: float,
+        /,
+    ) -> Any:
+        """Perform ``operation`` and return its result; it is held from then on, and renewed.
+
+        While it raises an error that ``passes``, it waits in line until ``give_up_s`` (``time.monotonic``): it is
+        decided again when something in ``ranges`` was written, and served in the order of arrival. Raises what the
+        operation raises; nothing is held then. If it cannot be known whether it was given, ``undo`` follows it.
+        """
+        ...
+
+    def release(self, ticket: int, undo: Operation, /) -> None:
+        """Perform ``undo``: it is held no longer. Does nothing once the database is closed."""
+        ...
+
+    def forget(self, ticket: int, /) -> None:
+        """What ``ticket`` names was released by a commit of the caller's own, or is lost: it is renewed no more."""
+        ...
+
+    def ages_ms(self, holders: list[int], /) -> list[int | None]:
+        """How long ago the last sign of life of each holder was, in ms; None of one that holds nothing."""
         ...
 
 
@@ -156,6 +215,11 @@ class Transactions(Protocol):
     @property
     def auto_commit(self) -> AutoCommit:
         """Reads and writes outside any transaction; always the same object."""
+        ...
+
+    @property
+    def holding(self) -> Holding:
+        """What this database holds; always the same object."""
         ...
 
     def begin(self, read_only: bool = False) -> EngineTransaction:

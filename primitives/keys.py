@@ -3,11 +3,14 @@
     key      namespace, run, type tag, rest
     part     1 byte length, then that many bytes of UTF-8: tenant, app, agent, run; 0 first: the store's own
     run      length 0 is no run: what belongs to the namespace as a whole (the index of runs)
-    tag      KV 0x01, EVENT 0x02, STATE 0x03, TRACE 0x04, RUN 0x05; 0x10 is reserved
-    rest     KV and STATE: the user's key or name
+    tag      KV 0x01, EVENT 0x02, STATE 0x03, TRACE 0x04, RUN 0x05, LEASE 0x08; 0x06, 0x07 and 0x10 are reserved
+    rest     KV, STATE and LEASE: the user's key or name
              elsewhere 1 byte kind (0: the records themselves), then what the primitive defines: sized texts,
              8-byte big-endian numbers, and a last text that needs no length
     text     2 bytes length, then that many bytes of UTF-8
+
+The store's own keys begin with 0x00: 0x01 the index of holders (``shm.holder_index``), 0x02 the last token
+(``rules.lease_rules``).
 
 Lengths come first, so no name can reach into another's range; UTF-8 sorts as its code points do, so a scan comes out
 in the order Python sorts strings. A run is one contiguous range.
@@ -16,25 +19,14 @@ in the order Python sorts strings. A run is one contiguous range.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any
 
+from shoal.primitives.rules.tags import Tag as Tag
 from shoal.shm.errors import CorruptionError, LimitExceededError
 from shoal.shm.limits import MAX_KEY_BYTES, MAX_RUN_ID_BYTES
 
 _PREFIXES_KEPT = 4096
 _SHORTER = "use a shorter one, or a hash of it, such as hashlib.sha256(text.encode()).hexdigest()"
-
-
-class Tag(IntEnum):
-    """What a key belongs to."""
-
-    KV = 0x01
-    EVENT = 0x02
-    STATE = 0x03
-    TRACE = 0x04
-    RUN = 0x05
-    RESERVED = 0x10
 
 
 @dataclass(frozen=True)
@@ -129,6 +121,11 @@ def after(prefix: bytes) -> bytes:
     """The first key after all that begin with ``prefix``, which must not be all 0xff."""
     stripped = prefix.rstrip(b"\xff")
     return stripped[:-1] + bytes((stripped[-1] + 1,))
+
+
+def only(key: bytes) -> tuple[bytes, bytes]:
+    """The range of a single key."""
+    return key, key + b"\0"
 
 
 def user_text(key: bytes) -> str:

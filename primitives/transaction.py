@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
 from shoal.primitives.engine import EngineTransaction, Transactions
 from shoal.primitives.keys import Namespace, user_text
@@ -89,6 +89,14 @@ class RunView:
         return RunsView(self._begun(), self._namespace)
 
 
+class Fence(Protocol):
+    """What a transaction may be fenced with: a lease, a task."""
+
+    def _require(self, transaction: EngineTransaction) -> None:
+        """Have the commit of ``transaction`` raise ``FencedError`` if this is not held any more by then."""
+        ...
+
+
 class Transaction(RunView):
     """Reads at one snapshot and commits all its writes at once, or nothing.
 
@@ -113,14 +121,24 @@ class Transaction(RunView):
     It belongs to the thread and process that began it, and cannot be copied or pickled (``TypeError``).
     """
 
-    def __init__(self, store: Transactions, namespace: Namespace, run_id: str, read_only: bool = False) -> None:
+    def __init__(
+        self,
+        store: Transactions,
+        namespace: Namespace,
+        run_id: str,
+        read_only: bool = False,
+        fence: Fence | None = None,
+    ) -> None:
         super().__init__(None, namespace, run_id)
+        self._fence = fence
         self._store = store
         self._engine: EngineTransaction | None = store.begin(True) if read_only else None
 
     def __enter__(self) -> Transaction:
         if self._engine is None:
             self._engine = self._store.begin()
+            if self._fence is not None:
+                self._fence._require(self._engine)
         elif not self._engine.read_only:
             raise InvalidOperationError("the transaction was entered already; start a new one")
         return self

@@ -11,7 +11,6 @@
 from __future__ import annotations
 
 import functools
-import inspect
 from collections.abc import AsyncGenerator, Awaitable, Coroutine, Generator
 from datetime import timedelta
 from types import FunctionType, MethodType
@@ -26,7 +25,8 @@ FOREVER_S = 1e9
 # For ever, as a time to live: 31,000 years. The time of expiry of a longer one, in ms, would not fit into a word.
 _PERMANENT_S = 1e12
 
-_NOT_PLAIN = inspect.CO_COROUTINE | inspect.CO_GENERATOR | inspect.CO_ASYNC_GENERATOR | inspect.CO_ITERABLE_COROUTINE
+# CO_GENERATOR, CO_COROUTINE, CO_ITERABLE_COROUTINE, CO_ASYNC_GENERATOR. A coordinator does not import ``inspect``.
+_NOT_PLAIN = 0x20 | 0x80 | 0x100 | 0x200
 
 
 def check_seconds(what: str, value: object, hint: str = "") -> float:
@@ -153,6 +153,8 @@ def _kind(fn: Any) -> str | None:
             break
     if type(fn) is FunctionType and not fn.__code__.co_flags & _NOT_PLAIN and not fn.__dict__:
         return None  # nearly always; the checks below take some microseconds
+    import inspect
+
     called = inspect.getattr_static(type(fn), "__call__", fn)
     for candidate in (fn, called):
         if inspect.iscoroutinefunction(candidate):

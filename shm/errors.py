@@ -4,7 +4,7 @@
       ConflictError, SnapshotExpiredError                       run the transaction again
       CASConflictError, NotFoundError, AlreadyExistsError,
       InvalidOperationError, InvalidStatusTransitionError,
-      LimitExceededError                                        the caller decides
+      LimitExceededError, LeaseHeldError, FencedError           the caller decides
       StoreFullError                                            nothing is lost; reads and deletes go on
       ConfigurationError, StoreMovedError, CoordinatorLostError,
       WorkerLostError, WorkerTaskError, TaskTimeoutError
@@ -31,6 +31,9 @@ def shown(number: float, form: str = "") -> str:
 
 class ShoalError(Exception):
     """Base of all errors shoal raises on purpose. Never raised itself."""
+
+    # Whether the reason passes when others let go of what they hold. An operation that waits in line is decided again.
+    passes = False
 
 
 class ConflictError(ShoalError):
@@ -95,6 +98,53 @@ class CASConflictError(ShoalError):
 
     def __str__(self) -> str:
         return f"{self.key!r} has version {self.actual}, expected {self.expected}; read it again and decide"
+
+
+class LeaseHeldError(ShoalError):
+    """Raised if a lease is held by others and ``wait`` is over. Wait for longer, or do something else meanwhile.
+
+    It is free at once when a holder releases it or its process ends, and ``ttl_ms`` after its process stops to answer.
+
+    - ``name`` (str): the name of the lease.
+    - ``ttl_ms`` (int): the longest ttl of those that hold it, in milliseconds.
+    - ``pids`` (tuple of int): the processes that hold it.
+    """
+
+    passes = True
+
+    def __init__(self, name: str, ttl_ms: int, *pids: int) -> None:
+        super().__init__(name, ttl_ms, *pids)
+        self.name = name
+        self.ttl_ms = ttl_ms
+        self.pids = pids
+
+    def __str__(self) -> str:
+        pids = ", ".join(map(str, self.pids[:10])) + (", ..." if len(self.pids) > 10 else "")
+        return (
+            f"lease {self.name!r} is held by process {pids}; it is free when that releases it or ends, or "
+            f"{self.ttl_ms / 1000:g} s after it stops to answer; give a longer wait, or wait=None to wait for ever"
+        )
+
+
+class FencedError(ShoalError):
+    """Raised by a commit if what it was fenced with is not held any more. Nothing was written.
+
+    Another process may hold it by now and have done the work: stop, or take it again and begin anew.
+
+    - ``name`` (str): the name of the lease.
+    - ``token`` (int): the token it was held by.
+    """
+
+    def __init__(self, name: str, token: int) -> None:
+        super().__init__(name, token)
+        self.name = name
+        self.token = token
+
+    def __str__(self) -> str:
+        return (
+            f"{self.name!r} is not held any more by token {self.token}: it was released, or its time to live was over; "
+            "nothing was written; take it again and begin the work anew"
+        )
 
 
 class NotFoundError(ShoalError):

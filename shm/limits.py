@@ -6,7 +6,7 @@ that keep such a bound take a ``Limits`` when they are made, and the constant is
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -76,6 +76,8 @@ CHECKPOINT_EXTRA_BYTES = 128 * KIB  # what a checkpoint has beside its keys: hea
 CHECKPOINT_WAIT_S = 2.0  # the longest wait of a commit for a checkpoint that frees disk space
 CHECKPOINT_PAUSE_S = 2.0  # after a checkpoint that failed, before the next is begun
 RESERVE_STEP_BYTES = 64 * MIB  # the most that is reserved on the disk ahead of need
+FILL_STEP_BYTES = 128 * KIB  # strict: zeros that are written ahead of the records at a time, for 0.2 ms
+FILL_PAUSE_S = 0.005  # between two such steps, so that commits are not held up
 SYNC_EVERY_MS = 100  # buffered: how much a power cut may take
 
 # --- check ----------------------------------------------------------------------------------------------------------
@@ -108,11 +110,12 @@ LONG_OFFER_S = 0.0015  # an offer of the processor that took longer: another pro
 FIRST_REST_S = 0.05  # after a long offer, sleep without looking so long; doubled each time up to
 LONGEST_REST_S = 1.0
 MAX_GROUP_DELAY_S = 0.001  # group-commit delay: the longest wait for clients that commit in a loop
+TURN_S = 0.002  # how long a client that changes a contended key in a loop goes before the others
+RETURN_S = 0.001  # how soon such a client sends again
 PIPE_BYTES = 1 * MIB  # asked of the kernel for each pipe; less is fine
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
+class Limits(NamedTuple):
     """The bounds that a test may make smaller; in production all have their defaults.
 
     Nothing durable depends on them: a store written under some limits is read under any others.
@@ -148,6 +151,7 @@ class Limits:
     checkpoint_log_files: int = CHECKPOINT_LOG_FILES
     checkpoint_block_bytes: int = CHECKPOINT_BLOCK_BYTES
     checkpoint_pause_s: float = CHECKPOINT_PAUSE_S
+    fill_step_bytes: int = FILL_STEP_BYTES
     sync_every_ms: int = SYNC_EVERY_MS
     # Check.
     check_blocks: int = CHECK_BLOCKS

@@ -56,15 +56,27 @@ class BatchedOperation(Protocol):
         ...
 
 
+def nothing_held(read: Read, held_key: bytes, holder: int, now_ms: int) -> list[Write]:
+    """``OperationTable.ended`` of a table whose operations make nothing held."""
+    return []
+
+
 class OperationTable(NamedTuple):
     """All operations by name. A rule raises ShoalError, TypeError or ValueError, and has then written nothing.
 
     The first argument of every operation is a key. ``batched`` are those that may share a commit with others of their
     kind on the same key. Their callers do not learn the commit version, so any order among them is serial.
+
+    ``ended`` (read, held key, holder, now_ms) says what to write when a holder has ended (``shm.holder_index``): the
+    held key is not held by it any more. The entry itself is the coordinator's to delete.
+
+    ``in_turn`` are those that a caller sends again at once, with what the result tells it, if they wrote nothing.
     """
 
     rules: Mapping[str, Callable[..., Decision]]
     batched: Mapping[str, Callable[[Read, bytes], BatchedOperation]]
+    ended: Callable[[Read, bytes, int, int], list[Write]] = nothing_held
+    in_turn: frozenset[str] = frozenset()
 
     def decide(self, read: Read, now_ms: int, name: str, arguments: list[Any]) -> Decision:
         """Run the operation ``name`` over the state ``read`` shows."""

@@ -9,13 +9,18 @@ with shoal.open("fleet.db") as db:
         txn.kv.put("attempts", txn.kv.get("attempts", 0) + 1)
 """
 
+from __future__ import annotations
+
+import importlib as _importlib
+from typing import TYPE_CHECKING as _TYPE_CHECKING
+from typing import Any as _Any
 from typing import get_type_hints as _get_type_hints
 
 from shoal.database import Database, StoreInfo, open
 from shoal.primitives.event_types import Anchor, Appended, ChainVerification, Event
 from shoal.primitives.facades.event_log import EventLog
 from shoal.primitives.facades.kv_store import KVStore
-from shoal.primitives.facades.pipeline import Pipeline
+from shoal.primitives.facades.leases import Lease, LeaseInfo
 from shoal.primitives.facades.run_index import RunIndex
 from shoal.primitives.facades.state_cell import StateCell
 from shoal.primitives.facades.trace_store import TraceStore
@@ -33,8 +38,10 @@ from shoal.shm.errors import (
     ConflictError,
     CoordinatorLostError,
     CorruptionError,
+    FencedError,
     InvalidOperationError,
     InvalidStatusTransitionError,
+    LeaseHeldError,
     LimitExceededError,
     NotFoundError,
     ShoalError,
@@ -45,8 +52,11 @@ from shoal.shm.errors import (
     WorkerLostError,
     WorkerTaskError,
 )
-from shoal.worker_pool import WorkerPool
-from shoal.workers.pool.worker import current_database
+
+if _TYPE_CHECKING:
+    from shoal.primitives.facades.pipeline import Pipeline
+    from shoal.worker_pool import WorkerPool
+    from shoal.workers.pool.worker import current_database
 
 __all__ = [
     "AlreadyExistsError",
@@ -62,10 +72,14 @@ __all__ = [
     "Database",
     "Event",
     "EventLog",
+    "FencedError",
     "GENESIS_HASH",
     "InvalidOperationError",
     "InvalidStatusTransitionError",
     "KVStore",
+    "Lease",
+    "LeaseHeldError",
+    "LeaseInfo",
     "LimitExceededError",
     "Namespace",
     "NotFoundError",
@@ -97,10 +111,32 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
+# Public names whose modules are imported when they are first used. They need ``concurrent.futures`` and
+# ``multiprocessing``, which take a third of the time of all imports together; many programs use neither. Everything
+# else is imported at once, so that a program may give up descriptors and rights, or fork, after ``import shoal``.
+_IMPORTED_LATER = {
+    "Pipeline": "shoal.primitives.facades.pipeline",
+    "WorkerPool": "shoal.worker_pool",
+    "current_database": "shoal.workers.pool.worker",
+}
+
+
+def __getattr__(name: str) -> _Any:
+    if name not in _IMPORTED_LATER:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    public = getattr(_importlib.import_module(_IMPORTED_LATER[name]), name)
+    globals()[name] = public
+    return public
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *_IMPORTED_LATER})
+
 
 def _name_as_users_do() -> None:
     """Have tracebacks, pickles and help say ``shoal.KVStore``, wherever the class is defined."""
-    for public in [*(globals()[name] for name in __all__), *_KINDS.values()]:
+    here = [globals()[name] for name in __all__ if name not in _IMPORTED_LATER]
+    for public in [*here, *_KINDS.values()]:
         if isinstance(public, type):
             # Annotations are text, and only the defining module says what the names in it mean.
             if "__annotations__" in vars(public):

@@ -7,7 +7,6 @@ shared lock on the directory keeps coordinators out until everything is read.
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from pathlib import Path
 
@@ -25,6 +24,7 @@ from shoal.shm.host import descriptors
 from shoal.shm.memory import snapshots
 from shoal.shm.memory.layout import W_GENERATION, W_PUBLISHED
 from shoal.shm.memory.segment import Segment
+from shoal.shm.randomness import random_bits
 from shoal.shm.wire.handshake import Welcome
 from shoal.workers.shared_memory.read_only import NoEpoch, StoreAtRest
 
@@ -93,7 +93,7 @@ def _read(directory: Path, durability: str | None, max_bytes: int | None) -> Sto
         epoch = EpochWord(directory, writable=False)
     except FileNotFoundError:  # a copy that was never served
         epoch = NoEpoch()
-    segment = Segment.create(max_bytes or meta.max_bytes, secrets.randbits(64))
+    segment = Segment.create(max_bytes or meta.max_bytes, random_bits(64))
     try:
         writer = Writer(segment)
         recover(UnchangedDisk(directory), writer, Reclaimer(writer, list), meta)

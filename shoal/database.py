@@ -6,17 +6,20 @@ import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from shoal.primitives.engine import Recipe, Store
-from shoal.primitives.facades.pipeline import Pipeline
+from shoal.primitives.facades.leases import Lease, LeaseInfo, check_fence, held, take
 from shoal.primitives.keys import Namespace
 from shoal.primitives.retry import retry
-from shoal.primitives.transaction import Transaction
+from shoal.primitives.transaction import Fence, Transaction
 from shoal.shared_memory_store import SharedMemoryStore
 from shoal.shm.arguments import check_count, check_plain_function, check_plain_result
 from shoal.shm.compilation import is_compiled
 from shoal.shm.limits import IDLE_TIMEOUT_S, OPEN_TIMEOUT_S
+
+if TYPE_CHECKING:
+    from shoal.primitives.facades.pipeline import Pipeline
 
 T = TypeVar("T")
 
@@ -93,8 +96,13 @@ class Database:
         """Detach. The coordinator ends some time after its last client has; closing twice does nothing."""
         self._store.close()
 
-    def transaction(self, run_id: str, *, namespace: Namespace = DEFAULT_NAMESPACE) -> Transaction:
+    def transaction(
+        self, run_id: str, *, fence: Fence | None = None, namespace: Namespace = DEFAULT_NAMESPACE
+    ) -> Transaction:
         """A transaction on a run, to be used in a ``with`` statement; ``Transaction`` says what its exit may raise.
+
+        With a ``fence`` (what ``lease`` gave) it commits only if the lease is still held then. If not, also after
+        ``release``, its exit raises ``FencedError`` and nothing is written.
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
 
@@ -106,7 +114,7 @@ class Database:
         ...     txn.version
         1
         """
-        return Transaction(self._store, namespace, run_id)
+        return Transaction(self._store, namespace, run_id, fence=check_fence(fence))
 
     def transact(
         self,
@@ -114,13 +122,14 @@ class Database:
         fn: Callable[[Transaction], T],
         retries: int = 100,
         *,
+        fence: Fence | None = None,
         namespace: Namespace = DEFAULT_NAMESPACE,
     ) -> T:
         """Run ``fn(txn)`` in a transaction and return what it returns, again after each conflict.
 
         ``fn`` runs up to ``retries`` more times with jittered pauses between, so it must have no effect but through
         ``txn``. An async or generator function, or one that returns what is still to be awaited or iterated, is
-        refused, and nothing is written.
+        refused, and nothing is written. ``fence``: as in ``transaction``.
 
         Raises ``ConflictError`` or ``SnapshotExpiredError`` if all runs ended so, what else the commit may raise
         (``Transaction``), whatever ``fn`` raises, and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad
@@ -130,7 +139,7 @@ class Database:
         check_count("retries", retries, 0)
 
         def attempt() -> T:
-            with self.transaction(run_id, namespace=namespace) as txn:
+            with self.transaction(run_id, fence=fence, namespace=namespace) as txn:
                 result = fn(txn)
                 check_plain_result("fn", fn, result)  # while an error still keeps everything from being written
                 return result
@@ -151,6 +160,8 @@ class Database:
         ...     sums[-1].result()
         100
         """
+        from shoal.primitives.facades.pipeline import Pipeline  # here: see shoal/__init__.py
+
         return Pipeline(self._store, namespace, run_id, check_count("depth", depth, 1))
 
     def snapshot(self, run_id: str, *, namespace: Namespace = DEFAULT_NAMESPACE) -> Transaction:
@@ -161,6 +172,46 @@ class Database:
         ``ValueError`` or ``LimitExceededError`` for a bad argument.
         """
         return Transaction(self._store, namespace, run_id, read_only=True)
+
+    def lease(
+        self,
+        run_id: str,
+        name: str,
+        ttl: float = 30.0,
+        wait: float | None = 0.0,
+        *,
+        slots: int = 1,
+        namespace: Namespace = DEFAULT_NAMESPACE,
+    ) -> Lease:
+        """Take the lease ``name`` of a run: it is given while fewer than ``slots`` hold it. Use it in a ``with``.
+
+        It is held, and renewed, until it is released, the database is closed or the process ends; all of that counts at
+        once, and after the coordinator's death as well. If the process stops to answer, it ends ``ttl`` seconds later.
+        It is not reentrant. A forked child does not hold what its parent holds.
+
+        While others hold it, this waits for ``wait`` seconds (None: for ever); those that wait are served in the order
+        of arrival. Then it raises ``LeaseHeldError``. It raises ``StoreFullError`` if there is no room for the record,
+        ``CorruptionError`` if that is damaged, and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad
+        argument.
+
+        >>> import shoal, tempfile
+        >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
+        ...     with db.lease("run-1", "deploy") as lease:
+        ...         db.transact("run-1", lambda txn: txn.kv.put("deployed", True), fence=lease)
+        ...         lease.token, lease.slot, [held.name for held in db.leases("run-1")]
+        ...     db.leases("run-1")
+        (1, 0, ['deploy'])
+        []
+        """
+        return take(self._store, namespace, run_id, name, ttl, wait, slots)
+
+    def leases(self, run_id: str, *, namespace: Namespace = DEFAULT_NAMESPACE) -> list[LeaseInfo]:
+        """Who holds which leases of a run, by name, then token.
+
+        Raises ``CorruptionError`` for a damaged record, and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for
+        a bad run id.
+        """
+        return held(self._store, namespace, run_id)
 
     def info(self) -> StoreInfo:
         """What the store holds and which process serves it."""

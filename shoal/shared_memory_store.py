@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from shoal.primitives.engine import Recipe
 from shoal.primitives.rules.registry import TABLE
@@ -16,13 +16,15 @@ from shoal.shm.arguments import check_bool, check_seconds
 from shoal.shm.errors import AlreadyExistsError, SnapshotExpiredError
 from shoal.shm.files import checkpoint, store_directory, store_files
 from shoal.shm.files.store_files import StoreMeta
+from shoal.workers.presence.holding import Holding
 from shoal.workers.shared_memory.attachment import EngineStats
 from shoal.workers.shared_memory.autocommit import AutoCommit
 from shoal.workers.shared_memory.check import check_through
 from shoal.workers.shared_memory.connection import StoreConnection
-from shoal.workers.shared_memory.pipeline import EnginePipeline
-from shoal.workers.shared_memory.read_only import ReadOnlyConnection
 from shoal.workers.shared_memory.transaction import EngineTransaction
+
+if TYPE_CHECKING:
+    from shoal.workers.shared_memory.pipeline import EnginePipeline
 
 # A check begins again when it is given up: because a commit needs memory, or because another coordinator serves now.
 _CHECK_ATTEMPTS = 10
@@ -57,6 +59,7 @@ class SharedMemoryStore:
         idle_timeout_s = check_seconds("linger", linger)
         if read_only:
             from shoal.at_rest import read_at_rest  # here, because only this needs what a coordinator is made of
+            from shoal.workers.shared_memory.read_only import ReadOnlyConnection
 
             read = partial(read_at_rest, directory, durability, max_bytes)
             self.connection: StoreConnection = ReadOnlyConnection(
@@ -67,6 +70,7 @@ class SharedMemoryStore:
                 directory, durability, max_bytes, timeout_s, idle_timeout_s, TABLE, store_id
             )
         self.auto_commit = AutoCommit(self.connection)
+        self.holding = Holding(self.connection)
 
     def begin(self, read_only: bool = False) -> EngineTransaction:
         """A transaction at the newest version."""
@@ -74,6 +78,8 @@ class SharedMemoryStore:
 
     def pipeline(self, depth: int) -> EnginePipeline:
         """A pipeline with at most ``depth`` commits in flight."""
+        from shoal.workers.shared_memory.pipeline import EnginePipeline  # here: see shoal/__init__.py
+
         return EnginePipeline(self.connection, depth)
 
     @property
@@ -127,6 +133,7 @@ class SharedMemoryStore:
     def close(self) -> None:
         """Detach; see ``StoreConnection.close``."""
         self.connection.close()
+        self.holding.close()
 
 
 def _attach_again(path: str, options: dict[str, Any], store_id: bytes | None) -> SharedMemoryStore:

@@ -1,7 +1,7 @@
 """Polling: look, pause, look again, with pauses that double up to a bound.
 
-Two things are polled for, because neither can wake a waiter: a new version in shared memory, and another process that
-begins or ends to serve a store. Waiting for a pipe is another thing: ``shm.host.waiting``.
+One thing is polled for, because it cannot wake a waiter: another process that begins or ends to serve a store. Waiting
+for a pipe is another thing (``shm.host.waiting``), and so is waiting for a commit (``presence.waiting``).
 """
 
 from __future__ import annotations
@@ -26,8 +26,6 @@ class Pauses(NamedTuple):
     jitter: float = 0.0
 
 
-# For what is in shared memory, where a look takes a microsecond.
-MEMORY = Pauses(shortest_s=0.0002, longest_s=0.005)
 # For another process that is to serve a store, where a look is a connection and starting takes 100 ms and more.
 SERVING = Pauses(shortest_s=0.01, longest_s=0.01, jitter=0.5)
 # For another process that is to begin or end serving, where a look reads files.
@@ -41,7 +39,7 @@ def poll(look: Callable[[], T | None], give_up_s: float, pauses: Pauses, clock: 
     the standard module, which a program may have patched to run its other tasks meanwhile, or ``unpatched.time``.
 
     >>> looks = iter([None, None, "there"])
-    >>> poll(lambda: next(looks), time.monotonic() + 10, MEMORY)
+    >>> poll(lambda: next(looks), time.monotonic() + 10, SERVING)
     'there'
     """
     pause_s = pauses.shortest_s

@@ -8,8 +8,8 @@ from collections.abc import Iterator, Sequence
 from itertools import count, cycle, islice
 from typing import Any
 
-from ..peers import BenchError, Session
-from .base import Operation, Step
+from ..peers import PIPELINE_DEPTH, BenchError, Session
+from .base import BySeed, Operation, Step
 
 READ_KEYS = 100_000
 KEYS_PER_GROUP = 100
@@ -55,7 +55,7 @@ class Get(Operation):
 
         return step
 
-    def check(self, session: Session, targets: Sequence[str], operations: int) -> None:
+    def check(self, session: Session, targets: Sequence[str], operations: int, by_seed: BySeed = ()) -> None:
         """Values are those that were loaded."""
         found = [session.get(key)["a"] for key in targets[:100]]
         expected = _shuffled(list(range(READ_KEYS)))[:100]
@@ -88,7 +88,7 @@ class Scan(Operation):
 
         return step
 
-    def check(self, session: Session, targets: Sequence[str], operations: int) -> None:
+    def check(self, session: Session, targets: Sequence[str], operations: int, by_seed: BySeed = ()) -> None:
         """A scan finds the whole group, in order, and nothing else."""
         group = _shuffled(list(range(READ_KEYS // KEYS_PER_GROUP)))[0]
         first = group * KEYS_PER_GROUP
@@ -112,7 +112,7 @@ class Put(Operation):
 
     def step(self, session: Session, targets: Sequence[str], worker: int, seed: int) -> Step:
         """Each worker has random keys of its own."""
-        keys = _random_picks(targets, seed)
+        keys = random_picks(targets, seed)
         numbers = count()
         put = session.put
 
@@ -121,16 +121,19 @@ class Put(Operation):
 
         return step
 
-    def check(self, session: Session, targets: Sequence[str], operations: int) -> None:
-        """Every value is whole. No more keys have changed than there were puts; at least one has if there was a put."""
-        changed = 0
+    def check(self, session: Session, targets: Sequence[str], operations: int, by_seed: BySeed = ()) -> None:
+        """Every value is whole, and exactly the keys have changed that the workers have put."""
+        changed = set()
         for key in targets:
             value = session.get(key)
             if value != _value(value["a"]):
                 raise BenchError(f"put left a value that no worker wrote: {value!r}")
-            changed += value["a"] != -1
-        if changed > operations or (operations and not changed):
-            raise BenchError(f"{operations} puts changed {changed} keys")
+            if value["a"] != -1:
+                changed.add(key)
+        put = {key for seed, done in by_seed for key in _picks(targets, seed)[:done]}
+        if changed != put:
+            lost = len(put - changed)
+            raise BenchError(f"{operations} puts of {len(put)} keys were acknowledged, and {lost} keys are unchanged")
 
 
 class ReadModifyWrite(Operation):
@@ -149,7 +152,7 @@ class ReadModifyWrite(Operation):
 
     def step(self, session: Session, targets: Sequence[str], worker: int, seed: int) -> Step:
         """Each worker has random keys of its own: workers in the same order would never conflict."""
-        keys = _random_picks(targets, seed)
+        keys = random_picks(targets, seed)
         rmw = session.rmw
 
         def step() -> None:
@@ -157,11 +160,36 @@ class ReadModifyWrite(Operation):
 
         return step
 
-    def check(self, session: Session, targets: Sequence[str], operations: int) -> None:
+    def check(self, session: Session, targets: Sequence[str], operations: int, by_seed: BySeed = ()) -> None:
         """The counters add up to the operations done."""
         total = sum(session.get(key) for key in targets)
         if total != operations:
             raise BenchError(f"{operations} increments were acknowledged and the counters add up to {total}")
+
+
+class Pipelined(Put):
+    """Blind overwrites, where a store can send the next before the last is answered."""
+
+    name = "pipelined"
+    title = (
+        f"pipelined: put as above, {PIPELINE_DEPTH} commits under way at once where the store can; else one at a time"
+    )
+    batch = PIPELINE_DEPTH
+
+    def batch_of(self, session: Session) -> int:
+        """One where they are done one at a time: a step of many that wait for the disk would be too coarse to count."""
+        return self.batch if session.pipelines else 1
+
+    def step(self, session: Session, targets: Sequence[str], worker: int, seed: int) -> Step:
+        """As many puts as are under way at once; the time of a step is that of all of them."""
+        keys = random_picks(targets, seed)
+        numbers = count()
+        pipelined, batch = session.pipelined, self.batch_of(session)
+
+        def step() -> None:
+            pipelined([(next(keys), _value(next(numbers))) for _ in range(batch)])
+
+        return step
 
 
 def _prefix(group: int) -> str:
@@ -187,5 +215,10 @@ def _round_from(targets: Sequence[str], offset: int) -> Iterator[Any]:
     return cycle([*targets[start:], *targets[:start]])
 
 
-def _random_picks(targets: Sequence[str], seed: int) -> Iterator[Any]:
-    return cycle(random.Random(seed).choices(targets, k=_PICKS))
+def random_picks(targets: Sequence[str], seed: int) -> Iterator[Any]:
+    """Random targets without end."""
+    return cycle(_picks(targets, seed))
+
+
+def _picks(targets: Sequence[str], seed: int) -> list[str]:
+    return random.Random(seed).choices(targets, k=_PICKS)

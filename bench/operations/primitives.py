@@ -7,7 +7,7 @@ from itertools import count, cycle
 from typing import Any
 
 from ..peers import BenchError, Session
-from .base import Operation, Step
+from .base import BySeed, Operation, Step
 
 # The most workers that may each have a run of their own.
 RUNS = 256
@@ -37,7 +37,7 @@ class Append(Operation):
 
         return step
 
-    def check(self, session: Session, targets: Sequence[str], operations: int) -> None:
+    def check(self, session: Session, targets: Sequence[str], operations: int, by_seed: BySeed = ()) -> None:
         """The log has one event per append, and every hash follows from its event and the hash before."""
         length = session.log_length(targets[0])
         if length != operations:
@@ -66,7 +66,7 @@ class CompareAndSwap(Operation):
 
         return step
 
-    def check(self, session: Session, targets: Sequence[str], operations: int) -> None:
+    def check(self, session: Session, targets: Sequence[str], operations: int, by_seed: BySeed = ()) -> None:
         """The versions have grown by one for each swap."""
         swaps = sum(version - 1 for run in targets if (version := session.version(run, _CELL)))
         if swaps != operations:
@@ -93,7 +93,7 @@ class RecordTrace(Operation):
 
         return step
 
-    def check(self, session: Session, targets: Sequence[str], operations: int) -> None:
+    def check(self, session: Session, targets: Sequence[str], operations: int, by_seed: BySeed = ()) -> None:
         """As many traces are found by their tags as were recorded."""
         found = sum(session.trace_count(targets[0], tag) for tag in _TAGS)
         if found != operations:
@@ -121,7 +121,7 @@ class Cross(Operation):
 
         return step
 
-    def check(self, session: Session, targets: Sequence[str], operations: int) -> None:
+    def check(self, session: Session, targets: Sequence[str], operations: int, by_seed: BySeed = ()) -> None:
         """Each run has as many events as versions and traces, and all runs together one event per transaction."""
         total = 0
         for run in targets:

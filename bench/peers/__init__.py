@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .base import DURABILITIES, BenchError, Peer, Session
+from .base import DURABILITIES, PIPELINE_DEPTH, BenchError, Peer, Session
 
 
 def __getattr__(name: str) -> Any:
@@ -19,4 +19,4 @@ def __getattr__(name: str) -> Any:
     return getattr(compared, name)
 
 
-__all__ = ["DURABILITIES", "PEERS", "SUBJECT", "BenchError", "Peer", "Session"]
+__all__ = ["DURABILITIES", "PEERS", "PIPELINE_DEPTH", "SUBJECT", "BenchError", "Peer", "Session"]

@@ -8,11 +8,13 @@ tables give the reason, from ``Peer.missing``.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
 DURABILITIES = ("buffered", "strict")
+# Commits under way at once where commits are pipelined: the same for every store that can.
+PIPELINE_DEPTH = 64
 
 
 class BenchError(Exception):
@@ -21,6 +23,9 @@ class BenchError(Exception):
 
 class Session:
     """One worker's attachment. Keys are texts, as applications have them; values plain Python objects."""
+
+    # Whether ``pipelined`` has several commits under way at once.
+    pipelines: ClassVar[bool] = False
 
     def get(self, key: str) -> Any:
         """The decoded value of a key, in a read transaction of its own."""
@@ -41,6 +46,29 @@ class Session:
     def append(self, run: str, event_type: str, payload: Any) -> None:
         """Append an event to a run's log: sequence without gaps, hash over the event and the hash before."""
         raise NotImplementedError
+
+    def think(self, key: str, seconds: float) -> None:
+        """As ``rmw``, and between read and write the worker thinks for so long, as an agent waits for its model."""
+        raise NotImplementedError
+
+    def pipelined(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        """Write each pair in a commit of its own. A store that can sends further ones before it has an answer.
+
+        What is under way when this returns is acknowledged when ``close`` returns.
+        """
+        raise NotImplementedError
+
+    def hot(self, key: str, function: Callable[[int], int]) -> None:
+        """Give the one key that all workers change the value that ``function``, Python code, makes of its value."""
+        raise NotImplementedError
+
+    def make_hot(self, key: str) -> None:
+        """Bring the key that all workers change to 0. It was loaded as a key already; some need more."""
+
+    def hot_value(self, key: str) -> int:
+        """The value of the key that all workers change."""
+        value: int = self.get(key)
+        return value
 
     def log_length(self, run: str) -> int:
         """The number of events in the run's log; ``BenchError`` unless every sequence and hash is right."""
@@ -71,7 +99,7 @@ class Session:
         raise NotImplementedError
 
     def close(self) -> None:
-        """Detach. The worker ends afterwards."""
+        """Detach, once everything is acknowledged. Raises what a commit under way failed with."""
 
 
 class Peer(ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .base import Peer
+from .disk_cache import DiskCache
 from .lmdb_peer import LmdbPeer
 from .manager_dict import ManagerDict
 from .redis_server import RedisServer
@@ -10,4 +11,4 @@ from .shoal_store import ShoalStore
 from .sqlite_wal import SqliteWal
 
 SUBJECT: type[Peer] = ShoalStore
-PEERS: tuple[type[Peer], ...] = (SUBJECT, LmdbPeer, SqliteWal, RedisServer, ManagerDict)
+PEERS: tuple[type[Peer], ...] = (SUBJECT, LmdbPeer, SqliteWal, RedisServer, ManagerDict, DiskCache)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, ClassVar
 
 import lmdb
@@ -50,6 +51,25 @@ class LmdbSession(Session):
         encoded = key.encode()
         with self._environment.begin(write=True) as txn:
             txn.put(encoded, msgpack.packb(msgpack.unpackb(txn.get(encoded)) + 1))
+
+    def think(self, key: str, seconds: float) -> None:
+        """``Session.think``: the writer lock is held meanwhile."""
+        encoded = key.encode()
+        with self._environment.begin(write=True) as txn:
+            value = msgpack.unpackb(txn.get(encoded))
+            time.sleep(seconds)
+            txn.put(encoded, msgpack.packb(value + 1))
+
+    def pipelined(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        """``Session.pipelined``: one at a time, since no commit is answered later than it is made."""
+        for key, value in pairs:
+            self.put(key, value)
+
+    def hot(self, key: str, function: Callable[[int], int]) -> None:
+        """``Session.hot``: under the writer lock."""
+        encoded = key.encode()
+        with self._environment.begin(write=True) as txn:
+            txn.put(encoded, msgpack.packb(function(msgpack.unpackb(txn.get(encoded)))))
 
     def append(self, run: str, event_type: str, payload: Any) -> None:
         """``Session.append``: writes a key for the head, one for the event and one in the index of types."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
 from multiprocessing.managers import DictProxy, SyncManager
 from threading import Lock
 from typing import Any, ClassVar
 
-from .. import signals
+from ..host import signals
 from .base import Peer, Session
 
 
@@ -31,6 +32,23 @@ class ManagerSession(Session):
         """``Session.rmw``: holds the manager's lock, one for all keys."""
         with self._lock:
             self._values[key] = self._values[key] + 1
+
+    def think(self, key: str, seconds: float) -> None:
+        """``Session.think``: holds the manager's lock meanwhile."""
+        with self._lock:
+            value = self._values[key]
+            time.sleep(seconds)
+            self._values[key] = value + 1
+
+    def pipelined(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        """``Session.pipelined``: one at a time, since a proxy waits for every answer."""
+        for key, value in pairs:
+            self._values[key] = value
+
+    def hot(self, key: str, function: Callable[[int], int]) -> None:
+        """``Session.hot``: holds the manager's lock."""
+        with self._lock:
+            self._values[key] = function(self._values[key])
 
 
 class ManagerDict(Peer):

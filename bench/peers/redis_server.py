@@ -1,8 +1,9 @@
 """Redis through redis-py and a unix socket: a server process that keeps everything in memory and logs every write.
 
-An append, which shoal's coordinator decides alone, is a script here, which the server runs in one round trip. Its hash
-is SHA-1, the only one that scripts have. Computing shoal's hash in the client would need WATCH, three round trips and
-retries, and is slower. rmw runs the worker's code between read and write, so it uses WATCH and MULTI.
+A transaction whose work is known beforehand (append, rmw) is a script here, which the server runs in one round trip.
+The hash of an append is SHA-1, the only one that scripts have. Computing shoal's hash in the client would need WATCH,
+three round trips and retries, and is slower. Where the worker's own code runs between read and write (think, hot), it
+takes WATCH and MULTI. Answers are parsed by hiredis, which redis-py uses by itself when it is installed.
 """
 
 from __future__ import annotations
@@ -14,14 +15,14 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any, ClassVar
 
 import msgpack
 import redis
 
-from .. import signals
+from ..host import signals
 from .base import BenchError, Peer, Session
 from .hash_chain import now_ms
 
@@ -35,6 +36,7 @@ _LOAD_KEYS_PER_COMMAND = 2_000
 _EVENTS_PER_PAGE = 10_000
 
 _GENESIS_HASH = b"0" * 40
+_ADD_ONE = "redis.call('SET', KEYS[1], cmsgpack.pack(cmsgpack.unpack(redis.call('GET', KEYS[1])) + 1))"
 _APPEND = f"""
 local head = redis.call('GET', KEYS[1])
 local sequence, prev, last = 0, '{_GENESIS_HASH.decode()}', 0
@@ -52,9 +54,12 @@ return {{sequence, hash}}
 class RedisSession(Session):
     """One connection."""
 
+    pipelines = True
+
     def __init__(self, client: redis.Redis) -> None:
         self._client = client
         self._append: str = client.script_load(_APPEND)
+        self._add_one: str = client.script_load(_ADD_ONE)
 
     def get(self, key: str) -> Any:
         """``Session.get``."""
@@ -65,14 +70,38 @@ class RedisSession(Session):
         self._client.set(key, msgpack.packb(value))
 
     def rmw(self, key: str) -> None:
-        """``Session.rmw``: optimistic, run again after each conflict."""
+        """``Session.rmw``: a script, which no other command interrupts."""
+        self._client.evalsha(self._add_one, 1, key)
+
+    def think(self, key: str, seconds: float) -> None:
+        """``Session.think``: optimistic, since nothing is locked while a client thinks."""
+
+        def think(value: int) -> int:
+            time.sleep(seconds)
+            return value + 1
+
+        self._watched(key, think)
+
+    def pipelined(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        """``Session.pipelined``: all in one write, then all answers."""
+        with self._client.pipeline(transaction=False) as pipe:
+            for key, value in pairs:
+                pipe.set(key, msgpack.packb(value))
+            pipe.execute()
+
+    def hot(self, key: str, function: Callable[[int], int]) -> None:
+        """``Session.hot``: optimistic, since Python code cannot run in the server."""
+        self._watched(key, function)
+
+    def _watched(self, key: str, function: Callable[[int], int]) -> None:
+        """Replace a value by what ``function`` makes of it, again after each conflict."""
         with self._client.pipeline() as pipe:
             while True:
                 try:
                     pipe.watch(key)
                     value = msgpack.unpackb(pipe.get(key))
                     pipe.multi()
-                    pipe.set(key, msgpack.packb(value + 1))
+                    pipe.set(key, msgpack.packb(function(value)))
                     pipe.execute()
                     return
                 except redis.WatchError:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar
 
 import shoal
 
-from .base import BenchError, Peer, Session
+from .base import PIPELINE_DEPTH, BenchError, Peer, Session
 
 _RUN = "bench"
 _LOAD_KEYS_PER_COMMIT = 2_000
@@ -24,12 +24,15 @@ LINGER_S = 0.3
 class ShoalSession(Session):
     """A database attached in the worker."""
 
+    pipelines = True
+
     def __init__(self, database: shoal.Database) -> None:
         self._database = database
         self._kv = shoal.KVStore(database)
         self._events = shoal.EventLog(database)
         self._cells = shoal.StateCell(database)
         self._traces = shoal.TraceStore(database)
+        self._pipeline: shoal.Pipeline | None = None
 
     def get(self, key: str) -> Any:
         """``Session.get``."""
@@ -50,6 +53,40 @@ class ShoalSession(Session):
             txn.kv.put(key, txn.kv.get(key) + 1)
 
         self._database.transact(_RUN, add)
+
+    def think(self, key: str, seconds: float) -> None:
+        """``Session.think``: optimistic, so workers think at the same time; repeated after each conflict."""
+
+        def think(txn: shoal.Transaction) -> None:
+            value = txn.kv.get(key)
+            time.sleep(seconds)
+            txn.kv.put(key, value + 1)
+
+        self._database.transact(_RUN, think)
+
+    def pipelined(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        """``Session.pipelined``: in one pipeline, which stays open: the next call does not wait for this one's last."""
+        if self._pipeline is None:
+            self._pipeline = self._database.pipeline(_RUN, depth=PIPELINE_DEPTH).__enter__()
+        put = self._pipeline.kv.put
+        for key, value in pairs:
+            put(key, value)
+
+    def hot(self, key: str, function: Callable[[int], int]) -> None:
+        """``Session.hot``: a cell's transition."""
+        self._cells.transition(_RUN, key, lambda state: (function(state.value), None))
+
+    def make_hot(self, key: str) -> None:
+        """``Session.make_hot``: it is a cell."""
+        self._cells.init(_RUN, key, 0)
+
+    def hot_value(self, key: str) -> int:
+        """``Session.hot_value``."""
+        state = self._cells.read(_RUN, key)
+        if state is None:
+            raise BenchError(f"the cell {key} is gone")
+        value: int = state.value
+        return value
 
     def append(self, run: str, event_type: str, payload: Any) -> None:
         """``Session.append``."""
@@ -95,7 +132,9 @@ class ShoalSession(Session):
         self._database.transact(run, write)
 
     def close(self) -> None:
-        """``Session.close``."""
+        """``Session.close``: a pipeline waits for all answers and raises the first error."""
+        if self._pipeline is not None:
+            self._pipeline.__exit__(None, None, None)
         self._database.close()
 
 
@@ -127,12 +166,17 @@ class ShoalStore(Peer):
             return
         pid = self._database.info().coordinator_pid
         self._database.close()
-        give_up_s = time.monotonic() + _COORDINATOR_END_S
-        while _is_running(pid):
-            if time.monotonic() > give_up_s:
-                os.kill(pid, signal.SIGKILL)
-                raise BenchError(f"shoal's coordinator had not ended {_COORDINATOR_END_S:.0f} s after its last client")
-            time.sleep(0.01)
+        await_end(pid)
+
+
+def await_end(pid: int) -> None:
+    """Wait until a coordinator, which has no client any more, has ended."""
+    give_up_s = time.monotonic() + _COORDINATOR_END_S
+    while _is_running(pid):
+        if time.monotonic() > give_up_s:
+            os.kill(pid, signal.SIGKILL)
+            raise BenchError(f"shoal's coordinator had not ended {_COORDINATOR_END_S:.0f} s after its last client")
+        time.sleep(0.01)
 
 
 def _is_running(pid: int) -> bool:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import sqlite3
-from collections.abc import Iterator, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, ClassVar
 
@@ -80,6 +81,23 @@ class SqliteSession(Session):
         with self._transaction():
             value = msgpack.unpackb(self._execute(_GET, (key,)).fetchone()[0])
             self._execute(_UPDATE, (msgpack.packb(value + 1), key))
+
+    def think(self, key: str, seconds: float) -> None:
+        """``Session.think``: the write lock is held meanwhile."""
+        with self._transaction():
+            value = self.get(key)
+            time.sleep(seconds)
+            self._execute(_UPDATE, (msgpack.packb(value + 1), key))
+
+    def pipelined(self, pairs: Sequence[tuple[str, Any]]) -> None:
+        """``Session.pipelined``: one at a time, since no commit is answered later than it is made."""
+        for key, value in pairs:
+            self._execute(_PUT, (key, msgpack.packb(value)))
+
+    def hot(self, key: str, function: Callable[[int], int]) -> None:
+        """``Session.hot``: under the write lock."""
+        with self._transaction():
+            self._execute(_UPDATE, (msgpack.packb(function(self.get(key))), key))
 
     def append(self, run: str, event_type: str, payload: Any) -> None:
         """``Session.append``."""

@@ -6,6 +6,7 @@ alone (``refusal``). Only ``BrokenStoreError`` ends the coordinator.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from shoal.coordinator.commit.conflict_window import ConflictWindow
@@ -15,7 +16,8 @@ from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm.clock import Clock
 from shoal.shm.errors import ShoalError, StoreFullError
-from shoal.shm.operation import OperationTable, VersionedValue, Write
+from shoal.shm.holder_index import FIRST_OF_USERS
+from shoal.shm.operation import OperationTable, Read, VersionedValue, Write
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire import wire_errors
 from shoal.shm.wire.answer import REFUSED, encode_answer
@@ -38,6 +40,7 @@ class Admission:
         self._window = window
         self._clock = clock
         self._last_ms = 0
+        self.note_own_write: Callable[[Write], None] = _ignore
 
     def now_ms(self) -> int:
         """The wall clock, never going back while this coordinator lives."""
@@ -59,6 +62,11 @@ class Admission:
         mutations = request.mutations if request.writes or request.clears else NO_MUTATIONS
         decided = wal_format.encode_decided(writes, results)
         return request.writes + writes, mutations, decided, results, nodes
+
+    def decide_own(self, decide: Callable[[Read, int], list[Write]]) -> FlatWrites:
+        """What ``decide`` (read, now_ms) makes of the newest state, for a commit of the coordinator itself."""
+        now_ms = self.now_ms()
+        return [part for write in decide(lambda key: read_newest(self._writer, key, now_ms), now_ms) for part in write]
 
     def _decide_operations(self, request: CommitSet, nodes: dict[bytes, int]) -> tuple[FlatWrites, list[Any]]:
         """Writes and results of the operations. Each sees the writes of the commit set and of the operations before it.
@@ -82,6 +90,8 @@ class Admission:
                 if write.key in sent:
                     raise ValueError(f"the commit both writes {write.key!r} and has it decided by an operation")
                 decided[write.key] = write
+                if write.key < FIRST_OF_USERS:
+                    self.note_own_write(write)
             results.append(outcome.result)
         writes = [part for write in decided.values() for part in write]
         wire_request.check_writes(writes)
@@ -98,6 +108,10 @@ class Admission:
         gone = (key for key in request.keys_read if read_newest(self._writer, key, now_ms) is None)
         key = next(gone, None) or (request.keys_read or request.ranges_read[0])[0]
         return Conflict(key, request.snapshot, next_version)  # at its own version the key would not be there
+
+
+def _ignore(_write: Write) -> None:
+    """``note_own_write`` where nobody asks for it."""
 
 
 def refusal(request: CommitSet, error: Exception) -> bytes:

@@ -31,9 +31,9 @@ from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import NOTHING_KNOWN, NOTHING_PLANNED, Plan, Writer
 from shoal.shm.clock import Clock
-from shoal.shm.errors import StoreFullError
+from shoal.shm.errors import ShoalError, StoreFullError
 from shoal.shm.limits import DEFAULT_LIMITS, MAX_BATCH, Limits
-from shoal.shm.operation import OperationTable
+from shoal.shm.operation import OperationTable, Read, Write
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.answer import COMMITTED, CONFLICT, encode_answer
 from shoal.shm.wire.request import CommitSet, FlatWrites
@@ -73,8 +73,11 @@ class CommitEngine:
         self._admission = Admission(writer, window, operations, clock)
         self._batching = Batching(writer, operations, limits)
 
-    def submit(self, client_id: int, request: CommitSet) -> bytes:
-        """Decide one commit and do it, not yet visible. The answer may be sent after ``finish_group``."""
+    def submit(self, client_id: int, request: CommitSet, in_line: bool = False) -> bytes:
+        """Decide one commit and do it, not yet visible. The answer may be sent after ``finish_group``.
+
+        The answer is empty if the request is ``in_line`` and its operation raises what ``passes``: it may try again.
+        """
         commit_id = request.commit_id
         session = self.sessions.get(client_id)
         if session is not None and session[0] == commit_id:  # sent again
@@ -84,18 +87,18 @@ class CommitEngine:
             while self.sweep_expired():
                 pass
         try:
+            writes, mutations, decided = request.writes, request.mutations, b""
+            results, nodes = _NO_RESULTS, NOTHING_KNOWN
+            if request.operations:  # first: what an operation raises, as of a fence, counts more than a conflict
+                writes, mutations, decided, results, nodes = self._admission.decide(request)
             if request.keys_read or request.ranges_read:
                 conflict = self._admission.conflict(request, self.version + 1)
                 if conflict is not None:
                     return encode_answer(commit_id, CONFLICT, 0, conflict)
-            writes, mutations, decided = request.writes, request.mutations, b""
-            results, nodes = _NO_RESULTS, NOTHING_KNOWN
-            if request.operations:
-                writes, mutations, decided, results, nodes = self._admission.decide(request)
-                if not writes and not request.clears:  # its operations change nothing
-                    return encode_answer(commit_id, COMMITTED, self.version, results)
+            if request.operations and not writes and not request.clears:  # its operations change nothing
+                return encode_answer(commit_id, COMMITTED, self.version, results)
         except Exception as error:  # nothing of it exists yet
-            return refusal(request, error)
+            return b"" if in_line and isinstance(error, ShoalError) and error.passes else refusal(request, error)
         outcome = (client_id, commit_id, results)
         try:
             self._commit(client_id, commit_id, request.clears, writes, mutations, decided, nodes, (outcome,))
@@ -159,6 +162,20 @@ class CommitEngine:
                     writer.expiry.add(key, now_ms + self._limits.sweep_every_ms)
                 return False
         return len(due) == slice_keys
+
+    def watch_own_writes(self, note: Callable[[Write], None]) -> None:
+        """Call ``note`` with each write of an operation to a key of the store itself, when it is decided."""
+        self._admission.note_own_write = note
+
+    def commit_own(self, decide: Callable[[Read, int], list[Write]]) -> bool:
+        """Commit what ``decide`` (read, now_ms) makes of the newest state; False if there is no room for it."""
+        writes = self._admission.decide_own(decide)
+        if writes:
+            try:
+                self._commit_own(writes, wire_request.encode_mutations(writes))
+            except StoreFullError:
+                return False
+        return True
 
     def free_more(self) -> None:
         """Reclaim all that can be, at once: a commit waits for room. Between commits it is done in slices."""

@@ -77,7 +77,9 @@ class HashIndex:
     def prepare(self, new_keys: int) -> None:
         """Back the directory with memory for that many more keys, or raise StoreFullError."""
         entries = self._words[W_HASH_MASK] + 1
-        wanted = min(self._capacity, 4 * entries + 16 * new_keys // self._split_at)
+        self._back(min(self._capacity, 4 * entries + 16 * new_keys // self._split_at))
+
+    def _back(self, wanted: int) -> None:
         if wanted > self._backed:
             target = min(self._capacity, 2 * wanted)
             self._segment.take((DIRECTORY_WORD + self._backed) * 8, (target - self._backed) * 8)
@@ -97,6 +99,38 @@ class HashIndex:
         words[bucket + i] = node
         fill[bucket] += 1
         self._live[bucket] += 1
+
+    def build(self, digests: array[int], nodes: array[int]) -> None:
+        """Put all keys at once into the index, which is empty and read by nobody: their digests, and their nodes.
+
+        The result is that of ``insert`` for each key. It takes a fifth of the time: no bucket is ever split.
+        """
+        depth = max(1, len(nodes) // self._split_at).bit_length() - 1
+        mask = (1 << depth) - 1
+        parts = [array("Q") for _ in range(mask + 1)]  # by low bits: digest and node of each key, flat
+        for digest, node in zip(digests, nodes, strict=True):
+            part = parts[digest & mask]
+            part.append(digest)
+            part.append(node)
+        self._retire(self._words[DIRECTORY_WORD])
+        for low_bits, part in enumerate(parts):
+            flat = iter(part.tolist())
+            self._place(depth, low_bits, list(zip(flat, flat, strict=True)))
+
+    def _place(self, depth: int, low_bits: int, entries: list[tuple[int, int]]) -> None:
+        """Make a bucket of entries that share low hash bits, or several if they are too many for one."""
+        if len(entries) > self._split_at:
+            for bit in (0, 1):
+                half = [entry for entry in entries if entry[0] >> depth & 1 == bit]
+                self._place(depth + 1, low_bits | bit << depth, half)
+            return
+        words = self._words
+        while words[W_HASH_MASK] + 1 < 1 << depth:
+            self._back(min(self._capacity, 2 * (words[W_HASH_MASK] + 1)))
+            self._double_directory()
+        bucket = self._new_bucket(depth, entries)
+        for i in range(low_bits, words[W_HASH_MASK] + 1, 1 << depth):
+            words[DIRECTORY_WORD + i] = bucket
 
     def remove(self, key: bytes, node: int) -> None:
         """Remove a key, whose node is ``node``.

@@ -127,6 +127,32 @@ class Heap:
         elif len(free) == 1:
             self._partial[pool].add(block)
 
+    def is_large(self, reference: int) -> bool:
+        """Whether the allocation in use at ``reference`` has blocks of its own."""
+        return reference // BLOCK_WORDS in self._large
+
+    def back_all(self) -> None:
+        """Back every free block below the highest large allocation with memory, or raise StoreFullError."""
+        end = max(self._large, default=0)
+        for start, length in self._untaken:
+            if start < end:
+                self._segment.take(start * limits.BLOCK_BYTES, length * limits.BLOCK_BYTES)
+                self._untaken.remove(start, length)
+                self._ready.add(start, length)
+
+    def lower(self, reference: int) -> int:
+        """Give a large allocation the lowest free run that is backed and long enough, its own included; its reference.
+
+        The caller moves what is in it. The new place may overlap the old one.
+        """
+        block = reference // BLOCK_WORDS
+        words = self._large.pop(block)
+        blocks = -(-words // BLOCK_WORDS)
+        self._ready.add(block, blocks)
+        lowest = self._ready.take_lowest(blocks)
+        self._large[lowest] = words
+        return lowest * BLOCK_WORDS
+
     def size_of(self, reference: int) -> int:
         """Words of the allocation at ``reference``, rounded up to its size class."""
         block = reference // BLOCK_WORDS

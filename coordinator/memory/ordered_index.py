@@ -20,7 +20,7 @@ is searched with ``bisect``. Readers have no fences and compare with the first k
 from __future__ import annotations
 
 from array import array
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from operator import gt
 
@@ -169,6 +169,12 @@ class OrderedIndex:
         old_count, at_end, continues, low = len(entries), True, False, 0
         # No more than a quarter of a branch at a time, so that the new leaves never overflow the branch twice over.
         last = min(len(keys), position + self._branch_entries * self._leaf_entries // 4)
+        if keys[position][0] > node_key(self._segment, entries[-1]):  # all of them belong behind the leaf's last key
+            last = last if end_fence is None else bisect_left(keys, (end_fence,), position, last)
+            entries += [node for _, node in keys[position:last]]
+            for node in entries[max(old_count, len(entries) - _RECENT_NODES) :]:
+                self._note(node)
+            position = last
         while position < last:
             key, node = keys[position]
             if end_fence is not None and key >= end_fence:

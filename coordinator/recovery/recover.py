@@ -5,7 +5,8 @@ Invariants:
 - It changes files only after all of them are verified: it cuts an unfinished tail and removes files that hold nothing
   any more; before that it has ``store.json`` name a log file that stays. After SIGKILL at any point the next recovery
   finds the same commits.
-- Replay decides nothing. A commit has the same effect on segment, window and client sessions as when it was done.
+- Replay decides nothing. A batch of commits leaves what they left when they were done: the newest state of every key,
+  the conflict window and the client sessions. History that no snapshot can ask for is not made again.
 
 The checkpoint is read a block at a time and the log a file at a time, so recovery needs little memory beside the
 segment.
@@ -21,6 +22,7 @@ from shoal.coordinator.commit.apply import ClientSessions, apply_commit
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.log.format import LoggedCommit
 from shoal.coordinator.log.reader import WalReader
+from shoal.coordinator.memory.loading import KeyLoader, apply_versions, lower_large_records
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm.errors import CorruptionError, StoreFullError
@@ -28,11 +30,12 @@ from shoal.shm.files import checkpoint, store_files
 from shoal.shm.files.storage import Storage
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.limits import DEFAULT_LIMITS, MIB, Limits
+from shoal.shm.wire.request import FlatWrites, triples
 
-# Replay publishes and reclaims after so many records, or when what they made obsolete takes so many words: so a long
-# log does not need memory for all its history.
-_RECORDS_PER_GROUP = 1_000
-_GARBAGE_WORDS_PER_GROUP = MIB  # 8 MiB
+# Replay applies, publishes and reclaims after so many commits, or so many bytes of them: so a long log does not need
+# memory for all its history.
+_COMMITS_PER_BATCH = 1_000
+_BYTES_PER_BATCH = MIB
 
 
 class Recovered(NamedTuple):
@@ -62,16 +65,17 @@ def recover(
     """
     store_id, log_number, least_version = (None, 0, 0) if meta is None else meta[2:]
     sessions = ClientSessions(limits)
-    version, store_id = _load_checkpoint(storage, writer, reclaimer, sessions, store_id)
-    checkpoint_version = version
-    if version < least_version:
-        raise missing_checkpoint(least_version)
-    window = ConflictWindow(version)
-    log = WalReader(storage, version, store_id, log_number)
-    log_bytes = 0
-    for commit in replayed(log.records(), writer, reclaimer, window, sessions, limits):
-        log_bytes += commit.body_bytes
-        version = commit.version
+    with reserve_in_use(writer):
+        version, store_id = _load_checkpoint(storage, writer, reclaimer, sessions, store_id)
+        checkpoint_version = version
+        if version < least_version:
+            raise missing_checkpoint(least_version)
+        window = ConflictWindow(version)
+        log = WalReader(storage, version, store_id, log_number)
+        log_bytes = 0
+        for commit in replayed(log.records(), writer, reclaimer, window, sessions, limits):
+            log_bytes += commit.body_bytes
+            version = commit.version
     for name, from_byte in log.unsynced():
         storage.write_again(name, from_byte)
     for name in storage.list():
@@ -83,6 +87,21 @@ def recover(
     return Recovered(version, checkpoint_version, log_bytes, next_number, files, log.store_id, window, sessions)
 
 
+@contextlib.contextmanager
+def reserve_in_use(writer: Writer) -> Iterator[None]:
+    """Let data use the memory that is kept for deletes.
+
+    What was committed fitted, but perhaps lies less well this time. A store that can only delete is better than none.
+    """
+    heap = writer.heap
+    kept, heap.reserve_blocks = heap.reserve_blocks, 0
+    try:
+        yield
+    finally:
+        heap.reserve_blocks = kept
+        writer.forget_budget()
+
+
 def _load_checkpoint(
     storage: Storage, writer: Writer, reclaimer: Reclaimer, sessions: ClientSessions, store_id: bytes | None
 ) -> tuple[int, bytes | None]:
@@ -91,10 +110,7 @@ def _load_checkpoint(
         return 0, store_id
     name = checkpoint.file_name(newest)
     reader = checkpoint.CheckpointReader(storage, name, store_id)
-    for entries in reader.entries():
-        apply_entries(entries, writer)
-        publish(writer, reclaimer, newest)
-    publish(writer, reclaimer, newest)
+    load_keys(reader.entries(), newest, writer, reclaimer)
     sessions.update({client: (commit, version, results) for client, commit, version, results in reader.sessions})
     return newest, store_id or reader.store_id
 
@@ -103,6 +119,24 @@ def missing_checkpoint(version: int) -> CorruptionError:
     """The error for a store without the checkpoint that it was made with, and without a newer one."""
     expected = f"the checkpoint that the store was made with, as {store_files.META_FILE} says"
     return CorruptionError(checkpoint.file_name(version), 0, expected, "no file")
+
+
+def load_keys(blocks: Iterator[checkpoint.KeyBlock], version: int, writer: Writer, reclaimer: Reclaimer) -> None:
+    """Fill an empty segment with the keys of the checkpoint at ``version``, each at the version that wrote it."""
+    loader: KeyLoader | None = KeyLoader(writer)
+    for block in blocks:
+        if loader is not None:
+            try:
+                loader.add(block.flat_writes(), block.versions)
+            except StoreFullError:  # so many keys at once are planned with more room than they take in the end
+                loader.finish()
+                loader = None
+        if loader is None:
+            apply_entries(block, writer)
+        publish(writer, reclaimer, version)
+    if loader is not None:
+        loader.finish()
+    publish(writer, reclaimer, version)
 
 
 def apply_entries(entries: Iterable[checkpoint.Entry], writer: Writer) -> None:
@@ -120,41 +154,75 @@ def replayed(
     sessions: ClientSessions,
     limits: Limits = DEFAULT_LIMITS,
 ) -> Iterator[LoggedCommit]:
-    """Do commits again in the order of their versions, each when it is asked for; all are visible after the last."""
-    commit = None
-    for i, commit in enumerate(commits, 1):
-        _replay(commit, writer, reclaimer, window, sessions)
-        if i % _RECORDS_PER_GROUP == 0 or writer.garbage_words >= _GARBAGE_WORDS_PER_GROUP:
-            _end_group(writer, reclaimer, window, commit.version, limits)
+    """Do commits again in the order of their versions, a batch at a time; all are visible after the last."""
+    batch: list[LoggedCommit] = []
+    batch_bytes = 0
+    for commit in commits:
+        apply_commit(window, sessions, commit.version, commit.clears, commit.writes, commit.outcomes)
+        batch.append(commit)
+        batch_bytes += commit.body_bytes
+        if len(batch) == _COMMITS_PER_BATCH or batch_bytes >= _BYTES_PER_BATCH:
+            _replay(batch, writer, reclaimer, window, limits)
+            batch, batch_bytes = [], 0
         yield commit
-    if commit is not None:
-        _end_group(writer, reclaimer, window, commit.version, limits)
-
-
-def _end_group(writer: Writer, reclaimer: Reclaimer, window: ConflictWindow, version: int, limits: Limits) -> None:
-    publish(writer, reclaimer, version)
-    window.forget(0, limits.window_least_keys, limits.window_most_keys)
+    if batch:
+        _replay(batch, writer, reclaimer, window, limits)
 
 
 def _replay(
-    commit: LoggedCommit,
-    writer: Writer,
-    reclaimer: Reclaimer,
-    window: ConflictWindow,
-    sessions: ClientSessions,
+    batch: list[LoggedCommit], writer: Writer, reclaimer: Reclaimer, window: ConflictWindow, limits: Limits
 ) -> None:
-    version = commit.version
+    """Do the writes and clears of consecutive commits, publish them, and free what they made obsolete."""
+    together: list[LoggedCommit] = []
+    for commit in batch:
+        if not commit.clears:
+            together.append(commit)
+            continue
+        _apply_together(together, writer, reclaimer)
+        together.clear()
+        _apply_alone(commit, writer, reclaimer)
+    _apply_together(together, writer, reclaimer)
+    publish(writer, reclaimer, batch[-1].version)
+    window.forget(0, limits.window_least_keys, limits.window_most_keys)
+
+
+def _apply_together(commits: list[LoggedCommit], writer: Writer, reclaimer: Reclaimer) -> None:
+    """Apply commits that clear nothing. Nobody reads yet, so of each key only the last write is done."""
+    newest: dict[bytes, tuple[bytes | None, int, int]] = {}
+    for commit in commits:
+        version = commit.version
+        for key, value, expires_ms in triples(commit.writes):
+            newest.pop(key, None)  # it becomes the last one, so that versions ascend
+            newest[key] = (value, expires_ms, version)
+    writes: FlatWrites = []
+    for key, (value, expires_ms, _) in newest.items():
+        writes += (key, value, expires_ms)
     try:
-        plan = writer.plan(commit.writes, commit.clears)
+        apply_versions(writer, writes, [version for _, _, version in newest.values()])
+    except StoreFullError:  # nothing of it is applied, and there was room when they were committed one by one
+        for commit in commits:
+            _apply_alone(commit, writer, reclaimer)
+
+
+def _apply_alone(commit: LoggedCommit, writer: Writer, reclaimer: Reclaimer) -> None:
+    try:
+        _apply(commit, writer)
+        return
     except StoreFullError:
         # There was room when it was committed: what had become obsolete by then had been freed. So free the same now.
         # Keys that leave the indexes in the first round are obsolete from this version on; nobody reads yet, so a
         # second round may free them, too.
-        publish(writer, reclaimer, version - 1)
-        publish(writer, reclaimer, version)
-        plan = writer.plan(commit.writes, commit.clears)
-    writer.apply(version, commit.clears, commit.writes, plan)
-    apply_commit(window, sessions, version, commit.clears, commit.writes, commit.outcomes)
+        publish(writer, reclaimer, commit.version - 1)
+        publish(writer, reclaimer, commit.version)
+    try:
+        _apply(commit, writer)
+    except StoreFullError:  # the room lies scattered, which it did not when it was committed
+        lower_large_records(writer)
+        _apply(commit, writer)
+
+
+def _apply(commit: LoggedCommit, writer: Writer) -> None:
+    writer.apply(commit.version, commit.clears, commit.writes, writer.plan(commit.writes, commit.clears))
 
 
 def publish(writer: Writer, reclaimer: Reclaimer, version: int) -> None:

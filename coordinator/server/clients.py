@@ -38,12 +38,15 @@ class Client:
         "comes_back",
         "database_id",
         "depth",
+        "in_loop",
         "last_group",
         "page",
         "pid",
         "pipeline",
         "request_fd",
+        "waits",
         "was_back",
+        "wrote_s",
     )
 
     def __init__(
@@ -70,6 +73,10 @@ class Client:
         self.last_group = -2
         self.was_back = False
         self.comes_back = 0
+        # What is noted of it at contended keys (``turns.Contender``).
+        self.wrote_s: float | None = None
+        self.in_loop = False
+        self.waits = False
 
     def receive(self) -> bytes:
         """Some of what it has sent, empty at the end of its pipe; BlockingIOError if there is nothing now."""

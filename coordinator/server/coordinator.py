@@ -27,8 +27,10 @@ from shoal.coordinator.log.checkpoint_room import CheckpointRoom
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.presence.holders import Holders
 from shoal.coordinator.recovery.recover import Recovered, recover
 from shoal.coordinator.server.checks import Checks
+from shoal.coordinator.server.control_requests import ControlRequests
 from shoal.coordinator.server.loop import Server
 from shoal.coordinator.server.maintenance import Maintenance
 from shoal.coordinator.server.served_meta import ServedMeta
@@ -83,7 +85,7 @@ class Coordinator:
                 *(found.log_bytes, store_id, found.checkpoint_version, limits, host),
             )
         self._background_sync: BackgroundSync | None = None
-        if self._log is not None and meta.durability == "buffered":
+        if self._log is not None and (meta.durability == "buffered" or self._log.fills_ahead):
             self._background_sync = BackgroundSync(self._log, directory, limits, host)
         self._server = self._new_server(found, idle_timeout_s, place)
         self._reclaimer.pinned = self._server.pinned
@@ -114,8 +116,10 @@ class Coordinator:
             return None
         room = CheckpointRoom(storage, self._writer)
         room.acquire()  # before a log file takes the disk's last bytes: a checkpoint is the way out of a full disk
+        ahead = self._meta.durability == "strict" and storage.overwrites_in_place()
         log = WalWriter(
-            *(storage, found.next_log_number, found.version, store_id, room, self._limits, self._host.new_lock)
+            *(storage, found.next_log_number, found.version, store_id, room, self._limits, self._host.new_lock),
+            fill_step_bytes=self._limits.fill_step_bytes if ahead else 0,
         )
         log.first_versions.update(found.log_files)
         return log
@@ -124,8 +128,10 @@ class Coordinator:
         writer, reclaimer, limits = self._writer, self._reclaimer, self._limits
         checks = Checks(writer, reclaimer, limits)
         maintenance = Maintenance(self._engine, writer, reclaimer, found.window, checks, self._checkpointer, limits)
+        holders = Holders(writer, self._engine, self._host.monotonic_s)
+        control_requests = ControlRequests(self._engine, found.window, checks, holders)
         return Server(
-            *(self._engine, writer, maintenance, checks, self._meta, idle_timeout_s, place, self._keep_files),
+            *(self._engine, writer, maintenance, control_requests, self._meta, idle_timeout_s, place, self._keep_files),
             *(limits, self._host),
         )
 

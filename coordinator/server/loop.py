@@ -17,11 +17,12 @@ from collections.abc import Callable
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.commit.group_delay import GroupDelay
 from shoal.coordinator.commit.pipelining import Pipeline
+from shoal.coordinator.commit.turns import Turns
 from shoal.coordinator.control_socket import ControlSocket
 from shoal.coordinator.host import THIS_MACHINE, Host
 from shoal.coordinator.memory.writer import Writer
-from shoal.coordinator.server.checks import Checks
 from shoal.coordinator.server.clients import Client, Processes, check_served_as_asked, welcome_client
+from shoal.coordinator.server.control_requests import ControlRequests
 from shoal.coordinator.server.group import Group
 from shoal.coordinator.server.maintenance import Maintenance
 from shoal.shm.files.store_files import StoreMeta
@@ -30,7 +31,7 @@ from shoal.shm.host.waiting import Lookout
 from shoal.shm.limits import DEFAULT_LIMITS, KEEP_PROCESSOR_S, Limits
 from shoal.shm.memory.layout import W_CLIENTS, W_GENERATION
 from shoal.shm.wire import handshake
-from shoal.shm.wire.answer import ANSWERED, REFUSED, encode_answer
+from shoal.shm.wire.answer import REFUSED, encode_answer
 from shoal.shm.wire.request import CommitSet
 from shoal.shm.wire.wire_errors import error_parts
 
@@ -45,7 +46,7 @@ class Server:
         engine: CommitEngine,
         writer: Writer,
         maintenance: Maintenance,
-        checks: Checks,
+        control_requests: ControlRequests,
         meta: StoreMeta,
         idle_timeout_s: float | None,
         place: WorkingPlace,
@@ -56,7 +57,7 @@ class Server:
         self._engine = engine
         self._writer = writer
         self._maintenance = maintenance
-        self._checks = checks
+        self._control_requests = control_requests
         self._meta = meta
         self._idle_timeout_s = idle_timeout_s
         self._place = place
@@ -66,6 +67,7 @@ class Server:
         self._maintain_every_s = limits.sweep_every_ms / 1000
         self._spin_s, self._crowded_spin_s = limits.request_spin_s, limits.crowded_request_spin_s
         self._group_delay: GroupDelay[Client] | None = GroupDelay() if meta.durability == "strict" else None
+        self._turns: Turns[Client] = Turns(engine.operations.in_turn)
         self._clients: dict[int, Client] = {}  # by request descriptor
         self._answer_fds: dict[int, Client] = {}  # of those with a backlog
         self._wake_fd, self.wake_write_fd = host.pipe()  # a byte in it ends the wait
@@ -156,33 +158,39 @@ class Server:
         group_delay = self._group_delay if group.requests else None
         if group_delay is not None:
             self._wait_for_others(group_delay, group)
-        answers = group.answers
-        if group.requests:
-            for client in group.asking:
-                client.page.note_work(1)
-            answers += zip(group.asking, self._submit_together(group.requests), strict=True)
-            for client in group.asking:
-                client.page.note_work(0)
-        monotonic_s = self._host.monotonic_s
+        answers, monotonic_s, turns = group.answers, self._host.monotonic_s, self._turns
+        if group.requests or turns:
+            group.submit_in_turn(turns, self._submit_together, self._version, monotonic_s())
+        if group_delay is not None:
+            for client in turns.waiting():
+                group_delay.forget(client)  # it cannot come
         finishing_s = monotonic_s()
         self._engine.finish_group()
-        for client, answer in answers:
-            if self._clients.get(client.request_fd) is client:  # and not one that got its descriptor in the same turn
-                self._send(client, answer)
+        self._send_all(answers)
         now_s = monotonic_s()
         if group_delay is not None:
             group_delay.finished(now_s - finishing_s)
         if answers:
             self._look_until_s = now_s + (self._crowded_spin_s if len(self._clients) > _PROCESSORS else self._spin_s)
+        if self._control_requests.is_active and not self._place.was_moved():
+            self._send_all(self._control_requests.after_turn(now_s))
         self._maintenance.after_turn(now_s)
         if now_s - self._maintained_at_s >= self._maintain_every_s:
             self._maintained_at_s = now_s
             self._maintain(now_s)
 
+    def _send_all(self, answers: list[tuple[Client, bytes]]) -> None:
+        for client, answer in answers:
+            if self._clients.get(client.request_fd) is client:  # and not one that got its descriptor in the same turn
+                self._send(client, answer)
+
     def _submit_together(self, requests: list[tuple[int, CommitSet]]) -> list[bytes]:
         if self._was_moved():
             return [self._refuse_moved(request) for _, request in requests]
         return self._engine.submit_together(requests)
+
+    def _version(self) -> int:
+        return self._engine.version
 
     def _was_moved(self) -> bool:
         """Whether the directory was moved: then nothing is committed any more, and this coordinator ends in order.
@@ -223,9 +231,13 @@ class Server:
             events = self._lookout.look(poll, look_s, keep_s)
             if events:
                 return events
-        events = poll(self._maintain_every_s)
-        if not events and self._maintenance.is_settled() and not self._control.is_missed:
-            events = poll(self._limits.idle_wait_s)
+        now_s = self._host.monotonic_s()
+        due_s = self._control_requests.due_in_s(now_s) if self._control_requests.is_active else float("inf")
+        if self._turns:
+            due_s = min(due_s, max(0.0, self._turns.due_s() - now_s))
+        events = poll(min(self._maintain_every_s, due_s))
+        if not events and not self._turns and self._maintenance.is_settled() and not self._control.is_missed:
+            events = poll(max(0.0, min(self._limits.idle_wait_s, due_s - self._maintain_every_s)))
         return events
 
     def _read(self, client: Client, group: Group) -> None:
@@ -250,27 +262,18 @@ class Server:
             return
         moved = bool(requests) and self._was_moved()
         for request in requests:
-            if request.control is None:
-                answer = self._refuse_moved(request) if moved else self._engine.submit(client.client_id, request)
-                messages.append(answer)
+            if moved and (request.control is None or request.operations):
+                messages.append(self._refuse_moved(request))
+            elif request.control is None:
+                messages.append(self._engine.submit(client.client_id, request))
             elif is_sound:
-                told = self._answer_control_request(client, request)
+                told = self._control_requests.answer(client, request, self._host.monotonic_s())
                 is_sound = told is not None
                 messages.append(told or b"")
         if not is_sound:
             self._drop(client)
-        elif messages:
+        elif any(messages):
             group.answers.append((client, b"".join(messages)))
-
-    def _answer_control_request(self, client: Client, request: CommitSet) -> bytes | None:
-        """The answer to a control request; None if there is no such control request."""
-        assert request.control is not None
-        name, arguments = request.control
-        if name != "check":
-            return None
-        self._engine.finish_group()
-        answer = self._checks.answer(client, arguments, self._engine.published, self._host.monotonic_s())
-        return None if answer is None else encode_answer(request.commit_id, ANSWERED, 0, answer)
 
     def _send(self, client: Client, data: bytes) -> None:
         if not client.send(data):
@@ -304,6 +307,8 @@ class Server:
         self._drop(client)
         if all(other.client_id != client.client_id for other in self._clients.values()):
             self._engine.forget_client(client.client_id, client.depth)
+        if all(other.database_id != client.database_id for other in self._clients.values()):
+            self._control_requests.gone(client.database_id)
 
     def _drop(self, client: Client) -> None:
         del self._clients[client.request_fd]
@@ -311,7 +316,8 @@ class Server:
         if self._answer_fds.pop(client.answer_fd, None) is not None:
             self._epoll.unregister(client.answer_fd)
         client.close()
-        self._checks.forget(client)
+        self._control_requests.forget(client)
+        self._turns.forget(client)
         if self._group_delay is not None:
             self._group_delay.forget(client)
         self._processes.forget(client)

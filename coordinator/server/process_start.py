@@ -12,12 +12,10 @@ import resource
 from pathlib import Path
 from typing import Any
 
-import filelock
-
 from shoal.shm import codec
 from shoal.shm.errors import ShoalError, StoreMovedError
 from shoal.shm.files import epoch_file, store_files
-from shoal.shm.files.store_place import HERE, WorkingPlace, lock_directory
+from shoal.shm.files.store_place import HERE, WorkingPlace, lock_directory, lock_file
 from shoal.shm.host import descriptors
 from shoal.shm.wire import wire_errors
 
@@ -68,12 +66,10 @@ def hold_locks(directory: Path, held: contextlib.ExitStack, made: contextlib.Exi
     for path in (HERE / store_files.COORDINATOR_LOCK_FILE, HERE / epoch_file.EPOCH_FILE):
         if not path.exists():
             made.callback(path.unlink, missing_ok=True)
-    lock = filelock.FileLock(HERE / store_files.COORDINATOR_LOCK_FILE, mode=0o600, thread_local=False)
-    try:
-        lock.acquire(timeout=0)
-    except filelock.Timeout:
-        raise AlreadyServedError(_SERVED.format(directory)) from None
-    held.callback(lock.release)
+    file_fd = lock_file(HERE / store_files.COORDINATOR_LOCK_FILE)
+    if file_fd is None:
+        raise AlreadyServedError(_SERVED.format(directory))
+    held.callback(os.close, file_fd)
 
 
 class Report:

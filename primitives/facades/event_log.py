@@ -9,11 +9,11 @@ from typing import Any, NoReturn
 from shoal.primitives.engine import Engine
 from shoal.primitives.event_types import Anchor, Appended, ChainVerification, Event, verify_events
 from shoal.primitives.facades.facade import Facade
-from shoal.primitives.keys import Namespace
+from shoal.primitives.keys import Namespace, only
 from shoal.primitives.rules.event_rules import LARGEST_SEQUENCE
 from shoal.primitives.rules.hash_chain import CHAINS, DEFAULT_CHAIN, GENESIS_HASH
 from shoal.primitives.transaction import Transaction
-from shoal.primitives.views.events import EventView, page_after
+from shoal.primitives.views.events import EventView, metadata_key, page_after
 from shoal.shm import codec
 from shoal.shm.arguments import check_int, check_str, check_wait
 
@@ -200,7 +200,8 @@ class EventLog(Facade[EventView]):
                 known = Anchor(events[-1].sequence + 1, events[-1].hash) if events else txn.events.anchor()
             return events or None
 
-        while (events := self._db._store.auto_commit.wait_for(look, time.monotonic() + wait_s)) is not None:
+        ranges, wait_for = [only(metadata_key(self._views[run_id]))], self._db._store.auto_commit.wait_for
+        while (events := wait_for(look, ranges, time.monotonic() + wait_s)) is not None:
             yield from events
             sequence = events[-1].sequence + 1
 

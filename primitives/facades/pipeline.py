@@ -92,6 +92,8 @@ class Pipeline(RunPipeline):
     reads its answer. It cannot be copied or pickled (``TypeError``).
     """
 
+    __module__ = "shoal"  # in tracebacks and pickles, as users name it
+
     def __init__(self, store: Transactions, namespace: Namespace, run_id: str, depth: int) -> None:
         super().__init__(None, namespace, run_id)
         self._store = store

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from shoal.primitives.facades.facade import Facade
+from shoal.primitives.keys import only
 from shoal.primitives.views.cells import State, StateView, check_version, mark, newer_state
 from shoal.shm.arguments import check_wait
 from shoal.shm.codec import Value
@@ -135,4 +136,4 @@ class StateCell(Facade[StateView]):
             state, last = newer_state(view, name, version, last)
             return state
 
-        return self._db._store.auto_commit.wait_for(look, give_up_s)
+        return self._db._store.auto_commit.wait_for(look, [only(view._key(name))], give_up_s)

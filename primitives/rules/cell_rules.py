@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from shoal.shm import codec
 from shoal.shm.errors import AlreadyExistsError, CASConflictError, CorruptionError, NotFoundError
-from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES
+from shoal.shm.limits import KIB, MAX_ENCODED_VALUE_BYTES
 from shoal.shm.operation import Decision, Read, Write
 
 
@@ -27,6 +27,8 @@ class CellRecord(NamedTuple):
 
 
 _NEVER_USED = CellRecord(0, 0, None)
+# A larger value is read from memory sooner than it comes through a pipe.
+_LARGEST_TOLD_BYTES = 4 * KIB
 
 
 def decode_record(raw: bytes | None) -> CellRecord:
@@ -69,6 +71,21 @@ def cas(read: Read, now_ms: int, key: bytes, name: str, expected_version: int, v
     if last.version != expected_version:
         raise CASConflictError(name, expected_version, last.version)
     return _changed(key, last, now_ms, value)
+
+
+def swap(read: Read, now_ms: int, key: bytes, name: str, expected_version: int, value: bytes) -> Decision:
+    """Change a cell that is at ``expected_version``; the result is None.
+
+    If it is at another version, nothing is written, and the result is what the cell holds: [version, time of the
+    change, value]. The value is None if it is large: then the caller reads it.
+    """
+    last = _last(read, key)
+    if last.value is None:
+        raise NotFoundError(f"cell {name!r} does not exist; create it with init or set")
+    if last.version != expected_version:
+        told = last.value if len(last.value) <= _LARGEST_TOLD_BYTES else None
+        return Decision([], [last.version, last.updated_at, told])
+    return Decision([_write(key, last.version + 1, now_ms, last, value)], None)
 
 
 def put(read: Read, now_ms: int, key: bytes, value: bytes) -> Decision:

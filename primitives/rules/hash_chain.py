@@ -16,7 +16,6 @@ do so with sha256, too, but then the last hash differs from an anchor that was k
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable
 from typing import Any
@@ -43,6 +42,8 @@ def _xxh3(raw: bytes) -> bytes:
 
 
 def _sha256(raw: bytes) -> bytes:
+    import hashlib  # here, because it takes 4 ms, and most chains are of xxh3
+
     return hashlib.sha256(raw).digest()
 
 

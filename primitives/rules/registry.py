@@ -4,31 +4,51 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shoal.primitives.rules import cell_rules, event_rules, key_rules
-from shoal.shm.operation import BatchedOperation, Decision, OperationTable, Read
+from shoal.primitives.rules import cell_rules, event_rules, key_rules, lease_rules
+from shoal.primitives.rules.tags import Tag, tag_of
+from shoal.shm.operation import BatchedOperation, Decision, OperationTable, Read, Write
 
 CELL_CAS = "cell_cas"
 CELL_DELETE = "cell_delete"
 CELL_INIT = "cell_init"
 CELL_SET = "cell_set"
+CELL_SWAP = "cell_swap"
 DELETE = "delete"
 EVENT_APPEND = "event_append"
 EVENT_RESTORE = "event_restore"
 INCREMENT = "increment"
 INSERT = "insert"
+LEASE_FENCE = "lease_fence"
+LEASE_RELEASE = "lease_release"
+LEASE_TAKE = "lease_take"
+TOKENS_RAISE = "tokens_raise"
 
 OPERATIONS: dict[str, Callable[..., Decision]] = {
     CELL_CAS: cell_rules.cas,
     CELL_DELETE: cell_rules.delete,
     CELL_INIT: cell_rules.init,
     CELL_SET: cell_rules.put,
+    CELL_SWAP: cell_rules.swap,
     DELETE: key_rules.delete,
     EVENT_APPEND: event_rules.append,
     EVENT_RESTORE: event_rules.restore,
     INCREMENT: key_rules.increment,
     INSERT: key_rules.insert,
+    LEASE_FENCE: lease_rules.fence,
+    LEASE_RELEASE: lease_rules.release,
+    LEASE_TAKE: lease_rules.take,
+    TOKENS_RAISE: lease_rules.raise_tokens,
 }
 
 BATCHED: dict[str, Callable[[Read, bytes], BatchedOperation]] = {EVENT_APPEND: event_rules.Appending}
 
-TABLE = OperationTable(OPERATIONS, BATCHED)
+# What a held key may be, by its tag: what to write when its holder has ended.
+ENDED: dict[Tag, Callable[[Read, bytes, int, int], list[Write]]] = {Tag.LEASE: lease_rules.ended}
+
+
+def ended(read: Read, held_key: bytes, holder: int, now_ms: int) -> list[Write]:
+    """What to write when ``holder`` has ended, which held ``held_key``."""
+    return ENDED[tag_of(held_key)](read, held_key, holder, now_ms)
+
+
+TABLE = OperationTable(OPERATIONS, BATCHED, ended, in_turn=frozenset((CELL_SWAP,)))

@@ -6,12 +6,18 @@ carries between them.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
-from concurrent.futures import Future
-from typing import Any, NamedTuple, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from shoal.primitives.engine import Engine, EnginePipeline
+from shoal.primitives.engine import Engine, EnginePipeline, EngineTransaction, Holding
+from shoal.primitives.keys import only
 from shoal.primitives.rules import registry
+from shoal.primitives.rules.cell_rules import CellRecord
+from shoal.primitives.rules.lease_rules import TOKEN_KEY
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
 
 
 class _Asking(NamedTuple):
@@ -61,6 +67,12 @@ def cas_cell(engine: Engine, key: bytes, name: str, expected_version: int, value
     return version
 
 
+def swap_cell(engine: Engine, key: bytes, name: str, expected_version: int, value: bytes) -> CellRecord | None:
+    """``cell_rules.swap``: None if the cell was changed, else what it holds."""
+    found: list[Any] | None = engine.perform(registry.CELL_SWAP, [key, name, expected_version, value])
+    return None if found is None else CellRecord(*found)
+
+
 def set_cell(engine: Engine, key: bytes, value: bytes) -> int:
     """``cell_rules.put``: the cell's new version."""
     version: int = engine.perform(registry.CELL_SET, [key, value])
@@ -77,6 +89,37 @@ def append_events(engine: Engine, metadata_key: bytes, chain: str, entries: list
     """``event_rules.append``: [sequence, hash] of each of the entries, which are [type, canonical payload]."""
     results: list[list[Any]] = engine.perform(registry.EVENT_APPEND, [metadata_key, chain, entries])
     return results
+
+
+def take_lease(
+    holding: Holding, key: bytes, name: str, slots: int, ttl_s: float, ticket: int, give_up_s: float
+) -> list[int]:
+    """``lease_rules.take``, in line until ``give_up_s`` (monotonic): token and slot."""
+    ttl_ms = max(1, int(ttl_s * 1000))
+    taken: list[int] = holding.acquire(
+        ticket,
+        (registry.LEASE_TAKE, [key, name, slots, holding.holder, os.getpid(), ttl_ms, ticket]),
+        (registry.LEASE_RELEASE, [key, holding.holder, ticket]),
+        [only(key)],
+        ttl_s,
+        give_up_s,
+    )
+    return taken
+
+
+def release_lease(holding: Holding, key: bytes, ticket: int) -> None:
+    """``lease_rules.release`` of what this holder took with ``ticket``."""
+    holding.release(ticket, (registry.LEASE_RELEASE, [key, holding.holder, ticket]))
+
+
+def raise_tokens(engine: Engine, token: int) -> None:
+    """``lease_rules.raise_tokens``: every later token is above ``token``."""
+    engine.perform(registry.TOKENS_RAISE, [TOKEN_KEY, token])
+
+
+def fence_lease(transaction: EngineTransaction, holder: int, key: bytes, name: str, token: int) -> None:
+    """``lease_rules.fence``, decided when the transaction commits."""
+    transaction.require(registry.LEASE_FENCE, [key, name, holder, token])
 
 
 def restore_events(engine: Engine, metadata_key: bytes, events: list[list[Any]]) -> None:

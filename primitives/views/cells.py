@@ -13,22 +13,20 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from shoal.primitives.engine import Engine
-from shoal.primitives.keys import Namespace, Tag, after, decode_text, encode_prefix, encode_text
-from shoal.primitives.retry import pause_s
+from shoal.primitives.keys import Namespace, after, decode_text, encode_prefix, encode_text
 from shoal.primitives.rules import requests
 from shoal.primitives.rules.cell_rules import CellRecord, decode_record, encode_record
+from shoal.primitives.rules.tags import Tag
 from shoal.primitives.views.view import View
 from shoal.shm.arguments import check_int, check_plain_function, check_plain_result, check_wait
 from shoal.shm.codec import Value, encode, stored
-from shoal.shm.errors import CASConflictError, ConflictError, NotFoundError, shown
+from shoal.shm.errors import ConflictError, NotFoundError, shown
 from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.limits import MAX_INTEGER, SINGLE_CALL_TIMEOUT_S
 
 T = TypeVar("T")
 
 _TAG = bytes((Tag.STATE,))
-# A process that lost reads again at once: its next request is then ahead of the winner's. It pauses after more losses.
-_LOSSES_WITHOUT_PAUSE = 8
 
 
 @dataclass(frozen=True)
@@ -93,7 +91,7 @@ class StateView(View):
         record = self._record(name)
         if record.value is None:
             return None
-        return State(stored(record.value, f"cell {name!r}"), record.version, record.updated_at)
+        return self._state(name, record)
 
     def cas(self, name: str, expected_version: int, value: Value) -> int:
         """Give the cell a value if it is at ``expected_version``, and return the new version.
@@ -144,25 +142,20 @@ class StateView(View):
         """
         check_plain_function("fn", fn)
         give_up_s = time.monotonic() + check_wait("timeout", timeout)
-        losses = 0
+        record = self._record(name)
         while True:
-            state = self.read(name)
-            if state is None:
+            if record.value is None:
                 raise NotFoundError(f"cell {name!r} does not exist; create it with init or set")
-            pair = fn(state)
+            pair = fn(self._state(name, record))
             check_plain_result("fn", fn, pair)
             _check_pair(pair)
             value, result = pair
-            try:
-                self.cas(name, state.version, value)
-            except CASConflictError as lost:
-                if time.monotonic() >= give_up_s:
-                    raise ConflictError(name, lost.expected, lost.actual) from None
-            else:
+            newer = requests.swap_cell(self._engine, self._key(name), name, record.version, encode(value))
+            if newer is None:
                 return result
-            losses += 1
-            if losses > _LOSSES_WITHOUT_PAUSE:
-                time.sleep(pause_s(losses - _LOSSES_WITHOUT_PAUSE))
+            if time.monotonic() >= give_up_s:
+                raise ConflictError(name, record.version, newer.version)
+            record = newer if newer.value is not None else self._record(name)
 
     def _key(self, name: object) -> bytes:
         return self._prefix + encode_text("name", name)
@@ -170,6 +163,10 @@ class StateView(View):
     def _record(self, name: str) -> CellRecord:
         encode_text("name", name)
         return decode_record(self._engine.get_named(self._cache, name))
+
+    def _state(self, name: str, record: CellRecord) -> State:
+        assert record.value is not None
+        return State(stored(record.value, f"cell {name!r}"), record.version, record.updated_at)
 
     def _scan(self, prefix: str) -> Iterator[tuple[str, CellRecord]]:
         own = self._prefix

@@ -22,7 +22,7 @@ from shoal.primitives.event_types import (
     stored_events,
     verify_log,
 )
-from shoal.primitives.keys import Namespace, Tag, encode_text
+from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.rules import requests
 from shoal.primitives.rules.event_rules import (
     LARGEST_SEQUENCE,
@@ -37,6 +37,7 @@ from shoal.primitives.rules.event_rules import (
     type_key,
 )
 from shoal.primitives.rules.hash_chain import DEFAULT_CHAIN, canonical
+from shoal.primitives.rules.tags import Tag
 from shoal.primitives.views.view import View
 from shoal.shm import codec
 from shoal.shm.arguments import check_int
@@ -48,6 +49,11 @@ _TAG = bytes((Tag.EVENT,))
 # A page of a long read ends with the event that reaches either.
 _PAGE_EVENTS = 256
 _PAGE_BYTES = 1024 * 1024
+
+
+def metadata_key(view: EventView) -> bytes:
+    """The key that every append writes."""
+    return view._prefix + METADATA
 
 
 class EventView(View):
@@ -158,7 +164,7 @@ class EventView(View):
         raise InvalidOperationError("an event cannot be deleted, as its log is append-only; only a whole run can")
 
     def _metadata(self) -> Metadata:
-        found = self._engine.find(self._prefix + METADATA)
+        found = self._engine.find(metadata_key(self))
         return decode_metadata(None if found is None else found.value)
 
     def _event(self, sequence: int) -> Event | None:

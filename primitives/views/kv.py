@@ -12,8 +12,9 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from shoal.primitives.engine import Engine
-from shoal.primitives.keys import Namespace, Tag, after, decode_text, encode_prefix, encode_text
+from shoal.primitives.keys import Namespace, after, decode_text, encode_prefix, encode_text
 from shoal.primitives.rules import requests
+from shoal.primitives.rules.tags import Tag
 from shoal.primitives.views.view import View
 from shoal.shm.arguments import check_int, check_ttl_s
 from shoal.shm.clock import now_ms

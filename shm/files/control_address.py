@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import _socket
 import os
-import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -30,15 +29,15 @@ def socket_address(directory: Path) -> Iterator[str]:
 
 def peer_pid(connection: _socket.socket) -> int:
     """The process on the other end of a local socket; 0 if the system does not tell which it is."""
-    if not hasattr(socket, "SO_PEERCRED"):
+    if not hasattr(_socket, "SO_PEERCRED"):
         return 0
-    return int.from_bytes(connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)[:4], "little")
+    return int.from_bytes(connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)[:4], "little")
 
 
-def peer_uid(connection: socket.socket) -> int:
+def peer_uid(connection: _socket.socket) -> int:
     """The user on the other end of a local socket."""
-    if hasattr(socket, "SO_PEERCRED"):
-        raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12)
+    if hasattr(_socket, "SO_PEERCRED"):
+        raw = connection.getsockopt(_socket.SOL_SOCKET, _socket.SO_PEERCRED, 12)
         return int.from_bytes(raw[4:8], "little")
     raw = connection.getsockopt(0, 1, 76)  # macOS: LOCAL_PEERCRED, struct xucred
     return int.from_bytes(raw[4:8], "little")

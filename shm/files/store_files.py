@@ -24,7 +24,7 @@
 from __future__ import annotations
 
 import json
-import secrets
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -57,7 +57,7 @@ class StoreMeta(NamedTuple):
 
 def new_store_id() -> bytes:
     """The id of a store that is being made."""
-    return secrets.token_bytes(STORE_ID_BYTES)
+    return os.urandom(STORE_ID_BYTES)
 
 
 def of_another_store(file: str, offset: int, expected: bytes | None, found: bytes | None) -> CorruptionError:

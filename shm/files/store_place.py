@@ -18,6 +18,7 @@ from pathlib import Path
 
 from shoal.shm.errors import StoreMovedError
 from shoal.shm.files import store_files
+from shoal.shm.files.storage import private_file
 
 HERE = Path()
 
@@ -77,6 +78,20 @@ class WorkingPlace:
         """The error for a commit that comes after the directory was moved."""
         shown = str(self.path).encode(errors="backslashreplace").decode()  # valid UTF-8, which a pipe carries
         return StoreMovedError(shown, False)
+
+
+def lock_file(path: Path) -> int | None:
+    """A descriptor that holds the lock on a file, which it makes, until it is closed; None if it is held already."""
+    fd = private_file(path, os.O_RDWR | os.O_CREAT)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        return None
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def lock_directory(directory: Path, shared: bool) -> int | None:

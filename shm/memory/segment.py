@@ -15,7 +15,6 @@ import fcntl
 import mmap
 import os
 import sys
-import tempfile
 
 from shoal.shm.errors import ConfigurationError, StoreFullError
 from shoal.shm.host import descriptors
@@ -131,6 +130,8 @@ def anonymous_file(name: str, size_bytes: int) -> int:
             os.close(fd)
             raise
         return fd
+    import tempfile  # here, because Linux does not need it
+
     fd, path = tempfile.mkstemp(prefix=name)
     os.unlink(path)
     os.ftruncate(fd, size_bytes)

@@ -22,16 +22,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import mmap
-import platform
+import os
 import sys
 import time
 
 _CMD_GLOBAL_EXPEDITED = 1 << 1
 _CMD_REGISTER_GLOBAL_EXPEDITED = 1 << 2
-_SYSCALL = {"x86_64": 324, "aarch64": 283, "riscv64": 283}.get(platform.machine())
+_MACHINE = os.uname().machine
+_SYSCALL = {"x86_64": 324, "aarch64": 283, "riscv64": 283}.get(_MACHINE)
 _libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
-STORES_ARE_ORDERED = platform.machine() in ("x86_64", "AMD64", "i686")
+STORES_ARE_ORDERED = _MACHINE in ("x86_64", "AMD64", "i686")
 # Without membarrier: a store buffer drains by itself within nanoseconds, so after a millisecond it is certainly empty.
 _DRAIN_S = 0.001
 

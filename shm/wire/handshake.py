@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import _socket
 import os
-import socket
 import struct
 from typing import Any, NamedTuple
 
@@ -91,13 +90,14 @@ def decode_hello(message: bytes) -> Hello:
     return hello
 
 
-def send_welcome(connection: socket.socket, welcome: Welcome) -> None:
+def send_welcome(connection: _socket.socket, welcome: Welcome) -> None:
     """Send a welcome with its descriptors, which the caller still has to close."""
     message = frame(codec.pack([None, welcome.durability, welcome.generation, welcome.store_id]))
-    socket.send_fds(connection, [message], list(welcome.descriptors))
+    raw = struct.pack(f"{_DESCRIPTORS}i", *welcome.descriptors)
+    connection.sendmsg([message], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, raw)])
 
 
-def send_refusal(connection: socket.socket, error: Exception) -> None:
+def send_refusal(connection: _socket.socket, error: Exception) -> None:
     """Send an error, which the client raises."""
     name, arguments = wire_errors.error_parts(error)
     connection.sendall(frame(codec.pack([[name, arguments]])))
@@ -137,12 +137,12 @@ def _receive(connection: _socket.socket) -> tuple[bytes, list[int]]:
 
     ``socket.recv_fds`` cannot be used: it ignores its ``flags``.
     """
-    room = socket.CMSG_SPACE(_DESCRIPTORS * _FD.size)
-    data, ancillary, _, _ = connection.recvmsg(MAX_HELLO_BYTES, room, getattr(socket, "MSG_CMSG_CLOEXEC", 0))
+    room = _socket.CMSG_SPACE(_DESCRIPTORS * _FD.size)
+    data, ancillary, _, _ = connection.recvmsg(MAX_HELLO_BYTES, room, getattr(_socket, "MSG_CMSG_CLOEXEC", 0))
     received = [
         fd
         for level, kind, raw in ancillary
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS)
+        if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS)
         for (fd,) in _FD.iter_unpack(raw[: len(raw) // _FD.size * _FD.size])
     ]
     for fd in received:

@@ -114,7 +114,7 @@ class _Checker:
 
     def __init__(self, contents: Contents) -> None:
         self._contents = contents
-        self._position: tuple[bytes, bytes, int, bytes] = (b"", b"", 0, b"")
+        self._position: tuple[bytes, bytes, int, bytes, int] = (b"", b"", 0, b"", 0)
         self._registered: set[RunName] = set()
         self._chain: ChainCheck | None = None
         self._trace_ids: set[str] = set()
@@ -129,9 +129,9 @@ class _Checker:
             raise LimitExceededError("size of the record in bytes", _MOST_RECORD_BYTES, size, ADVICE_FOR_VALUES)
         kind, namespace, run_id, item = record
         run_prefix = b"" if kind == "run" else namespace._run_prefix(run_id)
-        text = item.key if kind == "kv" else item.name if kind == "state" else ""
+        text = item.key if kind == "kv" else item.name if kind in ("state", "lease") else ""
         key: bytes = text.encode()
-        position = (namespace._prefix, run_prefix, _RANKS[kind], key)
+        position = (namespace._prefix, run_prefix, _RANKS[kind], key, item.token if kind == "lease" else 0)
         if position < self._position:
             raise ValueError(f"the record of run {run_id!r} is out of order: records are sorted")
         if key and position == self._position:

@@ -10,11 +10,12 @@
     event       sequence event_type payload timestamp prev_hash hash                            hashes in hex
     state       name version updated_at value            without value: deleted, its version stays used up
     trace       id parent_id type fields timestamp tags metadata
+    lease       name token slot pid ttl_ms                                                      see ``lease_records``
 
 Times are integer ms since the epoch (UTC); values are written as ``json_lines`` says. Order: by namespace; in each
-namespace first all records of kind run, then run by run its keys, events, cells and traces. Keys and cells are sorted,
-events are in sequence from 0, and a trace comes after its parent. Nothing else is in an export, so the same contents
-give the same bytes.
+namespace first all records of kind run, then run by run its keys, events, cells, traces and leases. Keys, cells and
+leases are sorted, events are in sequence from 0, and a trace comes after its parent. Nothing else is in an export, so
+the same contents give the same bytes.
 """
 
 from __future__ import annotations
@@ -26,9 +27,10 @@ from typing import Any, NamedTuple
 from shoal.primitives import trace_index
 from shoal.primitives.engine import Engine
 from shoal.primitives.event_types import Event
-from shoal.primitives.keys import Namespace, Tag, encode_text
+from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.rules.cell_rules import CellRecord, encode_record
 from shoal.primitives.rules.hash_chain import HASH_BYTES, canonical
+from shoal.primitives.rules.tags import Tag
 from shoal.primitives.run_scan import namespaces, runs_held
 from shoal.primitives.run_types import RunMetadata, RunQuery, RunStatus, encode_run
 from shoal.primitives.trace_types import KINDS as TRACE_KINDS
@@ -41,6 +43,8 @@ from shoal.primitives.views.runs import RunsView
 from shoal.primitives.views.traces import TraceView
 from shoal.shm import codec
 from shoal.shm.errors import CorruptionError
+from shoal.transfer import lease_records
+from shoal.transfer.lease_records import LeaseFact
 
 FORMAT = 1
 HEADER = {"shoal_export": FORMAT}
@@ -61,7 +65,7 @@ class Cell(NamedTuple):
 
 
 class ExportRecord(NamedTuple):
-    """One line of an export. ``item``: a RunMetadata, Pair, Event, Cell or Trace, as ``kind`` says."""
+    """One line of an export. ``item``: a RunMetadata, Pair, Event, Cell, Trace or LeaseFact, as ``kind`` says."""
 
     kind: str
     namespace: Namespace
@@ -125,6 +129,8 @@ def restore(engine: Engine, record: ExportRecord) -> None:
         events.restore(EventView(engine, namespace, run_id), [item])
     elif kind == "state":
         cells.restore(StateView(engine, namespace, run_id), item.name, item.record)
+    elif kind == "lease":
+        lease_records.restore(engine, item)
     else:
         traces.restore(TraceView(engine, namespace, run_id), item)
 
@@ -142,6 +148,8 @@ def _contents(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[tup
         yield "state", Cell(name, record)
     for trace in traces.dump(TraceView(engine, namespace, run_id)):
         yield "trace", trace
+    for fact in lease_records.facts(engine, namespace, run_id):
+        yield "lease", fact
 
 
 # --- run ------------------------------------------------------------------------------------------------------------
@@ -275,6 +283,16 @@ def _size_trace(prefix: bytes, trace: Trace) -> int:
     return _RECORD_BYTES * len(writes) + sum(map(len, writes))
 
 
+# --- lease ----------------------------------------------------------------------------------------------------------
+
+
+def _make_lease(run_id: str, fields: Fields) -> LeaseFact:
+    _check_names("lease", fields, lease_records.NAMES)
+    for name in lease_records.NAMES[1:]:
+        _check_whole(name, fields[name], 0)
+    return LeaseFact(**fields)
+
+
 # --- shared by all kinds --------------------------------------------------------------------------------------------
 
 
@@ -321,4 +339,5 @@ KINDS = {
     "event": RecordKind(_show_event, _make_event, _size_event),
     "state": RecordKind(_show_cell, _make_cell, _size_cell),
     "trace": RecordKind(show_trace, _make_trace, _size_trace),
+    "lease": RecordKind(lease_records.show, _make_lease, lease_records.size),
 }

@@ -23,9 +23,10 @@ from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
-from shoal.coordinator.recovery.recover import apply_entries, publish, replayed
+from shoal.coordinator.recovery.recover import apply_entries, load_keys, publish, replayed
 from shoal.coordinator.recovery.survey import Survey, at_rest, is_store, survey_store
-from shoal.primitives.keys import Namespace, Tag, user_text
+from shoal.primitives.keys import Namespace, user_text
+from shoal.primitives.rules.tags import Tag
 from shoal.shm.errors import AlreadyExistsError, CorruptionError, InvalidOperationError, NotFoundError, StoreFullError
 from shoal.shm.files import checkpoint, store_files
 from shoal.shm.files.storage import DiskStorage, private_file
@@ -185,9 +186,7 @@ def fill(writer: Writer, reclaimer: Reclaimer, survey: Survey, take_all: bool, p
             progress(commit.body_bytes)
 
     if survey.base is not None:
-        for entries in survey.base.entries():
-            apply_entries(entries, writer)
-            publish(writer, reclaimer, survey.base_version)
+        load_keys(survey.base.entries(), survey.base_version, writer, reclaimer)
     versions = survey.log.versions()
     if not take_all:
         prefix = survey.prefix_version()

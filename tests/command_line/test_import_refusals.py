@@ -49,6 +49,7 @@ WRONG: dict[str, list[dict[str, Any]]] = {
         {"fields": {"trace_type": "x", "data": 1, "x": 2}}, {"id": ""}, {"id": None}, {"parent_id": "unknown"},
         {"parent_id": 1}, {"parent_id": "trace-0"}, {"timestamp": None}, {"tags": {}},
     ],
+    "lease": [{"name": ""}, {"name": 1}, {"token": -1}, {"token": "1"}, {"slot": None}, {"pid": 1.5}, {"ttl_ms": {}}],
 }  # fmt: skip
 
 
@@ -65,6 +66,13 @@ def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[shoal.Database]:
 def exported(full: shoal.Database) -> bytes:
     """The export of it."""
     return export(full)
+
+
+@pytest.fixture(scope="module")
+def leased(full: shoal.Database) -> bytes:
+    """An export with leases, which an import gives to nobody."""
+    with full.lease("parent", "a"), full.lease("parent", "b", slots=2), full.lease("parent", "b", slots=2):
+        return export(full)
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +130,9 @@ class TestDamage:
     def lines(self, exported: bytes) -> list[bytes]:
         return exported.splitlines(keepends=True)[:-1]
 
-    def test_lines_missing_repeated_or_moved(self, exported: bytes, tmp_path: Path) -> None:
+    def test_lines_missing_repeated_or_moved(self, leased: bytes, tmp_path: Path) -> None:
         """With a checksum that fits: a record twice, an event or a parent missing, lines in another order."""
-        lines = self.lines(exported)
+        lines = self.lines(leased)
         kinds = [json.loads(line).get("kind") for line in lines]
         for kind in records.KINDS:
             at = kinds.index(kind)
@@ -142,17 +150,17 @@ class TestDamage:
         [(kind, change) for kind in WRONG for change in WRONG[kind]],
         ids=lambda part: str(part)[:60],
     )
-    def test_a_wrong_field(self, exported: bytes, tmp_path: Path, kind: str, change: Any) -> None:
+    def test_a_wrong_field(self, leased: bytes, tmp_path: Path, kind: str, change: Any) -> None:
         """Of a wrong type, out of bounds, unknown, or not what the hash says; the checksum fits."""
-        lines = self.lines(exported)
+        lines = self.lines(leased)
         at = next(i for i, line in enumerate(lines) if json.loads(line).get("kind") == kind)
         lines[at] = json_lines.dump(json_lines.load(lines[at]) | change)
         self.refused(sealed(lines), tmp_path, f"line {at + 1} of f")
 
     @pytest.mark.parametrize("kind", records.KINDS)
-    def test_a_missing_field(self, exported: bytes, tmp_path: Path, kind: str) -> None:
+    def test_a_missing_field(self, leased: bytes, tmp_path: Path, kind: str) -> None:
         """Each of them; a cell without value is a deleted one."""
-        lines = self.lines(exported)
+        lines = self.lines(leased)
         at = next(i for i, line in enumerate(lines) if json.loads(line).get("kind") == kind)
         for name in json_lines.load(lines[at]).keys() - {"namespace", "value" if kind == "state" else ""}:
             fields = json_lines.load(lines[at])

@@ -21,6 +21,7 @@ _RULES = {
     requests.init_cell: registry.CELL_INIT,
     requests.cas_cell: registry.CELL_CAS,
     requests.set_cell: registry.CELL_SET,
+    requests.swap_cell: registry.CELL_SWAP,
     requests.delete_cell: registry.CELL_DELETE,
     requests.append_events: registry.EVENT_APPEND,
     requests.restore_events: registry.EVENT_RESTORE,

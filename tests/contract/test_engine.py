@@ -106,11 +106,12 @@ class TestAutoCommit:
     def test_wait_for(self, store: Any, prefix: bytes) -> None:
         """It looks at once, after commits, and once more when the time is up."""
         engine = store.auto_commit
-        assert engine.wait_for(lambda: "now", time.monotonic() - 1) == "now"
-        assert engine.wait_for(lambda: None, time.monotonic() + 0.05) is None
+        ranges = [(prefix + b"k", prefix + b"k\0")]
+        assert engine.wait_for(lambda: "now", ranges, time.monotonic() - 1) == "now"
+        assert engine.wait_for(lambda: None, ranges, time.monotonic() + 0.05) is None
         timer = threading.Timer(0.1, engine.put, (prefix + b"k", b"v"))
         timer.start()
-        assert engine.wait_for(lambda: engine.find(prefix + b"k"), time.monotonic() + 30).value == b"v"
+        assert engine.wait_for(lambda: engine.find(prefix + b"k"), ranges, time.monotonic() + 30).value == b"v"
         timer.join()
 
 

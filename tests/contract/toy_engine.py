@@ -16,6 +16,7 @@ from shoal.primitives.rules.registry import TABLE
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import ConflictError, InvalidOperationError
 from shoal.shm.operation import VersionedValue, Write
+from tests.contract.toy_holding import ToyHolding
 from tests.contract.toy_pipeline import ToyPipeline
 from tests.contract.toy_rules import is_live, within
 from tests.support.present import present
@@ -30,6 +31,7 @@ class ToyStore:
         self.changed = threading.Condition(threading.RLock())
         self.keys: dict[bytes, list[tuple[int, Write]]] = {}
         self.version, self.closed, self.auto_commit = 0, False, ToyAutoCommit(self)
+        self.holding = ToyHolding(self)
 
     def begin(self, read_only: bool = False) -> ToyTransaction:
         return ToyTransaction(self, read_only)
@@ -50,6 +52,7 @@ class ToyStore:
         return SimpleNamespace(coordinator_pid=0, commit_version=self.version, keys=keys, bytes_used=0, clients=1)
 
     def close(self) -> None:
+        self.holding.end()
         self.closed = True
 
 
@@ -59,6 +62,7 @@ class ToyTransaction:
         self.snapshot, self.version = store.version, store.version if read_only else None
         self.reads, self.clears = list[tuple[bytes, bytes]](), list[tuple[bytes, bytes]]()
         self.writes, self.valid_until_ms = dict[bytes, Write](), 2**63
+        self.required = list[tuple[str, list[Any]]]()
 
     def get_named(self, cache: Any, name: str) -> bytes | None:
         found = self.find(cache.prefix + name.encode())
@@ -99,10 +103,16 @@ class ToyTransaction:
         self.writes |= {write.key: write for write in decided.writes}
         return decided.result
 
+    def require(self, name: str, arguments: list[Any]) -> None:
+        self._check(writes=True)
+        self.required.append((name, arguments))
+
     def commit(self) -> int:
         self._check()
         self.ended, store, self.version = True, self.store, self.snapshot
         with store.changed:
+            for name, arguments in self.required:
+                TABLE.decide(store.begin().find, now_ms(), name, arguments)
             if not self.writes and not self.clears:
                 return self.snapshot
             read = (key for key in store.keys if within(key, self.reads))
@@ -141,7 +151,7 @@ class ToyAutoCommit(NamedTuple):
 
         return call
 
-    def wait_for(self, look: Callable[[], Any], give_up_s: float) -> Any:
+    def wait_for(self, look: Callable[[], Any], ranges: Any, give_up_s: float) -> Any:
         with self.store.changed:
             while (found := look()) is None and (left_s := give_up_s - time.monotonic()) > 0:
                 self.store.changed.wait(min(left_s, 1e6))

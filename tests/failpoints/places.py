@@ -6,8 +6,6 @@ import os
 from collections.abc import Callable
 from typing import Any
 
-import filelock
-
 from shoal.coordinator import control_socket
 from shoal.coordinator.checkpoint import checkpointer
 from shoal.coordinator.commit import engine as commit_engine
@@ -34,18 +32,22 @@ def _begins(prefix: str, position: int) -> Callable[..., bool]:
     return lambda *arguments: os.path.basename(str(arguments[position])).startswith(prefix)
 
 
-def _is_record(_file: Any, offset: int, _data: bytes) -> bool:
-    return offset > 0
+def _is_record(_file: Any, offset: int, data: bytes) -> bool:
+    return offset > 0 and not _is_zeros(_file, offset, data)
+
+
+def _is_head(_file: Any, offset: int, data: bytes) -> bool:
+    return offset == 0 and not _is_zeros(_file, offset, data)
+
+
+def _is_zeros(_file: Any, _offset: int, data: bytes) -> bool:
+    return not data.strip(b"\0")
 
 
 STORAGE_OS, CHECKPOINT_OS = ModuleOs(), ModuleOs()
 _engine, _log, _disk = commit_engine.CommitEngine, wal_writer.WalWriter, storage.DiskStorage
 _log_file, _door, _keeper = storage._MappedFile, control_socket.ControlSocket, checkpointer.Checkpointer
 _lock = _begins("coordinator.lock", 0)
-
-
-def _is_coordinator_lock(lock: Any, **_options: Any) -> bool:
-    return str(lock.lock_file).endswith("coordinator.lock")
 
 
 FAILPOINTS = {
@@ -68,8 +70,9 @@ FAILPOINTS = {
     "log file: room reserved, not synced": Failpoint(COORDINATOR, STORAGE_OS, "posix_fallocate", "after"),
     "log file: synced, not in the directory": Failpoint(COORDINATOR, _disk, "sync_directory", "before"),
     "log file: ready as the spare": Failpoint(COORDINATOR, _disk, "create_log_file", "after"),
+    "log file: half of the zeros written": Failpoint(COORDINATOR, _log_file, "write", "half", _is_zeros),
     "log file: taken, without a head": Failpoint(COORDINATOR, _log, "_rotate", "before"),
-    "log file: half of its head written": Failpoint(COORDINATOR, _log_file, "write", "half", lambda *a: a[1] == 0),
+    "log file: half of its head written": Failpoint(COORDINATOR, _log_file, "write", "half", _is_head),
     "log file: taken": Failpoint(COORDINATOR, _log, "_rotate", "after"),
     # --- a checkpoint
     "checkpoint: helper started": Failpoint(COORDINATOR, _keeper, "start", "after"),
@@ -86,7 +89,7 @@ FAILPOINTS = {
     "checkpoint: log removed": Failpoint(COORDINATOR, _log, "remove_before", "after"),
     "checkpoint: finished": Failpoint(COORDINATOR, _keeper, "_finish", "after"),
     # --- recovery
-    "recovery: lock taken": Failpoint(COORDINATOR, filelock.FileLock, "acquire", "after", _is_coordinator_lock),
+    "recovery: lock taken": Failpoint(COORDINATOR, process_start, "lock_file", "after"),
     "recovery: store.json written, not renamed": Failpoint(COORDINATOR, STORAGE_OS, "replace", "before"),
     "recovery: store.json renamed": Failpoint(COORDINATOR, STORAGE_OS, "replace", "after"),
     "recovery: memory made": Failpoint(COORDINATOR, segment, "anonymous_file", "after"),

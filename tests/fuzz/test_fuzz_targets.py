@@ -257,7 +257,7 @@ MUTANTS = [
     ("engine", wire_request, "check_writes", _no_check),
     ("operation", commit_engine.CommitEngine, "submit", _late_refusal(commit_engine.CommitEngine.submit)),
     ("answer", wire_errors, "_BY_NAME", {"ConflictError": KeyError, "NotFoundError": OSError}),
-    ("checkpoints", checkpoint, "_is_sound", lambda entry, newest: True),
+    ("checkpoints", checkpoint, "_is_sound", lambda block, after, newest: True),
     ("checkpoints", checkpoint, "_is_end", lambda content: True),
     ("log", wire_request, "check_writes", _no_check),
     ("store_json", store_files, "DURABILITIES", ("memory", "buffered", "strict", None)),

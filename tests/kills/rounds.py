@@ -16,8 +16,6 @@ from collections import Counter
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import filelock  # noqa: F401 (imported here, the workers that start coordinators need not import it each)
-
 import shoal
 from tests.soak import ledger, samples
 from tests.soak.auditing.audit import LEFT_BEHIND, WRONG, Breach, audit, prepare

@@ -24,9 +24,9 @@ def publish_before_index(patch: Patch) -> None:
 
     def end_group(self: Writer, version: int) -> None:
         known = getattr(self, late, 0)
-        fresh, self._new_keys = self._new_keys[known:], self._new_keys[:known]
+        fresh, self.new_keys = self.new_keys[known:], self.new_keys[:known]
         sound(self, version)
-        self._new_keys = fresh
+        self.new_keys = fresh
         setattr(self, late, len(fresh))
 
     sound = patch.set(Writer, "end_group", end_group)
@@ -70,7 +70,7 @@ def publish_half_a_commit(patch: Patch) -> None:
 
         sound = patch.set(Writer, name, write)
 
-    for name in ("_add", "_overwrite", "_delete"):
+    for name in ("add", "overwrite", "delete"):
         then_publish(name)
 
 

@@ -111,7 +111,7 @@ def drop_tombstones_under_snapshots(patch: Patch) -> None:
 
 @mutant("reclaiming", "open_snapshots")
 def sweep_cleared_ranges_under_snapshots(patch: Patch) -> None:
-    """The keys of a cleared range leave the indexes though an open snapshot still has them."""
+    """The keys under a range tombstone leave the indexes though an open snapshot still has them."""
 
     def sweep_cleared(self: Reclaimer, _horizon: int, published: int) -> None:
         sound(self, published, published)
@@ -142,7 +142,7 @@ def range_tombstones_without_their_lower_bound(patch: Patch) -> None:
 
 @mutant("snapshots", "open_snapshots", side=WORKER)
 def miss_new_range_tombstones(patch: Patch) -> None:
-    """A reader that knows of some cleared ranges does not look for more."""
+    """A reader that knows of some range tombstones does not look for more."""
 
     def rows(self: TombstoneView, begin: int, end: int, snapshot: int) -> list[Row]:
         found: list[Row] = sound(self, begin, end, snapshot)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -19,15 +20,16 @@ from tests.mutants.registry import Patch, mutant
 @mutant("recovery", "resent_after_kill")
 def replay_twice(patch: Patch) -> None:
     """Every record is applied a second time, after the one that follows it."""
-    before: list[LoggedCommit] = []
 
-    def replay(record: LoggedCommit, *arguments: Any) -> None:
-        sound(record, *arguments)
-        if before and before[0].version == record.version - 1:
-            sound(before[0]._replace(version=record.version), *arguments)
-        before[:] = [record]
+    def twice(commits: Iterator[LoggedCommit]) -> Iterator[LoggedCommit]:
+        before: LoggedCommit | None = None
+        for commit in commits:
+            yield commit
+            if before is not None:
+                yield before._replace(version=commit.version)
+            before = commit
 
-    sound = patch.set(recover, "_replay", replay)
+    _replay_changed(patch, twice)
 
 
 @mutant("recovery", "resent_after_kill", "transactions_after_deaths")
@@ -45,28 +47,38 @@ def forget_outcomes(patch: Patch) -> None:
 def forget_batch_outcomes(patch: Patch) -> None:
     """The next coordinator does not know that appends which were decided together are done."""
 
-    def replay(record: LoggedCommit, writer: Any, reclaimer: Any, window: Any, sessions: dict[int, Any]) -> None:
-        before = dict(sessions)
-        sound(record, writer, reclaimer, window, sessions)
-        if record.client_id == COORDINATOR:
-            sessions.clear()
-            sessions.update(before)
+    def without_outcomes(commits: Iterator[LoggedCommit]) -> Iterator[LoggedCommit]:
+        for commit in commits:
+            yield commit._replace(outcomes=[]) if commit.client_id == COORDINATOR else commit
 
-    sound = patch.set(recover, "_replay", replay)
+    _replay_changed(patch, without_outcomes)
 
 
 @mutant("recovery", "conflict_across_take_over")
 def forget_the_window(patch: Patch) -> None:
     """The next coordinator does not know what was written since the snapshots that were open when the last one died."""
 
-    def replay(record: LoggedCommit, writer: Any, reclaimer: Any, window: Any, sessions: Any) -> None:
-        sound(record, writer, reclaimer, _NoWindow(), sessions)
+    def apply_commit(_window: Any, *arguments: Any) -> None:
+        sound(_NoWindow(), *arguments)
 
-    sound = patch.set(recover, "_replay", replay)
+    sound = patch.set(recover, "apply_commit", apply_commit)
+
+
+def _replay_changed(patch: Patch, changed: Callable[[Iterator[LoggedCommit]], Iterator[LoggedCommit]]) -> None:
+    """Replay other commits than those in the log."""
+
+    def replayed(commits: Iterator[LoggedCommit], *arguments: Any) -> Iterator[LoggedCommit]:
+        found: Iterator[LoggedCommit] = sound(changed(commits), *arguments)
+        return found
+
+    sound = patch.set(recover, "replayed", replayed)
 
 
 class _NoWindow:
     """A window that keeps nothing."""
+
+    def add_write(self, _version: int, _key: bytes) -> None:
+        pass
 
     def add_writes(self, _version: int, _keys: list[bytes]) -> None:
         pass

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import secrets
 from pathlib import Path
-from typing import Any
 
 from shoal.coordinator.server import process_start
+from shoal.shm.randomness import random_bits
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.channel import Channel
 from shoal.workers.shared_memory.connection import StoreConnection
@@ -19,7 +18,7 @@ def resend_as_another(patch: Patch) -> None:
     """A commit that was cut off is sent again under another name, so nobody knows that it is done."""
 
     def attach(self: StoreConnection, channel: Channel, in_flight: bool, give_up_s: float) -> Attachment:
-        channel.client_id = secrets.randbits(62) + 1
+        channel.client_id = random_bits(62) + 1
         attachment: Attachment = sound(self, channel, in_flight, give_up_s)
         return attachment
 
@@ -36,23 +35,7 @@ def keep_old_attachment(patch: Patch) -> None:
 def serve_without_lock(patch: Patch) -> None:
     """Two coordinators may serve one store."""
 
-    class NoLock:
-        """A lock that everyone gets."""
-
-        def __init__(self, *_arguments: Any, **_options: Any) -> None:
-            pass
-
-        def acquire(self, **_options: Any) -> None:
-            pass
-
-        def release(self) -> None:
-            pass
-
-    class NoLocks:
-        FileLock = NoLock
-        Timeout = process_start.filelock.Timeout
-
-    patch.set(process_start, "filelock", NoLocks)
+    patch.set(process_start, "lock_file", lambda _path: os.open(os.devnull, os.O_RDONLY))
 
     def lock_directory(directory: Path, shared: bool) -> int:
         held: int | None = sound(directory, shared)

@@ -176,6 +176,18 @@ class Client:
         version = self._cells.cas(RUN, key, found.version, value)
         attempt.steps[0] = ("increment", "#cell " + key, 1, version if version == found.version + 1 else -1)
 
+    def _transition(self, attempt: Attempt, key: str, value: str, *_: Any) -> None:
+        if self._cells.read(RUN, key) is None:
+            self._set_cell(attempt, key, value)
+            return
+
+        def change(state: shoal.State) -> tuple[str, int]:
+            attempt.told = 0  # an answer before this one told of no change
+            return value, state.version + 1
+
+        attempt.steps.append(("increment", "#cell " + key, 1, ANYTHING))
+        attempt.steps[0] = ("increment", "#cell " + key, 1, self._cells.transition(RUN, key, change))
+
     def _event(self, attempt: Attempt, key: str, value: str, *_: Any) -> None:
         told = self._log.append(RUN, _type_of(key), value)
         attempt.events.append(ToldEvent(*told, _type_of(key), value))

@@ -18,7 +18,8 @@ _STEPS = 700
 # Kinds of operations, and how often they come. A history has a favourite or none: so the rare meet each other, too.
 _WEIGHTS = {
     "transaction": 8, "snapshot": 2, "get": 2, "put": 3, "delete": 2, "increment": 5, "event": 5, "events": 1,
-    "list": 6, "cas": 2, "set cell": 1, "expiring": 3, "counting on expiring": 2, "clear": 2, "hold": 2, "blind": 1,
+    "list": 6, "cas": 1, "transition": 2, "set cell": 1, "expiring": 3,
+    "counting on expiring": 2, "clear": 2, "hold": 2, "blind": 1,
 }  # fmt: skip
 _FAVOURITES = [each for each in _WEIGHTS if each not in ("snapshot", "get", "put", "blind")]
 _FAVOURITES += ["event", "event", "event", "hold"]
@@ -104,7 +105,7 @@ def _operation(rng: random.Random, unique: str, weights: dict[str, int], hurry: 
     if kind in ("expiring", "counting on expiring"):
         ttl_s = rng.choice([0.002, 0.01, 0.05, None])
         return kind, unique, pause_s, rng.choice(EXPIRING), ttl_s, rng.choice(KEYS), _pause_s(rng)
-    key = {"increment": COUNTERS, "cas": CELLS, "set cell": CELLS}.get(kind, KEYS)
+    key = {"increment": COUNTERS, "cas": CELLS, "transition": CELLS, "set cell": CELLS}.get(kind, KEYS)
     bounds = tuple(sorted(rng.sample(KEYS, 2)))
     return kind, unique, pause_s, rng.choice(key), _value(rng, unique), rng.randint(1, 5), bounds
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import hashlib
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import shoal
@@ -108,7 +107,7 @@ class _Run:
             decide = patch.set(CommitEngine, "submit", submit)
             if self._plan.revoking:
                 # Any history is too much.
-                world.limits = replace(world.limits, history_bytes=-(1 << 20), snapshot_grace_s=0.005)
+                world.limits = world.limits._replace(history_bytes=-(1 << 20), snapshot_grace_s=0.005)
             yield
         finally:
             patch.restore()

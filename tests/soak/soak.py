@@ -12,7 +12,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
-import filelock  # noqa: F401 (a coordinator is started with it: imported here, its forks need not import it each)
 from tqdm import tqdm
 
 import shoal

@@ -47,6 +47,9 @@ def current_database() -> Any:
     return _current
 
 
+current_database.__module__ = "shoal"  # in tracebacks and pickles, as users name it
+
+
 def work(
     tasks: socket.socket,
     pool: Connection,

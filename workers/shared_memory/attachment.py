@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -72,6 +73,7 @@ class Attachment:
         "segment",
         "serves",
         "slots",
+        "waiting",
         "why_closed",
     )
 
@@ -85,6 +87,7 @@ class Attachment:
         self.answer_fd = welcome.answer_fd
         self.pipes = descriptors.owned(self.request_fd, self.answer_fd)
         self.in_use = False  # a thread waits for the answer to its commit
+        self.waiting = False  # a thread waits here for what others do: ``hang_up`` ends that
         self.lost = False  # half a message may be in either pipe, so no other is sent
         self.is_parents = False  # this process is a forked child, and the pipes are its parent's
         self.why_closed = ""  # what reads and commits raise after it was closed; empty while it is open
@@ -132,6 +135,17 @@ class Attachment:
     def close_pipes(self) -> None:
         """Detach from the coordinator. The memory stays mapped as long as a snapshot reads from it."""
         descriptors.close_all(getattr(self, "pipes", []))
+
+    def hang_up(self) -> None:
+        """Have the coordinator see the end of the request pipe, so that the thread that waits for an answer sees its.
+
+        The number of the pipe stays in use, by /dev/null, because that thread may be about to write to it.
+        """
+        with contextlib.suppress(OSError):  # no descriptor is free: it waits until something happens
+            nowhere = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+            if self.request_fd in self.pipes:
+                os.dup2(nowhere, self.request_fd, inheritable=False)
+            os.close(nowhere)
 
     def close_segment(self) -> None:
         """Unmap the segment: another attachment to the same coordinator is read from."""

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import weakref
+from collections.abc import Callable
+from typing import Any
 
+from shoal.shm.errors import InvalidOperationError
 from shoal.shm.host import descriptors
+from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.workers.shared_memory.attachment import Attachment
 
 
@@ -42,11 +46,16 @@ class LiveAttachments:
                 attachment.close_memory(why)
 
     def close_unused_pipes(self) -> None:
-        """Close all pipes but those of a commit under way, which the thread that waits for its answer closes."""
+        """Close all pipes but those of a commit under way, which the thread that waits for its answer closes.
+
+        A thread that waits for what others do is made to see the end of its pipe.
+        """
         for reference, pipes in self._entries.copy():
             attachment = reference()
             if attachment is None or not attachment.in_use:
                 descriptors.close_all(pipes)
+            elif attachment.waiting:
+                attachment.hang_up()
 
     def leave_to_parent(self) -> None:
         """In a forked child: drop all pipes and slots, which are the parent's."""
@@ -54,3 +63,18 @@ class LiveAttachments:
             attachment = reference()
             if attachment is not None:
                 attachment.leave_to_parent()
+
+
+def reading_through(
+    connection: Callable[[], Any],
+) -> Callable[[KeyLocationCache, str], bytes | None]:
+    """What a retired reader calls in place of its own ``get_named``; it keeps no connection alive."""
+
+    def get_from_current(place: KeyLocationCache, name: str) -> bytes | None:
+        alive = connection()
+        if alive is None:
+            raise InvalidOperationError("the database is closed; open it again")
+        value: bytes | None = alive._get_from_current(place, name)
+        return value
+
+    return get_from_current

@@ -14,7 +14,7 @@ from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.memory.layout import W_PUBLISHED
 from shoal.shm.operation import VersionedValue
 from shoal.shm.wire import request as wire_request
-from shoal.workers.polling import MEMORY, poll
+from shoal.workers.presence.waiting import wait_for_change
 from shoal.workers.shared_memory.attachment import Attachment, EngineStats
 from shoal.workers.shared_memory.connection import StoreConnection
 from shoal.workers.shared_memory.transaction import EngineTransaction
@@ -38,26 +38,19 @@ class AutoCommit:
     def _attached(self, attachment: Attachment) -> None:
         self.get_named = attachment.reader.get_named
 
-    def wait_for(self, look: Callable[[], T | None], give_up_s: float) -> T | None:
-        """Call ``look`` now and after commits until it returns something else than None, and return that.
+    def wait_for(self, look: Callable[[], T | None], ranges: list[tuple[bytes, bytes]], give_up_s: float) -> T | None:
+        """Call ``look`` now and after commits into ``ranges`` until it returns something else than None; return that.
 
-        None if it still returns None at ``give_up_s`` (monotonic); the last look is made after that. While others
-        commit and ``look`` finds nothing, the pauses between looks grow.
+        None if it still returns None at ``give_up_s`` (monotonic); the last look is made after that.
         """
-        seen: int | None = None
-
-        def look_after_commit() -> T | None:
-            nonlocal seen
-            if seen is not None:
-                self.wait_beyond(seen, give_up_s)
+        changed = True
+        while changed:
             seen = self.published()  # before the look: a commit during the look is followed by another look
-            return look()
-
-        return poll(look_after_commit, give_up_s, MEMORY)
-
-    def wait_beyond(self, version: int, give_up_s: float) -> bool:
-        """Wait until a version newer than ``version`` is committed; False if none is at ``give_up_s`` (monotonic)."""
-        return poll(lambda: self.published() > version or None, give_up_s, MEMORY) is not None
+            found = look()
+            if found is not None:
+                return found
+            changed = wait_for_change(self._connection, ranges, seen, give_up_s)
+        return look()
 
     def stats(self) -> EngineStats:
         """What the store holds and which process serves it."""

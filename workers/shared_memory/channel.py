@@ -13,7 +13,6 @@ commit. The next commit gets a channel with another id.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ from shoal.shm import limits
 from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, ShoalError
 from shoal.shm.host.unpatched import time
 from shoal.shm.limits import ANSWER_SPIN_S
+from shoal.shm.randomness import random_bits
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire.frames import read_message, write_all
 from shoal.workers.shared_memory.attachment import Attachment
@@ -39,7 +39,7 @@ class Channel:
     __slots__ = ("attachment", "client_id", "commit_id", "depth")
 
     def __init__(self, depth: int = 1) -> None:
-        self.client_id = secrets.randbits(62) + 1
+        self.client_id = random_bits(62) + 1
         self.depth = depth
         self.commit_id = 0
         self.attachment: Attachment | None = None
@@ -79,7 +79,7 @@ def commit_through(channel: Channel, request: bytes, attach: Attach, timeout_s: 
                     attachment.in_use = False
                     return status, version, details
         except (BrokenPipeError, EOFError):  # the coordinator has died, or dropped this client
-            _give_up(channel, attachment)
+            give_up(channel, attachment)
             sent_before = sent_before or sent
             deaths += sent and attachment.slots.died_at_work()
             reason = not_sent_again(attachment.is_parents, deaths)
@@ -87,16 +87,16 @@ def commit_through(channel: Channel, request: bytes, attach: Attach, timeout_s: 
                 raise reason from None
             give_up_s = time.monotonic() + timeout_s
         except TimeoutError:
-            _give_up(channel, attachment)
+            give_up(channel, attachment)
             raise no_answer(attachment.coordinator_pid, timeout_s) from None
         except BaseException:
-            _give_up(channel, attachment)
+            give_up(channel, attachment)
             raise
         finally:
             del attachment  # the traceback of an exception must not keep its memory mapped
 
 
-def _give_up(channel: Channel, attachment: Attachment) -> None:
+def give_up(channel: Channel, attachment: Attachment) -> None:
     """Use the pipes no more: half a message may be in either, or the answer may come late."""
     attachment.lost = True
     attachment.in_use = False

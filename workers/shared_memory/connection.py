@@ -15,7 +15,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +34,7 @@ from shoal.shm.host.unpatched import thread, time
 from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.memory import words
 from shoal.shm.operation import OperationTable
+from shoal.shm.randomness import random_bits
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire import wire_errors
 from shoal.shm.wire.answer import COMMITTED, CONFLICT, REFUSED
@@ -42,7 +42,7 @@ from shoal.shm.wire.frames import FrameError, frame
 from shoal.shm.wire.handshake import PROTOCOL_VERSION, Hello, Welcome
 from shoal.workers.shared_memory import take_over
 from shoal.workers.shared_memory.attachment import Attachment
-from shoal.workers.shared_memory.attachments import LiveAttachments
+from shoal.workers.shared_memory.attachments import LiveAttachments, reading_through
 from shoal.workers.shared_memory.channel import Channel, commit_through
 from shoal.workers.uninterrupted import uninterrupted
 
@@ -68,7 +68,7 @@ class StoreConnection:
         self._max_bytes = max_bytes
         self.timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s  # of a coordinator that this process starts
-        self._closed = False
+        self.is_closed = False
         # Which store this is and where it lies: given by the caller, or known from the first attachment on.
         self.store_id = store_id
         self._place = None if store_id is None else StorePlace(directory, store_id)
@@ -88,7 +88,7 @@ class StoreConnection:
     def _begin(self) -> None:
         """The state of a new process: an identity of its own and nothing in flight."""
         self._lock = thread.RLock()
-        self._database_id = secrets.randbits(62) + 1
+        self.database_id = random_bits(62) + 1
         self._depth = 0  # calls under way in the thread that has the lock: more than one inside a signal handler
         self._idle: list[Channel] = []
 
@@ -136,8 +136,8 @@ class StoreConnection:
             raise error
         raise FrameError(f"the coordinator answered with status {status}")
 
-    def attach_pipeline(self, channel: Channel, in_flight: bool) -> Attachment:
-        """Attach the channel of a pipeline, which keeps it from its first commit to its end; see ``_attach``."""
+    def attach_apart(self, channel: Channel, in_flight: bool) -> Attachment:
+        """Attach a channel that is used without the lock: a pipeline's, or a borrowed one; see ``_attach``."""
         with self._lock:
             depth = self._depth
             self._depth = depth + 1
@@ -153,7 +153,7 @@ class StoreConnection:
         self._check_here()
 
     def _check_here(self) -> None:
-        if self._closed:
+        if self.is_closed:
             raise InvalidOperationError(self._why_closed())
         if self._moved is not None:
             raise StoreMovedError(*self._moved.args)
@@ -164,6 +164,10 @@ class StoreConnection:
         _, _, details = self._exchange(0, 0, wire_request.NO_READS, mutations)
         return details
 
+    def is_at_rest(self) -> bool:
+        """Whether it reads a store that nobody serves: of a connection that only reads."""
+        return False
+
     def check_at_rest(self) -> list[str] | None:
         """The problems of a store at rest; None for one that is served, whose coordinator takes part in the check."""
         return None
@@ -173,7 +177,7 @@ class StoreConnection:
 
         A commit under way in another thread, or in this one if a signal handler closes, goes on until it is answered.
         """
-        self._closed = True
+        self.is_closed = True
         self._attachments.close_memory(self._why_closed())
         self._attachments.close_unused_pipes()
 
@@ -207,9 +211,20 @@ class StoreConnection:
         except IndexError:
             return Channel()
 
+    def borrow(self) -> Channel:
+        """A channel for a request that may wait for long, while other threads commit through others."""
+        with self._lock:
+            self._check_here()
+            return self._take()
+
+    def give_back(self, channel: Channel) -> None:
+        """Put a borrowed channel back after its answer."""
+        with self._lock:
+            self._put_back(channel)
+
     def _put_back(self, channel: Channel) -> None:
         self._idle.append(channel)
-        if self._closed:  # by another thread, or a signal handler, during the commit
+        if self.is_closed:  # by another thread, or a signal handler, during the commit
             self._attachments.close_unused_pipes()
 
     def _attach(self, channel: Channel, in_flight: bool, give_up_s: float) -> Attachment:
@@ -245,7 +260,7 @@ class StoreConnection:
 
     def _close_late(self, attachment: Attachment) -> None:
         """Close an attachment that was made while another thread closed the database."""
-        if self._closed:
+        if self.is_closed:
             attachment.close_memory(self._why_closed())
 
     def _is_usable(self) -> bool:
@@ -285,7 +300,7 @@ class StoreConnection:
 
     def _arrive(self, channel: Channel, timeout_s: float, start: bool) -> Attachment:
         """Attach to a coordinator. No signal handler interrupts this, so no descriptor it makes is lost."""
-        asked, ids = (self._durability, self._max_bytes), (self._database_id, self.store_id)
+        asked, ids = (self._durability, self._max_bytes), (self.database_id, self.store_id)
         hello = Hello(PROTOCOL_VERSION, channel.client_id, os.getpid(), *asked, *ids, channel.depth)
 
         def arrive() -> Attachment:
@@ -303,7 +318,7 @@ class StoreConnection:
     def _admitted(self, welcome: Welcome, epoch: EpochWord) -> Attachment:
         """The attachment for what a coordinator hands out. The first one settles which store the connection is to."""
         words.register_reader()
-        attachment = Attachment(welcome, epoch, _reading_through(weakref.ref(self)))
+        attachment = Attachment(welcome, epoch, reading_through(weakref.ref(self)))
         self._attachments.add(attachment)
         if self._place is None and welcome.store_id:
             self._place = StorePlace(self.directory, welcome.store_id)
@@ -320,20 +335,6 @@ class StoreConnection:
         """In a forked child: drop the parent's pipes and slots, which only its death must end, and start anew."""
         self._attachments.leave_to_parent()
         self._begin()
-
-
-def _reading_through(
-    connection: Callable[[], StoreConnection | None],
-) -> Callable[[KeyLocationCache, str], bytes | None]:
-    """What a retired reader calls in place of its own ``get_named``; it keeps no connection alive."""
-
-    def get_from_current(place: KeyLocationCache, name: str) -> bytes | None:
-        alive = connection()
-        if alive is None:
-            raise InvalidOperationError("the database is closed; open it again")
-        return alive._get_from_current(place, name)
-
-    return get_from_current
 
 
 _connections: weakref.WeakSet[StoreConnection] = weakref.WeakSet()

@@ -272,7 +272,7 @@ class EnginePipeline:
         """Attach, for the first time or again, and send what is unanswered."""
         former = self._former
         try:
-            attachment = self._connection.attach_pipeline(self._channel, former is not None)
+            attachment = self._connection.attach_apart(self._channel, former is not None)
         except (ShoalError, OSError) as error:
             self._fail(error)
             return

@@ -97,6 +97,11 @@ class ReadOnlyConnection(StoreConnection):
         finally:
             self._asking = None
 
+    def is_at_rest(self) -> bool:
+        """Whether it reads a store that nobody serves."""
+        self.current()
+        return self._resting is not None
+
     def check_at_rest(self) -> list[str] | None:
         """All problems in the memory of a store at rest; None if the store is being served."""
         self.current()

@@ -58,8 +58,8 @@ def attach(
         if place is not None:
             place.check()
         welcome = _greet(directory, hello, deadline_s)
-        if welcome is None and start:
-            _start_if_nobody_does(directory, hello, idle_timeout_s, deadline_s)
+        if welcome is None and start and _start_if_nobody_does(directory, hello, idle_timeout_s, deadline_s):
+            welcome = _greet(directory, hello, deadline_s)  # at once: a pause of the polling takes 10 ms
         return welcome
 
     welcome = poll(attach_or_start, deadline_s if start else time.monotonic(), SERVING, time)
@@ -130,8 +130,8 @@ def _greet(directory: Path, hello: Hello, deadline_s: float) -> Welcome | None:
             connection.detach()
 
 
-def _start_if_nobody_does(directory: Path, hello: Hello, idle_timeout_s: float, deadline_s: float) -> None:
-    """Start a coordinator unless another process does. If it cannot be started, remove what was made for it."""
+def _start_if_nobody_does(directory: Path, hello: Hello, idle_timeout_s: float, deadline_s: float) -> bool:
+    """Start a coordinator; False if another process does. If it cannot be started, remove what was made for it."""
     with contextlib.ExitStack() as made:
         try:
             if hello.store_id is None:
@@ -148,9 +148,10 @@ def _start_if_nobody_does(directory: Path, hello: Hello, idle_timeout_s: float, 
                 fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:
                 made.pop_all()
-                return
+                return False
             _start(directory, hello, idle_timeout_s, deadline_s)
         made.pop_all()
+    return True
 
 
 def _start(directory: Path, hello: Hello, idle_timeout_s: float, deadline_s: float) -> None:

@@ -34,6 +34,7 @@ class EngineTransaction:
         "_keys_read",
         "_ranges_read",
         "_reader",
+        "_required",
         "_slot",
         "_valid_until_ms",
         "_writes",
@@ -58,6 +59,7 @@ class EngineTransaction:
         self._ranges_read: list[tuple[bytes, bytes]] = []
         self._writes: dict[bytes, Write] = {}
         self._clears: list[tuple[bytes, bytes]] = []
+        self._required: list[tuple[str, list[Any]]] = []
         self._valid_until_ms = 0  # the earliest expiry of anything read; 0: nothing read expires
         self._ended = ""
 
@@ -154,16 +156,23 @@ class EngineTransaction:
             self._write(write)
         return outcome.result
 
+    def require(self, name: str, arguments: list[Any]) -> None:
+        """Perform the operation ``name``, which writes nothing, on the newest state at commit."""
+        self._check_writable()
+        self._required.append((name, arguments))
+
     def commit(self) -> int:
         """Commit and end; the commit version, or the snapshot's if nothing was written."""
         if self._ended:
             self._refuse_use()
         try:
+            version = self.snapshot
             if self._writes or self._clears:
                 reads, mutations = self._encoded()
                 version, _ = self._connection.submit(self.snapshot, self._valid_until_ms, reads, mutations)
-            else:
-                version = self.snapshot
+            elif self._required:
+                mutations = wire_request.encode_mutations([], None, self._required)
+                self._connection.submit(0, 0, wire_request.NO_READS, mutations)
         except BaseException:
             self._end("has failed")
             raise
@@ -177,7 +186,7 @@ class EngineTransaction:
             reads = wire_request.encode_reads(list(self._keys_read), self._ranges_read)
             flat = [part for write in self._writes.values() for part in write]
             clears = [bound for clear in self._clears for bound in clear]
-            return reads, wire_request.encode_mutations(flat, clears or None)
+            return reads, wire_request.encode_mutations(flat, clears or None, self._required or None)
         except MemoryError as error:
             raise no_memory_to_send(f"a commit of {len(self._writes):,} keys") from error
 

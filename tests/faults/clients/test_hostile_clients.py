@@ -206,6 +206,7 @@ class TestLies:
             ["event_append", [prefix + b"\3cell", "xxh3", [["e", b"\1"]]]],
             ["event_append", [prefix + b"\2\1" + bytes(8), "xxh3", [["e", b"\1"]]]],
             ["cell_cas", [prefix + b"\2\0", "name", 1, b"x"]],
+            ["cell_swap", [prefix + b"\2\0", "name", 1, b"x"]],
         ):
             raw = send_and_hear(watch.db, request([[], None, [operation], None]))
             assert wire_answer.decode_answer(raw[4:])[1] == REFUSED, operation

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import multiprocessing
 import os
 import random
@@ -94,7 +93,7 @@ def test_a_check_is_given_up(checked: Callable[..., Checked], monkeypatch: pytes
     if why == "room":
         rig.engine.free_more()
     elif why == "history":
-        rig.reclaimer.limits = dataclasses.replace(rig.reclaimer.limits, history_bytes=-(10**9))
+        rig.reclaimer.limits = rig.reclaimer.limits._replace(history_bytes=-(10**9))
         rig.reclaim()
     elif why == "allocations":
         rig.submit((1, request(2, [b"key", bytes(300), 0])))

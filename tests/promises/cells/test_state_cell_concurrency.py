@@ -106,6 +106,26 @@ class TestTransactions:
         assert calls == [1, 10]
         assert present(cells.read(run, "c")).value == 11
 
+    @pytest.mark.parametrize("size", [10, 4_000, 5_000, 200_000])
+    def test_transition_after_a_conflict_is_given_what_read_shows(
+        self, cells: shoal.StateCell, run: str, size: int
+    ) -> None:
+        """The state that others left, value, version and time, whether its value is small or large."""
+        cells.init(run, "c", "mine")
+        given, read = [], []
+
+        def change(state: shoal.State) -> tuple[str, None]:
+            given.append(state)
+            read.append(cells.read(run, "c"))
+            if len(given) < 3:
+                cells.set(run, "c", str(len(given)) * size)
+            return "done", None
+
+        cells.transition(run, "c", change)
+        assert given == read
+        assert [state.version for state in given] == [1, 2, 3]
+        assert cells.read(run, "c") == shoal.State("done", 4, present(cells.read(run, "c")).updated_at)
+
     def test_a_snapshot_only_reads(self, memory_db: DB, cells: shoal.StateCell, run: str) -> None:
         """read, exists and list at one moment; every change is InvalidOperationError."""
         cells.init(run, "c", 0)

@@ -264,7 +264,7 @@ def test_too_few_descriptors(tmp_path: Path, limit: int) -> None:
 def _as_nobody(path: Path, **options: Any) -> str:
     """Open as another user: what it raises or finds."""
     code = (
-        "import codecs, os, shoal, filelock, shoal.at_rest\ncodecs.lookup('ascii')\n"
+        "import codecs, os, shoal, shoal.at_rest\ncodecs.lookup('ascii')\n"
         f"os.setgid({NOBODY}); os.setuid({NOBODY})\n"
         "try:\n"
         f"    with shoal.open({str(path)!r}, timeout=5, linger=0, **{options!r}) as db:\n"

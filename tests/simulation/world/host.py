@@ -12,8 +12,8 @@ from shoal.shm.files.store_files import META_FILE, StoreMeta, decode_meta
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotPage
 from tests.simulation.world import fakes
+from tests.simulation.world.control_socket import SimulatedControlSocket
 from tests.simulation.world.disk import SimulatedStorage
-from tests.simulation.world.door import Door
 from tests.simulation.world.pipes import Epoll, Thing
 
 
@@ -76,7 +76,7 @@ class SimulatedHost(Host):
         return fakes.Epoch(self._world)
 
     def control_socket(self, directory: Path, admit: Any) -> Any:
-        return Door(self._world, admit)
+        return SimulatedControlSocket(self._world, admit)
 
     def note(self, directory: Path, text: str) -> None:
         pass

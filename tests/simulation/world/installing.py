@@ -36,8 +36,8 @@ from tests.mutants import answers as mutant_answers
 from tests.mutants import recovery as mutant_recovery
 from tests.mutants import take_over as mutant_take_over
 from tests.simulation.world import fakes
+from tests.simulation.world.control_socket import greet, lock_file, start_if_nobody_does
 from tests.simulation.world.disk import SimulatedStorage
-from tests.simulation.world.door import knock, start_if_nobody_does
 from tests.simulation.world.machine import CONSTANTS, World
 from tests.simulation.world.pipes import Poll, Thing
 
@@ -99,9 +99,8 @@ def _install(world: World, patch: Patch) -> None:
     sim_random = SimpleNamespace(uniform=rng.uniform)
     for module in (polling, retry):
         patch.set(module, "random", sim_random)
-    secrets = SimpleNamespace(randbits=rng.getrandbits)
     for module in (connection, channel, mutant_take_over):
-        patch.set(module, "secrets", secrets)
+        patch.set(module, "random_bits", rng.getrandbits)
     for name, value in CONSTANTS.items():
         patch.set(limits, name, value)
     for module, name in ((checkpoint, "CHECKPOINT_BLOCK_BYTES"), (channel, "ANSWER_SPIN_S")):
@@ -128,7 +127,7 @@ def _install_coordinator(world: World, patch: Patch) -> None:
 
     patch.set(coordinator, "recover", recover_and_check)
     # The lock files, which a mutant takes away (``serve_without_lock``).
-    patch.set(process_start, "filelock", world.file_locks)
+    patch.set(process_start, "lock_file", lambda path: lock_file(world, path))
     patch.set(process_start, "HERE", fakes.Path(world, "store"))
     patch.set(process_start, "os", fakes.Os(world))
     patch.set(
@@ -191,7 +190,7 @@ def _install_client(world: World, patch: Patch) -> None:
     patch.set(take_over, "EpochWord", lambda _directory, writable: fakes.Epoch(world))
     patch.set(connection, "StorePlace", lambda _directory, _store_id: fakes.Place())
     patch.set(connection, "words", SimpleNamespace(register_reader=world.step))
-    patch.set(take_over, "_greet", lambda _directory, hello, deadline_s: knock(world, hello, deadline_s))
+    patch.set(take_over, "_greet", lambda _directory, hello, deadline_s: greet(world, hello, deadline_s))
     patch.set(
         take_over,
         "_start_if_nobody_does",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import random
 import weakref
-from dataclasses import replace
 from typing import Any
 
 from shoal.coordinator.log import format as wal_format
@@ -18,8 +17,8 @@ from shoal.shm.limits import MIN_STORE_BYTES, Limits
 from shoal.shm.memory.segment import Segment
 from shoal.workers.shared_memory.attachment import Attachment
 from tests.simulation.world import fakes
+from tests.simulation.world.control_socket import SimulatedControlSocket
 from tests.simulation.world.disk import Disk
-from tests.simulation.world.door import Door, Locks
 from tests.simulation.world.host import SimulatedHost
 from tests.simulation.world.pipes import Descriptors
 from tests.simulation.world.scheduler import Killed, Process, Scheduler
@@ -38,6 +37,7 @@ _LIMITS = Limits(
     clear_slice=2,
     sweep_slice=4,
     sweep_every_ms=4,
+    fill_step_bytes=512,
     first_client_s=0.2,
     request_spin_s=0.00005,
     crowded_request_spin_s=0.00002,
@@ -56,16 +56,14 @@ class World(Scheduler):
         self.descriptors = Descriptors(self, rng.choice([24, 64, 300, 4096, 65536]), rng.choice([0, 0, 0.05, 0.4]))
         self.disk = Disk(self)
         self.disk.on_record = self._note_record
-        self.limits = replace(
-            _LIMITS,
+        self.limits = _LIMITS._replace(
             log_file_bytes=rng.choice([512, 1024, 1536, 4096]),
             checkpoint_log_files=rng.choice([1, 2, 4]),
         )
         self.boot = 1
-        self.door: Door | None = None
+        self.control_socket: SimulatedControlSocket | None = None
         self.kills_starter = False  # the next process that starts a coordinator dies meanwhile
         self.locks: dict[str, Process] = {}
-        self.file_locks = Locks(self)
         self.epoch = memoryview(bytearray(64)).cast("Q")
         self.segments: list[Segment] = []
         self.attachments: list[weakref.ref[Attachment]] = []
@@ -99,8 +97,8 @@ class World(Scheduler):
         if process.alive:
             super().end(process, status)
             self.descriptors.close_all(process)
-            if self.door is not None and self.door.process is process:
-                self.door = None
+            if self.control_socket is not None and self.control_socket.process is process:
+                self.control_socket = None
 
     def died(self, process: Process, name: str, error: BaseException) -> None:
         self.say(f"{process.name}/{name}: {type(error).__name__}: {error}")
@@ -142,7 +140,7 @@ class World(Scheduler):
         self.processes.clear()
         self.disk.cut_power()
         self.boot += 1
-        self.door = None
+        self.control_socket = None
         self.locks.clear()
         if self.current is not None:
             self.current.done = True

@@ -8,7 +8,7 @@ from shoal.shm.limits import Limits
 
 
 def test_window_and_sessions() -> None:
-    """Every written key, every cleared range and every client's outcome, at the version of the commit."""
+    """Every written key, every range tombstone and every client's outcome, at the version of the commit."""
     window, sessions = ConflictWindow(0), ClientSessions()
     apply_commit(window, sessions, 3, [(b"r", b"s")], [b"k", b"v", 0, b"l", None, 0], [(7, 1, ["a"]), (8, 4, [])])
     assert [window.written_since(key, 2) for key in (b"k", b"l", b"r1", b"other")] == [3, 3, 3, 0]

@@ -1,4 +1,4 @@
-"""Cleared ranges below delete_run: swept in slices with commits between, and many of them in one commit."""
+"""Range tombstones below delete_run: their keys go in slices with commits between, and many go in one commit."""
 
 # ruff: noqa: PT012 (what raises is the end of the with block, whatever stands in it)
 

@@ -36,7 +36,7 @@ class TestReclaim:
         assert store.problems() == []
 
     def test_cleared_range_is_reclaimed_in_slices(self) -> None:
-        """A cleared range is absent at once, counted out slice by slice, and leaves nothing behind."""
+        """A range tombstone is absent at once, counted out slice by slice, and leaves nothing behind."""
         store = Store(bounds=Limits(clear_slice=10))
         store.commit({f"{n:03}".encode(): b"v" for n in range(100)})
         store.commit(clears=[(b"010", b"090")])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import reprlib
 import struct
 import tracemalloc
 from pathlib import Path
@@ -16,6 +17,7 @@ from shoal.shm.errors import CorruptionError
 from shoal.shm.files import checkpoint
 from shoal.shm.files.checkpoint import END, HEAD, KEYS, CheckpointReader
 from shoal.shm.files.storage import DiskStorage
+from shoal.shm.limits import MAX_ENCODED_VALUE_BYTES
 
 VERSION = 9
 STORE_ID = bytes(range(16))
@@ -85,6 +87,45 @@ def test_what_is_behind_damage(tmp_path: Path) -> None:
     assert isinstance(error, CorruptionError)
     assert error.offset == len(HEAD_BLOCK)
     assert [entry.key for entry in entries] == [b"c"]
+
+
+UNSOUND = {
+    "a key that is text": ["b", b"2", 9, 0],
+    "an empty key": [b"", b"2", 9, 0],
+    "a long key": [b"b" * 4097, b"2", 9, 0],
+    "a value that is none": [b"b", None, 9, 0],
+    "a long value": [b"b", bytes(MAX_ENCODED_VALUE_BYTES + 1), 9, 0],
+    "version 0": [b"b", b"2", 0, 0],
+    "a version above that of the checkpoint": [b"b", b"2", VERSION + 1, 0],
+    "a version that is true": [b"b", b"2", True, 0],
+    "an expiry in the past of time": [b"b", b"2", 9, -1],
+    "an expiry that is no time": [b"b", b"2", 9, 1 << 63],
+    "an expiry that is a float": [b"b", b"2", 9, 1.0],
+    "a key for the second time": [b"a", b"2", 9, 0],
+}
+
+
+@pytest.mark.parametrize("at", [0, 1, 2])
+@pytest.mark.parametrize("entry", UNSOUND.values(), ids=UNSOUND)
+def test_unsound_keys_are_damage(tmp_path: Path, entry: list[Any], at: int) -> None:
+    """A right checksum does not make a key sound: wherever in a block it stands, the error shows that entry."""
+    entries: list[list[Any]] = [[b"a", b"1", 3, 0], [b"c", b"3", 3, 0]]
+    entries.insert(at, entry)
+    flat = [part for each in entries for part in each]
+    first = block(KEYS, [b"Z", b"1", 3, 0])
+    reader = reader_of(tmp_path, HEAD_BLOCK, first, block(KEYS, flat), block(END, [4, []]))
+    is_repeated = entry[0] == b"a"
+    with pytest.raises(CorruptionError, match=f"damaged at byte {len(HEAD_BLOCK + first)}") as caught:
+        list(reader.entries())
+    assert is_repeated or reprlib.repr(entry) in str(caught.value)
+
+
+@pytest.mark.parametrize("flat", [[b"a", b"1", 3], [b"a", b"1", 3, 0, b"b"], {"a": 1}, None], ids=repr)
+def test_keys_that_are_not_whole(tmp_path: Path, flat: Any) -> None:
+    """Columns of different lengths are damage, and so is anything but a list."""
+    reader = reader_of(tmp_path, HEAD_BLOCK, block(KEYS, flat), block(END, [1, []]))
+    with pytest.raises(CorruptionError, match="key, value, version and expiry"):
+        list(reader.entries())
 
 
 def test_names_of_files() -> None:

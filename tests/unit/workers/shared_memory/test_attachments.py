@@ -19,6 +19,7 @@ class Attachment:
         self.fds = os.pipe()
         self.pipes = descriptors.owned(*self.fds)
         self.in_use = False
+        self.waiting = False
         self.closed: list[str] = []
 
     def close_memory(self, why: str) -> None:

@@ -17,6 +17,8 @@ from shoal.workers.shared_memory.autocommit import AutoCommit
 from shoal.workers.shared_memory.connection import StoreConnection
 from tests.support.present import present
 
+KEY = [(b"key", b"key\0")]
+
 
 @pytest.fixture
 def connection(tmp_path: Path) -> Iterator[StoreConnection]:
@@ -78,25 +80,22 @@ def test_stats_of_a_closed_connection(connection: StoreConnection, engine: AutoC
 
 class TestWaiting:
     def test_in_vain(self, engine: AutoCommit) -> None:
-        """Without a commit both waits end after their time, and ``wait_for`` looks a last time after that."""
-        give_up_s = time.monotonic() + 0.05
-        assert engine.wait_beyond(0, give_up_s) is False
+        """Without a commit the wait ends after its time, and it looks a last time after that."""
         looked_s: list[float] = []
         give_up_s = time.monotonic() + 0.05
-        assert engine.wait_for(lambda: looked_s.append(time.monotonic()), give_up_s) is None
+        assert engine.wait_for(lambda: looked_s.append(time.monotonic()), KEY, give_up_s) is None
         assert looked_s[0] < give_up_s <= looked_s[-1]
 
     def test_no_commit_no_look(self, engine: AutoCommit) -> None:
         """While nothing is committed, ``wait_for`` does not look again until the time is up."""
         looks: list[None] = []
-        assert engine.wait_for(lambda: looks.append(None), time.monotonic() + 0.3) is None
+        assert engine.wait_for(lambda: looks.append(None), KEY, time.monotonic() + 0.3) is None
         assert len(looks) <= 3
 
     def test_what_is_there(self, engine: AutoCommit) -> None:
-        """What the first look finds is returned at once, a false value as well; so is a past version."""
+        """What the first look finds is returned at once, a false value as well."""
         engine.put(b"key", b"1")
-        assert engine.wait_for(lambda: 0, 0.0) == 0
-        assert engine.wait_beyond(0, 0.0) is True
+        assert engine.wait_for(lambda: 0, KEY, 0.0) == 0
 
     def test_commits_of_another_thread(self, engine: AutoCommit) -> None:
         """Each commit leads to another look, whichever thread makes it."""
@@ -112,5 +111,5 @@ class TestWaiting:
 
         thread = threading.Thread(target=count)
         thread.start()
-        assert engine.wait_for(look, time.monotonic() + 30) == b"50"
+        assert engine.wait_for(look, KEY, time.monotonic() + 30) == b"50"
         thread.join()

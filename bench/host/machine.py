@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import multiprocessing
 import os
 import platform
@@ -17,9 +18,9 @@ import redis
 
 import shoal
 
+from ..peers import disk_cache, redis_server
+from ..peers.shoal_store import LINGER_S
 from . import signals
-from .peers import redis_server
-from .peers.shoal_store import LINGER_S
 
 _SYNC_BYTES = 4096
 _SYNCS = 200
@@ -43,6 +44,8 @@ def describe(directory: Path) -> dict[str, Any]:
         "sqlite": sqlite3.sqlite_version,
         "redis": redis_server.version(),
         "redis_py": redis.__version__,
+        "hiredis": _installed("hiredis"),
+        "diskcache": disk_cache.version(),
         "msgpack": ".".join(map(str, msgpack.version)),
         "file_system": _file_system(directory),
         "fdatasync_s": _fdatasync_s(directory),
@@ -57,6 +60,13 @@ def _cpu_model() -> str:
         lines = []
     models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
     return models[0] if models else platform.processor() or platform.machine()
+
+
+def _installed(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
 
 
 def _is_compiled(directory: Path) -> bool:

@@ -1,0 +1,154 @@
+"""Writes many keys at once, each at its own version, into a segment that nobody reads yet: recovery loads with it.
+
+It does what ``Writer.plan`` and ``Writer.apply`` do for a commit, and less often: room is found once for many keys, and
+the keys of a checkpoint enter the hash index when all are there. Nothing is published here, and nothing survives
+SIGKILL: the next coordinator begins with an empty segment.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Sequence
+
+from xxhash import xxh3_64_intdigest
+
+from shoal.coordinator.memory.heap import RECLAIM_BLOCKS, WORST_CASE_BLOCKS
+from shoal.coordinator.memory.writer import Plan, Writer
+from shoal.shm.errors import StoreFullError
+from shoal.shm.memory.layout import (
+    BLOCK_WORDS,
+    EXPIRES,
+    LENGTH_MASK,
+    NODE_HEADER_WORDS,
+    RECORD_HEADER_WORDS,
+    RECORD_META,
+    RECORD_PREVIOUS,
+    RECORD_VALUE_BYTE,
+    TOMBSTONE,
+    W_HASH_SEED,
+    words_for,
+)
+from shoal.shm.memory.record import write_node, write_record
+from shoal.shm.wire.request import FlatWrites, triples
+
+# Words that both indexes take for a key, at most on average: half full buckets, and a leaf that is full.
+_INDEX_WORDS = 6
+
+
+def apply_versions(writer: Writer, writes: FlatWrites, versions: Sequence[int]) -> None:
+    """Apply the i-th write at ``versions[i]``; versions ascend, and no key stands in ``writes`` twice.
+
+    A record is written over the newest one of its key if both take the same words. StoreFullError leaves everything as
+    it was.
+    """
+    plan = writer.plan(writes)
+    sizes = _but_in_place(writer.segment.words, writes, plan)
+    fresh = iter(writer.allocate([size for size in sizes if size]))
+    try:
+        places = zip(triples(writes), versions, plan.nodes, plan.new_nodes, sizes, strict=True)
+        for (key, value, expires_ms), version, node, new_node, size in places:
+            if not size:
+                _write_over(writer, version, key, value, expires_ms, node)
+            elif value is None:
+                writer.delete(version, key, node, next(fresh))
+            elif node:
+                writer.overwrite(version, key, value, expires_ms, node, next(fresh))
+            else:
+                writer.add(version, key, value, expires_ms, new_node, next(fresh))
+    except StoreFullError as error:  # a part is done: this must not be taken for the StoreFullError above
+        raise AssertionError("the room that was planned for many commits is not there") from error
+
+
+def _but_in_place(words: memoryview, writes: FlatWrites, plan: Plan) -> list[int]:
+    """The sizes that are planned, but 0 for a record that takes as many words as the newest one of its key."""
+    sizes = plan.sizes.copy()
+    for i, node in enumerate(plan.nodes):
+        if node and writes[3 * i + 1] is not None:
+            meta = words[words[node] + RECORD_META]
+            if not meta & TOMBSTONE:
+                value_words = (meta & LENGTH_MASK) + 7 >> 3
+                if RECORD_HEADER_WORDS + value_words + (1 if meta & EXPIRES else 0) == sizes[i]:
+                    sizes[i] = 0
+    return sizes
+
+
+def _write_over(writer: Writer, version: int, key: bytes, value: bytes | None, expires_ms: int, node: int) -> None:
+    """Write a record over the newest one of a key."""
+    words = writer.segment.words
+    record = words[node]
+    write_record(writer.segment.mm, record, version, words[record + RECORD_PREVIOUS], value, expires_ms)
+    if expires_ms:
+        writer.expiry.add(key, expires_ms)
+
+
+def lower_large_records(writer: Writer) -> None:
+    """Move the large newest records of all keys together, so that the free blocks between them become long runs.
+
+    History must have been reclaimed: it stays where it is.
+    """
+    heap, words, mm = writer.heap, writer.segment.words, writer.segment.mm
+    nodes = [node for _, node in writer.ordered_index.iterate(b"", None) if heap.is_large(words[node])]
+    heap.back_all()
+    for node in sorted(nodes, key=words.__getitem__):
+        record = words[node]
+        n_bytes = (RECORD_VALUE_BYTE // 8 + 1 + words_for(words[record + RECORD_META] & LENGTH_MASK)) * 8
+        lower = heap.lower(record)
+        mm.move(lower * 8, record * 8, min(n_bytes, heap.size_of(lower) * 8))
+        words[node] = lower
+
+
+class KeyLoader:
+    """Fills an empty segment with keys in ascending order. Until ``finish``, no key can be found."""
+
+    def __init__(self, writer: Writer) -> None:
+        self._writer = writer
+        self._seed = writer.segment.words[W_HASH_SEED]
+        self._digests = array("Q")
+        self._nodes = array("Q")
+
+    def add(self, writes: FlatWrites, versions: Sequence[int]) -> None:
+        """Write keys, the i-th at ``versions[i]``. StoreFullError leaves everything as it was."""
+        writer, keys = self._writer, writes[::3]
+        plan = writer.plan(writes, (), dict.fromkeys(keys, 0))  # 0: there is no node, and no look-up is needed
+        self._keep_room(len(keys), sum(plan.sizes) + sum(map(len, keys)) // 8)
+        records = writer.allocate(plan.sizes)
+        seed, digest_of = self._seed, xxh3_64_intdigest
+        try:
+            nodes = self._write(writes, versions, plan.new_nodes, records)
+        except StoreFullError as error:
+            raise AssertionError("the room that was planned for many keys is not there") from error
+        self._nodes.extend(nodes)
+        self._digests.extend([digest_of(key, seed) for key in keys])
+        writer.new_keys += zip(keys, nodes, strict=True)
+        writer.keys += len(keys)
+
+    def _write(
+        self, writes: FlatWrites, versions: Sequence[int], new_nodes: list[int], records: list[int]
+    ) -> list[int]:
+        """Write nodes and records; the nodes. ``Writer.add`` does the same for one key."""
+        heap, mm, expiry = self._writer.heap, self._writer.segment.mm, self._writer.expiry
+        nodes = []
+        for (key, value, expires_ms), version, new_node, node in zip(
+            triples(writes), versions, new_nodes, records, strict=True
+        ):
+            record = node + new_node
+            if not new_node:
+                node = heap.allocate(NODE_HEADER_WORDS + words_for(len(key)))
+            nodes.append(node)
+            write_node(mm, node, key, record)
+            write_record(mm, record, version, 0, value, expires_ms)
+            if expires_ms:
+                expiry.add(key, expires_ms)
+        return nodes
+
+    def finish(self) -> None:
+        """Have every key found."""
+        self._writer.hash_index.build(self._digests, self._nodes)
+
+    def _keep_room(self, new_keys: int, words: int) -> None:
+        """StoreFullError unless there is room for so many words, and for all keys in the indexes."""
+        heap, keys = self._writer.heap, len(self._nodes) + new_keys
+        self._writer.hash_index.prepare(keys)
+        blocks = (words * 3 // 2 + _INDEX_WORDS * keys) // BLOCK_WORDS + WORST_CASE_BLOCKS + RECLAIM_BLOCKS
+        if not heap.make_ready(blocks, heap.reserve_blocks):
+            raise StoreFullError("many keys at once may take more room than there is")

@@ -1,0 +1,167 @@
+"""Who holds something, and when that ends: decided here, in commits of the coordinator, without knowing what is held.
+
+A holder is an open database in one process. What it holds stands in the store (``shm.holder_index``). It ends
+
+- at once when its last client has gone: its process died, or closed the database;
+- ``ttl`` after its last sign of life, if its process does not answer. Its client renews three times in that time;
+- likewise after the coordinator's death: the next one finds holders in the store, and each has its ttl to come back.
+
+The end of a holder is one commit for each ``_SLICE`` held keys: the table of operations says what to write
+(``OperationTable.ended``), and the entries go with it. After SIGKILL in between, the rest is found by the next
+coordinator.
+
+Time in which the coordinator did not run counts for nobody: its clock moves by a second at most between two looks. So a
+machine that was suspended, or a coordinator that was stopped, takes nothing from holders that did run.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.memory.writer import Writer
+from shoal.shm import holder_index
+from shoal.shm.errors import ShoalError
+from shoal.shm.operation import Read, VersionedValue, Write
+
+_SLICE = 256  # held keys that end in one commit
+_LONGEST_STEP_S = 1.0
+_PAUSE_S = 0.5  # after a commit that found no room
+_NEVER_S = float("inf")
+_ALL_MS = 1 << 62  # longer than any ttl
+
+
+class _Holder:
+    """``seen_s``: the last sign of life, by the holders' clock. ``ttl_ms``: the shortest of what it holds, or less."""
+
+    __slots__ = ("seen_s", "ttl_ms")
+
+    def __init__(self, seen_s: float, ttl_ms: int) -> None:
+        self.seen_s = seen_s
+        self.ttl_ms = ttl_ms
+
+
+class Holders:
+    """All holders of a store. True if there is any."""
+
+    def __init__(self, writer: Writer, engine: CommitEngine, monotonic_s: Callable[[], float]) -> None:
+        self._writer = writer
+        self._engine = engine
+        self._known: dict[int, _Holder] = {}
+        self._gone: dict[int, None] = {}  # those that have ended and are not released yet, in the order of their ends
+        self._monotonic_s = monotonic_s
+        self._looked_s = monotonic_s()
+        self._clock_s = 0.0
+        self._retry_s = 0.0  # not before this moment, as there was no room
+        self._next_s = _NEVER_S  # no holder's time is up before, by the holders' clock
+        for key, _ in writer.ordered_index.iterate(holder_index.PREFIX, holder_index.BEHIND):
+            found = writer.newest(key, 0)
+            if found is not None:
+                self.note(Write(key, found.value, 0))
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def note(self, write: Write) -> None:
+        """A commit writes an entry: a sign of life of its holder, which is known from now on."""
+        if write.value is None or not write.key.startswith(holder_index.PREFIX):
+            return
+        self._look()
+        holder, _ = holder_index.decode_key(write.key)
+        ttl_ms = holder_index.decode_ttl_ms(write.value)
+        before = self._known.get(holder)
+        if before is not None:
+            ttl_ms = min(ttl_ms, before.ttl_ms)
+        self._known[holder] = _Holder(self._clock_s, ttl_ms)
+        self._next_s = min(self._next_s, self._clock_s + ttl_ms / 1000)
+
+    def renew(self, holder: int) -> bool:
+        """A sign of life; whether it still holds something."""
+        self._look()
+        found = self._known.get(holder)
+        if found is None or holder in self._gone:
+            return False
+        found.seen_s = self._clock_s
+        return True
+
+    def age_ms(self, holder: int) -> int:
+        """How long ago the last sign of life was; -1 of a holder that is not known."""
+        self._look()
+        found = self._known.get(holder)
+        return -1 if found is None else int((self._clock_s - found.seen_s) * 1000)
+
+    def gone(self, holder: int) -> None:
+        """The last client of an open database has gone."""
+        if holder in self._known:
+            self._gone[holder] = None
+
+    def due_in_s(self) -> float:
+        """How long nothing is to be done."""
+        self._look()
+        due_s = 0.0 if self._gone else self._next_s - self._clock_s
+        return max(due_s, self._retry_s - self._looked_s)
+
+    def end_due(self) -> None:
+        """Release what those held that have ended by now; a slice of it. Called when all pipes have been read."""
+        if self.due_in_s() > 0:
+            return
+        self._engine.finish_group()  # the ordered index has all keys then
+        for holder, found in list(self._known.items()):
+            silent_ms = int((self._clock_s - found.seen_s) * 1000)
+            if holder in self._gone:
+                silent_ms = _ALL_MS
+            if silent_ms >= found.ttl_ms:
+                self._release(holder, silent_ms)
+        self._next_s = min(
+            (found.seen_s + found.ttl_ms / 1000 for found in self._known.values()),
+            default=_NEVER_S,
+        )
+
+    def _look(self) -> None:
+        now_s = self._monotonic_s()
+        self._clock_s += min(max(0.0, now_s - self._looked_s), _LONGEST_STEP_S)
+        self._looked_s = now_s
+
+    def _release(self, holder: int, silent_ms: int) -> None:
+        """Release a slice of what ``holder`` holds with a ttl of ``silent_ms`` at most. If that is all, forget it."""
+        due: list[bytes] = []
+        left_ms = _ALL_MS
+        for key, ttl_ms in self._entries(holder):
+            if ttl_ms <= silent_ms and len(due) < _SLICE:
+                due.append(key)
+            else:
+                left_ms = min(left_ms, ttl_ms)
+        if due and not self._engine.commit_own(lambda read, now_ms: self._released(read, due, now_ms)):
+            self._retry_s = self._looked_s + _PAUSE_S  # no room: readers see it held for longer
+        elif left_ms == _ALL_MS:
+            del self._known[holder]
+            self._gone.pop(holder, None)
+        else:
+            self._known[holder].ttl_ms = left_ms
+
+    def _entries(self, holder: int) -> Iterator[tuple[bytes, int]]:
+        """The key and ttl of each entry of a holder."""
+        for key, _ in self._writer.ordered_index.iterate(*holder_index.bounds_of(holder)):
+            found = self._writer.newest(key, 0)
+            if found is not None:
+                yield key, holder_index.decode_ttl_ms(found.value)
+
+    def _released(self, read: Read, entries: list[bytes], now_ms: int) -> list[Write]:
+        """What to write when what the ``entries`` say is not held any more; each sees the writes of those before."""
+        writes: dict[bytes, Write] = {}
+
+        def read_newest(key: bytes) -> VersionedValue | None:
+            write = writes.get(key)
+            if write is None:
+                return read(key)
+            return None if write.value is None else VersionedValue(write.value, 0, write.expires_ms)
+
+        for entry in entries:
+            holder, held_key = holder_index.decode_key(entry)
+            try:
+                ended = self._engine.operations.ended(read_newest, held_key, holder, now_ms)
+            except (ShoalError, TypeError, ValueError, LookupError):  # no record of a rule: nobody holds anything by it
+                ended = []
+            writes.update({write.key: write for write in ended})
+            writes[entry] = Write(entry, None, 0)
+        return list(writes.values())

@@ -1,0 +1,274 @@
+"""Control requests: what a client asks of the coordinator beside commits, and the answers that come later.
+
+    check     [number, part, position]           a slice of a check (``checks``)
+    wait      [since, [[lower, upper], ...], ms]  -> [1] once a range was written after version ``since``, [0] after
+                                                 ``ms``. [1] may come too early: the client looks for itself
+    in_line   [[[lower, upper], ...], ms]        with one operation, which is decided as in any commit; but while it
+                                                 raises what passes it stays in line, for ``ms`` at most
+    leave     []                                 with one operation: leave the line, then decide the operation
+    renew     []                                 -> [1] if the client's database still holds something, else [0]
+    ages      [holder, ...]                      -> ms since the last sign of life of each; -1: holds nothing
+
+A client has one request under way. ``wait`` and ``in_line`` are answered when something happens: a commit wakes those
+that wait for what it wrote, after it is published, in the order in which they came. All of it is in the coordinator's
+memory only; after its death the clients ask the next one.
+
+A line is of one operation on one key. When something that it waits for is written, its requests are decided again in
+the order of their arrival, up to the first that still has to wait. One that arrives goes to the end of a line that is
+there without being decided, so nobody overtakes.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Callable, Sequence
+from typing import Any, ClassVar, NamedTuple
+
+from shoal.coordinator.commit.conflict_window import ConflictWindow
+from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.presence.holders import Holders
+from shoal.coordinator.presence.waiters import KeyRange, Waiters
+from shoal.coordinator.server.checks import Checks
+from shoal.coordinator.server.clients import Client
+from shoal.shm.operation import Write
+from shoal.shm.wire.answer import ANSWERED, encode_answer
+from shoal.shm.wire.request import CommitSet
+
+Answers = list[tuple[Client, bytes]]
+_LONGEST_MS = 1 << 50
+
+
+class _Pending(NamedTuple):
+    """A request that is answered later."""
+
+    client: Client
+    request: CommitSet
+    line: tuple[str, bytes] | None  # the operation and its first argument; None of one that only waits
+
+
+class ControlRequests:
+    """Answers control requests. ``is_active``: somebody waits or holds something, so turns end with ``after_turn``."""
+
+    def __init__(self, engine: CommitEngine, window: ConflictWindow, checks: Checks, holders: Holders) -> None:
+        self._engine = engine
+        self._window = window
+        self._checks = checks
+        self._holders = holders
+        self._waiters = Waiters()  # the targets are waiting clients and the keys of lines
+        self._seen = 0  # the version up to which the waiters know everything
+        self._pending: dict[Client, _Pending] = {}
+        self._lines: dict[tuple[str, bytes], dict[Client, _Pending]] = {}  # in the order of arrival
+        self._stirred: dict[tuple[str, bytes], None] = {}  # lines that somebody has left
+        self._due: list[tuple[float, int, _Pending]] = []
+        self._numbers = 0
+        self._answers: Answers = []
+        self.is_active = len(holders) > 0
+        engine.watch_own_writes(self._note_own_write)
+
+    def answer(self, client: Client, request: CommitSet, now_s: float) -> bytes | None:
+        """The answer; empty if it comes later, None if there is no such request."""
+        assert request.control is not None
+        name, arguments = request.control
+        found = self._ANSWER.get(name)
+        if found is None:
+            return None
+        understand, answer = found
+        try:
+            understood = understand(request, arguments)
+        except (TypeError, ValueError, LookupError):
+            return None
+        if client in self._pending:
+            self.forget(client)  # it has given up waiting
+        self.is_active = True
+        return answer(self, client, request, now_s, *understood)
+
+    def forget(self, client: Client) -> None:
+        """A client is gone or does not wait any more."""
+        self._checks.forget(client)
+        pending = self._pending.pop(client, None)
+        if pending is None:
+            return
+        if pending.line is None:
+            self._waiters.remove(client)
+        else:
+            line = self._lines[pending.line]
+            del line[client]
+            if line:
+                self._stirred[pending.line] = None  # the next one may not have to wait
+            else:
+                del self._lines[pending.line]
+                self._waiters.remove(pending.line)
+
+    def gone(self, database_id: int) -> None:
+        """The last client of an open database is gone."""
+        self._holders.gone(database_id)
+
+    def due_in_s(self, now_s: float) -> float:
+        """How long there is nothing to do for ``after_turn`` unless something is committed."""
+        first_s = self._due[0][0] - now_s if self._due else float("inf")
+        return max(0.0, min(first_s, self._holders.due_in_s()))
+
+    def after_turn(self, now_s: float) -> Answers:
+        """End holders, wake who waits for what was committed, and end waits whose time is up; what to send now."""
+        self._holders.end_due()
+        self._wake()
+        while self._due and self._due[0][0] <= now_s:
+            _, _, pending = heapq.heappop(self._due)
+            if self._pending.get(pending.client) is pending:
+                self._end_late(pending)
+                self._wake()
+        self._engine.finish_group()
+        answers, self._answers = self._answers, []
+        self.is_active = bool(self._pending or len(self._holders))
+        return answers
+
+    # --- what is asked ---
+
+    def _check(self, client: Client, request: CommitSet, now_s: float, arguments: list[Any]) -> bytes | None:
+        self._engine.finish_group()
+        answer = self._checks.answer(client, arguments, self._engine.published, now_s)
+        return None if answer is None else _answered(request, answer)
+
+    def _wait(
+        self, client: Client, request: CommitSet, now_s: float, since: int, ranges: list[KeyRange], longest_ms: int
+    ) -> bytes:
+        if self._window.may_have_changed(ranges, since):
+            return _answered(request, [1])
+        if not longest_ms:
+            return _answered(request, [0])
+        self._add_waiter(client, ranges)
+        self._note(_Pending(client, request, None), longest_ms, now_s)
+        return b""
+
+    def _in_line(
+        self, client: Client, request: CommitSet, now_s: float, ranges: list[KeyRange], longest_ms: int
+    ) -> bytes:
+        name, operands = request.operations[0]
+        key = (name, operands[0])
+        if key in self._lines:
+            self._serve(key)
+        is_last = key in self._lines and self._engine.outcome(client.client_id, request.commit_id) is None
+        if not (is_last and longest_ms):
+            told = self._submit(client, request, longest_ms > 0)
+            if told:
+                return told
+        if key not in self._lines:
+            self._lines[key] = {}
+            self._add_waiter(key, ranges)
+        pending = self._lines[key][client] = _Pending(client, request, key)
+        self._note(pending, longest_ms, now_s)
+        return b""
+
+    def _leave(self, client: Client, request: CommitSet, now_s: float) -> bytes:
+        return self._submit(client, request, False)
+
+    def _renew(self, client: Client, request: CommitSet, now_s: float) -> bytes:
+        return _answered(request, [int(self._holders.renew(client.database_id))])
+
+    def _ages(self, client: Client, request: CommitSet, now_s: float, *holders: int) -> bytes:
+        return _answered(request, [self._holders.age_ms(holder) for holder in holders])
+
+    # By name: what makes the arguments of the second out of a request, or raises; and what answers it.
+    _ANSWER: ClassVar[dict[str, tuple[Callable[[CommitSet, Any], Sequence[Any]], Callable[..., bytes | None]]]] = {
+        "check": (lambda _, arguments: [arguments], _check),
+        "wait": (lambda _, arguments: _understood(arguments, _whole, _ranges, _wait_ms), _wait),
+        "in_line": (lambda request, arguments: _understood_in_line(request, arguments), _in_line),
+        "leave": (lambda _, arguments: _understood(arguments), _leave),
+        "renew": (lambda _, arguments: _understood(arguments), _renew),
+        "ages": (lambda _, arguments: [_whole(holder) for holder in arguments], _ages),
+    }
+
+    # --- those that wait ---
+
+    def _note_own_write(self, write: Write) -> None:
+        self._holders.note(write)
+        self.is_active = True
+
+    def _add_waiter(self, target: Any, ranges: list[KeyRange]) -> None:
+        if not self._waiters:
+            self._seen = self._engine.version  # nobody waits for what is older
+        self._waiters.add(target, ranges)
+
+    def _note(self, pending: _Pending, longest_ms: int, now_s: float) -> None:
+        self._pending[pending.client] = pending
+        if longest_ms < _LONGEST_MS:
+            self._numbers += 1
+            heapq.heappush(self._due, (now_s + longest_ms / 1000, self._numbers, pending))
+        if len(self._due) > 2 * len(self._pending) + 64:
+            self._due = [each for each in self._due if self._pending.get(each[2].client) is each[2]]
+            heapq.heapify(self._due)
+
+    def _wake(self) -> None:
+        """Answer or decide all that wait for what was committed. What that commits may wake others."""
+        stirred, self._stirred = self._stirred, {}
+        for key in stirred:
+            if key in self._lines:
+                self._serve(key)
+        while self._seen < self._engine.version:
+            since, self._seen = self._seen, self._engine.version
+            for target in self._waiters.touched(self._window, since):
+                if isinstance(target, Client):
+                    pending = self._pending.pop(target)
+                    self._waiters.remove(target)
+                    self._answers.append((target, _answered(pending.request, [1])))
+                else:
+                    self._serve(target)  # type: ignore[arg-type]
+
+    def _serve(self, key: tuple[str, bytes]) -> None:
+        """Decide the requests of a line, up to the first that still has to wait."""
+        line = self._lines[key]
+        for client, pending in list(line.items()):
+            answer = self._submit(client, pending.request, True)
+            if not answer:
+                return
+            self._answers.append((client, answer))
+            del line[client], self._pending[client]
+        del self._lines[key]
+        self._waiters.remove(key)
+
+    def _end_late(self, pending: _Pending) -> None:
+        """The time of a request is up."""
+        if pending.line is None:
+            answer = _answered(pending.request, [0])
+        else:
+            answer = self._submit(pending.client, pending.request, False)
+        self._answers.append((pending.client, answer))
+        self.forget(pending.client)
+
+    def _submit(self, client: Client, request: CommitSet, in_line: bool) -> bytes:
+        client.page.note_work(1)
+        answer = self._engine.submit(client.client_id, request, in_line)
+        client.page.note_work(0)
+        return answer
+
+
+def _answered(request: CommitSet, answer: list[Any]) -> bytes:
+    return encode_answer(request.commit_id, ANSWERED, 0, answer)
+
+
+def _understood(arguments: Any, *readers: Callable[[Any], Any]) -> list[Any]:
+    """The arguments, each as its reader understands it; ValueError or TypeError if they are no such arguments."""
+    return [read(argument) for read, argument in zip(readers, arguments, strict=True)]
+
+
+def _understood_in_line(request: CommitSet, arguments: Any) -> list[Any]:
+    if len(request.operations) != 1:
+        raise ValueError("not one operation")
+    return _understood(arguments, _ranges, _wait_ms)
+
+
+def _whole(asked: Any) -> int:
+    if type(asked) is not int or asked < 0:
+        raise ValueError("not a number")
+    return asked
+
+
+def _ranges(asked: Any) -> list[KeyRange]:
+    ranges = [(lower, upper) for lower, upper in asked]
+    if any(type(lower) is not bytes or type(upper) is not bytes for lower, upper in ranges):
+        raise TypeError("a range is not two keys")
+    return ranges
+
+
+def _wait_ms(asked: Any) -> int:
+    return min(_whole(asked), _LONGEST_MS)

@@ -1,0 +1,150 @@
+"""Leases: named claims of a run, each held by as many as have slots, and what fences a transaction with one.
+
+``rules.lease_rules`` has the record and the rules; the port ``Holding`` keeps what is held. ``Database.lease`` and
+``Database.leases`` are the public calls.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import TracebackType
+from typing import NoReturn
+
+from shoal.primitives.engine import Engine, EngineTransaction, Store
+from shoal.primitives.keys import Namespace, Tag, after, decode_text, encode_text
+from shoal.primitives.rules import requests
+from shoal.primitives.rules.lease_rules import LeaseHolder, decode_record
+from shoal.primitives.transaction import Fence
+from shoal.shm.arguments import check_count, check_positive_seconds, check_type, check_wait
+from shoal.shm.clock import now_ms
+from shoal.shm.randomness import random_bits
+
+_TAG = bytes((Tag.LEASE,))
+_TICKET_BITS = 62
+
+
+@dataclass(frozen=True)
+class LeaseInfo:
+    """One holder of a lease, as ``Database.leases`` lists it.
+
+    - ``name`` (str): the name of the lease.
+    - ``token`` (int): higher than that of everybody who held it before.
+    - ``slot`` (int): from 0 on; no two holders of a lease have the same.
+    - ``pid`` (int): the process that holds it.
+    - ``expires_at`` (int): when it ends if its process does not answer from now on; ms since the epoch (UTC). It is
+      moved on as long as the process renews it.
+
+    >>> LeaseInfo("deploy", 3, 0, 4711, 1_700_000_030_000).slot
+    0
+    """
+
+    name: str
+    token: int
+    slot: int
+    pid: int
+    expires_at: int
+
+
+class Lease:
+    """A lease that this process holds: what ``Database.lease`` returns. A context manager, which releases it.
+
+    - ``token`` (int): give it to what is outside the store, which can refuse lower ones. Tokens only rise, in the whole
+      store, also over the deletion of a run.
+    - ``slot`` (int): from 0 to ``slots`` - 1; no two holders have the same.
+    - ``name`` (str): the name of the lease.
+
+    >>> import shoal, tempfile
+    >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
+    ...     lease = db.lease("run-1", "leader")
+    ...     lease.release()
+    ...     try:
+    ...         db.transact("run-1", lambda txn: txn.kv.put("leader", "me"), fence=lease)
+    ...     except shoal.FencedError as error:
+    ...         print(error.name, error.token)
+    leader 1
+    """
+
+    __slots__ = ("_holder", "_holding", "_key", "_released", "_ticket", "name", "slot", "token")
+
+    def __init__(self, store: Store, key: bytes, name: str, ticket: int, holder: int, token: int, slot: int) -> None:
+        self._holding = store.holding
+        self._key = key
+        self._ticket = ticket
+        self._holder = holder
+        self._released = False
+        self.name = name
+        self.token = token
+        self.slot = slot
+
+    def __enter__(self) -> Lease:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.release()
+
+    def __repr__(self) -> str:
+        return f"<shoal.Lease {self.name!r} token={self.token} slot={self.slot}>"
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a lease belongs to the process that took it and cannot be copied or pickled; take one there")
+
+    def release(self) -> None:
+        """Release it. Does nothing the second time, in a forked child (which does not hold it), or when it has ended.
+
+        Raises ``CoordinatorLostError`` if no coordinator answers; it is released then as soon as one does.
+        """
+        if not self._released and self._holding.holder == self._holder:
+            self._released = True
+            requests.release_lease(self._holding, self._key, self._ticket)
+
+    def _require(self, transaction: EngineTransaction) -> None:
+        requests.fence_lease(transaction, self._holding.holder, self._key, self.name, self.token)
+
+
+def take(
+    store: Store, namespace: Namespace, run_id: str, name: str, ttl: float, wait: float | None, slots: int
+) -> Lease:
+    """``Database.lease``."""
+    key = _prefix(namespace, run_id) + encode_text("name", name)
+    ttl_s = check_positive_seconds("ttl", ttl)
+    give_up_s = time.monotonic() + check_wait("wait", wait)
+    check_count("slots", slots, 1)
+    ticket, holder = random_bits(_TICKET_BITS) + 1, store.holding.holder
+    token, slot = requests.take_lease(store.holding, key, name, slots, ttl_s, ticket, give_up_s)
+    return Lease(store, key, name, ticket, holder, token, slot)
+
+
+def held(store: Store, namespace: Namespace, run_id: str) -> list[LeaseInfo]:
+    """``Database.leases``."""
+    found = list(holders(store.auto_commit, namespace, run_id))
+    if not found:
+        return []
+    ages = store.holding.ages_ms([holder.holder for _, holder in found])
+    now = now_ms()
+    return [
+        LeaseInfo(name, holder.token, holder.slot, holder.pid, now + max(0, holder.ttl_ms - (age or 0)))
+        for (name, holder), age in zip(found, ages, strict=True)
+    ]
+
+
+def holders(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[tuple[str, LeaseHolder]]:
+    """Name and holder of each lease of a run that is held, by name, then token."""
+    prefix = _prefix(namespace, run_id)
+    for key, record in engine.scan(prefix, after(prefix)):
+        for holder in decode_record(record.value):
+            yield decode_text(key[len(prefix) :]), holder
+
+
+def check_fence(fence: Fence | None) -> Fence | None:
+    """``TypeError`` for what cannot fence a transaction."""
+    if fence is not None and not hasattr(fence, "_require"):
+        raise TypeError(f"fence has type {type(fence).__name__}; give a shoal.Lease")
+    return fence
+
+
+def _prefix(namespace: Namespace, run_id: str) -> bytes:
+    return check_type("namespace", namespace, Namespace, "a shoal.Namespace")._run_prefix(run_id) + _TAG

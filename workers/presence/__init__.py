@@ -1,0 +1,1 @@
+"""What a process does while it waits for others, or holds something."""

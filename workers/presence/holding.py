@@ -1,0 +1,192 @@
+"""What an open database holds in this process, and the thread that keeps it: the port ``primitives.engine.Holding``.
+
+- The holder is the open database in this process: its id goes with the greeting. A forked child is another holder.
+- The coordinator sees the end of the process, or of the database, by the end of its pipes. For a process that is
+  stopped there is the ttl: while something is held, one thread renews three times in the shortest ttl.
+- It is said to be held before it is asked for, so the thread runs by then. What was asked for and not answered (an
+  exception of a signal handler, a coordinator that does not answer) may have been given. It is undone: right behind the
+  request in the same pipe, and again by the thread until a coordinator has answered.
+- The thread keeps no database alive. It ends within a second after the last thing that was held.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import weakref
+from typing import Any
+
+from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, ShoalError, StoreFullError, StoreMovedError
+from shoal.shm.host.unpatched import thread, time
+from shoal.shm.wire import request as wire_request
+from shoal.workers.presence.waiting import Operation, ask_and_wait
+from shoal.workers.shared_memory.connection import StoreConnection
+
+_RENEWALS_PER_TTL = 3
+_LONGEST_PAUSE_S = 1000.0
+_LINGER_S = 1.0  # of the thread with nothing to do: programs take and release often
+
+
+class Holding:
+    """What one connection holds. Threads share it."""
+
+    def __init__(self, connection: StoreConnection) -> None:
+        self._connection = connection
+        self._begin()
+        _holdings.add(self)
+
+    def _begin(self) -> None:
+        """The state of a new process: nothing is held."""
+        self._lock = thread.RLock()
+        self._wake = thread.allocate_lock()  # released to wake the thread
+        self._wake.acquire()
+        self._runs = False
+        self._renewed_s = 0.0
+        self._held: dict[int, float] = {}  # by ticket: the ttl in seconds
+        self._undone: dict[int, Operation] = {}  # by ticket: what undoes what may have been given
+
+    @property
+    def holder(self) -> int:
+        """The id of this database in this process."""
+        return self._connection.database_id
+
+    def acquire(
+        self,
+        ticket: int,
+        operation: Operation,
+        undo: Operation,
+        ranges: list[tuple[bytes, bytes]],
+        ttl_s: float,
+        give_up_s: float,
+    ) -> Any:
+        """Perform ``operation``, in line until ``give_up_s`` (monotonic); its result. It is held from then on.
+
+        Raises what the operation raises, then nothing is held; and ``CoordinatorLostError``, ``StoreMovedError`` or
+        ``InvalidOperationError``, then ``undo`` is performed as soon as that is possible.
+        """
+        self._connection.check_writable()
+        self._keep(ticket, ttl_s)
+        in_doubt: Operation | None = undo
+        try:
+            answer = ask_and_wait(
+                self._connection, "in_line", lambda left_ms: [ranges, left_ms], give_up_s, operation, undo
+            )
+            try:
+                _, results = self._connection.told(*answer)
+            except Exception:  # refused: nothing was given
+                in_doubt = None
+                raise
+            return results[0]
+        except BaseException:
+            self._drop(ticket, in_doubt)
+            raise
+
+    def release(self, ticket: int, undo: Operation) -> None:
+        """Perform ``undo``: no longer held. Nothing happens in a closed database, which has ended all that it held."""
+        if self._connection.is_closed:
+            return
+        try:
+            self._perform(undo)
+        except BaseException:
+            self._drop(ticket, undo)
+            raise
+        self._drop(ticket, None)
+
+    def forget(self, ticket: int) -> None:
+        """It was released by a commit of the caller's own, or is lost."""
+        self._drop(ticket, None)
+
+    def ages_ms(self, holders: list[int]) -> list[int | None]:
+        """How long ago the last sign of life of each holder was, in ms; None of one that holds nothing."""
+        ages: list[int] = self._connection.ask("ages", holders)
+        return [None if age < 0 else age for age in ages] or [None] * len(holders)
+
+    def close(self) -> None:
+        """The database is closed: the thread ends."""
+        self._wake_thread()
+
+    def _perform(self, operation: Operation) -> None:
+        mutations = wire_request.encode_mutations([], None, [operation])
+        self._connection.submit(0, 0, wire_request.NO_READS, mutations)
+
+    def _keep(self, ticket: int, ttl_s: float) -> None:
+        with self._lock:
+            shorter = not self._held or ttl_s < min(self._held.values())
+            self._held[ticket] = ttl_s
+            if not self._runs:
+                self._renewed_s = time.monotonic()
+                thread.start_new_thread(_run, (weakref.ref(self), self._wake))
+                self._runs = True
+            elif shorter:
+                self._wake_thread()
+
+    def _drop(self, ticket: int, in_doubt: Operation | None) -> None:
+        with self._lock:
+            self._held.pop(ticket, None)
+            if in_doubt is not None and self._runs:
+                self._undone[ticket] = in_doubt
+                self._wake_thread()
+
+    def _wake_thread(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it is awake
+            self._wake.release()
+
+    def _work(self, idle_until_s: float) -> float | None:
+        """Renew and undo what is due; seconds until the next time, None if the thread is not needed any more."""
+        with self._lock:
+            undone, held = dict(self._undone), list(self._held.values())
+            if self._connection.is_closed or not (undone or held or time.monotonic() < idle_until_s):
+                self._runs = False
+                return None
+        pause_s = min(held, default=_LINGER_S * _RENEWALS_PER_TTL) / _RENEWALS_PER_TTL
+        try:
+            for ticket, operation in undone.items():
+                self._undo(ticket, operation)
+            if held and time.monotonic() >= self._renewed_s + pause_s:
+                self._renewed_s = time.monotonic()
+                self._connection.ask("renew", [])
+        except (CoordinatorLostError, StoreFullError, OSError):
+            return min(pause_s, _LINGER_S)  # tried again
+        except (InvalidOperationError, StoreMovedError):  # closed meanwhile, or not this store any more
+            with self._lock:
+                self._runs = False
+            return None
+        left_s = self._renewed_s + pause_s - time.monotonic() if held else pause_s
+        return float(min(max(left_s, 0.0), _LONGEST_PAUSE_S))
+
+    def _undo(self, ticket: int, operation: Operation) -> None:
+        try:
+            self._perform(operation)
+        except (CoordinatorLostError, StoreFullError, StoreMovedError, InvalidOperationError):
+            raise
+        except ShoalError:  # refused: what it would undo is not there
+            pass
+        self._undone.pop(ticket, None)
+
+
+def _run(reference: weakref.ref[Holding], wake: Any) -> None:
+    """The thread."""
+    idle_until_s = 0.0
+    while True:
+        holding = reference()
+        if holding is None:
+            return
+        if holding._held:
+            idle_until_s = time.monotonic() + _LINGER_S
+        pause_s = holding._work(idle_until_s)
+        del holding
+        if pause_s is None:
+            return
+        wake.acquire(True, pause_s)
+
+
+_holdings: weakref.WeakSet[Holding] = weakref.WeakSet()
+
+
+def _after_fork_in_child() -> None:
+    for holding in list(_holdings):
+        holding._begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)
