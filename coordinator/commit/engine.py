@@ -183,7 +183,7 @@ class CommitEngine:
         mutations = wire_request.encode_mutations(writes, [bound for each in clears for bound in each] or None)
         try:
             with reserve_in_use(self._writer):
-                self._commit_own(writes, mutations, clears=list(clears))
+                self._commit_own(writes, mutations, b"", NOTHING_KNOWN, (), list(clears))
         except StoreFullError:
             return False
         return True

@@ -149,6 +149,8 @@ OPERATIONS: list[tuple[str, list[Any]]] = [
     (operations.CELL_SWAP, [STATE + b"other", "other", 1, codec.encode([2])]),
     (operations.EVENT_APPEND, [EVENT + b"\0", "xxh3", [["type", codec.encode(1)], ["type", codec.encode({})]]]),
     (operations.EVENT_RESTORE, [EVENT[:-2] + b"z\2\0", _restorable("sha256")]),
+    (operations.EVENT_TRIM, [EVENT + b"\3", 0, 1, [1]]),
+    (operations.EVENT_BEGIN, [EVENT[:-2] + b"x\2\3", [5, b"p" * 32, b"o" * 32], "sha256", 1000]),
     (operations.INSERT, _trace("a")),
     (operations.INSERT, _trace("b", "a")),
     (operations.CELL_DELETE, [STATE + b"other"]),
