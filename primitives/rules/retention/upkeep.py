@@ -43,7 +43,7 @@ Rule = Callable[[Removal, bytes, Policy, bytes, bytes], Place | None]
 # queue, by ``Policy.task_age_s``.
 RULES: dict[Tag, Rule] = {Tag.EVENT: remove_events, Tag.TRACE: remove_traces}
 
-_DAMAGE = (ShoalError, ValueError, TypeError, KeyError, IndexError, AttributeError)
+_DAMAGE = (ShoalError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
 
 
 def upkeep(read: Read, look: Look, cursor: bytes, now_ms: int, most: int) -> Upkeep:

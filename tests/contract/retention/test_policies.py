@@ -10,6 +10,7 @@ import pytest
 
 import shoal
 from shoal import RetentionPolicy, TraceType
+from shoal.shm import codec
 from tests.support.upkeep import LEAST_SLICE, append_at, archive_at, do_pass, record_at
 
 NOW = 1_900_000_000_000  # 2030: the policies here keep all until then, whatever the store's own coordinator does
@@ -171,6 +172,9 @@ def test_damage_is_left_and_the_rest_goes_on(any_db: shoal.Database, run: str, s
         record_at(any_db, space, name, OLD, "t")
     engine = any_db._store.auto_commit
     engine.put(log._views["a"]._prefix + b"\0", b"damaged")
+    traces = space._run_prefix("c") + b"\4"
+    engine.put(traces + b"\4" + bytes(8) + b"t", b"")  # an index entry, and a record with a time that fits into no key
+    engine.put(traces + b"\0t", codec.pack([None, "Thought", codec.encode({}), -1, [], None]))
     engine.put(b"\0\3" + space._prefix[:-1], b"")  # an entry that no primitive writes
     runs.set_retention(RetentionPolicy(events=1, trace_age=AGE_S))
     do_pass(any_db, NOW, LEAST_SLICE)
