@@ -12,8 +12,9 @@ from shoal import EventLog, RetentionPolicy, RunIndex
 from shoal.cli.main import main
 from shoal.transfer import json_lines
 from shoal.transfer.import_check import ExportFormatError
+from tests.support.crash_workers import wait_for
 from tests.support.stores.full_store import bring, export, sealed
-from tests.support.upkeep import do_pass, record_at
+from tests.support.upkeep import record_at
 
 SPACE = shoal.Namespace("acme", "x", "y")
 
@@ -77,7 +78,8 @@ def test_what_is_reclaimable(store: Path, capsys: pytest.CaptureFixture[str]) ->
         shown = _said(capsys, "info", str(store))
     assert "reclaimable       30 events, 1 run, 3 traces\n" in shown or "reclaimable       nothing\n" in shown
     with shoal.open(store, linger=0) as db:
-        do_pass(db, 2**41, 10_000)
+        wait_for(lambda: EventLog(db).first_sequence("run") == 30 and not RunIndex(db).list_runs(), "upkeep")
+        wait_for(lambda: shoal.TraceStore(db).count("run") == 0, "upkeep")
     assert "reclaimable       nothing" in _said(capsys, "info", str(store))
 
 

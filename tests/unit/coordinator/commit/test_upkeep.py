@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -108,8 +108,14 @@ def test_a_pass_that_takes_long_gets_more_of_the_time(rig: Rig) -> None:
 def test_without_room_the_slice_is_tried_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The cursor stays, and the store is left in peace for a while."""
     rig.fill()
-    refused: Callable[..., bool] = lambda *_: False  # noqa: E731
-    monkeypatch.setattr(rig.engine, "commit_writes", refused, raising=True)
+    engine = rig.engine
+    full = SimpleNamespace(
+        operations=engine.operations,
+        finish_group=engine.finish_group,
+        now_ms=engine.now_ms,
+        commit_writes=lambda *_: False,
+    )
+    monkeypatch.setattr(rig.upkeep, "_engine", full)
     rig.upkeep.step(rig.now_s)
     assert rig.upkeep._cursor == b""
     assert rig.upkeep.due_s - rig.now_s >= 0.5
