@@ -10,6 +10,32 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, Protocol
 
+from shoal.shm.arguments import check_int
+from shoal.shm.errors import shown
+from shoal.shm.limits import MAX_INTEGER
+
+
+class Past(NamedTuple):
+    """A past state of the store that a snapshot is asked for: by its version, or by a moment when it was the newest."""
+
+    version: int | None
+    moment_us: int | None  # us since the epoch; one of the two is None
+
+
+def check_version(version: object) -> int:
+    """A commit version that a user names; ``TypeError`` or ``ValueError`` for what is none."""
+    number = check_int("version", version, "a commit version as int")
+    if not 0 <= number <= MAX_INTEGER:
+        raise ValueError(f"version is {shown(number)}; give a commit version, which is 0 or more")
+    return number
+
+
+# The control request for it. The answer is the coordinator's generation, the version, and a bound, the newest version.
+# In the place of a version that is not kept any more stands EXPIRED, with the oldest one; of one that is not there yet
+# FUTURE.
+PAST = "past"
+EXPIRED, FUTURE = -1, -2
+
 
 class VersionedValue(NamedTuple):
     """What a key holds at a snapshot: the newest version that is visible there."""

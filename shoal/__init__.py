@@ -31,6 +31,7 @@ from shoal.primitives.trace_types import KINDS as _KINDS
 from shoal.primitives.trace_types import Trace, TraceOptions, TraceTree, TraceType
 from shoal.primitives.transaction import Transaction
 from shoal.primitives.views.cells import State
+from shoal.primitives.views.run_diff import Difference, RunDiff
 from shoal.shm.errors import (
     AlreadyExistsError,
     CASConflictError,
@@ -70,6 +71,7 @@ __all__ = [
     "CorruptionError",
     "CreateRunOptions",
     "Database",
+    "Difference",
     "Event",
     "EventLog",
     "FencedError",
@@ -84,6 +86,7 @@ __all__ = [
     "Namespace",
     "NotFoundError",
     "Pipeline",
+    "RunDiff",
     "RunIndex",
     "RunMetadata",
     "RunQuery",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -14,13 +15,15 @@ from shoal.primitives.keys import Namespace
 from shoal.primitives.retry import retry
 from shoal.primitives.transaction import Fence, Transaction
 from shoal.shared_memory_store import SharedMemoryStore
-from shoal.shm.arguments import check_count, check_plain_function, check_plain_result
+from shoal.shm.arguments import check_count, check_plain_function, check_plain_result, check_type
 from shoal.shm.limits import IDLE_TIMEOUT_S, OPEN_TIMEOUT_S
+from shoal.shm.operation import Past, check_version
 
 if TYPE_CHECKING:
     from shoal.primitives.facades.pipeline import Pipeline
 
 T = TypeVar("T")
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # The namespace used where none is named; shared, so that what it caches is, too.
 DEFAULT_NAMESPACE = Namespace()
@@ -38,6 +41,12 @@ class StoreInfo:
     - ``bytes_used`` (int): of the store's memory.
     - ``clients`` (int): attached databases.
     - ``compiled`` (bool): whether the hot modules run compiled. They run as plain Python.
+    - ``history`` (float): for how many seconds past versions are kept; 0 if none are.
+    - ``history_version`` (int or None): the oldest version that can be read; None if none are kept.
+    - ``history_since`` (int or None): since when that was the newest version, ms since the epoch (UTC).
+    - ``history_bytes`` (int): of the store's memory, taken by past versions.
+
+    Memory that is short shortens the history: compare ``history_since`` with what ``history`` asks for.
 
     >>> StoreInfo("fleet.db", "buffered", 4711, 12, 3, 16384, 1, False).keys
     3
@@ -51,6 +60,10 @@ class StoreInfo:
     bytes_used: int
     clients: int
     compiled: bool
+    history: float = 0.0
+    history_version: int | None = None
+    history_since: int | None = None
+    history_bytes: int = 0
 
 
 class Database:
@@ -163,14 +176,35 @@ class Database:
 
         return Pipeline(self._store, namespace, run_id, check_count("depth", depth, 1))
 
-    def snapshot(self, run_id: str, *, namespace: Namespace = DEFAULT_NAMESPACE) -> Transaction:
+    def snapshot(
+        self,
+        run_id: str,
+        *,
+        version: int | None = None,
+        at: datetime | None = None,
+        namespace: Namespace = DEFAULT_NAMESPACE,
+    ) -> Transaction:
         """A transaction that only reads, at the version that is the newest now; end it with ``close`` or ``with``.
+
+        With ``version`` (int) it reads at that commit version, and with ``at`` (an aware datetime) at the newest one
+        committed at or before that moment. Past versions are kept if the store is opened with ``history``. One that is
+        not kept any more is ``SnapshotExpiredError``, one of the future ``ValueError``. A key that has expired reads as
+        absent in the past, too.
 
         A write through it, or any use after its end, is ``InvalidOperationError``. It is ``SnapshotExpiredError`` to
         read from it once it was revoked, because the history kept for it took too much room. Raises ``TypeError``,
         ``ValueError`` or ``LimitExceededError`` for a bad argument.
+
+        >>> import shoal, tempfile
+        >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory", history=60) as db:
+        ...     for status in ("running", "failed"):
+        ...         with db.transaction("run-1") as txn:
+        ...             txn.kv.put("status", status)
+        ...     with db.snapshot("run-1", version=txn.version - 1) as past:
+        ...         past.kv.get("status")
+        'running'
         """
-        return Transaction(self._store, namespace, run_id, read_only=True)
+        return Transaction(self._store, namespace, run_id, read_only=True, past=_past(version, at))
 
     def lease(
         self,
@@ -224,6 +258,10 @@ class Database:
             bytes_used=stats.bytes_used,
             clients=stats.clients,
             compiled=False,
+            history=stats.history_ms / 1000,
+            history_version=stats.history_version if stats.history_ms else None,
+            history_since=stats.history_since_us // 1000 if stats.history_ms else None,
+            history_bytes=stats.history_bytes,
         )
 
     def check(self) -> list[str]:
@@ -257,6 +295,7 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
     timeout: float = OPEN_TIMEOUT_S,
     linger: float = IDLE_TIMEOUT_S,
     read_only: bool = False,
+    history: float | timedelta | None = None,
 ) -> Database:
     """Attach to the store at ``path``, a directory, starting a coordinator if none serves it.
 
@@ -266,6 +305,9 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
       else half of what the machine, the container and the limits of the process leave.
     - ``timeout``: seconds to wait for a coordinator, now and after one has died; ``math.inf`` waits for ever.
     - ``linger``: seconds that a coordinator started here stays after its last client; ``math.inf`` is for ever.
+    - ``history``: for how long past versions can be read (``Database.snapshot``), seconds or ``timedelta``; 0 keeps
+      none. None takes the one being served, else the last, else 0. The store's memory bounds it: if that is short, the
+      oldest goes first (``Database.info`` shows it). Except in ``memory`` durability, it outlives the coordinator.
     - ``read_only``: read a store that is there; start and make nothing. A store that is not served is read into memory
       of this process (``max_bytes`` bounds that), also on read-only media. Every write is ``InvalidOperationError``.
 
@@ -282,9 +324,30 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
     """
     return Database(
         SharedMemoryStore(
-            path, durability=durability, max_bytes=max_bytes, timeout=timeout, linger=linger, read_only=read_only
+            path,
+            durability=durability,
+            max_bytes=max_bytes,
+            timeout=timeout,
+            linger=linger,
+            read_only=read_only,
+            history=history,
         )
     )
+
+
+def _past(version: int | None, at: datetime | None) -> Past | None:
+    """The past version or moment that is asked for."""
+    if version is None and at is None:
+        return None
+    if version is not None and at is not None:
+        raise ValueError("version and at are both given; give one of them")
+    if at is None:
+        return Past(check_version(version), None)
+    if check_type("at", at, datetime, "an aware datetime").utcoffset() is None:
+        raise ValueError(
+            f"at is {at.isoformat()}, without a time zone; give an aware datetime, as datetime.now(UTC) is"
+        )
+    return Past(None, (at - _EPOCH) // timedelta(microseconds=1))
 
 
 def _reopen(kind: type[Database], recipe: Recipe) -> Database:

@@ -6,6 +6,7 @@ It implements the port ``primitives.engine.Store``. ``shoal.open`` makes one and
 from __future__ import annotations
 
 import os
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from shoal.shm.arguments import check_bool, check_seconds
 from shoal.shm.errors import AlreadyExistsError, SnapshotExpiredError
 from shoal.shm.files import checkpoint, store_directory, store_files
 from shoal.shm.files.store_files import StoreMeta
+from shoal.shm.operation import Past
 from shoal.workers.presence.holding import Holding
 from shoal.workers.shared_memory.attachment import EngineStats
 from shoal.workers.shared_memory.autocommit import AutoCommit
@@ -42,10 +44,12 @@ class SharedMemoryStore:
         timeout: float,
         linger: float,
         read_only: bool,
+        history: float | timedelta | None = None,
         store_id: bytes | None = None,
     ) -> None:
         store_files.check_durability(durability)
         store_files.check_max_bytes(max_bytes)
+        history_ms = store_files.check_history(history)
         check_bool("read_only", read_only)
         self.path = store_directory.absolute_path(path)
         self._options: dict[str, Any] = {
@@ -54,6 +58,7 @@ class SharedMemoryStore:
             "timeout": timeout,
             "linger": linger,
             "read_only": read_only,
+            "history": history,
         }
         directory, timeout_s = Path(self.path), check_seconds("timeout", timeout)
         idle_timeout_s = check_seconds("linger", linger)
@@ -63,18 +68,18 @@ class SharedMemoryStore:
 
             read = partial(read_at_rest, directory, durability, max_bytes)
             self.connection: StoreConnection = ReadOnlyConnection(
-                directory, durability, max_bytes, timeout_s, read, TABLE, store_id
+                directory, durability, max_bytes, timeout_s, read, TABLE, store_id, history_ms
             )
         else:
             self.connection = StoreConnection(
-                directory, durability, max_bytes, timeout_s, idle_timeout_s, TABLE, store_id
+                directory, durability, max_bytes, timeout_s, idle_timeout_s, TABLE, store_id, history_ms
             )
         self.auto_commit = AutoCommit(self.connection)
         self.holding = Holding(self.connection)
 
-    def begin(self, read_only: bool = False) -> EngineTransaction:
-        """A transaction at the newest version."""
-        return EngineTransaction(self.connection, read_only)
+    def begin(self, read_only: bool = False, past: Past | None = None) -> EngineTransaction:
+        """A transaction at the newest version, or one that only reads at a past one."""
+        return EngineTransaction(self.connection, read_only or past is not None, past)
 
     def pipeline(self, depth: int) -> EnginePipeline:
         """A pipeline with at most ``depth`` commits in flight."""

@@ -6,6 +6,8 @@
     in_line   [[[lower, upper], ...], ms]        with one operation, which is decided as in any commit; but while it
                                                  raises what passes it stays in line, for ``ms`` at most
     leave     []                                 with one operation: leave the line, then decide the operation
+    past      [version or nil, moment or nil]     -> [generation, version, bound]: the past version that is asked for by
+                                                 its number or a moment in us (``History.answer``)
     renew     []                                 -> [1] if the client's database still holds something, else [0]
     ages      [holder, ...]                      -> ms since the last sign of life of each; -1: holds nothing
 
@@ -30,7 +32,7 @@ from shoal.coordinator.presence.holders import Holders
 from shoal.coordinator.presence.waiters import KeyRange, Waiters
 from shoal.coordinator.server.checks import Checks
 from shoal.coordinator.server.clients import Client
-from shoal.shm.operation import Write
+from shoal.shm.operation import PAST, Write
 from shoal.shm.wire.answer import ANSWERED, encode_answer
 from shoal.shm.wire.request import CommitSet
 
@@ -49,7 +51,15 @@ class _Pending(NamedTuple):
 class ControlRequests:
     """Answers control requests. ``is_active``: somebody waits or holds something, so turns end with ``after_turn``."""
 
-    def __init__(self, engine: CommitEngine, window: ConflictWindow, checks: Checks, holders: Holders) -> None:
+    def __init__(
+        self,
+        engine: CommitEngine,
+        window: ConflictWindow,
+        checks: Checks,
+        holders: Holders,
+        past_version: Callable[[int | None, int | None], list[int]],
+    ) -> None:
+        self._past_version = past_version
         self._engine = engine
         self._window = window
         self._checks = checks
@@ -162,6 +172,13 @@ class ControlRequests:
     def _leave(self, client: Client, request: CommitSet, arguments: list[Any], now_s: float) -> bytes | None:
         return self._submit(client, request, False)
 
+    def _past(self, client: Client, request: CommitSet, arguments: list[Any], now_s: float) -> bytes | None:
+        self._engine.finish_group()
+        version, moment_us = arguments
+        if [type(version), type(moment_us)] not in ([int, type(None)], [type(None), int]):
+            return None
+        return _answered(request, self._past_version(version, moment_us))
+
     def _renew(self, client: Client, request: CommitSet, arguments: list[Any], now_s: float) -> bytes | None:
         return _answered(request, [int(self._holders.renew(client.database_id))])
 
@@ -173,6 +190,7 @@ class ControlRequests:
         "wait": _wait,
         "in_line": _in_line,
         "leave": _leave,
+        PAST: _past,
         "renew": _renew,
         "ages": _ages,
     }

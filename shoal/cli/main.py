@@ -14,7 +14,7 @@ from typing import BinaryIO, TextIO
 from tqdm import tqdm
 
 from shoal import __version__
-from shoal.cli.show import event_lines, run_lines, trace_lines
+from shoal.cli.show import diff_lines, event_lines, run_lines, trace_lines
 from shoal.cli.store_commands import FAILED, GOOD, add_store_commands, existing, positive, store_path
 from shoal.command_line import BAD_USAGE, OneLineParser
 from shoal.coordinator.server.process_start import AlreadyServedError
@@ -176,8 +176,15 @@ def _add_contents(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     trace.add_argument("root_id", nargs="?", type=_name, metavar="ROOT")
     trace.set_defaults(command=_trace)
 
+    diff = commands.add_parser("diff", help="list what two runs differ in")
+    diff.add_argument("path", type=store_path, metavar="PATH")
+    diff.add_argument("run_a", type=_run_id, metavar="RUN")
+    diff.add_argument("run_b", type=_run_id, metavar="RUN")
+    diff.set_defaults(command=_diff)
+
     default = "without it, default/default/default"
-    for listing, otherwise in ((runs, "without it, all of them"), (events, default), (trace, default)):
+    of_one = ((events, default), (trace, default), (diff, default))
+    for listing, otherwise in ((runs, "without it, all of them"), *of_one):
         listing.add_argument(
             "--namespace", type=_namespace, metavar="TENANT/APP/AGENT", help=f"show this namespace; {otherwise}"
         )
@@ -260,6 +267,11 @@ def _trace(options: argparse.Namespace) -> int:
     namespace = options.namespace or Namespace()
     with existing(options.path) as db:
         return _print_all(trace_lines(db, namespace, options.run_id, options.root_id, options.json))
+
+
+def _diff(options: argparse.Namespace) -> int:
+    with existing(options.path) as db:
+        return _print_all(diff_lines(db, options.namespace or Namespace(), options.run_a, options.run_b, options.json))
 
 
 def _export(options: argparse.Namespace) -> int:

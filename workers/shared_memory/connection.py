@@ -61,11 +61,11 @@ class StoreConnection:
         idle_timeout_s: float,
         operations: OperationTable,
         store_id: bytes | None = None,
+        history_ms: int | None = None,
     ) -> None:
         self.operations = operations
         self.directory = directory
-        self._durability = durability
-        self._max_bytes = max_bytes
+        self._durability, self._max_bytes, self._history_ms = durability, max_bytes, history_ms
         self.timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s  # of a coordinator that this process starts
         self.is_closed = False
@@ -301,7 +301,7 @@ class StoreConnection:
     def _arrive(self, channel: Channel, timeout_s: float, start: bool) -> Attachment:
         """Attach to a coordinator. No signal handler interrupts this, so no descriptor it makes is lost."""
         asked, ids = (self._durability, self._max_bytes), (self.database_id, self.store_id)
-        hello = Hello(PROTOCOL_VERSION, channel.client_id, os.getpid(), *asked, *ids, channel.depth)
+        hello = Hello(PROTOCOL_VERSION, channel.client_id, os.getpid(), *asked, *ids, channel.depth, self._history_ms)
 
         def arrive() -> Attachment:
             welcome = take_over.attach(self.directory, hello, self._idle_timeout_s, timeout_s, start, self._place)
