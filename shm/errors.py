@@ -74,12 +74,11 @@ class SnapshotExpiredError(ShoalError):
         super().__init__(snapshot_version, oldest_version, *((asked,) if asked else ()))
         self.snapshot_version = snapshot_version
         self.oldest_version = oldest_version
-        self._asked = asked
 
     def __str__(self) -> str:
-        if self._asked:
+        if len(self.args) > 2:
             return (
-                f"{self._asked} is older than what the store keeps, from version {self.oldest_version} on; "
+                f"{self.args[2]} is older than what the store keeps, from version {self.oldest_version} on; "
                 "open it with a longer history, or with a larger max_bytes if memory is short"
             )
         return (

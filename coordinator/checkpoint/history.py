@@ -18,13 +18,12 @@ from collections.abc import Callable
 from operator import itemgetter
 
 from shoal.coordinator.checkpoint.moments_file import MomentsFile, read_moments
-from shoal.coordinator.memory.reclaim import KEEPS_NOTHING, Reclaimer
+from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.shm.files.storage import Storage
 from shoal.shm.memory.layout import (
     W_HISTORY_BYTES,
     W_HISTORY_MS,
     W_HISTORY_SINCE_US,
-    W_HISTORY_VERSION,
     W_HORIZON,
     W_PUBLISHED,
 )
@@ -58,8 +57,8 @@ class History:
         for moment in read_moments(storage, store_id):
             self._add(*moment)
         if self._has_moments():
-            self._drop_old(0)
-            self._reclaimer.kept_from = self._first()[1]
+            self._reclaimer.keep_from(0)
+            self._drop_old()
 
     def begin(self, version: int, file: MomentsFile | None) -> None:
         """After recovery, which has found ``version`` to be the newest; ``file`` takes the moments from now on."""
@@ -74,7 +73,7 @@ class History:
         if not self._has_moments() or self._last()[1] != version:
             self._add(max(self._now_us(), self._last_us), version)
         # Recovery may have given up some, or not have found files that are old enough.
-        reclaimer.kept_from = min(reclaimer.kept_from, version) if reclaimer.kept_from != KEEPS_NOTHING else version
+        reclaimer.keep_from(min(reclaimer.kept_from, version))
         self._words[W_HISTORY_MS] = self._history_ms
         self._file = file
         if file is not None:
@@ -94,9 +93,7 @@ class History:
         """Let go of what is older than it has to be kept."""
         if not self._history_ms:
             return
-        reclaimer = self._reclaimer
-        self._drop_old(reclaimer.kept_from)
-        reclaimer.kept_from = max(reclaimer.kept_from, self._first()[1])
+        self._drop_old()
         if self._file is not None:
             self._file.keep(now_s, self._all)
         self._show()
@@ -112,12 +109,14 @@ class History:
         ``EXPIRED`` in the place of the version, with the oldest one there is; ``FUTURE``, with the newest.
         """
         oldest, newest = self._words[W_HORIZON], self._words[W_PUBLISHED]
+        if self._history_ms:
+            self._drop_old()
+            oldest = max(oldest, self._reclaimer.kept_from)
         if version is None:
             assert moment_us is not None
             if moment_us > max(self._now_us(), self._last_us):
                 return [FUTURE, newest]
             version = self._version_at(moment_us)
-            oldest = max(oldest, self._reclaimer.kept_from) if self._history_ms else newest
         if version > newest:
             return [FUTURE, newest]
         return [version, newest] if version >= oldest else [EXPIRED, oldest]
@@ -139,14 +138,16 @@ class History:
             if not older or oldest[0] - older[-1][0] >= self._distance_us:
                 older.append(oldest)
 
-    def _drop_old(self, kept_from: int) -> None:
+    def _drop_old(self) -> None:
         """Drop moments that are too old, or of versions that are not kept, but for the newest such one.
 
-        That one says what was there when the time began.
+        That one says what was there when the time began: from its version on all is kept.
         """
-        until_us = self._now_us() - self._history_ms * 1000
+        until_us, kept_from = self._now_us() - self._history_ms * 1000, self._reclaimer.kept_from
         while (second := self._second()) is not None and (second[0] <= until_us or second[1] <= kept_from):
             (self._older or self._exact).popleft()
+        if self._first()[1] > kept_from:
+            self._reclaimer.keep_from(self._first()[1])
 
     def _has_moments(self) -> bool:
         return bool(self._older or self._exact)
@@ -173,6 +174,5 @@ class History:
         second = self._second()
         if version < kept_from and second is not None:
             since_us = second[0]
-        words[W_HISTORY_VERSION] = kept_from
         words[W_HISTORY_SINCE_US] = since_us
         words[W_HISTORY_BYTES] = self._reclaimer.kept_bytes()

@@ -29,7 +29,7 @@ from collections.abc import Callable
 from shoal.coordinator.memory.heap import RECLAIM_BLOCKS
 from shoal.coordinator.memory.tombstone_table import RangeTombstone
 from shoal.coordinator.memory.writer import Writer
-from shoal.shm.memory.layout import RECORD_META, TOMBSTONE, W_HORIZON, W_PUBLISHED
+from shoal.shm.memory.layout import RECORD_META, TOMBSTONE, W_HISTORY_VERSION, W_HORIZON, W_PUBLISHED
 from shoal.shm.memory.record import is_cleared
 from shoal.shm.memory.words import barrier, publish_barrier
 
@@ -76,6 +76,10 @@ class Reclaimer:
             return bool(garbage or deleted or rows)
         return self._has_work(kept_from)
 
+    def keep_from(self, version: int) -> None:
+        """Keep this version and all newer ones for time travel, and say so in the segment."""
+        self.kept_from = self._words[W_HISTORY_VERSION] = version
+
     def kept_bytes(self) -> int:
         """What obsolete versions take that cannot be freed yet."""
         return self._writer.garbage_words * 8
@@ -87,7 +91,7 @@ class Reclaimer:
             return False
         garbage = self._writer.garbage
         half = garbage[len(garbage) // 2][0] if len(garbage) > self.limits.reclaim_slice else published
-        self.kept_from = min(published, max(self.kept_from + 1, half))
+        self.keep_from(min(published, max(self.kept_from + 1, half)))
         return True
 
     def waits_for_a_version(self) -> bool:
@@ -194,7 +198,7 @@ class Reclaimer:
         if self._swept:
             obsolete_at.append(rows[0].gone_at + 1)
         published = self._words[W_PUBLISHED]
-        self.kept_from = max(self.kept_from, min((published, *obsolete_at)))
+        self.keep_from(max(self.kept_from, min((published, *obsolete_at))))
 
     def _free(self, horizon: int, budget: int) -> int:
         """Free up to ``budget`` allocations that are obsolete at the horizon; how many."""

@@ -72,7 +72,7 @@ def recover(
         raise missing_checkpoint(least_version)
     begin_version = _begin_version(storage, reclaimer.kept_from)
     if reclaimer.kept_from != KEEPS_NOTHING:
-        reclaimer.kept_from = max(reclaimer.kept_from, begin_version)
+        reclaimer.keep_from(max(reclaimer.kept_from, begin_version))
     with reserve_in_use(writer):
         version = begin_version
         store_id = _load_checkpoint(storage, version, writer, reclaimer, sessions, store_id)

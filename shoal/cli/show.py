@@ -8,12 +8,15 @@ from typing import Any
 
 from shoal.database import Database
 from shoal.primitives.engine import Engine
+from shoal.primitives.event_types import Event
 from shoal.primitives.facades.event_log import EventLog
+from shoal.primitives.facades.run_index import RunIndex
 from shoal.primitives.keys import Namespace
 from shoal.primitives.run_contents import holds_anything
 from shoal.primitives.run_scan import namespaces, runs_held
 from shoal.primitives.run_types import RunMetadata, RunQuery
 from shoal.primitives.trace_types import Trace
+from shoal.primitives.views.cells import State
 from shoal.primitives.views.runs import RunsView
 from shoal.shm.errors import NotFoundError
 from shoal.transfer import json_lines, records
@@ -85,7 +88,7 @@ def diff_lines(db: Database, namespace: Namespace, run_a: str, run_b: str, as_js
 def _as_value(found: Any) -> Any:
     """What a run has of a difference, as JSON takes it: a cell, an event or a trace as an object."""
     if isinstance(found, Trace):
-        return records.as_fields(found)
+        return records.show_trace(found)
     return vars(found) if isinstance(found, (State, Event)) else found
 
 
