@@ -204,7 +204,8 @@ class Checkpointer:
         if self._files_since_checkpoint() > self._limits.checkpoint_log_files:
             return True  # every coordinator begins a file of its own: many deaths, many files
         grown = self._log.bytes_written + self._log_bytes_before
-        if grown >= max(self._limits.checkpoint_log_bytes, self._writer.heap.used_bytes):
+        live_bytes = self._writer.heap.used_bytes - self._reclaimer.kept_bytes()
+        if grown >= max(self._limits.checkpoint_log_bytes, live_bytes):
             return True
         room = self._log.room
         if not self._log.is_short or room is None or not self._useful(only_deletes=False):
