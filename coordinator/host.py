@@ -29,12 +29,13 @@ from shoal.shm.files.epoch_file import EpochWord
 from shoal.shm.files.notes import append_note
 from shoal.shm.files.storage import DiskStorage, Storage
 from shoal.shm.files.store_files import StoreMeta
+from shoal.shm.host import pipe_io
 from shoal.shm.host.child_python import python_command, python_environment
-from shoal.shm.host.randomness import random_bits
 from shoal.shm.limits import PIPE_BYTES
 from shoal.shm.memory import snapshots
 from shoal.shm.memory.segment import Segment, anonymous_file
 from shoal.shm.memory.snapshots import SnapshotPage
+from shoal.shm.randomness import random_bits
 
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
 _CHECKPOINT_HELPER = "shoal.coordinator.checkpoint.helper"
@@ -68,11 +69,12 @@ class Host:
     now_us = staticmethod(clock.now_us)
     # Descriptors.
     pipe = staticmethod(os.pipe)
-    read = staticmethod(os.read)
-    write = staticmethod(os.write)
+    read = staticmethod(pipe_io.read)
+    write = staticmethod(pipe_io.write)
     close = staticmethod(os.close)
     set_blocking = staticmethod(os.set_blocking)
     epoll = staticmethod(select.epoll)
+    poll_of = staticmethod(pipe_io.poll_of)
     # This process.
     pid = staticmethod(os.getpid)
 

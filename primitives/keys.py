@@ -19,26 +19,14 @@ in the order Python sorts strings. A run is one contiguous range.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from enum import IntEnum
 from typing import Any
 
+from shoal.primitives.rules.tags import Tag as Tag
 from shoal.shm.errors import CorruptionError, LimitExceededError
 from shoal.shm.limits import MAX_KEY_BYTES, MAX_RUN_ID_BYTES
 
 _PREFIXES_KEPT = 4096
 _SHORTER = "use a shorter one, or a hash of it, such as hashlib.sha256(text.encode()).hexdigest()"
-
-
-class Tag(IntEnum):
-    """What a key belongs to."""
-
-    KV = 0x01
-    EVENT = 0x02
-    STATE = 0x03
-    TRACE = 0x04
-    RUN = 0x05
-    LEASE = 0x08
-    RESERVED = 0x10
 
 
 @dataclass(frozen=True)
@@ -138,14 +126,6 @@ def after(prefix: bytes) -> bytes:
 def only(key: bytes) -> tuple[bytes, bytes]:
     """The range of a single key."""
     return key, key + b"\0"
-
-
-def tag_of(key: bytes) -> Tag:
-    """The tag of a key of a run. ``ValueError`` or ``IndexError`` if it has none."""
-    position = 0
-    for _ in range(4):
-        position += 1 + key[position]
-    return Tag(key[position])
 
 
 def user_text(key: bytes) -> str:

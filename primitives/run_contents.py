@@ -7,7 +7,8 @@ prefix, with the same values and expiries: event hashes, cell versions and ttls 
 from __future__ import annotations
 
 from shoal.primitives.engine import Engine
-from shoal.primitives.keys import Tag, after
+from shoal.primitives.keys import after
+from shoal.primitives.rules.tags import Tag
 from shoal.shm.errors import LimitExceededError
 from shoal.shm.limits import MAX_COMMIT_BYTES
 from shoal.shm.operation import Write

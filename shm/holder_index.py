@@ -31,6 +31,11 @@ def entries_of(holder: int) -> bytes:
     return PREFIX + holder.to_bytes(_HOLDER_BYTES, "big")
 
 
+def bounds_of(holder: int) -> tuple[bytes, bytes]:
+    """The range of all entries of a holder."""
+    return entries_of(holder), entries_of(holder + 1) if holder + 1 < 1 << 8 * _HOLDER_BYTES else BEHIND
+
+
 def entry(holder: int, held_key: bytes, ttl_ms: int) -> Write:
     """Write the entry; ``ttl_ms`` from 1 on."""
     return Write(entry_key(holder, held_key), codec.pack([ttl_ms]), 0)
@@ -47,8 +52,9 @@ def decode_key(key: bytes) -> tuple[int, bytes]:
 
 
 def decode_ttl_ms(value: bytes) -> int:
-    """The ttl of an entry. ValueError or TypeError for other bytes."""
-    (ttl_ms,) = codec.unpackb(value)
-    if type(ttl_ms) is not int or ttl_ms < 1:
-        raise ValueError("not a ttl")
-    return ttl_ms
+    """The ttl of an entry; the shortest for other bytes, which no rule writes."""
+    try:
+        (ttl_ms,) = codec.unpackb(value)
+    except (ValueError, TypeError):
+        return 1
+    return ttl_ms if type(ttl_ms) is int and ttl_ms > 0 else 1

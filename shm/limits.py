@@ -76,6 +76,8 @@ CHECKPOINT_EXTRA_BYTES = 128 * KIB  # what a checkpoint has beside its keys: hea
 CHECKPOINT_WAIT_S = 2.0  # the longest wait of a commit for a checkpoint that frees disk space
 CHECKPOINT_PAUSE_S = 2.0  # after a checkpoint that failed, before the next is begun
 RESERVE_STEP_BYTES = 64 * MIB  # the most that is reserved on the disk ahead of need
+FILL_STEP_BYTES = 128 * KIB  # strict: zeros that are written ahead of the records at a time, for 0.2 ms
+FILL_PAUSE_S = 0.005  # between two such steps, so that commits are not held up
 SYNC_EVERY_MS = 100  # buffered: how much a power cut may take
 
 # --- check ----------------------------------------------------------------------------------------------------------
@@ -149,6 +151,7 @@ class Limits(NamedTuple):
     checkpoint_log_files: int = CHECKPOINT_LOG_FILES
     checkpoint_block_bytes: int = CHECKPOINT_BLOCK_BYTES
     checkpoint_pause_s: float = CHECKPOINT_PAUSE_S
+    fill_step_bytes: int = FILL_STEP_BYTES
     sync_every_ms: int = SYNC_EVERY_MS
     # Check.
     check_blocks: int = CHECK_BLOCKS

@@ -15,6 +15,7 @@ from shoal.primitives.retry import retry
 from shoal.primitives.transaction import Fence, Transaction
 from shoal.shared_memory_store import SharedMemoryStore
 from shoal.shm.arguments import check_count, check_plain_function, check_plain_result, check_type
+from shoal.shm.compilation import is_compiled
 from shoal.shm.limits import IDLE_TIMEOUT_S, OPEN_TIMEOUT_S
 from shoal.shm.operation import Past, check_version
 from shoal.store_info import StoreInfo
@@ -220,7 +221,7 @@ class Database:
             keys=stats.keys,
             bytes_used=stats.bytes_used,
             clients=stats.clients,
-            compiled=False,
+            compiled=is_compiled(),
             history=stats.history_ms / 1000,
             history_version=stats.history_version if stats.history_ms else None,
             history_since=stats.history_since_us // 1000 if stats.history_ms else None,
@@ -310,7 +311,7 @@ def _past(version: int | None, at: datetime | None) -> Past | None:
         raise ValueError(
             f"at is {at.isoformat()}, without a time zone; give an aware datetime, as datetime.now(UTC) is"
         )
-    return Past(None, (at - _EPOCH) // timedelta(microseconds=1))
+    return Past(None, max(0, (at - _EPOCH) // timedelta(microseconds=1)))
 
 
 def _reopen(kind: type[Database], recipe: Recipe) -> Database:

@@ -16,7 +16,7 @@ class StoreInfo:
     - ``keys`` (int): live keys; those of a range just deleted are counted until they are reclaimed.
     - ``bytes_used`` (int): of the store's memory.
     - ``clients`` (int): attached databases.
-    - ``compiled`` (bool): whether the hot modules run compiled. They run as plain Python.
+    - ``compiled`` (bool): whether this process runs the hot modules compiled, and not as plain Python.
     - ``history`` (float): for how many seconds past versions are kept; 0 if none are.
     - ``history_version`` (int or None): the oldest version that can be read; None if none are kept.
     - ``history_since`` (int or None): since when that was the newest version, ms since the epoch (UTC).

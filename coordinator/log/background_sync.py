@@ -1,9 +1,12 @@
-"""Syncs the log every 100 ms in a thread of its own: what ``buffered`` durability promises of a power cut.
+"""What is done for the log in a thread of its own.
 
-The thread only calls ``WalWriter.sync``. If a sync fails, the state of the disk is unknown, and no later sync can mend
-it. So the thread ends the whole process before another commit is answered.
+- ``buffered``: it is synced every 100 ms, which is what that durability promises of a power cut.
+- ``strict``: zeros are written and synced ahead of the records (``zero_fill``). Commits sync the records themselves.
 
-When all is synced, the thread sleeps until the next commit: an idle store uses no processor.
+The thread only calls ``WalWriter.sync`` or ``WalWriter.fill_ahead``. If a sync fails, the state of the disk is unknown,
+and no later sync can mend it. So the thread ends the whole process before another commit is answered.
+
+When nothing is left to do, the thread sleeps until the next commit: an idle store uses no processor.
 """
 
 from __future__ import annotations
@@ -13,11 +16,11 @@ from pathlib import Path
 
 from shoal.coordinator.host import Host
 from shoal.coordinator.log.writer import WalWriter
-from shoal.shm.limits import Limits
+from shoal.shm.limits import FILL_PAUSE_S, Limits
 
 
 class BackgroundSync:
-    """The thread that syncs one log."""
+    """The thread of one log."""
 
     def __init__(self, log: WalWriter, directory: Path, limits: Limits, host: Host) -> None:
         self._log = log
@@ -48,17 +51,27 @@ class BackgroundSync:
 
     def _run(self) -> None:
         self._begun.set()
-        log = self._log
         try:
-            while not self._stopping.wait(self._every_s):
-                if log.synced_version < log.last_version:
-                    log.sync()
-                else:
-                    self._sleep()
+            pause_s = 0.0 if self._log.fills_ahead else self._every_s
+            while not self._stopping.wait(pause_s):
+                pause_s = self._work()
         except Exception as error:
             text = f"process {self._host.pid()}: the log cannot be written to disk: {error}"
             self._host.end_process(self._directory, text)
         self._ended.set()
+
+    def _work(self) -> float:
+        """Do what is due, or sleep; how many seconds later to look again."""
+        log = self._log
+        if log.fills_ahead:
+            if log.fill_ahead():
+                return FILL_PAUSE_S
+            self._sleep()
+        elif log.synced_version < log.last_version:
+            log.sync()
+        else:
+            self._sleep()
+        return self._every_s
 
     def _sleep(self) -> None:
         """Wait for the next commit."""

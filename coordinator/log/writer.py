@@ -11,6 +11,8 @@ Invariants:
   somebody removes the file, recovery misses it. On a full disk the naming waits, and the file named before stays.
 - If files are removed while the log is written, it goes on in a new one. What was in them is only in memory then, until
   there is a checkpoint of version ``lost_version`` or later.
+- In ``strict`` another thread writes zeros ahead of the records (``fill_ahead``, ``zero_fill``). In the file in use,
+  ``_end`` is before these zeros; ``reserve`` moves it.
 - ``sync`` may run in another thread. It notes what was written when it begins, and moves ``synced_version`` only after
   the disk has confirmed all of that. An error is final: the kernel may have dropped the pages that it could not write,
   and a second sync would report success for them.
@@ -24,6 +26,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import threading
+from collections import deque
 from collections.abc import Callable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -38,8 +41,9 @@ from shoal.coordinator.log.format import (
     RECORD_OVERHEAD_BYTES,
     FileHead,
 )
+from shoal.coordinator.log.zero_fill import ZeroFill
 from shoal.shm.errors import StoreFullError
-from shoal.shm.files.storage import LogFile, Storage
+from shoal.shm.files.storage import Storage
 from shoal.shm.limits import DEFAULT_LIMITS, LEAST_LOG_FILE_BYTES, LOG_FILES_PER_DISK, REMAKE_AFTER_S, Limits
 
 
@@ -55,14 +59,19 @@ class WalWriter:
         room: CheckpointRoom | None = None,  # None: the store is not served
         limits: Limits = DEFAULT_LIMITS,
         new_lock: Callable[[], AbstractContextManager[Any]] = threading.Lock,
+        fill_step_bytes: int = 0,  # 0: no zeros are written ahead
     ) -> None:
         self._storage = storage
         self._store_id = store_id
         self._next_number = next_number
         self.boot_id = wal_format.boot_id()
-        self._spare: tuple[int, LogFile] | None = None
+        self._new_lock = new_lock
+        self.fills_ahead = fill_step_bytes > 0
+        self._fill_step_bytes = fill_step_bytes
+        self._to_fill: deque[ZeroFill] = deque()
+        self._spare: tuple[int, ZeroFill] | None = None
         self._lock = new_lock()  # guards _unsynced and the closing of files against sync()
-        self._unsynced: list[LogFile] = []
+        self._unsynced: list[ZeroFill] = []
         self._sync_turn = new_lock()  # one sync at a time
         self.last_version = last_version
         self.synced_version = last_version
@@ -80,9 +89,9 @@ class WalWriter:
         self.lost_version = 0  # what was in files that were removed, up to this version, is only in memory
         self.removed_since_s: float | None = None  # when files were first found removed (monotonic)
         self.is_short = False  # the last new file could not be had, or not in its usual size
-        self._file: LogFile | None = None
+        self._file: ZeroFill | None = None
         self._position = 0
-        self._end = 0  # where records in the file must end
+        self._end = 0  # where records in the file must end for now
         self._growth_end = 0  # where they must end so that a commit that adds data needs no look at the room
         self._usual_bytes = _usual_file_bytes(storage, limits.log_file_bytes)
         self.prepare()
@@ -111,7 +120,7 @@ class WalWriter:
         )
         position = self._position
         if position + len(raw) > self._end:
-            self._rotate()
+            self._rotate(len(raw))
             position = self._position
         assert self._file is not None
         self._file.write(position, raw)
@@ -152,11 +161,19 @@ class WalWriter:
                     file.close()
             self.synced_version = version
 
+    def fill_ahead(self) -> bool:
+        """Write some zeros ahead of the records; False if there is nothing more to do. For another thread."""
+        while self._to_fill:
+            if self._to_fill[0].fill():
+                return True
+            self._to_fill.popleft()
+        return False
+
     def close(self) -> None:
         """Put everything on disk, with a mark of a clean close behind it."""
         self.sync()
         if self._file is not None:
-            self._end = self._file.size
+            self._end = self._file.claim(self._file.size)
             self.append(self.last_version, COORDINATOR, CLOSE_MARK, b"", b"")
         self.sync()
         self._give_back()
@@ -227,7 +244,7 @@ class WalWriter:
             self.named_number = self.number
 
     def _find_room(self, needed: int, only_deletes: bool) -> None:
-        fits = self._position + needed <= self._end
+        fits = self._fits(needed)
         if fits and only_deletes:
             return
         if self.room is not None and not only_deletes:
@@ -243,9 +260,18 @@ class WalWriter:
             return
         if not fits:
             # This record takes the spare; a commit that adds data leaves another one behind it.
-            self._rotate()
+            self._rotate(needed)
             self._new_spare(0)
         self._admit()
+
+    def _fits(self, needed: int) -> bool:
+        """Whether the file in use takes a record of ``needed`` bytes; if so, it may be appended."""
+        if self._file is None:
+            return False
+        last = self._file.size - CLOSE_MARK_BYTES
+        end = self._position + needed
+        self._end = min(self._file.claim(min(end, last)), last)
+        return end <= self._end
 
     def _admit(self) -> None:
         """Note how far commits that add data may go on without another look at the room."""
@@ -262,13 +288,16 @@ class WalWriter:
         self.is_short = False
         while self._spare is None:
             try:
-                self._spare = (self._next_number, self._storage.create_log_file(name, size))
+                file = self._storage.create_log_file(name, size)
+                self._spare = (self._next_number, ZeroFill(file, self._fill_step_bytes, self._new_lock()))
             except StoreFullError:
                 self.is_short = True
                 if size == least:
                     raise
                 size = max(least, size // 2)
         self._next_number += 1
+        if self.fills_ahead:
+            self._to_fill.append(self._spare[1])
 
     def _give_back(self) -> None:
         """Free all that was reserved ahead."""
@@ -289,12 +318,14 @@ class WalWriter:
         if self._spare is not None:
             self._rotate()
 
-    def _rotate(self) -> None:
+    def _rotate(self, needed: int = 0) -> None:
+        """Go on in the spare, with a record of ``needed`` bytes."""
         assert self._spare is not None, "append without reserve"
         number, file = self._spare
         self._spare = None
         first_version = self.last_version + 1
         head = FileHead(number, first_version, self.synced_version, self.boot_id, self._store_id)
+        file.claim(FILE_HEAD_BYTES)
         file.write(0, wal_format.encode_file_head(head))
         self.first_versions[number] = first_version
         with self._lock:
@@ -303,7 +334,7 @@ class WalWriter:
         self.number = number
         self._name()
         self._position = FILE_HEAD_BYTES
-        self._end = file.size - CLOSE_MARK_BYTES
+        self._fits(needed)
         self._growth_end = 0
 
 
@@ -315,5 +346,5 @@ def _usual_file_bytes(storage: Storage, size: int) -> int:
     return size
 
 
-def _holds(file: LogFile, needed: int) -> bool:
+def _holds(file: ZeroFill, needed: int) -> bool:
     return FILE_HEAD_BYTES + needed + CLOSE_MARK_BYTES <= file.size

@@ -17,7 +17,6 @@ machine that was suspended, or a coordinator that was stopped, takes nothing fro
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.memory.writer import Writer
@@ -32,10 +31,14 @@ _NEVER_S = float("inf")
 _ALL_MS = 1 << 62  # longer than any ttl
 
 
-@dataclass(slots=True)
 class _Holder:
-    seen_s: float  # the last sign of life, by the holders' clock
-    ttl_ms: int  # the shortest of what it holds, or less
+    """``seen_s``: the last sign of life, by the holders' clock. ``ttl_ms``: the shortest of what it holds, or less."""
+
+    __slots__ = ("seen_s", "ttl_ms")
+
+    def __init__(self, seen_s: float, ttl_ms: int) -> None:
+        self.seen_s = seen_s
+        self.ttl_ms = ttl_ms
 
 
 class Holders:
@@ -138,8 +141,7 @@ class Holders:
 
     def _entries(self, holder: int) -> Iterator[tuple[bytes, int]]:
         """The key and ttl of each entry of a holder."""
-        lower = holder_index.entries_of(holder)
-        for key, _ in self._writer.ordered_index.iterate(lower, holder_index.entries_of(holder + 1)):
+        for key, _ in self._writer.ordered_index.iterate(*holder_index.bounds_of(holder)):
             found = self._writer.newest(key, 0)
             if found is not None:
                 yield key, holder_index.decode_ttl_ms(found.value)
@@ -158,7 +160,7 @@ class Holders:
             holder, held_key = holder_index.decode_key(entry)
             try:
                 ended = self._engine.operations.ended(read_newest, held_key, holder, now_ms)
-            except (ShoalError, TypeError, ValueError):  # a damaged record: nobody can hold anything by it
+            except (ShoalError, TypeError, ValueError, LookupError):  # no record of a rule: nobody holds anything by it
                 ended = []
             writes.update({write.key: write for write in ended})
             writes[entry] = Write(entry, None, 0)

@@ -5,7 +5,8 @@ Invariants:
 - It changes files only after all of them are verified: it cuts an unfinished tail and removes files that hold nothing
   any more; before that it has ``store.json`` name a log file that stays. After SIGKILL at any point the next recovery
   finds the same commits.
-- Replay decides nothing. A commit has the same effect on segment, window and client sessions as when it was done.
+- Replay decides nothing. A batch of commits leaves what they left when they were done: the newest state of every key,
+  the conflict window and the client sessions. History that no snapshot can ask for is not made again.
 
 If past versions are kept (``Reclaimer.kept_from``), it begins with an older checkpoint, if there is one, and does every
 commit after that version one by one, so that each version can be read again.
@@ -24,7 +25,7 @@ from shoal.coordinator.commit.apply import ClientSessions, apply_commit
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.log.format import LoggedCommit
 from shoal.coordinator.log.reader import WalReader, has_commits
-from shoal.coordinator.memory.loading import KeyLoader, apply_versions
+from shoal.coordinator.memory.loading import KeyLoader, apply_versions, lower_large_records
 from shoal.coordinator.memory.reclaim import KEEPS_NOTHING, Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm.errors import CorruptionError, StoreFullError
@@ -238,19 +239,30 @@ def _apply_together(commits: list[LoggedCommit], writer: Writer, reclaimer: Recl
 def _apply_alone(commit: LoggedCommit, writer: Writer, reclaimer: Reclaimer) -> None:
     try:
         _apply(commit, writer)
+        return
     except StoreFullError:
         # There was room when it was committed: what had become obsolete by then had been freed. So free the same now.
-        # Keys that leave the indexes in the first round are obsolete from this version on; nobody reads yet, so a
-        # second round may free them, too.
-        # Past versions that are kept take room that was not taken then, so they go if nothing else helps.
-        while True:
-            publish(writer, reclaimer, commit.version - 1)
-            publish(writer, reclaimer, commit.version)
-            try:
-                return _apply(commit, writer)
-            except StoreFullError:
-                if not reclaimer.give_up_history():
-                    raise
+        _free_before(commit, writer, reclaimer)
+    while True:
+        try:
+            _apply(commit, writer)
+            return
+        except StoreFullError:
+            if not reclaimer.give_up_history():  # past versions that are kept now, and were not any more then
+                break
+        _free_before(commit, writer, reclaimer)
+    lower_large_records(writer)  # the room lies scattered, which it did not when it was committed
+    _apply(commit, writer)
+
+
+def _free_before(commit: LoggedCommit, writer: Writer, reclaimer: Reclaimer) -> None:
+    """Free all that is obsolete before a commit is applied.
+
+    Keys that leave the indexes in the first round are obsolete from this version on; nobody reads yet, so a second
+    round may free them, too.
+    """
+    publish(writer, reclaimer, commit.version - 1)
+    publish(writer, reclaimer, commit.version)
 
 
 def _apply(commit: LoggedCommit, writer: Writer) -> None:

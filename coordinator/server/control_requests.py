@@ -23,7 +23,7 @@ there without being decided, so nobody overtakes.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
 from shoal.coordinator.commit.conflict_window import ConflictWindow
@@ -79,16 +79,18 @@ class ControlRequests:
         """The answer; empty if it comes later, None if there is no such request."""
         assert request.control is not None
         name, arguments = request.control
-        answer_to = self._ANSWER.get(name)
-        if answer_to is None or type(arguments) is not list:
+        found = self._ANSWER.get(name)
+        if found is None:
+            return None
+        understand, answer = found
+        try:
+            understood = understand(request, arguments)
+        except (TypeError, ValueError, LookupError):
             return None
         if client in self._pending:
             self.forget(client)  # it has given up waiting
         self.is_active = True
-        try:
-            return answer_to(self, client, request, arguments, now_s)
-        except (TypeError, ValueError):
-            return None
+        return answer(self, client, request, now_s, *understood)
 
     def forget(self, client: Client) -> None:
         """A client is gone or does not wait any more."""
@@ -132,15 +134,14 @@ class ControlRequests:
 
     # --- what is asked ---
 
-    def _check(self, client: Client, request: CommitSet, arguments: list[Any], now_s: float) -> bytes | None:
+    def _check(self, client: Client, request: CommitSet, now_s: float, arguments: list[Any]) -> bytes | None:
         self._engine.finish_group()
         answer = self._checks.answer(client, arguments, self._engine.published, now_s)
         return None if answer is None else _answered(request, answer)
 
-    def _wait(self, client: Client, request: CommitSet, arguments: list[Any], now_s: float) -> bytes | None:
-        since, ranges, longest_ms = arguments[0], _ranges(arguments[1]), _wait_ms(arguments[2])
-        if type(since) is not int:
-            return None
+    def _wait(
+        self, client: Client, request: CommitSet, now_s: float, since: int, ranges: list[KeyRange], longest_ms: int
+    ) -> bytes:
         if self._window.may_have_changed(ranges, since):
             return _answered(request, [1])
         if not longest_ms:
@@ -149,10 +150,9 @@ class ControlRequests:
         self._note(_Pending(client, request, None), longest_ms, now_s)
         return b""
 
-    def _in_line(self, client: Client, request: CommitSet, arguments: list[Any], now_s: float) -> bytes | None:
-        ranges, longest_ms = _ranges(arguments[0]), _wait_ms(arguments[1])
-        if len(request.operations) != 1:
-            return None
+    def _in_line(
+        self, client: Client, request: CommitSet, now_s: float, ranges: list[KeyRange], longest_ms: int
+    ) -> bytes:
         name, operands = request.operations[0]
         key = (name, operands[0])
         if key in self._lines:
@@ -169,30 +169,30 @@ class ControlRequests:
         self._note(pending, longest_ms, now_s)
         return b""
 
-    def _leave(self, client: Client, request: CommitSet, arguments: list[Any], now_s: float) -> bytes | None:
+    def _leave(self, client: Client, request: CommitSet, now_s: float) -> bytes:
         return self._submit(client, request, False)
 
-    def _past(self, client: Client, request: CommitSet, arguments: list[Any], now_s: float) -> bytes | None:
+    def _past(
+        self, client: Client, request: CommitSet, now_s: float, version: int | None, moment_us: int | None
+    ) -> bytes:
         self._engine.finish_group()
-        version, moment_us = arguments
-        if [type(version), type(moment_us)] not in ([int, type(None)], [type(None), int]):
-            return None
         return _answered(request, self._past_version(version, moment_us))
 
-    def _renew(self, client: Client, request: CommitSet, arguments: list[Any], now_s: float) -> bytes | None:
+    def _renew(self, client: Client, request: CommitSet, now_s: float) -> bytes:
         return _answered(request, [int(self._holders.renew(client.database_id))])
 
-    def _ages(self, client: Client, request: CommitSet, arguments: list[Any], now_s: float) -> bytes | None:
-        return _answered(request, [self._holders.age_ms(holder) for holder in arguments])
+    def _ages(self, client: Client, request: CommitSet, now_s: float, *holders: int) -> bytes:
+        return _answered(request, [self._holders.age_ms(holder) for holder in holders])
 
-    _ANSWER: ClassVar[dict[str, Callable[..., bytes | None]]] = {
-        "check": _check,
-        "wait": _wait,
-        "in_line": _in_line,
-        "leave": _leave,
-        PAST: _past,
-        "renew": _renew,
-        "ages": _ages,
+    # By name: what makes the arguments of the second out of a request, or raises; and what answers it.
+    _ANSWER: ClassVar[dict[str, tuple[Callable[[CommitSet, Any], Sequence[Any]], Callable[..., bytes | None]]]] = {
+        "check": (lambda _, arguments: [arguments], _check),
+        "wait": (lambda _, arguments: _understood(arguments, _whole, _ranges, _wait_ms), _wait),
+        "in_line": (lambda request, arguments: _understood_in_line(request, arguments), _in_line),
+        "leave": (lambda _, arguments: _understood(arguments), _leave),
+        PAST: (lambda _, arguments: _understood_past(*arguments), _past),
+        "renew": (lambda _, arguments: _understood(arguments), _renew),
+        "ages": (lambda _, arguments: [_whole(holder) for holder in arguments], _ages),
     }
 
     # --- those that wait ---
@@ -263,8 +263,30 @@ def _answered(request: CommitSet, answer: list[Any]) -> bytes:
     return encode_answer(request.commit_id, ANSWERED, 0, answer)
 
 
+def _understood(arguments: Any, *readers: Callable[[Any], Any]) -> list[Any]:
+    """The arguments, each as its reader understands it; ValueError or TypeError if they are no such arguments."""
+    return [read(argument) for read, argument in zip(readers, arguments, strict=True)]
+
+
+def _understood_in_line(request: CommitSet, arguments: Any) -> list[Any]:
+    if len(request.operations) != 1:
+        raise ValueError("not one operation")
+    return _understood(arguments, _ranges, _wait_ms)
+
+
+def _understood_past(version: Any, moment_us: Any) -> list[Any]:
+    if (version is None) == (moment_us is None):
+        raise ValueError("not one of a version and a moment")
+    return [None if asked is None else _whole(asked) for asked in (version, moment_us)]
+
+
+def _whole(asked: Any) -> int:
+    if type(asked) is not int or asked < 0:
+        raise ValueError("not a number")
+    return asked
+
+
 def _ranges(asked: Any) -> list[KeyRange]:
-    """Ranges of a request; ValueError or TypeError for others."""
     ranges = [(lower, upper) for lower, upper in asked]
     if any(type(lower) is not bytes or type(upper) is not bytes for lower, upper in ranges):
         raise TypeError("a range is not two keys")
@@ -272,7 +294,4 @@ def _ranges(asked: Any) -> list[KeyRange]:
 
 
 def _wait_ms(asked: Any) -> int:
-    """How long a request may wait, in ms; ValueError or TypeError for what is no time."""
-    if type(asked) is not int or asked < 0:
-        raise ValueError("not a time")
-    return min(asked, _LONGEST_MS)
+    return min(_whole(asked), _LONGEST_MS)

@@ -90,7 +90,7 @@ class Coordinator:
                 *(found.log_bytes, store_id, found.checkpoint_version, limits, host),
             )
         self._background_sync: BackgroundSync | None = None
-        if self._log is not None and meta.durability == "buffered":
+        if self._log is not None and (meta.durability == "buffered" or self._log.fills_ahead):
             self._background_sync = BackgroundSync(self._log, directory, limits, host)
         self._server = self._new_server(found, idle_timeout_s, place)
         self._reclaimer.pinned = self._server.pinned
@@ -128,8 +128,10 @@ class Coordinator:
             return None
         room = CheckpointRoom(storage, self._writer)
         room.acquire()  # before a log file takes the disk's last bytes: a checkpoint is the way out of a full disk
+        ahead = self._meta.durability == "strict" and storage.overwrites_in_place()
         log = WalWriter(
-            *(storage, found.next_log_number, found.version, store_id, room, self._limits, self._host.new_lock)
+            *(storage, found.next_log_number, found.version, store_id, room, self._limits, self._host.new_lock),
+            fill_step_bytes=self._limits.fill_step_bytes if ahead else 0,
         )
         log.first_versions.update(found.log_files)
         return log

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from shoal.primitives.rules.lease_rules import LeaseHolder, decode_record
 from shoal.primitives.transaction import Fence
 from shoal.shm.arguments import check_count, check_positive_seconds, check_type, check_wait
 from shoal.shm.clock import now_ms
+from shoal.shm.randomness import random_bits
 
 _TAG = bytes((Tag.LEASE,))
 _TICKET_BITS = 62
@@ -113,7 +113,7 @@ def take(
     ttl_s = check_positive_seconds("ttl", ttl)
     give_up_s = time.monotonic() + check_wait("wait", wait)
     check_count("slots", slots, 1)
-    ticket, holder = secrets.randbits(_TICKET_BITS) + 1, store.holding.holder
+    ticket, holder = random_bits(_TICKET_BITS) + 1, store.holding.holder
     token, slot = requests.take_lease(store.holding, key, name, slots, ttl_s, ticket, give_up_s)
     return Lease(store, key, name, ticket, holder, token, slot)
 

@@ -50,6 +50,8 @@ def take(
     read: Read, now_ms: int, key: bytes, name: str, slots: int, holder: int, pid: int, ttl_ms: int, ticket: int
 ) -> Decision:
     """Take a lease that fewer than ``slots`` hold; the result is token and slot."""
+    if any(type(part) is not int or part < 1 for part in (slots, holder, ttl_ms, ticket)) or type(pid) is not int:
+        raise ValueError("slots, holder, pid, ttl or ticket of a lease is no number from 1 on")
     held = _held(read, key)
     for each in held:
         if each.ticket == ticket:  # sent again

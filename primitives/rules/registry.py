@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shoal.primitives.keys import Tag, tag_of
 from shoal.primitives.rules import cell_rules, event_rules, key_rules, lease_rules
+from shoal.primitives.rules.tags import Tag, tag_of
 from shoal.shm.operation import BatchedOperation, Decision, OperationTable, Read, Write
 
 CELL_CAS = "cell_cas"

@@ -13,9 +13,10 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeVar
 
 from shoal.primitives.engine import Engine
-from shoal.primitives.keys import Namespace, Tag, after, decode_text, encode_prefix, encode_text
+from shoal.primitives.keys import Namespace, after, decode_text, encode_prefix, encode_text
 from shoal.primitives.rules import requests
 from shoal.primitives.rules.cell_rules import CellRecord, decode_record, encode_record
+from shoal.primitives.rules.tags import Tag
 from shoal.primitives.views.view import View
 from shoal.shm.arguments import check_int, check_plain_function, check_plain_result, check_wait
 from shoal.shm.codec import Value, encode, stored

@@ -22,7 +22,7 @@ from shoal.primitives.event_types import (
     stored_events,
     verify_log,
 )
-from shoal.primitives.keys import Namespace, Tag, encode_text
+from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.rules import requests
 from shoal.primitives.rules.event_rules import (
     LARGEST_SEQUENCE,
@@ -37,6 +37,7 @@ from shoal.primitives.rules.event_rules import (
     type_key,
 )
 from shoal.primitives.rules.hash_chain import DEFAULT_CHAIN, canonical
+from shoal.primitives.rules.tags import Tag
 from shoal.primitives.views.view import View
 from shoal.shm import codec
 from shoal.shm.arguments import check_int

@@ -12,8 +12,9 @@ from datetime import timedelta
 from typing import Any, NamedTuple
 
 from shoal.primitives.engine import Engine
-from shoal.primitives.keys import Namespace, Tag, after, decode_text, encode_prefix, encode_text
+from shoal.primitives.keys import Namespace, after, decode_text, encode_prefix, encode_text
 from shoal.primitives.rules import requests
+from shoal.primitives.rules.tags import Tag
 from shoal.primitives.views.view import View
 from shoal.shm.arguments import check_int, check_ttl_s
 from shoal.shm.clock import now_ms
@@ -80,7 +81,8 @@ class KVView(View):
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad key, value or ttl.
         """
-        self._engine.put(*self._to_put(key, value, ttl))
+        raw = encode(value)
+        self._engine.put(self._prefix + _encode_key(key), raw, 0 if ttl is None else _expires_ms(ttl))
 
     def put_with_ttl(self, key: str, value: Value, ttl: float | timedelta) -> None:
         """``put`` with a ``ttl`` that must be given.

@@ -23,7 +23,8 @@ from dataclasses import replace
 from typing import Any
 
 from shoal.primitives.engine import Engine
-from shoal.primitives.keys import Tag, after, bound, decode_text, encode_text, number, sized
+from shoal.primitives.keys import after, bound, decode_text, encode_text, number, sized
+from shoal.primitives.rules.tags import Tag
 from shoal.primitives.run_types import RunMetadata, RunStatus, decode_run, encode_run, has_ended, status_number
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import AlreadyExistsError, CorruptionError, NotFoundError

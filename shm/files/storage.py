@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from shoal.shm.errors import StoreFullError
+from shoal.shm.files import file_system
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -86,6 +87,10 @@ class Storage(Protocol):
 
     def space(self) -> Space:
         """The room of the disk."""
+        ...
+
+    def overwrites_in_place(self) -> bool:
+        """Whether a page of a file is known to be overwritten where it is."""
         ...
 
     def truncate(self, name: str, size: int) -> None:
@@ -200,6 +205,10 @@ class DiskStorage:
         """The room of the disk."""
         found = os.statvfs(self.directory)
         return Space(found.f_blocks * found.f_frsize, found.f_bavail * found.f_frsize)
+
+    def overwrites_in_place(self) -> bool:
+        """Whether a page of a file is known to be overwritten where it is."""
+        return file_system.overwrites_in_place(self.directory)
 
     def truncate(self, name: str, size: int) -> None:
         """Cut a file to ``size`` bytes, durably."""

@@ -27,9 +27,10 @@ from typing import Any, NamedTuple
 from shoal.primitives import trace_index
 from shoal.primitives.engine import Engine
 from shoal.primitives.event_types import Event
-from shoal.primitives.keys import Namespace, Tag, encode_text
+from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.rules.cell_rules import CellRecord, encode_record
 from shoal.primitives.rules.hash_chain import HASH_BYTES, canonical
+from shoal.primitives.rules.tags import Tag
 from shoal.primitives.run_scan import namespaces, runs_held
 from shoal.primitives.run_types import RunMetadata, RunQuery, RunStatus, encode_run
 from shoal.primitives.trace_types import KINDS as TRACE_KINDS

@@ -25,7 +25,8 @@ from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.recovery.recover import apply_entries, load_keys, publish, replayed
 from shoal.coordinator.recovery.survey import Survey, at_rest, is_store, survey_store
-from shoal.primitives.keys import Namespace, Tag, user_text
+from shoal.primitives.keys import Namespace, user_text
+from shoal.primitives.rules.tags import Tag
 from shoal.shm.errors import AlreadyExistsError, CorruptionError, InvalidOperationError, NotFoundError, StoreFullError
 from shoal.shm.files import checkpoint, store_files
 from shoal.shm.files.storage import DiskStorage, private_file

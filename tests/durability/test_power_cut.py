@@ -219,7 +219,8 @@ def thin_disk(disk: Disk, tmp_path: Path) -> Iterator[ThinDisk]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("mended", ["in the end", "after the first"])
-def test_strict_on_a_disk_that_refuses_writes(thin_disk: ThinDisk, mended: str) -> None:
+@pytest.mark.parametrize("condition", [None, "copying_disk"], ids=["zeros ahead", "unwritten pages"])
+def test_strict_on_a_disk_that_refuses_writes(thin_disk: ThinDisk, mended: str, condition: str | None) -> None:
     """A sync fails and the kernel drops what it could not write: no coordinator after it may call that durable.
 
     fdatasync reports such a failure once. The pages stay in memory, readable and clean, so the next coordinator finds
@@ -228,7 +229,8 @@ def test_strict_on_a_disk_that_refuses_writes(thin_disk: ThinDisk, mended: str) 
     they are zeros at the next mount.
     """
     path = thin_disk.mounted / "store"
-    told = _commit_until_refused(thin_disk, path, mended == "after the first")
+    with mutated_coordinators(condition):
+        told = _commit_until_refused(thin_disk, path, mended == "after the first")
     for pid in processes_of(path):
         kill(pid)
     wait_for(lambda: not processes_of(path), "coordinators to end")

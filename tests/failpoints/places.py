@@ -32,8 +32,16 @@ def _begins(prefix: str, position: int) -> Callable[..., bool]:
     return lambda *arguments: os.path.basename(str(arguments[position])).startswith(prefix)
 
 
-def _is_record(_file: Any, offset: int, _data: bytes) -> bool:
-    return offset > 0
+def _is_record(_file: Any, offset: int, data: bytes) -> bool:
+    return offset > 0 and not _is_zeros(_file, offset, data)
+
+
+def _is_head(_file: Any, offset: int, data: bytes) -> bool:
+    return offset == 0 and not _is_zeros(_file, offset, data)
+
+
+def _is_zeros(_file: Any, _offset: int, data: bytes) -> bool:
+    return not data.strip(b"\0")
 
 
 STORAGE_OS, CHECKPOINT_OS = ModuleOs(), ModuleOs()
@@ -62,8 +70,9 @@ FAILPOINTS = {
     "log file: room reserved, not synced": Failpoint(COORDINATOR, STORAGE_OS, "posix_fallocate", "after"),
     "log file: synced, not in the directory": Failpoint(COORDINATOR, _disk, "sync_directory", "before"),
     "log file: ready as the spare": Failpoint(COORDINATOR, _disk, "create_log_file", "after"),
+    "log file: half of the zeros written": Failpoint(COORDINATOR, _log_file, "write", "half", _is_zeros),
     "log file: taken, without a head": Failpoint(COORDINATOR, _log, "_rotate", "before"),
-    "log file: half of its head written": Failpoint(COORDINATOR, _log_file, "write", "half", lambda *a: a[1] == 0),
+    "log file: half of its head written": Failpoint(COORDINATOR, _log_file, "write", "half", _is_head),
     "log file: taken": Failpoint(COORDINATOR, _log, "_rotate", "after"),
     # --- a checkpoint
     "checkpoint: helper started": Failpoint(COORDINATOR, _keeper, "start", "after"),

@@ -22,6 +22,7 @@ from shoal.primitives import trace_index
 from shoal.primitives.keys import Namespace
 from shoal.primitives.rules import registry as operations
 from shoal.primitives.rules.hash_chain import event_hash
+from shoal.primitives.rules.lease_rules import TOKEN_KEY
 from shoal.primitives.rules.registry import TABLE
 from shoal.primitives.trace_types import TraceOptions, TraceType
 from shoal.shm import clock, codec, limits
@@ -43,7 +44,7 @@ from tests.support.stores.recording_log import RecordingLog
 VICTIM, HOSTILE = 7, 8
 MOST_REQUESTS = 12
 _RUN = Namespace()._run_prefix("r")
-KV, EVENT, STATE, TRACE = (_RUN + bytes((tag,)) for tag in (1, 2, 3, 4))
+KV, EVENT, STATE, TRACE, LEASE = (_RUN + bytes((tag,)) for tag in (1, 2, 3, 4, 8))
 _FILE = "wal-000000000001.log"
 _ASKING = Client(1, 1, -1, -1, SnapshotPage(new_page()))  # who asks questions; its pipes and slots are not used
 State = dict[bytes, VersionedValue]
@@ -152,6 +153,11 @@ OPERATIONS: list[tuple[str, list[Any]]] = [
     (operations.INSERT, _trace("b", "a")),
     (operations.CELL_DELETE, [STATE + b"other"]),
     (operations.DELETE, [KV + b"text"]),
+    (operations.LEASE_TAKE, [LEASE + b"a", "a", 2, 4711, 1, 30_000, 99]),
+    (operations.LEASE_FENCE, [LEASE + b"a", "a", 4711, 1]),
+    (operations.LEASE_RELEASE, [LEASE + b"a", 4711, 99]),
+    (operations.LEASE_TAKE, [LEASE + b"a", "a", 2, 4712, 1, 30_000, 98]),
+    (operations.TOKENS_RAISE, [TOKEN_KEY, 7]),
 ]
 assert {name for name, _ in OPERATIONS} == operations.OPERATIONS.keys(), "an operation without a seed"
 

@@ -8,8 +8,9 @@ from typing import Any
 
 from shoal.primitives import keys as key_space
 from shoal.primitives import run_scan
-from shoal.primitives.keys import Namespace, Tag
+from shoal.primitives.keys import Namespace
 from shoal.primitives.rules import registry as operations
+from shoal.primitives.rules.tags import Tag
 from shoal.primitives.run_types import RunMetadata, RunQuery, RunStatus, encode_run
 from shoal.primitives.trace_types import TraceType
 from shoal.primitives.views import cells as cell_views

@@ -43,6 +43,12 @@ def die_logged() -> None:
 
 
 @condition
+def copying_disk() -> None:
+    """Nobody knows whether its disk overwrites a page where it is, so the log has no zeros ahead of the records."""
+    storage.DiskStorage.overwrites_in_place = lambda _self: False
+
+
+@condition
 def poisoned() -> None:
     """It is killed by every commit that names the key "poison"."""
     together, in_order = CommitEngine.submit_together, Pipeline.submit

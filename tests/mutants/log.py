@@ -60,8 +60,8 @@ def ignore_failed_sync(patch: Patch) -> None:
 def sync_forgets_the_file_before(patch: Patch) -> None:
     """After a rotation only the new file is synced; what the old one had last is declared to be on disk."""
 
-    def rotate(self: WalWriter) -> None:
-        sound(self)
+    def rotate(self: WalWriter, *needed: int) -> None:
+        sound(self, *needed)
         del self._unsynced[:-1]
 
     sound = patch.set(WalWriter, "_rotate", rotate)

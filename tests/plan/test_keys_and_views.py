@@ -10,7 +10,8 @@ import pytest
 
 import shoal
 from shoal import Namespace, TraceType
-from shoal.primitives.keys import Tag, after, number, sized
+from shoal.primitives.keys import after, number, sized
+from shoal.primitives.rules.tags import Tag
 from shoal.primitives.views.cells import StateView
 from shoal.primitives.views.events import EventView
 from shoal.primitives.views.kv import KVView

@@ -10,7 +10,8 @@ import pytest
 
 import shoal
 from shoal import Namespace, TraceType
-from shoal.primitives.keys import Tag, after
+from shoal.primitives.keys import after
+from shoal.primitives.rules.tags import Tag
 from tests.support.present import present
 
 DB = shoal.Database

@@ -12,7 +12,8 @@ import pytest
 
 import shoal
 from shoal import NotFoundError, TraceOptions, TraceType
-from shoal.primitives.keys import Namespace, Tag, after
+from shoal.primitives.keys import Namespace, after
+from shoal.primitives.rules.tags import Tag
 from tests.support.present import present
 
 KINDS = [

@@ -41,9 +41,18 @@ def work(i):
     db.transact("run", lambda txn: txn.kv.put("sum", txn.kv.get("sum", 0) + i))
     with db.snapshot("run") as view:
         assert view.kv.get(f"key {i}") == i
+def wait(i):
+    assert shoal.StateCell(db).wait("run", f"cell {i}", 0, timeout=20).value == i
+def tell(i):
+    shoal.StateCell(db).set("run", f"cell {i}", i)
 for i in range(5):
     work(i)
 """
+_WAITING_TASKS = {
+    _GEVENT: "gevent.joinall([gevent.spawn(f, i) for f in (wait, tell) for i in range(5)], raise_error=True)",
+    _EVENTLET: "[thread.wait() for thread in [eventlet.spawn(f, i) for f in (wait, tell) for i in range(5)]]",
+    _REMOVED: "tell(0); wait(0)",
+}
 _END = """
 os.kill(db.info().coordinator_pid, 9)
 work(5)
@@ -66,7 +75,7 @@ def test_shoal_works_in_a_patched_program(store: Path, patch: str, first: str) -
     if package is not None and importlib.util.find_spec(package) is None:
         pytest.skip(f"{package} is not installed")
     begin = f"import shoal\n{patch}" if first == "shoal" else patch
-    program = "\n".join([begin, _WORK, _TASKS[patch], _END])
+    program = "\n".join([begin, _WORK, _TASKS[patch], _WAITING_TASKS[patch], _END])
     done = subprocess.run(
         [sys.executable, "-c", program, str(store)], capture_output=True, text=True, timeout=DEADLINE_S
     )

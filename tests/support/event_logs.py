@@ -12,6 +12,7 @@ from shoal import LimitExceededError
 from shoal.primitives import keys as key_space
 from shoal.primitives.event_types import sequence_of
 from shoal.primitives.rules.event_rules import TYPE, EventRecord, decode_events, event_key
+from shoal.primitives.rules.tags import Tag
 from shoal.shm import codec
 from shoal.shm.operation import VersionedValue
 
@@ -48,7 +49,7 @@ def filled(request: pytest.FixtureRequest, memory_db: DB, run: str) -> shoal.Eve
 
 def prefix_of(run: str) -> bytes:
     """What the keys of a run's log begin with."""
-    return shoal.Namespace()._run_prefix(run) + bytes((key_space.Tag.EVENT,))
+    return shoal.Namespace()._run_prefix(run) + bytes((Tag.EVENT,))
 
 
 def keys_of(db: DB, run: str) -> list[bytes]:

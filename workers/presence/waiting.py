@@ -22,7 +22,8 @@ from shoal.shm.errors import InvalidOperationError
 from shoal.shm.host.unpatched import os, select, time
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire import request as wire_request
-from shoal.shm.wire.frames import frame, read_message, write_all
+from shoal.shm.wire.frames import frame
+from shoal.shm.wire.pipe_messages import read_message, write_all
 from shoal.workers.polling import AT_REST, poll
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.channel import Answer, Channel, give_up, no_answer, not_sent_again
@@ -119,7 +120,7 @@ def _send(attachment: Attachment, commit_id: int, mutations: bytes, give_up_s: f
 
 
 def _answer_of(attachment: Attachment, commit_id: int, give_up_s: float) -> Answer:
-    is_patched = program_select.select is not select.select
+    is_patched = type(program_select.select) is not type(select.select)  # a function of Python in place of C's
     poller = _TasksPoller(attachment.answer_fd) if is_patched else attachment.poller
     while True:
         message = read_message(
@@ -132,7 +133,7 @@ def _answer_of(attachment: Attachment, commit_id: int, give_up_s: float) -> Answ
 
 def _abandon(channel: Channel, attachment: Attachment, undo: Operation | None) -> None:
     """Give up a request that may be answered still. ``undo`` follows it in the same pipe, so it is done after it."""
-    if undo is not None and not attachment.is_parents:
+    if undo is not None and not attachment.is_parents and attachment.request_fd in attachment.pipes:
         # Less than PIPE_BUF: written whole or not at all.
         with contextlib.suppress(OSError):
             mutations = wire_request.encode_mutations([], None, [undo], ("leave", []))

@@ -30,11 +30,11 @@ from shoal.shm.errors import (
 from shoal.shm.files.epoch_file import EpochWord
 from shoal.shm.files.store_place import StorePlace
 from shoal.shm.host import descriptors
-from shoal.shm.host.randomness import random_bits
 from shoal.shm.host.unpatched import thread, time
 from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.memory import words
 from shoal.shm.operation import OperationTable
+from shoal.shm.randomness import random_bits
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire import wire_errors
 from shoal.shm.wire.answer import COMMITTED, CONFLICT, REFUSED
@@ -121,7 +121,8 @@ class StoreConnection:
         Raises ``ConflictError``, whose key is the engine's, or the error that the coordinator refused the commit with.
         """
         wire_request.check_size(max(len(mutations), len(reads)))
-        return self.told(*self._exchange(snapshot, valid_until_ms, reads, mutations))
+        status, version, details = self._exchange(snapshot, valid_until_ms, reads, mutations)
+        return (version, details) if status == COMMITTED else self.told(status, version, details)
 
     def told(self, status: int, version: int, details: Any) -> tuple[int, list[Any]]:
         """What an answer says: version and results of the commit. Raises what the commit failed with."""

@@ -109,6 +109,24 @@ def test_it_outlives_the_coordinator(db: shoal.Database, hold: Hold) -> None:
     assert db.check() == []
 
 
+def test_fenced_commits_are_recovered(db: shoal.Database) -> None:
+    """What was written under a fence is in the log as any other commit, and nothing of a refused one is."""
+    kv = shoal.KVStore(db)
+    with db.lease(RUN, "a") as lease:
+        for i in range(20):
+            with db.transaction(RUN, fence=lease) as txn:
+                txn.kv.put(f"key {i}", i)
+                txn.events.append("done", i)
+    with pytest.raises(shoal.FencedError):
+        db.transact(RUN, lambda txn: txn.kv.put("key 20", 20), fence=lease)
+    kill(db.info().coordinator_pid)
+    with db.lease(RUN, "a") as again:
+        assert again.token == lease.token + 1
+    assert len(kv.list(RUN)) == shoal.EventLog(db).len(RUN) == 20
+    assert shoal.EventLog(db).verify_chain(RUN)
+    assert db.check() == []
+
+
 def test_who_died_with_the_coordinator_has_its_ttl(db: shoal.Database, hold: Hold) -> None:
     """Nobody saw the death: it ends when the ttl is over under the next coordinator."""
     holder = hold("a", 1.0)
@@ -199,16 +217,25 @@ def test_close_in_another_thread_ends_a_wait(db: shoal.Database, store: Path) ->
 
 def test_the_thread_that_renews_ends(db: shoal.Database) -> None:
     """It is there only while something is held."""
-
-    def threads() -> int:
-        return len(os.listdir("/proc/self/task"))
-
     if not Path("/proc/self/task").exists():
         pytest.skip("no list of threads here")
-    before = threads()
-    with db.lease(RUN, "a", ttl=0.5):
-        assert threads() == before + 1
-    wait_for(lambda: threads() == before, "the thread to end")
+    program = """if True:
+        import os, sys, time, shoal
+        def threads(expected):
+            until = time.monotonic() + 20
+            while len(os.listdir("/proc/self/task")) != expected:
+                assert time.monotonic() < until, os.listdir("/proc/self/task")
+                time.sleep(0.01)
+        with shoal.open(sys.argv[1]) as db:
+            threads(1)
+            with db.lease("run", "a", ttl=0.5):
+                threads(2)
+            threads(1)
+            db.lease("run", "b")
+        threads(1)
+    """
+    done = subprocess.run([sys.executable, "-c", program, db.path], capture_output=True, text=True, timeout=DEADLINE_S)
+    assert done.returncode == 0, done.stderr
 
 
 def test_a_backup_takes_leases_with_it(db: shoal.Database, tmp_path: Path) -> None:

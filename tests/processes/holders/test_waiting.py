@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import threading
 import time
@@ -89,6 +90,27 @@ def test_other_threads_commit_meanwhile(db: shoal.Database) -> None:
     shoal.KVStore(db).put(RUN, "k", 1)
     assert time.monotonic() - begin_s < 0.7
     thread.join()
+
+
+def test_a_wait_with_many_descriptors_open(store: Path) -> None:
+    """A descriptor of any number can be waited for."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard < 1400:
+        pytest.skip("too few descriptors are allowed here")
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, 1400), hard))
+    opened = [os.dup(2) for _ in range(1100)]
+    try:
+        with shoal.open(store, linger=0.2) as db:
+            cells = shoal.StateCell(db)
+            timer = threading.Timer(0.2, cells.set, (RUN, "c", "new"))
+            timer.start()
+            state = cells.wait(RUN, "c", 0, DEADLINE_S)
+            assert state is not None
+            timer.join()
+    finally:
+        for fd in opened:
+            os.close(fd)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_close_ends_a_wait(store: Path) -> None:

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import shoal
-from shoal.primitives.keys import Namespace, Tag
+from shoal.primitives.keys import Namespace
 from shoal.primitives.rules import cell_rules
 from shoal.primitives.rules.cell_rules import CellRecord, decode_record, encode_record
+from shoal.primitives.rules.tags import Tag
 from shoal.primitives.views.cells import records as records_of
 from shoal.primitives.views.cells import restore
 from shoal.shm import codec

@@ -129,7 +129,7 @@ class TestInterpreter:
     def test_a_coordinator_with_a_fault_in_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """An error nobody foresaw is reported as well, with where to read more."""
         (tmp_path / "sitecustomize.py").write_text(
-            "import os, sys\nif 'shoal.coordinator_main' in sys.argv:\n    os.setsid = 1 .bit_length\n"
+            "import os, sys\nif 'shoal.coordinator_main' in sys.argv:\n    os.urandom = 1 .bit_length\n"
         )
         environment = child_python.python_environment()
         environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}"

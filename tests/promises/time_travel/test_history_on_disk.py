@@ -114,8 +114,7 @@ def test_history_begins_and_ends_with_the_option(store: Path) -> None:
     with shoal.open(store, linger=0) as db:
         first = put_many(db, 3)[0][1]
     with shoal.open(store, linger=0, history=60) as db:
-        assert db.info().history_version is not None
-        assert db.info().history_version > first
+        assert (db.info().history_version or 0) > first
         with pytest.raises(shoal.SnapshotExpiredError):
             db.snapshot("r", version=first)
         second = put_many(db, 3)[0][1]

@@ -23,7 +23,7 @@ def db(store: Path) -> Iterator[shoal.Database]:
 def put(db: shoal.Database, key: str, value: object, run_id: str = "r") -> int:
     """Put in a transaction; the commit version."""
     with db.transaction(run_id) as txn:
-        txn.kv.put(key, value)  # type: ignore[arg-type]
+        txn.kv.put(key, value)
     return txn.version
 
 
@@ -122,6 +122,8 @@ def test_what_is_refused(db: shoal.Database) -> None:
         db.snapshot("r", at=now + timedelta(hours=1))
     with pytest.raises(shoal.SnapshotExpiredError, match="2020-01-01"):
         db.snapshot("r", at=datetime(2020, 1, 1, tzinfo=UTC))
+    with pytest.raises(shoal.SnapshotExpiredError):
+        db.snapshot("r", at=datetime(1, 1, 2, tzinfo=UTC))
     again = pickle.loads(pickle.dumps(shoal.SnapshotExpiredError(3, 9, "version 3")))
     assert (str(again), again.snapshot_version) == (str(shoal.SnapshotExpiredError(3, 9, "version 3")), 3)
 

@@ -1,4 +1,4 @@
-"""Past versions against a plain model, a list of dicts, one for each version; with deaths of the coordinator between."""
+"""Past versions against a plain model, a list of dicts, one for each version; the coordinator is killed meanwhile."""
 
 from __future__ import annotations
 

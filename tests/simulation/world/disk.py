@@ -235,6 +235,9 @@ class SimulatedStorage:
     def space(self) -> Space:
         return Space(1 << 40, 0 if self._disk.is_full else 1 << 40)
 
+    def overwrites_in_place(self) -> bool:
+        return True
+
     def truncate(self, name: str, size: int) -> None:
         inode = self._disk.names[name]
         self._disk.scheduler.step()

@@ -37,6 +37,7 @@ _LIMITS = Limits(
     clear_slice=2,
     sweep_slice=4,
     sweep_every_ms=4,
+    fill_step_bytes=512,
     first_client_s=0.2,
     request_spin_s=0.00005,
     crowded_request_spin_s=0.00002,

@@ -74,6 +74,9 @@ class MemoryStorage:
     def space(self) -> Space:
         return Space(1 << 40, 1 << 40)
 
+    def overwrites_in_place(self) -> bool:
+        return True
+
     def truncate(self, name: str, size: int) -> None:
         del self.files[name][size:]
 

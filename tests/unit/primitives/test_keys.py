@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.primitives.keys import Namespace, Tag, after, encode_prefix, encode_text, user_text
+from shoal.primitives.keys import Namespace, after, encode_prefix, encode_text, user_text
+from shoal.primitives.rules.tags import Tag
 from shoal.shm.errors import LimitExceededError
 from shoal.shm.limits import MAX_ENGINE_KEY_BYTES
 

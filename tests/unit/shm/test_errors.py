@@ -17,6 +17,8 @@ ARGUMENTS = {
     "CASConflictError": ("cell", 1, 2),
     "InvalidStatusTransitionError": (shoal.RunStatus.Completed, shoal.RunStatus.Active),
     "LimitExceededError": ("size of the value in bytes", 10, 11, "split it"),
+    "LeaseHeldError": ("deploy", 30_000, 4711, 4712),
+    "FencedError": ("deploy", 7),
     "StoreMovedError": ("/store", True),
     "WorkerTaskError": ("Broken", "text", "Traceback ..."),
     "TaskTimeoutError": ("work", 1.5),

@@ -21,6 +21,8 @@ LIMITS = Limits(sync_every_ms=1, thread_start_s=0.05)
 class _Log(SimpleNamespace):
     """A log of which version 3 is not synced."""
 
+    fills_ahead = False
+
     def sync(self) -> None:
         if self.error:
             raise self.error
@@ -100,3 +102,28 @@ def test_no_thread(tmp_path: Path, start: Callable[[Callable[[], None]], None]) 
     with pytest.raises(OSError, match="sync"):
         sync.start()
     sync.stop()
+
+
+class _LogToFill(_Log):
+    """A log with three steps of zeros to write."""
+
+    fills_ahead = True
+
+    def fill_ahead(self) -> bool:
+        self.steps += 1
+        if self.steps == 3:
+            self.filled.set()
+        return bool(self.steps < 3)
+
+
+def test_it_writes_zeros_ahead_until_there_are_enough(tmp_path: Path) -> None:
+    """In ``strict``: at once, step by step; then it sleeps until a commit. It leaves the records to the commits."""
+    log: Any = _LogToFill(last_version=3, synced_version=3, steps=0, filled=threading.Event(), wake=None)
+    sync = BackgroundSync(log, tmp_path, LIMITS, Host())
+    sync.start()
+    assert log.filled.wait(10)
+    assert not threading.Event().wait(0.05)
+    assert log.steps == 3
+    assert log.wake is not None
+    sync.stop()
+    assert log.steps == 3
