@@ -181,11 +181,12 @@ class _Model:
             return
         task_id = sorted(self.tasks)[number % len(self.tasks)]
         task = self.tasks[task_id]
-        rule, extra = {
+        ends: dict[str, tuple[Callable[..., Decision], list[Any]]] = {
             "complete": (rules.complete, [b"r"]),
             "fail": (rules.fail, ["e", retry_ms]),
             "release": (rules.release, []),
-        }[how]
+        }
+        rule, extra = ends[how]
         if task.status != "claimed":
             with pytest.raises(FencedError):
                 self.perform(rule, "n", task_id, task.holder, task.token, *extra)
