@@ -94,6 +94,11 @@ class EngineTransaction(Engine, Protocol):
         """The commit version, None before the commit; if ``read_only``, the snapshot's from the start."""
         ...
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was committed or abandoned, or its commit has failed."""
+        ...
+
     def require(self, name: str, arguments: list[Any], /) -> None:
         """Perform the operation ``name``, which writes nothing, on the newest state when this commits.
 

@@ -106,6 +106,10 @@ class ToyTransaction:
         self.writes |= {write.key: write for write in decided.writes}
         return decided.result
 
+    @property
+    def has_ended(self) -> bool:
+        return self.ended
+
     def require(self, name: str, arguments: list[Any]) -> None:
         self._check(writes=True)
         self.required.append((name, arguments))

@@ -164,6 +164,11 @@ class EngineTransaction:
             self._write(write)
         return outcome.result
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was committed or abandoned, or its commit has failed."""
+        return self._ended != ""
+
     def require(self, name: str, arguments: list[Any]) -> None:
         """Perform the operation ``name``, which writes nothing, on the newest state at commit."""
         self._check_writable()
