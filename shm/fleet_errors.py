@@ -1,0 +1,47 @@
+"""Errors of what a fleet shares: queues of tasks. ``shm.errors`` has all others, and what holds for every error."""
+
+from __future__ import annotations
+
+from shoal.shm.errors import ShoalError
+
+
+class TaskFailedError(ShoalError):
+    """Raised by ``result`` for a task that ended without one: it is Dead or Cancelled.
+
+    Try it again (``retry`` of a dead one), put a new one, or do without.
+
+    - ``task_id`` (str): the task.
+    - ``status`` (TaskStatus): ``Dead`` or ``Cancelled``.
+    - ``error`` (str or None): what the last attempt failed with.
+    """
+
+    def __init__(self, task_id: str, status: str, error: str | None) -> None:
+        super().__init__(task_id, status, error)
+        self.task_id = task_id
+        self.status = status
+        self.error = error
+
+    def __str__(self) -> str:
+        why = "" if self.error is None else f": {self.error}"
+        return f"task {self.task_id!r} has no result, as it is {self.status}{why}; retry a dead one, or put a new one"
+
+
+class NothingReadyError(ShoalError):
+    """Raised inside shoal if a claim finds no ready task; ``claim`` returns None then.
+
+    - ``queue`` (str): the name of the queue.
+    - ``passes_in_ms`` (int or None): in how many milliseconds the first delayed task is due.
+    """
+
+    passes = True
+
+    def __init__(self, queue: str, passes_in_ms: int | None) -> None:
+        super().__init__(queue, passes_in_ms)
+        self.queue = queue
+        self.passes_in_ms = passes_in_ms
+
+    def __str__(self) -> str:
+        return f"no task of queue {self.queue!r} is ready; wait for one"
+
+
+TaskFailedError.__module__ = "shoal"
