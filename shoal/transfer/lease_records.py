@@ -15,6 +15,7 @@ from shoal.primitives.engine import Engine
 from shoal.primitives.facades.leases import holders
 from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.rules import requests
+from shoal.transfer.record_fields import check_names, check_whole
 
 
 class LeaseFact(NamedTuple):
@@ -27,9 +28,6 @@ class LeaseFact(NamedTuple):
     ttl_ms: int
 
 
-NAMES = LeaseFact._fields
-
-
 def facts(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[LeaseFact]:
     """Who holds which leases of a run, by name, then token."""
     for name, holder in holders(engine, namespace, run_id):
@@ -39,6 +37,14 @@ def facts(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[LeaseFa
 def show(fact: LeaseFact) -> dict[str, Any]:
     """Its fields."""
     return fact._asdict()
+
+
+def make(run_id: str, fields: dict[str, Any]) -> LeaseFact:
+    """The holder with these fields."""
+    check_names("lease", fields, LeaseFact._fields)
+    for name in LeaseFact._fields[1:]:
+        check_whole(name, fields[name], 0)
+    return LeaseFact(**fields)
 
 
 def size(prefix: bytes, fact: LeaseFact) -> int:

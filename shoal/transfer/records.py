@@ -11,11 +11,13 @@
     state       name version updated_at value            without value: deleted, its version stays used up
     trace       id parent_id type fields timestamp tags metadata
     lease       name token slot pid ttl_ms                                                      see ``lease_records``
+    result      key value expires_at                                                     see ``idempotency_records``
+    effect      key started_at result                                                    see ``idempotency_records``
 
 Times are integer ms since the epoch (UTC); values are written as ``json_lines`` says. Order: by namespace; in each
-namespace first all records of kind run, then run by run its keys, events, cells, traces and leases. Keys, cells and
-leases are sorted, events are in sequence from 0, and a trace comes after its parent. Nothing else is in an export, so
-the same contents give the same bytes.
+namespace first all records of kind run, then run by run its keys, events, cells, traces, leases, results and effects.
+Events are in sequence from 0, a trace comes after its parent, and all others are sorted by key or name. Nothing else
+is in an export, so the same contents give the same bytes.
 """
 
 from __future__ import annotations
@@ -27,6 +29,7 @@ from typing import Any, NamedTuple
 from shoal.primitives import trace_index
 from shoal.primitives.engine import Engine
 from shoal.primitives.event_types import Event
+from shoal.primitives.facades import idempotency
 from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.rules.cell_rules import CellRecord, encode_record
 from shoal.primitives.rules.hash_chain import HASH_BYTES, canonical
@@ -43,8 +46,8 @@ from shoal.primitives.views.runs import RunsView
 from shoal.primitives.views.traces import TraceView
 from shoal.shm import codec
 from shoal.shm.errors import CorruptionError
-from shoal.transfer import lease_records
-from shoal.transfer.lease_records import LeaseFact
+from shoal.transfer import idempotency_records, lease_records
+from shoal.transfer.record_fields import check_names, check_tags, check_whole
 
 FORMAT = 1
 HEADER = {"shoal_export": FORMAT}
@@ -52,7 +55,6 @@ END = "end"
 
 # A bound of a record's size in a commit beside the texts of its keys and its values.
 _RECORD_BYTES = 256
-_LATEST_MS = 2**63 - 1
 
 Fields = dict[str, Any]
 
@@ -65,12 +67,16 @@ class Cell(NamedTuple):
 
 
 class ExportRecord(NamedTuple):
-    """One line of an export. ``item``: a RunMetadata, Pair, Event, Cell, Trace or LeaseFact, as ``kind`` says."""
+    """One line of an export. ``item``: a RunMetadata, Pair, Event, Cell, Trace, LeaseFact, ..., as ``kind`` says."""
 
     kind: str
     namespace: Namespace
     run_id: str
     item: Any
+
+
+def _no_place(_item: Any) -> tuple[str, int]:
+    return "", 0
 
 
 class RecordKind(NamedTuple):
@@ -79,6 +85,7 @@ class RecordKind(NamedTuple):
     show: Callable[[Any], Fields]  # item -> fields of the JSON object
     make: Callable[[str, Fields], Any]  # run id, fields -> item
     size: Callable[[bytes, Any], int]  # run's prefix, item -> bound of its bytes in a commit; checks the whole item
+    place: Callable[[Any], tuple[str, int]] = _no_place  # by which records of the kind are sorted in a run
 
 
 def read_all(engine: Engine) -> Iterator[ExportRecord]:
@@ -131,6 +138,10 @@ def restore(engine: Engine, record: ExportRecord) -> None:
         cells.restore(StateView(engine, namespace, run_id), item.name, item.record)
     elif kind == "lease":
         lease_records.restore(engine, item)
+    elif kind == "result":
+        idempotency.restore_result(engine, namespace, run_id, item)
+    elif kind == "effect":
+        idempotency.restore_effect(engine, namespace, run_id, item)
     else:
         traces.restore(TraceView(engine, namespace, run_id), item)
 
@@ -150,6 +161,10 @@ def _contents(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[tup
         yield "trace", trace
     for fact in lease_records.facts(engine, namespace, run_id):
         yield "lease", fact
+    for result in idempotency.results(engine, namespace, run_id):
+        yield "result", result
+    for effect in idempotency.effects(engine, namespace, run_id):
+        yield "effect", effect
 
 
 # --- run ------------------------------------------------------------------------------------------------------------
@@ -160,8 +175,8 @@ def _show_run(run: RunMetadata) -> Fields:
 
 
 def _make_run(run_id: str, fields: Fields) -> RunMetadata:
-    _check_names("run", fields, _RUN_NAMES)
-    _check_tags(fields["tags"])
+    check_names("run", fields, _RUN_NAMES)
+    check_tags(fields["tags"])
     return RunMetadata(**{**fields, "run_id": run_id, "status": RunStatus(fields["status"])})
 
 
@@ -178,10 +193,10 @@ def _show_pair(pair: Pair) -> Fields:
 
 
 def _make_pair(run_id: str, fields: Fields) -> Pair:
-    _check_names("kv", fields, _KV_NAMES)
+    check_names("kv", fields, _KV_NAMES)
     expires_ms = fields["expires_at"]
     if expires_ms is not None:
-        _check_whole("expires_at", expires_ms, 1)
+        check_whole("expires_at", expires_ms, 1)
     return Pair(fields["key"], fields["value"], expires_ms or 0)
 
 
@@ -198,9 +213,9 @@ def _show_event(event: Event) -> Fields:
 
 
 def _make_event(run_id: str, fields: Fields) -> Event:
-    _check_names("event", fields, _EVENT_NAMES)
-    _check_whole("sequence", fields["sequence"], 0)
-    _check_whole("timestamp", fields["timestamp"], 0)
+    check_names("event", fields, _EVENT_NAMES)
+    check_whole("sequence", fields["sequence"], 0)
+    check_whole("timestamp", fields["timestamp"], 0)
     return Event(**{**fields, "prev_hash": _hash(fields["prev_hash"]), "hash": _hash(fields["hash"])})
 
 
@@ -230,9 +245,9 @@ def _show_cell(cell: Cell) -> Fields:
 
 def _make_cell(run_id: str, fields: Fields) -> Cell:
     is_deleted = "value" not in fields
-    _check_names("state", fields, _STATE_NAMES[:-1] if is_deleted else _STATE_NAMES)
-    _check_whole("version", fields["version"], 1)
-    _check_whole("updated_at", fields["updated_at"], 0)
+    check_names("state", fields, _STATE_NAMES[:-1] if is_deleted else _STATE_NAMES)
+    check_whole("version", fields["version"], 1)
+    check_whole("updated_at", fields["updated_at"], 0)
     value = None if is_deleted else codec.encode(fields["value"])
     return Cell(fields["name"], CellRecord(fields["version"], fields["updated_at"], value))
 
@@ -260,16 +275,16 @@ def show_trace(trace: Trace) -> Fields:
 
 
 def _make_trace(run_id: str, fields: Fields) -> Trace:
-    _check_names("trace", fields, _TRACE_NAMES)
-    _check_whole("timestamp", fields["timestamp"], 0)
-    _check_tags(fields["tags"])
+    check_names("trace", fields, _TRACE_NAMES)
+    check_whole("timestamp", fields["timestamp"], 0)
+    check_tags(fields["tags"])
     kind, attributes = fields["type"], fields["fields"]
     if not isinstance(kind, str) or kind not in TRACE_KINDS:
         raise ValueError(f"type of the trace is {kind!r:.100}; it is one of {', '.join(TRACE_KINDS)}")
     names = tuple(TRACE_KINDS[kind].__dataclass_fields__)  # type: ignore[attr-defined]
     if not isinstance(attributes, dict):
         raise TypeError(f"fields of the trace has type {type(attributes).__name__}; it is an object")
-    _check_names(kind, attributes, names)
+    check_names(kind, attributes, names)
     trace_type = TRACE_KINDS[kind](**attributes)
     encode_text("id", fields["id"])
     timestamp, tags, metadata = fields["timestamp"], fields["tags"], fields["metadata"]
@@ -281,16 +296,6 @@ def _size_trace(prefix: bytes, trace: Trace) -> int:
     tag = bytes((Tag.TRACE,))
     writes = trace_index.encode_trace(prefix + tag, trace.id, trace.trace_type, options, trace.timestamp)
     return _RECORD_BYTES * len(writes) + sum(map(len, writes))
-
-
-# --- lease ----------------------------------------------------------------------------------------------------------
-
-
-def _make_lease(run_id: str, fields: Fields) -> LeaseFact:
-    _check_names("lease", fields, lease_records.NAMES)
-    for name in lease_records.NAMES[1:]:
-        _check_whole(name, fields[name], 0)
-    return LeaseFact(**fields)
 
 
 # --- shared by all kinds --------------------------------------------------------------------------------------------
@@ -306,26 +311,6 @@ def _namespace(parts: object) -> Namespace:
 _known_namespace = functools.lru_cache(maxsize=16)(Namespace)
 
 
-def _check_names(kind: str, fields: Fields, names: tuple[str, ...]) -> None:
-    missing = [name for name in names if name not in fields]
-    unknown = [name for name in fields if name not in names]
-    if missing or unknown:
-        problem = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(map(repr, unknown[:5]))!s:.200}"
-        raise ValueError(f"a record of kind {kind} {problem}; its fields are {', '.join(names)}")
-
-
-def _check_whole(name: str, value: object, least: int) -> None:
-    if type(value) is not int or not least <= value <= _LATEST_MS:
-        raise ValueError(f"{name} is {value!r:.100}, not an integer from {least} to 2**63 - 1")
-
-
-def _check_tags(tags: object) -> None:
-    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise TypeError(f"tags is {tags!r:.100}, not a list of str")
-    if len(set(tags)) < len(tags):
-        raise ValueError("tags has the same tag twice")
-
-
 _DEFAULT_NAMESPACE = Namespace()
 _RUN_NAMES = ("parent_run", "status", "created_at", "updated_at", "completed_at", "tags", "metadata", "error")
 _KV_NAMES = ("key", "value", "expires_at")
@@ -335,9 +320,23 @@ _TRACE_NAMES = ("id", "parent_id", "type", "fields", "timestamp", "tags", "metad
 
 KINDS = {
     "run": RecordKind(_show_run, _make_run, _size_run),
-    "kv": RecordKind(_show_pair, _make_pair, _size_pair),
+    "kv": RecordKind(_show_pair, _make_pair, _size_pair, lambda pair: (pair.key, 0)),
     "event": RecordKind(_show_event, _make_event, _size_event),
-    "state": RecordKind(_show_cell, _make_cell, _size_cell),
+    "state": RecordKind(_show_cell, _make_cell, _size_cell, lambda cell: (cell.name, 0)),
     "trace": RecordKind(show_trace, _make_trace, _size_trace),
-    "lease": RecordKind(lease_records.show, _make_lease, lease_records.size),
+    "lease": RecordKind(
+        lease_records.show, lease_records.make, lease_records.size, lambda fact: (fact.name, fact.token)
+    ),
+    "result": RecordKind(
+        idempotency_records.show_result,
+        idempotency_records.make_result,
+        idempotency_records.size_result,
+        lambda stored: (stored.key, 0),
+    ),
+    "effect": RecordKind(
+        idempotency_records.show_effect,
+        idempotency_records.make_effect,
+        idempotency_records.size_effect,
+        lambda stored: (stored.key, 0),
+    ),
 }

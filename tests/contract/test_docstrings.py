@@ -157,7 +157,7 @@ def test_public_names_say_where_users_find_them(name: str) -> None:
 
 # What a user may reach, beside the public methods: fields, and what bases of the standard library bring along.
 PUBLIC = {
-    "Database": "backup check close info lease leases path pipeline snapshot transact transaction",
+    "Database": "backup check close info lease leases once path pipeline snapshot transact transaction",
     "Lease": "name release slot token",
     "Transaction": "close events kv on runs state traces version",
     "Pipeline": "events kv on state traces",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import io
 import math
@@ -71,6 +72,16 @@ def fill(db: shoal.Database, namespace: shoal.Namespace = shoal.Namespace()) -> 
             other.kv.increment("n", i)
             other.events.append("e", {"z": i, "a": [i]})
     shoal.EventLog(db, chain="sha256", namespace=namespace).append_many("sealed", [("e", i) for i in range(5)])
+    for name in NASTY:
+        db.transact("parent", lambda _: VALUES, idempotency_key=name, namespace=namespace)
+        db.once("parent", name, lambda: VALUES, namespace=namespace)
+    db.transact("parent", lambda txn: None, idempotency_key="for good", idempotency_ttl=math.inf, namespace=namespace)
+    with contextlib.suppress(KeyboardInterrupt):
+        db.once("parent", "in doubt", _interrupted, namespace=namespace)
+
+
+def _interrupted() -> None:
+    raise KeyboardInterrupt
 
 
 def export(db: shoal.Database) -> bytes:
