@@ -16,6 +16,7 @@ from shoal.primitives.retry import retry
 from shoal.primitives.transaction import Fence, Transaction
 from shoal.shared_memory_store import SharedMemoryStore
 from shoal.shm.arguments import check_count, check_plain_function, check_plain_result
+from shoal.shm.compilation import is_compiled
 from shoal.shm.errors import ConflictError
 from shoal.shm.limits import IDLE_TIMEOUT_S, OPEN_TIMEOUT_S
 from shoal.store_info import StoreInfo
@@ -262,7 +263,7 @@ class Database:
             keys=stats.keys,
             bytes_used=stats.bytes_used,
             clients=stats.clients,
-            compiled=False,
+            compiled=is_compiled(),
         )
 
     def check(self) -> list[str]:

@@ -16,7 +16,7 @@ class StoreInfo:
     - ``keys`` (int): live keys; those of a range just deleted are counted until they are reclaimed.
     - ``bytes_used`` (int): of the store's memory.
     - ``clients`` (int): attached databases.
-    - ``compiled`` (bool): whether the hot modules run compiled. They run as plain Python.
+    - ``compiled`` (bool): whether this process runs the hot modules compiled, and not as plain Python.
 
     >>> StoreInfo("fleet.db", "buffered", 4711, 12, 3, 16384, 1, False).keys
     3

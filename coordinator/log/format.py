@@ -35,11 +35,20 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xxhash import xxh3_64_intdigest
-
 from shoal.shm import codec
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.request import FlatWrites
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from shoal.shm import cython_shim as cython  # type: ignore[no-redef]
+
+if cython.compiled:
+    from cython.cimports.log_record import log_record, whole_record
+    from cython.cimports.xxh3 import xxh3_64_intdigest
+else:
+    from xxhash import xxh3_64_intdigest
 
 FORMAT_VERSION = 2
 COORDINATOR = 0  # the client id of commits that the coordinator makes itself
@@ -60,15 +69,20 @@ FORMAT_OFFSET, NUMBER_OFFSET, FIRST_VERSION_OFFSET, STORE_ID_OFFSET = 8, 16, 24,
 
 _RECORD_HEAD = struct.Struct("<IIQQQQQQ")
 RECORD_HEAD_BYTES = _RECORD_HEAD.size
+_RECORD_START = struct.Struct("<IIQQQQQQI")  # the head, and the length of the mutations
 _CHECKSUM = struct.Struct("<QQ")  # magic and length of the body, checksum
 _CHECKED = struct.Struct("<QQQQQI")  # the fields that the checksum covers, and the length of the mutations
 _CHECKED_FROM = _CHECKSUM.size
 _FIELD_BYTES = RECORD_HEAD_BYTES - _CHECKED_FROM
 _MUTATIONS_LENGTH = struct.Struct("<I")
+_MUTATIONS_LENGTH_BYTES = _MUTATIONS_LENGTH.size
 _PADDING = tuple(bytes(-n & 7) for n in range(8))
 # A record takes at most so many bytes beside its mutations and what was decided; a mark of a clean close has neither.
 RECORD_OVERHEAD_BYTES = RECORD_HEAD_BYTES + 16
 CLOSE_MARK_BYTES = RECORD_OVERHEAD_BYTES
+
+# A named tuple without its Python frame: recovery makes two for each logged commit.
+_new_tuple = tuple.__new__
 
 # What the client of a commit is told: client id, commit id, results of its operations.
 Outcome = tuple[int, int, list[Any]]
@@ -189,6 +203,8 @@ def encode_record(
     version: int, synced_version: int, boot_id: int, client_id: int, commit_id: int, mutations: bytes, decided: bytes
 ) -> bytes:
     """A record as it stands in the file, padding included."""
+    if cython.compiled:
+        return log_record(_RECORD_MAGIC, version, synced_version, boot_id, client_id, commit_id, mutations, decided)
     checked = b"".join(
         (
             _CHECKED.pack(version, synced_version, boot_id, client_id, commit_id, len(mutations)),
@@ -202,30 +218,33 @@ def encode_record(
 
 def decode_record(data: bytes, offset: int) -> tuple[LogRecord, int] | None:
     """The whole record at ``offset`` and where the next would begin; None if there is none."""
-    if offset + RECORD_HEAD_BYTES > len(data):
+    if cython.compiled:
+        fields = whole_record(data, offset, _RECORD_MAGIC)
+        if fields is None:
+            return None
+        length = _MUTATIONS_LENGTH_BYTES + len(fields[5]) + len(fields[6])
+        return _new_tuple(LogRecord, fields), _padded(offset + RECORD_HEAD_BYTES + length)
+    start = offset + _RECORD_START.size
+    if start > len(data):
         return None
-    magic, body_length, checksum, version, synced_version, boot, client_id, commit_id = _RECORD_HEAD.unpack_from(
-        data, offset
+    magic, body_length, checksum, version, synced_version, boot, client_id, commit_id, mutations_length = (
+        _RECORD_START.unpack_from(data, offset)
     )
-    start = offset + RECORD_HEAD_BYTES
-    end = start + body_length
-    if magic != _RECORD_MAGIC or end > len(data) or body_length < _MUTATIONS_LENGTH.size:
+    end = offset + RECORD_HEAD_BYTES + body_length
+    if magic != _RECORD_MAGIC or end > len(data) or body_length < _MUTATIONS_LENGTH_BYTES:
         return None
-    head = magic | body_length << 32
-    if xxh3_64_intdigest(data[offset + _CHECKED_FROM : end]) ^ head != checksum:
+    if xxh3_64_intdigest(data[offset + _CHECKED_FROM : end]) ^ (magic | body_length << 32) != checksum:
         return None
-    (mutations_length,) = _MUTATIONS_LENGTH.unpack_from(data, start)
-    split = start + _MUTATIONS_LENGTH.size + mutations_length
+    split = start + mutations_length
     if split > end:
         return None
-    mutations = data[start + _MUTATIONS_LENGTH.size : split]
-    record = LogRecord(version, synced_version, boot, client_id, commit_id, mutations, data[split:end])
-    return record, _padded(end)
+    parts = (version, synced_version, boot, client_id, commit_id, data[start:split], data[split:end])
+    return _new_tuple(LogRecord, parts), _padded(end)
 
 
 def record_bytes(record: LogRecord) -> int:
     """How long a record is in the file, without its padding."""
-    return RECORD_HEAD_BYTES + _MUTATIONS_LENGTH.size + len(record.mutations) + len(record.decided)
+    return RECORD_HEAD_BYTES + _MUTATIONS_LENGTH_BYTES + len(record.mutations) + len(record.decided)
 
 
 def stated_end(data: bytes, offset: int) -> int | None:
@@ -281,7 +300,7 @@ def decode_commit(record: LogRecord) -> LoggedCommit:
     if record.client_id != COORDINATOR:
         outcomes = [(record.client_id, record.commit_id, results), *outcomes]
     body_bytes = len(record.mutations) + len(record.decided)
-    return LoggedCommit(record.version, record.client_id, writes, clears, outcomes, body_bytes)
+    return _new_tuple(LoggedCommit, (record.version, record.client_id, writes, clears, outcomes, body_bytes))
 
 
 def _padded(end: int) -> int:

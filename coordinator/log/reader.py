@@ -194,13 +194,14 @@ class WalReader:
             offset, data = file.records_begin, file.data
             while (found := wal_format.decode_record(data, offset)) is not None:
                 record, following = found
-                if record.version + record.is_close_mark != expected:
-                    self._wrong(file.name, offset, expected - record.is_close_mark, record.version)
-                self._note(file, offset, record)
-                if not record.is_close_mark:
+                version, is_close_mark = record.version, record.is_close_mark
+                if version + is_close_mark != expected:
+                    self._wrong(file.name, offset, expected - is_close_mark, version)
+                self._note(file.name, offset, version, record.synced_version)
+                if not is_close_mark:
                     expected += 1
-                    if record.version > self.last_version:
-                        self.last_version = record.version
+                    if version > self.last_version:
+                        self.last_version = version
                         yield read_commit(PlacedRecord(file.name, offset, record))
                 offset = following
             del data  # before the next file is read
@@ -225,11 +226,13 @@ class WalReader:
                 places.append((file.name, 0 if is_new else first.get(file.name, len(file.data))))
         return places
 
-    def _note(self, file: FoundLogFile, offset: int, record: LogRecord) -> None:
-        self._synced_version = max(self._synced_version, record.synced_version)
-        self._unsynced.append((record.version, file.name, offset))
-        while self._unsynced and self._unsynced[0][0] <= self._synced_version:
-            self._unsynced.popleft()
+    def _note(self, name: str, offset: int, version: int, synced_version: int) -> None:
+        unsynced = self._unsynced
+        unsynced.append((version, name, offset))
+        if synced_version > self._synced_version:
+            self._synced_version = synced_version
+        while unsynced and unsynced[0][0] <= self._synced_version:
+            unsynced.popleft()
 
     def _load(self, after_version: int) -> list[FoundLogFile]:
         files = read_files(self._storage)

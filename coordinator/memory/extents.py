@@ -53,6 +53,14 @@ class Extents:
             self._by_length.add((found - length, start + length))
         return int(start)
 
+    def take_lowest(self, length: int) -> int:
+        """Take ``length`` blocks off the lowest run that has as many, which there must be; their start."""
+        start, found = next(run for run in self._by_start.items() if run[1] >= length)
+        self.remove(start, found)
+        if found > length:
+            self.add(start + length, found - length)
+        return int(start)
+
     def largest(self) -> int:
         """Length of the longest run, 0 if there is none."""
         return int(self._by_length[-1][0]) if self._by_length else 0

@@ -23,6 +23,7 @@ from shoal.shm.memory.layout import (
     RECORD_HEADER_WORDS,
     RECORD_META,
     RECORD_PREVIOUS,
+    RECORD_VALUE_BYTE,
     TOMBSTONE,
     W_HASH_SEED,
     words_for,
@@ -78,6 +79,22 @@ def _write_over(writer: Writer, version: int, key: bytes, value: bytes | None, e
     write_record(writer.segment.mm, record, version, words[record + RECORD_PREVIOUS], value, expires_ms)
     if expires_ms:
         writer.expiry.add(key, expires_ms)
+
+
+def lower_large_records(writer: Writer) -> None:
+    """Move the large newest records of all keys together, so that the free blocks between them become long runs.
+
+    History must have been reclaimed: it stays where it is.
+    """
+    heap, words, mm = writer.heap, writer.segment.words, writer.segment.mm
+    nodes = [node for _, node in writer.ordered_index.iterate(b"", None) if heap.is_large(words[node])]
+    heap.back_all()
+    for node in sorted(nodes, key=words.__getitem__):
+        record = words[node]
+        n_bytes = (RECORD_VALUE_BYTE // 8 + 1 + words_for(words[record + RECORD_META] & LENGTH_MASK)) * 8
+        lower = heap.lower(record)
+        mm.move(lower * 8, record * 8, min(n_bytes, heap.size_of(lower) * 8))
+        words[node] = lower
 
 
 class KeyLoader:

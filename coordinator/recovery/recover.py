@@ -5,7 +5,8 @@ Invariants:
 - It changes files only after all of them are verified: it cuts an unfinished tail and removes files that hold nothing
   any more; before that it has ``store.json`` name a log file that stays. After SIGKILL at any point the next recovery
   finds the same commits.
-- Replay decides nothing. A commit has the same effect on segment, window and client sessions as when it was done.
+- Replay decides nothing. A batch of commits leaves what they left when they were done: the newest state of every key,
+  the conflict window and the client sessions. History that no snapshot can ask for is not made again.
 
 The checkpoint is read a block at a time and the log a file at a time, so recovery needs little memory beside the
 segment.
@@ -21,7 +22,7 @@ from shoal.coordinator.commit.apply import ClientSessions, apply_commit
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.log.format import LoggedCommit
 from shoal.coordinator.log.reader import WalReader
-from shoal.coordinator.memory.loading import KeyLoader, apply_versions
+from shoal.coordinator.memory.loading import KeyLoader, apply_versions, lower_large_records
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm.errors import CorruptionError, StoreFullError
@@ -206,12 +207,17 @@ def _apply_together(commits: list[LoggedCommit], writer: Writer, reclaimer: Recl
 def _apply_alone(commit: LoggedCommit, writer: Writer, reclaimer: Reclaimer) -> None:
     try:
         _apply(commit, writer)
+        return
     except StoreFullError:
         # There was room when it was committed: what had become obsolete by then had been freed. So free the same now.
         # Keys that leave the indexes in the first round are obsolete from this version on; nobody reads yet, so a
         # second round may free them, too.
         publish(writer, reclaimer, commit.version - 1)
         publish(writer, reclaimer, commit.version)
+    try:
+        _apply(commit, writer)
+    except StoreFullError:  # the room lies scattered, which it did not when it was committed
+        lower_large_records(writer)
         _apply(commit, writer)
 
 

@@ -121,7 +121,8 @@ class StoreConnection:
         Raises ``ConflictError``, whose key is the engine's, or the error that the coordinator refused the commit with.
         """
         wire_request.check_size(max(len(mutations), len(reads)))
-        return self.told(*self._exchange(snapshot, valid_until_ms, reads, mutations))
+        status, version, details = self._exchange(snapshot, valid_until_ms, reads, mutations)
+        return (version, details) if status == COMMITTED else self.told(status, version, details)
 
     def told(self, status: int, version: int, details: Any) -> tuple[int, list[Any]]:
         """What an answer says: version and results of the commit. Raises what the commit failed with."""
