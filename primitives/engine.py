@@ -101,6 +101,14 @@ class EngineTransaction(Engine, Protocol):
         """
         ...
 
+    def defer(self, name: str, arguments: list[Any], committed: Callable[[], None] | None = None, /) -> None:
+        """Perform the operation ``name`` on the newest state when this commits; what it writes is part of the commit.
+
+        Its result is not known, and nothing it reads can conflict. If it raises, nothing is written and the commit
+        raises the same. ``committed`` is called after the commit. A later ``clear`` of the operation's key drops it.
+        """
+        ...
+
     def commit(self) -> int:
         """Commit and end; the commit version (the snapshot's, if nothing was written).
 

@@ -33,8 +33,10 @@ def shown(number: float, form: str = "") -> str:
 class ShoalError(Exception):
     """Base of all errors shoal raises on purpose. Never raised itself."""
 
-    # Whether the reason passes when others let go of what they hold. An operation that waits in line is decided again.
+    # Whether the reason passes when something is written. An operation that waits in line is decided again then.
     passes = False
+    # After how many ms it passes by itself, or may pass: the operation is decided again then, too. None: never.
+    passes_in_ms: int | None = None
 
 
 class ConflictError(ShoalError):
@@ -145,30 +147,6 @@ class FencedError(ShoalError):
         return (
             f"{self.name!r} is not held any more by token {self.token}: it was released, or its time to live was over; "
             "nothing was written; take it again and begin the work anew"
-        )
-
-
-class InDoubtError(ShoalError):
-    """Raised by ``once`` if a process ended after it began the effect and before its result was recorded.
-
-    Nobody can tell from here whether the effect took place. Find it out where it would be, and call ``once`` again with
-    a function ``on_doubt`` that returns the result; or with ``on_doubt="retry"``, if doing it twice does no harm. The
-    doubt stays until then.
-
-    - ``key`` (str): the key of the effect.
-    - ``started_at`` (int): when it was begun, in ms since the epoch (UTC).
-    """
-
-    def __init__(self, key: str, started_at: int) -> None:
-        super().__init__(key, started_at)
-        self.key = key
-        self.started_at = started_at
-
-    def __str__(self) -> str:
-        return (
-            f"whether {self.key!r} took place is in doubt: a process began it {self.started_at} ms after the epoch and "
-            "ended before its result was recorded; find it out and give on_doubt a function that returns the result, "
-            "or give on_doubt='retry' if doing it twice does no harm"
         )
 
 

@@ -23,6 +23,8 @@ from shoal.primitives.facades.kv_store import KVStore
 from shoal.primitives.facades.leases import Lease, LeaseInfo
 from shoal.primitives.facades.run_index import RunIndex
 from shoal.primitives.facades.state_cell import StateCell
+from shoal.primitives.facades.task import Task
+from shoal.primitives.facades.task_queue import TaskQueue
 from shoal.primitives.facades.trace_store import TraceStore
 from shoal.primitives.keys import Namespace
 from shoal.primitives.rules.hash_chain import GENESIS_HASH
@@ -31,6 +33,7 @@ from shoal.primitives.trace_types import KINDS as _KINDS
 from shoal.primitives.trace_types import Trace, TraceOptions, TraceTree, TraceType
 from shoal.primitives.transaction import Transaction
 from shoal.primitives.views.cells import State
+from shoal.primitives.views.tasks import QueueStats, TaskInfo, TaskStatus
 from shoal.shm.errors import (
     AlreadyExistsError,
     CASConflictError,
@@ -39,7 +42,6 @@ from shoal.shm.errors import (
     CoordinatorLostError,
     CorruptionError,
     FencedError,
-    InDoubtError,
     InvalidOperationError,
     InvalidStatusTransitionError,
     LeaseHeldError,
@@ -53,6 +55,7 @@ from shoal.shm.errors import (
     WorkerLostError,
     WorkerTaskError,
 )
+from shoal.shm.fleet_errors import InDoubtError, TaskFailedError
 
 if _TYPE_CHECKING:
     from shoal.primitives.facades.pipeline import Pipeline
@@ -86,6 +89,7 @@ __all__ = [
     "Namespace",
     "NotFoundError",
     "Pipeline",
+    "QueueStats",
     "RunIndex",
     "RunMetadata",
     "RunQuery",
@@ -98,6 +102,11 @@ __all__ = [
     "StoreFullError",
     "StoreInfo",
     "StoreMovedError",
+    "Task",
+    "TaskFailedError",
+    "TaskInfo",
+    "TaskQueue",
+    "TaskStatus",
     "TaskTimeoutError",
     "Trace",
     "TraceOptions",

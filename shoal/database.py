@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shoal.primitives.engine import Recipe, Store
-from shoal.primitives.facades.idempotency import IDEMPOTENCY_TTL_S, OnDoubt, Remembered, once
+from shoal.primitives.facades.fleet.idempotency import IDEMPOTENCY_TTL_S, OnDoubt, Remembered, once
 from shoal.primitives.facades.leases import Lease, LeaseInfo, check_fence, held, take
 from shoal.primitives.keys import Namespace
 from shoal.primitives.retry import retry

@@ -147,7 +147,7 @@ def holders(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[tuple
 def check_fence(fence: Fence | None) -> Fence | None:
     """``TypeError`` for what cannot fence a transaction."""
     if fence is not None and not hasattr(fence, "_require"):
-        raise TypeError(f"fence has type {type(fence).__name__}; give a shoal.Lease")
+        raise TypeError(f"fence has type {type(fence).__name__}; give a shoal.Lease or a shoal.Task")
     return fence
 
 

@@ -15,6 +15,7 @@ class Tag(IntEnum):
     STATE = 0x03
     TRACE = 0x04
     RUN = 0x05
+    QUEUE = 0x06
     LEASE = 0x08
     IDEMPOTENCY = 0x09
     RESERVED = 0x10

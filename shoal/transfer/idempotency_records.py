@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from shoal.primitives.facades.idempotency import EffectRecord, StoredEffect, StoredResult
+from shoal.primitives.facades.fleet.idempotency import EffectRecord, StoredEffect, StoredResult
 from shoal.primitives.keys import encode_text
 from shoal.shm import codec
 from shoal.transfer.record_fields import check_names, check_whole

@@ -29,7 +29,7 @@ from typing import Any, NamedTuple
 from shoal.primitives import trace_index
 from shoal.primitives.engine import Engine
 from shoal.primitives.event_types import Event
-from shoal.primitives.facades import idempotency
+from shoal.primitives.facades.fleet import idempotency
 from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.rules.cell_rules import CellRecord, encode_record
 from shoal.primitives.rules.hash_chain import HASH_BYTES, canonical

@@ -37,7 +37,8 @@ from shoal.primitives.transaction import Transaction
 from shoal.shm import codec
 from shoal.shm.arguments import FOREVER_S, check_plain_function, check_plain_result, check_ttl_s, check_type
 from shoal.shm.clock import now_ms
-from shoal.shm.errors import CorruptionError, FencedError, InDoubtError, LeaseHeldError
+from shoal.shm.errors import CorruptionError, FencedError, LeaseHeldError
+from shoal.shm.fleet_errors import InDoubtError
 
 T = TypeVar("T")
 OnDoubt = Literal["raise", "retry"] | Callable[[str], Any]
