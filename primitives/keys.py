@@ -28,7 +28,13 @@ from shoal.shm.limits import MAX_KEY_BYTES, MAX_RUN_ID_BYTES
 
 _PREFIXES_KEPT = 4096
 # What messages call the primitives whose keys have a kind behind the tag.
-_KINDS = {Tag.EVENT: "events", Tag.TRACE: "traces", Tag.RUN: "runs", Tag.IDEMPOTENCY: "idempotency key"}
+_KINDS = {
+    Tag.EVENT: "events",
+    Tag.TRACE: "traces",
+    Tag.RUN: "runs",
+    Tag.BUDGET: "budget",
+    Tag.IDEMPOTENCY: "idempotency key",
+}
 _SHORTER = "use a shorter one, or a hash of it, such as hashlib.sha256(text.encode()).hexdigest()"
 
 

@@ -1,4 +1,4 @@
-"""Errors of what a fleet shares: effects outside the store, queues of tasks.
+"""Errors of what a fleet shares: budgets, effects outside the store, queues of tasks.
 
 ``shm.errors`` has all others, and what holds for every error.
 """
@@ -6,6 +6,31 @@
 from __future__ import annotations
 
 from shoal.shm.errors import ShoalError
+
+
+class BudgetExceededError(ShoalError):
+    """Raised by ``reserve`` if a budget has less available than is requested, and ``wait`` is over.
+
+    Wait for longer, request less, or raise the limit with ``adjust``.
+
+    - ``name`` (str): the name of the budget.
+    - ``requested`` (int or float): the amount that was to be reserved.
+    - ``available`` (int or float): what was available instead.
+    """
+
+    passes = True
+
+    def __init__(self, name: str, requested: float, available: float) -> None:
+        super().__init__(name, requested, available)
+        self.name = name
+        self.requested = requested
+        self.available = available
+
+    def __str__(self) -> str:
+        return (
+            f"{self.requested} was requested of budget {self.name!r}, and {self.available} is available; "
+            "wait for longer, request less, or raise its limit with adjust"
+        )
 
 
 class InDoubtError(ShoalError):
@@ -71,6 +96,6 @@ class NothingReadyError(ShoalError):
         return f"no task of queue {self.queue!r} is ready; wait for one"
 
 
-for _public in InDoubtError, TaskFailedError:
+for _public in BudgetExceededError, InDoubtError, TaskFailedError:
     _public.__module__ = "shoal"
 del _public

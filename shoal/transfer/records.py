@@ -13,11 +13,12 @@
     lease       name token slot pid ttl_ms                                                      see ``lease_records``
     result      key value expires_at                                                     see ``idempotency_records``
     effect      key started_at result                                                    see ``idempotency_records``
+    budget      name limit used refill_per_s refilled_at                                      see ``budget_records``
 
 Times are integer ms since the epoch (UTC); values are written as ``json_lines`` says. Order: by namespace; in each
-namespace first all records of kind run, then run by run its keys, events, cells, traces, leases, results and effects.
-Events are in sequence from 0, a trace comes after its parent, and all others are sorted by key or name. Nothing else
-is in an export, so the same contents give the same bytes.
+namespace first all records of kind run, then run by run the other kinds, in the order above. Events are in sequence
+from 0, a trace comes after its parent, and all others are sorted by key or name. Nothing else is in an export, so the
+same contents give the same bytes.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ from shoal.primitives.views.runs import RunsView
 from shoal.primitives.views.traces import TraceView
 from shoal.shm import codec
 from shoal.shm.errors import CorruptionError
-from shoal.transfer import idempotency_records, lease_records
+from shoal.transfer import budget_records, idempotency_records, lease_records
 from shoal.transfer.record_fields import check_names, check_tags, check_whole
 
 FORMAT = 1
@@ -142,6 +143,8 @@ def restore(engine: Engine, record: ExportRecord) -> None:
         idempotency.restore_result(engine, namespace, run_id, item)
     elif kind == "effect":
         idempotency.restore_effect(engine, namespace, run_id, item)
+    elif kind == "budget":
+        budget_records.restore(engine, namespace, run_id, item)
     else:
         traces.restore(TraceView(engine, namespace, run_id), item)
 
@@ -165,6 +168,8 @@ def _contents(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[tup
         yield "result", result
     for effect in idempotency.effects(engine, namespace, run_id):
         yield "effect", effect
+    for budget in budget_records.stored(engine, namespace, run_id):
+        yield "budget", budget
 
 
 # --- run ------------------------------------------------------------------------------------------------------------
@@ -338,5 +343,8 @@ KINDS = {
         idempotency_records.make_effect,
         idempotency_records.size_effect,
         lambda stored: (stored.key, 0),
+    ),
+    "budget": RecordKind(
+        budget_records.show, budget_records.make, budget_records.size, lambda stored: (stored.name, 0)
     ),
 }

@@ -76,6 +76,10 @@ def fill(db: shoal.Database, namespace: shoal.Namespace = shoal.Namespace()) -> 
         db.transact("parent", lambda _: VALUES, idempotency_key=name, namespace=namespace)
         db.once("parent", name, lambda: VALUES, namespace=namespace)
     db.transact("parent", lambda txn: None, idempotency_key="for good", idempotency_ttl=math.inf, namespace=namespace)
+    budget = shoal.Budget(db, namespace=namespace)
+    for i, name in enumerate(NASTY):
+        budget.create("parent", name, 10**i, refill_per_s=i / 10**9)
+        budget.reserve("parent", name, 1).settle(2 / 3)
     with contextlib.suppress(KeyboardInterrupt):
         db.once("parent", "in doubt", _interrupted, namespace=namespace)
 

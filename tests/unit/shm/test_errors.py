@@ -19,6 +19,7 @@ ARGUMENTS = {
     "LimitExceededError": ("size of the value in bytes", 10, 11, "split it"),
     "LeaseHeldError": ("deploy", 30_000, 4711, 4712),
     "FencedError": ("deploy", 7),
+    "BudgetExceededError": ("tokens", 500, 120.5),
     "InDoubtError": ("charge 42", 1_700_000_000_000),
     "TaskFailedError": ("mail/1", "Dead", "ValueError: no address"),
     "StoreMovedError": ("/store", True),
