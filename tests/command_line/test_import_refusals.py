@@ -52,8 +52,8 @@ WRONG: dict[str, list[dict[str, Any]]] = {
     "lease": [{"name": ""}, {"name": 1}, {"token": -1}, {"token": "1"}, {"slot": None}, {"pid": 1.5}, {"ttl_ms": {}}],
     "result": [{"key": ""}, {"key": None}, {"expires_at": 0}, {"expires_at": 1.5}, {"expires_at": 2**63}, {"more": 1}],
     "budget": [
-        {"name": ""}, {"name": None}, {"limit": 5}, {"limit": "-1"}, {"used": "nan"}, {"used": "1e3"},
-        {"reserved": "1"}, {"used": "0.1234567890123"}, {"refill_per_s": "0.0000000001"}, {"refilled_at": "0"}, {"refilled_at": -1},
+        {"name": ""}, {"name": None}, {"limit": 5}, {"limit": "-1"}, {"used": "nan"}, {"used": "1e3"}, {"more": "1"},
+        {"used": "0.1234567890123"}, {"refill_per_s": "0.0000000001"}, {"refilled_at": "0"}, {"refilled_at": -1},
     ],
     "effect": [{"key": ""}, {"key": 5}, {"started_at": -1}, {"started_at": "now"}, {"token": 1}],
 }  # fmt: skip
