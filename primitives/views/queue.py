@@ -21,8 +21,8 @@ from shoal.shm.codec import Value, encode
 from shoal.shm.errors import CorruptionError, LimitExceededError, shown
 
 _LONGEST_ERROR = 4096
-_MOST_ATTEMPTS = (1 << 31) - 1
-_MOST_PRIORITY = (1 << 63) - 1
+MOST_ATTEMPTS = (1 << 31) - 1
+MOST_PRIORITY = (1 << 63) - 1
 DEFAULT_ATTEMPTS = 5
 
 
@@ -39,10 +39,10 @@ def check_puts(
     base: bytes, payloads: Iterable[Value], priority: int, delay: float | None, key: str | None, max_attempts: int
 ) -> Puts:
     """The arguments of a put. Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for bad ones."""
-    if not -_MOST_PRIORITY <= check_int("priority", priority) <= _MOST_PRIORITY:
+    if not -MOST_PRIORITY <= check_int("priority", priority) <= MOST_PRIORITY:
         raise ValueError(f"priority is {shown(priority)}; give an int between -2**63 and 2**63")
     delay_ms = 0 if delay is None else int(check_seconds("delay", delay, ", or None") * 1000)
-    attempts = min(check_count("max_attempts", max_attempts, 1), _MOST_ATTEMPTS)
+    attempts = min(check_count("max_attempts", max_attempts, 1), MOST_ATTEMPTS)
     user_key = None if key is None else encode_text("key", key)
     tasks: list[bytes] = []
     for payload in payloads:

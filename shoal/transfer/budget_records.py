@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from shoal.primitives.engine import Engine
 from shoal.primitives.keys import Namespace, after, decode_text, encode_text
 from shoal.primitives.rules import requests
 from shoal.primitives.rules.budget_rules import REFILL_UNITS, UNITS, BudgetRecord, decode_record, encode_record
 from shoal.primitives.views.budgets import BudgetReader
-from shoal.transfer.record_fields import check_names, check_whole
+from shoal.transfer.fields import Fields, RecordKind, check_names, check_whole
 
 _NAMES = ("name", "limit", "used", "refill_per_s", "refilled_at")
 _DECIMAL = re.compile(r"(\d{1,40})(?:\.(\d{1,12}))?")
@@ -38,7 +38,7 @@ def stored(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[Stored
         yield StoredBudget(decode_text(key[len(prefix) :]), decode_record(found.value))
 
 
-def show(budget: StoredBudget) -> dict[str, Any]:
+def show(budget: StoredBudget) -> Fields:
     """Its fields."""
     record = budget.record
     texts = {"limit": _text(record.limit, UNITS), "used": _text(record.used, UNITS)}
@@ -46,7 +46,7 @@ def show(budget: StoredBudget) -> dict[str, Any]:
     return {"name": budget.name} | texts | {"refill_per_s": refill, "refilled_at": record.refilled_at}
 
 
-def make(run_id: str, fields: dict[str, Any]) -> StoredBudget:
+def make(run_id: str, fields: Fields) -> StoredBudget:
     """The budget with these fields."""
     check_names("budget", fields, _NAMES)
     check_whole("refilled_at", fields["refilled_at"], 0)
@@ -83,3 +83,6 @@ def _number(name: str, text: object, units: int) -> int:
     if number % 10 ** len(decimals):
         raise ValueError(f"{name} is {text!r:.100}; it has more decimals than are stored")
     return number // int(10 ** len(decimals))
+
+
+KIND = RecordKind(show, make, size, stored, restore, lambda budget: (budget.name, 0))

@@ -8,24 +8,23 @@ Times are ms since the epoch. An import gives effects to no process, so those wi
 
 from __future__ import annotations
 
-from typing import Any
-
+from shoal.primitives.facades.fleet import idempotency
 from shoal.primitives.facades.fleet.idempotency import EffectRecord, StoredEffect, StoredResult
 from shoal.primitives.keys import encode_text
 from shoal.shm import codec
-from shoal.transfer.record_fields import check_names, check_whole
+from shoal.transfer.fields import Fields, RecordKind, check_names, check_whole
 
 _RESULT_NAMES = ("key", "value", "expires_at")
 _EFFECT_NAMES = ("key", "started_at", "result")
 _RECORD_BYTES = 256
 
 
-def show_result(stored: StoredResult) -> dict[str, Any]:
+def show_result(stored: StoredResult) -> Fields:
     """Its fields."""
     return {"key": stored.key, "value": stored.value, "expires_at": stored.expires_ms or None}
 
 
-def make_result(run_id: str, fields: dict[str, Any]) -> StoredResult:
+def make_result(run_id: str, fields: Fields) -> StoredResult:
     """The result with these fields."""
     check_names("result", fields, _RESULT_NAMES)
     if fields["expires_at"] is not None:
@@ -38,14 +37,14 @@ def size_result(prefix: bytes, stored: StoredResult) -> int:
     return _RECORD_BYTES + len(prefix) + len(encode_text("key", stored.key)) + len(codec.encode(stored.value))
 
 
-def show_effect(stored: StoredEffect) -> dict[str, Any]:
+def show_effect(stored: StoredEffect) -> Fields:
     """Its fields."""
     fields = {"key": stored.key, "started_at": stored.record.started_at}
     result = stored.record.result
     return fields if result is None else fields | {"result": codec.stored(result, f"the result of {stored.key!r}")}
 
 
-def make_effect(run_id: str, fields: dict[str, Any]) -> StoredEffect:
+def make_effect(run_id: str, fields: Fields) -> StoredEffect:
     """The effect with these fields."""
     is_done = "result" in fields
     check_names("effect", fields, _EFFECT_NAMES if is_done else _EFFECT_NAMES[:-1])
@@ -57,3 +56,21 @@ def make_effect(run_id: str, fields: dict[str, Any]) -> StoredEffect:
 def size_effect(prefix: bytes, stored: StoredEffect) -> int:
     """A bound of the bytes it takes in a commit. Checks the key."""
     return _RECORD_BYTES + len(prefix) + len(encode_text("key", stored.key)) + len(stored.record.result or b"")
+
+
+RESULT = RecordKind(
+    show_result,
+    make_result,
+    size_result,
+    idempotency.results,
+    idempotency.restore_result,
+    lambda stored: (stored.key, 0),
+)
+EFFECT = RecordKind(
+    show_effect,
+    make_effect,
+    size_effect,
+    idempotency.effects,
+    idempotency.restore_effect,
+    lambda stored: (stored.key, 0),
+)

@@ -129,8 +129,8 @@ class _Checker:
             raise LimitExceededError("size of the record in bytes", _MOST_RECORD_BYTES, size, ADVICE_FOR_VALUES)
         kind, namespace, run_id, item = record
         run_prefix = b"" if kind == "run" else namespace._run_prefix(run_id)
-        text, number = records.KINDS[kind].place(item)
-        key = text.encode()
+        place, number = records.KINDS[kind].place(item)
+        key, text = (place.encode(), place) if isinstance(place, str) else (place, item.name)
         position = (namespace._prefix, run_prefix, _RANKS[kind], key, number)
         if position < self._position:
             raise ValueError(f"the record of run {run_id!r} is out of order: records are sorted")

@@ -49,6 +49,10 @@ WRONG: dict[str, list[dict[str, Any]]] = {
         {"fields": {"trace_type": "x", "data": 1, "x": 2}}, {"id": ""}, {"id": None}, {"parent_id": "unknown"},
         {"parent_id": 1}, {"parent_id": "trace-0"}, {"timestamp": None}, {"tags": {}},
     ],
+    "task": [
+        {"id": "q"}, {"id": 1}, {"sequence": 0}, {"status": "Delayed"}, {"status": 1}, {"priority": "1"},
+        {"attempt": -1}, {"max_attempts": 0}, {"due_at": None}, {"error": 1}, {"key": ""},
+    ],
     "lease": [{"name": ""}, {"name": 1}, {"token": -1}, {"token": "1"}, {"slot": None}, {"pid": 1.5}, {"ttl_ms": {}}],
     "result": [{"key": ""}, {"key": None}, {"expires_at": 0}, {"expires_at": 1.5}, {"expires_at": 2**63}, {"more": 1}],
     "budget": [

@@ -393,7 +393,7 @@ def test_bad_arguments_of_put(
 ) -> None:
     """They are refused, and nothing is put; the same in a transaction."""
     queue = shoal.TaskQueue(any_db)
-    given = {"run_id": run, "queue": Q, "payload": 1} | arguments
+    given: dict[str, Any] = {"run_id": run, "queue": Q, "payload": 1} | arguments
     with pytest.raises(error):
         queue.put(**given)
     with pytest.raises(error), any_db.transaction(given.pop("run_id")) as txn:
@@ -407,7 +407,7 @@ def test_other_bad_arguments(any_db: shoal.Database, run: str) -> None:
     task_id = queue.put(run, Q, 1)
     for bad, error in (({"ttl": 0}, ValueError), ({"wait": -1}, ValueError), ({"wait": "1"}, TypeError)):
         with pytest.raises(error):
-            queue.claim(run, Q, **bad)  # type: ignore[arg-type]
+            queue.claim(run, Q, **bad)
     for limit in (0, -1, 1.5, True):
         with pytest.raises(ValueError, match="give"):
             queue.claim_many(run, Q, limit)  # type: ignore[arg-type]

@@ -219,7 +219,9 @@ def purge(read: Read, now_ms: int, key: bytes, ids: list[bytes], status: int, is
 
 
 def restore(read: Read, now_ms: int, key: bytes, name: str, task_id: bytes, fields: list[Any]) -> Decision:
-    """Write a task of an export as it was; nobody has claimed it. ``AlreadyExistsError`` if it is there.
+    """Write a task of an export as it was; for one that was claimed, as if its holder had ended then.
+
+    ``AlreadyExistsError`` if the task, or one of its key, is there.
 
     ``fields``: sequence number, status, priority, attempt, most attempts, when it was put and is due (ms since the
     epoch), payload, result or None, error or None, user's key or None.
@@ -250,7 +252,9 @@ def restore(read: Read, now_ms: int, key: bytes, name: str, task_id: bytes, fiel
         error,
         user_key,
     )
-    if status == WAITING:
+    if status == CLAIMED:
+        _attempted(queue, task_id, task, "the task was claimed when the export was made", 0)
+    elif status == WAITING:
         _wait(queue, task_id, task)
     else:
         queue.counts[_FIRST_STATUS + status] += 1

@@ -34,6 +34,7 @@ _NUMBER_BYTES = 8
 _INLINE_BYTES = 1024
 _TOP_PRIORITY = (1 << 63) - 1
 _QUEUE_FIELDS = 14
+_NUMBERS = {int}
 
 
 class Task(NamedTuple):
@@ -62,7 +63,7 @@ def decode_task(raw: bytes) -> Task:
         task = Task(*codec.unpackb(raw))
     except (ValueError, TypeError):
         task = None
-    if task is None or not (all(type(part) is int for part in task[:11]) and WAITING <= task.status <= CANCELLED):
+    if task is None or set(map(type, task[:11])) != _NUMBERS or not WAITING <= task.status <= CANCELLED:
         raise CorruptionError("the record of a task", 0, "its fields", f"{len(raw)} bytes of something else")
     return task
 
@@ -193,6 +194,6 @@ def _decode_queue(raw: bytes) -> list[int]:
         fields: Any = codec.unpackb(raw)
     except ValueError:
         fields = None
-    if type(fields) is list and len(fields) == _QUEUE_FIELDS and all(type(field) is int for field in fields):
+    if type(fields) is list and len(fields) == _QUEUE_FIELDS and set(map(type, fields)) == _NUMBERS:
         return fields
     raise CorruptionError("the record of a queue", 0, "its fields", f"{len(raw)} bytes of something else")
