@@ -2,6 +2,7 @@
 
     ShoalError
       ConflictError, SnapshotExpiredError                       run the transaction again
+      InDoubtError                                              find out
       CASConflictError, NotFoundError, AlreadyExistsError,
       InvalidOperationError, InvalidStatusTransitionError,
       LimitExceededError, LeaseHeldError, FencedError           the caller decides

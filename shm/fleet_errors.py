@@ -1,8 +1,60 @@
-"""Errors of what a fleet shares: queues of tasks. ``shm.errors`` has all others, and what holds for every error."""
+"""Errors of what a fleet shares: budgets, effects outside the store, queues of tasks.
+
+``shm.errors`` has all others, and what holds for every error.
+"""
 
 from __future__ import annotations
 
 from shoal.shm.errors import ShoalError
+
+
+class BudgetExceededError(ShoalError):
+    """Raised by ``reserve`` if a budget has less available than is requested, and ``wait`` is over.
+
+    Wait for longer, request less, or raise the limit with ``adjust``.
+
+    - ``name`` (str): the name of the budget.
+    - ``requested`` (int or float): the amount that was to be reserved.
+    - ``available`` (int or float): what was available instead.
+    """
+
+    passes = True
+
+    def __init__(self, name: str, requested: float, available: float) -> None:
+        super().__init__(name, requested, available)
+        self.name = name
+        self.requested = requested
+        self.available = available
+
+    def __str__(self) -> str:
+        return (
+            f"{self.requested} was requested of budget {self.name!r}, and {self.available} is available; "
+            "wait for longer, request less, or raise its limit with adjust"
+        )
+
+
+class InDoubtError(ShoalError):
+    """Raised by ``once`` if a process ended after it began the effect and before its result was recorded.
+
+    Nobody can tell from here whether the effect took place. Find it out where it would be, and call ``once`` again with
+    a function ``on_doubt`` that returns the result; or with ``on_doubt="retry"``, if doing it twice does no harm. The
+    doubt stays until then.
+
+    - ``key`` (str): the key of the effect.
+    - ``started_at`` (int): when it was begun, in ms since the epoch (UTC).
+    """
+
+    def __init__(self, key: str, started_at: int) -> None:
+        super().__init__(key, started_at)
+        self.key = key
+        self.started_at = started_at
+
+    def __str__(self) -> str:
+        return (
+            f"whether {self.key!r} took place is in doubt: a process began it {self.started_at} ms after the epoch and "
+            "ended before its result was recorded; find it out and give on_doubt a function that returns the result, "
+            "or give on_doubt='retry' if doing it twice does no harm"
+        )
 
 
 class TaskFailedError(ShoalError):
@@ -44,4 +96,6 @@ class NothingReadyError(ShoalError):
         return f"no task of queue {self.queue!r} is ready; wait for one"
 
 
-TaskFailedError.__module__ = "shoal"
+for _public in BudgetExceededError, InDoubtError, TaskFailedError:
+    _public.__module__ = "shoal"
+del _public

@@ -19,6 +19,7 @@ from typing import get_type_hints as _get_type_hints
 from shoal.database import Database, StoreInfo, open
 from shoal.primitives.event_types import Anchor, Appended, ChainVerification, Event
 from shoal.primitives.facades.event_log import EventLog
+from shoal.primitives.facades.fleet.budget import Budget, Reservation
 from shoal.primitives.facades.kv_store import KVStore
 from shoal.primitives.facades.leases import Lease, LeaseInfo
 from shoal.primitives.facades.run_index import RunIndex
@@ -32,6 +33,7 @@ from shoal.primitives.run_types import CreateRunOptions, RunMetadata, RunQuery, 
 from shoal.primitives.trace_types import KINDS as _KINDS
 from shoal.primitives.trace_types import Trace, TraceOptions, TraceTree, TraceType
 from shoal.primitives.transaction import Transaction
+from shoal.primitives.views.budgets import BudgetState
 from shoal.primitives.views.cells import State
 from shoal.primitives.views.tasks import QueueStats, TaskInfo, TaskStatus
 from shoal.shm.errors import (
@@ -55,7 +57,7 @@ from shoal.shm.errors import (
     WorkerLostError,
     WorkerTaskError,
 )
-from shoal.shm.fleet_errors import TaskFailedError
+from shoal.shm.fleet_errors import BudgetExceededError, InDoubtError, TaskFailedError
 
 if _TYPE_CHECKING:
     from shoal.primitives.facades.pipeline import Pipeline
@@ -66,6 +68,9 @@ __all__ = [
     "AlreadyExistsError",
     "Anchor",
     "Appended",
+    "Budget",
+    "BudgetExceededError",
+    "BudgetState",
     "CASConflictError",
     "ChainVerification",
     "ConfigurationError",
@@ -78,6 +83,7 @@ __all__ = [
     "EventLog",
     "FencedError",
     "GENESIS_HASH",
+    "InDoubtError",
     "InvalidOperationError",
     "InvalidStatusTransitionError",
     "KVStore",
@@ -89,6 +95,7 @@ __all__ = [
     "NotFoundError",
     "Pipeline",
     "QueueStats",
+    "Reservation",
     "RunIndex",
     "RunMetadata",
     "RunQuery",

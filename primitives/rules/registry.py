@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shoal.primitives.rules import cell_rules, event_rules, key_rules, lease_rules
+from shoal.primitives.rules import budget_rules, cell_rules, event_rules, key_rules, lease_rules
 from shoal.primitives.rules.queues import queue_rules
 from shoal.primitives.rules.tags import Tag, tag_of
 from shoal.shm.operation import BatchedOperation, Decision, OperationTable, Read, Write
 
+BUDGET_ADJUST = "budget_adjust"
+BUDGET_CREATE = "budget_create"
+BUDGET_RESERVE = "budget_reserve"
+BUDGET_SETTLE = "budget_settle"
 CELL_CAS = "cell_cas"
 CELL_DELETE = "cell_delete"
 CELL_INIT = "cell_init"
@@ -36,6 +40,10 @@ TASK_UNCLAIM = "task_unclaim"
 TOKENS_RAISE = "tokens_raise"
 
 OPERATIONS: dict[str, Callable[..., Decision]] = {
+    BUDGET_ADJUST: budget_rules.adjust,
+    BUDGET_CREATE: budget_rules.create,
+    BUDGET_RESERVE: budget_rules.reserve,
+    BUDGET_SETTLE: budget_rules.settle,
     CELL_CAS: cell_rules.cas,
     CELL_DELETE: cell_rules.delete,
     CELL_INIT: cell_rules.init,
@@ -68,7 +76,9 @@ BATCHED: dict[str, Callable[[Read, bytes], BatchedOperation]] = {EVENT_APPEND: e
 # What a held key may be, by its tag: what to write when its holder has ended.
 ENDED: dict[Tag, Callable[[Read, bytes, int, int], list[Write]]] = {
     Tag.QUEUE: queue_rules.ended,
+    Tag.BUDGET: budget_rules.ended,
     Tag.LEASE: lease_rules.ended,
+    Tag.IDEMPOTENCY: lease_rules.ended,
 }
 
 

@@ -1,11 +1,26 @@
-"""Checks of the fields of an export's records, whatever their kind."""
+"""What every kind of record of an export has, and checks of its fields."""
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+from shoal.primitives.engine import Engine
+from shoal.primitives.keys import Namespace
 
 Fields = dict[str, Any]
 _LATEST_MS = 2**63 - 1
+
+
+class RecordKind(NamedTuple):
+    """How to handle a kind of record. ``make`` and ``size`` raise what the primitives raise."""
+
+    show: Callable[[Any], Fields]  # item -> fields of the JSON object
+    make: Callable[[str, Fields], Any]  # run id, fields -> item
+    size: Callable[[bytes, Any], int]  # run's prefix, item -> bound of its bytes in a commit; checks the whole item
+    read: Callable[[Engine, Namespace, str], Iterator[Any]]  # engine, namespace, run id -> all items of a run
+    restore: Callable[[Engine, Namespace, str, Any], None]  # writes an item; AlreadyExistsError if it is there
+    place: Callable[[Any], tuple[str | bytes, int]]  # item -> by what the items of a run are sorted; "" if they are not
 
 
 def check_names(kind: str, fields: Fields, names: tuple[str, ...]) -> None:

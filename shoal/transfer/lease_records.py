@@ -15,7 +15,7 @@ from shoal.primitives.engine import Engine
 from shoal.primitives.facades.leases import holders
 from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.rules import requests
-from shoal.transfer.fields import Fields, check_names, check_whole
+from shoal.transfer.fields import Fields, RecordKind, check_names, check_whole
 
 
 class LeaseFact(NamedTuple):
@@ -52,6 +52,9 @@ def size(prefix: bytes, fact: LeaseFact) -> int:
     return len(prefix) + len(encode_text("name", fact.name)) + 64
 
 
-def restore(engine: Engine, fact: LeaseFact) -> None:
+def restore(engine: Engine, namespace: Namespace, run_id: str, fact: LeaseFact) -> None:
     """Raise the tokens of the store above it."""
     requests.raise_tokens(engine, fact.token)
+
+
+KIND = RecordKind(show, make, size, facts, restore, lambda fact: (fact.name, fact.token))

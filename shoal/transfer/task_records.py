@@ -19,7 +19,7 @@ from shoal.primitives.rules.queues import records
 from shoal.primitives.views.queue import MOST_ATTEMPTS, MOST_PRIORITY, error_text
 from shoal.primitives.views.tasks import STORED, TaskReader, TaskStatus, base_of, split_name, task_name
 from shoal.shm.codec import encode, stored
-from shoal.transfer.fields import Fields, check_names, check_whole
+from shoal.transfer.fields import Fields, RecordKind, check_names, check_whole
 
 # What a task changes beside its own record: pages of a set, and the queue's record.
 _BESIDE_BYTES = 8192
@@ -128,3 +128,6 @@ def _where(name: object) -> tuple[str, bytes]:
     if where is None:
         raise ValueError(f"id is {name!r:.100}, not that of a task")
     return where
+
+
+KIND = RecordKind(show, make, size, tasks, restore, lambda task: (task.sort_key, 0))

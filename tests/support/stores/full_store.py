@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import io
 import math
@@ -73,6 +74,20 @@ def fill(db: shoal.Database, namespace: shoal.Namespace = shoal.Namespace()) -> 
             other.events.append("e", {"z": i, "a": [i]})
     shoal.EventLog(db, chain="sha256", namespace=namespace).append_many("sealed", [("e", i) for i in range(5)])
     _fill_queues(shoal.TaskQueue(db, namespace=namespace))
+    for name in NASTY:
+        db.transact("parent", lambda _: VALUES, idempotency_key=name, namespace=namespace)
+        db.once("parent", name, lambda: VALUES, namespace=namespace)
+    db.transact("parent", lambda txn: None, idempotency_key="for good", idempotency_ttl=math.inf, namespace=namespace)
+    budget = shoal.Budget(db, namespace=namespace)
+    for i, name in enumerate(NASTY):
+        budget.create("parent", name, 10**i, refill_per_s=i / 10**9)
+        budget.reserve("parent", name, 1).settle(2 / 3)
+    with contextlib.suppress(KeyboardInterrupt):
+        db.once("parent", "in doubt", _interrupted, namespace=namespace)
+
+
+def _interrupted() -> None:
+    raise KeyboardInterrupt
 
 
 def export(db: shoal.Database) -> bytes:

@@ -22,6 +22,9 @@ def engine_key(path: Any) -> bytes:
     return Namespace(tenant, app, agent)._run_prefix(run) + bytes((tag,)) + encode_text("key", text)
 
 
+KINDS = {Tag.TRACE: "traces", Tag.RUN: "runs", Tag.BUDGET: "budget", Tag.IDEMPOTENCY: "idempotency key"}
+
+
 @given(PATHS, PATHS)
 def test_different_names_are_different_keys(one: tuple[str, ...], other: tuple[str, ...]) -> None:
     """Two keys are equal only if every part is."""
@@ -50,8 +53,8 @@ def test_user_text_is_the_name(path: Any) -> None:
     record = Namespace(*path[:3])._run_prefix(run) + bytes((tag,)) + b"\0" + text.encode()
     if tag == Tag.EVENT:
         assert user_text(engine_key(path)) == user_text(record) == "events"
-    elif tag in (Tag.TRACE, Tag.RUN):
-        assert user_text(record) == {Tag.TRACE: "traces ", Tag.RUN: "runs "}[tag] + text
+    elif tag in KINDS:
+        assert user_text(record) == f"{KINDS[tag]} {text}"
     elif tag == Tag.QUEUE:
         assert user_text(record[: -1 - len(text.encode())] + sized(text.encode()) + b"\0") == f"queue {text}"
     else:
