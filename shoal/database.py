@@ -4,27 +4,28 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shoal.primitives.engine import Recipe, Store
+from shoal.primitives.facades.fleet.idempotency import IDEMPOTENCY_TTL_S, OnDoubt, Remembered, once
 from shoal.primitives.facades.leases import Lease, LeaseInfo, check_fence, held, take
 from shoal.primitives.keys import Namespace
 from shoal.primitives.retry import retry
 from shoal.primitives.transaction import Fence, Transaction
 from shoal.shared_memory_store import SharedMemoryStore
-from shoal.shm.arguments import check_count, check_plain_function, check_plain_result, check_type
+from shoal.shm.arguments import check_count, check_plain_function, check_plain_result
 from shoal.shm.compilation import is_compiled
+from shoal.shm.errors import ConflictError
 from shoal.shm.limits import IDLE_TIMEOUT_S, OPEN_TIMEOUT_S
-from shoal.shm.operation import Past, check_version
-from shoal.store_info import StoreInfo
+from shoal.shm.operation import past_of
+from shoal.store_info import StoreInfo, info_of
 
 if TYPE_CHECKING:
     from shoal.primitives.facades.pipeline import Pipeline
 
 T = TypeVar("T")
-_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 # The namespace used where none is named; shared, so that what it caches is, too.
 DEFAULT_NAMESPACE = Namespace()
@@ -99,6 +100,8 @@ class Database:
         retries: int = 100,
         *,
         fence: Fence | None = None,
+        idempotency_key: str | None = None,
+        idempotency_ttl: float | timedelta = IDEMPOTENCY_TTL_S,
         namespace: Namespace = DEFAULT_NAMESPACE,
     ) -> T:
         """Run ``fn(txn)`` in a transaction and return what it returns, again after each conflict.
@@ -107,20 +110,81 @@ class Database:
         ``txn``. An async or generator function, or one that returns what is still to be awaited or iterated, is
         refused, and nothing is written. ``fence``: as in ``transaction``.
 
+        With an ``idempotency_key`` (str) it takes effect once for a run and that key, also if processes die on the way:
+        the result is written in the same commit, for ``idempotency_ttl`` seconds (or a timedelta) from then on. A later
+        call with the key returns that result and does not run ``fn``. The first call returns it as it is read back: a
+        tuple is a list. It must be a storable value. A call that fails does not use the key up.
+
         Raises ``ConflictError`` or ``SnapshotExpiredError`` if all runs ended so, what else the commit may raise
-        (``Transaction``), whatever ``fn`` raises, and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad
-        argument.
+        (``Transaction``), whatever ``fn`` raises, ``CorruptionError`` for a damaged result, and ``TypeError``,
+        ``ValueError`` or ``LimitExceededError`` for a bad argument or a result that cannot be stored.
+
+        >>> import shoal, tempfile
+        >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
+        ...     for _ in range(2):
+        ...         db.transact("run-1", lambda txn: txn.kv.increment("paid", 10), idempotency_key="invoice 7")
+        10
+        10
         """
         check_plain_function("fn", fn)
         check_count("retries", retries, 0)
+        known = None
+        if idempotency_key is not None:
+            known = Remembered(namespace, run_id, idempotency_key, idempotency_ttl)
 
         def attempt() -> T:
             with self.transaction(run_id, fence=fence, namespace=namespace) as txn:
-                result = fn(txn)
+                result = fn(txn) if known is None else known.run(txn, fn)
                 check_plain_result("fn", fn, result)  # while an error still keeps everything from being written
                 return result
 
-        return retry(attempt, retries)
+        try:
+            return retry(attempt, retries)
+        except ConflictError:  # perhaps with a call of the same key
+            for result in [] if known is None else known.find(self._store.auto_commit):
+                return result  # type: ignore[no-any-return]
+            raise
+
+    def once(
+        self,
+        run_id: str,
+        key: str,
+        fn: Callable[[], T],
+        *,
+        on_doubt: OnDoubt = "raise",
+        namespace: Namespace = DEFAULT_NAMESPACE,
+    ) -> T:
+        """Do something outside the store once for a run and ``key``: call ``fn()``, record its result and return it.
+
+        Called again, by any process, it returns the recorded result and does not call ``fn``. While another call is at
+        it, this waits for that one. The result is a storable value, and comes as it is read back: a tuple is a list.
+        It is kept as long as the run. No transaction is open while ``fn`` runs, and it must not call ``once`` with the
+        same key: it would wait for itself.
+
+        The intent is recorded before ``fn`` is called. An exception that ``fn`` raises says that nothing has happened:
+        the intent is deleted, and the next call runs ``fn``. But if the process ends between intent and result, or is
+        interrupted (``KeyboardInterrupt``, ``SystemExit``), or the result cannot be recorded, nobody can know whether
+        the effect took place. ``on_doubt`` says what the next call does then:
+
+        - ``"raise"``: it raises ``InDoubtError``.
+        - ``"retry"``: it calls ``fn`` again. If that raises, the first attempt is still in doubt.
+        - a function ``on_doubt(key)`` that finds out what happened, and returns the result, which is recorded.
+
+        Raises ``InDoubtError``, whatever ``fn`` or ``on_doubt`` raises, ``FencedError`` if the process was stopped for
+        so long that another one has resolved the effect meanwhile, or the run was deleted, ``StoreFullError`` if there
+        is no room for a record, ``ConflictError``, ``CorruptionError`` for a damaged record, ``InvalidOperationError``
+        if the database only reads, and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument or a
+        result that cannot be stored.
+
+        >>> import shoal, tempfile
+        >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
+        ...     for _ in range(2):
+        ...         db.once("run-1", "mail to ann", lambda: print("sent") or 250)
+        sent
+        250
+        250
+        """
+        return once(self._store, namespace, run_id, key, fn, on_doubt)
 
     def pipeline(self, run_id: str, depth: int = 64, *, namespace: Namespace = DEFAULT_NAMESPACE) -> Pipeline:
         """Commits on a run that are sent without waiting for the one before, to be used in a ``with`` statement.
@@ -158,17 +222,8 @@ class Database:
         A write through it, or any use after its end, is ``InvalidOperationError``. It is ``SnapshotExpiredError`` to
         read from it once it was revoked, because the history kept for it took too much room. Raises ``TypeError``,
         ``ValueError`` or ``LimitExceededError`` for a bad argument.
-
-        >>> import shoal, tempfile
-        >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory", history=60) as db:
-        ...     for status in ("running", "failed"):
-        ...         with db.transaction("run-1") as txn:
-        ...             txn.kv.put("status", status)
-        ...     with db.snapshot("run-1", version=txn.version - 1) as past:
-        ...         past.kv.get("status")
-        'running'
         """
-        return Transaction(self._store, namespace, run_id, read_only=True, past=_past(version, at))
+        return Transaction(self._store, namespace, run_id, read_only=True, past=past_of(version, at))
 
     def lease(
         self,
@@ -212,21 +267,7 @@ class Database:
 
     def info(self) -> StoreInfo:
         """What the store holds and which process serves it."""
-        stats = self._store.stats()
-        return StoreInfo(
-            path=self.path,
-            durability=self._store.durability,
-            coordinator_pid=stats.coordinator_pid,
-            commit_version=stats.commit_version,
-            keys=stats.keys,
-            bytes_used=stats.bytes_used,
-            clients=stats.clients,
-            compiled=is_compiled(),
-            history=stats.history_ms / 1000,
-            history_version=stats.history_version if stats.history_ms else None,
-            history_since=stats.history_since_us // 1000 if stats.history_ms else None,
-            history_bytes=stats.history_bytes,
-        )
+        return info_of(self._store, is_compiled())
 
     def check(self) -> list[str]:
         """Walk the whole segment and return every problem found; empty means sound.
@@ -297,21 +338,6 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
             history=history,
         )
     )
-
-
-def _past(version: int | None, at: datetime | None) -> Past | None:
-    """The past version or moment that is asked for."""
-    if version is None and at is None:
-        return None
-    if version is not None and at is not None:
-        raise ValueError("version and at are both given; give one of them")
-    if at is None:
-        return Past(check_version(version), None)
-    if check_type("at", at, datetime, "an aware datetime").utcoffset() is None:
-        raise ValueError(
-            f"at is {at.isoformat()}, without a time zone; give an aware datetime, as datetime.now(UTC) is"
-        )
-    return Past(None, max(0, (at - _EPOCH) // timedelta(microseconds=1)))
 
 
 def _reopen(kind: type[Database], recipe: Recipe) -> Database:

@@ -1,8 +1,10 @@
-"""What ``Database.info`` tells of a store."""
+"""What ``Database.info`` returns."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+
+from shoal.primitives.engine import Store
 
 
 @dataclass(frozen=True)
@@ -40,3 +42,22 @@ class StoreInfo:
     history_version: int | None = None
     history_since: int | None = None
     history_bytes: int = 0
+
+
+def info_of(store: Store, compiled: bool) -> StoreInfo:
+    """What a store says of itself now."""
+    stats = store.stats()
+    return StoreInfo(
+        path=store.path,
+        durability=store.durability,
+        coordinator_pid=stats.coordinator_pid,
+        commit_version=stats.commit_version,
+        keys=stats.keys,
+        bytes_used=stats.bytes_used,
+        clients=stats.clients,
+        compiled=compiled,
+        history=stats.history_ms / 1000,
+        history_version=stats.history_version if stats.history_ms else None,
+        history_since=stats.history_since_us // 1000 if stats.history_ms else None,
+        history_bytes=stats.history_bytes,
+    )
