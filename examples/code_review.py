@@ -51,7 +51,7 @@ from code_checks import (
 
 import shoal
 from shoal import TraceType
-from shoal.fleet import fleet_run_id, input_run_id
+from shoal.fleet_input import fleet_run_id, input_run_id
 
 FLEET = "code_review:review"
 RUN_ID = fleet_run_id(FLEET)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -171,6 +172,16 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
     return number
+
+
+def complain(error: BaseException) -> None:
+    """Print an error as one line to stderr."""
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = (
+            f"{error.filename}: {error.strerror}; see that it is there and this user may use it, or give another path"
+        )
+    print(f"shoal: {' '.join(text.split())}", file=sys.stderr)
 
 
 _NO_STORE = "there is no store at {}; shoal.open or shoal run makes one"
