@@ -171,13 +171,13 @@ def without_worker(db: Database, view: Engine, runs: list[RunMetadata]) -> set[s
 
     ``runs``: all runs of the default namespace, read through ``view``.
     """
-    fleets = {run.run_id for run in runs if run.run_id == fleet_run_id(str(run.metadata.get("function")))}
+    fleets = {run.run_id for run in runs if run.run_id == fleet_run_id(_noted(run, "function"))}
     begun = {
         run.run_id
         for run in runs
         if run.status is RunStatus.Active
         and run.parent_run in fleets
-        and run.run_id == hashed_run_id(run.parent_run, str(run.metadata.get("input")))
+        and run.run_id == hashed_run_id(run.parent_run, _noted(run, "input"))
     }
     if not begun:
         return begun
@@ -187,6 +187,11 @@ def without_worker(db: Database, view: Engine, runs: list[RunMetadata]) -> set[s
     return begun - {
         name for (name, holder), age in zip(held, ages, strict=True) if age is not None or _exists(holder.pid)
     }
+
+
+def _noted(run: RunMetadata, name: str) -> str:
+    """What the metadata of a run has by a name; that of a user's own run may be any value."""
+    return str(run.metadata.get(name)) if isinstance(run.metadata, dict) else ""
 
 
 def _exists(pid: int) -> bool:
