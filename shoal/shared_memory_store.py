@@ -6,6 +6,8 @@ It implements the port ``primitives.engine.Store``. ``shoal.open`` makes one and
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -113,8 +115,10 @@ class SharedMemoryStore:
         """
         directory = Path(store_directory.absolute_path(dest))
         store_directory.make_directory(directory)
-        if any(directory.iterdir()):
-            raise AlreadyExistsError(f"{directory} is not empty; give a new directory")
+        with new_store(directory):
+            return self._write_copy(directory)
+
+    def _write_copy(self, directory: Path) -> int:
         snapshot = self.begin(read_only=True)
         store_id = store_files.new_store_id()  # not the original's: what is committed to either belongs to it alone
         try:
@@ -139,6 +143,33 @@ class SharedMemoryStore:
         """Detach; see ``StoreConnection.close``."""
         self.connection.close()
         self.holding.close()
+
+
+@contextmanager
+def new_store(directory: Path) -> Iterator[None]:
+    """Hold the lock file of a store that is made in an empty directory: no coordinator serves it before it is whole.
+
+    The lock is the one that a coordinator takes (``process_start.hold_locks``), and ends with the process. After an
+    exception the directory has no lock file. ``AlreadyExistsError`` if another process makes or serves a store there.
+    """
+    from filelock import FileLock, Timeout  # here, because its import takes as long as a start of a coordinator
+
+    path = directory / store_files.COORDINATOR_LOCK_FILE
+    not_empty = AlreadyExistsError(f"{directory} is not empty; give a new directory")
+    if any(directory.iterdir()):
+        raise not_empty
+    try:
+        with FileLock(path, timeout=0, mode=0o600):
+            path.chmod(0o600)  # whatever the umask
+            if [found for found in directory.iterdir() if found != path]:
+                raise not_empty
+            try:
+                yield
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+    except Timeout:
+        raise AlreadyExistsError(f"{directory} is being made by another process; give a new directory") from None
 
 
 def _attach_again(path: str, options: dict[str, Any], store_id: bytes | None) -> SharedMemoryStore:

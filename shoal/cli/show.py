@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from shoal.database import Database
+from shoal.fleet import without_worker
 from shoal.primitives.engine import Engine
 from shoal.primitives.event_types import Event
 from shoal.primitives.facades.event_log import EventLog
@@ -43,8 +44,10 @@ def run_lines(db: Database, only: Namespace | None, as_json: bool) -> Iterator[s
                 continue
             if len(spaces) > 1 or namespace != Namespace():
                 yield f"namespace {'/'.join(map(plain, (namespace.tenant, namespace.app, namespace.agent)))}"
+            alone = without_worker(db, view, registered) if namespace == Namespace() else set()
             yield from _table(
-                [_row(run) for run in registered] + [(plain(run_id), "", "-", "", "", "") for run_id in others]
+                [_row(run, run.run_id in alone) for run in registered]
+                + [(plain(run_id), "", "-", "", "", "") for run_id in others]
             )
     finally:
         view.abandon()
@@ -127,13 +130,13 @@ def _runs(view: Engine, namespace: Namespace) -> tuple[list[RunMetadata], list[s
     return registered, [run_id for run_id, _ in runs_held(view, namespace) if run_id not in known]
 
 
-def _row(run: RunMetadata) -> tuple[str, ...]:
+def _row(run: RunMetadata, is_alone: bool) -> tuple[str, ...]:
     parent = "" if run.parent_run is None else plain(run.parent_run)
     tags = ", ".join(map(plain, run.tags))
     return (
         plain(run.run_id),
         parent,
-        run.status.value,
+        f"{run.status.value}, its worker is gone" if is_alone else run.status.value,
         timestamp_text(run.created_at),
         timestamp_text(run.updated_at),
         tags,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
 from pathlib import Path
 
 from tqdm import tqdm
@@ -183,6 +184,16 @@ def _seconds(text: str) -> float:
         return check_seconds("SECONDS", float(text))
     except ValueError as error:
         raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0") from error
+
+
+def complain(error: BaseException) -> None:
+    """Print an error as one line to stderr."""
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = (
+            f"{error.filename}: {error.strerror}; see that it is there and this user may use it, or give another path"
+        )
+    print(f"shoal: {' '.join(text.split())}", file=sys.stderr)
 
 
 _NO_STORE = "there is no store at {}; shoal.open or shoal run makes one"
