@@ -25,13 +25,17 @@ from shoal.workers.shared_memory.transaction import EngineTransaction
 
 if TYPE_CHECKING:
     from shoal.workers.shared_memory.pipeline import EnginePipeline
+    from shoal.workers.shared_memory.read_only import ReadOnlyConnection
 
 # A check begins again when it is given up: because a commit needs memory, or because another coordinator serves now.
 _CHECK_ATTEMPTS = 10
 
 
 class SharedMemoryStore:
-    """One attached store. ``store_id``: refuse another store at the path. The options are those of ``shoal.open``."""
+    """One attached store. ``store_id``: refuse another store at the path. The options are those of ``shoal.open``.
+
+    ``for_tasks``: calls may run in tasks of an event loop (``shoal.aio``).
+    """
 
     def __init__(
         self,
@@ -43,6 +47,7 @@ class SharedMemoryStore:
         linger: float,
         read_only: bool,
         store_id: bytes | None = None,
+        for_tasks: bool = False,
     ) -> None:
         store_files.check_durability(durability)
         store_files.check_max_bytes(max_bytes)
@@ -54,21 +59,20 @@ class SharedMemoryStore:
             "timeout": timeout,
             "linger": linger,
             "read_only": read_only,
+            **({"for_tasks": True} if for_tasks else {}),
         }
         directory, timeout_s = Path(self.path), check_seconds("timeout", timeout)
         idle_timeout_s = check_seconds("linger", linger)
+        self.connection: StoreConnection
         if read_only:
             from shoal.at_rest import read_at_rest  # here, because only this needs what a coordinator is made of
-            from shoal.workers.shared_memory.read_only import ReadOnlyConnection
 
             read = partial(read_at_rest, directory, durability, max_bytes)
-            self.connection: StoreConnection = ReadOnlyConnection(
-                directory, durability, max_bytes, timeout_s, read, TABLE, store_id
-            )
+            reads = _reading(for_tasks)
+            self.connection = reads(directory, durability, max_bytes, timeout_s, read, TABLE, store_id)
         else:
-            self.connection = StoreConnection(
-                directory, durability, max_bytes, timeout_s, idle_timeout_s, TABLE, store_id
-            )
+            writes = _writing(for_tasks)
+            self.connection = writes(directory, durability, max_bytes, timeout_s, idle_timeout_s, TABLE, store_id)
         self.auto_commit = AutoCommit(self.connection)
         self.holding = Holding(self.connection)
 
@@ -134,6 +138,24 @@ class SharedMemoryStore:
         """Detach; see ``StoreConnection.close``."""
         self.connection.close()
         self.holding.close()
+
+
+def _writing(for_tasks: bool) -> type[StoreConnection]:
+    if not for_tasks:
+        return StoreConnection
+    from shoal.workers.tasks.connection import TaskConnection  # here: needs greenlet
+
+    return TaskConnection
+
+
+def _reading(for_tasks: bool) -> type[ReadOnlyConnection]:
+    if for_tasks:
+        from shoal.workers.tasks.connection import ReadOnlyTaskConnection
+
+        return ReadOnlyTaskConnection
+    from shoal.workers.shared_memory.read_only import ReadOnlyConnection  # here: few programs need it
+
+    return ReadOnlyConnection
 
 
 def _attach_again(path: str, options: dict[str, Any], store_id: bytes | None) -> SharedMemoryStore:
