@@ -11,9 +11,9 @@ async with await aio.open("fleet.db") as db:
 Inside ``async with db.transaction(...)`` the calls of ``txn`` are plain ones: they touch only memory. Everything else
 is awaited, and every iterator is asynchronous. ``db.lease(...)`` and the like can be awaited or used in ``async with``.
 
-No call blocks the event loop for longer than a memory read takes, and no call takes a thread; only attaching to a
-store, ``check`` and ``backup`` do. A task that is cancelled leaves nothing half done: a commit that was sent already is waited
-for, for up to a second, before the task is cancelled.
+No call blocks the event loop for longer than a memory read takes. No call takes a thread, but for attaching to a
+store, ``check`` and ``backup``. A task that is cancelled leaves nothing half done: if its commit was sent already, it
+waits for the answer, for a second at most, before ``CancelledError`` is raised.
 """
 
 from __future__ import annotations

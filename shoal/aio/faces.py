@@ -35,8 +35,13 @@ class Face:
 
     __slots__ = ("__weakref__", "_sync")
     _sync: Any
+    _without: tuple[str, ...] = ()  # names of methods that are only in the synchronous class
 
     def __getattr__(self, name: str) -> Any:
+        if name in self._without:
+            raise AttributeError(
+                f"{self!r} has no {name}; use asyncio.gather or a task group: calls at the same time are sent together"
+            )
         return getattr(object.__getattribute__(self, "_sync"), name)
 
     def __repr__(self) -> str:
@@ -69,14 +74,17 @@ def face_of(
     ``calls_back`` a function may be given that is a coroutine function, and is awaited where it is called. Those in
     ``without`` are not there.
     """
-    members: dict[str, Any] = {"__slots__": (), "__doc__": sync.__doc__, "__module__": "shoal.aio"}
+    members: dict[str, Any] = {
+        "__slots__": (),
+        "__doc__": sync.__doc__,
+        "__module__": "shoal.aio",
+        "_without": without,
+    }
     for name in dir(sync):
         member = inspect.getattr_static(sync, name)
-        if name.startswith("_") or isinstance(member, property):
+        if name.startswith("_") or name in without or isinstance(member, property):
             continue
-        if name in without:
-            members[name] = _missing(sync, name)
-        elif isinstance(member, staticmethod):
+        if isinstance(member, staticmethod):
             members[name] = member
         elif inspect.isfunction(member):
             members[name] = _method(member, name in blocking, name in calls_back)
@@ -216,16 +224,6 @@ def _entering(function: Callable[..., Any]) -> Any:
         return Entering(awaiting(self, *arguments, **options), _to_enter)
 
     return method
-
-
-def _missing(sync: type, name: str) -> property:
-    def missing(self: Face) -> Any:
-        raise AttributeError(
-            f"shoal.aio.{sync.__name__} has no {name}: calls that run at the same time are sent together; "
-            "use asyncio.gather or a task group"
-        )
-
-    return property(missing)
 
 
 def _to_enter(result: Any) -> Any:

@@ -4,7 +4,8 @@
   commit is under way, as a request that waits for long has one (``borrow``), and at most ``_MOST_CHANNELS`` tasks have
   one at a time. The others wait in the order in which they came.
 - Single writes and operations read nothing. They go through one shared channel, and share its writes (``sharing``).
-- To attach, which may start a coordinator, takes the lock and may take seconds: a thread does it.
+- To attach, which may start a coordinator, takes the lock and may take seconds: a thread does it, for one task after
+  the other.
 - What a task does to the list of idle channels is one step of Python (``pop``, ``append``). Only the thread of the loop
   does it, and threads that hold the lock.
 """
@@ -57,6 +58,7 @@ class TaskConnection(StoreConnection):
 
     def _begin(self) -> None:
         super()._begin()
+        self._attaching = asyncio.Lock()
         self._turns = asyncio.Semaphore(_MOST_CHANNELS)
         self._under_way: set[Channel] = set()
         self._arrival: Outcome[Attachment] | None = None
@@ -92,7 +94,11 @@ class TaskConnection(StoreConnection):
         task = running()
         if task is None:
             return super().attach_apart(channel, in_flight)
-        return task.wait_for(in_thread(task.loop, partial(super().attach_apart, channel, in_flight)))
+        task.acquire(self._attaching)
+        try:
+            return task.wait_for(in_thread(task.loop, partial(super().attach_apart, channel, in_flight)))
+        finally:
+            self._attaching.release()
 
     def borrow(self) -> Channel:
         """A channel for a request that may wait for long."""

@@ -7,7 +7,7 @@ coroutine around it (``Call.result``) awaits that and switches back. No thread i
 - A greenlet stops only where shoal would sleep, and never while it holds a lock: another task of the same thread would
   pass a reentrant lock, and another thread would wait for all that the loop does.
 - A cancelled task raises ``CancelledError`` where it waits. But a commit that was sent may be done already, and one
-  that follows may overtake it. So a task that waits for such an answer (``Greenlet.finish``) goes on to wait for it, for
+  that follows may overtake it. So a task that waits for such an answer (``Greenlet.finish``) waits on, for
   ``_LAST_ANSWER_S`` at most, and raises then. A second cancellation raises at once.
 """
 
@@ -107,6 +107,12 @@ class Greenlet(greenlet.greenlet):  # type: ignore[misc]
         if outcome.error is not None:
             raise outcome.error
         return outcome.value  # type: ignore[return-value]
+
+    def acquire(self, lock: asyncio.Lock) -> None:
+        """Acquire ``lock``. A cancellation is not put off."""
+        if self._cancelled is not None or not self.wait(lock.acquire()):
+            assert self._cancelled is not None
+            raise self._cancelled
 
     def finish(self, call: Callable[..., T], *arguments: Any) -> T:
         """Run ``call``. A first cancellation meanwhile is raised when it has returned, or ``_LAST_ANSWER_S`` later."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, StoreFullError
 from shoal.shm.host.unpatched import os, time
@@ -30,10 +30,8 @@ from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.frames import FrameError, frame
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.channel import Channel, no_answer, not_sent_again
+from shoal.workers.shared_memory.connection import StoreConnection
 from shoal.workers.tasks.greenlets import Greenlet, Outcome, in_thread
-
-if TYPE_CHECKING:
-    from shoal.workers.tasks.connection import TaskConnection
 
 _DEPTH = 256  # of the client sessions, which the coordinator keeps for all clients
 _DROPPED_PAUSE_S = 0.01  # before coming again to a coordinator that dropped this client without an answer
@@ -52,7 +50,7 @@ class _Sent(NamedTuple):
 class SharedChannel:
     """Belongs to one connection and one event loop."""
 
-    def __init__(self, connection: TaskConnection, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, connection: StoreConnection, loop: asyncio.AbstractEventLoop) -> None:
         self._connection = connection
         self._loop = loop
         self._room = asyncio.Semaphore(_DEPTH - 1)  # ids in flight are less than the depth apart
