@@ -34,6 +34,7 @@ HOT_MODULES = (
     "shoal.coordinator.log.format",
     "shoal.coordinator.memory.hash_index",
     "shoal.coordinator.memory.heap",
+    "shoal.coordinator.memory.ordered_index",
     "shoal.coordinator.memory.writer",
     "shoal.coordinator.server.clients",
     "shoal.coordinator.server.group",

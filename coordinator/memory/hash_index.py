@@ -41,6 +41,7 @@ except ModuleNotFoundError:
     from shoal.shm.cython_shim import compiled
 
 if compiled:
+    from cython.cimports.bytes_at import write_words
     from cython.cimports.order import fence_release
     from cython.cimports.xxh3 import xxh3_64_intdigest
 else:
@@ -95,8 +96,6 @@ class HashIndex:
         i = (digest >> 32) & BUCKET_MASK
         while words[bucket + i]:
             i = (i + 1) & BUCKET_MASK
-        if compiled:
-            fence_release()
         words[bucket + i] = node
         fill[bucket] += 1
         self._live[bucket] += 1
@@ -172,9 +171,11 @@ class HashIndex:
             while table[i]:
                 i = (i + 1) & BUCKET_MASK
             table[i] = entry
-        image = array("Q", table).tobytes()
-        self._mm[bucket * 8 : bucket * 8 + len(image)] = image
         self._words[bucket + BUCKET_DEPTH] = depth
+        if compiled:
+            write_words(self._words, bucket, table)
+        else:
+            self._words[bucket : bucket + BUCKET_ENTRIES] = memoryview(array("Q", table))
         self._fill[bucket] = self._live[bucket] = len(entries)
         return bucket
 
@@ -196,8 +197,6 @@ class HashIndex:
         keys = [node_key(self._segment, entry) for entry in entries]
         digests = [xxh3_64_intdigest(key, self._seed) for key in keys]
         fresh = self._new_bucket(depth - 1, list(zip(digests, entries, strict=True)))
-        if compiled:
-            fence_release()
         for i in range(first, words[W_HASH_MASK] + 1, 1 << (depth - 1)):
             words[DIRECTORY_WORD + i] = fresh
         for half in pair:
@@ -226,8 +225,6 @@ class HashIndex:
         halves = [(depth + 1, first, low), (depth + 1, first | 1 << depth, high)] if in_two else [(depth, first, low)]
         for new_depth, low_bits, part in halves:
             fresh = self._new_bucket(new_depth, part)
-            if compiled:
-                fence_release()
             for i in range(low_bits, words[W_HASH_MASK] + 1, 1 << new_depth):
                 words[DIRECTORY_WORD + i] = fresh
         self._retire(bucket)

@@ -10,7 +10,7 @@ cdef class Heap:
     cdef object _segment
     cdef readonly long long first_block
     cdef readonly long long block_count
-    cdef readonly long long reserve_blocks
+    cdef public long long reserve_blocks
     cdef object _ready
     cdef object _untaken
     cdef dict _pool_of_block

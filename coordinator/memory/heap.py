@@ -203,6 +203,19 @@ class Heap:
                 return False
         return True
 
+    def no_room(self, need: int, free: int) -> StoreFullError:
+        """The error for a commit that needs so many blocks of those that are free."""
+        needs = f"the commit needs up to {need * limits.BLOCK_BYTES:,} bytes, with room to reclaim memory,"
+        if free < need:
+            return StoreFullError(
+                f"{needs} and the store has {free * limits.BLOCK_BYTES:,} of {self._segment.size_bytes:,} free; "
+                "delete keys, end snapshots that are held for long, or open it with a larger max_bytes"
+            )
+        return StoreFullError(
+            f"{needs} and the machine has no memory left for them; free memory or delete keys, and open the store with "
+            "a max_bytes that the machine has room for"
+        )
+
     def give_back(self, keep_blocks: int) -> None:
         """Return free memory beyond ``keep_blocks`` to the machine, in runs that are worth the system call."""
         for start, length in self._ready:

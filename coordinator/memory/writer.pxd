@@ -3,6 +3,7 @@ cimport cython
 
 from shoal.coordinator.memory.hash_index cimport HashIndex
 from shoal.coordinator.memory.heap cimport Heap
+from shoal.coordinator.memory.ordered_index cimport OrderedIndex
 from shoal.shm.memory.record cimport is_beside, value_at, visible_record, write_node, write_record
 
 cdef unsigned long long NEWEST
@@ -22,7 +23,7 @@ cdef class Writer:
     cdef public object epoch_words
     cdef readonly Heap heap
     cdef readonly HashIndex hash_index
-    cdef readonly object ordered_index
+    cdef readonly OrderedIndex ordered_index
     cdef readonly object expiry
     cdef unsigned long long[::1] _words
     cdef unsigned char[::1] _mm
@@ -48,7 +49,7 @@ cdef class Writer:
     )
     cpdef Plan plan(self, list writes, object clears=*, dict known=*)
     @cython.locals(
-        records=list, nodes=list, new_nodes=list, at=cython.Py_ssize_t, i=cython.Py_ssize_t, key=bytes, value=bytes,
+        records=list, nodes=list, new_nodes=list, i=cython.Py_ssize_t, key=bytes, value=bytes,
         expires_ms=cython.longlong, node=cython.longlong, new_node=cython.longlong, record=cython.longlong,
     )
     cpdef object apply(self, long long version, list clears, list writes, Plan plan)

@@ -20,7 +20,7 @@ from shoal.coordinator.memory.heap import RECLAIM_BLOCKS, WORST_CASE_BLOCKS, Hea
 from shoal.coordinator.memory.ordered_index import OrderedIndex
 from shoal.coordinator.memory.tombstone_table import RangeTombstone, TombstoneTable
 from shoal.shm.errors import StoreFullError
-from shoal.shm.limits import BLOCK_BYTES, DEFAULT_LIMITS, Limits
+from shoal.shm.limits import DEFAULT_LIMITS, Limits
 from shoal.shm.memory.layout import (
     BESIDE_WORDS,
     BLOCK_WORDS,
@@ -42,14 +42,6 @@ from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.words import publish_barrier
 from shoal.shm.operation import VersionedValue
 from shoal.shm.wire.request import FlatWrites
-
-try:
-    from cython import compiled
-except ModuleNotFoundError:
-    from shoal.shm.cython_shim import compiled
-
-if compiled:
-    from cython.cimports.order import fence_release
 
 NOTHING_KNOWN: dict[bytes, int] = {}
 
@@ -194,11 +186,10 @@ class Writer:
         assert len(writes) == 3 * len(plan.nodes), "a plan of other writes"
         records = self._clear(version, clears, plan.sizes) if clears else self.allocate(plan.sizes)
         try:
-            nodes, new_nodes, at = plan.nodes, plan.new_nodes, 0
-            for i in range(len(records)):
-                key, value, expires_ms = writes[at], writes[at + 1], writes[at + 2]
-                node, new_node, record = nodes[i], new_nodes[i], records[i]
-                at += 3
+            nodes, new_nodes = plan.nodes, plan.new_nodes
+            for i, record in enumerate(records):
+                key, value, expires_ms = writes[3 * i], writes[3 * i + 1], writes[3 * i + 2]
+                node, new_node = nodes[i], new_nodes[i]
                 if value is None:
                     self.delete(version, key, node, record)
                 elif node:
@@ -271,24 +262,11 @@ class Writer:
         need = blocks + small + RECLAIM_BLOCKS
         keep = heap.reserve_blocks if grows else 0
         if not heap.make_ready(need, keep):
-            raise self._no_room(need, max(0, heap.free_blocks - keep))
+            raise heap.no_room(need, max(0, heap.free_blocks - keep))
         self._budget_words = 0
         if grows:
             beyond = min(heap.ready_blocks - need, heap.free_blocks - need - keep)
             self._budget_words = beyond * BLOCK_WORDS // 3 * 2
-
-    def _no_room(self, need: int, free: int) -> StoreFullError:
-        """The error for a commit that needs so many blocks of those that are free."""
-        needs = f"the commit needs up to {need * BLOCK_BYTES:,} bytes, with room to reclaim memory,"
-        if free < need:
-            return StoreFullError(
-                f"{needs} and the store has {free * BLOCK_BYTES:,} of {self.segment.size_bytes:,} free; "
-                "delete keys, end snapshots that are held for long, or open it with a larger max_bytes"
-            )
-        return StoreFullError(
-            f"{needs} and the machine has no memory left for them; free memory or delete keys, and open the store with "
-            "a max_bytes that the machine has room for"
-        )
 
     def allocate(self, sizes: list[int]) -> list[int]:
         """References of so many words each: of all, or of none with StoreFullError."""
@@ -325,8 +303,6 @@ class Writer:
         write_record(self._mm, record, version, previous, None, 0)
         self.deleted_keys.append((version, key))
         self.keys -= 1
-        if compiled:
-            fence_release()
         words[node] = record
 
     def overwrite(self, version: int, key: bytes, value: bytes, expires_ms: int, node: int, record: int) -> None:
@@ -340,8 +316,6 @@ class Writer:
             self.expiry.add(key, expires_ms)
         if meta & TOMBSTONE:  # a key under a range tombstone counts until it is swept
             self.keys += 1
-        if compiled:
-            fence_release()
         words[node] = record
 
     def add(self, version: int, key: bytes, value: bytes, expires_ms: int, new_node: int, record: int) -> None:

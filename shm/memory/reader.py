@@ -162,8 +162,11 @@ class Reader:
     def find_latest(self, key: bytes) -> VersionedValue | None:
         """What ``key`` holds now, with its version and expiry."""
         while True:
+            snapshot = self.words[W_PUBLISHED]
+            if compiled:
+                fence_acquire()
             try:
-                return self.find(key, self.words[W_PUBLISHED])
+                return self.find(key, snapshot)
             except SnapshotExpiredError:  # the horizon has passed it meanwhile: there is a newer version to read
                 continue
 

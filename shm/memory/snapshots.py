@@ -35,6 +35,7 @@ except ModuleNotFoundError:
     from shoal.shm.cython_shim import compiled
 
 if compiled:
+    from cython.cimports.bytes_at import listed
     from cython.cimports.order import fence_acquire
 
 _PAGE_BYTES = (MAX_SNAPSHOTS_PER_PROCESS + 2) * 8
@@ -178,4 +179,8 @@ class SnapshotPage:
     def pinned(self) -> list[int]:
         """The versions pinned now, in no order; a version is listed once for each snapshot."""
         used = min(self._slots[SLOTS_WORD_USED], MAX_SNAPSHOTS_PER_PROCESS)
-        return [word - 1 for word in self._slots[1 : used + 1].tolist() if word]
+        if compiled:  # noqa: SIM108 (mypy knows the names of C in statements alone)
+            words = listed(self._slots, 1, used)
+        else:
+            words = self._slots[1 : used + 1].tolist()
+        return [word - 1 for word in words if word]

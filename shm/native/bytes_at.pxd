@@ -1,9 +1,11 @@
 # Bytes of a segment in C, where plain Python takes slices of its ``mmap``. Each is as safe as a slice: what would lie
-# outside the segment is left out, or is IndexError where it is written.
+# outside the segment is left out, or is IndexError where it is written. What writes ends with a release fence: the store
+# that links what was written comes after it.
 from cpython.bytes cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE
 from cpython.list cimport PyList_New, PyList_SET_ITEM
 from cpython.ref cimport Py_INCREF
 from libc.string cimport memcmp, memcpy
+from order cimport fence_release
 
 
 cdef inline unsigned long long _inside(
@@ -72,6 +74,19 @@ cdef inline int write_bytes(unsigned char[::1] mm, unsigned long long start, byt
         raise IndexError("bytes outside the segment")
     if length:
         memcpy(&mm[start], PyBytes_AS_STRING(content), length)
+    fence_release()
+    return 0
+
+
+# ``words[start : start + len(content)] = content``; IndexError if that is not in the segment.
+cdef inline int write_words(unsigned long long[::1] words, unsigned long long start, list content) except -1:
+    cdef unsigned long long size = <unsigned long long> words.shape[0]
+    cdef Py_ssize_t at, count = len(content)
+    if start > size or <unsigned long long> count > size - start:
+        raise IndexError("words outside the segment")
+    for at in range(count):
+        words[start + at] = content[at]
+    fence_release()
     return 0
 
 
@@ -91,6 +106,7 @@ cdef inline int pack_two(
     cdef unsigned long long *words = _words_at(mm, start, 16)
     words[0] = first
     words[1] = second
+    fence_release()
     return 0
 
 
@@ -105,6 +121,7 @@ cdef inline int pack_three(
     words[0] = first
     words[1] = second
     words[2] = third
+    fence_release()
     return 0
 
 
@@ -121,4 +138,5 @@ cdef inline int pack_four(
     words[1] = second
     words[2] = third
     words[3] = fourth
+    fence_release()
     return 0

@@ -84,6 +84,7 @@ def _raise(error: BaseException) -> Callable[..., Any]:
     return failing
 
 
+@pytest.mark.plain  # it replaces methods of compiled classes
 @all_kinds
 @pytest.mark.parametrize(
     "place",
@@ -110,6 +111,7 @@ def test_what_is_done_fails(
     assert rigs.sound(after) == []
 
 
+@pytest.mark.plain  # it replaces methods of compiled classes
 @all_kinds
 def test_the_disk_fails_while_room_is_made(rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """A commit that finds no room has the group finished first: a sync that fails there is final, and nobody's fault.
@@ -133,6 +135,7 @@ def test_the_disk_fails_while_room_is_made(rig: Rig, monkeypatch: pytest.MonkeyP
     assert rig.published == before
 
 
+@pytest.mark.plain  # it replaces methods of compiled classes
 @all_kinds
 def test_reclaiming_fails_while_room_is_made(rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """StoreFullError out of finishing a group or of reclaiming is not that of the commit which waits for room."""
@@ -145,6 +148,7 @@ def test_reclaiming_fails_while_room_is_made(rig: Rig, monkeypatch: pytest.Monke
                 rig.submit(*KINDS[kind](7))
 
 
+@pytest.mark.plain  # it replaces methods of compiled classes
 @all_kinds
 def test_no_room(rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """A commit there is no room for, in memory or on the disk, is refused; the group's others stand; all goes on."""
@@ -160,6 +164,7 @@ def test_no_room(rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     assert rigs.sound(rig) == []
 
 
+@pytest.mark.plain  # it replaces methods of compiled classes
 def test_no_room_in_the_midst_of_a_commit(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """StoreFullError after half of a commit was written is a broken invariant; nobody is told that nothing was done."""
     monkeypatch.setattr(rig.writer.hash_index, "insert", _raise(StoreFullError("no room for a bucket")))
@@ -167,6 +172,7 @@ def test_no_room_in_the_midst_of_a_commit(rig: Rig, monkeypatch: pytest.MonkeyPa
         rig.submit((2, put(7)))
 
 
+@pytest.mark.plain  # it replaces methods of compiled classes
 @pytest.mark.parametrize("kind", ["operation", "batch of one", "batch", "mixed"])
 def test_the_store_cannot_be_read(rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """An exception out of the segment while a commit is decided is not its client's fault."""
@@ -176,6 +182,7 @@ def test_the_store_cannot_be_read(rig: Rig, monkeypatch: pytest.MonkeyPatch, kin
         rig.submit(*KINDS[kind](7))
 
 
+@pytest.mark.plain  # it replaces what compiled modules call in C
 @pytest.mark.parametrize(
     ("error", "told"),
     [
