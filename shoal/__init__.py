@@ -142,6 +142,8 @@ _IMPORTED_LATER = {
 
 
 def __getattr__(name: str) -> _Any:
+    if name == "aio":  # imported when it is first used, because it needs greenlet
+        return _importlib.import_module("shoal.aio")
     if name not in _IMPORTED_LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     public = getattr(_importlib.import_module(_IMPORTED_LATER[name]), name)

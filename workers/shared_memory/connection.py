@@ -124,6 +124,8 @@ class StoreConnection:
         status, version, details = self._exchange(snapshot, valid_until_ms, reads, mutations)
         return (version, details) if status == COMMITTED else self.told(status, version, details)
 
+    submit_one = submit  # of one write or operation, which reads nothing: tasks send them together
+
     def told(self, status: int, version: int, details: Any) -> tuple[int, list[Any]]:
         """What an answer says: version and results of the commit. Raises what the commit failed with."""
         if status == COMMITTED:
@@ -162,8 +164,7 @@ class StoreConnection:
     def ask(self, name: str, arguments: list[Any]) -> Any:
         """Send the coordinator a control request, which commits nothing; its answer."""
         mutations = wire_request.encode_mutations([], control=(name, arguments))
-        _, _, details = self._exchange(0, 0, wire_request.NO_READS, mutations)
-        return details
+        return self._exchange(0, 0, wire_request.NO_READS, mutations)[2]
 
     def is_at_rest(self) -> bool:
         """Whether it reads a store that nobody serves: of a connection that only reads."""
@@ -295,8 +296,7 @@ class StoreConnection:
         self._announce(attachment)
 
     def _announce(self, attachment: Attachment) -> None:
-        attached = self.on_attach()
-        if attached is not None:
+        if (attached := self.on_attach()) is not None:
             attached(attachment)
 
     def _arrive(self, channel: Channel, timeout_s: float, start: bool) -> Attachment:

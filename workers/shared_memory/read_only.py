@@ -86,6 +86,8 @@ class ReadOnlyConnection(StoreConnection):
         """Raise ``InvalidOperationError``."""
         raise self.refusal()
 
+    submit_one = submit
+
     def ask(self, name: str, arguments: list[Any]) -> Any:
         """Send a control request; an empty answer if no coordinator serves the store any more."""
         attachment = self.current()
