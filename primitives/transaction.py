@@ -8,14 +8,17 @@ from typing import NoReturn, Protocol
 from shoal.primitives.engine import EngineTransaction, Transactions
 from shoal.primitives.keys import Namespace, user_text
 from shoal.primitives.rules.hash_chain import DEFAULT_CHAIN
+from shoal.primitives.views.budgets import BudgetView
 from shoal.primitives.views.cells import StateView
 from shoal.primitives.views.events import EventView
 from shoal.primitives.views.kv import KVView
+from shoal.primitives.views.queue import QueueView
 from shoal.primitives.views.runs import RunsView
 from shoal.primitives.views.traces import TraceView
 from shoal.primitives.views.view import NOT_MOVABLE
 from shoal.shm.arguments import check_type
 from shoal.shm.errors import ConflictError, InvalidOperationError
+from shoal.shm.operation import Past
 
 
 class RunView:
@@ -81,6 +84,22 @@ class RunView:
         return TraceView(self._begun(), self._namespace, self._run_id)
 
     @property
+    def budget(self) -> BudgetView:
+        """The run's budgets: to read them, and to settle a reservation in this commit.
+
+        Raises ``InvalidOperationError`` before the transaction has begun.
+        """
+        return BudgetView(self._begun(), self._namespace, self._run_id)
+
+    @property
+    def queue(self) -> QueueView:
+        """The run's queues: ``put``, ``complete`` and ``fail`` of ``TaskQueue``, done by this commit.
+
+        Raises ``InvalidOperationError`` before the transaction has begun.
+        """
+        return QueueView(self._begun(), self._namespace, self._run_id)
+
+    @property
     def runs(self) -> RunsView:
         """The runs of the namespace: the methods of ``RunIndex``.
 
@@ -128,11 +147,12 @@ class Transaction(RunView):
         run_id: str,
         read_only: bool = False,
         fence: Fence | None = None,
+        past: Past | None = None,
     ) -> None:
         super().__init__(None, namespace, run_id)
         self._fence = fence
         self._store = store
-        self._engine: EngineTransaction | None = store.begin(True) if read_only else None
+        self._engine: EngineTransaction | None = store.begin(True, past) if read_only else None
 
     def __enter__(self) -> Transaction:
         if self._engine is None:

@@ -19,10 +19,13 @@ from typing import get_type_hints as _get_type_hints
 from shoal.database import Database, StoreInfo, open
 from shoal.primitives.event_types import Anchor, Appended, ChainVerification, Event
 from shoal.primitives.facades.event_log import EventLog
+from shoal.primitives.facades.fleet.budget import Budget, Reservation
 from shoal.primitives.facades.kv_store import KVStore
 from shoal.primitives.facades.leases import Lease, LeaseInfo
 from shoal.primitives.facades.run_index import RunIndex
 from shoal.primitives.facades.state_cell import StateCell
+from shoal.primitives.facades.task import Task
+from shoal.primitives.facades.task_queue import TaskQueue
 from shoal.primitives.facades.trace_store import TraceStore
 from shoal.primitives.keys import Namespace
 from shoal.primitives.rules.hash_chain import GENESIS_HASH
@@ -30,7 +33,10 @@ from shoal.primitives.run_types import CreateRunOptions, RetentionPolicy, RunMet
 from shoal.primitives.trace_types import KINDS as _KINDS
 from shoal.primitives.trace_types import Trace, TraceOptions, TraceTree, TraceType
 from shoal.primitives.transaction import Transaction
+from shoal.primitives.views.budgets import BudgetState
 from shoal.primitives.views.cells import State
+from shoal.primitives.views.run_diff import Difference, RunDiff
+from shoal.primitives.views.tasks import QueueStats, TaskInfo, TaskStatus
 from shoal.shm.errors import (
     AlreadyExistsError,
     CASConflictError,
@@ -52,6 +58,7 @@ from shoal.shm.errors import (
     WorkerLostError,
     WorkerTaskError,
 )
+from shoal.shm.fleet_errors import BudgetExceededError, InDoubtError, TaskFailedError
 
 if _TYPE_CHECKING:
     from shoal.primitives.facades.pipeline import Pipeline
@@ -62,6 +69,9 @@ __all__ = [
     "AlreadyExistsError",
     "Anchor",
     "Appended",
+    "Budget",
+    "BudgetExceededError",
+    "BudgetState",
     "CASConflictError",
     "ChainVerification",
     "ConfigurationError",
@@ -70,10 +80,12 @@ __all__ = [
     "CorruptionError",
     "CreateRunOptions",
     "Database",
+    "Difference",
     "Event",
     "EventLog",
     "FencedError",
     "GENESIS_HASH",
+    "InDoubtError",
     "InvalidOperationError",
     "InvalidStatusTransitionError",
     "KVStore",
@@ -85,6 +97,9 @@ __all__ = [
     "NotFoundError",
     "Pipeline",
     "RetentionPolicy",
+    "QueueStats",
+    "Reservation",
+    "RunDiff",
     "RunIndex",
     "RunMetadata",
     "RunQuery",
@@ -97,6 +112,11 @@ __all__ = [
     "StoreFullError",
     "StoreInfo",
     "StoreMovedError",
+    "Task",
+    "TaskFailedError",
+    "TaskInfo",
+    "TaskQueue",
+    "TaskStatus",
     "TaskTimeoutError",
     "Trace",
     "TraceOptions",
@@ -123,6 +143,8 @@ _IMPORTED_LATER = {
 
 
 def __getattr__(name: str) -> _Any:
+    if name == "aio":  # imported when it is first used, because it needs greenlet
+        return _importlib.import_module("shoal.aio")
     if name not in _IMPORTED_LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     public = getattr(_importlib.import_module(_IMPORTED_LATER[name]), name)

@@ -11,14 +11,14 @@ from shoal.shm.wire.answer cimport encode_answer
 cdef class CommitEngine:
     cdef public object operations, sessions, version, published
     cdef public Writer _writer
-    cdef public object _reclaimer, _log, _clock, _limits
+    cdef public object history, _reclaimer, _log, _clock, _limits
     cdef public ConflictWindow _window
     cdef public Admission _admission
     cdef public Batching _batching
     cdef public bint _sync_each_group
 
     @cython.locals(session=tuple, outcome=tuple, writes=list, mutations=bytes, decided=bytes, results=list, nodes=dict)
-    cpdef bytes submit(self, client_id, request, bint in_line=*)
+    cpdef bytes submit(self, client_id, request, in_line=*)
     @cython.locals(answers=list, batches=dict, members=list, part=list, told=list, i=Py_ssize_t, start=Py_ssize_t)
     cpdef list submit_together(self, list requests)
     cpdef finish_group(self)

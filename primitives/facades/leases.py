@@ -113,6 +113,11 @@ def take(
     ttl_s = check_positive_seconds("ttl", ttl)
     give_up_s = time.monotonic() + check_wait("wait", wait)
     check_count("slots", slots, 1)
+    return take_key(store, key, name, slots, ttl_s, give_up_s)
+
+
+def take_key(store: Store, key: bytes, name: str, slots: int, ttl_s: float, give_up_s: float) -> Lease:
+    """Take the lease whose record is at ``key``; its users know it by ``name``."""
     ticket, holder = random_bits(_TICKET_BITS) + 1, store.holding.holder
     token, slot = requests.take_lease(store.holding, key, name, slots, ttl_s, ticket, give_up_s)
     return Lease(store, key, name, ticket, holder, token, slot)
@@ -142,7 +147,7 @@ def holders(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[tuple
 def check_fence(fence: Fence | None) -> Fence | None:
     """``TypeError`` for what cannot fence a transaction."""
     if fence is not None and not hasattr(fence, "_require"):
-        raise TypeError(f"fence has type {type(fence).__name__}; give a shoal.Lease")
+        raise TypeError(f"fence has type {type(fence).__name__}; give a shoal.Lease or a shoal.Task")
     return fence
 
 

@@ -16,7 +16,30 @@ from shoal.primitives.rules.retention.policies import (
     policy_key,
 )
 from shoal.primitives.run_types import RetentionPolicy
+from shoal.primitives.views.view import View
 from shoal.shm.arguments import check_type
+
+
+class RetentionView(View):
+    """The methods of ``RunsView`` for policies."""
+
+    __slots__ = ("_namespace",)
+
+    _namespace: Namespace
+
+    def set_retention(self, policy: RetentionPolicy | None, run_id: str | None = None) -> None:
+        """Set what is kept of the runs of the namespace, or of one run; None takes the policy away.
+
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
+        """
+        set_policy(self._engine, self._namespace, policy, run_id)
+
+    def get_retention(self, run_id: str | None = None) -> RetentionPolicy | None:
+        """The policy of the namespace, or the one that holds for a run; None if there is none.
+
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
+        """
+        return holding_policy(self._engine, self._namespace, run_id)
 
 
 def set_policy(engine: Engine, namespace: Namespace, policy: RetentionPolicy | None, run_id: str | None) -> None:

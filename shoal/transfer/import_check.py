@@ -130,9 +130,9 @@ class _Checker:
         kind, namespace, run_id, item = record
         is_in_run = kind != "run" and run_id != ""
         run_prefix = namespace._run_prefix(run_id) if is_in_run else b""
-        text = item.key if kind == "kv" else item.name if kind in ("state", "lease") else ""
-        key: bytes = text.encode()
-        position = (namespace._prefix, run_prefix, _RANKS[kind], key, item.token if kind == "lease" else 0)
+        place, number = records.KINDS[kind].place(item)
+        key, text = (place.encode(), place) if isinstance(place, str) else (place, item.name)
+        position = (namespace._prefix, run_prefix, _RANKS[kind], key, number)
         if position < self._position:
             raise ValueError(f"the record of run {run_id!r} is out of order: records are sorted")
         if key and position == self._position:

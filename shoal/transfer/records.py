@@ -11,19 +11,23 @@
     event       sequence event_type payload timestamp prev_hash hash                            hashes in hex
     state       name version updated_at value            without value: deleted, its version stays used up
     trace       id parent_id type fields timestamp tags metadata
+    task        id sequence status priority attempt max_attempts created_at due_at payload result error key
     lease       name token slot pid ttl_ms                                                      see ``lease_records``
+    result      key value expires_at                                                     see ``idempotency_records``
+    effect      key started_at result                                                    see ``idempotency_records``
+    budget      name limit used refill_per_s refilled_at                                      see ``budget_records``
     retention   events event_age trace_age archived_age task_age           run_id may be null, see ``retention_records``
 
 Times are integer ms since the epoch (UTC); values are written as ``json_lines`` says. Order: by namespace; in each
-namespace first all records of kind run, then its retention policy, then run by run its keys, events, cells, traces,
-leases and its retention policy. Keys, cells and leases are sorted, events are in sequence from 0 or from where the log
-was trimmed, and a trace comes after its parent. Nothing else is in an export, so the same contents give the same bytes.
+namespace first all records of kind run, then its retention policy, then run by run the other kinds, in the order above.
+Events are in sequence from 0 or from where the log was trimmed, a trace comes after its parent, and all others are
+sorted by key or name. Nothing else is in an export, so the same contents give the same bytes.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from shoal.primitives import trace_index
@@ -45,9 +49,15 @@ from shoal.primitives.views.runs import RunsView
 from shoal.primitives.views.traces import TraceView
 from shoal.shm import codec
 from shoal.shm.errors import CorruptionError
-from shoal.transfer import lease_records, retention_records, trimmed_records
-from shoal.transfer.fields import Fields, check_names, check_tags, check_whole, hash_of
-from shoal.transfer.lease_records import LeaseFact
+from shoal.transfer import (
+    budget_records,
+    idempotency_records,
+    lease_records,
+    retention_records,
+    task_records,
+    trimmed_records,
+)
+from shoal.transfer.fields import Fields, RecordKind, check_names, check_tags, check_whole, hash_of
 
 FORMAT = 1
 HEADER = {"shoal_export": FORMAT}
@@ -76,24 +86,17 @@ class ExportRecord(NamedTuple):
     item: Any
 
 
-class RecordKind(NamedTuple):
-    """How to handle a kind of record. ``make`` and ``size`` raise what the primitives raise."""
-
-    show: Callable[[Any], Fields]  # item -> fields of the JSON object
-    make: Callable[[str, Fields], Any]  # run id, fields -> item
-    size: Callable[[bytes, Any], int]  # run's prefix, item -> bound of its bytes in a commit; checks the whole item
-
-
 def read_all(engine: Engine) -> Iterator[ExportRecord]:
     """Every record that ``engine`` shows, in the order of an export; ``CorruptionError`` for a broken event log."""
     for namespace in namespaces(engine):
         for run in RunsView(engine, namespace).query_runs(RunQuery(include_archived=True)):
             yield ExportRecord("run", namespace, run.run_id, run)
-        for policy in retention_records.facts(engine, namespace, None):
+        for policy in retention_records.facts(engine, namespace, ""):
             yield ExportRecord("retention", namespace, "", policy)
         for run_id, source in runs_held(engine, namespace):
-            for kind, item in _contents(source, namespace, run_id):
-                yield ExportRecord(kind, namespace, run_id, item)
+            for name, kind in KINDS.items():
+                for item in kind.read(source, namespace, run_id):
+                    yield ExportRecord(name, namespace, run_id, item)
 
 
 def to_fields(record: ExportRecord) -> Fields:
@@ -130,44 +133,7 @@ def size_of(record: ExportRecord) -> int:
 
 def restore(engine: Engine, record: ExportRecord) -> None:
     """Write a record with its indices through the primitives; ``AlreadyExistsError`` if what it names is there."""
-    kind, namespace, run_id, item = record
-    if kind == "run":
-        runs.restore(RunsView(engine, namespace), item)
-    elif kind == "kv":
-        kv.restore(KVView(engine, namespace, run_id), item)
-    elif kind == "trimmed":
-        trimmed_records.restore(EventView(engine, namespace, run_id), item)
-    elif kind == "event":
-        events.restore(EventView(engine, namespace, run_id), [item])
-    elif kind == "state":
-        cells.restore(StateView(engine, namespace, run_id), item.name, item.record)
-    elif kind == "retention":
-        retention_records.restore(engine, namespace, run_id or None, item)
-    elif kind == "lease":
-        lease_records.restore(engine, item)
-    else:
-        traces.restore(TraceView(engine, namespace, run_id), item)
-
-
-def _contents(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[tuple[str, Any]]:
-    for pair in kv.pairs(KVView(engine, namespace, run_id)):
-        yield "kv", pair
-    log = EventView(engine, namespace, run_id)
-    found = log.verify_chain()
-    if not found.is_valid:
-        raise CorruptionError(f"the event log of run {run_id!r}", 0, "events that fit each other", str(found.error))
-    for trimmed in trimmed_records.facts(log):
-        yield "trimmed", trimmed
-    for event in log.iter():
-        yield "event", event
-    for name, record in cells.records(StateView(engine, namespace, run_id)):
-        yield "state", Cell(name, record)
-    for trace in traces.dump(TraceView(engine, namespace, run_id)):
-        yield "trace", trace
-    for fact in lease_records.facts(engine, namespace, run_id):
-        yield "lease", fact
-    for policy in retention_records.facts(engine, namespace, run_id):
-        yield "retention", policy
+    KINDS[record.kind].restore(engine, record.namespace, record.run_id, record.item)
 
 
 # --- run ------------------------------------------------------------------------------------------------------------
@@ -181,6 +147,14 @@ def _make_run(run_id: str, fields: Fields) -> RunMetadata:
     check_names("run", fields, _RUN_NAMES)
     check_tags(fields["tags"])
     return RunMetadata(**{**fields, "run_id": run_id, "status": RunStatus(fields["status"])})
+
+
+def _read_run(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[RunMetadata]:
+    return iter(())  # of all runs of a namespace together: ``read_all``
+
+
+def _restore_run(engine: Engine, namespace: Namespace, run_id: str, run: RunMetadata) -> None:
+    runs.restore(RunsView(engine, namespace), run)
 
 
 def _size_run(prefix: bytes, run: RunMetadata) -> int:
@@ -203,6 +177,14 @@ def _make_pair(run_id: str, fields: Fields) -> Pair:
     return Pair(fields["key"], fields["value"], expires_ms or 0)
 
 
+def _read_pairs(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[Pair]:
+    return kv.pairs(KVView(engine, namespace, run_id))
+
+
+def _restore_pair(engine: Engine, namespace: Namespace, run_id: str, pair: Pair) -> None:
+    kv.restore(KVView(engine, namespace, run_id), pair)
+
+
 def _size_pair(prefix: bytes, pair: Pair) -> int:
     return _RECORD_BYTES + len(prefix) + len(encode_text("key", pair.key)) + len(codec.encode(pair.value))
 
@@ -220,6 +202,18 @@ def _make_event(run_id: str, fields: Fields) -> Event:
     check_whole("sequence", fields["sequence"], 0)
     check_whole("timestamp", fields["timestamp"], 0)
     return Event(**{**fields, "prev_hash": hash_of(fields["prev_hash"]), "hash": hash_of(fields["hash"])})
+
+
+def _read_events(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[Event]:
+    log = EventView(engine, namespace, run_id)
+    found = log.verify_chain()
+    if not found.is_valid:
+        raise CorruptionError(f"the event log of run {run_id!r}", 0, "events that fit each other", str(found.error))
+    yield from log.iter()
+
+
+def _restore_event(engine: Engine, namespace: Namespace, run_id: str, event: Event) -> None:
+    events.restore(EventView(engine, namespace, run_id), [event])
 
 
 def _size_event(prefix: bytes, event: Event) -> int:
@@ -247,6 +241,15 @@ def _make_cell(run_id: str, fields: Fields) -> Cell:
     check_whole("updated_at", fields["updated_at"], 0)
     value = None if is_deleted else codec.encode(fields["value"])
     return Cell(fields["name"], CellRecord(fields["version"], fields["updated_at"], value))
+
+
+def _read_cells(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[Cell]:
+    for name, record in cells.records(StateView(engine, namespace, run_id)):
+        yield Cell(name, record)
+
+
+def _restore_cell(engine: Engine, namespace: Namespace, run_id: str, cell: Cell) -> None:
+    cells.restore(StateView(engine, namespace, run_id), cell.name, cell.record)
 
 
 def _size_cell(prefix: bytes, cell: Cell) -> int:
@@ -288,21 +291,19 @@ def _make_trace(run_id: str, fields: Fields) -> Trace:
     return Trace(fields["id"], fields["parent_id"], trace_type, timestamp, tags, metadata)
 
 
+def _read_traces(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[Trace]:
+    return traces.dump(TraceView(engine, namespace, run_id))
+
+
+def _restore_trace(engine: Engine, namespace: Namespace, run_id: str, trace: Trace) -> None:
+    traces.restore(TraceView(engine, namespace, run_id), trace)
+
+
 def _size_trace(prefix: bytes, trace: Trace) -> int:
     options = TraceOptions(trace.id, trace.parent_id, trace.tags, trace.metadata)
     tag = bytes((Tag.TRACE,))
     writes = trace_index.encode_trace(prefix + tag, trace.id, trace.trace_type, options, trace.timestamp)
     return _RECORD_BYTES * len(writes) + sum(map(len, writes))
-
-
-# --- lease ----------------------------------------------------------------------------------------------------------
-
-
-def _make_lease(run_id: str, fields: Fields) -> LeaseFact:
-    check_names("lease", fields, lease_records.NAMES)
-    for name in lease_records.NAMES[1:]:
-        check_whole(name, fields[name], 0)
-    return LeaseFact(**fields)
 
 
 # --- shared by all kinds --------------------------------------------------------------------------------------------
@@ -325,13 +326,22 @@ _EVENT_NAMES = ("sequence", "event_type", "payload", "timestamp", "prev_hash", "
 _STATE_NAMES = ("name", "version", "updated_at", "value")
 _TRACE_NAMES = ("id", "parent_id", "type", "fields", "timestamp", "tags", "metadata")
 
+
+def _unsorted(_item: Any) -> tuple[str, int]:
+    return "", 0
+
+
 KINDS = {
-    "run": RecordKind(_show_run, _make_run, _size_run),
-    "kv": RecordKind(_show_pair, _make_pair, _size_pair),
-    "trimmed": RecordKind(trimmed_records.show, trimmed_records.make, trimmed_records.size),
-    "event": RecordKind(_show_event, _make_event, _size_event),
-    "state": RecordKind(_show_cell, _make_cell, _size_cell),
-    "trace": RecordKind(show_trace, _make_trace, _size_trace),
-    "lease": RecordKind(lease_records.show, _make_lease, lease_records.size),
-    "retention": RecordKind(retention_records.show, retention_records.make, retention_records.size),
+    "run": RecordKind(_show_run, _make_run, _size_run, _read_run, _restore_run, _unsorted),
+    "kv": RecordKind(_show_pair, _make_pair, _size_pair, _read_pairs, _restore_pair, lambda pair: (pair.key, 0)),
+    "trimmed": trimmed_records.KIND,
+    "event": RecordKind(_show_event, _make_event, _size_event, _read_events, _restore_event, _unsorted),
+    "state": RecordKind(_show_cell, _make_cell, _size_cell, _read_cells, _restore_cell, lambda cell: (cell.name, 0)),
+    "trace": RecordKind(show_trace, _make_trace, _size_trace, _read_traces, _restore_trace, _unsorted),
+    "task": task_records.KIND,
+    "lease": lease_records.KIND,
+    "result": idempotency_records.RESULT,
+    "effect": idempotency_records.EFFECT,
+    "budget": budget_records.KIND,
+    "retention": retention_records.KIND,
 }

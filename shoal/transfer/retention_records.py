@@ -13,14 +13,14 @@ from shoal.primitives.engine import Engine
 from shoal.primitives.keys import Namespace
 from shoal.primitives.run_types import RetentionPolicy
 from shoal.primitives.views.retention import policy_of, set_policy
-from shoal.transfer.fields import Fields, check_names
+from shoal.transfer.fields import Fields, RecordKind, check_names
 
 _NAMES = ("events", "event_age", "trace_age", "archived_age", "task_age")
 
 
-def facts(engine: Engine, namespace: Namespace, run_id: str | None) -> Iterator[RetentionPolicy]:
-    """The policy that was set for a namespace, or for a run."""
-    policy = policy_of(engine, namespace, run_id)
+def facts(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[RetentionPolicy]:
+    """The policy that was set for a run; with "" for a run, for the namespace."""
+    policy = policy_of(engine, namespace, run_id or None)
     if policy is not None:
         yield policy
 
@@ -30,7 +30,7 @@ def show(policy: RetentionPolicy) -> Fields:
     return {name: getattr(policy, name) for name in _NAMES}
 
 
-def make(run_id: str | None, fields: Fields) -> RetentionPolicy:
+def make(run_id: str, fields: Fields) -> RetentionPolicy:
     """The record whose fields these are."""
     check_names("retention", fields, _NAMES)
     return RetentionPolicy(**fields)
@@ -41,7 +41,10 @@ def size(prefix: bytes, policy: RetentionPolicy) -> int:
     return 2 * len(prefix) + 256
 
 
-def restore(engine: Engine, namespace: Namespace, run_id: str | None, policy: RetentionPolicy) -> None:
+def restore(engine: Engine, namespace: Namespace, run_id: str, policy: RetentionPolicy) -> None:
     """Set it."""
-    if run_id is not None or policy_of(engine, namespace, None) is None:
-        set_policy(engine, namespace, policy, run_id)
+    if run_id or policy_of(engine, namespace, None) is None:
+        set_policy(engine, namespace, policy, run_id or None)
+
+
+KIND = RecordKind(show, make, size, facts, restore, lambda policy: ("", 0))

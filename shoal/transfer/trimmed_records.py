@@ -10,10 +10,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from shoal.primitives.engine import Engine
+from shoal.primitives.keys import Namespace
 from shoal.primitives.rules.hash_chain import CHAINS
 from shoal.primitives.views import events
 from shoal.primitives.views.events import EventView
-from shoal.transfer.fields import Fields, check_names, check_whole, hash_of
+from shoal.transfer.fields import Fields, RecordKind, check_names, check_whole, hash_of
 
 
 class Trimmed(NamedTuple):
@@ -26,9 +28,9 @@ class Trimmed(NamedTuple):
     timestamp: int
 
 
-def facts(log: EventView) -> Iterator[Trimmed]:
-    """The record of a log, if it was trimmed."""
-    beginning, metadata = events.trimmed(log)
+def facts(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[Trimmed]:
+    """The record of a run's log, if it was trimmed."""
+    beginning, metadata = events.trimmed(EventView(engine, namespace, run_id))
     if beginning.sequence:
         timestamp = metadata.timestamp if beginning.sequence == metadata.next_sequence else 0
         yield Trimmed(*beginning, metadata.chain, timestamp)
@@ -55,7 +57,10 @@ def size(prefix: bytes, trimmed: Trimmed) -> int:
     return 2 * len(prefix) + 512
 
 
-def restore(log: EventView, trimmed: Trimmed) -> None:
+def restore(engine: Engine, namespace: Namespace, run_id: str, trimmed: Trimmed) -> None:
     """Have the log begin there; ``ValueError`` if it has begun."""
     *beginning, chain, timestamp = trimmed
-    events.begin_trimmed(log, beginning, chain, timestamp)
+    events.begin_trimmed(EventView(engine, namespace, run_id), beginning, chain, timestamp)
+
+
+KIND = RecordKind(show, make, size, facts, restore, lambda trimmed: ("", 0))

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from shoal.primitives.rules.registry import TABLE
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import ConflictError, InvalidOperationError
-from shoal.shm.operation import VersionedValue, Write
+from shoal.shm.operation import Past, VersionedValue, Write
 from tests.contract.toy_holding import ToyHolding
 from tests.contract.toy_pipeline import ToyPipeline
 from tests.contract.toy_rules import is_live, within
@@ -33,8 +33,14 @@ class ToyStore:
         self.version, self.closed, self.auto_commit = 0, False, ToyAutoCommit(self)
         self.holding = ToyHolding(self)
 
-    def begin(self, read_only: bool = False) -> ToyTransaction:
-        return ToyTransaction(self, read_only)
+    def begin(self, read_only: bool = False, past: Past | None = None) -> ToyTransaction:
+        transaction = ToyTransaction(self, read_only or past is not None)
+        if past is not None:
+            assert past.version is not None, "this engine keeps no moments"
+            if past.version > self.version:
+                raise ValueError(f"version is {past.version}, the newest is {self.version}")
+            transaction.snapshot = transaction.version = past.version
+        return transaction
 
     def pipeline(self, depth: int) -> ToyPipeline:
         return ToyPipeline(self)
@@ -49,7 +55,8 @@ class ToyStore:
 
     def stats(self) -> Any:
         keys = len(self.live(b"", b"\xff", self.version))
-        return SimpleNamespace(coordinator_pid=0, commit_version=self.version, keys=keys, bytes_used=0, clients=1)
+        counts = {"commit_version": self.version, "keys": keys, "bytes_used": 0, "clients": 1, "coordinator_pid": 0}
+        return SimpleNamespace(**counts, history_ms=0, history_version=0, history_since_us=0, history_bytes=0)
 
     def close(self) -> None:
         self.holding.end()
@@ -63,6 +70,8 @@ class ToyTransaction:
         self.reads, self.clears = list[tuple[bytes, bytes]](), list[tuple[bytes, bytes]]()
         self.writes, self.valid_until_ms = dict[bytes, Write](), 2**63
         self.required = list[tuple[str, list[Any]]]()
+        self.deferred = list[tuple[str, list[Any]]]()
+        self.committed = list[Callable[[], None]]()
 
     def get_named(self, cache: Any, name: str) -> bytes | None:
         found = self.find(cache.prefix + name.encode())
@@ -95,6 +104,7 @@ class ToyTransaction:
     def clear(self, lower: bytes, upper: bytes) -> None:
         self._check(writes=True)
         self.writes = {key: write for key, write in self.writes.items() if not lower <= key < upper}
+        self.deferred = [each for each in self.deferred if not lower <= each[1][0] < upper]
         self.clears.append((lower, upper))
 
     def perform(self, name: str, arguments: list[Any]) -> Any:
@@ -103,17 +113,33 @@ class ToyTransaction:
         self.writes |= {write.key: write for write in decided.writes}
         return decided.result
 
+    def at_version(self, version: int) -> ToyTransaction:
+        return self.store.begin(past=Past(version, None))
+
+    @property
+    def has_ended(self) -> bool:
+        return self.ended
+
     def require(self, name: str, arguments: list[Any]) -> None:
         self._check(writes=True)
         self.required.append((name, arguments))
+
+    def defer(self, name: str, arguments: list[Any], committed: Callable[[], None] | None = None) -> None:
+        self._check(writes=True)
+        if within(arguments[0], self.clears):
+            self.perform(name, arguments)
+        else:
+            self.deferred.append((name, arguments))
+        self.committed += [committed] if committed else []
 
     def commit(self) -> int:
         self._check()
         self.ended, store, self.version = True, self.store, self.snapshot
         with store.changed:
-            for name, arguments in self.required:
-                TABLE.decide(store.begin().find, now_ms(), name, arguments)
-            if not self.writes and not self.clears:
+            newest = store.begin()
+            for name, arguments in self.required + self.deferred:
+                newest.perform(name, arguments)
+            if not self.writes and not self.clears and not newest.writes:
                 return self.snapshot
             read = (key for key in store.keys if within(key, self.reads))
             changed = [key for key in read if store.keys[key][-1][0] > self.snapshot]
@@ -122,9 +148,11 @@ class ToyTransaction:
                 raise ConflictError(key, self.snapshot, store.version)
             cleared = {key: Write(key, None, 0) for key in store.keys if within(key, self.clears)}
             store.version = self.version = store.version + 1
-            for key, write in {**cleared, **self.writes}.items():
+            for key, write in {**cleared, **self.writes, **newest.writes}.items():
                 store.keys.setdefault(key, []).append((self.version, write))
             store.changed.notify_all()
+        for committed in self.committed:
+            committed()
         return self.version
 
     def abandon(self) -> None:
