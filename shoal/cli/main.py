@@ -12,7 +12,7 @@ from typing import BinaryIO, TextIO
 
 from shoal import __version__
 from shoal.cli.run_command import add_run_command
-from shoal.cli.show import event_lines, run_lines, trace_lines
+from shoal.cli.show import diff_lines, event_lines, run_lines, trace_lines
 from shoal.cli.store_commands import FAILED, GOOD, add_store_commands, complain, existing, store_path
 from shoal.command_line import BAD_USAGE, OneLineParser
 from shoal.coordinator.server.process_start import AlreadyServedError
@@ -97,27 +97,29 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_contents(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands that show what is in a store, and export and import it."""
-    runs = commands.add_parser("runs", help="list the runs of a store")
-    runs.add_argument("path", type=store_path, metavar="PATH")
-    runs.set_defaults(command=_runs)
 
-    events = commands.add_parser("events", help="list the events of a run")
-    events.add_argument("path", type=store_path, metavar="PATH")
+    def listing(name: str, what: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        parser = commands.add_parser(name, help=what)
+        parser.add_argument("path", type=store_path, metavar="PATH")
+        parser.set_defaults(command=command)
+        return parser
+
+    runs = listing("runs", "list the runs of a store", _runs)
+    events = listing("events", "list the events of a run", _events)
     events.add_argument("run_id", type=_run_id, metavar="RUN")
-    events.set_defaults(command=_events)
-
-    trace = commands.add_parser("trace", help="show a run's traces as trees, or the one below ROOT")
-    trace.add_argument("path", type=store_path, metavar="PATH")
+    trace = listing("trace", "show a run's traces as trees, or the one below ROOT", _trace)
     trace.add_argument("run_id", type=_run_id, metavar="RUN")
     trace.add_argument("root_id", nargs="?", type=_name, metavar="ROOT")
-    trace.set_defaults(command=_trace)
+    diff = listing("diff", "list what two runs differ in", _diff)
+    for name in ("run_a", "run_b"):
+        diff.add_argument(name, type=_run_id, metavar="RUN")
 
     default = "without it, default/default/default"
-    for listing, otherwise in ((runs, "without it, all of them"), (events, default), (trace, default)):
-        listing.add_argument(
+    for parser, otherwise in ((runs, "without it, all of them"), *((each, default) for each in (events, trace, diff))):
+        parser.add_argument(
             "--namespace", type=_namespace, metavar="TENANT/APP/AGENT", help=f"show this namespace; {otherwise}"
         )
-        listing.add_argument(
+        parser.add_argument(
             "--json", action="store_true", help="print all fields, each item as a line of JSON, as in an export"
         )
 
@@ -152,6 +154,11 @@ def _trace(options: argparse.Namespace) -> int:
     namespace = options.namespace or Namespace()
     with existing(options.path) as db:
         return _print_all(trace_lines(db, namespace, options.run_id, options.root_id, options.json))
+
+
+def _diff(options: argparse.Namespace) -> int:
+    with existing(options.path) as db:
+        return _print_all(diff_lines(db, options.namespace or Namespace(), options.run_a, options.run_b, options.json))
 
 
 def _export(options: argparse.Namespace) -> int:

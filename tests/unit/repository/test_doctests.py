@@ -35,6 +35,13 @@ def test_examples(name: str) -> None:
     assert result.failed == 0
 
 
+def test_example_of_the_asyncio_page() -> None:
+    """docs/asyncio.md shows what happens."""
+    pytest.importorskip("greenlet")
+    result = doctest.testfile(str(ROOT / "docs" / "asyncio.md"), module_relative=False)
+    assert (result.attempted, result.failed) == (4, 0)
+
+
 @pytest.mark.parametrize("name", ["primitives.md", "patterns.md"])
 def test_examples_of_the_guides(name: str) -> None:
     """These pages show what happens."""
