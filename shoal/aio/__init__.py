@@ -30,12 +30,16 @@ from shoal.aio.opening import opening as _opening
 
 # One line for each class; what methods return stands before the classes that have these methods.
 Lease = _face_of(_shoal.Lease)
+Reservation = _face_of(_shoal.Reservation)
+Task = _face_of(_shoal.Task)
 Database = _face_of(_shoal.Database, blocking=("backup", "check"), calls_back=("once",), without=("pipeline",))
 KVStore = _facade_of(_shoal.KVStore)
 EventLog = _facade_of(_shoal.EventLog)
 StateCell = _facade_of(_shoal.StateCell)
 TraceStore = _facade_of(_shoal.TraceStore)
 RunIndex = _facade_of(_shoal.RunIndex)
+TaskQueue = _facade_of(_shoal.TaskQueue)
+Budget = _facade_of(_shoal.Budget)
 open = _opening(_shoal.open, Database)  # noqa: A001 (the contract's name)
 
 # Values, errors and ``Transaction`` are those of ``shoal``.

@@ -14,6 +14,8 @@ from typing import Any, NoReturn, TypeVar
 from shoal import AlreadyExistsError as AlreadyExistsError
 from shoal import Anchor as Anchor
 from shoal import Appended as Appended
+from shoal import BudgetExceededError as BudgetExceededError
+from shoal import BudgetState as BudgetState
 from shoal import CASConflictError as CASConflictError
 from shoal import ChainVerification as ChainVerification
 from shoal import ConfigurationError as ConfigurationError
@@ -24,6 +26,7 @@ from shoal import CreateRunOptions as CreateRunOptions
 from shoal import Event as Event
 from shoal import FencedError as FencedError
 from shoal import GENESIS_HASH as GENESIS_HASH
+from shoal import InDoubtError as InDoubtError
 from shoal import InvalidOperationError as InvalidOperationError
 from shoal import InvalidStatusTransitionError as InvalidStatusTransitionError
 from shoal import LeaseHeldError as LeaseHeldError
@@ -31,6 +34,7 @@ from shoal import LeaseInfo as LeaseInfo
 from shoal import LimitExceededError as LimitExceededError
 from shoal import Namespace as Namespace
 from shoal import NotFoundError as NotFoundError
+from shoal import QueueStats as QueueStats
 from shoal import RunMetadata as RunMetadata
 from shoal import RunQuery as RunQuery
 from shoal import RunStats as RunStats
@@ -41,6 +45,9 @@ from shoal import State as State
 from shoal import StoreFullError as StoreFullError
 from shoal import StoreInfo as StoreInfo
 from shoal import StoreMovedError as StoreMovedError
+from shoal import TaskFailedError as TaskFailedError
+from shoal import TaskInfo as TaskInfo
+from shoal import TaskStatus as TaskStatus
 from shoal import TaskTimeoutError as TaskTimeoutError
 from shoal import Trace as Trace
 from shoal import TraceOptions as TraceOptions
@@ -61,6 +68,50 @@ class Lease:
     ) -> None: ...
     def _require(self, transaction: Any) -> None: ...
     async def __aenter__(self) -> Lease: ...
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None: ...
+
+class Reservation:
+    amount: Any
+    name: Any
+    async def settle(
+        self,
+        used: float,
+    ) -> None: ...
+    async def __aenter__(self) -> Reservation: ...
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None: ...
+
+class Task:
+    run_id: str
+    queue: str
+    payload: Value
+    attempt: int
+    id: Any
+    token: Any
+    async def complete(
+        self,
+        result: Value = ...,
+    ) -> None: ...
+    async def fail(
+        self,
+        error: str | BaseException,
+        *,
+        retry_in: float | None = ...,
+    ) -> None: ...
+    async def release(
+        self,
+    ) -> None: ...
+    def _require(self, transaction: Any) -> None: ...
+    async def __aenter__(self) -> Task: ...
     async def __aexit__(
         self,
         kind: type[BaseException] | None,
@@ -99,6 +150,15 @@ class Database:
         *,
         namespace: Namespace = ...,
     ) -> list[LeaseInfo]: ...
+    async def once(
+        self,
+        run_id: str,
+        key: str,
+        fn: Callable[[], T],
+        *,
+        on_doubt: OnDoubt = ...,
+        namespace: Namespace = ...,
+    ) -> T: ...
     def snapshot(
         self,
         run_id: str,
@@ -112,6 +172,8 @@ class Database:
         retries: int = ...,
         *,
         fence: Fence | None = ...,
+        idempotency_key: str | None = ...,
+        idempotency_ttl: float | timedelta = ...,
         namespace: Namespace = ...,
     ) -> T: ...
     def transaction(
@@ -540,6 +602,136 @@ class RunIndex:
         status: RunStatus,
     ) -> RunMetadata: ...
 
+class TaskQueue:
+    def __init__(
+        self,
+        db: Database,
+        *,
+        namespace: Namespace = ...,
+    ) -> None: ...
+    namespace: Namespace
+    async def cancel(
+        self,
+        run_id: str,
+        task_id: str,
+    ) -> bool: ...
+    async def claim(
+        self,
+        run_id: str,
+        queue: str,
+        *,
+        ttl: float = ...,
+        wait: float | None = ...,
+    ) -> Task | None: ...
+    async def claim_many(
+        self,
+        run_id: str,
+        queue: str,
+        limit: int,
+        *,
+        ttl: float = ...,
+        wait: float | None = ...,
+    ) -> builtins.list[Task]: ...
+    async def get(
+        self,
+        run_id: str,
+        task_id: str,
+    ) -> TaskInfo | None: ...
+    async def list(
+        self,
+        run_id: str,
+        queue: str,
+        status: TaskStatus | None = ...,
+        limit: int | None = ...,
+    ) -> builtins.list[TaskInfo]: ...
+    async def purge(
+        self,
+        run_id: str,
+        queue: str,
+        status: TaskStatus,
+    ) -> int: ...
+    async def put(
+        self,
+        run_id: str,
+        queue: str,
+        payload: Value,
+        *,
+        priority: int = ...,
+        delay: float | None = ...,
+        key: str | None = ...,
+        max_attempts: int = ...,
+    ) -> str: ...
+    async def put_many(
+        self,
+        run_id: str,
+        queue: str,
+        payloads: Iterable[Value],
+        *,
+        priority: int = ...,
+        delay: float | None = ...,
+        max_attempts: int = ...,
+    ) -> builtins.list[str]: ...
+    async def result(
+        self,
+        run_id: str,
+        task_id: str,
+        timeout: float | None = ...,
+    ) -> Any: ...
+    async def retry(
+        self,
+        run_id: str,
+        task_id: str,
+    ) -> None: ...
+    async def stats(
+        self,
+        run_id: str,
+        queue: str,
+    ) -> QueueStats: ...
+    def transaction(
+        self,
+        run_id: str,
+    ) -> EnteredTransaction: ...
+
+class Budget:
+    def __init__(
+        self,
+        db: Database,
+        *,
+        namespace: Namespace = ...,
+    ) -> None: ...
+    namespace: Namespace
+    async def adjust(
+        self,
+        run_id: str,
+        name: str,
+        limit: float,
+    ) -> None: ...
+    async def create(
+        self,
+        run_id: str,
+        name: str,
+        limit: float,
+        *,
+        refill_per_s: float = ...,
+    ) -> None: ...
+    async def read(
+        self,
+        run_id: str,
+        name: str,
+    ) -> BudgetState: ...
+    def reserve(
+        self,
+        run_id: str,
+        name: str,
+        amount: float,
+        *,
+        wait: float | None = ...,
+    ) -> Entering[Reservation]: ...
+    def transaction(
+        self,
+        run_id: str,
+    ) -> EnteredTransaction: ...
+
 def open(
     path: str | os.PathLike[str],
     *,
@@ -554,6 +746,9 @@ __all__ = [
     "AlreadyExistsError",
     "Anchor",
     "Appended",
+    "Budget",
+    "BudgetExceededError",
+    "BudgetState",
     "CASConflictError",
     "ChainVerification",
     "ConfigurationError",
@@ -566,6 +761,7 @@ __all__ = [
     "EventLog",
     "FencedError",
     "GENESIS_HASH",
+    "InDoubtError",
     "InvalidOperationError",
     "InvalidStatusTransitionError",
     "KVStore",
@@ -575,6 +771,8 @@ __all__ = [
     "LimitExceededError",
     "Namespace",
     "NotFoundError",
+    "QueueStats",
+    "Reservation",
     "RunIndex",
     "RunMetadata",
     "RunQuery",
@@ -587,6 +785,11 @@ __all__ = [
     "StoreFullError",
     "StoreInfo",
     "StoreMovedError",
+    "Task",
+    "TaskFailedError",
+    "TaskInfo",
+    "TaskQueue",
+    "TaskStatus",
     "TaskTimeoutError",
     "Trace",
     "TraceOptions",

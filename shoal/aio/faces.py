@@ -44,6 +44,10 @@ class Face:
             )
         return getattr(object.__getattribute__(self, "_sync"), name)
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        self._sync.__reduce_ex__(2)  # raises if it belongs to its process
+        return faced, (self._sync,)
+
     def __repr__(self) -> str:
         return repr(self._sync).replace("shoal.", "shoal.aio.", 1)
 

@@ -7,17 +7,23 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import pickle
 import threading
 from collections.abc import Iterator
 from types import TracebackType
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 from shoal import aio
 from shoal.aio.calls import Items
 from shoal.aio.faces import EnteredTransaction, Face
+from shoal.workers.tasks.greenlets import running
 
-FACADES = ("EventLog", "KVStore", "RunIndex", "StateCell", "TraceStore")
+FACADES = ("Budget", "EventLog", "KVStore", "RunIndex", "StateCell", "TaskQueue", "TraceStore")
 _END = object()
+
+
+class _Raised(NamedTuple):
+    error: BaseException
 
 
 class LoopThread:
@@ -32,10 +38,19 @@ class LoopThread:
         """Make a call in the loop and wait for what it returns, awaited if it can be."""
 
         async def made() -> Any:
-            result = call(*arguments, **options)
-            return await result if inspect.isawaitable(result) else result
+            try:
+                result = call(*arguments, **options)
+                return await result if inspect.isawaitable(result) else result
+            except (KeyboardInterrupt, SystemExit) as error:  # these would end the loop
+                return _Raised(error)
 
-        return asyncio.run_coroutine_threadsafe(made(), self.loop).result()
+        task = running()
+        if task is not None:  # a function that a call was given calls another
+            return task.wait(made())
+        result = asyncio.run_coroutine_threadsafe(made(), self.loop).result()
+        if isinstance(result, _Raised):
+            raise result.error
+        return result
 
     def close(self) -> None:
         """End the loop."""
@@ -54,6 +69,10 @@ class Driven:
     def __getattr__(self, name: str) -> Any:
         member = getattr(self._face, name)
         return self._method(member) if inspect.ismethod(member) and not name.startswith("_") else member
+
+    def __reduce__(self) -> NoReturn:
+        pickle.dumps(self._face)  # what belongs to its process raises here
+        raise TypeError("a driven object stays with its loop")
 
     def __enter__(self) -> Any:
         return self._driven(self._loop.run(self._face.__aenter__))

@@ -85,6 +85,9 @@ def _attributes(sync: type) -> dict[str, str]:
         kept = name in getattr(sync, "__slots__", ()) or name in vars(sync).get("__annotations__", {})
         if kept and not name.startswith("_"):
             found[name] = kind if isinstance(kind, str) else kind.__name__
+    for name in getattr(sync, "__slots__", ()):
+        if not name.startswith("_"):
+            found.setdefault(name, "Any")
     for name, member in vars(sync).items():
         if isinstance(member, property) and not name.startswith("_"):
             assert member.fget is not None
@@ -142,8 +145,9 @@ def _named(annotation: str, function: Any, needed: set[str]) -> str:
                 needed.add("from datetime import datetime")
             elif isinstance(value, TypeVar) or module in ("builtins", "typing", "collections.abc") or node.id == "Any":
                 continue
-            elif not hasattr(shoal, node.id) and inspect.isclass(value):
-                needed.add(f"from {module} import {node.id}")
+            elif not hasattr(shoal, node.id):
+                where = module if inspect.isclass(value) else function.__module__
+                needed.add(f"from {where} import {node.id}")
     return annotation.replace("codec.Value", "Value")
 
 

@@ -58,8 +58,10 @@ def test_each_class_has_a_face() -> None:
                 made = getattr(face, name)
                 assert made.__doc__ == member.__doc__
                 assert inspect.signature(made) == inspect.signature(member)
-    waiting = {shoal.Lease, shoal.Database, shoal.KVStore, shoal.EventLog, shoal.StateCell, shoal.TraceStore}
-    assert waiting | {shoal.RunIndex} <= faces._FACES.keys()
+    waiting: set[type] = {shoal.Lease, shoal.Database, shoal.KVStore, shoal.EventLog, shoal.StateCell, shoal.TraceStore}
+    assert (
+        waiting | {shoal.RunIndex, shoal.TaskQueue, shoal.Task, shoal.Budget, shoal.Reservation} <= faces._FACES.keys()
+    )
     others = {"Pipeline", "WorkerPool", "current_database"}
     assert set(aio.__all__) == set(shoal.__all__) - others
     assert all(hasattr(aio, name) for name in aio.__all__)
