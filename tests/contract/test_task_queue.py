@@ -336,6 +336,20 @@ def test_large_payloads_and_results(any_db: shoal.Database, run: str) -> None:
     assert any_db.info().keys < keys
 
 
+def test_many_are_put_in_order(memory_db: shoal.Database, run: str) -> None:
+    """Also more than a commit takes, by number or by size; a bad one among them keeps all from being put."""
+    queue = shoal.TaskQueue(memory_db)
+    ids = queue.put_many(run, Q, range(5000))
+    assert len(set(ids)) == 5000
+    assert [task.payload for task in queue.claim_many(run, Q, 5000)] == list(range(5000))
+    with pytest.raises(TypeError):
+        queue.put_many(run, "other", [*range(5000), object()])
+    assert queue.list(run, "other") == []
+    ids = queue.put_many(run, "large", [bytes(5_000_000)] * 4)
+    assert [info.id for info in queue.list(run, "large")] == ids
+    shoal.RunIndex(memory_db).delete_run(run)
+
+
 def test_a_purged_queue_leaves_nothing(any_db: shoal.Database, run: str) -> None:
     """A run in which every task was purged holds nothing; purge is not bounded by what a commit holds."""
     queue = shoal.TaskQueue(any_db)
