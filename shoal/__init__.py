@@ -35,6 +35,7 @@ from shoal.primitives.trace_types import Trace, TraceOptions, TraceTree, TraceTy
 from shoal.primitives.transaction import Transaction
 from shoal.primitives.views.budgets import BudgetState
 from shoal.primitives.views.cells import State
+from shoal.primitives.views.run_diff import Difference, RunDiff
 from shoal.primitives.views.tasks import QueueStats, TaskInfo, TaskStatus
 from shoal.shm.errors import (
     AlreadyExistsError,
@@ -79,6 +80,7 @@ __all__ = [
     "CorruptionError",
     "CreateRunOptions",
     "Database",
+    "Difference",
     "Event",
     "EventLog",
     "FencedError",
@@ -96,6 +98,7 @@ __all__ = [
     "Pipeline",
     "QueueStats",
     "Reservation",
+    "RunDiff",
     "RunIndex",
     "RunMetadata",
     "RunQuery",
@@ -139,6 +142,8 @@ _IMPORTED_LATER = {
 
 
 def __getattr__(name: str) -> _Any:
+    if name == "aio":  # imported when it is first used, because it needs greenlet
+        return _importlib.import_module("shoal.aio")
     if name not in _IMPORTED_LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     public = getattr(_importlib.import_module(_IMPORTED_LATER[name]), name)

@@ -6,6 +6,8 @@
     in_line   [[[lower, upper], ...], ms]        with one operation, which is decided as in any commit; but while it
                                                  raises what passes it stays in line, for ``ms`` at most
     leave     []                                 with one operation: leave the line, then decide the operation
+    past      [version or nil, moment or nil]     -> [generation, version, bound]: the past version that is asked for by
+                                                 its number or a moment in us (``History.answer``)
     renew     []                                 -> [1] if the client's database still holds something, else [0]
     ages      [holder, ...]                      -> ms since the last sign of life of each; -1: holds nothing
 
@@ -31,7 +33,7 @@ from shoal.coordinator.presence.holders import Holders
 from shoal.coordinator.presence.waiters import KeyRange, Waiters
 from shoal.coordinator.server.checks import Checks
 from shoal.coordinator.server.clients import Client
-from shoal.shm.operation import Write
+from shoal.shm.operation import PAST, Write
 from shoal.shm.wire.answer import ANSWERED, encode_answer
 from shoal.shm.wire.request import CommitSet
 
@@ -52,7 +54,15 @@ class _Pending(NamedTuple):
 class ControlRequests:
     """Answers control requests. ``is_active``: somebody waits or holds something, so turns end with ``after_turn``."""
 
-    def __init__(self, engine: CommitEngine, window: ConflictWindow, checks: Checks, holders: Holders) -> None:
+    def __init__(
+        self,
+        engine: CommitEngine,
+        window: ConflictWindow,
+        checks: Checks,
+        holders: Holders,
+        past_version: Callable[[int | None, int | None], list[int]],
+    ) -> None:
+        self._past_version = past_version
         self._engine = engine
         self._window = window
         self._checks = checks
@@ -175,6 +185,12 @@ class ControlRequests:
     def _leave(self, client: Client, request: CommitSet, now_s: float) -> bytes:
         return self._submit(client, request)
 
+    def _past(
+        self, client: Client, request: CommitSet, now_s: float, version: int | None, moment_us: int | None
+    ) -> bytes:
+        self._engine.finish_group()
+        return _answered(request, self._past_version(version, moment_us))
+
     def _renew(self, client: Client, request: CommitSet, now_s: float) -> bytes:
         return _answered(request, [int(self._holders.renew(client.database_id))])
 
@@ -187,6 +203,7 @@ class ControlRequests:
         "wait": (lambda _, arguments: _understood(arguments, _whole, _ranges, _wait_ms), _wait),
         "in_line": (lambda request, arguments: _understood_in_line(request, arguments), _in_line),
         "leave": (lambda _, arguments: _understood(arguments), _leave),
+        PAST: (lambda _, arguments: _understood_past(*arguments), _past),
         "renew": (lambda _, arguments: _understood(arguments), _renew),
         "ages": (lambda _, arguments: [_whole(holder) for holder in arguments], _ages),
     }
@@ -283,6 +300,12 @@ def _understood_in_line(request: CommitSet, arguments: Any) -> list[Any]:
     if len(request.operations) != 1:
         raise ValueError("not one operation")
     return _understood(arguments, _ranges, _wait_ms)
+
+
+def _understood_past(version: Any, moment_us: Any) -> list[Any]:
+    if (version is None) == (moment_us is None):
+        raise ValueError("not one of a version and a moment")
+    return [None if asked is None else _whole(asked) for asked in (version, moment_us)]
 
 
 def _whole(asked: Any) -> int:

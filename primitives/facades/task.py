@@ -58,7 +58,8 @@ class Task:
         if self._claim.ended:
             return
         if error is None:
-            self.complete()
+            if not self._claim.is_said():
+                self.complete()
             return
         with contextlib.suppress(FencedError):  # it is lost: the exception of the block counts more
             self.fail(error)

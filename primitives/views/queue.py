@@ -6,6 +6,7 @@ commits of many processes that put into one queue, or complete tasks of it, neve
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable
 from typing import Any, NamedTuple
 
@@ -71,10 +72,11 @@ def retry_ms_of(retry_in: float | None) -> int:
 class Claim:
     """What this process has claimed: one task of those that were claimed together.
 
-    ``others``: the tickets of tasks claimed together and not ended, one of each; the ticket is forgotten with the last.
+    ``others``: the ids of the tasks claimed together that have not ended. The ticket is forgotten with the last one.
+    ``said_in``: the last transaction that completes or fails it.
     """
 
-    __slots__ = ("_holding", "_others", "ended", "holder", "name", "queue_key", "task_id", "ticket", "token")
+    __slots__ = ("_holding", "_others", "ended", "holder", "name", "queue_key", "said_in", "task_id", "ticket", "token")
 
     def __init__(
         self, holding: Holding, queue_key: bytes, name: str, task_id: bytes, ticket: int, token: int, others: set[bytes]
@@ -88,10 +90,16 @@ class Claim:
         self.token = token
         self.holder = holding.holder
         self.ended = False
+        self.said_in: weakref.ref[EngineTransaction] | None = None
 
     def arguments(self) -> list[Any]:
         """What says to a rule which task is held by whom. A forked child is another holder."""
         return [self.queue_key, self.name, self.task_id, self._holding.holder, self.token]
+
+    def is_said(self) -> bool:
+        """Whether a transaction that is open still says what becomes of the task."""
+        transaction = None if self.said_in is None else self.said_in()
+        return transaction is not None and not transaction.has_ended
 
     def end(self) -> None:
         """The task was completed, failed or released."""
@@ -177,6 +185,7 @@ class QueueView(View):
         """
         claim = claim_of(task)
         requests.complete_task_later(self._engine, claim.arguments(), encode(result), claim.end)
+        claim.said_in = weakref.ref(self._engine)
 
     def fail(self, task: Any, error: str | BaseException, *, retry_in: float | None = None) -> None:
         """Have the attempt of a task that this process has claimed be failed by this commit; as ``Task.fail``.
@@ -187,6 +196,7 @@ class QueueView(View):
         claim = claim_of(task)
         text, retry_ms = error_text(error), retry_ms_of(retry_in)
         requests.fail_task_later(self._engine, claim.arguments(), text, retry_ms, claim.end)
+        claim.said_in = weakref.ref(self._engine)
 
 
 def checked_id(raw: bytes) -> bytes:

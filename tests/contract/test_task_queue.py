@@ -225,8 +225,8 @@ def test_effect_and_completion_in_one_commit(any_db: shoal.Database, run: str) -
         txn.kv.increment("effects")
         txn.queue.complete(task, "ok")
     assert (queue.result(run, first), kv.get(run, "effects")) == ("ok", 1)
-    task = _claimed(queue, run)
-    any_db.transact(run, lambda txn: txn.queue.fail(task, "bad"))
+    with any_db.transaction(run) as txn, _claimed(queue, run) as task:
+        txn.queue.fail(task, "bad")
     assert _status(queue, run, second) is TaskStatus.Dead
     task = _claimed(queue, run)
     with pytest.raises(ZeroDivisionError), any_db.transaction(run) as txn:
@@ -234,7 +234,9 @@ def test_effect_and_completion_in_one_commit(any_db: shoal.Database, run: str) -
         txn.queue.complete(task, "never")
         raise ZeroDivisionError
     assert _status(queue, run, third) is TaskStatus.Claimed
-    task.release()
+    with task:  # no transaction has said what becomes of it
+        pass
+    assert queue.result(run, third) is None
     for fence in (None, task):
         with pytest.raises(shoal.FencedError), any_db.transaction(run, fence=fence) as txn:
             txn.kv.increment("effects")

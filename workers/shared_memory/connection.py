@@ -61,11 +61,11 @@ class StoreConnection:
         idle_timeout_s: float,
         operations: OperationTable,
         store_id: bytes | None = None,
+        history_ms: int | None = None,
     ) -> None:
         self.operations = operations
         self.directory = directory
-        self._durability = durability
-        self._max_bytes = max_bytes
+        self._durability, self._max_bytes, self._history_ms = durability, max_bytes, history_ms
         self.timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s  # of a coordinator that this process starts
         self.is_closed = False
@@ -124,6 +124,8 @@ class StoreConnection:
         status, version, details = self._exchange(snapshot, valid_until_ms, reads, mutations)
         return (version, details) if status == COMMITTED else self.told(status, version, details)
 
+    submit_one = submit  # of one write or operation, which reads nothing: tasks send them together
+
     def told(self, status: int, version: int, details: Any) -> tuple[int, list[Any]]:
         """What an answer says: version and results of the commit. Raises what the commit failed with."""
         if status == COMMITTED:
@@ -162,8 +164,7 @@ class StoreConnection:
     def ask(self, name: str, arguments: list[Any]) -> Any:
         """Send the coordinator a control request, which commits nothing; its answer."""
         mutations = wire_request.encode_mutations([], control=(name, arguments))
-        _, _, details = self._exchange(0, 0, wire_request.NO_READS, mutations)
-        return details
+        return self._exchange(0, 0, wire_request.NO_READS, mutations)[2]
 
     def is_at_rest(self) -> bool:
         """Whether it reads a store that nobody serves: of a connection that only reads."""
@@ -295,14 +296,13 @@ class StoreConnection:
         self._announce(attachment)
 
     def _announce(self, attachment: Attachment) -> None:
-        attached = self.on_attach()
-        if attached is not None:
+        if (attached := self.on_attach()) is not None:
             attached(attachment)
 
     def _arrive(self, channel: Channel, timeout_s: float, start: bool) -> Attachment:
         """Attach to a coordinator. No signal handler interrupts this, so no descriptor it makes is lost."""
         asked, ids = (self._durability, self._max_bytes), (self.database_id, self.store_id)
-        hello = Hello(PROTOCOL_VERSION, channel.client_id, os.getpid(), *asked, *ids, channel.depth)
+        hello = Hello(PROTOCOL_VERSION, channel.client_id, os.getpid(), *asked, *ids, channel.depth, self._history_ms)
 
         def arrive() -> Attachment:
             welcome = take_over.attach(self.directory, hello, self._idle_timeout_s, timeout_s, start, self._place)

@@ -50,7 +50,9 @@ class Coordinator:
         )
         self.holders = Holders(self.writer, self.engine, lambda: self.now_s)
         checks: Any = SimpleNamespace(forget=lambda _: None)
-        self.requests = ControlRequests(self.engine, found.window, checks, self.holders)
+        self.requests = ControlRequests(
+            self.engine, found.window, checks, self.holders, lambda version, moment_us: [1, version or 0, 0]
+        )
         self.clients = 0
 
     def client(self, database_id: int = 0) -> Client:
