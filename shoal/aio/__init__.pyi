@@ -2,7 +2,9 @@
 
 import builtins
 import os
+from datetime import datetime
 from datetime import timedelta
+from shoal.primitives.facades.fleet.idempotency import OnDoubt
 from shoal.primitives.transaction import Fence
 from shoal.shm.codec import Value
 from shoal.aio.calls import Entering, Items
@@ -23,6 +25,7 @@ from shoal import ConflictError as ConflictError
 from shoal import CoordinatorLostError as CoordinatorLostError
 from shoal import CorruptionError as CorruptionError
 from shoal import CreateRunOptions as CreateRunOptions
+from shoal import Difference as Difference
 from shoal import Event as Event
 from shoal import FencedError as FencedError
 from shoal import GENESIS_HASH as GENESIS_HASH
@@ -35,6 +38,8 @@ from shoal import LimitExceededError as LimitExceededError
 from shoal import Namespace as Namespace
 from shoal import NotFoundError as NotFoundError
 from shoal import QueueStats as QueueStats
+from shoal import RetentionPolicy as RetentionPolicy
+from shoal import RunDiff as RunDiff
 from shoal import RunMetadata as RunMetadata
 from shoal import RunQuery as RunQuery
 from shoal import RunStats as RunStats
@@ -163,6 +168,8 @@ class Database:
         self,
         run_id: str,
         *,
+        version: int | None = ...,
+        at: datetime | None = ...,
         namespace: Namespace = ...,
     ) -> Entering[Transaction]: ...
     async def transact(
@@ -286,6 +293,10 @@ class EventLog:
         *_: object,
         **__: object,
     ) -> NoReturn: ...
+    async def first_sequence(
+        self,
+        run_id: str,
+    ) -> int: ...
     def follow(
         self,
         run_id: str,
@@ -329,6 +340,11 @@ class EventLog:
         self,
         run_id: str,
     ) -> EnteredTransaction: ...
+    async def trim(
+        self,
+        run_id: str,
+        before: int,
+    ) -> int: ...
     async def update(
         self,
         run_id: str,
@@ -545,6 +561,11 @@ class RunIndex:
         *,
         cascade_children: bool = ...,
     ) -> None: ...
+    async def diff(
+        self,
+        run_a: str,
+        run_b: str,
+    ) -> RunDiff: ...
     async def fail_run(
         self,
         run_id: str,
@@ -555,11 +576,16 @@ class RunIndex:
         run_id: str,
         *,
         new_run_id: str | None = ...,
+        version: int | None = ...,
     ) -> RunMetadata: ...
     async def get_child_runs(
         self,
         parent_run: str,
     ) -> list[RunMetadata]: ...
+    async def get_retention(
+        self,
+        run_id: str | None = ...,
+    ) -> RetentionPolicy | None: ...
     async def get_run(
         self,
         run_id: str,
@@ -587,6 +613,11 @@ class RunIndex:
         self,
         run_id: str,
     ) -> RunMetadata: ...
+    async def set_retention(
+        self,
+        policy: RetentionPolicy | None,
+        run_id: str | None = ...,
+    ) -> None: ...
     def transaction(
         self,
         run_id: str,
@@ -740,6 +771,7 @@ def open(
     timeout: float = ...,
     linger: float = ...,
     read_only: bool = ...,
+    history: float | timedelta | None = ...,
 ) -> Entering[Database]: ...
 
 __all__ = [
@@ -757,6 +789,7 @@ __all__ = [
     "CorruptionError",
     "CreateRunOptions",
     "Database",
+    "Difference",
     "Event",
     "EventLog",
     "FencedError",
@@ -771,8 +804,10 @@ __all__ = [
     "LimitExceededError",
     "Namespace",
     "NotFoundError",
+    "RetentionPolicy",
     "QueueStats",
     "Reservation",
+    "RunDiff",
     "RunIndex",
     "RunMetadata",
     "RunQuery",

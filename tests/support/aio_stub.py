@@ -139,6 +139,8 @@ def _named(annotation: str, function: Any, needed: set[str]) -> str:
                 needed.add("from shoal.shm.codec import Value")
             elif node.id == "Fence":
                 needed.add("from shoal.primitives.transaction import Fence")
+            elif node.id == "OnDoubt":
+                needed.add("from shoal.primitives.facades.fleet.idempotency import OnDoubt")
             elif node.id == "timedelta":
                 needed.add("from datetime import timedelta")
             elif node.id == "datetime":

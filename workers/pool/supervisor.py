@@ -6,8 +6,8 @@
   Nobody can wake it in a callback, nor in the start of a worker if the process that starts it is stopped.
 - A task that was taken is settled, or put back into the queue, before the next is taken.
 - A worker that is suspended for the ttl is killed if its task may run again: a killed worker commits nothing late.
-- A shortage, and the death of the process that starts workers, are waited out. A worker that dies before it is ready
-  counts as a failed start.
+- A shortage, and the death of the process that starts workers, are waited out. Death of a worker before it is ready is
+  a failed start.
 """
 
 from __future__ import annotations
