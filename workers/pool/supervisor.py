@@ -54,8 +54,7 @@ class Supervisor:
     @property
     def pid(self) -> int | None:
         """Process id of the worker, if there is one now."""
-        worker = self._worker
-        return None if worker is None else worker.pid
+        return None if (worker := self._worker) is None else worker.pid
 
     def wake(self) -> None:
         """Have the thread look at the pool's state; from any thread, also from a signal handler."""

@@ -59,12 +59,10 @@ class EnginePipeline:
         self._answered = 0  # the id of the last commit whose answer was read
         self._first_error: BaseException | None = None
         self._lost: Exception | None = None  # why this pipeline sends nothing any more
-        self._is_over = False
+        self._is_over = self._is_exchanging = self._reads_in_background = False
         self._drains = False  # a commit found no room: those behind it are refused until nothing is in flight
         self._died_at = self._deaths = 0  # the commit at which coordinators died lately, and how many of them
         self._give_up_s = 0.0  # monotonic
-        self._is_exchanging = False
-        self._reads_in_background = False
         self._pid = os.getpid()
         self._lock = thread.RLock()
 
