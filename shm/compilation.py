@@ -41,12 +41,10 @@ HOT_MODULES = (
     "shoal.coordinator.server.group",
     "shoal.coordinator.server.loop",
     "shoal.coordinator.server.maintenance",
-    "shoal.primitives.facades.kv_store",
     "shoal.primitives.rules.cell_rules",
     "shoal.primitives.rules.event_rules",
     "shoal.primitives.rules.hash_chain",
     "shoal.primitives.rules.key_rules",
-    "shoal.primitives.views.kv",
     "shoal.shm.codec",
     "shoal.shm.files.store_place",
     "shoal.shm.host.pipe_io",
@@ -58,10 +56,7 @@ HOT_MODULES = (
     "shoal.shm.wire.frames",
     "shoal.shm.wire.pipe_messages",
     "shoal.shm.wire.request",
-    "shoal.workers.shared_memory.autocommit",
     "shoal.workers.shared_memory.channel",
-    "shoal.workers.shared_memory.connection",
-    "shoal.workers.shared_memory.transaction",
 )
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # what holds ``shm`` and the other floors

@@ -28,7 +28,7 @@ import msgpack
 from shoal.shm import codec
 from shoal.shm.errors import LimitExceededError
 from shoal.shm.limits import ADVICE_FOR_COMMITS, MAX_COMMIT_BYTES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MIB
-from shoal.shm.wire.frames import FrameError
+from shoal.shm.wire.frames import LENGTH_BYTES, FrameError
 
 try:
     import cython
@@ -88,7 +88,7 @@ def encode_mutations(
 
 def encode_request(commit_id: int, snapshot: int, valid_until_ms: int, reads: bytes, mutations: bytes) -> bytes:
     """A whole request."""
-    return _HEADER.pack(commit_id, snapshot, valid_until_ms, len(reads)) + reads + mutations
+    return framed_request(commit_id, snapshot, valid_until_ms, reads, mutations)[LENGTH_BYTES:]
 
 
 def framed_request(commit_id: int, snapshot: int, valid_until_ms: int, reads: bytes, mutations: bytes) -> bytes:
