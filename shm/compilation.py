@@ -35,7 +35,6 @@ HOT_MODULES = (
     "shoal.coordinator.memory.hash_index",
     "shoal.coordinator.memory.heap",
     "shoal.coordinator.memory.ordered_index",
-    "shoal.coordinator.memory.reclaim",
     "shoal.coordinator.memory.writer",
     "shoal.coordinator.server.clients",
     "shoal.coordinator.server.group",

@@ -118,16 +118,14 @@ class Reclaimer:
         published = words[W_PUBLISHED]
         barrier()
         pinned = self.pinned()
-        seen = [published, *pinned, *self.held]
-        horizon = min(seen)
+        horizon = min((published, *pinned, *self.held))
         if horizon < published and (urgent or self._short_of_space()):
             first_s, old_version = self._published_at[0]
             if now_s - first_s >= self.limits.snapshot_grace_s:
                 # A pin below the version that was published a grace ago is older than the grace.
                 kept = [version for version in pinned if version >= old_version]
                 self.revoked += len(pinned) - len(kept)
-                seen = [published, *kept, *self.held]
-                horizon = min(seen)
+                horizon = min((published, *kept, *self.held))
         if horizon > words[W_HORIZON]:
             words[W_HORIZON] = horizon
             publish_barrier()

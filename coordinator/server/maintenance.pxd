@@ -1,13 +1,11 @@
 from shoal.coordinator.commit.engine cimport CommitEngine
-from shoal.coordinator.memory.reclaim cimport Reclaimer
 from shoal.coordinator.memory.writer cimport Writer
 
 
 cdef class Maintenance:
-    cdef object _limits, _window, _checks, _checkpointer
+    cdef object _reclaimer, _limits, _window, _checks, _checkpointer
     cdef CommitEngine _engine
     cdef Writer _writer
-    cdef Reclaimer _reclaimer
     cdef public bint busy
 
     cpdef after_turn(self, double now_s)
