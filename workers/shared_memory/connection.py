@@ -38,7 +38,7 @@ from shoal.shm.randomness import random_bits
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire import wire_errors
 from shoal.shm.wire.answer import COMMITTED, CONFLICT, REFUSED
-from shoal.shm.wire.frames import FrameError, frame
+from shoal.shm.wire.frames import FrameError
 from shoal.shm.wire.handshake import PROTOCOL_VERSION, Hello, Welcome
 from shoal.workers.shared_memory import take_over
 from shoal.workers.shared_memory.attachment import Attachment
@@ -196,8 +196,8 @@ class StoreConnection:
                 channel = self._take()
                 channel.commit_id += 1
                 try:
-                    request = wire_request.encode_request(channel.commit_id, snapshot, valid_until_ms, reads, mutations)
-                    message = frame(request)
+                    commit_id = channel.commit_id
+                    message = wire_request.framed_request(commit_id, snapshot, valid_until_ms, reads, mutations)
                 except MemoryError as error:
                     raise no_memory_to_send(f"a commit of {len(reads) + len(mutations):,} bytes") from error
                 answer = commit_through(channel, message, self._attach, self.timeout_s, give_up_s)

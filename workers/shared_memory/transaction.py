@@ -152,7 +152,7 @@ class EngineTransaction:
                 position += 1
             if position < len(own) and own[position].key == key:
                 continue
-            if any(start <= key < end for start, end in self._clears):
+            if self._clears and any(start <= key < end for start, end in self._clears):
                 continue
             if found.expires_ms:
                 self._note_expiry(found.expires_ms)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,6 +11,7 @@ from typing import Any
 import pytest
 
 from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.host import THIS_MACHINE
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
@@ -57,7 +59,8 @@ class Coordinator:
 
     def client(self, database_id: int = 0) -> Client:
         self.clients += 1
-        page: Any = SimpleNamespace(note_work=lambda _: None)
+        fd, page = THIS_MACHINE.new_slots()
+        os.close(fd)
         client = Client(self.clients, 1, -1, -1, page)
         client.database_id = database_id or self.clients
         return client
