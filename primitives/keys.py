@@ -3,7 +3,8 @@
     key      namespace, run, type tag, rest
     part     1 byte length, then that many bytes of UTF-8: tenant, app, agent, run; 0 first: the store's own
     run      length 0 is no run: what belongs to the namespace as a whole (the index of runs)
-    tag      KV 0x01, EVENT 0x02, STATE 0x03, TRACE 0x04, RUN 0x05, LEASE 0x08; 0x06, 0x07 and 0x10 are reserved
+    tag      KV 0x01, EVENT 0x02, STATE 0x03, TRACE 0x04, RUN 0x05, LEASE 0x08, CONSUMER 0x0B;
+             0x06, 0x07 and 0x10 are reserved
     rest     KV, STATE and LEASE: the user's key or name
              elsewhere 1 byte kind (0: the records themselves), then what the primitive defines: sized texts,
              8-byte big-endian numbers, and a last text that needs no length

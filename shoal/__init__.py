@@ -18,6 +18,7 @@ from typing import get_type_hints as _get_type_hints
 
 from shoal.database import Database, StoreInfo, open
 from shoal.primitives.event_types import Anchor, Appended, ChainVerification, Event
+from shoal.primitives.facades.consumers import Consumer
 from shoal.primitives.facades.event_log import EventLog
 from shoal.primitives.facades.kv_store import KVStore
 from shoal.primitives.facades.leases import Lease, LeaseInfo
@@ -31,6 +32,7 @@ from shoal.primitives.trace_types import KINDS as _KINDS
 from shoal.primitives.trace_types import Trace, TraceOptions, TraceTree, TraceType
 from shoal.primitives.transaction import Transaction
 from shoal.primitives.views.cells import State
+from shoal.primitives.views.changes import Change, RunChange
 from shoal.shm.errors import (
     AlreadyExistsError,
     CASConflictError,
@@ -64,8 +66,10 @@ __all__ = [
     "Appended",
     "CASConflictError",
     "ChainVerification",
+    "Change",
     "ConfigurationError",
     "ConflictError",
+    "Consumer",
     "CoordinatorLostError",
     "CorruptionError",
     "CreateRunOptions",
@@ -84,6 +88,7 @@ __all__ = [
     "Namespace",
     "NotFoundError",
     "Pipeline",
+    "RunChange",
     "RunIndex",
     "RunMetadata",
     "RunQuery",

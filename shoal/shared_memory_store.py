@@ -6,6 +6,7 @@ It implements the port ``primitives.engine.Store``. ``shoal.open`` makes one and
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from shoal.shm.errors import AlreadyExistsError, SnapshotExpiredError
 from shoal.shm.files import checkpoint, store_directory, store_files
 from shoal.shm.files.store_files import StoreMeta
 from shoal.workers.presence.holding import Holding
+from shoal.workers.presence.watching import Position
 from shoal.workers.shared_memory.attachment import EngineStats
 from shoal.workers.shared_memory.autocommit import AutoCommit
 from shoal.workers.shared_memory.check import check_through
@@ -69,7 +71,7 @@ class SharedMemoryStore:
             self.connection = StoreConnection(
                 directory, durability, max_bytes, timeout_s, idle_timeout_s, TABLE, store_id
             )
-        self.auto_commit = AutoCommit(self.connection)
+        self.auto_commit = AutoCommit(self.connection, partial(_past_changes, directory))
         self.holding = Holding(self.connection)
 
     def begin(self, read_only: bool = False) -> EngineTransaction:
@@ -134,6 +136,14 @@ class SharedMemoryStore:
         """Detach; see ``StoreConnection.close``."""
         self.connection.close()
         self.holding.close()
+
+
+def _past_changes(
+    directory: Path, lower: bytes, upper: bytes, position: Position, through: int
+) -> Iterator[tuple[int, bytes, bytes | None]]:
+    from shoal.past_changes import past_changes  # here, because only this needs what reads a log
+
+    return past_changes(directory, lower, upper, position, through)
 
 
 def _attach_again(path: str, options: dict[str, Any], store_id: bytes | None) -> SharedMemoryStore:

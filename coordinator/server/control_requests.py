@@ -3,15 +3,21 @@
     check     [number, part, position]           a slice of a check (``checks``)
     wait      [since, [[lower, upper], ...], ms]  -> [1] once a range was written after version ``since``, [0] after
                                                  ``ms``. [1] may come too early: the client looks for itself
+    changes   [watch, version, after, lower, upper, ms]
+                                                 -> [version, after, is lost, [[version, key, value], ...]]: what
+                                                 commits changed there after a position, and the position behind that
+                                                 (``presence.changes``). Without changes, after ``ms`` at most
+    keep      [watch, [version]]                 -> []; what a watch may ask for after ``version`` is kept; nothing
+                                                 without a version
     in_line   [[[lower, upper], ...], ms]        with one operation, which is decided as in any commit; but while it
                                                  raises what passes it stays in line, for ``ms`` at most
     leave     []                                 with one operation: leave the line, then decide the operation
     renew     []                                 -> [1] if the client's database still holds something, else [0]
     ages      [holder, ...]                      -> ms since the last sign of life of each; -1: holds nothing
 
-A client has one request under way. ``wait`` and ``in_line`` are answered when something happens: a commit wakes those
-that wait for what it wrote, after it is published, in the order in which they came. All of it is in the coordinator's
-memory only; after its death the clients ask the next one.
+A client has one request under way. ``wait``, ``changes`` and ``in_line`` are answered when something happens: a commit
+wakes those that wait for what it wrote, after it is published, in the order in which they came. All of it is in the
+coordinator's memory only; after its death the clients ask the next one.
 
 A line is of one operation on one key. When something that it waits for is written, its requests are decided again in
 the order of their arrival, up to the first that still has to wait. One that arrives goes to the end of a line that is
@@ -26,6 +32,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.presence.changes import Changes, Page, Watched
 from shoal.coordinator.presence.holders import Holders
 from shoal.coordinator.presence.waiters import KeyRange, Waiters
 from shoal.coordinator.server.checks import Checks
@@ -44,16 +51,20 @@ class _Pending(NamedTuple):
     client: Client
     request: CommitSet
     line: tuple[str, bytes] | None  # the operation and its first argument; None of one that only waits
+    watched: Watched | None = None  # what to tell one that waits for changes
 
 
 class ControlRequests:
     """Answers control requests. ``is_active``: somebody waits or holds something, so turns end with ``after_turn``."""
 
-    def __init__(self, engine: CommitEngine, window: ConflictWindow, checks: Checks, holders: Holders) -> None:
+    def __init__(
+        self, engine: CommitEngine, window: ConflictWindow, checks: Checks, holders: Holders, changes: Changes
+    ) -> None:
         self._engine = engine
         self._window = window
         self._checks = checks
         self._holders = holders
+        self._changes = changes
         self._waiters = Waiters()  # the targets are waiting clients and the keys of lines
         self._seen = 0  # the version up to which the waiters know everything
         self._pending: dict[Client, _Pending] = {}
@@ -102,6 +113,7 @@ class ControlRequests:
     def gone(self, database_id: int) -> None:
         """The last client of an open database is gone."""
         self._holders.gone(database_id)
+        self._changes.gone(database_id)
 
     def due_in_s(self, now_s: float) -> float:
         """How long there is nothing to do for ``after_turn`` unless something is committed."""
@@ -140,6 +152,31 @@ class ControlRequests:
         self._note(_Pending(client, request, None), longest_ms, now_s)
         return b""
 
+    def _changed(self, client: Client, request: CommitSet, now_s: float, watched: Watched, longest_ms: int) -> bytes:
+        page = self._page_of(client, watched, watched.version)
+        if page.changes or page.is_lost or page.version < self._engine.published or not longest_ms:
+            return _told(request, page)
+        self._add_waiter(client, [(watched.lower, watched.upper)])
+        self._seen = min(self._seen, self._engine.published)  # of this turn nothing was looked at yet
+        self._note(_Pending(client, request, None, watched), longest_ms, now_s)
+        return b""
+
+    def _page_of(self, client: Client, watched: Watched, version: int) -> Page:
+        """The next page of a watch, which has been told up to ``version`` at least; what may follow it is kept."""
+        after = watched.after if version == watched.version else b""
+        page = self._changes.page(watched.lower, watched.upper, version, after, self._engine.published)
+        if page.changes or (page.version < self._engine.published and not page.is_lost):
+            self._changes.keep(client.database_id, watched.watch, page.version)
+        else:
+            self._changes.forget(client.database_id, watched.watch)
+        return page
+
+    def _keep(self, client: Client, request: CommitSet, now_s: float, watch: int, versions: list[int]) -> bytes:
+        self._changes.forget(client.database_id, watch)
+        for version in versions:
+            self._changes.keep(client.database_id, watch, version)
+        return _answered(request, [])
+
     def _in_line(
         self, client: Client, request: CommitSet, now_s: float, ranges: list[KeyRange], longest_ms: int
     ) -> bytes:
@@ -172,6 +209,8 @@ class ControlRequests:
     _ANSWER: ClassVar[dict[str, tuple[Callable[[CommitSet, Any], Sequence[Any]], Callable[..., bytes | None]]]] = {
         "check": (lambda _, arguments: [arguments], _check),
         "wait": (lambda _, arguments: _understood(arguments, _whole, _ranges, _wait_ms), _wait),
+        "changes": (lambda _, arguments: _understood_changes(arguments), _changed),
+        "keep": (lambda _, arguments: _understood(arguments, _whole, lambda asked: list(map(_whole, asked))), _keep),
         "in_line": (lambda request, arguments: _understood_in_line(request, arguments), _in_line),
         "leave": (lambda _, arguments: _understood(arguments), _leave),
         "renew": (lambda _, arguments: _understood(arguments), _renew),
@@ -208,11 +247,24 @@ class ControlRequests:
             since, self._seen = self._seen, self._engine.version
             for target in self._waiters.touched(self._window, since):
                 if isinstance(target, Client):
-                    pending = self._pending.pop(target)
-                    self._waiters.remove(target)
-                    self._answers.append((target, _answered(pending.request, [1])))
+                    self._tell(target, since)
                 else:
                     self._serve(target)  # type: ignore[arg-type]
+
+    def _tell(self, client: Client, since: int) -> None:
+        """Something was written after version ``since`` that a client waits for."""
+        request, watched = (pending := self._pending[client]).request, pending.watched
+        if watched is None:
+            answer = _answered(request, [1])
+        else:
+            self._engine.finish_group()
+            page = self._page_of(client, watched, max(since, watched.version))
+            if not page.changes and not page.is_lost and page.version >= self._engine.published:
+                return  # a range was cleared that holds nothing
+            answer = _told(request, page)
+        del self._pending[client]
+        self._waiters.remove(client)
+        self._answers.append((client, answer))
 
     def _serve(self, key: tuple[str, bytes]) -> None:
         """Decide the requests of a line, up to the first that still has to wait."""
@@ -228,7 +280,10 @@ class ControlRequests:
 
     def _end_late(self, pending: _Pending) -> None:
         """The time of a request is up."""
-        if pending.line is None:
+        watched = pending.watched
+        if watched is not None:
+            answer = _told(pending.request, self._page_of(pending.client, watched, max(self._seen, watched.version)))
+        elif pending.line is None:
             answer = _answered(pending.request, [0])
         else:
             answer = self._submit(pending.client, pending.request, False)
@@ -246,9 +301,18 @@ def _answered(request: CommitSet, answer: list[Any]) -> bytes:
     return encode_answer(request.commit_id, ANSWERED, 0, answer)
 
 
+def _told(request: CommitSet, page: Page) -> bytes:
+    return _answered(request, [page.version, page.after, int(page.is_lost), page.changes])
+
+
 def _understood(arguments: Any, *readers: Callable[[Any], Any]) -> list[Any]:
     """The arguments, each as its reader understands it; ValueError or TypeError if they are no such arguments."""
     return [read(argument) for read, argument in zip(readers, arguments, strict=True)]
+
+
+def _understood_changes(arguments: Any) -> list[Any]:
+    *asked, longest_ms = _understood(arguments, _whole, _whole, _bytes, _bytes, _bytes, _wait_ms)
+    return [Watched(*asked), longest_ms]
 
 
 def _understood_in_line(request: CommitSet, arguments: Any) -> list[Any]:
@@ -260,6 +324,12 @@ def _understood_in_line(request: CommitSet, arguments: Any) -> list[Any]:
 def _whole(asked: Any) -> int:
     if type(asked) is not int or asked < 0:
         raise ValueError("not a number")
+    return asked
+
+
+def _bytes(asked: Any) -> bytes:
+    if type(asked) is not bytes:
+        raise TypeError("not bytes")
     return asked
 
 

@@ -27,6 +27,7 @@ from shoal.coordinator.log.checkpoint_room import CheckpointRoom
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.presence.changes import Changes
 from shoal.coordinator.presence.holders import Holders
 from shoal.coordinator.recovery.recover import Recovered, recover
 from shoal.coordinator.server.checks import Checks
@@ -129,7 +130,8 @@ class Coordinator:
         checks = Checks(writer, reclaimer, limits)
         maintenance = Maintenance(self._engine, writer, reclaimer, found.window, checks, self._checkpointer, limits)
         holders = Holders(writer, self._engine, self._host.monotonic_s)
-        control_requests = ControlRequests(self._engine, found.window, checks, holders)
+        changes = Changes(found.window, writer, reclaimer)
+        control_requests = ControlRequests(self._engine, found.window, checks, holders, changes)
         return Server(
             *(self._engine, writer, maintenance, control_requests, self._meta, idle_timeout_s, place, self._keep_files),
             *(limits, self._host),

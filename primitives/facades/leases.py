@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import NoReturn
 
-from shoal.primitives.engine import Engine, EngineTransaction, Store
+from shoal.primitives.engine import Engine, EngineTransaction, Transactions
 from shoal.primitives.keys import Namespace, Tag, after, decode_text, encode_text
 from shoal.primitives.rules import requests
 from shoal.primitives.rules.lease_rules import LeaseHolder, decode_record
@@ -68,7 +68,9 @@ class Lease:
 
     __slots__ = ("_holder", "_holding", "_key", "_released", "_ticket", "name", "slot", "token")
 
-    def __init__(self, store: Store, key: bytes, name: str, ticket: int, holder: int, token: int, slot: int) -> None:
+    def __init__(
+        self, store: Transactions, key: bytes, name: str, ticket: int, holder: int, token: int, slot: int
+    ) -> None:
         self._holding = store.holding
         self._key = key
         self._ticket = ticket
@@ -106,10 +108,14 @@ class Lease:
 
 
 def take(
-    store: Store, namespace: Namespace, run_id: str, name: str, ttl: float, wait: float | None, slots: int
+    store: Transactions, namespace: Namespace, run_id: str, name: str, ttl: float, wait: float | None, slots: int
 ) -> Lease:
     """``Database.lease``."""
-    key = _prefix(namespace, run_id) + encode_text("name", name)
+    return take_at(store, _prefix(namespace, run_id) + encode_text("name", name), name, ttl, wait, slots)
+
+
+def take_at(store: Transactions, key: bytes, name: str, ttl: float, wait: float | None, slots: int) -> Lease:
+    """A lease whose record is at ``key``; ``name`` is what its errors call it."""
     ttl_s = check_positive_seconds("ttl", ttl)
     give_up_s = time.monotonic() + check_wait("wait", wait)
     check_count("slots", slots, 1)
@@ -118,7 +124,7 @@ def take(
     return Lease(store, key, name, ticket, holder, token, slot)
 
 
-def held(store: Store, namespace: Namespace, run_id: str) -> list[LeaseInfo]:
+def held(store: Transactions, namespace: Namespace, run_id: str) -> list[LeaseInfo]:
     """``Database.leases``."""
     found = list(holders(store.auto_commit, namespace, run_id))
     if not found:

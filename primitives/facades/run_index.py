@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from shoal.primitives.facades.facade import BoundFacade
 from shoal.primitives.run_types import CreateRunOptions, RunMetadata, RunQuery, RunStats, RunStatus, check_tags
 from shoal.primitives.transaction import Transaction
+from shoal.primitives.views.changes import RunChange, run_changes
 from shoal.primitives.views.runs import RunsView, fork
 from shoal.shm.codec import Value
 
@@ -212,6 +213,16 @@ class RunIndex(BoundFacade):
         # Read outside the transaction: if the copy were validated, that of a run that is always written to would fail.
         source = self._db._store.auto_commit
         return self._change(run_id, lambda runs: fork(runs, source, run_id, new_run_id))
+
+    def follow(self, since: int | None = None, timeout: float | None = None) -> Iterator[RunChange]:
+        """What commits change in the runs: a ``RunChange`` for each run and commit, as it comes.
+
+        Also of archived runs. ``since`` and ``timeout`` are those of ``KVStore.watch``, which says how they come.
+
+        Raises ``TypeError`` or ``ValueError`` for a bad argument at the call, and ``SnapshotExpiredError`` when the
+        next change is not kept any more.
+        """
+        return run_changes(self._views, self._db._store.auto_commit, since, timeout)
 
     def _change(self, run_id: str, call: Callable[[RunsView], T]) -> T:
         def change(txn: Transaction) -> T:

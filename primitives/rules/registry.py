@@ -43,7 +43,10 @@ OPERATIONS: dict[str, Callable[..., Decision]] = {
 BATCHED: dict[str, Callable[[Read, bytes], BatchedOperation]] = {EVENT_APPEND: event_rules.Appending}
 
 # What a held key may be, by its tag: what to write when its holder has ended.
-ENDED: dict[Tag, Callable[[Read, bytes, int, int], list[Write]]] = {Tag.LEASE: lease_rules.ended}
+ENDED: dict[Tag, Callable[[Read, bytes, int, int], list[Write]]] = {
+    Tag.CONSUMER: lease_rules.ended,
+    Tag.LEASE: lease_rules.ended,
+}
 
 
 def ended(read: Read, held_key: bytes, holder: int, now_ms: int) -> list[Write]:

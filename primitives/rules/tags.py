@@ -16,6 +16,7 @@ class Tag(IntEnum):
     TRACE = 0x04
     RUN = 0x05
     LEASE = 0x08
+    CONSUMER = 0x0B
     RESERVED = 0x10
 
 

@@ -30,7 +30,7 @@ from shoal.shm.clock import now_ms
 from shoal.shm.errors import AlreadyExistsError, CorruptionError, NotFoundError
 from shoal.shm.limits import MAX_RUN_ID_BYTES
 
-_RECORD, _BY_STATUS, _BY_TAG, _BY_PARENT, ALL = (bytes((Tag.RUN, kind)) for kind in range(5))
+RECORD, _BY_STATUS, _BY_TAG, _BY_PARENT, ALL = (bytes((Tag.RUN, kind)) for kind in range(5))
 _CREATED_BYTES = 8
 
 
@@ -72,7 +72,7 @@ class RunRecords:
 
     def listed(self, run_id: str) -> RunMetadata:
         """The metadata of a run that an index names. Index and record change together, so it is registered."""
-        found = self._engine.find(self._prefix + _RECORD + run_id.encode())
+        found = self._engine.find(self._prefix + RECORD + run_id.encode())
         if found is None:
             raise CorruptionError("an index of the runs", 0, f"the record of run {run_id!r}", "none")
         return decode_run(run_id, found.value)
@@ -120,7 +120,7 @@ class RunRecords:
                 yield decode_text(key[len(start) + _CREATED_BYTES :])
 
     def _record_key(self, run_id: str) -> bytes:
-        return self._prefix + _RECORD + encode_text("run_id", run_id, MAX_RUN_ID_BYTES)
+        return self._prefix + RECORD + encode_text("run_id", run_id, MAX_RUN_ID_BYTES)
 
     def _index_keys(self, run: RunMetadata) -> set[bytes]:
         indices = [ALL, by_status(run.status), *(by_tag(tag) for tag in run.tags)]

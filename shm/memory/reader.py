@@ -153,8 +153,13 @@ class Reader:
         self.verify(snapshot)
         return found
 
-    def scan(self, lower: bytes, upper: bytes | None, snapshot: int) -> Iterator[tuple[bytes, VersionedValue]]:
-        """Live keys of ``[lower, upper)`` in order, with what they hold at ``snapshot``."""
+    def scan(
+        self, lower: bytes, upper: bytes | None, snapshot: int, at_ms: int | None = None
+    ) -> Iterator[tuple[bytes, VersionedValue]]:
+        """Live keys of ``[lower, upper)`` in order, with what they hold at ``snapshot``.
+
+        ``at_ms``: the time of reading in ms since the epoch, now by default; at 0 nothing has expired.
+        """
         words, mm, tombstones = self.words, self._mm, self._tombstones
         cleared_at = 0
         cleared_below: bytes | None = lower  # ``cleared_at`` is right for keys below it
@@ -171,7 +176,7 @@ class Reader:
                         continue
                     if cleared_below is not None and key >= cleared_below:
                         cleared_at, cleared_below = tombstones.fragment(key, snapshot)
-                    record = visible_record(words, node, snapshot, cleared_at)
+                    record = visible_record(words, node, snapshot, cleared_at, at_ms)
                     if record:
                         batch.append((key, value_at(words, mm, record, snapshot)))
             except IndexError as error:

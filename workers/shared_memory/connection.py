@@ -158,11 +158,10 @@ class StoreConnection:
         if self._moved is not None:
             raise StoreMovedError(*self._moved.args)
 
-    def ask(self, name: str, arguments: list[Any]) -> Any:
-        """Send the coordinator a control request, which commits nothing; its answer."""
+    def ask(self, name: str, arguments: list[Any], timeout_s: float | None = None) -> Any:
+        """Send the coordinator a control request, which commits nothing; its answer, waited for ``timeout_s``."""
         mutations = wire_request.encode_mutations([], control=(name, arguments))
-        _, _, details = self._exchange(0, 0, wire_request.NO_READS, mutations)
-        return details
+        return self._exchange(0, 0, wire_request.NO_READS, mutations, timeout_s)[2]
 
     def is_at_rest(self) -> bool:
         """Whether it reads a store that nobody serves: of a connection that only reads."""
@@ -184,8 +183,10 @@ class StoreConnection:
     def _why_closed(self) -> str:
         return f"the database {self.directory} is closed; open it again"
 
-    def _exchange(self, snapshot: int, valid_until_ms: int, reads: bytes, mutations: bytes) -> tuple[int, int, Any]:
-        give_up_s = time.monotonic() + self.timeout_s
+    def _exchange(
+        self, snapshot: int, valid_until_ms: int, reads: bytes, mutations: bytes, timeout_s: float | None = None
+    ) -> tuple[int, int, Any]:
+        give_up_s = time.monotonic() + (timeout_s := self.timeout_s if timeout_s is None else timeout_s)
         with self._lock:
             depth = self._depth
             self._depth = depth + 1
@@ -198,7 +199,7 @@ class StoreConnection:
                     message = frame(request)
                 except MemoryError as error:
                     raise no_memory_to_send(f"a commit of {len(reads) + len(mutations):,} bytes") from error
-                answer = commit_through(channel, message, self._attach, self.timeout_s, give_up_s)
+                answer = commit_through(channel, message, self._attach, timeout_s, give_up_s)
                 self._put_back(channel)
                 return answer
             finally:

@@ -84,14 +84,14 @@ class ReadOnlyConnection(StoreConnection):
         """Raise ``InvalidOperationError``."""
         raise self.refusal()
 
-    def ask(self, name: str, arguments: list[Any]) -> Any:
+    def ask(self, name: str, arguments: list[Any], timeout_s: float | None = None) -> Any:
         """Send a control request; an empty answer if no coordinator serves the store any more."""
         self.current()
         if self._resting is not None:
             return []
         self._asking = thread.get_ident()
         try:
-            return super().ask(name, arguments)
+            return super().ask(name, arguments, timeout_s)
         except _NowAtRest:
             return []
         finally:

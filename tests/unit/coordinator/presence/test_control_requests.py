@@ -13,6 +13,7 @@ from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.presence.changes import Changes
 from shoal.coordinator.presence.holders import Holders
 from shoal.coordinator.recovery.recover import recover
 from shoal.coordinator.server.clients import Client
@@ -50,7 +51,9 @@ class Coordinator:
         )
         self.holders = Holders(self.writer, self.engine, lambda: self.now_s)
         checks: Any = SimpleNamespace(forget=lambda _: None)
-        self.requests = ControlRequests(self.engine, found.window, checks, self.holders)
+        self.requests = ControlRequests(
+            *(self.engine, found.window, checks, self.holders, Changes(found.window, self.writer, reclaimer))
+        )
         self.clients = 0
 
     def client(self, database_id: int = 0) -> Client:
