@@ -70,6 +70,7 @@ class Checkpointer:
         self._temporary = ""
         self._waited = False  # a commit has waited in vain for this helper: the next one does not wait
         log.make_room = self.make_room
+        self.before_removal: Callable[[], None] = lambda: None  # called before log files go
 
     @property
     def misses_files(self) -> bool:
@@ -243,6 +244,7 @@ class Checkpointer:
         status, self._helper = self._helper.returncode, None
         self._reclaimer.held.remove(self._version)
         if status == 0:
+            self.before_removal()
             for name in self._obsolete(self._version):
                 with contextlib.suppress(FileNotFoundError):  # removed by somebody
                     self._storage.remove(name)

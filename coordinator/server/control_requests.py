@@ -32,6 +32,7 @@ from typing import Any, ClassVar, NamedTuple
 
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.presence import asked
 from shoal.coordinator.presence.changes import Changes, Page, Watched
 from shoal.coordinator.presence.holders import Holders
 from shoal.coordinator.presence.waiters import KeyRange, Waiters
@@ -42,7 +43,6 @@ from shoal.shm.wire.answer import ANSWERED, encode_answer
 from shoal.shm.wire.request import CommitSet
 
 Answers = list[tuple[Client, bytes]]
-_LONGEST_MS = 1 << 50
 
 
 class _Pending(NamedTuple):
@@ -134,6 +134,18 @@ class ControlRequests:
         self.is_active = bool(self._pending or len(self._holders))
         return answers
 
+    def advanced(self) -> Answers:
+        """To those that wait for changes: how far there were none. Their position may have been left behind long ago.
+
+        Sent before log files go, so that whoever waits can go on from those that stay, under another coordinator, too.
+        """
+        answers = []
+        for client, request, _, watched in list(self._pending.values()):
+            if watched is not None and watched.version < self._seen:
+                answers.append((client, _told(request, Page(self._seen, b"", False, []))))
+                self.forget(client)
+        return answers
+
     # --- what is asked ---
 
     def _check(self, client: Client, request: CommitSet, now_s: float, arguments: list[Any]) -> bytes | None:
@@ -208,13 +220,16 @@ class ControlRequests:
     # By name: what makes the arguments of the second out of a request, or raises; and what answers it.
     _ANSWER: ClassVar[dict[str, tuple[Callable[[CommitSet, Any], Sequence[Any]], Callable[..., bytes | None]]]] = {
         "check": (lambda _, arguments: [arguments], _check),
-        "wait": (lambda _, arguments: _understood(arguments, _whole, _ranges, _wait_ms), _wait),
-        "changes": (lambda _, arguments: _understood_changes(arguments), _changed),
-        "keep": (lambda _, arguments: _understood(arguments, _whole, lambda asked: list(map(_whole, asked))), _keep),
-        "in_line": (lambda request, arguments: _understood_in_line(request, arguments), _in_line),
-        "leave": (lambda _, arguments: _understood(arguments), _leave),
-        "renew": (lambda _, arguments: _understood(arguments), _renew),
-        "ages": (lambda _, arguments: [_whole(holder) for holder in arguments], _ages),
+        "wait": (lambda _, arguments: asked.understood(arguments, asked.whole, asked.ranges, asked.wait_ms), _wait),
+        "changes": (lambda _, arguments: asked.understood_changes(arguments), _changed),
+        "keep": (
+            lambda _, arguments: asked.understood(arguments, asked.whole, lambda each: list(map(asked.whole, each))),
+            _keep,
+        ),
+        "in_line": (lambda request, arguments: asked.understood_in_line(request, arguments), _in_line),
+        "leave": (lambda _, arguments: asked.understood(arguments), _leave),
+        "renew": (lambda _, arguments: asked.understood(arguments), _renew),
+        "ages": (lambda _, arguments: [asked.whole(holder) for holder in arguments], _ages),
     }
 
     # --- those that wait ---
@@ -230,7 +245,7 @@ class ControlRequests:
 
     def _note(self, pending: _Pending, longest_ms: int, now_s: float) -> None:
         self._pending[pending.client] = pending
-        if longest_ms < _LONGEST_MS:
+        if longest_ms < asked.LONGEST_MS:
             self._numbers += 1
             heapq.heappush(self._due, (now_s + longest_ms / 1000, self._numbers, pending))
         if len(self._due) > 2 * len(self._pending) + 64:
@@ -303,42 +318,3 @@ def _answered(request: CommitSet, answer: list[Any]) -> bytes:
 
 def _told(request: CommitSet, page: Page) -> bytes:
     return _answered(request, [page.version, page.after, int(page.is_lost), page.changes])
-
-
-def _understood(arguments: Any, *readers: Callable[[Any], Any]) -> list[Any]:
-    """The arguments, each as its reader understands it; ValueError or TypeError if they are no such arguments."""
-    return [read(argument) for read, argument in zip(readers, arguments, strict=True)]
-
-
-def _understood_changes(arguments: Any) -> list[Any]:
-    *asked, longest_ms = _understood(arguments, _whole, _whole, _bytes, _bytes, _bytes, _wait_ms)
-    return [Watched(*asked), longest_ms]
-
-
-def _understood_in_line(request: CommitSet, arguments: Any) -> list[Any]:
-    if len(request.operations) != 1:
-        raise ValueError("not one operation")
-    return _understood(arguments, _ranges, _wait_ms)
-
-
-def _whole(asked: Any) -> int:
-    if type(asked) is not int or asked < 0:
-        raise ValueError("not a number")
-    return asked
-
-
-def _bytes(asked: Any) -> bytes:
-    if type(asked) is not bytes:
-        raise TypeError("not bytes")
-    return asked
-
-
-def _ranges(asked: Any) -> list[KeyRange]:
-    ranges = [(lower, upper) for lower, upper in asked]
-    if any(type(lower) is not bytes or type(upper) is not bytes for lower, upper in ranges):
-        raise TypeError("a range is not two keys")
-    return ranges
-
-
-def _wait_ms(asked: Any) -> int:
-    return min(_whole(asked), _LONGEST_MS)

@@ -90,6 +90,8 @@ class Coordinator:
             self._background_sync = BackgroundSync(self._log, directory, limits, host)
         self._server = self._new_server(found, idle_timeout_s, place)
         self._reclaimer.pinned = self._server.pinned
+        if self._checkpointer is not None:
+            self._checkpointer.before_removal = self._server.tell_watches
 
     def run(self, ready: Callable[[], None]) -> None:
         """Serve, call ``ready`` when that begins, and leave the log closed."""

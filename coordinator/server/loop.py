@@ -87,6 +87,10 @@ class Server:
         """Every version a client has pinned."""
         return [version for client in self._clients.values() for version in client.page.pinned()]
 
+    def tell_watches(self) -> None:
+        """Log files are about to go: who waits for changes is told how far there were none."""
+        self._send_all(self._control_requests.advanced())
+
     def serve(self, control: ControlSocket) -> None:
         """Serve until told to stop, or until there was no client for ``idle_timeout_s``."""
         self._control = control

@@ -1,0 +1,60 @@
+"""The arguments of control requests, understood, or refused with ValueError, TypeError or LookupError.
+
+Whatever a client sends may be nonsense, so nothing of it is used before it has passed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from shoal.coordinator.presence.changes import Watched
+from shoal.coordinator.presence.waiters import KeyRange
+from shoal.shm.wire.request import CommitSet
+
+LONGEST_MS = 1 << 50  # a wait for longer is for ever
+
+
+def understood(arguments: Any, *readers: Callable[[Any], Any]) -> list[Any]:
+    """The arguments, each as its reader understands it; ValueError or TypeError if they are no such arguments."""
+    return [read(argument) for read, argument in zip(readers, arguments, strict=True)]
+
+
+def understood_changes(arguments: Any) -> list[Any]:
+    """What ``changes`` asks for: what to watch, and for how many ms to wait."""
+    *asked, longest_ms = understood(arguments, whole, whole, raw, raw, raw, wait_ms)
+    return [Watched(*asked), longest_ms]
+
+
+def understood_in_line(request: CommitSet, arguments: Any) -> list[Any]:
+    """What ``in_line`` asks for, which comes with one operation: its ranges, and for how many ms to wait."""
+    if len(request.operations) != 1:
+        raise ValueError("not one operation")
+    return understood(arguments, ranges, wait_ms)
+
+
+def whole(asked: Any) -> int:
+    """A whole number from 0 on."""
+    if type(asked) is not int or asked < 0:
+        raise ValueError("not a number")
+    return asked
+
+
+def raw(asked: Any) -> bytes:
+    """Bytes."""
+    if type(asked) is not bytes:
+        raise TypeError("not bytes")
+    return asked
+
+
+def ranges(asked: Any) -> list[KeyRange]:
+    """Ranges of keys."""
+    found = [(lower, upper) for lower, upper in asked]
+    if any(type(lower) is not bytes or type(upper) is not bytes for lower, upper in found):
+        raise TypeError("a range is not two keys")
+    return found
+
+
+def wait_ms(asked: Any) -> int:
+    """For how many ms to wait."""
+    return min(whole(asked), LONGEST_MS)
