@@ -1,7 +1,10 @@
 # Everything a fresh machine needs is set up here: only python3 with venv and make are assumed.
 VENV := .venv
 PYTHON := $(VENV)/bin/python
-PIP := $(PYTHON) -m pip install --quiet --disable-pip-version-check
+INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check
+# Adds packages for which shoal, installed and compiled before, is not compiled again.
+PIP := SHOAL_DISABLE_EXTENSION=1 $(INSTALL)
+FLOORS := shm coordinator workers primitives
 STORE := demo.db
 WORKERS := 4
 # How long the long tests run. `make soak MINUTES=60`, and so on.
@@ -12,15 +15,16 @@ MINUTES := 5
 JOBS := 2
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help setup demo test test-slow check format bench clean
+.PHONY: help setup demo compile test test-slow check format bench clean
 .PHONY: simulation mutants kills fuzz soak coverage docs build
 
 help:
 	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
 
-$(VENV)/.run: pyproject.toml
+# Hot modules are compiled on installing. A change to one of them afterwards needs `make compile`, which tests begin with.
+$(VENV)/.run: pyproject.toml setup.py
 	python3 -m venv $(VENV)
-	$(PIP) --editable .
+	$(INSTALL) --editable .
 	@touch $@
 
 $(VENV)/.test: $(VENV)/.run
@@ -51,22 +55,29 @@ demo: $(VENV)/.run
 	@$(PYTHON) examples/code_review.py --store $(if $(CHAOS),chaos-$(STORE),$(STORE)) --workers $(WORKERS) \
 		--report $(if $(CHAOS),chaos-report.txt,demo-report.txt) $(if $(CHAOS),--chaos)
 
+## make compile       compile the hot modules in place, if a C compiler is there; the tests below do that first
+compile: $(VENV)/.test
+	@.ci/compile $(PYTHON)
+
 ## make test          the tests: three to four minutes on 2 cores
-test: $(VENV)/.test
+test: compile
 	@$(PYTHON) -m pytest
 
 ## make test-slow     the long tests too: half an hour
-test-slow: $(VENV)/.test
+test-slow: compile
 	@$(PYTHON) -m pytest --slow
 
-## make check         what every change must pass: format, lint, types, import floors, docs, tests
-check: $(VENV)/.check
+## make check         what every change must pass: format, lint, types, import floors, docs, tests plain and compiled
+check: $(VENV)/.check compile
 	$(VENV)/bin/ruff format --check .
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/mkdocs build --quiet
-	$(PYTHON) -m pytest
+	SHOAL_DISABLE_EXTENSION=1 $(PYTHON) -m pytest
+	@if $(PYTHON) -c 'import sys, shoal.shm.compilation as c; sys.exit(not c.is_compiled())'; then \
+		set -x; SHOAL_REQUIRE_EXTENSION=1 $(PYTHON) -m pytest; \
+	else echo "THE COMPILED MODULES ARE NOT TESTED: they cannot be compiled here" >&2; fi
 
 ## make format        put every file in form, and mend what the linter can mend
 format: $(VENV)/.check
@@ -77,7 +88,7 @@ format: $(VENV)/.check
 coverage: $(VENV)/.check
 	rm -rf build/coverage
 	$(VENV)/bin/coverage erase
-	$(VENV)/bin/coverage run -m pytest $(TESTS)
+	SHOAL_DISABLE_EXTENSION=1 $(VENV)/bin/coverage run -m pytest $(TESTS)
 	$(VENV)/bin/coverage combine --quiet
 	$(VENV)/bin/coverage html --quiet
 	$(VENV)/bin/coverage report --skip-covered --sort=cover
@@ -91,7 +102,7 @@ mutants: $(VENV)/.test
 	@$(PYTHON) -m tests.mutants --jobs $(JOBS) $(MUTANTS)
 
 ## make kills         kill workers and coordinators under load, and audit every commit (KILLS=200)
-kills: $(VENV)/.test
+kills: compile
 	@$(PYTHON) -m tests.kills --workers $(KILLS) --coordinators $(KILLS)
 
 ## make fuzz          fuzz every decoder, guided by coverage (FUZZ_SECONDS=20 for each target)
@@ -99,11 +110,11 @@ fuzz: $(VENV)/.fuzz
 	@$(PYTHON) -m tests.fuzz --all --seconds $(FUZZ_SECONDS)
 
 ## make soak          everything at once, with kills, audited (MINUTES=5)
-soak: $(VENV)/.soak
+soak: $(VENV)/.soak compile
 	@$(PYTHON) -m tests.soak --minutes $(MINUTES)
 
 ## make bench         a quick table against LMDB, SQLite, Redis and a Manager
-bench: $(VENV)/.check
+bench: $(VENV)/.check compile
 	@$(PYTHON) -m bench --quick
 
 ## make docs          the documentation as a site, with a reference of every public class: build/site/index.html
@@ -120,4 +131,5 @@ build: $(VENV)/.check
 ## make clean         remove what the targets above have made, but for .venv
 clean:
 	rm -rf $(STORE) chaos-$(STORE) demo-report.txt chaos-report.txt build dist *.egg-info .coverage .coverage.*
+	find $(FLOORS) -name '*.so' -delete
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -29,6 +29,7 @@ from shoal.shm.files.epoch_file import EpochWord
 from shoal.shm.files.notes import append_note
 from shoal.shm.files.storage import DiskStorage, Storage
 from shoal.shm.files.store_files import StoreMeta
+from shoal.shm.host import pipe_io
 from shoal.shm.host.child_python import python_command, python_environment
 from shoal.shm.limits import PIPE_BYTES
 from shoal.shm.memory import snapshots
@@ -67,11 +68,12 @@ class Host:
     now_ms = staticmethod(clock.now_ms)
     # Descriptors.
     pipe = staticmethod(os.pipe)
-    read = staticmethod(os.read)
-    write = staticmethod(os.write)
+    read = staticmethod(pipe_io.read)
+    write = staticmethod(pipe_io.write)
     close = staticmethod(os.close)
     set_blocking = staticmethod(os.set_blocking)
     epoll = staticmethod(select.epoll)
+    poll_of = staticmethod(pipe_io.poll_of)
     # This process.
     pid = staticmethod(os.getpid)
 

@@ -24,6 +24,15 @@ import msgpack
 from shoal.shm.errors import CorruptionError, LimitExceededError, no_memory_to_send, shown
 from shoal.shm.limits import ADVICE_FOR_VALUES, MAX_INTEGER, MAX_NESTING, MAX_VALUE_BYTES, MIN_INTEGER
 
+try:
+    import cython
+except ModuleNotFoundError:
+    from shoal.shm import cython_shim as cython  # type: ignore[no-redef]
+
+if cython.compiled:
+    from cython.cimports.packed import usual_packed
+    from cython.cimports.unpacked import usual_unpacked
+
 # What a value may be. A tuple reads back as a list, a datetime in UTC, a subclass as the type it extends.
 Value = Any
 
@@ -36,9 +45,22 @@ _RICH = b"\xc1"
 _LONG_HEADER_BYTES = 5  # of msgpack before a str or bytes of 64 KiB and more
 _pack = msgpack.Packer().pack
 _pack_rich = msgpack.Packer(datetime=True, unicode_errors="surrogatepass").pack
-unpackb = msgpack.unpackb
-# For shoal's own formats, not for users' values.
-pack: Callable[[Any], bytes] = _pack
+# For shoal's own formats, not for users' values. Compiled, values of usual types, size and depth take a quarter of the
+# time that msgpack takes for them.
+if cython.compiled:
+
+    def pack(value: Any) -> bytes:
+        """``value`` as msgpack."""
+        raw = usual_packed(value, msgpack.ExtType)
+        return _pack(value) if raw is None else raw
+
+    def unpackb(raw: bytes) -> Any:
+        """The value whose msgpack is ``raw``."""
+        value = usual_unpacked(raw) if type(raw) is bytes else NotImplemented
+        return msgpack.unpackb(raw) if value is NotImplemented else value
+else:
+    pack: Callable[[Any], bytes] = _pack
+    unpackb: Callable[[bytes], Any] = msgpack.unpackb
 
 
 def encode(value: Value) -> bytes:
@@ -47,6 +69,13 @@ def encode(value: Value) -> bytes:
     Raises ``TypeError`` (``ValueError`` for a datetime out of range) naming the path of what cannot be stored, and
     ``LimitExceededError`` beyond 16 MiB.
     """
+    if cython.compiled:
+        try:
+            usual = usual_packed(value, msgpack.ExtType)
+        except MemoryError as error:
+            raise no_memory_to_send("the value") from error
+        if usual is not None and len(usual) <= MAX_VALUE_BYTES:
+            return usual
     rich = type(value) not in _SIMPLE and _check(value, (), 0)
     try:
         raw: bytes = _RICH + _pack_rich(value) if rich else _pack(value)
@@ -67,7 +96,7 @@ def decode(raw: bytes) -> Value:
     """The value whose stored form is ``raw``. Raises ``ValueError`` for bytes that ``encode`` never returns."""
     if raw[:1] == _RICH:
         try:
-            return unpackb(memoryview(raw)[1:], timestamp=3, unicode_errors="surrogatepass")
+            return msgpack.unpackb(memoryview(raw)[1:], timestamp=3, unicode_errors="surrogatepass")
         except OverflowError as error:
             raise ValueError(f"a datetime in no year from 1 to 9999: {error}") from error
     return unpackb(raw)

@@ -15,6 +15,7 @@ from shoal.primitives.retry import retry
 from shoal.primitives.transaction import Fence, Transaction
 from shoal.shared_memory_store import SharedMemoryStore
 from shoal.shm.arguments import check_count, check_plain_function, check_plain_result
+from shoal.shm.compilation import is_compiled
 from shoal.shm.limits import IDLE_TIMEOUT_S, OPEN_TIMEOUT_S
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ class StoreInfo:
     - ``keys`` (int): live keys; those of a range just deleted are counted until they are reclaimed.
     - ``bytes_used`` (int): of the store's memory.
     - ``clients`` (int): attached databases.
-    - ``compiled`` (bool): whether the hot modules run compiled. They run as plain Python.
+    - ``compiled`` (bool): whether this process runs the hot modules compiled, and not as plain Python.
 
     >>> StoreInfo("fleet.db", "buffered", 4711, 12, 3, 16384, 1, False).keys
     3
@@ -223,7 +224,7 @@ class Database:
             keys=stats.keys,
             bytes_used=stats.bytes_used,
             clients=stats.clients,
-            compiled=False,
+            compiled=is_compiled(),
         )
 
     def check(self) -> list[str]:

@@ -14,8 +14,10 @@ import hypothesis
 import pytest
 
 import shoal
+from shoal.shm.compilation import is_compiled
 from tests.support.coordinators import coordinators_below, is_alive
 from tests.support.event_logs import filled, log  # noqa: F401 (fixtures)
+from tests.support.repository import stale_extensions
 from tests.support.run_indices import raw_keys, runs, space  # noqa: F401 (fixtures)
 
 _LEFT_BEHIND_S = 15.0
@@ -34,15 +36,25 @@ def pytest_configure(config: pytest.Config) -> None:
     hypothesis.settings.register_profile("short", max_examples=60, deadline=None)
     hypothesis.settings.register_profile("long", max_examples=2_000, deadline=None)
     hypothesis.settings.load_profile("long" if config.getoption("--slow") else "short")
+    if is_compiled() and (stale := stale_extensions()):
+        raise pytest.UsageError(f"compiled before the last change of their files: {stale}; run make compile")
+
+
+def pytest_report_header() -> str:
+    """Which form of the hot modules is tested."""
+    return f"hot modules: {'compiled' if is_compiled() else 'plain Python'}"
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("--slow"):
-        return
-    skip = pytest.mark.skip(reason="takes minutes; run with --slow")
+    """Skip what takes minutes, and on compiled modules what says nothing about them."""
+    skipped = {}
+    if not config.getoption("--slow"):
+        skipped["slow"] = pytest.mark.skip(reason="takes minutes; run with --slow")
+    if is_compiled():
+        skipped["plain"] = pytest.mark.skip(reason="runs on plain Python; run with SHOAL_DISABLE_EXTENSION=1")
     for item in items:
-        if "slow" in item.keywords:
-            item.add_marker(skip)
+        for name in skipped.keys() & item.keywords.keys():
+            item.add_marker(skipped[name])
 
 
 def pytest_collection_finish() -> None:

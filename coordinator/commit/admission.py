@@ -74,7 +74,9 @@ class Admission:
         ``nodes`` takes the key nodes of what they read.
         """
         now_ms = self.now_ms()
-        sent = {key: Write(key, value, expires_ms) for key, value, expires_ms in triples(request.writes)}
+        sent: dict[bytes, Write] = {}
+        if request.writes:
+            sent = {key: Write(key, value, expires_ms) for key, value, expires_ms in triples(request.writes)}
         decided: dict[bytes, Write] = {}
 
         def read(key: bytes) -> VersionedValue | None:

@@ -48,7 +48,8 @@ def apply_commit(
     elif writes:
         window.add_writes(version, writes[::3])
     for client_id, commit_id, results in outcomes:
-        sessions.pop(client_id, None)  # it becomes the last one
+        if client_id in sessions:
+            del sessions[client_id]  # it becomes the last one
         sessions[client_id] = (commit_id, version, results)
         if len(sessions) > sessions.most:
             del sessions[next(iter(sessions))]

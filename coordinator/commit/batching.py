@@ -23,6 +23,8 @@ from shoal.shm.limits import DEFAULT_LIMITS, MAX_BATCH_MUTATIONS_BYTES, Limits
 from shoal.shm.operation import BatchedOperation, OperationTable, VersionedValue
 from shoal.shm.wire.request import CommitSet, FlatWrites
 
+_new_tuple = tuple.__new__  # a named tuple without its Python frame: 0.2 us less
+
 # The name of the operation, and the key it is on.
 BatchKey = tuple[str, bytes]
 
@@ -65,9 +67,10 @@ class Batching:
 
     def key_of(self, request: CommitSet) -> BatchKey | None:
         """Operation and key by which a commit set may be batched, None for one that must commit alone."""
-        if len(request.operations) != 1 or request.writes or request.clears or request.keys_read or request.ranges_read:
+        operations = request.operations
+        if len(operations) != 1 or request.writes or request.clears or request.keys_read or request.ranges_read:
             return None
-        name, arguments = request.operations[0]
+        name, arguments = operations[0]
         if name not in self._operations.batched or request.valid_until_ms:
             return None
         return None if len(request.mutations) > MAX_BATCH_MUTATIONS_BYTES else (name, arguments[0])
@@ -93,7 +96,8 @@ class Batching:
         writes = operation.writes()
         if not writes:
             return None
-        return Batch(key, operation, nodes, writes, wal_format.encode_batch(writes, outcomes), outcomes)
+        decided = wal_format.encode_batch(writes, outcomes)
+        return _new_tuple(Batch, (key, operation, nodes, writes, decided, outcomes))
 
     def take(self, key: BatchKey, now_ms: int) -> tuple[BatchedOperation, dict[bytes, int]]:
         """The operation to begin the next batch with, and nodes of keys it may write. They are kept no longer."""
@@ -115,14 +119,14 @@ class Batching:
 
         All counts as of the epoch in which the operation was taken: making room for the commit may have let keys go.
         """
-        nodes = batch.nodes
-        for key, node in zip(batch.writes[::3], written_nodes, strict=True):
+        nodes, writes = batch.nodes, batch.writes
+        for i, node in enumerate(written_nodes):
             if node:
-                nodes[key] = node
+                nodes[writes[3 * i]] = node
         own_node = nodes.get(batch.key[1])
         if own_node is None or len(nodes) > self._limits.known_batch_nodes:
             return
-        self._kept[batch.key] = _Kept(batch.operation, version, self._epoch, own_node, nodes)
+        self._kept[batch.key] = _new_tuple(_Kept, (batch.operation, version, self._epoch, own_node, nodes))
         if len(self._kept) > self._limits.known_batches:
             del self._kept[next(iter(self._kept))]
 

@@ -113,9 +113,9 @@ class CommitEngine:
         little more than one of them. One such operation that comes alone is a batch of one.
         """
         if len(requests) == 1:
-            request = requests[0][1]
+            client_id, request = requests[0]
             key = self._batching.key_of(request) if request.operations else None
-            return [self.submit(*requests[0])] if key is None else self.submit_batch(key, requests, self.submit)
+            return [self.submit(client_id, request)] if key is None else self.submit_batch(key, requests, self.submit)
         answers: list[bytes] = [b""] * len(requests)
         batches: dict[BatchKey, list[int]] = {}
         for i, (client_id, request) in enumerate(requests):

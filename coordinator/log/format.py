@@ -35,11 +35,20 @@ import struct
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from xxhash import xxh3_64_intdigest
-
 from shoal.shm import codec
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.request import FlatWrites
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from shoal.shm import cython_shim as cython  # type: ignore[no-redef]
+
+if cython.compiled:
+    from cython.cimports.log_record import log_record, whole_record
+    from cython.cimports.xxh3 import xxh3_64_intdigest
+else:
+    from xxhash import xxh3_64_intdigest
 
 FORMAT_VERSION = 2
 COORDINATOR = 0  # the client id of commits that the coordinator makes itself
@@ -66,6 +75,7 @@ _CHECKED = struct.Struct("<QQQQQI")  # the fields that the checksum covers, and 
 _CHECKED_FROM = _CHECKSUM.size
 _FIELD_BYTES = RECORD_HEAD_BYTES - _CHECKED_FROM
 _MUTATIONS_LENGTH = struct.Struct("<I")
+_MUTATIONS_LENGTH_BYTES = _MUTATIONS_LENGTH.size
 _PADDING = tuple(bytes(-n & 7) for n in range(8))
 # A record takes at most so many bytes beside its mutations and what was decided; a mark of a clean close has neither.
 RECORD_OVERHEAD_BYTES = RECORD_HEAD_BYTES + 16
@@ -193,6 +203,8 @@ def encode_record(
     version: int, synced_version: int, boot_id: int, client_id: int, commit_id: int, mutations: bytes, decided: bytes
 ) -> bytes:
     """A record as it stands in the file, padding included."""
+    if cython.compiled:
+        return log_record(_RECORD_MAGIC, version, synced_version, boot_id, client_id, commit_id, mutations, decided)
     checked = b"".join(
         (
             _CHECKED.pack(version, synced_version, boot_id, client_id, commit_id, len(mutations)),
@@ -206,6 +218,12 @@ def encode_record(
 
 def decode_record(data: bytes, offset: int) -> tuple[LogRecord, int] | None:
     """The whole record at ``offset`` and where the next would begin; None if there is none."""
+    if cython.compiled:
+        fields = whole_record(data, offset, _RECORD_MAGIC)
+        if fields is None:
+            return None
+        length = _MUTATIONS_LENGTH_BYTES + len(fields[5]) + len(fields[6])
+        return _new_tuple(LogRecord, fields), _padded(offset + RECORD_HEAD_BYTES + length)
     start = offset + _RECORD_START.size
     if start > len(data):
         return None
@@ -213,7 +231,7 @@ def decode_record(data: bytes, offset: int) -> tuple[LogRecord, int] | None:
         _RECORD_START.unpack_from(data, offset)
     )
     end = offset + RECORD_HEAD_BYTES + body_length
-    if magic != _RECORD_MAGIC or end > len(data) or body_length < _MUTATIONS_LENGTH.size:
+    if magic != _RECORD_MAGIC or end > len(data) or body_length < _MUTATIONS_LENGTH_BYTES:
         return None
     if xxh3_64_intdigest(data[offset + _CHECKED_FROM : end]) ^ (magic | body_length << 32) != checksum:
         return None
@@ -226,7 +244,7 @@ def decode_record(data: bytes, offset: int) -> tuple[LogRecord, int] | None:
 
 def record_bytes(record: LogRecord) -> int:
     """How long a record is in the file, without its padding."""
-    return RECORD_HEAD_BYTES + _MUTATIONS_LENGTH.size + len(record.mutations) + len(record.decided)
+    return RECORD_HEAD_BYTES + _MUTATIONS_LENGTH_BYTES + len(record.mutations) + len(record.decided)
 
 
 def stated_end(data: bytes, offset: int) -> int | None:

@@ -25,6 +25,7 @@ CLASS_WORDS = (
     *(4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 22, 24, 28, 32, 36, 40, 48, 56, 64, 72, 80, 96, 112, 128, 136),
     *(160, 192, 227, 257, 292, 341, 409, 512, 682, 1024),
 )
+_SIZES, _CLASSES = CLASS_WORDS, len(CLASS_WORDS)
 _LARGEST_CLASS = CLASS_WORDS[-1]
 _CLASS_OF = [next(c for c, size in enumerate(CLASS_WORDS) if size >= n) for n in range(_LARGEST_CLASS + 1)]
 # One commit of small records may take a new block in every size class; ``Writer.plan`` asks for as many.
@@ -52,9 +53,9 @@ class Heap:
         self._large: dict[int, int] = {}  # first block of a run -> words of the record in it
         # A *pool* is a size class of records, or a size class of the index, whose numbers follow those of the records.
         # By pool: free references in the block that is in use, that block, and other blocks with room.
-        self._current: list[list[int]] = [[] for _ in range(2 * len(CLASS_WORDS))]
-        self._current_block = [-1] * (2 * len(CLASS_WORDS))
-        self._partial: list[set[int]] = [set() for _ in range(2 * len(CLASS_WORDS))]
+        self._current: list[list[int]] = [[] for _ in range(2 * _CLASSES)]
+        self._current_block = [-1] * (2 * _CLASSES)
+        self._partial: list[set[int]] = [set() for _ in range(2 * _CLASSES)]
         self.used_words = 0
         self.padding_words = 0  # part of these: words that large records leave unused in their last blocks
         # While a check is under way, every reference allocated since it began: the check need not find these reachable.
@@ -83,7 +84,7 @@ class Heap:
         free = self._current[size_class]
         if not free:
             free = self._next_block(size_class)
-        self.used_words += CLASS_WORDS[size_class]
+        self.used_words += _SIZES[size_class]
         if self.allocated is not None:
             self.allocated.append(free[-1])
         return free.pop()
@@ -93,9 +94,11 @@ class Heap:
         if words > _LARGEST_CLASS:
             return self._allocate_large(words)
         size_class = _CLASS_OF[words]
-        pool = size_class + len(CLASS_WORDS)
-        free = self._current[pool] or self._next_block(pool)
-        self.used_words += CLASS_WORDS[size_class]
+        pool = size_class + _CLASSES
+        free = self._current[pool]
+        if not free:
+            free = self._next_block(pool)
+        self.used_words += _SIZES[size_class]
         if self.allocated is not None:
             self.allocated.append(free[-1])
         return free.pop()
@@ -112,7 +115,7 @@ class Heap:
             self._ready.add(block, blocks)
             return
         pool = self._pool_of_block[block]
-        size = CLASS_WORDS[pool % len(CLASS_WORDS)]
+        size = _SIZES[pool % _CLASSES]
         self.used_words -= size
         free.append(reference)
         if self._current_block[pool] == block:
@@ -154,11 +157,7 @@ class Heap:
         """Words of the allocation at ``reference``, rounded up to its size class."""
         block = reference // BLOCK_WORDS
         pool = self._pool_of_block.get(block)
-        return (
-            -(-self._large[block] // BLOCK_WORDS) * BLOCK_WORDS
-            if pool is None
-            else CLASS_WORDS[pool % len(CLASS_WORDS)]
-        )
+        return -(-self._large[block] // BLOCK_WORDS) * BLOCK_WORDS if pool is None else _SIZES[pool % _CLASSES]
 
     def is_allocated(self, reference: int) -> bool:
         """Whether an allocation in use begins at ``reference``."""
@@ -169,7 +168,7 @@ class Heap:
         if pool is None:
             return False
         offset = reference - block * BLOCK_WORDS
-        return offset % CLASS_WORDS[pool % len(CLASS_WORDS)] == 0 and reference not in self._free_in_block[block]
+        return offset % _SIZES[pool % _CLASSES] == 0 and reference not in self._free_in_block[block]
 
     def blocks_from(self, block: int, most: int, most_looked_at: int) -> tuple[int, list[Any]]:
         """For a check: up to ``most`` blocks in use from ``block`` on, and the block to go on with, 0 at the end.
@@ -189,7 +188,7 @@ class Heap:
                 free = [
                     r - first if first <= r < first + BLOCK_WORDS else BLOCK_WORDS for r in self._free_in_block[block]
                 ]
-                found += (block, CLASS_WORDS[pool % len(CLASS_WORDS)], array("H", free).tobytes())
+                found += (block, _SIZES[pool % _CLASSES], array("H", free).tobytes())
             elif blocks:
                 found += (block, -blocks, b"")
             block += blocks or 1
@@ -204,6 +203,19 @@ class Heap:
                 return False
         return True
 
+    def no_room(self, need: int, free: int) -> StoreFullError:
+        """The error for a commit that needs so many blocks of those that are free."""
+        needs = f"the commit needs up to {need * limits.BLOCK_BYTES:,} bytes, with room to reclaim memory,"
+        if free < need:
+            return StoreFullError(
+                f"{needs} and the store has {free * limits.BLOCK_BYTES:,} of {self._segment.size_bytes:,} free; "
+                "delete keys, end snapshots that are held for long, or open it with a larger max_bytes"
+            )
+        return StoreFullError(
+            f"{needs} and the machine has no memory left for them; free memory or delete keys, and open the store with "
+            "a max_bytes that the machine has room for"
+        )
+
     def give_back(self, keep_blocks: int) -> None:
         """Return free memory beyond ``keep_blocks`` to the machine, in runs that are worth the system call."""
         for start, length in self._ready:
@@ -217,14 +229,14 @@ class Heap:
     def _next_block(self, pool: int) -> list[int]:
         """Put a block with room into use for a pool; its free references."""
         partial = self._partial[pool]
-        for_index = pool >= len(CLASS_WORDS)
+        for_index = pool >= _CLASSES
         if partial:
             # Records stay at the bottom and the index at the top, as far as looking for such a block is cheap.
             block = (max(partial) if for_index else min(partial)) if len(partial) <= _MOST_COMPARED else partial.pop()
             partial.discard(block)
         else:
             block = self._take_last_block() if for_index else self._take_blocks(1)
-            size = CLASS_WORDS[pool % len(CLASS_WORDS)]
+            size = _SIZES[pool % _CLASSES]
             first = block * BLOCK_WORDS
             self._pool_of_block[block] = pool
             last = first + (BLOCK_WORDS // size - 1) * size
@@ -281,7 +293,7 @@ class Heap:
     def _release_empty_blocks(self) -> None:
         """Release the blocks in use that hold no allocation."""
         for pool, block in enumerate(self._current_block):
-            size = CLASS_WORDS[pool % len(CLASS_WORDS)]
+            size = _SIZES[pool % _CLASSES]
             if block >= 0 and len(self._current[pool]) == BLOCK_WORDS // size:
                 self._current[pool], self._current_block[pool] = [], -1
                 del self._free_in_block[block], self._pool_of_block[block]

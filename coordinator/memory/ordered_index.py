@@ -31,6 +31,14 @@ from shoal.shm.memory.record import node_key
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.words import publish_barrier
 
+try:
+    from cython import compiled
+except ModuleNotFoundError:
+    from shoal.shm.cython_shim import compiled
+
+if compiled:
+    from cython.cimports.bytes_at import less, listed, write_words
+
 # Key nodes inserted lately that are kept: the streams followed at a time, times the keys a group adds to each.
 _RECENT_NODES = 512
 
@@ -137,7 +145,10 @@ class OrderedIndex:
 
     def _entries(self, node: int) -> list[int]:
         words, first = self._words, node + INDEX_ENTRIES
-        entries: list[int] = words[first : first + words[node]].tolist()
+        if compiled:  # noqa: SIM108 (mypy knows the names of C in statements alone)
+            entries = listed(words, first, words[node])
+        else:
+            entries = words[first : first + words[node]].tolist()
         return entries
 
     def _begin(self, keys: list[tuple[bytes, int]]) -> int:
@@ -216,7 +227,12 @@ class OrderedIndex:
         while low < high:
             middle = (low + high) >> 1
             start = entries[middle] * 8 + NODE_KEY_BYTE
-            if mm[start : start + words[entries[middle] + NODE_KEY_LENGTH]] < key:
+            length = words[entries[middle] + NODE_KEY_LENGTH]
+            if compiled:  # noqa: SIM108
+                is_before = less(words, start, length, key)
+            else:
+                is_before = mm[start : start + length] < key
+            if is_before:
                 low = middle + 1
             else:
                 high = middle
@@ -278,8 +294,11 @@ class OrderedIndex:
     def _write(self, entries: list[int], room: int = 0) -> int:
         """A new index node with ``entries``, with room for at least ``room``."""
         node = self._heap.allocate_index(INDEX_ENTRIES + max(len(entries), room))
-        image = array("Q", (len(entries), *entries)).tobytes()
-        self._segment.mm[node * 8 : node * 8 + len(image)] = image
+        if compiled:
+            write_words(self._words, node, [len(entries), *entries])
+        else:
+            image = array("Q", (len(entries), *entries)).tobytes()
+            self._segment.mm[node * 8 : node * 8 + len(image)] = image
         return node
 
     def _write_branch(self, branch_at: int) -> None:

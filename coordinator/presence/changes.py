@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterator
-from itertools import islice
 from typing import NamedTuple
 
 from shoal.coordinator.commit.conflict_window import ConflictWindow
@@ -27,8 +26,8 @@ from shoal.coordinator.memory.writer import Writer
 from shoal.shm.limits import KIB
 from shoal.shm.memory.layout import W_HORIZON
 from shoal.shm.memory.range_tombstones import Row, disjoint
-from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.record import NEWEST, value_at, visible_record
+from shoal.shm.memory.tombstone_view import TombstoneView
 
 # A page ends with the change that reaches either.
 _PAGE_CHANGES = 1_000
@@ -68,7 +67,7 @@ class Changes:
         self._writer = writer
         self._words = writer.segment.words
         self._watched = reclaimer.watched
-        self._reader = Reader(writer.segment, limits=writer.limits)
+        self._tombstones = TombstoneView(writer.segment, writer.limits)
         self._watches: dict[int, set[int]] = {}  # by database: those for which something is kept
 
     def page(self, lower: bytes, upper: bytes, position: int, after: bytes, through: int) -> Page:
@@ -152,5 +151,7 @@ class Changes:
         for lower, end in disjoint([(lower, end) for lower, end, _ in clears]):
             lower, end = max(lower, start), min(end, upper)
             if lower < end:
-                for key, _ in islice(self._reader.scan(lower, end, version - 1, 0), _PAGE_CHANGES + 1):
-                    yield key
+                for key, node in self._writer.ordered_index.iterate(lower, end):
+                    cleared_at = self._tombstones.cleared_at(key, version - 1)
+                    if visible_record(self._words, node, version - 1, cleared_at, 0):
+                        yield key

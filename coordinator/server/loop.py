@@ -74,6 +74,7 @@ class Server:
         host.set_blocking(self._wake_fd, False)
         host.set_blocking(self.wake_write_fd, False)
         self._epoll = host.epoll()
+        self._poll = host.poll_of(self._epoll)
         self._processes = Processes(self._epoll)
         self._control: ControlSocket
         self._lookout = Lookout()
@@ -148,7 +149,7 @@ class Server:
 
     def _turn(self) -> None:
         group = Group()
-        events = self._epoll.poll(0)
+        events = self._poll(0)
         if not events and not self._maintenance.busy:
             events = self._wait()
         for fd, _ in events:
@@ -214,7 +215,7 @@ class Server:
         expected = group_delay.begin(group.asking)
         until_s = self._host.monotonic_s() + group_delay.delay_s
         while expected and (left_s := until_s - self._host.monotonic_s()) > 0:
-            came = [self._clients.get(fd) for fd, _ in self._lookout.look(self._epoll.poll, left_s)]
+            came = [self._clients.get(fd) for fd, _ in self._lookout.look(self._poll, left_s) or ()]
             fresh = [client for client in came if client is not None and client not in group.asking]
             if not fresh:  # the time is over, the machine is busy, or something else waits for this turn's end
                 break
@@ -228,13 +229,13 @@ class Server:
 
         If clients have a processor of their own, the first looks do not offer this one to them.
         """
-        poll = self._epoll.poll
+        poll = self._poll
         look_s = self._look_until_s - self._host.monotonic_s()
         if look_s > 0:
             keep_s = 0.0 if len(self._clients) >= _PROCESSORS else KEEP_PROCESSOR_S
-            events = self._lookout.look(poll, look_s, keep_s)
-            if events:
-                return events
+            found: list[tuple[int, int]] | None = self._lookout.look(poll, look_s, keep_s)
+            if found is not None:
+                return found
         now_s = self._host.monotonic_s()
         due_s = self._control_requests.due_in_s(now_s) if self._control_requests.is_active else float("inf")
         if self._turns:

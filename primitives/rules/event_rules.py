@@ -39,6 +39,8 @@ from shoal.shm.operation import Decision, Read, Write
 
 T = TypeVar("T")
 
+_new_tuple = tuple.__new__
+
 METADATA = b"\0"
 EVENT = b"\1"
 TYPE = b"\2"
@@ -256,7 +258,7 @@ class Appending:
         """
         self._check_size(0)
         if self._open:
-            self._metadata = Metadata(sequence, head_hash, chain, self.timestamp)
+            self._metadata = _new_tuple(Metadata, (sequence, head_hash, chain, self.timestamp))
 
     def _check_size(self, more_bytes: int) -> None:
         if self._bytes + more_bytes > MAX_COMMIT_BYTES:

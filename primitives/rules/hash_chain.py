@@ -21,10 +21,19 @@ from collections.abc import Callable
 from typing import Any
 
 import msgpack
-from xxhash import xxh3_128_digest
 
 from shoal.shm import codec
 from shoal.shm.limits import MAX_NESTING, MAX_VALUE_BYTES
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from shoal.shm import cython_shim as cython  # type: ignore[no-redef]
+
+if cython.compiled:
+    from cython.cimports.xxh3 import xxh3_128_padded
+else:
+    from xxhash import xxh3_128_digest
 
 FORMAT = 1
 HASH_BYTES = 32
@@ -38,6 +47,8 @@ _TEXT = frozenset((str,))
 
 
 def _xxh3(raw: bytes) -> bytes:
+    if cython.compiled:
+        return xxh3_128_padded(raw)
     return xxh3_128_digest(raw) + _XXH3_PADDING
 
 

@@ -81,7 +81,8 @@ class KVView(View):
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad key, value or ttl.
         """
-        self._engine.put(*self._to_put(key, value, ttl))
+        raw = encode(value)
+        self._engine.put(self._prefix + _encode_key(key), raw, 0 if ttl is None else _expires_ms(ttl))
 
     def put_with_ttl(self, key: str, value: Value, ttl: float | timedelta) -> None:
         """``put`` with a ``ttl`` that must be given.

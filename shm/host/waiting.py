@@ -21,11 +21,18 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Callable
-from typing import TypeVar
+from typing import Any
 
 from shoal.shm.limits import FIRST_REST_S, LONG_OFFER_S, LONGEST_REST_S
 
-T = TypeVar("T")
+try:
+    import cython
+except ModuleNotFoundError:
+    from shoal.shm import cython_shim as cython  # type: ignore[no-redef]
+
+if cython.compiled:
+    from cython.cimports.pipes import now_s as now  # noqa: F401 (plain Python assigns it below)
+    from cython.cimports.pipes import offer_processor, read_some
 
 
 class Lookout:
@@ -37,29 +44,40 @@ class Lookout:
         self._rest_s = FIRST_REST_S
         self._rests_until_s = 0.0
 
-    def look(self, poll: Callable[[float], list[T]], look_s: float, keep_s: float = 0.0) -> list[T]:
-        """What ``poll(0)`` finds within ``look_s`` seconds; an empty list if nothing, and then the caller sleeps.
+    def look(
+        self, poll: Callable[[float], Any], look_s: float, keep_s: float = 0.0, fd: int = -1, n_bytes: int = 0
+    ) -> Any:
+        """What ``poll(0)`` finds within ``look_s`` seconds; None if nothing, and then the caller sleeps.
 
         During the first ``keep_s`` seconds it does not offer the processor to others.
+
+        A caller that would read from ``fd`` next names it, and how many bytes. Compiled, looking is reading then: the
+        result is what was read, and ``poll`` is not called. ``fd`` must not block.
         """
-        now = time.perf_counter
+        if not cython.compiled:
+            now = time.perf_counter
         begin_s = before_s = now()
         if before_s < self._rests_until_s:
-            return []
+            return None
         offer_from_s, until_s = begin_s + keep_s, begin_s + look_s
         while before_s < until_s:
             offers = before_s >= offer_from_s
-            if offers:
-                os.sched_yield()
-            found = poll(0)
+            if cython.compiled:
+                if offers:
+                    offer_processor()
+                found = read_some(fd, n_bytes) if fd >= 0 else poll(0) or None
+            else:
+                if offers:
+                    os.sched_yield()
+                found = poll(0) or None
             after_s = now()
             if offers and after_s - before_s > LONG_OFFER_S:
                 self._rest(after_s)
                 return found
-            if found:
+            if found is not None:
                 return found
             before_s = after_s
-        return []
+        return None
 
     def _rest(self, now_s: float) -> None:
         """Do not look for a while; twice as long as the last time if that rest has ended within ``LONGEST_REST_S``."""

@@ -216,7 +216,7 @@ class SegmentCheck:
         self._live += not self._words[records[0] + RECORD_META] & TOMBSTONE
         state = MET_AT_VERSION
         for record in records:
-            if not is_beside(self._words, node, record, self._map.size_of):
+            if not is_beside(self._words, node, record, self._map.size_of(node)):
                 self._meet(record, f"key {key!r}", state)
             if self._words[record] <= self._horizon:
                 break

@@ -40,11 +40,21 @@ from shoal.shm.memory.snapshots import verify
 from shoal.shm.memory.tombstone_view import TombstoneView
 from shoal.shm.operation import VersionedValue
 
+try:
+    from cython import compiled
+except ModuleNotFoundError:
+    from shoal.shm.cython_shim import compiled
+
+if compiled:
+    from cython.cimports.bytes_at import copied, listed
+    from cython.cimports.order import fence_acquire
+
 # A scan reads so many keys before it yields the first, then four times as many each time: a caller often stops early.
 _FIRST_BATCH = 2
 _MOST_BRANCHES = 1 << 20
-# An epoch that no coordinator ever has.
-_NO_EPOCH = memoryview((2**64 - 1).to_bytes(8, "little")).cast("Q")
+# An epoch that no coordinator ever has, nor an empty cache.
+_NO_EPOCH = memoryview((2**64 - 2).to_bytes(8, "little")).cast("Q")
+_NO_WORDS = memoryview(b"").cast("Q")
 
 
 class Reader:
@@ -63,8 +73,10 @@ class Reader:
         "_limits",
         "_mm",
         "_moved",
+        "_retired",
         "_seed",
         "_tombstones",
+        "_words",
         "words",
     )
 
@@ -79,8 +91,14 @@ class Reader:
         self.words = segment.words
         self._seed = segment.words[W_HASH_SEED]
         self._generation = segment.words[W_GENERATION]
-        self._epoch_words = memoryview(bytes(8)).cast("Q") if epoch_words is None else epoch_words
-        self._moved = moved or self.get_named
+        if epoch_words is None:
+            epoch_words = memoryview(bytes(8)).cast("Q")
+        if compiled:  # a view in C keeps its memoryview from being released, so each has one of its own
+            self._words, self._epoch_words = memoryview(segment.words), memoryview(epoch_words)
+        else:
+            self._words, self._epoch_words = segment.words, epoch_words
+        self._retired = False
+        self._moved = self.get_named if moved is None else moved
         self._limits = limits
         # The caches that hold locations, and how many were added to them since all were last emptied.
         self._caches: list[KeyLocationCache] = []
@@ -89,8 +107,15 @@ class Reader:
 
     def retire(self) -> None:
         """From now on have ``moved`` answer: this process has let go of the coordinator."""
+        self._retired = True
         self._epoch_words = _NO_EPOCH
         self._empty_caches()
+
+    def close(self) -> None:
+        """Let go of the segment, which is unmapped next. Later reads are ``ValueError``, or are made by ``moved``."""
+        self.retire()
+        if compiled:
+            self._words = _NO_WORDS
 
     def get_named(self, cache: KeyLocationCache, name: str) -> bytes | None:
         """The newest committed value of the key ``cache.prefix`` + ``name``, or None.
@@ -100,20 +125,25 @@ class Reader:
         ``find_latest``.
         """
         try:
-            words = self.words
+            words = self._words
             snapshot = words[W_PUBLISHED]
+            if compiled:
+                fence_acquire()
             epoch, nodes = cache.state
             if epoch == self._epoch_words[0]:  # loaded after the state: a retired reader finds no epoch it knows
                 try:
-                    node = nodes.get(name)
-                    if node is None:
-                        node = self._look_up(cache, name, nodes, snapshot)
+                    found = nodes.get(name)
+                    node = self._look_up(cache, name, nodes, snapshot) if found is None else found
                     if node > 0:
                         record = words[node]
-                        length = words[record + RECORD_META]
-                        if words[record] <= snapshot and length <= MAX_ENCODED_VALUE_BYTES:
+                        version, length = words[record], words[record + RECORD_META]
+                        if version <= snapshot and length <= MAX_ENCODED_VALUE_BYTES:
                             start = record * 8 + RECORD_VALUE_BYTE
-                            value: bytes = self._mm[start : start + length]
+                            if compiled:
+                                value = copied(words, start, length)
+                                fence_acquire()
+                            else:
+                                value = self._mm[start : start + length]
                             if words[W_HORIZON] <= snapshot:
                                 return value
                     elif not node and words[W_HORIZON] <= snapshot:
@@ -122,24 +152,27 @@ class Reader:
                     pass
             elif not self._renew(cache):
                 return self._moved(cache, name)
-            found = self.find_latest(cache.prefix + name.encode())
-            return None if found is None else found.value
-        except ValueError:
-            if self._epoch_words is not _NO_EPOCH:  # ``name`` cannot be encoded
+            latest = self.find_latest(cache.prefix + name.encode())
+            return None if latest is None else latest.value
+        except (ValueError, IndexError):
+            if not self._retired:  # ``name`` cannot be encoded
                 raise
             return self._moved(cache, name)  # the memory is closed
 
     def find_latest(self, key: bytes) -> VersionedValue | None:
         """What ``key`` holds now, with its version and expiry."""
         while True:
+            snapshot = self.words[W_PUBLISHED]
+            if compiled:
+                fence_acquire()
             try:
-                return self.find(key, self.words[W_PUBLISHED])
+                return self.find(key, snapshot)
             except SnapshotExpiredError:  # the horizon has passed it meanwhile: there is a newer version to read
                 continue
 
     def find(self, key: bytes, snapshot: int) -> VersionedValue | None:
         """What ``key`` holds at ``snapshot``, with its version and expiry."""
-        words, mm = self.words, self._mm
+        words, mm = self._words, self._mm
         found = None
         try:
             node = find_node(words, mm, self._seed, key)
@@ -153,50 +186,54 @@ class Reader:
         self.verify(snapshot)
         return found
 
-    def scan(
-        self, lower: bytes, upper: bytes | None, snapshot: int, at_ms: int | None = None
-    ) -> Iterator[tuple[bytes, VersionedValue]]:
-        """Live keys of ``[lower, upper)`` in order, with what they hold at ``snapshot``.
-
-        ``at_ms``: the time of reading in ms since the epoch, now by default; at 0 nothing has expired.
-        """
-        words, mm, tombstones = self.words, self._mm, self._tombstones
-        cleared_at = 0
-        cleared_below: bytes | None = lower  # ``cleared_at`` is right for keys below it
+    def scan(self, lower: bytes, upper: bytes | None, snapshot: int) -> Iterator[tuple[bytes, VersionedValue]]:
+        """Live keys of ``[lower, upper)`` in order, with what they hold at ``snapshot``."""
         for nodes in self._batches(lower, snapshot):
-            batch: list[tuple[bytes, VersionedValue]] = []
-            done = False
-            try:
-                for node in nodes:
-                    key = self._key(node, snapshot)
-                    if upper is not None and key >= upper:
-                        done = True
-                        break
-                    if key < lower:
-                        continue
-                    if cleared_below is not None and key >= cleared_below:
-                        cleared_at, cleared_below = tombstones.fragment(key, snapshot)
-                    record = visible_record(words, node, snapshot, cleared_at, at_ms)
-                    if record:
-                        batch.append((key, value_at(words, mm, record, snapshot)))
-            except IndexError as error:
-                raise self._outside(snapshot, error) from error
-            self.verify(snapshot)
+            batch, at_end = self._read(nodes, lower, upper, snapshot)
             yield from batch
-            if done:
+            if at_end:
                 return
 
     def verify(self, snapshot: int) -> None:
         """Raise SnapshotExpiredError if memory that ``snapshot`` could reach may have been reused."""
-        verify(self.words, snapshot)
+        verify(self._words, snapshot)
+
+    def _read(
+        self, nodes: list[int], lower: bytes, upper: bytes | None, snapshot: int
+    ) -> tuple[list[tuple[bytes, VersionedValue]], bool]:
+        """The live keys of ``[lower, upper)`` among key nodes in order; whether ``upper`` was reached."""
+        words, mm, tombstones = self._words, self._mm, self._tombstones
+        cleared_at = 0
+        cleared_below: bytes | None = lower  # ``cleared_at`` is right for keys below it
+        batch: list[tuple[bytes, VersionedValue]] = []
+        at_end = False
+        try:
+            for node in nodes:
+                key = self._key(node, snapshot)
+                if upper is not None and key >= upper:
+                    at_end = True
+                    break
+                if key < lower:
+                    continue
+                if cleared_below is not None and key >= cleared_below:
+                    cleared_at, cleared_below = tombstones.fragment(key, snapshot)
+                record = visible_record(words, node, snapshot, cleared_at)
+                if record:
+                    batch.append((key, value_at(words, mm, record, snapshot)))
+        except IndexError as error:
+            raise self._outside(snapshot, error) from error
+        self.verify(snapshot)
+        return batch, at_end
 
     def _look_up(self, cache: KeyLocationCache, name: str, nodes: dict[str, int], snapshot: int) -> int:
         """Find a key node and add it to the cache; 0 if there is none, -1 if ``find`` must answer.
 
         A node is cached only if no range tombstone hides its key now, published or not. The next one changes the epoch.
         """
-        key, words = cache.prefix + name.encode(), self.words
+        key, words = cache.prefix + name.encode(), self._words
         node = find_node(words, self._mm, self._seed, key)
+        if compiled:
+            fence_acquire()
         if node:
             if words[W_HORIZON] > snapshot:
                 self.verify(snapshot)
@@ -225,19 +262,29 @@ class Reader:
         return True
 
     def _key(self, node: int, snapshot: int) -> bytes:
-        length = self.words[node + NODE_KEY_LENGTH]
+        if compiled and node >= len(self._words):
+            raise IndexError("a key node outside the segment")  # its number plus one may be a word inside
+        length = self._words[node + NODE_KEY_LENGTH]
         if length > MAX_ENGINE_KEY_BYTES:
             self.verify(snapshot)
             raise damaged(f"a key of {length:,} bytes")
         start = node * 8 + NODE_KEY_BYTE
-        key: bytes = self._mm[start : start + length]
+        if compiled:  # noqa: SIM108 (mypy knows the names of C in statements alone)
+            key = copied(self._words, start, length)
+        else:
+            key = self._mm[start : start + length]
         return key
 
     def _entries(self, node: int, most: int, snapshot: int) -> list[int]:
         """A copy of an index node's references, verified."""
         try:
-            count, first = self.words[node], node + INDEX_ENTRIES
-            entries: list[int] = self.words[first : first + min(count, most)].tolist()
+            words, first = self._words, node + INDEX_ENTRIES
+            count = words[node]
+            taken = min(count, most)
+            if compiled:  # noqa: SIM108
+                entries = listed(words, first, taken)
+            else:
+                entries = words[first : first + taken].tolist()
         except IndexError:
             count, entries = most + 1, []
         self.verify(snapshot)
@@ -271,13 +318,15 @@ class Reader:
 
     def _last_not_above(self, nodes: list[int], lower: bytes, levels: int, snapshot: int) -> int:
         """Index of the last node whose first key is at most ``lower``, 0 if there is none."""
-        words = self.words
+        words = self._words
         low, high = 0, len(nodes)
         while low < high:
             middle = (low + high) >> 1
             node = nodes[middle]
             try:
                 for _ in range(levels):
+                    if compiled and node >= len(words):
+                        raise IndexError("an index node outside the segment")
                     node = words[node + INDEX_ENTRIES]
                 key = self._key(node, snapshot)
             except IndexError as error:

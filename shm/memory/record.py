@@ -17,10 +17,7 @@ leads out of the segment is IndexError. After a read that succeeds, the reader c
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
 from mmap import mmap
-
-from xxhash import xxh3_64_intdigest
 
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import CorruptionError
@@ -45,6 +42,21 @@ from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import verify
 from shoal.shm.operation import VersionedValue
 
+try:
+    from cython import compiled
+except ModuleNotFoundError:
+    from shoal.shm.cython_shim import compiled
+
+if compiled:
+    from cython.cimports.bytes_at import copied, equal, pack_four, pack_three, pack_two, write_bytes
+    from cython.cimports.xxh3 import xxh3_64_intdigest
+else:
+    from xxhash import xxh3_64_intdigest
+
+    pack_two = struct.Struct("<QQ").pack_into
+    pack_three = struct.Struct("<QQQ").pack_into
+    pack_four = struct.Struct("<QQQQ").pack_into
+
 NEWEST = 2**64 - 1  # the snapshot of the coordinator: it sees what is not published yet, and no horizon passes it
 
 # A chain is walked this far before the reader looks whether the horizon has passed its snapshot.
@@ -52,10 +64,6 @@ _STEPS_BETWEEN_CHECKS = 64
 
 # VersionedValue(...) without its Python frame: 0.25 us in place of 0.4 for each key that is read.
 _new_tuple = tuple.__new__
-
-_NODE_HEADER = struct.Struct("<QQ")
-_RECORD_HEADER = struct.Struct("<QQQ")
-_EXPIRING_HEADER = struct.Struct("<QQQQ")
 
 
 def find_node(words: memoryview, mm: mmap, seed: int, key: bytes) -> int:
@@ -65,12 +73,20 @@ def find_node(words: memoryview, mm: mmap, seed: int, key: bytes) -> int:
     """
     digest = xxh3_64_intdigest(key, seed)
     bucket = words[DIRECTORY_WORD + (digest & words[W_HASH_MASK])]
+    if compiled and bucket >= len(words):
+        raise IndexError("a bucket outside the segment")  # its number plus ``i`` may be a word inside
     i = first = (digest >> 32) & BUCKET_MASK
     length = len(key)
     while node := words[bucket + i]:
+        if compiled and node >= len(words):
+            raise IndexError("a key node outside the segment")
         if words[node + NODE_KEY_LENGTH] == length:
             start = node * 8 + NODE_KEY_BYTE
-            if mm[start : start + length] == key and node != REMOVED:
+            if compiled:  # noqa: SIM108 (mypy knows the names of C in statements alone)
+                is_key = equal(words, start, key)
+            else:
+                is_key = mm[start : start + length] == key
+            if is_key and node != REMOVED:
                 return node
         i = (i + 1) & BUCKET_MASK
         if i == first:
@@ -124,41 +140,51 @@ def value_at(words: memoryview, mm: mmap, record: int, snapshot: int) -> Version
     if length > MAX_ENCODED_VALUE_BYTES:
         verify(words, snapshot)
         raise damaged(f"a value of {length:,} bytes")
-    return _new_tuple(VersionedValue, (mm[start : start + length], words[record], expires_ms))
+    if compiled:  # noqa: SIM108
+        value = copied(words, start, length)
+    else:
+        value = mm[start : start + length]
+    return _new_tuple(VersionedValue, (value, words[record], expires_ms))
 
 
-def is_beside(words: memoryview, node: int, record: int, size_of: Callable[[int], int]) -> bool:
+def is_beside(words: memoryview, node: int, record: int, allocated: int) -> bool:
     """Whether a key's record is part of its node's allocation, so that it is freed with the node.
 
-    ``size_of`` gives the words allocated at a reference. Where the node's allocation ends with its key, the next
+    ``allocated`` are the words allocated at the node. Where the node's allocation ends with its key, the next
     allocation may begin, and may be a record of the same key.
     """
     node_words = NODE_HEADER_WORDS + (words[node + NODE_KEY_LENGTH] + 7 >> 3)
-    return record - node == node_words and size_of(node) > node_words
+    return record - node == node_words and allocated > node_words
 
 
 def write_node(mm: mmap, node: int, key: bytes, record: int) -> None:
     """Write the node of a new key, whose first record is ``record``."""
     start, length = node * 8, len(key)
-    _NODE_HEADER.pack_into(mm, start, record, length)
+    pack_two(mm, start, record, length)
     start += NODE_KEY_BYTE
-    mm[start : start + length] = key
+    if compiled:
+        write_bytes(mm, start, key)
+    else:
+        mm[start : start + length] = key
 
 
 def write_record(mm: mmap, record: int, version: int, previous: int, value: bytes | None, expires_ms: int) -> None:
     """Write a record in front of ``previous``; ``value`` None is a tombstone, ``expires_ms`` 0 never expires."""
     start = record * 8
     if value is None:
-        _RECORD_HEADER.pack_into(mm, start, version, previous, TOMBSTONE)
+        pack_three(mm, start, version, previous, TOMBSTONE)
         return
     length = len(value)
     if expires_ms:
-        _EXPIRING_HEADER.pack_into(mm, start, version, previous, length | EXPIRES, expires_ms)
+        pack_four(mm, start, version, previous, length | EXPIRES, expires_ms)
         start += RECORD_VALUE_BYTE + 8
     else:
-        _RECORD_HEADER.pack_into(mm, start, version, previous, length)
+        pack_three(mm, start, version, previous, length)
         start += RECORD_VALUE_BYTE
-    mm[start : start + length] = value
+    if compiled:
+        write_bytes(mm, start, value)
+    else:
+        mm[start : start + length] = value
 
 
 def damaged(found: str) -> CorruptionError:
@@ -168,7 +194,7 @@ def damaged(found: str) -> CorruptionError:
 
 def _older_record(words: memoryview, record: int, snapshot: int) -> int:
     """The newest record with a version up to ``snapshot``, from ``record`` on down; 0 if there is none."""
-    steps, above = 0, 1 << 64
+    steps, above = 0, NEWEST
     while record and words[record] > snapshot:
         record = words[record + RECORD_PREVIOUS]
         steps += 1

@@ -29,12 +29,25 @@ from shoal.shm.memory.layout import SLOTS_WORD_USED, W_HORIZON, W_PUBLISHED
 from shoal.shm.memory.segment import anonymous_file
 from shoal.shm.memory.words import unmap, words_of
 
+try:
+    from cython import compiled
+except ModuleNotFoundError:
+    from shoal.shm.cython_shim import compiled
+
+if compiled:
+    from cython.cimports.bytes_at import listed
+    from cython.cimports.order import fence_acquire
+
 _PAGE_BYTES = (MAX_SNAPSHOTS_PER_PROCESS + 2) * 8
 _AT_WORK = -1  # the last word: not 0 while the coordinator does a commit of this client; of a pipeline its id
 
 
 def verify(words: memoryview, snapshot: int) -> None:
     """Raise SnapshotExpiredError if memory that ``snapshot`` could reach may have been reused."""
+    if compiled:
+        if len(words) == 0:
+            raise ValueError("the segment is closed")
+        fence_acquire()  # what was copied was loaded before the horizon
     horizon = words[W_HORIZON]
     if horizon > snapshot:
         raise SnapshotExpiredError(snapshot, horizon)
@@ -101,6 +114,8 @@ class SnapshotSlots:
             self._slots[index] = version + 1  # an empty store has version 0, and 0 is a free slot
             again = words[W_PUBLISHED]
             if again == version:
+                if compiled:
+                    fence_acquire()
                 return slot, version
             version = again
 
@@ -164,4 +179,8 @@ class SnapshotPage:
     def pinned(self) -> list[int]:
         """The versions pinned now, in no order; a version is listed once for each snapshot."""
         used = min(self._slots[SLOTS_WORD_USED], MAX_SNAPSHOTS_PER_PROCESS)
-        return [word - 1 for word in self._slots[1 : used + 1].tolist() if word]
+        if compiled:  # noqa: SIM108 (mypy knows the names of C in statements alone)
+            words = listed(self._slots, 1, used)
+        else:
+            words = self._slots[1 : used + 1].tolist()
+        return [word - 1 for word in words if word]

@@ -5,6 +5,14 @@
   and slices make no such promise: they write only to memory that no reader can reach yet.
 - Stores become visible in program order, and loads happen in program order (x86 TSO). On other machines the writer
   calls ``barrier`` between writing and publishing; readers that are registered with the kernel then see that order.
+- Compiled modules load and store words in C, where the compiler may reorder them on every machine. Therefore:
+  - whatever writes more than one word in C (``native/bytes_at.pxd``) ends with a release fence, so the store that links
+    a node, a record, a bucket or an index node comes after the words it leads to. The other stores that link or publish
+    (published version, horizon, epoch, the count of a leaf, rows of range tombstones) come after ``publish_barrier``;
+  - a reader passes an acquire fence after it has loaded the published version or pinned a snapshot, and another before
+    it loads the horizon (``snapshots.verify``). The loads in between follow references, each of which depends on the
+    load before it; every machine but Alpha keeps that order.
+  On x86-64 these fences are no instructions. Where both sides run compiled, they are enough on other machines too.
 - A reader's store may be delayed past its own later load, on x86 too. The writer's ``barrier`` makes up for that: when
   it returns, every store that a registered reader made before is visible (membarrier(2), 1.2 us).
 """

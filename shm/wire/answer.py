@@ -19,6 +19,14 @@ from shoal.shm.errors import StoreFullError
 from shoal.shm.wire.frames import FrameError
 from shoal.shm.wire.wire_errors import error_parts
 
+try:
+    import cython
+except ModuleNotFoundError:
+    from shoal.shm import cython_shim as cython  # type: ignore[no-redef]
+
+if cython.compiled:
+    from cython.cimports.frame_bytes import framed_answer
+
 _ANSWER = struct.Struct("<QQQ")
 _FRAMED_ANSWER = struct.Struct("<IQQQ")  # with the frame's length in front
 
@@ -31,6 +39,8 @@ ANSWERED = 3
 def encode_answer(commit_id: int, status: int, version: int = 0, details: Any = None) -> bytes:
     """An answer, framed."""
     body = codec.pack(details) if details or status != COMMITTED else b""
+    if cython.compiled:
+        return framed_answer(commit_id, status, version, body)
     return _FRAMED_ANSWER.pack(_ANSWER.size + len(body), commit_id, status, version) + body
 
 

@@ -8,14 +8,17 @@ All numbers in messages are little-endian.
 
 from __future__ import annotations
 
-import math
 import struct
-import time
-from typing import Any
 
-from shoal.shm.host.unpatched import os, select
-from shoal.shm.host.waiting import Lookout
 from shoal.shm.limits import KIB, MAX_COMMIT_BYTES, MIB
+
+try:
+    import cython
+except ModuleNotFoundError:
+    from shoal.shm import cython_shim as cython  # type: ignore[no-redef]
+
+if cython.compiled:
+    from cython.cimports.frame_bytes import only_message
 
 _LENGTH = struct.Struct("<I")
 LENGTH_BYTES = _LENGTH.size
@@ -24,7 +27,6 @@ MAX_FRAME_BYTES = 2 * MAX_COMMIT_BYTES
 # os.read allocates all that it is asked for. 1 MiB at a time took 20 us; 32 KiB takes no time that could be measured.
 _READ_BYTES = 32 * KIB
 _LARGE_READ_BYTES = 1 * MIB
-_LONGEST_SLEEP_S = 1e6  # poll takes no longer one
 
 
 class FrameError(Exception):
@@ -49,7 +51,11 @@ class FrameBuffer:
     def feed(self, data: bytes) -> list[bytes]:
         """The messages that ``data`` completes. Raises FrameError for a length no message may have."""
         if not self._pieces:
-            if len(data) >= LENGTH_BYTES and _LENGTH.unpack_from(data)[0] == len(data) - LENGTH_BYTES:
+            if cython.compiled:
+                message = only_message(data)
+                if message is not None:
+                    return [message]
+            elif len(data) >= LENGTH_BYTES and _LENGTH.unpack_from(data)[0] == len(data) - LENGTH_BYTES:
                 return [data[LENGTH_BYTES:]]  # exactly one message, the usual case
         else:
             self._pieces.append(data)
@@ -80,52 +86,3 @@ class FrameBuffer:
     def _miss(self, missing: int) -> None:
         self._missing = missing
         self.wanted_bytes = _READ_BYTES if missing <= _READ_BYTES else _LARGE_READ_BYTES
-
-
-def write_all(fd: int, data: bytes, give_up_s: float = math.inf) -> None:
-    """Write all of ``data``; TimeoutError if it does not fit into the pipe before ``give_up_s`` (monotonic)."""
-    written = 0
-    while True:
-        try:
-            written += os.write(fd, memoryview(data)[written:] if written else data)
-            if written == len(data):
-                return
-        except BlockingIOError:
-            pass  # the pipe is full
-        poller = select.poll()
-        poller.register(fd, select.POLLOUT)
-        wait_ready(poller, give_up_s)
-
-
-def wait_ready(poller: Any, give_up_s: float) -> None:
-    """Sleep until a descriptor in ``poller`` is ready; TimeoutError at ``give_up_s`` (monotonic)."""
-    while True:
-        left_s = give_up_s - time.monotonic()
-        if left_s <= 0:
-            raise TimeoutError
-        if poller.poll(min(left_s, _LONGEST_SLEEP_S) * 1000):
-            return
-
-
-def read_message(
-    fd: int,
-    poller: Any,
-    buffer: FrameBuffer,
-    ready: list[bytes],
-    lookout: Lookout,
-    look_s: float,
-    give_up_s: float = math.inf,
-) -> bytes:
-    """The next message from ``fd``, which ``poller`` watches: look for ``look_s`` seconds, then sleep.
-
-    ``ready`` holds the messages that came with an earlier one. EOFError at the end of the pipe, TimeoutError at
-    ``give_up_s`` (monotonic).
-    """
-    while not ready:
-        if not lookout.look(poller.poll, look_s):
-            wait_ready(poller, give_up_s)
-        data = os.read(fd, buffer.wanted_bytes)
-        if not data:
-            raise EOFError
-        ready.extend(buffer.feed(data))
-    return ready.pop(0)

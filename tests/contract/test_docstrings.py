@@ -28,6 +28,8 @@ from shoal.shared_memory_store import SharedMemoryStore
 
 from .raised import raised_by
 
+pytestmark = pytest.mark.plain
+
 # Reached from a transaction, not importable from shoal.
 VIEWS = {"kv": KVView, "events": EventView, "state": StateView, "traces": TraceView, "runs": RunsView}
 # Where a call leads whose object is not ``self``.

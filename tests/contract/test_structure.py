@@ -6,7 +6,11 @@ import ast
 import functools
 from pathlib import Path
 
+import pytest
+
 from shoal.primitives.rules import registry
+
+pytestmark = pytest.mark.plain
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 FLOORS = ("shm", "coordinator", "workers", "primitives", "bench")

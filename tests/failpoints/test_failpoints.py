@@ -17,6 +17,8 @@ from shoal.shm.files import checkpoint
 from tests.support.repository import ROOT
 from tests.support.shared_memory import store_of
 
+pytestmark = pytest.mark.plain
+
 
 def _failpoints(*arguments: str) -> subprocess.CompletedProcess[str]:
     """The program as people run it; it is a process of its own because it adopts all orphans."""

@@ -1,5 +1,6 @@
 """Deliberate faults, one switch each, which the checks of the tests must notice: see ``registry``."""
 
+import tests.support.plain_python  # noqa: F401 (first)
 from tests.mutants import answers, conditions, leaks, log, reading, recovery, take_over, validation
 from tests.mutants.registry import (
     CONDITIONS,

@@ -13,6 +13,7 @@ from pathlib import Path
 if __name__ == "__main__":  # started with -P, so that nothing from the current directory is imported by accident
     sys.path.append(str(Path(__file__).resolve().parents[2]))
 
+import tests.support.plain_python  # noqa: F401 (first)
 from shoal.coordinator.server import process
 from shoal.primitives.rules.registry import TABLE
 from shoal.workers.shared_memory import take_over

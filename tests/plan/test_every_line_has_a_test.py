@@ -5,7 +5,11 @@ from __future__ import annotations
 import ast
 import re
 
+import pytest
+
 from tests.support.repository import ROOT
+
+pytestmark = pytest.mark.plain
 
 LIST = ROOT / "docs" / "acceptance.md"
 SECTION = re.compile(r"^## (\d+)\. .*?(?=^## |\Z)", re.MULTILINE | re.DOTALL)

@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import shoal
-from shoal.shm.wire import frames
+from shoal.shm.wire import pipe_messages
 from shoal.workers.shared_memory import channel
 from tests.support.crash_workers import DEADLINE_S, wait_for
 from tests.support.slow import slow
@@ -162,15 +162,15 @@ def _client(store: Path, pipe: Connection, stop_in: str) -> None:
 
         def write_half(fd: int, data: bytes, _give_up_s: float) -> None:
             half = len(data) // 2
-            frames.write_all(fd, data[:half])
+            pipe_messages.write_all(fd, data[:half])
             os.kill(os.getpid(), signal.SIGSTOP)
-            frames.write_all(fd, data[half:])
+            pipe_messages.write_all(fd, data[half:])
 
         def write_and_stop(fd: int, data: bytes, _give_up_s: float) -> None:
-            frames.write_all(fd, data)
+            pipe_messages.write_all(fd, data)
             os.kill(os.getpid(), signal.SIGSTOP)
 
-        writing = {"request": write_half, "answer": write_and_stop}.get(stop_in, frames.write_all)
+        writing = {"request": write_half, "answer": write_and_stop}.get(stop_in, pipe_messages.write_all)
         patched = pytest.MonkeyPatch()
         patched.setattr(channel, "write_all", writing)
         pipe.send(os.getpid())

@@ -3,3 +3,5 @@
 The real coordinator and the real clients in one process, over a simulated scheduler, pipes, disk and clock. One seed is
 one history.
 """
+
+import tests.support.plain_python  # noqa: F401 (first)

@@ -9,6 +9,8 @@ from tests.simulation.batches import catch, run_seeds
 from tests.simulation.run import run_plan, run_seed
 from tests.simulation.shrink import shrink, size
 
+pytestmark = pytest.mark.plain
+
 _BATCH = 25
 
 

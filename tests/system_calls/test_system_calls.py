@@ -26,6 +26,8 @@ from shoal.shm.limits import Limits
 from shoal.shm.wire import handshake
 from tests.support.repository import ROOT
 
+pytestmark = pytest.mark.plain
+
 needs_strace = pytest.mark.skipif(shutil.which("strace") is None, reason="there is no strace")
 
 

@@ -22,7 +22,8 @@ from shoal.shm.errors import InvalidOperationError
 from shoal.shm.host.unpatched import os, select, time
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire import request as wire_request
-from shoal.shm.wire.frames import frame, read_message, write_all
+from shoal.shm.wire.frames import frame
+from shoal.shm.wire.pipe_messages import read_message, write_all
 from shoal.workers.polling import AT_REST, poll
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.channel import Answer, Channel, give_up, no_answer, not_sent_again

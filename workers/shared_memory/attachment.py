@@ -92,6 +92,7 @@ class Attachment:
         self.is_parents = False  # this process is a forked child, and the pipes are its parent's
         self.why_closed = ""  # what reads and commits raise after it was closed; empty while it is open
         os.set_blocking(self.request_fd, False)  # a stopped coordinator leaves the pipe full: time out then
+        os.set_blocking(self.answer_fd, False)
         self.poller = select.poll()
         self.poller.register(self.answer_fd, select.POLLIN)
         self.buffer = FrameBuffer()
@@ -150,6 +151,7 @@ class Attachment:
     def close_segment(self) -> None:
         """Unmap the segment: another attachment to the same coordinator is read from."""
         self.retire()
+        self.reader.close()
         self.segment.close()
         self.epoch.close()
 

@@ -22,7 +22,7 @@ from shoal.shm.host.unpatched import time
 from shoal.shm.limits import ANSWER_SPIN_S
 from shoal.shm.randomness import random_bits
 from shoal.shm.wire import answer as wire_answer
-from shoal.shm.wire.frames import read_message, write_all
+from shoal.shm.wire.pipe_messages import read_message, write_all
 from shoal.workers.shared_memory.attachment import Attachment
 
 # (channel, whether a commit is in flight, when to give up (monotonic))

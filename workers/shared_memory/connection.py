@@ -121,7 +121,8 @@ class StoreConnection:
         Raises ``ConflictError``, whose key is the engine's, or the error that the coordinator refused the commit with.
         """
         wire_request.check_size(max(len(mutations), len(reads)))
-        return self.told(*self._exchange(snapshot, valid_until_ms, reads, mutations))
+        status, version, details = self._exchange(snapshot, valid_until_ms, reads, mutations)
+        return (version, details) if status == COMMITTED else self.told(status, version, details)
 
     def told(self, status: int, version: int, details: Any) -> tuple[int, list[Any]]:
         """What an answer says: version and results of the commit. Raises what the commit failed with."""
@@ -161,7 +162,9 @@ class StoreConnection:
     def ask(self, name: str, arguments: list[Any], timeout_s: float | None = None) -> Any:
         """Send the coordinator a control request, which commits nothing; its answer, waited for ``timeout_s``."""
         mutations = wire_request.encode_mutations([], control=(name, arguments))
-        return self._exchange(0, 0, wire_request.NO_READS, mutations, timeout_s)[2]
+        return self._exchange(
+            0, 0, wire_request.NO_READS, mutations, self.timeout_s if timeout_s is None else timeout_s
+        )[2]
 
     def is_at_rest(self) -> bool:
         """Whether it reads a store that nobody serves: of a connection that only reads."""
@@ -183,10 +186,8 @@ class StoreConnection:
     def _why_closed(self) -> str:
         return f"the database {self.directory} is closed; open it again"
 
-    def _exchange(
-        self, snapshot: int, valid_until_ms: int, reads: bytes, mutations: bytes, timeout_s: float | None = None
-    ) -> tuple[int, int, Any]:
-        give_up_s = time.monotonic() + (timeout_s := self.timeout_s if timeout_s is None else timeout_s)
+    def _exchange(self, snapshot: int, valid_until_ms: int, reads: bytes, mutations: bytes, timeout_s: float) -> Answer:
+        give_up_s = time.monotonic() + timeout_s
         with self._lock:
             depth = self._depth
             self._depth = depth + 1

@@ -32,7 +32,8 @@ from shoal.shm.host.unpatched import thread, time
 from shoal.shm.limits import ANSWER_SPIN_S, MAX_PIPELINE_DEPTH, PIPELINE_BYTES
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire import request as wire_request
-from shoal.shm.wire.frames import FrameError, frame, read_message, write_all
+from shoal.shm.wire.frames import FrameError, frame
+from shoal.shm.wire.pipe_messages import read_message, write_all
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.channel import Channel, no_answer, not_sent_again
 from shoal.workers.shared_memory.connection import StoreConnection

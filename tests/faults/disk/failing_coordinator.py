@@ -1,4 +1,4 @@
-"""A coordinator in which one thing fails: ``python failing_coordinator.py PATH DURABILITY FAULT N``.
+"""A coordinator in which one thing fails: ``python -m tests.faults.disk.failing_coordinator PATH DURABILITY FAULT N``.
 
 It serves, and prints a line when it does. At the N-th call of what FAULT names, and at every later one, it fails.
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import tests.support.plain_python  # noqa: F401 (first)
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.server import clients, process

@@ -31,6 +31,7 @@ from tests.faults.disk import failing_coordinator
 from tests.mutants.catching import rig as rigs
 from tests.mutants.catching.rig import Disk, Rig, request
 from tests.support.raw_client import assert_unharmed, send_and_hear
+from tests.support.repository import ROOT
 from tests.support.slow import slow
 
 RUN = "run"
@@ -83,6 +84,7 @@ def _raise(error: BaseException) -> Callable[..., Any]:
     return failing
 
 
+@pytest.mark.plain  # it replaces methods of compiled classes
 @all_kinds
 @pytest.mark.parametrize(
     "place",
@@ -109,6 +111,7 @@ def test_what_is_done_fails(
     assert rigs.sound(after) == []
 
 
+@pytest.mark.plain  # it replaces methods of compiled classes
 @all_kinds
 def test_the_disk_fails_while_room_is_made(rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """A commit that finds no room has the group finished first: a sync that fails there is final, and nobody's fault.
@@ -132,6 +135,7 @@ def test_the_disk_fails_while_room_is_made(rig: Rig, monkeypatch: pytest.MonkeyP
     assert rig.published == before
 
 
+@pytest.mark.plain  # it replaces methods of compiled classes
 @all_kinds
 def test_reclaiming_fails_while_room_is_made(rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """StoreFullError out of finishing a group or of reclaiming is not that of the commit which waits for room."""
@@ -144,6 +148,7 @@ def test_reclaiming_fails_while_room_is_made(rig: Rig, monkeypatch: pytest.Monke
                 rig.submit(*KINDS[kind](7))
 
 
+@pytest.mark.plain  # it replaces methods of compiled classes
 @all_kinds
 def test_no_room(rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """A commit there is no room for, in memory or on the disk, is refused; the group's others stand; all goes on."""
@@ -159,6 +164,7 @@ def test_no_room(rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     assert rigs.sound(rig) == []
 
 
+@pytest.mark.plain  # it replaces methods of compiled classes
 def test_no_room_in_the_midst_of_a_commit(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """StoreFullError after half of a commit was written is a broken invariant; nobody is told that nothing was done."""
     monkeypatch.setattr(rig.writer.hash_index, "insert", _raise(StoreFullError("no room for a bucket")))
@@ -166,6 +172,7 @@ def test_no_room_in_the_midst_of_a_commit(rig: Rig, monkeypatch: pytest.MonkeyPa
         rig.submit((2, put(7)))
 
 
+@pytest.mark.plain  # it replaces methods of compiled classes
 @pytest.mark.parametrize("kind", ["operation", "batch of one", "batch", "mixed"])
 def test_the_store_cannot_be_read(rig: Rig, monkeypatch: pytest.MonkeyPatch, kind: str) -> None:
     """An exception out of the segment while a commit is decided is not its client's fault."""
@@ -227,8 +234,8 @@ def test_no_room_for_a_version_in_between(rig: Rig, monkeypatch: pytest.MonkeyPa
 @contextmanager
 def _failing(path: Path, durability: str, fault: str, at: int) -> Iterator[subprocess.Popen[bytes]]:
     """A coordinator that fails; it serves."""
-    command = [sys.executable, failing_coordinator.__file__, str(path), durability, fault, str(at)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as coordinator:
+    command = [sys.executable, "-m", failing_coordinator.__name__, str(path), durability, fault, str(at)]
+    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as coordinator:
         assert coordinator.stdout is not None
         try:
             assert coordinator.stdout.readline() == b"serving\n"

@@ -22,6 +22,7 @@ from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.recovery.recover import recover
 from shoal.coordinator.server.loop import Server
 from shoal.primitives.rules.registry import TABLE
+from shoal.shm.compilation import is_compiled
 from shoal.shm.limits import MIN_STORE_BYTES, Limits
 from shoal.shm.memory import snapshots
 from shoal.shm.memory.layout import W_PUBLISHED
@@ -108,6 +109,11 @@ class _DiskFile(MemoryFile):
         self._disk.sync_file(self._name)
 
 
+def _pinned(rig: Rig) -> list[int]:
+    """As ``Server.pinned``, which a mutant replaces. Compiled, that method takes a Server alone."""
+    return [version for client in rig._clients.values() for version in client.page.pinned()]
+
+
 class Rig:
     """One coordinator's life; ``boot`` and ``now_ms`` are the machine's."""
 
@@ -130,7 +136,7 @@ class Rig:
         self._clients: dict[int, SimpleNamespace] = {}  # as Server has them
         self.reclaimer = Reclaimer(self.writer, list)
         found = recover(disk, self.writer, self.reclaimer)
-        self.reclaimer.pinned = lambda: Server.pinned(self)  # type: ignore[arg-type]
+        self.reclaimer.pinned = lambda: _pinned(self) if is_compiled() else Server.pinned(self)  # type: ignore[arg-type]
         self.log = WalWriter(disk, found.next_log_number, found.version, STORE_ID, limits=bounds)
         self.log.first_versions.update(found.log_files)
         clock = SimpleNamespace(now_ms=lambda: self.now_ms, monotonic_s=lambda: self.now_ms / 1000)

@@ -18,6 +18,8 @@ from tests.mutants.catching.catching import (
 from tests.mutants.catching.scenarios import SCENARIOS, run_scenario
 from tests.mutants.registry import SOAK
 
+pytestmark = pytest.mark.plain
+
 # These two take a second; the others make a history of 800 transactions for each seed.
 QUICK_HISTORIES = ["reader_of_two_coordinators", "two_coordinators"]
 BY_SCENARIO = [name for name in sorted(mutants.MUTANTS) if scenarios_of(name)]

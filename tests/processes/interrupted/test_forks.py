@@ -9,7 +9,7 @@ import threading
 import pytest
 
 import shoal
-from shoal.shm.wire import frames
+from shoal.shm.wire import pipe_messages
 from shoal.workers.shared_memory import channel
 from tests.processes.interrupted.handling import RUN, handling
 from tests.support.crash_workers import DEADLINE_S, kill, wait_for
@@ -97,7 +97,7 @@ def test_a_child_that_goes_on_with_its_parents_commit(
     large = b"x" * 500_000
     parent = os.getpid()
     children: list[int] = []
-    sound = frames.write_all
+    sound = pipe_messages.write_all
 
     def write_and_fork(fd: int, data: bytes, *options: float) -> None:
         if children or os.getpid() != parent:

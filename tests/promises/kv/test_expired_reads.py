@@ -56,6 +56,7 @@ def test_expired_between_snapshot_and_checkpoint(tmp_path: Path, reads: dict[str
     assert after.state() == {"other": "1"}
 
 
+@pytest.mark.plain  # it replaces a method of the engine
 @pytest.mark.parametrize("reads", READS)
 def test_no_room_for_the_deletion(monkeypatch: pytest.MonkeyPatch, reads: dict[str, Any]) -> None:
     """The same if what has expired cannot be deleted at present."""

@@ -28,7 +28,7 @@ from shoal.shm.files import checkpoint
 from shoal.shm.host import descriptors, waiting
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotSlots
-from shoal.shm.wire import frames
+from shoal.shm.wire import pipe_messages
 from shoal.workers import polling
 from shoal.workers.shared_memory import attachment, channel, connection, take_over
 from tests.mutants import Patch
@@ -77,13 +77,13 @@ def _install(world: World, patch: Patch) -> None:
         POLLIN=select.POLLIN,
         POLLOUT=select.POLLOUT,
     )
-    for module in (frames, connection, attachment, descriptors, waiting):
+    for module in (pipe_messages, connection, attachment, descriptors, waiting):
         patch.set(module, "os", fake_os)
-    for module in (attachment, frames):
+    for module in (attachment, pipe_messages):
         patch.set(module, "select", sim_select)
     for module in (
         waiting,
-        frames,
+        pipe_messages,
         connection,
         channel,
         polling,

@@ -11,6 +11,8 @@ import pytest
 import shoal
 from tests.support.repository import ROOT
 
+pytestmark = pytest.mark.plain
+
 MODULES = ["shoal"]  # public classes say that this is their module
 MODULES += sorted(
     module.name

@@ -17,6 +17,8 @@ import shoal
 from tests.support.present import present
 from tests.support.repository import ROOT
 
+pytestmark = pytest.mark.plain
+
 PAGES = sorted(
     page for pattern in ("*.md", "docs/**/*.md", ".github/**/*.md") for page in ROOT.glob(pattern) if page.is_file()
 )

@@ -10,6 +10,8 @@ import pytest
 
 from tests.support.repository import ROOT
 
+pytestmark = pytest.mark.plain
+
 FLOORS = ("shm", "coordinator", "workers", "primitives")
 FOLDERS = (*FLOORS, "shoal", "bench", "examples", "tests")
 LOWER = {

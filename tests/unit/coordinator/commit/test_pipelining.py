@@ -115,6 +115,7 @@ def test_slots_are_used_again(tmp_path: Path) -> None:
     assert not again.engine.sessions
 
 
+@pytest.mark.plain  # it replaces a method of the writer
 def test_a_full_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit refused for lack of room leaves nothing; none that was sent before that was known is done behind it.
 
@@ -141,6 +142,7 @@ def test_a_full_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert again.engine.sessions.keys() == {CLIENT + 1, CLIENT + 7}
 
 
+@pytest.mark.plain  # it replaces a method of the engine
 def test_no_room_to_note(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A commit that changes nothing, and whose outcome finds no room in the log, is refused as any without room."""
     coordinator = Coordinator(tmp_path)

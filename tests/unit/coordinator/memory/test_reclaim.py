@@ -176,8 +176,8 @@ def test_a_first_record_stands_beside_its_node_and_goes_with_it() -> None:
     find, words = store.writer.hash_index.find, store.segment.words
     node = find(small)
     size_of = store.writer.heap.size_of
-    assert is_beside(words, node, words[node], size_of)
-    assert not is_beside(words, find(large), words[find(large)], size_of)
+    assert is_beside(words, node, words[node], size_of(node))
+    assert not is_beside(words, find(large), words[find(large)], size_of(find(large)))
     for i in range(20):
         store.commit({small: b"%d" % i * 40, large: b"x" * i})
         store.reclaim_all()

@@ -62,7 +62,7 @@ def test_modules_are_not_those_a_program_patches(monkeypatch: pytest.MonkeyPatch
 class TestChildPython:
     def test_the_command(self) -> None:
         """It runs a module of this shoal with this interpreter, from any directory."""
-        command = python_command("shoal.shm.codec")
+        command = python_command("shoal.shm.limits")
         assert command[0] == sys.executable
         assert subprocess.run(command, cwd="/", env=python_environment(), timeout=60).returncode == 0
 
@@ -80,7 +80,7 @@ class TestChildPython:
 
         monkeypatch.setattr(sys, "executable", executable)
         with pytest.raises(ConfigurationError, match=r"sys\.executable"):
-            python_command("shoal.shm.codec")
+            python_command("shoal.shm.limits")
 
     def test_how_a_launcher_ends(self) -> None:
         """Its own status and a signal are good; any other status, and a refusal to run it, are ConfigurationError."""

@@ -46,16 +46,18 @@ def machine(monkeypatch: pytest.MonkeyPatch) -> Machine:
     return made
 
 
+@pytest.mark.plain
 def test_looks_as_long_as_nobody_wants_the_processor(machine: Machine) -> None:
     """On an idle machine every wait looks for its whole time, offering the processor before each look."""
     lookout = Lookout()
     for _ in range(3):
         before_s = machine.now_s
-        assert lookout.look(machine.poll, _LOOK_S) == []
+        assert lookout.look(machine.poll, _LOOK_S) is None
         assert machine.now_s - before_s >= _LOOK_S
     assert machine.offers == machine.looks > 100
 
 
+@pytest.mark.plain
 def test_one_long_offer_stops_looking(machine: Machine) -> None:
     """Who was kept away from the processor sleeps at once from then on, and does not offer it again."""
     lookout = Lookout()
@@ -63,16 +65,18 @@ def test_one_long_offer_stops_looking(machine: Machine) -> None:
     lookout.look(machine.poll, _LOOK_S)
     assert machine.offers == 1
     for _ in range(100):
-        assert lookout.look(machine.poll, _LOOK_S) == []
+        assert lookout.look(machine.poll, _LOOK_S) is None
     assert machine.offers == machine.looks == 1
 
 
+@pytest.mark.plain
 def test_what_came_during_a_long_offer_is_found(machine: Machine) -> None:
     """The look after a long offer counts."""
     machine.away_s, machine.found = 2 * LONG_OFFER_S, [7]
     assert Lookout().look(machine.poll, _LOOK_S) == [7]
 
 
+@pytest.mark.plain
 def test_the_rest_doubles_up_to_a_bound_and_ends(machine: Machine) -> None:
     """Beside endless loops the offers become rare; when they have gone, looking is back within the longest rest."""
     lookout = Lookout()
@@ -91,17 +95,18 @@ def test_the_rest_doubles_up_to_a_bound_and_ends(machine: Machine) -> None:
     machine.away_s = _SHORT_S
     machine.now_s += LONGEST_REST_S
     machine.offers = 0
-    assert lookout.look(machine.poll, _LOOK_S) == []
+    assert lookout.look(machine.poll, _LOOK_S) is None
     assert machine.offers > 100
 
 
+@pytest.mark.plain
 def test_a_rest_long_ago_does_not_count(machine: Machine) -> None:
     """A machine that is busy now and then makes each rest a short one."""
     lookout = Lookout()
     for _ in range(5):
         machine.away_s = 2 * LONG_OFFER_S
         lookout.look(machine.poll, _LOOK_S)
-        assert lookout.look(machine.poll, _LOOK_S) == []
+        assert lookout.look(machine.poll, _LOOK_S) is None
         machine.now_s += FIRST_REST_S + 0.001
         machine.away_s = _SHORT_S
         offers = machine.offers
@@ -110,6 +115,7 @@ def test_a_rest_long_ago_does_not_count(machine: Machine) -> None:
         machine.now_s += 10.0
 
 
+@pytest.mark.plain
 def test_keeps_the_processor_first(machine: Machine) -> None:
     """For the first part of its time the coordinator looks without an offer, if its client has another processor."""
     Lookout().look(machine.poll, _LOOK_S, keep_s=_LOOK_S / 2)
@@ -119,7 +125,7 @@ def test_keeps_the_processor_first(machine: Machine) -> None:
 def test_the_real_clock_and_processor() -> None:
     """A look ends, and finds what is there."""
     lookout = Lookout()
-    assert lookout.look(lambda _timeout: [], 0.01) == []
+    assert lookout.look(lambda _timeout: [], 0.01) is None
     deadline = time.monotonic() + 20
     while not (found := lookout.look(lambda _timeout: [os.getpid()], 0.01)):  # it rests after a look that cost much
         assert time.monotonic() < deadline

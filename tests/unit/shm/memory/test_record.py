@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from functools import partial
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -86,10 +85,6 @@ def test_the_clock_decides_where_no_time_is_given(segment: Segment) -> None:
         assert bool(visible_record(segment.words, NODE, 10, 0)) == there
 
 
-def _size_of(size: int, _reference: int) -> int:
-    return size
-
-
 def test_beside_its_node(segment: Segment) -> None:
     """A record is beside its node if it follows the key and the allocation reaches beyond the key; only then."""
     node_words = NODE_HEADER_WORDS + words_for(len(KEY))
@@ -101,7 +96,7 @@ def test_beside_its_node(segment: Segment) -> None:
         (FIRST, node_words + 4, False),
         (NODE - 4, node_words + 4, False),
     ):
-        assert is_beside(segment.words, NODE, record, partial(_size_of, allocated)) == beside
+        assert is_beside(segment.words, NODE, record, allocated) == beside
 
 
 def test_an_impossible_length_is_never_copied(segment: Segment) -> None:

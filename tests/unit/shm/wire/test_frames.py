@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shoal.shm.host.waiting import Lookout
-from shoal.shm.wire.frames import MAX_FRAME_BYTES, FrameBuffer, FrameError, frame, read_message, write_all
+from shoal.shm.wire.frames import MAX_FRAME_BYTES, FrameBuffer, FrameError, frame
+from shoal.shm.wire.pipe_messages import read_message, write_all
 
 
 @given(st.lists(st.binary(max_size=40), max_size=10), st.lists(st.integers(1, 30), max_size=60))
@@ -64,6 +65,8 @@ def test_asks_for_more_when_a_large_message_is_under_way() -> None:
 def test_through_a_pipe() -> None:
     """write_all and read_message carry messages larger than the pipe, and the end is EOFError."""
     read_fd, write_fd = os.pipe()
+    for fd in (read_fd, write_fd):
+        os.set_blocking(fd, False)
     messages = [b"small", bytes(range(256)) * 8192, b"", b"last"]
 
     def write() -> None:

@@ -39,7 +39,8 @@ class Coordinators:
         self.in_flight.append(in_flight)
         request_read, request_write = os.pipe()
         answer_read, answer_write = os.pipe()
-        os.set_blocking(request_write, False)
+        for fd in (request_write, answer_read):
+            os.set_blocking(fd, False)
         poller = select.poll()
         poller.register(answer_read, select.POLLIN)
         life = next(self._lives)

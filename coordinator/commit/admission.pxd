@@ -1,0 +1,15 @@
+cimport cython
+
+from shoal.coordinator.commit.conflict_window cimport ConflictWindow
+from shoal.coordinator.commit.reading cimport read_newest
+from shoal.coordinator.commit.validate cimport validate
+
+
+cdef class Admission:
+    cdef public object operations, note_own_write, _writer, _clock, _last_ms
+    cdef public ConflictWindow _window
+
+    cpdef now_ms(self)
+    cpdef conflict(self, request, next_version)
+    @cython.locals(nodes=dict, writes=list, results=list)
+    cpdef tuple decide(self, request)

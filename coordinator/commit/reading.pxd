@@ -1,0 +1,1 @@
+cpdef read_newest(writer, key, now_ms, nodes=*)

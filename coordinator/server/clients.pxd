@@ -1,0 +1,17 @@
+cimport cython
+
+
+cdef class Client:
+    cdef public object _host
+    cdef readonly object client_id, pid, page
+    cdef readonly int request_fd, answer_fd
+    cdef public object database_id, depth, pipeline, buffer, comes_back, last_group, was_back
+    cdef public bytes backlog
+    cdef public object wrote_s, in_loop, waits
+
+    cpdef bytes receive(self)
+    @cython.locals(requests=list, refused=list, messages=list)
+    cpdef tuple requests(self, bytes data, known)
+    @cython.locals(written=Py_ssize_t)
+    cpdef bint send(self, bytes data) except -1
+    cpdef bint flush(self) except -1

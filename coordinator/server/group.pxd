@@ -1,0 +1,2 @@
+cdef class Group:
+    cdef public list requests, asking, answers

@@ -1,0 +1,33 @@
+cimport cython
+
+from shoal.coordinator.server.clients cimport Client
+from shoal.coordinator.server.group cimport Group
+from shoal.shm.host.waiting cimport Lookout
+
+
+cdef class Server:
+    cdef public object _engine, _writer, _maintenance, _control_requests, _meta, _idle_timeout_s, _place, _keep_files, _limits, _host
+    cdef public object _group_delay, _epoll, _poll, _processes, _control, _turns
+    cdef public dict _clients, _answer_fds
+    cdef public Lookout _lookout
+    cdef public double _maintain_every_s, _spin_s, _crowded_spin_s, _alone_since_s, _maintained_at_s, _look_until_s
+    cdef public bint _had_clients
+    cdef public int _wake_fd
+    cdef readonly int wake_write_fd
+    cdef public bint stopping
+
+    @cython.locals(
+        group=Group, events=list, answers=list, client=Client, fd=object, answer=bytes, finishing_s=double, now_s=double,
+    )
+    cpdef _turn(self)
+    @cython.locals(client=Client, answer=bytes)
+    cdef _send_all(self, list answers)
+    cpdef list _submit_together(self, list requests)
+    cdef bint _was_moved(self) except -1
+    @cython.locals(look_s=double, keep_s=double)
+    cdef list _wait(self)
+    @cython.locals(data=bytes, requests=list, messages=list, is_sound=bint, moved=bint)
+    cdef _read(self, Client client, Group group)
+    cdef _send(self, Client client, bytes data)
+    cdef _flush(self, Client client)
+    cdef bint _is_idle(self) except -1

@@ -1,0 +1,10 @@
+cimport cython
+
+
+# ``write_all`` and ``read_message`` are called as Python functions: tests replace them here.
+cdef class Channel:
+    cdef public object client_id, depth, commit_id, attachment
+
+@cython.locals(message=bytes)
+cpdef tuple commit_through(Channel channel, bytes request, attach, timeout_s, double give_up_s)
+cpdef give_up(Channel channel, attachment)
