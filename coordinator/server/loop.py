@@ -114,8 +114,7 @@ class Server:
         if hello.store_id not in (None, self._meta.store_id):
             raise self._place.moved_error()
         check_served_as_asked(hello, self._meta)
-        host = self._host
-        segment_fd = self._writer.segment.read_only_fd()
+        host, segment_fd = self._host, self._writer.segment.read_only_fd()
         try:
             assert self._meta.store_id is not None
             client, welcome = welcome_client(

@@ -43,7 +43,7 @@ from shoal.shm.wire.handshake import PROTOCOL_VERSION, Hello, Welcome
 from shoal.workers.shared_memory import take_over
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.attachments import LiveAttachments, reading_through
-from shoal.workers.shared_memory.channel import Channel, commit_through
+from shoal.workers.shared_memory.channel import Answer, Channel, commit_through
 from shoal.workers.uninterrupted import uninterrupted
 
 
@@ -121,7 +121,7 @@ class StoreConnection:
         Raises ``ConflictError``, whose key is the engine's, or the error that the coordinator refused the commit with.
         """
         wire_request.check_size(max(len(mutations), len(reads)))
-        status, version, details = self._exchange(snapshot, valid_until_ms, reads, mutations)
+        status, version, details = self._exchange(snapshot, valid_until_ms, reads, mutations, self.timeout_s)
         return (version, details) if status == COMMITTED else self.told(status, version, details)
 
     def told(self, status: int, version: int, details: Any) -> tuple[int, list[Any]]:
@@ -159,12 +159,10 @@ class StoreConnection:
         if self._moved is not None:
             raise StoreMovedError(*self._moved.args)
 
-    def ask(self, name: str, arguments: list[Any], timeout_s: float | None = None) -> Any:
+    def ask(self, name: str, arguments: list[Any], timeout_s: float = float("inf")) -> Any:
         """Send the coordinator a control request, which commits nothing; its answer, waited for ``timeout_s``."""
         mutations = wire_request.encode_mutations([], control=(name, arguments))
-        return self._exchange(
-            0, 0, wire_request.NO_READS, mutations, self.timeout_s if timeout_s is None else timeout_s
-        )[2]
+        return self._exchange(0, 0, wire_request.NO_READS, mutations, min(timeout_s, self.timeout_s))[2]
 
     def is_at_rest(self) -> bool:
         """Whether it reads a store that nobody serves: of a connection that only reads."""

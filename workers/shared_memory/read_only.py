@@ -84,7 +84,7 @@ class ReadOnlyConnection(StoreConnection):
         """Raise ``InvalidOperationError``."""
         raise self.refusal()
 
-    def ask(self, name: str, arguments: list[Any], timeout_s: float | None = None) -> Any:
+    def ask(self, name: str, arguments: list[Any], timeout_s: float = float("inf")) -> Any:
         """Send a control request; an empty answer if no coordinator serves the store any more."""
         self.current()
         if self._resting is not None:
