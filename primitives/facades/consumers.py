@@ -7,17 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import NoReturn
+from typing import NoReturn, Protocol
 
-from shoal.primitives.engine import EngineTransaction, Transactions
+from shoal.primitives.engine import AutoCommit, EngineTransaction
 from shoal.primitives.event_types import Event
-from shoal.primitives.facades.leases import Lease, take_at
+from shoal.primitives.facades.leases import Lease
+from shoal.primitives.transaction import Transaction
 from shoal.primitives.views.positions import read_position, write_position
 
-_TTL_S = 30.0
+TTL_S = 30.0
 
-Follow = Callable[[int], Iterator[Event]]  # the events from a sequence on, as they come
-Commit = Callable[["Consumer", int], None]  # ``txn.events.commit`` in a transaction of its own
+
+class Log(Protocol):
+    """What a consumer needs of an ``EventLog``."""
+
+    def follow(self, run_id: str, start: int) -> Iterator[Event]:
+        """The events from ``start`` on, as they come."""
+        ...
+
+    def _transact(self, run_id: str, call: Callable[[Transaction], None]) -> None:
+        """Run a call in a transaction of its own."""
+        ...
 
 
 class Consumer:
@@ -47,16 +57,16 @@ class Consumer:
     ``StoreMovedError`` and ``CorruptionError`` (a record is none); ``commit`` ``StoreFullError``.
     """
 
-    __slots__ = ("_commit", "_engine", "_follow", "_lease", "_log_prefix", "_position_key", "name")
+    __slots__ = ("_engine", "_lease", "_log", "_log_prefix", "_position_key", "_run_id", "name")
 
     def __init__(
-        self, store: Transactions, name: str, lease: Lease, keys: tuple[bytes, bytes], follow: Follow, commit: Commit
+        self, log: Log, run_id: str, name: str, lease: Lease, engine: AutoCommit, keys: tuple[bytes, bytes]
     ) -> None:
-        self._engine = store.auto_commit
+        self._log = log
+        self._run_id = run_id
         self._lease = lease
-        self._log_prefix, self._position_key = keys
-        self._follow = follow
-        self._commit = commit
+        self._engine = engine
+        self._log_prefix, self._position_key = keys  # of every key of the log; where the position is
         self.name = name
 
     def __enter__(self) -> Consumer:
@@ -74,7 +84,7 @@ class Consumer:
         raise TypeError("a consumer belongs to the process that holds its name and cannot be copied or pickled")
 
     def __iter__(self) -> Iterator[Event]:
-        return self._follow(self.position)
+        return self._log.follow(self._run_id, self.position)
 
     @property
     def position(self) -> int:
@@ -88,7 +98,7 @@ class Consumer:
         ``NotFoundError`` if there is no such event, ``TypeError`` for a sequence that is not an int, and
         ``FencedError`` if another process may hold the name by now; nothing is written then.
         """
-        self._commit(self, sequence)
+        self._log._transact(self._run_id, lambda txn: txn.events.commit(self, sequence))
 
     def close(self) -> None:
         """Let go of the name; the position stays. A second time does nothing."""
@@ -98,16 +108,3 @@ class Consumer:
         """Write its position with ``transaction``, which is fenced with its name."""
         self._lease._require(transaction)
         write_position(transaction, self._position_key, position)
-
-
-def take(
-    store: Transactions,
-    name: str,
-    holder_key: bytes,
-    keys: tuple[bytes, bytes],
-    wait: float | None,
-    follow: Follow,
-    commit: Commit,
-) -> Consumer:
-    """``EventLog.consumer``. ``keys``: the prefix of the log's keys, and where the position is."""
-    return Consumer(store, name, take_at(store, holder_key, name, _TTL_S, wait, 1), keys, follow, commit)

@@ -11,11 +11,12 @@
     state       name version updated_at value            without value: deleted, its version stays used up
     trace       id parent_id type fields timestamp tags metadata
     lease       name token slot pid ttl_ms                                                      see ``lease_records``
+    consumer    name position                                                                   see ``consumer_records``
 
 Times are integer ms since the epoch (UTC); values are written as ``json_lines`` says. Order: by namespace; in each
-namespace first all records of kind run, then run by run its keys, events, cells, traces and leases. Keys, cells and
-leases are sorted, events are in sequence from 0, and a trace comes after its parent. Nothing else is in an export, so
-the same contents give the same bytes.
+namespace first all records of kind run, then run by run its keys, events, cells, traces, leases and consumers. All but
+events and traces are sorted, events are in sequence from 0, and a trace comes after its parent. Nothing else is in an
+export, so the same contents give the same bytes.
 """
 
 from __future__ import annotations
@@ -43,7 +44,7 @@ from shoal.primitives.views.runs import RunsView
 from shoal.primitives.views.traces import TraceView
 from shoal.shm import codec
 from shoal.shm.errors import CorruptionError
-from shoal.transfer import lease_records
+from shoal.transfer import consumer_records, lease_records
 from shoal.transfer.lease_records import LeaseFact
 
 FORMAT = 1
@@ -65,7 +66,7 @@ class Cell(NamedTuple):
 
 
 class ExportRecord(NamedTuple):
-    """One line of an export. ``item``: a RunMetadata, Pair, Event, Cell, Trace or LeaseFact, as ``kind`` says."""
+    """One line of an export. ``item``: RunMetadata, Pair, Event, Cell, Trace, LeaseFact or ConsumerPosition."""
 
     kind: str
     namespace: Namespace
@@ -131,6 +132,8 @@ def restore(engine: Engine, record: ExportRecord) -> None:
         cells.restore(StateView(engine, namespace, run_id), item.name, item.record)
     elif kind == "lease":
         lease_records.restore(engine, item)
+    elif kind == "consumer":
+        consumer_records.restore(engine, namespace, run_id, item)
     else:
         traces.restore(TraceView(engine, namespace, run_id), item)
 
@@ -150,6 +153,8 @@ def _contents(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[tup
         yield "trace", trace
     for fact in lease_records.facts(engine, namespace, run_id):
         yield "lease", fact
+    for consumer in consumer_records.read(engine, namespace, run_id):
+        yield "consumer", consumer
 
 
 # --- run ------------------------------------------------------------------------------------------------------------
@@ -340,4 +345,5 @@ KINDS = {
     "state": RecordKind(_show_cell, _make_cell, _size_cell),
     "trace": RecordKind(show_trace, _make_trace, _size_trace),
     "lease": RecordKind(lease_records.show, _make_lease, lease_records.size),
+    "consumer": RecordKind(consumer_records.show, consumer_records.make, consumer_records.size),
 }

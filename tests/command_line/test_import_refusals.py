@@ -49,6 +49,7 @@ WRONG: dict[str, list[dict[str, Any]]] = {
         {"fields": {"trace_type": "x", "data": 1, "x": 2}}, {"id": ""}, {"id": None}, {"parent_id": "unknown"},
         {"parent_id": 1}, {"parent_id": "trace-0"}, {"timestamp": None}, {"tags": {}},
     ],
+    "consumer": [{"name": ""}, {"name": 1}, {"position": -1}, {"position": "1"}, {"position": True}, {"token": 1}],
     "lease": [{"name": ""}, {"name": 1}, {"token": -1}, {"token": "1"}, {"slot": None}, {"pid": 1.5}, {"ttl_ms": {}}],
 }  # fmt: skip
 

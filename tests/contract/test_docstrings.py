@@ -161,6 +161,7 @@ def test_public_names_say_where_users_find_them(name: str) -> None:
 PUBLIC = {
     "Database": "backup check close info lease leases path pipeline snapshot transact transaction",
     "Lease": "name release slot token",
+    "Consumer": "close commit name position",
     "Transaction": "close events kv on runs state traces version",
     "Pipeline": "events kv on state traces",
     "RunPipeline": "events kv state traces",
@@ -170,7 +171,7 @@ PUBLIC = {
     "PipelinedTraces": "record record_child record_with_options",
     "RunView": "events kv runs state traces",
     "Namespace": "agent app tenant",
-    "KVStore": "delete exists get increment list list_with_values namespace put put_with_ttl transaction ttl",
+    "KVStore": "delete exists get increment list list_with_values namespace put put_with_ttl transaction ttl watch",
     "KVView": "delete exists get increment list list_with_values put put_with_ttl ttl",
     "RunQuery": "created_after created_before include_archived limit parent_run status tags",
     "TraceType": "Custom Decision Error Query Thought ToolCall type_name",

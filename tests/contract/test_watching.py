@@ -195,9 +195,9 @@ def test_what_a_consumer_cannot_commit(any_db: shoal.Database, run: str) -> None
         for sequence in (1, -1):
             with pytest.raises(shoal.NotFoundError):
                 consumer.commit(sequence)
-        for sequence in ("0", True, None):
+        for other in ("0", True, None):
             with pytest.raises(TypeError):
-                consumer.commit(sequence)  # type: ignore[arg-type]
+                consumer.commit(other)  # type: ignore[arg-type]
         with any_db.transaction(run + "x") as txn:
             with pytest.raises(ValueError, match="another run"):
                 txn.events.commit(consumer, 0)

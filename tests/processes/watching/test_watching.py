@@ -49,6 +49,7 @@ def _write(path: str, name: str, seed: int, seconds: float) -> None:
         runs, numbers, until_s = shoal.RunIndex(db), itertools.count(), time.monotonic() + seconds
         while time.monotonic() < until_s:
             with db.transaction(RUN) as txn:
+                txn.kv.put(f"{name}/commits", next(numbers))
                 for key in rng.sample("abcdef", rng.randint(1, 3)):
                     if rng.random() < 0.2:
                         txn.kv.delete(f"{name}/{key}")
