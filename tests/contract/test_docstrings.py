@@ -47,7 +47,10 @@ CLASSES = {cls.__name__: cls for cls in [*(getattr(shoal, name) for name in shoa
 ERRORS = [cls for cls in CLASSES.values() if issubclass(cls, Exception)]
 TYPES = [cls for cls in [*CLASSES.values(), *KINDS.values()] if cls not in ERRORS]
 # What is raised for arguments that this method does not have.
-NOT_HERE: dict[tuple[type, str], set[str]] = {(TraceView, "query_by_time"): {"ValueError", "LimitExceededError"}}
+NOT_HERE: dict[tuple[type, str], set[str]] = {
+    (TraceView, "query_by_time"): {"ValueError", "LimitExceededError"},
+    (shoal.Consumer, "commit"): {"ValueError"},  # its own log is the right one
+}
 # What any call may raise, because the engine does: said once for each class.
 OF_THE_ENGINE = {"CorruptionError", "SnapshotExpiredError", "InvalidOperationError"}
 OF_A_FACADE = {*OF_THE_ENGINE, "CoordinatorLostError", "StoreMovedError", "StoreFullError"}
