@@ -24,7 +24,7 @@ from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm.limits import KIB
-from shoal.shm.memory.layout import W_HORIZON
+from shoal.shm.memory.layout import RECORD_META, RECORD_PREVIOUS, TOMBSTONE, W_HORIZON
 from shoal.shm.memory.range_tombstones import Row, disjoint
 from shoal.shm.memory.record import NEWEST, value_at, visible_record
 from shoal.shm.memory.tombstone_view import TombstoneView
@@ -32,6 +32,9 @@ from shoal.shm.memory.tombstone_view import TombstoneView
 # A page ends with the change that reaches either.
 _PAGE_CHANGES = 1_000
 _PAGE_BYTES = 256 * KIB
+# A page looks at so many records and keys, for 3 ms: a key may have been overwritten often since. What takes longer is
+# left to the log.
+_PAGE_STEPS = 20_000
 
 Change = tuple[int, bytes, bytes | None]  # version, key, what it holds then: None if it was deleted
 
@@ -62,12 +65,15 @@ class _Lost(Exception):  # noqa: N818 (ends a page)
 class Changes:
     """What commits changed lately, and how far each watch has been told."""
 
-    def __init__(self, window: ConflictWindow, writer: Writer, reclaimer: Reclaimer) -> None:
+    def __init__(self, window: ConflictWindow, writer: Writer, reclaimer: Reclaimer, has_log: bool = True) -> None:
         self._window = window
         self._writer = writer
         self._words = writer.segment.words
         self._watched = reclaimer.watched
         self._tombstones = TombstoneView(writer.segment, writer.limits)
+        self._most_steps = _PAGE_STEPS if has_log else 1 << 62
+        self._steps = 0  # those of the page that is made
+        self._found: dict[bytes, dict[int, int]] = {}  # by key and version, for the page that is made: the record
         self._watches: dict[int, set[int]] = {}  # by database: those for which something is kept
 
     def page(self, lower: bytes, upper: bytes, position: int, after: bytes, through: int) -> Page:
@@ -77,6 +83,8 @@ class Changes:
         if position < self._window.floor:
             return Page(position, after, True, [])
         reached, commits = self._window.changed_in(lower, upper, position, through)
+        self._steps = 0
+        self._found.clear()
         changes: list[Change] = []
         size = 0
         at, key_after = position, after  # the position behind the changes so far
@@ -138,11 +146,30 @@ class Changes:
         words = self._words
         if version < words[W_HORIZON] and self._window.written_since(key, version):
             raise _Lost
-        node = self._writer.hash_index.find(key)
-        record = visible_record(words, node, version, 0, 0) if node else 0
-        if not record or words[record] != version:  # deleted
+        if key not in self._found:
+            self._found[key] = self._records(key, version)
+        record = self._found[key].get(version, 0)
+        if not record or words[record + RECORD_META] & TOMBSTONE:
             return None
         return value_at(words, self._writer.segment.mm, record, NEWEST).value
+
+    def _records(self, key: bytes, version: int) -> dict[int, int]:
+        """The records of a key from ``version`` on, by their versions: all in one walk, as a page may need many."""
+        words, horizon, found = self._words, self._words[W_HORIZON], dict[int, int]()
+        node = self._writer.hash_index.find(key)
+        record = words[node] if node else 0
+        while record:
+            self._step()
+            written = words[record]
+            found[written] = record
+            # Below a record that is not above the horizon memory may have been reused.
+            record = words[record + RECORD_PREVIOUS] if written > max(version, horizon) else 0
+        return found
+
+    def _step(self) -> None:
+        self._steps += 1
+        if self._steps > self._most_steps:
+            raise _Lost
 
     def _cleared(self, version: int, clears: list[Row], start: bytes, upper: bytes) -> Iterator[bytes]:
         """The keys of ``[start, upper)`` that were there before the commit ``version`` cleared ranges."""
@@ -152,6 +179,7 @@ class Changes:
             lower, end = max(lower, start), min(end, upper)
             if lower < end:
                 for key, node in self._writer.ordered_index.iterate(lower, end):
+                    self._step()
                     cleared_at = self._tombstones.cleared_at(key, version - 1)
                     if visible_record(self._words, node, version - 1, cleared_at, 0):
                         yield key

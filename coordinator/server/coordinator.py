@@ -132,7 +132,7 @@ class Coordinator:
         checks = Checks(writer, reclaimer, limits)
         maintenance = Maintenance(self._engine, writer, reclaimer, found.window, checks, self._checkpointer, limits)
         holders = Holders(writer, self._engine, self._host.monotonic_s)
-        changes = Changes(found.window, writer, reclaimer)
+        changes = Changes(found.window, writer, reclaimer, has_log=self._log is not None)
         control_requests = ControlRequests(self._engine, found.window, checks, holders, changes)
         return Server(
             *(self._engine, writer, maintenance, control_requests, self._meta, idle_timeout_s, place, self._keep_files),

@@ -84,6 +84,19 @@ def test_a_page_is_bounded_in_bytes(watched: Watched) -> None:
     assert [len(watched.page(version).changes) for version in range(since, since + 5)] == [2, 2, 2, 2, 1]
 
 
+def test_a_key_that_was_overwritten_often(watched: Watched) -> None:
+    """A page takes a bounded number of steps: what is below too many newer versions is left to the log."""
+    since = watched.commit({b"k": b"0"})
+    for n in range(300):
+        watched.commit({b"k": b"%d" % n, b"k2": b"x"})
+    watched.changes._most_steps = 1_000
+    assert len(watched.pages(since)) == 600
+    watched.changes._most_steps = 299
+    page = watched.page(since)
+    assert (page.is_lost, page.changes, page.version) == (True, [], since)
+    assert len(watched.pages(since + 200)) == 200
+
+
 def test_the_lower_key_of_a_cleared_range(watched: Watched) -> None:
     """It is told if it was there, and as what the commit wrote if it did."""
     since = watched.commit({b"other": b"1"})
