@@ -111,10 +111,23 @@ class EngineTransaction(Engine, Protocol):
         """The commit version, None before the commit; if ``read_only``, the snapshot's from the start."""
         ...
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was committed or abandoned, or its commit has failed."""
+        ...
+
     def require(self, name: str, arguments: list[Any], /) -> None:
         """Perform the operation ``name``, which writes nothing, on the newest state when this commits.
 
         If it raises, nothing is written and the commit raises the same. It is asked for also if nothing was written.
+        """
+        ...
+
+    def defer(self, name: str, arguments: list[Any], committed: Callable[[], None] | None = None, /) -> None:
+        """Perform the operation ``name`` on the newest state when this commits; what it writes is part of the commit.
+
+        Its result is not known, and nothing it reads can conflict. If it raises, nothing is written and the commit
+        raises the same. ``committed`` is called after the commit. A later ``clear`` of the operation's key drops it.
         """
         ...
 

@@ -24,8 +24,25 @@ def new_id() -> str:
         # Within a millisecond the last one plus one: 74 bits leave room for it.
         _last = fresh = max(fresh, _last + 1)
     milliseconds, high, low = fresh >> _RANDOM_BITS, fresh >> 62 & 0xFFF, fresh & (1 << 62) - 1
-    text = f"{milliseconds << 80 | 7 << 76 | high << 64 | 2 << 62 | low:032x}"
+    return id_text((milliseconds << 80 | 7 << 76 | high << 64 | 2 << 62 | low).to_bytes(16, "big"))
+
+
+def id_text(raw: bytes) -> str:
+    """The text of a UUID of 16 bytes."""
+    text = raw.hex()
     return f"{text[:8]}-{text[8:12]}-{text[12:16]}-{text[16:20]}-{text[20:]}"
+
+
+def id_bytes(text: str) -> bytes:
+    """The 16 bytes of a UUID; ``ValueError`` for another text.
+
+    >>> id_text(id_bytes("0192f3a1-7d0c-7e10-8000-00000000000a"))
+    '0192f3a1-7d0c-7e10-8000-00000000000a'
+    """
+    raw = bytes.fromhex(text.replace("-", ""))
+    if len(raw) != 16:
+        raise ValueError(f"{text!r:.60} is no UUID")
+    return raw
 
 
 def _after_fork() -> None:

@@ -3,9 +3,9 @@
     key      namespace, run, type tag, rest
     part     1 byte length, then that many bytes of UTF-8: tenant, app, agent, run; 0 first: the store's own
     run      length 0 is no run: what belongs to the namespace as a whole (the index of runs)
-    tag      KV 0x01, EVENT 0x02, STATE 0x03, TRACE 0x04, RUN 0x05, LEASE 0x08, CONSUMER 0x0B;
-             0x06, 0x07 and 0x10 are reserved
-    rest     KV, STATE and LEASE: the user's key or name
+    tag      KV 0x01, EVENT 0x02, STATE 0x03, TRACE 0x04, RUN 0x05, QUEUE 0x06, BUDGET 0x07, LEASE 0x08,
+             IDEMPOTENCY 0x09, CONSUMER 0x0B; 0x10 is reserved
+    rest     KV, STATE and LEASE: the user's key or name; QUEUE: see ``rules.queues.records``
              elsewhere 1 byte kind (0: the records themselves), then what the primitive defines: sized texts,
              8-byte big-endian numbers, and a last text that needs no length
     text     2 bytes length, then that many bytes of UTF-8
@@ -27,6 +27,14 @@ from shoal.shm.errors import CorruptionError, LimitExceededError
 from shoal.shm.limits import MAX_KEY_BYTES, MAX_RUN_ID_BYTES
 
 _PREFIXES_KEPT = 4096
+# What messages call the primitives whose keys have a kind behind the tag.
+_KINDS = {
+    Tag.EVENT: "events",
+    Tag.TRACE: "traces",
+    Tag.RUN: "runs",
+    Tag.BUDGET: "budget",
+    Tag.IDEMPOTENCY: "idempotency key",
+}
 _SHORTER = "use a shorter one, or a hash of it, such as hashlib.sha256(text.encode()).hexdigest()"
 
 
@@ -138,8 +146,10 @@ def user_text(key: bytes) -> str:
         tag, rest = key[position], key[position + 1 :]
     except IndexError:
         tag, rest = Tag.KV, key
-    if tag in (Tag.EVENT, Tag.TRACE, Tag.RUN):
-        what = {Tag.EVENT: "events", Tag.TRACE: "traces", Tag.RUN: "runs"}[Tag(tag)]
+    if tag == Tag.QUEUE:
+        return f"queue {rest[2 : 2 + int.from_bytes(rest[:2], 'big')].decode('utf-8', errors='backslashreplace')}"
+    if tag in _KINDS:
+        what = _KINDS[Tag(tag)]
         named = rest[1:].decode("utf-8", errors="backslashreplace") if rest[:1] == b"\0" and tag != Tag.EVENT else ""
         return f"{what} {named}".rstrip()
     return rest.decode("utf-8", errors="backslashreplace")

@@ -8,9 +8,11 @@ from typing import NoReturn, Protocol
 from shoal.primitives.engine import EngineTransaction, Transactions
 from shoal.primitives.keys import Namespace, user_text
 from shoal.primitives.rules.hash_chain import DEFAULT_CHAIN
+from shoal.primitives.views.budgets import BudgetView
 from shoal.primitives.views.cells import StateView
 from shoal.primitives.views.events import EventView
 from shoal.primitives.views.kv import KVView
+from shoal.primitives.views.queue import QueueView
 from shoal.primitives.views.runs import RunsView
 from shoal.primitives.views.traces import TraceView
 from shoal.primitives.views.view import NOT_MOVABLE
@@ -79,6 +81,22 @@ class RunView:
         Raises ``InvalidOperationError`` before the transaction has begun.
         """
         return TraceView(self._begun(), self._namespace, self._run_id)
+
+    @property
+    def budget(self) -> BudgetView:
+        """The run's budgets: to read them, and to settle a reservation in this commit.
+
+        Raises ``InvalidOperationError`` before the transaction has begun.
+        """
+        return BudgetView(self._begun(), self._namespace, self._run_id)
+
+    @property
+    def queue(self) -> QueueView:
+        """The run's queues: ``put``, ``complete`` and ``fail`` of ``TaskQueue``, done by this commit.
+
+        Raises ``InvalidOperationError`` before the transaction has begun.
+        """
+        return QueueView(self._begun(), self._namespace, self._run_id)
 
     @property
     def runs(self) -> RunsView:

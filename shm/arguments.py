@@ -52,15 +52,16 @@ def check_wait(what: str, value: object) -> float:
     return FOREVER_S if value is None else check_seconds(what, value, ", or None to wait for ever")
 
 
-def check_ttl_s(ttl: object) -> float | None:
+def check_ttl_s(
+    ttl: object, what: str = "ttl", hint: str = ", or leave it out to keep the key for good"
+) -> float | None:
     """A key's time to live in seconds, more than 0. None if it is infinite, or as long as 31,000 years."""
-    hint = ", or leave it out to keep the key for good"
     if isinstance(ttl, timedelta):
         ttl = ttl.total_seconds()
     elif isinstance(ttl, bool) or not isinstance(ttl, (int, float)):
-        raise TypeError(f"ttl has type {type(ttl).__name__}; give seconds as an int or a float, or a timedelta{hint}")
+        raise TypeError(f"{what} has type {type(ttl).__name__}; give seconds as an int or float, or a timedelta{hint}")
     if not ttl > 0:
-        raise ValueError(f"ttl is {shown(ttl)}; give more than 0 seconds{hint}")
+        raise ValueError(f"{what} is {shown(ttl)}; give more than 0 seconds{hint}")
     return None if ttl >= _PERMANENT_S else float(ttl)
 
 

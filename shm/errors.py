@@ -2,6 +2,7 @@
 
     ShoalError
       ConflictError, SnapshotExpiredError                       run the transaction again
+      InDoubtError                                              find out
       CASConflictError, NotFoundError, AlreadyExistsError,
       InvalidOperationError, InvalidStatusTransitionError,
       LimitExceededError, LeaseHeldError, FencedError           the caller decides
@@ -32,8 +33,10 @@ def shown(number: float, form: str = "") -> str:
 class ShoalError(Exception):
     """Base of all errors shoal raises on purpose. Never raised itself."""
 
-    # Whether the reason passes when others let go of what they hold. An operation that waits in line is decided again.
+    # Whether the reason passes when something is written. An operation that waits in line is decided again then.
     passes = False
+    # After how many ms it passes by itself, or may pass: the operation is decided again then, too. None: never.
+    passes_in_ms: int | None = None
 
 
 class ConflictError(ShoalError):

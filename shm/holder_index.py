@@ -1,7 +1,8 @@
 """Who holds what, as ordinary keys: written by the operations that take and release, read by the coordinator.
 
     key      0x00 0x01, holder (8 bytes, big-endian), held key
-    value    msgpack [ttl in ms]: how long the holder keeps it while its process does not answer
+    value    msgpack [ttl in ms, ...]: how long the holder keeps it while its process does not answer; what follows is
+             the business of the rule that wrote it
 
 A holder is an open database in one process; its id is the ``database_id`` of the greeting. The held key is the record
 of a lease, a claim or whatever else is held. Both are written in one commit, so after a SIGKILL either both are there
@@ -54,7 +55,7 @@ def decode_key(key: bytes) -> tuple[int, bytes]:
 def decode_ttl_ms(value: bytes) -> int:
     """The ttl of an entry; the shortest for other bytes, which no rule writes."""
     try:
-        (ttl_ms,) = codec.unpackb(value)
+        ttl_ms, *_ = codec.unpackb(value)
     except (ValueError, TypeError):
         return 1
     return ttl_ms if type(ttl_ms) is int and ttl_ms > 0 else 1

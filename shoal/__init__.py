@@ -20,10 +20,13 @@ from shoal.database import Database, StoreInfo, open
 from shoal.primitives.event_types import Anchor, Appended, ChainVerification, Event
 from shoal.primitives.facades.consumers import Consumer
 from shoal.primitives.facades.event_log import EventLog
+from shoal.primitives.facades.fleet.budget import Budget, Reservation
 from shoal.primitives.facades.kv_store import KVStore
 from shoal.primitives.facades.leases import Lease, LeaseInfo
 from shoal.primitives.facades.run_index import RunIndex
 from shoal.primitives.facades.state_cell import StateCell
+from shoal.primitives.facades.task import Task
+from shoal.primitives.facades.task_queue import TaskQueue
 from shoal.primitives.facades.trace_store import TraceStore
 from shoal.primitives.keys import Namespace
 from shoal.primitives.rules.hash_chain import GENESIS_HASH
@@ -31,8 +34,10 @@ from shoal.primitives.run_types import CreateRunOptions, RunMetadata, RunQuery, 
 from shoal.primitives.trace_types import KINDS as _KINDS
 from shoal.primitives.trace_types import Trace, TraceOptions, TraceTree, TraceType
 from shoal.primitives.transaction import Transaction
+from shoal.primitives.views.budgets import BudgetState
 from shoal.primitives.views.cells import State
 from shoal.primitives.views.changes import Change, RunChange
+from shoal.primitives.views.tasks import QueueStats, TaskInfo, TaskStatus
 from shoal.shm.errors import (
     AlreadyExistsError,
     CASConflictError,
@@ -54,6 +59,7 @@ from shoal.shm.errors import (
     WorkerLostError,
     WorkerTaskError,
 )
+from shoal.shm.fleet_errors import BudgetExceededError, InDoubtError, TaskFailedError
 
 if _TYPE_CHECKING:
     from shoal.primitives.facades.pipeline import Pipeline
@@ -64,6 +70,9 @@ __all__ = [
     "AlreadyExistsError",
     "Anchor",
     "Appended",
+    "Budget",
+    "BudgetExceededError",
+    "BudgetState",
     "CASConflictError",
     "ChainVerification",
     "Change",
@@ -78,6 +87,7 @@ __all__ = [
     "EventLog",
     "FencedError",
     "GENESIS_HASH",
+    "InDoubtError",
     "InvalidOperationError",
     "InvalidStatusTransitionError",
     "KVStore",
@@ -88,6 +98,8 @@ __all__ = [
     "Namespace",
     "NotFoundError",
     "Pipeline",
+    "QueueStats",
+    "Reservation",
     "RunChange",
     "RunIndex",
     "RunMetadata",
@@ -101,6 +113,11 @@ __all__ = [
     "StoreFullError",
     "StoreInfo",
     "StoreMovedError",
+    "Task",
+    "TaskFailedError",
+    "TaskInfo",
+    "TaskQueue",
+    "TaskStatus",
     "TaskTimeoutError",
     "Trace",
     "TraceOptions",

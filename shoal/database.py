@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from datetime import timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shoal.primitives.engine import Recipe, Store
+from shoal.primitives.facades.fleet.idempotency import IDEMPOTENCY_TTL_S, OnDoubt, Remembered, once
 from shoal.primitives.facades.leases import Lease, LeaseInfo, check_fence, held, take
 from shoal.primitives.keys import Namespace
 from shoal.primitives.retry import retry
@@ -16,7 +17,9 @@ from shoal.primitives.transaction import Fence, Transaction
 from shoal.shared_memory_store import SharedMemoryStore
 from shoal.shm.arguments import check_count, check_plain_function, check_plain_result
 from shoal.shm.compilation import is_compiled
+from shoal.shm.errors import ConflictError
 from shoal.shm.limits import IDLE_TIMEOUT_S, OPEN_TIMEOUT_S
+from shoal.store_info import StoreInfo
 
 if TYPE_CHECKING:
     from shoal.primitives.facades.pipeline import Pipeline
@@ -25,33 +28,6 @@ T = TypeVar("T")
 
 # The namespace used where none is named; shared, so that what it caches is, too.
 DEFAULT_NAMESPACE = Namespace()
-
-
-@dataclass(frozen=True)
-class StoreInfo:
-    """The result of ``Database.info``.
-
-    - ``path`` (str): where the store lies.
-    - ``durability`` (str): ``"memory"``, ``"buffered"`` or ``"strict"``.
-    - ``coordinator_pid`` (int): the process that serves it.
-    - ``commit_version`` (int): the newest one.
-    - ``keys`` (int): live keys; those of a range just deleted are counted until they are reclaimed.
-    - ``bytes_used`` (int): of the store's memory.
-    - ``clients`` (int): attached databases.
-    - ``compiled`` (bool): whether this process runs the hot modules compiled, and not as plain Python.
-
-    >>> StoreInfo("fleet.db", "buffered", 4711, 12, 3, 16384, 1, False).keys
-    3
-    """
-
-    path: str
-    durability: str
-    coordinator_pid: int
-    commit_version: int
-    keys: int
-    bytes_used: int
-    clients: int
-    compiled: bool
 
 
 class Database:
@@ -123,6 +99,8 @@ class Database:
         retries: int = 100,
         *,
         fence: Fence | None = None,
+        idempotency_key: str | None = None,
+        idempotency_ttl: float | timedelta = IDEMPOTENCY_TTL_S,
         namespace: Namespace = DEFAULT_NAMESPACE,
     ) -> T:
         """Run ``fn(txn)`` in a transaction and return what it returns, again after each conflict.
@@ -131,20 +109,81 @@ class Database:
         ``txn``. An async or generator function, or one that returns what is still to be awaited or iterated, is
         refused, and nothing is written. ``fence``: as in ``transaction``.
 
+        With an ``idempotency_key`` (str) it takes effect once for a run and that key, also if processes die on the way:
+        the result is written in the same commit, for ``idempotency_ttl`` seconds (or a timedelta) from then on. A later
+        call with the key returns that result and does not run ``fn``. The first call returns it as it is read back: a
+        tuple is a list. It must be a storable value. A call that fails does not use the key up.
+
         Raises ``ConflictError`` or ``SnapshotExpiredError`` if all runs ended so, what else the commit may raise
-        (``Transaction``), whatever ``fn`` raises, and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad
-        argument.
+        (``Transaction``), whatever ``fn`` raises, ``CorruptionError`` for a damaged result, and ``TypeError``,
+        ``ValueError`` or ``LimitExceededError`` for a bad argument or a result that cannot be stored.
+
+        >>> import shoal, tempfile
+        >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
+        ...     for _ in range(2):
+        ...         db.transact("run-1", lambda txn: txn.kv.increment("paid", 10), idempotency_key="invoice 7")
+        10
+        10
         """
         check_plain_function("fn", fn)
         check_count("retries", retries, 0)
+        known = None
+        if idempotency_key is not None:
+            known = Remembered(namespace, run_id, idempotency_key, idempotency_ttl)
 
         def attempt() -> T:
             with self.transaction(run_id, fence=fence, namespace=namespace) as txn:
-                result = fn(txn)
+                result = fn(txn) if known is None else known.run(txn, fn)
                 check_plain_result("fn", fn, result)  # while an error still keeps everything from being written
                 return result
 
-        return retry(attempt, retries)
+        try:
+            return retry(attempt, retries)
+        except ConflictError:  # perhaps with a call of the same key
+            for result in [] if known is None else known.find(self._store.auto_commit):
+                return result  # type: ignore[no-any-return]
+            raise
+
+    def once(
+        self,
+        run_id: str,
+        key: str,
+        fn: Callable[[], T],
+        *,
+        on_doubt: OnDoubt = "raise",
+        namespace: Namespace = DEFAULT_NAMESPACE,
+    ) -> T:
+        """Do something outside the store once for a run and ``key``: call ``fn()``, record its result and return it.
+
+        Called again, by any process, it returns the recorded result and does not call ``fn``. While another call is at
+        it, this waits for that one. The result is a storable value, and comes as it is read back: a tuple is a list.
+        It is kept as long as the run. No transaction is open while ``fn`` runs, and it must not call ``once`` with the
+        same key: it would wait for itself.
+
+        The intent is recorded before ``fn`` is called. An exception that ``fn`` raises says that nothing has happened:
+        the intent is deleted, and the next call runs ``fn``. But if the process ends between intent and result, or is
+        interrupted (``KeyboardInterrupt``, ``SystemExit``), or the result cannot be recorded, nobody can know whether
+        the effect took place. ``on_doubt`` says what the next call does then:
+
+        - ``"raise"``: it raises ``InDoubtError``.
+        - ``"retry"``: it calls ``fn`` again. If that raises, the first attempt is still in doubt.
+        - a function ``on_doubt(key)`` that finds out what happened, and returns the result, which is recorded.
+
+        Raises ``InDoubtError``, whatever ``fn`` or ``on_doubt`` raises, ``FencedError`` if the process was stopped for
+        so long that another one has resolved the effect meanwhile, or the run was deleted, ``StoreFullError`` if there
+        is no room for a record, ``ConflictError``, ``CorruptionError`` for a damaged record, ``InvalidOperationError``
+        if the database only reads, and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument or a
+        result that cannot be stored.
+
+        >>> import shoal, tempfile
+        >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
+        ...     for _ in range(2):
+        ...         db.once("run-1", "mail to ann", lambda: print("sent") or 250)
+        sent
+        250
+        250
+        """
+        return once(self._store, namespace, run_id, key, fn, on_doubt)
 
     def pipeline(self, run_id: str, depth: int = 64, *, namespace: Namespace = DEFAULT_NAMESPACE) -> Pipeline:
         """Commits on a run that are sent without waiting for the one before, to be used in a ``with`` statement.

@@ -98,6 +98,14 @@ class Session:
         """In one transaction: put ``payload`` at the key ``name`` and append it, set the cell ``name``, trace."""
         raise NotImplementedError
 
+    def queue(self, queue: str, payload: Any) -> None:
+        """Put a task into a queue, claim the first one that nobody has, and complete that: three commits."""
+        raise NotImplementedError
+
+    def tasks(self, queue: str) -> tuple[int, int]:
+        """How many tasks of a queue are done, and how many are not."""
+        raise NotImplementedError
+
     def close(self) -> None:
         """Detach, once everything is acknowledged. Raises what a commit under way failed with."""
 

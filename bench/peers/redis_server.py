@@ -60,6 +60,8 @@ class RedisSession(Session):
         self._client = client
         self._append: str = client.script_load(_APPEND)
         self._add_one: str = client.script_load(_ADD_ONE)
+        self._tasks_of = os.urandom(8)
+        self._put_tasks = 0
 
     def get(self, key: str) -> Any:
         """``Session.get``."""
@@ -123,6 +125,26 @@ class RedisSession(Session):
                 raise BenchError(f"the log is broken at event {length}")
             length, head_hash = length + 1, expected
         return length
+
+    def queue(self, queue: str, payload: Any) -> None:
+        """``Session.queue``: a list of tasks and one of claimed tasks, from which nothing is fenced.
+
+        A task has a number of its own, as ``LREM`` looks for its bytes.
+        """
+        self._put_tasks += 1
+        task = msgpack.packb([self._tasks_of, self._put_tasks, payload])
+        self._client.lpush(f"queue/{queue}", task)
+        claimed = self._client.lmove(f"queue/{queue}", f"queue/{queue}/claimed", "RIGHT", "LEFT")
+        owner, number, _ = msgpack.unpackb(claimed)
+        with self._client.pipeline() as pipe:
+            pipe.lrem(f"queue/{queue}/claimed", 1, claimed)
+            pipe.hset(f"queue/{queue}/done", f"{owner.hex()}/{number}", msgpack.packb(True))
+            pipe.execute()
+
+    def tasks(self, queue: str) -> tuple[int, int]:
+        """``Session.tasks``."""
+        others = self._client.llen(f"queue/{queue}") + self._client.llen(f"queue/{queue}/claimed")
+        return self._client.hlen(f"queue/{queue}/done"), others
 
     def close(self) -> None:
         """``Session.close``."""

@@ -32,6 +32,7 @@ class ShoalSession(Session):
         self._events = shoal.EventLog(database)
         self._cells = shoal.StateCell(database)
         self._traces = shoal.TraceStore(database)
+        self._queue = shoal.TaskQueue(database)
         self._pipeline: shoal.Pipeline | None = None
 
     def get(self, key: str) -> Any:
@@ -130,6 +131,19 @@ class ShoalSession(Session):
             txn.traces.record(shoal.TraceType.Thought(content), tags=(tag,))
 
         self._database.transact(run, write)
+
+    def queue(self, queue: str, payload: Any) -> None:
+        """``Session.queue``."""
+        self._queue.put(_RUN, queue, payload)
+        task = self._queue.claim(_RUN, queue)
+        if task is None:
+            raise BenchError(f"no task of {queue} was ready")
+        task.complete(True)
+
+    def tasks(self, queue: str) -> tuple[int, int]:
+        """``Session.tasks``."""
+        stats = self._queue.stats(_RUN, queue)
+        return stats.done, stats.ready + stats.delayed + stats.claimed + stats.dead
 
     def close(self) -> None:
         """``Session.close``: a pipeline waits for all answers and raises the first error."""

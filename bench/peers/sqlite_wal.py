@@ -36,6 +36,13 @@ _TRACE = "INSERT INTO traces (run, id, type, content, ts) VALUES (?, ?, 'Thought
 _TAG = "INSERT INTO tags (run, tag, ts, id) VALUES (?, ?, ?, ?)"
 _TRACE_COUNT = "SELECT count(*) FROM tags JOIN traces USING (run, id) WHERE tags.run = ? AND tag = ?"
 
+_PUT_TASK = "INSERT INTO tasks (queue, payload, ts) VALUES (?, ?, ?)"
+_CLAIM = """UPDATE tasks SET status = 1, attempt = attempt + 1, token = token + 1, ts = ? WHERE id = (
+    SELECT id FROM tasks WHERE queue = ? AND status = 0 ORDER BY priority DESC, id LIMIT 1
+) RETURNING id, payload, token"""
+_COMPLETE = "UPDATE tasks SET status = 2, result = ?, ts = ? WHERE id = ? AND status = 1 AND token = ?"
+_TASKS = "SELECT count(*) FILTER (WHERE status = 2), count(*) FILTER (WHERE status != 2) FROM tasks WHERE queue = ?"
+
 # WITHOUT ROWID: a row lies in the tree of its key, and its indices hold that key, so no read needs a second look-up.
 _TABLES = """
 CREATE TABLE kv (key TEXT PRIMARY KEY, value BLOB NOT NULL) WITHOUT ROWID;
@@ -52,6 +59,12 @@ CREATE TABLE traces (
 ) WITHOUT ROWID;
 CREATE INDEX traces_by_type ON traces (run, type, ts);
 CREATE INDEX traces_by_time ON traces (run, ts);
+CREATE TABLE tasks (
+    id INTEGER PRIMARY KEY, queue TEXT NOT NULL, status INTEGER NOT NULL DEFAULT 0, priority INTEGER NOT NULL DEFAULT 0,
+    attempt INTEGER NOT NULL DEFAULT 0, token INTEGER NOT NULL DEFAULT 0, payload BLOB NOT NULL, result BLOB,
+    ts INTEGER NOT NULL
+);
+CREATE INDEX tasks_ready ON tasks (queue, priority DESC, id) WHERE status = 0;
 CREATE TABLE tags (run TEXT, tag TEXT, ts INTEGER, id TEXT, PRIMARY KEY (run, tag, ts, id)) WITHOUT ROWID;
 """
 
@@ -142,6 +155,20 @@ class SqliteSession(Session):
             self._append(run, event_type, packed)
             self._execute(_SET_CELL, (run, name, packed, now_ms()))
             self._trace(run, content, tag)
+
+    def queue(self, queue: str, payload: Any) -> None:
+        """``Session.queue``: the claim under the write lock, and fenced by a token."""
+        self._execute(_PUT_TASK, (queue, msgpack.packb(payload), now_ms()))
+        with self._transaction():
+            task_id, raw, token = self._execute(_CLAIM, (now_ms(), queue)).fetchone()
+        msgpack.unpackb(raw)
+        if self._execute(_COMPLETE, (msgpack.packb(True), now_ms(), task_id, token)).rowcount != 1:
+            raise BenchError(f"task {task_id} was claimed by another")
+
+    def tasks(self, queue: str) -> tuple[int, int]:
+        """``Session.tasks``."""
+        done, others = self._execute(_TASKS, (queue,)).fetchone()
+        return done, others
 
     @contextmanager
     def _transaction(self) -> Iterator[None]:

@@ -73,10 +73,11 @@ class CommitEngine:
         self._admission = Admission(writer, window, operations, clock)
         self._batching = Batching(writer, operations, limits)
 
-    def submit(self, client_id: int, request: CommitSet, in_line: bool = False) -> bytes:
+    def submit(self, client_id: int, request: CommitSet, in_line: Callable[[ShoalError], None] | None = None) -> bytes:
         """Decide one commit and do it, not yet visible. The answer may be sent after ``finish_group``.
 
-        The answer is empty if the request is ``in_line`` and its operation raises what ``passes``: it may try again.
+        Of a request that waits in line, ``in_line`` is called with what its operation raises, if that ``passes``. The
+        answer is empty then, and the request may be submitted again.
         """
         commit_id = request.commit_id
         session = self.sessions.get(client_id)
@@ -98,7 +99,10 @@ class CommitEngine:
             if request.operations and not writes and not request.clears:  # its operations change nothing
                 return encode_answer(commit_id, COMMITTED, self.version, results)
         except Exception as error:  # nothing of it exists yet
-            return b"" if in_line and isinstance(error, ShoalError) and error.passes else refusal(request, error)
+            if in_line is not None and isinstance(error, ShoalError) and error.passes:
+                in_line(error)
+                return b""
+            return refusal(request, error)
         outcome = (client_id, commit_id, results)
         try:
             self._commit(client_id, commit_id, request.clears, writes, mutations, decided, nodes, (outcome,))

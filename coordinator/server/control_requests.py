@@ -20,8 +20,9 @@ wakes those that wait for what it wrote, after it is published, in the order in 
 coordinator's memory only; after its death the clients ask the next one.
 
 A line is of one operation on one key. When something that it waits for is written, its requests are decided again in
-the order of their arrival, up to the first that still has to wait. One that arrives goes to the end of a line that is
-there without being decided, so nobody overtakes.
+the order of their arrival, up to the first that still has to wait. If what that one raises passes by itself
+(``passes_in_ms``), the line is decided again at that time. One that arrives goes to the end of a line that is there
+without being decided, so nobody overtakes.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ from shoal.shm.wire.answer import ANSWERED, encode_answer
 from shoal.shm.wire.request import CommitSet
 
 Answers = list[tuple[Client, bytes]]
+Line = tuple[str, bytes]  # the operation and its first argument
+_NEVER_S = float("inf")
 
 
 class _Pending(NamedTuple):
@@ -50,7 +53,7 @@ class _Pending(NamedTuple):
 
     client: Client
     request: CommitSet
-    line: tuple[str, bytes] | None  # the operation and its first argument; None of one that only waits
+    line: Line | None  # None of one that only waits
     watched: Watched | None = None  # what to tell one that waits for changes
 
 
@@ -68,9 +71,12 @@ class ControlRequests:
         self._waiters = Waiters()  # the targets are waiting clients and the keys of lines
         self._seen = 0  # the version up to which the waiters know everything
         self._pending: dict[Client, _Pending] = {}
-        self._lines: dict[tuple[str, bytes], dict[Client, _Pending]] = {}  # in the order of arrival
-        self._stirred: dict[tuple[str, bytes], None] = {}  # lines that somebody has left
+        self._lines: dict[Line, dict[Client, _Pending]] = {}  # in the order of arrival
+        self._stirred: dict[Line, None] = {}  # lines that somebody has left
         self._due: list[tuple[float, int, _Pending]] = []
+        self._line_due: dict[Line, float] = {}  # when a line is decided again, whatever is written
+        self._lines_due: list[tuple[float, Line]] = []  # the same as a heap; an entry that differs counts no more
+        self._now_s = 0.0
         self._numbers = 0
         self._answers: Answers = []
         self.is_active = len(holders) > 0
@@ -91,6 +97,7 @@ class ControlRequests:
         if client in self._pending:
             self.forget(client)  # it has given up waiting
         self.is_active = True
+        self._now_s = now_s
         return answer(self, client, request, now_s, *understood)
 
     def forget(self, client: Client) -> None:
@@ -117,12 +124,18 @@ class ControlRequests:
 
     def due_in_s(self, now_s: float) -> float:
         """How long there is nothing to do for ``after_turn`` unless something is committed."""
-        first_s = self._due[0][0] - now_s if self._due else float("inf")
-        return max(0.0, min(first_s, self._holders.due_in_s()))
+        first_s = min(heap[0][0] if heap else _NEVER_S for heap in (self._due, self._lines_due))
+        return max(0.0, min(first_s - now_s, self._holders.due_in_s()))
 
     def after_turn(self, now_s: float) -> Answers:
         """End holders, wake who waits for what was committed, and end waits whose time is up; what to send now."""
+        self._now_s = now_s
         self._holders.end_due()
+        while self._lines_due and self._lines_due[0][0] <= now_s:
+            due_s, key = heapq.heappop(self._lines_due)
+            if self._line_due.get(key) == due_s:
+                del self._line_due[key]
+                self._stirred[key] = None
         self._wake()
         while self._due and self._due[0][0] <= now_s:
             _, _, pending = heapq.heappop(self._due)
@@ -198,7 +211,7 @@ class ControlRequests:
             self._serve(key)
         is_last = key in self._lines and self._engine.outcome(client.client_id, request.commit_id) is None
         if not (is_last and longest_ms):
-            told = self._submit(client, request, longest_ms > 0)
+            told = self._submit(client, request, key if longest_ms else None)
             if told:
                 return told
         if key not in self._lines:
@@ -209,7 +222,7 @@ class ControlRequests:
         return b""
 
     def _leave(self, client: Client, request: CommitSet, now_s: float) -> bytes:
-        return self._submit(client, request, False)
+        return self._submit(client, request)
 
     def _renew(self, client: Client, request: CommitSet, now_s: float) -> bytes:
         return _answered(request, [int(self._holders.renew(client.database_id))])
@@ -281,11 +294,11 @@ class ControlRequests:
         self._waiters.remove(client)
         self._answers.append((client, answer))
 
-    def _serve(self, key: tuple[str, bytes]) -> None:
+    def _serve(self, key: Line) -> None:
         """Decide the requests of a line, up to the first that still has to wait."""
         line = self._lines[key]
         for client, pending in list(line.items()):
-            answer = self._submit(client, pending.request, True)
+            answer = self._submit(client, pending.request, key)
             if not answer:
                 return
             self._answers.append((client, answer))
@@ -301,15 +314,30 @@ class ControlRequests:
         elif pending.line is None:
             answer = _answered(pending.request, [0])
         else:
-            answer = self._submit(pending.client, pending.request, False)
+            answer = self._submit(pending.client, pending.request)
         self._answers.append((pending.client, answer))
         self.forget(pending.client)
 
-    def _submit(self, client: Client, request: CommitSet, in_line: bool) -> bytes:
+    def _submit(self, client: Client, request: CommitSet, line: Line | None = None) -> bytes:
+        """The answer; empty if the request has to wait in ``line``."""
         client.page.note_work(1)
-        answer = self._engine.submit(client.client_id, request, in_line)
+        wait = None if line is None else lambda error: self._note_line(line, error.passes_in_ms)
+        answer = self._engine.submit(client.client_id, request, wait)
         client.page.note_work(0)
         return answer
+
+    def _note_line(self, line: Line, passes_in_ms: int | None) -> None:
+        """The first of a line has to wait; for so long at most, if that is known."""
+        if passes_in_ms is None:
+            self._line_due.pop(line, None)
+            return
+        due_s = self._now_s + max(1, passes_in_ms) / 1000
+        if self._line_due.get(line) != due_s:
+            self._line_due[line] = due_s
+            heapq.heappush(self._lines_due, (due_s, line))
+        if len(self._lines_due) > 2 * len(self._line_due) + 64:
+            self._lines_due = [(due_s, line) for line, due_s in self._line_due.items()]
+            heapq.heapify(self._lines_due)
 
 
 def _answered(request: CommitSet, answer: list[Any]) -> bytes:

@@ -10,7 +10,7 @@ from shoal.primitives.engine import Engine
 from shoal.primitives.event_types import Anchor, Appended, ChainVerification, Event, verify_events
 from shoal.primitives.facades.consumers import TTL_S, Consumer
 from shoal.primitives.facades.facade import Facade
-from shoal.primitives.facades.leases import take_at
+from shoal.primitives.facades.leases import take_key
 from shoal.primitives.keys import Namespace, only
 from shoal.primitives.rules.event_rules import LARGEST_SEQUENCE
 from shoal.primitives.rules.hash_chain import CHAINS, DEFAULT_CHAIN, GENESIS_HASH
@@ -162,7 +162,8 @@ class EventLog(Facade[EventView]):
         """
         keys = self._views[run_id]._prefix, position_key(self.namespace, run_id, name)
         store, key = self._db._store, holder_key(self.namespace, run_id, name)
-        return Consumer(self, run_id, name, take_at(store, key, name, TTL_S, wait, 1), store.auto_commit, keys)
+        lease = take_key(store, key, name, 1, TTL_S, time.monotonic() + check_wait("wait", wait))
+        return Consumer(self, run_id, name, lease, store.auto_commit, keys)
 
     def verify_chain(self, run_id: str, anchor: Anchor | None = None) -> ChainVerification:
         """Whether events, hashes, metadata and type index fit each other; what does not fit is in the result.

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import NoReturn
 
-from shoal.primitives.engine import Engine, EngineTransaction, Transactions
+from shoal.primitives.engine import Engine, EngineTransaction, Store, Transactions
 from shoal.primitives.keys import Namespace, Tag, after, decode_text, encode_text
 from shoal.primitives.rules import requests
 from shoal.primitives.rules.lease_rules import LeaseHolder, decode_record
@@ -108,23 +108,24 @@ class Lease:
 
 
 def take(
-    store: Transactions, namespace: Namespace, run_id: str, name: str, ttl: float, wait: float | None, slots: int
+    store: Store, namespace: Namespace, run_id: str, name: str, ttl: float, wait: float | None, slots: int
 ) -> Lease:
     """``Database.lease``."""
-    return take_at(store, _prefix(namespace, run_id) + encode_text("name", name), name, ttl, wait, slots)
-
-
-def take_at(store: Transactions, key: bytes, name: str, ttl: float, wait: float | None, slots: int) -> Lease:
-    """A lease whose record is at ``key``; ``name`` is what its errors call it."""
+    key = _prefix(namespace, run_id) + encode_text("name", name)
     ttl_s = check_positive_seconds("ttl", ttl)
     give_up_s = time.monotonic() + check_wait("wait", wait)
     check_count("slots", slots, 1)
+    return take_key(store, key, name, slots, ttl_s, give_up_s)
+
+
+def take_key(store: Transactions, key: bytes, name: str, slots: int, ttl_s: float, give_up_s: float) -> Lease:
+    """Take the lease whose record is at ``key``; its users know it by ``name``."""
     ticket, holder = random_bits(_TICKET_BITS) + 1, store.holding.holder
     token, slot = requests.take_lease(store.holding, key, name, slots, ttl_s, ticket, give_up_s)
     return Lease(store, key, name, ticket, holder, token, slot)
 
 
-def held(store: Transactions, namespace: Namespace, run_id: str) -> list[LeaseInfo]:
+def held(store: Store, namespace: Namespace, run_id: str) -> list[LeaseInfo]:
     """``Database.leases``."""
     found = list(holders(store.auto_commit, namespace, run_id))
     if not found:
@@ -148,7 +149,7 @@ def holders(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[tuple
 def check_fence(fence: Fence | None) -> Fence | None:
     """``TypeError`` for what cannot fence a transaction."""
     if fence is not None and not hasattr(fence, "_require"):
-        raise TypeError(f"fence has type {type(fence).__name__}; give a shoal.Lease")
+        raise TypeError(f"fence has type {type(fence).__name__}; give a shoal.Lease or a shoal.Task")
     return fence
 
 

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shoal.primitives.rules import cell_rules, event_rules, key_rules, lease_rules
+from shoal.primitives.rules import budget_rules, cell_rules, event_rules, key_rules, lease_rules
+from shoal.primitives.rules.queues import queue_rules
 from shoal.primitives.rules.tags import Tag, tag_of
 from shoal.shm.operation import BatchedOperation, Decision, OperationTable, Read, Write
 
+BUDGET_ADJUST = "budget_adjust"
+BUDGET_CREATE = "budget_create"
+BUDGET_RESERVE = "budget_reserve"
+BUDGET_SETTLE = "budget_settle"
 CELL_CAS = "cell_cas"
 CELL_DELETE = "cell_delete"
 CELL_INIT = "cell_init"
@@ -21,9 +26,24 @@ INSERT = "insert"
 LEASE_FENCE = "lease_fence"
 LEASE_RELEASE = "lease_release"
 LEASE_TAKE = "lease_take"
+TASK_CANCEL = "task_cancel"
+TASK_CLAIM = "task_claim"
+TASK_COMPLETE = "task_complete"
+TASK_FAIL = "task_fail"
+TASK_FENCE = "task_fence"
+TASK_PURGE = "task_purge"
+TASK_PUT = "task_put"
+TASK_RELEASE = "task_release"
+TASK_RESTORE = "task_restore"
+TASK_RETRY = "task_retry"
+TASK_UNCLAIM = "task_unclaim"
 TOKENS_RAISE = "tokens_raise"
 
 OPERATIONS: dict[str, Callable[..., Decision]] = {
+    BUDGET_ADJUST: budget_rules.adjust,
+    BUDGET_CREATE: budget_rules.create,
+    BUDGET_RESERVE: budget_rules.reserve,
+    BUDGET_SETTLE: budget_rules.settle,
     CELL_CAS: cell_rules.cas,
     CELL_DELETE: cell_rules.delete,
     CELL_INIT: cell_rules.init,
@@ -37,6 +57,17 @@ OPERATIONS: dict[str, Callable[..., Decision]] = {
     LEASE_FENCE: lease_rules.fence,
     LEASE_RELEASE: lease_rules.release,
     LEASE_TAKE: lease_rules.take,
+    TASK_CANCEL: queue_rules.cancel,
+    TASK_CLAIM: queue_rules.claim,
+    TASK_COMPLETE: queue_rules.complete,
+    TASK_FAIL: queue_rules.fail,
+    TASK_FENCE: queue_rules.fence,
+    TASK_PURGE: queue_rules.purge,
+    TASK_PUT: queue_rules.put,
+    TASK_RELEASE: queue_rules.release,
+    TASK_RESTORE: queue_rules.restore,
+    TASK_RETRY: queue_rules.retry,
+    TASK_UNCLAIM: queue_rules.unclaim,
     TOKENS_RAISE: lease_rules.raise_tokens,
 }
 
@@ -44,8 +75,11 @@ BATCHED: dict[str, Callable[[Read, bytes], BatchedOperation]] = {EVENT_APPEND: e
 
 # What a held key may be, by its tag: what to write when its holder has ended.
 ENDED: dict[Tag, Callable[[Read, bytes, int, int], list[Write]]] = {
-    Tag.CONSUMER: lease_rules.ended,
+    Tag.QUEUE: queue_rules.ended,
+    Tag.BUDGET: budget_rules.ended,
     Tag.LEASE: lease_rules.ended,
+    Tag.IDEMPOTENCY: lease_rules.ended,
+    Tag.CONSUMER: lease_rules.ended,
 }
 
 

@@ -122,6 +122,102 @@ def fence_lease(transaction: EngineTransaction, holder: int, key: bytes, name: s
     transaction.require(registry.LEASE_FENCE, [key, name, holder, token])
 
 
+def put_tasks(
+    engine: Engine, key: bytes, options: tuple[int, int, int], user_key: bytes | None, tasks: list[bytes]
+) -> list[bytes]:
+    """``queue_rules.put``: the ids. ``options``: priority, delay (ms), most attempts. ``tasks``: id, payload, ..."""
+    ids: list[bytes] = engine.perform(registry.TASK_PUT, [key, *options, user_key, False, tasks])
+    return ids
+
+
+def put_tasks_later(
+    transaction: EngineTransaction,
+    key: bytes,
+    options: tuple[int, int, int],
+    user_key: bytes | None,
+    tasks: list[bytes],
+) -> None:
+    """The same, decided when the transaction commits. The ``user_key`` is new, and the transaction writes it."""
+    transaction.defer(registry.TASK_PUT, [key, *options, user_key, True, tasks])
+
+
+def claim_tasks(
+    holding: Holding, key: bytes, name: str, ttl_s: float, ticket: int, limit: int, give_up_s: float
+) -> list[list[Any]]:
+    """``queue_rules.claim``, in line until ``give_up_s`` (monotonic): id, payload, attempt and token of each task."""
+    ttl_ms = max(1, int(ttl_s * 1000))
+    claimed: list[list[Any]] = holding.acquire(
+        ticket,
+        (registry.TASK_CLAIM, [key, name, holding.holder, os.getpid(), ttl_ms, ticket, limit]),
+        (registry.TASK_UNCLAIM, [key, holding.holder, ticket]),
+        [only(key)],
+        ttl_s,
+        give_up_s,
+    )
+    return claimed
+
+
+def unclaim_tasks(holding: Holding, key: bytes, ticket: int) -> None:
+    """``queue_rules.unclaim`` of what this holder still has of what it claimed with ``ticket``."""
+    holding.release(ticket, (registry.TASK_UNCLAIM, [key, holding.holder, ticket]))
+
+
+def complete_task(engine: Engine, claimed: list[Any], result: bytes) -> None:
+    """``queue_rules.complete``. ``claimed``, here and below: queue key, name and id of the task, holder, token."""
+    engine.perform(registry.TASK_COMPLETE, [*claimed, result])
+
+
+def complete_task_later(
+    transaction: EngineTransaction, claimed: list[Any], result: bytes, committed: Callable[[], None]
+) -> None:
+    """The same, decided when the transaction commits."""
+    transaction.defer(registry.TASK_COMPLETE, [*claimed, result], committed)
+
+
+def fail_task(engine: Engine, claimed: list[Any], error: str, retry_ms: int) -> None:
+    """``queue_rules.fail``."""
+    engine.perform(registry.TASK_FAIL, [*claimed, error, retry_ms])
+
+
+def fail_task_later(
+    transaction: EngineTransaction, claimed: list[Any], error: str, retry_ms: int, committed: Callable[[], None]
+) -> None:
+    """The same, decided when the transaction commits."""
+    transaction.defer(registry.TASK_FAIL, [*claimed, error, retry_ms], committed)
+
+
+def release_task(engine: Engine, claimed: list[Any]) -> None:
+    """``queue_rules.release``."""
+    engine.perform(registry.TASK_RELEASE, claimed)
+
+
+def fence_task(transaction: EngineTransaction, claimed: list[Any]) -> None:
+    """``queue_rules.fence``, decided when the transaction commits."""
+    transaction.require(registry.TASK_FENCE, claimed)
+
+
+def retry_task(engine: Engine, key: bytes, name: str, task_id: bytes) -> None:
+    """``queue_rules.retry``."""
+    engine.perform(registry.TASK_RETRY, [key, name, task_id])
+
+
+def cancel_task(engine: Engine, key: bytes, task_id: bytes) -> bool:
+    """``queue_rules.cancel``: whether the task had not ended."""
+    cancelled: bool = engine.perform(registry.TASK_CANCEL, [key, task_id])
+    return cancelled
+
+
+def purge_tasks(engine: Engine, key: bytes, ids: list[bytes], status: int, is_delayed: bool) -> int:
+    """``queue_rules.purge``: how many were removed."""
+    purged: int = engine.perform(registry.TASK_PURGE, [key, ids, status, is_delayed])
+    return purged
+
+
+def restore_task(engine: Engine, key: bytes, name: str, task_id: bytes, fields: list[Any]) -> None:
+    """``queue_rules.restore``."""
+    engine.perform(registry.TASK_RESTORE, [key, name, task_id, fields])
+
+
 def restore_events(engine: Engine, metadata_key: bytes, events: list[list[Any]]) -> None:
     """``event_rules.restore``: write [sequence, type, canonical payload, timestamp, hash before, hash] of each."""
     engine.perform(registry.EVENT_RESTORE, [metadata_key, events])

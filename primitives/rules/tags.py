@@ -15,14 +15,22 @@ class Tag(IntEnum):
     STATE = 0x03
     TRACE = 0x04
     RUN = 0x05
+    QUEUE = 0x06
+    BUDGET = 0x07
     LEASE = 0x08
+    IDEMPOTENCY = 0x09
     CONSUMER = 0x0B
     RESERVED = 0x10
 
 
-def tag_of(key: bytes) -> Tag:
-    """The tag of a key of a run. ``ValueError`` or ``IndexError`` if it has none."""
+def tag_position(key: bytes) -> int:
+    """Where in a key of a run its tag is. ``IndexError`` if it has none."""
     position = 0
     for _ in range(_PARTS):
         position += 1 + key[position]
-    return Tag(key[position])
+    return position
+
+
+def tag_of(key: bytes) -> Tag:
+    """The tag of a key of a run. ``ValueError`` or ``IndexError`` if it has none."""
+    return Tag(key[tag_position(key)])

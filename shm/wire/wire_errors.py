@@ -9,13 +9,15 @@ from __future__ import annotations
 import reprlib
 from typing import Any
 
-from shoal.shm import errors
+from shoal.shm import errors, fleet_errors
 from shoal.shm.errors import ShoalError
 from shoal.shm.limits import MAX_INTEGER, MIN_INTEGER
 from shoal.shm.wire.frames import FrameError
 
 _BY_NAME: dict[str, type[Exception]] = {
-    name: cls for name, cls in vars(errors).items() if isinstance(cls, type) and issubclass(cls, ShoalError)
+    name: cls
+    for name, cls in {**vars(errors), **vars(fleet_errors)}.items()
+    if isinstance(cls, type) and issubclass(cls, ShoalError)
 } | {"TypeError": TypeError, "ValueError": ValueError}
 
 

@@ -15,6 +15,7 @@ from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.rules.event_rules import LARGEST_SEQUENCE
 from shoal.primitives.views.positions import position_key, positions, write_position
 from shoal.shm.errors import AlreadyExistsError
+from shoal.transfer.fields import RecordKind, check_names
 
 
 class ConsumerPosition(NamedTuple):
@@ -37,9 +38,7 @@ def show(consumer: ConsumerPosition) -> dict[str, Any]:
 
 def make(run_id: str, fields: dict[str, Any]) -> ConsumerPosition:
     """The record with these fields; ``ValueError`` if it has others, or no position."""
-    if set(fields) != set(ConsumerPosition._fields):
-        names = ", ".join(ConsumerPosition._fields)
-        raise ValueError(f"a record of kind consumer has {', '.join(fields)!s:.200}; its fields are {names}")
+    check_names("consumer", fields, ConsumerPosition._fields)
     position = fields["position"]
     if type(position) is not int or not 0 <= position <= LARGEST_SEQUENCE + 1:
         raise ValueError(f"position is {position!r:.100}, not the sequence of an event")
@@ -57,3 +56,6 @@ def restore(engine: Engine, namespace: Namespace, run_id: str, consumer: Consume
     if engine.find(key) is not None:
         raise AlreadyExistsError(f"consumer {consumer.name!r} exists; restore it into a run that has no such consumer")
     write_position(engine, key, consumer.position)
+
+
+KIND = RecordKind(show, make, size, read, restore, lambda consumer: (consumer.name, 0))

@@ -129,9 +129,9 @@ class _Checker:
             raise LimitExceededError("size of the record in bytes", _MOST_RECORD_BYTES, size, ADVICE_FOR_VALUES)
         kind, namespace, run_id, item = record
         run_prefix = b"" if kind == "run" else namespace._run_prefix(run_id)
-        text = item.key if kind == "kv" else item.name if kind in ("state", "lease", "consumer") else ""
-        key: bytes = text.encode()
-        position = (namespace._prefix, run_prefix, _RANKS[kind], key, item.token if kind == "lease" else 0)
+        place, number = records.KINDS[kind].place(item)
+        key, text = (place.encode(), place) if isinstance(place, str) else (place, item.name)
+        position = (namespace._prefix, run_prefix, _RANKS[kind], key, number)
         if position < self._position:
             raise ValueError(f"the record of run {run_id!r} is out of order: records are sorted")
         if key and position == self._position:

@@ -15,6 +15,7 @@ from shoal.primitives.engine import Engine
 from shoal.primitives.facades.leases import holders
 from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.rules import requests
+from shoal.transfer.fields import Fields, RecordKind, check_names, check_whole
 
 
 class LeaseFact(NamedTuple):
@@ -25,9 +26,6 @@ class LeaseFact(NamedTuple):
     slot: int
     pid: int
     ttl_ms: int
-
-
-NAMES = LeaseFact._fields
 
 
 def facts(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[LeaseFact]:
@@ -41,11 +39,22 @@ def show(fact: LeaseFact) -> dict[str, Any]:
     return fact._asdict()
 
 
+def make(run_id: str, fields: Fields) -> LeaseFact:
+    """The lease of these fields; ``ValueError`` for others."""
+    check_names("lease", fields, LeaseFact._fields)
+    for name in LeaseFact._fields[1:]:
+        check_whole(name, fields[name], 0)
+    return LeaseFact(**fields)
+
+
 def size(prefix: bytes, fact: LeaseFact) -> int:
     """A bound of the bytes it takes in a commit. Checks its name, as ``lease`` does."""
     return len(prefix) + len(encode_text("name", fact.name)) + 64
 
 
-def restore(engine: Engine, fact: LeaseFact) -> None:
+def restore(engine: Engine, namespace: Namespace, run_id: str, fact: LeaseFact) -> None:
     """Raise the tokens of the store above it."""
     requests.raise_tokens(engine, fact.token)
+
+
+KIND = RecordKind(show, make, size, facts, restore, lambda fact: (fact.name, fact.token))

@@ -10,19 +10,23 @@
     event       sequence event_type payload timestamp prev_hash hash                            hashes in hex
     state       name version updated_at value            without value: deleted, its version stays used up
     trace       id parent_id type fields timestamp tags metadata
+    task        id sequence status priority attempt max_attempts created_at due_at payload result error key
     lease       name token slot pid ttl_ms                                                      see ``lease_records``
     consumer    name position                                                                   see ``consumer_records``
+    result      key value expires_at                                                     see ``idempotency_records``
+    effect      key started_at result                                                    see ``idempotency_records``
+    budget      name limit used refill_per_s refilled_at                                      see ``budget_records``
 
 Times are integer ms since the epoch (UTC); values are written as ``json_lines`` says. Order: by namespace; in each
-namespace first all records of kind run, then run by run its keys, events, cells, traces, leases and consumers. All but
-events and traces are sorted, events are in sequence from 0, and a trace comes after its parent. Nothing else is in an
-export, so the same contents give the same bytes.
+namespace first all records of kind run, then run by run the other kinds, in the order above. Events are in sequence
+from 0, a trace comes after its parent, and all others are sorted by key or name. Nothing else is in an export, so the
+same contents give the same bytes.
 """
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from shoal.primitives import trace_index
@@ -44,8 +48,8 @@ from shoal.primitives.views.runs import RunsView
 from shoal.primitives.views.traces import TraceView
 from shoal.shm import codec
 from shoal.shm.errors import CorruptionError
-from shoal.transfer import consumer_records, lease_records
-from shoal.transfer.lease_records import LeaseFact
+from shoal.transfer import budget_records, consumer_records, idempotency_records, lease_records, task_records
+from shoal.transfer.fields import Fields, RecordKind, check_names, check_tags, check_whole
 
 FORMAT = 1
 HEADER = {"shoal_export": FORMAT}
@@ -53,9 +57,6 @@ END = "end"
 
 # A bound of a record's size in a commit beside the texts of its keys and its values.
 _RECORD_BYTES = 256
-_LATEST_MS = 2**63 - 1
-
-Fields = dict[str, Any]
 
 
 class Cell(NamedTuple):
@@ -66,20 +67,12 @@ class Cell(NamedTuple):
 
 
 class ExportRecord(NamedTuple):
-    """One line of an export. ``item``: RunMetadata, Pair, Event, Cell, Trace, LeaseFact or ConsumerPosition."""
+    """One line of an export. ``item``: RunMetadata, Pair, Event, Cell, Trace, TaskFact and so on, by ``kind``."""
 
     kind: str
     namespace: Namespace
     run_id: str
     item: Any
-
-
-class RecordKind(NamedTuple):
-    """How to handle a kind of record. ``make`` and ``size`` raise what the primitives raise."""
-
-    show: Callable[[Any], Fields]  # item -> fields of the JSON object
-    make: Callable[[str, Fields], Any]  # run id, fields -> item
-    size: Callable[[bytes, Any], int]  # run's prefix, item -> bound of its bytes in a commit; checks the whole item
 
 
 def read_all(engine: Engine) -> Iterator[ExportRecord]:
@@ -88,8 +81,9 @@ def read_all(engine: Engine) -> Iterator[ExportRecord]:
         for run in RunsView(engine, namespace).query_runs(RunQuery(include_archived=True)):
             yield ExportRecord("run", namespace, run.run_id, run)
         for run_id, source in runs_held(engine, namespace):
-            for kind, item in _contents(source, namespace, run_id):
-                yield ExportRecord(kind, namespace, run_id, item)
+            for name, kind in KINDS.items():
+                for item in kind.read(source, namespace, run_id):
+                    yield ExportRecord(name, namespace, run_id, item)
 
 
 def to_fields(record: ExportRecord) -> Fields:
@@ -121,40 +115,7 @@ def size_of(record: ExportRecord) -> int:
 
 def restore(engine: Engine, record: ExportRecord) -> None:
     """Write a record with its indices through the primitives; ``AlreadyExistsError`` if what it names is there."""
-    kind, namespace, run_id, item = record
-    if kind == "run":
-        runs.restore(RunsView(engine, namespace), item)
-    elif kind == "kv":
-        kv.restore(KVView(engine, namespace, run_id), item)
-    elif kind == "event":
-        events.restore(EventView(engine, namespace, run_id), [item])
-    elif kind == "state":
-        cells.restore(StateView(engine, namespace, run_id), item.name, item.record)
-    elif kind == "lease":
-        lease_records.restore(engine, item)
-    elif kind == "consumer":
-        consumer_records.restore(engine, namespace, run_id, item)
-    else:
-        traces.restore(TraceView(engine, namespace, run_id), item)
-
-
-def _contents(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[tuple[str, Any]]:
-    for pair in kv.pairs(KVView(engine, namespace, run_id)):
-        yield "kv", pair
-    log = EventView(engine, namespace, run_id)
-    found = log.verify_chain()
-    if not found.is_valid:
-        raise CorruptionError(f"the event log of run {run_id!r}", 0, "events that fit each other", str(found.error))
-    for event in log.iter():
-        yield "event", event
-    for name, record in cells.records(StateView(engine, namespace, run_id)):
-        yield "state", Cell(name, record)
-    for trace in traces.dump(TraceView(engine, namespace, run_id)):
-        yield "trace", trace
-    for fact in lease_records.facts(engine, namespace, run_id):
-        yield "lease", fact
-    for consumer in consumer_records.read(engine, namespace, run_id):
-        yield "consumer", consumer
+    KINDS[record.kind].restore(engine, record.namespace, record.run_id, record.item)
 
 
 # --- run ------------------------------------------------------------------------------------------------------------
@@ -165,9 +126,17 @@ def _show_run(run: RunMetadata) -> Fields:
 
 
 def _make_run(run_id: str, fields: Fields) -> RunMetadata:
-    _check_names("run", fields, _RUN_NAMES)
-    _check_tags(fields["tags"])
+    check_names("run", fields, _RUN_NAMES)
+    check_tags(fields["tags"])
     return RunMetadata(**{**fields, "run_id": run_id, "status": RunStatus(fields["status"])})
+
+
+def _read_run(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[RunMetadata]:
+    return iter(())  # of all runs of a namespace together: ``read_all``
+
+
+def _restore_run(engine: Engine, namespace: Namespace, run_id: str, run: RunMetadata) -> None:
+    runs.restore(RunsView(engine, namespace), run)
 
 
 def _size_run(prefix: bytes, run: RunMetadata) -> int:
@@ -183,11 +152,19 @@ def _show_pair(pair: Pair) -> Fields:
 
 
 def _make_pair(run_id: str, fields: Fields) -> Pair:
-    _check_names("kv", fields, _KV_NAMES)
+    check_names("kv", fields, _KV_NAMES)
     expires_ms = fields["expires_at"]
     if expires_ms is not None:
-        _check_whole("expires_at", expires_ms, 1)
+        check_whole("expires_at", expires_ms, 1)
     return Pair(fields["key"], fields["value"], expires_ms or 0)
+
+
+def _read_pairs(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[Pair]:
+    return kv.pairs(KVView(engine, namespace, run_id))
+
+
+def _restore_pair(engine: Engine, namespace: Namespace, run_id: str, pair: Pair) -> None:
+    kv.restore(KVView(engine, namespace, run_id), pair)
 
 
 def _size_pair(prefix: bytes, pair: Pair) -> int:
@@ -203,10 +180,22 @@ def _show_event(event: Event) -> Fields:
 
 
 def _make_event(run_id: str, fields: Fields) -> Event:
-    _check_names("event", fields, _EVENT_NAMES)
-    _check_whole("sequence", fields["sequence"], 0)
-    _check_whole("timestamp", fields["timestamp"], 0)
+    check_names("event", fields, _EVENT_NAMES)
+    check_whole("sequence", fields["sequence"], 0)
+    check_whole("timestamp", fields["timestamp"], 0)
     return Event(**{**fields, "prev_hash": _hash(fields["prev_hash"]), "hash": _hash(fields["hash"])})
+
+
+def _read_events(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[Event]:
+    log = EventView(engine, namespace, run_id)
+    found = log.verify_chain()
+    if not found.is_valid:
+        raise CorruptionError(f"the event log of run {run_id!r}", 0, "events that fit each other", str(found.error))
+    yield from log.iter()
+
+
+def _restore_event(engine: Engine, namespace: Namespace, run_id: str, event: Event) -> None:
+    events.restore(EventView(engine, namespace, run_id), [event])
 
 
 def _size_event(prefix: bytes, event: Event) -> int:
@@ -235,11 +224,20 @@ def _show_cell(cell: Cell) -> Fields:
 
 def _make_cell(run_id: str, fields: Fields) -> Cell:
     is_deleted = "value" not in fields
-    _check_names("state", fields, _STATE_NAMES[:-1] if is_deleted else _STATE_NAMES)
-    _check_whole("version", fields["version"], 1)
-    _check_whole("updated_at", fields["updated_at"], 0)
+    check_names("state", fields, _STATE_NAMES[:-1] if is_deleted else _STATE_NAMES)
+    check_whole("version", fields["version"], 1)
+    check_whole("updated_at", fields["updated_at"], 0)
     value = None if is_deleted else codec.encode(fields["value"])
     return Cell(fields["name"], CellRecord(fields["version"], fields["updated_at"], value))
+
+
+def _read_cells(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[Cell]:
+    for name, record in cells.records(StateView(engine, namespace, run_id)):
+        yield Cell(name, record)
+
+
+def _restore_cell(engine: Engine, namespace: Namespace, run_id: str, cell: Cell) -> None:
+    cells.restore(StateView(engine, namespace, run_id), cell.name, cell.record)
 
 
 def _size_cell(prefix: bytes, cell: Cell) -> int:
@@ -265,20 +263,28 @@ def show_trace(trace: Trace) -> Fields:
 
 
 def _make_trace(run_id: str, fields: Fields) -> Trace:
-    _check_names("trace", fields, _TRACE_NAMES)
-    _check_whole("timestamp", fields["timestamp"], 0)
-    _check_tags(fields["tags"])
+    check_names("trace", fields, _TRACE_NAMES)
+    check_whole("timestamp", fields["timestamp"], 0)
+    check_tags(fields["tags"])
     kind, attributes = fields["type"], fields["fields"]
     if not isinstance(kind, str) or kind not in TRACE_KINDS:
         raise ValueError(f"type of the trace is {kind!r:.100}; it is one of {', '.join(TRACE_KINDS)}")
     names = tuple(TRACE_KINDS[kind].__dataclass_fields__)  # type: ignore[attr-defined]
     if not isinstance(attributes, dict):
         raise TypeError(f"fields of the trace has type {type(attributes).__name__}; it is an object")
-    _check_names(kind, attributes, names)
+    check_names(kind, attributes, names)
     trace_type = TRACE_KINDS[kind](**attributes)
     encode_text("id", fields["id"])
     timestamp, tags, metadata = fields["timestamp"], fields["tags"], fields["metadata"]
     return Trace(fields["id"], fields["parent_id"], trace_type, timestamp, tags, metadata)
+
+
+def _read_traces(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[Trace]:
+    return traces.dump(TraceView(engine, namespace, run_id))
+
+
+def _restore_trace(engine: Engine, namespace: Namespace, run_id: str, trace: Trace) -> None:
+    traces.restore(TraceView(engine, namespace, run_id), trace)
 
 
 def _size_trace(prefix: bytes, trace: Trace) -> int:
@@ -286,16 +292,6 @@ def _size_trace(prefix: bytes, trace: Trace) -> int:
     tag = bytes((Tag.TRACE,))
     writes = trace_index.encode_trace(prefix + tag, trace.id, trace.trace_type, options, trace.timestamp)
     return _RECORD_BYTES * len(writes) + sum(map(len, writes))
-
-
-# --- lease ----------------------------------------------------------------------------------------------------------
-
-
-def _make_lease(run_id: str, fields: Fields) -> LeaseFact:
-    _check_names("lease", fields, lease_records.NAMES)
-    for name in lease_records.NAMES[1:]:
-        _check_whole(name, fields[name], 0)
-    return LeaseFact(**fields)
 
 
 # --- shared by all kinds --------------------------------------------------------------------------------------------
@@ -311,26 +307,6 @@ def _namespace(parts: object) -> Namespace:
 _known_namespace = functools.lru_cache(maxsize=16)(Namespace)
 
 
-def _check_names(kind: str, fields: Fields, names: tuple[str, ...]) -> None:
-    missing = [name for name in names if name not in fields]
-    unknown = [name for name in fields if name not in names]
-    if missing or unknown:
-        problem = f"lacks {', '.join(missing)}" if missing else f"has {', '.join(map(repr, unknown[:5]))!s:.200}"
-        raise ValueError(f"a record of kind {kind} {problem}; its fields are {', '.join(names)}")
-
-
-def _check_whole(name: str, value: object, least: int) -> None:
-    if type(value) is not int or not least <= value <= _LATEST_MS:
-        raise ValueError(f"{name} is {value!r:.100}, not an integer from {least} to 2**63 - 1")
-
-
-def _check_tags(tags: object) -> None:
-    if not isinstance(tags, list) or not all(isinstance(tag, str) for tag in tags):
-        raise TypeError(f"tags is {tags!r:.100}, not a list of str")
-    if len(set(tags)) < len(tags):
-        raise ValueError("tags has the same tag twice")
-
-
 _DEFAULT_NAMESPACE = Namespace()
 _RUN_NAMES = ("parent_run", "status", "created_at", "updated_at", "completed_at", "tags", "metadata", "error")
 _KV_NAMES = ("key", "value", "expires_at")
@@ -338,12 +314,21 @@ _EVENT_NAMES = ("sequence", "event_type", "payload", "timestamp", "prev_hash", "
 _STATE_NAMES = ("name", "version", "updated_at", "value")
 _TRACE_NAMES = ("id", "parent_id", "type", "fields", "timestamp", "tags", "metadata")
 
+
+def _unsorted(_item: Any) -> tuple[str, int]:
+    return "", 0
+
+
 KINDS = {
-    "run": RecordKind(_show_run, _make_run, _size_run),
-    "kv": RecordKind(_show_pair, _make_pair, _size_pair),
-    "event": RecordKind(_show_event, _make_event, _size_event),
-    "state": RecordKind(_show_cell, _make_cell, _size_cell),
-    "trace": RecordKind(show_trace, _make_trace, _size_trace),
-    "lease": RecordKind(lease_records.show, _make_lease, lease_records.size),
-    "consumer": RecordKind(consumer_records.show, consumer_records.make, consumer_records.size),
+    "run": RecordKind(_show_run, _make_run, _size_run, _read_run, _restore_run, _unsorted),
+    "kv": RecordKind(_show_pair, _make_pair, _size_pair, _read_pairs, _restore_pair, lambda pair: (pair.key, 0)),
+    "event": RecordKind(_show_event, _make_event, _size_event, _read_events, _restore_event, _unsorted),
+    "state": RecordKind(_show_cell, _make_cell, _size_cell, _read_cells, _restore_cell, lambda cell: (cell.name, 0)),
+    "trace": RecordKind(show_trace, _make_trace, _size_trace, _read_traces, _restore_trace, _unsorted),
+    "task": task_records.KIND,
+    "lease": lease_records.KIND,
+    "result": idempotency_records.RESULT,
+    "effect": idempotency_records.EFFECT,
+    "budget": budget_records.KIND,
+    "consumer": consumer_records.KIND,
 }

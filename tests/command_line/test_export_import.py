@@ -82,7 +82,7 @@ class TestRoundTrip:
         for db in (full, empty):
             runs, traces = shoal.RunIndex(db, namespace=namespace), shoal.TraceStore(db, namespace=namespace)
             log, cells = shoal.EventLog(db, namespace=namespace), shoal.StateCell(db, namespace=namespace)
-            kv = shoal.KVStore(db, namespace=namespace)
+            kv, queue = shoal.KVStore(db, namespace=namespace), shoal.TaskQueue(db, namespace=namespace)
             answers.append(
                 repr([
                     runs.list_runs(), runs.get_stats(), runs.get_child_runs("parent"),
@@ -93,6 +93,7 @@ class TestRoundTrip:
                     traces.get_tree("parent", "trace-0"), log.read_by_type("parent", "type-1"), log.anchor("sealed"),
                     cells.list("parent"), [cells.read("parent", name) for name in cells.list("parent")],
                     kv.list_with_values("parent"), kv.list_with_values("🦀 never registered"),
+                    queue.list("parent", "work"), queue.stats("parent", "work"), queue.list("parent", "\0"),
                 ])
             )  # fmt: skip
             assert log.verify_chain("parent")
@@ -114,6 +115,22 @@ class TestRoundTrip:
             shoal.RunIndex(empty).create_run(run_id="parent")
         with pytest.raises(shoal.AlreadyExistsError):
             shoal.TraceStore(empty).record("parent", shoal.TraceType.Thought("x"), id="trace-3")
+
+    def test_tasks_go_on_where_they_were(
+        self, full: shoal.Database, exported: bytes, empty: shoal.Database, tmp_path: Path
+    ) -> None:
+        """Their order, attempts and keys count; a task that was claimed is as if its holder had ended."""
+        bring(empty, tmp_path, exported)
+        queue = shoal.TaskQueue(empty)
+        task = present(queue.claim("parent", "work"))
+        assert (task.payload, task.attempt) == ("tried", 2)
+        assert queue.put("parent", "é", None, key="é") == queue.list("parent", "é")[0].id
+        queue.put("parent", "work", "new")
+        claimed = export(empty)
+        empty._store.auto_commit.clear(b"\0", b"\xff")
+        bring(empty, tmp_path, claimed)
+        assert [present(queue.claim("parent", "work")).payload for _ in range(2)] == ["tried", "new"]
+        assert queue.claim("parent", "work") is None
 
     def test_an_empty_store(self, empty: shoal.Database, tmp_path: Path) -> None:
         """Two lines, which can be imported."""

@@ -17,10 +17,12 @@ import shoal
 from shoal.primitives.facades.pipeline import RunPipeline
 from shoal.primitives.trace_types import KINDS
 from shoal.primitives.transaction import RunView
+from shoal.primitives.views.budgets import BudgetView
 from shoal.primitives.views.cells import StateView
 from shoal.primitives.views.events import EventView
 from shoal.primitives.views.kv import KVView
 from shoal.primitives.views.pipelined import PipelinedEvents, PipelinedKV, PipelinedState, PipelinedTraces
+from shoal.primitives.views.queue import QueueView
 from shoal.primitives.views.run_records import RunRecords
 from shoal.primitives.views.runs import RunsView
 from shoal.primitives.views.traces import TraceView
@@ -31,7 +33,8 @@ from .raised import raised_by
 pytestmark = pytest.mark.plain
 
 # Reached from a transaction, not importable from shoal.
-VIEWS = {"kv": KVView, "events": EventView, "state": StateView, "traces": TraceView, "runs": RunsView}
+VIEWS = {"kv": KVView, "events": EventView, "state": StateView, "traces": TraceView, "runs": RunsView,
+         "queue": QueueView, "budget": BudgetView}  # fmt: skip
 # Where a call leads whose object is not ``self``.
 LEADS_TO = {**VIEWS, "_records": RunRecords, "_store": SharedMemoryStore}
 FACADES = {
@@ -162,17 +165,23 @@ def test_public_names_say_where_users_find_them(name: str) -> None:
 
 # What a user may reach, beside the public methods: fields, and what bases of the standard library bring along.
 PUBLIC = {
-    "Database": "backup check close info lease leases path pipeline snapshot transact transaction",
+    "Database": "backup check close info lease leases once path pipeline snapshot transact transaction",
     "Lease": "name release slot token",
     "Consumer": "close commit name position",
-    "Transaction": "close events kv on runs state traces version",
+    "Task": "attempt complete fail id payload queue release run_id token",
+    "TaskQueue": "cancel claim claim_many get list namespace purge put put_many result retry stats transaction",
+    "QueueView": "complete fail put",
+    "Budget": "adjust create namespace read reserve transaction",
+    "Reservation": "amount name settle",
+    "BudgetView": "read settle",
+    "Transaction": "budget close events kv on queue runs state traces version",
     "Pipeline": "events kv on state traces",
     "RunPipeline": "events kv state traces",
     "PipelinedKV": "delete increment put put_with_ttl",
     "PipelinedEvents": "append append_many",
     "PipelinedState": "cas delete init set",
     "PipelinedTraces": "record record_child record_with_options",
-    "RunView": "events kv runs state traces",
+    "RunView": "budget events kv queue runs state traces",
     "Namespace": "agent app tenant",
     "KVStore": "delete exists get increment list list_with_values namespace put put_with_ttl transaction ttl watch",
     "KVView": "delete exists get increment list list_with_values put put_with_ttl ttl",

@@ -63,6 +63,8 @@ class ToyTransaction:
         self.reads, self.clears = list[tuple[bytes, bytes]](), list[tuple[bytes, bytes]]()
         self.writes, self.valid_until_ms = dict[bytes, Write](), 2**63
         self.required = list[tuple[str, list[Any]]]()
+        self.deferred = list[tuple[str, list[Any]]]()
+        self.committed = list[Callable[[], None]]()
 
     def get_named(self, cache: Any, name: str) -> bytes | None:
         found = self.find(cache.prefix + name.encode())
@@ -95,6 +97,7 @@ class ToyTransaction:
     def clear(self, lower: bytes, upper: bytes) -> None:
         self._check(writes=True)
         self.writes = {key: write for key, write in self.writes.items() if not lower <= key < upper}
+        self.deferred = [each for each in self.deferred if not lower <= each[1][0] < upper]
         self.clears.append((lower, upper))
 
     def perform(self, name: str, arguments: list[Any]) -> Any:
@@ -103,17 +106,30 @@ class ToyTransaction:
         self.writes |= {write.key: write for write in decided.writes}
         return decided.result
 
+    @property
+    def has_ended(self) -> bool:
+        return self.ended
+
     def require(self, name: str, arguments: list[Any]) -> None:
         self._check(writes=True)
         self.required.append((name, arguments))
+
+    def defer(self, name: str, arguments: list[Any], committed: Callable[[], None] | None = None) -> None:
+        self._check(writes=True)
+        if within(arguments[0], self.clears):
+            self.perform(name, arguments)
+        else:
+            self.deferred.append((name, arguments))
+        self.committed += [committed] if committed else []
 
     def commit(self) -> int:
         self._check()
         self.ended, store, self.version = True, self.store, self.snapshot
         with store.changed:
-            for name, arguments in self.required:
-                TABLE.decide(store.begin().find, now_ms(), name, arguments)
-            if not self.writes and not self.clears:
+            newest = store.begin()
+            for name, arguments in self.required + self.deferred:
+                newest.perform(name, arguments)
+            if not self.writes and not self.clears and not newest.writes:
                 return self.snapshot
             read = (key for key in store.keys if within(key, self.reads))
             changed = [key for key in read if store.keys[key][-1][0] > self.snapshot]
@@ -123,9 +139,11 @@ class ToyTransaction:
             there = (key for key in store.keys if within(key, self.clears) and store.keys[key][-1][1].value is not None)
             cleared = {key: Write(key, None, 0) for key in there}
             store.version = self.version = store.version + 1
-            for key, write in {**cleared, **self.writes}.items():
+            for key, write in {**cleared, **self.writes, **newest.writes}.items():
                 store.keys.setdefault(key, []).append((self.version, write))
             store.changed.notify_all()
+        for committed in self.committed:
+            committed()
         return self.version
 
     def abandon(self) -> None:

@@ -20,6 +20,7 @@ class ToyHolding:
             self.line.append((key, ticket))
             try:
                 while True:
+                    until_s = give_up_s
                     try:
                         if next(each for each in self.line if each[0] == key)[1] == ticket:
                             result = self.store.auto_commit.perform(*operation)
@@ -28,9 +29,11 @@ class ToyHolding:
                     except ShoalError as error:
                         if not error.passes or time.monotonic() >= give_up_s:
                             raise
+                        if error.passes_in_ms is not None:
+                            until_s = min(give_up_s, time.monotonic() + error.passes_in_ms / 1000)
                     if time.monotonic() >= give_up_s:
                         return self.store.auto_commit.perform(*operation)
-                    self.store.changed.wait(min(give_up_s - time.monotonic(), 1e6))
+                    self.store.changed.wait(min(until_s - time.monotonic(), 1e6))
             finally:
                 self.line.remove((key, ticket))
                 self.store.changed.notify_all()

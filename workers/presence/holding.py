@@ -24,6 +24,7 @@ from shoal.workers.shared_memory.connection import StoreConnection
 
 _RENEWALS_PER_TTL = 3
 _LONGEST_PAUSE_S = 1000.0
+_NOT_ASLEEP_S = float("inf")
 _LINGER_S = 1.0  # of the thread with nothing to do: programs take and release often
 
 
@@ -41,6 +42,7 @@ class Holding:
         self._wake = thread.allocate_lock()  # released to wake the thread
         self._wake.acquire()
         self._runs = False
+        self._sleeps_until_s = _NOT_ASLEEP_S  # the thread (monotonic); who needs it earlier wakes it
         self._renewed_s = 0.0
         self._held: dict[int, float] = {}  # by ticket: the ttl in seconds
         self._undone: dict[int, Operation] = {}  # by ticket: what undoes what may have been given
@@ -111,13 +113,13 @@ class Holding:
 
     def _keep(self, ticket: int, ttl_s: float) -> None:
         with self._lock:
-            shorter = not self._held or ttl_s < min(self._held.values())
             self._held[ticket] = ttl_s
+            now_s = time.monotonic()
             if not self._runs:
-                self._renewed_s = time.monotonic()
+                self._renewed_s = now_s
                 thread.start_new_thread(_run, (weakref.ref(self), self._wake))
                 self._runs = True
-            elif shorter:
+            elif now_s + ttl_s / _RENEWALS_PER_TTL < self._sleeps_until_s:
                 self._wake_thread()
 
     def _drop(self, ticket: int, in_doubt: Operation | None) -> None:
@@ -134,6 +136,7 @@ class Holding:
     def _work(self, idle_until_s: float) -> float | None:
         """Renew and undo what is due; seconds until the next time, None if the thread is not needed any more."""
         with self._lock:
+            self._sleeps_until_s = _NOT_ASLEEP_S
             undone, held = dict(self._undone), list(self._held.values())
             if self._connection.is_closed or not (undone or held or time.monotonic() < idle_until_s):
                 self._runs = False
@@ -174,9 +177,10 @@ def _run(reference: weakref.ref[Holding], wake: Any) -> None:
         if holding._held:
             idle_until_s = time.monotonic() + _LINGER_S
         pause_s = holding._work(idle_until_s)
-        del holding
         if pause_s is None:
             return
+        holding._sleeps_until_s = time.monotonic() + pause_s
+        del holding
         wake.acquire(True, pause_s)
 
 

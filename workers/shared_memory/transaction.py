@@ -7,7 +7,7 @@ methods are those of ``primitives.engine``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NoReturn
 
 from shoal.shm.clock import now_ms
@@ -29,7 +29,9 @@ class EngineTransaction:
     __slots__ = (
         "__weakref__",
         "_clears",
+        "_committed",
         "_connection",
+        "_deferred",
         "_ended",
         "_keys_read",
         "_ranges_read",
@@ -60,6 +62,8 @@ class EngineTransaction:
         self._writes: dict[bytes, Write] = {}
         self._clears: list[tuple[bytes, bytes]] = []
         self._required: list[tuple[str, list[Any]]] = []
+        self._deferred: list[tuple[str, list[Any]]] = []
+        self._committed: list[Callable[[], None]] = []
         self._valid_until_ms = 0  # the earliest expiry of anything read; 0: nothing read expires
         self._ended = ""
 
@@ -146,20 +150,40 @@ class EngineTransaction:
         self._check_writable()
         for key in [key for key in self._writes if lower <= key < upper]:
             del self._writes[key]
+        self._deferred = [each for each in self._deferred if not lower <= each[1][0] < upper]
         self._clears.append((lower, upper))
 
     def perform(self, name: str, arguments: list[Any]) -> Any:
         """Run the operation ``name`` now, on what this transaction sees. What it reads is validated at commit."""
         self._check_writable()
+        return self._decide(name, arguments)
+
+    def _decide(self, name: str, arguments: list[Any]) -> Any:
         outcome = self._connection.operations.decide(self.find, now_ms(), name, arguments)
         for write in outcome.writes:
             self._write(write)
         return outcome.result
 
+    @property
+    def has_ended(self) -> bool:
+        """Whether it was committed or abandoned, or its commit has failed."""
+        return self._ended != ""
+
     def require(self, name: str, arguments: list[Any]) -> None:
         """Perform the operation ``name``, which writes nothing, on the newest state at commit."""
         self._check_writable()
         self._required.append((name, arguments))
+
+    def defer(self, name: str, arguments: list[Any], committed: Callable[[], None] | None = None) -> None:
+        """Perform the operation ``name`` on the newest state at commit; what it writes is part of the commit."""
+        self._check_writable()
+        key = arguments[0]
+        if any(lower <= key < upper for lower, upper in self._clears):
+            self._decide(name, arguments)  # at commit it would see what this transaction has cleared
+        else:
+            self._deferred.append((name, arguments))
+        if committed is not None:
+            self._committed.append(committed)
 
     def commit(self) -> int:
         """Commit and end; the commit version, or the snapshot's if nothing was written."""
@@ -167,7 +191,7 @@ class EngineTransaction:
             self._refuse_use()
         try:
             version = self.snapshot
-            if self._writes or self._clears:
+            if self._writes or self._clears or self._deferred:
                 reads, mutations = self._encoded()
                 version, _ = self._connection.submit(self.snapshot, self._valid_until_ms, reads, mutations)
             elif self._required:
@@ -178,6 +202,8 @@ class EngineTransaction:
             raise
         self.version = version
         self._end("has committed")
+        for committed in self._committed:
+            committed()
         return version
 
     def _encoded(self) -> tuple[bytes, bytes]:
@@ -186,7 +212,7 @@ class EngineTransaction:
             reads = wire_request.encode_reads(list(self._keys_read), self._ranges_read)
             flat = [part for write in self._writes.values() for part in write]
             clears = [bound for clear in self._clears for bound in clear]
-            return reads, wire_request.encode_mutations(flat, clears or None, self._required or None)
+            return reads, wire_request.encode_mutations(flat, clears or None, self._required + self._deferred or None)
         except MemoryError as error:
             raise no_memory_to_send(f"a commit of {len(self._writes):,} keys") from error
 

@@ -237,6 +237,7 @@ MUTANTS = [
 ]
 
 
+@pytest.mark.plain  # it replaces what compiled modules call in C
 @pytest.mark.parametrize(("fault", "cases"), MUTANTS, ids=[f"{f.__name__}-{c.__name__}" for f, c in MUTANTS])
 def test_mutants_are_noticed(
     with_checkpoint: tuple[Files, Contract],

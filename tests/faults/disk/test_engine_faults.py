@@ -182,6 +182,7 @@ def test_the_store_cannot_be_read(rig: Rig, monkeypatch: pytest.MonkeyPatch, kin
         rig.submit(*KINDS[kind](7))
 
 
+@pytest.mark.plain  # it replaces what compiled modules call in C
 @pytest.mark.parametrize(
     ("error", "told"),
     [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import io
 import itertools
@@ -17,6 +18,7 @@ from shoal.transfer import json_lines
 from shoal.transfer.export_file import export_store
 from shoal.transfer.import_check import Contents
 from shoal.transfer.import_file import import_store
+from tests.support.present import present
 
 VALUES: list[Any] = [
     None, True, 0, 2**53 + 1, 2**64 - 1, -(2**63), 1.5, 1e300, math.nan, math.inf, -math.inf, -0.0,
@@ -29,7 +31,7 @@ NASTY = ["\0", "a\nb", "__idx_", "é", "🦀", '"', "\x1b[2J", "k" * 1024]
 
 
 def fill(db: shoal.Database, namespace: shoal.Namespace = shoal.Namespace()) -> None:  # noqa: B008 (frozen)
-    """Runs, keys, events, cells, traces and consumers, registered or not, deleted and expiring ones too."""
+    """Runs, keys, events, cells, traces, tasks and consumers, registered or not, deleted and expiring ones too."""
     runs = shoal.RunIndex(db, namespace=namespace)
     runs.create_run(run_id="parent", tags=NASTY, metadata=VALUES)
     runs.create_run(run_id="a child\n", parent_run="parent", metadata=-0.0)
@@ -75,6 +77,21 @@ def fill(db: shoal.Database, namespace: shoal.Namespace = shoal.Namespace()) -> 
     for run_id, name in itertools.product(("parent", "sealed"), NASTY):
         with shoal.EventLog(db, namespace=namespace).consumer(run_id, name) as consumer:
             consumer.commit(len(name) % 5)
+    _fill_queues(shoal.TaskQueue(db, namespace=namespace))
+    for name in NASTY:
+        db.transact("parent", lambda _: VALUES, idempotency_key=name, namespace=namespace)
+        db.once("parent", name, lambda: VALUES, namespace=namespace)
+    db.transact("parent", lambda txn: None, idempotency_key="for good", idempotency_ttl=math.inf, namespace=namespace)
+    budget = shoal.Budget(db, namespace=namespace)
+    for i, name in enumerate(NASTY):
+        budget.create("parent", name, 10**i, refill_per_s=i / 10**9)
+        budget.reserve("parent", name, 1).settle(2 / 3)
+    with contextlib.suppress(KeyboardInterrupt):
+        db.once("parent", "in doubt", _interrupted, namespace=namespace)
+
+
+def _interrupted() -> None:
+    raise KeyboardInterrupt
 
 
 def export(db: shoal.Database) -> bytes:
@@ -96,3 +113,19 @@ def sealed(lines: list[bytes]) -> bytes:
     """Header and records with a closing line that fits them."""
     body = b"".join(lines)
     return body + json_lines.dump({"kind": "end", "records": len(lines) - 1, "xxh3": xxh3_128_hexdigest(body)})
+
+
+def _fill_queues(queue: shoal.TaskQueue) -> None:
+    """Tasks of every status but Claimed, with long and short parts."""
+    for value in [*VALUES[:3], "long" * 1000]:
+        queue.put("parent", "work", value, priority=7)
+        with present(queue.claim("parent", "work")) as task:
+            task.complete(value)
+    queue.put("parent", "work", "dies", max_attempts=1)
+    present(queue.claim("parent", "work")).fail("bad \U0001f980 thing\n")
+    queue.put("parent", "work", "tried")
+    present(queue.claim("parent", "work")).fail("again")
+    queue.cancel("parent", queue.put("parent", "work", None, delay=3600))
+    queue.put("parent", "work", "later", delay=3600, priority=-1)
+    for name in NASTY:
+        queue.put("parent", name, name, key=name)

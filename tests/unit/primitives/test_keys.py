@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.primitives.keys import Namespace, after, encode_prefix, encode_text, user_text
+from shoal.primitives.keys import Namespace, after, encode_prefix, encode_text, sized, user_text
 from shoal.primitives.rules.tags import Tag
 from shoal.shm.errors import LimitExceededError
 from shoal.shm.limits import MAX_ENGINE_KEY_BYTES
@@ -20,6 +20,9 @@ PATHS = st.tuples(TEXT, TEXT, TEXT, TEXT, st.sampled_from(sorted(Tag)), TEXT)
 def engine_key(path: Any) -> bytes:
     tenant, app, agent, run, tag, text = path
     return Namespace(tenant, app, agent)._run_prefix(run) + bytes((tag,)) + encode_text("key", text)
+
+
+KINDS = {Tag.TRACE: "traces", Tag.RUN: "runs", Tag.BUDGET: "budget", Tag.IDEMPOTENCY: "idempotency key"}
 
 
 @given(PATHS, PATHS)
@@ -50,8 +53,10 @@ def test_user_text_is_the_name(path: Any) -> None:
     record = Namespace(*path[:3])._run_prefix(run) + bytes((tag,)) + b"\0" + text.encode()
     if tag == Tag.EVENT:
         assert user_text(engine_key(path)) == user_text(record) == "events"
-    elif tag in (Tag.TRACE, Tag.RUN):
-        assert user_text(record) == {Tag.TRACE: "traces ", Tag.RUN: "runs "}[tag] + text
+    elif tag in KINDS:
+        assert user_text(record) == f"{KINDS[tag]} {text}"
+    elif tag == Tag.QUEUE:
+        assert user_text(record[: -1 - len(text.encode())] + sized(text.encode()) + b"\0") == f"queue {text}"
     else:
         assert user_text(engine_key(path)) == text
 

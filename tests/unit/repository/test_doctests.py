@@ -41,3 +41,10 @@ def test_examples_of_the_guide() -> None:
     result = doctest.testfile(str(guide), module_relative=False, optionflags=doctest.ELLIPSIS)
     assert result.attempted > 30
     assert result.failed == 0
+
+
+def test_examples_about_exactly_once() -> None:
+    """docs/exactly_once.md shows what happens."""
+    result = doctest.testfile(str(ROOT / "docs" / "exactly_once.md"), module_relative=False)
+    assert result.attempted > 15
+    assert result.failed == 0

@@ -8,7 +8,7 @@ import traceback
 import pytest
 
 import shoal
-from shoal.shm import errors
+from shoal.shm import errors, fleet_errors
 from tests.support.present import present
 
 ARGUMENTS = {
@@ -19,12 +19,17 @@ ARGUMENTS = {
     "LimitExceededError": ("size of the value in bytes", 10, 11, "split it"),
     "LeaseHeldError": ("deploy", 30_000, 4711, 4712),
     "FencedError": ("deploy", 7),
+    "BudgetExceededError": ("tokens", 500, 120.5),
+    "InDoubtError": ("charge 42", 1_700_000_000_000),
+    "TaskFailedError": ("mail/1", "Dead", "ValueError: no address"),
     "StoreMovedError": ("/store", True),
     "WorkerTaskError": ("Broken", "text", "Traceback ..."),
     "TaskTimeoutError": ("work", 1.5),
     "CorruptionError": ("wal-1.log", 64, "a record", "zeros"),
 }
-NAMES = sorted(name for name, found in vars(errors).items() if isinstance(found, type))
+DEFINED = vars(errors) | vars(fleet_errors)
+# Those of another module stay inside shoal.
+NAMES = sorted(name for name, found in DEFINED.items() if isinstance(found, type) and found.__module__ == "shoal")
 
 
 def made(name: str) -> shoal.ShoalError:
@@ -34,7 +39,7 @@ def made(name: str) -> shoal.ShoalError:
 
 def test_every_error_is_public() -> None:
     """``shoal`` has every class of the hierarchy under its own name."""
-    assert all(getattr(shoal, name) is getattr(errors, name) for name in NAMES)
+    assert all(getattr(shoal, name) is DEFINED[name] for name in NAMES)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -1,0 +1,1 @@
+"""What a fleet of processes needs beside the primitives: effects that take place once, and budgets."""

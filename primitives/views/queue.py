@@ -1,0 +1,206 @@
+"""What puts and ends tasks: in a transaction (``txn.queue``), and by itself (``TaskQueue``).
+
+In a transaction all of it is deferred: the coordinator decides it when the transaction commits, on the newest state. So
+commits of many processes that put into one queue, or complete tasks of it, never conflict with each other.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+from shoal.primitives.engine import EngineTransaction, Holding
+from shoal.primitives.identifiers import id_bytes, new_id
+from shoal.primitives.keys import Namespace, encode_text
+from shoal.primitives.rules import requests
+from shoal.primitives.rules.queues import records
+from shoal.primitives.views.tasks import base_of, task_name
+from shoal.primitives.views.view import View
+from shoal.shm.arguments import check_count, check_int, check_seconds
+from shoal.shm.codec import Value, encode
+from shoal.shm.errors import CorruptionError, LimitExceededError, shown
+
+_LONGEST_ERROR = 4096
+MOST_ATTEMPTS = (1 << 31) - 1
+MOST_PRIORITY = (1 << 63) - 1
+DEFAULT_ATTEMPTS = 5
+
+
+class Puts(NamedTuple):
+    """A checked put."""
+
+    key: bytes  # of the queue
+    options: tuple[int, int, int]
+    user_key: bytes | None
+    tasks: list[bytes]
+
+
+def check_puts(
+    base: bytes, payloads: Iterable[Value], priority: int, delay: float | None, key: str | None, max_attempts: int
+) -> Puts:
+    """The arguments of a put. Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for bad ones."""
+    if not -MOST_PRIORITY <= check_int("priority", priority) <= MOST_PRIORITY:
+        raise ValueError(f"priority is {shown(priority)}; give an int between -2**63 and 2**63")
+    delay_ms = 0 if delay is None else int(check_seconds("delay", delay, ", or None") * 1000)
+    attempts = min(check_count("max_attempts", max_attempts, 1), MOST_ATTEMPTS)
+    user_key = None if key is None else encode_text("key", key)
+    tasks: list[bytes] = []
+    for payload in payloads:
+        tasks += (id_bytes(new_id()), encode(payload))
+    return Puts(base + records.QUEUE, (priority, delay_ms, attempts), user_key, tasks)
+
+
+def error_text(error: object) -> str:
+    """What a task has as its error."""
+    if isinstance(error, BaseException):
+        text = f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
+        return text.encode("utf-8", "replace").decode()
+    if not isinstance(error, str):
+        raise TypeError(f"error has type {type(error).__name__}; give a str or an exception")
+    encode(error)
+    if len(error) > _LONGEST_ERROR:
+        raise LimitExceededError("length of error in characters", _LONGEST_ERROR, len(error), "shorten it")
+    return error
+
+
+def retry_ms_of(retry_in: float | None) -> int:
+    """A pause before the next attempt, in ms."""
+    return 0 if retry_in is None else int(check_seconds("retry_in", retry_in, ", or None") * 1000)
+
+
+class Claim:
+    """What this process has claimed: one task of those that were claimed together.
+
+    ``others``: the ids of the tasks claimed together that have not ended. The ticket is forgotten with the last one.
+    ``said_in``: the last transaction that completes or fails it.
+    """
+
+    __slots__ = ("_holding", "_others", "ended", "holder", "name", "queue_key", "said_in", "task_id", "ticket", "token")
+
+    def __init__(
+        self, holding: Holding, queue_key: bytes, name: str, task_id: bytes, ticket: int, token: int, others: set[bytes]
+    ) -> None:
+        self._holding = holding
+        self._others = others
+        self.queue_key = queue_key
+        self.name = name
+        self.task_id = task_id
+        self.ticket = ticket
+        self.token = token
+        self.holder = holding.holder
+        self.ended = False
+        self.said_in: weakref.ref[EngineTransaction] | None = None
+
+    def arguments(self) -> list[Any]:
+        """What says to a rule which task is held by whom. A forked child is another holder."""
+        return [self.queue_key, self.name, self.task_id, self._holding.holder, self.token]
+
+    def is_said(self) -> bool:
+        """Whether a transaction that is open still says what becomes of the task."""
+        transaction = None if self.said_in is None else self.said_in()
+        return transaction is not None and not transaction.has_ended
+
+    def end(self) -> None:
+        """The task was completed, failed or released."""
+        self.ended = True
+        self._others.discard(self.task_id)
+        if not self._others and self._holding.holder == self.holder:
+            self._holding.forget(self.ticket)
+
+    def lose(self) -> None:
+        """It was said to be held no more: let the holder's entry go, too."""
+        self.end()
+        if not self._others and self._holding.holder == self.holder:
+            requests.unclaim_tasks(self._holding, self.queue_key, self.ticket)
+
+
+def claim_of(task: object) -> Claim:
+    """The claim in a task; ``TypeError`` for what is none."""
+    claim = getattr(task, "_claim", None)
+    if not isinstance(claim, Claim):
+        raise TypeError(f"task has type {type(task).__name__}; give a shoal.Task that claim returned")
+    return claim
+
+
+class QueueView(View):
+    """Tasks put, completed and failed in a transaction: ``txn.queue``. They are if the transaction commits.
+
+    >>> import shoal, tempfile
+    >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
+    ...     with db.transaction("run-1") as txn:
+    ...         task_id = txn.queue.put("run", {"step": 1})
+    ...     task = shoal.TaskQueue(db).claim("run-1", "run")
+    ...     with db.transaction("run-1") as txn:
+    ...         txn.kv.put("step", 1)
+    ...         txn.queue.complete(task, "ok")
+    ...     shoal.TaskQueue(db).result("run-1", task_id)
+    'ok'
+
+    Nothing here reads the queue, so it never conflicts, but for ``put`` with a ``key``. Any call may also raise
+    ``InvalidOperationError`` (the transaction has ended, or only reads), ``SnapshotExpiredError`` (its snapshot was
+    revoked) and ``CorruptionError`` (a record is none). ``Transaction`` says what the commit may raise.
+    """
+
+    __slots__ = ("_namespace", "_run_id")
+
+    _engine: EngineTransaction
+
+    def __init__(self, engine: EngineTransaction, namespace: Namespace, run_id: str) -> None:
+        self._engine = engine
+        self._namespace = namespace
+        self._run_id = run_id
+
+    def put(
+        self,
+        queue: str,
+        payload: Value,
+        *,
+        priority: int = 0,
+        delay: float | None = None,
+        key: str | None = None,
+        max_attempts: int = DEFAULT_ATTEMPTS,
+    ) -> str:
+        """Put a task if the transaction commits; its id. ``TaskQueue.put`` has the arguments.
+
+        Whether there is a task of ``key`` is validated at commit. Raises ``TypeError``, ``ValueError`` or
+        ``LimitExceededError`` for a bad argument.
+        """
+        base = base_of(self._namespace, self._run_id, queue)
+        puts = check_puts(base, [payload], priority, delay, key, max_attempts)
+        task_id = puts.tasks[0]
+        if puts.user_key is not None:
+            found = self._engine.find(base + records.KEY + puts.user_key)
+            if found is not None:
+                return task_name(queue, checked_id(found.value))
+            self._engine.put(base + records.KEY + puts.user_key, task_id)
+        requests.put_tasks_later(self._engine, *puts)
+        return task_name(queue, task_id)
+
+    def complete(self, task: Any, result: Value = None) -> None:
+        """Complete a task that this process has claimed, with a storable ``result``, in this commit.
+
+        ``task``: the ``Task``, of any run. The commit raises ``FencedError`` if the claim is lost by then; nothing is
+        written then. Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
+        """
+        claim = claim_of(task)
+        requests.complete_task_later(self._engine, claim.arguments(), encode(result), claim.end)
+        claim.said_in = weakref.ref(self._engine)
+
+    def fail(self, task: Any, error: str | BaseException, *, retry_in: float | None = None) -> None:
+        """Have the attempt of a task that this process has claimed be failed by this commit; as ``Task.fail``.
+
+        The commit raises ``FencedError`` if the claim is lost by then; nothing is written then. Raises ``TypeError``,
+        ``ValueError`` or ``LimitExceededError`` for a bad argument.
+        """
+        claim = claim_of(task)
+        text, retry_ms = error_text(error), retry_ms_of(retry_in)
+        requests.fail_task_later(self._engine, claim.arguments(), text, retry_ms, claim.end)
+        claim.said_in = weakref.ref(self._engine)
+
+
+def checked_id(raw: bytes) -> bytes:
+    """A stored id. ``CorruptionError`` for other bytes."""
+    if len(raw) != records.ID_BYTES:
+        raise CorruptionError("the key of a task", 0, "an id of 16 bytes", f"{len(raw)} bytes")
+    return raw

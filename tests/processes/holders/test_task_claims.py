@@ -1,0 +1,234 @@
+"""Claims of processes that die or stand still, and of coordinators that die: no task is lost or done twice."""
+
+from __future__ import annotations
+
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+import pytest
+
+import shoal
+from shoal import TaskStatus
+from tests.support.crash_workers import DEADLINE_S, kill, wait_for
+
+RUN, Q = "run", "q"
+_HOLDER = """
+import sys, shoal
+db = shoal.open(sys.argv[1])
+queue = shoal.TaskQueue(db)
+tasks = queue.claim_many("run", "q", int(sys.argv[3]), ttl=float(sys.argv[2]), wait=None)
+print("claimed", flush=True)
+sys.stdin.readline()
+for task in tasks:
+    try:
+        task.complete("late")
+        print("completed")
+    except shoal.FencedError:
+        print("fenced")
+"""
+# Takes each task through effect and completion in one commit, in one of two ways, until it is killed.
+_WORKER = """
+import sys, shoal
+db = shoal.open(sys.argv[1], timeout=60)
+queue = shoal.TaskQueue(db)
+while True:
+    task = queue.claim("run", "q", wait=None)
+    def work(txn):
+        txn.kv.increment(f"done/{task.payload}")
+        txn.queue.complete(task, task.payload)
+    try:
+        db.transact("run", work, fence=task)
+    except shoal.FencedError:
+        pass
+"""
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@pytest.fixture
+def start(db: shoal.Database) -> Iterator[Start]:
+    """Starts a process with a program that opens the store; all are killed at the end."""
+    started: list[subprocess.Popen[str]] = []
+
+    def popen(program: str, *arguments: object) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", program, db.path, *map(str, arguments)]
+        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield popen
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def hold(start: Start, ttl_s: float, tasks: int = 1) -> subprocess.Popen[str]:
+    """A process that has claimed tasks, and completes them when it is told so."""
+    process = start(_HOLDER, ttl_s, tasks)
+    assert process.stdout is not None
+    assert process.stdout.readline() == "claimed\n"
+    return process
+
+
+def finish(process: subprocess.Popen[str]) -> list[str]:
+    return process.communicate("\n", timeout=DEADLINE_S)[0].split()
+
+
+def test_tasks_of_a_killed_process_are_claimable_at_once(db: shoal.Database, start: Start) -> None:
+    """Long before their ttl, by one that waits in the kernel; that was an attempt, and the last one leaves it Dead."""
+    queue = shoal.TaskQueue(db)
+    task_id, once = queue.put(RUN, Q, "a", max_attempts=3), queue.put(RUN, Q, "b", max_attempts=1)
+    holder = hold(start, 1000, tasks=2)
+    got: list[shoal.Task | None] = []
+    thread = threading.Thread(target=lambda: got.append(queue.claim(RUN, Q, wait=None)))
+    thread.start()
+    time.sleep(0.05)
+    holder.kill()
+    thread.join(DEADLINE_S)
+    (task,) = got
+    assert task is not None
+    assert (task.id, task.attempt) == (task_id, 2)
+    info = queue.get(RUN, once)
+    assert info is not None
+    assert (info.status, info.error) == (
+        TaskStatus.Dead,
+        f"process {holder.pid}, which had claimed the task, ended or did not answer any more",
+    )
+    task.complete()
+    assert queue.stats(RUN, Q) == shoal.QueueStats(0, 0, 0, 1, 1)
+
+
+def test_a_stopped_process_loses_its_tasks_after_ttl(db: shoal.Database, start: Start) -> None:
+    """Not before; what it says late is fenced, and does not touch the claim of another."""
+    queue = shoal.TaskQueue(db)
+    task_id = queue.put(RUN, Q, "a")
+    holder = hold(start, 1.0)
+    time.sleep(1.5)  # renewed meanwhile
+    assert queue.claim(RUN, Q) is None
+    holder.send_signal(signal.SIGSTOP)
+    task = queue.claim(RUN, Q, wait=DEADLINE_S)
+    assert task is not None
+    assert (task.id, task.attempt) == (task_id, 2)
+    holder.send_signal(signal.SIGCONT)
+    assert finish(holder) == ["fenced"]
+    task.complete("mine")
+    assert queue.result(RUN, task_id) == "mine"
+
+
+def test_claims_outlive_the_coordinator(db: shoal.Database, start: Start) -> None:
+    """Who holds goes on holding, and who waits goes on waiting, also for a delayed task; tasks are still there."""
+    queue = shoal.TaskQueue(db)
+    first, second = queue.put_many(RUN, Q, ["held", "mine"])
+    holder = hold(start, 30)
+    mine = queue.claim(RUN, Q)
+    assert mine is not None
+    queue.put(RUN, Q, "delayed", delay=1.0)
+    got: list[shoal.Task | None] = []
+    threads = [threading.Thread(target=lambda: got.append(queue.claim(RUN, Q, wait=None))) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    time.sleep(0.05)
+    for _ in range(2):
+        kill(db.info().coordinator_pid)
+        assert queue.stats(RUN, Q).claimed >= 2
+        queue.put(RUN, "other", 1)
+    queue.put(RUN, Q, "put")
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    assert sorted(task.payload for task in got if task is not None) == ["delayed", "put"]
+    mine.complete("mine")
+    assert finish(holder) == ["completed"]
+    assert (queue.result(RUN, first), queue.result(RUN, second)) == ("late", "mine")
+    assert db.check() == []
+
+
+def test_holders_that_die_with_the_coordinator(db: shoal.Database, start: Start) -> None:
+    """Their tasks are claimable after ttl; those of holders that live are not."""
+    queue = shoal.TaskQueue(db)
+    dead, alive = queue.put_many(RUN, Q, ["dead", "alive"])
+    killed = hold(start, 1.0)
+    holder = hold(start, 1.0)
+    kill(db.info().coordinator_pid)
+    killed.kill()
+    task = queue.claim(RUN, Q, wait=DEADLINE_S)
+    assert task is not None
+    assert task.id == dead
+    time.sleep(1.5)
+    assert queue.claim(RUN, Q) is None
+    assert finish(holder) == ["completed"]
+    assert queue.result(RUN, alive) == "late"
+
+
+def test_each_task_has_its_effect_once(db: shoal.Database, start: Start) -> None:
+    """Under random kills and stops of workers, and kills of the coordinator."""
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    chosen = random.Random(seed)
+    queue, kv = shoal.TaskQueue(db), shoal.KVStore(db)
+    count = 300
+    ids = queue.put_many(RUN, Q, range(count), max_attempts=1000)
+    workers = [start(_WORKER) for _ in range(3)]
+    begin_s = time.monotonic()
+    kills = 0
+    while (stats := queue.stats(RUN, Q)).done < count:
+        assert time.monotonic() < begin_s + 4 * DEADLINE_S, stats
+        time.sleep(chosen.uniform(0, 0.1))
+        which = chosen.randrange(3)
+        what = chosen.random()
+        if kills >= 25:
+            continue
+        if what < 0.1:
+            kills += 1
+            kill(db.info().coordinator_pid)
+        elif what < 0.4 and stats.done > kills * count // 30:
+            kills += 1
+            workers[which].kill()
+            workers[which] = start(_WORKER)
+        elif what < 0.5:
+            workers[which].send_signal(signal.SIGSTOP)
+            time.sleep(0.02)
+            workers[which].send_signal(signal.SIGCONT)
+    assert [queue.result(RUN, task_id) for task_id in ids] == list(range(count))
+    assert kv.list_with_values(RUN, "done/") == sorted((f"done/{number}", 1) for number in range(count))
+    assert queue.stats(RUN, Q) == shoal.QueueStats(0, 0, 0, count, 0)
+    wait_for(lambda: queue.stats(RUN, Q).claimed == 0, "no claim to be left")
+    assert db.check() == []
+
+
+def test_an_interrupted_claim_takes_nothing(db: shoal.Database) -> None:
+    """An exception of a signal handler ends the wait, and no task is lost by it."""
+    queue = shoal.TaskQueue(db)
+
+    def interrupt(_number: int, _frame: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    try:
+        signal.setitimer(signal.ITIMER_REAL, 0.1)
+        with pytest.raises(KeyboardInterrupt):
+            queue.claim(RUN, Q, wait=None)
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    task_id = queue.put(RUN, Q, 1)
+    wait_for(lambda: queue.stats(RUN, Q).ready == 1, "the task to be ready")
+    task = queue.claim(RUN, Q)
+    assert task is not None
+    assert (task.id, task.attempt) == (task_id, 1)
+
+
+def test_close_gives_tasks_back(db: shoal.Database) -> None:
+    """As the death of the process would."""
+    queue = shoal.TaskQueue(db)
+    queue.put(RUN, Q, 1)
+    other = shoal.open(db.path)
+    task = shoal.TaskQueue(other).claim(RUN, Q)
+    assert task is not None
+    other.close()
+    again = queue.claim(RUN, Q, wait=DEADLINE_S)
+    assert again is not None
+    assert again.attempt == 2
+    with pytest.raises(shoal.InvalidOperationError):
+        task.complete()

@@ -1,0 +1,298 @@
+"""The rules of task queues against a plain model, and their sorted pages against a sorted list."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from shoal.primitives.keys import Namespace
+from shoal.primitives.rules.queues import queue_rules as rules
+from shoal.primitives.rules.queues import records
+from shoal.primitives.rules.queues.ordered_pages import ENTRY_BYTES, OrderedPages, Pages
+from shoal.primitives.rules.registry import TABLE
+from shoal.primitives.views.tasks import base_of
+from shoal.shm import holder_index
+from shoal.shm.errors import FencedError, InvalidOperationError, NotFoundError
+from shoal.shm.fleet_errors import NothingReadyError
+from shoal.shm.operation import Decision, VersionedValue, Write
+
+_BASE = base_of(Namespace(), "run", "q")
+_KEY = _BASE + records.QUEUE
+_STATUSES = {"waiting": 0, "claimed": 1, "done": 2, "dead": 3, "cancelled": 4}
+
+
+class _Pages:
+    """Pages in a dict; how many are read and written is counted."""
+
+    def __init__(self) -> None:
+        self.kept: dict[int, bytes] = {}
+        self.calls = 0
+        self.last = 0
+        self.set = OrderedPages(Pages(self._get, self._put, self._new), 0, 0, 0)
+
+    def _get(self, number: int) -> bytes:
+        self.calls += 1
+        return self.kept[number]
+
+    def _put(self, number: int, page: bytes | None) -> None:
+        self.calls += 1
+        if page is None:
+            del self.kept[number]
+        else:
+            assert page
+            assert len(page) <= 4096
+            self.kept[number] = page
+
+    def _new(self) -> int:
+        self.last += 1
+        return self.last
+
+
+def _entry(number: int) -> bytes:
+    return number.to_bytes(ENTRY_BYTES, "big")
+
+
+@given(st.lists(st.tuples(st.sampled_from(("add", "add", "take", "remove")), st.integers(0, 300)), max_size=400))
+def test_pages_are_a_sorted_set(steps: list[tuple[str, int]]) -> None:
+    """Whatever is added and removed, in whatever order; nothing is left of an empty set."""
+    pages, model = _Pages(), set[bytes]()
+    for step, number in steps:
+        entry = _entry(number)
+        if step == "take":
+            least = min(model, default=None)
+            assert pages.set.take_least() == least
+            model -= {least}
+        elif step == "remove":
+            assert pages.set.remove(entry) is (entry in model)
+            model -= {entry}
+        elif entry not in model:
+            pages.set.add(entry)
+            model |= {entry}
+        assert pages.set.least() == min(model, default=None)
+    assert list(pages.set.entries()) == sorted(model)
+    for entry in sorted(model):
+        assert pages.set.take_least() == entry
+    assert (pages.kept, pages.set.root, pages.set.depth, pages.set.first) == ({}, 0, 0, 0)
+
+
+@pytest.mark.parametrize("order", ["rising", "falling", "random"])
+def test_a_large_set_costs_little_more_than_a_small_one(order: str) -> None:
+    """What is taken from the front costs two pages, and more for one in 24; also where that many were taken before."""
+    seed = random.randrange(1 << 32)
+    print("seed", seed)
+    numbers = list(range(30_000))
+    if order == "random":
+        random.Random(seed).shuffle(numbers)
+    pages = _Pages()
+    for number in numbers if order != "falling" else reversed(numbers):
+        pages.set.add(_entry(number))
+    for _ in range(2):
+        pages.calls = 0
+        first = [pages.set.take_least() for _ in range(5_000)]
+        assert pages.calls < 5_000 * 3
+        for entry in first:
+            assert entry is not None
+            pages.set.add(entry)
+    assert list(pages.set.entries()) == [_entry(number) for number in range(30_000)]
+
+
+class _Task(NamedTuple):
+    """A task of the model."""
+
+    order: tuple[int, int]  # minus priority, sequence
+    status: str
+    attempt: int
+    most: int
+    due_ms: int
+    key: bytes | None
+    holder: int
+    token: int
+
+
+class _Model:
+    """What the rules must do, with a dict and a search over all of it; and the records beside it."""
+
+    def __init__(self) -> None:
+        self.tasks: dict[bytes, _Task] = {}
+        self.store: dict[bytes, bytes] = {}
+        self.now_ms = 1000
+        self.puts = 0
+        self.claims: dict[int, tuple[int, list[bytes]]] = {}  # by ticket: holder, tasks
+        self.token = 0
+
+    def read(self, key: bytes) -> VersionedValue | None:
+        value = self.store.get(key)
+        return None if value is None else VersionedValue(value, 1, 0)
+
+    def perform(self, rule: Callable[..., Decision], *arguments: Any) -> Any:
+        decision = rule(self.read, self.now_ms, _KEY, *arguments)
+        self.write(decision.writes)
+        return decision.result
+
+    def write(self, writes: list[Write]) -> None:
+        assert len({write.key for write in writes}) == len(writes)
+        for write in writes:
+            if write.value is None:
+                self.store.pop(write.key, None)
+            else:
+                self.store[write.key] = write.value
+
+    def put(self, priority: int, delay_ms: int, most: int, key: bytes | None) -> None:
+        self.puts += 1
+        task_id = self.puts.to_bytes(16, "big")
+        there = [each for each, task in self.tasks.items() if key is not None and task.key == key]
+        assert self.perform(rules.put, priority, delay_ms, most, key, False, [task_id, b"p"]) == (there or [task_id])
+        if not there:
+            due_ms = self.now_ms + delay_ms if delay_ms else 0
+            self.tasks[task_id] = _Task((-priority, self.puts), "waiting", 0, most, due_ms, key, 0, 0)
+
+    def claim(self, holder: int, limit: int) -> None:
+        ready = [
+            (task.order, each)
+            for each, task in self.tasks.items()
+            if task.status == "waiting" and task.due_ms <= self.now_ms
+        ]
+        expected = [each for _, each in sorted(ready)[:limit]]
+        ticket = len(self.claims) + 1
+        for _ in range(2):  # the second time it is sent again
+            if not expected:
+                due = [task.due_ms for task in self.tasks.values() if task.status == "waiting"]
+                with pytest.raises(NothingReadyError) as caught:
+                    self.perform(rules.claim, "q", holder, 4711, 30_000, ticket, limit)
+                assert caught.value.passes_in_ms == (min(due) - self.now_ms if due else None)
+                return
+            told = self.perform(rules.claim, "q", holder, 4711, 30_000, ticket, limit)
+            assert [each for each, *_ in told] == expected
+        self.claims[ticket] = holder, expected
+        for task_id, _, attempt, token in told:
+            assert token == self.token + 1
+            self.token = token
+            task = self.tasks[task_id]
+            assert attempt == task.attempt + 1
+            self.tasks[task_id] = task._replace(status="claimed", attempt=attempt, holder=holder, token=token)
+
+    def end(self, how: str, number: int, retry_ms: int) -> None:
+        if not self.tasks:
+            return
+        task_id = sorted(self.tasks)[number % len(self.tasks)]
+        task = self.tasks[task_id]
+        ends: dict[str, tuple[Callable[..., Decision], list[Any]]] = {
+            "complete": (rules.complete, [b"r"]),
+            "fail": (rules.fail, ["e", retry_ms]),
+            "release": (rules.release, []),
+        }
+        rule, extra = ends[how]
+        if task.status != "claimed":
+            with pytest.raises(FencedError):
+                self.perform(rule, "n", task_id, task.holder, task.token, *extra)
+            return
+        with pytest.raises(FencedError):
+            self.perform(rule, "n", task_id, task.holder + 1, task.token, *extra)
+        self.perform(rule, "n", task_id, task.holder, task.token, *extra)
+        if how == "complete":
+            self.tasks[task_id] = task._replace(status="done")
+        elif how == "release":
+            self.tasks[task_id] = task._replace(status="waiting", attempt=task.attempt - 1, due_ms=0)
+        else:
+            self._attempted(task_id, self.now_ms + retry_ms if retry_ms else 0)
+
+    def end_holder(self, holder: int) -> None:
+        for key in [key for key in self.store if key.startswith(holder_index.entries_of(holder))]:
+            self.write(TABLE.ended(self.read, holder_index.decode_key(key)[1], holder, self.now_ms))
+            del self.store[key]
+        for task_id, task in self.tasks.items():
+            if task.status == "claimed" and task.holder == holder:
+                self._attempted(task_id, 0)
+
+    def change(self, how: str, number: int) -> None:
+        task_id = sorted(self.tasks)[number % len(self.tasks)] if self.tasks else bytes(16)
+        task = self.tasks.get(task_id)
+        if how == "cancel":
+            may = task is not None and task.status in ("waiting", "claimed")
+            assert self.perform(rules.cancel, task_id) is may
+            if task is not None and may:
+                self.tasks[task_id] = task._replace(status="cancelled")
+        elif task is None or task.status != "dead":
+            with pytest.raises((InvalidOperationError, NotFoundError)):
+                self.perform(rules.retry, "n", task_id)
+        else:
+            self.perform(rules.retry, "n", task_id)
+            self.tasks[task_id] = task._replace(status="waiting", attempt=0, due_ms=0)
+
+    def purge(self, status: str) -> None:
+        of_status = [each for each, task in self.tasks.items() if task.status == status]
+        gone = [each for each in of_status if status != "waiting" or self.tasks[each].due_ms <= self.now_ms]
+        assert self.perform(rules.purge, sorted(self.tasks), _STATUSES[status], False) == len(gone)
+        for task_id in gone:
+            del self.tasks[task_id]
+
+    def _attempted(self, task_id: bytes, due_ms: int) -> None:
+        task = self.tasks[task_id]
+        if task.attempt < task.most:
+            self.tasks[task_id] = task._replace(status="waiting", due_ms=due_ms)
+        else:
+            self.tasks[task_id] = task._replace(status="dead")
+
+    def check(self) -> None:
+        """The records say of each task what the model says, the sets and counts fit, and nothing else is there."""
+        queue = records.Queue(self.read, _KEY)
+        held: dict[int, set[bytes]] = {}
+        for task_id, task in self.tasks.items():
+            found = queue.task(task_id)
+            assert found is not None
+            assert (found.status, found.attempt) == (_STATUSES[task.status], task.attempt)
+            if task.status == "claimed":
+                held.setdefault(found.ticket, set()).add(task_id)
+        statuses = [task.status for task in self.tasks.values()]
+        assert queue.counts[2:] == [statuses.count(name) for name in list(_STATUSES)[1:]]
+        waiting = {each for each, task in self.tasks.items() if task.status == "waiting"}
+        ready = {records.entry_id(entry) for entry in queue.ready.entries()}
+        delayed = {records.entry_id(entry) for entry in queue.delayed.entries()}
+        assert (ready | delayed, ready & delayed) == (waiting, set())
+        assert queue.counts[:2] == [len(ready), len(delayed)]
+        entries = [key for key in self.store if key.startswith(holder_index.PREFIX)]
+        assert len(entries) == len(held)
+        for ticket, ids in held.items():
+            assert set(queue.claimed_ids(self.claims[ticket][0], ticket)) == ids
+        kinds = {kind: sum(key.startswith(_BASE + kind) for key in self.store) for kind in (records.TASK, records.KEY)}
+        assert kinds == {
+            records.TASK: len(self.tasks),
+            records.KEY: sum(task.key is not None for task in self.tasks.values()),
+        }
+        if not self.tasks:
+            assert not [key for key in self.store if key.startswith(_BASE)]
+
+
+_SMALL = st.integers(0, 12)
+_STEPS = st.one_of(
+    st.tuples(
+        st.just("put"),
+        st.integers(-1, 1),
+        st.sampled_from((0, 0, 5, 20)),
+        st.integers(1, 3),
+        st.sampled_from((None, None, b"k", b"l")),
+    ),
+    st.tuples(st.just("claim"), st.integers(1, 3), st.integers(1, 3)),
+    st.tuples(st.just("end"), st.sampled_from(("complete", "fail", "release")), _SMALL, st.sampled_from((0, 7))),
+    st.tuples(st.just("end_holder"), st.integers(1, 3)),
+    st.tuples(st.just("change"), st.sampled_from(("cancel", "retry")), _SMALL),
+    st.tuples(st.just("purge"), st.sampled_from(list(_STATUSES))),
+    st.tuples(st.just("pass"), st.integers(1, 15)),
+)
+
+
+@given(st.lists(_STEPS, max_size=60))
+def test_rules_are_those_of_a_plain_model(steps: list[tuple[Any, ...]]) -> None:
+    """Order, attempts, fences, keys, counts and what is left in the store, whatever is done."""
+    model = _Model()
+    for name, *arguments in steps:
+        if name == "pass":
+            model.now_ms += arguments[0]
+        else:
+            getattr(model, name)(*arguments)
+        model.check()
