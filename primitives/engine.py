@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from shoal.shm.key_location_cache import KeyLocationCache
-from shoal.shm.operation import VersionedValue
+from shoal.shm.operation import Past, VersionedValue
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -109,6 +109,10 @@ class EngineTransaction(Engine, Protocol):
     @property
     def version(self) -> int | None:
         """The commit version, None before the commit; if ``read_only``, the snapshot's from the start."""
+        ...
+
+    def at_version(self, version: int, /) -> EngineTransaction:
+        """Another one that only reads, at a past version; as ``Transactions.begin`` with ``past``."""
         ...
 
     @property
@@ -238,6 +242,26 @@ class Stats(Protocol):
         """Attached databases."""
         ...
 
+    @property
+    def history_ms(self) -> int:
+        """How long past versions are kept, in ms; if 0, the next three mean nothing."""
+        ...
+
+    @property
+    def history_version(self) -> int:
+        """The oldest version that is kept."""
+        ...
+
+    @property
+    def history_since_us(self) -> int:
+        """Since when that version was the newest, us since the epoch."""
+        ...
+
+    @property
+    def history_bytes(self) -> int:
+        """Memory that past versions take."""
+        ...
+
 
 class Transactions(Protocol):
     """What the primitives need of a store."""
@@ -252,8 +276,12 @@ class Transactions(Protocol):
         """What this database holds; always the same object."""
         ...
 
-    def begin(self, read_only: bool = False) -> EngineTransaction:
-        """A transaction at the newest version; ``commit`` or ``abandon`` ends it."""
+    def begin(self, read_only: bool = False, past: Past | None = None) -> EngineTransaction:
+        """A transaction at the newest version; ``commit`` or ``abandon`` ends it.
+
+        With ``past`` one that only reads, at a past version: ``SnapshotExpiredError`` if that is not kept any more,
+        ``ValueError`` if it is not there yet.
+        """
         ...
 
     def pipeline(self, depth: int, /) -> EnginePipeline:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import TypeVar
 
 from shoal.shm.errors import ConflictError, SnapshotExpiredError
+from shoal.shm.host import tasks
 
 T = TypeVar("T")
 
@@ -30,7 +31,7 @@ def retry(attempt_once: Callable[[], T], retries: int) -> T:
         try:
             return attempt_once()
         except (ConflictError, SnapshotExpiredError):
-            time.sleep(pause_s(attempt))
+            tasks.sleep(pause_s(attempt), time)
     return attempt_once()
 
 
@@ -44,5 +45,5 @@ def retry_for(attempt_once: Callable[[], T], timeout_s: float) -> T:
         except (ConflictError, SnapshotExpiredError):
             if time.monotonic() >= give_up_s:
                 raise
-        time.sleep(pause_s(attempt))
+        tasks.sleep(pause_s(attempt), time)
         attempt += 1

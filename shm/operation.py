@@ -8,7 +8,52 @@ validated at commit. The log holds what an operation wrote, never the operation:
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol
+
+from shoal.shm.arguments import check_int, check_type
+from shoal.shm.errors import shown
+from shoal.shm.limits import MAX_INTEGER
+
+
+class Past(NamedTuple):
+    """A past state of the store that a snapshot is asked for: by its version, or by a moment when it was the newest."""
+
+    version: int | None
+    moment_us: int | None  # us since the epoch; one of the two is None
+
+
+def check_version(version: object) -> int:
+    """A commit version that a user names; ``TypeError`` or ``ValueError`` for what is none."""
+    number = check_int("version", version, "a commit version as int")
+    if not 0 <= number <= MAX_INTEGER:
+        raise ValueError(f"version is {shown(number)}; give a commit version, which is 0 or more")
+    return number
+
+
+def past_of(version: int | None, at: datetime | None) -> Past | None:
+    """The past version or moment that is asked for."""
+    if version is None and at is None:
+        return None
+    if version is not None and at is not None:
+        raise ValueError("version and at are both given; give one of them")
+    if at is None:
+        return Past(check_version(version), None)
+    if check_type("at", at, datetime, "an aware datetime").utcoffset() is None:
+        raise ValueError(
+            f"at is {at.isoformat()}, without a time zone; give an aware datetime, as datetime.now(UTC) is"
+        )
+    return Past(None, max(0, (at - _EPOCH) // timedelta(microseconds=1)))
+
+
+# The control request for it. The answer is the coordinator's generation, the version, and a bound, the newest version.
+# In the place of a version that is not kept any more stands EXPIRED, with the oldest one; of one that is not there yet
+# FUTURE.
+PAST = "past"
+EXPIRED, FUTURE = -1, -2
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class VersionedValue(NamedTuple):

@@ -37,6 +37,7 @@ from shoal.primitives.transaction import Transaction
 from shoal.primitives.views.budgets import BudgetState
 from shoal.primitives.views.cells import State
 from shoal.primitives.views.changes import Change, RunChange
+from shoal.primitives.views.run_diff import Difference, RunDiff
 from shoal.primitives.views.tasks import QueueStats, TaskInfo, TaskStatus
 from shoal.shm.errors import (
     AlreadyExistsError,
@@ -83,6 +84,7 @@ __all__ = [
     "CorruptionError",
     "CreateRunOptions",
     "Database",
+    "Difference",
     "Event",
     "EventLog",
     "FencedError",
@@ -101,6 +103,7 @@ __all__ = [
     "QueueStats",
     "Reservation",
     "RunChange",
+    "RunDiff",
     "RunIndex",
     "RunMetadata",
     "RunQuery",
@@ -144,6 +147,8 @@ _IMPORTED_LATER = {
 
 
 def __getattr__(name: str) -> _Any:
+    if name == "aio":  # imported when it is first used, because it needs greenlet
+        return _importlib.import_module("shoal.aio")
     if name not in _IMPORTED_LATER:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     public = getattr(_importlib.import_module(_IMPORTED_LATER[name]), name)

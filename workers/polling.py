@@ -11,6 +11,8 @@ import time
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeVar
 
+from shoal.shm.host import tasks
+
 T = TypeVar("T")
 
 
@@ -51,5 +53,5 @@ def poll(look: Callable[[], T | None], give_up_s: float, pauses: Pauses, clock: 
         if left_s <= 0:
             return None
         factor = random.uniform(1 - pauses.jitter, 1 + pauses.jitter) if pauses.jitter else 1.0
-        clock.sleep(min(pause_s * factor, left_s))
+        tasks.sleep(min(pause_s * factor, left_s), clock)
         pause_s = min(pause_s * 2, pauses.longest_s)

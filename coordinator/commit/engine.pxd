@@ -11,7 +11,7 @@ from shoal.shm.wire.answer cimport encode_answer
 cdef class CommitEngine:
     cdef public object operations, sessions, version, published
     cdef public Writer _writer
-    cdef public object _reclaimer, _log, _clock, _limits
+    cdef public object history, _reclaimer, _log, _clock, _limits
     cdef public ConflictWindow _window
     cdef public Admission _admission
     cdef public Batching _batching

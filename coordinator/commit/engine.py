@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from shoal.coordinator.checkpoint.history import History
 from shoal.coordinator.commit.admission import NO_MUTATIONS, Admission, refusal
 from shoal.coordinator.commit.apply import ClientSessions, apply_commit
 from shoal.coordinator.commit.batching import Batching, BatchKey
@@ -63,6 +64,7 @@ class CommitEngine:
         self.sessions = sessions
         self.version = version  # newest applied
         self.published = version
+        self.history: History | None = None  # if past versions are kept
         self._writer = writer
         self._reclaimer = reclaimer
         self._window = window
@@ -145,6 +147,8 @@ class CommitEngine:
             self._log.sync()
         self._writer.publish(self.version)
         self.published = self.version
+        if self.history is not None:
+            self.history.note(self.version)
 
     def sweep_expired(self) -> bool:
         """Delete keys whose time has come, as one commit of the coordinator; True if there may be more."""
@@ -277,10 +281,7 @@ class CommitEngine:
             # room that is needed; it can be freed only once the group so far is published. Answers are sent later, as
             # those of any group. Then everything is looked up again: versions made meanwhile are in the log, too, and
             # keys may have left the indexes.
-            self._finish_group_and_free()
-            if log is not None and not log.has_room(body_bytes):
-                log.reserve(body_bytes, _only_deletes(writes))
-            plan = writer.plan(writes, clears)
+            plan = self._plan_with_more_room(clears, writes, body_bytes)
         version = self.version + 1
         writer.apply(version, clears, writes, plan)
         if log is not None:
@@ -288,6 +289,19 @@ class CommitEngine:
         self.version = version
         apply_commit(self._window, self.sessions, version, clears, writes, outcomes)
         return plan
+
+    def _plan_with_more_room(self, clears: list[tuple[bytes, bytes]], writes: FlatWrites, body_bytes: int) -> Plan:
+        """Plan a commit that had no room; what is kept for time travel goes, the oldest first, until it has."""
+        log = self._log
+        while True:
+            self._finish_group_and_free()
+            if log is not None and not log.has_room(body_bytes):
+                log.reserve(body_bytes, _only_deletes(writes))
+            try:
+                return self._writer.plan(writes, clears)
+            except StoreFullError:
+                if not self._reclaimer.give_up_history():
+                    raise
 
     def _finish_group_and_free(self) -> None:
         """Publish the group so far, and free memory for its next commit, which is not begun yet."""

@@ -1,5 +1,22 @@
 """The arguments of control requests, understood, or refused with ValueError, TypeError or LookupError.
 
+    check     [number, part, position]           a slice of a check (``checks``)
+    wait      [since, [[lower, upper], ...], ms]  -> [1] once a range was written after version ``since``, [0] after
+                                                 ``ms``. [1] may come too early: the client looks for itself
+    changes   [watch, version, after, lower, upper, ms]
+                                                 -> [version, after, is lost, [[version, key, value], ...]]: what
+                                                 commits changed there after a position, and the position behind that
+                                                 (``presence.changes``). Without changes, after ``ms`` at most
+    keep      [watch, [version]]                 -> []; what a watch may ask for after ``version`` is kept; nothing
+                                                 without a version
+    in_line   [[[lower, upper], ...], ms]        with one operation, which is decided as in any commit; but while it
+                                                 raises what passes it stays in line, for ``ms`` at most
+    leave     []                                 with one operation: leave the line, then decide the operation
+    past      [version or nil, moment or nil]     -> [generation, version, bound]: the past version that is asked for by
+                                                 its number or a moment in us (``History.answer``)
+    renew     []                                 -> [1] if the client's database still holds something, else [0]
+    ages      [holder, ...]                      -> ms since the last sign of life of each; -1: holds nothing
+
 Whatever a client sends may be nonsense, so nothing of it is used before it has passed here.
 """
 
@@ -31,6 +48,13 @@ def understood_in_line(request: CommitSet, arguments: Any) -> list[Any]:
     if len(request.operations) != 1:
         raise ValueError("not one operation")
     return understood(arguments, ranges, wait_ms)
+
+
+def understood_past(version: Any, moment_us: Any) -> list[Any]:
+    """What asks for a past version: one of a version and a moment."""
+    if (version is None) == (moment_us is None):
+        raise ValueError("not one of a version and a moment")
+    return [None if asked is None else whole(asked) for asked in (version, moment_us)]
 
 
 def whole(asked: Any) -> int:

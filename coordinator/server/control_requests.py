@@ -1,19 +1,4 @@
-"""Control requests: what a client asks of the coordinator beside commits, and the answers that come later.
-
-    check     [number, part, position]           a slice of a check (``checks``)
-    wait      [since, [[lower, upper], ...], ms]  -> [1] once a range was written after version ``since``, [0] after
-                                                 ``ms``. [1] may come too early: the client looks for itself
-    changes   [watch, version, after, lower, upper, ms]
-                                                 -> [version, after, is lost, [[version, key, value], ...]]: what
-                                                 commits changed there after a position, and the position behind that
-                                                 (``presence.changes``). Without changes, after ``ms`` at most
-    keep      [watch, [version]]                 -> []; what a watch may ask for after ``version`` is kept; nothing
-                                                 without a version
-    in_line   [[[lower, upper], ...], ms]        with one operation, which is decided as in any commit; but while it
-                                                 raises what passes it stays in line, for ``ms`` at most
-    leave     []                                 with one operation: leave the line, then decide the operation
-    renew     []                                 -> [1] if the client's database still holds something, else [0]
-    ages      [holder, ...]                      -> ms since the last sign of life of each; -1: holds nothing
+"""Control requests: what a client asks beside commits, and answers that come later. ``presence.asked`` has the list.
 
 A client has one request under way. ``wait``, ``changes`` and ``in_line`` are answered when something happens: a commit
 wakes those that wait for what it wrote, after it is published, in the order in which they came. All of it is in the
@@ -39,7 +24,7 @@ from shoal.coordinator.presence.holders import Holders
 from shoal.coordinator.presence.waiters import KeyRange, Waiters
 from shoal.coordinator.server.checks import Checks
 from shoal.coordinator.server.clients import Client
-from shoal.shm.operation import Write
+from shoal.shm.operation import PAST, Write
 from shoal.shm.wire.answer import ANSWERED, encode_answer
 from shoal.shm.wire.request import CommitSet
 
@@ -61,8 +46,15 @@ class ControlRequests:
     """Answers control requests. ``is_active``: somebody waits or holds something, so turns end with ``after_turn``."""
 
     def __init__(
-        self, engine: CommitEngine, window: ConflictWindow, checks: Checks, holders: Holders, changes: Changes
+        self,
+        engine: CommitEngine,
+        window: ConflictWindow,
+        checks: Checks,
+        holders: Holders,
+        changes: Changes,
+        past_version: Callable[[int | None, int | None], list[int]],
     ) -> None:
+        self._past_version = past_version
         self._engine = engine
         self._window = window
         self._checks = checks
@@ -224,6 +216,12 @@ class ControlRequests:
     def _leave(self, client: Client, request: CommitSet, now_s: float) -> bytes:
         return self._submit(client, request)
 
+    def _past(
+        self, client: Client, request: CommitSet, now_s: float, version: int | None, moment_us: int | None
+    ) -> bytes:
+        self._engine.finish_group()
+        return _answered(request, self._past_version(version, moment_us))
+
     def _renew(self, client: Client, request: CommitSet, now_s: float) -> bytes:
         return _answered(request, [int(self._holders.renew(client.database_id))])
 
@@ -241,6 +239,7 @@ class ControlRequests:
         ),
         "in_line": (lambda request, arguments: asked.understood_in_line(request, arguments), _in_line),
         "leave": (lambda _, arguments: asked.understood(arguments), _leave),
+        PAST: (lambda _, arguments: asked.understood_past(*arguments), _past),
         "renew": (lambda _, arguments: asked.understood(arguments), _renew),
         "ages": (lambda _, arguments: [asked.whole(holder) for holder in arguments], _ages),
     }

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from shoal.coordinator.checkpoint.checkpointer import Checkpointer
+from shoal.coordinator.checkpoint.history import History
+from shoal.coordinator.checkpoint.moments_file import MomentsFile
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.control_socket import ControlSocket
 from shoal.coordinator.host import THIS_MACHINE, Host
@@ -41,7 +43,7 @@ from shoal.shm.files.storage import Storage
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.files.store_place import WorkingPlace
 from shoal.shm.limits import DEFAULT_LIMITS, Limits
-from shoal.shm.memory.layout import W_COORDINATOR_PID
+from shoal.shm.memory.layout import W_COORDINATOR_PID, W_GENERATION
 from shoal.shm.operation import OperationTable
 
 NOTHING_PINNED: list[int] = []
@@ -67,9 +69,12 @@ class Coordinator:
         self._segment = host.new_segment(meta.max_bytes)
         self._writer = Writer(self._segment, limits)
         self._reclaimer = Reclaimer(self._writer, lambda: NOTHING_PINNED)
+        self._history = History(meta.history_ms, self._segment, self._reclaimer, host.now_us)
+        self._history.load(storage, meta.store_id)
         found = recover(storage, self._writer, self._reclaimer, meta, limits)
         store_id = found.store_id or store_files.new_store_id()
         self._meta = meta._replace(store_id=store_id)
+        self._moments_file = None if meta.durability == "memory" else MomentsFile(storage, store_id)
         self._served_meta = ServedMeta(storage, directory, self._meta, host)
         self._epoch = ServingEpoch(directory, self._writer, host)
         self._log = self._begin_log(storage, found, store_id)
@@ -99,6 +104,7 @@ class Coordinator:
         self._epoch.prepare()
         self._host.on_signal((signal.SIGINT, signal.SIGTERM), self._stop, self._server.wake_write_fd)
         control = self._listen()
+        self._begin_history()
         self._epoch.publish()
         if self._background_sync is not None:
             self._background_sync.start()
@@ -106,12 +112,18 @@ class Coordinator:
         ready()
         try:
             self._serve(control)
+            self._history.close()
             if self._log is not None:
                 self._log.close()
         except BaseException:
             text = f"process {self._host.pid()} ended while it served: {traceback.format_exc()}"
             self._host.note(self._directory, text)
             raise
+
+    def _begin_history(self) -> None:
+        self._history.begin(self._engine.version, self._moments_file)
+        if self._meta.history_ms:
+            self._engine.history = self._history
 
     def _begin_log(self, storage: Storage, found: Recovered, store_id: bytes) -> WalWriter | None:
         """A log file for what is committed from now on; None in ``memory`` durability."""
@@ -130,10 +142,12 @@ class Coordinator:
     def _new_server(self, found: Recovered, idle_timeout_s: float | None, place: WorkingPlace) -> Server:
         writer, reclaimer, limits = self._writer, self._reclaimer, self._limits
         checks = Checks(writer, reclaimer, limits)
-        maintenance = Maintenance(self._engine, writer, reclaimer, found.window, checks, self._checkpointer, limits)
+        maintenance = Maintenance(
+            *(self._engine, writer, reclaimer, found.window, checks, self._checkpointer, self._history, limits)
+        )
         holders = Holders(writer, self._engine, self._host.monotonic_s)
         changes = Changes(found.window, writer, reclaimer, has_log=self._log is not None)
-        control_requests = ControlRequests(self._engine, found.window, checks, holders, changes)
+        control_requests = ControlRequests(*(self._engine, found.window, checks, holders, changes, self._past_version))
         return Server(
             *(self._engine, writer, maintenance, control_requests, self._meta, idle_timeout_s, place, self._keep_files),
             *(limits, self._host),
@@ -150,6 +164,9 @@ class Coordinator:
                 self._checkpointer.close()
             if self._background_sync is not None:
                 self._background_sync.stop()
+
+    def _past_version(self, version: int | None, moment_us: int | None) -> list[int]:
+        return [self._segment.words[W_GENERATION], *self._history.answer(version, moment_us)]
 
     def _listen(self) -> ControlSocket:
         """From here on the store is served, and ``store.json`` says how; if not, no log file is left behind."""

@@ -7,6 +7,7 @@ next coordinator does it again.
 from __future__ import annotations
 
 from shoal.coordinator.checkpoint.checkpointer import Checkpointer
+from shoal.coordinator.checkpoint.history import History
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.memory.reclaim import Reclaimer
@@ -27,9 +28,11 @@ class Maintenance:
         window: ConflictWindow,
         checks: Checks,
         checkpointer: Checkpointer | None,
+        history: History | None = None,
         limits: Limits = DEFAULT_LIMITS,
     ) -> None:
         self._limits = limits
+        self._history = history
         self._engine = engine
         self._writer = writer
         self._reclaimer = reclaimer
@@ -55,6 +58,8 @@ class Maintenance:
         more = self._engine.sweep_expired()
         self._engine.finish_group()
         self._checks.tidy()
+        if self._history is not None:
+            self._history.move_on(now_s)
         if self._reclaimer.idle_work():
             self.busy = self._reclaimer.step(now_s)
             if self._reclaimer.waits_for_a_version() and self._engine.make_version():
@@ -71,5 +76,6 @@ class Maintenance:
         limits = self._limits
         if len(self._window) < limits.window_least_keys + limits.reclaim_every:
             return
-        horizon = self._writer.segment.words[W_HORIZON]
+        # Past versions that are kept for time travel are only read: no conflict reaches back to them.
+        horizon = max(self._writer.segment.words[W_HORIZON], self._reclaimer.oldest_snapshot)
         self._window.forget(horizon, limits.window_least_keys, limits.window_most_keys)

@@ -9,6 +9,7 @@ from shoal.primitives.facades.facade import BoundFacade
 from shoal.primitives.run_types import CreateRunOptions, RunMetadata, RunQuery, RunStats, RunStatus, check_tags
 from shoal.primitives.transaction import Transaction
 from shoal.primitives.views.changes import RunChange, run_changes
+from shoal.primitives.views.run_diff import RunDiff
 from shoal.primitives.views.runs import RunsView, fork
 from shoal.shm.codec import Value
 
@@ -199,8 +200,33 @@ class RunIndex(BoundFacade):
         """
         self._change(run_id, lambda runs: runs.delete_run(run_id, cascade_children=cascade_children))
 
-    def fork_run(self, run_id: str, *, new_run_id: str | None = None) -> RunMetadata:
+    def diff(self, run_a: str, run_b: str) -> RunDiff:
+        """What two runs differ in, read at one snapshot: keys, state, events from where the logs part, and traces.
+
+        Values, cells (value and version) and traces are compared by what they say, not by their times, and event logs
+        by their hashes. ``txn.runs.diff`` reads at the transaction's snapshot.
+
+        Raises ``NotFoundError`` for a run that is not registered and holds nothing, and ``TypeError``, ``ValueError``
+        or ``LimitExceededError`` for a bad run id.
+
+        >>> import shoal, tempfile
+        >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
+        ...     runs, kv = shoal.RunIndex(db), shoal.KVStore(db)
+        ...     kv.put("run-1", "status", "running")
+        ...     fork = runs.fork_run("run-1", new_run_id="run-2")
+        ...     kv.put("run-2", "status", "failed")
+        ...     runs.diff("run-1", "run-2").kv
+        [Difference(name='status', a='running', b='failed')]
+        """
+        with self._snapshot(_NO_RUN) as txn:
+            return txn.runs.diff(run_a, run_b)
+
+    def fork_run(self, run_id: str, *, new_run_id: str | None = None, version: int | None = None) -> RunMetadata:
         """Register a child of a run, Active, with a copy of the run's keys, state, events and traces.
+
+        With ``version`` it is a copy of the run as it was at that past commit version (``Database.snapshot``), also if
+        the run was deleted since: ``SnapshotExpiredError`` if it is not kept any more, ``ValueError`` if it is not
+        there yet.
 
         The copy is of one snapshot taken during the call, even if others write to the run meanwhile; in a transaction
         (``txn.runs.fork_run``) it is of the transaction's snapshot, and a change since is a conflict. Hashes of events,
@@ -211,8 +237,10 @@ class RunIndex(BoundFacade):
         one commit, and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
         """
         # Read outside the transaction: if the copy were validated, that of a run that is always written to would fail.
-        source = self._db._store.auto_commit
-        return self._change(run_id, lambda runs: fork(runs, source, run_id, new_run_id))
+        if version is None:
+            source = self._db._store.auto_commit
+            return self._change(run_id, lambda runs: fork(runs, source, run_id, new_run_id))
+        return self._change(run_id, lambda runs: runs.fork_run(run_id, new_run_id=new_run_id, version=version))
 
     def follow(self, since: int | None = None, timeout: float | None = None) -> Iterator[RunChange]:
         """What commits change in the runs: a ``RunChange`` for each run and commit, as it comes.

@@ -18,6 +18,7 @@ With two endless loops beside it on 2 processors, a put took 4 ms without this r
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Callable
@@ -36,13 +37,16 @@ if cython.compiled:
 
 
 class Lookout:
-    """Looks for an event as long as that is cheap. Each waiting thread or loop has one of its own."""
+    """Looks for an event as long as that is cheap. Each waiting thread or loop has one of its own.
+
+    With ``looks`` False it never looks: in a thread that has other tasks to run meanwhile.
+    """
 
     __slots__ = ("_rest_s", "_rests_until_s")
 
-    def __init__(self) -> None:
+    def __init__(self, looks: bool = True) -> None:
         self._rest_s = FIRST_REST_S
-        self._rests_until_s = 0.0
+        self._rests_until_s = 0.0 if looks else math.inf
 
     def look(
         self, poll: Callable[[float], Any], look_s: float, keep_s: float = 0.0, fd: int = -1, n_bytes: int = 0

@@ -6,6 +6,7 @@ import math
 import time
 from typing import Any
 
+from shoal.shm.host import tasks
 from shoal.shm.host.unpatched import os, select
 from shoal.shm.host.waiting import Lookout
 from shoal.shm.wire.frames import FrameBuffer
@@ -34,9 +35,16 @@ def write_all(fd: int, data: bytes, give_up_s: float = math.inf) -> None:
                 pass  # the pipe is full
         if written == len(data):
             return
-        poller = select.poll()
-        poller.register(fd, select.POLLOUT)
-        wait_ready(poller, give_up_s)
+        wait_ready(_writing_poller(fd), give_up_s)
+
+
+def _writing_poller(fd: int) -> Any:
+    task = tasks.running()
+    if task is not None:
+        return tasks.TaskPoller(task, fd, writing=True)
+    poller = select.poll()
+    poller.register(fd, select.POLLOUT)
+    return poller
 
 
 def wait_ready(poller: Any, give_up_s: float) -> None:

@@ -1,4 +1,4 @@
-"""Both engines, each with all the primitives over it."""
+"""Both engines, each with all the primitives over it; that in shared memory also through the asynchronous face."""
 
 from __future__ import annotations
 
@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 
 import shoal
+from shoal import aio
+from tests.support.aio_driver import FACADES, Driven, LoopThread, facade
 
 from .toy_engine import ToyStore
 
@@ -20,10 +22,25 @@ def toy_db() -> Iterator[shoal.Database]:
         yield database
 
 
-@pytest.fixture(params=["shared memory", "dict"])
-def any_db(request: pytest.FixtureRequest) -> shoal.Database:
+@pytest.fixture(scope="session")
+def driven_db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
+    """The asynchronous face of a database, driven by a thread."""
+    loop = LoopThread()
+    try:
+        with Driven(loop, loop.run(aio.open, tmp_path_factory.mktemp("driven") / "store", durability="memory")) as db:
+            yield db
+    finally:
+        loop.close()
+
+
+@pytest.fixture(params=["shared memory", "dict", "asyncio"])
+def any_db(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> shoal.Database:
     """A database over each engine; ``run`` keeps tests apart."""
-    found: shoal.Database = request.getfixturevalue("memory_db" if request.param == "shared memory" else "toy_db")
+    fixture = {"shared memory": "memory_db", "dict": "toy_db", "asyncio": "driven_db"}[request.param]
+    found: shoal.Database = request.getfixturevalue(fixture)
+    if request.param == "asyncio":
+        for name in FACADES:
+            monkeypatch.setattr(shoal, name, facade(name))
     return found
 
 

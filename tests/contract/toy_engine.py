@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from shoal.primitives.rules.registry import TABLE
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import ConflictError, InvalidOperationError
-from shoal.shm.operation import VersionedValue, Write
+from shoal.shm.operation import Past, VersionedValue, Write
 from tests.contract.toy_holding import ToyHolding
 from tests.contract.toy_pipeline import ToyPipeline
 from tests.contract.toy_rules import is_live, within
@@ -33,8 +33,14 @@ class ToyStore:
         self.version, self.closed, self.auto_commit = 0, False, ToyAutoCommit(self)
         self.holding = ToyHolding(self)
 
-    def begin(self, read_only: bool = False) -> ToyTransaction:
-        return ToyTransaction(self, read_only)
+    def begin(self, read_only: bool = False, past: Past | None = None) -> ToyTransaction:
+        transaction = ToyTransaction(self, read_only or past is not None)
+        if past is not None:
+            assert past.version is not None, "this engine keeps no moments"
+            if past.version > self.version:
+                raise ValueError(f"version is {past.version}, the newest is {self.version}")
+            transaction.snapshot = transaction.version = past.version
+        return transaction
 
     def pipeline(self, depth: int) -> ToyPipeline:
         return ToyPipeline(self)
@@ -49,7 +55,8 @@ class ToyStore:
 
     def stats(self) -> Any:
         keys = len(self.live(b"", b"\xff", self.version))
-        return SimpleNamespace(coordinator_pid=0, commit_version=self.version, keys=keys, bytes_used=0, clients=1)
+        counts = {"commit_version": self.version, "keys": keys, "bytes_used": 0, "clients": 1, "coordinator_pid": 0}
+        return SimpleNamespace(**counts, history_ms=0, history_version=0, history_since_us=0, history_bytes=0)
 
     def close(self) -> None:
         self.holding.end()
@@ -105,6 +112,9 @@ class ToyTransaction:
         decided = TABLE.decide(self.find, now_ms(), name, arguments)
         self.writes |= {write.key: write for write in decided.writes}
         return decided.result
+
+    def at_version(self, version: int) -> ToyTransaction:
+        return self.store.begin(past=Past(version, None))
 
     @property
     def has_ended(self) -> bool:

@@ -86,7 +86,7 @@ class AutoCommit:
     def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> None:
         """Write and commit."""
         mutations = wire_request.encode_mutations([key, value, expires_ms])
-        self._connection.submit(0, 0, wire_request.NO_READS, mutations)
+        self._connection.submit_one(0, 0, wire_request.NO_READS, mutations)
 
     def delete(self, key: bytes) -> None:
         """Delete and commit."""
@@ -101,5 +101,5 @@ class AutoCommit:
     def perform(self, name: str, arguments: list[Any]) -> Any:
         """Run the operation ``name`` in the coordinator, which commits what it writes; the operation's result."""
         mutations = wire_request.encode_mutations([], None, [(name, arguments)])
-        _, results = self._connection.submit(0, 0, wire_request.NO_READS, mutations)
+        _, results = self._connection.submit_one(0, 0, wire_request.NO_READS, mutations)
         return results[0]

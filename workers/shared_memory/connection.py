@@ -61,11 +61,11 @@ class StoreConnection:
         idle_timeout_s: float,
         operations: OperationTable,
         store_id: bytes | None = None,
+        history_ms: int | None = None,
     ) -> None:
         self.operations = operations
         self.directory = directory
-        self._durability = durability
-        self._max_bytes = max_bytes
+        self._durability, self._max_bytes, self._history_ms = durability, max_bytes, history_ms
         self.timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s  # of a coordinator that this process starts
         self.is_closed = False
@@ -123,6 +123,8 @@ class StoreConnection:
         wire_request.check_size(max(len(mutations), len(reads)))
         status, version, details = self._exchange(snapshot, valid_until_ms, reads, mutations, self.timeout_s)
         return (version, details) if status == COMMITTED else self.told(status, version, details)
+
+    submit_one = submit  # of one write or operation, which reads nothing: tasks send them together
 
     def told(self, status: int, version: int, details: Any) -> tuple[int, list[Any]]:
         """What an answer says: version and results of the commit. Raises what the commit failed with."""
@@ -294,14 +296,13 @@ class StoreConnection:
         self._announce(attachment)
 
     def _announce(self, attachment: Attachment) -> None:
-        attached = self.on_attach()
-        if attached is not None:
+        if (attached := self.on_attach()) is not None:
             attached(attachment)
 
     def _arrive(self, channel: Channel, timeout_s: float, start: bool) -> Attachment:
         """Attach to a coordinator. No signal handler interrupts this, so no descriptor it makes is lost."""
         asked, ids = (self._durability, self._max_bytes), (self.database_id, self.store_id)
-        hello = Hello(PROTOCOL_VERSION, channel.client_id, os.getpid(), *asked, *ids, channel.depth)
+        hello = Hello(PROTOCOL_VERSION, channel.client_id, os.getpid(), *asked, *ids, channel.depth, self._history_ms)
 
         def arrive() -> Attachment:
             welcome = take_over.attach(self.directory, hello, self._idle_timeout_s, timeout_s, start, self._place)

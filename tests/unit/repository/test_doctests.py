@@ -35,9 +35,17 @@ def test_examples(name: str) -> None:
     assert result.failed == 0
 
 
-def test_examples_of_the_guide() -> None:
-    """docs/primitives.md shows what happens."""
-    guide = ROOT / "docs" / "primitives.md"
+def test_example_of_the_asyncio_page() -> None:
+    """docs/asyncio.md shows what happens."""
+    pytest.importorskip("greenlet")
+    result = doctest.testfile(str(ROOT / "docs" / "asyncio.md"), module_relative=False)
+    assert (result.attempted, result.failed) == (4, 0)
+
+
+@pytest.mark.parametrize("name", ["primitives.md", "patterns.md"])
+def test_examples_of_the_guides(name: str) -> None:
+    """These pages show what happens."""
+    guide = ROOT / "docs" / name
     result = doctest.testfile(str(guide), module_relative=False, optionflags=doctest.ELLIPSIS)
     assert result.attempted > 30
     assert result.failed == 0

@@ -52,7 +52,8 @@ class Coordinator:
         self.holders = Holders(self.writer, self.engine, lambda: self.now_s)
         checks: Any = SimpleNamespace(forget=lambda _: None)
         self.requests = ControlRequests(
-            *(self.engine, found.window, checks, self.holders, Changes(found.window, self.writer, reclaimer))
+            *(self.engine, found.window, checks, self.holders, Changes(found.window, self.writer, reclaimer)),
+            lambda version, moment_us: [1, version or 0, 0],
         )
         self.clients = 0
 

@@ -1,0 +1,62 @@
+"""Sleeping, in a thread that may run other tasks meanwhile.
+
+A call of shoal runs in a thread, or in a *task*: one of many that an event loop runs in one thread (``shoal.aio``). A
+task never blocks its thread. Where a thread sleeps, a task has the loop run others, and goes on when what it waits for
+is there. Every place where a call may sleep asks here which of both it runs in. It does so only when it is about to
+sleep, so a call that need not wait pays nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, Protocol
+
+
+class Task(Protocol):
+    """What a call that runs in a task does in place of sleeping."""
+
+    def sleep(self, seconds: float, /) -> None:
+        """Have other tasks run for ``seconds``."""
+        ...
+
+    def wait_for_fd(self, fd: int, writing: bool, timeout_s: float, /) -> bool:
+        """Have other tasks run until ``fd`` is ready; False after ``timeout_s`` seconds, or if it should look again."""
+        ...
+
+
+_find: Callable[[], Task | None] | None = None
+
+
+def find_with(find: Callable[[], Task | None]) -> None:
+    """Ask ``find`` from now on which task runs; None of it is a thread."""
+    global _find
+    _find = find
+
+
+def running() -> Task | None:
+    """The task that this call runs in; None in a thread."""
+    return None if _find is None else _find()
+
+
+def sleep(seconds: float, clock: Any) -> None:
+    """``clock.sleep``, or that of the task."""
+    task = running()
+    if task is None:
+        clock.sleep(seconds)
+    else:
+        task.sleep(seconds)
+
+
+class TaskPoller:
+    """``select.poll`` for one descriptor and one task."""
+
+    __slots__ = ("_fd", "_task", "_writing")
+
+    def __init__(self, task: Task, fd: int, writing: bool) -> None:
+        self._task = task
+        self._fd = fd
+        self._writing = writing
+
+    def poll(self, timeout_ms: float) -> list[int]:
+        """The descriptor, if it is ready within ``timeout_ms``."""
+        return [self._fd] if self._task.wait_for_fd(self._fd, self._writing, timeout_ms / 1000) else []

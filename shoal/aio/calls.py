@@ -1,0 +1,87 @@
+"""What the methods of the asynchronous classes return: coroutines, and iterators."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from types import TracebackType
+from typing import Any, Generic, TypeVar, cast
+
+from shoal.workers.tasks.greenlets import Call, run
+
+T = TypeVar("T")
+_END: Any = object()
+
+
+class Entering(Coroutine[Any, Any, T]):
+    """A call that can be awaited, or used in ``async with``; then what it returns is entered and left, too.
+
+    ``to_enter`` makes what is entered of what was returned.
+    """
+
+    __slots__ = ("_call", "_entered", "_to_enter")
+
+    def __init__(self, call: Coroutine[Any, Any, T], to_enter: Callable[[T], Any]) -> None:
+        self._call = call
+        self._to_enter = to_enter
+        self._entered: Any = None
+
+    def __await__(self) -> Generator[Any, Any, T]:
+        return self._call.__await__()
+
+    def send(self, value: Any) -> Any:
+        """As of a coroutine."""
+        return self._call.send(value)
+
+    def throw(self, *error: Any) -> Any:
+        """As of a coroutine."""
+        return self._call.throw(*error)
+
+    def close(self) -> None:
+        """As of a coroutine."""
+        self._call.close()
+
+    async def __aenter__(self) -> T:
+        self._entered = self._to_enter(await self._call)
+        return cast(T, await self._entered.__aenter__())
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool | None:
+        return cast("bool | None", await self._entered.__aexit__(kind, error, traceback))
+
+
+class Items(AsyncIterator[T], Generic[T]):
+    """An iterator of the synchronous face, whose every step is a call of its own.
+
+    The call that makes the iterator is made at once, so a bad argument is refused there, and what happens from then on
+    is not missed. A step that is cancelled ends the iterator, as it does an asynchronous generator.
+    """
+
+    __slots__ = ("_begun", "_convert", "_iterator")
+
+    def __init__(self, make: Callable[[], Iterator[Any]], convert: Callable[[Any], T]) -> None:
+        self._begun = Call(make)
+        self._begun.begin()
+        self._iterator: Iterator[Any] | None = None
+        self._convert = convert
+
+    def __aiter__(self) -> Items[T]:
+        return self
+
+    async def __anext__(self) -> T:
+        iterator = await self._made()
+        item = await run(lambda: next(iterator, _END))
+        if item is _END:
+            raise StopAsyncIteration
+        return self._convert(item)
+
+    async def aclose(self) -> None:
+        """End it. A second time does nothing."""
+        close = getattr(await self._made(), "close", None)
+        if close is not None:
+            await run(close)
+
+    async def _made(self) -> Iterator[Any]:
+        if self._iterator is None:
+            self._iterator = await self._begun.result()
+        return self._iterator

@@ -1,0 +1,1 @@
+"""Programs with an event loop that use the store."""
