@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 # The name of an operation and its arguments, the first of which is a key.
 Operation = tuple[str, list[Any]]
+# A commit version, a key that it changed, and what the key holds then: None if it was deleted.
+Change = tuple[int, bytes, "bytes | None"]
 # What takes a database to another process, or makes a copy of one: a function that can be pickled, and its arguments.
 Recipe = tuple[Callable[..., "Store"], tuple[Any, ...]]
 
@@ -77,6 +79,21 @@ class AutoCommit(Engine, Protocol):
         coordinator tells it of a commit. ``look`` may also be called without one.
 
         None if it still returns None at ``give_up_s`` (``time.monotonic``); the last look is made after that.
+        """
+        ...
+
+    def published(self) -> int:
+        """The newest committed version."""
+        ...
+
+    def changes(self, lower: bytes, upper: bytes, since: int, wait_s: float, /) -> Iterator[Change]:
+        """Each key in ``[lower, upper)`` that a commit after version ``since`` wrote, deleted or cleared.
+
+        Once for each commit, in the order of commits, then of keys, with what it holds then, expired or not. Nothing is
+        missed or comes twice, whatever becomes of a coordinator. Ends when the next one has not come within ``wait_s``
+        seconds; time in which the caller does something else does not count. A commit wakes it.
+
+        Raises ``SnapshotExpiredError`` once what a commit changed is not kept any more.
         """
         ...
 

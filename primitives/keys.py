@@ -4,7 +4,7 @@
     part     1 byte length, then that many bytes of UTF-8: tenant, app, agent, run; 0 first: the store's own
     run      length 0 is no run: what belongs to the namespace as a whole (the index of runs)
     tag      KV 0x01, EVENT 0x02, STATE 0x03, TRACE 0x04, RUN 0x05, QUEUE 0x06, BUDGET 0x07, LEASE 0x08,
-             IDEMPOTENCY 0x09, RETENTION 0x0c; 0x10 is reserved
+             IDEMPOTENCY 0x09, CONSUMER 0x0B, RETENTION 0x0C; 0x10 is reserved
     rest     KV, STATE and LEASE: the user's key or name; QUEUE: see ``rules.queues.records``
              elsewhere 1 byte kind (0: the records themselves), then what the primitive defines: sized texts,
              8-byte big-endian numbers, and a last text that needs no length

@@ -18,6 +18,7 @@ from typing import get_type_hints as _get_type_hints
 
 from shoal.database import Database, StoreInfo, open
 from shoal.primitives.event_types import Anchor, Appended, ChainVerification, Event
+from shoal.primitives.facades.consumers import Consumer
 from shoal.primitives.facades.event_log import EventLog
 from shoal.primitives.facades.fleet.budget import Budget, Reservation
 from shoal.primitives.facades.kv_store import KVStore
@@ -35,6 +36,7 @@ from shoal.primitives.trace_types import Trace, TraceOptions, TraceTree, TraceTy
 from shoal.primitives.transaction import Transaction
 from shoal.primitives.views.budgets import BudgetState
 from shoal.primitives.views.cells import State
+from shoal.primitives.views.changes import Change, RunChange
 from shoal.primitives.views.run_diff import Difference, RunDiff
 from shoal.primitives.views.tasks import QueueStats, TaskInfo, TaskStatus
 from shoal.shm.errors import (
@@ -74,8 +76,10 @@ __all__ = [
     "BudgetState",
     "CASConflictError",
     "ChainVerification",
+    "Change",
     "ConfigurationError",
     "ConflictError",
+    "Consumer",
     "CoordinatorLostError",
     "CorruptionError",
     "CreateRunOptions",
@@ -99,6 +103,7 @@ __all__ = [
     "RetentionPolicy",
     "QueueStats",
     "Reservation",
+    "RunChange",
     "RunDiff",
     "RunIndex",
     "RunMetadata",

@@ -21,6 +21,7 @@ from shoal.shm.files import checkpoint, store_directory, store_files
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.operation import Past
 from shoal.workers.presence.holding import Holding
+from shoal.workers.presence.watching import Position
 from shoal.workers.shared_memory.attachment import EngineStats
 from shoal.workers.shared_memory.autocommit import AutoCommit
 from shoal.workers.shared_memory.check import check_through
@@ -82,7 +83,7 @@ class SharedMemoryStore:
             self.connection = writes(
                 directory, durability, max_bytes, timeout_s, idle_timeout_s, TABLE, store_id, history_ms
             )
-        self.auto_commit = AutoCommit(self.connection)
+        self.auto_commit = AutoCommit(self.connection, partial(_past_changes, directory))
         self.holding = Holding(self.connection)
 
     def begin(self, read_only: bool = False, past: Past | None = None) -> EngineTransaction:
@@ -149,6 +150,14 @@ class SharedMemoryStore:
         """Detach; see ``StoreConnection.close``."""
         self.connection.close()
         self.holding.close()
+
+
+def _past_changes(
+    directory: Path, lower: bytes, upper: bytes, position: Position, through: int
+) -> Iterator[tuple[int, bytes, bytes | None]]:
+    from shoal.past_changes import past_changes  # here, because only this needs what reads a log
+
+    return past_changes(directory, lower, upper, position, through)
 
 
 @contextmanager

@@ -76,6 +76,7 @@ class Checkpointer:
         self._look_at_s = 0.0  # when to look next whether files that only past versions need can go
         self._waited = False  # a commit has waited in vain for this helper: the next one does not wait
         log.make_room = self.make_room
+        self.before_removal: Callable[[], None] = lambda: None  # called before log files go
 
     @property
     def misses_files(self) -> bool:
@@ -270,6 +271,7 @@ class Checkpointer:
 
     def _remove_obsolete(self, names: list[str], kept: int) -> None:
         """Remove checkpoints, then the log files that hold nothing after version ``kept``: a kill leaves enough."""
+        self.before_removal()
         for name in names:
             with contextlib.suppress(FileNotFoundError):  # removed by somebody
                 self._storage.remove(name)

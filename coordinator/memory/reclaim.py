@@ -56,6 +56,7 @@ class Reclaimer:
         self._left = 0  # obsolete allocations and deleted keys that the last step left
         self._swept = 0  # number of the oldest range tombstones that have no keys left
         self.held: list[int] = []  # versions pinned by a checkpoint being written: never revoked
+        self.watched: dict[int, int] = {}  # by watch: the version it has been told up to (``presence.changes``)
         self.kept_from = KEEPS_NOTHING  # this version and all newer ones are kept for time travel
         self.oldest_snapshot = 0  # the oldest version that somebody has pinned, when last looked at
         self.revoked = 0
@@ -149,20 +150,32 @@ class Reclaimer:
         published = words[W_PUBLISHED]
         barrier()
         pinned = self.pinned()
-        horizon = self.oldest_snapshot = min((published, *pinned, *self.held))
+        horizon = self.oldest_snapshot = min((published, *pinned, *self.watched.values(), *self.held))
         if horizon < published and (urgent or self._short_of_space()):
             first_s, old_version = self._published_at[0]
             if now_s - first_s >= self.limits.snapshot_grace_s:
                 # A pin below the version that was published a grace ago is older than the grace.
-                kept = [version for version in pinned if version >= old_version]
-                self.revoked += len(pinned) - len(kept)
-                horizon = min((published, *kept, *self.held))
+                if not self._forget_watches(old_version):
+                    kept = [version for version in pinned if version >= old_version]
+                    self.revoked += len(pinned) - len(kept)
+                    pinned = kept
+                horizon = min((published, *pinned, *self.watched.values(), *self.held))
         horizon = min(horizon, self.kept_from)
         if horizon > words[W_HORIZON]:
             words[W_HORIZON] = horizon
             publish_barrier()
         current: int = words[W_HORIZON]
         return current
+
+    def _forget_watches(self, old_version: int) -> bool:
+        """Keep nothing any more for watches that are below a version, before snapshots go; whether there was one.
+
+        A watch can go on from the log. So it is forgotten, until it asks again.
+        """
+        old = [watch for watch, version in self.watched.items() if version < old_version]
+        for watch in old:
+            del self.watched[watch]
+        return bool(old)
 
     def _short_of_space(self) -> bool:
         writer = self._writer

@@ -30,6 +30,7 @@ from shoal.coordinator.log.checkpoint_room import CheckpointRoom
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.presence.changes import Changes
 from shoal.coordinator.presence.holders import Holders
 from shoal.coordinator.recovery.recover import Recovered, recover
 from shoal.coordinator.server.checks import Checks
@@ -95,6 +96,8 @@ class Coordinator:
             self._background_sync = BackgroundSync(self._log, directory, limits, host)
         self._server = self._new_server(found, idle_timeout_s, place)
         self._reclaimer.pinned = self._server.pinned
+        if self._checkpointer is not None:
+            self._checkpointer.before_removal = self._server.tell_watches
 
     def run(self, ready: Callable[[], None]) -> None:
         """Serve, call ``ready`` when that begins, and leave the log closed."""
@@ -145,7 +148,8 @@ class Coordinator:
             *(self._engine, writer, reclaimer, found.window, checks, self._checkpointer, upkeep, self._history, limits)
         )
         holders = Holders(writer, self._engine, self._host.monotonic_s)
-        control_requests = ControlRequests(self._engine, found.window, checks, holders, self._past_version)
+        changes = Changes(found.window, writer, reclaimer, has_log=self._log is not None)
+        control_requests = ControlRequests(*(self._engine, found.window, checks, holders, changes, self._past_version))
         return Server(
             *(self._engine, writer, maintenance, control_requests, self._meta, idle_timeout_s, place, self._keep_files),
             *(limits, self._host),

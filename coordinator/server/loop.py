@@ -89,6 +89,10 @@ class Server:
         """Every version a client has pinned."""
         return [version for client in self._clients.values() for version in client.page.pinned()]
 
+    def tell_watches(self) -> None:
+        """Log files are about to go: who waits for changes is told how far there were none."""
+        self._send_all(self._control_requests.advanced())
+
     def serve(self, control: ControlSocket) -> None:
         """Serve until told to stop, or until there was no client for ``idle_timeout_s``."""
         self._control = control
@@ -111,8 +115,7 @@ class Server:
         if hello.store_id not in (None, self._meta.store_id):
             raise self._place.moved_error()
         check_served_as_asked(hello, self._meta)
-        host = self._host
-        segment_fd = self._writer.segment.read_only_fd()
+        host, segment_fd = self._host, self._writer.segment.read_only_fd()
         try:
             assert self._meta.store_id is not None
             client, welcome = welcome_client(

@@ -8,12 +8,15 @@ from typing import Any, NoReturn
 
 from shoal.primitives.engine import Engine
 from shoal.primitives.event_types import Anchor, Appended, ChainVerification, Event, verify_events
+from shoal.primitives.facades.consumers import TTL_S, Consumer
 from shoal.primitives.facades.facade import Facade
+from shoal.primitives.facades.leases import take_key
 from shoal.primitives.keys import Namespace, only
 from shoal.primitives.rules.event_rules import LARGEST_SEQUENCE
 from shoal.primitives.rules.hash_chain import CHAINS, DEFAULT_CHAIN, GENESIS_HASH
 from shoal.primitives.transaction import Transaction
 from shoal.primitives.views.events import EventView, Known, metadata_key, page_after
+from shoal.primitives.views.positions import holder_key, position_key
 from shoal.shm import codec
 from shoal.shm.arguments import check_int, check_str, check_wait
 
@@ -180,6 +183,20 @@ class EventLog(Facade[EventView]):
         """
         self.namespace._run_prefix(run_id)  # a bad run id is refused here, before the first event is asked for
         return self._follow(run_id, max(0, check_int("start", start)), check_wait("timeout", timeout))
+
+    def consumer(self, run_id: str, name: str, *, wait: float | None = 0.0) -> Consumer:
+        """Take the name of a consumer, which goes through the log from where it was done last, at first from event 0.
+
+        One process at a time holds a name, until it closes the consumer, dies, or does not answer for 30 seconds.
+        ``wait``: seconds to wait for another one that holds it, in the order of arrival; None waits for ever.
+
+        Raises ``LeaseHeldError`` if it is held then, and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a
+        bad argument.
+        """
+        keys = self._views[run_id]._prefix, position_key(self.namespace, run_id, name)
+        store, key = self._db._store, holder_key(self.namespace, run_id, name)
+        lease = take_key(store, key, name, 1, TTL_S, time.monotonic() + check_wait("wait", wait))
+        return Consumer(self, run_id, name, lease, store.auto_commit, keys)
 
     def verify_chain(self, run_id: str, anchor: Anchor | None = None) -> ChainVerification:
         """Whether events, hashes, metadata and type index fit each other; what does not fit is in the result.

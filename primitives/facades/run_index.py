@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from shoal.primitives.facades.facade import BoundFacade
@@ -16,6 +16,7 @@ from shoal.primitives.run_types import (
     check_tags,
 )
 from shoal.primitives.transaction import Transaction
+from shoal.primitives.views.changes import RunChange, run_changes
 from shoal.primitives.views.run_diff import RunDiff
 from shoal.primitives.views.runs import RunsView, fork
 from shoal.shm.codec import Value
@@ -275,6 +276,16 @@ class RunIndex(BoundFacade):
         """
         with self._snapshot(_NO_RUN) as txn:
             return txn.runs.get_retention(run_id)
+
+    def follow(self, since: int | None = None, timeout: float | None = None) -> Iterator[RunChange]:
+        """What commits change in the runs: a ``RunChange`` for each run and commit, as it comes.
+
+        Also of archived runs. ``since`` and ``timeout`` are those of ``KVStore.watch``, which says how they come.
+
+        Raises ``TypeError`` or ``ValueError`` for a bad argument at the call, and ``SnapshotExpiredError`` when the
+        next change is not kept any more.
+        """
+        return run_changes(self._views, self._db._store.auto_commit, since, timeout)
 
     def _change(self, run_id: str, call: Callable[[RunsView], T]) -> T:
         def change(txn: Transaction) -> T:

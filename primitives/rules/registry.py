@@ -83,6 +83,7 @@ ENDED: dict[Tag, Callable[[Read, bytes, int, int], list[Write]]] = {
     Tag.BUDGET: budget_rules.ended,
     Tag.LEASE: lease_rules.ended,
     Tag.IDEMPOTENCY: lease_rules.ended,
+    Tag.CONSUMER: lease_rules.ended,
 }
 
 

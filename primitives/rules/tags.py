@@ -20,6 +20,7 @@ class Tag(IntEnum):
     LEASE = 0x08
     IDEMPOTENCY = 0x09
     RETENTION = 0x0C
+    CONSUMER = 0x0B
     RESERVED = 0x10
 
 

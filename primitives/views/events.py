@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
-from shoal.primitives.engine import Engine
+from shoal.primitives.engine import Engine, EngineTransaction
 from shoal.primitives.event_types import (
     Anchor,
     Appended,
@@ -41,6 +41,7 @@ from shoal.primitives.rules.event_rules import (
 from shoal.primitives.rules.hash_chain import DEFAULT_CHAIN, canonical
 from shoal.primitives.rules.tags import Tag
 from shoal.primitives.rules.trim_rules import BEGINNING, Beginning
+from shoal.primitives.views.positions import Consuming, check_commit
 from shoal.primitives.views.view import View
 from shoal.shm import codec
 from shoal.shm.arguments import check_int
@@ -200,6 +201,17 @@ class EventView(View):
         raise InvalidOperationError(
             "an event cannot be deleted, as its log is append-only; trim removes the oldest ones, delete_run all"
         )
+
+    def commit(self, consumer: Consuming, sequence: int) -> None:
+        """Note, with this transaction, that a consumer of this log is done with the event ``sequence``.
+
+        Raises ``NotFoundError`` if there is no such event, ``ValueError`` for a consumer of another log, ``TypeError``
+        for anything but a consumer and an int. The commit raises ``FencedError`` if its name is held no longer.
+        """
+        position = check_commit(consumer, self._prefix, sequence) + 1
+        if self.read(sequence) is None:
+            raise NotFoundError(f"event {sequence} is not in the log; commit the sequence of an event that was read")
+        consumer._commit_in(cast(EngineTransaction, self._engine), position)
 
     def _metadata(self) -> Metadata:
         found = self._engine.find(metadata_key(self))

@@ -20,7 +20,7 @@ from shoal.shm.clock import now_ms
 from shoal.shm.errors import AlreadyExistsError, CorruptionError, NotFoundError
 from shoal.shm.limits import MAX_RUN_ID_BYTES
 
-ALL = run_keys.ALL
+RECORD, ALL = run_keys.RECORD, run_keys.ALL
 
 
 def by_status(status: RunStatus) -> bytes:
@@ -61,7 +61,7 @@ class RunRecords:
 
     def listed(self, run_id: str) -> RunMetadata:
         """The metadata of a run that an index names. Index and record change together, so it is registered."""
-        found = self._engine.find(self._prefix + run_keys.RECORD + run_id.encode())
+        found = self._engine.find(self._prefix + RECORD + run_id.encode())
         if found is None:
             raise CorruptionError("an index of the runs", 0, f"the record of run {run_id!r}", "none")
         return decode_run(run_id, found.value)
@@ -109,7 +109,7 @@ class RunRecords:
                 yield decode_text(key[len(start) + NUMBER_BYTES :])
 
     def _record_key(self, run_id: str) -> bytes:
-        return self._prefix + run_keys.RECORD + encode_text("run_id", run_id, MAX_RUN_ID_BYTES)
+        return self._prefix + RECORD + encode_text("run_id", run_id, MAX_RUN_ID_BYTES)
 
     def _index_keys(self, run: RunMetadata) -> set[bytes]:
         tags = (tag.encode() for tag in run.tags)

@@ -13,6 +13,7 @@
     trace       id parent_id type fields timestamp tags metadata
     task        id sequence status priority attempt max_attempts created_at due_at payload result error key
     lease       name token slot pid ttl_ms                                                      see ``lease_records``
+    consumer    name position                                                                   see ``consumer_records``
     result      key value expires_at                                                     see ``idempotency_records``
     effect      key started_at result                                                    see ``idempotency_records``
     budget      name limit used refill_per_s refilled_at                                      see ``budget_records``
@@ -51,6 +52,7 @@ from shoal.shm import codec
 from shoal.shm.errors import CorruptionError
 from shoal.transfer import (
     budget_records,
+    consumer_records,
     idempotency_records,
     lease_records,
     retention_records,
@@ -344,4 +346,5 @@ KINDS = {
     "effect": idempotency_records.EFFECT,
     "budget": budget_records.KIND,
     "retention": retention_records.KIND,
+    "consumer": consumer_records.KIND,
 }

@@ -146,7 +146,8 @@ class ToyTransaction:
             if changed or self.valid_until_ms <= now_ms():
                 key: Any = (changed or [b""])[0]  # below the primitives it is bytes
                 raise ConflictError(key, self.snapshot, store.version)
-            cleared = {key: Write(key, None, 0) for key in store.keys if within(key, self.clears)}
+            there = (key for key in store.keys if within(key, self.clears) and store.keys[key][-1][1].value is not None)
+            cleared = {key: Write(key, None, 0) for key in there}
             store.version = self.version = store.version + 1
             for key, write in {**cleared, **self.writes, **newest.writes}.items():
                 store.keys.setdefault(key, []).append((self.version, write))
@@ -178,6 +179,29 @@ class ToyAutoCommit(NamedTuple):
             return result
 
         return call
+
+    def published(self) -> int:
+        return self.store.version
+
+    def changes(self, lower: bytes, upper: bytes, since: int, wait_s: float) -> Iterator[tuple[int, bytes, Any]]:
+        told = (since, b"")
+        while True:
+
+            def look(told: tuple[int, bytes] = told) -> Any:
+                entries = [
+                    (version, key, write.value)
+                    for key in self.store.keys
+                    if lower <= key < upper
+                    for version, write in self.store.keys[key]
+                    if (version, key) > told and version > since
+                ]
+                return min(entries, default=None)
+
+            found = self.wait_for(look, None, time.monotonic() + wait_s)
+            if found is None:
+                return
+            told = found[:2]
+            yield found
 
     def wait_for(self, look: Callable[[], Any], ranges: Any, give_up_s: float) -> Any:
         with self.store.changed:

@@ -88,14 +88,14 @@ class ReadOnlyConnection(StoreConnection):
 
     submit_one = submit
 
-    def ask(self, name: str, arguments: list[Any]) -> Any:
+    def ask(self, name: str, arguments: list[Any], timeout_s: float = float("inf")) -> Any:
         """Send a control request; an empty answer if no coordinator serves the store any more."""
         attachment = self.current()
         if self._resting is not None:
             return [attachment.serves, *self._resting.past(*arguments)] if name == PAST else []
         self._asking = thread.get_ident()
         try:
-            return super().ask(name, arguments)
+            return super().ask(name, arguments, timeout_s)
         except _NowAtRest:
             return []
         finally:

@@ -15,6 +15,7 @@ from shoal.coordinator.host import THIS_MACHINE
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.presence.changes import Changes
 from shoal.coordinator.presence.holders import Holders
 from shoal.coordinator.recovery.recover import recover
 from shoal.coordinator.server.clients import Client
@@ -53,7 +54,8 @@ class Coordinator:
         self.holders = Holders(self.writer, self.engine, lambda: self.now_s)
         checks: Any = SimpleNamespace(forget=lambda _: None)
         self.requests = ControlRequests(
-            self.engine, found.window, checks, self.holders, lambda version, moment_us: [1, version or 0, 0]
+            *(self.engine, found.window, checks, self.holders, Changes(found.window, self.writer, reclaimer)),
+            lambda version, moment_us: [1, version or 0, 0],
         )
         self.clients = 0
 
