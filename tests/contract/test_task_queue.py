@@ -290,6 +290,19 @@ def test_a_lost_claim_is_fenced(any_db: shoal.Database, run: str, end: str) -> N
         assert _claimed(queue, run).token > task.token
 
 
+def test_a_claim_that_was_followed_by_another_of_the_same_process_is_fenced(any_db: shoal.Database, run: str) -> None:
+    """The token counts, not only the process."""
+    queue = shoal.TaskQueue(any_db)
+    task_id = queue.put(run, Q, 1)
+    first = _claimed(queue, run)
+    first.release()
+    second = _claimed(queue, run)
+    with pytest.raises(shoal.FencedError):
+        first.complete("late")
+    second.complete("mine")
+    assert queue.result(run, task_id) == "mine"
+
+
 def test_cancel(any_db: shoal.Database, run: str) -> None:
     """A task that has not ended is never claimed again, and who waits for its result is told."""
     queue = shoal.TaskQueue(any_db)

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.primitives.keys import Namespace
@@ -194,6 +194,8 @@ class _Model:
             return
         with pytest.raises(FencedError):
             self.perform(rule, "n", task_id, task.holder + 1, task.token, *extra)
+        with pytest.raises(FencedError):
+            self.perform(rule, "n", task_id, task.holder, task.token - 1, *extra)
         self.perform(rule, "n", task_id, task.holder, task.token, *extra)
         if how == "complete":
             self.tasks[task_id] = task._replace(status="done")
@@ -287,7 +289,8 @@ _STEPS = st.one_of(
 )
 
 
-@given(st.lists(_STEPS, max_size=60))
+@settings(max_examples=300)
+@given(st.lists(_STEPS, min_size=10, max_size=60))
 def test_rules_are_those_of_a_plain_model(steps: list[tuple[Any, ...]]) -> None:
     """Order, attempts, fences, keys, counts and what is left in the store, whatever is done."""
     model = _Model()
