@@ -31,11 +31,11 @@ from shoal.shm.files.storage import DiskStorage, Storage
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.host import pipe_io
 from shoal.shm.host.child_python import python_command, python_environment
+from shoal.shm.host.randomness import random_bits
 from shoal.shm.limits import PIPE_BYTES
 from shoal.shm.memory import snapshots
 from shoal.shm.memory.segment import Segment, anonymous_file
 from shoal.shm.memory.snapshots import SnapshotPage
-from shoal.shm.randomness import random_bits
 
 _F_SETPIPE_SZ = getattr(fcntl, "F_SETPIPE_SZ", None)
 _CHECKPOINT_HELPER = "shoal.coordinator.checkpoint.helper"

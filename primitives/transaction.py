@@ -8,11 +8,11 @@ from typing import NoReturn, Protocol
 from shoal.primitives.engine import EngineTransaction, Transactions
 from shoal.primitives.keys import Namespace, user_text
 from shoal.primitives.rules.hash_chain import DEFAULT_CHAIN
-from shoal.primitives.views.budgets import BudgetView
 from shoal.primitives.views.cells import StateView
 from shoal.primitives.views.events import EventView
+from shoal.primitives.views.fleet.budgets import BudgetView
+from shoal.primitives.views.fleet.queue import QueueView
 from shoal.primitives.views.kv import KVView
-from shoal.primitives.views.queue import QueueView
 from shoal.primitives.views.runs import RunsView
 from shoal.primitives.views.traces import TraceView
 from shoal.primitives.views.view import NOT_MOVABLE

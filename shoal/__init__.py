@@ -34,11 +34,11 @@ from shoal.primitives.run_types import CreateRunOptions, RetentionPolicy, RunMet
 from shoal.primitives.trace_types import KINDS as _KINDS
 from shoal.primitives.trace_types import Trace, TraceOptions, TraceTree, TraceType
 from shoal.primitives.transaction import Transaction
-from shoal.primitives.views.budgets import BudgetState
 from shoal.primitives.views.cells import State
-from shoal.primitives.views.changes import Change, RunChange
+from shoal.primitives.views.fleet.budgets import BudgetState
+from shoal.primitives.views.fleet.changes import Change, RunChange
+from shoal.primitives.views.fleet.tasks import QueueStats, TaskInfo, TaskStatus
 from shoal.primitives.views.run_diff import Difference, RunDiff
-from shoal.primitives.views.tasks import QueueStats, TaskInfo, TaskStatus
 from shoal.shm.errors import (
     AlreadyExistsError,
     CASConflictError,

@@ -23,10 +23,10 @@ from shoal.shm.files.epoch_file import EpochWord
 from shoal.shm.files.storage import DiskStorage
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.host import descriptors
+from shoal.shm.host.randomness import random_bits
 from shoal.shm.memory import snapshots
 from shoal.shm.memory.layout import W_GENERATION, W_PUBLISHED
 from shoal.shm.memory.segment import Segment
-from shoal.shm.randomness import random_bits
 from shoal.shm.wire.handshake import Welcome
 from shoal.workers.shared_memory.read_only import NoEpoch, StoreAtRest
 

@@ -13,7 +13,7 @@ from shoal.primitives.engine import AutoCommit, EngineTransaction
 from shoal.primitives.event_types import Event
 from shoal.primitives.facades.leases import Lease
 from shoal.primitives.transaction import Transaction
-from shoal.primitives.views.positions import read_position, write_position
+from shoal.primitives.views.fleet.positions import read_position, write_position
 
 TTL_S = 30.0
 

@@ -16,7 +16,7 @@ from shoal.primitives.rules.event_rules import LARGEST_SEQUENCE
 from shoal.primitives.rules.hash_chain import CHAINS, DEFAULT_CHAIN, GENESIS_HASH
 from shoal.primitives.transaction import Transaction
 from shoal.primitives.views.events import EventView, Known, metadata_key, page_after
-from shoal.primitives.views.positions import holder_key, position_key
+from shoal.primitives.views.fleet.positions import holder_key, position_key
 from shoal.shm import codec
 from shoal.shm.arguments import check_int, check_str, check_wait
 

@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 
 from shoal.primitives.facades.facade import Facade
-from shoal.primitives.views.changes import Change, key_changes
+from shoal.primitives.views.fleet.changes import Change, key_changes
 from shoal.primitives.views.kv import KVView
 from shoal.shm.codec import Value
 

@@ -19,7 +19,7 @@ from shoal.primitives.rules.lease_rules import LeaseHolder, decode_record
 from shoal.primitives.transaction import Fence
 from shoal.shm.arguments import check_count, check_positive_seconds, check_type, check_wait
 from shoal.shm.clock import now_ms
-from shoal.shm.randomness import random_bits
+from shoal.shm.host.randomness import random_bits
 
 _TAG = bytes((Tag.LEASE,))
 _TICKET_BITS = 62

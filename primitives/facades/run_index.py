@@ -16,7 +16,7 @@ from shoal.primitives.run_types import (
     check_tags,
 )
 from shoal.primitives.transaction import Transaction
-from shoal.primitives.views.changes import RunChange, run_changes
+from shoal.primitives.views.fleet.changes import RunChange, run_changes
 from shoal.primitives.views.run_diff import RunDiff
 from shoal.primitives.views.runs import RunsView, fork
 from shoal.shm.codec import Value

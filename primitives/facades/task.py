@@ -8,7 +8,7 @@ from typing import Any, NoReturn
 
 from shoal.primitives.engine import Engine, EngineTransaction
 from shoal.primitives.rules import requests
-from shoal.primitives.views.queue import Claim, error_text, retry_ms_of
+from shoal.primitives.views.fleet.queue import Claim, error_text, retry_ms_of
 from shoal.shm.codec import Value, encode
 from shoal.shm.errors import FencedError
 

@@ -17,8 +17,8 @@ from shoal.primitives.keys import only
 from shoal.primitives.rules import requests
 from shoal.primitives.rules.queues import records
 from shoal.primitives.rules.queues.queue_rules import MOST_CLAIMED
-from shoal.primitives.views.queue import DEFAULT_ATTEMPTS, Claim, check_puts
-from shoal.primitives.views.tasks import (
+from shoal.primitives.views.fleet.queue import DEFAULT_ATTEMPTS, Claim, check_puts
+from shoal.primitives.views.fleet.tasks import (
     STORED,
     QueueStats,
     StoredTask,
@@ -35,7 +35,7 @@ from shoal.shm.arguments import check_count, check_positive_seconds, check_type,
 from shoal.shm.codec import Value, stored
 from shoal.shm.errors import NotFoundError
 from shoal.shm.fleet_errors import NothingReadyError, TaskFailedError
-from shoal.shm.randomness import random_bits
+from shoal.shm.host.randomness import random_bits
 
 _TICKET_BITS = 62
 _PURGED_TOGETHER = 256

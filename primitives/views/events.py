@@ -41,7 +41,7 @@ from shoal.primitives.rules.event_rules import (
 from shoal.primitives.rules.hash_chain import DEFAULT_CHAIN, canonical
 from shoal.primitives.rules.tags import Tag
 from shoal.primitives.rules.trim_rules import BEGINNING, Beginning
-from shoal.primitives.views.positions import Consuming, check_commit
+from shoal.primitives.views.fleet.positions import Consuming, check_commit
 from shoal.primitives.views.view import View
 from shoal.shm import codec
 from shoal.shm.arguments import check_int

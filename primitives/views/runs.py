@@ -25,7 +25,7 @@ from shoal.primitives.run_types import (
     encode_run,
     matches,
 )
-from shoal.primitives.views.retention import RetentionView
+from shoal.primitives.views.fleet.retention import RetentionView
 from shoal.primitives.views.run_diff import RunDiff, diff
 from shoal.primitives.views.run_records import ALL, RunRecords, by_parent, by_status, by_tag
 from shoal.shm.arguments import check_bool, check_str, check_type

@@ -13,7 +13,7 @@ from shoal.database import open as open_database
 from shoal.primitives.facades.run_index import RunIndex
 from shoal.primitives.keys import Namespace
 from shoal.primitives.run_types import RetentionPolicy
-from shoal.primitives.views.retention import all_policies
+from shoal.primitives.views.fleet.retention import all_policies
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3_600, "d": 86_400}
 _FIELDS = tuple(field.name for field in dataclasses.fields(RetentionPolicy))

@@ -50,7 +50,8 @@ from shoal.primitives.views.runs import RunsView
 from shoal.primitives.views.traces import TraceView
 from shoal.shm import codec
 from shoal.shm.errors import CorruptionError
-from shoal.transfer import (
+from shoal.transfer.fields import Fields, RecordKind, check_names, check_tags, check_whole, hash_of
+from shoal.transfer.kinds import (
     budget_records,
     consumer_records,
     idempotency_records,
@@ -59,7 +60,6 @@ from shoal.transfer import (
     task_records,
     trimmed_records,
 )
-from shoal.transfer.fields import Fields, RecordKind, check_names, check_tags, check_whole, hash_of
 
 FORMAT = 1
 HEADER = {"shoal_export": FORMAT}

@@ -17,12 +17,12 @@ import shoal
 from shoal.primitives.facades.pipeline import RunPipeline
 from shoal.primitives.trace_types import KINDS
 from shoal.primitives.transaction import RunView
-from shoal.primitives.views.budgets import BudgetView
 from shoal.primitives.views.cells import StateView
 from shoal.primitives.views.events import EventView
+from shoal.primitives.views.fleet.budgets import BudgetView
+from shoal.primitives.views.fleet.queue import QueueView
 from shoal.primitives.views.kv import KVView
 from shoal.primitives.views.pipelined import PipelinedEvents, PipelinedKV, PipelinedState, PipelinedTraces
-from shoal.primitives.views.queue import QueueView
 from shoal.primitives.views.run_records import RunRecords
 from shoal.primitives.views.runs import RunsView
 from shoal.primitives.views.traces import TraceView

@@ -7,7 +7,7 @@ from typing import Any
 from shoal.primitives.keys import Namespace
 from shoal.primitives.rules import registry
 from shoal.primitives.rules.queues import records
-from shoal.primitives.views.tasks import base_of
+from shoal.primitives.views.fleet.tasks import base_of
 
 _KEY = base_of(Namespace(), "r", "q") + records.QUEUE
 _IDS = [bytes((number,)) * records.ID_BYTES for number in range(1, 9)]

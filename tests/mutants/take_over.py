@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from shoal.coordinator.server import process_start
-from shoal.shm.randomness import random_bits
+from shoal.shm.host.randomness import random_bits
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.channel import Channel
 from shoal.workers.shared_memory.connection import StoreConnection

@@ -15,9 +15,9 @@ from itertools import chain
 from typing import NamedTuple
 
 from shoal.shm.errors import ShoalError, SnapshotExpiredError
+from shoal.shm.host.randomness import random_bits
 from shoal.shm.host.unpatched import os, time
 from shoal.shm.memory.layout import W_PUBLISHED
-from shoal.shm.randomness import random_bits
 from shoal.workers.polling import AT_REST, poll
 from shoal.workers.presence.waiting import ask_and_wait
 from shoal.workers.shared_memory.connection import StoreConnection

@@ -18,9 +18,9 @@ from typing import Any
 
 from shoal.shm import limits
 from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, ShoalError
+from shoal.shm.host.randomness import random_bits
 from shoal.shm.host.unpatched import time
 from shoal.shm.limits import ANSWER_SPIN_S
-from shoal.shm.randomness import random_bits
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire.pipe_messages import read_message, write_all
 from shoal.workers.shared_memory.attachment import Attachment

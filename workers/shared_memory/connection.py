@@ -30,11 +30,11 @@ from shoal.shm.errors import (
 from shoal.shm.files.epoch_file import EpochWord
 from shoal.shm.files.store_place import StorePlace
 from shoal.shm.host import descriptors
+from shoal.shm.host.randomness import random_bits
 from shoal.shm.host.unpatched import thread, time
 from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.memory import words
 from shoal.shm.operation import OperationTable
-from shoal.shm.randomness import random_bits
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire import wire_errors
 from shoal.shm.wire.answer import COMMITTED, CONFLICT, REFUSED

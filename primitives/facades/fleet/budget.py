@@ -13,10 +13,10 @@ from shoal.primitives.facades.facade import Facade
 from shoal.primitives.keys import only
 from shoal.primitives.rules import budget_requests
 from shoal.primitives.rules.budget_rules import to_number
-from shoal.primitives.views.budgets import BudgetReader, BudgetState, Hold, check_open, refill_of, units_of
+from shoal.primitives.views.fleet.budgets import BudgetReader, BudgetState, Hold, check_open, refill_of, units_of
 from shoal.shm.arguments import check_wait
 from shoal.shm.fleet_errors import BudgetExceededError
-from shoal.shm.randomness import random_bits
+from shoal.shm.host.randomness import random_bits
 
 _TICKET_BITS = 62
 _TTL_MS = 30_000

@@ -16,7 +16,7 @@ from shoal.primitives.rules.queues import queue_rules as rules
 from shoal.primitives.rules.queues import records
 from shoal.primitives.rules.queues.ordered_pages import ENTRY_BYTES, OrderedPages, Pages
 from shoal.primitives.rules.registry import TABLE
-from shoal.primitives.views.tasks import base_of
+from shoal.primitives.views.fleet.tasks import base_of
 from shoal.shm import codec, holder_index
 from shoal.shm.errors import FencedError, InvalidOperationError, NotFoundError, ShoalError
 from shoal.shm.fleet_errors import NothingReadyError

@@ -15,7 +15,7 @@ from shoal.primitives.identifiers import id_bytes, new_id
 from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.rules import requests
 from shoal.primitives.rules.queues import records
-from shoal.primitives.views.tasks import base_of, task_name
+from shoal.primitives.views.fleet.tasks import base_of, task_name
 from shoal.primitives.views.view import View
 from shoal.shm.arguments import check_count, check_int, check_seconds
 from shoal.shm.codec import Value, encode

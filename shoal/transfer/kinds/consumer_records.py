@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from shoal.primitives.engine import Engine
 from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.rules.event_rules import LARGEST_SEQUENCE
-from shoal.primitives.views.positions import position_key, positions, write_position
+from shoal.primitives.views.fleet.positions import position_key, positions, write_position
 from shoal.shm.errors import AlreadyExistsError
 from shoal.transfer.fields import RecordKind, check_names
 

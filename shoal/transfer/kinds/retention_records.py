@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from shoal.primitives.engine import Engine
 from shoal.primitives.keys import Namespace
 from shoal.primitives.run_types import RetentionPolicy
-from shoal.primitives.views.retention import policy_of, set_policy
+from shoal.primitives.views.fleet.retention import policy_of, set_policy
 from shoal.transfer.fields import Fields, RecordKind, check_names
 
 _NAMES = ("events", "event_age", "trace_age", "archived_age", "task_age")

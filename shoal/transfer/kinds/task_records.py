@@ -16,8 +16,8 @@ from shoal.primitives.engine import Engine
 from shoal.primitives.keys import Namespace, encode_text, sized
 from shoal.primitives.rules import requests
 from shoal.primitives.rules.queues import records
-from shoal.primitives.views.queue import MOST_ATTEMPTS, MOST_PRIORITY, error_text
-from shoal.primitives.views.tasks import STORED, TaskReader, TaskStatus, base_of, split_name, task_name
+from shoal.primitives.views.fleet.queue import MOST_ATTEMPTS, MOST_PRIORITY, error_text
+from shoal.primitives.views.fleet.tasks import STORED, TaskReader, TaskStatus, base_of, split_name, task_name
 from shoal.shm.codec import encode, stored
 from shoal.transfer.fields import Fields, RecordKind, check_names, check_whole
 

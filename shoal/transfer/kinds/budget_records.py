@@ -16,7 +16,7 @@ from shoal.primitives.engine import Engine
 from shoal.primitives.keys import Namespace, after, decode_text, encode_text
 from shoal.primitives.rules import requests
 from shoal.primitives.rules.budget_rules import REFILL_UNITS, UNITS, BudgetRecord, decode_record, encode_record
-from shoal.primitives.views.budgets import BudgetReader
+from shoal.primitives.views.fleet.budgets import BudgetReader
 from shoal.transfer.fields import Fields, RecordKind, check_names, check_whole
 
 _NAMES = ("name", "limit", "used", "refill_per_s", "refilled_at")

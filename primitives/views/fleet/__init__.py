@@ -1,0 +1,1 @@
+"""Views of what fleets need: queues, budgets, retention, changes and positions."""
