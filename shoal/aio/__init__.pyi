@@ -3,13 +3,14 @@
 import builtins
 import os
 from datetime import timedelta
+from shoal.primitives.facades.fleet.idempotency import OnDoubt
 from shoal.primitives.transaction import Fence
 from shoal.shm.codec import Value
 from shoal.aio.calls import Entering, Items
 from shoal.aio.faces import EnteredTransaction
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, overload
 
 from shoal import AlreadyExistsError as AlreadyExistsError
 from shoal import Anchor as Anchor
@@ -150,6 +151,17 @@ class Database:
         *,
         namespace: Namespace = ...,
     ) -> list[LeaseInfo]: ...
+    @overload
+    async def once(
+        self,
+        run_id: str,
+        key: str,
+        fn: Callable[[], Coroutine[Any, Any, T]],
+        *,
+        on_doubt: OnDoubt = ...,
+        namespace: Namespace = ...,
+    ) -> T: ...
+    @overload
     async def once(
         self,
         run_id: str,

@@ -39,8 +39,8 @@ def stub() -> str:
     same = sorted(name for name in aio.__all__ if name not in own and name != "open")
     lines = [_HEAD + "import builtins", "import os"]
     lines += sorted(needed)
-    lines += [*_CLASS_HEAD.values(), "from collections.abc import Callable, Iterable"]
-    lines += ["from types import TracebackType", "from typing import Any, NoReturn, TypeVar", ""]
+    lines += [*_CLASS_HEAD.values(), "from collections.abc import Callable, Coroutine, Iterable"]
+    lines += ["from types import TracebackType", "from typing import Any, NoReturn, TypeVar, overload", ""]
     lines += [f"from shoal import {name} as {name}" for name in same]
     lines += ["", 'T = TypeVar("T")', "", *bodies, opening, ""]
     lines += ["__all__ = [", *[f'    "{name}",' for name in aio.__all__], "]", ""]
@@ -61,7 +61,11 @@ def _class(sync: type, face: type[Face], needed: set[str]) -> str:
         function = member.__func__ if isinstance(member, staticmethod) else member
         if isinstance(member, staticmethod):
             lines.append("    @staticmethod")
-        lines.append(_function(name, function, needed, made=vars(face)[name]))
+        made = _function(name, function, needed, made=vars(face)[name])
+        if name == "once":  # a coroutine function is awaited
+            awaited = made.replace("Callable[[], T]", "Callable[[], Coroutine[Any, Any, T]]")
+            made = f"    @overload\n{awaited}\n    @overload\n{made}"
+        lines.append(made)
     if hasattr(sync, "_require"):
         lines.append("    def _require(self, transaction: Any) -> None: ...")
     if "__aenter__" in vars(face):
@@ -139,6 +143,8 @@ def _named(annotation: str, function: Any, needed: set[str]) -> str:
                 needed.add("from shoal.shm.codec import Value")
             elif node.id == "Fence":
                 needed.add("from shoal.primitives.transaction import Fence")
+            elif node.id == "OnDoubt":
+                needed.add("from shoal.primitives.facades.fleet.idempotency import OnDoubt")
             elif node.id == "timedelta":
                 needed.add("from datetime import timedelta")
             elif node.id == "datetime":
