@@ -66,6 +66,7 @@ class Host:
     monotonic_s = staticmethod(time.monotonic)
     sleep = staticmethod(time.sleep)
     now_ms = staticmethod(clock.now_ms)
+    now_us = staticmethod(clock.now_us)
     # Descriptors.
     pipe = staticmethod(os.pipe)
     read = staticmethod(pipe_io.read)

@@ -51,7 +51,7 @@ from code_checks import (
 
 import shoal
 from shoal import TraceType
-from shoal.fleet import fleet_run_id, input_run_id
+from shoal.fleet_input import fleet_run_id, input_run_id
 
 FLEET = "code_review:review"
 RUN_ID = fleet_run_id(FLEET)
@@ -230,7 +230,8 @@ def main(arguments: list[str] | None = None) -> int:
     command = [sys.executable, "-m", "shoal", "run", FLEET, *map(str, files)]
     command += ["--store", str(store), "--workers", str(options.workers)]
     if options.chaos:
-        command += ["--retries", str(MOST)]
+        # If a worker and the coordinator die together, the input waits for the ttl.
+        command += ["--retries", str(MOST), "--ttl", "3"]
     # shoal run looks for the module in its working directory first.
     with subprocess.Popen(command, cwd=Path(__file__).resolve().parent) as run:
         good = _disturb(run, store, options.seed) if options.chaos else True

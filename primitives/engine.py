@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from shoal.shm.key_location_cache import KeyLocationCache
-from shoal.shm.operation import VersionedValue
+from shoal.shm.operation import Past, VersionedValue
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -29,6 +29,8 @@ T = TypeVar("T")
 
 # The name of an operation and its arguments, the first of which is a key.
 Operation = tuple[str, list[Any]]
+# A commit version, a key that it changed, and what the key holds then: None if it was deleted.
+Change = tuple[int, bytes, "bytes | None"]
 # What takes a database to another process, or makes a copy of one: a function that can be pickled, and its arguments.
 Recipe = tuple[Callable[..., "Store"], tuple[Any, ...]]
 
@@ -80,6 +82,21 @@ class AutoCommit(Engine, Protocol):
         """
         ...
 
+    def published(self) -> int:
+        """The newest committed version."""
+        ...
+
+    def changes(self, lower: bytes, upper: bytes, since: int, wait_s: float, /) -> Iterator[Change]:
+        """Each key in ``[lower, upper)`` that a commit after version ``since`` wrote, deleted or cleared.
+
+        Once for each commit, in the order of commits, then of keys, with what it holds then, expired or not. Nothing is
+        missed or comes twice, whatever becomes of a coordinator. Ends when the next one has not come within ``wait_s``
+        seconds; time in which the caller does something else does not count. A commit wakes it.
+
+        Raises ``SnapshotExpiredError`` once what a commit changed is not kept any more.
+        """
+        ...
+
 
 class EngineTransaction(Engine, Protocol):
     """One snapshot and one atomic commit. It belongs to the thread that began it."""
@@ -92,6 +109,10 @@ class EngineTransaction(Engine, Protocol):
     @property
     def version(self) -> int | None:
         """The commit version, None before the commit; if ``read_only``, the snapshot's from the start."""
+        ...
+
+    def at_version(self, version: int, /) -> EngineTransaction:
+        """Another one that only reads, at a past version; as ``Transactions.begin`` with ``past``."""
         ...
 
     @property
@@ -221,6 +242,26 @@ class Stats(Protocol):
         """Attached databases."""
         ...
 
+    @property
+    def history_ms(self) -> int:
+        """How long past versions are kept, in ms; if 0, the next three mean nothing."""
+        ...
+
+    @property
+    def history_version(self) -> int:
+        """The oldest version that is kept."""
+        ...
+
+    @property
+    def history_since_us(self) -> int:
+        """Since when that version was the newest, us since the epoch."""
+        ...
+
+    @property
+    def history_bytes(self) -> int:
+        """Memory that past versions take."""
+        ...
+
 
 class Transactions(Protocol):
     """What the primitives need of a store."""
@@ -235,8 +276,12 @@ class Transactions(Protocol):
         """What this database holds; always the same object."""
         ...
 
-    def begin(self, read_only: bool = False) -> EngineTransaction:
-        """A transaction at the newest version; ``commit`` or ``abandon`` ends it."""
+    def begin(self, read_only: bool = False, past: Past | None = None) -> EngineTransaction:
+        """A transaction at the newest version; ``commit`` or ``abandon`` ends it.
+
+        With ``past`` one that only reads, at a past version: ``SnapshotExpiredError`` if that is not kept any more,
+        ``ValueError`` if it is not there yet.
+        """
         ...
 
     def pipeline(self, depth: int, /) -> EnginePipeline:

@@ -21,6 +21,7 @@ from shoal.primitives.rules.event_rules import (
     decode_metadata,
 )
 from shoal.primitives.rules.hash_chain import DEFAULT_CHAIN, GENESIS_HASH, HASH_BYTES, ChainCheck, canonical, chain_of
+from shoal.primitives.rules.trim_rules import BEGINNING, Beginning, decode_beginning
 from shoal.shm import codec
 from shoal.shm.arguments import check_int, check_type
 from shoal.shm.errors import CorruptionError, LimitExceededError
@@ -71,8 +72,9 @@ class Anchor(NamedTuple):
 class ChainVerification:
     """The result of a verification; its truth value is ``is_valid``.
 
-    ``length``: how many events the log has by its metadata, or were given. ``first_invalid``: the sequence of the first
-    event that is missing or wrong; None if none is, or if it cannot be told. ``error``: what is wrong, else None.
+    ``length``: the log's length by its metadata, which counts trimmed events, or how many events were given.
+    ``first_invalid``: the sequence of the first event that is missing or wrong; None if none is, or if it cannot be
+    told. ``error``: what is wrong, else None.
 
     >>> bool(ChainVerification(False, 3, 1, "event 1 is missing"))
     False
@@ -122,11 +124,21 @@ def verify_log(engine: Engine, prefix: bytes, anchor: Anchor | None) -> ChainVer
             last = sequence_of(key)
         return ChainVerification(False, last + 1, None, str(error))
     try:
-        heads = _check_records(engine, prefix, metadata, anchor)
-        _check_heads(engine, prefix, heads)
+        beginning = beginning_of(engine, prefix)
+        _check_beginning(beginning, metadata, anchor)
+        heads = _check_records(engine, prefix, metadata, beginning, anchor)
+        _check_heads(engine, prefix, heads, beginning.sequence > 0)
+    except CorruptionError as error:
+        return ChainVerification(False, metadata.next_sequence, None, str(error))
     except _BrokenError as broken:
         return ChainVerification(False, metadata.next_sequence, *broken.args)
     return ChainVerification(True, metadata.next_sequence)
+
+
+def beginning_of(engine: Engine, prefix: bytes) -> Beginning:
+    """Where the log at ``prefix`` begins. Raises ``CorruptionError`` for a bad record."""
+    found = engine.find(prefix + BEGINNING)
+    return decode_beginning(None if found is None else found.value)
 
 
 def stored_events(engine: Engine, prefix: bytes, start: int) -> Generator[tuple[int, EventRecord], None, None]:
@@ -202,16 +214,39 @@ def _problem(check: ChainCheck, event: Event) -> str:
     return check.problem(event.sequence, event.event_type, payload, event.timestamp, event.prev_hash, event.hash)
 
 
-def _check_records(engine: Engine, prefix: bytes, metadata: Metadata, anchor: Anchor | None) -> dict[str, TypeHead]:
+def _check_beginning(beginning: Beginning, metadata: Metadata, anchor: Anchor | None) -> None:
+    """Check that a log can begin there, and that ``anchor`` is of this log, as far as metadata and beginning tell."""
+    first, length = beginning.sequence, metadata.next_sequence
+    if first > length:
+        raise _BrokenError(length, f"the log begins with event {first}, but the metadata counts {length} events")
+    if anchor is None:
+        return
+    if anchor.length > length:
+        raise _BrokenError(length, f"the log has {length} events and the anchor {anchor.length}: the log was cut")
+    if anchor.length == 0:
+        if anchor.head_hash != GENESIS_HASH:
+            told = "the anchor of an empty log has a hash other than the zero hash"
+            raise _BrokenError(None, f"{told}: it is not of this log")
+        return
+    if anchor.length < first:
+        told = f"the anchor is of the first {anchor.length} events, and the log was trimmed up to event {first}"
+        raise _BrokenError(None, f"{told}, so the anchor shows nothing any more; take a newer one")
+    if anchor.length == first and anchor.head_hash != beginning.prev_hash:
+        raise _BrokenError(first - 1, _rewritten(first - 1, beginning.prev_hash, anchor))
+
+
+def _rewritten(sequence: int, found: bytes, anchor: Anchor) -> str:
+    told = f"event {sequence} has hash {found.hex()} and the anchor {anchor.head_hash.hex()}"
+    return f"{told}: the log was rewritten, here or before"
+
+
+def _check_records(
+    engine: Engine, prefix: bytes, metadata: Metadata, beginning: Beginning, anchor: Anchor | None
+) -> dict[str, TypeHead]:
     """Check every event record; return the head each type must have. Raises ``_BrokenError`` at the first fault."""
     length, head_hash, chain, timestamp = metadata
-    if anchor is not None and anchor.length > length:
-        raise _BrokenError(length, f"the log has {length} events and the anchor {anchor.length}: the log was cut")
-    if anchor is not None and anchor.length == 0 and anchor.head_hash != GENESIS_HASH:
-        raise _BrokenError(
-            None, "the anchor of an empty log has a hash other than the zero hash: it is not of this log"
-        )
-    check = ChainCheck(chain)
+    first = beginning.sequence
+    check = ChainCheck(chain, first, beginning.prev_hash)
     heads: dict[str, TypeHead] = {}
     for key, found in engine.scan(prefix + EVENT, prefix + TYPE):
         try:
@@ -226,25 +261,27 @@ def _check_records(engine: Engine, prefix: bytes, metadata: Metadata, anchor: An
             if problem:
                 raise _BrokenError(expected, problem)
             head = heads.get(record.event_type, TypeHead())
-            if record.before != head.newest:
+            if record.before != head.newest and not (head.newest == 0 and record.before <= first):
                 told = f"event {expected} goes on after {_shown(record.before)} in the index of its type"
                 raise _BrokenError(expected, f"{told}, the last one before it is {_shown(head.newest)}")
             heads[record.event_type] = TypeHead(head.events + 1, expected + 1)
             if anchor is not None and anchor.length == check.sequence and anchor.head_hash != check.head_hash:
-                told = f"event {expected} has hash {check.head_hash.hex()} and the anchor {anchor.head_hash.hex()}"
-                raise _BrokenError(expected, f"{told}: the log was rewritten, here or before")
+                raise _BrokenError(expected, _rewritten(expected, check.head_hash, anchor))
     if check.sequence < length:
         raise _BrokenError(check.sequence, f"event {check.sequence} is missing: the metadata counts {length} events")
     if check.head_hash != head_hash:
         told = f"the metadata has head hash {head_hash.hex()}, the last event {check.head_hash.hex()}"
         raise _BrokenError(max(length - 1, 0), told)
-    if length and check.timestamp != timestamp:
+    if length > first and check.timestamp != timestamp:
         raise _BrokenError(length - 1, f"the metadata has timestamp {timestamp}, the last event {check.timestamp}")
     return heads
 
 
-def _check_heads(engine: Engine, prefix: bytes, heads: dict[str, TypeHead]) -> None:
-    """Raise ``_BrokenError`` unless exactly the types in ``heads`` have a head, and each the one given there."""
+def _check_heads(engine: Engine, prefix: bytes, heads: dict[str, TypeHead], is_trimmed: bool) -> None:
+    """Raise ``_BrokenError`` unless exactly the types in ``heads`` have a head, and each the one given there.
+
+    A head of a log that was trimmed may count more events: those that are gone.
+    """
     missing = dict(heads)
     for key, found in engine.scan(prefix + TYPE, prefix + bytes((TYPE[0] + 1,))):
         event_type = key[len(prefix) + 1 :].decode(errors="backslashreplace")
@@ -253,7 +290,7 @@ def _check_heads(engine: Engine, prefix: bytes, heads: dict[str, TypeHead]) -> N
             head = decode_head(found.value)
         except CorruptionError as error:
             raise _BrokenError(_newest(expected), f"{error}, of {event_type!r}") from error
-        if head != expected:
+        if head != expected and not (is_trimmed and expected.newest == head.newest and head.events > expected.events):
             told = f"the type index has {head.events} events {event_type!r}, the last {_shown(head.newest)}"
             raise _BrokenError(
                 _newest(expected), f"{told}; the log has {expected.events}, the last {_shown(expected.newest)}"

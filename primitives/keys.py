@@ -4,14 +4,14 @@
     part     1 byte length, then that many bytes of UTF-8: tenant, app, agent, run; 0 first: the store's own
     run      length 0 is no run: what belongs to the namespace as a whole (the index of runs)
     tag      KV 0x01, EVENT 0x02, STATE 0x03, TRACE 0x04, RUN 0x05, QUEUE 0x06, BUDGET 0x07, LEASE 0x08,
-             IDEMPOTENCY 0x09; 0x10 is reserved
+             IDEMPOTENCY 0x09, CONSUMER 0x0B, RETENTION 0x0C; 0x10 is reserved
     rest     KV, STATE and LEASE: the user's key or name; QUEUE: see ``rules.queues.records``
              elsewhere 1 byte kind (0: the records themselves), then what the primitive defines: sized texts,
              8-byte big-endian numbers, and a last text that needs no length
     text     2 bytes length, then that many bytes of UTF-8
 
 The store's own keys begin with 0x00: 0x01 the index of holders (``shm.holder_index``), 0x02 the last token
-(``rules.lease_rules``).
+(``rules.lease_rules``), 0x03 the index of retention policies (``rules.retention.policies``).
 
 Lengths come first, so no name can reach into another's range; UTF-8 sorts as its code points do, so a scan comes out
 in the order Python sorts strings. A run is one contiguous range.
@@ -22,6 +22,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from shoal.primitives.rules.layouts.parts import after as after
+from shoal.primitives.rules.layouts.parts import bound as bound
+from shoal.primitives.rules.layouts.parts import number as number
+from shoal.primitives.rules.layouts.parts import sized as sized
 from shoal.primitives.rules.tags import Tag as Tag
 from shoal.shm.errors import CorruptionError, LimitExceededError
 from shoal.shm.limits import MAX_KEY_BYTES, MAX_RUN_ID_BYTES
@@ -111,30 +115,19 @@ def encode_prefix(prefix: object) -> bytes:
     return encode_text("prefix", prefix, advice="no name is longer, so nothing begins with it") if prefix != "" else b""
 
 
-def sized(raw: bytes) -> bytes:
-    """A text inside a key, its length in front: no text reaches into another's range."""
-    return len(raw).to_bytes(2, "big") + raw
-
-
-def number(value: int) -> bytes:
-    """A number from 0 to 2**64 - 1 inside a key, so that keys sort as numbers do."""
-    return value.to_bytes(8, "big")
-
-
-def bound(value: int) -> bytes:
-    """The same for a bound a user gave, which may lie outside."""
-    return number(min(max(value, 0), 2**64 - 1))
-
-
-def after(prefix: bytes) -> bytes:
-    """The first key after all that begin with ``prefix``, which must not be all 0xff."""
-    stripped = prefix.rstrip(b"\xff")
-    return stripped[:-1] + bytes((stripped[-1] + 1,))
-
-
 def only(key: bytes) -> tuple[bytes, bytes]:
     """The range of a single key."""
     return key, key + b"\0"
+
+
+def texts_of(owner: bytes) -> list[str]:
+    """Tenant, app, agent and run of what a key begins with; an empty run is none. Raises ``CorruptionError``."""
+    texts: list[str] = []
+    for _ in range(4):
+        end = 1 + (owner[0] if owner else 0)
+        texts.append(decode_text(owner[1:end]) if end > 1 else "")
+        owner = owner[end:]
+    return texts
 
 
 def user_text(key: bytes) -> str:

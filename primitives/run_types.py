@@ -1,4 +1,4 @@
-"""The types of ``RunIndex``: statuses and their transitions, metadata, queries; and the stored form of a run.
+"""The types of ``RunIndex``: statuses, their transitions, metadata, queries, retention; and the stored form of a run.
 
     record   msgpack [parent or nil, status (1 to 6), created ms, updated ms, completed ms or nil, [tag, ...],
              metadata as encoded, error as encoded]
@@ -10,14 +10,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from datetime import timedelta
 from enum import StrEnum
 from typing import Any
 
 from shoal.primitives.keys import encode_text
 from shoal.shm import codec
-from shoal.shm.arguments import check_bool, check_int, check_str, check_type
+from shoal.shm.arguments import FOREVER_S, check_bool, check_int, check_seconds, check_str, check_type
 from shoal.shm.codec import Value
-from shoal.shm.errors import CorruptionError, LimitExceededError
+from shoal.shm.errors import CorruptionError, LimitExceededError, shown
 from shoal.shm.limits import ADVICE_FOR_VALUES, MAX_ENCODED_VALUE_BYTES, MAX_RUN_ID_BYTES
 
 
@@ -178,6 +179,46 @@ class CreateRunOptions:
             if value is not None:
                 encode_text(name, value, MAX_RUN_ID_BYTES)
         object.__setattr__(self, "tags", check_tags(self.tags))
+
+
+@dataclass(frozen=True)
+class RetentionPolicy:
+    """What is kept of the runs of a namespace, or of one run; None keeps all. ``RunIndex.set_retention`` sets it.
+
+    - ``events`` (int, 0 or more): the newest events of each log.
+    - ``event_age``: events younger than that.
+    - ``trace_age``: traces younger than that, and those that have a younger one below them.
+    - ``archived_age``: archived runs that were archived, and last changed, less than that ago. Others are deleted.
+    - ``task_age``: ended tasks younger than that. It is kept for task queues; nothing else has tasks.
+
+    Ages are seconds (int or float, 0 or more; ``math.inf`` keeps all) or a ``timedelta``. An event goes as soon as one
+    of its two bounds says so. Raises ``TypeError`` or ``ValueError`` for a bad argument.
+
+    >>> RetentionPolicy(events=1_000, trace_age=7 * 86_400).trace_age
+    604800.0
+    """
+
+    events: int | None = None
+    event_age: float | timedelta | None = None
+    trace_age: float | timedelta | None = None
+    archived_age: float | timedelta | None = None
+    task_age: float | timedelta | None = None
+
+    def __post_init__(self) -> None:
+        if self.events is not None and check_int("events", self.events, "a whole number, or None to keep all") < 0:
+            raise ValueError(f"events is {shown(self.events)}; give 0 or more, or None to keep all")
+        for name in ("event_age", "trace_age", "archived_age", "task_age"):
+            object.__setattr__(self, name, _check_age(name, getattr(self, name)))
+
+
+def _check_age(name: str, age: object) -> float | None:
+    """An age in seconds; None for ever."""
+    if age is None:
+        return None
+    if isinstance(age, timedelta):
+        age = age.total_seconds()
+    age_s = check_seconds(name, age, ", a timedelta, or None to keep all")
+    return None if age_s >= FOREVER_S else age_s
 
 
 def check_tags(tags: object) -> list[str]:

@@ -1,15 +1,11 @@
-"""How traces lie in the key space, and which index answers a query.
+"""The records of traces, and which index answers a query. ``rules.layouts.trace_keys`` has the keys.
 
-    key     run prefix, tag TRACE, kind, ...
-    kind 0  id                                record: msgpack [parent id or nil, kind of trace, fields, timestamp in ms,
-                                              tags, metadata or nil]; fields and metadata as ``codec`` encodes them
-    kind 1  sized type name │ time │ id       empty values from here on
-    kind 2  sized tag │ time │ id             one for each tag
-    kind 3  sized parent id │ time │ id       if there is a parent
-    kind 4  time │ id
+    record      msgpack [parent id or nil, kind of trace, fields, timestamp in ms, tags, metadata or nil]; fields and
+                metadata as ``codec`` encodes them
 
 Invariants: a record never changes, and its index entries are written and deleted with it. A parent is recorded before
-its children, so no trace is its own ancestor. Every index is ordered by time, then id, as every result is.
+its children and deleted after them, so no trace is its own ancestor. Every index is ordered by time, then id, as every
+result is.
 """
 
 from __future__ import annotations
@@ -18,18 +14,13 @@ import builtins
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from shoal.primitives.keys import after, bound, encode_text, number, sized
+from shoal.primitives.keys import after, bound, encode_text, sized
+from shoal.primitives.rules.layouts.trace_keys import BY_PARENT, BY_TAG, BY_TIME, BY_TYPE, RECORD, index_keys
 from shoal.primitives.trace_types import KINDS, Trace, TraceOptions, TraceType
 from shoal.shm.arguments import check_int
 from shoal.shm.codec import decode, encode, pack, unpackb
 from shoal.shm.errors import CorruptionError, LimitExceededError
 from shoal.shm.limits import ADVICE_FOR_VALUES, MAX_ENCODED_VALUE_BYTES, MAX_VALUE_BYTES
-
-RECORD = b"\0"
-BY_TYPE = b"\1"
-BY_TAG = b"\2"
-BY_PARENT = b"\3"
-BY_TIME = b"\4"
 
 _FIELDS = {kind: tuple(kind.__dataclass_fields__) for kind in KINDS.values()}  # type: ignore[attr-defined]
 
@@ -53,13 +44,10 @@ def encode_trace(
     record = pack([options.parent_id, kind.__name__, fields, timestamp, list(tags), metadata])
     if len(record) > MAX_ENCODED_VALUE_BYTES:
         raise LimitExceededError("size of the trace in bytes", MAX_VALUE_BYTES, len(record), ADVICE_FOR_VALUES)
-    ending = number(timestamp) + raw_id
-    writes = [prefix + RECORD + raw_id, record, prefix + BY_TIME + ending, b""]
-    writes += (prefix + BY_TYPE + sized(trace_type.type_name().encode()) + ending, b"")
-    for tag in tags.values():
-        writes += (prefix + BY_TAG + sized(tag) + ending, b"")
-    if parent is not None:
-        writes += (prefix + BY_PARENT + sized(parent) + ending, b"")
+    type_name = trace_type.type_name().encode()
+    writes = [prefix + RECORD + raw_id, record]
+    for key in index_keys(prefix, raw_id, timestamp, type_name, tags.values(), parent):
+        writes += (key, b"")
     return writes
 
 

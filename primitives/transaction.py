@@ -18,6 +18,7 @@ from shoal.primitives.views.traces import TraceView
 from shoal.primitives.views.view import NOT_MOVABLE
 from shoal.shm.arguments import check_type
 from shoal.shm.errors import ConflictError, InvalidOperationError
+from shoal.shm.operation import Past
 
 
 class RunView:
@@ -146,11 +147,12 @@ class Transaction(RunView):
         run_id: str,
         read_only: bool = False,
         fence: Fence | None = None,
+        past: Past | None = None,
     ) -> None:
         super().__init__(None, namespace, run_id)
         self._fence = fence
         self._store = store
-        self._engine: EngineTransaction | None = store.begin(True) if read_only else None
+        self._engine: EngineTransaction | None = store.begin(True, past) if read_only else None
 
     def __enter__(self) -> Transaction:
         if self._engine is None:

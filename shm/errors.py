@@ -65,18 +65,25 @@ class ConflictError(ShoalError):
 class SnapshotExpiredError(ShoalError):
     """Raised by a read or a commit if its snapshot was revoked, because the history kept for it took too much room.
 
-    Take a new snapshot, or run the transaction again, and hold it for a shorter time.
+    Take a new snapshot, or run the transaction again, and hold it for a shorter time. It is raised as well if a past
+    version or moment is asked for that is not kept any more.
 
-    - ``snapshot_version`` (int): the commit version of the revoked snapshot.
+    - ``snapshot_version`` (int): the commit version of the revoked snapshot, or the one asked for; if a moment was
+      asked for, the newest one that is not kept.
     - ``oldest_version`` (int): the oldest commit version that can still be read.
     """
 
-    def __init__(self, snapshot_version: int, oldest_version: int) -> None:
-        super().__init__(snapshot_version, oldest_version)
+    def __init__(self, snapshot_version: int, oldest_version: int, asked: str = "") -> None:
+        super().__init__(snapshot_version, oldest_version, *((asked,) if asked else ()))
         self.snapshot_version = snapshot_version
         self.oldest_version = oldest_version
 
     def __str__(self) -> str:
+        if len(self.args) > 2:
+            return (
+                f"{self.args[2]} is older than what the store keeps, from version {self.oldest_version} on; "
+                "open it with a longer history, or with a larger max_bytes if memory is short"
+            )
         return (
             f"snapshot {self.snapshot_version} was revoked to make room; the oldest readable version is "
             f"{self.oldest_version}; start the transaction again and hold snapshots for a shorter time"

@@ -57,6 +57,8 @@ HISTORY_BYTES = 32 * MIB  # history that old snapshots may hold beyond the size 
 SNAPSHOT_GRACE_S = 1.0  # a younger snapshot is never revoked
 SWEEP_EVERY_MS = 50  # how often expired keys are looked for
 SWEEP_SLICE = 256  # expired keys deleted in one commit
+UPKEEP_EVERY_S = 2.0  # how often what the store itself is to remove is looked for, at most
+UPKEEP_SLICE = 32  # keys looked at for that between two groups of commits
 MAX_CLIENT_BACKLOG_BYTES = 1 * MIB  # unread answers beyond what the pipe holds, then the client is dropped
 CLIENT_SESSIONS = 65_536  # clients whose last commit is kept, so that one sent again is not done twice
 
@@ -142,6 +144,8 @@ class Limits(NamedTuple):
     window_most_keys: int = WINDOW_MOST_KEYS
     sweep_every_ms: int = SWEEP_EVERY_MS
     sweep_slice: int = SWEEP_SLICE
+    upkeep_every_s: float = UPKEEP_EVERY_S
+    upkeep_slice: int = UPKEEP_SLICE
     known_batches: int = KNOWN_BATCHES
     known_batch_nodes: int = KNOWN_BATCH_NODES
     client_sessions: int = CLIENT_SESSIONS

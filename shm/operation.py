@@ -7,8 +7,53 @@ validated at commit. The log holds what an operation wrote, never the operation:
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from datetime import UTC, datetime, timedelta
 from typing import Any, NamedTuple, Protocol
+
+from shoal.shm.arguments import check_int, check_type
+from shoal.shm.errors import shown
+from shoal.shm.limits import MAX_INTEGER
+
+
+class Past(NamedTuple):
+    """A past state of the store that a snapshot is asked for: by its version, or by a moment when it was the newest."""
+
+    version: int | None
+    moment_us: int | None  # us since the epoch; one of the two is None
+
+
+def check_version(version: object) -> int:
+    """A commit version that a user names; ``TypeError`` or ``ValueError`` for what is none."""
+    number = check_int("version", version, "a commit version as int")
+    if not 0 <= number <= MAX_INTEGER:
+        raise ValueError(f"version is {shown(number)}; give a commit version, which is 0 or more")
+    return number
+
+
+def past_of(version: int | None, at: datetime | None) -> Past | None:
+    """The past version or moment that is asked for."""
+    if version is None and at is None:
+        return None
+    if version is not None and at is not None:
+        raise ValueError("version and at are both given; give one of them")
+    if at is None:
+        return Past(check_version(version), None)
+    if check_type("at", at, datetime, "an aware datetime").utcoffset() is None:
+        raise ValueError(
+            f"at is {at.isoformat()}, without a time zone; give an aware datetime, as datetime.now(UTC) is"
+        )
+    return Past(None, max(0, (at - _EPOCH) // timedelta(microseconds=1)))
+
+
+# The control request for it. The answer is the coordinator's generation, the version, and a bound, the newest version.
+# In the place of a version that is not kept any more stands EXPIRED, with the oldest one; of one that is not there yet
+# FUTURE.
+PAST = "past"
+EXPIRED, FUTURE = -1, -2
+
+
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 
 
 class VersionedValue(NamedTuple):
@@ -20,6 +65,8 @@ class VersionedValue(NamedTuple):
 
 
 Read = Callable[[bytes], VersionedValue | None]
+# (lower, upper): the keys of the range in order; None for one that is deleted and not reclaimed yet.
+Look = Callable[[bytes, bytes], Iterator[tuple[bytes, VersionedValue | None]]]
 
 
 class Write(NamedTuple):
@@ -35,6 +82,15 @@ class Decision(NamedTuple):
 
     writes: list[Write]
     result: Any
+
+
+class Upkeep(NamedTuple):
+    """One slice of what is removed between commits, and where the next one goes on."""
+
+    writes: list[Write]
+    clears: list[tuple[bytes, bytes]]
+    cursor: bytes | None  # None: the pass is over
+    removed: Mapping[str, int]  # how many of what; for those who ask what a pass would remove
 
 
 class BatchedOperation(Protocol):
@@ -70,6 +126,10 @@ class OperationTable(NamedTuple):
     ``ended`` (read, held key, holder, now_ms) says what to write when a holder has ended (``shm.holder_index``): the
     held key is not held by it any more. The entry itself is the coordinator's to delete.
 
+    ``upkeep`` (read, look, cursor, now_ms, most) decides one slice of a pass over what the store itself is to remove;
+    the coordinator commits it and gives the slice's cursor to the next one. A pass begins with an empty cursor. A slice
+    looks at about ``most`` keys. None: there is nothing of the kind.
+
     ``in_turn`` are those that a caller sends again at once, with what the result tells it, if they wrote nothing.
     """
 
@@ -77,6 +137,7 @@ class OperationTable(NamedTuple):
     batched: Mapping[str, Callable[[Read, bytes], BatchedOperation]]
     ended: Callable[[Read, bytes, int, int], list[Write]] = nothing_held
     in_turn: frozenset[str] = frozenset()
+    upkeep: Callable[[Read, Look, bytes, int, int], Upkeep] | None = None
 
     def decide(self, read: Read, now_ms: int, name: str, arguments: list[Any]) -> Decision:
         """Run the operation ``name`` over the state ``read`` shows."""

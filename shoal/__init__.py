@@ -18,6 +18,7 @@ from typing import get_type_hints as _get_type_hints
 
 from shoal.database import Database, StoreInfo, open
 from shoal.primitives.event_types import Anchor, Appended, ChainVerification, Event
+from shoal.primitives.facades.consumers import Consumer
 from shoal.primitives.facades.event_log import EventLog
 from shoal.primitives.facades.fleet.budget import Budget, Reservation
 from shoal.primitives.facades.kv_store import KVStore
@@ -29,12 +30,14 @@ from shoal.primitives.facades.task_queue import TaskQueue
 from shoal.primitives.facades.trace_store import TraceStore
 from shoal.primitives.keys import Namespace
 from shoal.primitives.rules.hash_chain import GENESIS_HASH
-from shoal.primitives.run_types import CreateRunOptions, RunMetadata, RunQuery, RunStats, RunStatus
+from shoal.primitives.run_types import CreateRunOptions, RetentionPolicy, RunMetadata, RunQuery, RunStats, RunStatus
 from shoal.primitives.trace_types import KINDS as _KINDS
 from shoal.primitives.trace_types import Trace, TraceOptions, TraceTree, TraceType
 from shoal.primitives.transaction import Transaction
 from shoal.primitives.views.budgets import BudgetState
 from shoal.primitives.views.cells import State
+from shoal.primitives.views.changes import Change, RunChange
+from shoal.primitives.views.run_diff import Difference, RunDiff
 from shoal.primitives.views.tasks import QueueStats, TaskInfo, TaskStatus
 from shoal.shm.errors import (
     AlreadyExistsError,
@@ -73,12 +76,15 @@ __all__ = [
     "BudgetState",
     "CASConflictError",
     "ChainVerification",
+    "Change",
     "ConfigurationError",
     "ConflictError",
+    "Consumer",
     "CoordinatorLostError",
     "CorruptionError",
     "CreateRunOptions",
     "Database",
+    "Difference",
     "Event",
     "EventLog",
     "FencedError",
@@ -94,8 +100,11 @@ __all__ = [
     "Namespace",
     "NotFoundError",
     "Pipeline",
+    "RetentionPolicy",
     "QueueStats",
     "Reservation",
+    "RunChange",
+    "RunDiff",
     "RunIndex",
     "RunMetadata",
     "RunQuery",

@@ -10,11 +10,13 @@ import os
 import stat
 from pathlib import Path
 
+from shoal.coordinator.checkpoint.history import History
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.recovery.recover import recover
 from shoal.coordinator.recovery.survey import at_rest, is_store
+from shoal.shm.clock import now_us
 from shoal.shm.errors import ConfigurationError, NotFoundError
 from shoal.shm.files import store_files
 from shoal.shm.files.epoch_file import EpochWord
@@ -96,12 +98,18 @@ def _read(directory: Path, durability: str | None, max_bytes: int | None) -> Sto
     segment = Segment.create(max_bytes or meta.max_bytes, random_bits(64))
     try:
         writer = Writer(segment)
-        recover(UnchangedDisk(directory), writer, Reclaimer(writer, list), meta)
+        reclaimer, disk = Reclaimer(writer, list), UnchangedDisk(directory)
+        history = History(meta.history_ms, segment, reclaimer, now_us)
+        history.load(disk, meta.store_id)
+        recover(disk, writer, reclaimer, meta)
+        history.begin(segment.words[W_PUBLISHED], None)
         segment.words[W_GENERATION] = epoch.generation
         welcome = Welcome(meta.durability, epoch.generation, meta.store_id or b"", *_descriptors(segment))
     finally:
         os.close(segment._fd)
-    return StoreAtRest(welcome, epoch, lambda: check_segment(segment, segment.words[W_PUBLISHED], writer))
+    return StoreAtRest(
+        *(welcome, epoch, lambda: check_segment(segment, segment.words[W_PUBLISHED], writer), history.answer)
+    )
 
 
 def _descriptors(segment: Segment) -> tuple[int, int, int, int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from shoal.coordinator.server.process import main
-from shoal.primitives.rules.registry import TABLE
+from shoal.primitives.rules.retention.coordinator_table import COORDINATOR_TABLE
 
 if __name__ == "__main__":
-    sys.exit(main(TABLE, apart=True))
+    sys.exit(main(COORDINATOR_TABLE, apart=True))

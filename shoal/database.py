@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -19,7 +19,8 @@ from shoal.shm.arguments import check_count, check_plain_function, check_plain_r
 from shoal.shm.compilation import is_compiled
 from shoal.shm.errors import ConflictError
 from shoal.shm.limits import IDLE_TIMEOUT_S, OPEN_TIMEOUT_S
-from shoal.store_info import StoreInfo
+from shoal.shm.operation import past_of
+from shoal.store_info import StoreInfo, info_of
 
 if TYPE_CHECKING:
     from shoal.primitives.facades.pipeline import Pipeline
@@ -203,14 +204,26 @@ class Database:
 
         return Pipeline(self._store, namespace, run_id, check_count("depth", depth, 1))
 
-    def snapshot(self, run_id: str, *, namespace: Namespace = DEFAULT_NAMESPACE) -> Transaction:
+    def snapshot(
+        self,
+        run_id: str,
+        *,
+        version: int | None = None,
+        at: datetime | None = None,
+        namespace: Namespace = DEFAULT_NAMESPACE,
+    ) -> Transaction:
         """A transaction that only reads, at the version that is the newest now; end it with ``close`` or ``with``.
+
+        With ``version`` (int) it reads at that commit version, and with ``at`` (an aware datetime) at the newest one
+        committed at or before that moment. Past versions are kept if the store is opened with ``history``. One that is
+        not kept any more is ``SnapshotExpiredError``, one of the future ``ValueError``. A key that has expired reads as
+        absent in the past, too.
 
         A write through it, or any use after its end, is ``InvalidOperationError``. It is ``SnapshotExpiredError`` to
         read from it once it was revoked, because the history kept for it took too much room. Raises ``TypeError``,
         ``ValueError`` or ``LimitExceededError`` for a bad argument.
         """
-        return Transaction(self._store, namespace, run_id, read_only=True)
+        return Transaction(self._store, namespace, run_id, read_only=True, past=past_of(version, at))
 
     def lease(
         self,
@@ -254,17 +267,7 @@ class Database:
 
     def info(self) -> StoreInfo:
         """What the store holds and which process serves it."""
-        stats = self._store.stats()
-        return StoreInfo(
-            path=self.path,
-            durability=self._store.durability,
-            coordinator_pid=stats.coordinator_pid,
-            commit_version=stats.commit_version,
-            keys=stats.keys,
-            bytes_used=stats.bytes_used,
-            clients=stats.clients,
-            compiled=is_compiled(),
-        )
+        return info_of(self._store, is_compiled())
 
     def check(self) -> list[str]:
         """Walk the whole segment and return every problem found; empty means sound.
@@ -297,6 +300,7 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
     timeout: float = OPEN_TIMEOUT_S,
     linger: float = IDLE_TIMEOUT_S,
     read_only: bool = False,
+    history: float | timedelta | None = None,
 ) -> Database:
     """Attach to the store at ``path``, a directory, starting a coordinator if none serves it.
 
@@ -306,6 +310,9 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
       else half of what the machine, the container and the limits of the process leave.
     - ``timeout``: seconds to wait for a coordinator, now and after one has died; ``math.inf`` waits for ever.
     - ``linger``: seconds that a coordinator started here stays after its last client; ``math.inf`` is for ever.
+    - ``history``: for how long past versions can be read (``Database.snapshot``), seconds or ``timedelta``; 0 keeps
+      none. None takes the one being served, else the last, else 0. The store's memory bounds it: if that is short, the
+      oldest goes first (``Database.info`` shows it). Except in ``memory`` durability, it outlives the coordinator.
     - ``read_only``: read a store that is there; start and make nothing. A store that is not served is read into memory
       of this process (``max_bytes`` bounds that), also on read-only media. Every write is ``InvalidOperationError``.
 
@@ -322,7 +329,13 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
     """
     return Database(
         SharedMemoryStore(
-            path, durability=durability, max_bytes=max_bytes, timeout=timeout, linger=linger, read_only=read_only
+            path,
+            durability=durability,
+            max_bytes=max_bytes,
+            timeout=timeout,
+            linger=linger,
+            read_only=read_only,
+            history=history,
         )
     )
 

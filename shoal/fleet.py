@@ -14,12 +14,14 @@ A fleet is a registered run. Each input is a registered child run of it:
         events              started, finished, failed; payload {"attempt": number}, with "error": text in ``failed``
 
 - Each step is one commit, so status, result, event and counters always agree.
-- A process holds the claim on an input (``claims``) from before the attempt begins until the outcome is stored. So two
-  fleets at once call the function once for each input.
-- A claim ends with its process. If a kill cuts an attempt short, the input is Active and not claimed, and is begun
-  again.
-- A fleet that finds an input claimed works on the others first, then waits for the claim and returns the stored
-  outcome. An input that failed meanwhile is not run again; the number of attempts shows that.
+- A process holds a lease from before the attempt begins until the outcome is stored, and its commits are fenced with
+  it. So two fleets at once call the function once for each input. It is a lease of the fleet's run, because that of the
+  input is deleted before a next attempt; its name is the id of the input's run.
+- The lease ends at once with its process, and ``ttl`` after its process stops to answer. Then the input is Active and
+  nobody holds its lease (``without_worker``), and it is begun again. A process that goes on after that stores its
+  outcome only if no other attempt was begun meanwhile.
+- A fleet that finds an input's lease held works on the others first, then waits for it and returns the stored outcome.
+  An input that failed meanwhile is not run again; the number of attempts shows that.
 - Only an Active input can be ended, so it ends once. An input that is done is never run again.
 - A Failed run cannot become Active again. So the commit that begins the next attempt deletes it and registers it anew:
   it has the same id, its event log goes on, and all else that was in the run is gone.
@@ -30,46 +32,29 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import os
+import select
 import sys
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, as_completed
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from xxhash import xxh3_128_hexdigest
-
-from shoal.claims import claimed, holder
-from shoal.database import Database
+from shoal.database import DEFAULT_NAMESPACE, Database
+from shoal.fleet_input import FAILED, InputOutcome, InputRun, describe, fleet_run_id, hashed_run_id, input_run_id
+from shoal.primitives.engine import Engine
+from shoal.primitives.facades.leases import Lease, holders
 from shoal.primitives.facades.run_index import RunIndex
 from shoal.primitives.run_types import RunMetadata, RunStatus
-from shoal.primitives.transaction import Transaction
-from shoal.primitives.views.events import restore as restore_events
 from shoal.shm.arguments import check_plain_function, check_plain_result
 from shoal.shm.codec import encode
-from shoal.shm.errors import AlreadyExistsError, CoordinatorLostError, ShoalError
-from shoal.shm.limits import MAX_RUN_ID_BYTES
+from shoal.shm.errors import AlreadyExistsError, CoordinatorLostError, FencedError, LeaseHeldError, ShoalError
 from shoal.worker_pool import WorkerPool
+from shoal.workers.pool.life import open_pidfd
 from shoal.workers.pool.worker import current_database
 
-DONE = "done"
-FAILED = "failed"
-
-_RESULT = "result"
-_ATTEMPTS = "attempts"
-_LONGEST_ERROR = 10_000  # characters kept of an error's text
-# All workers write the counters, so the commits that end inputs conflict. At each conflict another commit succeeds.
-_MOST_CONFLICTS = 10_000
-
-
-@dataclass(frozen=True)
-class InputOutcome:
-    """How one input ended. ``status``: ``DONE`` with a ``result``, or ``FAILED`` with an ``error``."""
-
-    input: str
-    status: str
-    result: Any = None
-    error: str | None = None
+# The coordinator sees the death of a worker, which ends its lease, at about the same time as the pool.
+_UNTIL_REAPED_S = 1.0
 
 
 def load_function(name: str) -> Callable[[str], Any]:
@@ -86,7 +71,7 @@ def load_function(name: str) -> Callable[[str], Any]:
             found = getattr(found, part)
     except (Exception, SystemExit) as error:  # importing a module runs any code
         raise ValueError(
-            f"{name!r} cannot be loaded: {_describe(error)}; "
+            f"{name!r} cannot be loaded: {describe(error)}; "
             f"modules are looked for in {here} first, then where this Python finds its own"
         ) from error
     try:
@@ -97,36 +82,27 @@ def load_function(name: str) -> Callable[[str], Any]:
     return function
 
 
-def fleet_run_id(function_name: str) -> str:
-    """The id of a fleet's run, which holds what all calls of the function share."""
-    run_id = f"fleet:{function_name}"
-    if len(run_id.encode()) <= MAX_RUN_ID_BYTES:
-        return run_id
-    return f"fleet:{xxh3_128_hexdigest(function_name.encode())}"
-
-
-def input_run_id(function_name: str, text: str) -> str:
-    """The id of an input's run, a child of the fleet's, which holds what belongs to that input alone."""
-    return xxh3_128_hexdigest(f"{fleet_run_id(function_name)}\0{text}".encode("utf-8", "surrogatepass"))
-
-
 class Fleet:
-    """One function over many inputs."""
+    """One function over many inputs.
 
-    def __init__(self, db: Database, function_name: str) -> None:
+    ``ttl_s``: how long a process that works on an input may not answer before the input is given to another.
+    """
+
+    def __init__(self, db: Database, function_name: str, ttl_s: float = 30.0) -> None:
         self._db = db
+        self._ttl_s = ttl_s
         self._function_name = function_name
         self._run_id = fleet_run_id(function_name)
 
     def outcome(self, text: str) -> InputOutcome | None:
         """How an input ended, None if it has not."""
         with self._db.snapshot(self._run_id) as view:
-            return _InputRun(self._function_name, text).outcome(view)
+            return InputRun(self._function_name, text).outcome(view)
 
     def to_do(self, inputs: list[str]) -> list[str]:
         """The inputs that are not done, each once, in order."""
         with self._db.snapshot(self._run_id) as view:
-            return [text for text in dict.fromkeys(inputs) if not _InputRun(self._function_name, text).is_done(view)]
+            return [text for text in dict.fromkeys(inputs) if not InputRun(self._function_name, text).is_done(view)]
 
     def run(
         self, pool: WorkerPool, inputs: list[str], on_wait: Callable[[dict[str, int | None]], None] = lambda _: None
@@ -140,190 +116,134 @@ class Fleet:
         with contextlib.suppress(AlreadyExistsError):
             RunIndex(self._db).create_run(run_id=self._run_id, metadata={"function": self._function_name})
         with self._db.snapshot(self._run_id) as view:
-            failed = {text: _InputRun(self._function_name, text).attempts_failed(view) for text in inputs}
+            failed = {text: InputRun(self._function_name, text).attempts_failed(view) for text in inputs}
 
         def submitted(texts: Iterable[str], wait: bool) -> dict[Future[InputOutcome | None], str]:
-            name = self._function_name  # stands for the task in messages
-            return {pool._submit(_run_input, (name, text, failed[text], wait), {}, name): text for text in texts}
+            name, ttl_s = self._function_name, self._ttl_s  # the name stands for the task in messages
+            return {pool._submit(_run_input, (name, text, failed[text], ttl_s, wait), {}, name): text for text in texts}
 
         futures = submitted(inputs, wait=False)
-        claimed_elsewhere: dict[Future[InputOutcome | None], str] = {}
+        held_elsewhere: dict[Future[InputOutcome | None], str] = {}
         try:
             while futures:
                 for future in as_completed(list(futures)):
                     text = futures.pop(future)
                     outcome = self._outcome_of(future, text)
                     if outcome is None:
-                        # Behind all others in the pool's queue: no worker waits for a claim before they are done.
-                        claimed_elsewhere |= submitted([text], wait=True)
+                        # Behind all others in the pool's queue: no worker waits for a lease before they are done.
+                        held_elsewhere |= submitted([text], wait=True)
                     else:
                         yield outcome
-                futures, claimed_elsewhere = claimed_elsewhere, {}
+                futures, held_elsewhere = held_elsewhere, {}
                 if futures:
-                    on_wait({text: self._worker_at(text) for text in futures.values()})
+                    pids = {lease.name: lease.pid for lease in self._db.leases(self._run_id)}
+                    held = {text: pids.get(input_run_id(self._function_name, text)) for text in futures.values()}
+                    if any(held.values()):
+                        on_wait(held)
         finally:
-            for future in (*futures, *claimed_elsewhere):
+            for future in (*futures, *held_elsewhere):
                 future.cancel()
 
-    def _worker_at(self, text: str) -> int | None:
-        return holder(self._db.path, input_run_id(self._function_name, text))
-
     def _outcome_of(self, future: Future[InputOutcome | None], text: str) -> InputOutcome | None:
-        """The outcome of a task; None if another process has the claim on its input."""
+        """The outcome of a task; None if another process works on its input."""
         try:
             return future.result()
         except CoordinatorLostError:
             raise
         except ShoalError as error:  # the worker was lost, or the store refused even the error
-            with claimed(self._db.path, input_run_id(self._function_name, text), wait=False) as mine:
-                return self._fail(text, error) if mine else None
+            return self._fail(text, error)
 
-    def _fail(self, text: str, error: ShoalError) -> InputOutcome:
-        described = _describe(error)
+    def _fail(self, text: str, error: ShoalError) -> InputOutcome | None:
+        described, run = describe(error), InputRun(self._function_name, text)
         try:
-            return _InputRun(self._function_name, text).fail(self._db, described)
+            with run.lease(self._db, self._ttl_s, _UNTIL_REAPED_S) as lease:
+                return run.fail(self._db, described, lease)
+        except (LeaseHeldError, FencedError):
+            return None
         except CoordinatorLostError:
             raise
         except ShoalError as refusal:
-            return InputOutcome(text, FAILED, error=f"{described} (and this is not stored: {_describe(refusal)})")
+            return InputOutcome(text, FAILED, error=f"{described} (and this is not stored: {describe(refusal)})")
 
 
-class _InputRun:
-    """The run of one input, and its steps, each in a transaction of its own."""
+def without_worker(db: Database, view: Engine, runs: list[RunMetadata]) -> set[str]:
+    """The ids of those of ``runs`` that are inputs, begun and not ended, and that no process works on.
 
-    def __init__(self, function_name: str, text: str) -> None:
-        self._text = text
-        self._fleet_run_id = fleet_run_id(function_name)
-        self._run_id = input_run_id(function_name, text)
-
-    def is_done(self, view: Transaction) -> bool:
-        """Whether the input is done."""
-        run = view.runs.get_run(self._run_id)
-        return run is not None and self._ended_well(view, run)
-
-    def outcome(self, view: Transaction) -> InputOutcome | None:
-        """How the input ended; None if it has not ended, or was never begun."""
-        run = view.runs.get_run(self._run_id)
-        if run is None or run.status is RunStatus.Active:
-            return None
-        if self._ended_well(view, run):
-            return InputOutcome(self._text, DONE, result=view.on(self._run_id).kv.get(_RESULT))
-        if run.status is RunStatus.Failed:
-            return InputOutcome(self._text, FAILED, error=run.error)
-        error = f"its run {self._run_id} is {run.status.value}; resume or delete the run, then run the input again"
-        return InputOutcome(self._text, FAILED, error=error)
-
-    def attempts_failed(self, view: Transaction) -> int:
-        """The number of attempts, if the input has failed; else 0."""
-        run = view.runs.get_run(self._run_id)
-        return self._attempts(view) if run is not None and run.status is RunStatus.Failed else 0
-
-    def begin(self, db: Database, attempts_failed: int | None = None) -> InputOutcome | None:
-        """Begin an attempt and return None; or return the outcome if there is nothing to do.
-
-        There is nothing to do either if the input has failed and has had more attempts than ``attempts_failed``: it
-        failed after that number was read.
-        """
-        return db.transact(self._fleet_run_id, lambda txn: self._begin(txn, attempts_failed), _MOST_CONFLICTS)
-
-    def finish(self, db: Database, result: Any) -> InputOutcome:
-        """Store the result unless the input has ended already; the outcome."""
-        return db.transact(self._fleet_run_id, lambda txn: self._finish(txn, result), _MOST_CONFLICTS)
-
-    def fail(self, db: Database, error: str) -> InputOutcome:
-        """Store the error unless the input has ended already; the outcome."""
-        return db.transact(self._fleet_run_id, lambda txn: self._fail(txn, error), _MOST_CONFLICTS)
-
-    def _begin(self, txn: Transaction, attempts_failed: int | None) -> InputOutcome | None:
-        own = txn.on(self._run_id)
-        run = txn.runs.get_run(self._run_id)
-        attempt = self._attempts(txn) + 1
-        if run is None:
-            self._register(txn)
-        elif run.status is RunStatus.Failed and (attempts_failed is None or attempt <= attempts_failed + 1):
-            events = list(own.events.iter())
-            txn.runs.delete_run(self._run_id)
-            self._register(txn)
-            restore_events(own.events, events)
-            _count(txn, FAILED, -1)
-        elif run.status is not RunStatus.Active:
-            return self.outcome(txn)
-        own.state.set(_ATTEMPTS, attempt)
-        own.events.append("started", {"attempt": attempt})
-        return None
-
-    def _finish(self, txn: Transaction, result: Any) -> InputOutcome:
-        ended = self.outcome(txn)
-        if ended is not None:
-            return ended
-        own = txn.on(self._run_id)
-        own.kv.put(_RESULT, result)
-        txn.runs.complete_run(self._run_id)
-        own.events.append("finished", {"attempt": self._attempts(txn)})
-        _count(txn, DONE, 1)
-        return InputOutcome(self._text, DONE, result=result)
-
-    def _fail(self, txn: Transaction, error: str) -> InputOutcome:
-        ended = self.outcome(txn)
-        if ended is not None:
-            return ended
-        if txn.runs.get_run(self._run_id) is None:  # the worker was lost before it began an attempt
-            self._register(txn)
-        txn.runs.fail_run(self._run_id, error)
-        txn.on(self._run_id).events.append("failed", {"attempt": self._attempts(txn), "error": error})
-        _count(txn, FAILED, 1)
-        return InputOutcome(self._text, FAILED, error=error)
-
-    def _register(self, txn: Transaction) -> None:
-        txn.runs.create_run(run_id=self._run_id, parent_run=self._fleet_run_id, metadata={"input": self._text})
-
-    def _attempts(self, txn: Transaction) -> int:
-        attempts = txn.on(self._run_id).state.read(_ATTEMPTS)
-        return 0 if attempts is None else int(attempts.value)
-
-    def _ended_well(self, view: Transaction, run: RunMetadata) -> bool:
-        """Whether the run is Completed, or was archived after it had a result: archiving does not make it run again."""
-        archived = run.status is RunStatus.Archived and view.on(self._run_id).kv.exists(_RESULT)
-        return run.status is RunStatus.Completed or archived
+    ``runs``: all runs of the default namespace, read through ``view``.
+    """
+    fleets = {run.run_id for run in runs if run.run_id == fleet_run_id(_noted(run, "function"))}
+    begun = {
+        run.run_id
+        for run in runs
+        if run.status is RunStatus.Active
+        and run.parent_run in fleets
+        and run.run_id == hashed_run_id(run.parent_run, _noted(run, "input"))
+    }
+    if not begun:
+        return begun
+    held = [found for fleet in fleets for found in holders(view, DEFAULT_NAMESPACE, fleet)]
+    ages = db._store.holding.ages_ms([holder.holder for _, holder in held])
+    # Nobody ends a holder in a store that no coordinator serves; there only a process that still exists counts.
+    return begun - {
+        name for (name, holder), age in zip(held, ages, strict=True) if age is not None or _exists(holder.pid)
+    }
 
 
-def _count(txn: Transaction, status: str, by: int) -> None:
-    """Change a counter of the fleet by ``by``; ``txn`` is a transaction on the fleet's run."""
-    name = f"inputs/{status}"
-    counter = txn.state.read(name)
-    txn.state.set(name, (0 if counter is None else counter.value) + by)
+def _noted(run: RunMetadata, name: str) -> str:
+    """What the metadata of a run has by a name; that of a user's own run may be any value."""
+    return str(run.metadata.get(name)) if isinstance(run.metadata, dict) else ""
 
 
-def _run_input(function_name: str, text: str, attempts_failed: int, wait: bool) -> InputOutcome | None:
+def _exists(pid: int) -> bool:
+    try:
+        pidfd = open_pidfd(pid)
+    except ProcessLookupError:
+        return False
+    if pidfd is None:  # not known on this system
+        return True
+    with os.fdopen(pidfd):
+        return not select.select([pidfd], [], [], 0)[0]  # readable: it is dead, and its parent has not asked for it
+
+
+def _run_input(function_name: str, text: str, attempts_failed: int, ttl_s: float, wait: bool) -> InputOutcome | None:
     """Run one input in a worker and store the outcome there, so that nothing is lost if the pool ends.
 
     If another process works on it: None; with ``wait``, the outcome that process has stored, once it is done.
     """
-    db, run = current_database(), _InputRun(function_name, text)
-    with claimed(db.path, input_run_id(function_name, text), wait) as mine:
-        if not mine:
-            return None
-        ended = run.begin(db, attempts_failed)
-        if ended is not None:  # another process has done it, or this task's first worker died after storing it
-            return ended
+    db, run = current_database(), InputRun(function_name, text)
+    try:
+        with run.lease(db, ttl_s, None if wait else 0.0) as lease:
+            ended = run.begin(db, attempts_failed, lease)
+            if ended is not None:  # another process has done it, or this task's first worker died after storing it
+                return ended
+            attempt = run.attempts(db)
+            store = _called(run, function_name, text)
+            with contextlib.suppress(FencedError):
+                return store(db, lease)
+        # This process did not answer for the ttl. The outcome counts unless another process has begun the input.
+        with run.lease(db, ttl_s, 0.0) as lease:
+            return store(db, lease) if run.attempts(db) == attempt else None
+    except (LeaseHeldError, FencedError):
+        return None
+
+
+def _called(run: InputRun, function_name: str, text: str) -> Callable[[Database, Lease], InputOutcome]:
+    """Call the function; what stores the outcome."""
+    try:
+        function = load_function(function_name)
+        result = function(text)
+        check_plain_result(function_name, function, result)
+        encode(result)  # here, so that an error names the place in the result
+    except BaseException as error:  # sys.exit in a function fails its input and does not end the fleet
+        described = describe(error)
+        return lambda db, lease: run.fail(db, described, lease)
+
+    def finish(db: Database, lease: Lease) -> InputOutcome:
         try:
-            function = load_function(function_name)
-            result = function(text)
-            check_plain_result(function_name, function, result)
-            encode(result)  # here, so that an error names the place in the result
-        except BaseException as error:  # sys.exit in a function fails its input and does not end the fleet
-            return run.fail(db, _describe(error))
-        try:
-            return run.finish(db, result)
-        except CoordinatorLostError:
+            return run.finish(db, result, lease)
+        except (CoordinatorLostError, FencedError):
             raise
         except ShoalError as error:  # no room for the result; the error is shorter
-            return run.fail(db, _describe(error))
+            return run.fail(db, describe(error), lease)
 
-
-def _describe(error: BaseException) -> str:
-    try:
-        text = f"{type(error).__name__}: {error}"
-    except Exception as failure:  # __str__ of a user's exception may raise
-        text = f"{type(error).__name__}, whose text cannot be read: {type(failure).__name__}"
-    return text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}..."
+    return finish

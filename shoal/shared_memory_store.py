@@ -6,6 +6,9 @@ It implements the port ``primitives.engine.Store``. ``shoal.open`` makes one and
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +19,9 @@ from shoal.shm.arguments import check_bool, check_seconds
 from shoal.shm.errors import AlreadyExistsError, SnapshotExpiredError
 from shoal.shm.files import checkpoint, store_directory, store_files
 from shoal.shm.files.store_files import StoreMeta
+from shoal.shm.operation import Past
 from shoal.workers.presence.holding import Holding
+from shoal.workers.presence.watching import Position
 from shoal.workers.shared_memory.attachment import EngineStats
 from shoal.workers.shared_memory.autocommit import AutoCommit
 from shoal.workers.shared_memory.check import check_through
@@ -46,11 +51,13 @@ class SharedMemoryStore:
         timeout: float,
         linger: float,
         read_only: bool,
+        history: float | timedelta | None = None,
         store_id: bytes | None = None,
         for_tasks: bool = False,
     ) -> None:
         store_files.check_durability(durability)
         store_files.check_max_bytes(max_bytes)
+        history_ms = store_files.check_history(history)
         check_bool("read_only", read_only)
         self.path = store_directory.absolute_path(path)
         self._options: dict[str, Any] = {
@@ -59,6 +66,7 @@ class SharedMemoryStore:
             "timeout": timeout,
             "linger": linger,
             "read_only": read_only,
+            "history": history,
             **({"for_tasks": True} if for_tasks else {}),
         }
         directory, timeout_s = Path(self.path), check_seconds("timeout", timeout)
@@ -69,16 +77,18 @@ class SharedMemoryStore:
 
             read = partial(read_at_rest, directory, durability, max_bytes)
             reads = _reading(for_tasks)
-            self.connection = reads(directory, durability, max_bytes, timeout_s, read, TABLE, store_id)
+            self.connection = reads(directory, durability, max_bytes, timeout_s, read, TABLE, store_id, history_ms)
         else:
             writes = _writing(for_tasks)
-            self.connection = writes(directory, durability, max_bytes, timeout_s, idle_timeout_s, TABLE, store_id)
-        self.auto_commit = AutoCommit(self.connection)
+            self.connection = writes(
+                directory, durability, max_bytes, timeout_s, idle_timeout_s, TABLE, store_id, history_ms
+            )
+        self.auto_commit = AutoCommit(self.connection, partial(_past_changes, directory))
         self.holding = Holding(self.connection)
 
-    def begin(self, read_only: bool = False) -> EngineTransaction:
-        """A transaction at the newest version."""
-        return EngineTransaction(self.connection, read_only)
+    def begin(self, read_only: bool = False, past: Past | None = None) -> EngineTransaction:
+        """A transaction at the newest version, or one that only reads at a past one."""
+        return EngineTransaction(self.connection, read_only or past is not None, past)
 
     def pipeline(self, depth: int) -> EnginePipeline:
         """A pipeline with at most ``depth`` commits in flight."""
@@ -112,8 +122,10 @@ class SharedMemoryStore:
         """
         directory = Path(store_directory.absolute_path(dest))
         store_directory.make_directory(directory)
-        if any(directory.iterdir()):
-            raise AlreadyExistsError(f"{directory} is not empty; give a new directory")
+        with new_store(directory):
+            return self._write_copy(directory)
+
+    def _write_copy(self, directory: Path) -> int:
         snapshot = self.begin(read_only=True)
         store_id = store_files.new_store_id()  # not the original's: what is committed to either belongs to it alone
         try:
@@ -138,6 +150,41 @@ class SharedMemoryStore:
         """Detach; see ``StoreConnection.close``."""
         self.connection.close()
         self.holding.close()
+
+
+def _past_changes(
+    directory: Path, lower: bytes, upper: bytes, position: Position, through: int
+) -> Iterator[tuple[int, bytes, bytes | None]]:
+    from shoal.past_changes import past_changes  # here, because only this needs what reads a log
+
+    return past_changes(directory, lower, upper, position, through)
+
+
+@contextmanager
+def new_store(directory: Path) -> Iterator[None]:
+    """Hold the lock file of a store that is made in an empty directory: no coordinator serves it before it is whole.
+
+    The lock is the one that a coordinator takes (``process_start.hold_locks``), and ends with the process. After an
+    exception the directory has no lock file. ``AlreadyExistsError`` if another process makes or serves a store there.
+    """
+    from filelock import FileLock, Timeout  # here, because its import takes as long as a start of a coordinator
+
+    path = directory / store_files.COORDINATOR_LOCK_FILE
+    not_empty = AlreadyExistsError(f"{directory} is not empty; give a new directory")
+    if any(directory.iterdir()):
+        raise not_empty
+    try:
+        with FileLock(path, timeout=0, mode=0o600):
+            path.chmod(0o600)  # whatever the umask
+            if [found for found in directory.iterdir() if found != path]:
+                raise not_empty
+            try:
+                yield
+            except BaseException:
+                path.unlink(missing_ok=True)
+                raise
+    except Timeout:
+        raise AlreadyExistsError(f"{directory} is being made by another process; give a new directory") from None
 
 
 def _writing(for_tasks: bool) -> type[StoreConnection]:

@@ -28,6 +28,8 @@ class WorkerPool(ProcessPool):
     - ``mp_context``: how processes start: ``"forkserver"``, ``"spawn"``, ``"fork"`` or a context of
       ``multiprocessing``.
     - ``retries``: how often a task runs again after its worker died. A task that raised an exception never does.
+    - ``ttl``: the seconds after which a worker that was stopped (SIGSTOP, a debugger) is killed and counts as dead, if
+      its task may run again; checked on Linux. The task of the killed worker commits nothing more.
     - ``timeout``: the seconds a task may run before its worker is killed; None for ever.
     - Further options are those of ``shoal.open`` but for its ``timeout``.
 
@@ -56,6 +58,7 @@ class WorkerPool(ProcessPool):
         max_tasks_per_child: int | None = None,
         mp_context: str | BaseContext | None = "forkserver",
         retries: int = 0,
+        ttl: float = 30.0,
         timeout: float | None = None,
         **options: Any,
     ) -> None:
@@ -64,7 +67,7 @@ class WorkerPool(ProcessPool):
         if initializer is not None and not callable(initializer):
             raise TypeError(f"initializer has type {type(initializer).__name__}; give a function")
         _check_max_tasks(max_tasks_per_child)
-        timeout_s = _timeout(timeout)
+        timeout_s, ttl_s = _timeout(timeout), check_positive_seconds("ttl", ttl)
         if mp_context is None or isinstance(mp_context, str):
             mp_context = _context(mp_context or "forkserver")
         _check_not_importing()
@@ -72,7 +75,7 @@ class WorkerPool(ProcessPool):
         try:
             super().__init__(
                 Recipe(mp_context, pickle.dumps(self.database), initializer, tuple(initargs)),
-                PoolOptions(count, retries, timeout_s, max_tasks_per_child, self.database.close),
+                PoolOptions(count, retries, ttl_s, timeout_s, max_tasks_per_child, self.database.close),
             )
         except BaseException:
             self.database.close()

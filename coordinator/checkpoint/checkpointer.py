@@ -9,6 +9,10 @@ Invariants:
 - SIGKILL of the helper leaves a file whose name ends in ``.new``, and the log as it was. After SIGKILL of the
   coordinator the helper ends, too; recovery removes the file.
 
+If past versions are kept, an older checkpoint and the log since stay as well, so that recovery has these versions
+again: the newest checkpoint that is not newer than the oldest version kept. They go as time passes, and at once if the
+disk is short.
+
 A checkpoint is also the way out of a full disk. It is begun early when the disk is short and it makes enough files
 obsolete; a commit that finds no room at all waits a little for it (``make_room``). ``room`` reserves the bytes for it.
 """
@@ -21,7 +25,7 @@ from pathlib import Path
 
 from shoal.coordinator.host import THIS_MACHINE, HelperProcess, Host
 from shoal.coordinator.log.writer import WalWriter
-from shoal.coordinator.memory.reclaim import Reclaimer
+from shoal.coordinator.memory.reclaim import KEEPS_NOTHING, Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm import codec
 from shoal.shm.files import checkpoint
@@ -30,6 +34,7 @@ from shoal.shm.limits import CHECKPOINT_WAIT_S, DEFAULT_LIMITS, LEAST_LOG_FILE_B
 from shoal.shm.memory.layout import W_PUBLISHED
 
 _LOOK_EVERY_S = 0.002
+_LOOK_FOR_OBSOLETE_S = 1.0
 # When the disk is short, a checkpoint is begun early if it frees this part of its own size.
 _WORTH_SHARE = 4
 
@@ -68,8 +73,10 @@ class Checkpointer:
         self._log_bytes_at_start = 0
         self._not_before_s = 0.0
         self._temporary = ""
+        self._look_at_s = 0.0  # when to look next whether files that only past versions need can go
         self._waited = False  # a commit has waited in vain for this helper: the next one does not wait
         log.make_room = self.make_room
+        self.before_removal: Callable[[], None] = lambda: None  # called before log files go
 
     @property
     def misses_files(self) -> bool:
@@ -86,6 +93,7 @@ class Checkpointer:
         """Start a checkpoint if one is due, finish one that is written."""
         self._log.prepare()
         self._look_for_removed(now_s)
+        self._drop_history(now_s)
         if self._helper is not None:
             if self._helper.poll() is not None:
                 self._finish(now_s)
@@ -102,6 +110,8 @@ class Checkpointer:
         For a commit that finds no room on the disk. Others wait with it; reads go on.
         """
         now_s = self._host.monotonic_s()
+        if self._helper is None and self._drop_history(now_s, at_once=True):
+            return True
         if self._helper is None:
             if now_s < self._not_before_s or not self._useful(only_deletes) or not self._begin(now_s):
                 return False
@@ -192,15 +202,16 @@ class Checkpointer:
     def _due(self, now_s: float) -> bool:
         if self._has_lost(now_s):
             return True
-        if len(self._log.first_versions) > self._limits.checkpoint_log_files:
+        if self._files_since_checkpoint() > self._limits.checkpoint_log_files:
             return True  # every coordinator begins a file of its own: many deaths, many files
         grown = self._log.bytes_written + self._log_bytes_before
-        if grown >= max(self._limits.checkpoint_log_bytes, self._writer.heap.used_bytes):
+        live_bytes = self._writer.heap.used_bytes - self._reclaimer.kept_bytes()
+        if grown >= max(self._limits.checkpoint_log_bytes, live_bytes):
             return True
         room = self._log.room
         if not self._log.is_short or room is None or not self._useful(only_deletes=False):
             return False
-        return self._log.obsolete_bytes(self._published()) >= room.checkpoint_bytes() // _WORTH_SHARE
+        return self._log.obsolete_bytes(self._kept_with(self._published())) >= room.checkpoint_bytes() // _WORTH_SHARE
 
     def _published(self) -> int:
         version: int = self._writer.segment.words[W_PUBLISHED]
@@ -217,19 +228,54 @@ class Checkpointer:
             return False
         if not only_deletes and not room.leaves_enough(self._obsolete_bytes(version)):
             return False
-        if self._log.obsolete_bytes(version):
+        if self._log.obsolete_bytes(self._kept_with(version)):
             return True
         older_bytes = self._obsolete_bytes(version)
         return older_bytes >= room.checkpoint_bytes() + LEAST_LOG_FILE_BYTES
 
+    def _files_since_checkpoint(self) -> int:
+        """How many files of the log are newer than the checkpoint, with the one that it lies in."""
+        return 1 + sum(first > self._kept_version + 1 for first in self._log.first_versions.values())
+
+    def _kept_with(self, version: int) -> int:
+        """The oldest checkpoint that stays beside one of this version; that one itself if no past versions are kept."""
+        kept_from = self._reclaimer.kept_from
+        if kept_from >= version or self._log.is_short or self._log.lost_version:
+            return version
+        return max((older for older in self._versions() if older <= kept_from), default=0)
+
+    def _versions(self) -> list[int]:
+        """The versions of the checkpoints on the disk."""
+        return [version for version in map(checkpoint.version_of, self._storage.list()) if version is not None]
+
     def _obsolete(self, version: int) -> list[str]:
         """Checkpoints that one of this version makes obsolete."""
-        found = ((name, checkpoint.version_of(name)) for name in self._storage.list())
-        return [name for name, older in found if older is not None and older < version]
+        kept = self._kept_with(version)
+        return [checkpoint.file_name(older) for older in self._versions() if older < kept]
 
     def _obsolete_bytes(self, version: int) -> int:
         """What the files have that a checkpoint of this version makes obsolete."""
-        return self._log.obsolete_bytes(version) + sum(map(self._storage.size, self._obsolete(version)))
+        log_bytes = self._log.obsolete_bytes(self._kept_with(version))
+        return log_bytes + sum(map(self._storage.size, self._obsolete(version)))
+
+    def _drop_history(self, now_s: float, at_once: bool = False) -> bool:
+        """Remove files that were kept for past versions alone, and are not needed any more; whether there were any."""
+        if self._reclaimer.kept_from == KEEPS_NOTHING or (now_s < self._look_at_s and not at_once):
+            return False
+        self._look_at_s = now_s + _LOOK_FOR_OBSOLETE_S
+        names, kept = self._obsolete(self._kept_version), self._kept_with(self._kept_version)
+        log_bytes = self._log.obsolete_bytes(kept)
+        if names or log_bytes:
+            self._remove_obsolete(names, kept)
+        return bool(names or log_bytes)
+
+    def _remove_obsolete(self, names: list[str], kept: int) -> None:
+        """Remove checkpoints, then the log files that hold nothing after version ``kept``: a kill leaves enough."""
+        self.before_removal()
+        for name in names:
+            with contextlib.suppress(FileNotFoundError):  # removed by somebody
+                self._storage.remove(name)
+        self._log.remove_before(kept)
 
     def _tidy_up(self) -> None:
         """Leave nothing of a checkpoint that failed, and reserve room for the next one."""
@@ -243,11 +289,8 @@ class Checkpointer:
         status, self._helper = self._helper.returncode, None
         self._reclaimer.held.remove(self._version)
         if status == 0:
-            for name in self._obsolete(self._version):
-                with contextlib.suppress(FileNotFoundError):  # removed by somebody
-                    self._storage.remove(name)
+            self._remove_obsolete(self._obsolete(self._version), self._kept_with(self._version))
             self._kept_version, self._missing_since_s = self._version, None
-            self._log.remove_before(self._version)
             self._log_bytes_before = -self._log_bytes_at_start
         else:
             self._not_before_s = now_s + self._limits.checkpoint_pause_s

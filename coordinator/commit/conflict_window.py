@@ -92,6 +92,32 @@ class ConflictWindow:
             cleared.append((lower, upper))
         return self._keys[bisect_right(self._versions, version) :], cleared
 
+    def changed_in(
+        self, lower: bytes, upper: bytes, since: int, through: int
+    ) -> tuple[int, list[tuple[int, list[bytes], list[Row]]]]:
+        """What commits after ``since``, which is not below the floor, wrote in ``[lower, upper)``, in their order.
+
+        For each such commit up to ``through`` its version, the keys that it wrote there, and the ranges it cleared
+        that reach in there. A part of it if it is much: up to the version that comes with it.
+        """
+        versions, keys = self._versions, self._keys
+        first, behind = bisect_right(versions, since), bisect_right(versions, through)
+        if behind - first > _MOST_LOOKED_AT:
+            through = versions[first + _MOST_LOOKED_AT]
+            behind = bisect_right(versions, through)  # whole commits
+        found: dict[int, tuple[int, list[bytes], list[Row]]] = {}
+        for at in range(first, behind):
+            if lower <= keys[at] < upper:
+                found.setdefault(versions[at], (versions[at], [], []))[1].append(keys[at])
+        for row in reversed(self._cleared):
+            if row[2] <= since:
+                break
+            if row[2] <= through and row[0] < upper and lower < row[1]:
+                found.setdefault(row[2], (row[2], [], []))[2].append(row)
+                if lower <= row[0]:
+                    found[row[2]][1].remove(row[0])  # ``add_clear`` has noted it as a write
+        return through, [found[version] for version in sorted(found)]
+
     def may_have_changed(self, ranges: list[tuple[bytes, bytes]], since: int) -> bool:
         """Whether one of ``ranges`` was written after version ``since``; also if that is too much to look at."""
         if since < self.floor:

@@ -11,7 +11,7 @@ from shoal.shm.wire.answer cimport encode_answer
 cdef class CommitEngine:
     cdef public object operations, sessions, version, published
     cdef public Writer _writer
-    cdef public object _reclaimer, _log, _clock, _limits
+    cdef public object history, _reclaimer, _log, _clock, _limits
     cdef public ConflictWindow _window
     cdef public Admission _admission
     cdef public Batching _batching
@@ -24,7 +24,7 @@ cdef class CommitEngine:
     cpdef finish_group(self)
     @cython.locals(writes=list, outcomes=list, plan=Plan)
     cpdef list submit_batch(self, key, list requests, one)
-    cdef Plan _commit_own(self, list writes, bytes mutations, bytes decided=*, dict nodes=*, outcomes=*)
+    cdef Plan _commit_own(self, list writes, bytes mutations, bytes decided=*, dict nodes=*, outcomes=*, list clears=*)
     @cython.locals(body_bytes=Py_ssize_t, writer=Writer, plan=Plan)
     cdef Plan _commit(
         self, client_id, commit_id, list clears, list writes, bytes mutations, bytes decided, dict nodes, outcomes

@@ -22,6 +22,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from shoal.coordinator.checkpoint.history import History
 from shoal.coordinator.commit.admission import NO_MUTATIONS, Admission, refusal
 from shoal.coordinator.commit.apply import ClientSessions, apply_commit
 from shoal.coordinator.commit.batching import Batching, BatchKey
@@ -29,6 +30,7 @@ from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.log.format import COORDINATOR, Outcome, encode_decided
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
+from shoal.coordinator.memory.reserve import reserve_in_use
 from shoal.coordinator.memory.writer import NOTHING_KNOWN, NOTHING_PLANNED, Plan, Writer
 from shoal.shm.clock import Clock
 from shoal.shm.errors import ShoalError, StoreFullError
@@ -41,6 +43,7 @@ from shoal.shm.wire.request import CommitSet, FlatWrites
 # Keys leave the indexes in one round and their memory is free after the next.
 _FREE_ROUNDS = 4
 _NO_RESULTS: list[Any] = []
+_NO_CLEARS: list[tuple[bytes, bytes]] = []
 
 
 class CommitEngine:
@@ -63,6 +66,7 @@ class CommitEngine:
         self.sessions = sessions
         self.version = version  # newest applied
         self.published = version
+        self.history: History | None = None  # if past versions are kept
         self._writer = writer
         self._reclaimer = reclaimer
         self._window = window
@@ -145,6 +149,8 @@ class CommitEngine:
             self._log.sync()
         self._writer.publish(self.version)
         self.published = self.version
+        if self.history is not None:
+            self.history.note(self.version)
 
     def sweep_expired(self) -> bool:
         """Delete keys whose time has come, as one commit of the coordinator; True if there may be more."""
@@ -173,13 +179,26 @@ class CommitEngine:
 
     def commit_own(self, decide: Callable[[Read, int], list[Write]]) -> bool:
         """Commit what ``decide`` (read, now_ms) makes of the newest state; False if there is no room for it."""
-        writes = self._admission.decide_own(decide)
-        if writes:
-            try:
-                self._commit_own(writes, wire_request.encode_mutations(writes))
-            except StoreFullError:
-                return False
+        return self.commit_writes(self._admission.decide_own(decide))
+
+    def commit_writes(self, writes: FlatWrites, clears: Sequence[tuple[bytes, bytes]] = ()) -> bool:
+        """Commit what the coordinator decided itself; False if there is no room for it. Nothing is no commit.
+
+        Such a commit removes more than it writes, so it may use the memory that is kept for deletes.
+        """
+        if not writes and not clears:
+            return True
+        mutations = wire_request.encode_mutations(writes, [bound for each in clears for bound in each] or None)
+        try:
+            with reserve_in_use(self._writer):
+                self._commit_own(writes, mutations, b"", NOTHING_KNOWN, (), list(clears))
+        except StoreFullError:
+            return False
         return True
+
+    def now_ms(self) -> int:
+        """The time as commits are decided by it, in ms since the epoch; it never goes back."""
+        return self._admission.now_ms()
 
     def free_more(self) -> None:
         """Reclaim all that can be, at once: a commit waits for room. Between commits it is done in slices."""
@@ -244,9 +263,10 @@ class CommitEngine:
         decided: bytes = b"",
         nodes: dict[bytes, int] = NOTHING_KNOWN,
         outcomes: Sequence[Outcome] = (),
+        clears: list[tuple[bytes, bytes]] = _NO_CLEARS,
     ) -> Plan:
         """Do a commit of the coordinator itself; StoreFullError leaves nothing of it."""
-        return self._commit(COORDINATOR, self.version + 1, [], writes, mutations, decided, nodes, outcomes)
+        return self._commit(COORDINATOR, self.version + 1, clears, writes, mutations, decided, nodes, outcomes)
 
     def _commit(
         self,
@@ -277,10 +297,7 @@ class CommitEngine:
             # room that is needed; it can be freed only once the group so far is published. Answers are sent later, as
             # those of any group. Then everything is looked up again: versions made meanwhile are in the log, too, and
             # keys may have left the indexes.
-            self._finish_group_and_free()
-            if log is not None and not log.has_room(body_bytes):
-                log.reserve(body_bytes, _only_deletes(writes))
-            plan = writer.plan(writes, clears)
+            plan = self._plan_with_more_room(clears, writes, body_bytes)
         version = self.version + 1
         writer.apply(version, clears, writes, plan)
         if log is not None:
@@ -288,6 +305,19 @@ class CommitEngine:
         self.version = version
         apply_commit(self._window, self.sessions, version, clears, writes, outcomes)
         return plan
+
+    def _plan_with_more_room(self, clears: list[tuple[bytes, bytes]], writes: FlatWrites, body_bytes: int) -> Plan:
+        """Plan a commit that had no room; what is kept for time travel goes, the oldest first, until it has."""
+        log = self._log
+        while True:
+            self._finish_group_and_free()
+            if log is not None and not log.has_room(body_bytes):
+                log.reserve(body_bytes, _only_deletes(writes))
+            try:
+                return self._writer.plan(writes, clears)
+            except StoreFullError:
+                if not self._reclaimer.give_up_history():
+                    raise
 
     def _finish_group_and_free(self) -> None:
         """Publish the group so far, and free memory for its next commit, which is not begun yet."""

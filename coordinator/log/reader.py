@@ -106,6 +106,25 @@ def needed(files: list[FoundLogFile], after_version: int) -> list[FoundLogFile]:
     return files[max(begin, default=0) :]
 
 
+def has_commits(storage: Storage, after_version: int, version: int) -> bool:
+    """Whether the log files have every commit after ``after_version`` up to ``version``, as far as their records go."""
+    due = 0  # the version of the next record
+    for file in needed(without_unused(read_files(storage)), after_version):
+        head = file.head
+        if head is None or (head.first_version != due if due else head.first_version > after_version + 1):
+            break
+        due, offset, data = head.first_version, file.records_begin, file.data
+        while (found := wal_format.decode_record(data, offset)) is not None and due <= version:
+            record, offset = found
+            if record.version + record.is_close_mark != due:
+                return False
+            due = record.version + 1
+        del data
+        if due > version:
+            return True
+    return False
+
+
 def misplaced(file: FoundLogFile, before: FoundLogFile | None, store_id: bytes | None) -> CorruptionError | None:
     """The error of a file that does not belong where it stands, None if it does.
 

@@ -12,6 +12,10 @@ Snapshots older than ``snapshot_grace_s`` are revoked when the store is nearly f
 hold is larger than the data by ``history_bytes``, or when there are more than ``max_range_tombstones``: the horizon
 passes them, and their next read raises SnapshotExpiredError.
 
+Past versions are kept for time travel from ``kept_from`` on: the horizon does not pass it. ``checkpoint.history`` moves
+it on with time. When less than one block in ``_SHARE_FOR_HISTORY`` is free, the oldest of that history goes first, a
+slice at a time; a commit that finds no room has half of it given up, until there is room or none is left.
+
 While the store is checked nothing is freed and the horizon stands still. So what was in use when the check began stays
 in use, and what becomes obsolete is noted behind it. The check is given up when this takes too much room or a commit
 waits for room. A check that insists, because others were given up before it, is left ``snapshot_grace_s`` first.
@@ -25,12 +29,14 @@ from collections.abc import Callable
 from shoal.coordinator.memory.heap import RECLAIM_BLOCKS
 from shoal.coordinator.memory.tombstone_table import RangeTombstone
 from shoal.coordinator.memory.writer import Writer
-from shoal.shm.memory.layout import RECORD_META, TOMBSTONE, W_HORIZON, W_PUBLISHED
+from shoal.shm.memory.layout import RECORD_META, TOMBSTONE, W_HISTORY_VERSION, W_HORIZON, W_PUBLISHED
 from shoal.shm.memory.record import is_cleared
 from shoal.shm.memory.words import barrier, publish_barrier
 
 # The store is short of space when less than one in so many blocks is free.
 _SHORT_OF_SPACE = 4
+_SHARE_FOR_HISTORY = 8
+KEEPS_NOTHING = (1 << 64) - 1  # ``kept_from`` of a store that keeps no past versions
 # Finding where the keys of a range begin takes about as long as looking at so many keys.
 _RANGE_COST = 8
 
@@ -50,6 +56,9 @@ class Reclaimer:
         self._left = 0  # obsolete allocations and deleted keys that the last step left
         self._swept = 0  # number of the oldest range tombstones that have no keys left
         self.held: list[int] = []  # versions pinned by a checkpoint being written: never revoked
+        self.watched: dict[int, int] = {}  # by watch: the version it has been told up to (``presence.changes``)
+        self.kept_from = KEEPS_NOTHING  # this version and all newer ones are kept for time travel
+        self.oldest_snapshot = 0  # the oldest version that somebody has pinned, when last looked at
         self.revoked = 0
         self.paused = False  # for a check; set to False here when the check is given up
         self.insists_until_s = 0.0  # until then it is not given up for a commit that waits for room
@@ -62,8 +71,29 @@ class Reclaimer:
 
     def idle_work(self) -> bool:
         """Whether a step may find something to do."""
-        writer = self._writer
-        return bool(writer.garbage or writer.deleted_keys or writer.range_tombstones)
+        writer, kept_from = self._writer, self.kept_from
+        garbage, deleted, rows = writer.garbage, writer.deleted_keys, writer.range_tombstones
+        if kept_from == KEEPS_NOTHING or self._keeps_too_much():
+            return bool(garbage or deleted or rows)
+        return self._has_work(kept_from)
+
+    def keep_from(self, version: int) -> None:
+        """Keep this version and all newer ones for time travel, and say so in the segment."""
+        self.kept_from = self._words[W_HISTORY_VERSION] = version
+
+    def kept_bytes(self) -> int:
+        """What obsolete versions take that cannot be freed yet."""
+        return self._writer.garbage_words * 8
+
+    def give_up_history(self) -> bool:
+        """Give up the older half of what is kept for time travel; False if nothing is."""
+        published: int = self._words[W_PUBLISHED]
+        if self.kept_from >= published:
+            return False
+        garbage = self._writer.garbage
+        half = garbage[len(garbage) // 2][0] if len(garbage) > self.limits.reclaim_slice else published
+        self.keep_from(min(published, max(self.kept_from + 1, half)))
+        return True
 
     def waits_for_a_version(self) -> bool:
         """Whether memory can be freed as soon as a newer version is published."""
@@ -80,6 +110,8 @@ class Reclaimer:
         if self.paused:
             return False
         self._note_time(now_s)
+        if self.kept_from < words[W_PUBLISHED] and self._keeps_too_much():
+            self._give_up_slice()
         horizon = self._raise_horizon(now_s, urgent)
         published = words[W_PUBLISHED]
         budget = self.limits.reclaim_slice
@@ -118,19 +150,32 @@ class Reclaimer:
         published = words[W_PUBLISHED]
         barrier()
         pinned = self.pinned()
-        horizon = min((published, *pinned, *self.held))
+        horizon = self.oldest_snapshot = min((published, *pinned, *self.watched.values(), *self.held))
         if horizon < published and (urgent or self._short_of_space()):
             first_s, old_version = self._published_at[0]
             if now_s - first_s >= self.limits.snapshot_grace_s:
                 # A pin below the version that was published a grace ago is older than the grace.
-                kept = [version for version in pinned if version >= old_version]
-                self.revoked += len(pinned) - len(kept)
-                horizon = min((published, *kept, *self.held))
+                if not self._forget_watches(old_version):
+                    kept = [version for version in pinned if version >= old_version]
+                    self.revoked += len(pinned) - len(kept)
+                    pinned = kept
+                horizon = min((published, *pinned, *self.watched.values(), *self.held))
+        horizon = min(horizon, self.kept_from)
         if horizon > words[W_HORIZON]:
             words[W_HORIZON] = horizon
             publish_barrier()
         current: int = words[W_HORIZON]
         return current
+
+    def _forget_watches(self, old_version: int) -> bool:
+        """Keep nothing any more for watches that are below a version, before snapshots go; whether there was one.
+
+        A watch can go on from the log. So it is forgotten, until it asks again.
+        """
+        old = [watch for watch, version in self.watched.items() if version < old_version]
+        for watch in old:
+            del self.watched[watch]
+        return bool(old)
 
     def _short_of_space(self) -> bool:
         writer = self._writer
@@ -141,10 +186,32 @@ class Reclaimer:
     def _history_is_long(self) -> bool:
         """Whether old snapshots, or a check, hold back more than the limits allow."""
         writer = self._writer
+        if self.kept_from != KEEPS_NOTHING:
+            return self._keeps_too_much()
         if len(writer.range_tombstones) > self.limits.max_range_tombstones:
             return True
         live_words = writer.heap.used_words - writer.garbage_words
         return writer.garbage_words * 8 > self.limits.history_bytes + live_words * 8
+
+    def _keeps_too_much(self) -> bool:
+        """Whether what is kept for time travel must give way."""
+        heap = self._writer.heap
+        is_full = heap.free_blocks * _SHARE_FOR_HISTORY < heap.block_count
+        return is_full or len(self._writer.range_tombstones) > self.limits.max_range_tombstones
+
+    def _give_up_slice(self) -> None:
+        """Let the horizon pass the oldest of what is kept for time travel, unless there is work below it already."""
+        writer, most = self._writer, self.limits.reclaim_slice
+        garbage, deleted, rows = writer.garbage, writer.deleted_keys, writer.range_tombstones
+        if self._has_work(self._words[W_HORIZON]):
+            return
+        obsolete_at = [waiting[min(most, len(waiting)) - 1][0] for waiting in (garbage, deleted) if waiting]
+        if self._swept < len(rows):
+            obsolete_at.append(rows[self._swept].version)
+        if self._swept:
+            obsolete_at.append(rows[0].gone_at + 1)
+        published = self._words[W_PUBLISHED]
+        self.keep_from(max(self.kept_from, min((published, *obsolete_at))))
 
     def _free(self, horizon: int, budget: int) -> int:
         """Free up to ``budget`` allocations that are obsolete at the horizon; how many."""

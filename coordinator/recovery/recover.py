@@ -8,6 +8,9 @@ Invariants:
 - Replay decides nothing. A batch of commits leaves what they left when they were done: the newest state of every key,
   the conflict window and the client sessions. History that no snapshot can ask for is not made again.
 
+If past versions are kept (``Reclaimer.kept_from``), it begins with an older checkpoint, if there is one, and does every
+commit after that version one by one, so that each version can be read again.
+
 The checkpoint is read a block at a time and the log a file at a time, so recovery needs little memory beside the
 segment.
 """
@@ -21,9 +24,10 @@ from typing import NamedTuple
 from shoal.coordinator.commit.apply import ClientSessions, apply_commit
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.log.format import LoggedCommit
-from shoal.coordinator.log.reader import WalReader
+from shoal.coordinator.log.reader import WalReader, has_commits
 from shoal.coordinator.memory.loading import KeyLoader, apply_versions, lower_large_records
-from shoal.coordinator.memory.reclaim import Reclaimer
+from shoal.coordinator.memory.reclaim import KEEPS_NOTHING, Reclaimer
+from shoal.coordinator.memory.reserve import reserve_in_use
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm.errors import CorruptionError, StoreFullError
 from shoal.shm.files import checkpoint, store_files
@@ -63,56 +67,70 @@ def recover(
     ``meta`` is what ``store.json`` says: which store it is (else it is the one that its first file with an id names),
     and which files must be there.
     """
-    store_id, log_number, least_version = (None, 0, 0) if meta is None else meta[2:]
+    store_id, log_number, least_version = (None, 0, 0) if meta is None else meta[2:5]
     sessions = ClientSessions(limits)
+    checkpoint_version = max(_checkpoints(storage), default=0)
+    if checkpoint_version < least_version:
+        raise missing_checkpoint(least_version)
+    begin_version = _begin_version(storage, reclaimer.kept_from)
+    if reclaimer.kept_from != KEEPS_NOTHING:
+        reclaimer.keep_from(max(reclaimer.kept_from, begin_version))
     with reserve_in_use(writer):
-        version, store_id = _load_checkpoint(storage, writer, reclaimer, sessions, store_id)
-        checkpoint_version = version
-        if version < least_version:
-            raise missing_checkpoint(least_version)
+        version = begin_version
+        store_id = _load_checkpoint(storage, version, writer, reclaimer, sessions, store_id)
         window = ConflictWindow(version)
         log = WalReader(storage, version, store_id, log_number)
         log_bytes = 0
         for commit in replayed(log.records(), writer, reclaimer, window, sessions, limits):
-            log_bytes += commit.body_bytes
             version = commit.version
+            if version > checkpoint_version:
+                log_bytes += commit.body_bytes
     for name, from_byte in log.unsynced():
         storage.write_again(name, from_byte)
     for name in storage.list():
         older = checkpoint.version_of(name)
-        if name.endswith(".new") or (older is not None and older < checkpoint_version):
+        if name.endswith(".new") or (older is not None and older < begin_version):
             with contextlib.suppress(FileNotFoundError):  # the helper of the coordinator that died has just renamed it
                 storage.remove(name)
     next_number, files = log.next_number, log.first_versions
     return Recovered(version, checkpoint_version, log_bytes, next_number, files, log.store_id, window, sessions)
 
 
-@contextlib.contextmanager
-def reserve_in_use(writer: Writer) -> Iterator[None]:
-    """Let data use the memory that is kept for deletes.
+def _checkpoints(storage: Storage) -> list[int]:
+    return [version for version in map(checkpoint.version_of, storage.list()) if version is not None]
 
-    What was committed fitted, but perhaps lies less well this time. A store that can only delete is better than none.
+
+def _begin_version(storage: Storage, kept_from: int) -> int:
+    """The checkpoint to begin with, 0 for none: the newest one from which every version from ``kept_from`` on follows.
+
+    If the log up to the newest checkpoint is not whole (a power cut took the end of it, while the checkpoint was on the
+    disk), it begins with the newest one, and what is older is not kept.
     """
-    heap = writer.heap
-    kept, heap.reserve_blocks = heap.reserve_blocks, 0
-    try:
-        yield
-    finally:
-        heap.reserve_blocks = kept
-        writer.forget_budget()
+    versions = _checkpoints(storage)
+    newest = max(versions, default=0)
+    if newest <= kept_from:
+        return newest
+    for version in sorted([0, *versions], key=lambda version: (version > kept_from, abs(version - kept_from))):
+        if version == newest or has_commits(storage, version, newest):
+            return version
+    return newest
 
 
 def _load_checkpoint(
-    storage: Storage, writer: Writer, reclaimer: Reclaimer, sessions: ClientSessions, store_id: bytes | None
-) -> tuple[int, bytes | None]:
-    newest = max((v for v in map(checkpoint.version_of, storage.list()) if v is not None), default=None)
-    if newest is None:
-        return 0, store_id
-    name = checkpoint.file_name(newest)
-    reader = checkpoint.CheckpointReader(storage, name, store_id)
-    load_keys(reader.entries(), newest, writer, reclaimer)
-    sessions.update({client: (commit, version, results) for client, commit, version, results in reader.sessions})
-    return newest, store_id or reader.store_id
+    storage: Storage,
+    version: int,
+    writer: Writer,
+    reclaimer: Reclaimer,
+    sessions: ClientSessions,
+    store_id: bytes | None,
+) -> bytes | None:
+    """Load the checkpoint at ``version``, none if that is 0; the id of the store."""
+    if not version:
+        return store_id
+    reader = checkpoint.CheckpointReader(storage, checkpoint.file_name(version), store_id)
+    load_keys(reader.entries(), version, writer, reclaimer)
+    sessions.update({client: (commit, at, results) for client, commit, at, results in reader.sessions})
+    return store_id or reader.store_id
 
 
 def missing_checkpoint(version: int) -> CorruptionError:
@@ -175,7 +193,7 @@ def _replay(
     """Do the writes and clears of consecutive commits, publish them, and free what they made obsolete."""
     together: list[LoggedCommit] = []
     for commit in batch:
-        if not commit.clears:
+        if not commit.clears and commit.version <= reclaimer.kept_from:
             together.append(commit)
             continue
         _apply_together(together, writer, reclaimer)
@@ -210,15 +228,27 @@ def _apply_alone(commit: LoggedCommit, writer: Writer, reclaimer: Reclaimer) -> 
         return
     except StoreFullError:
         # There was room when it was committed: what had become obsolete by then had been freed. So free the same now.
-        # Keys that leave the indexes in the first round are obsolete from this version on; nobody reads yet, so a
-        # second round may free them, too.
-        publish(writer, reclaimer, commit.version - 1)
-        publish(writer, reclaimer, commit.version)
-    try:
-        _apply(commit, writer)
-    except StoreFullError:  # the room lies scattered, which it did not when it was committed
-        lower_large_records(writer)
-        _apply(commit, writer)
+        _free_before(commit, writer, reclaimer)
+    while True:
+        try:
+            _apply(commit, writer)
+            return
+        except StoreFullError:
+            if not reclaimer.give_up_history():  # past versions that are kept now, and were not any more then
+                break
+        _free_before(commit, writer, reclaimer)
+    lower_large_records(writer)  # the room lies scattered, which it did not when it was committed
+    _apply(commit, writer)
+
+
+def _free_before(commit: LoggedCommit, writer: Writer, reclaimer: Reclaimer) -> None:
+    """Free all that is obsolete before a commit is applied.
+
+    Keys that leave the indexes in the first round are obsolete from this version on; nobody reads yet, so a second
+    round may free them, too.
+    """
+    publish(writer, reclaimer, commit.version - 1)
+    publish(writer, reclaimer, commit.version)
 
 
 def _apply(commit: LoggedCommit, writer: Writer) -> None:

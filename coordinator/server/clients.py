@@ -187,6 +187,11 @@ def check_served_as_asked(hello: handshake.Hello, meta: StoreMeta) -> None:
             f"the store is being served with max_bytes {meta.max_bytes:,}, not {hello.max_bytes:,}; "
             "open it without naming one, or when it is at rest"
         )
+    if hello.history_ms not in (None, meta.history_ms):
+        raise ConfigurationError(
+            f"the store is being served with history {meta.history_ms / 1000:g} s, not {hello.history_ms / 1000:g} s; "
+            "open it without naming one, or when it is at rest"
+        )
 
 
 def welcome_client(

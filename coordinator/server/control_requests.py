@@ -1,17 +1,8 @@
-"""Control requests: what a client asks of the coordinator beside commits, and the answers that come later.
+"""Control requests: what a client asks beside commits, and answers that come later. ``presence.asked`` has the list.
 
-    check     [number, part, position]           a slice of a check (``checks``)
-    wait      [since, [[lower, upper], ...], ms]  -> [1] once a range was written after version ``since``, [0] after
-                                                 ``ms``. [1] may come too early: the client looks for itself
-    in_line   [[[lower, upper], ...], ms]        with one operation, which is decided as in any commit; but while it
-                                                 raises what passes it stays in line, for ``ms`` at most
-    leave     []                                 with one operation: leave the line, then decide the operation
-    renew     []                                 -> [1] if the client's database still holds something, else [0]
-    ages      [holder, ...]                      -> ms since the last sign of life of each; -1: holds nothing
-
-A client has one request under way. ``wait`` and ``in_line`` are answered when something happens: a commit wakes those
-that wait for what it wrote, after it is published, in the order in which they came. All of it is in the coordinator's
-memory only; after its death the clients ask the next one.
+A client has one request under way. ``wait``, ``changes`` and ``in_line`` are answered when something happens: a commit
+wakes those that wait for what it wrote, after it is published, in the order in which they came. All of it is in the
+coordinator's memory only; after its death the clients ask the next one.
 
 A line is of one operation on one key. When something that it waits for is written, its requests are decided again in
 the order of their arrival, up to the first that still has to wait. If what that one raises passes by itself
@@ -27,17 +18,18 @@ from typing import Any, ClassVar, NamedTuple
 
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.presence import asked
+from shoal.coordinator.presence.changes import Changes, Page, Watched
 from shoal.coordinator.presence.holders import Holders
 from shoal.coordinator.presence.waiters import KeyRange, Waiters
 from shoal.coordinator.server.checks import Checks
 from shoal.coordinator.server.clients import Client
-from shoal.shm.operation import Write
+from shoal.shm.operation import PAST, Write
 from shoal.shm.wire.answer import ANSWERED, encode_answer
 from shoal.shm.wire.request import CommitSet
 
 Answers = list[tuple[Client, bytes]]
 Line = tuple[str, bytes]  # the operation and its first argument
-_LONGEST_MS = 1 << 50
 _NEVER_S = float("inf")
 
 
@@ -47,16 +39,27 @@ class _Pending(NamedTuple):
     client: Client
     request: CommitSet
     line: Line | None  # None of one that only waits
+    watched: Watched | None = None  # what to tell one that waits for changes
 
 
 class ControlRequests:
     """Answers control requests. ``is_active``: somebody waits or holds something, so turns end with ``after_turn``."""
 
-    def __init__(self, engine: CommitEngine, window: ConflictWindow, checks: Checks, holders: Holders) -> None:
+    def __init__(
+        self,
+        engine: CommitEngine,
+        window: ConflictWindow,
+        checks: Checks,
+        holders: Holders,
+        changes: Changes,
+        past_version: Callable[[int | None, int | None], list[int]],
+    ) -> None:
+        self._past_version = past_version
         self._engine = engine
         self._window = window
         self._checks = checks
         self._holders = holders
+        self._changes = changes
         self._waiters = Waiters()  # the targets are waiting clients and the keys of lines
         self._seen = 0  # the version up to which the waiters know everything
         self._pending: dict[Client, _Pending] = {}
@@ -109,6 +112,7 @@ class ControlRequests:
     def gone(self, database_id: int) -> None:
         """The last client of an open database is gone."""
         self._holders.gone(database_id)
+        self._changes.gone(database_id)
 
     def due_in_s(self, now_s: float) -> float:
         """How long there is nothing to do for ``after_turn`` unless something is committed."""
@@ -135,6 +139,18 @@ class ControlRequests:
         self.is_active = bool(self._pending or len(self._holders))
         return answers
 
+    def advanced(self) -> Answers:
+        """To those that wait for changes: how far there were none. Their position may have been left behind long ago.
+
+        Sent before log files go, so that whoever waits can go on from those that stay, under another coordinator, too.
+        """
+        answers = []
+        for client, request, _, watched in list(self._pending.values()):
+            if watched is not None and watched.version < self._seen:
+                answers.append((client, _told(request, Page(self._seen, b"", False, []))))
+                self.forget(client)
+        return answers
+
     # --- what is asked ---
 
     def _check(self, client: Client, request: CommitSet, now_s: float, arguments: list[Any]) -> bytes | None:
@@ -152,6 +168,31 @@ class ControlRequests:
         self._add_waiter(client, ranges)
         self._note(_Pending(client, request, None), longest_ms, now_s)
         return b""
+
+    def _changed(self, client: Client, request: CommitSet, now_s: float, watched: Watched, longest_ms: int) -> bytes:
+        page = self._page_of(client, watched, watched.version)
+        if page.changes or page.is_lost or page.version < self._engine.published or not longest_ms:
+            return _told(request, page)
+        self._add_waiter(client, [(watched.lower, watched.upper)])
+        self._seen = min(self._seen, self._engine.published)  # of this turn nothing was looked at yet
+        self._note(_Pending(client, request, None, watched), longest_ms, now_s)
+        return b""
+
+    def _page_of(self, client: Client, watched: Watched, version: int) -> Page:
+        """The next page of a watch, which has been told up to ``version`` at least; what may follow it is kept."""
+        after = watched.after if version == watched.version else b""
+        page = self._changes.page(watched.lower, watched.upper, version, after, self._engine.published)
+        if page.changes or (page.version < self._engine.published and not page.is_lost):
+            self._changes.keep(client.database_id, watched.watch, page.version)
+        else:
+            self._changes.forget(client.database_id, watched.watch)
+        return page
+
+    def _keep(self, client: Client, request: CommitSet, now_s: float, watch: int, versions: list[int]) -> bytes:
+        self._changes.forget(client.database_id, watch)
+        for version in versions:
+            self._changes.keep(client.database_id, watch, version)
+        return _answered(request, [])
 
     def _in_line(
         self, client: Client, request: CommitSet, now_s: float, ranges: list[KeyRange], longest_ms: int
@@ -175,6 +216,12 @@ class ControlRequests:
     def _leave(self, client: Client, request: CommitSet, now_s: float) -> bytes:
         return self._submit(client, request)
 
+    def _past(
+        self, client: Client, request: CommitSet, now_s: float, version: int | None, moment_us: int | None
+    ) -> bytes:
+        self._engine.finish_group()
+        return _answered(request, self._past_version(version, moment_us))
+
     def _renew(self, client: Client, request: CommitSet, now_s: float) -> bytes:
         return _answered(request, [int(self._holders.renew(client.database_id))])
 
@@ -184,11 +231,17 @@ class ControlRequests:
     # By name: what makes the arguments of the second out of a request, or raises; and what answers it.
     _ANSWER: ClassVar[dict[str, tuple[Callable[[CommitSet, Any], Sequence[Any]], Callable[..., bytes | None]]]] = {
         "check": (lambda _, arguments: [arguments], _check),
-        "wait": (lambda _, arguments: _understood(arguments, _whole, _ranges, _wait_ms), _wait),
-        "in_line": (lambda request, arguments: _understood_in_line(request, arguments), _in_line),
-        "leave": (lambda _, arguments: _understood(arguments), _leave),
-        "renew": (lambda _, arguments: _understood(arguments), _renew),
-        "ages": (lambda _, arguments: [_whole(holder) for holder in arguments], _ages),
+        "wait": (lambda _, arguments: asked.understood(arguments, asked.whole, asked.ranges, asked.wait_ms), _wait),
+        "changes": (lambda _, arguments: asked.understood_changes(arguments), _changed),
+        "keep": (
+            lambda _, arguments: asked.understood(arguments, asked.whole, lambda each: list(map(asked.whole, each))),
+            _keep,
+        ),
+        "in_line": (lambda request, arguments: asked.understood_in_line(request, arguments), _in_line),
+        "leave": (lambda _, arguments: asked.understood(arguments), _leave),
+        PAST: (lambda _, arguments: asked.understood_past(*arguments), _past),
+        "renew": (lambda _, arguments: asked.understood(arguments), _renew),
+        "ages": (lambda _, arguments: [asked.whole(holder) for holder in arguments], _ages),
     }
 
     # --- those that wait ---
@@ -204,7 +257,7 @@ class ControlRequests:
 
     def _note(self, pending: _Pending, longest_ms: int, now_s: float) -> None:
         self._pending[pending.client] = pending
-        if longest_ms < _LONGEST_MS:
+        if longest_ms < asked.LONGEST_MS:
             self._numbers += 1
             heapq.heappush(self._due, (now_s + longest_ms / 1000, self._numbers, pending))
         if len(self._due) > 2 * len(self._pending) + 64:
@@ -221,11 +274,24 @@ class ControlRequests:
             since, self._seen = self._seen, self._engine.version
             for target in self._waiters.touched(self._window, since):
                 if isinstance(target, Client):
-                    pending = self._pending.pop(target)
-                    self._waiters.remove(target)
-                    self._answers.append((target, _answered(pending.request, [1])))
+                    self._tell(target, since)
                 else:
                     self._serve(target)  # type: ignore[arg-type]
+
+    def _tell(self, client: Client, since: int) -> None:
+        """Something was written after version ``since`` that a client waits for."""
+        request, watched = (pending := self._pending[client]).request, pending.watched
+        if watched is None:
+            answer = _answered(request, [1])
+        else:
+            self._engine.finish_group()
+            page = self._page_of(client, watched, max(since, watched.version))
+            if not page.changes and not page.is_lost and page.version >= self._engine.published:
+                return  # a range was cleared that holds nothing
+            answer = _told(request, page)
+        del self._pending[client]
+        self._waiters.remove(client)
+        self._answers.append((client, answer))
 
     def _serve(self, key: Line) -> None:
         """Decide the requests of a line, up to the first that still has to wait."""
@@ -241,7 +307,10 @@ class ControlRequests:
 
     def _end_late(self, pending: _Pending) -> None:
         """The time of a request is up."""
-        if pending.line is None:
+        watched = pending.watched
+        if watched is not None:
+            answer = _told(pending.request, self._page_of(pending.client, watched, max(self._seen, watched.version)))
+        elif pending.line is None:
             answer = _answered(pending.request, [0])
         else:
             answer = self._submit(pending.client, pending.request)
@@ -274,29 +343,5 @@ def _answered(request: CommitSet, answer: list[Any]) -> bytes:
     return encode_answer(request.commit_id, ANSWERED, 0, answer)
 
 
-def _understood(arguments: Any, *readers: Callable[[Any], Any]) -> list[Any]:
-    """The arguments, each as its reader understands it; ValueError or TypeError if they are no such arguments."""
-    return [read(argument) for read, argument in zip(readers, arguments, strict=True)]
-
-
-def _understood_in_line(request: CommitSet, arguments: Any) -> list[Any]:
-    if len(request.operations) != 1:
-        raise ValueError("not one operation")
-    return _understood(arguments, _ranges, _wait_ms)
-
-
-def _whole(asked: Any) -> int:
-    if type(asked) is not int or asked < 0:
-        raise ValueError("not a number")
-    return asked
-
-
-def _ranges(asked: Any) -> list[KeyRange]:
-    ranges = [(lower, upper) for lower, upper in asked]
-    if any(type(lower) is not bytes or type(upper) is not bytes for lower, upper in ranges):
-        raise TypeError("a range is not two keys")
-    return ranges
-
-
-def _wait_ms(asked: Any) -> int:
-    return min(_whole(asked), _LONGEST_MS)
+def _told(request: CommitSet, page: Page) -> bytes:
+    return _answered(request, [page.version, page.after, int(page.is_lost), page.changes])

@@ -19,7 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from shoal.coordinator.checkpoint.checkpointer import Checkpointer
+from shoal.coordinator.checkpoint.history import History
+from shoal.coordinator.checkpoint.moments_file import MomentsFile
 from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.commit.upkeep import Upkeep
 from shoal.coordinator.control_socket import ControlSocket
 from shoal.coordinator.host import THIS_MACHINE, Host
 from shoal.coordinator.log.background_sync import BackgroundSync
@@ -27,6 +30,7 @@ from shoal.coordinator.log.checkpoint_room import CheckpointRoom
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.presence.changes import Changes
 from shoal.coordinator.presence.holders import Holders
 from shoal.coordinator.recovery.recover import Recovered, recover
 from shoal.coordinator.server.checks import Checks
@@ -40,7 +44,7 @@ from shoal.shm.files.storage import Storage
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.files.store_place import WorkingPlace
 from shoal.shm.limits import DEFAULT_LIMITS, Limits
-from shoal.shm.memory.layout import W_COORDINATOR_PID
+from shoal.shm.memory.layout import W_COORDINATOR_PID, W_GENERATION
 from shoal.shm.operation import OperationTable
 
 NOTHING_PINNED: list[int] = []
@@ -66,9 +70,12 @@ class Coordinator:
         self._segment = host.new_segment(meta.max_bytes)
         self._writer = Writer(self._segment, limits)
         self._reclaimer = Reclaimer(self._writer, lambda: NOTHING_PINNED)
+        self._history = History(meta.history_ms, self._segment, self._reclaimer, host.now_us)
+        self._history.load(storage, meta.store_id)
         found = recover(storage, self._writer, self._reclaimer, meta, limits)
         store_id = found.store_id or store_files.new_store_id()
         self._meta = meta._replace(store_id=store_id)
+        self._moments_file = None if meta.durability == "memory" else MomentsFile(storage, store_id)
         self._served_meta = ServedMeta(storage, directory, self._meta, host)
         self._epoch = ServingEpoch(directory, self._writer, host)
         self._log = self._begin_log(storage, found, store_id)
@@ -89,6 +96,8 @@ class Coordinator:
             self._background_sync = BackgroundSync(self._log, directory, limits, host)
         self._server = self._new_server(found, idle_timeout_s, place)
         self._reclaimer.pinned = self._server.pinned
+        if self._checkpointer is not None:
+            self._checkpointer.before_removal = self._server.tell_watches
 
     def run(self, ready: Callable[[], None]) -> None:
         """Serve, call ``ready`` when that begins, and leave the log closed."""
@@ -96,6 +105,7 @@ class Coordinator:
         self._epoch.prepare()
         self._host.on_signal((signal.SIGINT, signal.SIGTERM), self._stop, self._server.wake_write_fd)
         control = self._listen()
+        self._begin_history()
         self._epoch.publish()
         if self._background_sync is not None:
             self._background_sync.start()
@@ -103,12 +113,18 @@ class Coordinator:
         ready()
         try:
             self._serve(control)
+            self._history.close()
             if self._log is not None:
                 self._log.close()
         except BaseException:
             text = f"process {self._host.pid()} ended while it served: {traceback.format_exc()}"
             self._host.note(self._directory, text)
             raise
+
+    def _begin_history(self) -> None:
+        self._history.begin(self._engine.version, self._moments_file)
+        if self._meta.history_ms:
+            self._engine.history = self._history
 
     def _begin_log(self, storage: Storage, found: Recovered, store_id: bytes) -> WalWriter | None:
         """A log file for what is committed from now on; None in ``memory`` durability."""
@@ -127,9 +143,13 @@ class Coordinator:
     def _new_server(self, found: Recovered, idle_timeout_s: float | None, place: WorkingPlace) -> Server:
         writer, reclaimer, limits = self._writer, self._reclaimer, self._limits
         checks = Checks(writer, reclaimer, limits)
-        maintenance = Maintenance(self._engine, writer, reclaimer, found.window, checks, self._checkpointer, limits)
+        upkeep = Upkeep(self._engine, writer, self._host.monotonic_s, limits)
+        maintenance = Maintenance(
+            *(self._engine, writer, reclaimer, found.window, checks, self._checkpointer, upkeep, self._history, limits)
+        )
         holders = Holders(writer, self._engine, self._host.monotonic_s)
-        control_requests = ControlRequests(self._engine, found.window, checks, holders)
+        changes = Changes(found.window, writer, reclaimer, has_log=self._log is not None)
+        control_requests = ControlRequests(*(self._engine, found.window, checks, holders, changes, self._past_version))
         return Server(
             *(self._engine, writer, maintenance, control_requests, self._meta, idle_timeout_s, place, self._keep_files),
             *(limits, self._host),
@@ -146,6 +166,9 @@ class Coordinator:
                 self._checkpointer.close()
             if self._background_sync is not None:
                 self._background_sync.stop()
+
+    def _past_version(self, version: int | None, moment_us: int | None) -> list[int]:
+        return [self._segment.words[W_GENERATION], *self._history.answer(version, moment_us)]
 
     def _listen(self) -> ControlSocket:
         """From here on the store is served, and ``store.json`` says how; if not, no log file is left behind."""

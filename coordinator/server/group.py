@@ -12,7 +12,7 @@ from shoal.shm.wire.frames import FrameError
 from shoal.shm.wire.request import CommitSet
 
 # Decides requests, each with the id of its client; the answers in the same order.
-Submit = Callable[[list[tuple[int, CommitSet]]], list[bytes]]
+Decide = Callable[[list[tuple[int, CommitSet]]], list[bytes]]
 
 
 class Group:
@@ -25,32 +25,44 @@ class Group:
         self.asking: list[Client] = []
         self.answers: list[tuple[Client, bytes]] = []
 
+    def has_operations(self) -> bool:
+        """Whether some of the requests may have to wait for their turn."""
+        for _, request in self.requests:  # noqa: SIM110 (a generator would take 0.3 us)
+            if request.operations:
+                return True
+        return False
+
+    def submit(self, decide: Decide) -> None:
+        """Have ``decide`` decide all requests: none has operations, and nobody waits for a turn."""
+        self._decide(decide, self.asking, self.requests)
+
     def submit_in_turn(
         self,
         turns: Turns[Client],
-        submit: Submit,
+        decide: Decide,
         version: Callable[[], int],
         now_s: float,
     ) -> None:
-        """Have ``submit`` decide the requests but those that wait for their turn, and those whose turn has come."""
-        going = deque(turns.over(now_s)) if turns else deque()
-        if any(request.operations for _, request in self.requests):
-            self._take_turns(turns, going, now_s)
+        """Have ``decide`` decide the requests but those that wait for their turn, and those whose turn has come."""
+        going = deque(turns.over(now_s))
+        self._take_turns(turns, going, now_s)
         if self.requests:
-            self._decide(submit, self.asking, self.requests)
+            self._decide(decide, self.asking, self.requests)
         while going:
             client, request = going.popleft()
             key, before = turns.key_of(request), version()
             assert key is not None
-            self._decide(submit, [client], [(client.client_id, request)])
+            self._decide(decide, [client], [(client.client_id, request)])
             going.extend(turns.decided(key, client, version() != before, now_s))
 
-    def _decide(self, submit: Submit, asking: list[Client], requests: list[tuple[int, CommitSet]]) -> None:
+    def _decide(self, decide: Decide, asking: list[Client], requests: list[tuple[int, CommitSet]]) -> None:
         for client in asking:
             client.page.note_work(1)
-        self.answers += zip(asking, submit(requests), strict=True)
-        for client in asking:
+        told = decide(requests)
+        assert len(told) == len(asking)
+        for i, client in enumerate(asking):
             client.page.note_work(0)
+            self.answers.append((client, told[i]))
 
     def _take_turns(self, turns: Turns[Client], going: deque[Waiting[Client]], now_s: float) -> None:
         """Leave to ``turns`` what waits for its turn, and add to ``going`` what need not wait."""

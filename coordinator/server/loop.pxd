@@ -1,12 +1,18 @@
 cimport cython
 
+from shoal.coordinator.commit.engine cimport CommitEngine
 from shoal.coordinator.server.clients cimport Client
 from shoal.coordinator.server.group cimport Group
+from shoal.coordinator.server.maintenance cimport Maintenance
+from shoal.shm.files.store_place cimport WorkingPlace
 from shoal.shm.host.waiting cimport Lookout
 
 
 cdef class Server:
-    cdef public object _engine, _writer, _maintenance, _control_requests, _meta, _idle_timeout_s, _place, _keep_files, _limits, _host
+    cdef public object _writer, _control_requests, _meta, _idle_timeout_s, _keep_files, _limits, _host, _monotonic_s
+    cdef public CommitEngine _engine
+    cdef public Maintenance _maintenance
+    cdef public WorkingPlace _place
     cdef public object _group_delay, _epoll, _poll, _processes, _control, _turns
     cdef public dict _clients, _answer_fds
     cdef public Lookout _lookout
@@ -17,7 +23,7 @@ cdef class Server:
     cdef public bint stopping
 
     @cython.locals(
-        group=Group, events=list, answers=list, client=Client, fd=object, answer=bytes, finishing_s=double, now_s=double,
+        group=Group, events=list, client=Client, fd=object, finishing_s=double, now_s=double,
     )
     cpdef _turn(self)
     @cython.locals(client=Client, answer=bytes)

@@ -64,6 +64,7 @@ class Server:
         self._keep_files = keep_files
         self._limits = limits
         self._host = host
+        self._monotonic_s = host.monotonic_s
         self._maintain_every_s = limits.sweep_every_ms / 1000
         self._spin_s, self._crowded_spin_s = limits.request_spin_s, limits.crowded_request_spin_s
         self._group_delay: GroupDelay[Client] | None = GroupDelay() if meta.durability == "strict" else None
@@ -88,6 +89,10 @@ class Server:
         """Every version a client has pinned."""
         return [version for client in self._clients.values() for version in client.page.pinned()]
 
+    def tell_watches(self) -> None:
+        """Log files are about to go: who waits for changes is told how far there were none."""
+        self._send_all(self._control_requests.advanced())
+
     def serve(self, control: ControlSocket) -> None:
         """Serve until told to stop, or until there was no client for ``idle_timeout_s``."""
         self._control = control
@@ -110,8 +115,7 @@ class Server:
         if hello.store_id not in (None, self._meta.store_id):
             raise self._place.moved_error()
         check_served_as_asked(hello, self._meta)
-        host = self._host
-        segment_fd = self._writer.segment.read_only_fd()
+        host, segment_fd = self._host, self._writer.segment.read_only_fd()
         try:
             assert self._meta.store_id is not None
             client, welcome = welcome_client(
@@ -159,19 +163,21 @@ class Server:
         group_delay = self._group_delay if group.requests else None
         if group_delay is not None:
             self._wait_for_others(group_delay, group)
-        answers, monotonic_s, turns = group.answers, self._host.monotonic_s, self._turns
-        if group.requests or turns:
-            group.submit_in_turn(turns, self._submit_together, self._version, monotonic_s())
+        turns, finishing_s = self._turns, 0.0
+        if turns or group.has_operations():
+            group.submit_in_turn(turns, self._submit_together, self._version, self._monotonic_s())
+        elif group.requests:
+            group.submit(self._submit_together)
         if group_delay is not None:
             for client in turns.waiting():
                 group_delay.forget(client)  # it cannot come
-        finishing_s = monotonic_s()
+            finishing_s = self._monotonic_s()
         self._engine.finish_group()
-        self._send_all(answers)
-        now_s = monotonic_s()
+        self._send_all(group.answers)
+        now_s = self._monotonic_s()
         if group_delay is not None:
             group_delay.finished(now_s - finishing_s)
-        if answers:
+        if group.answers:
             self._look_until_s = now_s + (self._crowded_spin_s if len(self._clients) > _PROCESSORS else self._spin_s)
         if self._control_requests.is_active and not self._place.was_moved():
             self._send_all(self._control_requests.after_turn(now_s))
@@ -209,8 +215,8 @@ class Server:
     def _wait_for_others(self, group_delay: GroupDelay[Client], group: Group) -> None:
         """Wait for clients that are about to commit, and take in every client that comes meanwhile."""
         expected = group_delay.begin(group.asking)
-        until_s = self._host.monotonic_s() + group_delay.delay_s
-        while expected and (left_s := until_s - self._host.monotonic_s()) > 0:
+        until_s = self._monotonic_s() + group_delay.delay_s
+        while expected and (left_s := until_s - self._monotonic_s()) > 0:
             came = [self._clients.get(fd) for fd, _ in self._lookout.look(self._poll, left_s) or ()]
             fresh = [client for client in came if client is not None and client not in group.asking]
             if not fresh:  # the time is over, the machine is busy, or something else waits for this turn's end
@@ -226,16 +232,17 @@ class Server:
         If clients have a processor of their own, the first looks do not offer this one to them.
         """
         poll = self._poll
-        look_s = self._look_until_s - self._host.monotonic_s()
+        look_s = self._look_until_s - self._monotonic_s()
         if look_s > 0:
             keep_s = 0.0 if len(self._clients) >= _PROCESSORS else KEEP_PROCESSOR_S
             found: list[tuple[int, int]] | None = self._lookout.look(poll, look_s, keep_s)
             if found is not None:
                 return found
-        now_s = self._host.monotonic_s()
+        now_s = self._monotonic_s()
         due_s = self._control_requests.due_in_s(now_s) if self._control_requests.is_active else float("inf")
         if self._turns:
             due_s = min(due_s, max(0.0, self._turns.due_s() - now_s))
+        due_s = min(due_s, max(0.0, self._maintenance.upkeep.wakes_at_s - now_s))
         events = poll(min(self._maintain_every_s, due_s))
         if not events and not self._turns and self._maintenance.is_settled() and not self._control.is_missed:
             events = poll(max(0.0, min(self._limits.idle_wait_s, due_s - self._maintain_every_s)))
@@ -268,7 +275,7 @@ class Server:
             elif request.control is None:
                 messages.append(self._engine.submit(client.client_id, request))
             elif is_sound:
-                told = self._control_requests.answer(client, request, self._host.monotonic_s())
+                told = self._control_requests.answer(client, request, self._monotonic_s())
                 is_sound = told is not None
                 messages.append(told or b"")
         if not is_sound:
@@ -324,7 +331,7 @@ class Server:
         self._processes.forget(client)
         self._count_clients()
         if not self._clients:
-            self._alone_since_s = self._host.monotonic_s()
+            self._alone_since_s = self._monotonic_s()
 
     def _is_idle(self) -> bool:
         """Whether there was no client for so long that this coordinator ends."""
@@ -333,7 +340,7 @@ class Server:
             return False
         if not self._had_clients:  # the client that started it may take a while to come
             patience_s = max(patience_s, self._limits.first_client_s)
-        return self._host.monotonic_s() - self._alone_since_s >= patience_s
+        return self._monotonic_s() - self._alone_since_s >= patience_s
 
     def _maintain(self, now_s: float) -> None:
         if self._place.was_moved() or not self._place.is_here():

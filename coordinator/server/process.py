@@ -55,6 +55,7 @@ def serve(
     store_id: bytes | None = None,
     limits: Limits = DEFAULT_LIMITS,
     host: Host = THIS_MACHINE,
+    history_ms: int | None = None,
 ) -> None:
     """Serve the store until stopped, or until it had no client for ``idle_timeout_s``; None stays.
 
@@ -79,7 +80,7 @@ def serve(
                 made.callback(store_directory.remove_directories, store_directory.make_directory(directory))
             place = enter(directory, store_id)
             hold_locks(directory, held, made)
-            meta = _meta(HERE, durability, max_bytes)
+            meta = _meta(HERE, durability, max_bytes, history_ms)
             if store_id not in (None, meta.store_id):
                 raise place.moved_error()
             epoch_file.check_epoch(HERE)
@@ -90,11 +91,15 @@ def serve(
         raise
 
 
-def _meta(directory: Path, durability: str | None, max_bytes: int | None) -> StoreMeta:
+def _meta(directory: Path, durability: str | None, max_bytes: int | None, history_ms: int | None) -> StoreMeta:
     """How the store is to be served: as asked for, or else as it was last."""
     last = store_files.read_meta(directory)
     default = last or StoreMeta(store_files.DEFAULT_DURABILITY, store_files.default_max_bytes())
-    return default._replace(durability=durability or default.durability, max_bytes=max_bytes or default.max_bytes)
+    return default._replace(
+        durability=durability or default.durability,
+        max_bytes=max_bytes or default.max_bytes,
+        history_ms=default.history_ms if history_ms is None else history_ms,
+    )
 
 
 def main(
@@ -116,7 +121,7 @@ def main(
     try:
         serve(
             *(options.path, options.durability, options.max_bytes, options.idle_timeout_s, report.ready, operations),
-            *(options.store_id, limits, host),
+            *(options.store_id, limits, host, options.history_ms),
         )
     except AlreadyServedError:
         return EXIT_ALREADY_SERVED
@@ -159,6 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("path", type=Path)
     parser.add_argument("--durability")
     parser.add_argument("--max-bytes", type=int)
+    parser.add_argument("--history-ms", type=int, help="how long past versions are kept")
     parser.add_argument(
         "--linger",
         dest="idle_timeout_s",

@@ -8,12 +8,15 @@ from typing import Any, NoReturn
 
 from shoal.primitives.engine import Engine
 from shoal.primitives.event_types import Anchor, Appended, ChainVerification, Event, verify_events
+from shoal.primitives.facades.consumers import TTL_S, Consumer
 from shoal.primitives.facades.facade import Facade
+from shoal.primitives.facades.leases import take_key
 from shoal.primitives.keys import Namespace, only
 from shoal.primitives.rules.event_rules import LARGEST_SEQUENCE
 from shoal.primitives.rules.hash_chain import CHAINS, DEFAULT_CHAIN, GENESIS_HASH
 from shoal.primitives.transaction import Transaction
-from shoal.primitives.views.events import EventView, metadata_key, page_after
+from shoal.primitives.views.events import EventView, Known, metadata_key, page_after
+from shoal.primitives.views.positions import holder_key, position_key
 from shoal.shm import codec
 from shoal.shm.arguments import check_int, check_str, check_wait
 
@@ -81,7 +84,7 @@ class EventLog(Facade[EventView]):
         return self._views[run_id].append_many(events)
 
     def read(self, run_id: str, sequence: int) -> Event | None:
-        """The event ``sequence``, or None if there is none.
+        """The event ``sequence``, or None if it was trimmed or is not there yet.
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id, ``TypeError`` for a
         sequence that is not an int.
@@ -97,7 +100,7 @@ class EventLog(Facade[EventView]):
         return self._views[run_id].read_range(start, end)
 
     def head(self, run_id: str) -> Event | None:
-        """The last event, or None of an empty log.
+        """The last event; None if the log is empty, or if all of it was trimmed.
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
         """
@@ -105,14 +108,43 @@ class EventLog(Facade[EventView]):
             return txn.events.head()
 
     def len(self, run_id: str) -> int:
-        """How many events there are.
+        """How many events were appended, trimmed ones too: the sequence that the next event gets.
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
         """
         return self._views[run_id].len()
 
+    def first_sequence(self, run_id: str) -> int:
+        """The sequence of the oldest event that was not trimmed: 0 if none was, ``len`` if all were.
+
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
+        """
+        return self._views[run_id].first_sequence()
+
+    def trim(self, run_id: str, before: int) -> int:
+        """Remove the events below the sequence ``before``, for good; how many this call removed.
+
+        The others stay as they are, with their sequences and hashes. ``verify_chain`` verifies them, also against an
+        anchor that was taken at ``before`` or later. ``len`` still counts from 0. A ``before`` beyond the end removes
+        all events, one at or below ``first_sequence`` none. A long trim is several commits, between which others go on;
+        in a transaction it is one. ``RunIndex.set_retention`` has it done for you.
+
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id, ``TypeError`` for a ``before``
+        that is not an int.
+
+        >>> import shoal, tempfile
+        >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
+        ...     log = shoal.EventLog(db)
+        ...     appended = log.append_many("run-1", [("step", number) for number in range(5)])
+        ...     log.trim("run-1", 3), log.first_sequence("run-1"), log.len("run-1")
+        ...     [event.sequence for event in log.iter("run-1")], log.verify_chain("run-1").is_valid
+        (3, 3, 5)
+        ([3, 4], True)
+        """
+        return self._views[run_id].trim(before)
+
     def is_empty(self, run_id: str) -> bool:
-        """Whether there are no events.
+        """Whether no event was ever appended.
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
         """
@@ -121,11 +153,15 @@ class EventLog(Facade[EventView]):
     def iter(self, run_id: str, start: int = 0) -> Iterator[Event]:
         """The events from ``start`` on that are there now, read a page at a time; no snapshot is held between pages.
 
+        What is trimmed before its page is read is left out; the sequences show it.
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument at the call, and
         ``NotFoundError`` with the next page if the run was deleted meanwhile, also if its log was begun again: never a
         mixture of two logs, nor the beginning of one as if it were all.
         """
-        return self._pages(run_id, check_int("start", start), self.anchor(run_id))
+        check_int("start", start)
+        with self._snapshot(run_id) as txn:
+            known = Known(txn.events.anchor(), txn.events._origin())
+        return self._pages(run_id, start, known)
 
     def read_by_type(self, run_id: str, event_type: str) -> list[Event]:
         """The events of a type, in order, found by an index.
@@ -139,7 +175,7 @@ class EventLog(Facade[EventView]):
         """The events from ``start`` on as they come, those that are there first.
 
         Ends when the next one has not come within ``timeout`` seconds; None waits for ever. A log that is empty or not
-        there yet is waited for.
+        there yet is waited for. What is trimmed before it was read is left out; the sequences show it.
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument at the call, and
         ``NotFoundError`` once the run was deleted, whether its log was begun again or not: events of another log never
@@ -148,11 +184,27 @@ class EventLog(Facade[EventView]):
         self.namespace._run_prefix(run_id)  # a bad run id is refused here, before the first event is asked for
         return self._follow(run_id, max(0, check_int("start", start)), check_wait("timeout", timeout))
 
+    def consumer(self, run_id: str, name: str, *, wait: float | None = 0.0) -> Consumer:
+        """Take the name of a consumer, which goes through the log from where it was done last, at first from event 0.
+
+        One process at a time holds a name, until it closes the consumer, dies, or does not answer for 30 seconds.
+        ``wait``: seconds to wait for another one that holds it, in the order of arrival; None waits for ever.
+
+        Raises ``LeaseHeldError`` if it is held then, and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a
+        bad argument.
+        """
+        keys = self._views[run_id]._prefix, position_key(self.namespace, run_id, name)
+        store, key = self._db._store, holder_key(self.namespace, run_id, name)
+        lease = take_key(store, key, name, 1, TTL_S, time.monotonic() + check_wait("wait", wait))
+        return Consumer(self, run_id, name, lease, store.auto_commit, keys)
+
     def verify_chain(self, run_id: str, anchor: Anchor | None = None) -> ChainVerification:
         """Whether events, hashes, metadata and type index fit each other; what does not fit is in the result.
 
-        With an ``anchor`` taken earlier, also whether the events up to the anchor are still there and unchanged.
-        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id or anchor.
+        With an ``anchor`` taken earlier, also whether the log still goes on from it: whether the events up to the
+        anchor are unchanged, and none is gone that was not trimmed. An anchor from before ``first_sequence`` shows
+        nothing any more; that is an invalid result. Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for
+        a bad run id or anchor.
         """
         with self._snapshot(run_id) as txn:
             return txn.events.verify_chain(anchor)
@@ -191,13 +243,14 @@ class EventLog(Facade[EventView]):
         self._views[run_id].delete()
 
     def _follow(self, run_id: str, sequence: int, wait_s: float) -> Iterator[Event]:
-        known = Anchor(0, GENESIS_HASH)  # what the log must go on from
+        known = Known(Anchor(0, GENESIS_HASH))  # what the log must go on from
 
         def look() -> list[Event] | None:
             nonlocal known
             with self._snapshot(run_id) as txn:
                 events = page_after(txn.events, known, sequence, LARGEST_SEQUENCE)
-                known = Anchor(events[-1].sequence + 1, events[-1].hash) if events else txn.events.anchor()
+                anchor = Anchor(events[-1].sequence + 1, events[-1].hash) if events else txn.events.anchor()
+                known = Known(anchor, known.origin or txn.events._origin())
             return events or None
 
         ranges, wait_for = [only(metadata_key(self._views[run_id]))], self._db._store.auto_commit.wait_for
@@ -205,10 +258,11 @@ class EventLog(Facade[EventView]):
             yield from events
             sequence = events[-1].sequence + 1
 
-    def _pages(self, run_id: str, sequence: int, known: Anchor) -> Iterator[Event]:
-        while sequence < known.length:
+    def _pages(self, run_id: str, sequence: int, known: Known) -> Iterator[Event]:
+        length = known.anchor.length
+        while sequence < length:
             with self._snapshot(run_id) as txn:
-                events = page_after(txn.events, known, sequence, known.length)
+                events = page_after(txn.events, known, sequence, length)
             if not events:
                 return
             yield from events

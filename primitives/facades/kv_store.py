@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
+from collections.abc import Iterator
 from datetime import timedelta
 from typing import Any
 
 from shoal.primitives.facades.facade import Facade
+from shoal.primitives.views.changes import Change, key_changes
 from shoal.primitives.views.kv import KVView
 from shoal.shm.codec import Value
 
@@ -106,3 +108,22 @@ class KVStore(Facade[KVView]):
         ``TypeError`` if the value is no integer, ``LimitExceededError`` if the sum is not from -2**63 to 2**64 - 1.
         """
         return self._views[run_id].increment(key, by)
+
+    def watch(
+        self, run_id: str, prefix: str = "", since: int | None = None, timeout: float | None = None
+    ) -> Iterator[Change]:
+        """What commits change in keys that begin with ``prefix``: a ``Change`` for each key and commit, as it comes.
+
+        They come in the order of commits, those of one commit sorted by key, none missing and none twice, also while
+        coordinators die. ``since``: the version of a commit, of which and of those before nothing is told; None is from
+        this call on. ``Change.version`` is such a version for a later call, also in another process. ``timeout``: the
+        iterator ends when the next change has not come within so many seconds; None waits for ever, 0 takes what is
+        there. A commit wakes it; nothing is polled for.
+
+        A key that expired is told with the commit that removes it; so is each key of a run that is deleted.
+
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument at the call, and
+        ``SnapshotExpiredError`` when the next change is not kept any more: the log has it until the next checkpoint,
+        memory as long as there is room. Read the keys then, and watch from that snapshot's version on.
+        """
+        return key_changes(self._views[run_id], self._db._store.auto_commit, prefix, since, timeout)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from types import TracebackType
 from typing import NoReturn
 
-from shoal.primitives.engine import Engine, EngineTransaction, Store
+from shoal.primitives.engine import Engine, EngineTransaction, Store, Transactions
 from shoal.primitives.keys import Namespace, Tag, after, decode_text, encode_text
 from shoal.primitives.rules import requests
 from shoal.primitives.rules.lease_rules import LeaseHolder, decode_record
@@ -68,7 +68,9 @@ class Lease:
 
     __slots__ = ("_holder", "_holding", "_key", "_released", "_ticket", "name", "slot", "token")
 
-    def __init__(self, store: Store, key: bytes, name: str, ticket: int, holder: int, token: int, slot: int) -> None:
+    def __init__(
+        self, store: Transactions, key: bytes, name: str, ticket: int, holder: int, token: int, slot: int
+    ) -> None:
         self._holding = store.holding
         self._key = key
         self._ticket = ticket
@@ -116,7 +118,7 @@ def take(
     return take_key(store, key, name, slots, ttl_s, give_up_s)
 
 
-def take_key(store: Store, key: bytes, name: str, slots: int, ttl_s: float, give_up_s: float) -> Lease:
+def take_key(store: Transactions, key: bytes, name: str, slots: int, ttl_s: float, give_up_s: float) -> Lease:
     """Take the lease whose record is at ``key``; its users know it by ``name``."""
     ticket, holder = random_bits(_TICKET_BITS) + 1, store.holding.holder
     token, slot = requests.take_lease(store.holding, key, name, slots, ttl_s, ticket, give_up_s)

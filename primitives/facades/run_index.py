@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 from shoal.primitives.facades.facade import BoundFacade
-from shoal.primitives.run_types import CreateRunOptions, RunMetadata, RunQuery, RunStats, RunStatus, check_tags
+from shoal.primitives.run_types import (
+    CreateRunOptions,
+    RetentionPolicy,
+    RunMetadata,
+    RunQuery,
+    RunStats,
+    RunStatus,
+    check_tags,
+)
 from shoal.primitives.transaction import Transaction
+from shoal.primitives.views.changes import RunChange, run_changes
+from shoal.primitives.views.run_diff import RunDiff
 from shoal.primitives.views.runs import RunsView, fork
 from shoal.shm.codec import Value
 
@@ -198,8 +208,33 @@ class RunIndex(BoundFacade):
         """
         self._change(run_id, lambda runs: runs.delete_run(run_id, cascade_children=cascade_children))
 
-    def fork_run(self, run_id: str, *, new_run_id: str | None = None) -> RunMetadata:
+    def diff(self, run_a: str, run_b: str) -> RunDiff:
+        """What two runs differ in, read at one snapshot: keys, state, events from where the logs part, and traces.
+
+        Values, cells (value and version) and traces are compared by what they say, not by their times, and event logs
+        by their hashes. ``txn.runs.diff`` reads at the transaction's snapshot.
+
+        Raises ``NotFoundError`` for a run that is not registered and holds nothing, and ``TypeError``, ``ValueError``
+        or ``LimitExceededError`` for a bad run id.
+
+        >>> import shoal, tempfile
+        >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
+        ...     runs, kv = shoal.RunIndex(db), shoal.KVStore(db)
+        ...     kv.put("run-1", "status", "running")
+        ...     fork = runs.fork_run("run-1", new_run_id="run-2")
+        ...     kv.put("run-2", "status", "failed")
+        ...     runs.diff("run-1", "run-2").kv
+        [Difference(name='status', a='running', b='failed')]
+        """
+        with self._snapshot(_NO_RUN) as txn:
+            return txn.runs.diff(run_a, run_b)
+
+    def fork_run(self, run_id: str, *, new_run_id: str | None = None, version: int | None = None) -> RunMetadata:
         """Register a child of a run, Active, with a copy of the run's keys, state, events and traces.
+
+        With ``version`` it is a copy of the run as it was at that past commit version (``Database.snapshot``), also if
+        the run was deleted since: ``SnapshotExpiredError`` if it is not kept any more, ``ValueError`` if it is not
+        there yet.
 
         The copy is of one snapshot taken during the call, even if others write to the run meanwhile; in a transaction
         (``txn.runs.fork_run``) it is of the transaction's snapshot, and a change since is a conflict. Hashes of events,
@@ -210,8 +245,47 @@ class RunIndex(BoundFacade):
         one commit, and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
         """
         # Read outside the transaction: if the copy were validated, that of a run that is always written to would fail.
-        source = self._db._store.auto_commit
-        return self._change(run_id, lambda runs: fork(runs, source, run_id, new_run_id))
+        if version is None:
+            source = self._db._store.auto_commit
+            return self._change(run_id, lambda runs: fork(runs, source, run_id, new_run_id))
+        return self._change(run_id, lambda runs: runs.fork_run(run_id, new_run_id=new_run_id, version=version))
+
+    def set_retention(self, policy: RetentionPolicy | None, run_id: str | None = None) -> None:
+        """Set what is kept of all runs of the namespace, registered or not, or of one run; None takes the policy away.
+
+        A policy of a run holds for it in place of the namespace's, as a whole: ``RetentionPolicy()`` keeps all of it.
+        The coordinator removes what is not kept, in small commits of its own, within a minute; what is removed is gone
+        for good. A policy is deleted with its run, and a fork does not have it.
+
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
+
+        >>> import shoal, tempfile
+        >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
+        ...     runs = shoal.RunIndex(db)
+        ...     runs.set_retention(shoal.RetentionPolicy(events=10_000, archived_age=30 * 86_400))
+        ...     runs.set_retention(shoal.RetentionPolicy(), run_id="kept")
+        ...     runs.get_retention().events, runs.get_retention("kept").events, runs.get_retention("other").events
+        (10000, None, 10000)
+        """
+        self._change(_NO_RUN, lambda runs: runs.set_retention(policy, run_id))
+
+    def get_retention(self, run_id: str | None = None) -> RetentionPolicy | None:
+        """The policy of the namespace; with a run, the one that holds for it: its own, else the namespace's, else None.
+
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
+        """
+        with self._snapshot(_NO_RUN) as txn:
+            return txn.runs.get_retention(run_id)
+
+    def follow(self, since: int | None = None, timeout: float | None = None) -> Iterator[RunChange]:
+        """What commits change in the runs: a ``RunChange`` for each run and commit, as it comes.
+
+        Also of archived runs. ``since`` and ``timeout`` are those of ``KVStore.watch``, which says how they come.
+
+        Raises ``TypeError`` or ``ValueError`` for a bad argument at the call, and ``SnapshotExpiredError`` when the
+        next change is not kept any more.
+        """
+        return run_changes(self._views, self._db._store.auto_commit, since, timeout)
 
     def _change(self, run_id: str, call: Callable[[RunsView], T]) -> T:
         def change(txn: Transaction) -> T:

@@ -106,14 +106,19 @@ class TaskQueue(Facade[TaskReader]):
         delay: float | None = None,
         max_attempts: int = DEFAULT_ATTEMPTS,
     ) -> builtins.list[str]:
-        """Put a task for each payload, in one commit: all of them or none. Their ids, in the same order.
+        """Put a task for each payload; their ids, in the same order.
+
+        Up to 4,096 tasks, or 8 MiB of payloads, are put in one commit: all of them or none. More are put in several,
+        one after the other, so that other commits do not wait for long. If one fails, those before it are done.
 
         The arguments are those of ``put``. Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad
-        one, and ``LimitExceededError`` for more than a commit holds, 64 MiB.
+        one; nothing is put then.
         """
         base = base_of(self.namespace, run_id, queue)
         puts = check_puts(base, payloads, priority, delay, None, max_attempts)
-        return [task_name(queue, each) for each in requests.put_tasks(self._engine, *puts)] if puts.tasks else []
+        for part in puts.parts():
+            requests.put_tasks(self._engine, *part)
+        return [task_name(queue, task_id) for task_id in puts.tasks[::2]]
 
     def claim(self, run_id: str, queue: str, *, ttl: float = 30.0, wait: float | None = 0.0) -> Task | None:
         """Claim the first task that is ready; None if there is none after ``wait`` seconds (None: wait for ever).

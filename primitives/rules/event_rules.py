@@ -16,7 +16,7 @@ to a log never happen at once.
 Events that are appended together share a record, up to ``RECORD_BYTES``: one more key costs a commit as much as
 everything else about an event. The key of a record names its last event, so the first key at or after an event's own is
 that of its record. Each event points to the one of its type before it, so an append adds one key, however many types
-there are.
+there are. ``trim_rules`` removes the oldest events of a log.
 """
 
 from __future__ import annotations

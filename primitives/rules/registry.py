@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from shoal.primitives.rules import budget_rules, cell_rules, event_rules, key_rules, lease_rules
+from shoal.primitives.rules import budget_rules, cell_rules, event_rules, key_rules, lease_rules, trim_rules
 from shoal.primitives.rules.queues import queue_rules
 from shoal.primitives.rules.tags import Tag, tag_of
 from shoal.shm.operation import BatchedOperation, Decision, OperationTable, Read, Write
@@ -20,7 +20,9 @@ CELL_SET = "cell_set"
 CELL_SWAP = "cell_swap"
 DELETE = "delete"
 EVENT_APPEND = "event_append"
+EVENT_BEGIN = "event_begin"
 EVENT_RESTORE = "event_restore"
+EVENT_TRIM = "event_trim"
 INCREMENT = "increment"
 INSERT = "insert"
 LEASE_FENCE = "lease_fence"
@@ -51,7 +53,9 @@ OPERATIONS: dict[str, Callable[..., Decision]] = {
     CELL_SWAP: cell_rules.swap,
     DELETE: key_rules.delete,
     EVENT_APPEND: event_rules.append,
+    EVENT_BEGIN: trim_rules.begin,
     EVENT_RESTORE: event_rules.restore,
+    EVENT_TRIM: trim_rules.trim,
     INCREMENT: key_rules.increment,
     INSERT: key_rules.insert,
     LEASE_FENCE: lease_rules.fence,
@@ -79,6 +83,7 @@ ENDED: dict[Tag, Callable[[Read, bytes, int, int], list[Write]]] = {
     Tag.BUDGET: budget_rules.ended,
     Tag.LEASE: lease_rules.ended,
     Tag.IDEMPOTENCY: lease_rules.ended,
+    Tag.CONSUMER: lease_rules.ended,
 }
 
 

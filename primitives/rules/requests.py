@@ -221,3 +221,14 @@ def restore_task(engine: Engine, key: bytes, name: str, task_id: bytes, fields: 
 def restore_events(engine: Engine, metadata_key: bytes, events: list[list[Any]]) -> None:
     """``event_rules.restore``: write [sequence, type, canonical payload, timestamp, hash before, hash] of each."""
     engine.perform(registry.EVENT_RESTORE, [metadata_key, events])
+
+
+def begin_log(engine: Engine, beginning_key: bytes, beginning: list[Any], chain: str, timestamp: int) -> None:
+    """``trim_rules.begin``: begin an empty log as one that was trimmed."""
+    engine.perform(registry.EVENT_BEGIN, [beginning_key, beginning, chain, timestamp])
+
+
+def trim_events(engine: Engine, beginning_key: bytes, first: int, before: int, lasts: list[int]) -> int | None:
+    """``trim_rules.trim``: the sequence with which the log begins then; None if it is to be looked at again."""
+    begins: int | None = engine.perform(registry.EVENT_TRIM, [beginning_key, first, before, lasts])
+    return begins

@@ -19,6 +19,8 @@ class Tag(IntEnum):
     BUDGET = 0x07
     LEASE = 0x08
     IDEMPOTENCY = 0x09
+    RETENTION = 0x0C
+    CONSUMER = 0x0B
     RESERVED = 0x10
 
 

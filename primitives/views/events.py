@@ -1,21 +1,23 @@
 """The events of one run over one engine.
 
 ``rules.event_rules`` has the keys, the records and the rule of appending, ``rules.hash_chain`` the hashes. Invariants:
-events have the sequences 0, 1, 2 and so on without a gap, they never change, and the log's metadata repeats the last.
+events have sequences without a gap, from 0 on or from where the log was trimmed (``rules.trim_rules``), they never
+change, and the log's metadata repeats the last.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NamedTuple, NoReturn, TypeVar, cast
 
-from shoal.primitives.engine import Engine
+from shoal.primitives.engine import Engine, EngineTransaction
 from shoal.primitives.event_types import (
     Anchor,
     Appended,
     ChainVerification,
     Event,
+    beginning_of,
     event_of,
     fields_to_restore,
     sequence_of,
@@ -38,6 +40,8 @@ from shoal.primitives.rules.event_rules import (
 )
 from shoal.primitives.rules.hash_chain import DEFAULT_CHAIN, canonical
 from shoal.primitives.rules.tags import Tag
+from shoal.primitives.rules.trim_rules import BEGINNING, Beginning
+from shoal.primitives.views.positions import Consuming, check_commit
 from shoal.primitives.views.view import View
 from shoal.shm import codec
 from shoal.shm.arguments import check_int
@@ -49,11 +53,20 @@ _TAG = bytes((Tag.EVENT,))
 # A page of a long read ends with the event that reaches either.
 _PAGE_EVENTS = 256
 _PAGE_BYTES = 1024 * 1024
+# Records of events that a trim removes in one commit: few, as other commits wait for it.
+_TRIMMED_RECORDS = 64
 
 
 def metadata_key(view: EventView) -> bytes:
     """The key that every append writes."""
     return view._prefix + METADATA
+
+
+class Known(NamedTuple):
+    """What a reader knows of a log: an anchor it must go on from, and the hash of event 0, b"" if that is not known."""
+
+    anchor: Anchor
+    origin: bytes = b""
 
 
 class EventView(View):
@@ -96,7 +109,7 @@ class EventView(View):
         return self._append(entries, _all) if entries else []
 
     def read(self, sequence: int) -> Event | None:
-        """The event ``sequence``, or None if there is none. ``TypeError`` for anything but an int."""
+        """The event ``sequence``, or None if it was trimmed or is not there yet. ``TypeError`` for no int."""
         return self._event(sequence) if 0 <= check_int("sequence", sequence) <= LARGEST_SEQUENCE else None
 
     def read_range(self, start: int, end: int) -> list[Event]:
@@ -104,16 +117,38 @@ class EventView(View):
         return [event_of(*stored) for stored in self._stored(check_int("start", start), check_int("end", end))]
 
     def head(self) -> Event | None:
-        """The last event, or None of an empty log."""
+        """The last event; None if the log is empty, or if all of it was trimmed."""
         length = self.len()
         return self._event(length - 1) if length else None
 
     def len(self) -> int:
-        """How many events there are."""
+        """How many events were appended, trimmed ones too: the sequence that the next event gets."""
         return self._metadata().next_sequence
 
+    def first_sequence(self) -> int:
+        """The sequence of the oldest event that was not trimmed: 0 if none was, ``len`` if all were."""
+        return beginning_of(self._engine, self._prefix).sequence
+
+    def trim(self, before: int) -> int:
+        """Remove the events below the sequence ``before``; how many went. ``TypeError`` for anything but an int.
+
+        The others stay as they are, with their sequences and hashes, and ``verify_chain`` verifies them. ``len`` still
+        counts from 0. A ``before`` beyond the end removes all, one at or below ``first_sequence`` nothing.
+        """
+        before = min(check_int("before", before), LARGEST_SEQUENCE)
+        first = self.first_sequence()
+        removed = 0
+        while first < before and (lasts := self._oldest_records(first, before)):
+            begins = requests.trim_events(self._engine, self._prefix + BEGINNING, first, before, lasts)
+            if begins is None:  # somebody else has trimmed, or deleted the run
+                first = self.first_sequence()
+            else:
+                removed += begins - first
+                first = begins
+        return removed
+
     def is_empty(self) -> bool:
-        """Whether there are no events."""
+        """Whether no event was ever appended."""
         return self.len() == 0
 
     def iter(self, start: int = 0) -> Iterator[Event]:
@@ -136,6 +171,8 @@ class EventView(View):
             if sequence not in together:
                 together = self._together(sequence)
             record = together.get(sequence)
+            if record is None and sequence < self.first_sequence():
+                break
             if record is None:
                 raise CorruptionError("the type index of the event log", 0, f"an event {sequence}", "none")
             before = record.before
@@ -161,7 +198,20 @@ class EventView(View):
 
     def delete(self, *_: object, **__: object) -> NoReturn:
         """Raise ``InvalidOperationError``: no event goes by itself."""
-        raise InvalidOperationError("an event cannot be deleted, as its log is append-only; only a whole run can")
+        raise InvalidOperationError(
+            "an event cannot be deleted, as its log is append-only; trim removes the oldest ones, delete_run all"
+        )
+
+    def commit(self, consumer: Consuming, sequence: int) -> None:
+        """Note, with this transaction, that a consumer of this log is done with the event ``sequence``.
+
+        Raises ``NotFoundError`` if there is no such event, ``ValueError`` for a consumer of another log, ``TypeError``
+        for anything but a consumer and an int. The commit raises ``FencedError`` if its name is held no longer.
+        """
+        position = check_commit(consumer, self._prefix, sequence) + 1
+        if self.read(sequence) is None:
+            raise NotFoundError(f"event {sequence} is not in the log; commit the sequence of an event that was read")
+        consumer._commit_in(cast(EngineTransaction, self._engine), position)
 
     def _metadata(self) -> Metadata:
         found = self._engine.find(metadata_key(self))
@@ -171,14 +221,37 @@ class EventView(View):
         record = self._together(sequence).get(sequence)
         return None if record is None else event_of(sequence, record)
 
-    def _goes_on_from(self, anchor: Anchor) -> bool:
-        """Whether the anchor's last event is in the log: hashes are chained, so all before it are the same, too."""
-        length, head_hash = anchor
+    def _goes_on_from(self, known: Known) -> bool:
+        """Whether what is known is of this log: hashes are chained, so all before the anchor is the same, too.
+
+        If the log was trimmed beyond the anchor since, its first event tells.
+        """
+        (length, head_hash), origin = known
         metadata = self._metadata()
         if length == 0 or metadata.next_sequence <= length:
-            return length == 0 or (metadata.next_sequence, metadata.head_hash) == anchor
+            return length == 0 or (metadata.next_sequence, metadata.head_hash) == (length, head_hash)
+        beginning = beginning_of(self._engine, self._prefix)
+        if length < beginning.sequence:
+            return origin in (b"", beginning.origin)
+        if length == beginning.sequence:
+            return beginning.prev_hash == head_hash
         record = self._together(length - 1).get(length - 1)
         return record is not None and record.hash == head_hash
+
+    def _origin(self) -> bytes:
+        """The hash of event 0, also if it was trimmed; b"" of an empty log."""
+        beginning = beginning_of(self._engine, self._prefix)
+        record = None if beginning.sequence else self._together(0).get(0)
+        return beginning.origin if record is None else record.hash
+
+    def _oldest_records(self, first: int, before: int) -> list[int]:
+        """The records with events of ``[first, before)``, each given by its last event; some of them if it is many."""
+        lasts: list[int] = []
+        for key, _ in self._engine.scan(event_key(self._prefix, first), self._prefix + TYPE):
+            lasts.append(sequence_of(key))
+            if lasts[-1] + 1 >= before or len(lasts) == _TRIMMED_RECORDS:
+                break
+        return lasts
 
     def _append(self, entries: list[list[Any]], convert: Callable[[list[list[Any]]], T]) -> T:
         """Append; what ``convert`` makes of [sequence, hash] of each."""
@@ -216,14 +289,16 @@ def page(view: EventView, start: int, end: int) -> list[Event]:
     return events
 
 
-def page_after(view: EventView, known: Anchor, start: int, end: int) -> list[Event]:
-    """``page`` of a log that still goes on from the anchor ``known``; ``NotFoundError`` if that log was deleted.
+def page_after(view: EventView, known: Known, start: int, end: int) -> list[Event]:
+    """``page`` of a log that still goes on from what is ``known`` of it; ``NotFoundError`` if that log was deleted.
+
+    What was trimmed before it was read is left out.
 
     On a snapshot, so that a log that was deleted and begun again is never taken for the one the anchor is of.
     """
     if not view._goes_on_from(known):
         raise NotFoundError(
-            f"the log of {known.length} events that was being read is gone, as its run was deleted; "
+            f"the log of {known.anchor.length} events that was being read is gone, as its run was deleted; "
             "read the run from event 0 to see what it holds now"
         )
     return page(view, start, end)
@@ -237,6 +312,20 @@ def restore(view: EventView, events: Iterable[Event]) -> None:
     fields = fields_to_restore(events)
     if fields:
         requests.restore_events(view._engine, view._prefix + METADATA, fields)
+
+
+def trimmed(view: EventView) -> tuple[Beginning, Metadata]:
+    """Where a log begins and ends, for ``begin_trimmed``."""
+    return beginning_of(view._engine, view._prefix), view._metadata()
+
+
+def begin_trimmed(view: EventView, beginning: list[Any], chain: str, timestamp: int) -> None:
+    """Begin a log of an export as the trimmed one that it was; ``restore`` brings the events that were left.
+
+    ``beginning``: the fields of ``Beginning``. ``timestamp``: that of the event before the first, or an earlier one.
+    Raises ``ValueError`` if the log has begun.
+    """
+    requests.begin_log(view._engine, view._prefix + BEGINNING, beginning, chain, timestamp)
 
 
 def _first(results: list[list[Any]]) -> Appended:

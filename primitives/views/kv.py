@@ -21,7 +21,7 @@ from shoal.shm.clock import now_ms
 from shoal.shm.codec import Value, encode, stored, unpackb
 from shoal.shm.errors import AlreadyExistsError, shown
 from shoal.shm.key_location_cache import KeyLocationCache
-from shoal.shm.limits import MAX_INTEGER, MIN_INTEGER
+from shoal.shm.limits import MAX_INTEGER, MAX_KEY_BYTES, MIN_INTEGER
 
 _TAG = bytes((Tag.KV,))
 
@@ -128,7 +128,7 @@ class KVView(View):
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad prefix.
         """
-        return [(key, stored(raw, f"key {key!r}")) for key, raw in self._scan(prefix)]
+        return [(key, _decode(key, raw)) for key, raw in self._scan(prefix)]
 
     def increment(self, key: str, by: int = 1) -> int:
         """Add ``by`` to an integer, 0 if the key is absent, and return the sum. A ttl stays as it is.
@@ -179,7 +179,16 @@ def check_ttl_given(ttl: object) -> None:
 
 
 def _encode_key(key: str) -> bytes:
+    if type(key) is str and key.isascii() and 0 < len(key) <= MAX_KEY_BYTES:  # the usual case
+        return key.encode()
     return encode_text("key", key)
+
+
+def _decode(key: str, raw: bytes) -> Any:
+    try:
+        return unpackb(raw)
+    except ValueError:
+        return stored(raw, f"key {key!r}")
 
 
 def _expires_ms(ttl: float | timedelta) -> int:

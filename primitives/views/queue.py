@@ -7,7 +7,7 @@ commits of many processes that put into one queue, or complete tasks of it, neve
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from shoal.primitives.engine import EngineTransaction, Holding
@@ -20,11 +20,15 @@ from shoal.primitives.views.view import View
 from shoal.shm.arguments import check_count, check_int, check_seconds
 from shoal.shm.codec import Value, encode
 from shoal.shm.errors import CorruptionError, LimitExceededError, shown
+from shoal.shm.limits import MIB
 
 _LONGEST_ERROR = 4096
 MOST_ATTEMPTS = (1 << 31) - 1
 MOST_PRIORITY = (1 << 63) - 1
 DEFAULT_ATTEMPTS = 5
+# What is put in one commit at most: other commits wait meanwhile, 0.1 s for so many tasks.
+_PUT_TOGETHER = 4096
+_PUT_TOGETHER_BYTES = 8 * MIB
 
 
 class Puts(NamedTuple):
@@ -33,7 +37,20 @@ class Puts(NamedTuple):
     key: bytes  # of the queue
     options: tuple[int, int, int]
     user_key: bytes | None
-    tasks: list[bytes]
+    tasks: list[bytes]  # id, payload, ...
+
+    def parts(self) -> Iterator[Puts]:
+        """The same in parts that are put in a commit each."""
+        part: list[bytes] = []
+        size = 0
+        for task_id, payload in zip(self.tasks[::2], self.tasks[1::2], strict=True):
+            if part and (len(part) == 2 * _PUT_TOGETHER or size + len(payload) > _PUT_TOGETHER_BYTES):
+                yield self._replace(tasks=part)
+                part, size = [], 0
+            part += (task_id, payload)
+            size += len(payload)
+        if part:
+            yield self._replace(tasks=part)
 
 
 def check_puts(

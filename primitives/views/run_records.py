@@ -1,15 +1,4 @@
-"""How the runs of a namespace are stored, and the upkeep of their records and indices.
-
-Keys, all at the level of the namespace (``Namespace._runs_prefix``, tag RUN), by kind:
-
-    0  run id                                   the record of a run (``run_types``)
-    1  status, 1 byte · created · run id        by status
-    2  sized tag · created · run id             by tag
-    3  sized parent id · created · run id       by parent
-    4  created · run id                         all
-
-``created`` is the number ``created_at``, so every index is in the order of results: by created_at, then id. Index keys
-have empty values.
+"""The upkeep of the records and indices of the runs of a namespace. ``rules.layouts.run_keys`` has their keys.
 
 Invariants: a record and its index keys are written by the same commit. The id, parent and created_at of a run do not
 change while it is registered. Its parent may have been deleted since. What a run holds lies under its own prefix
@@ -23,30 +12,30 @@ from dataclasses import replace
 from typing import Any
 
 from shoal.primitives.engine import Engine
-from shoal.primitives.keys import after, bound, decode_text, encode_text, number, sized
-from shoal.primitives.rules.tags import Tag
+from shoal.primitives.keys import after, bound, decode_text, encode_text
+from shoal.primitives.rules.layouts import run_keys
+from shoal.primitives.rules.layouts.parts import NUMBER_BYTES
 from shoal.primitives.run_types import RunMetadata, RunStatus, decode_run, encode_run, has_ended, status_number
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import AlreadyExistsError, CorruptionError, NotFoundError
 from shoal.shm.limits import MAX_RUN_ID_BYTES
 
-_RECORD, _BY_STATUS, _BY_TAG, _BY_PARENT, ALL = (bytes((Tag.RUN, kind)) for kind in range(5))
-_CREATED_BYTES = 8
+RECORD, ALL = run_keys.RECORD, run_keys.ALL
 
 
 def by_status(status: RunStatus) -> bytes:
     """The index of the runs of a status."""
-    return _BY_STATUS + bytes((status_number(status),))
+    return run_keys.by_status(status_number(status))
 
 
 def by_tag(tag: str) -> bytes:
     """The index of the runs that have a tag."""
-    return _BY_TAG + sized(tag.encode())
+    return run_keys.by_tag(tag.encode())
 
 
 def by_parent(parent_run: str) -> bytes:
     """The index of the children of a run."""
-    return _BY_PARENT + sized(parent_run.encode())
+    return run_keys.by_parent(parent_run.encode())
 
 
 class RunRecords:
@@ -72,7 +61,7 @@ class RunRecords:
 
     def listed(self, run_id: str) -> RunMetadata:
         """The metadata of a run that an index names. Index and record change together, so it is registered."""
-        found = self._engine.find(self._prefix + _RECORD + run_id.encode())
+        found = self._engine.find(self._prefix + RECORD + run_id.encode())
         if found is None:
             raise CorruptionError("an index of the runs", 0, f"the record of run {run_id!r}", "none")
         return decode_run(run_id, found.value)
@@ -117,14 +106,13 @@ class RunRecords:
         upper = after(start) if created_before is None else start + bound(created_before)
         if lower < upper:
             for key, _ in self._engine.scan(lower, upper):
-                yield decode_text(key[len(start) + _CREATED_BYTES :])
+                yield decode_text(key[len(start) + NUMBER_BYTES :])
 
     def _record_key(self, run_id: str) -> bytes:
-        return self._prefix + _RECORD + encode_text("run_id", run_id, MAX_RUN_ID_BYTES)
+        return self._prefix + RECORD + encode_text("run_id", run_id, MAX_RUN_ID_BYTES)
 
     def _index_keys(self, run: RunMetadata) -> set[bytes]:
-        indices = [ALL, by_status(run.status), *(by_tag(tag) for tag in run.tags)]
-        if run.parent_run is not None:
-            indices.append(by_parent(run.parent_run))
-        rest = number(run.created_at) + run.run_id.encode()
-        return {self._prefix + index + rest for index in indices}
+        tags = (tag.encode() for tag in run.tags)
+        parent_run = None if run.parent_run is None else run.parent_run.encode()
+        status = status_number(run.status)
+        return run_keys.index_keys(self._prefix, run.run_id.encode(), run.created_at, status, tags, parent_run)

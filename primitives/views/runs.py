@@ -9,10 +9,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from shoal.primitives import identifiers, run_contents
-from shoal.primitives.engine import Engine
+from shoal.primitives.engine import Engine, EngineTransaction
 from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.run_types import (
     CreateRunOptions,
@@ -25,16 +25,18 @@ from shoal.primitives.run_types import (
     encode_run,
     matches,
 )
+from shoal.primitives.views.retention import RetentionView
+from shoal.primitives.views.run_diff import RunDiff, diff
 from shoal.primitives.views.run_records import ALL, RunRecords, by_parent, by_status, by_tag
-from shoal.primitives.views.view import View
 from shoal.shm.arguments import check_bool, check_str, check_type
 from shoal.shm.clock import now_ms
 from shoal.shm.codec import Value
 from shoal.shm.errors import AlreadyExistsError, InvalidStatusTransitionError, NotFoundError
 from shoal.shm.limits import MAX_RUN_ID_BYTES
+from shoal.shm.operation import check_version
 
 
-class RunsView(View):
+class RunsView(RetentionView):
     """The methods of ``RunIndex`` in a transaction: ``txn.runs``.
 
     >>> import shoal, tempfile
@@ -49,7 +51,7 @@ class RunsView(View):
     record is damaged). ``Transaction`` says what the commit may raise.
     """
 
-    __slots__ = ("_namespace", "_records")
+    __slots__ = ("_records",)
 
     def __init__(self, engine: Engine, namespace: Namespace) -> None:
         self._engine = engine
@@ -233,15 +235,28 @@ class RunsView(View):
         for registered in below if run is None else [run, *below]:
             self._records.unregister(registered)
 
-    def fork_run(self, run_id: str, *, new_run_id: str | None = None) -> RunMetadata:
+    def diff(self, run_a: str, run_b: str) -> RunDiff:
+        """What two runs differ in: keys, state, events from where the logs part, and traces.
+
+        Raises ``NotFoundError`` for a run that is not registered and holds nothing, and ``TypeError``, ``ValueError``
+        or ``LimitExceededError`` for a bad run id.
+        """
+        return diff(self._engine, self._namespace, run_a, run_b)
+
+    def fork_run(self, run_id: str, *, new_run_id: str | None = None, version: int | None = None) -> RunMetadata:
         """Register a child of a run, Active, with a copy of the run's keys, state, events and traces.
 
-        The copy is of the transaction's snapshot with its own writes; a change since is a conflict at commit.
+        The copy is of the transaction's snapshot with its own writes; a change since is a conflict at commit. With
+        ``version`` it is of the run at that past commit version: ``SnapshotExpiredError`` if that is not kept any more,
+        ``ValueError`` if it is not there yet.
         Raises ``NotFoundError`` if the run is not registered and holds nothing, ``AlreadyExistsError`` if
         ``new_run_id`` is registered or holds anything, ``LimitExceededError`` if the copy is more than the 64 MiB of
         one commit, and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
         """
-        return fork(self, self._engine, run_id, new_run_id)
+        if version is None:
+            return fork(self, self._engine, run_id, new_run_id)
+        past = cast(EngineTransaction, self._engine).at_version(check_version(version))
+        return fork_past(self, past, run_id, new_run_id)
 
     def _change_status(self, run_id: str, status: RunStatus, error: str | None) -> RunMetadata:
         run = self._records.registered(run_id)
@@ -264,15 +279,28 @@ class RunsView(View):
         return list(found.values())
 
 
-def fork(view: RunsView, source: Engine, run_id: str, new_run_id: str | None) -> RunMetadata:
-    """``fork_run`` with the contents of the run read from ``source``, in one scan."""
+def fork_past(view: RunsView, past: EngineTransaction, run_id: str, new_run_id: str | None) -> RunMetadata:
+    """``fork_run`` of a run as it was at the snapshot ``past``, which is ended."""
+    try:
+        return fork(view, past, run_id, new_run_id, RunRecords(past, view._namespace._runs_prefix()))
+    finally:
+        past.abandon()
+
+
+def fork(
+    view: RunsView, source: Engine, run_id: str, new_run_id: str | None, records: RunRecords | None = None
+) -> RunMetadata:
+    """``fork_run`` with the contents of the run read from ``source``, in one scan.
+
+    ``records`` say whether it is registered; without them, those of the view do.
+    """
     run = _new_run(new_run_id, run_id, [], None)
     raw = encode_run(run)
     to_prefix = view._namespace._run_prefix(run.run_id)
     view._records.must_be_new(run.run_id)
     if run_contents.holds_anything(view._engine, to_prefix):
         raise AlreadyExistsError(f"run {run.run_id!r} holds something already; fork to another new_run_id")
-    is_registered = view._records.find(run_id) is not None
+    is_registered = (records or view._records).find(run_id) is not None
     writes = run_contents.copied(source, view._namespace._run_prefix(run_id), to_prefix)
     if not writes and not is_registered:
         raise NotFoundError(f"run {run_id!r} is not registered and holds nothing; there is nothing to fork")

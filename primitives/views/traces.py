@@ -14,8 +14,9 @@ from shoal.primitives.engine import Engine
 from shoal.primitives.identifiers import new_id
 from shoal.primitives.keys import Namespace, after, decode_text, encode_text
 from shoal.primitives.rules import requests
+from shoal.primitives.rules.layouts.trace_keys import BY_TIME, RECORD
 from shoal.primitives.rules.tags import Tag
-from shoal.primitives.trace_index import BY_TIME, RECORD, Query, check_time, decode_trace, encode_trace, make_query
+from shoal.primitives.trace_index import Query, check_time, decode_trace, encode_trace, make_query
 from shoal.primitives.trace_types import Trace, TraceOptions, TraceTree, TraceType
 from shoal.primitives.views.view import View
 from shoal.shm.arguments import check_type

@@ -7,6 +7,7 @@
                   store_id     32 hexadecimal digits
                   log_number   number of the newest log file; not there if none was begun
                   checkpoint_version  version of the checkpoint that the store was made with (backup), if any
+                  history_ms   how long past versions are kept, in ms; not there if not at all
 
 - ``store.json``: format, id of the store, last durability and size; replaced whole, and only by a coordinator that has
   recovered and begins to serve. The id is made with the store and stands in the head of every log file and checkpoint,
@@ -24,11 +25,13 @@
 from __future__ import annotations
 
 import json
+import math
 import os
+from datetime import timedelta
 from pathlib import Path
 from typing import NamedTuple
 
-from shoal.shm.arguments import check_int
+from shoal.shm.arguments import check_int, check_seconds
 from shoal.shm.errors import ConfigurationError, CorruptionError, shown
 from shoal.shm.files.storage import DiskStorage, Storage
 from shoal.shm.host.machine_memory import default_store_bytes
@@ -45,6 +48,10 @@ COORDINATOR_LOCK_FILE = "coordinator.lock"
 START_LOCK_FILE = "start.lock"
 
 
+# Fields of ``StoreMeta`` that are whole numbers and are left out if they are 0.
+_NUMBERS = ("log_number", "checkpoint_version", "history_ms")
+
+
 class StoreMeta(NamedTuple):
     """How a store was last served, which it is, and which of its files must be there."""
 
@@ -53,6 +60,7 @@ class StoreMeta(NamedTuple):
     store_id: bytes | None = None  # None in format 1
     log_number: int = 0  # of the newest log file; 0 if none was begun, or an older shoal has served the store last
     checkpoint_version: int = 0  # of the checkpoint that the store was made with, as a backup is; 0 if with none
+    history_ms: int = 0  # how long past versions are kept
 
 
 def new_store_id() -> bytes:
@@ -94,9 +102,7 @@ def decode_meta(raw: bytes, directory: Path) -> StoreMeta:
         expected = f"one of {', '.join(DURABILITIES)}, and {MIN_STORE_BYTES:,} to {MAX_STORE_BYTES:,} bytes"
         raise CorruptionError(META_FILE, 0, expected, f"{durability!r:.60} and {max_bytes!r:.60}")
     store_id = None if found == _FORMAT_WITHOUT_ID else _read_id(fields.get("store_id"))
-    return StoreMeta(
-        durability, max_bytes, store_id, _read_number(fields, "log_number"), _read_number(fields, "checkpoint_version")
-    )
+    return StoreMeta(durability, max_bytes, store_id, *(_read_number(fields, name) for name in _NUMBERS))
 
 
 def _read_number(fields: dict[str, object], name: str) -> int:
@@ -127,7 +133,7 @@ def encode_meta(meta: StoreMeta) -> bytes:
     }
     if meta.store_id is not None:
         fields |= {"format": FORMAT_VERSION, "store_id": meta.store_id.hex()}
-    fields |= {name: getattr(meta, name) for name in ("log_number", "checkpoint_version") if getattr(meta, name)}
+    fields |= {name: getattr(meta, name) for name in _NUMBERS if getattr(meta, name)}
     return json.dumps(fields).encode()
 
 
@@ -152,6 +158,16 @@ def check_max_bytes(max_bytes: object) -> None:
         raise ConfigurationError(
             f"max_bytes is {shown(max_bytes, ',')}; a store takes {MIN_STORE_BYTES:,} to {MAX_STORE_BYTES:,} bytes"
         )
+
+
+def check_history(history: object) -> int | None:
+    """How long past versions are to be kept, in ms; None if that is not said."""
+    if history is None:
+        return None
+    if isinstance(history, timedelta):
+        history = history.total_seconds()
+    hint = " or a timedelta, 0 to keep none, or None for what the store was last opened with"
+    return math.ceil(check_seconds("history", history, hint) * 1000)
 
 
 def default_max_bytes() -> int:

@@ -20,6 +20,14 @@ from shoal.shm.errors import StoreMovedError
 from shoal.shm.files import store_files
 from shoal.shm.files.storage import private_file
 
+try:
+    import cython
+except ModuleNotFoundError:
+    from shoal.shm import cython_shim as cython  # type: ignore[no-redef]
+
+if cython.compiled:
+    from cython.cimports.directory import is_working_directory
+
 HERE = Path()
 
 
@@ -62,6 +70,10 @@ class WorkingPlace:
 
     def was_moved(self) -> bool:
         """Whether the directory, or one above it, was renamed or deleted. Called for every group of commits."""
+        if cython.compiled:
+            same = is_working_directory(self._found_at)
+            if same >= 0:
+                return not same
         try:
             return os.getcwdb() != self._found_at
         except FileNotFoundError:

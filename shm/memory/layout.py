@@ -65,6 +65,10 @@ W_HASH_SEED = 13
 W_RANGE_TOMBSTONES_BEGIN = 14  # where the oldest range tombstone begins in the stream of rows, in words
 W_RANGE_TOMBSTONES_END = 15  # and where the newest ends
 W_RANGE_TOMBSTONES_SWEPT = 16  # range tombstones up to this version are removed, or may be
+W_HISTORY_MS = 17  # how long past versions are kept; 0: not at all, and then the next three mean nothing
+W_HISTORY_VERSION = 18  # the oldest version that is kept
+W_HISTORY_SINCE_US = 19  # since when that version was the newest, us since the epoch
+W_HISTORY_BYTES = 20  # what past versions take in memory
 
 DIRECTORY_WORD = HEADER_BYTES // 8
 BLOCK_WORDS = BLOCK_BYTES // 8

@@ -7,6 +7,9 @@
 - A worker pins by storing the published version in its slot, then reading the published version again, until both are
   equal. The coordinator, before it frees anything, passes a barrier and then reads all slots. So either it sees the
   slot, or the worker's second read came after the barrier and saw a version at least as new as what is freed.
+- A past version is pinned in three steps: the slot pins version 0, so that nothing is freed from then on; the
+  coordinator is asked for the version, and sees the slot from its answer on; the slot pins that version instead. Last,
+  the horizon is looked at, because a coordinator that is short of memory passes old pins.
 - A page belongs to one process. The coordinator closes its mapping when the process's pipe reports its end, so the
   slots of a process that was killed are free at once, without any guess about pids.
 - If the coordinator dies while the last word is 1, the client knows that this commit may have killed it.
@@ -118,6 +121,16 @@ class SnapshotSlots:
                     fence_acquire()
                 return slot, version
             version = again
+
+    def pin_all(self, words: memoryview) -> _Slot:
+        """Pin every version there is; ``move`` says which one is needed."""
+        slot, _ = self.pin(words)
+        self._slots[slot.index] = 1
+        return slot
+
+    def move(self, slot: _Slot, version: int) -> None:
+        """Pin a newer version instead."""
+        self._slots[slot.index] = version + 1
 
     def unpin(self, slot: _Slot) -> None:
         """Free the slot: its version is not pinned any more."""

@@ -1,11 +1,12 @@
-# Frames and answers as bytes (``shm/wire/frames.py``, ``shm/wire/answer.py``).
+# Frames, requests and answers as bytes (``shm/wire/frames.py``, ``request.py``, ``answer.py``).
 from libc.string cimport memcpy
 
-from bytes_out cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE, get_u32, put_u32, put_u64
+from bytes_out cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE, get_u32, get_u64, put_u32, put_u64
 
 cdef enum:
     LENGTH = 4
     ANSWER = 28  # the frame's length, commit id, status, version
+    REQUEST = 32  # the frame's length, and the header of a request
 
 
 # The message if ``data`` is one whole frame and nothing else; None for anything else.
@@ -31,3 +32,28 @@ cdef inline bytes framed_answer(
     if length:
         memcpy(at + ANSWER, PyBytes_AS_STRING(body), <size_t> length)
     return raw
+
+
+# A request, framed.
+cdef inline bytes framed_request(
+    unsigned long long commit_id, unsigned long long snapshot, unsigned long long valid_until_ms, bytes reads, bytes mutations
+):
+    cdef Py_ssize_t n_reads = PyBytes_GET_SIZE(reads), n_mutations = PyBytes_GET_SIZE(mutations)
+    cdef bytes raw = PyBytes_FromStringAndSize(NULL, REQUEST + n_reads + n_mutations)
+    cdef char *at = PyBytes_AS_STRING(raw)
+    put_u32(at, <unsigned long long> (REQUEST - LENGTH + n_reads + n_mutations))
+    put_u64(at + 4, commit_id)
+    put_u64(at + 12, snapshot)
+    put_u64(at + 20, valid_until_ms)
+    put_u32(at + 28, <unsigned long long> n_reads)
+    memcpy(at + REQUEST, PyBytes_AS_STRING(reads), <size_t> n_reads)
+    memcpy(at + REQUEST + n_reads, PyBytes_AS_STRING(mutations), <size_t> n_mutations)
+    return raw
+
+
+# Commit id, status, version and no details of an answer that has none and is no refusal; None for any other answer.
+cdef inline tuple usual_answer(bytes message):
+    cdef const unsigned char *at = <const unsigned char *> PyBytes_AS_STRING(message)
+    if PyBytes_GET_SIZE(message) != ANSWER - LENGTH or get_u64(at + 8) != 0:
+        return None
+    return (get_u64(at), 0, get_u64(at + 16), [])

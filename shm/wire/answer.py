@@ -25,7 +25,7 @@ except ModuleNotFoundError:
     from shoal.shm import cython_shim as cython  # type: ignore[no-redef]
 
 if cython.compiled:
-    from cython.cimports.frame_bytes import framed_answer
+    from cython.cimports.frame_bytes import framed_answer, usual_answer
 
 _ANSWER = struct.Struct("<QQQ")
 _FRAMED_ANSWER = struct.Struct("<IQQQ")  # with the frame's length in front
@@ -53,6 +53,10 @@ def no_memory_answer(message: bytes) -> bytes:
 
 def decode_answer(message: bytes) -> tuple[int, int, int, Any]:
     """Commit id, status, version and details of an answer; FrameError for what no coordinator sends."""
+    if cython.compiled:
+        usual = usual_answer(message)
+        if usual is not None:
+            return usual
     try:
         commit_id, status, version = _ANSWER.unpack_from(message)
         details = codec.unpackb(message[_ANSWER.size :]) if len(message) > _ANSWER.size else []

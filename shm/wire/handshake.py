@@ -1,7 +1,7 @@
 """The handshake: one message each way over the control socket, once per client. All else goes through its pipes.
 
 hello      frame: msgpack [PROTOCOL_VERSION, client id, pid, durability or nil, max_bytes or nil, database id,
-                           id of the store or nil]
+                           id of the store or nil, depth, history in ms or nil]
 welcome    frame: msgpack [nil, durability, generation, id of the store], with four descriptors:
            the segment (reading), the client's snapshot slots, its request pipe (writing), its answer pipe (reading)
 refusal    frame: msgpack [[name of the error's class, its arguments]]
@@ -23,7 +23,7 @@ from shoal.shm.limits import MAX_INTEGER, MAX_PIPELINE_DEPTH
 from shoal.shm.wire import wire_errors
 from shoal.shm.wire.frames import FrameBuffer, FrameError, frame
 
-PROTOCOL_VERSION = 3
+PROTOCOL_VERSION = 4
 MAX_HELLO_BYTES = 4096
 _DESCRIPTORS = 4
 _FD = struct.Struct("i")
@@ -46,6 +46,7 @@ class Hello(NamedTuple):
     database_id: int = 0
     store_id: bytes | None = None
     depth: int = 1
+    history_ms: int | None = None
 
 
 class Welcome(NamedTuple):
@@ -84,7 +85,7 @@ def decode_hello(message: bytes) -> Hello:
         raise FrameError(f"protocol {found}, expected {PROTOCOL_VERSION}")
     if not 1 <= hello.depth <= MAX_PIPELINE_DEPTH or hello.client_id + hello.depth > MAX_INTEGER:
         raise FrameError(f"a depth of {hello.depth}")
-    optional = (hello.durability, str), (hello.max_bytes, int), (hello.store_id, bytes)
+    optional = (hello.durability, str), (hello.max_bytes, int), (hello.store_id, bytes), (hello.history_ms, int)
     if any(type(value) not in (kind, type(None)) for value, kind in optional):
         raise FrameError("options of the wrong types")
     return hello

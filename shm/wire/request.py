@@ -28,7 +28,7 @@ import msgpack
 from shoal.shm import codec
 from shoal.shm.errors import LimitExceededError
 from shoal.shm.limits import ADVICE_FOR_COMMITS, MAX_COMMIT_BYTES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MIB
-from shoal.shm.wire.frames import FrameError
+from shoal.shm.wire.frames import LENGTH_BYTES, FrameError
 
 try:
     import cython
@@ -37,8 +37,10 @@ except ModuleNotFoundError:
 
 if cython.compiled:
     from cython.cimports.commit_set import usual_mutations, usual_request
+    from cython.cimports.frame_bytes import framed_request as framed
 
 _HEADER = struct.Struct("<QQQI")
+_FRAMED_HEADER = struct.Struct("<IQQQI")  # with the frame's length in front
 HEADER_BYTES = _HEADER.size
 
 NO_READS = b""
@@ -86,7 +88,15 @@ def encode_mutations(
 
 def encode_request(commit_id: int, snapshot: int, valid_until_ms: int, reads: bytes, mutations: bytes) -> bytes:
     """A whole request."""
-    return _HEADER.pack(commit_id, snapshot, valid_until_ms, len(reads)) + reads + mutations
+    return framed_request(commit_id, snapshot, valid_until_ms, reads, mutations)[LENGTH_BYTES:]
+
+
+def framed_request(commit_id: int, snapshot: int, valid_until_ms: int, reads: bytes, mutations: bytes) -> bytes:
+    """A whole request, framed."""
+    if cython.compiled:
+        return framed(commit_id, snapshot, valid_until_ms, reads, mutations)
+    length, reads_bytes = HEADER_BYTES + len(reads) + len(mutations), len(reads)
+    return _FRAMED_HEADER.pack(length, commit_id, snapshot, valid_until_ms, reads_bytes) + reads + mutations
 
 
 def check_size(size_bytes: int) -> None:

@@ -2,6 +2,7 @@
 
 import builtins
 import os
+from datetime import datetime
 from datetime import timedelta
 from shoal.primitives.facades.fleet.idempotency import OnDoubt
 from shoal.primitives.transaction import Fence
@@ -24,6 +25,7 @@ from shoal import ConflictError as ConflictError
 from shoal import CoordinatorLostError as CoordinatorLostError
 from shoal import CorruptionError as CorruptionError
 from shoal import CreateRunOptions as CreateRunOptions
+from shoal import Difference as Difference
 from shoal import Event as Event
 from shoal import FencedError as FencedError
 from shoal import GENESIS_HASH as GENESIS_HASH
@@ -36,6 +38,8 @@ from shoal import LimitExceededError as LimitExceededError
 from shoal import Namespace as Namespace
 from shoal import NotFoundError as NotFoundError
 from shoal import QueueStats as QueueStats
+from shoal import RetentionPolicy as RetentionPolicy
+from shoal import RunDiff as RunDiff
 from shoal import RunMetadata as RunMetadata
 from shoal import RunQuery as RunQuery
 from shoal import RunStats as RunStats
@@ -175,6 +179,8 @@ class Database:
         self,
         run_id: str,
         *,
+        version: int | None = ...,
+        at: datetime | None = ...,
         namespace: Namespace = ...,
     ) -> Entering[Transaction]: ...
     async def transact(
@@ -298,6 +304,10 @@ class EventLog:
         *_: object,
         **__: object,
     ) -> NoReturn: ...
+    async def first_sequence(
+        self,
+        run_id: str,
+    ) -> int: ...
     def follow(
         self,
         run_id: str,
@@ -341,6 +351,11 @@ class EventLog:
         self,
         run_id: str,
     ) -> EnteredTransaction: ...
+    async def trim(
+        self,
+        run_id: str,
+        before: int,
+    ) -> int: ...
     async def update(
         self,
         run_id: str,
@@ -557,6 +572,11 @@ class RunIndex:
         *,
         cascade_children: bool = ...,
     ) -> None: ...
+    async def diff(
+        self,
+        run_a: str,
+        run_b: str,
+    ) -> RunDiff: ...
     async def fail_run(
         self,
         run_id: str,
@@ -567,11 +587,16 @@ class RunIndex:
         run_id: str,
         *,
         new_run_id: str | None = ...,
+        version: int | None = ...,
     ) -> RunMetadata: ...
     async def get_child_runs(
         self,
         parent_run: str,
     ) -> list[RunMetadata]: ...
+    async def get_retention(
+        self,
+        run_id: str | None = ...,
+    ) -> RetentionPolicy | None: ...
     async def get_run(
         self,
         run_id: str,
@@ -599,6 +624,11 @@ class RunIndex:
         self,
         run_id: str,
     ) -> RunMetadata: ...
+    async def set_retention(
+        self,
+        policy: RetentionPolicy | None,
+        run_id: str | None = ...,
+    ) -> None: ...
     def transaction(
         self,
         run_id: str,
@@ -752,6 +782,7 @@ def open(
     timeout: float = ...,
     linger: float = ...,
     read_only: bool = ...,
+    history: float | timedelta | None = ...,
 ) -> Entering[Database]: ...
 
 __all__ = [
@@ -769,6 +800,7 @@ __all__ = [
     "CorruptionError",
     "CreateRunOptions",
     "Database",
+    "Difference",
     "Event",
     "EventLog",
     "FencedError",
@@ -783,8 +815,10 @@ __all__ = [
     "LimitExceededError",
     "Namespace",
     "NotFoundError",
+    "RetentionPolicy",
     "QueueStats",
     "Reservation",
+    "RunDiff",
     "RunIndex",
     "RunMetadata",
     "RunQuery",

@@ -3,38 +3,28 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import io
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import BinaryIO, TextIO
 
-from tqdm import tqdm
-
 from shoal import __version__
-from shoal.cli.show import event_lines, run_lines, trace_lines
-from shoal.cli.store_commands import FAILED, GOOD, add_store_commands, existing, positive, store_path
+from shoal.cli.retention import add_retention_command
+from shoal.cli.run_command import add_run_command
+from shoal.cli.show import diff_lines, event_lines, run_lines, trace_lines
+from shoal.cli.store_commands import FAILED, GOOD, add_store_commands, complain, existing, store_path
 from shoal.command_line import BAD_USAGE, OneLineParser
 from shoal.coordinator.server.process_start import AlreadyServedError
 from shoal.database import open as open_database
-from shoal.fleet import DONE, Fleet, InputOutcome, load_function
 from shoal.primitives.keys import Namespace, encode_text
 from shoal.shm.errors import ConfigurationError, LimitExceededError, ShoalError
-from shoal.transfer import json_lines
 from shoal.transfer.export_file import export_store, whole_file
 from shoal.transfer.import_check import ExportFormatError
 from shoal.transfer.import_file import import_store, source
-from shoal.worker_pool import WorkerPool
 
 INTERRUPTED = 130
-
-_RUN = """\
-Call a function with each input in worker processes. Each result or error is stored the moment it is known, so the same
-command run again does only what is not done: new inputs, and those that failed or were cut short. Exit status: 0 all
-inputs are done, 1 an input failed, 2 bad usage.
-"""
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,13 +42,13 @@ def _perform(options: argparse.Namespace) -> int:
     try:
         return command(options)
     except ConfigurationError as error:
-        _complain(error)
+        complain(error)
         return BAD_USAGE
     except BrokenPipeError:
         _discard_stdout()
         return FAILED
     except (ShoalError, OSError, ExportFormatError, AlreadyServedError) as error:
-        _complain(error)
+        complain(error)
         return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
@@ -71,38 +61,10 @@ def _flushed(status: int) -> int:
             sys.stdout.flush()
     except OSError as error:
         if status == GOOD and not isinstance(error, BrokenPipeError):
-            _complain(error)
+            complain(error)
         _discard_stdout()
         return FAILED
     return status
-
-
-@contextlib.contextmanager
-def _stdout_for_results() -> Iterator[TextIO]:
-    """Stdout for results alone. All else that is printed there, also by processes started here, goes to stderr.
-
-    So ``shoal run ... > results`` writes only results, whatever tasks and the programs they start print.
-    """
-    if sys.stdout is None or sys.stderr is None or not _is_descriptor(sys.stdout, 1):
-        yield sys.stdout
-        return
-    sys.stdout.flush()
-    results = open(os.dup(1), "w", encoding=sys.stdout.encoding, errors="backslashreplace")  # noqa: SIM115
-    os.dup2(2, 1)
-    try:
-        yield results
-        results.flush()
-    finally:
-        sys.stdout.flush()
-        os.dup2(results.fileno(), 1)
-        results.close()
-
-
-def _is_descriptor(stream: TextIO, fd: int) -> bool:
-    try:
-        return stream.fileno() == fd
-    except OSError:  # io.UnsupportedOperation: the stream was replaced by one without a descriptor
-        return False
 
 
 def _binary(stream: TextIO | None, name: str) -> BinaryIO:
@@ -127,33 +89,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"shoal {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    run = commands.add_parser(
-        "run", help="durable parallel map: run a function over inputs, each once", description=_RUN
-    )
-    run.add_argument("function", metavar="MODULE:FUNCTION", help="it is called with each input, a str")
-    run.add_argument("inputs", nargs="+", metavar="INPUT", help="any text")
-    run.add_argument(
-        "--store", required=True, type=store_path, metavar="PATH", help="directory of the store; made if it is missing"
-    )
-    processors = os.cpu_count() or 1
-    run.add_argument(
-        "--workers", type=positive, default=processors, metavar="N", help=f"worker processes (default: {processors})"
-    )
-    run.add_argument(
-        "--retries",
-        type=_natural,
-        default=1,
-        metavar="N",
-        help="how often an input is run again after its worker died (default: 1)",
-    )
-    run.add_argument(
-        "--results",
-        action="store_true",
-        help="print the outcome of every input as a line of JSON, values as in an export",
-    )
-    run.set_defaults(command=_run)
-
+    add_run_command(commands)
     add_store_commands(commands)
+    add_retention_command(commands, _namespace, _run_id)
     _add_contents(commands)
     commands.add_parser("bench", help="measure against LMDB, SQLite, Redis and a Manager", add_help=False)
     return parser
@@ -161,27 +99,29 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_contents(commands: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     """Add the commands that show what is in a store, and export and import it."""
-    runs = commands.add_parser("runs", help="list the runs of a store")
-    runs.add_argument("path", type=store_path, metavar="PATH")
-    runs.set_defaults(command=_runs)
 
-    events = commands.add_parser("events", help="list the events of a run")
-    events.add_argument("path", type=store_path, metavar="PATH")
+    def listing(name: str, what: str, command: Callable[[argparse.Namespace], int]) -> argparse.ArgumentParser:
+        parser = commands.add_parser(name, help=what)
+        parser.add_argument("path", type=store_path, metavar="PATH")
+        parser.set_defaults(command=command)
+        return parser
+
+    runs = listing("runs", "list the runs of a store", _runs)
+    events = listing("events", "list the events of a run", _events)
     events.add_argument("run_id", type=_run_id, metavar="RUN")
-    events.set_defaults(command=_events)
-
-    trace = commands.add_parser("trace", help="show a run's traces as trees, or the one below ROOT")
-    trace.add_argument("path", type=store_path, metavar="PATH")
+    trace = listing("trace", "show a run's traces as trees, or the one below ROOT", _trace)
     trace.add_argument("run_id", type=_run_id, metavar="RUN")
     trace.add_argument("root_id", nargs="?", type=_name, metavar="ROOT")
-    trace.set_defaults(command=_trace)
+    diff = listing("diff", "list what two runs differ in", _diff)
+    for name in ("run_a", "run_b"):
+        diff.add_argument(name, type=_run_id, metavar="RUN")
 
     default = "without it, default/default/default"
-    for listing, otherwise in ((runs, "without it, all of them"), (events, default), (trace, default)):
-        listing.add_argument(
+    for parser, otherwise in ((runs, "without it, all of them"), *((each, default) for each in (events, trace, diff))):
+        parser.add_argument(
             "--namespace", type=_namespace, metavar="TENANT/APP/AGENT", help=f"show this namespace; {otherwise}"
         )
-        listing.add_argument(
+        parser.add_argument(
             "--json", action="store_true", help="print all fields, each item as a line of JSON, as in an export"
         )
 
@@ -201,50 +141,6 @@ def _add_contents(commands: argparse._SubParsersAction[argparse.ArgumentParser])
     import_.set_defaults(command=_import)
 
 
-def _run(options: argparse.Namespace) -> int:
-    with _stdout_for_results() as results:
-        return _run_with(options, results)
-
-
-def _run_with(options: argparse.Namespace, results: TextIO) -> int:
-    try:
-        load_function(options.function)
-    except ValueError as error:
-        _complain(error)
-        return BAD_USAGE
-    with WorkerPool(options.store, options.workers, retries=options.retries) as pool:
-        fleet = Fleet(pool.database, options.function)
-        inputs = list(dict.fromkeys(options.inputs))
-        to_do = fleet.to_do(inputs)
-        failures: dict[str, InputOutcome] = {}
-        with tqdm(total=len(to_do), unit="input", desc=options.function, disable=None) as bar:
-
-            def tell_waiting(inputs: dict[str, int | None]) -> None:
-                bar.write(f"shoal: {_waiting(inputs)}", file=sys.stderr)
-
-            for outcome in fleet.run(pool, to_do, tell_waiting):
-                bar.update()
-                if outcome.status != DONE:
-                    failures[outcome.input] = outcome
-                    bar.write(f"shoal: {' '.join(f'{outcome.input}: {outcome.error}'.split())}", file=sys.stderr)
-        if options.results:
-            for text in inputs:
-                print(json_lines.dump_text(vars(failures.get(text) or fleet.outcome(text))), file=results)
-    done = len(to_do) - len(failures)
-    print(
-        f"{len(inputs)} inputs: {len(inputs) - len(to_do)} done before, {done} done now, {len(failures)} failed",
-        file=sys.stderr if options.results else results,
-    )
-    return FAILED if failures else GOOD
-
-
-def _waiting(inputs: dict[str, int | None]) -> str:
-    """What ``shoal run`` waits for when only inputs are left that other processes work on."""
-    workers = sorted({pid for pid in inputs.values() if pid is not None})
-    where = f", in process {', '.join(map(str, workers))}" if workers else ""
-    return f"waiting for inputs that another shoal run works on, {len(inputs)} in all{where}; end it if it hangs"
-
-
 def _runs(options: argparse.Namespace) -> int:
     with existing(options.path) as db:
         lines = list(run_lines(db, options.namespace, options.json))
@@ -260,6 +156,11 @@ def _trace(options: argparse.Namespace) -> int:
     namespace = options.namespace or Namespace()
     with existing(options.path) as db:
         return _print_all(trace_lines(db, namespace, options.run_id, options.root_id, options.json))
+
+
+def _diff(options: argparse.Namespace) -> int:
+    with existing(options.path) as db:
+        return _print_all(diff_lines(db, options.namespace or Namespace(), options.run_a, options.run_b, options.json))
 
 
 def _export(options: argparse.Namespace) -> int:
@@ -297,13 +198,6 @@ def _bench(arguments: list[str]) -> int:
     return bench_main(arguments)
 
 
-def _natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{number} is not 0 or more")
-    return number
-
-
 def _run_id(text: str) -> str:
     return _checked(lambda: Namespace()._run_prefix(text), text)
 
@@ -326,15 +220,6 @@ def _checked(check: Callable[[], object], text: str) -> str:
     except (ValueError, LimitExceededError) as error:
         raise argparse.ArgumentTypeError(str(error)) from error
     return text
-
-
-def _complain(error: BaseException) -> None:
-    text = str(error)
-    if isinstance(error, OSError) and error.filename is not None:
-        text = (
-            f"{error.filename}: {error.strerror}; see that it is there and this user may use it, or give another path"
-        )
-    print(f"shoal: {' '.join(text.split())}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -7,18 +7,25 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from shoal.database import Database
+from shoal.fleet import without_worker
 from shoal.primitives.engine import Engine
+from shoal.primitives.event_types import Event
 from shoal.primitives.facades.event_log import EventLog
+from shoal.primitives.facades.run_index import RunIndex
 from shoal.primitives.keys import Namespace
+from shoal.primitives.rules.retention.upkeep import upkeep
 from shoal.primitives.run_contents import holds_anything
 from shoal.primitives.run_scan import namespaces, runs_held
 from shoal.primitives.run_types import RunMetadata, RunQuery
 from shoal.primitives.trace_types import Trace
+from shoal.primitives.views.cells import State
 from shoal.primitives.views.runs import RunsView
+from shoal.shm.clock import now_ms
 from shoal.shm.errors import NotFoundError
 from shoal.transfer import json_lines, records
 from shoal.transfer.records import ExportRecord
 
+_NO_BOUND = 1 << 62  # of the keys that are looked at
 _LONGEST_VALUE = 300  # characters shown of a value
 _DEEPEST_INDENT = 32  # levels of a tree that are indented further than the one before
 _HEADS = ("RUN", "PARENT", "STATUS", "CREATED", "UPDATED", "TAGS")
@@ -40,8 +47,10 @@ def run_lines(db: Database, only: Namespace | None, as_json: bool) -> Iterator[s
                 continue
             if len(spaces) > 1 or namespace != Namespace():
                 yield f"namespace {'/'.join(map(plain, (namespace.tenant, namespace.app, namespace.agent)))}"
+            alone = without_worker(db, view, registered) if namespace == Namespace() else set()
             yield from _table(
-                [_row(run) for run in registered] + [(plain(run_id), "", "-", "", "", "") for run_id in others]
+                [_row(run, run.run_id in alone) for run in registered]
+                + [(plain(run_id), "", "-", "", "", "") for run_id in others]
             )
     finally:
         view.abandon()
@@ -71,6 +80,45 @@ def trace_lines(db: Database, namespace: Namespace, run_id: str, root_id: str | 
                 yield _as_json("trace", namespace, run_id, trace) if as_json else _trace_line(depth, trace)
 
 
+def reclaimable(db: Database) -> str:
+    """What the retention policies of a store do not keep and is still there, in words."""
+    snapshot = db._store.begin(read_only=True)
+    try:
+        removed = upkeep(snapshot.find, snapshot.scan, b"", now_ms(), _NO_BOUND).removed
+    finally:
+        snapshot.abandon()
+    counts = [f"{count:,} {name if count != 1 else name[:-1]}" for name, count in sorted(removed.items()) if count]
+    return ", ".join(counts) or "nothing"
+
+
+def diff_lines(db: Database, namespace: Namespace, run_a: str, run_b: str, as_json: bool) -> Iterator[str]:
+    """One line for each thing that two runs differ in; ``NotFoundError`` if there is no such run."""
+    found = RunIndex(db, namespace=namespace).diff(run_a, run_b)
+    for kind, differences in found._asdict().items():
+        for name, a, b in differences:
+            if as_json:
+                yield json_lines.dump_text({"kind": kind, "name": name, "a": _as_value(a), "b": _as_value(b)})
+            else:
+                yield f"{kind:7} {plain(str(name))}: {_as_text(a)} -> {_as_text(b)}"
+
+
+def _as_value(found: Any) -> Any:
+    """What a run has of a difference, as JSON takes it: a cell, an event or a trace as an object."""
+    if isinstance(found, Trace):
+        return records.show_trace(found)
+    return vars(found) if isinstance(found, (State, Event)) else found
+
+
+def _as_text(found: Any) -> str:
+    if found is None:
+        return "-"
+    if isinstance(found, State):
+        return f"{short(found.value)} (version {found.version})"
+    if isinstance(found, Event):
+        return f"{plain(found.event_type)} {short(found.payload)}"
+    return _trace_line(0, found) if isinstance(found, Trace) else short(found)
+
+
 def plain(text: str) -> str:
     """A text as it is if all of it is printable, else as JSON: control characters would act on the terminal."""
     return text if text.isprintable() else json_lines.dump_text(text)
@@ -96,13 +144,13 @@ def _runs(view: Engine, namespace: Namespace) -> tuple[list[RunMetadata], list[s
     return registered, [run_id for run_id, _ in runs_held(view, namespace) if run_id not in known]
 
 
-def _row(run: RunMetadata) -> tuple[str, ...]:
+def _row(run: RunMetadata, is_alone: bool) -> tuple[str, ...]:
     parent = "" if run.parent_run is None else plain(run.parent_run)
     tags = ", ".join(map(plain, run.tags))
     return (
         plain(run.run_id),
         parent,
-        run.status.value,
+        f"{run.status.value}, its worker is gone" if is_alone else run.status.value,
         timestamp_text(run.created_at),
         timestamp_text(run.updated_at),
         tags,

@@ -5,18 +5,21 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import sys
 from pathlib import Path
 
 from tqdm import tqdm
 
+from shoal.cli.show import reclaimable
 from shoal.coordinator.log.salvage import Finding
 from shoal.coordinator.recovery.survey import Survey, at_rest, bytes_to_read, is_store, survey_store
 from shoal.coordinator.server import process
 from shoal.database import Database
 from shoal.database import open as open_database
-from shoal.primitives.rules.registry import TABLE
+from shoal.primitives.rules.retention.coordinator_table import COORDINATOR_TABLE
+from shoal.shm.arguments import check_seconds
 from shoal.shm.errors import NotFoundError
-from shoal.shm.files.store_files import DURABILITIES
+from shoal.shm.files.store_files import DURABILITIES, check_history
 from shoal.shm.limits import MIN_STORE_BYTES
 from shoal.transfer.repair import REPORT_FILE, Repair, summary
 
@@ -44,6 +47,9 @@ def add_store_commands(commands: argparse._SubParsersAction[argparse.ArgumentPar
     serve.add_argument("--durability", choices=DURABILITIES)
     serve.add_argument(
         "--max-bytes", type=positive, metavar="N", help=f"bound of its memory in bytes, from {MIN_STORE_BYTES}"
+    )
+    serve.add_argument(
+        "--history", type=_seconds, metavar="SECONDS", help="for how long past versions can be read; 0 keeps none"
     )
     serve.set_defaults(command=_serve)
 
@@ -77,7 +83,8 @@ def _serve(options: argparse.Namespace) -> int:
     def ready() -> None:
         print(f"serving {options.path} as process {os.getpid()}; stop with Ctrl-C", flush=True)
 
-    process.serve(options.path.absolute(), options.durability, options.max_bytes, None, ready, TABLE)
+    served = (options.path.absolute(), options.durability, options.max_bytes, None)
+    process.serve(*served, ready, COORDINATOR_TABLE, history_ms=check_history(options.history))
     return GOOD
 
 
@@ -85,6 +92,7 @@ def _info(options: argparse.Namespace) -> int:
     with existing(options.path) as db:
         for name, value in vars(db.info()).items():
             print(f"{name:18}{value}")
+        print(f"{'reclaimable':18}{reclaimable(db)}")
     return GOOD
 
 
@@ -152,10 +160,15 @@ def _repair(options: argparse.Namespace) -> int:
 
 def existing(path: Path) -> Database:
     """Open an existing store to read it: commands that only read start no process and make no file."""
+    must_be_store(path)
+    return open_database(path, read_only=True)
+
+
+def must_be_store(path: Path) -> None:
+    """Raise ``NotFoundError`` where there is no store."""
     with contextlib.suppress(PermissionError):  # opening says what may not be read
         if not is_store(path):
             raise NotFoundError(_NO_STORE.format(path))
-    return open_database(path, read_only=True)
 
 
 def store_path(text: str) -> Path:
@@ -171,6 +184,23 @@ def positive(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"{number} is not 1 or more")
     return number
+
+
+def _seconds(text: str) -> float:
+    try:
+        return check_seconds("SECONDS", float(text))
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text!r} is no number of seconds from 0") from error
+
+
+def complain(error: BaseException) -> None:
+    """Print an error as one line to stderr."""
+    text = str(error)
+    if isinstance(error, OSError) and error.filename is not None:
+        text = (
+            f"{error.filename}: {error.strerror}; see that it is there and this user may use it, or give another path"
+        )
+    print(f"shoal: {' '.join(text.split())}", file=sys.stderr)
 
 
 _NO_STORE = "there is no store at {}; shoal.open or shoal run makes one"

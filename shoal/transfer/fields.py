@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from shoal.primitives.engine import Engine
 from shoal.primitives.keys import Namespace
+from shoal.primitives.rules.hash_chain import HASH_BYTES
 
 Fields = dict[str, Any]
 _LATEST_MS = 2**63 - 1
@@ -44,3 +45,10 @@ def check_tags(tags: object) -> None:
         raise TypeError(f"tags is {tags!r:.100}, not a list of str")
     if len(set(tags)) < len(tags):
         raise ValueError("tags has the same tag twice")
+
+
+def hash_of(text: object) -> bytes:
+    """The hash in a field; ``ValueError`` if there is none."""
+    if not isinstance(text, str) or len(text) != 2 * HASH_BYTES:
+        raise ValueError(f"a hash is {text!r:.100}, not {2 * HASH_BYTES} characters of hex")
+    return bytes.fromhex(text)

@@ -128,7 +128,8 @@ class _Checker:
         if size > _MOST_RECORD_BYTES:
             raise LimitExceededError("size of the record in bytes", _MOST_RECORD_BYTES, size, ADVICE_FOR_VALUES)
         kind, namespace, run_id, item = record
-        run_prefix = b"" if kind == "run" else namespace._run_prefix(run_id)
+        is_in_run = kind != "run" and run_id != ""
+        run_prefix = namespace._run_prefix(run_id) if is_in_run else b""
         place, number = records.KINDS[kind].place(item)
         key, text = (place.encode(), place) if isinstance(place, str) else (place, item.name)
         position = (namespace._prefix, run_prefix, _RANKS[kind], key, number)
@@ -136,16 +137,21 @@ class _Checker:
             raise ValueError(f"the record of run {run_id!r} is out of order: records are sorted")
         if key and position == self._position:
             raise ValueError(f"key or name {text!r} of run {run_id!r} is there twice")
-        if position[:3] != self._position[:3]:
+        if key == b"" and kind in ("trimmed", "retention") and position == self._position:
+            raise ValueError(f"the {kind} record of run {run_id!r} is there twice")
+        if position[:2] != self._position[:2]:
             self._chain = None
             self._trace_ids = set()
         self._position = position
         name = (namespace, run_id)
-        self._contents.runs.setdefault(name, self._contents.records)
+        if run_id:
+            self._contents.runs.setdefault(name, self._contents.records)
         if kind == "run":
             if name in self._registered:
                 raise ValueError(f"run {run_id!r} is there twice")
             self._registered.add(name)
+        elif kind == "trimmed":
+            self._chain = ChainCheck(item.chain, item.first_sequence, item.prev_hash, item.timestamp)
         elif kind == "event":
             self._check_event(item)
         elif kind == "trace":

@@ -149,7 +149,7 @@ class _Import:
                 raise InvalidOperationError("another process imports into the store; wait until it has ended")
             for number, record in enumerate(batch, self._written):
                 name = record.namespace, record.run_id
-                if self._contents.runs[name] == number:
+                if self._contents.runs.get(name) == number:
                     _must_be_absent(transaction, *name)
                 records.restore(transaction, record)
             if marker is not None:

@@ -7,19 +7,22 @@
     kind        fields beside kind, run_id and namespace
     run         parent_run status created_at updated_at completed_at tags metadata error       a registered run
     kv          key value expires_at
+    trimmed     first_sequence prev_hash origin chain timestamp                                 see ``trimmed_records``
     event       sequence event_type payload timestamp prev_hash hash                            hashes in hex
     state       name version updated_at value            without value: deleted, its version stays used up
     trace       id parent_id type fields timestamp tags metadata
     task        id sequence status priority attempt max_attempts created_at due_at payload result error key
     lease       name token slot pid ttl_ms                                                      see ``lease_records``
+    consumer    name position                                                                   see ``consumer_records``
     result      key value expires_at                                                     see ``idempotency_records``
     effect      key started_at result                                                    see ``idempotency_records``
     budget      name limit used refill_per_s refilled_at                                      see ``budget_records``
+    retention   events event_age trace_age archived_age task_age           run_id may be null, see ``retention_records``
 
 Times are integer ms since the epoch (UTC); values are written as ``json_lines`` says. Order: by namespace; in each
-namespace first all records of kind run, then run by run the other kinds, in the order above. Events are in sequence
-from 0, a trace comes after its parent, and all others are sorted by key or name. Nothing else is in an export, so the
-same contents give the same bytes.
+namespace first all records of kind run, then its retention policy, then run by run the other kinds, in the order above.
+Events are in sequence from 0 or from where the log was trimmed, a trace comes after its parent, and all others are
+sorted by key or name. Nothing else is in an export, so the same contents give the same bytes.
 """
 
 from __future__ import annotations
@@ -33,7 +36,7 @@ from shoal.primitives.engine import Engine
 from shoal.primitives.event_types import Event
 from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.rules.cell_rules import CellRecord, encode_record
-from shoal.primitives.rules.hash_chain import HASH_BYTES, canonical
+from shoal.primitives.rules.hash_chain import canonical
 from shoal.primitives.rules.tags import Tag
 from shoal.primitives.run_scan import namespaces, runs_held
 from shoal.primitives.run_types import RunMetadata, RunQuery, RunStatus, encode_run
@@ -47,8 +50,16 @@ from shoal.primitives.views.runs import RunsView
 from shoal.primitives.views.traces import TraceView
 from shoal.shm import codec
 from shoal.shm.errors import CorruptionError
-from shoal.transfer import budget_records, idempotency_records, lease_records, task_records
-from shoal.transfer.fields import Fields, RecordKind, check_names, check_tags, check_whole
+from shoal.transfer import (
+    budget_records,
+    consumer_records,
+    idempotency_records,
+    lease_records,
+    retention_records,
+    task_records,
+    trimmed_records,
+)
+from shoal.transfer.fields import Fields, RecordKind, check_names, check_tags, check_whole, hash_of
 
 FORMAT = 1
 HEADER = {"shoal_export": FORMAT}
@@ -66,7 +77,10 @@ class Cell(NamedTuple):
 
 
 class ExportRecord(NamedTuple):
-    """One line of an export. ``item``: RunMetadata, Pair, Event, Cell, Trace, TaskFact and so on, by ``kind``."""
+    """One line of an export. ``item``: a RunMetadata, Pair, Trimmed, Event, Cell, Trace and so on, as ``kind`` says.
+
+    ``run_id`` is "" of the retention policy of a namespace, which no run has.
+    """
 
     kind: str
     namespace: Namespace
@@ -79,6 +93,8 @@ def read_all(engine: Engine) -> Iterator[ExportRecord]:
     for namespace in namespaces(engine):
         for run in RunsView(engine, namespace).query_runs(RunQuery(include_archived=True)):
             yield ExportRecord("run", namespace, run.run_id, run)
+        for policy in retention_records.facts(engine, namespace, ""):
+            yield ExportRecord("retention", namespace, "", policy)
         for run_id, source in runs_held(engine, namespace):
             for name, kind in KINDS.items():
                 for item in kind.read(source, namespace, run_id):
@@ -90,7 +106,7 @@ def to_fields(record: ExportRecord) -> Fields:
     fields: Fields = {"kind": record.kind}
     if record.namespace != _DEFAULT_NAMESPACE:
         fields["namespace"] = [record.namespace.tenant, record.namespace.app, record.namespace.agent]
-    return fields | {"run_id": record.run_id} | KINDS[record.kind].show(record.item)
+    return fields | {"run_id": record.run_id or None} | KINDS[record.kind].show(record.item)
 
 
 def from_fields(fields: Any) -> ExportRecord:
@@ -103,13 +119,18 @@ def from_fields(fields: Any) -> ExportRecord:
         raise ValueError(f"its kind is {kind!r:.100}, not one of {', '.join(KINDS)}")
     namespace = _namespace(rest.pop("namespace")) if "namespace" in rest else _DEFAULT_NAMESPACE
     run_id = rest.pop("run_id", None)
-    namespace._run_prefix(run_id)
+    if kind == "retention" and run_id is None:
+        run_id = ""
+    else:
+        namespace._run_prefix(run_id)
     return ExportRecord(kind, namespace, run_id, KINDS[kind].make(run_id, rest))
 
 
 def size_of(record: ExportRecord) -> int:
     """A bound of the record's size in a commit, in bytes. Checks all of it, as the primitives do before they write."""
-    return KINDS[record.kind].size(record.namespace._run_prefix(record.run_id), record.item)
+    namespace, run_id = record.namespace, record.run_id
+    prefix = namespace._run_prefix(run_id) if run_id else namespace._runs_prefix()
+    return KINDS[record.kind].size(prefix, record.item)
 
 
 def restore(engine: Engine, record: ExportRecord) -> None:
@@ -182,7 +203,7 @@ def _make_event(run_id: str, fields: Fields) -> Event:
     check_names("event", fields, _EVENT_NAMES)
     check_whole("sequence", fields["sequence"], 0)
     check_whole("timestamp", fields["timestamp"], 0)
-    return Event(**{**fields, "prev_hash": _hash(fields["prev_hash"]), "hash": _hash(fields["hash"])})
+    return Event(**{**fields, "prev_hash": hash_of(fields["prev_hash"]), "hash": hash_of(fields["hash"])})
 
 
 def _read_events(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[Event]:
@@ -204,12 +225,6 @@ def _size_event(prefix: bytes, event: Event) -> int:
         + 2 * len(encode_text("event_type", event.event_type))
         + len(canonical(event.payload))
     )
-
-
-def _hash(text: object) -> bytes:
-    if not isinstance(text, str) or len(text) != 2 * HASH_BYTES:
-        raise ValueError(f"a hash is {text!r:.100}, not {2 * HASH_BYTES} characters of hex")
-    return bytes.fromhex(text)
 
 
 # --- state ----------------------------------------------------------------------------------------------------------
@@ -321,6 +336,7 @@ def _unsorted(_item: Any) -> tuple[str, int]:
 KINDS = {
     "run": RecordKind(_show_run, _make_run, _size_run, _read_run, _restore_run, _unsorted),
     "kv": RecordKind(_show_pair, _make_pair, _size_pair, _read_pairs, _restore_pair, lambda pair: (pair.key, 0)),
+    "trimmed": trimmed_records.KIND,
     "event": RecordKind(_show_event, _make_event, _size_event, _read_events, _restore_event, _unsorted),
     "state": RecordKind(_show_cell, _make_cell, _size_cell, _read_cells, _restore_cell, lambda cell: (cell.name, 0)),
     "trace": RecordKind(show_trace, _make_trace, _size_trace, _read_traces, _restore_trace, _unsorted),
@@ -329,4 +345,6 @@ KINDS = {
     "result": idempotency_records.RESULT,
     "effect": idempotency_records.EFFECT,
     "budget": budget_records.KIND,
+    "retention": retention_records.KIND,
+    "consumer": consumer_records.KIND,
 }

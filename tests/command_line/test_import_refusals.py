@@ -49,6 +49,7 @@ WRONG: dict[str, list[dict[str, Any]]] = {
         {"fields": {"trace_type": "x", "data": 1, "x": 2}}, {"id": ""}, {"id": None}, {"parent_id": "unknown"},
         {"parent_id": 1}, {"parent_id": "trace-0"}, {"timestamp": None}, {"tags": {}},
     ],
+    "consumer": [{"name": ""}, {"name": 1}, {"position": -1}, {"position": "1"}, {"position": True}, {"token": 1}],
     "task": [
         {"id": "q"}, {"id": 1}, {"sequence": 0}, {"status": "Delayed"}, {"status": 1}, {"priority": "1"},
         {"attempt": -1}, {"max_attempts": 0}, {"due_at": None}, {"error": 1}, {"key": ""},

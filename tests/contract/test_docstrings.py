@@ -50,7 +50,10 @@ CLASSES = {cls.__name__: cls for cls in [*(getattr(shoal, name) for name in shoa
 ERRORS = [cls for cls in CLASSES.values() if issubclass(cls, Exception)]
 TYPES = [cls for cls in [*CLASSES.values(), *KINDS.values()] if cls not in ERRORS]
 # What is raised for arguments that this method does not have.
-NOT_HERE: dict[tuple[type, str], set[str]] = {(TraceView, "query_by_time"): {"ValueError", "LimitExceededError"}}
+NOT_HERE: dict[tuple[type, str], set[str]] = {
+    (TraceView, "query_by_time"): {"ValueError", "LimitExceededError"},
+    (shoal.Consumer, "commit"): {"ValueError"},  # its own log is the right one
+}
 # What any call may raise, because the engine does: said once for each class.
 OF_THE_ENGINE = {"CorruptionError", "SnapshotExpiredError", "InvalidOperationError"}
 OF_A_FACADE = {*OF_THE_ENGINE, "CoordinatorLostError", "StoreMovedError", "StoreFullError"}
@@ -116,8 +119,8 @@ def test_the_class_names_what_every_call_may_raise(cls: type) -> None:
 @pytest.mark.parametrize("facade", FACADES, ids=lambda cls: cls.__name__)
 def test_facade_and_view_have_the_same_methods(facade: type) -> None:
     """With the same parameters, but ``run_id``: one implementation. What needs a store of its own is the facade's."""
-    own = {"transaction", "follow", "wait", "verify"}
-    of_view = dict(methods(FACADES[facade]))
+    own = {"transaction", "follow", "wait", "watch", "consumer", "verify"}
+    of_view = {name: method for name, method in methods(FACADES[facade]) if name != "commit"}  # of a transaction only
     assert {name for name, _ in methods(facade)} - own == set(of_view)
     for name, function in methods(facade):
         if name not in own:
@@ -164,6 +167,7 @@ def test_public_names_say_where_users_find_them(name: str) -> None:
 PUBLIC = {
     "Database": "backup check close info lease leases once path pipeline snapshot transact transaction",
     "Lease": "name release slot token",
+    "Consumer": "close commit name position",
     "Task": "attempt complete fail id payload queue release run_id token",
     "TaskQueue": "cancel claim claim_many get list namespace purge put put_many result retry stats transaction",
     "QueueView": "complete fail put",
@@ -179,7 +183,7 @@ PUBLIC = {
     "PipelinedTraces": "record record_child record_with_options",
     "RunView": "budget events kv queue runs state traces",
     "Namespace": "agent app tenant",
-    "KVStore": "delete exists get increment list list_with_values namespace put put_with_ttl transaction ttl",
+    "KVStore": "delete exists get increment list list_with_values namespace put put_with_ttl transaction ttl watch",
     "KVView": "delete exists get increment list list_with_values put put_with_ttl ttl",
     "RunQuery": "created_after created_before include_archived limit parent_run status tags",
     "TraceType": "Custom Decision Error Query Thought ToolCall type_name",

@@ -290,6 +290,19 @@ def test_a_lost_claim_is_fenced(any_db: shoal.Database, run: str, end: str) -> N
         assert _claimed(queue, run).token > task.token
 
 
+def test_a_claim_that_was_followed_by_another_of_the_same_process_is_fenced(any_db: shoal.Database, run: str) -> None:
+    """The token counts, not only the process."""
+    queue = shoal.TaskQueue(any_db)
+    task_id = queue.put(run, Q, 1)
+    first = _claimed(queue, run)
+    first.release()
+    second = _claimed(queue, run)
+    with pytest.raises(shoal.FencedError):
+        first.complete("late")
+    second.complete("mine")
+    assert queue.result(run, task_id) == "mine"
+
+
 def test_cancel(any_db: shoal.Database, run: str) -> None:
     """A task that has not ended is never claimed again, and who waits for its result is told."""
     queue = shoal.TaskQueue(any_db)
@@ -334,6 +347,20 @@ def test_large_payloads_and_results(any_db: shoal.Database, run: str) -> None:
     assert info.payload == info.result == large
     assert queue.purge(run, Q, TaskStatus.Done) == 1
     assert any_db.info().keys < keys
+
+
+def test_many_are_put_in_order(memory_db: shoal.Database, run: str) -> None:
+    """Also more than a commit takes, by number or by size; a bad one among them keeps all from being put."""
+    queue = shoal.TaskQueue(memory_db)
+    ids = queue.put_many(run, Q, range(5000))
+    assert len(set(ids)) == 5000
+    assert [task.payload for task in queue.claim_many(run, Q, 5000)] == list(range(5000))
+    with pytest.raises(TypeError):
+        queue.put_many(run, "other", [*range(5000), object()])
+    assert queue.list(run, "other") == []
+    ids = queue.put_many(run, "large", [bytes(5_000_000)] * 4)
+    assert [info.id for info in queue.list(run, "large")] == ids
+    shoal.RunIndex(memory_db).delete_run(run)
 
 
 def test_a_purged_queue_leaves_nothing(any_db: shoal.Database, run: str) -> None:

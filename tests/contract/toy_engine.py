@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from shoal.primitives.rules.registry import TABLE
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import ConflictError, InvalidOperationError
-from shoal.shm.operation import VersionedValue, Write
+from shoal.shm.operation import Past, VersionedValue, Write
 from tests.contract.toy_holding import ToyHolding
 from tests.contract.toy_pipeline import ToyPipeline
 from tests.contract.toy_rules import is_live, within
@@ -33,8 +33,14 @@ class ToyStore:
         self.version, self.closed, self.auto_commit = 0, False, ToyAutoCommit(self)
         self.holding = ToyHolding(self)
 
-    def begin(self, read_only: bool = False) -> ToyTransaction:
-        return ToyTransaction(self, read_only)
+    def begin(self, read_only: bool = False, past: Past | None = None) -> ToyTransaction:
+        transaction = ToyTransaction(self, read_only or past is not None)
+        if past is not None:
+            assert past.version is not None, "this engine keeps no moments"
+            if past.version > self.version:
+                raise ValueError(f"version is {past.version}, the newest is {self.version}")
+            transaction.snapshot = transaction.version = past.version
+        return transaction
 
     def pipeline(self, depth: int) -> ToyPipeline:
         return ToyPipeline(self)
@@ -49,7 +55,8 @@ class ToyStore:
 
     def stats(self) -> Any:
         keys = len(self.live(b"", b"\xff", self.version))
-        return SimpleNamespace(coordinator_pid=0, commit_version=self.version, keys=keys, bytes_used=0, clients=1)
+        counts = {"commit_version": self.version, "keys": keys, "bytes_used": 0, "clients": 1, "coordinator_pid": 0}
+        return SimpleNamespace(**counts, history_ms=0, history_version=0, history_since_us=0, history_bytes=0)
 
     def close(self) -> None:
         self.holding.end()
@@ -106,6 +113,9 @@ class ToyTransaction:
         self.writes |= {write.key: write for write in decided.writes}
         return decided.result
 
+    def at_version(self, version: int) -> ToyTransaction:
+        return self.store.begin(past=Past(version, None))
+
     @property
     def has_ended(self) -> bool:
         return self.ended
@@ -136,7 +146,8 @@ class ToyTransaction:
             if changed or self.valid_until_ms <= now_ms():
                 key: Any = (changed or [b""])[0]  # below the primitives it is bytes
                 raise ConflictError(key, self.snapshot, store.version)
-            cleared = {key: Write(key, None, 0) for key in store.keys if within(key, self.clears)}
+            there = (key for key in store.keys if within(key, self.clears) and store.keys[key][-1][1].value is not None)
+            cleared = {key: Write(key, None, 0) for key in there}
             store.version = self.version = store.version + 1
             for key, write in {**cleared, **self.writes, **newest.writes}.items():
                 store.keys.setdefault(key, []).append((self.version, write))
@@ -168,6 +179,29 @@ class ToyAutoCommit(NamedTuple):
             return result
 
         return call
+
+    def published(self) -> int:
+        return self.store.version
+
+    def changes(self, lower: bytes, upper: bytes, since: int, wait_s: float) -> Iterator[tuple[int, bytes, Any]]:
+        told = (since, b"")
+        while True:
+
+            def look(told: tuple[int, bytes] = told) -> Any:
+                entries = [
+                    (version, key, write.value)
+                    for key in self.store.keys
+                    if lower <= key < upper
+                    for version, write in self.store.keys[key]
+                    if (version, key) > told and version > since
+                ]
+                return min(entries, default=None)
+
+            found = self.wait_for(look, None, time.monotonic() + wait_s)
+            if found is None:
+                return
+            told = found[:2]
+            yield found
 
     def wait_for(self, look: Callable[[], Any], ranges: Any, give_up_s: float) -> Any:
         with self.store.changed:

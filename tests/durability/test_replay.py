@@ -13,9 +13,10 @@ from shoal.coordinator.log.format import LoggedCommit
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.memory.loading import apply_versions
 from shoal.coordinator.memory.reclaim import Reclaimer
+from shoal.coordinator.memory.reserve import reserve_in_use
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.recovery import recover as recovery
-from shoal.coordinator.recovery.recover import publish, replayed, reserve_in_use
+from shoal.coordinator.recovery.recover import publish, replayed
 from shoal.shm.errors import StoreFullError
 from shoal.shm.limits import MIB, Limits
 from shoal.shm.memory.reader import Reader

@@ -37,6 +37,7 @@ from shoal.shm.wire.answer import COMMITTED, CONFLICT, REFUSED
 from shoal.shm.wire.frames import LENGTH_BYTES, FrameError
 from shoal.shm.wire.request import CommitSet
 from tests.fuzz.pipes import request_bytes
+from tests.fuzz.queue_seeds import QUEUE_OPERATIONS
 from tests.fuzz.target import part, parts_of, script, target
 from tests.support.stores.damaged import MemoryStorage
 from tests.support.stores.recording_log import RecordingLog
@@ -44,7 +45,7 @@ from tests.support.stores.recording_log import RecordingLog
 VICTIM, HOSTILE = 7, 8
 MOST_REQUESTS = 12
 _RUN = Namespace()._run_prefix("r")
-KV, EVENT, STATE, TRACE, LEASE = (_RUN + bytes((tag,)) for tag in (1, 2, 3, 4, 8))
+KV, EVENT, STATE, TRACE, BUDGET, LEASE = (_RUN + bytes((tag,)) for tag in (1, 2, 3, 4, 7, 8))
 _FILE = "wal-000000000001.log"
 _ASKING = Client(1, 1, -1, -1, SnapshotPage(new_page()))  # who asks questions; its pipes and slots are not used
 State = dict[bytes, VersionedValue]
@@ -136,11 +137,11 @@ def _restorable(chain: str) -> list[Any]:
     return events
 
 
-# One valid call of every operation, in an order in which each is done.
 def _decoded(commit_id: int, mutations: bytes) -> CommitSet:
     return wire_request.decode_request(wire_request.encode_request(commit_id, 0, 0, b"", mutations), TABLE.rules)
 
 
+# One valid call of every operation, in an order in which each is done.
 OPERATIONS: list[tuple[str, list[Any]]] = [
     (operations.INCREMENT, [KV + b"n", 3]),
     (operations.CELL_INIT, [STATE + b"cell", "cell", codec.encode(1)]),
@@ -149,6 +150,8 @@ OPERATIONS: list[tuple[str, list[Any]]] = [
     (operations.CELL_SWAP, [STATE + b"other", "other", 1, codec.encode([2])]),
     (operations.EVENT_APPEND, [EVENT + b"\0", "xxh3", [["type", codec.encode(1)], ["type", codec.encode({})]]]),
     (operations.EVENT_RESTORE, [EVENT[:-2] + b"z\2\0", _restorable("sha256")]),
+    (operations.EVENT_TRIM, [EVENT + b"\3", 0, 1, [1]]),
+    (operations.EVENT_BEGIN, [EVENT[:-2] + b"x\2\3", [5, b"p" * 32, b"o" * 32], "sha256", 1000]),
     (operations.INSERT, _trace("a")),
     (operations.INSERT, _trace("b", "a")),
     (operations.CELL_DELETE, [STATE + b"other"]),
@@ -157,9 +160,17 @@ OPERATIONS: list[tuple[str, list[Any]]] = [
     (operations.LEASE_FENCE, [LEASE + b"a", "a", 4711, 1]),
     (operations.LEASE_RELEASE, [LEASE + b"a", 4711, 99]),
     (operations.LEASE_TAKE, [LEASE + b"a", "a", 2, 4712, 1, 30_000, 98]),
+    (operations.BUDGET_CREATE, [BUDGET + b"\0a", "a", 10, 1]),
+    (operations.BUDGET_RESERVE, [BUDGET + b"\0a", "a", 5, 4711, 30_000, 97]),
+    (operations.BUDGET_SETTLE, [BUDGET + b"\0a", "a", 97, 4, True]),
+    (operations.BUDGET_ADJUST, [BUDGET + b"\0a", "a", 20]),
+    *QUEUE_OPERATIONS,
     (operations.TOKENS_RAISE, [TOKEN_KEY, 7]),
 ]
 assert {name for name, _ in OPERATIONS} == operations.OPERATIONS.keys(), "an operation without a seed"
+
+
+_CLASHING = [["cell_set", [EVENT + b"\0", b"x"]], ["event_append", [EVENT + b"\0", "xxh3", [["e", b""]]]]]
 
 
 def _seeds() -> list[bytes]:
@@ -178,14 +189,7 @@ def _seeds() -> list[bytes]:
         one([[], None, [[name, arguments] for name, arguments in OPERATIONS], None]),
         # Operations on keys of other primitives, and deciding what the same commit writes.
         one([[], None, [["increment", [STATE + b"cell", 1]]], None]),
-        one(
-            [
-                [],
-                None,
-                [["cell_set", [EVENT + b"\0", b"x"]], ["event_append", [EVENT + b"\0", "xxh3", [["e", b""]]]]],
-                None,
-            ]
-        ),
+        one([[], None, _CLASHING, None]),
         one([writes, clear, [["cell_delete", [KV + b"n"]], ["increment", [KV + b"other", 1]]], None]),
         one([{}, None, None, None]),
         *(

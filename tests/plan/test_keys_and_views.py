@@ -30,7 +30,7 @@ VIEWS: dict[type[Any], type[Any]] = {
     shoal.RunIndex: RunsView,
 }
 # Calls that wait for commits of others, that need no store, or that begin a transaction: not for inside one.
-OF_FACADES_ALONE = {"follow", "transaction", "verify", "view", "wait", "watch"}
+OF_FACADES_ALONE = {"consumer", "follow", "transaction", "verify", "view", "wait", "watch"}
 
 
 def _kept(db: DB, run: str) -> list[bytes]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -212,10 +213,25 @@ class Client:
     _blind = _transaction
 
     def _snapshot(self, attempt: Attempt, steps: list[Operation]) -> None:
-        with self._db.snapshot(RUN) as view:
+        with self._any_snapshot(attempt) as view:
             attempt.snapshot = view.version
             for step in steps:
                 self._perform(attempt, view, *step)
+
+    def _any_snapshot(self, attempt: Attempt) -> shoal.Transaction:
+        """A snapshot of now; if past versions are kept, half the time one of those, unless it is not kept any more."""
+        info, rng = self._db.info(), random.Random(attempt.who)
+        if info.history and rng.random() < 0.5:
+            newest = info.commit_version
+            version = rng.randint(max(0, newest - 20), newest)
+            try:
+                view = self._db.snapshot(RUN, version=version)
+                attempt.start = 0  # what was committed before it began need not be in it
+                return view
+            except SnapshotExpiredError as error:
+                if self._world.keeps_all and self._world.boot == 1:
+                    self._world.problems.append(("history", f"{error}, and all is kept"))
+        return self._db.snapshot(RUN)
 
     def _hold(self, attempt: Attempt, steps: list[Operation]) -> None:
         """A snapshot that stays open for long."""

@@ -49,6 +49,7 @@ class Plan(NamedTuple):
     durability: str
     revoking: bool  # so little room for history that old snapshots are revoked
     phases: list[Phase]
+    history_ms: int = 0  # how long past versions are kept; then half of all snapshots are of one
 
 
 def draw(seed: int) -> Plan:
@@ -88,7 +89,9 @@ def draw(seed: int) -> Plan:
             if rng.random() < 0.3:
                 faults.append(Fault(max(0, step - rng.randrange(300)), "fail sync", 0))
         phases.append(Phase(clients, sorted(faults)))
-    return Plan(seed, durability, rng.random() < 0.2, phases)
+    revoking = rng.random() < 0.2
+    history_ms = random.Random(f"history {seed}").choice([0, 0, 0, 5, 50, 3_600_000])
+    return Plan(seed, durability, revoking, phases, 0 if revoking else history_ms)
 
 
 def _operation(rng: random.Random, unique: str, weights: dict[str, int], hurry: bool) -> Operation:

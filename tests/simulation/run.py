@@ -24,6 +24,7 @@ from tests.simulation.world.machine import World
 from tests.simulation.world.scheduler import StuckError
 from tests.support.histories.list_append import Operation
 
+_LONG_MS = 3_600_000
 _STOPPED_S = 0.05
 _FULL_S = 0.02
 _FROZEN_S = 0.01
@@ -62,6 +63,9 @@ class _Run:
     def __init__(self, plan: Plan, verbose: bool) -> None:
         self._plan = plan
         self.world = World(plan.seed, plan.durability)
+        self.world.history_ms = plan.history_ms
+        faults = {fault.kind for phase in plan.phases for fault in phase.faults}
+        self.world.keeps_all = plan.history_ms >= _LONG_MS and not faults & {"fill disk", "fail sync"}
         if verbose:
             self.world.trace = []
         self._truth = Truth(self.world.disk, plan.durability == "strict")

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import shoal
-from shoal.fleet import input_run_id
+from shoal.fleet_input import input_run_id
 
 
 def double(number: int) -> int:

@@ -37,10 +37,15 @@ class BrokenWorkerPoolError(WorkerLostError, BrokenProcessPool):
 
 @dataclass(frozen=True)
 class PoolOptions:
-    """How a pool treats its tasks and workers; ``at_end`` is called when the pool's last thread has ended."""
+    """How a pool treats its tasks and workers.
+
+    ``ttl_s``: how long a worker may be suspended before its task runs again, if it may. ``at_end`` is called when the
+    pool's last thread has ended.
+    """
 
     workers: int
     retries: int
+    ttl_s: float
     timeout_s: float | None
     max_tasks_per_child: int | None
     at_end: Callable[[], None]

@@ -5,8 +5,9 @@
 - The thread holds no lock. It blocks in ``poll``, on the worker's channel, its death and a pipe that wakes it.
   Nobody can wake it in a callback, nor in the start of a worker if the process that starts it is stopped.
 - A task that was taken is settled, or put back into the queue, before the next is taken.
-- A shortage, and the death of the process that starts workers, are waited out. A worker that dies before it is ready
-  counts as a failed start.
+- A worker that is suspended for the ttl is killed if its task may run again: a killed worker commits nothing late.
+- A shortage, and the death of the process that starts workers, are waited out. Death of a worker before it is ready is
+  a failed start.
 """
 
 from __future__ import annotations
@@ -53,8 +54,7 @@ class Supervisor:
     @property
     def pid(self) -> int | None:
         """Process id of the worker, if there is one now."""
-        worker = self._worker
-        return None if worker is None else worker.pid
+        return None if (worker := self._worker) is None else worker.pid
 
     def wake(self) -> None:
         """Have the thread look at the pool's state; from any thread, also from a signal handler."""
@@ -254,10 +254,12 @@ class Supervisor:
             raise WorkerDiedError from error
         if not task.retries:
             task.raw = b""  # the channel holds it
+        suspended = worker.watch_suspension(self._state.options.ttl_s) if task.retries else None
         while True:
             left_s = None if until is None else until - time.monotonic()
             if left_s is None or left_s > 0:
-                self._wait(worker, left_s)
+                look_s = None if suspended is None else suspended.next_look_s()
+                self._wait(worker, min((s for s in (left_s, look_s) if s is not None), default=None))
             message = self._receive(worker)
             if message is not None:
                 return message
@@ -265,6 +267,8 @@ class Supervisor:
                 raise WorkerDiedError  # or is about to: ``_dismiss`` sees to it
             if task.future.done() or (left_s is not None and left_s <= 0):
                 return None
+            if suspended is not None and suspended.is_over():
+                raise WorkerDiedError  # ``_lose`` kills it first, so it commits nothing more
 
     def _lose(self, worker: WorkerProcess, task: Task) -> None:
         """The worker is lost: its task fails, or runs again."""

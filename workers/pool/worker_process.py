@@ -14,6 +14,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from multiprocessing import get_context, resource_tracker
@@ -26,6 +27,8 @@ from shoal.workers.pool.fork_template import ForkedProcess, ForkTemplate
 from shoal.workers.pool.helper_processes import ServerEnd
 from shoal.workers.pool.life import Life, open_pidfd
 
+# The kernel tells only its parent that a process was stopped, so the supervisor looks, seldom.
+_LOOKS_PER_TTL = 3
 _EXIT_CODE_S = 1.0  # the longest wait for a dead worker's exit code, which the process that forked it may have to tell
 # This many descriptors must be free for a start: multiprocessing leaves its own open if they run out half-way.
 _DESCRIPTORS_OF_A_START = 16
@@ -109,6 +112,10 @@ class WorkerProcess:
             return False
         return stat.rpartition(b")")[2].split()[0] in (b"T", b"t")
 
+    def watch_suspension(self, ttl_s: float) -> Suspension:
+        """From now on, whether the process is suspended for ``ttl_s``."""
+        return Suspension(self, ttl_s)
+
     def exit_code_text(self) -> str:
         """Exit code of the dead process, for a message: a signal is named, and its number is negative."""
         self._process.join(_EXIT_CODE_S)
@@ -129,6 +136,31 @@ class WorkerProcess:
             process.join(_EXIT_CODE_S)
             with contextlib.suppress(ValueError):  # its exit code is unknown
                 process.close()
+
+
+class Suspension:
+    """Looks at a worker a few times in its ttl. It is over when as many looks in a row found the worker suspended.
+
+    Only looks count: time in which the pool's process was stopped as well, or the machine slept, does not.
+    """
+
+    def __init__(self, worker: WorkerProcess, ttl_s: float) -> None:
+        self._worker = worker
+        self._pause_s = ttl_s / _LOOKS_PER_TTL
+        self._looked_s = time.monotonic()
+        self._found = 0
+
+    def next_look_s(self) -> float:
+        """How long nothing is to be done."""
+        return max(0.0, self._looked_s + self._pause_s - time.monotonic())
+
+    def is_over(self) -> bool:
+        """Look, if it is time; whether the worker has been suspended for its ttl."""
+        if self.next_look_s() > 0:
+            return False
+        self._looked_s = time.monotonic()
+        self._found = self._found + 1 if self._worker.is_suspended() else 0
+        return self._found > _LOOKS_PER_TTL
 
 
 class WorkerDiedError(Exception):

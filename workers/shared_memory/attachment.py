@@ -27,6 +27,10 @@ from shoal.shm.memory.layout import (
     W_CLIENTS,
     W_COORDINATOR_PID,
     W_HASH_SEED,
+    W_HISTORY_BYTES,
+    W_HISTORY_MS,
+    W_HISTORY_SINCE_US,
+    W_HISTORY_VERSION,
     W_KEYS,
     W_PUBLISHED,
 )
@@ -35,6 +39,11 @@ from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotSlots
 from shoal.shm.wire.frames import FrameBuffer
 from shoal.shm.wire.handshake import Welcome
+
+_STATS = (
+    *(W_PUBLISHED, W_KEYS, W_BYTES_USED, W_CLIENTS, W_COORDINATOR_PID),
+    *(W_HISTORY_MS, W_HISTORY_VERSION, W_HISTORY_SINCE_US, W_HISTORY_BYTES),
+)
 
 
 class EngineStats(NamedTuple):
@@ -45,6 +54,10 @@ class EngineStats(NamedTuple):
     bytes_used: int  # of the store's memory
     clients: int  # attached at the coordinator; one open database has one or more
     coordinator_pid: int
+    history_ms: int = 0  # how long past versions are kept; the next three mean nothing if not at all
+    history_version: int = 0  # the oldest one that is kept
+    history_since_us: int = 0  # since when that was the newest one
+    history_bytes: int = 0  # of the store's memory, taken by past versions
 
 
 class Attachment:
@@ -124,9 +137,7 @@ class Attachment:
         """The counters in the segment's header."""
         with self.reading() as reader:
             words = reader.words
-            return EngineStats(
-                words[W_PUBLISHED], words[W_KEYS], words[W_BYTES_USED], words[W_CLIENTS], words[W_COORDINATOR_PID]
-            )
+            return EngineStats(*(words[word] for word in _STATS))
 
     def retire(self) -> None:
         """Make the next read, and the next snapshot, ask the connection for the current attachment."""

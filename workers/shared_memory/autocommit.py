@@ -15,6 +15,7 @@ from shoal.shm.memory.layout import W_PUBLISHED
 from shoal.shm.operation import VersionedValue
 from shoal.shm.wire import request as wire_request
 from shoal.workers.presence.waiting import wait_for_change
+from shoal.workers.presence.watching import ReadPast, Watch
 from shoal.workers.shared_memory.attachment import Attachment, EngineStats
 from shoal.workers.shared_memory.connection import StoreConnection
 from shoal.workers.shared_memory.transaction import EngineTransaction
@@ -25,13 +26,14 @@ T = TypeVar("T")
 class AutoCommit:
     """Every call is a transaction of its own. Threads may share it."""
 
-    __slots__ = ("__weakref__", "_connection", "get_named")
+    __slots__ = ("__weakref__", "_connection", "_read_past", "get_named")
 
     # The newest committed value of a key. It is the attached reader's own method: a call between would cost time.
     get_named: Callable[[KeyLocationCache, str], bytes | None]
 
-    def __init__(self, connection: StoreConnection) -> None:
+    def __init__(self, connection: StoreConnection, read_past: ReadPast) -> None:
         self._connection = connection
+        self._read_past = read_past
         self._attached(connection.attachment)
         connection.on_attach = weakref.WeakMethod(self._attached)
 
@@ -51,6 +53,12 @@ class AutoCommit:
                 return found
             changed = wait_for_change(self._connection, ranges, seen, give_up_s)
         return look()
+
+    def changes(
+        self, lower: bytes, upper: bytes, since: int, wait_s: float
+    ) -> Iterator[tuple[int, bytes, bytes | None]]:
+        """What commits after version ``since`` changed in ``[lower, upper)``: see ``Watch``."""
+        return Watch(self._connection, lower, upper, since, wait_s, self._read_past)
 
     def stats(self) -> EngineStats:
         """What the store holds and which process serves it."""

@@ -38,12 +38,12 @@ from shoal.shm.randomness import random_bits
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire import wire_errors
 from shoal.shm.wire.answer import COMMITTED, CONFLICT, REFUSED
-from shoal.shm.wire.frames import FrameError, frame
+from shoal.shm.wire.frames import FrameError
 from shoal.shm.wire.handshake import PROTOCOL_VERSION, Hello, Welcome
 from shoal.workers.shared_memory import take_over
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.attachments import LiveAttachments, reading_through
-from shoal.workers.shared_memory.channel import Channel, commit_through
+from shoal.workers.shared_memory.channel import Answer, Channel, commit_through
 from shoal.workers.uninterrupted import uninterrupted
 
 
@@ -61,11 +61,11 @@ class StoreConnection:
         idle_timeout_s: float,
         operations: OperationTable,
         store_id: bytes | None = None,
+        history_ms: int | None = None,
     ) -> None:
         self.operations = operations
         self.directory = directory
-        self._durability = durability
-        self._max_bytes = max_bytes
+        self._durability, self._max_bytes, self._history_ms = durability, max_bytes, history_ms
         self.timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s  # of a coordinator that this process starts
         self.is_closed = False
@@ -121,7 +121,7 @@ class StoreConnection:
         Raises ``ConflictError``, whose key is the engine's, or the error that the coordinator refused the commit with.
         """
         wire_request.check_size(max(len(mutations), len(reads)))
-        status, version, details = self._exchange(snapshot, valid_until_ms, reads, mutations)
+        status, version, details = self._exchange(snapshot, valid_until_ms, reads, mutations, self.timeout_s)
         return (version, details) if status == COMMITTED else self.told(status, version, details)
 
     submit_one = submit  # of one write or operation, which reads nothing: tasks send them together
@@ -161,10 +161,10 @@ class StoreConnection:
         if self._moved is not None:
             raise StoreMovedError(*self._moved.args)
 
-    def ask(self, name: str, arguments: list[Any]) -> Any:
-        """Send the coordinator a control request, which commits nothing; its answer."""
+    def ask(self, name: str, arguments: list[Any], timeout_s: float = float("inf")) -> Any:
+        """Send the coordinator a control request, which commits nothing; its answer, waited for ``timeout_s``."""
         mutations = wire_request.encode_mutations([], control=(name, arguments))
-        return self._exchange(0, 0, wire_request.NO_READS, mutations)[2]
+        return self._exchange(0, 0, wire_request.NO_READS, mutations, min(timeout_s, self.timeout_s))[2]
 
     def is_at_rest(self) -> bool:
         """Whether it reads a store that nobody serves: of a connection that only reads."""
@@ -186,8 +186,8 @@ class StoreConnection:
     def _why_closed(self) -> str:
         return f"the database {self.directory} is closed; open it again"
 
-    def _exchange(self, snapshot: int, valid_until_ms: int, reads: bytes, mutations: bytes) -> tuple[int, int, Any]:
-        give_up_s = time.monotonic() + self.timeout_s
+    def _exchange(self, snapshot: int, valid_until_ms: int, reads: bytes, mutations: bytes, timeout_s: float) -> Answer:
+        give_up_s = time.monotonic() + timeout_s
         with self._lock:
             depth = self._depth
             self._depth = depth + 1
@@ -196,11 +196,11 @@ class StoreConnection:
                 channel = self._take()
                 channel.commit_id += 1
                 try:
-                    request = wire_request.encode_request(channel.commit_id, snapshot, valid_until_ms, reads, mutations)
-                    message = frame(request)
+                    commit_id = channel.commit_id
+                    message = wire_request.framed_request(commit_id, snapshot, valid_until_ms, reads, mutations)
                 except MemoryError as error:
                     raise no_memory_to_send(f"a commit of {len(reads) + len(mutations):,} bytes") from error
-                answer = commit_through(channel, message, self._attach, self.timeout_s, give_up_s)
+                answer = commit_through(channel, message, self._attach, timeout_s, give_up_s)
                 self._put_back(channel)
                 return answer
             finally:
@@ -302,7 +302,7 @@ class StoreConnection:
     def _arrive(self, channel: Channel, timeout_s: float, start: bool) -> Attachment:
         """Attach to a coordinator. No signal handler interrupts this, so no descriptor it makes is lost."""
         asked, ids = (self._durability, self._max_bytes), (self.database_id, self.store_id)
-        hello = Hello(PROTOCOL_VERSION, channel.client_id, os.getpid(), *asked, *ids, channel.depth)
+        hello = Hello(PROTOCOL_VERSION, channel.client_id, os.getpid(), *asked, *ids, channel.depth, self._history_ms)
 
         def arrive() -> Attachment:
             welcome = take_over.attach(self.directory, hello, self._idle_timeout_s, timeout_s, start, self._place)

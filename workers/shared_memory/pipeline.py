@@ -32,7 +32,7 @@ from shoal.shm.host.unpatched import thread, time
 from shoal.shm.limits import ANSWER_SPIN_S, MAX_PIPELINE_DEPTH, PIPELINE_BYTES
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire import request as wire_request
-from shoal.shm.wire.frames import FrameError, frame
+from shoal.shm.wire.frames import FrameError
 from shoal.shm.wire.pipe_messages import read_message, write_all
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.channel import Channel, no_answer, not_sent_again
@@ -59,12 +59,10 @@ class EnginePipeline:
         self._answered = 0  # the id of the last commit whose answer was read
         self._first_error: BaseException | None = None
         self._lost: Exception | None = None  # why this pipeline sends nothing any more
-        self._is_over = False
+        self._is_over = self._is_exchanging = self._reads_in_background = False
         self._drains = False  # a commit found no room: those behind it are refused until nothing is in flight
         self._died_at = self._deaths = 0  # the commit at which coordinators died lately, and how many of them
         self._give_up_s = 0.0  # monotonic
-        self._is_exchanging = False
-        self._reads_in_background = False
         self._pid = os.getpid()
         self._lock = thread.RLock()
 
@@ -146,8 +144,7 @@ class EnginePipeline:
             commit_id = channel.commit_id + 1
             try:
                 # The snapshot of a commit that reads nothing has no other use: it says which answer was read last.
-                request = wire_request.encode_request(commit_id, self._answered, 0, wire_request.NO_READS, mutations)
-                message = frame(request)
+                message = wire_request.framed_request(commit_id, self._answered, 0, wire_request.NO_READS, mutations)
             except MemoryError as error:
                 raise no_memory_to_send(f"a commit of {len(mutations):,} bytes") from error
             attachment = self._take_pipes()

@@ -20,7 +20,7 @@ from shoal.shm.files.epoch_file import EPOCH_FILE, EpochWord
 from shoal.shm.host.unpatched import thread, time
 from shoal.shm.limits import IDLE_TIMEOUT_S
 from shoal.shm.memory.words import words_of
-from shoal.shm.operation import OperationTable
+from shoal.shm.operation import PAST, OperationTable
 from shoal.shm.wire.handshake import Welcome
 from shoal.workers.polling import AT_REST, poll
 from shoal.workers.shared_memory.attachment import Attachment
@@ -43,6 +43,7 @@ class StoreAtRest(NamedTuple):
     welcome: Welcome  # as a coordinator would send it, with pipes whose other ends are closed
     epoch: EpochWord
     check: Callable[[], list[str]]
+    past: Callable[[int | None, int | None], list[int]]  # the version that is asked for by its number or a moment
 
 
 class _NowAtRest(Exception):  # noqa: N818 (ends a request that is not needed any more)
@@ -66,11 +67,12 @@ class ReadOnlyConnection(StoreConnection):
         read_at_rest: Callable[[], StoreAtRest | None],
         operations: OperationTable,
         store_id: bytes | None = None,
+        history_ms: int | None = None,
     ) -> None:
         self._read_at_rest = read_at_rest
         self._resting: StoreAtRest | None = None
         self._asking: int | None = None  # the thread that sends a control request
-        super().__init__(directory, durability, max_bytes, timeout_s, IDLE_TIMEOUT_S, operations, store_id)
+        super().__init__(directory, durability, max_bytes, timeout_s, IDLE_TIMEOUT_S, operations, store_id, history_ms)
 
     def current(self) -> Attachment:
         """The attachment to read from now: a coordinator's, or the store at rest."""
@@ -86,14 +88,14 @@ class ReadOnlyConnection(StoreConnection):
 
     submit_one = submit
 
-    def ask(self, name: str, arguments: list[Any]) -> Any:
+    def ask(self, name: str, arguments: list[Any], timeout_s: float = float("inf")) -> Any:
         """Send a control request; an empty answer if no coordinator serves the store any more."""
-        self.current()
+        attachment = self.current()
         if self._resting is not None:
-            return []
+            return [attachment.serves, *self._resting.past(*arguments)] if name == PAST else []
         self._asking = thread.get_ident()
         try:
-            return super().ask(name, arguments)
+            return super().ask(name, arguments, timeout_s)
         except _NowAtRest:
             return []
         finally:

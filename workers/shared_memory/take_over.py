@@ -161,6 +161,8 @@ def _start(directory: Path, hello: Hello, idle_timeout_s: float, deadline_s: flo
         command += ["--durability", hello.durability]
     if hello.max_bytes is not None:
         command += ["--max-bytes", str(hello.max_bytes)]
+    if hello.history_ms is not None:
+        command += ["--history-ms", str(hello.history_ms)]
     if hello.store_id is not None:
         command += ["--store-id", hello.store_id.hex()]
     report_read, report_write = descriptors.pipe()

@@ -8,15 +8,17 @@ methods are those of ``primitives.engine``.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any, NoReturn
 
 from shoal.shm.clock import now_ms
-from shoal.shm.errors import InvalidOperationError, no_memory_to_send
+from shoal.shm.errors import InvalidOperationError, SnapshotExpiredError, no_memory_to_send
 from shoal.shm.key_location_cache import KeyLocationCache
-from shoal.shm.operation import VersionedValue, Write
+from shoal.shm.operation import EXPIRED, PAST, Past, VersionedValue, Write
 from shoal.shm.wire import request as wire_request
 from shoal.workers.shared_memory.connection import StoreConnection
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _NOT_MOVABLE = (
     "a transaction of the engine belongs to the thread and process that began it and cannot be copied or pickled; "
     "begin one there"
@@ -46,15 +48,19 @@ class EngineTransaction:
         "version",
     )
 
-    def __init__(self, connection: StoreConnection, read_only: bool = False) -> None:
+    def __init__(self, connection: StoreConnection, read_only: bool = False, past: Past | None = None) -> None:
         self._ended = "is not pinned yet"  # empty while it can be used, else what became of it
         self._connection = connection
         self.attachment = attachment = connection.current()
-        self._reader = attachment.reader
         try:
-            self._slot, self.snapshot = attachment.slots.pin(attachment.reader.words)
+            if past is None:
+                self._slot, self.snapshot = attachment.slots.pin(attachment.reader.words)
+            else:
+                self._pin_past(past)
+                attachment = self.attachment
         except ValueError as error:
             raise attachment.refusal(error) from None
+        self._reader = attachment.reader
         self.read_only = read_only = read_only or connection.read_only
         self.version: int | None = self.snapshot if read_only else None
         self._keys_read: dict[bytes, None] = {}
@@ -66,6 +72,25 @@ class EngineTransaction:
         self._committed: list[Callable[[], None]] = []
         self._valid_until_ms = 0  # the earliest expiry of anything read; 0: nothing read expires
         self._ended = ""
+
+    def _pin_past(self, past: Past) -> None:
+        """Pin a past version at the coordinator that says which one it is."""
+        while True:
+            self.attachment = attachment = self._connection.current()
+            self._slot = attachment.slots.pin_all(attachment.reader.words)
+            try:
+                generation, version, bound = self._connection.ask(PAST, list(past))
+                if generation == attachment.serves:
+                    if version < 0:
+                        raise _no_such_version(past, version, bound)
+                    attachment.slots.move(self._slot, version)
+                    attachment.reader.verify(version)
+                    self.snapshot = version
+                    return
+            except BaseException:
+                attachment.slots.unpin(self._slot)
+                raise
+            attachment.slots.unpin(self._slot)  # another coordinator serves by now: it has other memory
 
     def __del__(self) -> None:
         if self._ended == "":
@@ -127,7 +152,7 @@ class EngineTransaction:
                 position += 1
             if position < len(own) and own[position].key == key:
                 continue
-            if any(start <= key < end for start, end in self._clears):
+            if self._clears and any(start <= key < end for start, end in self._clears):
                 continue
             if found.expires_ms:
                 self._note_expiry(found.expires_ms)
@@ -163,6 +188,10 @@ class EngineTransaction:
         for write in outcome.writes:
             self._write(write)
         return outcome.result
+
+    def at_version(self, version: int) -> EngineTransaction:
+        """A transaction that only reads, at a past version."""
+        return EngineTransaction(self._connection, True, Past(version, None))
 
     @property
     def has_ended(self) -> bool:
@@ -252,3 +281,16 @@ def _as_read(write: Write) -> VersionedValue | None:
     if write.value is None or (write.expires_ms and write.expires_ms <= now_ms()):
         return None
     return VersionedValue(write.value, 0, write.expires_ms)
+
+
+def _no_such_version(past: Past, found: int, bound: int) -> Exception:
+    """The error for a past version that is not kept (``found`` EXPIRED) or not there yet."""
+    if past.moment_us is not None:
+        moment = (_EPOCH + timedelta(microseconds=past.moment_us)).isoformat()
+        if found == EXPIRED:
+            return SnapshotExpiredError(max(0, bound - 1), bound, f"the moment {moment}")
+        return ValueError(f"at is {moment}, which is in the future; give a moment that has passed")
+    assert past.version is not None
+    if found == EXPIRED:
+        return SnapshotExpiredError(past.version, bound, f"version {past.version}")
+    return ValueError(f"version is {past.version}, and the newest one is {bound}; give a version that is committed")

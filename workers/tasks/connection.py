@@ -122,15 +122,17 @@ class TaskConnection(StoreConnection):
             self._shared.let_go()
         super().close()
 
-    def _exchange(self, snapshot: int, valid_until_ms: int, reads: bytes, mutations: bytes) -> tuple[int, int, Any]:
+    def _exchange(
+        self, snapshot: int, valid_until_ms: int, reads: bytes, mutations: bytes, timeout_s: float
+    ) -> tuple[int, int, Any]:
         task = running()
         if task is None:
-            return super()._exchange(snapshot, valid_until_ms, reads, mutations)
+            return super()._exchange(snapshot, valid_until_ms, reads, mutations, timeout_s)
         self._check_loop(task)
         task.wait(self._turns.acquire())
         channel = self._take()
         try:
-            give_up_s = time.monotonic() + self.timeout_s
+            give_up_s = time.monotonic() + timeout_s
             self._check_here()
             channel.commit_id += 1
             try:
@@ -176,9 +178,9 @@ class ReadOnlyTaskConnection(ReadOnlyConnection, TaskConnection):
 
     submit_one = ReadOnlyConnection.submit
 
-    def ask(self, name: str, arguments: list[Any]) -> Any:
+    def ask(self, name: str, arguments: list[Any], timeout_s: float = float("inf")) -> Any:
         """Send a control request. A thread does it, because it may find that the store is at rest by now."""
         task = running()
         if task is None:
-            return super().ask(name, arguments)
-        return task.wait_for(in_thread(task.loop, partial(super().ask, name, arguments)))
+            return super().ask(name, arguments, timeout_s)
+        return task.wait_for(in_thread(task.loop, partial(super().ask, name, arguments, timeout_s)))

@@ -8,8 +8,8 @@
     waiting, claimed -> cancelled   cancel
 
 The order is by priority, then by the sequence number of the put; a task keeps its number, so one that comes back is
-before those that were put after it. Who completes, fails or releases a task, or fences a commit with it, must be the
-holder by the token of its claim; else it is ``FencedError``.
+before those that were put after it. Only the holder by the token of the claim may complete, fail or release a task, or
+fence a commit with it; else it is ``FencedError``.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from shoal.primitives.rules.queues.records import (
     ready_entry,
 )
 from shoal.shm import codec
-from shoal.shm.errors import AlreadyExistsError, FencedError, InvalidOperationError, NotFoundError
+from shoal.shm.errors import AlreadyExistsError, CorruptionError, FencedError, InvalidOperationError, NotFoundError
 from shoal.shm.fleet_errors import NothingReadyError
 from shoal.shm.operation import Decision, Read, Write
 
@@ -98,10 +98,8 @@ def claim(
     result = []
     while len(ids) < min(limit, MOST_CLAIMED) and (entry := queue.ready.take_least()) is not None:
         task_id = entry_id(entry)
-        task = queue.task(task_id)
+        task = _waiting(queue, task_id)
         queue.counts[_READY] -= 1
-        if task is None:
-            continue  # nobody writes such a queue; without a task there is nothing to claim
         task = task._replace(
             status=CLAIMED, attempt=task.attempt + 1, token=token + len(ids), holder=holder, ticket=ticket, pid=pid
         )
@@ -191,8 +189,7 @@ def retry(read: Read, now_ms: int, key: bytes, name: str, task_id: bytes) -> Dec
 
 def cancel(read: Read, now_ms: int, key: bytes, task_id: bytes) -> Decision:
     """Cancel a task that has not ended; whether that was so."""
-    queue = Queue(read, key)
-    task = queue.task(task_id)
+    task = (queue := Queue(read, key)).task(task_id)
     if task is None or task.status not in (WAITING, CLAIMED):
         return Decision([], False)
     _leave(queue, task_id, task)
@@ -270,10 +267,16 @@ def _make_ready(queue: Queue, now_ms: int) -> None:
             return
         queue.delayed.take_least()
         queue.counts[_DELAYED] -= 1
-        task = queue.task(entry_id(entry))
-        if task is not None:
-            queue.ready.add(ready_entry(entry_id(entry), task))
-            queue.counts[_READY] += 1
+        queue.ready.add(ready_entry(entry_id(entry), _waiting(queue, entry_id(entry))))
+        queue.counts[_READY] += 1
+
+
+def _waiting(queue: Queue, task_id: bytes) -> Task:
+    """A task that a set has."""
+    task = queue.task(task_id)
+    if task is None or task.status != WAITING:
+        raise CorruptionError("the record of a queue", 0, "entries of tasks that wait", "another")
+    return task
 
 
 def _claimed(task_id: bytes, task: Task) -> list[object]:

@@ -35,6 +35,10 @@ _INLINE_BYTES = 1024
 _TOP_PRIORITY = (1 << 63) - 1
 _QUEUE_FIELDS = 14
 _NUMBERS = {int}
+_BYTES = {bytes, type(None)}
+_TEXT = {str, type(None)}
+_LARGEST = (1 << 63) - 1
+_DEEPEST = 32  # levels of pages; more entries than could ever be there
 
 
 class Task(NamedTuple):
@@ -63,9 +67,19 @@ def decode_task(raw: bytes) -> Task:
         task = Task(*codec.unpackb(raw))
     except (ValueError, TypeError):
         task = None
-    if task is None or set(map(type, task[:11])) != _NUMBERS or not WAITING <= task.status <= CANCELLED:
+    if task is None or not _is_sound(task):
         raise CorruptionError("the record of a task", 0, "its fields", f"{len(raw)} bytes of something else")
     return task
+
+
+def _is_sound(task: Task) -> bool:
+    """Whether every part is of its type and within its bounds: any process of the same user may have written them."""
+    numbers, (payload, result, error, key) = task[:11], task[11:]
+    if set(map(type, numbers)) != _NUMBERS or task.status > CANCELLED or task.priority > _TOP_PRIORITY:
+        return False
+    others = numbers[:2] + numbers[3:]
+    parts = type(error) in _TEXT and {type(payload), type(result), type(key)} <= _BYTES
+    return parts and min(others) >= 0 and max(others) <= _LARGEST
 
 
 def body_key(base: bytes, task_id: bytes, which: bytes) -> bytes:
@@ -156,8 +170,7 @@ class Queue:
         found = self.get(self.entry_key(holder, ticket))
         if found is None:
             return []
-        ids: list[bytes] = codec.unpackb(found.value)[1:]
-        return ids
+        return _decode_entry(found.value)[1]
 
     def entry_key(self, holder: int, ticket: int) -> bytes:
         """The key of a claim's entry in the index of holders."""
@@ -168,13 +181,13 @@ class Queue:
         key = self.entry_key(task.holder, task.ticket)
         found = self.get(key)
         if found is not None:
-            ttl_ms, *ids = codec.unpackb(found.value)
+            ttl_ms, ids = _decode_entry(found.value)
             left = [each for each in ids if each != task_id]
             self.put(key, codec.pack([ttl_ms, *left]) if left else None)
 
     def _page(self, number: int) -> bytes:
         found = self.get(self._page_key(number))
-        if found is None:
+        if found is None or not found.value:
             raise CorruptionError("the record of a queue", 0, f"page {number}", "none")
         return found.value
 
@@ -194,6 +207,18 @@ def _decode_queue(raw: bytes) -> list[int]:
         fields: Any = codec.unpackb(raw)
     except ValueError:
         fields = None
-    if type(fields) is list and len(fields) == _QUEUE_FIELDS and set(map(type, fields)) == _NUMBERS:
-        return fields
+    are_numbers = type(fields) is list and len(fields) == _QUEUE_FIELDS and set(map(type, fields)) == _NUMBERS
+    if are_numbers and min(fields) >= 0 and max(fields) <= _LARGEST and max(fields[3], fields[6]) <= _DEEPEST:
+        return list(fields)
     raise CorruptionError("the record of a queue", 0, "its fields", f"{len(raw)} bytes of something else")
+
+
+def _decode_entry(raw: bytes) -> tuple[int, list[bytes]]:
+    """The ttl in ms, and the ids of the tasks, of a claim's entry in the index of holders."""
+    try:
+        ttl_ms, *ids = codec.unpackb(raw)
+    except (ValueError, TypeError):
+        ttl_ms, ids = None, []
+    if type(ttl_ms) is int and all(type(each) is bytes and len(each) == ID_BYTES for each in ids):
+        return ttl_ms, ids
+    raise CorruptionError("the entry of a claim", 0, "a ttl and ids", f"{len(raw)} bytes of something else")

@@ -243,7 +243,7 @@ def test_the_coordinator_dies_meanwhile(db: shoal.Database) -> None:
     asked = store_of(db).connection.ask
     pid = db.info().coordinator_pid
 
-    def ask(name: str, arguments: list[Any]) -> Any:
+    def ask(name: str, arguments: list[Any], timeout_s: float = float("inf")) -> Any:
         if arguments[1] == check_parts.WAITING and store_of(db).connection.attachment.reader.words[11] == pid:
             os.kill(pid, signal.SIGKILL)
         return asked(name, arguments)

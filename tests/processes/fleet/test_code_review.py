@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 import shoal
-from shoal.fleet import Fleet, _InputRun, input_run_id
+from shoal.fleet import Fleet
+from shoal.fleet_input import InputRun, input_run_id
 from tests.support.present import present
 from tests.support.repository import ROOT
 
@@ -59,7 +60,7 @@ def test_a_review_is_shared_once_however_often_a_file_is_reviewed(tmp_path: Path
             if name == "disturbed":
                 assert list(fleet.run(pool, [])) == []
                 for path in files[:3]:  # shared, and the worker dies before it can say so
-                    _InputRun(code_review.FLEET, path).begin(db)
+                    InputRun(code_review.FLEET, path).begin(db)
                     reviewed = code_review.check_file(Path(path))
                     with db.transaction(code_review.RUN_ID) as txn:
                         code_review.share(txn, path, reviewed)

@@ -9,7 +9,8 @@ import pytest
 
 import shoal
 from shoal import RunStatus
-from shoal.fleet import DONE, FAILED, Fleet, InputOutcome, _InputRun, fleet_run_id, input_run_id
+from shoal.fleet import Fleet
+from shoal.fleet_input import DONE, FAILED, InputOutcome, InputRun, fleet_run_id, input_run_id
 from tests.support.present import present
 
 STEP = "tests.support.fleet_functions:step"
@@ -99,7 +100,7 @@ def test_what_was_cut_short_is_begun_again_as_it_is(pool: shoal.WorkerPool) -> N
     """An Active input that nobody works on keeps what it has; a next attempt ends it."""
     db, cut = pool.database, input_run_id(STEP, "cut")
     run_fleet(pool, "a")
-    assert _InputRun(STEP, "cut").begin(db) is None
+    assert InputRun(STEP, "cut").begin(db) is None
     shoal.KVStore(db).put(cut, "so far", 3)
     assert Fleet(db, STEP).outcome("cut") is None
     assert run_fleet(pool, "a", "cut") == {"cut": InputOutcome("cut", DONE, result="CUT")}
@@ -118,7 +119,7 @@ def test_an_input_that_kills_its_workers_fails_with_every_attempt_noted(pool: sh
 
 def test_an_input_ends_once(pool: shoal.WorkerPool) -> None:
     """Of two that work on an input at once, the first to end it decides, and it is counted once."""
-    db, run = pool.database, _InputRun(STEP, "twice")
+    db, run = pool.database, InputRun(STEP, "twice")
     run_fleet(pool, "a")
     assert run.begin(db) is None
     assert run.begin(db) is None
@@ -134,7 +135,7 @@ def test_an_input_ends_once(pool: shoal.WorkerPool) -> None:
 def test_a_worker_lost_before_it_could_begin(pool: shoal.WorkerPool) -> None:
     """An input whose worker died before anything was noted is Failed all the same, of no attempt."""
     run_fleet(pool, "a")
-    assert _InputRun(STEP, "early").fail(pool.database, "lost") == InputOutcome("early", FAILED, error="lost")
+    assert InputRun(STEP, "early").fail(pool.database, "lost") == InputOutcome("early", FAILED, error="lost")
     assert steps(pool.database, "early") == [("failed", 0)]
     assert run_fleet(pool, "early")["early"].status == DONE
 
@@ -144,7 +145,7 @@ def test_a_run_somebody_put_aside_is_left_alone(pool: shoal.WorkerPool, change: 
     """An unfinished input that was paused, cancelled or archived is not run, and its error says so; deleted, it is."""
     db, run_id = pool.database, input_run_id(STEP, "aside")
     run_fleet(pool, "a")
-    _InputRun(STEP, "aside").begin(db)
+    InputRun(STEP, "aside").begin(db)
     status = getattr(shoal.RunIndex(db), change)(run_id).status
     assert run_fleet(pool, "aside")["aside"].error == (
         f"its run {run_id} is {status.value}; resume or delete the run, then run the input again"

@@ -14,9 +14,7 @@ from typing import Any
 import pytest
 
 import shoal
-from shoal.claims import CLAIMS_FILE, claimed, holder
-from shoal.fleet import input_run_id
-from tests.support.present import present
+from shoal.fleet_input import fleet_run_id, input_run_id
 
 MODULE = '''
 import logging, os, subprocess, sys, time
@@ -48,10 +46,10 @@ def step_leaving_a_program(text):
     forked = os.fork()
     if forked == 0:
         os.setsid()
+        _note("left", str(os.getpid()))  # here: before setsid, the end of its group would kill it
         os.closerange(0, 256)
         time.sleep(40)
         os._exit(0)
-    _note("left", str(forked))
     time.sleep(1)
     return text
 
@@ -124,6 +122,13 @@ def names(numbers: Iterable[int]) -> list[str]:
     return [f"input{number}" for number in numbers]
 
 
+def worker_at(home: Path, text: str) -> int:
+    """The process that works on an input."""
+    with shoal.open(home / "store", read_only=True) as db:
+        leases = {lease.name: lease.pid for lease in db.leases(fleet_run_id("side:step"))}
+    return leases[input_run_id("side:step", text)]
+
+
 def test_the_same_inputs_in_three_runs(home: Path) -> None:
     """However many workers each has, every input is begun once, and every run says that all are done."""
     inputs = names(range(12))
@@ -139,10 +144,8 @@ def test_a_run_says_whom_it_waits_for(home: Path) -> None:
     """Beside a run whose worker is stopped it does not stand still without a word: it names the process, once."""
     first = start(home, "bad")
     wait_for(lambda: lines(home / "begun"))
-    held = [holder(str(home / "store"), input_run_id("side:step", "bad")) for _ in range(2)]
-    assert held[0] is not None
-    assert held[0] == held[1]
-    os.kill(held[0], signal.SIGSTOP)
+    worker = worker_at(home, "bad")
+    os.kill(worker, signal.SIGSTOP)
     second = start(home, "bad", "input0")
     assert second.stderr is not None
     told = ""
@@ -150,9 +153,9 @@ def test_a_run_says_whom_it_waits_for(home: Path) -> None:
         told = second.stderr.readline()
         assert told, "it ended and said nothing"
     assert told.strip() == (
-        f"shoal: waiting for inputs that another shoal run works on, 1 in all, in process {held[0]}; end it if it hangs"
+        f"shoal: waiting for inputs that another shoal run works on, 1 in all, in process {worker}; end it if it hangs"
     )
-    os.kill(held[0], signal.SIGCONT)
+    os.kill(worker, signal.SIGCONT)
     for run in first, second:
         status, _, err = finish(run)
         assert status == 1
@@ -219,41 +222,6 @@ def test_a_killed_run_lets_go_though_its_children_live(home: Path) -> None:
             os.kill(pid, signal.SIGKILL)
     for run in (first, second):
         run.communicate(timeout=30)
-
-
-class TestClaims:
-    def test_a_claim_ends_with_its_process_and_not_with_a_child(self, tmp_path: Path) -> None:
-        """Held by one process, waited for by another; a child of the holder has none of it."""
-        program = (
-            "import os, sys, time\nfrom shoal.claims import claimed\n"
-            f"with claimed({str(tmp_path)!r}, 'ab' * 16, wait=False) as mine:\n"
-            "    os.fork() or (time.sleep(5), os._exit(0))\n"
-            "    print(mine, flush=True)\n    time.sleep(60)\n"
-        )
-        holder = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True)
-        try:
-            assert present(holder.stdout).readline() == "True\n"
-            with claimed(str(tmp_path), "ab" * 16, wait=False) as mine:
-                assert not mine
-            with claimed(str(tmp_path), "cd" * 16, wait=False) as mine:
-                assert mine
-            holder.kill()
-            with claimed(str(tmp_path), "ab" * 16, wait=True) as mine:
-                assert mine
-        finally:
-            holder.kill()
-            present(holder.stdout).close()
-            holder.wait()
-        assert (tmp_path / CLAIMS_FILE).stat().st_mode & 0o777 == 0o600
-        assert (tmp_path / CLAIMS_FILE).stat().st_size == 0
-
-    def test_no_claim_is_damage(self, home: Path) -> None:
-        """A store with claims checks as sound, opens, and is backed up."""
-        assert finish(start(home, "a"))[0] == 0
-        check = subprocess.run(
-            [sys.executable, "-m", "shoal", "check", str(home / "store")], capture_output=True, text=True
-        )
-        assert (check.returncode, check.stdout) == (0, "sound\n"), check.stderr
 
 
 class TestOutput:

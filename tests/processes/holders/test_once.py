@@ -215,38 +215,43 @@ def _interrupted() -> None:
     raise KeyboardInterrupt
 
 
-def test_a_stopped_process_that_comes_back(db: shoal.Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Its effect is in doubt meanwhile. It records its result if nobody has resolved the doubt, else it is fenced."""
-    for resolved in (False, True):
-        key, told = f"effect {resolved}", tmp_path / f"told {resolved}"
+@pytest.mark.parametrize("meanwhile", ["nothing", "resolved", "under way"])
+def test_a_stopped_process_that_comes_back(
+    db: shoal.Database, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, meanwhile: str
+) -> None:
+    """Its effect is in doubt meanwhile. It records its result if nobody else is, or was, at it; else it is fenced."""
+    told = tmp_path / "told"
+    monkeypatch.setattr(idempotency, "_LEASE_TTL_S", 0.3)
 
-        def work(key: str = key, told: Path = told) -> None:
-            monkeypatch.setattr(idempotency, "_LEASE_TTL_S", 0.3)
+    def stopped() -> str:
+        os.kill(os.getpid(), signal.SIGSTOP)
+        return "late"
 
-            def effect() -> str:
-                os.kill(os.getpid(), signal.SIGSTOP)
-                return "late"
-
-            try:
-                told.write_text(db.once(RUN, key, effect))
-            except shoal.FencedError:
-                told.write_text("fenced")
-
-        pid = os.fork()
-        if pid == 0:
-            try:
-                work()
-            finally:
-                os._exit(0)
-        os.waitpid(pid, os.WUNTRACED)
-        with pytest.raises(shoal.InDoubtError):
-            db.once(RUN, key, not_run)
-        if resolved:
-            assert db.once(RUN, key, lambda: "again", on_doubt="retry") == "again"
+    def go_on() -> str:
         os.kill(pid, signal.SIGCONT)
         os.waitpid(pid, 0)
-        assert told.read_text() == ("fenced" if resolved else "late")
-        assert db.once(RUN, key, not_run) == ("again" if resolved else "late")
+        return told.read_text()
+
+    pid = os.fork()
+    if pid == 0:
+        try:
+            told.write_text(db.once(RUN, "a", stopped))
+        except shoal.FencedError:
+            told.write_text("fenced")
+        finally:
+            os._exit(0)
+    os.waitpid(pid, os.WUNTRACED)
+    with pytest.raises(shoal.InDoubtError):
+        db.once(RUN, "a", not_run)
+    if meanwhile == "nothing":
+        assert go_on() == "late"
+    elif meanwhile == "resolved":
+        assert db.once(RUN, "a", lambda: "again", on_doubt="retry") == "again"
+        assert go_on() == "fenced"
+    else:
+        assert db.once(RUN, "a", lambda: f"again, {go_on()}", on_doubt="retry") == "again, fenced"
+    expected = {"nothing": "late", "resolved": "again", "under way": "again, fenced"}
+    assert db.once(RUN, "a", not_run) == expected[meanwhile]
 
 
 def test_transactions_with_a_key_survive_the_coordinator(db: shoal.Database) -> None:

@@ -25,6 +25,7 @@ class SimulatedHost(Host):
         self._world = world
         self.monotonic_s = lambda: world.now_s
         self.now_ms = world.now_ms
+        self.now_us = lambda: world.now_ms() * 1000
         self.sleep = world.sleep
         self.pipe, self.read, self.write, self.close, self.set_blocking = (
             *(d.pipe, d.read, d.write, d.close, d.set_blocking),

@@ -10,7 +10,7 @@ from typing import Any
 from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.server.coordinator import Coordinator
 from shoal.coordinator.server.process_start import AlreadyServedError, hold_locks
-from shoal.primitives.rules.registry import TABLE
+from shoal.primitives.rules.retention.coordinator_table import COORDINATOR_TABLE
 from shoal.shm.errors import ShoalError, StoreFullError
 from shoal.shm.files.store_files import STORE_ID_BYTES, StoreMeta
 from shoal.shm.limits import MIN_STORE_BYTES, Limits
@@ -53,6 +53,8 @@ class World(Scheduler):
         rng = random.Random(seed)
         super().__init__(rng, rng.choice([0.05, 0.15, 0.3, 0.6]), rng.choice([0.000_002, 0.000_01, 0.000_04]))
         self.durability = durability
+        self.history_ms = 0  # how long past versions are kept
+        self.keeps_all = False  # and nothing happens that may shorten that, but for a power cut
         self.descriptors = Descriptors(self, rng.choice([24, 64, 300, 4096, 65536]), rng.choice([0, 0, 0.05, 0.4]))
         self.disk = Disk(self)
         self.disk.on_record = self._note_record
@@ -110,7 +112,7 @@ class World(Scheduler):
         """A coordinator's process, as a client starts it: ``process.serve`` from the locks on."""
         self.coordinators += 1
         directory: Any = fakes.Path(self, "store")
-        new = StoreMeta(self.durability, MIN_STORE_BYTES, bytes(range(STORE_ID_BYTES)))
+        new = StoreMeta(self.durability, MIN_STORE_BYTES, bytes(range(STORE_ID_BYTES)), history_ms=self.history_ms)
 
         def run() -> None:
             self.sleep(self.rng.uniform(0, 0.01))
@@ -121,7 +123,7 @@ class World(Scheduler):
                     host = SimulatedHost(self)
                     meta = host.read_meta(directory) or new
                     place: Any = fakes.Place()
-                    coordinator = Coordinator(directory, meta, linger_s, place, TABLE, self.limits, host)
+                    coordinator = Coordinator(directory, meta, linger_s, place, COORDINATOR_TABLE, self.limits, host)
                     coordinator.run(lambda: report.append(None))
             except AlreadyServedError:
                 return

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import io
+import itertools
 import math
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,7 @@ NASTY = ["\0", "a\nb", "__idx_", "é", "🦀", '"', "\x1b[2J", "k" * 1024]
 
 
 def fill(db: shoal.Database, namespace: shoal.Namespace = shoal.Namespace()) -> None:  # noqa: B008 (frozen)
-    """Runs, keys, events, cells, traces and tasks, registered or not, deleted and expiring ones too."""
+    """Runs, keys, events, cells, traces, tasks and consumers, registered or not, deleted and expiring ones too."""
     runs = shoal.RunIndex(db, namespace=namespace)
     runs.create_run(run_id="parent", tags=NASTY, metadata=VALUES)
     runs.create_run(run_id="a child\n", parent_run="parent", metadata=-0.0)
@@ -73,6 +74,9 @@ def fill(db: shoal.Database, namespace: shoal.Namespace = shoal.Namespace()) -> 
             other.kv.increment("n", i)
             other.events.append("e", {"z": i, "a": [i]})
     shoal.EventLog(db, chain="sha256", namespace=namespace).append_many("sealed", [("e", i) for i in range(5)])
+    for run_id, name in itertools.product(("parent", "sealed"), NASTY):
+        with shoal.EventLog(db, namespace=namespace).consumer(run_id, name) as consumer:
+            consumer.commit(len(name) % 5)
     _fill_queues(shoal.TaskQueue(db, namespace=namespace))
     for name in NASTY:
         db.transact("parent", lambda _: VALUES, idempotency_key=name, namespace=namespace)

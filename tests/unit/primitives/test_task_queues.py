@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import random
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from shoal.primitives.keys import Namespace
@@ -16,8 +17,8 @@ from shoal.primitives.rules.queues import records
 from shoal.primitives.rules.queues.ordered_pages import ENTRY_BYTES, OrderedPages, Pages
 from shoal.primitives.rules.registry import TABLE
 from shoal.primitives.views.tasks import base_of
-from shoal.shm import holder_index
-from shoal.shm.errors import FencedError, InvalidOperationError, NotFoundError
+from shoal.shm import codec, holder_index
+from shoal.shm.errors import FencedError, InvalidOperationError, NotFoundError, ShoalError
 from shoal.shm.fleet_errors import NothingReadyError
 from shoal.shm.operation import Decision, VersionedValue, Write
 
@@ -193,6 +194,8 @@ class _Model:
             return
         with pytest.raises(FencedError):
             self.perform(rule, "n", task_id, task.holder + 1, task.token, *extra)
+        with pytest.raises(FencedError):
+            self.perform(rule, "n", task_id, task.holder, task.token - 1, *extra)
         self.perform(rule, "n", task_id, task.holder, task.token, *extra)
         if how == "complete":
             self.tasks[task_id] = task._replace(status="done")
@@ -286,7 +289,8 @@ _STEPS = st.one_of(
 )
 
 
-@given(st.lists(_STEPS, max_size=60))
+@settings(max_examples=300)
+@given(st.lists(_STEPS, min_size=10, max_size=60))
 def test_rules_are_those_of_a_plain_model(steps: list[tuple[Any, ...]]) -> None:
     """Order, attempts, fences, keys, counts and what is left in the store, whatever is done."""
     model = _Model()
@@ -296,3 +300,39 @@ def test_rules_are_those_of_a_plain_model(steps: list[tuple[Any, ...]]) -> None:
         else:
             getattr(model, name)(*arguments)
         model.check()
+
+
+_GARBAGE = st.one_of(
+    st.binary(max_size=80),
+    st.recursive(
+        st.one_of(st.none(), st.integers(-(2**63), 2**64 - 1), st.binary(max_size=20), st.text(max_size=5)),
+        lambda parts: st.lists(parts, max_size=16),
+        max_leaves=20,
+    ).map(codec.pack),
+    st.lists(st.integers(-1, 9), min_size=14, max_size=15).map(codec.pack),
+)
+
+
+@given(st.lists(_STEPS, min_size=5, max_size=20), st.lists(st.tuples(st.integers(0, 60), _GARBAGE), max_size=3))
+def test_damaged_records_are_refused(steps: list[tuple[Any, ...]], damage: list[tuple[int, bytes]]) -> None:
+    """Whatever stands in the records, a rule ends, and raises what is answered to a client or passed over."""
+    model = _Model()
+    for name, *arguments in steps:
+        if name != "pass":
+            getattr(model, name)(*arguments)
+    ids = sorted(model.tasks) or [bytes(16)]
+    entries = [key for key in model.store if key.startswith(holder_index.PREFIX)]
+    for number, raw in damage:
+        if model.store:
+            model.store[sorted(model.store)[number % len(model.store)]] = raw
+    calls: list[tuple[Any, ...]] = [(rules.claim, "q", 9, 1, 1, 99, 3), (rules.purge, ids, 0, False)]
+    calls += [(rules.cancel, task_id) for task_id in ids] + [(rules.retry, "n", task_id) for task_id in ids]
+    calls += [(rules.complete, "n", each, task.holder, task.token, b"") for each, task in model.tasks.items()]
+    calls += [(rules.put, 0, 0, 1, b"k", False, [b"z" * 16, b""])]
+    for rule, *arguments in calls:
+        with contextlib.suppress(ShoalError, TypeError, ValueError):
+            model.perform(rule, *arguments)
+    for key in entries:
+        holder, held_key = holder_index.decode_key(key)
+        with contextlib.suppress(ShoalError, TypeError, ValueError):
+            TABLE.ended(model.read, held_key, holder, model.now_ms)

@@ -42,9 +42,10 @@ def test_example_of_the_asyncio_page() -> None:
     assert (result.attempted, result.failed) == (4, 0)
 
 
-def test_examples_of_the_guide() -> None:
-    """docs/primitives.md shows what happens."""
-    guide = ROOT / "docs" / "primitives.md"
+@pytest.mark.parametrize("name", ["primitives.md", "patterns.md"])
+def test_examples_of_the_guides(name: str) -> None:
+    """These pages show what happens."""
+    guide = ROOT / "docs" / name
     result = doctest.testfile(str(guide), module_relative=False, optionflags=doctest.ELLIPSIS)
     assert result.attempted > 30
     assert result.failed == 0

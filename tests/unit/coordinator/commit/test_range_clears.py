@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import shoal
 from shoal.coordinator.commit.apply import ClientSessions
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.commit.upkeep import Upkeep
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
@@ -38,7 +40,8 @@ def test_maintenance_sweeps_a_slice_at_a_time() -> None:
     writer = Writer(segment)
     reclaimer, window = Reclaimer(writer, list), ConflictWindow(0)
     engine = CommitEngine(writer, reclaimer, window, None, SystemClock(), 0, ClientSessions(), False, TABLE)
-    maintenance = Maintenance(engine, writer, reclaimer, window, Checks(writer, reclaimer), None)
+    upkeep = Upkeep(engine, writer, time.monotonic)
+    maintenance = Maintenance(engine, writer, reclaimer, window, Checks(writer, reclaimer), None, upkeep)
     _commit(engine, 1, [part for i in range(KEYS) for part in (b"r%06d" % i, b"value", 0)], [])
     full = writer.heap.used_words
     _commit(engine, 2, [], [(b"r", b"s")])

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import random
 from typing import Any
 
 from shoal.coordinator.commit.turns import Turns
+from shoal.coordinator.host import THIS_MACHINE
+from shoal.coordinator.server.clients import Client
 from shoal.coordinator.server.group import Group
 from shoal.primitives.rules.registry import CELL_SWAP, TABLE
 from shoal.shm.limits import RETURN_S, TURN_S
@@ -16,22 +19,11 @@ from tests.support.histories.history_workers import seed_from
 KEY = b"cell"
 
 
-class Page:
-    """A client's page of slots."""
-
-    def note_work(self, at_work: int) -> None:
-        """Nothing is noted."""
-
-
-class Client:
-    """What the turns know of a client, and what it was told."""
-
-    def __init__(self, client_id: int) -> None:
-        self.client_id = client_id
-        self.page = Page()
-        self.wrote_s: float | None = None
-        self.in_loop = False
-        self.waits = False
+def new_client(client_id: int) -> Client:
+    """A client without pipes."""
+    fd, page = THIS_MACHINE.new_slots()
+    os.close(fd)
+    return Client(client_id, 0, -1, -1, page)
 
 
 def swap(version: int, key: bytes = KEY) -> CommitSet:
@@ -61,7 +53,7 @@ class Cell:
     def turn(self, now_s: float, *asking: tuple[Client, CommitSet]) -> list[int]:
         """One turn of the loop; the clients that it answers."""
         group = Group()
-        group.asking = [client for client, _ in asking]  # type: ignore[misc]
+        group.asking = [client for client, _ in asking]
         group.requests = [(client.client_id, request) for client, request in asking]
         group.submit_in_turn(self.turns, self.submit, lambda: self.version, now_s)
         return [client.client_id for client, _ in group.answers]
@@ -69,7 +61,7 @@ class Cell:
 
 def contended() -> tuple[Cell, Client, Client, Client]:
     """A cell at version 1 at which B was told so, after A wrote. C has not sent anything."""
-    cell, a, b, c = Cell(), Client(1), Client(2), Client(3)
+    cell, a, b, c = Cell(), new_client(1), new_client(2), new_client(3)
     assert cell.turn(0.0, (a, swap(0)), (b, swap(0))) == [1, 2]
     assert cell.wrote == [1]
     return cell, a, b, c
@@ -139,7 +131,7 @@ def test_a_client_that_sends_without_end_is_not_kept() -> None:
 def test_every_client_gets_its_share() -> None:
     """Clients in a loop have the key for equal times, whatever their speed; few requests are in vain, none is lost."""
     rng = random.Random(seed_from(1))
-    cell, clients = Cell(), [Client(number) for number in range(8)]
+    cell, clients = Cell(), [new_client(number) for number in range(8)]
     speed = {client: rng.uniform(0.2, 0.9) for client in clients}
     knows = dict.fromkeys(clients, 0)
     ready = set(clients)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,9 +11,11 @@ from typing import Any
 import pytest
 
 from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.host import THIS_MACHINE
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.presence.changes import Changes
 from shoal.coordinator.presence.holders import Holders
 from shoal.coordinator.recovery.recover import recover
 from shoal.coordinator.server.clients import Client
@@ -50,12 +53,16 @@ class Coordinator:
         )
         self.holders = Holders(self.writer, self.engine, lambda: self.now_s)
         checks: Any = SimpleNamespace(forget=lambda _: None)
-        self.requests = ControlRequests(self.engine, found.window, checks, self.holders)
+        self.requests = ControlRequests(
+            *(self.engine, found.window, checks, self.holders, Changes(found.window, self.writer, reclaimer)),
+            lambda version, moment_us: [1, version or 0, 0],
+        )
         self.clients = 0
 
     def client(self, database_id: int = 0) -> Client:
         self.clients += 1
-        page: Any = SimpleNamespace(note_work=lambda _: None)
+        fd, page = THIS_MACHINE.new_slots()
+        os.close(fd)
         client = Client(self.clients, 1, -1, -1, page)
         client.database_id = database_id or self.clients
         return client

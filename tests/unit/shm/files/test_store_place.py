@@ -91,6 +91,17 @@ class TestWorkingPlace:
         store.rmdir()
         assert (place.was_moved(), place.is_here()) == (True, False)
 
+    def test_a_path_longer_than_the_system_takes(self, tmp_path: Path) -> None:
+        """A move is noticed, and nothing else is taken for one, if no system call can name the directory."""
+        os.chdir(tmp_path)
+        for _ in range(20):
+            os.mkdir("d" * 250)
+            os.chdir("d" * 250)
+        place = WorkingPlace(Path())
+        assert not place.was_moved()
+        (tmp_path / ("d" * 250)).rename(tmp_path / "moved")
+        assert place.was_moved()
+
     def test_a_link_that_is_changed(self, tmp_path: Path) -> None:
         """The directory stays where it is, but the path leads elsewhere: ``is_here`` notices."""
         first, second = make_store(tmp_path / "first"), make_store(tmp_path / "second", OTHER_ID)

@@ -45,9 +45,11 @@ class TestRequest:
         """What the client encodes is what the coordinator decodes; without reads none are sent."""
         mutations = request.encode_mutations([b"k", b"v", 0])
         message = request.encode_request(1, 0, 0, request.encode_reads([], []), mutations)
+        assert message == struct.pack("<QQQI", 1, 0, 0, 0) + mutations
         made = request.decode_request(message, KNOWN)
         assert len(message) == request.HEADER_BYTES + len(mutations)
         assert (made.keys_read, made.ranges_read, made.writes, made.control) == ([], [], [b"k", b"v", 0], None)
+        assert request.framed_request(1, 0, 0, b"", mutations) == frame(message)
         control = request.encode_mutations([], control=("check", [1]))
         assert request.decode_request(request.encode_request(1, 0, 0, b"", control), KNOWN).control == ("check", [1])
 

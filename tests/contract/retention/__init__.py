@@ -1,0 +1,1 @@
+"""Trimmed logs and retention policies over each engine."""

@@ -1,0 +1,1 @@
+"""Retention by a coordinator that serves a store, and that dies."""

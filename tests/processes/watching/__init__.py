@@ -1,0 +1,1 @@
+"""Watches, followers and consumers in many processes."""

@@ -1,0 +1,71 @@
+"""Passes of upkeep as a coordinator makes them, but over any engine, at a time of the test's own; and old records."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import shoal
+from shoal.primitives.rules.hash_chain import GENESIS_HASH, canonical, event_hash
+from shoal.primitives.rules.retention.upkeep import upkeep
+from shoal.primitives.views import events, runs, traces
+from shoal.primitives.views.runs import RunsView
+
+LEAST_SLICE = 12
+
+
+def do_pass(db: shoal.Database, now_ms: int, most: int, between: Callable[[], None] = lambda: None) -> int:
+    """One pass, each slice a transaction; calls ``between`` after each. How many slices it took."""
+    cursor: bytes | None = b""
+    slices = 0
+    while cursor is not None:
+        transaction = db._store.begin()
+        try:
+            found = upkeep(transaction.find, transaction.scan, cursor, now_ms, most)
+            for lower, upper in found.clears:
+                transaction.clear(lower, upper)
+            for key, value, expires_ms in found.writes:
+                if value is None:
+                    transaction.delete(key)
+                else:
+                    transaction.put(key, value, expires_ms)
+            transaction.commit()
+        finally:
+            transaction.abandon()
+        assert found.cursor != cursor, "no step forward"
+        cursor = found.cursor
+        slices += 1
+        between()
+    return slices
+
+
+def append_at(db: shoal.Database, space: shoal.Namespace, run: str, timestamp: int, *types: str) -> None:
+    """Append events with a timestamp, together."""
+    log = shoal.EventLog(db, namespace=space)
+    length, head = log.anchor(run)
+    made = []
+    for sequence, event_type in enumerate(types, length):
+        own = event_hash("xxh3", sequence, event_type, canonical(sequence), timestamp, head)
+        made.append(shoal.Event(sequence, event_type, sequence, timestamp, head, own))
+        head = own
+    events.restore(log._views[run], made)
+    assert length or made[0].prev_hash == GENESIS_HASH
+
+
+def record_at(
+    db: shoal.Database, space: shoal.Namespace, run: str, timestamp: int, trace_id: str, parent: str | None = None
+) -> None:
+    """Record a trace with a timestamp."""
+    store = shoal.TraceStore(db, namespace=space)
+    kind = shoal.TraceType.Custom(f"kind {trace_id[-1:]}", None)
+    traces.restore(store._views[run], shoal.Trace(trace_id, parent, kind, timestamp, ["a", trace_id], {"of": run}))
+
+
+def archive_at(db: shoal.Database, space: shoal.Namespace, run: str, timestamp: int) -> None:
+    """Register a run that was archived at a time."""
+    other = shoal.RunIndex(db, namespace=space)
+    made = other.create_run(run_id=run, tags=["t"])
+    other.delete_run(run)
+    archived = replace(made, status=shoal.RunStatus.Archived, created_at=timestamp - 1, updated_at=timestamp)
+    with db.transaction(run, namespace=space) as txn:
+        runs.restore(RunsView(txn._begun(), space), archived)

@@ -1,0 +1,119 @@
+"""Follows what commits change in a range of keys: told by the coordinator, page by page, and woken by the commit.
+
+The process knows its position (a version, and perhaps a key of the next one) and asks for what follows. So it goes on
+after a broken request, and under another coordinator, without missing or repeating a change. What the coordinator does
+not have in its memory any more comes from the files of the store (``ReadPast``), read by this process.
+
+The coordinator keeps what may be asked for next until it is asked. When a watch ends, it is told so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator
+from itertools import chain
+from typing import NamedTuple
+
+from shoal.shm.errors import ShoalError, SnapshotExpiredError
+from shoal.shm.host.unpatched import os, time
+from shoal.shm.memory.layout import W_PUBLISHED
+from shoal.shm.randomness import random_bits
+from shoal.workers.polling import AT_REST, poll
+from shoal.workers.presence.waiting import ask_and_wait
+from shoal.workers.shared_memory.connection import StoreConnection
+
+_WATCH_BITS = 62
+_END_S = 0.2  # that the end of a watch waits for a coordinator that does not answer
+
+Change = tuple[int, bytes, "bytes | None"]  # version, key, what it holds then: None if it was deleted
+
+
+class Position(NamedTuple):
+    """All changes up to ``version`` are known, and those of the next version up to the key ``after``, if not empty."""
+
+    version: int
+    after: bytes = b""
+
+
+# Changes in a range of keys after a position, up to a version, from the files of the store. Raises
+# ``SnapshotExpiredError`` if they do not reach back so far.
+ReadPast = Callable[[bytes, bytes, Position, int], Iterator[Change]]
+
+
+class Watch:
+    """The changes that commits after version ``since`` made in ``[lower, upper)``: an iterator.
+
+    They come in the order of commits, then keys. It ends when the next one has not come within ``wait_s``. Raises
+    ``SnapshotExpiredError`` if a change is not kept any more, and what ``ask_and_wait`` raises.
+    """
+
+    def __init__(
+        self, connection: StoreConnection, lower: bytes, upper: bytes, since: int, wait_s: float, read_past: ReadPast
+    ) -> None:
+        self._connection = connection
+        self._bounds = lower, upper
+        self._position = Position(since)
+        self._wait_s = wait_s
+        self._read_past = read_past
+        self._id = random_bits(_WATCH_BITS) + 1
+        self._pid = os.getpid()
+        self._is_kept = False  # whether the coordinator may keep something for it
+        self._told: Iterator[Change] = iter(())
+        if not connection.is_at_rest():
+            self._is_kept = True
+            connection.ask("keep", [self._id, [since]])
+
+    def __iter__(self) -> Watch:
+        return self
+
+    def __next__(self) -> Change:
+        change = next(self._told, None)
+        if change is None:
+            give_up_s = time.monotonic() + self._wait_s
+            while (change := next(self._told, None)) is None:
+                if self._page(give_up_s) and time.monotonic() >= give_up_s:
+                    raise StopIteration
+        return change
+
+    def __del__(self) -> None:
+        """Have the coordinator keep nothing for it any more."""
+        if getattr(self, "_is_kept", False) and self._pid == os.getpid() and not self._connection.is_closed:
+            with contextlib.suppress(ShoalError, OSError):  # then the coordinator has ended, or sees the end of this
+                self._connection.ask("keep", [self._id, []], _END_S)
+
+    def _page(self, give_up_s: float) -> bool:
+        """Have the next changes in ``_told``, waited for until ``give_up_s`` (monotonic). Whether there are none."""
+        if self._connection.is_at_rest():
+            return self._at_rest(give_up_s)
+        self._is_kept = True
+        _, _, answer = ask_and_wait(
+            self._connection, "changes", lambda left_ms: [self._id, *self._position, *self._bounds, left_ms], give_up_s
+        )
+        if len(answer) != 4:  # nobody serves the store any more
+            return False
+        version, after, is_lost, told = answer
+        self._is_kept = bool(told)
+        self._position = Position(version, after)
+        changes = ((version, key, value) for version, key, value in told)
+        self._told = chain(changes, self._past()) if is_lost else changes
+        return not (told or is_lost)
+
+    def _at_rest(self, give_up_s: float) -> bool:
+        """``_page`` from the files of a store at rest; or it is waited for somebody who serves it."""
+        if self._position.version < self._published():
+            self._told = self._past()
+            return False
+        return poll(lambda: not self._connection.is_at_rest() or None, give_up_s, AT_REST) is None
+
+    def _past(self) -> Iterator[Change]:
+        """All changes up to what is published now, from the files of the store."""
+        through = self._published()
+        if self._connection.current().durability == "memory":
+            raise SnapshotExpiredError(self._position.version, through)
+        yield from self._read_past(*self._bounds, self._position, through)
+        self._position = Position(max(through, self._position.version))
+
+    def _published(self) -> int:
+        with self._connection.current().reading() as reader:
+            version: int = reader.words[W_PUBLISHED]
+            return version
