@@ -68,6 +68,8 @@ def _class(sync: type, face: type[Face], needed: set[str]) -> str:
         lines.append(made)
     if hasattr(sync, "_require"):
         lines.append("    def _require(self, transaction: Any) -> None: ...")
+    if hasattr(sync, "_commit_in"):
+        lines.append("    _log_prefix: bytes\n    def _commit_in(self, transaction: Any, position: int) -> None: ...")
     if "__aenter__" in vars(face):
         lines.append(f"    async def __aenter__(self) -> {face.__name__}: ...")
         lines.append("    async def __aexit__(")

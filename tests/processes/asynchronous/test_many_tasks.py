@@ -248,6 +248,38 @@ def test_queues_budgets_and_effects(store: Path, run_loop: Run) -> None:
     run_loop(main())
 
 
+def test_watchers_and_consumers(store: Path, run_loop: Run) -> None:
+    """A watcher sees what is committed after its call; a consumer goes on where it was done; both can be left."""
+
+    async def main() -> None:
+        async with aio.open(store, linger=0.2) as db:
+            kv, log, runs = aio.KVStore(db), aio.EventLog(db), aio.RunIndex(db)
+            changes, followed = kv.watch("r", "k"), runs.follow(timeout=10)
+            await kv.put("r", "k1", 1)
+            await kv.delete("r", "k1")
+            assert [(change.key, change.value) for change in [await anext(changes), await anext(changes)]] == [
+                ("k1", 1),
+                ("k1", None),
+            ]
+            await changes.aclose()
+            await runs.create_run(run_id="r")
+            assert (await anext(followed)).run_id == "r"
+            await followed.aclose()
+            await log.append_many("r", [("e", number) for number in range(4)])
+            for expected in ([0, 1], [2, 3]):
+                async with log.consumer("r", "c") as consumer:
+                    found: list[int] = []
+                    async for event in consumer:
+                        async with db.transaction("r") as txn:
+                            txn.events.commit(consumer, event.sequence)
+                        found.append(event.sequence)
+                        if len(found) == 2:
+                            break
+                assert found == expected
+
+    run_loop(main())
+
+
 def test_close_ends_what_waits(store: Path, run_loop: Run) -> None:
     """Tasks that wait, and later calls, get InvalidOperationError; commits that were sent are answered."""
 
