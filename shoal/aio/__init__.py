@@ -29,6 +29,7 @@ from shoal.aio.faces import face_of as _face_of
 from shoal.aio.opening import opening as _opening
 
 # One line for each class; what methods return stands before the classes that have these methods.
+Consumer = _face_of(_shoal.Consumer)
 Lease = _face_of(_shoal.Lease)
 Reservation = _face_of(_shoal.Reservation)
 Task = _face_of(_shoal.Task)

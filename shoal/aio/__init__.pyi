@@ -9,9 +9,9 @@ from shoal.primitives.transaction import Fence
 from shoal.shm.codec import Value
 from shoal.aio.calls import Entering, Items
 from shoal.aio.faces import EnteredTransaction
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Coroutine, Iterable
 from types import TracebackType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn, TypeVar, overload
 
 from shoal import AlreadyExistsError as AlreadyExistsError
 from shoal import Anchor as Anchor
@@ -20,6 +20,7 @@ from shoal import BudgetExceededError as BudgetExceededError
 from shoal import BudgetState as BudgetState
 from shoal import CASConflictError as CASConflictError
 from shoal import ChainVerification as ChainVerification
+from shoal import Change as Change
 from shoal import ConfigurationError as ConfigurationError
 from shoal import ConflictError as ConflictError
 from shoal import CoordinatorLostError as CoordinatorLostError
@@ -39,6 +40,7 @@ from shoal import Namespace as Namespace
 from shoal import NotFoundError as NotFoundError
 from shoal import QueueStats as QueueStats
 from shoal import RetentionPolicy as RetentionPolicy
+from shoal import RunChange as RunChange
 from shoal import RunDiff as RunDiff
 from shoal import RunMetadata as RunMetadata
 from shoal import RunQuery as RunQuery
@@ -63,6 +65,27 @@ from shoal import WorkerLostError as WorkerLostError
 from shoal import WorkerTaskError as WorkerTaskError
 
 T = TypeVar("T")
+
+class Consumer:
+    name: str
+    position: int
+    async def close(
+        self,
+    ) -> None: ...
+    async def commit(
+        self,
+        sequence: int,
+    ) -> None: ...
+    _log_prefix: bytes
+    def _commit_in(self, transaction: Any, position: int) -> None: ...
+    async def __aenter__(self) -> Consumer: ...
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> bool | None: ...
+    def __aiter__(self) -> Items[Event]: ...
 
 class Lease:
     name: str
@@ -155,6 +178,17 @@ class Database:
         *,
         namespace: Namespace = ...,
     ) -> list[LeaseInfo]: ...
+    @overload
+    async def once(
+        self,
+        run_id: str,
+        key: str,
+        fn: Callable[[], Coroutine[Any, Any, T]],
+        *,
+        on_doubt: OnDoubt = ...,
+        namespace: Namespace = ...,
+    ) -> T: ...
+    @overload
     async def once(
         self,
         run_id: str,
@@ -262,6 +296,13 @@ class KVStore:
         run_id: str,
         key: str,
     ) -> float | None: ...
+    def watch(
+        self,
+        run_id: str,
+        prefix: str = ...,
+        since: int | None = ...,
+        timeout: float | None = ...,
+    ) -> Items[Change]: ...
 
 class EventLog:
     def __init__(
@@ -287,6 +328,13 @@ class EventLog:
         run_id: str,
         events: Iterable[tuple[str, Value]],
     ) -> list[Appended]: ...
+    def consumer(
+        self,
+        run_id: str,
+        name: str,
+        *,
+        wait: float | None = ...,
+    ) -> Entering[Consumer]: ...
     async def delete(
         self,
         run_id: str,
@@ -571,6 +619,11 @@ class RunIndex:
         run_id: str,
         error: str,
     ) -> RunMetadata: ...
+    def follow(
+        self,
+        since: int | None = ...,
+        timeout: float | None = ...,
+    ) -> Items[RunChange]: ...
     async def fork_run(
         self,
         run_id: str,
@@ -783,8 +836,10 @@ __all__ = [
     "BudgetState",
     "CASConflictError",
     "ChainVerification",
+    "Change",
     "ConfigurationError",
     "ConflictError",
+    "Consumer",
     "CoordinatorLostError",
     "CorruptionError",
     "CreateRunOptions",
@@ -807,6 +862,7 @@ __all__ = [
     "RetentionPolicy",
     "QueueStats",
     "Reservation",
+    "RunChange",
     "RunDiff",
     "RunIndex",
     "RunMetadata",

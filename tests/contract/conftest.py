@@ -22,6 +22,13 @@ def toy_db() -> Iterator[shoal.Database]:
         yield database
 
 
+# What is another thing for the asynchronous face.
+_ONLY_SYNCHRONOUS = {
+    "test_a_reservation_stays_in_its_process": "a forked child has no event loop",
+    "test_bad_arguments_of_once": "a coroutine function is no bad one",
+}
+
+
 @pytest.fixture(scope="session")
 def driven_db(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Any]:
     """The asynchronous face of a database, driven by a thread."""
@@ -39,6 +46,8 @@ def any_db(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
     fixture = {"shared memory": "memory_db", "dict": "toy_db", "asyncio": "driven_db"}[request.param]
     found: shoal.Database = request.getfixturevalue(fixture)
     if request.param == "asyncio":
+        if request.node.originalname in _ONLY_SYNCHRONOUS:
+            pytest.skip(_ONLY_SYNCHRONOUS[request.node.originalname])
         for name in FACADES:
             monkeypatch.setattr(shoal, name, facade(name))
     return found

@@ -109,7 +109,7 @@ class Client:
             attempt.told = version
             return version, results
 
-        connection.submit = note
+        connection.submit = connection.submit_one = note
         self._kv, self._log, self._cells = shoal.KVStore(self._db), shoal.EventLog(self._db), shoal.StateCell(self._db)
 
     def _begin(self, kind: str, who: str) -> Attempt:

@@ -83,7 +83,7 @@ class Driven:
         return self._loop.run(self._face.__aexit__, kind, error, traceback)
 
     def __iter__(self) -> Iterator[Any]:
-        return self
+        return self if isinstance(self._face, Items) else Driven(self._loop, self._loop.run(self._face.__aiter__))
 
     def __next__(self) -> Any:
         async def following() -> Any:

@@ -39,8 +39,8 @@ def stub() -> str:
     same = sorted(name for name in aio.__all__ if name not in own and name != "open")
     lines = [_HEAD + "import builtins", "import os"]
     lines += sorted(needed)
-    lines += [*_CLASS_HEAD.values(), "from collections.abc import Callable, Iterable"]
-    lines += ["from types import TracebackType", "from typing import Any, NoReturn, TypeVar", ""]
+    lines += [*_CLASS_HEAD.values(), "from collections.abc import Callable, Coroutine, Iterable"]
+    lines += ["from types import TracebackType", "from typing import Any, NoReturn, TypeVar, overload", ""]
     lines += [f"from shoal import {name} as {name}" for name in same]
     lines += ["", 'T = TypeVar("T")', "", *bodies, opening, ""]
     lines += ["__all__ = [", *[f'    "{name}",' for name in aio.__all__], "]", ""]
@@ -61,9 +61,15 @@ def _class(sync: type, face: type[Face], needed: set[str]) -> str:
         function = member.__func__ if isinstance(member, staticmethod) else member
         if isinstance(member, staticmethod):
             lines.append("    @staticmethod")
-        lines.append(_function(name, function, needed, made=vars(face)[name]))
+        made = _function(name, function, needed, made=vars(face)[name])
+        if name == "once":  # a coroutine function is awaited
+            awaited = made.replace("Callable[[], T]", "Callable[[], Coroutine[Any, Any, T]]")
+            made = f"    @overload\n{awaited}\n    @overload\n{made}"
+        lines.append(made)
     if hasattr(sync, "_require"):
         lines.append("    def _require(self, transaction: Any) -> None: ...")
+    if hasattr(sync, "_commit_in"):
+        lines.append("    _log_prefix: bytes\n    def _commit_in(self, transaction: Any, position: int) -> None: ...")
     if "__aenter__" in vars(face):
         lines.append(f"    async def __aenter__(self) -> {face.__name__}: ...")
         lines.append("    async def __aexit__(")

@@ -90,6 +90,24 @@ def test_a_cancelled_commit_is_not_overtaken(store: Path, run_loop: Run) -> None
     run_loop(main())
 
 
+def test_a_cancelled_commit_that_was_sent_is_done(store: Path, run_loop: Run) -> None:
+    """When ``CancelledError`` is raised, not some time later."""
+
+    async def main() -> None:
+        async with aio.open(store, linger=0.2) as db:
+            kv = aio.KVStore(db)
+            await kv.put("r", "k", 0)
+            for number in range(1, 100):
+                task = asyncio.create_task(kv.put("r", "k", number))
+                await asyncio.sleep(0)  # it begins
+                await asyncio.sleep(0)  # it is sent
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                assert await kv.get("r", "k") == number
+
+    run_loop(main())
+
+
 def test_timeouts_of_asyncio(store: Path, run_loop: Run) -> None:
     """``asyncio.timeout`` and ``wait_for`` end what waits, and the database is as good as before."""
 

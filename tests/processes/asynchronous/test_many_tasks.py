@@ -8,6 +8,7 @@ import signal
 import threading
 import time
 from collections.abc import Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -201,6 +202,80 @@ def test_waiting_tasks_are_woken_by_commits(store: Path, run_loop: Run) -> None:
             tokens = await asyncio.gather(*line)
             assert held == sorted(range(5), key=tokens.__getitem__)
             assert threading.active_count() <= threads
+
+    run_loop(main())
+
+
+def test_queues_budgets_and_effects(store: Path, run_loop: Run) -> None:
+    """Each task is claimed by one, a limit is never passed, a coroutine function takes effect once."""
+
+    async def main() -> None:
+        async with aio.open(store, linger=0.2) as db:
+            queue, budget, kv = aio.TaskQueue(db), aio.Budget(db), aio.KVStore(db)
+            await budget.create("r", "b", 3)
+            spending = most = called = 0
+
+            def finish(task: Any, txn: shoal.Transaction) -> None:
+                txn.kv.increment("sum", task.payload)
+                txn.queue.complete(task, task.payload)
+
+            async def work() -> None:
+                nonlocal spending, most
+                while (task := await queue.claim("r", "q", wait=0.5)) is not None:
+                    async with task, budget.reserve("r", "b", 1, wait=None) as reservation:
+                        spending += 1
+                        most = max(most, spending)
+                        await asyncio.sleep(0.001)
+                        await db.transact("r", partial(finish, task), fence=task)
+                        spending -= 1
+                        await reservation.settle(0)
+
+            async def effect() -> int:
+                nonlocal called
+                await asyncio.sleep(0.01)
+                called += 1
+                return called
+
+            workers = [asyncio.create_task(work()) for _ in range(8)]
+            await asyncio.gather(*[queue.put("r", "q", number) for number in range(60)])
+            await asyncio.gather(*workers)
+            assert await kv.get("r", "sum") == sum(range(60))
+            assert (await queue.stats("r", "q")).done == 60
+            assert 1 < most <= 3
+            assert (await budget.read("r", "b")).available == 3
+            assert await asyncio.gather(*[db.once("r", "mail", effect) for _ in range(5)]) == [1] * 5
+
+    run_loop(main())
+
+
+def test_watchers_and_consumers(store: Path, run_loop: Run) -> None:
+    """A watcher sees what is committed after its call; a consumer goes on where it was done; both can be left."""
+
+    async def main() -> None:
+        async with aio.open(store, linger=0.2) as db:
+            kv, log, runs = aio.KVStore(db), aio.EventLog(db), aio.RunIndex(db)
+            changes, followed = kv.watch("r", "k"), runs.follow(timeout=10)
+            await kv.put("r", "k1", 1)
+            await kv.delete("r", "k1")
+            assert [(change.key, change.value) for change in [await anext(changes), await anext(changes)]] == [
+                ("k1", 1),
+                ("k1", None),
+            ]
+            await changes.aclose()
+            await runs.create_run(run_id="r")
+            assert (await anext(followed)).run_id == "r"
+            await followed.aclose()
+            await log.append_many("r", [("e", number) for number in range(4)])
+            for expected in ([0, 1], [2, 3]):
+                async with log.consumer("r", "c") as consumer:
+                    found: list[int] = []
+                    async for event in consumer:
+                        async with db.transaction("r") as txn:
+                            txn.events.commit(consumer, event.sequence)
+                        found.append(event.sequence)
+                        if len(found) == 2:
+                            break
+                assert found == expected
 
     run_loop(main())
 

@@ -36,7 +36,7 @@ def _worker(path: Path, name: str, count: int, barrier: Barrier, out: Path, firs
             told.append(Told(channel.client_id, channel.commit_id, version))
             return version, results
 
-        connection.submit = note
+        connection.submit = connection.submit_one = note
         log, kv = shoal.EventLog(db), shoal.KVStore(db)
         barrier.wait(TIMEOUT_S)
         for number in range(count):

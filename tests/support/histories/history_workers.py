@@ -97,7 +97,7 @@ class Recorder:
             self._committed = version
             return version, results
 
-        connection.submit = note
+        connection.submit = connection.submit_one = note
 
     def run(self, number: int, plan: Plan) -> None:
         """Run one plan; a refusal is an event, too."""

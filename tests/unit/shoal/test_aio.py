@@ -58,7 +58,15 @@ def test_each_class_has_a_face() -> None:
                 made = getattr(face, name)
                 assert made.__doc__ == member.__doc__
                 assert inspect.signature(made) == inspect.signature(member)
-    waiting: set[type] = {shoal.Lease, shoal.Database, shoal.KVStore, shoal.EventLog, shoal.StateCell, shoal.TraceStore}
+    waiting: set[type] = {
+        shoal.Lease,
+        shoal.Consumer,
+        shoal.Database,
+        shoal.KVStore,
+        shoal.EventLog,
+        shoal.StateCell,
+        shoal.TraceStore,
+    }
     assert (
         waiting | {shoal.RunIndex, shoal.TaskQueue, shoal.Task, shoal.Budget, shoal.Reservation} <= faces._FACES.keys()
     )
