@@ -72,8 +72,8 @@ class Server:
         self._clients: dict[int, Client] = {}  # by request descriptor
         self._answer_fds: dict[int, Client] = {}  # of those with a backlog
         self._wake_fd, self.wake_write_fd = host.pipe()  # a byte in it ends the wait
-        host.set_blocking(self._wake_fd, False)
-        host.set_blocking(self.wake_write_fd, False)
+        for fd in (self._wake_fd, self.wake_write_fd):
+            host.set_blocking(fd, False)
         self._epoll = host.epoll()
         self._poll = host.poll_of(self._epoll)
         self._processes = Processes(self._epoll)
@@ -81,8 +81,7 @@ class Server:
         self._lookout = Lookout()
         self._had_clients = False
         self._alone_since_s = host.monotonic_s()
-        self._maintained_at_s = 0.0
-        self._look_until_s = 0.0
+        self._maintained_at_s = self._look_until_s = 0.0
         self.stopping = False
 
     def pinned(self) -> list[int]:
@@ -204,8 +203,7 @@ class Server:
 
         Asked after a commit has been read and before it is submitted: one that was sent after a move is never done.
         """
-        moved = self._place.was_moved()
-        if moved:
+        if moved := self._place.was_moved():
             self.stopping = True
         return moved
 
@@ -227,13 +225,11 @@ class Server:
         group_delay.end(group.asking, expected)
 
     def _wait(self) -> list[tuple[int, int]]:
-        """Wait for something to happen; after a request look for the next one before sleeping.
-
-        If clients have a processor of their own, the first looks do not offer this one to them.
-        """
+        """Wait for something to happen; after a request look for the next one before sleeping."""
         poll = self._poll
         look_s = self._look_until_s - self._monotonic_s()
         if look_s > 0:
+            # If clients have a processor of their own, the first looks do not offer this one to them.
             keep_s = 0.0 if len(self._clients) >= _PROCESSORS else KEEP_PROCESSOR_S
             found: list[tuple[int, int]] | None = self._lookout.look(poll, look_s, keep_s)
             if found is not None:

@@ -51,10 +51,8 @@ T = TypeVar("T")
 
 _TAG = bytes((Tag.EVENT,))
 # A page of a long read ends with the event that reaches either.
-_PAGE_EVENTS = 256
-_PAGE_BYTES = 1024 * 1024
-# Records of events that a trim removes in one commit: few, as other commits wait for it.
-_TRIMMED_RECORDS = 64
+_PAGE_EVENTS, _PAGE_BYTES = 256, 1024 * 1024
+_TRIMMED_RECORDS = 64  # records of events that a trim removes in one commit: few, as other commits wait for it
 
 
 def metadata_key(view: EventView) -> bytes:
