@@ -59,7 +59,7 @@ demo: $(VENV)/.run
 compile: $(VENV)/.test
 	@.ci/compile $(PYTHON)
 
-## make test          the tests: three to four minutes on 2 cores
+## make test          the tests: five minutes on 2 cores, and one to compile
 test: compile
 	@$(PYTHON) -m pytest
 
