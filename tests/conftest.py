@@ -40,6 +40,11 @@ def pytest_configure(config: pytest.Config) -> None:
         raise pytest.UsageError(f"compiled before the last change of their files: {stale}; run make compile")
 
 
+def pytest_xdist_auto_num_workers() -> int:
+    """Two for each processor: many tests wait for other processes, and two on two left one processor idle."""
+    return 2 * (os.cpu_count() or 1)
+
+
 def pytest_report_header() -> str:
     """Which form of the hot modules is tested."""
     return f"hot modules: {'compiled' if is_compiled() else 'plain Python'}"
