@@ -31,7 +31,7 @@ NASTY = ["\0", "a\nb", "__idx_", "é", "🦀", '"', "\x1b[2J", "k" * 1024]
 
 
 def fill(db: shoal.Database, namespace: shoal.Namespace = shoal.Namespace()) -> None:  # noqa: B008 (frozen)
-    """Runs, keys, events, cells, traces, tasks and consumers, registered or not, deleted and expiring ones too."""
+    """Something of every kind, in runs registered or not, deleted and expiring too."""
     runs = shoal.RunIndex(db, namespace=namespace)
     runs.create_run(run_id="parent", tags=NASTY, metadata=VALUES)
     runs.create_run(run_id="a child\n", parent_run="parent", metadata=-0.0)
@@ -74,6 +74,10 @@ def fill(db: shoal.Database, namespace: shoal.Namespace = shoal.Namespace()) -> 
             other.kv.increment("n", i)
             other.events.append("e", {"z": i, "a": [i]})
     shoal.EventLog(db, chain="sha256", namespace=namespace).append_many("sealed", [("e", i) for i in range(5)])
+    log = shoal.EventLog(db, namespace=namespace)
+    log.append_many("trimmed", [("e", i) for i in range(5)])
+    log.trim("trimmed", 3)
+    runs.set_retention(shoal.RetentionPolicy(events=1_000, trace_age=86_400.5), run_id="trimmed")
     for run_id, name in itertools.product(("parent", "sealed"), NASTY):
         with shoal.EventLog(db, namespace=namespace).consumer(run_id, name) as consumer:
             consumer.commit(len(name) % 5)
