@@ -220,6 +220,7 @@ class _Answered(StoreConnection):
 
     def __init__(self, message: bytes) -> None:
         self._message = message
+        self.timeout_s = 1.0
 
     def _exchange(self, *_request: Any) -> tuple[int, int, Any]:
         _, status, version, details = wire_answer.decode_answer(self._message)
