@@ -266,6 +266,7 @@ MUTANTS = [
 ]
 
 
+@pytest.mark.plain  # it replaces what compiled modules call in C
 @pytest.mark.parametrize(
     ("name", "where", "what", "mutant"),
     [pytest.param(*p, id=f"{p[0]}-{p[2]}", marks=[pytest.mark.slow] if p[0] in SLOW else []) for p in MUTANTS],
