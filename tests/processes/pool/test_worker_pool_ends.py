@@ -48,7 +48,8 @@ INTERRUPTED = """
         if where == "starting":
             pool.submit(nap)
             print("ready", flush=True)
-            time.sleep(60)
+            for _ in range(600):  # a signal right before a long sleep would be noticed at its end only
+                time.sleep(0.1)
         pool.submit(nap).result()
         if where == "submit":
             print("ready", flush=True)
