@@ -19,10 +19,9 @@ from shoal.primitives.rules.lease_rules import LeaseHolder, decode_record
 from shoal.primitives.transaction import Fence
 from shoal.shm.arguments import check_count, check_positive_seconds, check_type, check_wait
 from shoal.shm.clock import now_ms
-from shoal.shm.host.randomness import random_bits
+from shoal.shm.host.randomness import random_id
 
 _TAG = bytes((Tag.LEASE,))
-_TICKET_BITS = 62
 
 
 @dataclass(frozen=True)
@@ -120,7 +119,7 @@ def take(
 
 def take_key(store: Transactions, key: bytes, name: str, slots: int, ttl_s: float, give_up_s: float) -> Lease:
     """Take the lease whose record is at ``key``; its users know it by ``name``."""
-    ticket, holder = random_bits(_TICKET_BITS) + 1, store.holding.holder
+    ticket, holder = random_id(), store.holding.holder
     token, slot = requests.take_lease(store.holding, key, name, slots, ttl_s, ticket, give_up_s)
     return Lease(store, key, name, ticket, holder, token, slot)
 

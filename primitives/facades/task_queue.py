@@ -35,9 +35,8 @@ from shoal.shm.arguments import check_count, check_positive_seconds, check_type,
 from shoal.shm.codec import Value, stored
 from shoal.shm.errors import NotFoundError
 from shoal.shm.fleet_errors import NothingReadyError, TaskFailedError
-from shoal.shm.host.randomness import random_bits
+from shoal.shm.host.randomness import random_id
 
-_TICKET_BITS = 62
 _PURGED_TOGETHER = 256
 
 
@@ -259,7 +258,7 @@ class TaskQueue(Facade[TaskReader]):
         ttl_s = check_positive_seconds("ttl", ttl)
         give_up_s = time.monotonic() + check_wait("wait", wait)
         holding = self._db._store.holding
-        ticket, key = random_bits(_TICKET_BITS) + 1, base + records.QUEUE
+        ticket, key = random_id(), base + records.QUEUE
         try:
             claimed = requests.claim_tasks(holding, key, queue, ttl_s, ticket, limit, give_up_s)
         except NothingReadyError:

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from shoal.coordinator.server import process_start
-from shoal.shm.host.randomness import random_bits
+from shoal.shm.host.randomness import random_id
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.channel import Channel
 from shoal.workers.shared_memory.connection import StoreConnection
@@ -18,7 +18,7 @@ def resend_as_another(patch: Patch) -> None:
     """A commit that was cut off is sent again under another name, so nobody knows that it is done."""
 
     def attach(self: StoreConnection, channel: Channel, in_flight: bool, give_up_s: float) -> Attachment:
-        channel.client_id = random_bits(62) + 1
+        channel.client_id = random_id()
         attachment: Attachment = sound(self, channel, in_flight, give_up_s)
         return attachment
 

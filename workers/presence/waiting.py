@@ -23,7 +23,6 @@ from shoal.shm.host.unpatched import os, select, time
 from shoal.shm.limits import ANSWER_SPIN_S
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire import request as wire_request
-from shoal.shm.wire.frames import frame
 from shoal.shm.wire.pipe_messages import read_message, write_all
 from shoal.workers.polling import AT_REST, poll
 from shoal.workers.shared_memory.attachment import Attachment
@@ -118,8 +117,8 @@ def ask_and_wait(
 
 
 def _send(attachment: Attachment, commit_id: int, mutations: bytes, give_up_s: float) -> None:
-    request = wire_request.encode_request(commit_id, 0, 0, wire_request.NO_READS, mutations)
-    write_all(attachment.request_fd, frame(request), give_up_s)
+    message = wire_request.framed_request(commit_id, 0, 0, wire_request.NO_READS, mutations)
+    write_all(attachment.request_fd, message, give_up_s)
 
 
 def _answer_of(attachment: Attachment, commit_id: int, look_s: float, give_up_s: float) -> Answer:
@@ -141,6 +140,6 @@ def _abandon(channel: Channel, attachment: Attachment, undo: Operation | None) -
         # Less than PIPE_BUF: written whole or not at all.
         with contextlib.suppress(OSError):
             mutations = wire_request.encode_mutations([], None, [undo], ("leave", []))
-            request = wire_request.encode_request(channel.commit_id + 1, 0, 0, wire_request.NO_READS, mutations)
-            os.write(attachment.request_fd, frame(request))
+            message = wire_request.framed_request(channel.commit_id + 1, 0, 0, wire_request.NO_READS, mutations)
+            os.write(attachment.request_fd, message)
     give_up(channel, attachment)

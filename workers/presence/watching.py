@@ -15,14 +15,13 @@ from itertools import chain
 from typing import NamedTuple
 
 from shoal.shm.errors import ShoalError, SnapshotExpiredError
-from shoal.shm.host.randomness import random_bits
+from shoal.shm.host.randomness import random_id
 from shoal.shm.host.unpatched import os, time
 from shoal.shm.memory.layout import W_PUBLISHED
 from shoal.workers.polling import AT_REST, poll
 from shoal.workers.presence.waiting import ask_and_wait
 from shoal.workers.shared_memory.connection import StoreConnection
 
-_WATCH_BITS = 62
 _END_S = 0.2  # that the end of a watch waits for a coordinator that does not answer
 
 Change = tuple[int, bytes, "bytes | None"]  # version, key, what it holds then: None if it was deleted
@@ -55,7 +54,7 @@ class Watch:
         self._position = Position(since)
         self._wait_s = wait_s
         self._read_past = read_past
-        self._id = random_bits(_WATCH_BITS) + 1
+        self._id = random_id()
         self._pid = os.getpid()
         self._is_kept = False  # whether the coordinator may keep something for it
         self._told: Iterator[Change] = iter(())

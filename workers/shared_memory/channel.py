@@ -18,7 +18,7 @@ from typing import Any
 
 from shoal.shm import limits
 from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, ShoalError
-from shoal.shm.host.randomness import random_bits
+from shoal.shm.host.randomness import random_id
 from shoal.shm.host.unpatched import time
 from shoal.shm.limits import ANSWER_SPIN_S
 from shoal.shm.wire import answer as wire_answer
@@ -39,7 +39,7 @@ class Channel:
     __slots__ = ("attachment", "client_id", "commit_id", "depth")
 
     def __init__(self, depth: int = 1) -> None:
-        self.client_id = random_bits(62) + 1
+        self.client_id = random_id()
         self.depth = depth
         self.commit_id = 0
         self.attachment: Attachment | None = None

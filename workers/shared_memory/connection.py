@@ -30,7 +30,7 @@ from shoal.shm.errors import (
 from shoal.shm.files.epoch_file import EpochWord
 from shoal.shm.files.store_place import StorePlace
 from shoal.shm.host import descriptors
-from shoal.shm.host.randomness import random_bits
+from shoal.shm.host.randomness import random_id
 from shoal.shm.host.unpatched import thread, time
 from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.memory import words
@@ -88,7 +88,7 @@ class StoreConnection:
     def _begin(self) -> None:
         """The state of a new process: an identity of its own and nothing in flight."""
         self._lock = thread.RLock()
-        self.database_id = random_bits(62) + 1
+        self.database_id = random_id()
         self._depth = 0  # calls under way in the thread that has the lock: more than one inside a signal handler
         self._idle: list[Channel] = []
 

@@ -22,7 +22,6 @@ from shoal.shm.host.tasks import TaskPoller
 from shoal.shm.host.unpatched import time
 from shoal.shm.host.waiting import Lookout
 from shoal.shm.wire import request as wire_request
-from shoal.shm.wire.frames import frame
 from shoal.shm.wire.handshake import Welcome
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.channel import Channel, commit_through
@@ -136,8 +135,8 @@ class TaskConnection(StoreConnection):
             self._check_here()
             channel.commit_id += 1
             try:
-                request = wire_request.encode_request(channel.commit_id, snapshot, valid_until_ms, reads, mutations)
-                message = frame(request)
+                commit_id = channel.commit_id
+                message = wire_request.framed_request(commit_id, snapshot, valid_until_ms, reads, mutations)
             except MemoryError as error:
                 raise no_memory_to_send(f"a commit of {len(reads) + len(mutations):,} bytes") from error
             self._under_way.add(channel)

@@ -27,7 +27,7 @@ from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, StoreF
 from shoal.shm.host.unpatched import os, time
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire import request as wire_request
-from shoal.shm.wire.frames import FrameError, frame
+from shoal.shm.wire.frames import FrameError
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.channel import Channel, no_answer, not_sent_again
 from shoal.workers.shared_memory.connection import StoreConnection
@@ -93,8 +93,8 @@ class SharedChannel:
     def _enqueue(self, mutations: bytes) -> _Sent:
         commit_id = self._channel.commit_id + 1
         # The snapshot of a commit that reads nothing has no other use: it says which answer was read last.
-        request = wire_request.encode_request(commit_id, self._answered, 0, wire_request.NO_READS, mutations)
-        sent = _Sent(commit_id, frame(request), Outcome())
+        message = wire_request.framed_request(commit_id, self._answered, 0, wire_request.NO_READS, mutations)
+        sent = _Sent(commit_id, message, Outcome())
         self._channel.commit_id = commit_id
         self._in_flight.append(sent)
         if self._attachment is not None and (not self._one_by_one or len(self._in_flight) == 1):

@@ -16,9 +16,8 @@ from shoal.primitives.rules.budget_rules import to_number
 from shoal.primitives.views.fleet.budgets import BudgetReader, BudgetState, Hold, check_open, refill_of, units_of
 from shoal.shm.arguments import check_wait
 from shoal.shm.fleet_errors import BudgetExceededError
-from shoal.shm.host.randomness import random_bits
+from shoal.shm.host.randomness import random_id
 
-_TICKET_BITS = 62
 _TTL_MS = 30_000
 
 
@@ -147,7 +146,7 @@ class Budget(Facade[BudgetReader]):
             return None if record is not None and record.limit < units else True
 
         while True:
-            ticket = random_bits(_TICKET_BITS) + 1
+            ticket = random_id()
             try:
                 budget_requests.reserve(store.holding, budget.key, name, ticket, units, _TTL_MS, give_up_s)
             except BudgetExceededError:

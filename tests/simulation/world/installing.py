@@ -25,7 +25,7 @@ from shoal.primitives.rules import event_rules as event_operations
 from shoal.primitives.views import cells
 from shoal.shm import clock, limits
 from shoal.shm.files import checkpoint
-from shoal.shm.host import descriptors, waiting
+from shoal.shm.host import descriptors, randomness, waiting
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotSlots
 from shoal.shm.wire import pipe_messages
@@ -34,7 +34,6 @@ from shoal.workers.shared_memory import attachment, channel, connection, take_ov
 from tests.mutants import Patch
 from tests.mutants import answers as mutant_answers
 from tests.mutants import recovery as mutant_recovery
-from tests.mutants import take_over as mutant_take_over
 from tests.simulation.world import fakes
 from tests.simulation.world.control_socket import greet, lock_file, start_if_nobody_does
 from tests.simulation.world.disk import SimulatedStorage
@@ -99,8 +98,7 @@ def _install(world: World, patch: Patch) -> None:
     sim_random = SimpleNamespace(uniform=rng.uniform)
     for module in (polling, retry):
         patch.set(module, "random", sim_random)
-    for module in (connection, channel, mutant_take_over):
-        patch.set(module, "random_bits", rng.getrandbits)
+    patch.set(randomness, "random_bits", rng.getrandbits)
     for name, value in CONSTANTS.items():
         patch.set(limits, name, value)
     for module, name in ((checkpoint, "CHECKPOINT_BLOCK_BYTES"), (channel, "ANSWER_SPIN_S")):
