@@ -24,7 +24,7 @@ from typing import Any
 
 from shoal.aio.calls import Entering, Items
 from shoal.primitives.transaction import Transaction
-from shoal.workers.tasks.greenlets import Greenlet, in_thread, run, running
+from shoal.workers.tasks.greenlets import Greenlet, apart, run, running
 
 # By synchronous class.
 _FACES: dict[type, type[Face]] = {}
@@ -173,12 +173,7 @@ def _awaiting(function: Callable[..., Any]) -> Any:
 
 def _blocking(function: Callable[..., Any]) -> Any:
     async def method(self: Face, *arguments: Any, **options: Any) -> Any:
-        def in_a_thread() -> Any:
-            task = running()
-            assert task is not None
-            return task.wait_for(in_thread(task.loop, _bound(function, self, arguments, options)))
-
-        return faced(await run(in_a_thread))
+        return faced(await run(partial(apart, _bound(function, self, arguments, options))))
 
     return method
 

@@ -228,6 +228,13 @@ def running() -> Greenlet | None:
     return current if type(current) is Greenlet else None
 
 
+def apart(call: Callable[[], T]) -> T:
+    """What ``call`` returns or raises. A thread runs it, and the loop of this task goes on meanwhile."""
+    task = running()
+    assert task is not None
+    return task.wait_for(in_thread(task.loop, call))
+
+
 async def run(call: Callable[[], T]) -> T:
     """Run ``call`` as a task: its result, or its error."""
     begun = Call(call)

@@ -1,0 +1,40 @@
+"""``aio.open`` takes what ``shoal.open`` takes."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+
+import pytest
+
+import shoal
+from shoal import aio
+
+from .conftest import Run
+
+
+def test_every_option_is_passed_on(store: Path, run_loop: Run) -> None:
+    """The store is served as it was asked for; the signature shown is the one that holds."""
+    assert inspect.signature(aio.open) == inspect.signature(shoal.open)
+
+    async def main() -> None:
+        options = {"durability": "memory", "max_bytes": 16 * 2**20, "timeout": 20.0, "linger": 0.1, "read_only": False}
+        async with aio.open(store, **options, history=60) as db:  # type: ignore[arg-type]
+            kv = aio.KVStore(db)
+            await kv.put("r", "a", 1)
+            version = (await db.info()).commit_version
+            await kv.put("r", "a", 2)
+            async with db.snapshot("r", version=version) as txn:
+                assert txn.kv.get("a") == 1
+            info = await db.info()
+            assert (info.durability, info.history) == ("memory", 60.0)
+
+    run_loop(main())
+
+
+@pytest.mark.parametrize("options", [{"histroy": 60}, {"path": "again"}])
+def test_an_unknown_option_is_refused_at_the_call(store: Path, options: dict[str, object]) -> None:
+    """Before anything is made or awaited."""
+    with pytest.raises(TypeError):
+        aio.open(store, **options)  # type: ignore[arg-type]
+    assert not store.exists()
