@@ -16,9 +16,9 @@ import pytest
 import shoal
 from shoal.shm.compilation import is_compiled
 from tests.support.coordinators import coordinators_below, is_alive
-from tests.support.event_logs import filled, log  # noqa: F401 (fixtures)
+from tests.support.primitives.event_logs import filled, log  # noqa: F401 (fixtures)
+from tests.support.primitives.run_indices import raw_keys, runs, space  # noqa: F401 (fixtures)
 from tests.support.repository import stale_extensions
-from tests.support.run_indices import raw_keys, runs, space  # noqa: F401 (fixtures)
 
 _LEFT_BEHIND_S = 15.0
 _numbers = itertools.count()

@@ -16,7 +16,7 @@ import shoal
 from tests.support.at_rest import ended
 from tests.support.repository import ROOT
 
-AGENT = "tests.support.fleet_functions:agent"
+AGENT = "tests.support.workers.fleet_functions:agent"
 
 
 def run_shoal(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProcess[str]:
@@ -58,7 +58,15 @@ def test_run_survives_an_input_that_kills_and_one_that_cannot_be_stored(tmp_path
 def test_ctrl_c_leaves_nothing_and_the_next_run_goes_on(tmp_path: Path) -> None:
     """Ctrl-C ends a run with no process left; what was done stays done."""
     store, inputs = tmp_path / "store", [str(i) for i in range(16)]
-    command = ["run", "tests.support.fleet_functions:slow_agent", *inputs, "--store", str(store), "--workers", "2"]
+    command = [
+        "run",
+        "tests.support.workers.fleet_functions:slow_agent",
+        *inputs,
+        "--store",
+        str(store),
+        "--workers",
+        "2",
+    ]
     run = subprocess.Popen(
         [sys.executable, "-m", "shoal", *command],
         cwd=ROOT,
@@ -88,7 +96,7 @@ def test_ctrl_c_leaves_nothing_and_the_next_run_goes_on(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         (["run", "nocolon", "a", "--store", "s"], "'nocolon' is not MODULE:FUNCTION"),
-        (["run", "tests.support.fleet_functions:nope", "a", "--store", "s"], "cannot be loaded"),
+        (["run", "tests.support.workers.fleet_functions:nope", "a", "--store", "s"], "cannot be loaded"),
         (["run", "no.such.module:f", "a", "--store", "s"], "cannot be loaded"),
         (["run", "this.bad\udcff:f", "a", "--store", "s"], "cannot be loaded"),
         (["run", AGENT, "a", "--store", "s", "--workers", "0"], "not 1 or more"),

@@ -21,8 +21,8 @@ from shoal.cli.main import main
 from shoal.transfer import json_lines, records
 from shoal.transfer.export_file import whole_file
 from shoal.transfer.import_file import IMPORT_MARKER, source
-from tests.support.event_logs import remove_event
 from tests.support.present import present
+from tests.support.primitives.event_logs import remove_event
 from tests.support.stores.full_store import bring, export, fill, sealed
 
 SPACE = shoal.Namespace("acme", "x/y", "\0")

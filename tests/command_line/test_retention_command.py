@@ -12,9 +12,9 @@ from shoal import EventLog, RetentionPolicy, RunIndex
 from shoal.cli.main import main
 from shoal.transfer import json_lines
 from shoal.transfer.import_check import ExportFormatError
-from tests.support.crash_workers import wait_for
 from tests.support.stores.full_store import bring, export, sealed
 from tests.support.upkeep import record_at
+from tests.support.workers.crash_workers import wait_for
 
 SPACE = shoal.Namespace("acme", "x", "y")
 

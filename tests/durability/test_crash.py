@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import shoal
-from tests.support.crash_workers import (
+from tests.support.histories.history_workers import seed_from
+from tests.support.workers.crash_workers import (
     DEADLINE_S,
     RUN,
     Crew,
@@ -25,7 +26,6 @@ from tests.support.crash_workers import (
     wait_for,
     wait_until_left,
 )
-from tests.support.histories.history_workers import seed_from
 
 
 @pytest.fixture

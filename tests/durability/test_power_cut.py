@@ -30,10 +30,10 @@ import pytest
 
 import shoal
 from tests.mutants.coordinator import mutated_coordinators
-from tests.support.crash_workers import DEADLINE_S, kill, processes_of, wait_for
 from tests.support.histories.history_workers import seed_from
 from tests.support.present import present
 from tests.support.stores.loop_disks import PAGE_BYTES, Disk, ThinDisk, run, why_not
+from tests.support.workers.crash_workers import DEADLINE_S, kill, processes_of, wait_for
 
 RUN = "power"
 # Buffered: synced every 100 ms. A sync takes its time on a busy machine, so this much older is surely on the disk.

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 
 import shoal
-from tests.support.crash_workers import DEADLINE_S, kill, wait_for
 from tests.support.histories.history_workers import seed_from
 from tests.support.present import present
+from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
 
 _FORK = multiprocessing.get_context("fork")
 RUN = "fleet"

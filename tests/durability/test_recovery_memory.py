@@ -15,7 +15,7 @@ from shoal.coordinator.recovery.recover import recover
 from shoal.shm.files.storage import DiskStorage
 from shoal.shm.limits import LOG_FILE_BYTES
 from shoal.shm.memory.segment import Segment
-from tests.support.crash_workers import kill, wait_for
+from tests.support.workers.crash_workers import kill, wait_for
 
 RUN = "memory"
 MIB = 1 << 20

@@ -28,7 +28,7 @@ from shoal.shm.files import checkpoint, storage
 from tests import mutants
 from tests.failpoints.places import CHECKPOINT_OS, FAILPOINTS, STORAGE_OS
 from tests.mutants.registry import HELPER, WORKER
-from tests.support.crash_workers import descriptors, shoal_mappings, strangers
+from tests.support.workers.crash_workers import descriptors, shoal_mappings, strangers
 from tests.system_calls import processes, reference, runner
 from tests.system_calls.reference import BEGUN, NOT_BEGUN, REFUSED, RUNS, STEPS, Ledger
 

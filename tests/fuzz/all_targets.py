@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.fuzz import durable, engine, exports, pipes, stored
 from tests.fuzz.target import TARGETS
+from tests.fuzz.targets import durable, engine, exports, pipes, stored
 
 __all__ = ["TARGETS", "durable", "engine", "exports", "pipes", "stored"]

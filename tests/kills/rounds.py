@@ -21,7 +21,7 @@ from tests.soak import ledger, samples
 from tests.soak.auditing.audit import LEFT_BEHIND, WRONG, Breach, audit, prepare
 from tests.soak.ledger import Slots
 from tests.soak.workload.operations import LINGER_S, TIMEOUT_S, WRITING_MIX, start_worker
-from tests.support.crash_workers import (
+from tests.support.workers.crash_workers import (
     descriptors,
     kill,
     processes_of,

@@ -15,8 +15,8 @@ import shoal
 from shoal.primitives.rules.event_rules import Metadata, append
 from shoal.primitives.rules.hash_chain import canonical
 from shoal.shm.operation import Read
-from tests.support.event_logs import remove_event, rewrite_event
 from tests.support.present import present
+from tests.support.primitives.event_logs import remove_event, rewrite_event
 
 DB = shoal.Database
 _FORK = multiprocessing.get_context("fork")

@@ -10,7 +10,7 @@ import pytest
 import shoal
 from shoal import RunQuery, RunStatus, TraceType
 from tests.support.present import present
-from tests.support.run_indices import ALLOWED, Stores, ids_of, run_of, stores_of_space  # noqa: F401 (a fixture)
+from tests.support.primitives.run_indices import ALLOWED, Stores, ids_of, run_of, stores_of_space  # noqa: F401 (a fixture)
 
 # Story 195: delete and archive
 

@@ -11,7 +11,7 @@ import shoal
 from shoal import RunQuery, RunStatus
 from shoal.primitives.run_types import decode_run, encode_run
 from shoal.primitives.views.runs import restore
-from tests.support.run_indices import ALLOWED, Stores, ids_of, run_of, stores_of_space  # noqa: F401 (a fixture)
+from tests.support.primitives.run_indices import ALLOWED, Stores, ids_of, run_of, stores_of_space  # noqa: F401 (a fixture)
 
 # Story 191: core and structures
 

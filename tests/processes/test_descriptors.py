@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 
 import shoal
-from tests.support.crash_workers import DEADLINE_S, descriptors, kill, wait_for
 from tests.support.shared_memory import store_of
 from tests.support.slow import slow
+from tests.support.workers.crash_workers import DEADLINE_S, descriptors, kill, wait_for
 
 RUN = "descriptors"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import shoal
-from tests.support.crash_workers import DEADLINE_S
+from tests.support.workers.crash_workers import DEADLINE_S
 
 _GEVENT = "from gevent import monkey; monkey.patch_all()"
 _EVENTLET = "import eventlet; eventlet.monkey_patch()"

@@ -9,7 +9,6 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,24 +19,10 @@ import shoal
 from shoal import KVStore
 from shoal.shm import limits
 from tests.support.present import present
+from tests.support.workers.forked import run_in_child
 
 METHODS = ["fork", "spawn", "forkserver"]
 DEADLINE_S = 60
-
-
-def run_in_child(work: Callable[[], object]) -> int:
-    """Run ``work`` in a forked child; its exit status, 0 if nothing was raised. Nothing of pytest runs in it."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        except BaseException as error:
-            os.write(2, f"in the child: {error!r}\n".encode())
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 def start_all(context: Any, target: Any, arguments: Any) -> None:

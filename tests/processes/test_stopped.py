@@ -20,8 +20,8 @@ import pytest
 import shoal
 from shoal.shm.wire import pipe_messages
 from shoal.workers.shared_memory import channel
-from tests.support.crash_workers import DEADLINE_S, wait_for
 from tests.support.slow import slow
+from tests.support.workers.crash_workers import DEADLINE_S, wait_for
 
 RUN = "stopped"
 

@@ -23,7 +23,14 @@ from tests.soak.samples import process_sample
 from tests.soak.verdict import breaches, findings, summary
 from tests.soak.workload.operations import TIMEOUT_S
 from tests.soak.workload.subject import Subject
-from tests.support.crash_workers import descriptors, processes_of, shoal_mappings, strangers, wait_for, wait_until_left
+from tests.support.workers.crash_workers import (
+    descriptors,
+    processes_of,
+    shoal_mappings,
+    strangers,
+    wait_for,
+    wait_until_left,
+)
 
 _TICK_S = 0.02
 _LATEST_S = 30.0  # a short run is so much longer at most, until it had its share of every trouble

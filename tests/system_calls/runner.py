@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 import shoal
 from shoal.shm.files import control_address
-from tests.support.crash_workers import strangers
+from tests.support.workers.crash_workers import strangers
 from tests.system_calls import processes, reference, short_calls
 from tests.system_calls.faults import KILL, SHORT, Case
 from tests.system_calls.processes import ForkedPython

@@ -25,7 +25,7 @@ from shoal.shm.wire import handshake
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.answer import COMMITTED, REFUSED
 from shoal.shm.wire.frames import MAX_FRAME_BYTES, frame
-from tests.fuzz.watch import MIB, Watch, answers, close, descriptors, private_kib, request
+from tests.fuzz.targets.watch import MIB, Watch, answers, close, descriptors, private_kib, request
 from tests.support.present import present
 from tests.support.raw_client import attach, send_and_hear
 

@@ -16,8 +16,8 @@ import pytest
 import shoal
 from tests.mutants.conditions import SMALL_DISK
 from tests.mutants.coordinator import mutated_coordinators
-from tests.support.crash_workers import kill, wait_for
 from tests.support.slow import slow
+from tests.support.workers.crash_workers import kill, wait_for
 
 RUN = "full"
 MIB = 1 << 20

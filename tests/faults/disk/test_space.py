@@ -19,9 +19,9 @@ import shoal
 from shoal.shm import limits
 from tests.mutants.conditions import FULL_DISK_FLAG
 from tests.mutants.coordinator import mutated_coordinators
-from tests.support.crash_workers import kill, wait_for
 from tests.support.histories.history_workers import seed_from
 from tests.support.present import present
+from tests.support.workers.crash_workers import kill, wait_for
 
 RUN = "space"
 MIB = 1 << 20

@@ -11,8 +11,8 @@ import pytest
 import shoal
 from shoal.shm.files import checkpoint, store_files
 from shoal.shm.limits import REMAKE_AFTER_S
-from tests.support.crash_workers import kill, wait_for
 from tests.support.stores.served_stores import RUN, keys_of, logs_of, named_log, rests, serve_often
+from tests.support.workers.crash_workers import kill, wait_for
 
 
 def _remove(store: Path, *patterns: str) -> None:

@@ -18,12 +18,12 @@ from tests import mutants
 from tests.mutants.catching.rig import Problem
 from tests.mutants.catching.scenarios import SCENARIOS, run_scenario
 from tests.mutants.coordinator import mutate_for_good, mutated_coordinators
-from tests.support.crash_workers import kill, processes_of
 from tests.support.histories.acknowledged_workers import run_acknowledged
 from tests.support.histories.history import violations
 from tests.support.histories.history_workers import WorkersFailedError, run_history
 from tests.support.histories.list_append import anomalies
 from tests.support.histories.list_append_workers import run_lists
+from tests.support.workers.crash_workers import kill, processes_of
 
 MOST_SCENARIO_SEEDS = 20
 MOST_HISTORY_SEEDS = 5

@@ -16,7 +16,7 @@ import pytest
 
 import shoal
 from shoal import aio
-from tests.support.crash_workers import wait_for
+from tests.support.workers.crash_workers import wait_for
 
 from .conftest import Run
 

@@ -13,7 +13,7 @@ from shoal.fleet import Fleet
 from shoal.fleet_input import DONE, FAILED, InputOutcome, InputRun, fleet_run_id, input_run_id
 from tests.support.present import present
 
-STEP = "tests.support.fleet_functions:step"
+STEP = "tests.support.workers.fleet_functions:step"
 FLEET = fleet_run_id(STEP)
 
 
@@ -199,14 +199,14 @@ def test_run_ids_are_stable_short_and_never_the_same() -> None:
 )
 def test_whatever_a_function_raises_is_its_inputs_error(pool: shoal.WorkerPool, text: str, error: str) -> None:
     """Nothing raised by a function ends more than its own input; what is kept of the error is its text, shortened."""
-    function = "tests.support.fleet_functions:fail_oddly"
+    function = "tests.support.workers.fleet_functions:fail_oddly"
     assert run_fleet(pool, text, function=function) == {text: InputOutcome(text, FAILED, error=error)}
     assert Fleet(pool.database, function).outcome(text) == InputOutcome(text, FAILED, error=error)
 
 
 def test_a_result_there_is_no_room_for_fails_its_input_only(tmp_path: Path) -> None:
     """Too large for the store or for any store: that input failed and says why; the others are done."""
-    function = "tests.support.fleet_functions:large"
+    function = "tests.support.workers.fleet_functions:large"
     with shoal.WorkerPool(tmp_path / "s", workers=1, durability="memory", max_bytes=8 << 20, linger=0.2) as pool:
         outcomes = run_fleet(pool, "1", "12", "17", "2", function=function)
         assert {text: outcome.status for text, outcome in outcomes.items()} == {

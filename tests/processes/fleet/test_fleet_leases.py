@@ -17,7 +17,7 @@ import pytest
 import shoal
 from shoal.fleet import Fleet
 from shoal.fleet_input import DONE, InputOutcome, InputRun, fleet_run_id, input_run_id
-from tests.support.crash_workers import DEADLINE_S, kill, wait_for
+from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
 
 FUNCTION = "work:slow"
 FLEET = fleet_run_id(FUNCTION)

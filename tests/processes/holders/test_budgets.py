@@ -1,4 +1,4 @@
-"""Budgets whose processes are killed or stopped, and whose coordinators are killed; against a plain model, too."""
+"""Budgets whose processes are killed or stopped, and whose coordinators are killed."""
 
 from __future__ import annotations
 
@@ -6,20 +6,17 @@ import os
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
-from hypothesis import settings
-from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 
 import shoal
 from shoal.primitives.facades.fleet import budget as budget_module
-from tests.support.crash_workers import DEADLINE_S, kill, wait_for
+from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
+
+from .conftest import Start
 
 RUN = "run"
 _HOLDER = """
@@ -46,33 +43,13 @@ while True:
     reservation.settle(used)
     os.write(out, b"a %d\\n" % used)
 """
-Start = Callable[..., subprocess.Popen[str]]
-
-
-@pytest.fixture
-def start() -> Iterator[Start]:
-    """Starts a program and waits for its first line."""
-    started: list[subprocess.Popen[str]] = []
-
-    def begin(program: str, *arguments: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", program, *map(str, arguments)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        started.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline()
-        return process
-
-    yield begin
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 def test_a_killed_process_is_refunded_at_once(db: shoal.Database, start: Start) -> None:
     """Those that wait get it then, long before its ttl."""
     budget = shoal.Budget(db)
     budget.create(RUN, "b", 10)
-    holder = start(_HOLDER, db.path, "b", 10)
+    holder = start(_HOLDER, "b", 10, says="held")
     assert budget.read(RUN, "b").available == 0
     got: list[shoal.Reservation] = []
     thread = threading.Thread(target=lambda: got.append(budget.reserve(RUN, "b", 10, wait=None)))
@@ -120,7 +97,7 @@ def test_it_outlives_the_coordinator(db: shoal.Database, start: Start) -> None:
     budget.create(RUN, "b", 10)
     budget.create(RUN, "rate", 10, refill_per_s=2)
     budget.reserve(RUN, "rate", 10).settle(10)
-    holder = start(_HOLDER, db.path, "b", 6)
+    holder = start(_HOLDER, "b", 6, says="held")
     mine = budget.reserve(RUN, "b", 4)
     got: list[str] = []
 
@@ -196,7 +173,7 @@ def spend_and_kill(db: shoal.Database, start: Start, tmp_path: Path, seconds: fl
     files = [tmp_path / f"spender-{number}" for number in range(8)]
 
     def spender(number: int) -> subprocess.Popen[str]:
-        return start(_SPENDER, db.path, files[number], rng.randrange(1 << 30))
+        return start(_SPENDER, files[number], rng.randrange(1 << 30), says="ready")
 
     def raise_limit() -> None:
         nonlocal limit
@@ -254,7 +231,7 @@ def test_the_rate_of_many_processes(db: shoal.Database, start: Start, tmp_path: 
     """While somebody always waits, what was given is the refill, to 2 %, whoever is killed on the way."""
     budget = shoal.Budget(db)
     budget.create(RUN, "shared", 400, refill_per_s=200)
-    spenders = [start(_SPENDER, db.path, tmp_path / f"spender-{number}", number) for number in range(4)]
+    spenders = [start(_SPENDER, tmp_path / f"spender-{number}", number, says="ready") for number in range(4)]
     wait_for(lambda: budget.read(RUN, "shared").available < 40, "the limit to be reached")
 
     def given() -> tuple[float, float]:
@@ -271,85 +248,3 @@ def test_the_rate_of_many_processes(db: shoal.Database, start: Start, tmp_path: 
     # What 4 processes have in hand when one looks is not known: 40 each at most, and what was settled and not noted.
     print("spent", spent, "expected", expected)
     assert abs(spent - expected) < 0.02 * expected + 4 * 40
-
-
-class BudgetMachine(RuleBasedStateMachine):
-    """One budget against a model: a limit, what was used, and what is reserved by whom."""
-
-    db: shoal.Database
-    number = 0
-
-    def __init__(self) -> None:
-        super().__init__()
-        BudgetMachine.number += 1
-        self.name = f"budget {BudgetMachine.number}"
-        self.budget = shoal.Budget(self.db)
-        self.others: list[shoal.Database] = []
-        self.limit, self.used = 50, 0
-        self.held: list[tuple[shoal.Reservation, int, shoal.Database]] = []
-        self.budget.create(RUN, self.name, 50)
-
-    def teardown(self) -> None:
-        """Leave nothing open."""
-        for reservation, _, _ in self.held:
-            reservation.settle(0)
-        for other in self.others:
-            other.close()
-
-    def compare(self) -> None:
-        reserved = sum(amount for _, amount, _ in self.held)
-        state = shoal.BudgetState(self.limit, self.used, reserved, max(0, self.limit - self.used - reserved))
-        assert self.budget.read(RUN, self.name) == state
-
-    @rule(amount=st.integers(0, 60), elsewhere=st.booleans())
-    def reserve(self, amount: int, elsewhere: bool) -> None:
-        available = max(0, self.limit - self.used - sum(amount for _, amount, _ in self.held))
-        db = self.db
-        if elsewhere:
-            self.others = self.others or [shoal.open(self.db.path)]
-            db = self.others[0]
-        try:
-            reservation = shoal.Budget(db).reserve(RUN, self.name, amount)
-            assert amount <= available
-            self.held.append((reservation, amount, db))
-        except shoal.BudgetExceededError as error:
-            told = error.requested, error.available
-            assert told == (amount, available)
-        self.compare()
-
-    @precondition(lambda self: self.held)
-    @rule(which=st.integers(0, 1000), used=st.integers(0, 80), in_transaction=st.booleans())
-    def settle(self, which: int, used: int, in_transaction: bool) -> None:
-        reservation, _, db = self.held.pop(which % len(self.held))
-        if in_transaction:
-            with db.transaction(RUN) as txn:
-                txn.kv.put("k", used)
-                txn.budget.settle(reservation, used)
-        else:
-            reservation.settle(used)
-        self.used += used
-        self.compare()
-
-    @rule(limit=st.integers(0, 200))
-    def adjust(self, limit: int) -> None:
-        self.budget.adjust(RUN, self.name, limit)
-        self.limit = limit
-        self.compare()
-
-    @precondition(lambda self: self.others)
-    @rule()
-    def close(self) -> None:
-        """Another database is closed, as if its process had died."""
-        gone = self.others.pop()
-        gone.close()
-        self.held = [each for each in self.held if each[2] is not gone]
-        reserved = sum(amount for _, amount, _ in self.held)
-        wait_for(lambda: self.budget.read(RUN, self.name).reserved == reserved, "the refund")
-        self.compare()
-
-
-def test_against_a_model(memory_db: shoal.Database) -> None:
-    """Whatever is done in whatever order, the budget says what a model of three numbers says."""
-    BudgetMachine.db = memory_db
-    profile = settings(max_examples=max(10, settings().max_examples // 3), stateful_step_count=25, deadline=None)
-    run_state_machine_as_test(BudgetMachine, settings=profile)

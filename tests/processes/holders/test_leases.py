@@ -9,14 +9,17 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 import shoal
 from shoal.cli.main import main
-from tests.support.crash_workers import DEADLINE_S, kill, wait_for
+from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
+
+from .conftest import Start
 
 RUN = "run"
 _HOLDER = """
@@ -35,22 +38,9 @@ Hold = Callable[[str, float], subprocess.Popen[str]]
 
 
 @pytest.fixture
-def hold(db: shoal.Database) -> Iterator[Hold]:
+def hold(start: Start) -> Hold:
     """Starts a process that holds a lease, and commits fenced with it when it is told so."""
-    started: list[subprocess.Popen[str]] = []
-
-    def start(name: str, ttl_s: float) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", _HOLDER, db.path, name, str(ttl_s)]
-        process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-        started.append(process)
-        assert process.stdout is not None
-        assert process.stdout.readline() == "held\n"
-        return process
-
-    yield start
-    for process in started:
-        process.kill()
-        process.communicate()
+    return partial(start, _HOLDER, says="held")
 
 
 def finish(process: subprocess.Popen[str]) -> str:

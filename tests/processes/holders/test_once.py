@@ -19,7 +19,8 @@ import shoal
 from shoal.cli.main import main
 from shoal.primitives.facades import leases
 from shoal.primitives.facades.fleet import idempotency
-from tests.support.crash_workers import DEADLINE_S, kill, wait_for
+from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
+from tests.support.workers.forked import run_in_child
 
 RUN = "run"
 _STEPS_IN = {idempotency.__file__, leases.__file__}
@@ -56,19 +57,6 @@ def at_step(number: int, act: Callable[[], None]) -> Callable[[FrameType, str, A
     return trace
 
 
-def child(work: Callable[[], None]) -> int:
-    """Run ``work`` in a forked process; its exit status."""
-    pid = os.fork()
-    if pid == 0:
-        status = 1
-        try:
-            work()
-            status = 0
-        finally:
-            os._exit(status)
-    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
-
-
 def test_killed_at_each_step(db: shoal.Database, tmp_path: Path) -> None:
     """What ``once`` says then is true: done, in doubt, or never begun. No effect takes place twice.
 
@@ -88,7 +76,7 @@ def test_killed_at_each_step(db: shoal.Database, tmp_path: Path) -> None:
             sys.settrace(at_step(step, lambda: os.kill(os.getpid(), signal.SIGKILL)))
             db.once(RUN, str(effects), lambda: effect(effects))
 
-        status = child(killed)
+        status = run_in_child(killed)
         took_place = effects.exists()
         try:
             assert db.once(RUN, str(effects), effect) == "done\n"

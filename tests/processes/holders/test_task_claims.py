@@ -5,16 +5,16 @@ from __future__ import annotations
 import random
 import signal
 import subprocess
-import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
 
 import pytest
 
 import shoal
 from shoal import TaskStatus
-from tests.support.crash_workers import DEADLINE_S, kill, wait_for
+from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
+
+from .conftest import Start
 
 RUN, Q = "run", "q"
 _HOLDER = """
@@ -46,31 +46,11 @@ while True:
     except shoal.FencedError:
         pass
 """
-Start = Callable[..., "subprocess.Popen[str]"]
-
-
-@pytest.fixture
-def start(db: shoal.Database) -> Iterator[Start]:
-    """Starts a process with a program that opens the store; all are killed at the end."""
-    started: list[subprocess.Popen[str]] = []
-
-    def popen(program: str, *arguments: object) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", program, db.path, *map(str, arguments)]
-        started.append(subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True))
-        return started[-1]
-
-    yield popen
-    for process in started:
-        process.kill()
-        process.communicate()
 
 
 def hold(start: Start, ttl_s: float, tasks: int = 1) -> subprocess.Popen[str]:
     """A process that has claimed tasks, and completes them when it is told so."""
-    process = start(_HOLDER, ttl_s, tasks)
-    assert process.stdout is not None
-    assert process.stdout.readline() == "claimed\n"
-    return process
+    return start(_HOLDER, ttl_s, tasks, says="claimed")
 
 
 def finish(process: subprocess.Popen[str]) -> list[str]:

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 import shoal
-from tests.support.crash_workers import DEADLINE_S, kill
+from tests.support.workers.crash_workers import DEADLINE_S, kill
 
 RUN = "run"
 

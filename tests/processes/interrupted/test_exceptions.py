@@ -13,8 +13,8 @@ import pytest
 
 import shoal
 from tests.processes.interrupted.handling import RUN, Interrupted, handling
-from tests.support.crash_workers import descriptors, shoal_mappings, wait_for
 from tests.support.shared_memory import store_of
+from tests.support.workers.crash_workers import descriptors, shoal_mappings, wait_for
 
 # An exception between two steps leaves files and processes to the collector, which gives them back and says so.
 pytestmark = [

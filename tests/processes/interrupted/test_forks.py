@@ -12,7 +12,7 @@ import shoal
 from shoal.shm.wire import pipe_messages
 from shoal.workers.shared_memory import channel
 from tests.processes.interrupted.handling import RUN, handling
-from tests.support.crash_workers import DEADLINE_S, kill, wait_for
+from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
 
 
 def test_a_handler_forks_during_a_commit(db: shoal.Database) -> None:

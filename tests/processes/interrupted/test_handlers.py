@@ -15,7 +15,7 @@ import pytest
 
 import shoal
 from tests.processes.interrupted.handling import RUN, handling
-from tests.support.crash_workers import DEADLINE_S, descriptors, kill, shoal_mappings, wait_for
+from tests.support.workers.crash_workers import DEADLINE_S, descriptors, kill, shoal_mappings, wait_for
 
 
 def test_a_handler_writes_in_the_middle_of_writes(db: shoal.Database) -> None:

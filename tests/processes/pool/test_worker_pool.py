@@ -18,8 +18,8 @@ import pytest
 
 import shoal
 from tests.processes.pool.pool_processes import is_running, wait_for
-from tests.support import fleet_functions as functions
 from tests.support.repository import ROOT
+from tests.support.workers import fleet_functions as functions
 
 METHODS = ["fork", "spawn", "forkserver"]
 
@@ -164,7 +164,7 @@ def test_shutdown_finishes_or_cancels_what_waits(memory_db: shoal.Database) -> N
 PROGRAM = textwrap.dedent(
     """
     import sys, shoal
-    from tests.support import fleet_functions as functions
+    from tests.support.workers import fleet_functions as functions
     if __name__ == "__main__":
         with shoal.WorkerPool(sys.argv[1], workers=2, linger=0.2) as pool:
             futures = [pool.submit(functions.sleep_long, sys.argv[2] + str(i)) for i in range(4)]

@@ -16,8 +16,8 @@ import pytest
 
 import shoal
 from tests.processes.pool.pool_processes import Program, wait_for
-from tests.support import pool_functions as functions
 from tests.support.slow import slow
+from tests.support.workers import pool_functions as functions
 
 METHODS = ["forkserver", *slow("fork", "spawn")]
 
@@ -38,7 +38,7 @@ def program(tmp_path: Path) -> Iterator[Callable[..., Program]]:
 INTERRUPTED = """
     import concurrent.futures, functools, sys, time
     import shoal
-    from tests.support import pool_functions as functions
+    from tests.support.workers import pool_functions as functions
 
     def nap(_=None):
         time.sleep(0.5)
@@ -116,7 +116,7 @@ def test_ctrl_c_ends_it(program: Callable[..., Program], method: str, where: str
 ORPHANS = """
     import os, sys, time
     import shoal
-    from tests.support import pool_functions as functions
+    from tests.support.workers import pool_functions as functions
 
     if __name__ == "__main__":
         store, method = sys.argv[1:]
@@ -159,7 +159,7 @@ def command(pid: int) -> bytes:
 LEFT_ALONE = """
     import os, sys, time
     import shoal
-    from tests.support import pool_functions as functions
+    from tests.support.workers import pool_functions as functions
 
     def note(text):
         time.sleep(0.05)
@@ -272,7 +272,7 @@ def test_a_main_module_without_a_guard_is_told(program: Callable[..., Program]) 
     running = program("""
         import sys
         import shoal
-        from tests.support import pool_functions as functions
+        from tests.support.workers import pool_functions as functions
         pool = shoal.WorkerPool(sys.argv[1], 1, durability="memory", linger=0.1)
         print(pool.submit(functions.pid).exception(), flush=True)
     """)

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 import shoal
-from tests.support import pool_functions as functions
+from tests.support.workers import pool_functions as functions
 
 
 @pytest.fixture(scope="module")

@@ -21,9 +21,9 @@ import shoal
 from shoal.shm.host.shortage import SHORTAGES
 from shoal.workers.pool import channel, supervisor, worker_process
 from tests.processes.pool.pool_processes import is_running, wait_for
-from tests.support import pool_functions as functions
 from tests.support.present import present
 from tests.support.slow import slow
+from tests.support.workers import pool_functions as functions
 
 METHODS = ["fork", *slow("spawn"), "forkserver"]
 LARGE = b"x" * 3_000_000  # more than a socket takes

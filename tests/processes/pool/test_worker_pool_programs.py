@@ -15,8 +15,8 @@ import pytest
 
 import shoal
 from tests.processes.pool.pool_processes import is_running, wait_for
-from tests.support import pool_functions as functions
 from tests.support.slow import slow
+from tests.support.workers import pool_functions as functions
 
 METHODS = ["forkserver", *slow("spawn"), "fork"]
 

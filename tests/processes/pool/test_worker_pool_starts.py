@@ -21,10 +21,10 @@ import pytest
 
 import shoal
 from tests.processes.pool.pool_processes import Program, is_running, parent_of, wait_for
-from tests.support import pool_functions as functions
-from tests.support.crash_workers import descriptors
 from tests.support.present import present
 from tests.support.slow import slow
+from tests.support.workers import pool_functions as functions
+from tests.support.workers.crash_workers import descriptors
 
 METHODS = ["forkserver", "fork", "spawn"]
 # The kernel limits the processes of a real user other than root, unless it has one of two capabilities.
@@ -38,7 +38,7 @@ class Interrupted(BaseException):
 WITHOUT_PROCESSES = """
     import logging, os, resource, signal, sys, time
     import shoal
-    from tests.support import pool_functions as functions
+    from tests.support.workers import pool_functions as functions
 
     def hoard():
         pids = []
@@ -179,7 +179,7 @@ def test_shutdown_waits_for_tasks_that_a_stopped_starter_delays(memory_db: shoal
 ORPHANS = """
     import os, re, signal, sys, time
     import shoal
-    from tests.support import pool_functions as functions
+    from tests.support.workers import pool_functions as functions
 
     def hold_the_interpreter(path):
         open(path, "w").close()

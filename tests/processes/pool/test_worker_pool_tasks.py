@@ -19,7 +19,7 @@ import pytest
 
 import shoal
 from tests.processes.pool.pool_processes import wait_for
-from tests.support import pool_functions as functions
+from tests.support.workers import pool_functions as functions
 
 
 @pytest.fixture

@@ -12,8 +12,8 @@ import pytest
 
 import shoal
 from shoal import EventLog, RetentionPolicy, RunIndex, TraceStore, TraceType
-from tests.support.crash_workers import wait_for
 from tests.support.slow import slow
+from tests.support.workers.crash_workers import wait_for
 
 
 @pytest.mark.parametrize("durability", ["strict", *slow("memory", "buffered")])

@@ -20,7 +20,7 @@ import pytest
 import shoal
 from shoal.shm.limits import MIB
 from tests.processes.holders.test_waiting import cpu_s
-from tests.support.crash_workers import DEADLINE_S, kill, wait_for
+from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
 
 RUN = "run"
 _WATCHER = """

@@ -20,8 +20,16 @@ from shoal.primitives.rules.event_rules import METADATA, decode_events, event_ke
 from shoal.primitives.rules.hash_chain import canonical
 from shoal.primitives.views.events import page
 from shoal.shm import codec
-from tests.support.event_logs import NASTY_TYPES, NO_NUMBERS, NO_TEXTS, keys_of, prefix_of, reader_of, remove_event
 from tests.support.present import present
+from tests.support.primitives.event_logs import (
+    NASTY_TYPES,
+    NO_NUMBERS,
+    NO_TEXTS,
+    keys_of,
+    prefix_of,
+    reader_of,
+    remove_event,
+)
 from tests.support.shared_memory import store_of
 
 

@@ -16,8 +16,8 @@ from shoal.primitives import keys as key_space
 from shoal.primitives.rules import registry as operations
 from shoal.primitives.rules.event_rules import METADATA
 from shoal.primitives.views import events as event_view
-from tests.support.event_logs import DB, keys_of, prefix_of
 from tests.support.present import present
+from tests.support.primitives.event_logs import DB, keys_of, prefix_of
 
 
 class TestTransactions:

@@ -22,8 +22,8 @@ from shoal.primitives.rules.event_rules import (
 )
 from shoal.primitives.rules.hash_chain import CHAINS, canonical, event_hash
 from shoal.shm import codec
-from tests.support.event_logs import DB, prefix_of, record_of, rewrite_event
 from tests.support.present import present
+from tests.support.primitives.event_logs import DB, prefix_of, record_of, rewrite_event
 
 
 class TestVerify:

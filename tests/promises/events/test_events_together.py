@@ -11,8 +11,8 @@ import shoal
 from shoal.primitives.rules.event_rules import EVENT, RECORD_BYTES, TYPE
 from shoal.primitives.rules.hash_chain import GENESIS_HASH
 from shoal.shm import codec
-from tests.support.event_logs import keys_of, prefix_of, record_of
 from tests.support.present import present
+from tests.support.primitives.event_logs import keys_of, prefix_of, record_of
 
 
 @pytest.fixture

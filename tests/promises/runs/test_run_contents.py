@@ -16,7 +16,7 @@ import shoal
 from shoal import KVStore, RunIndex, RunMetadata, RunQuery, RunStatus
 from shoal.primitives.views.runs import restore
 from tests.support.present import present
-from tests.support.run_indices import ids_of, kv_of_space  # noqa: F401 (a fixture)
+from tests.support.primitives.run_indices import ids_of, kv_of_space  # noqa: F401 (a fixture)
 
 
 class TestTransactions:

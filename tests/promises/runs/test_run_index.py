@@ -18,7 +18,7 @@ from shoal import CreateRunOptions, RunIndex, RunMetadata, RunQuery, RunStatus
 from shoal.primitives.run_types import matches
 from shoal.primitives.views.runs import restore
 from tests.support.present import present
-from tests.support.run_indices import ids_of
+from tests.support.primitives.run_indices import ids_of
 
 WEIRD_TEXTS = [
     "\0",

@@ -12,7 +12,7 @@ import shoal
 from shoal import RunIndex, RunQuery, RunStatus
 from shoal.shm.wire.wire_errors import error_from, error_parts
 from tests.support.present import present
-from tests.support.run_indices import ids_of, kv_of_space  # noqa: F401 (a fixture)
+from tests.support.primitives.run_indices import ids_of, kv_of_space  # noqa: F401 (a fixture)
 
 BAD_IDS: list[tuple[Any, type[Exception]]] = [
     (None, TypeError),

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import shoal
-from tests.support.crash_workers import descriptors, kill, shoal_mappings, wait_until_left
+from tests.support.workers.crash_workers import descriptors, kill, shoal_mappings, wait_until_left
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 import shoal
 from shoal import AlreadyExistsError, ConflictError, InvalidOperationError, NotFoundError, Trace, TraceTree, TraceType
 from shoal.primitives.views.traces import dump, restore
-from tests.support.traces import THOUGHT, ids_of
+from tests.support.primitives.traces import THOUGHT, ids_of
 
 NUMBERS = itertools.count()
 

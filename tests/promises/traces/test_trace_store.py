@@ -12,7 +12,7 @@ import pytest
 import shoal
 from shoal import AlreadyExistsError, LimitExceededError, NotFoundError, TraceOptions, TraceType
 from tests.support.present import present
-from tests.support.traces import THOUGHT, ids_of
+from tests.support.primitives.traces import THOUGHT, ids_of
 
 NASTY = ["\0", "a\0b", "__idx_", "a__b", "__", "type", "/", "\n", "é", "🦀", "\uffff", "k" * 1024, "é" * 512]
 

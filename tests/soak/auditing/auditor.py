@@ -21,10 +21,10 @@ from tests.soak.auditing.audit import ANOMALY, KINDS, LEFT_BEHIND, UNSOUND, WRON
 from tests.soak.ledger import Slots
 from tests.soak.workload import names
 from tests.soak.workload.operations import LINGER_S, TIMEOUT_S
-from tests.support.crash_workers import processes_of, wait_for
 from tests.support.histories import history_workers
 from tests.support.histories.history import Event, violations
 from tests.support.histories.history_workers import Plan, Recorder, plan_transaction
+from tests.support.workers.crash_workers import processes_of, wait_for
 
 HISTORIANS, TRANSACTIONS_EACH = 2, 100
 BACKUP_EVERY = 5  # windows

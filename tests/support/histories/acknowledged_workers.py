@@ -13,9 +13,9 @@ from typing import Any
 import shoal
 from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.log.format import LogRecord
-from tests.support.crash_workers import wait_until_left
 from tests.support.histories.acknowledged import Told, ToldEvent, broken_chain, not_exactly_once
 from tests.support.histories.history_workers import JOIN_S, TIMEOUT_S, WorkersFailedError, kill_coordinators
+from tests.support.workers.crash_workers import wait_until_left
 
 RUN = "acknowledged"
 

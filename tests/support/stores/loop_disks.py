@@ -12,7 +12,7 @@ import struct
 import subprocess
 from pathlib import Path
 
-from tests.support.crash_workers import wait_for
+from tests.support.workers.crash_workers import wait_for
 
 IMAGE_MIB = 96
 PAGE_BYTES = 4096

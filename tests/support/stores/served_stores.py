@@ -8,7 +8,7 @@ import shoal
 from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.log.format import file_number
 from shoal.shm.files import store_files
-from tests.support.crash_workers import processes_of, wait_for
+from tests.support.workers.crash_workers import processes_of, wait_for
 
 RUN = "run"
 

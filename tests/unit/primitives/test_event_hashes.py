@@ -17,8 +17,8 @@ from shoal import Event, LimitExceededError
 from shoal.primitives.rules.event_rules import METADATA, decode_metadata
 from shoal.primitives.rules.hash_chain import canonical, event_hash
 from shoal.shm import codec
-from tests.support.event_logs import keys_of, prefix_of
 from tests.support.present import present
+from tests.support.primitives.event_logs import keys_of, prefix_of
 
 
 class TestHashes:

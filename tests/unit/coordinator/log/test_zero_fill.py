@@ -23,8 +23,8 @@ from shoal.shm.files import file_system
 from shoal.shm.files.storage import DiskStorage
 from shoal.shm.limits import Limits
 from shoal.shm.wire.request import encode_mutations
-from tests.support.crash_workers import wait_for
 from tests.support.stores.damaged import MemoryFile
+from tests.support.workers.crash_workers import wait_for
 
 STORE_ID = bytes(16)
 STEP_BYTES = 512

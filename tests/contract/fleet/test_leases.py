@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 import shoal
-from tests.support.crash_workers import wait_for
+from tests.support.workers.crash_workers import wait_for
 
 
 def test_one_holder_at_a_time(any_db: shoal.Database, run: str) -> None:

@@ -14,8 +14,8 @@ from shoal.primitives.views.traces import TraceView
 from shoal.shm.errors import ShoalError
 from shoal.transfer import json_lines, records
 from shoal.transfer.import_check import Contents, ExportFormatError, read
-from tests.fuzz.stored import NAMESPACE, DictEngine
 from tests.fuzz.target import encoded, parts_of, script, target
+from tests.fuzz.targets.stored import NAMESPACE, DictEngine
 from tests.support.stores.full_store import NASTY, VALUES, sealed
 
 

@@ -18,13 +18,8 @@ from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.recovery.recover import recover
 from shoal.coordinator.server.checks import Checks
 from shoal.coordinator.server.clients import Client
-from shoal.primitives import trace_index
-from shoal.primitives.keys import Namespace
 from shoal.primitives.rules import registry as operations
-from shoal.primitives.rules.hash_chain import event_hash
-from shoal.primitives.rules.lease_rules import TOKEN_KEY
 from shoal.primitives.rules.registry import TABLE
-from shoal.primitives.trace_types import TraceOptions, TraceType
 from shoal.shm import clock, codec, limits
 from shoal.shm.memory import check_parts
 from shoal.shm.memory.reader import Reader
@@ -36,16 +31,22 @@ from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.answer import COMMITTED, CONFLICT, REFUSED
 from shoal.shm.wire.frames import LENGTH_BYTES, FrameError
 from shoal.shm.wire.request import CommitSet
-from tests.fuzz.pipes import request_bytes
-from tests.fuzz.queue_seeds import QUEUE_OPERATIONS
 from tests.fuzz.target import part, parts_of, script, target
+from tests.fuzz.targets.operation_seeds import (
+    EVENT,
+    KV,
+    OPERATIONS,
+    RUN,
+    STATE,
+    restorable,
+    trace_call,
+)
+from tests.fuzz.targets.pipes import request_bytes
 from tests.support.stores.damaged import MemoryStorage
 from tests.support.stores.recording_log import RecordingLog
 
 VICTIM, HOSTILE = 7, 8
 MOST_REQUESTS = 12
-_RUN = Namespace()._run_prefix("r")
-KV, EVENT, STATE, TRACE, BUDGET, LEASE = (_RUN + bytes((tag,)) for tag in (1, 2, 3, 4, 7, 8))
 _FILE = "wal-000000000001.log"
 _ASKING = Client(1, 1, -1, -1, SnapshotPage(new_page()))  # who asks questions; its pipes and slots are not used
 State = dict[bytes, VersionedValue]
@@ -121,53 +122,8 @@ class Store:
         return check_segment(self.segment, self.engine.published, self.writer)
 
 
-def _trace(trace_id: str, parent_id: str | None = None) -> list[Any]:
-    said = TraceType.Thought("hm")
-    writes = trace_index.encode_trace(TRACE, trace_id, said, TraceOptions(parent_id=parent_id, tags=["t"]), 1000)
-    required = [] if parent_id is None else [TRACE + b"\0" + parent_id.encode(), "no such parent"]
-    return [writes[0], "it is there", required, writes]
-
-
-def _restorable(chain: str) -> list[Any]:
-    events, head_hash = [], bytes(32)
-    for sequence in range(2):
-        payload = codec.encode({"n": sequence})
-        prev_hash, head_hash = head_hash, event_hash(chain, sequence, "e", payload, 1000, head_hash)
-        events.append([sequence, "e", payload, 1000, prev_hash, head_hash])
-    return events
-
-
 def _decoded(commit_id: int, mutations: bytes) -> CommitSet:
     return wire_request.decode_request(wire_request.encode_request(commit_id, 0, 0, b"", mutations), TABLE.rules)
-
-
-# One valid call of every operation, in an order in which each is done.
-OPERATIONS: list[tuple[str, list[Any]]] = [
-    (operations.INCREMENT, [KV + b"n", 3]),
-    (operations.CELL_INIT, [STATE + b"cell", "cell", codec.encode(1)]),
-    (operations.CELL_CAS, [STATE + b"cell", "cell", 1, codec.encode(2)]),
-    (operations.CELL_SET, [STATE + b"other", codec.encode([1])]),
-    (operations.CELL_SWAP, [STATE + b"other", "other", 1, codec.encode([2])]),
-    (operations.EVENT_APPEND, [EVENT + b"\0", "xxh3", [["type", codec.encode(1)], ["type", codec.encode({})]]]),
-    (operations.EVENT_RESTORE, [EVENT[:-2] + b"z\2\0", _restorable("sha256")]),
-    (operations.EVENT_TRIM, [EVENT + b"\3", 0, 1, [1]]),
-    (operations.EVENT_BEGIN, [EVENT[:-2] + b"x\2\3", [5, b"p" * 32, b"o" * 32], "sha256", 1000]),
-    (operations.INSERT, _trace("a")),
-    (operations.INSERT, _trace("b", "a")),
-    (operations.CELL_DELETE, [STATE + b"other"]),
-    (operations.DELETE, [KV + b"text"]),
-    (operations.LEASE_TAKE, [LEASE + b"a", "a", 2, 4711, 1, 30_000, 99]),
-    (operations.LEASE_FENCE, [LEASE + b"a", "a", 4711, 1]),
-    (operations.LEASE_RELEASE, [LEASE + b"a", 4711, 99]),
-    (operations.LEASE_TAKE, [LEASE + b"a", "a", 2, 4712, 1, 30_000, 98]),
-    (operations.BUDGET_CREATE, [BUDGET + b"\0a", "a", 10, 1]),
-    (operations.BUDGET_RESERVE, [BUDGET + b"\0a", "a", 5, 4711, 30_000, 97]),
-    (operations.BUDGET_SETTLE, [BUDGET + b"\0a", "a", 97, 4, True]),
-    (operations.BUDGET_ADJUST, [BUDGET + b"\0a", "a", 20]),
-    *QUEUE_OPERATIONS,
-    (operations.TOKENS_RAISE, [TOKEN_KEY, 7]),
-]
-assert {name for name, _ in OPERATIONS} == operations.OPERATIONS.keys(), "an operation without a seed"
 
 
 _CLASHING = [["cell_set", [EVENT + b"\0", b"x"]], ["event_append", [EVENT + b"\0", "xxh3", [["e", b""]]]]]
@@ -178,7 +134,7 @@ def _seeds() -> list[bytes]:
         return script([1, snapshot, valid_until_ms, reads, mutations])
 
     writes = [KV + b"n", codec.encode(7), 0, KV + b"new", b"v" * 40, 0, KV + b"text", None, 0]
-    clear = [_RUN, _RUN[:-1] + b"s"]
+    clear = [RUN, RUN[:-1] + b"s"]
     many = [[i, 0, 0, b"", [[KV + b"n", codec.encode(i), i % 2 * 10], None, None, None]] for i in range(1, 6)]
     return [
         one([writes, None, None, None]),
@@ -325,11 +281,11 @@ def _operation_seeds() -> list[bytes]:
         (name, arguments) for name, arguments in OPERATIONS if name not in ("insert", "cell_init", "event_restore")
     ]
     fresh = [
-        (operations.INSERT, _trace("new", "a")),
+        (operations.INSERT, trace_call("new", "a")),
         (operations.INSERT, [KV + b"fresh", "it is there", [], [KV + b"fresh", b"\xc0", KV + b"more", b"\xc0"]]),
         (operations.CELL_INIT, [STATE + b"fresh", "fresh", b"\xc0"]),
         (operations.CELL_CAS, [STATE + b"cell", "cell", 2, codec.encode(3)]),
-        (operations.EVENT_RESTORE, [EVENT[:-2] + b"y\2\0", _restorable("xxh3")]),
+        (operations.EVENT_RESTORE, [EVENT[:-2] + b"y\2\0", restorable("xxh3")]),
     ]
     return [script(name, arguments) for name, arguments in again + fresh]
 

@@ -78,7 +78,7 @@ def slow_agent(text: str) -> str:
 def step(text: str) -> str:
     """A fleet's function: notes something in its own run; fails if the text says so and nobody has fixed it."""
     kv = shoal.KVStore(shoal.current_database())
-    kv.put(input_run_id("tests.support.fleet_functions:step", text), "note", text)
+    kv.put(input_run_id("tests.support.workers.fleet_functions:step", text), "note", text)
     if "bad" in text and not kv.exists("fixed", text):
         raise ValueError(f"cannot do {text}")
     if text == "deadly":

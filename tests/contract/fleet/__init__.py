@@ -1,0 +1,1 @@
+"""What fleets need beside the primitives, over both engines."""

@@ -1,0 +1,1 @@
+"""The five primitives over both engines."""

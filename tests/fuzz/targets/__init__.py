@@ -1,0 +1,1 @@
+"""The decoders that are fuzzed, and their seeds."""

@@ -1,0 +1,1 @@
+"""What worker processes of tests run."""
