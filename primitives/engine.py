@@ -86,8 +86,10 @@ class AutoCommit(Engine, Protocol):
         """The newest committed version."""
         ...
 
-    def changes(self, lower: bytes, upper: bytes, since: int, wait_s: float, /) -> Iterator[Change]:
+    def changes(self, lower: bytes, upper: bytes, since: int | None, wait_s: float, /) -> Iterator[Change]:
         """Each key in ``[lower, upper)`` that a commit after version ``since`` wrote, deleted or cleared.
+
+        ``since`` None is the newest version at the call, after which nothing is lost from then on.
 
         Once for each commit, in the order of commits, then of keys, with what it holds then, expired or not. Nothing is
         missed or comes twice, whatever becomes of a coordinator. Ends when the next one has not come within ``wait_s``

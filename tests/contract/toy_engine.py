@@ -183,7 +183,10 @@ class ToyAutoCommit(NamedTuple):
     def published(self) -> int:
         return self.store.version
 
-    def changes(self, lower: bytes, upper: bytes, since: int, wait_s: float) -> Iterator[tuple[int, bytes, Any]]:
+    def changes(self, lower: bytes, upper: bytes, since: int | None, wait_s: float) -> Iterator[tuple[int, bytes, Any]]:
+        return self._changes(lower, upper, self.published() if since is None else since, wait_s)
+
+    def _changes(self, lower: bytes, upper: bytes, since: int, wait_s: float) -> Iterator[tuple[int, bytes, Any]]:
         told = (since, b"")
         while True:
 

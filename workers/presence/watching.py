@@ -21,6 +21,7 @@ from shoal.shm.memory.layout import W_PUBLISHED
 from shoal.workers.polling import AT_REST, poll
 from shoal.workers.presence.waiting import ask_and_wait
 from shoal.workers.shared_memory.connection import StoreConnection
+from shoal.workers.shared_memory.transaction import EngineTransaction
 
 _END_S = 0.2  # that the end of a watch waits for a coordinator that does not answer
 
@@ -40,27 +41,30 @@ ReadPast = Callable[[bytes, bytes, Position, int], Iterator[Change]]
 
 
 class Watch:
-    """The changes that commits after version ``since`` made in ``[lower, upper)``: an iterator.
+    """The changes that commits after version ``since`` made in ``[lower, upper)``: an iterator. None: from now on.
 
     They come in the order of commits, then keys. It ends when the next one has not come within ``wait_s``. Raises
     ``SnapshotExpiredError`` if a change is not kept any more, and what ``ask_and_wait`` raises.
     """
 
     def __init__(
-        self, connection: StoreConnection, lower: bytes, upper: bytes, since: int, wait_s: float, read_past: ReadPast
+        self,
+        connection: StoreConnection,
+        lower: bytes,
+        upper: bytes,
+        since: int | None,
+        wait_s: float,
+        read_past: ReadPast,
     ) -> None:
         self._connection = connection
         self._bounds = lower, upper
-        self._position = Position(since)
         self._wait_s = wait_s
         self._read_past = read_past
         self._id = random_id()
         self._pid = os.getpid()
         self._is_kept = False  # whether the coordinator may keep something for it
         self._told: Iterator[Change] = iter(())
-        if not connection.is_at_rest():
-            self._is_kept = True
-            connection.ask("keep", [self._id, [since]])
+        self._position = Position(self._begin(since))
 
     def __iter__(self) -> Watch:
         return self
@@ -79,6 +83,21 @@ class Watch:
         if getattr(self, "_is_kept", False) and self._pid == os.getpid() and not self._connection.is_closed:
             with contextlib.suppress(ShoalError, OSError):  # then the coordinator has ended, or sees the end of this
                 self._connection.ask("keep", [self._id, []], _END_S)
+
+    def _begin(self, since: int | None) -> int:
+        """The version after which changes are told; from now on they are kept."""
+        if self._connection.is_at_rest():
+            return self._published() if since is None else since
+        self._is_kept = True
+        if since is not None:
+            self._connection.ask("keep", [self._id, [since]])
+            return since
+        newest = EngineTransaction(self._connection, read_only=True)  # its snapshot is pinned until it is kept
+        try:
+            self._connection.ask("keep", [self._id, [newest.snapshot]])
+            return newest.snapshot
+        finally:
+            newest.abandon()
 
     def _page(self, give_up_s: float) -> bool:
         """Have the next changes in ``_told``, waited for until ``give_up_s`` (monotonic). Whether there are none."""

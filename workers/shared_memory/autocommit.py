@@ -55,7 +55,7 @@ class AutoCommit:
         return look()
 
     def changes(
-        self, lower: bytes, upper: bytes, since: int, wait_s: float
+        self, lower: bytes, upper: bytes, since: int | None, wait_s: float
     ) -> Iterator[tuple[int, bytes, bytes | None]]:
         """What commits after version ``since`` changed in ``[lower, upper)``: see ``Watch``."""
         return Watch(self._connection, lower, upper, since, wait_s, self._read_past)

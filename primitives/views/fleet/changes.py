@@ -58,7 +58,7 @@ def key_changes(
     """``KVStore.watch``. The arguments are checked, and ``since`` is settled, before the first change is asked for."""
     own = view._prefix
     lower = own + encode_prefix(prefix)
-    changes = engine.changes(lower, after(lower), _since(engine, since), check_wait("timeout", timeout))
+    changes = engine.changes(lower, after(lower), _since(since), check_wait("timeout", timeout))
 
     def named() -> Iterator[Change]:
         for version, raw_key, raw in changes:
@@ -71,7 +71,7 @@ def key_changes(
 def run_changes(view: RunsView, engine: AutoCommit, since: int | None, timeout: float | None) -> Iterator[RunChange]:
     """``RunIndex.follow``, likewise."""
     lower = view._namespace._runs_prefix() + RECORD
-    changes = engine.changes(lower, after(lower), _since(engine, since), check_wait("timeout", timeout))
+    changes = engine.changes(lower, after(lower), _since(since), check_wait("timeout", timeout))
 
     def named() -> Iterator[RunChange]:
         for version, raw_key, raw in changes:
@@ -81,7 +81,5 @@ def run_changes(view: RunsView, engine: AutoCommit, since: int | None, timeout: 
     return named()
 
 
-def _since(engine: AutoCommit, since: int | None) -> int:
-    if since is None:
-        return engine.published()
-    return min(check_count("since", since, 0, ", the version of a commit"), MAX_INTEGER)
+def _since(since: int | None) -> int | None:
+    return None if since is None else min(check_count("since", since, 0, ", the version of a commit"), MAX_INTEGER)

@@ -90,6 +90,27 @@ def _hammer(db: shoal.Database, path: Path, seconds: float, kills: int, writers:
         assert process.exitcode == 0
 
 
+def test_from_now_on_is_from_the_call_on(memory_db: shoal.Database, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Commits and reclaiming while a watch begins take nothing from it, though no log could tell what they changed."""
+    kv = shoal.KVStore(memory_db)
+    kv.put(run, "k", 0)
+    store: Any = memory_db._store
+    connection = store.connection
+    ask = connection.ask
+
+    def late(name: str, *arguments: Any) -> Any:
+        if name == "keep":
+            for value in range(1, 4):
+                kv.put(run, "k", value)
+            time.sleep(0.5)  # obsolete versions are freed between commits, as far as nothing keeps them
+        return ask(name, *arguments)
+
+    monkeypatch.setattr(connection, "ask", late)
+    changes = kv.watch(run, timeout=1.0)
+    monkeypatch.undo()
+    assert [change.value for change in itertools.islice(changes, 3)] == [1, 2, 3]
+
+
 @pytest.mark.parametrize(
     ("seconds", "kills", "watchers", "writers"),
     [(2.5, 3, 3, 2), pytest.param(60, 5, 8, 4, marks=pytest.mark.slow)],
