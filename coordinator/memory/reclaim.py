@@ -153,13 +153,14 @@ class Reclaimer:
         horizon = self.oldest_snapshot = min((published, *pinned, *self.watched.values(), *self.held))
         if horizon < published and (urgent or self._short_of_space()):
             first_s, old_version = self._published_at[0]
-            if now_s - first_s >= self.limits.snapshot_grace_s:
+            is_old = now_s - first_s >= self.limits.snapshot_grace_s
+            forgotten = (urgent or is_old) and self._forget_watches(published if urgent else old_version)
+            if is_old and not forgotten:
                 # A pin below the version that was published a grace ago is older than the grace.
-                if not self._forget_watches(old_version):
-                    kept = [version for version in pinned if version >= old_version]
-                    self.revoked += len(pinned) - len(kept)
-                    pinned = kept
-                horizon = min((published, *pinned, *self.watched.values(), *self.held))
+                kept = [version for version in pinned if version >= old_version]
+                self.revoked += len(pinned) - len(kept)
+                pinned = kept
+            horizon = min((published, *pinned, *self.watched.values(), *self.held))
         horizon = min(horizon, self.kept_from)
         if horizon > words[W_HORIZON]:
             words[W_HORIZON] = horizon
@@ -170,7 +171,7 @@ class Reclaimer:
     def _forget_watches(self, old_version: int) -> bool:
         """Keep nothing any more for watches that are below a version, before snapshots go; whether there was one.
 
-        A watch can go on from the log. So it is forgotten, until it asks again.
+        A watch can go on from the log. So it is forgotten, until it asks again; at any age if a commit waits for room.
         """
         old = [watch for watch, version in self.watched.items() if version < old_version]
         for watch in old:

@@ -55,7 +55,7 @@ class Watched:
 
     def reclaim(self) -> None:
         for _ in range(4):
-            while self.reclaimer.step(10.0, urgent=True):
+            while self.reclaimer.step(10.0):
                 pass
 
 
@@ -165,6 +165,19 @@ def test_watches_are_forgotten_before_snapshots_are_revoked(watched: Watched) ->
     assert (watched.reclaimer.watched, watched.reclaimer.revoked) == ({}, 0)
     watched.reclaimer.step(4.1)
     assert watched.reclaimer.revoked == 1
+
+
+def test_a_commit_that_waits_for_room_waits_for_no_watch(watched: Watched) -> None:
+    """A watch of any age is forgotten then; a snapshot has its grace."""
+    since = watched.commit({b"k": b"0"})
+    pinned = [since]
+    watched.reclaimer.pinned = lambda: pinned
+    watched.changes.keep(4711, 1, since)
+    watched.commit({b"k": b"1"})
+    watched.reclaimer.step(1.0)
+    assert watched.reclaimer.watched == {1: since}
+    watched.reclaimer.step(1.1, urgent=True)
+    assert (watched.reclaimer.watched, watched.reclaimer.revoked) == ({}, 0)
 
 
 COMMITS = st.lists(
