@@ -19,10 +19,9 @@ from shoal.shm.arguments import check_bool, check_seconds
 from shoal.shm.errors import AlreadyExistsError, SnapshotExpiredError
 from shoal.shm.files import checkpoint, store_directory, store_files
 from shoal.shm.files.store_files import StoreMeta
-from shoal.shm.operation import Past
+from shoal.shm.operation import Past, StoreStats
 from shoal.workers.presence.holding import Holding
 from shoal.workers.presence.watching import Position
-from shoal.workers.shared_memory.attachment import EngineStats
 from shoal.workers.shared_memory.autocommit import AutoCommit
 from shoal.workers.shared_memory.check import check_through
 from shoal.workers.shared_memory.connection import StoreConnection
@@ -101,7 +100,7 @@ class SharedMemoryStore:
         """The durability that the store is served with."""
         return self.connection.current().durability
 
-    def stats(self) -> EngineStats:
+    def stats(self) -> StoreStats:
         """The store's figures now."""
         return self.auto_commit.stats()
 

@@ -13,7 +13,6 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from shoal.shm.errors import InvalidOperationError
 from shoal.shm.files.epoch_file import EpochWord
@@ -37,6 +36,7 @@ from shoal.shm.memory.layout import (
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotSlots
+from shoal.shm.operation import StoreStats
 from shoal.shm.wire.frames import FrameBuffer
 from shoal.shm.wire.handshake import Welcome
 
@@ -44,20 +44,6 @@ _STATS = (
     *(W_PUBLISHED, W_KEYS, W_BYTES_USED, W_CLIENTS, W_COORDINATOR_PID),
     *(W_HISTORY_MS, W_HISTORY_VERSION, W_HISTORY_SINCE_US, W_HISTORY_BYTES),
 )
-
-
-class EngineStats(NamedTuple):
-    """The state of the store that an attachment reads, as its coordinator last wrote it."""
-
-    commit_version: int  # the newest committed one
-    keys: int  # live keys; those of a range just deleted are counted until they are reclaimed
-    bytes_used: int  # of the store's memory
-    clients: int  # attached at the coordinator; one open database has one or more
-    coordinator_pid: int
-    history_ms: int = 0  # how long past versions are kept; the next three mean nothing if not at all
-    history_version: int = 0  # the oldest one that is kept
-    history_since_us: int = 0  # since when that was the newest one
-    history_bytes: int = 0  # of the store's memory, taken by past versions
 
 
 class Attachment:
@@ -133,11 +119,11 @@ class Attachment:
         except ValueError:  # closed
             return False
 
-    def stats(self) -> EngineStats:
+    def stats(self) -> StoreStats:
         """The counters in the segment's header."""
         with self.reading() as reader:
             words = reader.words
-            return EngineStats(*(words[word] for word in _STATS))
+            return StoreStats(*(words[word] for word in _STATS))
 
     def retire(self) -> None:
         """Make the next read, and the next snapshot, ask the connection for the current attachment."""
