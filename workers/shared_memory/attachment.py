@@ -34,11 +34,10 @@ from shoal.shm.memory.layout import (
     W_PUBLISHED,
 )
 from shoal.shm.memory.reader import Reader
-from shoal.shm.memory.segment import Segment
-from shoal.shm.memory.snapshots import SnapshotSlots
 from shoal.shm.operation import StoreStats
 from shoal.shm.wire.frames import FrameBuffer
 from shoal.shm.wire.handshake import Welcome
+from shoal.workers.host import Host
 
 _STATS = (
     *(W_PUBLISHED, W_KEYS, W_BYTES_USED, W_CLIENTS, W_COORDINATOR_PID),
@@ -77,7 +76,7 @@ class Attachment:
     )
 
     def __init__(
-        self, welcome: Welcome, epoch: EpochWord, moved: Callable[[KeyLocationCache, str], bytes | None]
+        self, welcome: Welcome, epoch: EpochWord, moved: Callable[[KeyLocationCache, str], bytes | None], host: Host
     ) -> None:
         self.durability = welcome.durability
         self.serves = welcome.generation  # the coordinator's, for good
@@ -98,8 +97,8 @@ class Attachment:
         self.ready: list[bytes] = []
         self.lookout = Lookout()
         self.epoch = epoch
-        self.segment = Segment.attach(welcome.segment_fd)
-        self.slots = SnapshotSlots(welcome.slots_fd)
+        self.segment = host.attach_segment(welcome.segment_fd)
+        self.slots = host.attach_slots(welcome.slots_fd)
         self.reader = Reader(self.segment, epoch.words, moved)
         self.coordinator_pid: int = self.reader.words[W_COORDINATOR_PID]
 

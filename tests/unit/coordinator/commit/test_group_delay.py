@@ -10,14 +10,14 @@ import pytest
 from shoal.coordinator.commit.group_delay import GroupDelay
 from shoal.coordinator.server.clients import Client
 from shoal.shm import limits
-from shoal.shm.memory.snapshots import SnapshotPage, new_page
+from shoal.shm.memory.snapshots import SnapshotPage, map_page, new_page
 
 
 @pytest.fixture
 def clients() -> Iterator[list[Client]]:
     """Four clients that never say anything."""
     slots = [new_page() for _ in range(4)]
-    yield [Client(i + 1, os.getpid(), -1, -1, SnapshotPage(fd)) for i, fd in enumerate(slots)]
+    yield [Client(i + 1, os.getpid(), -1, -1, SnapshotPage(map_page(fd))) for i, fd in enumerate(slots)]
     for fd in slots:
         os.close(fd)
 
