@@ -128,9 +128,7 @@ class Database:
         """
         check_plain_function("fn", fn)
         check_count("retries", retries, 0)
-        known = None
-        if idempotency_key is not None:
-            known = Remembered(namespace, run_id, idempotency_key, idempotency_ttl)
+        known = None if idempotency_key is None else Remembered(namespace, run_id, idempotency_key, idempotency_ttl)
 
         def attempt() -> T:
             with self.transaction(run_id, fence=fence, namespace=namespace) as txn:
