@@ -21,6 +21,7 @@ MAX_COMMIT_BYTES = 64 * MIB  # all of one commit set, encoded
 MAX_NESTING = 256  # lists and dicts inside each other
 MAX_INTEGER = 2**64 - 1
 MIN_INTEGER = -(2**63)
+MAX_TIME_MS = 2**63 - 1  # a moment, ms since the epoch
 
 # Advice in the errors of the two limits that are checked in several places.
 ADVICE_FOR_VALUES = "split it, or store it elsewhere and its path here"

@@ -33,7 +33,7 @@ from shoal.shm import clock, codec
 from shoal.shm.errors import CorruptionError
 from shoal.shm.files.storage import DiskStorage, Storage, private_file, raise_if_full
 from shoal.shm.files.store_files import STORE_ID_BYTES, of_another_store
-from shoal.shm.limits import CHECKPOINT_BLOCK_BYTES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MIB
+from shoal.shm.limits import CHECKPOINT_BLOCK_BYTES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MAX_TIME_MS, MIB
 from shoal.shm.memory.reader import Reader
 
 FORMAT_VERSION = 2
@@ -311,7 +311,7 @@ def _is_sound(block: KeyBlock, after: bytes, newest: int) -> bool:
         and min(versions) > 0
         and max(versions) <= newest
         and min(expires_ms) >= 0
-        and max(expires_ms) < 1 << 63
+        and max(expires_ms) <= MAX_TIME_MS
     )
 
 
