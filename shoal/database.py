@@ -236,7 +236,7 @@ class Database:
         """Take the lease ``name`` of a run: it is given while fewer than ``slots`` hold it. Use it in a ``with``.
 
         It is held, and renewed, until it is released, the database is closed or the process ends; all of that counts at
-        once, and after the coordinator's death as well. If the process stops to answer, it ends ``ttl`` seconds later.
+        once, and after the coordinator's death as well. If the process stops answering, it ends ``ttl`` seconds later.
         It is not reentrant. A forked child does not hold what its parent holds.
 
         While others hold it, this waits for ``wait`` seconds (None: for ever); those that wait are served in the order
