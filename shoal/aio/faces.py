@@ -1,4 +1,4 @@
-"""Makes an asynchronous class, a *face*, of each synchronous one, from its methods. So there is no second list of methods.
+"""Makes an asynchronous class, a *face*, of each synchronous one, from its methods. There is no second list.
 
 An instance of a face holds an object of the synchronous class (``_sync``), and adds nothing to it. What becomes of each
 public method of the synchronous class:
