@@ -135,7 +135,7 @@ class Helper:
         def run() -> None:
             world.sleep(world.rng.uniform(0, 0.02))
             failure = checkpoint_helper.write(
-                *(place, bytes.fromhex(store_id), segment, int(version), temporary, content)
+                *(place, bytes.fromhex(store_id), segment, int(version), temporary, content, world.limits)
             )
             self._status = 0 if failure is None else 1
 

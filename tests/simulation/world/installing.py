@@ -21,7 +21,7 @@ from shoal.primitives import retry
 from shoal.primitives.facades import event_log, state_cell
 from shoal.primitives.rules import event_rules as event_operations
 from shoal.primitives.views import cells
-from shoal.shm import clock, limits
+from shoal.shm import clock
 from shoal.shm.files import checkpoint
 from shoal.shm.host import descriptors, randomness, waiting
 from shoal.shm.memory.segment import Segment
@@ -34,7 +34,7 @@ from tests.mutants import recovery as mutant_recovery
 from tests.simulation.world import fakes
 from tests.simulation.world.control_socket import lock_file
 from tests.simulation.world.disk import SimulatedStorage
-from tests.simulation.world.machine import CONSTANTS, World
+from tests.simulation.world.machine import World
 from tests.simulation.world.pipes import Poll, Thing
 
 # As small as the limits of the machine.
@@ -95,10 +95,7 @@ def _install(world: World, patch: Patch) -> None:
     for module in (polling, retry):
         patch.set(module, "random", sim_random)
     patch.set(randomness, "random_bits", rng.getrandbits)
-    for name, value in CONSTANTS.items():
-        patch.set(limits, name, value)
-    for module, name in ((checkpoint, "CHECKPOINT_BLOCK_BYTES"), (channel, "ANSWER_SPIN_S")):
-        patch.set(module, name, CONSTANTS[name])
+    patch.set(channel, "ANSWER_SPIN_S", 0.00005)
     patch.set(event_operations, "RECORD_BYTES", _RECORD_BYTES)
     _install_coordinator(world, patch)
     _install_client(world, patch)
