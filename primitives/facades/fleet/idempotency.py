@@ -30,12 +30,12 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from shoal.primitives.engine import Engine, EngineTransaction, Store
 from shoal.primitives.facades.leases import Lease, take_key
-from shoal.primitives.keys import Namespace, Tag, after, decode_text, encode_text, only
+from shoal.primitives.keys import Namespace, Tag, after, check_namespace, decode_text, encode_text, only
 from shoal.primitives.retry import retry
 from shoal.primitives.rules.lease_rules import decode_record as decode_lease
 from shoal.primitives.transaction import Transaction
 from shoal.shm import codec
-from shoal.shm.arguments import FOREVER_S, check_plain_function, check_plain_result, check_ttl_s, check_type
+from shoal.shm.arguments import FOREVER_S, check_plain_function, check_plain_result, check_ttl_s
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import CorruptionError, FencedError, LeaseHeldError
 from shoal.shm.fleet_errors import InDoubtError
@@ -248,7 +248,7 @@ class _Effect:
 
 
 def _prefix(namespace: Namespace, run_id: str) -> bytes:
-    return check_type("namespace", namespace, Namespace, "a shoal.Namespace")._run_prefix(run_id) + _TAG
+    return check_namespace(namespace)._run_prefix(run_id) + _TAG
 
 
 def _decode(raw: bytes) -> EffectRecord:
