@@ -86,7 +86,7 @@ def _kill_coordinators(tidy: Path, tmp_path: Path, durability: str, kills: int) 
 @pytest.mark.parametrize("durability", ["buffered", "strict"])
 def test_coordinator_killed_under_writers(tidy: Path, tmp_path: Path, durability: str) -> None:
     """After each kill -9 of the coordinator the workers go on by themselves; no commit is lost or done twice."""
-    _kill_coordinators(tidy, tmp_path, durability, 3)
+    _kill_coordinators(tidy, tmp_path, durability, 2)
 
 
 @pytest.mark.slow
@@ -114,7 +114,7 @@ def _kill_during_take_over(tidy: Path, tmp_path: Path, kills: int) -> None:
 
 def test_coordinator_killed_while_it_starts_and_recovers(tidy: Path, tmp_path: Path) -> None:
     """A coordinator killed at any point of its start or recovery costs nothing but the next start."""
-    _kill_during_take_over(tidy, tmp_path, 8)
+    _kill_during_take_over(tidy, tmp_path, 4)
 
 
 @pytest.mark.slow
@@ -143,7 +143,7 @@ def _kill_workers(tidy: Path, tmp_path: Path, count: int) -> None:
 
 def test_workers_killed_while_they_commit(tidy: Path, tmp_path: Path) -> None:
     """kill -9 of a worker touches nobody else; what it was committing is there whole or not at all."""
-    _kill_workers(tidy, tmp_path, 5)
+    _kill_workers(tidy, tmp_path, 4)
 
 
 @pytest.mark.slow

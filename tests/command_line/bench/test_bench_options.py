@@ -23,6 +23,7 @@ from shoal.bench.host import machine  # noqa: E402
 from shoal.bench.operations import OPERATIONS  # noqa: E402
 from shoal.bench.peers import PEERS  # noqa: E402
 from shoal.bench.scenarios import SCENARIOS, growth, runs, stages  # noqa: E402
+from tests.support.slow import slow  # noqa: E402
 
 TINY = ("--rounds", "1", "--seconds", "0.05", "--keys", "1000", "--clients", "2")
 Bench = Callable[..., tuple[int, str, str]]
@@ -132,7 +133,9 @@ def test_a_run_prints_what_it_writes(bench: Bench, tmp_path: Path) -> None:
     assert list(measured.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.parametrize(
+    "name", ["runs", *slow(*(name for name in SCENARIOS if name not in ("runs", "stages"))), "stages"]
+)
 def test_each_scenario(bench: Bench, tmp_path: Path, name: str) -> None:
     """It measures something, all of it above or at 0, and leaves nothing behind."""
     status, told, errors = bench("--only", name, *TINY, "--json", "new.json")
