@@ -21,7 +21,9 @@ from shoal.bench.peers import PEERS  # noqa: E402
 from shoal.bench.reports import document, page  # noqa: E402
 from shoal.bench.reports.document import Document  # noqa: E402
 from shoal.bench.scenarios import Measured, Result  # noqa: E402
-from tests.support.slow import slow
+from tests.support.slow import slow  # noqa: E402
+
+pytestmark = pytest.mark.plain
 
 MACHINE = {
     "cpu": "a processor",

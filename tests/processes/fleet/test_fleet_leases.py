@@ -167,7 +167,7 @@ def test_runs_shows_whose_worker_is_gone(home: Path, start: Start) -> None:
     os.killpg(first.pid, signal.SIGKILL)
     first.communicate()
     wait_for(lambda: "Active, its worker is gone" in shown(home), "the end of the lease")
-    second = start()
+    second = start("--ttl", "4")  # which the next one must wait for, as the coordinator dies first
     attempts(home, 2)
     assert "Active  " in shown(home)
     with shoal.open(home / "store", read_only=True) as db:

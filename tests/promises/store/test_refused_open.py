@@ -252,7 +252,7 @@ def _with_few_descriptors(path: Path, limit: int) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("limit", [8, 12, 20])
+@pytest.mark.parametrize("limit", [8, *slow(12), 20])
 def test_too_few_descriptors(tmp_path: Path, limit: int) -> None:
     """Whatever cannot be opened first, the message names the limit and what raises it."""
     said = _with_few_descriptors(tmp_path / "store", limit)
