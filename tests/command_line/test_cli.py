@@ -93,6 +93,7 @@ def test_ctrl_c_leaves_nothing_and_the_next_run_goes_on(tmp_path: Path) -> None:
     assert again.stdout == f"16 inputs: {done_before} done before, {16 - done_before} done now, 0 failed\n"
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -26,6 +26,7 @@ from shoal.bench.peers import DURABILITIES, PEERS, BenchError, Session, disk_cac
 from shoal.bench.peers.shoal_store import ShoalSession, ShoalStore  # noqa: E402
 from shoal.bench.reports.tables import section_text  # noqa: E402
 from tests.support.present import present  # noqa: E402
+from tests.support.slow import slow  # noqa: E402
 
 needs_redis = pytest.mark.skipif(redis_server.program() is None, reason="redis-server is not installed")
 PRIMITIVES = ("append", "cas", "trace", "cross")
@@ -60,7 +61,7 @@ def test_work_that_is_lost_is_noticed(name: str) -> None:
         operation.check(Claims(), operation.targets(), 1)
 
 
-@pytest.mark.parametrize("name", ["put", "pipelined"])
+@pytest.mark.parametrize("name", [*slow("put"), "pipelined"])
 def test_a_put_that_is_lost_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that was put and is unchanged is one too many, among thousands that are not."""
     operation = OPERATIONS[name]()

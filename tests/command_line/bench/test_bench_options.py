@@ -52,6 +52,7 @@ def chosen(*given: str) -> tuple[Any, Any, list[str]]:
     return _chosen(arguments.parser().parse_args(list(given)))
 
 
+@pytest.mark.plain
 def test_what_is_measured_when_nothing_is_asked() -> None:
     """All operations at both durabilities, and all scenarios with a million keys."""
     plan, scale, scenarios = chosen()
@@ -60,6 +61,7 @@ def test_what_is_measured_when_nothing_is_asked() -> None:
     assert (scale.keys, scale.clients, scenarios) == (1_000_000, (64, 256), list(SCENARIOS))
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -84,6 +86,7 @@ def test_how_much_is_measured(given: list[str], expected: dict[str, Any]) -> Non
     assert (plan.rounds, plan.seconds_s) == (scale.rounds, scale.seconds_s)
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize(
     ("given", "operations", "processes", "durabilities"),
     [
@@ -133,9 +136,8 @@ def test_a_run_prints_what_it_writes(bench: Bench, tmp_path: Path) -> None:
     assert list(measured.iterdir()) == []
 
 
-@pytest.mark.parametrize(
-    "name", ["runs", *slow(*(name for name in SCENARIOS if name not in ("runs", "stages"))), "stages"]
-)
+@pytest.mark.plain
+@pytest.mark.parametrize("name", ["runs", *slow(*(name for name in SCENARIOS if name != "runs"))])
 def test_each_scenario(bench: Bench, tmp_path: Path, name: str) -> None:
     """It measures something, all of it above or at 0, and leaves nothing behind."""
     status, told, errors = bench("--only", name, *TINY, "--json", "new.json")
@@ -148,6 +150,7 @@ def test_each_scenario(bench: Bench, tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["new.json"]
 
 
+@pytest.mark.plain
 def test_beside_endless_loops(bench: Bench, tmp_path: Path) -> None:
     """The head and the JSON say so; rates are measured all the same."""
     status, told, _ = bench("--busy", "1", "--processes", "1", *TINY, "--json", "busy.json")
@@ -158,6 +161,7 @@ def test_beside_endless_loops(bench: Bench, tmp_path: Path) -> None:
     assert {figure["operation"] for figure in document["figures"]} == {"put"}
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("name", ["stages", "growth", "stall"])
 def test_modules_with_a_name_of_their_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """``python -m bench.stages`` and its kin are ``--only stages``, with all options."""
@@ -175,6 +179,7 @@ def test_modules_with_a_name_of_their_own(name: str, monkeypatch: pytest.MonkeyP
     assert asked == [["--only", name, "--rounds", "2"]]
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize(
     ("given", "said"),
     [

@@ -15,6 +15,7 @@ import pytest
 
 import shoal
 from shoal import ConfigurationError, InvalidOperationError, KVStore
+from tests.support.slow import slow
 
 MIB = 1024 * 1024
 
@@ -43,7 +44,7 @@ def modes(directory: Path) -> dict[str, str]:
 
 
 class TestModes:
-    @pytest.mark.parametrize("durability", ["memory", "buffered"])
+    @pytest.mark.parametrize("durability", [*slow("memory"), "buffered"])
     def test_directory_0700_and_files_0600(self, tmp_path: Path, durability: str) -> None:
         """Whatever the umask, a store and a backup are 0700 and every file in them 0600, while served and after."""
         umasks = ["000", "022", "777"]
