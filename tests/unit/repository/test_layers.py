@@ -62,9 +62,8 @@ def test_links_exist(floor: str) -> None:
 
 def test_nothing_imports_a_floor_by_its_bare_name() -> None:
     """Code says shoal.shm, never shm: a user's own package of that name would be in the way."""
-    may_be = re.compile(
-        rf"(?<![.\w])(?:{'|'.join((*FLOORS, 'bench'))})\b"
-    )  # to read a file takes less than to parse it
+    # To read a file takes less than to parse it.
+    may_be = re.compile(rf"(?<![.\w])(?:{'|'.join((*FLOORS, 'bench'))})\b")
     wrong = [
         f"{path.relative_to(ROOT)}: {module}"
         for path in FILES
