@@ -28,6 +28,7 @@ from shoal.bench.reports.tables import section_text  # noqa: E402
 from tests.support.present import present  # noqa: E402
 from tests.support.slow import slow  # noqa: E402
 
+each_peer = pytest.mark.parametrize("peer", [*PEERS[:2], *slow(*PEERS[2:])], ids=lambda peer: peer.name)
 needs_redis = pytest.mark.skipif(redis_server.program() is None, reason="redis-server is not installed")
 PRIMITIVES = ("append", "cas", "trace", "cross")
 COUNTERS = ("rmw", "think")
@@ -91,7 +92,7 @@ def test_a_transaction_in_halves_is_noticed() -> None:
         OPERATIONS["cross"]().check(Claims(length=2, version=2, traces=1), ["run-000"], 2)
 
 
-@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
+@each_peer
 def test_a_peer_keeps_what_it_acknowledges(peer: Any, tmp_path: Path) -> None:
     """What a peer can do it does so that the operation's check agrees, for several workers."""
     able = [name for name in (*COUNTERS, "hot", *PRIMITIVES) if peer.lacks(name, "buffered") is None]
@@ -115,7 +116,7 @@ def test_a_peer_keeps_what_it_acknowledges(peer: Any, tmp_path: Path) -> None:
         store.stop()
 
 
-@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
+@each_peer
 def test_pipelined_puts_are_there_after_close(peer: Any, tmp_path: Path) -> None:
     """A session that is closed has every put acknowledged, also those that were under way."""
     if reason := peer.lacks("pipelined", "buffered"):
