@@ -241,7 +241,7 @@ class TestReads:
                 again = engine.find(key)  # first: what is wrong may not stay
                 everything = {key: engine.find(key) for key in keys_of(memory_db, run)}
                 metadata = engine.find(prefix_of(run) + METADATA)
-                pytest.fail(f"{name} returned {found!r}. Then {again=}, {metadata=}, {everything=}, {engine.stats()}")
+                pytest.fail(f"{name} returned {found!r}. Then {again=}, {metadata=}, {everything=}, {memory_db.info()}")
             assert "event 1" in said
         assert present(log.read(run, 0)).payload == 0
 
