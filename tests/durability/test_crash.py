@@ -154,10 +154,10 @@ def test_many_workers_killed_while_they_commit(tidy: Path, tmp_path: Path) -> No
 
 def test_linger_of_nothing_still_lets_the_first_client_in(tidy: Path) -> None:
     """``linger=0``: the coordinator ends with its last client, not before its first."""
-    with shoal.open(tidy, linger=0.0, timeout=3.0) as db:
+    with shoal.open(tidy, linger=0.0, timeout=DEADLINE_S) as db:
         shoal.KVStore(db).put(RUN, "key", "value")
     wait_until_left(tidy)
-    with shoal.open(tidy, linger=0.0, timeout=3.0) as db:
+    with shoal.open(tidy, linger=0.0, timeout=DEADLINE_S) as db:
         assert shoal.KVStore(db).get(RUN, "key") == "value"
 
 

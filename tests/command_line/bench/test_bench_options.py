@@ -114,7 +114,7 @@ def test_a_run_prints_what_it_writes(bench: Bench, tmp_path: Path) -> None:
     measured = tmp_path / "disk"
     measured.mkdir()
     status, told, errors = bench(
-        *("--only", "put,hot,stages", "--processes", "1,2", "--durability", "buffered", *TINY),
+        *("--only", "put,hot,stages", "--processes", "1,2", "--durability", "buffered", *TINY, "--seconds", "0.3"),
         *("--directory", str(measured), "--json", "new.json", "--markdown", str(page)),
     )
     assert (status, errors) == (0, "")

@@ -127,7 +127,7 @@ class TestOptions:
 
     def test_zero_linger_is_served_while_open(self, store: Path) -> None:
         """linger counts from the last client's leaving: with 0 the store still opens and serves."""
-        with shoal.open(store, durability="memory", linger=0, timeout=4) as db:
+        with shoal.open(store, durability="memory", linger=0, timeout=30) as db:
             KVStore(db).put("r", "k", 1)
             assert KVStore(db).get("r", "k") == 1
 
