@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import itertools
 import os
@@ -15,12 +16,12 @@ import pytest
 
 import shoal
 from shoal.shm.compilation import is_compiled
-from tests.support.coordinators import coordinators_below, is_alive
+from tests.support.coordinators import command_of, coordinators_below, is_alive
 from tests.support.primitives.event_logs import filled, log  # noqa: F401 (fixtures)
 from tests.support.primitives.run_indices import raw_keys, runs, space  # noqa: F401 (fixtures)
 from tests.support.repository import stale_extensions
 
-_LEFT_BEHIND_S = 15.0
+_LEFT_BEHIND_S = 30.0
 _numbers = itertools.count()
 
 # Two hundred processes of shoal are started by the tests: half of what each costs would be compiling it anew.
@@ -143,6 +144,8 @@ def no_coordinator_left_behind(tmp_path_factory: pytest.TempPathFactory) -> Iter
     deadline = time.monotonic() + _LEFT_BEHIND_S
     while (left := coordinators_below(base)) and time.monotonic() < deadline:
         time.sleep(0.05)
+    commands = {pid: command_of(pid) for pid in left}  # they name the test
     for pid in left:
-        os.kill(pid, signal.SIGKILL)
-    assert not left, f"coordinators left behind {_LEFT_BEHIND_S} s after the last test: {left}"
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGKILL)
+    assert not left, f"coordinators left behind {_LEFT_BEHIND_S} s after the last test: {commands}"

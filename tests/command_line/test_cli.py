@@ -15,6 +15,7 @@ import pytest
 import shoal
 from tests.support.at_rest import ended
 from tests.support.repository import ROOT
+from tests.support.slow import slow
 
 AGENT = "tests.support.workers.fleet_functions:agent"
 
@@ -92,19 +93,22 @@ def test_ctrl_c_leaves_nothing_and_the_next_run_goes_on(tmp_path: Path) -> None:
     assert again.stdout == f"16 inputs: {done_before} done before, {16 - done_before} done now, 0 failed\n"
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["run", "nocolon", "a", "--store", "s"], "'nocolon' is not MODULE:FUNCTION"),
+        *slow((["run", "nocolon", "a", "--store", "s"], "'nocolon' is not MODULE:FUNCTION")),
         (["run", "tests.support.workers.fleet_functions:nope", "a", "--store", "s"], "cannot be loaded"),
-        (["run", "no.such.module:f", "a", "--store", "s"], "cannot be loaded"),
-        (["run", "this.bad\udcff:f", "a", "--store", "s"], "cannot be loaded"),
-        (["run", AGENT, "a", "--store", "s", "--workers", "0"], "not 1 or more"),
-        (["run", AGENT, "--store", "s"], "required: INPUT"),
-        (["serve", "s", "--durability", "eventual"], "invalid choice"),
         (["serve", "s", "--max-bytes", "1000"], "max_bytes is 1,000"),
-        (["nonsense"], "invalid choice"),
-        ([], "required"),
+        *slow(
+            (["run", "no.such.module:f", "a", "--store", "s"], "cannot be loaded"),
+            (["run", "this.bad\udcff:f", "a", "--store", "s"], "cannot be loaded"),
+            (["run", AGENT, "a", "--store", "s", "--workers", "0"], "not 1 or more"),
+            (["run", AGENT, "--store", "s"], "required: INPUT"),
+            (["serve", "s", "--durability", "eventual"], "invalid choice"),
+            (["nonsense"], "invalid choice"),
+            ([], "required"),
+        ),
     ],
 )
 def test_bad_usage_is_exit_2(tmp_path: Path, arguments: list[str], message: str) -> None:
@@ -117,7 +121,7 @@ def test_bad_usage_is_exit_2(tmp_path: Path, arguments: list[str], message: str)
     assert not (tmp_path / "s" / "store.json").exists()
 
 
-@pytest.mark.parametrize("command", ["info", "check", "backup"])
+@pytest.mark.parametrize("command", ["info", *slow("check", "backup")])
 def test_reading_commands_create_nothing(tmp_path: Path, command: str) -> None:
     """info, check and backup of a path without a store are exit 1, one line on stderr, and leave no directory."""
     extra = [tmp_path / "dest"] if command == "backup" else []
@@ -162,9 +166,8 @@ def test_results_are_strict_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "path"),
     [
-        (["import", "s", "none.jsonl"], "none.jsonl"),
-        (["import", "s", "."], "."),
         (["backup", "s", "/proc/b"], "/proc/b"),
+        *slow((["import", "s", "none.jsonl"], "none.jsonl"), (["import", "s", "."], ".")),
     ],
 )
 def test_errors_of_the_system_name_path_reason_and_remedy(tmp_path: Path, arguments: list[str], path: str) -> None:
@@ -219,7 +222,7 @@ def test_serve_until_a_signal(tmp_path: Path) -> None:
         assert not (tmp_path / "store" / "control.sock").exists()
 
 
-@pytest.mark.parametrize("source", ["1 / 0", "import sys; sys.exit(0)", "def f(:", "f = 3"])
+@pytest.mark.parametrize("source", ["1 / 0", *slow("import sys; sys.exit(0)", "def f(:", "f = 3")])
 def test_a_module_that_cannot_be_used_is_bad_usage(tmp_path: Path, source: str) -> None:
     """Whatever a module does when it is imported: exit 2 and one line on standard error, and no store."""
     (tmp_path / "broken.py").write_text(source)

@@ -1,5 +1,6 @@
 """Help of every command, with and without the extra that ``shoal bench`` needs; bad usage in one line; closed pipes."""
 
+import json
 import os
 import subprocess
 import sys
@@ -11,6 +12,8 @@ import pytest
 import shoal
 from tests.support.repository import ROOT
 from tests.support.slow import slow
+
+pytestmark = pytest.mark.plain
 
 COMMANDS = ["run", "serve", "info", "check", "backup", "repair", "runs", "events", "trace", "export", "import", "bench"]
 WITHOUT_EXTRA = """
@@ -25,6 +28,30 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+# The same for many commands in one process: what each would end with, print and say, as a line of JSON.
+ONE_AFTER_THE_OTHER = (
+    WITHOUT_EXTRA.rpartition("sys.exit")[0]
+    + """
+import contextlib, io, json
+for arguments in json.loads(sys.argv[1]):
+    out, errors = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(errors):
+        try:
+            code = main(arguments)
+        except SystemExit as end:
+            code = end.code
+    print(json.dumps([code, out.getvalue(), errors.getvalue()]))
+"""
+)
+
+
+def one_after_the_other(commands: list[list[str]]) -> list[tuple[int, str, str]]:
+    """Exit code, output and errors of each command, without the extra."""
+    command = [sys.executable, "-c", ONE_AFTER_THE_OTHER, json.dumps(commands)]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=True)
+    return [tuple(json.loads(line)) for line in ended.stdout.splitlines()]
+
+
 def shoal_command(*arguments: str, without_extra: bool = False) -> subprocess.CompletedProcess[str]:
     how = ["-c", WITHOUT_EXTRA] if without_extra else ["-m", "shoal"]
     command = [sys.executable, *how, *arguments]
@@ -34,9 +61,15 @@ def shoal_command(*arguments: str, without_extra: bool = False) -> subprocess.Co
 @pytest.mark.parametrize(
     ("command", "without_extra"),
     [
-        *((command, True) for command in (None, *COMMANDS)),
-        *((command, False) for command in (None, "bench")),
-        *slow(*((command, False) for command in COMMANDS if command != "bench")),
+        *((None, True), ("bench", True), (None, False)),
+        *slow(
+            *(
+                (command, without)
+                for command in COMMANDS
+                for without in (True, False)
+                if (command, without) != ("bench", True)
+            )
+        ),
     ],
 )
 def test_help(command: Any, without_extra: Any) -> None:
@@ -44,6 +77,15 @@ def test_help(command: Any, without_extra: Any) -> None:
     ended = shoal_command(*([command] if command else []), "--help", without_extra=without_extra)
     assert (ended.returncode, ended.stderr) == (0, "")
     assert ended.stdout.startswith(f"usage: shoal{f' {command}' if command else ''} ")
+
+
+def test_help_of_every_command() -> None:
+    """The same, in one process for all of them."""
+    for command, (code, out, errors) in zip(
+        COMMANDS, one_after_the_other([[c, "--help"] for c in COMMANDS]), strict=True
+    ):
+        assert (code, errors) == (0, ""), command
+        assert out.startswith(f"usage: shoal {command} ")
 
 
 def test_version() -> None:
@@ -73,26 +115,33 @@ def test_bench_without_its_extra() -> None:
     assert ended.stderr == "shoal bench: needs lmdb and redis and tabulate; pip install '.[bench]' in a clone\n"
 
 
-@pytest.mark.parametrize(
-    "arguments",
-    [
-        [],
-        ["nothing"],
-        ["--bogus"],
-        *([command, "--bogus"] for command in COMMANDS),
-        ["run", "m:f", "a", "--store", "s", "--workers", "0"],
-        ["serve", "s", "--durability", "no\nsuch"],
-        ["bench", "--only", "nothing"],
-    ],
-    ids=" ".join,
-)
-def test_bad_usage_is_one_line(arguments: Any) -> None:
+BAD_USAGE = [
+    [],
+    ["nothing"],
+    ["--bogus"],
+    *([command, "--bogus"] for command in COMMANDS),
+    ["run", "m:f", "a", "--store", "s", "--workers", "0"],
+    ["serve", "s", "--durability", "no\nsuch"],
+    ["bench", "--only", "nothing"],
+]
+
+
+def is_one_line_of_bad_usage(code: int, out: str, errors: str) -> bool:
+    is_line = errors.startswith("shoal") and errors.endswith("--help\n") and errors.count("\n") == 1
+    return (code, out, is_line) == (2, "", True)
+
+
+def test_bad_usage_is_one_line() -> None:
     """Exit 2, nothing on stdout, and one line that says where help is."""
+    for arguments, ended in zip(BAD_USAGE, one_after_the_other(BAD_USAGE), strict=True):
+        assert is_one_line_of_bad_usage(*ended), (arguments, ended)
+
+
+@pytest.mark.parametrize("arguments", [["run", "--bogus"], *slow(*BAD_USAGE)], ids=" ".join)
+def test_bad_usage_is_one_line_and_an_exit(arguments: Any) -> None:
+    """The same of a process of its own."""
     ended = shoal_command(*arguments, without_extra=True)
-    assert (ended.returncode, ended.stdout) == (2, "")
-    assert ended.stderr.startswith("shoal")
-    assert ended.stderr.endswith("--help\n")
-    assert ended.stderr.count("\n") == 1
+    assert is_one_line_of_bad_usage(ended.returncode, ended.stdout, ended.stderr), ended
 
 
 def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:

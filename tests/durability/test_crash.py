@@ -86,7 +86,7 @@ def _kill_coordinators(tidy: Path, tmp_path: Path, durability: str, kills: int) 
 @pytest.mark.parametrize("durability", ["buffered", "strict"])
 def test_coordinator_killed_under_writers(tidy: Path, tmp_path: Path, durability: str) -> None:
     """After each kill -9 of the coordinator the workers go on by themselves; no commit is lost or done twice."""
-    _kill_coordinators(tidy, tmp_path, durability, 3)
+    _kill_coordinators(tidy, tmp_path, durability, 2)
 
 
 @pytest.mark.slow
@@ -114,7 +114,7 @@ def _kill_during_take_over(tidy: Path, tmp_path: Path, kills: int) -> None:
 
 def test_coordinator_killed_while_it_starts_and_recovers(tidy: Path, tmp_path: Path) -> None:
     """A coordinator killed at any point of its start or recovery costs nothing but the next start."""
-    _kill_during_take_over(tidy, tmp_path, 8)
+    _kill_during_take_over(tidy, tmp_path, 4)
 
 
 @pytest.mark.slow
@@ -143,7 +143,7 @@ def _kill_workers(tidy: Path, tmp_path: Path, count: int) -> None:
 
 def test_workers_killed_while_they_commit(tidy: Path, tmp_path: Path) -> None:
     """kill -9 of a worker touches nobody else; what it was committing is there whole or not at all."""
-    _kill_workers(tidy, tmp_path, 5)
+    _kill_workers(tidy, tmp_path, 4)
 
 
 @pytest.mark.slow
@@ -154,10 +154,10 @@ def test_many_workers_killed_while_they_commit(tidy: Path, tmp_path: Path) -> No
 
 def test_linger_of_nothing_still_lets_the_first_client_in(tidy: Path) -> None:
     """``linger=0``: the coordinator ends with its last client, not before its first."""
-    with shoal.open(tidy, linger=0.0, timeout=3.0) as db:
+    with shoal.open(tidy, linger=0.0, timeout=DEADLINE_S) as db:
         shoal.KVStore(db).put(RUN, "key", "value")
     wait_until_left(tidy)
-    with shoal.open(tidy, linger=0.0, timeout=3.0) as db:
+    with shoal.open(tidy, linger=0.0, timeout=DEADLINE_S) as db:
         assert shoal.KVStore(db).get(RUN, "key") == "value"
 
 

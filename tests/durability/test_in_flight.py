@@ -22,6 +22,7 @@ from shoal.shm.limits import Limits
 from shoal.workers.shared_memory import take_over
 from tests.mutants.coordinator import mutated_coordinators
 from tests.support.shared_memory import store_of
+from tests.support.slow import slow
 
 RUN = "run"
 
@@ -89,7 +90,7 @@ def test_a_commit_that_was_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert kv.get(RUN, "key") == 3
 
 
-@pytest.mark.parametrize("kind", ["put", "transaction", "increment", "pipeline"])
+@pytest.mark.parametrize("kind", ["put", *slow("transaction", "increment"), "pipeline"])
 def test_a_commit_that_ends_coordinators(tmp_path: Path, kind: str) -> None:
     """Two coordinators die of it, then it is refused; other commits, before and after it, are done by the next ones."""
     with mutated_coordinators("poisoned"), shoal.open(tmp_path / "store", linger=0.1) as db:

@@ -257,7 +257,7 @@ def _commit_until_refused(disk: ThinDisk, path: Path, mend: bool) -> list[str]:
     def end() -> int:
         return -(-len(log.read_bytes().rstrip(b"\0")) // 8) * 8
 
-    with shoal.open(path, durability="strict", linger=0.0, timeout=5.0) as db:
+    with shoal.open(path, durability="strict", linger=0.0, timeout=30.0) as db:
         kv = shoal.KVStore(db)
         kv.put(RUN, "first", "v")
         before = end()

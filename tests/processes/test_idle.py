@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 import shoal
+from tests.support.slow import slow
 
 _FORK = multiprocessing.get_context("fork")
 _SETTLES_S = 1.0
@@ -35,7 +36,7 @@ def _wakes(pid: int | None) -> int:
     )
 
 
-@pytest.mark.parametrize("durability", ["memory", "buffered", "strict"])
+@pytest.mark.parametrize("durability", [*slow("memory"), "buffered", *slow("strict")])
 def test_an_idle_fleet_sleeps(tmp_path: Path, durability: str) -> None:
     """No process that is attached is woken, and the coordinator hardly ever is, once all is written to disk."""
     with shoal.open(tmp_path / "store", durability=durability) as db:

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import shoal
+from tests.support.slow import slow
 from tests.support.workers.crash_workers import DEADLINE_S
 
 _GEVENT = "from gevent import monkey; monkey.patch_all()"
@@ -67,8 +68,14 @@ _TASKS = {
 }
 
 
-@pytest.mark.parametrize("first", ["patch", "shoal"])
-@pytest.mark.parametrize("patch", [_GEVENT, _EVENTLET, _REMOVED], ids=["gevent", "eventlet", "refused"])
+@pytest.mark.parametrize(
+    ("patch", "first"),
+    [
+        *((_GEVENT, "patch"), (_EVENTLET, "shoal"), (_REMOVED, "patch")),
+        *slow((_GEVENT, "shoal"), (_EVENTLET, "patch"), (_REMOVED, "shoal")),
+    ],
+    ids=lambda value: {_GEVENT: "gevent", _EVENTLET: "eventlet", _REMOVED: "refused"}.get(value, value),
+)
 def test_shoal_works_in_a_patched_program(store: Path, patch: str, first: str) -> None:
     """Opening, commits, reads, take-over and closing, in a program patched before its import of shoal or after."""
     package = {_GEVENT: "gevent", _EVENTLET: "eventlet"}.get(patch)

@@ -8,13 +8,14 @@ from tests.simulation import plan as plans
 from tests.simulation.batches import catch, run_seeds
 from tests.simulation.run import run_plan, run_seed
 from tests.simulation.shrink import shrink, size
+from tests.support.slow import slow
 
 pytestmark = pytest.mark.plain
 
 _BATCH = 25
 
 
-@pytest.mark.parametrize("first", range(0, 300, _BATCH))
+@pytest.mark.parametrize("first", [*range(0, 75, _BATCH), *slow(*range(75, 300, _BATCH))])
 def test_nothing_is_wrong_in_any_history(first: int) -> None:
     """Through kills, stops, power cuts, failing syncs and full disks every history passes every oracle."""
     result = run_seeds(first, first + _BATCH)

@@ -17,15 +17,19 @@ def is_alive(pid: int) -> bool:
 
 def coordinators_below(directory: Path) -> list[int]:
     """Pids of the coordinators that serve a store anywhere below ``directory``."""
+    below = f"{directory}/"
     found = []
-    for entry in Path("/proc").iterdir():
-        if not entry.name.isdecimal():
-            continue
-        try:
-            arguments = (entry / "cmdline").read_bytes().split(b"\0")
-        except (FileNotFoundError, ProcessLookupError, PermissionError):
-            continue
-        below = os.fsencode(directory) + b"/"
-        if b"shoal.coordinator_main" in arguments and any(a.startswith(below) for a in arguments):
-            found.append(int(entry.name))
+    for entry in os.listdir("/proc"):
+        arguments = command_of(int(entry)) if entry.isdecimal() else []
+        if "shoal.coordinator_main" in arguments and any(each.startswith(below) for each in arguments):
+            found.append(int(entry))
     return found
+
+
+def command_of(pid: int) -> list[str]:
+    """What a process was started with; empty if it has ended."""
+    try:
+        raw = Path(f"/proc/{pid}/cmdline").read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return []
+    return [os.fsdecode(argument) for argument in raw.split(b"\0") if argument]

@@ -26,7 +26,9 @@ from shoal.bench.peers import DURABILITIES, PEERS, BenchError, Session, disk_cac
 from shoal.bench.peers.shoal_store import ShoalSession, ShoalStore  # noqa: E402
 from shoal.bench.reports.tables import section_text  # noqa: E402
 from tests.support.present import present  # noqa: E402
+from tests.support.slow import slow  # noqa: E402
 
+each_peer = pytest.mark.parametrize("peer", [*PEERS[:2], *slow(*PEERS[2:])], ids=lambda peer: peer.name)
 needs_redis = pytest.mark.skipif(redis_server.program() is None, reason="redis-server is not installed")
 PRIMITIVES = ("append", "cas", "trace", "cross")
 COUNTERS = ("rmw", "think")
@@ -60,7 +62,7 @@ def test_work_that_is_lost_is_noticed(name: str) -> None:
         operation.check(Claims(), operation.targets(), 1)
 
 
-@pytest.mark.parametrize("name", ["put", "pipelined"])
+@pytest.mark.parametrize("name", [*slow("put"), "pipelined"])
 def test_a_put_that_is_lost_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that was put and is unchanged is one too many, among thousands that are not."""
     operation = OPERATIONS[name]()
@@ -90,7 +92,7 @@ def test_a_transaction_in_halves_is_noticed() -> None:
         OPERATIONS["cross"]().check(Claims(length=2, version=2, traces=1), ["run-000"], 2)
 
 
-@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
+@each_peer
 def test_a_peer_keeps_what_it_acknowledges(peer: Any, tmp_path: Path) -> None:
     """What a peer can do it does so that the operation's check agrees, for several workers."""
     able = [name for name in (*COUNTERS, "hot", *PRIMITIVES) if peer.lacks(name, "buffered") is None]
@@ -114,7 +116,7 @@ def test_a_peer_keeps_what_it_acknowledges(peer: Any, tmp_path: Path) -> None:
         store.stop()
 
 
-@pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
+@each_peer
 def test_pipelined_puts_are_there_after_close(peer: Any, tmp_path: Path) -> None:
     """A session that is closed has every put acknowledged, also those that were under way."""
     if reason := peer.lacks("pipelined", "buffered"):

@@ -23,6 +23,7 @@ from shoal.bench.host import machine  # noqa: E402
 from shoal.bench.operations import OPERATIONS  # noqa: E402
 from shoal.bench.peers import PEERS  # noqa: E402
 from shoal.bench.scenarios import SCENARIOS, growth, runs, stages  # noqa: E402
+from tests.support.slow import slow  # noqa: E402
 
 TINY = ("--rounds", "1", "--seconds", "0.05", "--keys", "1000", "--clients", "2")
 Bench = Callable[..., tuple[int, str, str]]
@@ -51,6 +52,7 @@ def chosen(*given: str) -> tuple[Any, Any, list[str]]:
     return _chosen(arguments.parser().parse_args(list(given)))
 
 
+@pytest.mark.plain
 def test_what_is_measured_when_nothing_is_asked() -> None:
     """All operations at both durabilities, and all scenarios with a million keys."""
     plan, scale, scenarios = chosen()
@@ -59,6 +61,7 @@ def test_what_is_measured_when_nothing_is_asked() -> None:
     assert (scale.keys, scale.clients, scenarios) == (1_000_000, (64, 256), list(SCENARIOS))
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize(
     ("given", "expected"),
     [
@@ -83,6 +86,7 @@ def test_how_much_is_measured(given: list[str], expected: dict[str, Any]) -> Non
     assert (plan.rounds, plan.seconds_s) == (scale.rounds, scale.seconds_s)
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize(
     ("given", "operations", "processes", "durabilities"),
     [
@@ -110,7 +114,7 @@ def test_a_run_prints_what_it_writes(bench: Bench, tmp_path: Path) -> None:
     measured = tmp_path / "disk"
     measured.mkdir()
     status, told, errors = bench(
-        *("--only", "put,hot,stages", "--processes", "1,2", "--durability", "buffered", *TINY),
+        *("--only", "put,hot,stages", "--processes", "1,2", "--durability", "buffered", *TINY, "--seconds", "0.3"),
         *("--directory", str(measured), "--json", "new.json", "--markdown", str(page)),
     )
     assert (status, errors) == (0, "")
@@ -132,7 +136,8 @@ def test_a_run_prints_what_it_writes(bench: Bench, tmp_path: Path) -> None:
     assert list(measured.iterdir()) == []
 
 
-@pytest.mark.parametrize("name", SCENARIOS)
+@pytest.mark.plain
+@pytest.mark.parametrize("name", ["runs", *slow(*(name for name in SCENARIOS if name != "runs"))])
 def test_each_scenario(bench: Bench, tmp_path: Path, name: str) -> None:
     """It measures something, all of it above or at 0, and leaves nothing behind."""
     status, told, errors = bench("--only", name, *TINY, "--json", "new.json")
@@ -145,6 +150,7 @@ def test_each_scenario(bench: Bench, tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["new.json"]
 
 
+@pytest.mark.plain
 def test_beside_endless_loops(bench: Bench, tmp_path: Path) -> None:
     """The head and the JSON say so; rates are measured all the same."""
     status, told, _ = bench("--busy", "1", "--processes", "1", *TINY, "--json", "busy.json")
@@ -155,6 +161,7 @@ def test_beside_endless_loops(bench: Bench, tmp_path: Path) -> None:
     assert {figure["operation"] for figure in document["figures"]} == {"put"}
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize("name", ["stages", "growth", "stall"])
 def test_modules_with_a_name_of_their_own(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """``python -m bench.stages`` and its kin are ``--only stages``, with all options."""
@@ -172,6 +179,7 @@ def test_modules_with_a_name_of_their_own(name: str, monkeypatch: pytest.MonkeyP
     assert asked == [["--only", name, "--rounds", "2"]]
 
 
+@pytest.mark.plain
 @pytest.mark.parametrize(
     ("given", "said"),
     [

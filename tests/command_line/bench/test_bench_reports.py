@@ -21,6 +21,9 @@ from shoal.bench.peers import PEERS  # noqa: E402
 from shoal.bench.reports import document, page  # noqa: E402
 from shoal.bench.reports.document import Document  # noqa: E402
 from shoal.bench.scenarios import Measured, Result  # noqa: E402
+from tests.support.slow import slow  # noqa: E402
+
+pytestmark = pytest.mark.plain
 
 MACHINE = {
     "cpu": "a processor",
@@ -200,14 +203,15 @@ def test_a_page_without_a_place_is_left_alone(
     assert (tmp_path / "page.md").read_text() == content
 
 
-def test_plots(write: Write, tmp_path: Path) -> None:
+@pytest.mark.parametrize("states", [["idle"], *slow(["idle", "busy"])], ids=len)
+def test_plots(write: Write, tmp_path: Path, states: list[str]) -> None:
     """A file of each kind for each state of the machine, the same for the same figures, shown in the page."""
     pytest.importorskip("matplotlib")
-    given = ["--read", write("idle.json"), write("busy.json", busy=2), "--plot", "plots", "--markdown", "page.md"]
-    assert main(given) == 0
+    files = [write(f"{state}.json", busy=2 if state == "busy" else 0) for state in states]
+    assert main(["--read", *files, "--plot", "plots", "--markdown", "page.md"]) == 0
     plots = {path.name: path.read_bytes() for path in (tmp_path / "plots").iterdir()}
     kinds = ("throughput", "latency", "growth", "timeline")
-    assert set(plots) == {f"{kind}-{state}-compiled.svg" for kind in kinds for state in ("idle", "busy")}
+    assert set(plots) == {f"{kind}-{state}-compiled.svg" for kind in kinds for state in states}
     assert all(b"</svg>" in content for content in plots.values())
     links = re.findall(r"!\[[^]]+\]\(([^)]+)\)", (tmp_path / "page.md").read_text())
     assert sorted(links) == sorted(f"plots/{name}" for name in plots)

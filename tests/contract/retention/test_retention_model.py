@@ -165,7 +165,7 @@ class Checked:
         return trace.parent_id, trace.timestamp
 
 
-@pytest.mark.parametrize("steps", [80, pytest.param(1_500, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("steps", [40, pytest.param(1_500, marks=pytest.mark.slow)])
 def test_against_a_model(toy_db: shoal.Database, space: shoal.Namespace, steps: int) -> None:
     """Whatever is done in which order, and however large the slices: a pass leaves what the model keeps."""
     seed = random.randrange(2**32)

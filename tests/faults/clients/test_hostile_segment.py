@@ -214,6 +214,7 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@pytest.mark.plain
 class TestNoPickle:
     """Values are msgpack. Only the pool pickles: functions and results, over pipes of its own making."""
 

@@ -29,7 +29,7 @@ THIS_BOOT, OTHER_BOOT = 0x1111, 0x2222
 CHECKPOINT, SYNCED, AFTER = 10, 30, 4
 FILE_BYTES, PAGE_BYTES = 1024, 256
 SMALL = Limits(log_file_bytes=FILE_BYTES)
-SAMPLE = 12
+SAMPLE = 8
 
 Files = dict[str, bytes]
 Case = tuple[str, Files]
@@ -224,7 +224,7 @@ def _check_sees_no_heads(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(LogSurvey, "_read_file", lambda self, i: self._files[i].head is None or sound(self, i))
 
 
-MUTANTS = [
+MUTANTS: list[tuple[Callable[[pytest.MonkeyPatch], None], Callable[..., Iterator[Case]]]] = [
     (_damage_taken_for_a_tail, _misplaced),
     (_damage_taken_for_a_tail, _pages),
     (_damage_taken_for_a_tail, _records_moved),

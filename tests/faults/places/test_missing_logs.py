@@ -47,7 +47,7 @@ def _refused(path: Path, file: str, capsys: pytest.CaptureFixture[str]) -> None:
 
 
 @pytest.mark.parametrize("durability", ["buffered", *slow("strict")])
-@pytest.mark.parametrize("which", ["all", "newest", "oldest", "middle"])
+@pytest.mark.parametrize("which", ["all", "newest", *slow("oldest", "middle")])
 def test_logs_removed_at_rest(store: Path, capsys: pytest.CaptureFixture[str], durability: str, which: str) -> None:
     """No checkpoint has what was in them: the store does not open, and repair saves what was before the gap."""
     serve_often(store, 3, durability)
@@ -69,7 +69,7 @@ def test_logs_removed_at_rest(store: Path, capsys: pytest.CaptureFixture[str], d
         assert keys_of(new) == {"newest": ["k0", "k1"], "middle": ["k0"]}[which]
 
 
-@pytest.mark.parametrize("which", ["checkpoint", "logs", "all"])
+@pytest.mark.parametrize("which", ["checkpoint", "logs", *slow("all")])
 def test_files_of_a_store_with_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str], which: str) -> None:
     """Each of its two files, and both."""
     serve_often(tmp_path / "original", 2)
@@ -113,7 +113,7 @@ def _without_fields(path: Path, format_1: bool) -> None:
 
 
 @pytest.mark.parametrize("format_1", [False, True], ids=["format 2", "format 1"])
-@pytest.mark.parametrize("has_logs", [True, False], ids=["logs", "no log"])
+@pytest.mark.parametrize("has_logs", [True, *slow(False)])
 def test_store_json_that_names_no_log(store: Path, format_1: bool, has_logs: bool) -> None:
     """As an older shoal wrote it, or one first served on a full disk: there need be no log. Then one is named."""
     serve_often(store, 2)
@@ -140,7 +140,7 @@ def test_memory_stores_have_no_log(store: Path) -> None:
         shoal.open(store, linger=0)
 
 
-@pytest.mark.parametrize("bad", [-1, 1 << 63, "1", 1.5, None, True])
+@pytest.mark.parametrize("bad", [-1, *slow(1 << 63, "1", 1.5, None, True)])
 @pytest.mark.parametrize("name", ["log_number", "checkpoint_version"])
 def test_bad_numbers_in_store_json(store: Path, name: str, bad: object) -> None:
     """A number that shoal did not write is damage."""

@@ -91,7 +91,7 @@ def _moves() -> Iterator[Any]:
     for move in MOVES:
         for durability in ("buffered", "memory", "strict"):
             for alive in (True, False):
-                quick = durability == "buffered" and (alive or move in (renamed, deleted, replaced_by_store))
+                quick = durability == "buffered" and (alive or move is renamed)
                 name = f"{move.__name__}-{'alive' if alive else 'killed'}-{durability}"
                 yield pytest.param(move, alive, durability, id=name, marks=[] if quick else [pytest.mark.slow])
 
@@ -226,7 +226,7 @@ def _commit_until_moved(path: str, acknowledged: Any, ready: Any) -> None:
 
 
 @pytest.mark.parametrize("durability", ["buffered", *slow("strict")])
-@pytest.mark.parametrize("kill", [False, True], ids=["alive", "killed"])
+@pytest.mark.parametrize("kill", [*slow(False), True])
 def test_a_fleet_loses_nothing(deep: Path, durability: str, kill: bool) -> None:
     """Processes commit while the directory is moved: what was acknowledged is in it, and every one of them is told."""
     context = get_context("spawn")
@@ -284,7 +284,7 @@ def _name(_item: int) -> str:
     return path
 
 
-@pytest.mark.parametrize("move", [renamed, deleted, replaced_by_store])
+@pytest.mark.parametrize("move", [renamed, *slow(deleted, replaced_by_store)])
 def test_what_a_process_begets_makes_nothing(deep: Path, move: Callable[[Path], Path | None]) -> None:
     """A Database that arrives in another process, and a pool's new worker, attach to the store that was opened only."""
     with shoal.WorkerPool(deep, workers=1, linger=0.2) as pool:

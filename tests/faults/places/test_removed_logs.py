@@ -11,6 +11,7 @@ import pytest
 import shoal
 from shoal.shm.files import checkpoint, store_files
 from shoal.shm.limits import REMAKE_AFTER_S
+from tests.support.slow import slow
 from tests.support.stores.served_stores import RUN, keys_of, logs_of, named_log, rests, serve_often
 from tests.support.workers.crash_workers import kill, wait_for
 
@@ -55,17 +56,24 @@ def _is_whole(store: Path, version: int) -> bool:
     return max(versions, default=0) >= version and (store / named_log(store)).is_file()
 
 
-CASES: list[tuple[str, ...]] = [
-    ("wal-*.log",),
-    ("wal-*.log", "*.ckpt"),
-    ("*.ckpt",),
-    ("wal-*.log", "*.ckpt", "*.new", "epoch", "*.sock", "*.lock", "store.json"),
-]
+CASES: dict[str, tuple[str, ...]] = {
+    "logs": ("wal-*.log",),
+    "logs and checkpoint": ("wal-*.log", "*.ckpt"),
+    "checkpoint": ("*.ckpt",),
+    "all": ("wal-*.log", "*.ckpt", "*.new", "epoch", "*.sock", "*.lock", "store.json"),
+}
 
 
-@pytest.mark.parametrize("end", ["kill", "close", "close at once"])
-@pytest.mark.parametrize("patterns", CASES, ids=["logs", "logs and checkpoint", "checkpoint", "all"])
-def test_removed_while_served(tmp_path: Path, patterns: tuple[str, ...], end: str) -> None:
+@pytest.mark.parametrize(
+    ("end", "case"),
+    [
+        *(("kill", "all"), ("close", "logs"), ("close at once", "checkpoint")),
+        *slow(*(("kill", case) for case in ("logs", "logs and checkpoint", "checkpoint"))),
+        *slow(*(("close", case) for case in ("logs and checkpoint", "checkpoint", "all"))),
+        *slow(*(("close at once", case) for case in ("logs", "logs and checkpoint", "all"))),
+    ],
+)
+def test_removed_while_served(tmp_path: Path, end: str, case: str) -> None:
     """The coordinator has it all in memory: it writes a checkpoint and goes on in a new log, or does so at its end."""
     serve_often(tmp_path / "original", 2)
     store = tmp_path / "store"
@@ -74,10 +82,10 @@ def test_removed_while_served(tmp_path: Path, patterns: tuple[str, ...], end: st
     with shoal.open(store, linger=0) as db:
         kv = shoal.KVStore(db)
         kv.put(RUN, "k2", 2)
-        _remove(store, *patterns)
+        _remove(store, *CASES[case])
         kv.put(RUN, "k3", 3)
         if end != "close at once":
-            wait_for(lambda: _is_whole(store, 3 if patterns != ("*.ckpt",) else 2), "the files", pause_s=0.02)
+            wait_for(lambda: _is_whole(store, 3 if case != "checkpoint" else 2), "the files", pause_s=0.02)
             kv.put(RUN, "k4", 4)
         if end == "kill":
             kill(db.info().coordinator_pid)

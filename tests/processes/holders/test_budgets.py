@@ -224,7 +224,7 @@ def _spent(files: list[Path]) -> tuple[int, int]:
 
 def test_never_over_and_all_refunded(db: shoal.Database, start: Start, tmp_path: Path) -> None:
     """Whoever is killed: used plus reserved never passes the limit, and what was settled is what counts."""
-    spend_and_kill(db, start, tmp_path, 3.0, 0)
+    spend_and_kill(db, start, tmp_path, 1.5, 0)
 
 
 @pytest.mark.slow
@@ -246,9 +246,9 @@ def test_the_rate_of_many_processes(db: shoal.Database, start: Start, tmp_path: 
         return sum(int(line[2:]) for line in lines if line.startswith("a")) - state.used, time.monotonic()
 
     before, begin_s = given()
-    time.sleep(1.0)
+    time.sleep(0.7)
     spenders[0].kill()
-    time.sleep(1.5)
+    time.sleep(0.7)
     after, end_s = given()
     spent, expected = after - before, 200 * (end_s - begin_s)
     # What 4 processes have in hand when one looks is not known: 40 each at most, and what was settled and not noted.

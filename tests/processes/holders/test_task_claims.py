@@ -148,7 +148,7 @@ def test_each_task_has_its_effect_once(db: shoal.Database, start: Start) -> None
     print("seed", seed)
     chosen = random.Random(seed)
     queue, kv = shoal.TaskQueue(db), shoal.KVStore(db)
-    count = 300
+    count = 120
     ids = queue.put_many(RUN, Q, range(count), max_attempts=1000)
     workers = [start(_WORKER) for _ in range(3)]
     begin_s = time.monotonic()

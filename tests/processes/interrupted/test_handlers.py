@@ -35,7 +35,7 @@ def test_a_handler_writes_in_the_middle_of_writes(db: shoal.Database) -> None:
     done = 0
     with handling(signal.SIGALRM, handle):
         signal.setitimer(signal.ITIMER_REAL, 0.001)
-        while handled < 300:
+        while handled < 100:
             done += 1
             assert kv.increment(RUN, "main") == done
             with db.snapshot(RUN) as view:
@@ -104,7 +104,7 @@ def test_a_finaliser_writes_in_the_middle_of_writes(db: shoal.Database, how: str
     before = gc.get_threshold()
     references = []
     try:
-        for i in range(300):
+        for i in range(120):
             gc.set_threshold(2 + i % 60, 2, 2)  # so that the collection comes elsewhere each time
             thing = Thing()
             if how == "weakref callback":
@@ -115,8 +115,8 @@ def test_a_finaliser_writes_in_the_middle_of_writes(db: shoal.Database, how: str
     finally:
         gc.set_threshold(*before)
     gc.collect()
-    assert finalised == 300
-    assert kv.get(RUN, "finalised") == 300
+    assert finalised == 120
+    assert kv.get(RUN, "finalised") == 120
     assert db.check() == []
 
 

@@ -86,8 +86,19 @@ INTERRUPTED = """
     if __name__ == "__main__":
         main(*sys.argv[1:])
 """
-PLACES = ["starting", "result", "with", "at exit"]
-MORE_PLACES = ["submit", "caught", "map", "as_completed", "sleep", "shutdown", "end of with", "callback"]
+PLACES = ["result", "at exit"]
+MORE_PLACES = [
+    "starting",
+    "with",
+    "submit",
+    "caught",
+    "map",
+    "as_completed",
+    "sleep",
+    "shutdown",
+    "end of with",
+    "callback",
+]
 
 
 @pytest.mark.parametrize(
@@ -187,8 +198,10 @@ LEFT_ALONE = """
 @pytest.mark.parametrize(
     ("method", "how"),
     [
-        *(("forkserver", how) for how in ("end", "dropped", "error")),
-        *slow(*(("forkserver", how) for how in ("no wait", "exit", "thread")), ("fork", "end"), ("spawn", "end")),
+        *(("forkserver", how) for how in ("dropped", "error")),
+        *slow(
+            *(("forkserver", how) for how in ("end", "no wait", "exit", "thread")), ("fork", "end"), ("spawn", "end")
+        ),
     ],
 )
 def test_what_is_queued_is_done_at_exit(program: Callable[..., Program], method: str, how: str) -> None:
@@ -252,7 +265,7 @@ def _use_a_pool(path: str, method: str, ends_it: bool, answers: Any) -> None:
 
 
 @pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize(("daemon", "ends_it"), [(True, True), (False, False), (True, False)])
+@pytest.mark.parametrize(("daemon", "ends_it"), [(True, False), *slow((True, True), (False, False))])
 def test_a_pool_in_a_process_of_multiprocessing(
     memory_db: shoal.Database, method: str, daemon: bool, ends_it: bool
 ) -> None:

@@ -102,8 +102,14 @@ def _has_ended(pid: int) -> bool:
     return not is_running(pid)
 
 
-@pytest.mark.parametrize("method", METHODS)
-@pytest.mark.parametrize("busy", [False, True], ids=["idle", "busy"])
+@pytest.mark.parametrize(
+    ("method", "busy"),
+    [
+        ("fork", False),
+        ("forkserver", True),
+        *slow(("fork", True), ("forkserver", False), ("spawn", False), ("spawn", True)),
+    ],
+)
 def test_kill_does_not_wait_for_a_suspended_worker(memory_db: shoal.Database, method: str, busy: bool) -> None:
     """Its task is lost at once, a debugger can still let go of it, and it is dead soon, continued or not."""
     for is_continued in (True, False):

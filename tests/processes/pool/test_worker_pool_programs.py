@@ -18,7 +18,7 @@ from tests.processes.pool.pool_processes import is_running, wait_for
 from tests.support.slow import slow
 from tests.support.workers import pool_functions as functions
 
-METHODS = ["forkserver", *slow("spawn"), "fork"]
+METHODS = ["forkserver", *slow("spawn", "fork")]
 
 BEGIN = """
 import os, signal, sys, threading, time
@@ -49,8 +49,8 @@ EXITS = """
 
 GOES_ON_AFTER_CTRL_C = """
     pool = shoal.WorkerPool(path + "/store", 1, mp_context=method, linger=0.0)
-    waiting = pool.submit(time.sleep, 2)
-    threading.Timer(0.5, os.kill, (os.getpid(), signal.SIGINT)).start()
+    waiting = pool.submit(time.sleep, 1)
+    threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
     try:
         waiting.result()
     except KeyboardInterrupt:

@@ -6,6 +6,7 @@ import gc
 import logging
 import multiprocessing.forkserver
 import os
+import random
 import shutil
 import signal
 import sys
@@ -26,7 +27,6 @@ from tests.support.slow import slow
 from tests.support.workers import pool_functions as functions
 from tests.support.workers.crash_workers import descriptors
 
-METHODS = ["forkserver", "fork", "spawn"]
 # The kernel limits the processes of a real user other than root, unless it has one of two capabilities.
 LIMITED = ("setpriv", "--bounding-set=-sys_resource,-sys_admin")
 
@@ -36,7 +36,7 @@ class Interrupted(BaseException):
 
 
 WITHOUT_PROCESSES = """
-    import logging, os, resource, signal, sys, time
+    import logging, os, resource, signal, sys, threading, time
     import shoal
     from tests.support.workers import pool_functions as functions
 
@@ -57,34 +57,47 @@ WITHOUT_PROCESSES = """
             os.kill(pid, signal.SIGKILL)
             os.waitpid(pid, 0)
 
+    class Said(logging.StreamHandler):
+        heard = threading.Event()
+
+        def emit(self, record):
+            super().emit(record)
+            if "cannot be started now" in record.getMessage():
+                self.heard.set()
+
     if __name__ == "__main__":
         store, method, free = sys.argv[1:]
-        logging.basicConfig(level=logging.WARNING)
+        logging.basicConfig(level=logging.WARNING, handlers=[Said()])
         with shoal.WorkerPool(store, 2, mp_context=method, durability="memory", linger=0.2) as pool:
             os.setresuid(100_000 + os.getpid(), 0, 0)  # a user without other processes
             resource.setrlimit(resource.RLIMIT_NPROC, (30, 30))
             hoarded = hoard()
             release(hoarded[:int(free)])
             futures = [pool.submit(functions.echo, number) for number in range(6)]
-            time.sleep(5)
-            assert not any(future.done() for future in futures)
+            assert Said.heard.wait(30)
+            time.sleep(0.5)
+            is_early = any(future.done() for future in futures)
             release(hoarded[int(free):])
-            print([future.result() for future in futures])
+            print([future.result() for future in futures], is_early)
 """
 
 
 @pytest.mark.skipif(os.getuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv")
-@pytest.mark.parametrize(("method", "free"), [("forkserver", "4"), ("forkserver", "5"), ("fork", "4"), ("spawn", "4")])
+@pytest.mark.parametrize(
+    ("method", "free"), [("forkserver", "4"), ("fork", "4"), *slow(("forkserver", "5"), ("spawn", "4"))]
+)
 def test_without_processes_the_pool_waits(tmp_path: Path, method: str, free: str) -> None:
     """At the user's limit of processes and threads workers start later; it is said once, the pool is not broken.
 
-    A few are ``free`` for the pool's threads and the process that starts workers, which then cannot fork.
+    A few are ``free`` for the pool's threads and the process that starts workers, which then cannot fork. If that
+    process forks before the second thread has begun, there is one worker early, and it is said again for the other.
     """
     program = Program(tmp_path, WITHOUT_PROCESSES, method, free, prefix=LIMITED)
     try:
         code, out, errors = program.end()
-        assert (code, out.strip()) == (0, str(list(range(6)))), errors
-        assert errors.count("cannot be started now") == 1, errors
+        results, _, is_early = out.strip().rpartition(" ")
+        assert (code, results) == (0, str(list(range(6)))), errors
+        assert 1 <= errors.count("cannot be started now") <= 1 + (is_early == "True"), errors
         wait_for(lambda: not program.processes())
     finally:
         program.kill_all()
@@ -115,7 +128,7 @@ def test_the_fork_server_dies_again_and_again(memory_db: shoal.Database, caplog:
             os.kill(pid, signal.SIGKILL)
         wait_for(lambda: all(one.is_starting for one in pool._state.supervisors))
         waiting = [pool.submit(functions.echo, number) for number in range(3)]
-        for _ in range(15):
+        for _ in range(5):
             wait_for(lambda: any(one.is_starting for one in pool._state.supervisors))
             victim = fork_server()
             os.kill(victim, signal.SIGKILL)
@@ -132,9 +145,14 @@ def starter(pool: shoal.WorkerPool, method: str) -> int:
     return fork_server() if method == "forkserver" else present(present(pool._state.template).pid)
 
 
-@pytest.mark.parametrize("is_starting", [True, False], ids=["in a start", "idle"])
-@pytest.mark.parametrize("end", ["kill", "shutdown"])
-@pytest.mark.parametrize("method", ["forkserver", "fork"])
+@pytest.mark.parametrize(
+    ("method", "end", "is_starting"),
+    [
+        *(("forkserver", "shutdown", True), ("fork", "kill", True), ("fork", "shutdown", False)),
+        *slow(("fork", "shutdown", True), ("forkserver", "kill", True), ("forkserver", "shutdown", False)),
+        *slow(("forkserver", "kill", False), ("fork", "kill", False)),
+    ],
+)
 def test_a_stopped_process_that_starts_workers(
     memory_db: shoal.Database, method: str, end: str, is_starting: bool
 ) -> None:
@@ -170,7 +188,7 @@ def test_shutdown_waits_for_tasks_that_a_stopped_starter_delays(memory_db: shoal
     os.kill(worker, signal.SIGKILL)
     wait_for(lambda: pool._state.supervisors[0].is_starting)
     future = pool.submit(functions.echo, "late")
-    timer = threading.Timer(7, os.kill, (fork_server(), signal.SIGCONT))
+    timer = threading.Timer(3, os.kill, (fork_server(), signal.SIGCONT))
     timer.start()
     pool.shutdown()
     assert future.result(0) == "late"
@@ -205,8 +223,13 @@ ORPHANS = """
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal is Linux's")
-@pytest.mark.parametrize("how", ["native code", "stopped"])
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize(
+    ("method", "how"),
+    [
+        *(("forkserver", "native code"), ("fork", "stopped")),
+        *slow(("fork", "native code"), ("spawn", "native code"), ("forkserver", "stopped"), ("spawn", "stopped")),
+    ],
+)
 def test_kill_9_ends_workers_that_cannot_look(tmp_path: Path, method: str, how: str) -> None:
     """A worker in native code that holds the interpreter, or one that is stopped, ends with the pool's process."""
     program = Program(tmp_path, ORPHANS, method, how)
@@ -271,7 +294,9 @@ def _submit_interrupted(pool: shoal.WorkerPool, at: int) -> bool:
 @pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("goes_on", [False, True], ids=["kill", "submit again"])
 @pytest.mark.parametrize("method", ["fork", *slow("forkserver", "spawn")])
-def test_interrupted_while_it_starts(memory_db: shoal.Database, zombies: None, method: str, goes_on: bool) -> None:
+def test_interrupted_while_it_starts(
+    request: pytest.FixtureRequest, memory_db: shoal.Database, zombies: None, method: str, goes_on: bool
+) -> None:
     """Ctrl-C at each call and return of the first submit: kill leaves no thread, process or descriptor.
 
     If the program goes on instead, the next submit starts what is missing, and its task is done.
@@ -280,9 +305,11 @@ def test_interrupted_while_it_starts(memory_db: shoal.Database, zombies: None, m
         pool.submit(functions.pid).result(30)
     gc.collect()
     before = len(descriptors())
-    at, is_reached = 0, True
+    step = 7 if method != "fork" else 1 if request.config.getoption("--slow") else 5
+    at, is_reached = random.randrange(step), True
+    print("the first is at", at)
     while is_reached:
-        at += 1 if method == "fork" else 7
+        at += step
         pool = shoal.WorkerPool(memory_db.path, 2, mp_context=method)
         try:
             is_reached = _submit_interrupted(pool, at)

@@ -96,9 +96,8 @@ def test_read_only_medium(store: Path) -> None:
         assert f"{store}/new lies on a read-only file system" in said
         assert "read_only=True" not in said  # nothing is there to be read
         assert "give another path" in said
-        for name, *rest in COMMANDS:
-            arguments = [name, str(store), *rest]
-            run(f"from shoal.cli.main import main; import sys; sys.exit(main({json.dumps(arguments)}))")
+        commands = [[name, str(store), *rest] for name, *rest in COMMANDS]
+        run(f"from shoal.cli.main import main\nfor each in {json.dumps(commands)}:\n    assert main(each) == 0, each")
         assert "read_only=True" in run(
             f'from shoal.cli.main import main; import sys; sys.stderr = sys.stdout; print(main(["serve", "{store}"]))'
         )

@@ -15,6 +15,7 @@ import pytest
 
 import shoal
 from shoal import ConfigurationError, InvalidOperationError, KVStore
+from tests.support.slow import slow
 
 MIB = 1024 * 1024
 
@@ -43,7 +44,7 @@ def modes(directory: Path) -> dict[str, str]:
 
 
 class TestModes:
-    @pytest.mark.parametrize("durability", ["memory", "buffered"])
+    @pytest.mark.parametrize("durability", [*slow("memory"), "buffered"])
     def test_directory_0700_and_files_0600(self, tmp_path: Path, durability: str) -> None:
         """Whatever the umask, a store and a backup are 0700 and every file in them 0600, while served and after."""
         umasks = ["000", "022", "777"]
@@ -126,7 +127,7 @@ class TestOptions:
 
     def test_zero_linger_is_served_while_open(self, store: Path) -> None:
         """linger counts from the last client's leaving: with 0 the store still opens and serves."""
-        with shoal.open(store, durability="memory", linger=0, timeout=4) as db:
+        with shoal.open(store, durability="memory", linger=0, timeout=30) as db:
             KVStore(db).put("r", "k", 1)
             assert KVStore(db).get("r", "k") == 1
 

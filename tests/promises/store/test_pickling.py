@@ -154,7 +154,7 @@ def _arguments_of(kind: Any) -> Sequence[Any]:
     return [samples.get(str(parameter.annotation), "text") for parameter in given]
 
 
-@pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
+@pytest.mark.parametrize("method", ["spawn", *slow("forkserver", "fork")])
 def test_an_object_full_of_facades_goes_to_a_process(store: Path, run: str, method: str) -> None:
     """The database in it stays one object, which attaches by itself where it arrives."""
     with shoal.open(store, durability="memory") as db:

@@ -101,11 +101,12 @@ REFUSALS: dict[str, tuple[dict[str, Any], type[BaseException]]] = {
 
 
 def _refusals() -> Iterator[Any]:
-    """Every refusal, of each kind of store; by default each refusal once, and once read-only, in turns."""
+    """Every refusal, of each kind of store; by default each refusal once, of each kind in turns, and one read-only."""
     kinds = ["closed", "killed", "backup"]
     for n, (read_only, why) in enumerate(itertools.product([False, True], REFUSALS)):
         for kind in kinds:
-            marks = [] if kind == kinds[n % len(kinds)] else [pytest.mark.slow]
+            is_first = kind == kinds[n % len(kinds)] and (not read_only or why == "too small")
+            marks = [] if is_first else [pytest.mark.slow]
             yield pytest.param(kind, why, read_only, marks=marks)
 
 
@@ -224,7 +225,7 @@ def _with_small_files(path: Path, limit: int, **options: Any) -> str:
     return done.stdout.strip()
 
 
-@pytest.mark.parametrize("limit", [3 << 20, 70 << 20])
+@pytest.mark.parametrize("limit", [3 << 20, *slow(70 << 20)])
 def test_no_room_for_the_log(store: Path, tmp_path: Path, limit: int) -> None:
     """The first log file, or the memory, cannot be had: neither an old store nor a new path shows that it was tried."""
     before = looks(store)
@@ -252,7 +253,7 @@ def _with_few_descriptors(path: Path, limit: int) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("limit", [8, 12, 20])
+@pytest.mark.parametrize("limit", [8, *slow(12), 20])
 def test_too_few_descriptors(tmp_path: Path, limit: int) -> None:
     """Whatever cannot be opened first, the message names the limit and what raises it."""
     said = _with_few_descriptors(tmp_path / "store", limit)

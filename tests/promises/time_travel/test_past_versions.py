@@ -157,7 +157,7 @@ def test_history_ends_with_its_time(store: Path) -> None:
             time.sleep(0.01)
         while db.info().history_bytes > 4_000_000:
             time.sleep(0.01)
-        assert db.info().history_version == second
+        assert (db.info().history_version or 0) >= second
         with pytest.raises(shoal.SnapshotExpiredError):
             db.snapshot("r", version=first)
         with pytest.raises(shoal.SnapshotExpiredError):

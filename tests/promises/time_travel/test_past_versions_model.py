@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import shoal
+from tests.support.slow import slow
 
 RUNS = ("r", "s")
 Model = dict[str, dict[str, object]]
@@ -47,8 +48,9 @@ def check(db: shoal.Database, version: int, expected: Model, rng: random.Random)
             assert past.on(run).kv.get(key) == expected[run].get(key)
 
 
+@pytest.mark.parametrize("steps", [120, *slow(400)])
 @pytest.mark.parametrize("durability", ["buffered", "memory"])
-def test_every_version_is_what_the_model_was(store: Path, durability: str) -> None:
+def test_every_version_is_what_the_model_was(store: Path, durability: str, steps: int) -> None:
     """Whatever is reclaimed meanwhile, and after kill -9 of the coordinator: reads by version and by moment."""
     seed = random.randrange(1 << 32)
     print("seed", seed)
@@ -57,10 +59,10 @@ def test_every_version_is_what_the_model_was(store: Path, durability: str) -> No
     moments: list[tuple[datetime, int]] = []
     with shoal.open(store, durability=durability, history=3600) as db:
         held = db.snapshot("r", version=0)
-        for i in range(400):
+        for i in range(steps):
             versions.append(step(db, rng, versions[-1][1]))
             moments.append((datetime.now(UTC), versions[-1][0]))
-            if durability != "memory" and i in (150, 300):
+            if durability != "memory" and i in (steps // 3, steps * 2 // 3):
                 os.kill(db.info().coordinator_pid, signal.SIGKILL)
             if rng.random() < 0.1:
                 check(db, *rng.choice(versions), rng)

@@ -340,7 +340,7 @@ def _run(machine: type[Composition], examples: int, steps: int) -> None:
 
 def test_primitives_compose_as_dicts_would(composition: type[Composition]) -> None:
     """Any sequence of calls and transactions leaves store and model alike."""
-    _run(composition, 12, 15)
+    _run(composition, 8, 12)
 
 
 @pytest.mark.slow

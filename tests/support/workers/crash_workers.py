@@ -177,7 +177,7 @@ def processes_of(path: Path) -> list[int]:
 
 def wait_until_left(path: Path) -> None:
     """Wait until no process of the store is left; looked for now and then, as every look reads all of /proc."""
-    wait_for(lambda: not processes_of(path), "the coordinator to end after its last client", pause_s=0.02)
+    wait_for(lambda: not processes_of(path), "the coordinator to end after its last client", pause_s=0.1)
 
 
 def kill(pid: int) -> None:

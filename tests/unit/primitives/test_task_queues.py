@@ -21,6 +21,7 @@ from shoal.shm import codec, holder_index
 from shoal.shm.errors import FencedError, InvalidOperationError, NotFoundError, ShoalError
 from shoal.shm.fleet_errors import NothingReadyError
 from shoal.shm.operation import Decision, VersionedValue, Write
+from tests.support.present import present
 
 _BASE = base_of(Namespace(), "run", "q")
 _KEY = _BASE + records.QUEUE
@@ -289,7 +290,7 @@ _STEPS = st.one_of(
 )
 
 
-@settings(max_examples=300)
+@settings(max_examples=present(settings.default).max_examples)
 @given(st.lists(_STEPS, min_size=10, max_size=60))
 def test_rules_are_those_of_a_plain_model(steps: list[tuple[Any, ...]]) -> None:
     """Order, attempts, fences, keys, counts and what is left in the store, whatever is done."""

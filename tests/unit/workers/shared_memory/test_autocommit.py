@@ -16,6 +16,7 @@ from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.workers.shared_memory.autocommit import AutoCommit
 from shoal.workers.shared_memory.connection import StoreConnection
 from tests.support.present import present
+from tests.support.versions import least_taken
 
 KEY = [(b"key", b"key\0")]
 
@@ -41,7 +42,7 @@ def test_each_call_commits(engine: AutoCommit) -> None:
     found = present(engine.find(b"b"))
     assert (found.value, found.version, found.expires_ms) == (b"2", 2, 2**62)
     assert engine.get_named(KeyLocationCache(b""), "b") == b"2"
-    assert engine.published() == 3
+    assert least_taken(engine.published, lambda: engine.put(b"c", b"3")) == 1
     engine.clear(b"a", b"z")
     assert list(engine.scan(b"", b"\xff")) == []
 
