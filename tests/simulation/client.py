@@ -97,20 +97,28 @@ class Client:
         self._db = shoal.open("store", timeout=TIMEOUT_S, linger=LINGER_S)
         store: Any = self._db._store
         connection = store.connection
-        submit = connection.submit
+        submit, world = connection.submit, self._world
 
         def note(*request: Any) -> Any:
             attempt = self._attempt
             assert attempt is not None
-            channel = connection._take()
-            connection._put_back(channel)  # the next commit takes it
-            attempt.commit = (channel.client_id, channel.commit_id + 1)
-            version, results = submit(*request)
+            if world.is_second_thread:  # the one that renews what is held
+                return submit(*request)
+            with connection._lock:
+                channel = connection._take()
+                connection._put_back(channel)  # the next commit takes it
+                self._sent((channel.client_id, channel.commit_id + 1))
+                version, results = submit(*request)
             attempt.told = version
             return version, results
 
         connection.submit = connection.submit_one = note
         self._kv, self._log, self._cells = shoal.KVStore(self._db), shoal.EventLog(self._db), shoal.StateCell(self._db)
+
+    def _sent(self, commit: tuple[int, int]) -> None:
+        """A commit of the operation under way is sent."""
+        assert self._attempt is not None
+        self._attempt.commit = commit
 
     def _begin(self, kind: str, who: str) -> Attempt:
         world = self._world

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any, NamedTuple
 
+from tests.simulation.fleet.plan import draw_clients
+
 KEYS = [f"k{i:02}" for i in range(14)]
 COUNTERS = ["c0", "c1"]
 LISTS = ["l0", "l1", "l2"]
@@ -89,9 +91,18 @@ def draw(seed: int) -> Plan:
             if rng.random() < 0.3:
                 faults.append(Fault(max(0, step - rng.randrange(300)), "fail sync", 0))
         phases.append(Phase(clients, sorted(faults)))
+    _add_fleet(seed, phases)
     revoking = rng.random() < 0.2
     history_ms = random.Random(f"history {seed}").choice([0, 0, 0, 5, 50, 3_600_000])
     return Plan(seed, durability, revoking, phases, 0 if revoking else history_ms)
+
+
+def _add_fleet(seed: int, phases: list[Phase]) -> None:
+    """Have some of the clients be those of a fleet."""
+    rng = random.Random(f"fleet clients {seed}")
+    places = [(phase, i) for phase in phases for i in range(len(phase.clients)) if rng.random() < 0.7]
+    for (phase, i), operations in zip(places, draw_clients(seed, len(places)), strict=False):
+        phase.clients[i] = operations
 
 
 def _operation(rng: random.Random, unique: str, weights: dict[str, int], hurry: bool) -> Operation:

@@ -17,6 +17,8 @@ from tests.simulation import plan as plans
 from tests.simulation.client import LINGER_S, RUN, TIMEOUT_S, Attempt, Client
 from tests.simulation.damage import flip_a_bit
 from tests.simulation.oracles import Moments, judge
+from tests.simulation.fleet.client import FleetClient
+from tests.simulation.fleet.facts import Fact
 from tests.simulation.plan import Fault, Phase, Plan
 from tests.simulation.truth import Problem, Truth
 from tests.simulation.world.installing import under
@@ -70,6 +72,7 @@ class _Run:
             self.world.trace = []
         self._truth = Truth(self.world.disk, plan.durability == "strict")
         self._attempts: list[Attempt] = []
+        self._facts: list[Fact] = []
         self._events: list[shoal.Event] = []
         self._prefix = b""
         self._clients: dict[Any, Client] = {}
@@ -93,9 +96,9 @@ class _Run:
             truth.end_recovery(found.version)
             return found
 
-        def submit(engine: CommitEngine, client_id: int, request: CommitSet) -> bytes:
+        def submit(engine: CommitEngine, client_id: int, request: CommitSet, *line: Any) -> bytes:
             self._submitted_ms = world.now_ms()
-            answer: bytes = decide(engine, client_id, request)
+            answer: bytes = decide(engine, client_id, request, *line)
             return answer
 
         def note_record(data: bytes) -> None:
@@ -132,7 +135,7 @@ class _Run:
                 problems += flip_a_bit(world.disk, world.rng)
         except StuckError as error:
             problems = [*world.problems, *self._truth.problems, ("progress", str(error))]
-        text = repr((self._attempts, self._events, world.steps, world.now_s, problems))
+        text = repr((self._attempts, self._facts, self._events, world.steps, world.now_s, problems))
         counts = {
             "coordinators": world.coordinators,
             "checkpoints": world.checkpoints,
@@ -163,7 +166,8 @@ class _Run:
             self._cut_power()  # everybody was done before
 
     def _spawn(self, name: str, operations: list[plans.Operation]) -> None:
-        client = Client(self.world, name, operations, self._attempts)
+        client = FleetClient(self.world, name, operations, self._attempts)
+        client.facts = self._facts
         process = self.world.spawn(name, "client", client.run)
         self._clients[process] = client
 

@@ -1,0 +1,98 @@
+"""What clients of a fleet do in a history: drawn from the seed, beside what other clients do."""
+
+from __future__ import annotations
+
+import random
+from typing import Any
+
+# Names of leases, and how many may hold each at a time.
+SLOTS = {"one": 1, "two": 2}
+QUEUES = ["q", "r"]
+# Names of budgets: limit, and refill per second.
+BUDGETS = {"fixed": (20, 0), "rate": (20, 400)}
+KEYED = ["a", "b", "c"]
+EFFECTS = {"x": "raise", "y": "raise", "z": "retry"}
+PREFIXES = ["", "f/", "e/", "t/"]
+# What a holder keeps while it does not answer. The longest is longer than any history, but for its end.
+TTLS_S = [0.03, 0.06, 3.0]
+_PAUSES_S = [0.0, 0.0, 0.002, 0.01, 0.04]
+_WAITS_S = [0.0, 0.005, 0.03, 0.1]
+
+_WEIGHTS = {
+    "lease": 6, "put tasks": 5, "work": 8, "spend": 5, "keyed": 3, "once": 3, "watch": 4, "pipeline": 3,
+    "append": 2, "trim": 1, "retain": 1, "consume": 2, "temporary": 1, "wipe": 1, "end task": 1,
+}  # fmt: skip
+
+
+def draw_clients(seed: int, clients: int) -> list[list[tuple[Any, ...]]]:
+    """The operations of ``clients`` clients of a fleet, none in most histories."""
+    rng = random.Random(f"fleet {seed}")
+    if rng.random() < 0.5:
+        return []
+    weights = dict(_WEIGHTS)
+    if rng.random() < 0.6:
+        weights[rng.choice([*_WEIGHTS])] += 20
+    if weights["work"] > 20:
+        weights["put tasks"] += 12
+    return [
+        [_operation(rng, f"f{client}.{i}", weights) for i in range(rng.randint(3, 8))] for client in range(clients)
+    ]
+
+
+def _operation(rng: random.Random, unique: str, weights: dict[str, int]) -> tuple[Any, ...]:
+    (kind,) = rng.choices([*weights], [*weights.values()])
+    pause_s = rng.choice(_PAUSES_S)
+    return kind, unique, rng.choice(_PAUSES_S), _DRAW[kind](rng) | {"pause_s": pause_s}
+
+
+def _lease(rng: random.Random) -> dict[str, Any]:
+    return {
+        "name": rng.choice([*SLOTS]), "ttl_s": rng.choice(TTLS_S), "wait_s": rng.choice(_WAITS_S),
+        "commits": rng.randint(0, 3), "leaves": rng.random() < 0.3,
+    }  # fmt: skip
+
+
+def _put_tasks(rng: random.Random) -> dict[str, Any]:
+    return {
+        "queue": rng.choice(QUEUES), "count": rng.choice([1, 1, 2, 5, 30]), "priority": rng.choice([0, 0, 1]),
+        "delay_s": rng.choice([None, None, 0.003, 0.02]), "key": rng.choice([None, None, "k"]),
+        "max_attempts": rng.choice([1, 2, 5]),
+    }  # fmt: skip
+
+
+def _work(rng: random.Random) -> dict[str, Any]:
+    return {
+        "queue": rng.choice(QUEUES), "limit": rng.choice([1, 1, 1, 3]), "ttl_s": rng.choice(TTLS_S),
+        "wait_s": rng.choice(_WAITS_S), "how": rng.choice(["do"] * 6 + ["fail", "release", "leave", "complete"]),
+        "retry_s": rng.choice([None, 0.005]),
+    }  # fmt: skip
+
+
+def _spend(rng: random.Random) -> dict[str, Any]:
+    return {
+        "budget": rng.choice([*BUDGETS]), "amount": rng.randint(1, 12), "wait_s": rng.choice(_WAITS_S),
+        "used": rng.randint(0, 13), "how": rng.choice(["settle", "settle", "together", "refund", "leave", "adjust"]),
+    }  # fmt: skip
+
+
+_DRAW: dict[str, Any] = {
+    "lease": _lease,
+    "put tasks": _put_tasks,
+    "work": _work,
+    "spend": _spend,
+    "keyed": lambda rng: {"key": rng.choice(KEYED)},
+    "once": lambda rng: {"key": rng.choice([*EFFECTS])},
+    "watch": lambda rng: {
+        "prefix": rng.choice(PREFIXES), "back": rng.choice([None, None, 0, 3, 30]),
+        "timeout_s": rng.choice([0.0, 0.005, 0.02, 0.1]),
+    },
+    "pipeline": lambda rng: {"count": rng.randint(1, 8), "depth": rng.choice([1, 2, 8])},
+    "append": lambda rng: {"count": rng.randint(1, 6)},
+    "trim": lambda rng: {"back": rng.randint(0, 6)},
+    "retain": lambda rng: {"events": rng.choice([2, 5, None])},
+    "consume": lambda rng: {"count": rng.randint(1, 4), "wait_s": rng.choice(_WAITS_S)},
+    "temporary": lambda rng: {"ttl_s": rng.choice([0.002, 0.02]), "key": rng.choice(["t/0", "t/1"])},
+    "wipe": lambda rng: {"prefix": rng.choice(["f/", "t/"])},
+    "end task": lambda rng: {"queue": rng.choice(QUEUES), "number": rng.randrange(30),
+                             "how": rng.choice(["cancel", "retry", "purge"])},
+}  # fmt: skip
