@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any, NamedTuple
 
-from tests.simulation.fleet.plan import draw_clients
+from tests.simulation.fleet.plan import FLEET_KINDS, draw_clients
 
 KEYS = [f"k{i:02}" for i in range(14)]
 COUNTERS = ["c0", "c1"]
@@ -52,6 +52,13 @@ class Plan(NamedTuple):
     revoking: bool  # so little room for history that old snapshots are revoked
     phases: list[Phase]
     history_ms: int = 0  # how long past versions are kept; then half of all snapshots are of one
+
+    @property
+    def has_fleet(self) -> bool:
+        """Whether some of the clients are those of a fleet."""
+        return any(
+            operation[0] in FLEET_KINDS for phase in self.phases for client in phase.clients for operation in client
+        )
 
 
 def draw(seed: int) -> Plan:

@@ -19,6 +19,7 @@ from tests.simulation.damage import flip_a_bit
 from tests.simulation.oracles import Moments, judge
 from tests.simulation.fleet.client import FleetClient
 from tests.simulation.fleet.facts import Fact
+from tests.simulation.fleet.judge import Last, look_at_last
 from tests.simulation.plan import Fault, Phase, Plan
 from tests.simulation.truth import Problem, Truth
 from tests.simulation.world.installing import under
@@ -73,6 +74,7 @@ class _Run:
         self._truth = Truth(self.world.disk, plan.durability == "strict")
         self._attempts: list[Attempt] = []
         self._facts: list[Fact] = []
+        self._last: Last | None = None
         self._events: list[shoal.Event] = []
         self._prefix = b""
         self._clients: dict[Any, Client] = {}
@@ -128,7 +130,8 @@ class _Run:
             problems = [
                 *world.problems,
                 *judge(
-                    self._attempts, self._truth, Moments(self._decided_from, world.moments), self._prefix, self._events
+                    self._attempts, self._truth, Moments(self._decided_from, world.moments), self._prefix, self._events,
+                    self._facts, self._last,
                 ),
             ]
             if not problems:
@@ -254,6 +257,8 @@ class _Run:
             lists.status, lists.end, lists.told = "committed", world.steps + 1, 0
             self._attempts.append(lists)
             world.step()
+            if self._plan.has_fleet:
+                self._last = look_at_last(db, world.sleep)
             db.close()
             client.run()
 

@@ -39,7 +39,7 @@ class FleetClient(Client):
     def _sent(self, commit: tuple[int, int]) -> None:
         if self._fact is not None:
             self._fact.commit = commit
-        elif self._attempt is not None and self._attempt.kind not in plan._WEIGHTS:
+        elif self._attempt is not None and self._attempt.kind not in plan.FLEET_KINDS:
             super()._sent(commit)
 
     def _one(self, operation: Any) -> None:

@@ -14,7 +14,7 @@ KEYED = ["a", "b", "c"]
 EFFECTS = {"x": "raise", "y": "raise", "z": "retry"}
 PREFIXES = ["", "f/", "e/", "t/"]
 # What a holder keeps while it does not answer. The longest is longer than any history, but for its end.
-TTLS_S = [0.03, 0.06, 3.0]
+TTLS_S = [0.03, 0.06, 1.0]
 _PAUSES_S = [0.0, 0.0, 0.002, 0.01, 0.04]
 _WAITS_S = [0.0, 0.005, 0.03, 0.1]
 
@@ -22,6 +22,8 @@ _WEIGHTS = {
     "lease": 6, "put tasks": 5, "work": 8, "spend": 5, "keyed": 3, "once": 3, "watch": 4, "pipeline": 3,
     "append": 2, "trim": 1, "retain": 1, "consume": 2, "temporary": 1, "wipe": 1, "end task": 1,
 }  # fmt: skip
+
+FLEET_KINDS = frozenset(_WEIGHTS)
 
 
 def draw_clients(seed: int, clients: int) -> list[list[tuple[Any, ...]]]:
