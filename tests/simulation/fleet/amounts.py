@@ -34,17 +34,18 @@ class Budgets:
     def see(self, commit: Commit, state: State) -> None:
         names = [key for key in commit.changed if key.startswith(_BUDGETS)]
         own = {key: change for key, change in commit.changed.items() if key.startswith(_RESERVATIONS)}
-        if not names:
-            if own:
-                self._say(commit, f"reservations changed without their budget: {own}")
-            return
-        (key,) = names
-        after = commit.changed[key][1]
-        assert after is not None
-        self._amounts(commit, state, key, decode_record(after), own)
+        if own and not names:
+            self._say(commit, f"reservations changed without their budget: {own}")
+        for key in names:
+            after = commit.changed[key][1]
+            assert after is not None
+            mine = _RESERVATIONS + len(key[len(_BUDGETS) :]).to_bytes(2, "big") + key[len(_BUDGETS) :]
+            changed = {each: change for each, change in own.items() if each.startswith(mine)}
+            self._amounts(commit, state, key, decode_record(after), mine, changed)
 
-    def _amounts(self, commit: Commit, state: State, key: bytes, after: Any, own: dict[bytes, Any]) -> None:
-        mine = _RESERVATIONS + len(key[len(_BUDGETS) :]).to_bytes(2, "big") + key[len(_BUDGETS) :]
+    def _amounts(
+        self, commit: Commit, state: State, key: bytes, after: Any, mine: bytes, own: dict[bytes, Any]
+    ) -> None:
         reservations = {each: value for each, value in state.items() if each.startswith(mine)}
         for each, (_, value) in own.items():
             if value is None:

@@ -17,6 +17,7 @@ from tests.simulation.truth import Problem
 
 _NAMED = PREFIX + bytes((Tag.LEASE,))
 _LEASES = (_NAMED, PREFIX + bytes((Tag.IDEMPOTENCY, 2)), RUN_PREFIX + bytes((Tag.CONSUMER, 1)))
+_QUEUED = PREFIX + bytes((Tag.QUEUE,))
 _EFFECT = KV + b"e/"
 
 
@@ -34,7 +35,7 @@ class Leases:
                 self._lease(commit, state, key, decode_record(before), decode_record(after), fresh)
             elif key.startswith(holder_index.PREFIX) and after is not None:
                 self._entry(commit, state, key)
-            elif key[:-17].endswith(TASK) and key.startswith(PREFIX + bytes((Tag.QUEUE,))) and after is not None:
+            elif key.startswith(_QUEUED) and key[-17:-16] == TASK and after is not None:
                 token = decode_task(after).token
                 if token and (before is None or decode_task(before).token != token):
                     fresh.append(token)

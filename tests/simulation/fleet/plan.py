@@ -12,15 +12,15 @@ QUEUES = ["q", "r"]
 BUDGETS = {"fixed": (20, 0), "rate": (20, 400)}
 KEYED = ["a", "b", "c"]
 EFFECTS = {"x": "raise", "y": "raise", "z": "retry"}
-PREFIXES = ["", "f/", "e/", "t/"]
+PREFIXES = ["", "", "f/", "e/", "t/"]
 # What a holder keeps while it does not answer. The longest is longer than any history, but for its end.
 TTLS_S = [0.03, 0.06, 1.0]
 _PAUSES_S = [0.0, 0.0, 0.002, 0.01, 0.04]
 _WAITS_S = [0.0, 0.005, 0.03, 0.1]
 
 _WEIGHTS = {
-    "lease": 6, "put tasks": 5, "work": 8, "spend": 5, "keyed": 3, "once": 3, "watch": 4, "pipeline": 3,
-    "append": 2, "trim": 1, "retain": 1, "consume": 2, "temporary": 1, "wipe": 1, "end task": 1,
+    "lease": 6, "put tasks": 6, "work": 9, "spend": 6, "keyed": 2, "once": 3, "watch": 4, "pipeline": 2,
+    "append": 2, "trim": 1, "retain": 1, "consume": 1, "temporary": 1, "wipe": 1, "end task": 1,
 }  # fmt: skip
 
 FLEET_KINDS = frozenset(_WEIGHTS)
@@ -36,13 +36,16 @@ def draw_clients(seed: int, clients: int) -> list[list[tuple[Any, ...]]]:
         weights[rng.choice([*_WEIGHTS])] += 20
     if weights["work"] > 20:
         weights["put tasks"] += 12
-    return [
-        [_operation(rng, f"f{client}.{i}", weights) for i in range(rng.randint(3, 8))] for client in range(clients)
-    ]
+    drawn = []
+    for client in range(clients):
+        first = ["put tasks", "watch"] if rng.random() < 0.6 else []
+        rng.shuffle(first)
+        kinds = [*first[:1], *rng.choices([*weights], [*weights.values()], k=rng.randint(3, 8))]
+        drawn.append([_operation(rng, f"f{client}.{i}", kind) for i, kind in enumerate(kinds)])
+    return drawn
 
 
-def _operation(rng: random.Random, unique: str, weights: dict[str, int]) -> tuple[Any, ...]:
-    (kind,) = rng.choices([*weights], [*weights.values()])
+def _operation(rng: random.Random, unique: str, kind: str) -> tuple[Any, ...]:
     pause_s = rng.choice(_PAUSES_S)
     return kind, unique, rng.choice(_PAUSES_S), _DRAW[kind](rng) | {"pause_s": pause_s}
 
@@ -86,7 +89,7 @@ _DRAW: dict[str, Any] = {
     "once": lambda rng: {"key": rng.choice([*EFFECTS])},
     "watch": lambda rng: {
         "prefix": rng.choice(PREFIXES), "back": rng.choice([None, None, 0, 3, 30]),
-        "timeout_s": rng.choice([0.0, 0.005, 0.02, 0.1]),
+        "timeout_s": rng.choice([0.0, 0.02, 0.1, 0.3]),
     },
     "pipeline": lambda rng: {"count": rng.randint(1, 8), "depth": rng.choice([1, 2, 8])},
     "append": lambda rng: {"count": rng.randint(1, 6)},
