@@ -12,6 +12,7 @@ from shoal.shm.codec import unpackb
 from tests.simulation.client import Attempt
 from tests.simulation.fleet.facts import Fact
 from tests.simulation.fleet.judge import Last, judge_fleet
+from tests.simulation.fleet.presence import Ends
 from tests.simulation.truth import Problem, Truth
 from tests.support.histories.acknowledged import Told, broken_chain, not_exactly_once
 from tests.support.histories.history import Event, violations
@@ -34,6 +35,7 @@ def judge(
     events: list[shoal.Event],
     facts: list[Fact],
     last: Last | None,
+    ends: Ends | None,
 ) -> list[Problem]:
     """Every problem of a history; ``moments`` of commits by version, ``events`` as the log has them at the end."""
     records = truth.finish()
@@ -49,7 +51,7 @@ def judge(
     problems += _expiry(records, kept, done, moments, prefix)
     if last is not None:
         cuts = {boot: version for boot, (version, lost) in enumerate(truth.cuts, 1) if lost}
-        problems += judge_fleet(facts, records, done, *moments, cuts, last)
+        problems += judge_fleet(facts, records, done, *moments, cuts, last, ends)
     return problems
 
 

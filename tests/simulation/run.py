@@ -11,6 +11,8 @@ import shoal
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.server import coordinator
+from shoal.coordinator.server.clients import Client as ServedClient
+from shoal.coordinator.server.control_requests import ControlRequests
 from shoal.shm.wire.request import CommitSet
 from tests import mutants
 from tests.simulation import plan as plans
@@ -20,6 +22,7 @@ from tests.simulation.oracles import Moments, judge
 from tests.simulation.fleet.client import FleetClient
 from tests.simulation.fleet.facts import Fact
 from tests.simulation.fleet.judge import Last, look_at_last
+from tests.simulation.fleet.presence import Ends, Lines
 from tests.simulation.plan import Fault, Phase, Plan
 from tests.simulation.truth import Problem, Truth
 from tests.simulation.world.installing import under
@@ -75,6 +78,7 @@ class _Run:
         self._attempts: list[Attempt] = []
         self._facts: list[Fact] = []
         self._last: Last | None = None
+        self._lines = Lines()
         self._events: list[shoal.Event] = []
         self._prefix = b""
         self._clients: dict[Any, Client] = {}
@@ -100,8 +104,15 @@ class _Run:
 
         def submit(engine: CommitEngine, client_id: int, request: CommitSet, *line: Any) -> bytes:
             self._submitted_ms = world.now_ms()
+            is_again = bool(line and line[0]) and engine.outcome(client_id, request.commit_id) is not None
             answer: bytes = decide(engine, client_id, request, *line)
+            if line and line[0]:
+                self._lines.decided(engine, client_id, request, answer, is_again)
             return answer
+
+        def forget(requests: ControlRequests, client: ServedClient) -> None:
+            self._lines.left(client.client_id)
+            drop(requests, client)
 
         def note_record(data: bytes) -> None:
             found = wal_format.decode_record(data, 0)
@@ -114,6 +125,7 @@ class _Run:
             recover = patch.set(coordinator, "recover", None)
             patch.set(coordinator, "recover", recover_watched)
             decide = patch.set(CommitEngine, "submit", submit)
+            drop = patch.set(ControlRequests, "forget", forget)
             if self._plan.revoking:
                 # Any history is too much.
                 world.limits = world.limits._replace(history_bytes=-(1 << 20), snapshot_grace_s=0.005)
@@ -131,8 +143,9 @@ class _Run:
                 *world.problems,
                 *judge(
                     self._attempts, self._truth, Moments(self._decided_from, world.moments), self._prefix, self._events,
-                    self._facts, self._last,
+                    self._facts, self._last, self._ends(),
                 ),
+                *self._lines.problems,
             ]
             if not problems:
                 problems += flip_a_bit(world.disk, world.rng)
@@ -149,6 +162,13 @@ class _Run:
             self._plan.seed, problems, world.steps, len(self._attempts), len(self._truth.records),
             hashlib.blake2b(text.encode(), digest_size=8).hexdigest(), world.trace or [], counts,
         )  # fmt: skip
+
+    def _ends(self) -> Ends | None:
+        """The check of when what is held ends; None where coordinators were hurt."""
+        kinds = {fault.kind for phase in self._plan.phases for fault in phase.faults}
+        if len(self._plan.phases) > 1 or not kinds <= {"kill client", "stop client", "kill checkpoint"}:
+            return None
+        return Ends(self.world.ended_ms, "stop client" in kinds)
 
     def _phase(self, phase: Phase) -> None:
         world = self.world

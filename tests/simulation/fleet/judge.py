@@ -12,6 +12,7 @@ from tests.simulation.fleet.amounts import Budgets, Once, Retention
 from tests.simulation.fleet.facts import COMMITTED, FLEET, Fact
 from tests.simulation.fleet.holders import Fences, Leases, Queues
 from tests.simulation.fleet.plan import TTLS_S
+from tests.simulation.fleet.presence import Ends
 from tests.simulation.fleet.replay import KV, Commit, State, replay
 from tests.simulation.truth import Problem
 
@@ -47,10 +48,13 @@ def judge_fleet(
     logged_ms: dict[int, int],
     cuts: dict[int, int],
     last: Last,
+    ends: Ends | None = None,
 ) -> list[Problem]:
     """Every problem; ``cuts``: the last version that is left of each boot whose end took some away."""
     once = Once(facts, cuts)
     checks: list[Any] = [Leases(), Queues(), Fences(facts, done), Budgets(facts), once, Retention(facts)]
+    if ends is not None:
+        checks.append(ends)
     state: State = {}
     changes: list[Seen] = []
     problems: list[Problem] = []

@@ -76,6 +76,7 @@ class World(Scheduler):
         self.recovered: list[int] = []
         self.reclaimers: list[Any] = []
         self.databases: dict[int, Process] = {}  # open databases, by their ids as holders
+        self.ended_ms: dict[int, int] = {}  # when the process of each has ended
 
     @property
     def process(self) -> Process:
@@ -111,6 +112,7 @@ class World(Scheduler):
         if process.alive:
             super().end(process, status)
             self.descriptors.close_all(process)
+            self.ended_ms.update((each, self.now_ms()) for each, owner in self.databases.items() if owner is process)
             if self.control_socket is not None and self.control_socket.process is process:
                 self.control_socket = None
 
