@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any, NamedTuple
 
-from tests.simulation.fleet.plan import FLEET_KINDS, draw_clients
+from tests.simulation.fleet.plan import FLEET_KINDS, draw_clients, draw_faults
 
 KEYS = [f"k{i:02}" for i in range(14)]
 COUNTERS = ["c0", "c1"]
@@ -107,9 +107,14 @@ def draw(seed: int) -> Plan:
 def _add_fleet(seed: int, phases: list[Phase]) -> None:
     """Have some of the clients be those of a fleet."""
     rng = random.Random(f"fleet clients {seed}")
-    places = [(phase, i) for phase in phases for i in range(len(phase.clients)) if rng.random() < 0.7]
-    for (phase, i), operations in zip(places, draw_clients(seed, len(places)), strict=False):
-        phase.clients[i] = operations
+    places = [(n, i) for n, phase in enumerate(phases) for i in range(len(phase.clients)) if rng.random() < 0.7]
+    drawn = draw_clients(seed, len(places))
+    for (n, i), operations in zip(places, drawn, strict=False):
+        phases[n].clients[i] = operations
+    if places and drawn:
+        n = places[0][0]
+        faults = [Fault(*fault) for fault in draw_faults(seed, _STEPS)]
+        phases[n] = phases[n]._replace(faults=sorted([*phases[n].faults, *faults]))
 
 
 def _operation(rng: random.Random, unique: str, weights: dict[str, int], hurry: bool) -> Operation:

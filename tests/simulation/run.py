@@ -116,7 +116,7 @@ class _Run:
 
         def note_record(data: bytes) -> None:
             found = wal_format.decode_record(data, 0)
-            if found is not None:
+            if found is not None and not found[0].is_close_mark:
                 self._decided_from[found[0].version] = self._submitted_ms
             note(data)
 

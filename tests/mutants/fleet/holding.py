@@ -9,7 +9,7 @@ from shoal.coordinator.server.control_requests import ControlRequests, Line
 from shoal.primitives.rules import lease_rules, registry
 from shoal.primitives.rules.queues import queue_rules
 from shoal.primitives.rules.queues.ordered_pages import OrderedPages
-from shoal.primitives.rules.queues.records import CLAIMED, Queue, Task
+from shoal.primitives.rules.queues.records import CLAIMED, WAITING, Queue, Task
 from shoal.primitives.rules.tags import Tag, tag_of
 from shoal.shm import codec, holder_index
 from shoal.shm.errors import FencedError
@@ -87,14 +87,14 @@ def claim_again(patch: Patch) -> None:
     patch.set(queue_rules, "_waiting", waiting)
 
 
-@mutant("queues", SIMULATION)
+@mutant("queues", "lost_claim")
 def complete_unfenced(patch: Patch) -> None:
-    """A task may be completed by who has lost it to another process."""
+    """A task may be completed by who has lost it."""
 
     def held(read: Read, key: bytes, name: str, task_id: bytes, holder: int, token: int) -> tuple[Queue, Task]:
         queue = Queue(read, key)
         task = queue.task(task_id)
-        if task is None or task.status != CLAIMED:
+        if task is None or task.status not in (WAITING, CLAIMED):
             raise FencedError(name, token)
         return queue, task
 

@@ -198,7 +198,7 @@ class FleetClient(Client):
         fact.outcome = COMMITTED
 
     def _once(self, attempt: Attempt, options: dict[str, Any]) -> None:
-        key = options["key"]
+        key = options["effect"]
 
         def effect() -> str:
             self._noted("called", key, attempt.who)

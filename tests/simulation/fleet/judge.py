@@ -17,6 +17,7 @@ from tests.simulation.fleet.replay import KV, Commit, State, replay
 from tests.simulation.truth import Problem
 
 # Longer than anything is held by who does not answer.
+_AT_ONCE_S = 0.15
 _ALL_ENDED_S = max(TTLS_S) + 0.6
 
 Seen = tuple[int, bytes, Any]  # version, key, value
@@ -28,16 +29,20 @@ class Last(NamedTuple):
     version: int
     keys: dict[bytes, bytes]
     events: list[shoal.Event]
+    held: list[int]  # the holders that there were a little after the last client had gone
 
 
 def look_at_last(db: shoal.Database, sleep: Callable[[float], None]) -> Last:
     """What a process finds when nobody else has lived for longer than anything is held."""
+    sleep(_AT_ONCE_S)
+    entries = db._store.auto_commit.scan(holder_index.PREFIX, holder_index.BEHIND)
+    held = [holder_index.decode_key(key)[0] for key, _ in entries]
     sleep(_ALL_ENDED_S)
     log = shoal.EventLog(db)
     events = log.read_range(FLEET, log.first_sequence(FLEET), log.len(FLEET))
     with db.snapshot(FLEET) as txn:
         engine = txn._begun()
-        return Last(txn.version, {key: found.value for key, found in engine.scan(b"", b"\xff" * 8)}, events)
+        return Last(txn.version, {key: found.value for key, found in engine.scan(b"", b"\xff" * 8)}, events, held)
 
 
 def judge_fleet(
@@ -55,6 +60,7 @@ def judge_fleet(
     checks: list[Any] = [Leases(), Queues(), Fences(facts, done), Budgets(facts), once, Retention(facts)]
     if ends is not None:
         checks.append(ends)
+        ends.problems += [("ends at once", f"{holder} holds something after its end") for holder in last.held]
     state: State = {}
     changes: list[Seen] = []
     problems: list[Problem] = []

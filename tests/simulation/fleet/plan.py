@@ -23,6 +23,7 @@ _WEIGHTS = {
     "append": 2, "trim": 1, "retain": 1, "consume": 1, "temporary": 1, "wipe": 1, "end task": 1,
 }  # fmt: skip
 
+_FAVOURITES = ["lease", "work", "work", "spend", "once", "pipeline", "watch", "retain"]
 FLEET_KINDS = frozenset(_WEIGHTS)
 
 
@@ -32,28 +33,38 @@ def draw_clients(seed: int, clients: int) -> list[list[tuple[Any, ...]]]:
     if rng.random() < 0.5:
         return []
     weights = dict(_WEIGHTS)
-    if rng.random() < 0.6:
-        weights[rng.choice([*_WEIGHTS])] += 20
+    if rng.random() < 0.7:
+        weights[rng.choice(_FAVOURITES)] += 30
     if weights["work"] > 20:
         weights["put tasks"] += 12
+    crowd = {"wait_s": 0.3, "name": "one", "queue": "q", "budget": "fixed", "effect": "x"} if rng.random() < 0.4 else {}
+    slow = {"pause_s": 0.05, "ttl_s": 0.03} if rng.random() < 0.3 else {}
     drawn = []
     for client in range(clients):
         first = ["put tasks", "watch"] if rng.random() < 0.6 else []
         rng.shuffle(first)
-        kinds = [*first[:1], *rng.choices([*weights], [*weights.values()], k=rng.randint(3, 8))]
-        drawn.append([_operation(rng, f"f{client}.{i}", kind) for i, kind in enumerate(kinds)])
+        kinds = [*first[:1], *rng.choices([*weights], [*weights.values()], k=rng.randint(3, 9))]
+        drawn.append([_operation(rng, f"f{client}.{i}", kind, crowd | slow) for i, kind in enumerate(kinds)])
     return drawn
 
 
-def _operation(rng: random.Random, unique: str, kind: str) -> tuple[Any, ...]:
-    pause_s = rng.choice(_PAUSES_S)
-    return kind, unique, rng.choice(_PAUSES_S), _DRAW[kind](rng) | {"pause_s": pause_s}
+def draw_faults(seed: int, steps: int) -> list[tuple[int, str, int]]:
+    """Faults of one phase with a fleet, beside those of any history: step, kind, number."""
+    rng = random.Random(f"fleet faults {seed}")
+    kinds = rng.choice([["stop client"], ["kill client"], ["kill coordinator", "kill in sync"], ["kill client", "stop client"]])
+    return [(rng.randrange(steps), rng.choice(kinds), rng.randrange(100)) for _ in range(rng.choice([0, 1, 3, 6]))]
+
+
+def _operation(rng: random.Random, unique: str, kind: str, given: dict[str, Any]) -> tuple[Any, ...]:
+    options = _DRAW[kind](rng) | {"pause_s": rng.choice(_PAUSES_S)}
+    options.update((name, value) for name, value in given.items() if name in options)
+    return kind, unique, rng.choice(_PAUSES_S), options
 
 
 def _lease(rng: random.Random) -> dict[str, Any]:
     return {
         "name": rng.choice([*SLOTS]), "ttl_s": rng.choice(TTLS_S), "wait_s": rng.choice(_WAITS_S),
-        "commits": rng.randint(0, 3), "leaves": rng.random() < 0.3,
+        "commits": rng.randint(0, 4), "leaves": rng.random() < 0.3,
     }  # fmt: skip
 
 
@@ -86,12 +97,12 @@ _DRAW: dict[str, Any] = {
     "work": _work,
     "spend": _spend,
     "keyed": lambda rng: {"key": rng.choice(KEYED)},
-    "once": lambda rng: {"key": rng.choice([*EFFECTS])},
+    "once": lambda rng: {"effect": rng.choice([*EFFECTS])},
     "watch": lambda rng: {
         "prefix": rng.choice(PREFIXES), "back": rng.choice([None, None, 0, 3, 30]),
         "timeout_s": rng.choice([0.0, 0.02, 0.1, 0.3]),
     },
-    "pipeline": lambda rng: {"count": rng.randint(1, 8), "depth": rng.choice([1, 2, 8])},
+    "pipeline": lambda rng: {"count": rng.choice([1, 3, 8, 40]), "depth": rng.choice([1, 2, 8])},
     "append": lambda rng: {"count": rng.randint(1, 6)},
     "trim": lambda rng: {"back": rng.randint(0, 6)},
     "retain": lambda rng: {"events": rng.choice([2, 5, None])},
