@@ -18,11 +18,11 @@ from tests import mutants
 from tests.simulation import plan as plans
 from tests.simulation.client import LINGER_S, RUN, TIMEOUT_S, Attempt, Client
 from tests.simulation.damage import flip_a_bit
-from tests.simulation.oracles import Moments, judge
 from tests.simulation.fleet.client import FleetClient
 from tests.simulation.fleet.facts import Fact
 from tests.simulation.fleet.judge import Last, look_at_last
 from tests.simulation.fleet.presence import Ends, Lines
+from tests.simulation.oracles import Moments, judge
 from tests.simulation.plan import Fault, Phase, Plan
 from tests.simulation.truth import Problem, Truth
 from tests.simulation.world.installing import under
@@ -142,8 +142,14 @@ class _Run:
             problems = [
                 *world.problems,
                 *judge(
-                    self._attempts, self._truth, Moments(self._decided_from, world.moments), self._prefix, self._events,
-                    self._facts, self._last, self._ends(),
+                    self._attempts,
+                    self._truth,
+                    Moments(self._decided_from, world.moments),
+                    self._prefix,
+                    self._events,
+                    self._facts,
+                    self._last,
+                    self._ends(),
                 ),
                 *self._lines.problems,
             ]

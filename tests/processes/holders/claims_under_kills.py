@@ -71,9 +71,8 @@ class Worker:
 
     def __init__(self, start: Start, file: Path, ttl_s: float, seed: int) -> None:
         self.file = file
-        self._begin = lambda life: start(_WORKER, file, ttl_s, seed + life, says="ready")
-        self._lives = 0
-        self.process = self._begin(0)
+        self._start, self._ttl_s, self._seed = start, ttl_s, seed
+        self.process = self._begin()
 
     def notes(self) -> list[tuple[str, int, int]]:
         """What was noted: what, task, token."""
@@ -86,8 +85,16 @@ class Worker:
         self.process.wait()
         with self.file.open("a") as out:
             out.write("killed 0 0\n")
-        self._lives += 1
-        self.process = self._begin(self._lives)
+        self._seed += 1
+        self.process = self._begin()
+
+    def has_ended_all(self) -> bool:
+        """Whether it has noted what came of its last claim."""
+        notes = self.notes()
+        return not notes or notes[-1][0] != "claimed"
+
+    def _begin(self) -> subprocess.Popen[str]:
+        return self._start(_WORKER, self.file, self._ttl_s, self._seed, says="ready")
 
 
 def work_and_kill(db: shoal.Database, start: Start, directory: Path, plan: Plan, seed: int) -> None:
@@ -104,8 +111,7 @@ def work_and_kill(db: shoal.Database, start: Start, directory: Path, plan: Plan,
     late: list[tuple[int, int]] = []
     taken_s: list[float] = []
     for number, fault in enumerate(faults):
-        due = len(ids) - plan.workers
-        wait_for(lambda due=due: queue.stats(RUN, Q).done >= due, f"{due} tasks to be done", 4 * DEADLINE_S)
+        _wait_until_done(queue, len(ids) - plan.workers)
         _put(queue, ids, plan.tasks * (number + 1) // len(faults) - len(ids))
         if fault == "kill":
             chosen = rng.choice(workers) if rng.random() < 0.3 else _holding(queue, ids, workers, rng)
@@ -114,14 +120,18 @@ def work_and_kill(db: shoal.Database, start: Start, directory: Path, plan: Plan,
             kill(db.info().coordinator_pid)
         else:
             _stop(queue, ids, _holding(queue, ids, workers, rng), late, taken_s)
-    wait_for(lambda: queue.stats(RUN, Q).done == len(ids), "all tasks to be done", 8 * DEADLINE_S)
+    _wait_until_done(queue, len(ids))
     for worker in workers:
-        wait_for(lambda worker=worker: worker.notes()[-1:] == [] or worker.notes()[-1][0] != "claimed", "the last note")
+        wait_for(worker.has_ended_all, "the last note")
         worker.process.kill()
         worker.process.wait()
     if taken_s:
         print(f"ttl {plan.ttl_s} s: stopped ones were taken over after {min(taken_s):.2f} to {max(taken_s):.2f} s")
     _compare(db, queue, ids, workers, late)
+
+
+def _wait_until_done(queue: shoal.TaskQueue, count: int) -> None:
+    wait_for(lambda: queue.stats(RUN, Q).done >= count, f"{count} tasks to be done", 4 * DEADLINE_S)
 
 
 def _put(queue: shoal.TaskQueue, ids: list[str], count: int) -> None:

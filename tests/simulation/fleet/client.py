@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import shoal
@@ -34,7 +35,7 @@ class FleetClient(Client):
         self._queue, self._budget = shoal.TaskQueue(self._db), shoal.Budget(self._db)
         self._runs = shoal.RunIndex(self._db)
         self._left: list[Any] = []  # held until the process ends
-        self._world.databases[self._db._store.connection.database_id] = self._world.process
+        self._world.databases[self._db._store.holding.holder] = self._world.process
 
     def _sent(self, commit: tuple[int, int]) -> None:
         if self._fact is not None:
@@ -75,9 +76,7 @@ class FleetClient(Client):
     def _lease(self, attempt: Attempt, options: dict[str, Any]) -> None:
         name = options["name"]
         try:
-            lease = self._db.lease(
-                FLEET, name, options["ttl_s"], options["wait_s"], slots=plan.SLOTS[name]
-            )
+            lease = self._db.lease(FLEET, name, options["ttl_s"], options["wait_s"], slots=plan.SLOTS[name])
         except LeaseHeldError:
             return
         for number in range(options["commits"]):
@@ -109,10 +108,8 @@ class FleetClient(Client):
         )
         for task in claimed:
             self._pause(options["pause_s"])
-            try:
+            with contextlib.suppress(FencedError):
                 self._do(task, options["how"], options["retry_s"])
-            except FencedError:
-                pass
 
     def _do(self, task: shoal.Task, how: str, retry_s: float | None) -> None:
         if how == "leave":
@@ -144,20 +141,16 @@ class FleetClient(Client):
         elif options["how"] == "purge":
             self._queue.purge(FLEET, options["queue"], task.status)
         else:
-            try:
+            with contextlib.suppress(InvalidOperationError, NotFoundError):
                 self._queue.retry(FLEET, task.id)
-            except (InvalidOperationError, NotFoundError):
-                pass
 
     # --- budgets ---
 
     def _spend(self, attempt: Attempt, options: dict[str, Any]) -> None:
         name = options["budget"]
         limit, refill = plan.BUDGETS[name]
-        try:
+        with contextlib.suppress(AlreadyExistsError):
             self._budget.create(FLEET, name, limit, refill_per_s=refill)
-        except AlreadyExistsError:
-            pass
         if options["how"] == "adjust":
             self._budget.adjust(FLEET, name, limit + options["amount"])
             return
@@ -222,7 +215,9 @@ class FleetClient(Client):
         try:
             watch = self._kv.watch(FLEET, options["prefix"], since, options["timeout_s"])
             begun = published() if since is None else since
-            fact = self._noted("watched", prefix + options["prefix"].encode(), before if since is None else since, begun)
+            fact = self._noted(
+                "watched", prefix + options["prefix"].encode(), before if since is None else since, begun
+            )
             for _ in range(200):
                 through = published()
                 change = next(watch, None)

@@ -4,9 +4,20 @@ from __future__ import annotations
 
 from shoal.primitives.keys import Namespace, Tag
 from shoal.primitives.rules.lease_rules import LeaseHolder, decode_record
-from shoal.primitives.rules.queues.records import CANCELLED, CLAIMED, DEAD, DONE, QUEUE, TASK, WAITING, Queue, Task
-from shoal.primitives.rules.queues.records import delayed_entry, ready_entry
-from shoal.primitives.rules.queues.records import decode_task
+from shoal.primitives.rules.queues.records import (
+    CANCELLED,
+    CLAIMED,
+    DEAD,
+    DONE,
+    QUEUE,
+    TASK,
+    WAITING,
+    Queue,
+    Task,
+    decode_task,
+    delayed_entry,
+    ready_entry,
+)
 from shoal.primitives.views.fleet.tasks import base_of
 from shoal.shm import codec, holder_index
 from shoal.shm.operation import VersionedValue

@@ -37,6 +37,8 @@ def draw_clients(seed: int, clients: int) -> list[list[tuple[Any, ...]]]:
         weights[rng.choice(_FAVOURITES)] += 30
     if weights["work"] > 20:
         weights["put tasks"] += 12
+    if weights["retain"] > 20:
+        weights["append"] += 30
     crowd = {"wait_s": 0.3, "name": "one", "queue": "q", "budget": "fixed", "effect": "x"} if rng.random() < 0.4 else {}
     slow = {"pause_s": 0.05, "ttl_s": 0.03} if rng.random() < 0.3 else {}
     drawn = []
@@ -51,7 +53,9 @@ def draw_clients(seed: int, clients: int) -> list[list[tuple[Any, ...]]]:
 def draw_faults(seed: int, steps: int) -> list[tuple[int, str, int]]:
     """Faults of one phase with a fleet, beside those of any history: step, kind, number."""
     rng = random.Random(f"fleet faults {seed}")
-    kinds = rng.choice([["stop client"], ["kill client"], ["kill coordinator", "kill in sync"], ["kill client", "stop client"]])
+    kinds = rng.choice(
+        [["stop client"], ["kill client"], ["kill coordinator", "kill in sync"], ["kill client", "stop client"]]
+    )
     return [(rng.randrange(steps), rng.choice(kinds), rng.randrange(100)) for _ in range(rng.choice([0, 1, 3, 6]))]
 
 

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+from shoal import past_changes
 from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.memory import ordered_index, reclaim, writer
 from shoal.coordinator.memory.check_report import check_segment
@@ -25,7 +26,6 @@ from shoal.primitives.facades.fleet import budget, idempotency
 from shoal.primitives.rules import event_rules as event_operations
 from shoal.primitives.rules import requests
 from shoal.primitives.views import cells
-from shoal import past_changes
 from shoal.shm import clock, limits
 from shoal.shm.files import checkpoint
 from shoal.shm.host import descriptors, randomness, waiting
@@ -33,7 +33,8 @@ from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotSlots
 from shoal.shm.wire import pipe_messages
 from shoal.workers import polling
-from shoal.workers.presence import holding, waiting as presence_waiting, watching
+from shoal.workers.presence import holding, watching
+from shoal.workers.presence import waiting as presence_waiting
 from shoal.workers.shared_memory import attachment, channel, connection, pipeline, take_over
 from tests.mutants import Patch
 from tests.mutants import answers as mutant_answers
@@ -133,7 +134,7 @@ def _install_fleet(world: World, patch: Patch) -> None:
     patch.set(identifiers, "os", SimpleNamespace(urandom=rng.randbytes))
     patch.set(identifiers, "_last", 0)
     # Of a watch that is dropped while its process dies, or after it: it belongs to nobody.
-    patch.set(watching, "os", SimpleNamespace(getpid=lambda: world.current.process.pid if world.lives else 0))
+    patch.set(watching, "os", SimpleNamespace(getpid=lambda: world.process.pid if world.lives else 0))
     patch.set(past_changes, "DiskStorage", lambda _directory: SimulatedStorage(world.disk))
     patch.set(budget, "_TTL_MS", _TTL_MS)
     patch.set(idempotency, "_LEASE_TTL_S", _TTL_MS / 1000)
