@@ -62,16 +62,17 @@ def judge_fleet(
         checks.append(ends)
         ends.problems += [("ends at once", f"{holder} holds something after its end") for holder in last.held]
     state: State = {}
+    expiring: set[bytes] = set()
     changes: list[Seen] = []
     problems: list[Problem] = []
-    for commit in replay(records, submitted_ms, logged_ms, state):
+    for commit in replay(records, submitted_ms, logged_ms, state, expiring):
         if commit.version == last.version + 1:
-            problems += _same(last, state)
+            problems += _same(last, state, expiring)
         for check in checks:
             check.see(commit, state)
         changes += _changes(commit)
     if not records or records[-1].version <= last.version:
-        problems += _same(last, state)
+        problems += _same(last, state, expiring)
     once.finish(state)
     for check in checks:
         problems += check.problems
@@ -90,15 +91,11 @@ def _is_void(fact: Fact, cuts: dict[int, int]) -> bool:
     return fact.boot in cuts and fact.version > cuts[fact.boot]
 
 
-def _same(last: Last, state: State) -> list[Problem]:
+def _same(last: Last, state: State, expiring: set[bytes]) -> list[Problem]:
     """The store is what its log says."""
     wrong = {key for key in last.keys if last.keys[key] != state.get(key)}
-    gone = {key for key in state if key not in last.keys and not key.startswith(KV + b"t/") and _is_lasting(key)}
+    gone = {key for key in state if key not in last.keys and key not in expiring}
     return [("the store is its log", f"at {last.version}: {wrong} differ, {gone} are missing")] if wrong | gone else []
-
-
-def _is_lasting(key: bytes) -> bool:
-    return b"\1t0" not in key and b"\1t1" not in key and b"\1t2" not in key  # keys that expire
 
 
 def _changes(commit: Commit) -> list[Seen]:

@@ -8,6 +8,7 @@ from typing import NamedTuple
 from shoal.coordinator.log.format import COORDINATOR, LogRecord
 from shoal.coordinator.log.reader import PlacedRecord, read_commit
 from shoal.primitives.keys import Namespace, Tag
+from shoal.shm.wire.request import triples
 from tests.simulation.client import RUN
 from tests.simulation.fleet.facts import FLEET
 
@@ -35,15 +36,24 @@ class Commit(NamedTuple):
 
 
 def replay(
-    records: list[LogRecord], submitted_ms: dict[int, int], logged_ms: dict[int, int], state: State
+    records: list[LogRecord],
+    submitted_ms: dict[int, int],
+    logged_ms: dict[int, int],
+    state: State,
+    expiring: set[bytes],
 ) -> Iterator[Commit]:
-    """Each commit; ``state`` is as it was before it until the next one is asked for."""
+    """Each commit; ``state`` is as it was before it until the next one is asked for.
+
+    ``expiring``: those of its keys that may expire.
+    """
     for record in records:
         logged = read_commit(PlacedRecord("log", 0, record))
         after: dict[bytes, bytes | None] = {}
         for lower, upper in logged.clears:
             after.update((key, None) for key in state if lower <= key < upper)
-        after.update(zip(logged.writes[::3], logged.writes[1::3], strict=True))
+        for key, value, expires_ms in triples(logged.writes):
+            after[key] = value
+            (expiring.add if expires_ms else expiring.discard)(key)
         changed = {key: (state.get(key), value) for key, value in after.items()}
         ids = [(client_id, commit_id) for client_id, commit_id, _ in logged.outcomes]
         version = record.version
