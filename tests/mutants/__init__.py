@@ -2,6 +2,7 @@
 
 import tests.support.plain_python  # noqa: F401 (first)
 from tests.mutants import answers, conditions, leaks, log, reading, recovery, take_over, validation
+from tests.mutants.fleet import amounts, holding
 from tests.mutants.registry import (
     CONDITIONS,
     COORDINATOR,
@@ -24,8 +25,10 @@ __all__ = [
     "Failpoint",
     "Mutant",
     "Patch",
+    "amounts",
     "answers",
     "conditions",
+    "holding",
     "in_commits",
     "leaks",
     "log",

@@ -93,8 +93,10 @@ def exchange_answers(patch: Patch) -> None:
 def answer_refused_as_committed(patch: Patch) -> None:
     """A client whose commit was refused is told that it is done."""
 
-    def submit(self: CommitEngine, client_id: int, request: CommitSet) -> bytes:
-        answer: bytes = sound(self, client_id, request)
+    def submit(self: CommitEngine, client_id: int, request: CommitSet, *line: Any) -> bytes:
+        answer: bytes = sound(self, client_id, request, *line)
+        if not answer:  # it waits in line
+            return answer
         commit_id, status, _, _ = wire_answer.decode_answer(answer[4:])
         if status == wire_answer.CONFLICT:
             return wire_answer.encode_answer(commit_id, COMMITTED, self.version)

@@ -2,7 +2,7 @@
 
 A mutant is a fault that replaces parts of shoal's own classes in this process and is taken out again. Nothing of it is
 in shoal. Each mutant names the checks that must catch it: scenarios of ``catching.scenarios`` (one process), histories
-of ``catching.catching.HISTORIES`` (several processes), or ``soak``.
+of ``catching.catching.HISTORIES`` (several processes), ``simulation`` (``tests.simulation``), or ``soak``.
 
 A condition is no fault of shoal: it is what a coordinator meets, as a full disk or a commit that kills it.
 
@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 COORDINATOR, WORKER, HELPER = "coordinator", "worker", "checkpoint helper"
-SOAK = "soak"
+SOAK, SIMULATION = "soak", "simulation"
 
 
 class Patch:

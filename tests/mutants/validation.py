@@ -72,8 +72,8 @@ def validate_one_version_late(patch: Patch) -> None:
 def ignore_expiry_at_commit(patch: Patch) -> None:
     """A commit counts on a key that it read and that has expired since."""
 
-    def submit(self: CommitEngine, client_id: int, request: CommitSet) -> bytes:
-        answer: bytes = sound(self, client_id, request._replace(valid_until_ms=0))
+    def submit(self: CommitEngine, client_id: int, request: CommitSet, *line: Any) -> bytes:
+        answer: bytes = sound(self, client_id, request._replace(valid_until_ms=0), *line)
         return answer
 
     sound = patch.set(CommitEngine, "submit", submit)
@@ -83,8 +83,8 @@ def ignore_expiry_at_commit(patch: Patch) -> None:
 def commit_in_spite_of_conflict(patch: Patch) -> None:
     """A commit that is refused for a conflict is done all the same."""
 
-    def submit(self: CommitEngine, client_id: int, request: CommitSet) -> bytes:
-        answer: bytes = sound(self, client_id, request)
+    def submit(self: CommitEngine, client_id: int, request: CommitSet, *line: Any) -> bytes:
+        answer: bytes = sound(self, client_id, request, *line)
         done = self.sessions.get(client_id)
         if (request.keys_read or request.ranges_read) and (done is None or done[0] != request.commit_id):
             sound(self, client_id, request._replace(keys_read=[], ranges_read=[]))

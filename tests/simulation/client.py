@@ -102,14 +102,16 @@ class Client:
         store: Any = open_store(self._world)
         self._db, self._auto_commit = shoal.Database(store), store.auto_commit
         connection = store.connection
-        submit, begin = connection.submit, store.begin
+        submit, begin, world = connection.submit, store.begin, self._world
 
         def note(*request: Any) -> Any:
             attempt = self._attempt
             assert attempt is not None
+            if world.is_second_thread:  # the one that renews what is held
+                return submit(*request)
             channel = connection.borrow()
             connection.give_back(channel)  # the next commit takes it
-            attempt.commit = (channel.client_id, channel.commit_id + 1)
+            self._sent((channel.client_id, channel.commit_id + 1))
             version, results = submit(*request)
             attempt.told = version
             return version, results
@@ -121,6 +123,11 @@ class Client:
         connection.submit = connection.submit_one = note
         store.begin = note_begun
         self._kv, self._log, self._cells = shoal.KVStore(self._db), shoal.EventLog(self._db), shoal.StateCell(self._db)
+
+    def _sent(self, commit: tuple[int, int]) -> None:
+        """A commit of the operation under way is sent."""
+        assert self._attempt is not None
+        self._attempt.commit = commit
 
     def _begin(self, kind: str, who: str) -> Attempt:
         world = self._world

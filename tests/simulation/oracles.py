@@ -10,6 +10,9 @@ from shoal.coordinator.log.format import COORDINATOR, LogRecord, decode_decided
 from shoal.coordinator.log.reader import PlacedRecord, read_commit
 from shoal.shm.codec import unpackb
 from tests.simulation.client import Attempt
+from tests.simulation.fleet.facts import Fact
+from tests.simulation.fleet.judge import Last, judge_fleet
+from tests.simulation.fleet.presence import Ends
 from tests.simulation.truth import Problem, Truth
 from tests.support.histories.acknowledged import Told, broken_chain, not_exactly_once
 from tests.support.histories.history import Event, violations
@@ -30,6 +33,9 @@ def judge(
     moments: Moments,
     prefix: bytes,
     events: list[shoal.Event],
+    facts: list[Fact],
+    last: Last | None,
+    ends: Ends | None,
 ) -> list[Problem]:
     """Every problem of a history; ``moments`` of commits by version, ``events`` as the log has them at the end."""
     records = truth.finish()
@@ -43,6 +49,9 @@ def judge(
     problems += [("event chain", text) for text in broken_chain([e for each in kept for e in each.events], events)]
     problems += _appends_in_real_time(kept)
     problems += _expiry(records, kept, done, moments, prefix)
+    if last is not None:
+        cuts = {boot: version for boot, (version, lost) in enumerate(truth.cuts, 1) if lost}
+        problems += judge_fleet(facts, records, done, *moments, cuts, last, ends)
     return problems
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any, NamedTuple
 
+from tests.simulation.fleet.plan import FLEET_KINDS, draw_clients, draw_faults
+
 KEYS = [f"k{i:02}" for i in range(14)]
 COUNTERS = ["c0", "c1"]
 LISTS = ["l0", "l1", "l2"]
@@ -51,6 +53,13 @@ class Plan(NamedTuple):
     phases: list[Phase]
     history_ms: int = 0  # how long past versions are kept; then half of all snapshots are of one
 
+    @property
+    def has_fleet(self) -> bool:
+        """Whether some of the clients are those of a fleet."""
+        return any(
+            operation[0] in FLEET_KINDS for phase in self.phases for client in phase.clients for operation in client
+        )
+
 
 def draw(seed: int) -> Plan:
     """The plan of a seed."""
@@ -89,9 +98,23 @@ def draw(seed: int) -> Plan:
             if rng.random() < 0.3:
                 faults.append(Fault(max(0, step - rng.randrange(300)), "fail sync", 0))
         phases.append(Phase(clients, sorted(faults)))
+    _add_fleet(seed, phases)
     revoking = rng.random() < 0.2
     history_ms = random.Random(f"history {seed}").choice([0, 0, 0, 5, 50, 3_600_000])
     return Plan(seed, durability, revoking, phases, 0 if revoking else history_ms)
+
+
+def _add_fleet(seed: int, phases: list[Phase]) -> None:
+    """Have some of the clients be those of a fleet."""
+    rng = random.Random(f"fleet clients {seed}")
+    places = [(n, i) for n, phase in enumerate(phases) for i in range(len(phase.clients)) if rng.random() < 0.7]
+    drawn = draw_clients(seed, len(places))
+    for (n, i), operations in zip(places, drawn, strict=False):
+        phases[n].clients[i] = operations
+    if places and drawn:
+        n = places[0][0]
+        faults = [Fault(*fault) for fault in draw_faults(seed, _STEPS)]
+        phases[n] = phases[n]._replace(faults=sorted([*phases[n].faults, *faults]))
 
 
 def _operation(rng: random.Random, unique: str, weights: dict[str, int], hurry: bool) -> Operation:

@@ -11,11 +11,17 @@ import shoal
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.server import coordinator
+from shoal.coordinator.server.clients import Client as ServedClient
+from shoal.coordinator.server.control_requests import ControlRequests
 from shoal.shm.wire.request import CommitSet
 from tests import mutants
 from tests.simulation import plan as plans
 from tests.simulation.client import KV_PREFIX, RUN, Attempt, Client, open_store
 from tests.simulation.damage import flip_a_bit
+from tests.simulation.fleet.client import FleetClient
+from tests.simulation.fleet.facts import Fact
+from tests.simulation.fleet.judge import Last, look_at_last
+from tests.simulation.fleet.presence import Ends, Lines
 from tests.simulation.oracles import Moments, judge
 from tests.simulation.plan import Fault, Phase, Plan
 from tests.simulation.truth import Problem, Truth
@@ -70,6 +76,9 @@ class _Run:
             self.world.trace = []
         self._truth = Truth(self.world.disk, plan.durability == "strict")
         self._attempts: list[Attempt] = []
+        self._facts: list[Fact] = []
+        self._last: Last | None = None
+        self._lines = Lines()
         self._events: list[shoal.Event] = []
         self._clients: dict[Any, Client] = {}
         self._cut = False
@@ -92,14 +101,21 @@ class _Run:
             truth.end_recovery(found.version)
             return found
 
-        def submit(engine: CommitEngine, client_id: int, request: CommitSet) -> bytes:
+        def submit(engine: CommitEngine, client_id: int, request: CommitSet, *line: Any) -> bytes:
             self._submitted_ms = world.now_ms()
-            answer: bytes = decide(engine, client_id, request)
+            is_again = bool(line and line[0]) and engine.outcome(client_id, request.commit_id) is not None
+            answer: bytes = decide(engine, client_id, request, *line)
+            if line and line[0]:
+                self._lines.decided(engine, client_id, request, answer, is_again)
             return answer
+
+        def forget(requests: ControlRequests, client: ServedClient) -> None:
+            self._lines.left(client.client_id)
+            drop(requests, client)
 
         def note_record(data: bytes) -> None:
             found = wal_format.decode_record(data, 0)
-            if found is not None:
+            if found is not None and not found[0].is_close_mark:
                 self._decided_from[found[0].version] = self._submitted_ms
             note(data)
 
@@ -108,6 +124,7 @@ class _Run:
             recover = patch.set(coordinator, "recover", None)
             patch.set(coordinator, "recover", recover_watched)
             decide = patch.set(CommitEngine, "submit", submit)
+            drop = patch.set(ControlRequests, "forget", forget)
             if self._plan.revoking:
                 # Any history is too much.
                 world.limits = world.limits._replace(history_bytes=-(1 << 20), snapshot_grace_s=0.005)
@@ -124,14 +141,22 @@ class _Run:
             problems = [
                 *world.problems,
                 *judge(
-                    self._attempts, self._truth, Moments(self._decided_from, world.moments), KV_PREFIX, self._events
+                    self._attempts,
+                    self._truth,
+                    Moments(self._decided_from, world.moments),
+                    KV_PREFIX,
+                    self._events,
+                    self._facts,
+                    self._last,
+                    self._ends(),
                 ),
+                *self._lines.problems,
             ]
             if not problems:
                 problems += flip_a_bit(world.disk, world.rng)
         except StuckError as error:
             problems = [*world.problems, *self._truth.problems, ("progress", str(error))]
-        text = repr((self._attempts, self._events, world.steps, world.now_s, problems))
+        text = repr((self._attempts, self._facts, self._events, world.steps, world.now_s, problems))
         counts = {
             "coordinators": world.coordinators,
             "checkpoints": world.checkpoints,
@@ -142,6 +167,13 @@ class _Run:
             self._plan.seed, problems, world.steps, len(self._attempts), len(self._truth.records),
             hashlib.blake2b(text.encode(), digest_size=8).hexdigest(), world.trace or [], counts,
         )  # fmt: skip
+
+    def _ends(self) -> Ends | None:
+        """The check of when what is held ends; None where coordinators were hurt."""
+        kinds = {fault.kind for phase in self._plan.phases for fault in phase.faults}
+        if len(self._plan.phases) > 1 or not kinds <= {"kill client", "stop client", "kill checkpoint"}:
+            return None
+        return Ends(self.world.ended_ms, "stop client" in kinds)
 
     def _phase(self, phase: Phase) -> None:
         world = self.world
@@ -162,7 +194,8 @@ class _Run:
             self._cut_power()  # everybody was done before
 
     def _spawn(self, name: str, operations: list[plans.Operation]) -> None:
-        client = Client(self.world, name, operations, self._attempts)
+        client = FleetClient(self.world, name, operations, self._attempts)
+        client.facts = self._facts
         process = self.world.spawn(name, "client", client.run)
         self._clients[process] = client
 
@@ -248,6 +281,8 @@ class _Run:
             lists.status, lists.end, lists.told = "committed", world.steps + 1, 0
             self._attempts.append(lists)
             world.step()
+            if self._plan.has_fleet:
+                self._last = look_at_last(db, world.sleep)
             db.close()
             client.run()
 

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterator
 
 from shoal.coordinator.log import format as wal_format
 from shoal.shm.errors import CorruptionError
-from tests.mutants.catching import in_memory, on_disk, rig
+from tests.mutants.catching import in_memory, on_disk, rig, tasks
 from tests.mutants.catching.rig import Problem
 
 _RUNS_PER_COLLECTION = 25
@@ -25,6 +25,7 @@ SCENARIOS: dict[str, Callable[[int], list[Problem]]] = {
         *(on_disk.visible_only_when_durable, in_memory.group_of_operations, on_disk.failed_sync),
         *(in_memory.conflict_with_clear, in_memory.expiry, in_memory.validation, on_disk.acknowledged_after_kill),
         *(in_memory.conflict_across_take_over, in_memory.resent_after_kill, on_disk.damage_before_acknowledged),
+        tasks.lost_claim,
         *(on_disk.torn_tail, on_disk.acknowledged_after_power_cut, on_disk.checkpoint_and_power_cut),
         *(in_memory.revoked_snapshot, on_disk.checkpointed, in_memory.open_snapshots),
     )

@@ -16,7 +16,8 @@ from tests.mutants.catching.catching import (
     scenarios_of,
 )
 from tests.mutants.catching.scenarios import SCENARIOS, run_scenario
-from tests.mutants.registry import SOAK
+from tests.mutants.registry import SIMULATION, SOAK
+from tests.simulation.batches import catch as catch_by_simulation
 
 pytestmark = pytest.mark.plain
 
@@ -24,17 +25,21 @@ pytestmark = pytest.mark.plain
 QUICK_HISTORIES = ["reader_of_two_coordinators", "two_coordinators"]
 BY_SCENARIO = [name for name in sorted(mutants.MUTANTS) if scenarios_of(name)]
 BY_HISTORY = [(name, histories_of(name)) for name in sorted(mutants.MUTANTS) if histories_of(name)]
+BY_SIMULATION = [name for name, each in sorted(mutants.MUTANTS.items()) if SIMULATION in each.caught_by]
+# These show in a few histories of hundreds; the others in one of the first twenty or so.
+LATE_IN_SIMULATION = {"effect_without_intent", "lease_of_the_dead", "pipelined_again", "ttl_of_the_living"}
+MOST_HISTORIES = 400
 DEFAULT_SEEDS = 5  # of each scenario, sound; with --slow many more than any mutant needs
 
 
 def test_every_mutant_names_its_checks() -> None:
-    """Each mutant names checks that exist, and none is lost: 51 that show in commits, two that leak."""
-    checks = {*SCENARIOS, *HISTORIES, SOAK}
+    """Each mutant names checks that exist, and none is lost: 69 that show in commits, two that leak."""
+    checks = {*SCENARIOS, *HISTORIES, SIMULATION, SOAK}
     assert {
         name: each.caught_by for name, each in mutants.MUTANTS.items() if not checks.issuperset(each.caught_by)
     } == {}
-    assert len(mutants.in_commits()) == 51
-    assert len(mutants.MUTANTS) == 53
+    assert len(mutants.in_commits()) == 69
+    assert len(mutants.MUTANTS) == 71
 
 
 @pytest.mark.parametrize("mutant", sorted(mutants.MUTANTS))
@@ -84,6 +89,17 @@ def test_mutant_is_caught_by_history(tmp_path: Path, mutant: str) -> None:
     catch = catch_by_history(mutant, tmp_path)
     assert catch is not None
     print(mutant, catch)
+
+
+@pytest.mark.parametrize(
+    "mutant",
+    [pytest.param(name, marks=[pytest.mark.slow] if name in LATE_IN_SIMULATION else []) for name in BY_SIMULATION],
+)
+def test_mutant_is_caught_by_simulation(mutant: str) -> None:
+    """What shows only where clients of a fleet meet is noticed in a simulated history."""
+    found = catch_by_simulation(mutant, MOST_HISTORIES)
+    assert found.seed is not None
+    print(mutant, found)
 
 
 @pytest.mark.slow

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 import signal
 import subprocess
 import threading
@@ -30,21 +29,6 @@ for task in tasks:
         print("completed")
     except shoal.FencedError:
         print("fenced")
-"""
-# Takes each task through effect and completion in one commit, in one of two ways, until it is killed.
-_WORKER = """
-import sys, shoal
-db = shoal.open(sys.argv[1], timeout=60)
-queue = shoal.TaskQueue(db)
-while True:
-    task = queue.claim("run", "q", wait=None)
-    def work(txn):
-        txn.kv.increment(f"done/{task.payload}")
-        txn.queue.complete(task, task.payload)
-    try:
-        db.transact("run", work, fence=task)
-    except shoal.FencedError:
-        pass
 """
 
 
@@ -140,42 +124,6 @@ def test_holders_that_die_with_the_coordinator(db: shoal.Database, start: Start)
     assert queue.claim(RUN, Q) is None
     assert finish(holder) == ["completed"]
     assert queue.result(RUN, alive) == "late"
-
-
-def test_each_task_has_its_effect_once(db: shoal.Database, start: Start) -> None:
-    """Under random kills and stops of workers, and kills of the coordinator."""
-    seed = random.randrange(1 << 32)
-    print("seed", seed)
-    chosen = random.Random(seed)
-    queue, kv = shoal.TaskQueue(db), shoal.KVStore(db)
-    count = 120
-    ids = queue.put_many(RUN, Q, range(count), max_attempts=1000)
-    workers = [start(_WORKER) for _ in range(3)]
-    begin_s = time.monotonic()
-    kills = 0
-    while (stats := queue.stats(RUN, Q)).done < count:
-        assert time.monotonic() < begin_s + 4 * DEADLINE_S, stats
-        time.sleep(chosen.uniform(0, 0.1))
-        which = chosen.randrange(3)
-        what = chosen.random()
-        if kills >= 25:
-            continue
-        if what < 0.1:
-            kills += 1
-            kill(db.info().coordinator_pid)
-        elif what < 0.4 and stats.done > kills * count // 30:
-            kills += 1
-            workers[which].kill()
-            workers[which] = start(_WORKER)
-        elif what < 0.5:
-            workers[which].send_signal(signal.SIGSTOP)
-            time.sleep(0.02)
-            workers[which].send_signal(signal.SIGCONT)
-    assert [queue.result(RUN, task_id) for task_id in ids] == list(range(count))
-    assert kv.list_with_values(RUN, "done/") == sorted((f"done/{number}", 1) for number in range(count))
-    assert queue.stats(RUN, Q) == shoal.QueueStats(0, 0, 0, count, 0)
-    wait_for(lambda: queue.stats(RUN, Q).claimed == 0, "no claim to be left")
-    assert db.check() == []
 
 
 def test_an_interrupted_claim_takes_nothing(db: shoal.Database) -> None:

@@ -193,11 +193,17 @@ class SimulatedStorage:
 
     def read(self, name: str) -> bytes:
         self._disk.scheduler.step()
-        return bytes(self._disk.names[name].content)
+        return bytes(self._inode(name).content)
 
     def read_at(self, name: str, offset: int, size: int) -> bytes:
         self._disk.scheduler.step()
-        return bytes(self._disk.names[name].content[offset : offset + size])
+        return bytes(self._inode(name).content[offset : offset + size])
+
+    def _inode(self, name: str) -> Inode:
+        inode = self._disk.names.get(name)
+        if inode is None:  # removed by a checkpoint, while another process reads the log
+            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
+        return inode
 
     def create_log_file(self, name: str, size: int) -> Any:
         disk = self._disk

@@ -13,13 +13,16 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+from shoal import past_changes
 from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.memory import ordered_index, reclaim, writer
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.server import coordinator, process_start
-from shoal.primitives import retry
-from shoal.primitives.facades import event_log, state_cell
+from shoal.primitives import identifiers, retry
+from shoal.primitives.facades import event_log, leases, state_cell, task_queue
+from shoal.primitives.facades.fleet import budget, idempotency
 from shoal.primitives.rules import event_rules as event_operations
+from shoal.primitives.rules import requests
 from shoal.primitives.views import cells
 from shoal.shm import clock
 from shoal.shm.files import checkpoint
@@ -27,7 +30,9 @@ from shoal.shm.host import descriptors, randomness, waiting
 from shoal.shm.memory.segment import Segment
 from shoal.shm.wire import pipe_messages
 from shoal.workers import polling
-from shoal.workers.shared_memory import attachment, channel, connection, take_over
+from shoal.workers.presence import holding, watching
+from shoal.workers.presence import waiting as presence_waiting
+from shoal.workers.shared_memory import attachment, channel, connection, pipeline, take_over
 from tests.mutants import Patch
 from tests.mutants import answers as mutant_answers
 from tests.mutants import recovery as mutant_recovery
@@ -36,9 +41,11 @@ from tests.simulation.world.control_socket import lock_file
 from tests.simulation.world.disk import SimulatedStorage
 from tests.simulation.world.machine import World
 from tests.simulation.world.pipes import Poll, Thing
+from tests.simulation.world.threads import threads
 
 # As small as the limits of the machine.
 _RECORD_BYTES = 300
+_TTL_MS = 50
 
 
 @contextlib.contextmanager
@@ -71,10 +78,11 @@ def _install(world: World, patch: Patch) -> None:
         poll=lambda: Poll(world, world.descriptors),
         POLLIN=select.POLLIN,
         POLLOUT=select.POLLOUT,
+        select=select.select,
     )
-    for module in (pipe_messages, connection, attachment, descriptors, waiting):
+    for module in (pipe_messages, connection, attachment, descriptors, waiting, presence_waiting, requests, pipeline):
         patch.set(module, "os", fake_os)
-    for module in (attachment, pipe_messages):
+    for module in (attachment, pipe_messages, presence_waiting):
         patch.set(module, "select", sim_select)
     for module in (
         waiting,
@@ -89,6 +97,15 @@ def _install(world: World, patch: Patch) -> None:
         event_log,
         state_cell,
         mutant_answers,
+        leases,
+        task_queue,
+        budget,
+        idempotency,
+        identifiers,
+        holding,
+        presence_waiting,
+        watching,
+        pipeline,
     ):
         patch.set(module, "time", sim_time)
     sim_random = SimpleNamespace(uniform=rng.uniform)
@@ -97,8 +114,24 @@ def _install(world: World, patch: Patch) -> None:
     patch.set(randomness, "random_bits", rng.getrandbits)
     patch.set(channel, "ANSWER_SPIN_S", 0.00005)
     patch.set(event_operations, "RECORD_BYTES", _RECORD_BYTES)
+    _install_fleet(world, patch)
     _install_coordinator(world, patch)
     _install_client(world, patch)
+
+
+def _install_fleet(world: World, patch: Patch) -> None:
+    """What holds, waits and watches: threads of clients, ids, and how long things are held."""
+    rng, sim_threads = world.rng, threads(world)
+    for module in (connection, holding, pipeline):
+        patch.set(module, "thread", sim_threads)
+    patch.set(identifiers, "os", SimpleNamespace(urandom=rng.randbytes))
+    patch.set(identifiers, "_last", 0)
+    # Of a watch that is dropped while its process dies, or after it: it belongs to nobody.
+    patch.set(watching, "os", SimpleNamespace(getpid=lambda: world.process.pid if world.lives else 0))
+    patch.set(past_changes, "DiskStorage", lambda _directory: SimulatedStorage(world.disk))
+    patch.set(budget, "_TTL_MS", _TTL_MS)
+    patch.set(idempotency, "_LEASE_TTL_S", _TTL_MS / 1000)
+    patch.set(event_log, "TTL_S", _TTL_MS / 1000)
 
 
 def _install_coordinator(world: World, patch: Patch) -> None:

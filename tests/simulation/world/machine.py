@@ -41,6 +41,7 @@ _LIMITS = Limits(
     sweep_every_ms=4,
     fill_step_bytes=512,
     first_client_s=0.2,
+    upkeep_every_s=0.02,
     request_spin_s=0.00005,
     crowded_request_spin_s=0.00002,
 )
@@ -74,6 +75,8 @@ class World(Scheduler):
         self.checkpoints = 0
         self.recovered: list[int] = []
         self.reclaimers: list[Any] = []
+        self.databases: dict[int, Process] = {}  # open databases, by their ids as holders
+        self.ended_ms: dict[int, int] = {}  # when the process of each has ended
 
     @property
     def process(self) -> Process:
@@ -85,6 +88,16 @@ class World(Scheduler):
     def revoked(self) -> int:
         """Snapshots revoked by any coordinator, as counted before anybody can notice."""
         return sum(reclaimer.revoked for reclaimer in self.reclaimers)
+
+    @property
+    def lives(self) -> bool:
+        """Whether a process runs now that was not killed."""
+        return self.current is not None and self.current.process.alive
+
+    @property
+    def is_second_thread(self) -> bool:
+        """Whether what runs now is not the main thread of its process."""
+        return self.current is not None and self.current.name != "main"
 
     def now_ms(self) -> int:
         """The wall clock."""
@@ -99,6 +112,7 @@ class World(Scheduler):
         if process.alive:
             super().end(process, status)
             self.descriptors.close_all(process)
+            self.ended_ms.update((each, self.now_ms()) for each, owner in self.databases.items() if owner is process)
             if self.control_socket is not None and self.control_socket.process is process:
                 self.control_socket = None
 

@@ -1,0 +1,123 @@
+"""Faults in who holds what: leases, claims, lines of those that wait, and the ends of holders."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal.coordinator.presence.holders import Holders
+from shoal.coordinator.server.control_requests import ControlRequests, Line
+from shoal.primitives.rules import lease_rules, registry
+from shoal.primitives.rules.queues import queue_rules
+from shoal.primitives.rules.queues.ordered_pages import OrderedPages
+from shoal.primitives.rules.queues.records import CLAIMED, WAITING, Queue, Task
+from shoal.primitives.rules.tags import Tag, tag_of
+from shoal.shm import codec, holder_index
+from shoal.shm.errors import FencedError
+from shoal.shm.operation import Decision, Read, Write
+from tests.mutants.fleet import Rule, change_rule
+from tests.mutants.registry import SIMULATION, Patch, mutant
+
+
+@mutant("leases", SIMULATION)
+def fence_not_compared(patch: Patch) -> None:
+    """A commit with a fence is done whoever holds the lease by then."""
+    change_rule(patch, registry.LEASE_FENCE, lambda *_arguments: Decision([], None))
+
+
+@mutant("leases", SIMULATION)
+def fence_not_raised(patch: Patch) -> None:
+    """The next holder is given the token of the one before."""
+
+    def next_token(read: Read) -> int:
+        last = read(lease_rules.TOKEN_KEY)
+        return 1 if last is None else int(codec.unpackb(last.value))
+
+    for module in (lease_rules, queue_rules):
+        patch.set(module, "next_token", next_token)
+
+
+@mutant("leases", SIMULATION)
+def one_slot_too_many(patch: Patch) -> None:
+    """A lease is given to one more than has a slot."""
+
+    def take(sound: Rule, read: Read, now_ms: int, key: bytes, name: str, slots: int, *others: Any) -> Decision:
+        return sound(read, now_ms, key, name, slots + 1, *others)
+
+    change_rule(patch, registry.LEASE_TAKE, take)
+
+
+@mutant("leases", SIMULATION)
+def lease_of_the_dead(patch: Patch) -> None:
+    """What a dead process held ends with its ttl, as if it had only stopped to answer."""
+    patch.set(Holders, "gone", lambda _self, _holder: None)
+
+
+@mutant("leases", SIMULATION)
+def ttl_of_the_living(patch: Patch) -> None:
+    """A sign of life is not noted, so a lease ends with its ttl however often it is renewed."""
+    patch.set(Holders, "renew", lambda self, holder: holder in self._known)
+
+
+@mutant("leases", SIMULATION)
+def last_come_first_served(patch: Patch) -> None:
+    """Of those that wait in line the one that came last is served first."""
+
+    def serve(self: ControlRequests, key: Line) -> None:
+        line = self._lines[key]
+        for client, pending in reversed(list(line.items())):
+            answer = self._submit(client, pending.request, key)
+            if answer:
+                self._answers.append((client, answer))
+                del line[client], self._pending[client]
+        if not line:
+            del self._lines[key]
+            self._waiters.remove(key)
+
+    patch.set(ControlRequests, "_serve", serve)
+
+
+@mutant("queues", SIMULATION)
+def claim_again(patch: Patch) -> None:
+    """A claim leaves the task among those that are ready, so another process claims it, too."""
+
+    def waiting(queue: Queue, task_id: bytes) -> Task | None:
+        return queue.task(task_id)
+
+    patch.set(OrderedPages, "take_least", OrderedPages.least)
+    patch.set(queue_rules, "_waiting", waiting)
+
+
+@mutant("queues", "lost_claim")
+def complete_unfenced(patch: Patch) -> None:
+    """A task may be completed by who has lost it."""
+
+    def held(read: Read, key: bytes, name: str, task_id: bytes, holder: int, token: int) -> tuple[Queue, Task]:
+        queue = Queue(read, key)
+        task = queue.task(task_id)
+        if task is None or task.status not in (WAITING, CLAIMED):
+            raise FencedError(name, token)
+        return queue, task
+
+    patch.set(queue_rules, "_held", held)
+
+
+@mutant("queues", SIMULATION)
+def task_of_the_dead(patch: Patch) -> None:
+    """A task whose holder has ended stays claimed by it."""
+
+    def released(self: Holders, read: Read, entries: list[bytes], now_ms: int) -> list[Write]:
+        kept = [entry for entry in entries if tag_of(holder_index.decode_key(entry)[1]) != Tag.QUEUE]
+        writes: list[Write] = sound(self, read, kept, now_ms)
+        return writes + [Write(entry, None, 0) for entry in entries if entry not in kept]
+
+    sound = patch.set(Holders, "_released", released)
+
+
+@mutant("queues", SIMULATION)
+def task_loses_its_place(patch: Patch) -> None:
+    """Tasks are claimed in the order in which they were put, whatever their priority."""
+
+    def entry(task_id: bytes, task: Task) -> bytes:
+        return bytes(sound(task_id, task._replace(priority=0)))
+
+    sound = patch.set(queue_rules, "ready_entry", entry)

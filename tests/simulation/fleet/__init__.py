@@ -1,0 +1,1 @@
+"""What fleets do in a simulated history: what is drawn, what clients do, and how it is judged."""

@@ -1,0 +1,29 @@
+"""What clients of a fleet did and were told, for the checks to compare with the log."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+FLEET = "fleet"
+UNKNOWN, COMMITTED, FENCED = "unknown", "committed", "fenced"
+
+
+@dataclass
+class Fact:
+    """One thing that one client did.
+
+    - ``kind``: "fenced", "settled", "keyed", "called", "once", "watched", "pipelined", "appended", "retained".
+    - ``about``: what it was done to; each kind has its own.
+    - ``commit``: client id and commit id, once a commit of its own was sent.
+    - ``outcome``: what its client was told. ``version``: the commit version that it was told.
+    """
+
+    kind: str
+    who: str
+    boot: int
+    about: tuple[Any, ...]
+    commit: tuple[int, int] | None = None
+    outcome: str = UNKNOWN
+    version: int = 0
+    seen: list[Any] = field(default_factory=list)

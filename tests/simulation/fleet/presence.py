@@ -1,0 +1,76 @@
+"""Checks of who is served first in a line, and of when what a process holds ends."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from shoal.coordinator.commit.engine import CommitEngine
+from shoal.shm import holder_index
+from shoal.shm.wire import answer as wire_answer
+from shoal.shm.wire.frames import LENGTH_BYTES
+from shoal.shm.wire.request import CommitSet
+from tests.simulation.fleet.replay import Commit, State
+from tests.simulation.truth import Problem
+
+_AT_ONCE_MS = 100  # a coordinator that works sees the end of a pipe long before
+_CLOSING_MS = 20  # between the end of a database and that of its process
+
+
+class Lines:
+    """Of those that wait in one line, the first is served first: seen where the coordinator's engine decides."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self._waiting: dict[tuple[int, str, Any], list[int]] = {}  # by engine and line: client ids, first come first
+        self._engines: list[CommitEngine] = []  # kept, so that each has an id of its own
+
+    def decided(self, engine: CommitEngine, client_id: int, request: CommitSet, answer: bytes, is_again: bool) -> None:
+        """A request that may wait was decided; without an answer it waits on."""
+        if engine not in self._engines:
+            self._engines.append(engine)
+        name, operands = request.operations[0]
+        line = self._waiting.setdefault((id(engine), name, operands[0]), [])
+        if not answer:
+            if client_id not in line:
+                line.append(client_id)
+            return
+        _, status, _, _ = wire_answer.decode_answer(answer[LENGTH_BYTES:])
+        if status == wire_answer.COMMITTED and not is_again and line and line[0] != client_id:
+            self.problems.append(("line", f"{name}: {client_id} was served before {line}"))
+        self.left(client_id)
+
+    def left(self, client_id: int) -> None:
+        """A client waits no longer."""
+        for line in self._waiting.values():
+            if client_id in line:
+                line.remove(client_id)
+
+
+class Ends:
+    """In a history in which no coordinator was hurt: what a process holds ends with it, at once, and not before.
+
+    ``ended_ms``: when the process of each database ended. ``may_stop``: whether clients were stopped on the way.
+    """
+
+    def __init__(self, ended_ms: dict[int, int], may_stop: bool) -> None:
+        self.problems: list[Problem] = []
+        self._ended_ms = ended_ms
+        self._may_stop = may_stop
+
+    def see(self, commit: Commit, state: State) -> None:
+        for key in state:
+            if key.startswith(holder_index.PREFIX) and key not in commit.changed:
+                holder, held_key = holder_index.decode_key(key)
+                ended_ms = self._ended_ms.get(holder)
+                if ended_ms is not None and commit.submitted_ms > ended_ms + _AT_ONCE_MS:
+                    text = f"{holder} ended at {ended_ms} and still holds {held_key!r} at {commit.submitted_ms}"
+                    self.problems.append(("ends at once", f"at {commit.version}: {text}"))
+        if not commit.is_own or self._may_stop:
+            return
+        for key, (before, after) in commit.changed.items():
+            if key.startswith(holder_index.PREFIX) and before is not None and after is None:
+                holder, held_key = holder_index.decode_key(key)
+                ended_ms = self._ended_ms.get(holder)
+                if ended_ms is None or ended_ms - _CLOSING_MS > commit.logged_ms:
+                    text = f"{holder} lives and has lost {held_key!r} at {commit.logged_ms}"
+                    self.problems.append(("lives", f"at {commit.version}: {text}"))

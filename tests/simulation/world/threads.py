@@ -1,0 +1,75 @@
+"""``_thread`` of a simulated process: its threads are greenlets, so a lock of the system would never make one wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from tests.simulation.world.machine import World
+
+_TIMEOUT_MAX_S = 1e9
+
+
+class _RLock:
+    """``_thread.RLock`` between the threads of one process."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._owner: Any = None
+        self._depth = 0
+
+    def acquire(self, blocking: bool = True, timeout_s: float = -1) -> bool:
+        mine = self._world.current
+        if self._depth and self._owner is not mine:
+            until_s = float("inf") if timeout_s < 0 else timeout_s
+            if not blocking or not self._world.wait(lambda: not self._depth, until_s):
+                return False
+        self._owner = mine
+        self._depth += 1
+        return True
+
+    def release(self) -> None:
+        self._depth -= 1
+
+    def __enter__(self) -> bool:
+        return self.acquire()
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+class _Lock:
+    """``_thread.allocate_lock``, which another thread may release."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._held = False
+
+    def acquire(self, blocking: bool = True, timeout_s: float = -1) -> bool:
+        if self._held:
+            until_s = float("inf") if timeout_s < 0 else timeout_s
+            if not blocking or not self._world.wait(lambda: not self._held, until_s):
+                return False
+        self._held = True
+        return True
+
+    def release(self) -> None:
+        if not self._held:
+            raise RuntimeError("release unlocked lock")
+        self._held = False
+
+
+def threads(world: World) -> SimpleNamespace:
+    """The module, as the processes of a machine see it."""
+
+    def start(run: Callable[..., None], arguments: tuple[Any, ...]) -> None:
+        world.thread(world.process, "second", lambda: run(*arguments))
+
+    return SimpleNamespace(
+        RLock=lambda: _RLock(world),
+        allocate_lock=lambda: _Lock(world),
+        start_new_thread=start,
+        TIMEOUT_MAX=_TIMEOUT_MAX_S,
+    )
