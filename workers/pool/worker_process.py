@@ -167,6 +167,10 @@ class WorkerDiedError(Exception):
     """The worker is dead, or its channel is broken."""
 
 
+class MainModuleEndedError(Exception):
+    """The main module ended while a worker was started, so the worker may have begun without it."""
+
+
 class StarterDiedError(Exception):
     """The process that starts workers has died."""
 
@@ -196,6 +200,8 @@ def start_worker(recipe: Recipe, life: Life, template: ForkTemplate | None) -> W
         ours.close()  # a worker that lives ends because of it
         if isinstance(process, ForkedProcess):  # those of multiprocessing close what they hold themselves
             process.close()
+        if isinstance(error, MainModuleEndedError):
+            return start_worker(recipe, life, template)
         if isinstance(error, ProcessLookupError):
             raise WorkerDiedError("at once") from error
         if isinstance(error, (EOFError, ConnectionError)):
@@ -244,13 +250,16 @@ def _start_process(recipe: Recipe, tasks: socket.socket, life: Life) -> Any:
     # A new process blocks SIGINT until it can ignore it: the pool handles Ctrl-C. The fork server must not: it serves
     # other parts of the program, too, and their processes would block SIGINT for ever.
     blocked = () if recipe.method == "forkserver" else (signal.SIGINT,)
+    if recipe.method == "forkserver":
+        helper_processes.forget_lost_fork_server()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:
         vanished = _restore_main_file(recipe)
         process._popen = process._Popen(process)
         if _restore_main_file(recipe) != vanished:
             process._popen.kill()
-            raise ConnectionError("the main module has ended while a worker was started")
+            process._popen.wait()
+            raise MainModuleEndedError
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     process._sentinel = process._popen.sentinel

@@ -55,6 +55,7 @@ def test_a_group_brings_its_members(pool: shoal.WorkerPool) -> None:
         ("pair", "PairError", "1 and 2"),
         ("locked", "LockedError", "locked"),
         ("no pickle", "NoPickleError", ""),
+        ("aloof", "AloofError", "not me"),
         ("exits", "ExitsWhenMadeAgainError", ""),
         ("imposter", "ImposterError", ""),
     ],

@@ -62,6 +62,13 @@ class NoTextError(Exception):
         raise ZeroDivisionError
 
 
+class AloofError(Exception):
+    """Nobody may look at its attributes."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise ZeroDivisionError(name)
+
+
 class NoPickleError(Exception):
     def __reduce__(self) -> Any:
         raise ZeroDivisionError
@@ -102,6 +109,7 @@ MAKERS = {
     "locked": LockedError,
     "no text": NoTextError,
     "no pickle": NoPickleError,
+    "aloof": lambda: AloofError("not me"),
     "exits": ExitsWhenMadeAgainError,
     "imposter": ImposterError,
 }
