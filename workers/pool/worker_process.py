@@ -21,6 +21,7 @@ from multiprocessing import get_context, resource_tracker
 from pathlib import Path
 from typing import Any
 
+from shoal.shm.errors import InvalidOperationError
 from shoal.workers.pool import helper_processes, worker
 from shoal.workers.pool.channel import Channel
 from shoal.workers.pool.fork_template import ForkedProcess, ForkTemplate
@@ -245,6 +246,7 @@ def _start_process(recipe: Recipe, tasks: socket.socket, life: Life) -> Any:
         name="shoal-worker",
         daemon=False,
     )
+    _check_current_directory()
     helper_processes.end_them_at_exit()
     resource_tracker.ensure_running()  # when it starts it unblocks SIGINT, so it starts first
     # A new process blocks SIGINT until it can ignore it: the pool handles Ctrl-C. The fork server must not: it serves
@@ -265,6 +267,17 @@ def _start_process(recipe: Recipe, tasks: socket.socket, life: Life) -> Any:
     process._sentinel = process._popen.sentinel
     del process._target, process._args, process._kwargs  # they may refer to this process by a long way round
     return process
+
+
+def _check_current_directory() -> None:
+    """``multiprocessing`` tells a new process where it was started."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InvalidOperationError(
+            "the current directory of the program was deleted; change to another with os.chdir, "
+            'or use mp_context="fork", and make a new pool'
+        ) from None
 
 
 def _restore_main_file(recipe: Recipe) -> int:

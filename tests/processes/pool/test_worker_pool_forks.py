@@ -8,6 +8,8 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -27,7 +29,7 @@ def pool(memory_db: shoal.Database) -> Iterator[shoal.WorkerPool]:
 
 
 def _fork_server() -> Any:
-    return multiprocessing.forkserver._forkserver  # type: ignore[attr-defined]
+    return multiprocessing.forkserver._forkserver
 
 
 def _in_a_child(call: Callable[[], object]) -> int:
@@ -92,3 +94,31 @@ def test_the_program_reaps_the_fork_server(pool: shoal.WorkerPool) -> None:
     assert isinstance(pool.submit(os._exit, 1).exception(30), shoal.WorkerLostError)
     assert isinstance(pool.submit(functions.pid).result(30), int)
     assert _fork_server()._forkserver_pid != server
+
+
+def test_somebody_removes_the_socket_of_the_fork_server(pool: shoal.WorkerPool) -> None:
+    """As what cleans /tmp does. The server runs and cannot be reached; workers are started without it."""
+    os.unlink(_fork_server()._forkserver_address)
+    try:
+        for _ in range(2):
+            assert isinstance(pool.submit(os._exit, 1).exception(30), shoal.WorkerLostError)
+            assert isinstance(pool.submit(functions.pid).result(30), int)
+    finally:
+        os.kill(_fork_server()._forkserver_pid, signal.SIGKILL)  # so that other tests get another one
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+def test_the_current_directory_was_deleted(
+    memory_db: shoal.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, method: str
+) -> None:
+    """No worker can be started: the pool says why. With ``fork`` it works."""
+    gone = tmp_path / "gone"
+    gone.mkdir()
+    monkeypatch.chdir(gone)
+    gone.rmdir()
+    with shoal.WorkerPool(memory_db.path, 1, mp_context=method) as pool:
+        error = pool.submit(functions.pid).exception(30)
+    assert isinstance(error, BrokenProcessPool)
+    assert "current directory of the program was deleted; change" in str(error)
+    with shoal.WorkerPool(memory_db.path, 1, mp_context="fork") as pool:
+        assert pool.submit(functions.echo, "abc").result(30) == "abc"

@@ -96,7 +96,7 @@ def noted() -> ValueError:
     return error
 
 
-MAKERS = {
+MAKERS: dict[str, Any] = {
     "frozen": lambda: FrozenError("search"),
     "group": lambda: ExceptionGroup("several", [ValueError("a"), FrozenError("b")]),
     "noted": noted,
