@@ -14,6 +14,7 @@ import contextlib
 import fcntl
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,7 @@ from shoal.shm.wire import handshake, wire_errors
 from shoal.shm.wire.handshake import Hello, Welcome
 from shoal.workers.polling import SERVING, poll
 
+_NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # a program may have set SIGPIPE to end it
 _LONGEST_WAIT_S = 1e6  # the kernel's calls take no longer one
 
 # Descriptors in use here. A child that is forked meanwhile closes its copies: else it would hold the lock as well.
@@ -112,7 +114,7 @@ def _greet(directory: Path, hello: Hello, deadline_s: float) -> Welcome | None:
             connection.settimeout(min(max(0.01, deadline_s - time.monotonic()), _LONGEST_WAIT_S))
             with control_address.socket_address(directory) as address:
                 connection.connect(address)
-            connection.sendall(handshake.encode_hello(hello))
+            connection.sendall(handshake.encode_hello(hello), _NO_SIGNAL)
             return handshake.receive_welcome(connection)
         except TimeoutError:
             pid = control_address.peer_pid(connection)

@@ -33,6 +33,7 @@ def test_an_exception_comes_back_as_itself(pool: shoal.WorkerPool, kind: str) ->
     """Type, text, attributes and notes are the exception's own; its cause shows the remote traceback."""
     sent = functions.MAKERS[kind]()
     error = pool.submit(functions.fail, kind).exception(30)
+    assert error is not None
     assert type(error) is type(sent)
     assert str(error) == str(sent)
     assert getattr(error, "__notes__", None) == getattr(sent, "__notes__", None)
