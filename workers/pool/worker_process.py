@@ -260,7 +260,7 @@ def _start_process(recipe: Recipe, tasks: socket.socket, life: Life) -> Any:
         process._popen = process._Popen(process)
         if _restore_main_file(recipe) != vanished:
             process._popen.kill()
-            process._popen.wait()
+            process._popen.wait(_EXIT_CODE_S)
             raise MainModuleEndedError
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)

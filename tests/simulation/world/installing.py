@@ -25,7 +25,7 @@ from shoal.primitives.rules import event_rules as event_operations
 from shoal.primitives.views import cells
 from shoal.shm import clock, limits
 from shoal.shm.files import checkpoint
-from shoal.shm.host import descriptors, randomness, waiting
+from shoal.shm.host import descriptors, pipe_signal, randomness, waiting
 from shoal.shm.memory.segment import Segment
 from shoal.shm.memory.snapshots import SnapshotSlots
 from shoal.shm.wire import pipe_messages
@@ -76,7 +76,7 @@ def _install(world: World, patch: Patch) -> None:
         POLLIN=select.POLLIN,
         POLLOUT=select.POLLOUT,
     )
-    for module in (pipe_messages, connection, attachment, descriptors, waiting):
+    for module in (pipe_messages, pipe_signal, connection, attachment, descriptors, waiting):
         patch.set(module, "os", fake_os)
     for module in (attachment, pipe_messages):
         patch.set(module, "select", sim_select)
