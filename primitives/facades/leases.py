@@ -20,6 +20,7 @@ from shoal.primitives.transaction import Fence
 from shoal.shm.arguments import check_count, check_positive_seconds, check_wait
 from shoal.shm.clock import now_ms
 from shoal.shm.host.randomness import random_id
+from shoal.shm.limits import MAX_INTEGER
 
 _TAG = bytes((Tag.LEASE,))
 
@@ -113,7 +114,7 @@ def take(
     key = _prefix(namespace, run_id) + encode_text("name", name)
     ttl_s = check_positive_seconds("ttl", ttl)
     give_up_s = time.monotonic() + check_wait("wait", wait)
-    check_count("slots", slots, 1)
+    slots = min(check_count("slots", slots, 1), MAX_INTEGER)
     return take_key(store, key, name, slots, ttl_s, give_up_s)
 
 

@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from shoal.shm.host import tasks
+from shoal.shm.host.pipe_signal import SIG_DFL, SIGPIPE, getsignal, write
 from shoal.shm.host.unpatched import os, select
 from shoal.shm.host.waiting import Lookout
 from shoal.shm.wire.frames import FrameBuffer
@@ -26,11 +27,11 @@ def write_all(fd: int, data: bytes, give_up_s: float = math.inf) -> None:
     """Write all of ``data``; TimeoutError if it does not fit into the pipe before ``give_up_s`` (monotonic)."""
     written = 0
     while True:
-        if cython.compiled:
+        if cython.compiled and getsignal(SIGPIPE) is not SIG_DFL:
             written += write_some(fd, data, written)
         else:
             try:  # noqa: SIM105 (half a microsecond for each commit)
-                written += os.write(fd, memoryview(data)[written:] if written else data)
+                written += write(fd, memoryview(data)[written:] if written else data)
             except BlockingIOError:
                 pass  # the pipe is full
         if written == len(data):

@@ -176,6 +176,12 @@ def test_bad_arguments(any_db: shoal.Database, run: str, arguments: dict[str, An
     assert any_db.leases(run) == []
 
 
+def test_any_number_of_slots(any_db: shoal.Database, run: str) -> None:
+    """More slots than a message can say are as many as there are holders."""
+    with any_db.lease(run, "a", slots=1 << 70) as first, any_db.lease(run, "a", slots=1 << 63) as second:
+        assert (first.slot, second.slot) == (0, 1)
+
+
 def test_ttl_may_be_infinite_and_tiny(any_db: shoal.Database, run: str) -> None:
     """Neither is a special case: it is held until it is released."""
     for ttl in (float("inf"), 1e-9):

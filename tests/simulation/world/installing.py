@@ -26,7 +26,7 @@ from shoal.primitives.rules import requests
 from shoal.primitives.views import cells
 from shoal.shm import clock
 from shoal.shm.files import checkpoint
-from shoal.shm.host import descriptors, randomness, waiting
+from shoal.shm.host import descriptors, pipe_signal, randomness, waiting
 from shoal.shm.memory.segment import Segment
 from shoal.shm.wire import pipe_messages
 from shoal.workers import polling
@@ -80,7 +80,17 @@ def _install(world: World, patch: Patch) -> None:
         POLLOUT=select.POLLOUT,
         select=select.select,
     )
-    for module in (pipe_messages, connection, attachment, descriptors, waiting, presence_waiting, requests, pipeline):
+    for module in (
+        pipe_messages,
+        pipe_signal,
+        connection,
+        attachment,
+        descriptors,
+        waiting,
+        presence_waiting,
+        requests,
+        pipeline,
+    ):
         patch.set(module, "os", fake_os)
     for module in (attachment, pipe_messages, presence_waiting):
         patch.set(module, "select", sim_select)
