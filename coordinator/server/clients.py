@@ -105,8 +105,8 @@ class Client:
     def send(self, data: bytes) -> bool:
         """Write an answer, or keep what does not fit; False if the client must be dropped.
 
-        If nobody reads, its process has ended, or given these pipes up. That shows at the end of the other pipe, too, and
-        is handled there: what the process held ends then (``Server._reap``).
+        If nobody reads, its process has ended, or given these pipes up. That shows at the end of the other pipe, too,
+        and is handled there: what the process held ends then (``Server._reap``).
         """
         if self.backlog:
             self.backlog += data
