@@ -103,7 +103,11 @@ class Client:
         return requests, refused, True
 
     def send(self, data: bytes) -> bool:
-        """Write an answer, or keep what does not fit; False if the client must be dropped."""
+        """Write an answer, or keep what does not fit; False if the client must be dropped.
+
+        If nobody reads, its process has ended, or given these pipes up. That shows at the end of the other pipe, too,
+        and is handled there: what the process held ends then (``Server._reap``).
+        """
         if self.backlog:
             self.backlog += data
             return len(self.backlog) <= MAX_CLIENT_BACKLOG_BYTES
@@ -112,7 +116,7 @@ class Client:
         except BlockingIOError:
             written = 0
         except BrokenPipeError:
-            return False
+            return True
         if written < len(data):
             self.backlog = data[written:]
         return True

@@ -17,6 +17,9 @@ import pytest
 
 import shoal
 from shoal.cli.main import main
+from shoal.primitives.keys import Namespace, Tag
+from shoal.shm.wire import request as wire_request
+from tests.support.raw_client import attach
 from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
 
 from .conftest import Start
@@ -66,6 +69,29 @@ def test_a_killed_holder_is_taken_over_at_once(db: shoal.Database, hold: Hold) -
         got[0][1].release()
     print("take-over in ms:", sorted(took_ms))
     assert min(took_ms) < 1000
+
+
+def test_a_holder_that_ends_before_its_answer_is_taken_over_at_once(db: shoal.Database) -> None:
+    """Its end is seen although the coordinator finds it first when it writes an answer that nobody reads."""
+    key = Namespace()._run_prefix(RUN) + bytes((Tag.LEASE,)) + b"a"
+    welcome = attach(db, client_id=77)
+    left = {*welcome.descriptors}
+    try:
+        for commit_id, operation in enumerate(
+            [("lease_take", [key, "a", 1, 77, os.getpid(), 1_000_000, 5]), ("increment", [key[:-2] + b"\1n", 1])], 1
+        ):
+            mutations = wire_request.encode_mutations([], None, [operation])
+            os.write(welcome.request_fd, wire_request.framed_request(commit_id, 0, 0, wire_request.NO_READS, mutations))
+            if commit_id == 1:
+                os.read(welcome.answer_fd, 1000)
+                os.close(welcome.answer_fd)
+                left.remove(welcome.answer_fd)
+        wait_for(lambda: shoal.KVStore(db).get(RUN, "n") is not None, "the commit whose answer nobody reads")
+        assert [info.name for info in db.leases(RUN)] == ["a"]
+    finally:
+        for fd in left:
+            os.close(fd)
+    db.lease(RUN, "a", wait=DEADLINE_S).release()
 
 
 def test_a_stopped_holder_loses_it_after_its_ttl(db: shoal.Database, hold: Hold) -> None:
