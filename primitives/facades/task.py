@@ -118,7 +118,5 @@ class _Ending:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is None:
+        if kind is None or isinstance(error, FencedError):
             self._claim.end()
-        elif isinstance(error, FencedError) and not self._claim.ended:
-            self._claim.lose()

@@ -17,7 +17,7 @@ from shoal.primitives.keys import only
 from shoal.primitives.rules import requests
 from shoal.primitives.rules.queues import records
 from shoal.primitives.rules.queues.queue_rules import MOST_CLAIMED
-from shoal.primitives.views.fleet.queue import DEFAULT_ATTEMPTS, Claim, check_puts
+from shoal.primitives.views.fleet.queue import DEFAULT_ATTEMPTS, Claim, Together, check_puts
 from shoal.primitives.views.fleet.tasks import (
     STORED,
     QueueStats,
@@ -258,12 +258,17 @@ class TaskQueue(Facade[TaskReader]):
         ttl_s = check_positive_seconds("ttl", ttl)
         give_up_s = time.monotonic() + check_wait("wait", wait)
         holding = self._db._store.holding
-        ticket, key = random_id(), base + records.QUEUE
+        key, free = base + records.QUEUE, holding.free_tickets
+        try:
+            ticket = free.pop()
+        except IndexError:
+            ticket = random_id(), 0
         try:
             claimed = requests.claim_tasks(holding, key, queue, ttl_s, ticket, limit, give_up_s)
         except NothingReadyError:
+            free.append(ticket)
             return []
-        open_ids = {task_id for task_id, *_ in claimed}
+        together = Together(holding, ticket[0], claimed[0][3], {task_id for task_id, *_ in claimed})
         tasks = []
         for task_id, payload, attempt, token in claimed:
             name = task_name(queue, task_id)
@@ -271,7 +276,7 @@ class TaskQueue(Facade[TaskReader]):
                 # A long payload is not told. None: the task was purged at once; whoever uses it is told then.
                 payload = self._views[run_id].body(base, task_id, records.PAYLOAD)
             value = None if payload is None else stored(payload, f"the payload of task {name!r}")
-            claim = Claim(holding, key, name, task_id, ticket, token, open_ids)
+            claim = Claim(holding, key, name, task_id, token, together)
             tasks.append(Task(self._engine, claim, run_id, queue, value, attempt))
         return tasks
 

@@ -11,6 +11,7 @@ from shoal.shm.errors import ShoalError
 class ToyHolding:
     def __init__(self, store: Any) -> None:
         self.store, self.holder = store, 1
+        self.free_tickets = list[tuple[int, int]]()
         self.held = dict[int, Any]()  # by ticket: what undoes it
         self.line = list[tuple[bytes, int]]()  # key and ticket of those that wait, in the order of arrival
 

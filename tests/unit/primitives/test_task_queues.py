@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 
 from shoal.primitives.keys import Namespace
 from shoal.primitives.rules.queues import queue_rules as rules
-from shoal.primitives.rules.queues import records
+from shoal.primitives.rules.queues import records, task_record
 from shoal.primitives.rules.queues.ordered_pages import ENTRY_BYTES, OrderedPages, Pages
+from shoal.primitives.rules.queues.ready_set import INLINE, ReadySet
 from shoal.primitives.rules.registry import TABLE
 from shoal.primitives.views.fleet.tasks import base_of
 from shoal.shm import codec, holder_index
@@ -81,6 +82,69 @@ def test_pages_are_a_sorted_set(steps: list[tuple[str, int]]) -> None:
     assert (pages.kept, pages.set.root, pages.set.depth, pages.set.first) == ({}, 0, 0, 0)
 
 
+class _Ready:
+    """A ready set, with its pages in a dict."""
+
+    def __init__(self) -> None:
+        self.pages = _Pages()
+        self.set = ReadySet(self._open, 0, 0, 0, b"", b"")
+
+    def _open(self, root: int, depth: int, first: int) -> OrderedPages:
+        kept = self.pages.set
+        kept.root, kept.depth, kept.first = root, depth, first
+        return kept
+
+    def check(self, expected: list[int]) -> None:
+        assert list(self.set.entries()) == [_entry(number) for number in expected]
+        assert max(len(self.set.head), len(self.set.tail)) <= INLINE * ENTRY_BYTES
+        assert bool(self.set.head) is bool(expected)
+        if not expected:
+            assert (self.pages.kept, self.set.root, self.set.tail) == ({}, 0, b"")
+
+
+@pytest.mark.parametrize("order", ["rising", "falling", "random"])
+def test_a_ready_set_is_a_sorted_set(order: str) -> None:
+    """Whatever is added, taken and removed, at either end and in between, while it grows and while it shrinks."""
+    rng = random.Random(seed := random.randrange(1 << 32))
+    print("seed", seed)
+    ready, model, next_one = _Ready(), set[int](), {"rising": 0, "falling": 1 << 20, "random": 0}[order]
+    for grows in (0.7, 0.3, 0.9, 0.1):
+        for _ in range(1500):
+            if rng.random() < grows:
+                next_one += 1 if order == "rising" else -1 if order == "falling" else 0
+                number = next_one if order != "random" and rng.random() < 0.8 else rng.randrange(1 << 20)
+                if number not in model:
+                    ready.set.add(_entry(number))
+                    model.add(number)
+            elif rng.random() < 0.6:
+                least = min(model, default=None)
+                assert ready.set.take_least() == (None if least is None else _entry(least))
+                model.discard(-1 if least is None else least)
+            else:
+                ends = sorted(model)[:1] + sorted(model)[-1:]
+                number = rng.choice([*ends, *rng.sample(sorted(model), min(len(model), 3)), rng.randrange(1 << 20)])
+                assert ready.set.remove(_entry(number)) is (number in model)
+                model.discard(number)
+            if rng.random() < 0.05:
+                ready.check(sorted(model))
+    for number in sorted(model):
+        assert ready.set.take_least() == _entry(number)
+    ready.check([])
+
+
+def test_most_puts_and_claims_touch_no_page() -> None:
+    """In a set of many thousands as in a small one; also where a put follows each claim."""
+    ready = _Ready()
+    for number in range(30_000):
+        ready.set.add(_entry(number))
+    ready.pages.calls = 0
+    for number in range(30_000, 40_000):
+        assert ready.set.take_least() == _entry(number - 30_000)
+        ready.set.add(_entry(number))
+    assert ready.pages.calls < 6_000  # of them, and 20,000 changes
+    ready.check(list(range(10_000, 40_000)))
+
+
 @pytest.mark.parametrize("order", ["rising", "falling", "random"])
 def test_a_large_set_costs_little_more_than_a_small_one(order: str) -> None:
     """What is taken from the front costs two pages, and more for one in 24; also where that many were taken before."""
@@ -123,7 +187,7 @@ class _Model:
         self.store: dict[bytes, bytes] = {}
         self.now_ms = 1000
         self.puts = 0
-        self.claims: dict[int, tuple[int, list[bytes]]] = {}  # by ticket: holder, tasks
+        self.claims: dict[int, tuple[int, list[bytes], int]] = {}  # by ticket: holder, tasks, first token
         self.token = 0
 
     def read(self, key: bytes) -> VersionedValue | None:
@@ -159,23 +223,34 @@ class _Model:
             if task.status == "waiting" and task.due_ms <= self.now_ms
         ]
         expected = [each for _, each in sorted(ready)[:limit]]
-        ticket = len(self.claims) + 1
+        ticket, former_token = self._ticket_of(holder)
         for _ in range(2):  # the second time it is sent again
             if not expected:
                 due = [task.due_ms for task in self.tasks.values() if task.status == "waiting"]
                 with pytest.raises(NothingReadyError) as caught:
-                    self.perform(rules.claim, "q", holder, 4711, 30_000, ticket, limit)
+                    self.perform(rules.claim, "q", holder, 4711, 30_000, ticket, former_token, limit)
                 assert caught.value.passes_in_ms == (min(due) - self.now_ms if due else None)
                 return
-            told = self.perform(rules.claim, "q", holder, 4711, 30_000, ticket, limit)
+            told = self.perform(rules.claim, "q", holder, 4711, 30_000, ticket, former_token, limit)
             assert [each for each, *_ in told] == expected
-        self.claims[ticket] = holder, expected
+        self.claims[ticket] = holder, expected, told[0][3]
         for task_id, _, attempt, token in told:
-            assert token == self.token + 1
+            assert token > self.token
             self.token = token
             task = self.tasks[task_id]
             assert attempt == task.attempt + 1
             self.tasks[task_id] = task._replace(status="claimed", attempt=attempt, holder=holder, token=token)
+
+    def _ticket_of(self, holder: int) -> tuple[int, int]:
+        """A ticket of which the holder has no task any more, with its first token; or a new one."""
+        for ticket, (of, ids, token) in self.claims.items():
+            if of == holder and not any(self._is_held(task_id, holder, ticket) for task_id in ids):
+                return ticket, token
+        return len(self.claims) + 1, 0
+
+    def _is_held(self, task_id: bytes, holder: int, ticket: int) -> bool:
+        found = records.Queue(self.read, _KEY).task(task_id)
+        return found is not None and (found.holder, found.ticket) == (holder, ticket)
 
     def end(self, how: str, number: int, retry_ms: int) -> None:
         if not self.tasks:
@@ -254,14 +329,16 @@ class _Model:
         statuses = [task.status for task in self.tasks.values()]
         assert queue.counts[2:] == [statuses.count(name) for name in list(_STATUSES)[1:]]
         waiting = {each for each, task in self.tasks.items() if task.status == "waiting"}
-        ready = {records.entry_id(entry) for entry in queue.ready.entries()}
-        delayed = {records.entry_id(entry) for entry in queue.delayed.entries()}
+        ready = {task_record.entry_id(entry) for entry in queue.ready.entries()}
+        delayed = {task_record.entry_id(entry) for entry in queue.delayed().entries()}
         assert (ready | delayed, ready & delayed) == (waiting, set())
         assert queue.counts[:2] == [len(ready), len(delayed)]
         entries = [key for key in self.store if key.startswith(holder_index.PREFIX)]
-        assert len(entries) == len(held)
+        assert len(entries) <= len(self.claims)
         for ticket, ids in held.items():
-            assert set(queue.claimed_ids(self.claims[ticket][0], ticket)) == ids
+            base, token, listed = records.decode_claim(self.store[records.claim_key(self.claims[ticket][0], ticket)])
+            assert (base, token) == (_BASE, self.claims[ticket][2])
+            assert ids <= set(listed)
         kinds = {kind: sum(key.startswith(_BASE + kind) for key in self.store) for kind in (records.TASK, records.KEY)}
         assert kinds == {
             records.TASK: len(self.tasks),
@@ -325,7 +402,7 @@ def test_damaged_records_are_refused(steps: list[tuple[Any, ...]], damage: list[
     for number, raw in damage:
         if model.store:
             model.store[sorted(model.store)[number % len(model.store)]] = raw
-    calls: list[tuple[Any, ...]] = [(rules.claim, "q", 9, 1, 1, 99, 3), (rules.purge, ids, 0, False)]
+    calls: list[tuple[Any, ...]] = [(rules.claim, "q", 9, 1, 1, 99, 0, 3), (rules.purge, ids, 0, False)]
     calls += [(rules.cancel, task_id) for task_id in ids] + [(rules.retry, "n", task_id) for task_id in ids]
     calls += [(rules.complete, "n", each, task.holder, task.token, b"") for each, task in model.tasks.items()]
     calls += [(rules.put, 0, 0, 1, b"k", False, [b"z" * 16, b""])]
