@@ -214,7 +214,8 @@ def retry(read: Read, now_ms: int, key: bytes, name: str, task_id: bytes) -> Dec
 
 def cancel(read: Read, now_ms: int, key: bytes, task_id: bytes) -> Decision:
     """Cancel a task that has not ended; whether that was so."""
-    task = (queue := Queue(read, key)).task(task_id)
+    queue = Queue(read, key)
+    task = queue.task(task_id)
     if task is None or task.status not in (WAITING, CLAIMED):
         return Decision([], False)
     leave(queue, task_id, task)
