@@ -40,8 +40,8 @@ Place = tuple[bytes, bytes]
 # of its own goes on there. It ends when ``removal.left`` is below 0; what it has added by then must be whole.
 Rule = Callable[[Removal, bytes, Policy, bytes, bytes], Place | None]
 
-# What a policy removes inside a run, by tag, in the order of the tags. Another primitive whose records age adds its rule
-# here.
+# What a policy removes inside a run, by tag, in the order of the tags. Another primitive whose records age adds its
+# rule here.
 RULES: dict[Tag, Rule] = {Tag.EVENT: remove_events, Tag.TRACE: remove_traces, Tag.QUEUE: remove_tasks}
 
 _DAMAGE = (ShoalError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)

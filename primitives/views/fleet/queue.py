@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from shoal.primitives.engine import EngineTransaction, Holding
-from shoal.primitives.identifiers import id_bytes, new_id
+from shoal.primitives.identifiers import new_id_bytes
 from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.rules import requests
 from shoal.primitives.rules.queues import records, task_record
@@ -65,7 +65,7 @@ def check_puts(
     user_key = None if key is None else encode_text("key", key)
     tasks: list[bytes] = []
     for payload in payloads:
-        tasks += (id_bytes(new_id()), encode(payload))
+        tasks += (new_id_bytes(), encode(payload))
     return Puts(base + records.QUEUE, (priority, delay_ms, attempts), user_key, tasks)
 
 
