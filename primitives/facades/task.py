@@ -19,7 +19,7 @@ class Task:
     - ``id``, ``run_id``, ``queue`` (str): which task.
     - ``payload`` (any storable value): as it was put.
     - ``attempt`` (int): 1 for the first claim; a claim that was released does not count.
-    - ``token`` (int): higher than that of every claim before, in the whole store.
+    - ``token`` (int): higher than that of every claim of the queue before, and of no other in the store.
 
     A context manager: it completes the task at the end of the block, and fails it on an exception, which goes on. What
     was said inside with ``complete``, ``fail``, ``release`` or in a transaction (``txn.queue``) is final.

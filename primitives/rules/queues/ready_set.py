@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 from shoal.primitives.rules.queues.ordered_pages import ENTRY_BYTES, OrderedPages, position
+from shoal.shm.errors import CorruptionError
 
 INLINE = 24
 _INLINE_BYTES = INLINE * ENTRY_BYTES
@@ -108,6 +109,8 @@ class ReadySet:
         if self.root:
             pages = self._open(self.root, self.depth, self.first)
             self.head = pages.take_page()
+            if len(self.head) % ENTRY_BYTES:
+                raise CorruptionError("the record of a queue", 0, "a page of entries", f"{len(self.head)} bytes")
             self._keep(pages)
         else:
             self.head, self.tail = self.tail, b""

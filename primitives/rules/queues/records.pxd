@@ -8,6 +8,7 @@ cpdef bytes body_key(bytes base, bytes task_id, bytes which)
 cpdef bytes claim_key(holder, ticket)
 cpdef bytes claim_entry(ttl_ms, bytes base, token, list ids)
 cpdef tuple decode_claim(bytes raw)
+@cython.locals(fields=tuple)
 cdef tuple _decode_queue(bytes raw)
 
 
@@ -19,7 +20,7 @@ cdef class Queue:
     cdef tuple _delayed
     cdef dict _writes
 
-    @cython.locals(ready=ReadySet)
+    @cython.locals(ready=ReadySet, fields=list)
     cpdef list writes(self)
     cpdef get(self, bytes key)
     cpdef put(self, bytes key, value)

@@ -46,6 +46,14 @@ from shoal.shm import codec, holder_index
 from shoal.shm.errors import CorruptionError
 from shoal.shm.operation import Read, VersionedValue, Write
 
+try:
+    import cython
+except ModuleNotFoundError:
+    from shoal.shm import cython_shim as cython  # type: ignore[no-redef]
+
+if cython.compiled:
+    from cython.cimports.small_words import packed_words, unpacked_words
+
 QUEUE, TASK, BODY, PAGE, KEY = (bytes((kind,)) for kind in range(5))
 PAYLOAD, RESULT = b"\0", b"\1"
 TOKENS = 1024
@@ -54,7 +62,8 @@ _NUMBER_BYTES = 8
 _INLINE_BYTES = 1024
 _DEEPEST = 32  # levels of pages; more entries than could ever be there
 _COUNTS = 6
-_QUEUE = struct.Struct("<19q")
+_FIELDS = 19
+_QUEUE = struct.Struct(f"<{_FIELDS}q")
 _new_tuple = tuple.__new__  # a named tuple without its Python frame
 
 
@@ -103,7 +112,7 @@ class Queue:
         self._writes: dict[bytes, Write] = {}
         found = read(key)
         if found is None:
-            fields: tuple[int, ...] = (0,) * 19
+            fields: tuple[int, ...] = (0,) * _FIELDS
             head = tail = b""
         else:
             fields, head, tail = _decode_queue(found.value)
@@ -120,11 +129,13 @@ class Queue:
         counts = self.counts
         if any(counts):
             ready = self.ready
-            raw = _QUEUE.pack(
-                *(self.sequence, self.last_page, self._token, self._last_token),
-                *(ready.root, ready.depth, ready.first, *self._delayed, self.due_ms, *counts),
-                *(len(ready.head), len(ready.tail)),
-            )
+            fields = [self.sequence, self.last_page, self._token, self._last_token]
+            fields += [ready.root, ready.depth, ready.first, *self._delayed, self.due_ms, *counts]
+            fields += [len(ready.head), len(ready.tail)]
+            if cython.compiled:  # noqa: SIM108 (as an expression mypy checks both)
+                raw = packed_words(fields)
+            else:
+                raw = _QUEUE.pack(*fields)
             raw += ready.head + ready.tail
         self._writes[self.key] = _new_tuple(Write, (self.key, raw, 0))
         return list(self._writes.values())
@@ -191,6 +202,8 @@ class Queue:
         self._delayed = delayed.root, delayed.depth, delayed.first
         first = delayed.least()
         self.due_ms = 0 if first is None else entry_order(first)
+        if self.due_ms > LATEST_MS:
+            raise CorruptionError("the record of a queue", 0, "entries of delayed tasks", "another")
 
     def _open(self, root: int, depth: int, first: int) -> OrderedPages:
         return OrderedPages(Pages(self._page, self._put_page, self._new_page), root, depth, first)
@@ -214,12 +227,15 @@ class Queue:
 
 def _decode_queue(raw: bytes) -> tuple[tuple[int, ...], bytes, bytes]:
     """The numbers of a queue's record, and head and tail of its ready set."""
-    if len(raw) >= _QUEUE.size:
-        fields = _QUEUE.unpack_from(raw)
+    if cython.compiled:
+        fields = unpacked_words(raw, _FIELDS, LATEST_MS)
+    else:
+        fields = _QUEUE.unpack_from(raw) if len(raw) >= _QUEUE.size else None
+        fields = None if fields is None or min(fields) < 0 or max(fields) > LATEST_MS else fields
+    if fields is not None:
         head_bytes, tail_bytes = fields[17], fields[18]
-        are_entries = not (head_bytes % ENTRY_BYTES or tail_bytes % ENTRY_BYTES)
-        if are_entries and min(fields) >= 0 and max(fields) <= LATEST_MS and max(fields[5], fields[8]) <= _DEEPEST:
-            behind = _QUEUE.size + head_bytes
-            if behind + tail_bytes == len(raw):
-                return fields, raw[_QUEUE.size : behind], raw[behind:]
+        behind = _QUEUE.size + head_bytes
+        are_entries = not (head_bytes % ENTRY_BYTES or tail_bytes % ENTRY_BYTES) and behind + tail_bytes == len(raw)
+        if are_entries and fields[5] <= _DEEPEST and fields[8] <= _DEEPEST:
+            return fields, raw[_QUEUE.size : behind], raw[behind:]
     raise CorruptionError("the record of a queue", 0, "its fields", f"{len(raw)} bytes of something else")
