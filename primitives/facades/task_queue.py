@@ -25,7 +25,6 @@ from shoal.primitives.views.fleet.tasks import (
     TaskInfo,
     TaskReader,
     TaskStatus,
-    base_of,
     info_of,
     split_name,
     status_of,
@@ -91,7 +90,7 @@ class TaskQueue(Facade[TaskReader]):
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
         """
-        base = base_of(self.namespace, run_id, queue)
+        base = self._views[run_id].base(queue)
         puts = check_puts(base, [payload], priority, delay, key, max_attempts)
         return task_name(queue, requests.put_tasks(self._engine, *puts)[0])
 
@@ -113,7 +112,7 @@ class TaskQueue(Facade[TaskReader]):
         The arguments are those of ``put``. Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad
         one; nothing is put then.
         """
-        base = base_of(self.namespace, run_id, queue)
+        base = self._views[run_id].base(queue)
         puts = check_puts(base, payloads, priority, delay, None, max_attempts)
         for part in puts.parts():
             requests.put_tasks(self._engine, *part)
@@ -169,7 +168,7 @@ class TaskQueue(Facade[TaskReader]):
         where = split_name(task_id)
         if where is None:
             raise _not_found(task_id)
-        key = base_of(self.namespace, run_id, where[0]) + records.TASK + where[1]
+        key = self._views[run_id].base(where[0]) + records.TASK + where[1]
         found = self._engine.wait_for(lambda: self._ended(run_id, task_id), [only(key)], give_up_s)
         if found is None:
             raise TimeoutError(f"task {task_id!r} has not ended in time; it goes on; give a longer timeout, or None")
@@ -189,7 +188,7 @@ class TaskQueue(Facade[TaskReader]):
         infos: builtins.list[TaskInfo] = []
         with self._snapshot(run_id) as txn:
             reader = TaskReader(txn._begun(), self.namespace, run_id)
-            base_of(self.namespace, run_id, queue)
+            reader.base(queue)
             found = sorted(reader.tasks(queue), key=lambda each: each[1].sequence)
             for task_id, task in found:
                 if len(infos) >= most:
@@ -234,7 +233,7 @@ class TaskQueue(Facade[TaskReader]):
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
         """
         wanted = _check_status(status)
-        key = base_of(self.namespace, run_id, queue) + records.QUEUE
+        key = self._views[run_id].base(queue) + records.QUEUE
         is_delayed = wanted is TaskStatus.Delayed
         purged, behind = 0, b""
         while True:
@@ -254,7 +253,7 @@ class TaskQueue(Facade[TaskReader]):
         return self._db._store.auto_commit
 
     def _claim(self, run_id: str, queue: str, limit: int, ttl: float, wait: float | None) -> builtins.list[Task]:
-        base = base_of(self.namespace, run_id, queue)
+        base = self._views[run_id].base(queue)
         ttl_s = check_positive_seconds("ttl", ttl)
         give_up_s = time.monotonic() + check_wait("wait", wait)
         holding = self._db._store.holding
@@ -284,7 +283,7 @@ class TaskQueue(Facade[TaskReader]):
         """The key of the queue that a task is in, and its stored id."""
         where = split_name(task_id)
         self._views[run_id]
-        return None if where is None else (base_of(self.namespace, run_id, where[0]) + records.QUEUE, where[1])
+        return None if where is None else (self._views[run_id].base(where[0]) + records.QUEUE, where[1])
 
     def _stored(self, run_id: str, task_id: str) -> tuple[str, StoredTask] | None:
         """Queue and record of a task."""

@@ -21,6 +21,7 @@ from shoal.shm.errors import CorruptionError, LimitExceededError
 
 _TAG = bytes((Tag.QUEUE,))
 _BETWEEN = "/"
+_BASES_KEPT = 256
 
 
 class TaskStatus(StrEnum):
@@ -133,23 +134,34 @@ class TaskReader:
         self._engine = engine
         self._namespace = namespace
         self._run_id = run_id
+        self._bases: dict[str, bytes] = {}
+
+    def base(self, queue: str) -> bytes:
+        """``base_of`` a queue of the run, which is kept."""
+        known = self._bases.get(queue) if type(queue) is str else None
+        if known is None:
+            known = base_of(self._namespace, self._run_id, queue)
+            if len(self._bases) >= _BASES_KEPT:
+                self._bases.clear()
+            self._bases[queue] = known
+        return known
 
     def get(self, queue: str, task_id: bytes) -> StoredTask | None:
         """A task, or None."""
-        base = base_of(self._namespace, self._run_id, queue)
+        base = self.base(queue)
         found = self._engine.find(base + records.TASK + task_id)
         return None if found is None else self._whole(base, task_id, task_record.decode_task(found.value))
 
     def tasks(self, queue: str, behind: bytes = b"") -> Iterator[tuple[bytes, Task]]:
         """Id and record of the tasks of a queue whose id is greater than ``behind``, by id."""
-        prefix = base_of(self._namespace, self._run_id, queue) + records.TASK
+        prefix = self.base(queue) + records.TASK
         lower = prefix + behind + b"\0" if behind else prefix
         for key, found in self._engine.scan(lower, after(prefix)):
             yield key[len(prefix) :], task_record.decode_task(found.value)
 
     def whole(self, queue: str, task_id: bytes, task: Task) -> StoredTask:
         """A task with its long parts; ``CorruptionError`` if one is missing."""
-        found = self._whole(base_of(self._namespace, self._run_id, queue), task_id, task)
+        found = self._whole(self.base(queue), task_id, task)
         if found is None:
             raise CorruptionError(f"task {task_name(queue, task_id)!r}", 0, "a payload, and a result if done", "none")
         return found
@@ -166,7 +178,7 @@ class TaskReader:
 
     def stats(self, queue: str) -> QueueStats:
         """The counts of a queue."""
-        found = Queue(self._engine.find, base_of(self._namespace, self._run_id, queue) + records.QUEUE)
+        found = Queue(self._engine.find, self.base(queue) + records.QUEUE)
         ready, delayed, claimed, done, dead, _ = found.counts
         now = now_ms()
         due = 0
