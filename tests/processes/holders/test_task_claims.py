@@ -48,6 +48,20 @@ while True:
 """
 
 
+# Ends a claim in one queue, then has one in another, as a program does that serves several.
+_TAKES_TURNS = """
+import sys, shoal
+db = shoal.open(sys.argv[1])
+queue = shoal.TaskQueue(db)
+for name in ("first", "second", "first", "third"):
+    task = queue.claim("run", name, ttl=1000)
+    if name != "third":
+        task.complete(name)
+print("claimed", flush=True)
+sys.stdin.readline()
+"""
+
+
 def hold(start: Start, ttl_s: float, tasks: int = 1) -> subprocess.Popen[str]:
     """A process that has claimed tasks, and completes them when it is told so."""
     return start(_HOLDER, ttl_s, tasks, says="claimed")
@@ -79,6 +93,46 @@ def test_tasks_of_a_killed_process_are_claimable_at_once(db: shoal.Database, sta
     )
     task.complete()
     assert queue.stats(RUN, Q) == shoal.QueueStats(0, 0, 0, 1, 1)
+
+
+def test_only_the_last_claim_ends_with_its_process(db: shoal.Database, start: Start) -> None:
+    """What a process completed before, in whichever queue, stays Done; what it holds at its end is claimable at once."""
+    queue = shoal.TaskQueue(db)
+    done = [queue.put(RUN, name, name) for name in ("first", "second", "first")]
+    held = queue.put(RUN, "third", "third")
+    start(_TAKES_TURNS, says="claimed").kill()
+    task = queue.claim(RUN, "third", wait=DEADLINE_S)
+    assert task is not None
+    assert (task.id, task.attempt) == (held, 2)
+    task.complete()
+    assert [queue.result(RUN, task_id) for task_id in done] == ["first", "second", "first"]
+    assert [queue.stats(RUN, name).done for name in ("first", "second", "third")] == [2, 1, 1]
+
+
+def test_threads_that_end_tasks_together_share_no_ticket(db: shoal.Database) -> None:
+    """Tasks claimed together may be ended by many threads at once: what they claim next is held apart."""
+    queue = shoal.TaskQueue(db)
+    for _ in range(30):
+        queue.put_many(RUN, Q, range(12))
+        tasks = queue.claim_many(RUN, Q, 4) + queue.claim_many(RUN, Q, 4)
+        threads = [threading.Thread(target=task.complete) for task in tasks]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(DEADLINE_S)
+        free = [ticket for ticket, _ in db._store.holding.free_tickets]
+        assert len(free) == len(set(free)) <= 4
+        held = [queue.claim(RUN, Q) for _ in range(4)]
+        assert not {ticket for ticket, _ in db._store.holding.free_tickets} & {_ticket(task) for task in held}
+        for task in held:
+            assert task is not None
+            task.complete()
+
+
+def _ticket(task: shoal.Task | None) -> int:
+    assert task is not None
+    (ticket,) = task._claim._together._ticket
+    return ticket
 
 
 def test_a_stopped_process_loses_its_tasks_after_ttl(db: shoal.Database, start: Start) -> None:
