@@ -109,32 +109,6 @@ def test_only_the_last_claim_ends_with_its_process(db: shoal.Database, start: St
     assert [queue.stats(RUN, name).done for name in ("first", "second", "third")] == [2, 1, 1]
 
 
-def test_threads_that_end_tasks_together_share_no_ticket(db: shoal.Database) -> None:
-    """Tasks claimed together may be ended by many threads at once: what they claim next is held apart."""
-    queue = shoal.TaskQueue(db)
-    for _ in range(30):
-        queue.put_many(RUN, Q, range(12))
-        tasks = queue.claim_many(RUN, Q, 4) + queue.claim_many(RUN, Q, 4)
-        threads = [threading.Thread(target=task.complete) for task in tasks]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join(DEADLINE_S)
-        free = [ticket for ticket, _ in db._store.holding.free_tickets]
-        assert len(free) == len(set(free)) <= 4
-        held = [queue.claim(RUN, Q) for _ in range(4)]
-        assert not {ticket for ticket, _ in db._store.holding.free_tickets} & {_ticket(task) for task in held}
-        for task in held:
-            assert task is not None
-            task.complete()
-
-
-def _ticket(task: shoal.Task | None) -> int:
-    assert task is not None
-    (ticket,) = task._claim._together._ticket
-    return ticket
-
-
 def test_a_stopped_process_loses_its_tasks_after_ttl(db: shoal.Database, start: Start) -> None:
     """Not before; what it says late is fenced, and does not touch the claim of another."""
     queue = shoal.TaskQueue(db)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import random
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -17,6 +18,7 @@ from shoal.primitives.rules.queues import records, task_record
 from shoal.primitives.rules.queues.ordered_pages import ENTRY_BYTES, OrderedPages, Pages
 from shoal.primitives.rules.queues.ready_set import INLINE, ReadySet
 from shoal.primitives.rules.registry import TABLE
+from shoal.primitives.views.fleet.queue import Together
 from shoal.primitives.views.fleet.tasks import base_of
 from shoal.shm import codec, holder_index
 from shoal.shm.errors import FencedError, InvalidOperationError, NotFoundError, ShoalError
@@ -377,6 +379,22 @@ def test_rules_are_those_of_a_plain_model(steps: list[tuple[Any, ...]]) -> None:
         else:
             getattr(model, name)(*arguments)
         model.check()
+
+
+def test_a_ticket_is_free_once() -> None:
+    """When the last task of a claim has ended, however often and by whom that is said: two claims never share one."""
+    holding = SimpleNamespace(holder=1, free_tickets=[], forget=lambda ticket: None)
+    together = Together(holding, 7, 40, {b"a", b"b"})  # type: ignore[arg-type]
+    together.end(b"a", 1)
+    together.end(b"a", 1)
+    assert holding.free_tickets == []
+    for _ in range(3):
+        together.end(b"b", 1)
+    assert holding.free_tickets == [(7, 40)]
+    of_parent = Together(holding, 8, 40, {b"a"})  # type: ignore[arg-type]
+    holding.holder = 2  # in a forked child
+    of_parent.end(b"a", 1)
+    assert holding.free_tickets == [(7, 40)]
 
 
 _GARBAGE = st.one_of(
