@@ -96,7 +96,7 @@ def test_tasks_of_a_killed_process_are_claimable_at_once(db: shoal.Database, sta
 
 
 def test_only_the_last_claim_ends_with_its_process(db: shoal.Database, start: Start) -> None:
-    """What a process completed before, in whichever queue, stays Done; what it holds at its end is claimable at once."""
+    """What a process completed before, in whichever queue, stays Done; what it holds at its end is free at once."""
     queue = shoal.TaskQueue(db)
     done = [queue.put(RUN, name, name) for name in ("first", "second", "first")]
     held = queue.put(RUN, "third", "third")

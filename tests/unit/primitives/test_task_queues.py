@@ -391,7 +391,7 @@ def test_a_ticket_is_free_once() -> None:
     for _ in range(3):
         together.end(b"b", 1)
     assert holding.free_tickets == [(7, 40)]
-    of_parent = Together(holding, 8, 40, {b"a"})  # type: ignore[arg-type]
+    of_parent = Together(holding, 8, 40, {b"a"})
     holding.holder = 2  # in a forked child
     of_parent.end(b"a", 1)
     assert holding.free_tickets == [(7, 40)]
