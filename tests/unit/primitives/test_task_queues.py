@@ -384,7 +384,7 @@ def test_rules_are_those_of_a_plain_model(steps: list[tuple[Any, ...]]) -> None:
 def test_a_ticket_is_free_once() -> None:
     """When the last task of a claim has ended, however often and by whom that is said: two claims never share one."""
     holding = SimpleNamespace(holder=1, free_tickets=[], forget=lambda ticket: None)
-    together = Together(holding, 7, 40, {b"a", b"b"})  # type: ignore[arg-type]
+    together = Together(holding, 7, 40, {b"a", b"b"})
     together.end(b"a", 1)
     together.end(b"a", 1)
     assert holding.free_tickets == []
