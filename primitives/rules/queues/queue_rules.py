@@ -245,11 +245,16 @@ def restore(read: Read, now_ms: int, key: bytes, name: str, task_id: bytes, fiel
 
     ``AlreadyExistsError`` if the task, or one of its key, is there.
 
-    ``fields``: sequence number, status, priority, attempt, most attempts, when it was put and is due (ms since the
-    epoch), payload, result or None, error or None, user's key or None.
+    ``fields``: sequence number, status, priority, attempt, most attempts, when it was put and is due or has ended (ms
+    since the epoch), payload, result or None, error or None, user's key or None. ``ValueError`` for wrong ones.
     """
     queue = Queue(read, key)
     sequence, status, priority, attempt, max_attempts, created_ms, due_ms, payload, result, error, user_key = fields
+    are_numbers = {type(sequence), type(status), type(created_ms), type(due_ms)} == {int}
+    if not (are_numbers and 0 < sequence <= LATEST_MS and WAITING <= status <= CANCELLED and created_ms >= 0):
+        raise ValueError(f"task {name!r} has a number or a status out of its bounds")
+    if not 0 <= due_ms <= LATEST_MS:
+        raise ValueError(f"task {name!r} is due, or has ended, at {due_ms}; give ms since the epoch, 2**62 at most")
     if queue.task(task_id) is not None or (user_key is not None and queue.get(queue.base + KEY + user_key)):
         raise AlreadyExistsError(f"task {name!r}, or one of its key, exists already; purge it first")
     queue.sequence = max(queue.sequence, sequence)

@@ -3,8 +3,8 @@
     task        id sequence status priority attempt max_attempts created_at due_at payload result error key
 
 ``id`` has the queue in it. ``status`` is as in ``shoal.TaskStatus``; a task that waits is Ready, and ``due_at`` says
-from when on (ms since the epoch, 0: at once). Who has claimed a task is not in an export: a claim is of a process, so
-an import has the task as if that process had ended.
+from when on (ms since the epoch, 0: at once); of a task that has ended, when that was. Who has claimed a task is not in
+an export: a claim is of a process, so an import has the task as if that process had ended.
 """
 
 from __future__ import annotations
