@@ -141,7 +141,7 @@ class Host:
         """An empty page of snapshot slots: its descriptor, and the coordinator's view of it."""
         fd = snapshots.new_page()
         try:
-            return fd, SnapshotPage(fd)
+            return fd, SnapshotPage(snapshots.map_page(fd))
         except OSError:
             os.close(fd)
             raise

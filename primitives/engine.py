@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from shoal.shm.key_location_cache import KeyLocationCache
-from shoal.shm.operation import Past, VersionedValue
+from shoal.shm.operation import Past, StoreStats, VersionedValue
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
@@ -80,10 +80,6 @@ class AutoCommit(Engine, Protocol):
 
         None if it still returns None at ``give_up_s`` (``time.monotonic``); the last look is made after that.
         """
-        ...
-
-    def published(self) -> int:
-        """The newest committed version."""
         ...
 
     def changes(self, lower: bytes, upper: bytes, since: int | None, wait_s: float, /) -> Iterator[Change]:
@@ -224,55 +220,6 @@ class EnginePipeline(Protocol):
         ...
 
 
-class Stats(Protocol):
-    """Figures of a store, for ``Database.info``."""
-
-    @property
-    def coordinator_pid(self) -> int:
-        """The process that decides commits."""
-        ...
-
-    @property
-    def commit_version(self) -> int:
-        """The newest committed version."""
-        ...
-
-    @property
-    def keys(self) -> int:
-        """Live keys."""
-        ...
-
-    @property
-    def bytes_used(self) -> int:
-        """Memory in use."""
-        ...
-
-    @property
-    def clients(self) -> int:
-        """Attached databases."""
-        ...
-
-    @property
-    def history_ms(self) -> int:
-        """How long past versions are kept, in ms; if 0, the next three mean nothing."""
-        ...
-
-    @property
-    def history_version(self) -> int:
-        """The oldest version that is kept."""
-        ...
-
-    @property
-    def history_since_us(self) -> int:
-        """Since when that version was the newest, us since the epoch."""
-        ...
-
-    @property
-    def history_bytes(self) -> int:
-        """Memory that past versions take."""
-        ...
-
-
 class Transactions(Protocol):
     """What the primitives need of a store."""
 
@@ -312,7 +259,7 @@ class Store(Transactions, Protocol):
         """What an acknowledged commit survives: ``"memory"``, ``"buffered"`` or ``"strict"``."""
         ...
 
-    def stats(self) -> Stats:
+    def stats(self) -> StoreStats:
         """Its figures now."""
         ...
 

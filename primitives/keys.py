@@ -27,6 +27,7 @@ from shoal.primitives.rules.layouts.parts import bound as bound
 from shoal.primitives.rules.layouts.parts import number as number
 from shoal.primitives.rules.layouts.parts import sized as sized
 from shoal.primitives.rules.tags import Tag as Tag
+from shoal.shm.arguments import check_type
 from shoal.shm.errors import CorruptionError, LimitExceededError
 from shoal.shm.limits import MAX_KEY_BYTES, MAX_RUN_ID_BYTES
 
@@ -82,6 +83,11 @@ class Namespace:
             prefixes.clear()
         prefixes[run_id] = prefix
         return prefix
+
+
+def check_namespace(namespace: object) -> Namespace:
+    """``TypeError`` for what is no namespace."""
+    return check_type("namespace", namespace, Namespace, "a shoal.Namespace")
 
 
 def encode_text(what: str, text: object, most_bytes: int = MAX_KEY_BYTES, advice: str = _SHORTER) -> bytes:

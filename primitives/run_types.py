@@ -19,7 +19,7 @@ from shoal.shm import codec
 from shoal.shm.arguments import FOREVER_S, check_bool, check_int, check_seconds, check_str, check_type
 from shoal.shm.codec import Value
 from shoal.shm.errors import CorruptionError, LimitExceededError, shown
-from shoal.shm.limits import ADVICE_FOR_VALUES, MAX_ENCODED_VALUE_BYTES, MAX_RUN_ID_BYTES
+from shoal.shm.limits import ADVICE_FOR_VALUES, MAX_ENCODED_VALUE_BYTES, MAX_RUN_ID_BYTES, MAX_TIME_MS
 
 
 class RunStatus(StrEnum):
@@ -245,7 +245,7 @@ def encode_run(run: RunMetadata) -> bytes:
         time_ms = getattr(run, name)
         if time_ms is None and name == "completed_at":
             continue
-        if not 0 <= check_int(name, time_ms) < 1 << 63:
+        if not 0 <= check_int(name, time_ms) <= MAX_TIME_MS:
             raise ValueError(f"{name} is {time_ms}; give milliseconds since the epoch, below 2**63")
     if run.error is not None:
         check_str("error", run.error, ", as str(exception)")
@@ -279,7 +279,7 @@ def decode_run(run_id: str, raw: bytes) -> RunMetadata:
         if parent_run is not None:
             encode_text("parent_run", parent_run, MAX_RUN_ID_BYTES)
         in_text = type(tags) is list and check_tags(tags) == tags and (run.error is None or type(run.error) is str)
-        if in_text and all(type(time_ms) is int and 0 <= time_ms < 1 << 63 for time_ms in times):
+        if in_text and all(type(time_ms) is int and 0 <= time_ms <= MAX_TIME_MS for time_ms in times):
             return run
     except (ValueError, TypeError, KeyError, LimitExceededError):
         pass

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import NoReturn, Protocol
 
 from shoal.primitives.engine import EngineTransaction, Transactions
-from shoal.primitives.keys import Namespace, user_text
+from shoal.primitives.keys import Namespace, check_namespace, user_text
 from shoal.primitives.rules.hash_chain import DEFAULT_CHAIN
 from shoal.primitives.views.cells import StateView
 from shoal.primitives.views.events import EventView
@@ -16,7 +16,6 @@ from shoal.primitives.views.kv import KVView
 from shoal.primitives.views.runs import RunsView
 from shoal.primitives.views.traces import TraceView
 from shoal.primitives.views.view import NOT_MOVABLE
-from shoal.shm.arguments import check_type
 from shoal.shm.errors import ConflictError, InvalidOperationError
 from shoal.shm.operation import Past
 
@@ -38,7 +37,7 @@ class RunView:
         self, owner: Transaction | None, namespace: Namespace, run_id: str, chain: str = DEFAULT_CHAIN
     ) -> None:
         # Bad arguments are refused here, before anything begins.
-        check_type("namespace", namespace, Namespace, "a shoal.Namespace")._run_prefix(run_id)
+        check_namespace(namespace)._run_prefix(run_id)
         self._owner = owner  # None of a transaction itself: a cycle would keep its segment until it is collected
         self._namespace = namespace
         self._run_id = run_id

@@ -113,7 +113,7 @@ class CASConflictError(ShoalError):
 class LeaseHeldError(ShoalError):
     """Raised if a lease is held by others and ``wait`` is over. Wait for longer, or do something else meanwhile.
 
-    It is free at once when a holder releases it or its process ends, and ``ttl_ms`` after its process stops to answer.
+    It is free at once when a holder releases it or its process ends, and ``ttl_ms`` after its process stops answering.
 
     - ``name`` (str): the name of the lease.
     - ``ttl_ms`` (int): the longest ttl of those that hold it, in milliseconds.
@@ -132,7 +132,7 @@ class LeaseHeldError(ShoalError):
         pids = ", ".join(map(str, self.pids[:10])) + (", ..." if len(self.pids) > 10 else "")
         return (
             f"lease {self.name!r} is held by process {pids}; it is free when that releases it or ends, or "
-            f"{self.ttl_ms / 1000:g} s after it stops to answer; give a longer wait, or wait=None to wait for ever"
+            f"{self.ttl_ms / 1000:g} s after it stops answering; give a longer wait, or wait=None to wait for ever"
         )
 
 

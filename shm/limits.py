@@ -21,6 +21,7 @@ MAX_COMMIT_BYTES = 64 * MIB  # all of one commit set, encoded
 MAX_NESTING = 256  # lists and dicts inside each other
 MAX_INTEGER = 2**64 - 1
 MIN_INTEGER = -(2**63)
+MAX_TIME_MS = 2**63 - 1  # a moment, ms since the epoch
 
 # Advice in the errors of the two limits that are checked in several places.
 ADVICE_FOR_VALUES = "split it, or store it elsewhere and its path here"
@@ -131,7 +132,7 @@ class Limits(NamedTuple):
     tombstone_block_bounds: int = TOMBSTONE_BLOCK_BOUNDS
     tombstones_rebuilt_at: int = TOMBSTONES_REBUILT_AT
     key_locations: int = KEY_LOCATIONS
-    min_store_bytes: int = MIN_STORE_BYTES
+    memory_step_bytes: int = MEMORY_STEP_BYTES
     # Reclaim.
     reclaim_every: int = RECLAIM_EVERY
     reclaim_slice: int = RECLAIM_SLICE
@@ -167,8 +168,6 @@ class Limits(NamedTuple):
     first_client_s: float = FIRST_CLIENT_S
     idle_wait_s: float = IDLE_WAIT_S
     thread_start_s: float = THREAD_START_S
-    max_deaths_per_commit: int = MAX_DEATHS_PER_COMMIT
-    answer_spin_s: float = ANSWER_SPIN_S
     request_spin_s: float = REQUEST_SPIN_S
     crowded_request_spin_s: float = CROWDED_REQUEST_SPIN_S
 

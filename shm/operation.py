@@ -64,6 +64,20 @@ class VersionedValue(NamedTuple):
     expires_ms: int  # ms since the epoch, 0: never
 
 
+class StoreStats(NamedTuple):
+    """Figures of a store, as its engine last wrote them."""
+
+    commit_version: int  # the newest committed one
+    keys: int  # live keys; those of a range just deleted are counted until they are reclaimed
+    bytes_used: int  # of the store's memory
+    clients: int  # attached; one open database has one or more
+    coordinator_pid: int  # the process that decides commits; 0 if there is none
+    history_ms: int = 0  # how long past versions are kept; the next three mean nothing if not at all
+    history_version: int = 0  # the oldest one that is kept
+    history_since_us: int = 0  # since when that was the newest one, us since the epoch
+    history_bytes: int = 0  # of the store's memory, taken by past versions
+
+
 Read = Callable[[bytes], VersionedValue | None]
 # (lower, upper): the keys of the range in order; None for one that is deleted and not reclaimed yet.
 Look = Callable[[bytes, bytes], Iterator[tuple[bytes, VersionedValue | None]]]

@@ -106,7 +106,7 @@ def _read(directory: Path, durability: str | None, max_bytes: int | None) -> Sto
         segment.words[W_GENERATION] = epoch.generation
         welcome = Welcome(meta.durability, epoch.generation, meta.store_id or b"", *_descriptors(segment))
     finally:
-        os.close(segment._fd)
+        segment.close_descriptor()
     return StoreAtRest(
         *(welcome, epoch, lambda: check_segment(segment, segment.words[W_PUBLISHED], writer), history.answer)
     )

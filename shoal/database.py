@@ -128,9 +128,7 @@ class Database:
         """
         check_plain_function("fn", fn)
         check_count("retries", retries, 0)
-        known = None
-        if idempotency_key is not None:
-            known = Remembered(namespace, run_id, idempotency_key, idempotency_ttl)
+        known = None if idempotency_key is None else Remembered(namespace, run_id, idempotency_key, idempotency_ttl)
 
         def attempt() -> T:
             with self.transaction(run_id, fence=fence, namespace=namespace) as txn:
@@ -238,7 +236,7 @@ class Database:
         """Take the lease ``name`` of a run: it is given while fewer than ``slots`` hold it. Use it in a ``with``.
 
         It is held, and renewed, until it is released, the database is closed or the process ends; all of that counts at
-        once, and after the coordinator's death as well. If the process stops to answer, it ends ``ttl`` seconds later.
+        once, and after the coordinator's death as well. If the process stops answering, it ends ``ttl`` seconds later.
         It is not reentrant. A forked child does not hold what its parent holds.
 
         While others hold it, this waits for ``wait`` seconds (None: for ever); those that wait are served in the order

@@ -15,9 +15,9 @@ A fleet is a registered run. Each input is a registered child run of it:
 
 - Each step is one commit, so status, result, event and counters always agree.
 - A process holds a lease from before the attempt begins until the outcome is stored, and its commits are fenced with
-  it. So two fleets at once call the function once for each input. It is a lease of the fleet's run, because that of the
-  input is deleted before a next attempt; its name is the id of the input's run.
-- The lease ends at once with its process, and ``ttl`` after its process stops to answer. Then the input is Active and
+  it. So two fleets that run at once call the function once for each input. The lease belongs to the fleet's run,
+  because the input's run is deleted before the next attempt. Its name is the id of the input's run.
+- The lease ends at once with its process, and ``ttl`` after its process was last heard of. Then the input is Active,
   nobody holds its lease (``without_worker``), and it is begun again. A process that goes on after that stores its
   outcome only if no other attempt was begun meanwhile.
 - A fleet that finds an input's lease held works on the others first, then waits for it and returns the stored outcome.

@@ -19,10 +19,10 @@ from shoal.shm.arguments import check_bool, check_seconds
 from shoal.shm.errors import AlreadyExistsError, SnapshotExpiredError
 from shoal.shm.files import checkpoint, store_directory, store_files
 from shoal.shm.files.store_files import StoreMeta
-from shoal.shm.operation import Past
+from shoal.shm.operation import Past, StoreStats
+from shoal.workers.host import THIS_MACHINE, Host
 from shoal.workers.presence.holding import Holding
 from shoal.workers.presence.watching import Position
-from shoal.workers.shared_memory.attachment import EngineStats
 from shoal.workers.shared_memory.autocommit import AutoCommit
 from shoal.workers.shared_memory.check import check_through
 from shoal.workers.shared_memory.connection import StoreConnection
@@ -39,7 +39,7 @@ _CHECK_ATTEMPTS = 10
 class SharedMemoryStore:
     """One attached store. ``store_id``: refuse another store at the path. The options are those of ``shoal.open``.
 
-    ``for_tasks``: calls may run in tasks of an event loop (``shoal.aio``).
+    ``for_tasks``: calls may run in tasks of an event loop (``shoal.aio``). ``host``: a simulated machine's.
     """
 
     def __init__(
@@ -54,6 +54,7 @@ class SharedMemoryStore:
         history: float | timedelta | None = None,
         store_id: bytes | None = None,
         for_tasks: bool = False,
+        host: Host = THIS_MACHINE,
     ) -> None:
         store_files.check_durability(durability)
         store_files.check_max_bytes(max_bytes)
@@ -81,7 +82,7 @@ class SharedMemoryStore:
         else:
             writes = _writing(for_tasks)
             self.connection = writes(
-                directory, durability, max_bytes, timeout_s, idle_timeout_s, TABLE, store_id, history_ms
+                directory, durability, max_bytes, timeout_s, idle_timeout_s, TABLE, store_id, history_ms, host
             )
         self.auto_commit = AutoCommit(self.connection, partial(_past_changes, directory))
         self.holding = Holding(self.connection)
@@ -101,7 +102,7 @@ class SharedMemoryStore:
         """The durability that the store is served with."""
         return self.connection.current().durability
 
-    def stats(self) -> EngineStats:
+    def stats(self) -> StoreStats:
         """The store's figures now."""
         return self.auto_commit.stats()
 

@@ -1,4 +1,4 @@
-"""Operations in which workers are in each other's way: one key for all, and transactions that take their time."""
+"""Operations in which workers contend: one key for all, and transactions that take their time."""
 
 from __future__ import annotations
 

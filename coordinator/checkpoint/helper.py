@@ -21,6 +21,7 @@ from shoal.shm import codec
 from shoal.shm.errors import ShoalError
 from shoal.shm.files import checkpoint
 from shoal.shm.files.notes import append_note
+from shoal.shm.limits import DEFAULT_LIMITS, Limits
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.segment import Segment
 
@@ -39,12 +40,20 @@ def main(arguments: list[str]) -> int:
 
 
 def write(
-    directory: Path, store_id: bytes, segment: Segment, version: int, temporary: str, sessions: bytes
+    directory: Path,
+    store_id: bytes,
+    segment: Segment,
+    version: int,
+    temporary: str,
+    sessions: bytes,
+    limits: Limits = DEFAULT_LIMITS,
 ) -> str | None:
     """Write one checkpoint. None if it is written, else the reason, to be noted if it is not empty."""
-    reader = Reader(segment)
+    reader, block_bytes = Reader(segment), limits.checkpoint_block_bytes
     try:
-        checkpoint.write_checkpoint(directory, reader, version, codec.decode(sessions), store_id, temporary)
+        checkpoint.write_checkpoint(
+            directory, reader, version, codec.decode(sessions), store_id, temporary, block_bytes
+        )
     except FileNotFoundError:
         return ""  # the coordinator died, and the next one has removed what was begun
     except Exception as error:  # every error ends this process; its text must be noted

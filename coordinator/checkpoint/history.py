@@ -125,8 +125,7 @@ class History:
         """The newest version that was published at or before a moment, EXPIRED if that is not known."""
         for moments in (self._exact, self._older):
             if moments and moments[0][0] <= moment_us:
-                found = list(moments)
-                return found[bisect_right(found, moment_us, key=itemgetter(0)) - 1][1]
+                return moments[bisect_right(moments, moment_us, key=itemgetter(0)) - 1][1]
         return EXPIRED
 
     def _add(self, moment_us: int, version: int) -> None:

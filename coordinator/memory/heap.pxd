@@ -8,6 +8,7 @@ cdef tuple _SIZES
 
 cdef class Heap:
     cdef object _segment
+    cdef long long _step_blocks
     cdef readonly long long first_block
     cdef readonly long long block_count
     cdef public long long reserve_blocks

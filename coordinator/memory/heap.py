@@ -39,8 +39,9 @@ RECLAIM_BLOCKS = 12
 class Heap:
     """Allocator over the blocks of one segment. Sizes and references are in words."""
 
-    def __init__(self, segment: Segment) -> None:
+    def __init__(self, segment: Segment, step_bytes: int = limits.MEMORY_STEP_BYTES) -> None:
         self._segment = segment
+        self._step_blocks = step_bytes // limits.BLOCK_BYTES  # taken from the machine at a time
         first_byte = layout.HEADER_BYTES + layout.directory_bytes(segment.size_bytes)
         self.first_block = -(-first_byte // limits.BLOCK_BYTES)
         self.block_count = segment.size_bytes // limits.BLOCK_BYTES - self.first_block
@@ -301,7 +302,7 @@ class Heap:
 
     def _take_memory(self, blocks: int) -> bool:
         """Back ``blocks`` more blocks with memory, or as many as there are in one run; False if there are none."""
-        step = max(blocks, limits.MEMORY_STEP_BYTES // limits.BLOCK_BYTES)
+        step = max(blocks, self._step_blocks)
         length = min(step, self._untaken.largest())
         if length == 0:
             return False

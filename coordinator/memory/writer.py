@@ -73,7 +73,7 @@ class Writer:
         self.limits = limits
         # The word that readers share with every coordinator. No reader looks at it until this coordinator serves.
         self.epoch_words = memoryview(bytearray(8)).cast("Q")
-        self.heap = Heap(segment)
+        self.heap = Heap(segment, limits.memory_step_bytes)
         self.hash_index = HashIndex(segment, self.heap, limits)
         self.ordered_index = OrderedIndex(segment, self.heap, limits)
         self.expiry = ExpiryQueue()

@@ -1,4 +1,4 @@
-"""The arguments of control requests, understood, or refused with ValueError, TypeError or LookupError.
+"""Checks the arguments of control requests; ValueError, TypeError or LookupError for bad ones.
 
     check     [number, part, position]           a slice of a check (``checks``)
     wait      [since, [[lower, upper], ...], ms]  -> [1] once a range was written after version ``since``, [0] after
@@ -9,15 +9,15 @@
                                                  (``presence.changes``). Without changes, after ``ms`` at most
     keep      [watch, [version]]                 -> []; what a watch may ask for after ``version`` is kept; nothing
                                                  without a version
-    in_line   [[[lower, upper], ...], ms]        with one operation, which is decided as in any commit; but while it
-                                                 raises what passes it stays in line, for ``ms`` at most
+    in_line   [[[lower, upper], ...], ms]        with one operation, which is decided as in any commit; while it
+                                                 raises an error that ``passes`` it stays in line, ``ms`` at most
     leave     []                                 with one operation: leave the line, then decide the operation
     past      [version or nil, moment or nil]     -> [generation, version, bound]: the past version that is asked for by
                                                  its number or a moment in us (``History.answer``)
     renew     []                                 -> [1] if the client's database still holds something, else [0]
     ages      [holder, ...]                      -> ms since the last sign of life of each; -1: holds nothing
 
-Whatever a client sends may be nonsense, so nothing of it is used before it has passed here.
+A client may send anything, so nothing of a request is used before it was checked here.
 """
 
 from __future__ import annotations

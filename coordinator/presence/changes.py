@@ -8,8 +8,8 @@ page of them is told at a time, so an answer is bounded, and a slow watcher slow
 - Records of a version at or above the horizon are there. So the version that was told up to is noted in
   ``Reclaimer.watched``, and the horizon stays at or below it until the watcher asks again. Nothing is kept for one that
   waits, because its next page is made in the turn of the commit that wakes it.
-- What the window has forgotten, or whose records are gone (the watch fell too far behind, or another coordinator died
-  since), is not told: the watcher has to find it in the log files, or it is lost.
+- A change that the window has forgotten, or whose records are gone (the watch fell too far behind, or a coordinator
+  died since), is not told: the watcher looks for it in the log files.
 
 All of it is in the coordinator's memory only. After its death the watcher asks the next one, with its position.
 """

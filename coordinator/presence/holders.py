@@ -10,8 +10,8 @@ The end of a holder is one commit for each ``_SLICE`` held keys: the table of op
 (``OperationTable.ended``), and the entries go with it. After SIGKILL in between, the rest is found by the next
 coordinator.
 
-Time in which the coordinator did not run counts for nobody: its clock moves by a second at most between two looks. So a
-machine that was suspended, or a coordinator that was stopped, takes nothing from holders that did run.
+Time in which the coordinator did not run counts against no holder: its clock moves by a second at most between two
+looks. So no holder loses anything because the machine was suspended or the coordinator stopped.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Holders:
         self._writer = writer
         self._engine = engine
         self._known: dict[int, _Holder] = {}
-        self._gone: dict[int, None] = {}  # those that have ended and are not released yet, in the order of their ends
+        self._gone: dict[int, None] = {}  # ended holders that are not released yet, in the order in which they ended
         self._monotonic_s = monotonic_s
         self._looked_s = monotonic_s()
         self._clock_s = 0.0
@@ -109,7 +109,7 @@ class Holders:
         return max(due_s, self._retry_s - self._looked_s)
 
     def end_due(self) -> None:
-        """Release what those held that have ended by now; a slice of it. Called when all pipes have been read."""
+        """Release a slice of what ended holders held. Called when all pipes have been read."""
         if self.due_in_s() > 0:
             return
         self._engine.finish_group()  # the ordered index has all keys then
@@ -140,7 +140,7 @@ class Holders:
             else:
                 left_ms = min(left_ms, ttl_ms)
         if due and not self._engine.commit_own(lambda read, now_ms: self._released(read, due, now_ms)):
-            self._retry_s = self._looked_s + _PAUSE_S  # no room: readers see it held for longer
+            self._retry_s = self._looked_s + _PAUSE_S  # no room: readers go on seeing it as held
         elif left_ms == _ALL_MS:
             del self._known[holder]
             self._gone.pop(holder, None)

@@ -2,6 +2,8 @@
 
 ``Survey`` reads what recovery would read, by the rules of recovery, and goes on where recovery would stop. A store
 without ``findings`` opens. Everything that keeps a store from being opened, or would be lost unnoticed, is a finding.
+
+``at_rest`` keeps coordinators out meanwhile, by a shared lock, which the kernel releases with the process.
 """
 
 from __future__ import annotations

@@ -2,6 +2,8 @@
 
 The starter can be killed at any time, and the coordinator outlives it. So the coordinator keeps one thing of the
 starter: the pipe on which it reports how the start went.
+
+If SIGKILL comes here, the kernel releases the locks. The empty files that were made stay, and the next start uses them.
 """
 
 from __future__ import annotations

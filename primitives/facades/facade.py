@@ -9,10 +9,9 @@ from collections.abc import Callable
 from typing import Any, Generic, Protocol, TypeVar, cast
 
 from shoal.primitives.engine import Engine, Transactions
-from shoal.primitives.keys import Namespace
+from shoal.primitives.keys import Namespace, check_namespace
 from shoal.primitives.retry import retry_for
 from shoal.primitives.transaction import Transaction
-from shoal.shm.arguments import check_type
 from shoal.shm.limits import SINGLE_CALL_TIMEOUT_S
 
 RunViewT = TypeVar("RunViewT")
@@ -69,7 +68,7 @@ class BoundFacade:
         if not hasattr(db, "_store"):
             raise TypeError(f"db has type {type(db).__name__}; give what shoal.open returns")
         self._db: DatabaseLike = db
-        self.namespace = check_type("namespace", namespace, Namespace, "a shoal.Namespace")
+        self.namespace = check_namespace(namespace)
         self._bind()
 
     def __getstate__(self) -> tuple[dict[str, Any] | None, dict[str, Any]]:

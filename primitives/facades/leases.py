@@ -13,11 +13,11 @@ from types import TracebackType
 from typing import NoReturn
 
 from shoal.primitives.engine import Engine, EngineTransaction, Store, Transactions
-from shoal.primitives.keys import Namespace, Tag, after, decode_text, encode_text
+from shoal.primitives.keys import Namespace, Tag, after, check_namespace, decode_text, encode_text
 from shoal.primitives.rules import requests
 from shoal.primitives.rules.lease_rules import LeaseHolder, decode_record
 from shoal.primitives.transaction import Fence
-from shoal.shm.arguments import check_count, check_positive_seconds, check_type, check_wait
+from shoal.shm.arguments import check_count, check_positive_seconds, check_wait
 from shoal.shm.clock import now_ms
 from shoal.shm.host.randomness import random_id
 
@@ -153,4 +153,4 @@ def check_fence(fence: Fence | None) -> Fence | None:
 
 
 def _prefix(namespace: Namespace, run_id: str) -> bytes:
-    return check_type("namespace", namespace, Namespace, "a shoal.Namespace")._run_prefix(run_id) + _TAG
+    return check_namespace(namespace)._run_prefix(run_id) + _TAG

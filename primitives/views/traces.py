@@ -23,12 +23,12 @@ from shoal.shm.arguments import check_type
 from shoal.shm.clock import now_ms
 from shoal.shm.codec import Value
 from shoal.shm.errors import CorruptionError, NotFoundError
+from shoal.shm.limits import MAX_TIME_MS
 
 T = TypeVar("T")
 
 _TAG = bytes((Tag.TRACE,))
 _TIME_BYTES = 8
-_LATEST_MS = 2**63 - 1
 
 
 class TraceView(View):
@@ -243,7 +243,7 @@ def dump(view: TraceView) -> Iterator[Trace]:
 
 def restore(view: TraceView, trace: Trace) -> None:
     """Record a trace of an export as ``dump`` gave it, with its id and timestamp. Raises what ``record`` does."""
-    if not 0 <= check_time("timestamp", trace.timestamp) <= _LATEST_MS:
+    if not 0 <= check_time("timestamp", trace.timestamp) <= MAX_TIME_MS:
         raise ValueError(f"timestamp is {trace.timestamp}; give 0 to 2**63 - 1 milliseconds since the epoch")
     options = TraceOptions(_given("id", trace.id), trace.parent_id, trace.tags, trace.metadata)
     view._insert(trace.trace_type, options, trace.timestamp)

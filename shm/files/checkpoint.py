@@ -33,7 +33,7 @@ from shoal.shm import clock, codec
 from shoal.shm.errors import CorruptionError
 from shoal.shm.files.storage import DiskStorage, Storage, private_file, raise_if_full
 from shoal.shm.files.store_files import STORE_ID_BYTES, of_another_store
-from shoal.shm.limits import CHECKPOINT_BLOCK_BYTES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MIB
+from shoal.shm.limits import CHECKPOINT_BLOCK_BYTES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MAX_TIME_MS, MIB
 from shoal.shm.memory.reader import Reader
 
 FORMAT_VERSION = 2
@@ -112,6 +112,7 @@ def write_checkpoint(
     sessions: list[Session],
     store_id: bytes | None = None,
     temporary_name: str | None = None,
+    block_bytes: int = CHECKPOINT_BLOCK_BYTES,
 ) -> int:
     """Write all keys live at ``version``, a snapshot that the caller has pinned; return the number of keys.
 
@@ -126,7 +127,7 @@ def write_checkpoint(
     temporary = directory / (temporary_name or temporary_name_of(version))
     fd = private_file(temporary, os.O_WRONLY | os.O_CREAT)
     try:
-        with os.fdopen(fd, "wb", buffering=CHECKPOINT_BLOCK_BYTES) as out:
+        with os.fdopen(fd, "wb", buffering=block_bytes) as out:
             out.write(_block(HEAD, [version, clock.now_ms(), store_id]))
             keys = 0
             flat: list[Any] = []
@@ -135,7 +136,7 @@ def write_checkpoint(
                 flat += (key, found.value, found.version, found.expires_ms)
                 size += len(key) + len(found.value) + 24
                 keys += 1
-                if size >= CHECKPOINT_BLOCK_BYTES:
+                if size >= block_bytes:
                     out.write(_block(KEYS, flat))
                     flat, size = [], 0
             out.write(_block(KEYS, flat) + _block(END, [keys, sessions]))
@@ -311,7 +312,7 @@ def _is_sound(block: KeyBlock, after: bytes, newest: int) -> bool:
         and min(versions) > 0
         and max(versions) <= newest
         and min(expires_ms) >= 0
-        and max(expires_ms) < 1 << 63
+        and max(expires_ms) <= MAX_TIME_MS
     )
 
 

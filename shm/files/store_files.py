@@ -19,7 +19,7 @@
 - ``epoch``: which coordinator serves (``epoch_file``). ``control.sock``: where to reach it (``control_address``).
 - ``coordinator.log``: why a coordinator or its helper ended out of order (``notes``); made only then.
 - ``coordinator.lock`` (only one coordinator serves) and ``start.lock`` (only one process starts one): see
-  ``coordinator.server.process`` and ``workers.shared_memory.take_over``.
+  ``coordinator.server.process`` and ``workers.coordinator_start``.
 """
 
 from __future__ import annotations

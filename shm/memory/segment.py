@@ -71,8 +71,7 @@ class Segment:
     def attach(cls, fd: int) -> Segment:
         """Map the segment behind ``fd`` for reading; the descriptor is closed."""
         segment = cls(fd, os.fstat(fd).st_size, writable=False)
-        os.close(fd)
-        segment._fd = -1
+        segment.close_descriptor()
         magic, version = segment.words[layout.W_MAGIC], segment.words[layout.W_LAYOUT_VERSION]
         if (magic, version) != (layout.MAGIC, layout.LAYOUT_VERSION):
             raise ConfigurationError(
@@ -80,6 +79,11 @@ class Segment:
                 "run the same version of shoal in every process"
             )
         return segment
+
+    def close_descriptor(self) -> None:
+        """Close the descriptor. The mapping stays; no more memory can be taken for it."""
+        os.close(self._fd)
+        self._fd = -1
 
     def close(self) -> None:
         """Unmap an attached segment. A thread that still reads from it gets ValueError."""

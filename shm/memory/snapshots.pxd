@@ -9,7 +9,6 @@ cpdef object verify(const unsigned long long[::1] words, unsigned long long snap
 
 
 cdef class SnapshotPage:
-    cdef object _mm
     cdef unsigned long long[::1] _slots
 
     cpdef object note_work(self, unsigned long long at_work)

@@ -19,7 +19,6 @@
 from __future__ import annotations
 
 import mmap
-import os
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -61,6 +60,11 @@ def new_page() -> int:
     return anonymous_file("shoal-snapshots", _PAGE_BYTES)
 
 
+def map_page(fd: int) -> memoryview:
+    """The words of the page behind ``fd``, mapped."""
+    return words_of(descriptors.map_file(fd, _PAGE_BYTES, mmap.PROT_READ | mmap.PROT_WRITE))
+
+
 class _Slot:
     """The right to write one slot. It is passed to a pinned snapshot and back; its end means that it was lost."""
 
@@ -90,15 +94,12 @@ class SnapshotSlots:
 
     __slots__ = ("_free", "_lock", "_lost", "_mm", "_refs", "_slots", "_unused")
 
-    def __init__(self, fd: int) -> None:
-        self._mm = descriptors.map_file(fd, _PAGE_BYTES, mmap.PROT_READ | mmap.PROT_WRITE)
-        os.close(fd)
-        self._begin(words_of(self._mm), MAX_SNAPSHOTS_PER_PROCESS)
-
-    def _begin(self, slots: memoryview, count: int) -> None:
-        self._slots = slots
+    def __init__(self, page: memoryview) -> None:
+        """``page``: of ``map_page``, or of a simulated machine."""
+        self._mm: Any = page.obj
+        self._slots = page
         self._free: list[_Slot] = []
-        self._unused = iter(range(1, count + 1))
+        self._unused = iter(range(1, len(page) - 1))
         self._refs: dict[int, _SlotRef] = {}
         self._lost: list[Any] = []
         self._lock = thread.RLock()
@@ -147,8 +148,8 @@ class SnapshotSlots:
 
     def close(self) -> None:
         """Unmap the page. Later pins write to private memory: in a forked child, the page belongs to the parent."""
-        mapped, self._slots = self._slots, memoryview(bytearray(_PAGE_BYTES)).cast("Q")
-        unmap(self._mm, mapped)
+        page, self._slots = self._slots, memoryview(bytearray(_PAGE_BYTES)).cast("Q")
+        unmap(self._mm, page)
 
     def _new_slot(self) -> _Slot:
         index = next(self._unused, 0)
@@ -179,11 +180,11 @@ class SnapshotSlots:
 class SnapshotPage:
     """The coordinator's side of the slots of one process."""
 
-    __slots__ = ("_mm", "_slots")
+    __slots__ = ("_slots",)
 
-    def __init__(self, fd: int) -> None:
-        self._mm = descriptors.map_file(fd, _PAGE_BYTES, mmap.PROT_READ | mmap.PROT_WRITE)
-        self._slots = words_of(self._mm)
+    def __init__(self, page: memoryview) -> None:
+        """``page``: of ``map_page``, or of a simulated machine."""
+        self._slots = page
 
     def note_work(self, at_work: int) -> None:
         """Note that the coordinator does a commit of this client (1, or its id), or that it does none (0)."""

@@ -27,7 +27,14 @@ import msgpack
 
 from shoal.shm import codec
 from shoal.shm.errors import LimitExceededError
-from shoal.shm.limits import ADVICE_FOR_COMMITS, MAX_COMMIT_BYTES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MIB
+from shoal.shm.limits import (
+    ADVICE_FOR_COMMITS,
+    MAX_COMMIT_BYTES,
+    MAX_ENCODED_VALUE_BYTES,
+    MAX_ENGINE_KEY_BYTES,
+    MAX_TIME_MS,
+    MIB,
+)
 from shoal.shm.wire.frames import LENGTH_BYTES, FrameError
 
 try:
@@ -204,7 +211,7 @@ def check_writes(writes: Any) -> None:
             raise ValueError("a key is not 1 to 4,096 bytes")
         if value is not None and (type(value) is not bytes or len(value) > MAX_ENCODED_VALUE_BYTES):
             raise ValueError("a value is not bytes within the limit")
-        if type(expires_ms) is not int or not 0 <= expires_ms < 1 << 63:
+        if type(expires_ms) is not int or not 0 <= expires_ms <= MAX_TIME_MS:
             raise ValueError("an expiry is not a time")
     if len(writes) > 3 and len(set(writes[::3])) * 3 != len(writes):
         raise ValueError("a key is written twice")

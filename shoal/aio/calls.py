@@ -13,9 +13,9 @@ _END: Any = object()
 
 
 class Entering(Coroutine[Any, Any, T]):
-    """A call that can be awaited, or used in ``async with``; then what it returns is entered and left, too.
+    """A call that can be awaited, or used in ``async with``, which enters what the call returns.
 
-    ``to_enter`` makes what is entered of what was returned.
+    ``to_enter`` turns the result of the call into what is entered.
     """
 
     __slots__ = ("_call", "_entered", "_to_enter")
@@ -51,10 +51,10 @@ class Entering(Coroutine[Any, Any, T]):
 
 
 class Items(AsyncIterator[T], Generic[T]):
-    """An iterator of the synchronous face, whose every step is a call of its own.
+    """An asynchronous iterator over a synchronous one. Each step is a call of its own.
 
-    The call that makes the iterator is made at once, so a bad argument is refused there, and what happens from then on
-    is not missed. A step that is cancelled ends the iterator, as it does an asynchronous generator.
+    The iterator is made at once, so a bad argument is refused there, and no later change is missed. A cancelled step
+    ends the iterator, as it ends an asynchronous generator.
     """
 
     __slots__ = ("_begun", "_convert", "_iterator")

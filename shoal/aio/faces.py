@@ -1,7 +1,7 @@
-"""Makes an asynchronous class, a *face*, of each synchronous one: from its methods, so nothing must be kept in step.
+"""Makes an asynchronous class, a *face*, of each synchronous one, from its methods. There is no second list.
 
-An instance of a face holds one of the synchronous class (``_sync``), and adds nothing to it. Of the public methods of
-the synchronous class become:
+An instance of a face holds an object of the synchronous class (``_sync``), and adds nothing to it. What becomes of each
+public method of the synchronous class:
 
 - one that returns an iterator: a method that returns an asynchronous iterator (``calls.Items``);
 - one that returns something to be entered: a method whose result can be awaited or entered (``calls.Entering``);
@@ -10,7 +10,8 @@ the synchronous class become:
 - a static method: itself;
 - any other: a coroutine function.
 
-What is to be entered, and what can be iterated, is so asynchronously. Attributes are those of the synchronous object.
+A class that can be entered or iterated can be entered or iterated asynchronously. Attributes are those of the
+synchronous object.
 """
 
 from __future__ import annotations
@@ -118,7 +119,7 @@ def facade_of(sync: type) -> Any:
 
 
 def faced(result: Any) -> Any:
-    """A result of a synchronous call, with what has a face behind it."""
+    """A result of a synchronous call: behind its face, if its class has one."""
     face = _FACES.get(type(result))
     if face is not None:
         instance = face.__new__(face)

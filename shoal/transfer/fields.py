@@ -8,9 +8,9 @@ from typing import Any, NamedTuple
 from shoal.primitives.engine import Engine
 from shoal.primitives.keys import Namespace
 from shoal.primitives.rules.hash_chain import HASH_BYTES
+from shoal.shm.limits import MAX_TIME_MS
 
 Fields = dict[str, Any]
-_LATEST_MS = 2**63 - 1
 
 
 class RecordKind(NamedTuple):
@@ -35,7 +35,7 @@ def check_names(kind: str, fields: Fields, names: tuple[str, ...]) -> None:
 
 def check_whole(name: str, value: object, least: int) -> None:
     """``ValueError`` unless the field is an integer from ``least`` to 2**63 - 1."""
-    if type(value) is not int or not least <= value <= _LATEST_MS:
+    if type(value) is not int or not least <= value <= MAX_TIME_MS:
         raise ValueError(f"{name} is {value!r:.100}, not an integer from {least} to 2**63 - 1")
 
 

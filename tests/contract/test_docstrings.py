@@ -129,6 +129,27 @@ def test_facade_and_view_have_the_same_methods(facade: type) -> None:
             assert [(p.name, p.default, p.kind) for p in given] == [(p.name, p.default, p.kind) for p in taken]
 
 
+@pytest.mark.parametrize(
+    ("narrow", "wide"),
+    [
+        (PipelinedKV, KVView),
+        (PipelinedEvents, EventView),
+        (PipelinedState, StateView),
+        (PipelinedTraces, TraceView),
+        (QueueView, shoal.TaskQueue),
+        (BudgetView, shoal.Budget),
+    ],
+)
+def test_a_view_of_fewer_methods_has_their_parameters(narrow: type, wide: type) -> None:
+    """What a pipeline or a transaction has of a primitive is called as there, but for ``run_id``."""
+    shared = [name for name, _ in methods(narrow) if hasattr(wide, name)]
+    assert shared
+    for name in shared:
+        of_narrow, of_wide = (inspect.signature(getattr(cls, name)).parameters.values() for cls in (narrow, wide))
+        given = [(p.name, p.default, p.kind) for p in of_wide if p.name != "run_id"]
+        assert [(p.name, p.default, p.kind) for p in of_narrow] == given, name
+
+
 def test_the_search_for_errors_finds_some() -> None:
     """It sees through calls, operations, views and what is caught on the way."""
     of_increment = {"TypeError", "ValueError", "LimitExceededError", "CorruptionError"}

@@ -1,76 +1,125 @@
-"""The smallest engine that keeps the promises of ``shoal.primitives.engine``: every version of every key, in a dict.
+"""The smallest engine that keeps the promises of ``shoal.primitives.engine``: a dict, a lock, and a list of commits.
 
-It shows that the primitives need no more. Transactions read at a snapshot; a commit compares what was read with what
-was written since. ``check``, ``backup`` and ``recipe`` are left out, as no primitive uses them.
+It shows that the primitives need no more. ``check``, ``backup`` and ``recipe`` are left out: no primitive uses them.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
-from types import SimpleNamespace
-from typing import Any, NamedTuple
+from concurrent.futures import Future
+from typing import Any
 
 from shoal.primitives.rules.registry import TABLE
 from shoal.shm.clock import now_ms
-from shoal.shm.errors import ConflictError, InvalidOperationError
-from shoal.shm.operation import Past, VersionedValue, Write
-from tests.contract.toy_holding import ToyHolding
-from tests.contract.toy_pipeline import ToyPipeline
-from tests.contract.toy_rules import is_live, within
-from tests.support.present import present
+from shoal.shm.errors import ConflictError, InvalidOperationError, ShoalError
+from shoal.shm.operation import Past, StoreStats, VersionedValue
+
+_LOOK_EVERY_S = 0.02  # for what passes by itself, such as the delay of a task
+
+
+def _alone(name: str) -> Any:
+    def call(store: ToyStore, *arguments: Any) -> Any:
+        with store.lock:  # from the snapshot to the commit, so nothing conflicts
+            transaction = store.begin()
+            result = getattr(transaction, name)(*arguments)
+            result = iter(list(result)) if name == "scan" else result
+            transaction.commit()
+        return result
+
+    return call
 
 
 class ToyStore:
-    """A store in this process. ``changed`` is its lock, and is notified of every commit."""
+    """A store, which is also its ``AutoCommit`` and its ``Holding``. What it holds ends with it."""
 
-    path, durability = "toy", "memory"
+    path, durability, holder = "toy", "memory", 1
+    get_named, find, scan = _alone("get_named"), _alone("find"), _alone("scan")
+    put, delete, clear, perform = _alone("put"), _alone("delete"), _alone("clear"), _alone("perform")
 
     def __init__(self) -> None:
-        self.changed = threading.Condition(threading.RLock())
-        self.keys: dict[bytes, list[tuple[int, Write]]] = {}
-        self.version, self.closed, self.auto_commit = 0, False, ToyAutoCommit(self)
-        self.holding = ToyHolding(self)
+        self.lock = threading.Condition(threading.RLock())  # notified of commits
+        self.newest, self.closed = dict[bytes, Any](), False  # deleted keys are None; the dict itself never changes
+        self.commits = list[dict[bytes, Any]]()  # what each wrote, that of version 1 first
+        self.lines = defaultdict[bytes, list[int]](list)  # by key: the tickets of those that wait
+        self.free_tickets = list[tuple[int, int]]()
+        self.auto_commit = self.holding = self
 
     def begin(self, read_only: bool = False, past: Past | None = None) -> ToyTransaction:
-        transaction = ToyTransaction(self, read_only or past is not None)
+        with self.lock:
+            shown, version = self.newest, len(self.commits)
         if past is not None:
-            assert past.version is not None, "this engine keeps no moments"
-            if past.version > self.version:
-                raise ValueError(f"version is {past.version}, the newest is {self.version}")
-            transaction.snapshot = transaction.version = past.version
-        return transaction
+            if past.version is None or past.version > version:
+                raise ValueError(f"version is {past.version}, the newest is {version}; this engine keeps no moments")
+            shown = {key: found for commit in self.commits[: past.version] for key, found in commit.items()}
+            read_only, version = True, past.version
+        return ToyTransaction(self, shown, version, read_only)
 
     def pipeline(self, depth: int) -> ToyPipeline:
         return ToyPipeline(self)
 
-    def live(self, lower: bytes, upper: bytes, snapshot: int) -> dict[bytes, VersionedValue]:
-        found = {}
-        for key in [key for key in list(self.keys) if lower <= key < upper]:
-            entry = next((entry for entry in reversed(self.keys[key]) if entry[0] <= snapshot), None)
-            if entry is not None and is_live(entry[1]):
-                found[key] = VersionedValue(present(entry[1].value), entry[0], entry[1].expires_ms)
-        return found
-
-    def stats(self) -> Any:
-        keys = len(self.live(b"", b"\xff", self.version))
-        counts = {"commit_version": self.version, "keys": keys, "bytes_used": 0, "clients": 1, "coordinator_pid": 0}
-        return SimpleNamespace(**counts, history_ms=0, history_version=0, history_since_us=0, history_bytes=0)
+    def stats(self) -> StoreStats:
+        return StoreStats(len(self.commits), sum(1 for _ in self.scan(b"", b"\xff")), 0, 1, 0)
 
     def close(self) -> None:
-        self.holding.end()
         self.closed = True
+
+    def wait_for(self, look: Callable[[], Any], ranges: Any, give_up_s: float) -> Any:
+        with self.lock:
+            while (found := look()) is None and (left_s := give_up_s - time.monotonic()) > 0:
+                self.lock.wait(min(left_s, 1e6))
+        return found
+
+    def changes(self, lower: bytes, upper: bytes, since: int | None, wait_s: float) -> Iterator[tuple[int, bytes, Any]]:
+        def told(version: int) -> Iterator[tuple[int, bytes, Any]]:
+            give_up_s = time.monotonic() + wait_s
+            while self.wait_for(lambda: len(self.commits) > version or None, (), give_up_s):  # noqa: B023
+                commit, version = self.commits[version], version + 1
+                for key in sorted(key for key in commit if lower <= key < upper):
+                    yield version, key, commit[key] and commit[key].value
+                    give_up_s = time.monotonic() + wait_s
+
+        return told(len(self.commits) if since is None else since)
+
+    def acquire(self, ticket: int, operation: Any, undo: Any, ranges: Any, ttl_s: float, give_up_s: float) -> Any:
+        line = self.lines[operation[1][0]]
+        with self.lock:
+            line.append(ticket)
+            try:
+                while True:
+                    is_late = time.monotonic() >= give_up_s
+                    try:
+                        if line[0] == ticket or is_late:
+                            return self.perform(*operation)
+                    except ShoalError as error:
+                        if not error.passes or is_late:
+                            raise
+                    self.lock.wait(_LOOK_EVERY_S)
+            finally:
+                line.remove(ticket)
+
+    def release(self, ticket: int, undo: Any) -> None:
+        if not self.closed:
+            self.perform(*undo)
+
+    def forget(self, ticket: int) -> None:
+        """Nobody has to renew."""
+
+    def ages_ms(self, holders: list[int]) -> list[int | None]:
+        return [0 for _ in holders]
 
 
 class ToyTransaction:
-    def __init__(self, store: ToyStore, read_only: bool) -> None:
-        self.store, self.read_only, self.ended = store, read_only, False
-        self.snapshot, self.version = store.version, store.version if read_only else None
-        self.reads, self.clears = list[tuple[bytes, bytes]](), list[tuple[bytes, bytes]]()
-        self.writes, self.valid_until_ms = dict[bytes, Write](), 2**63
-        self.required = list[tuple[str, list[Any]]]()
-        self.deferred = list[tuple[str, list[Any]]]()
+    """Its commit makes its calls again, on the newest state, if nothing that it read has changed."""
+
+    def __init__(self, store: ToyStore, shown: dict[bytes, Any], snapshot: int, read_only: bool) -> None:
+        self.store, self.shown, self.own = store, shown, dict[bytes, Any]()
+        self.snapshot, self.version = snapshot, snapshot if read_only else None
+        self.read_only, self.has_ended = read_only, False
+        self.reads, self.valid_until_ms = list[list[bytes]](), 2**63
+        self.calls = list[tuple[bytes | None, str, list[Any]]]()  # the key of those that a later clear drops
         self.committed = list[Callable[[], None]]()
 
     def get_named(self, cache: Any, name: str) -> bytes | None:
@@ -81,133 +130,106 @@ class ToyTransaction:
         return next((found for _, found in self.scan(key, key + b"\0")), None)
 
     def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, VersionedValue]]:
-        self._check()
-        shown = self.store.live(lower, upper, self.snapshot)
-        shown = {key: found for key, found in shown.items() if key not in self.writes and not within(key, self.clears)}
-        own = [write for write in self.writes.values() if lower <= write.key < upper and is_live(write)]
-        shown |= {write.key: VersionedValue(present(write.value), 0, write.expires_ms) for write in own}
-        position = len(self.reads)
-        self.reads.append((lower, upper))
-        for key, found in sorted(shown.items()):
-            if found.version and found.expires_ms:
-                self.valid_until_ms = min(self.valid_until_ms, found.expires_ms)
-            self.reads[position] = (lower, key + b"\0")  # as far as it was read
-            yield key, found
-        self.reads[position] = (lower, upper)
+        self.check()
+        self.reads.append(read := [lower, upper])
+        merged = {**self.shown, **self.own}
+        for key in sorted(key for key in merged if lower <= key < upper):
+            found = merged[key]
+            if found is not None and not 0 < found.expires_ms <= now_ms():
+                if found.version and found.expires_ms:
+                    self.valid_until_ms = min(self.valid_until_ms, found.expires_ms)
+                read[1] = key + b"\0"  # as far as it was read
+                yield key, found
+        read[1] = upper
 
     def put(self, key: bytes, value: bytes | None = None, expires_ms: int = 0) -> None:
-        self._check(writes=True)
-        self.writes[key] = Write(key, value, expires_ms)
+        self.call(key, "put", key, value, expires_ms)
+        self.own[key] = None if value is None else VersionedValue(value, 0, expires_ms)
 
     delete = put  # without a value
 
     def clear(self, lower: bytes, upper: bytes) -> None:
-        self._check(writes=True)
-        self.writes = {key: write for key, write in self.writes.items() if not lower <= key < upper}
-        self.deferred = [each for each in self.deferred if not lower <= each[1][0] < upper]
-        self.clears.append((lower, upper))
+        self.calls = [call for call in self.calls if call[0] is None or not lower <= call[0] < upper]
+        self.call(None, "clear", lower, upper)
+        merged = {**self.shown, **self.own}
+        self.own |= {key: None for key in merged if lower <= key < upper and merged[key]}
 
     def perform(self, name: str, arguments: list[Any]) -> Any:
-        self._check(writes=True)
+        self.check(writes=True)
         decided = TABLE.decide(self.find, now_ms(), name, arguments)
-        self.writes |= {write.key: write for write in decided.writes}
+        for write in decided.writes:
+            self.put(*write)
         return decided.result
 
     def at_version(self, version: int) -> ToyTransaction:
         return self.store.begin(past=Past(version, None))
 
-    @property
-    def has_ended(self) -> bool:
-        return self.ended
-
     def require(self, name: str, arguments: list[Any]) -> None:
-        self._check(writes=True)
-        self.required.append((name, arguments))
+        self.call(None, "perform", name, arguments)
+        self.calls.insert(0, self.calls.pop())  # before anything is cleared
 
     def defer(self, name: str, arguments: list[Any], committed: Callable[[], None] | None = None) -> None:
-        self._check(writes=True)
-        if within(arguments[0], self.clears):
-            self.perform(name, arguments)
-        else:
-            self.deferred.append((name, arguments))
+        self.call(arguments[0], "perform", name, arguments)
         self.committed += [committed] if committed else []
 
     def commit(self) -> int:
-        self._check()
-        self.ended, store, self.version = True, self.store, self.snapshot
-        with store.changed:
+        self.check()
+        self.has_ended, self.version, store = True, self.snapshot, self.store
+        with store.lock:
             newest = store.begin()
-            for name, arguments in self.required + self.deferred:
-                newest.perform(name, arguments)
-            if not self.writes and not self.clears and not newest.writes:
+            for _, method, arguments in self.calls:
+                getattr(newest, method)(*arguments)
+            if not newest.own:
                 return self.snapshot
-            read = (key for key in store.keys if within(key, self.reads))
-            changed = [key for key in read if store.keys[key][-1][0] > self.snapshot]
+            later = {key for commit in store.commits[self.snapshot :] for key in commit}
+            changed = [key for key in later if any(lower <= key < upper for lower, upper in self.reads)]
             if changed or self.valid_until_ms <= now_ms():
                 key: Any = (changed or [b""])[0]  # below the primitives it is bytes
-                raise ConflictError(key, self.snapshot, store.version)
-            there = (key for key in store.keys if within(key, self.clears) and store.keys[key][-1][1].value is not None)
-            cleared = {key: Write(key, None, 0) for key in there}
-            store.version = self.version = store.version + 1
-            for key, write in {**cleared, **self.writes, **newest.writes}.items():
-                store.keys.setdefault(key, []).append((self.version, write))
-            store.changed.notify_all()
+                raise ConflictError(key, self.snapshot, len(store.commits))
+            self.version = len(store.commits) + 1
+            own = {key: found and found._replace(version=self.version) for key, found in newest.own.items()}
+            store.commits.append(own)
+            store.newest = {**store.newest, **own}
+            store.lock.notify_all()
         for committed in self.committed:
             committed()
         return self.version
 
     def abandon(self) -> None:
-        self.ended = True
+        self.has_ended = True
 
-    def _check(self, writes: bool = False) -> None:
-        if self.ended or self.store.closed or (writes and self.read_only):
+    def call(self, key: bytes | None, method: str, *arguments: Any) -> None:
+        self.check(writes=True)
+        self.calls.append((key, method, list(arguments)))
+
+    def check(self, writes: bool = False) -> None:
+        if self.has_ended or self.store.closed or (writes and self.read_only):
             raise InvalidOperationError("the transaction has ended, or only reads, or its store is closed")
 
 
-class ToyAutoCommit(NamedTuple):
-    """Every call a transaction that holds the lock from its snapshot to its commit, so that none conflicts."""
+class ToyPipeline:
+    """Every call commits at once, so its future is done."""
 
-    store: ToyStore
+    def __init__(self, store: ToyStore) -> None:
+        self.store, self.open = store, store.begin()  # as long as calls are taken
+        self.failure: BaseException | None = None
 
-    def __getattr__(self, name: str) -> Callable[..., Any]:
-        def call(*arguments: Any) -> Any:
-            with self.store.changed:
-                transaction = self.store.begin()
-                result = getattr(transaction, name)(*arguments)
-                result = iter(list(result)) if name == "scan" else result
-                transaction.commit()
-            return result
+    def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> Future[Any]:
+        return self.done(lambda: self.store.put(key, value, expires_ms))
 
-        return call
+    def perform(self, name: str, arguments: list[Any], convert: Callable[[Any], Any] | None = None) -> Future[Any]:
+        return self.done(lambda: (convert or (lambda result: result))(self.store.perform(name, arguments)))
 
-    def published(self) -> int:
-        return self.store.version
+    def finish(self) -> BaseException | None:
+        self.open.abandon()
+        return self.failure
 
-    def changes(self, lower: bytes, upper: bytes, since: int | None, wait_s: float) -> Iterator[tuple[int, bytes, Any]]:
-        return self._changes(lower, upper, self.published() if since is None else since, wait_s)
-
-    def _changes(self, lower: bytes, upper: bytes, since: int, wait_s: float) -> Iterator[tuple[int, bytes, Any]]:
-        told = (since, b"")
-        while True:
-
-            def look(told: tuple[int, bytes] = told) -> Any:
-                entries = [
-                    (version, key, write.value)
-                    for key in self.store.keys
-                    if lower <= key < upper
-                    for version, write in self.store.keys[key]
-                    if (version, key) > told and version > since
-                ]
-                return min(entries, default=None)
-
-            found = self.wait_for(look, None, time.monotonic() + wait_s)
-            if found is None:
-                return
-            told = found[:2]
-            yield found
-
-    def wait_for(self, look: Callable[[], Any], ranges: Any, give_up_s: float) -> Any:
-        with self.store.changed:
-            while (found := look()) is None and (left_s := give_up_s - time.monotonic()) > 0:
-                self.store.changed.wait(min(left_s, 1e6))
-        return found
+    def done(self, call: Callable[[], Any]) -> Future[Any]:
+        self.open.check()
+        future: Future[Any] = Future()
+        try:
+            future.set_result(call())
+        except Exception as error:
+            self.failure = self.failure or error
+            future.set_exception(error)
+        return future

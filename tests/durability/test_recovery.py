@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Iterator
 
@@ -21,8 +20,8 @@ SMALL = Limits(log_file_bytes=FILE_BYTES)
 def _clean_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(wal_format, "boot_id", wal_format.boot_id)
     yield
-    for fd in rigs.opened:
-        os.close(fd)
+    for segment in rigs.opened:
+        segment.close_descriptor()
     rigs.opened.clear()
 
 

@@ -52,7 +52,7 @@ def _allocated_by_recovery(directory: Path) -> int:
         _, peak_bytes = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
-        os.close(segment._fd)
+        segment.close_descriptor()
     return peak_bytes
 
 

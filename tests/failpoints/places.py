@@ -17,7 +17,8 @@ from shoal.coordinator.server import loop as server
 from shoal.shm.files import checkpoint, storage
 from shoal.shm.memory import segment
 from shoal.shm.wire import handshake
-from shoal.workers.shared_memory import channel, take_over
+from shoal.workers import coordinator_start
+from shoal.workers.shared_memory import channel
 from tests.mutants.registry import COORDINATOR, HELPER, WORKER, Failpoint
 
 
@@ -117,10 +118,10 @@ FAILPOINTS = {
     "close: before the spare is removed": Failpoint(COORDINATOR, _log, "_drop_spare", "before"),
     "close: log closed, lock held": Failpoint(COORDINATOR, _log, "close", "after"),
     # --- clients
-    "take-over: holding start.lock": Failpoint(WORKER, take_over, "_start", "before"),
-    "take-over: coordinator started, not heard": Failpoint(WORKER, take_over, "_read_report", "before"),
-    "take-over: coordinator heard, lock held": Failpoint(WORKER, take_over, "_start", "after"),
-    "take-over: before the greeting": Failpoint(WORKER, take_over, "_greet", "before"),
+    "take-over: holding start.lock": Failpoint(WORKER, coordinator_start, "_start", "before"),
+    "take-over: coordinator started, not heard": Failpoint(WORKER, coordinator_start, "_read_report", "before"),
+    "take-over: coordinator heard, lock held": Failpoint(WORKER, coordinator_start, "_start", "after"),
+    "take-over: before the greeting": Failpoint(WORKER, coordinator_start, "greet", "before"),
     "take-over: greeted": Failpoint(WORKER, handshake, "receive_welcome", "after"),
     "client: before the request": Failpoint(WORKER, channel, "write_all", "before"),
     "client: half of the request written": Failpoint(WORKER, channel, "write_all", "half"),

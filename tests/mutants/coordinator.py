@@ -16,7 +16,7 @@ if __name__ == "__main__":  # started with -P, so that nothing from the current 
 import tests.support.plain_python  # noqa: F401 (first)
 from shoal.coordinator.server import process
 from shoal.primitives.rules.registry import TABLE
-from shoal.workers.shared_memory import take_over
+from shoal.workers import coordinator_start
 from tests.mutants import CONDITIONS, MUTANTS, Patch
 from tests.mutants.registry import coordinator_faults
 
@@ -26,17 +26,17 @@ _FOR_GOOD = Patch()
 @contextlib.contextmanager
 def mutated_coordinators(names: str | None) -> Iterator[None]:
     """Coordinators started meanwhile by this process, and by those it forks, have these faults ("one+another")."""
-    sound = take_over.python_command
+    sound = coordinator_start.python_command
     if names is not None:
         unknown = set(names.split("+")) - coordinator_faults()
         assert not unknown, f"{unknown} are no faults of a coordinator's"
-        take_over.python_command = lambda _module, *arguments: [
+        coordinator_start.python_command = lambda _module, *arguments: [
             *(sys.executable, "-P", str(Path(__file__).resolve()), names, *arguments)
         ]
     try:
         yield
     finally:
-        take_over.python_command = sound
+        coordinator_start.python_command = sound
 
 
 def mutate_for_good(name: str) -> None:

@@ -7,8 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import shoal
+from shoal.shared_memory_store import SharedMemoryStore
 from shoal.shm.errors import CASConflictError, ConflictError, CoordinatorLostError, SnapshotExpiredError, StoreFullError
 from tests.simulation.plan import Operation
+from tests.simulation.world.host import SimulatedClientHost
 from tests.simulation.world.machine import World
 from tests.simulation.world.scheduler import Killed
 from tests.support.histories.acknowledged import ToldEvent
@@ -18,6 +20,8 @@ from tests.support.histories.list_append import Operation as ListOperation
 RUN = "run"
 LINGER_S = 0.1
 TIMEOUT_S = 20.0
+# What the engine's keys of the run begin with: the namespace, the run, and the tag of KV (``primitives.keys``).
+KV_PREFIX = b"\7default\7default\7default\3run\1"
 
 
 class _Anything:
@@ -77,6 +81,7 @@ class Client:
         self._attempts = attempts
         self._attempt: Attempt | None = None
         self._db: shoal.Database
+        self._begun: Any = None  # the engine's side of the newest transaction
 
     def run(self) -> None:
         """What the process does."""
@@ -94,22 +99,27 @@ class Client:
         self._db.close()
 
     def _open(self) -> None:
-        self._db = shoal.open("store", timeout=TIMEOUT_S, linger=LINGER_S)
-        store: Any = self._db._store
+        store: Any = open_store(self._world)
+        self._db, self._auto_commit = shoal.Database(store), store.auto_commit
         connection = store.connection
-        submit = connection.submit
+        submit, begin = connection.submit, store.begin
 
         def note(*request: Any) -> Any:
             attempt = self._attempt
             assert attempt is not None
-            channel = connection._take()
-            connection._put_back(channel)  # the next commit takes it
+            channel = connection.borrow()
+            connection.give_back(channel)  # the next commit takes it
             attempt.commit = (channel.client_id, channel.commit_id + 1)
             version, results = submit(*request)
             attempt.told = version
             return version, results
 
+        def note_begun(*arguments: Any) -> Any:
+            self._begun = begin(*arguments)
+            return self._begun
+
         connection.submit = connection.submit_one = note
+        store.begin = note_begun
         self._kv, self._log, self._cells = shoal.KVStore(self._db), shoal.EventLog(self._db), shoal.StateCell(self._db)
 
     def _begin(self, kind: str, who: str) -> Attempt:
@@ -200,13 +210,13 @@ class Client:
 
     def _clear(self, attempt: Attempt, _key: str, _value: str, _by: int, bounds: tuple[str, str]) -> None:
         attempt.steps.append(("clear", "", bounds, None))
-        self._db._store.auto_commit.clear(*self._engine_bounds(bounds))
+        self._auto_commit.clear(*_engine_bounds(bounds))
 
     # --- transactions ---
 
     def _transaction(self, attempt: Attempt, steps: list[Operation]) -> None:
         with self._db.transaction(RUN) as txn:
-            attempt.snapshot = _snapshot_of(txn)
+            attempt.snapshot = self._begun.snapshot
             events = [told for step in steps if (told := self._perform(attempt, txn, *step))]
         attempt.events += events  # before the commit it is not true
 
@@ -262,13 +272,13 @@ class Client:
         elif name == "increment":
             result = kv.increment(key, argument)
         elif name == "clear":
-            txn._begun().clear(*self._engine_bounds(argument))
+            self._begun.clear(*_engine_bounds(argument))
         attempt.steps.append((name, key, argument, result))
         return None
 
     def _list(self, attempt: Attempt, steps: list[Operation]) -> None:
         with self._db.transaction(RUN) as txn:
-            attempt.snapshot = _snapshot_of(txn)
+            attempt.snapshot = self._begun.snapshot
             for name, key, element, pause_s in steps:
                 if pause_s:
                     self._world.sleep(pause_s)
@@ -289,7 +299,7 @@ class Client:
     ) -> None:
         """Write something because of what an expiring key holds."""
         with self._db.transaction(RUN) as txn:
-            attempt.snapshot = _snapshot_of(txn)
+            attempt.snapshot = self._begun.snapshot
             before_ms = self._world.now_ms()
             found = txn.kv.get(key)
             attempt.expiring.append(ExpiringRead(key, found, before_ms, self._world.now_ms()))
@@ -298,14 +308,22 @@ class Client:
             txn.kv.put(other, value)
             attempt.steps.append(("put", other, value, None))
 
-    def _engine_bounds(self, bounds: tuple[str, str]) -> tuple[bytes, bytes]:
-        prefix: bytes = self._kv._views[RUN]._prefix
-        return prefix + bounds[0].encode(), prefix + bounds[1].encode()
+
+def open_store(world: World) -> SharedMemoryStore:
+    """``shoal.open`` on the machine, without the database around it."""
+    return SharedMemoryStore(
+        "store",
+        durability=None,
+        max_bytes=None,
+        timeout=TIMEOUT_S,
+        linger=LINGER_S,
+        read_only=False,
+        host=SimulatedClientHost(world),
+    )
 
 
-def _snapshot_of(txn: shoal.Transaction) -> int:
-    engine: Any = txn._begun()
-    return int(engine.snapshot)
+def _engine_bounds(bounds: tuple[str, str]) -> tuple[bytes, bytes]:
+    return KV_PREFIX + bounds[0].encode(), KV_PREFIX + bounds[1].encode()
 
 
 def _type_of(key: str) -> str:

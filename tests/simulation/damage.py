@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 
 from shoal.coordinator.log import format as wal_format
@@ -33,7 +32,7 @@ def flip_a_bit(disk: Disk, rng: random.Random) -> list[Problem]:
     except CorruptionError:
         return []
     finally:
-        os.close(segment._fd)
+        segment.close_descriptor()
     return [("damage", f"{name} has a flipped bit in the record at {offset}; recovery found {found.version}, no error")]
 
 

@@ -14,7 +14,7 @@ from shoal.coordinator.server import coordinator
 from shoal.shm.wire.request import CommitSet
 from tests import mutants
 from tests.simulation import plan as plans
-from tests.simulation.client import LINGER_S, RUN, TIMEOUT_S, Attempt, Client
+from tests.simulation.client import KV_PREFIX, RUN, Attempt, Client, open_store
 from tests.simulation.damage import flip_a_bit
 from tests.simulation.oracles import Moments, judge
 from tests.simulation.plan import Fault, Phase, Plan
@@ -71,7 +71,6 @@ class _Run:
         self._truth = Truth(self.world.disk, plan.durability == "strict")
         self._attempts: list[Attempt] = []
         self._events: list[shoal.Event] = []
-        self._prefix = b""
         self._clients: dict[Any, Client] = {}
         self._cut = False
         self._submitted_ms = 0  # wall clock when the last commit was submitted
@@ -125,7 +124,7 @@ class _Run:
             problems = [
                 *world.problems,
                 *judge(
-                    self._attempts, self._truth, Moments(self._decided_from, world.moments), self._prefix, self._events
+                    self._attempts, self._truth, Moments(self._decided_from, world.moments), KV_PREFIX, self._events
                 ),
             ]
             if not problems:
@@ -235,14 +234,13 @@ class _Run:
 
         def look() -> None:
             client = Client(world, "last", [("snapshot", "last", 0.0, _ALL)], self._attempts)
-            db = shoal.open("store", timeout=TIMEOUT_S, linger=LINGER_S)
+            db = shoal.Database(open_store(world))
             world.problems += [("check()", text) for text in db.check()]
             log = shoal.EventLog(db)
             self._events += log.read_range(RUN, 0, 10_000)
             verified = log.verify_chain(RUN)
             if not verified:
                 world.problems.append(("event chain", f"event {verified.first_invalid}: {verified.error}"))
-            self._prefix = shoal.KVStore(db)._views[RUN]._prefix
             lists = Attempt("last lists", "list", world.steps, world.boot)
             kv = shoal.KVStore(db)
             world.step()

@@ -23,7 +23,8 @@ from shoal.coordinator.checkpoint import helper as checkpoint_helper
 from shoal.coordinator.server import process
 from shoal.primitives.rules.registry import TABLE
 from shoal.shm.limits import DEFAULT_LIMITS, KIB, Limits
-from shoal.workers.shared_memory import channel, connection, take_over
+from shoal.workers import coordinator_start
+from shoal.workers.shared_memory import channel, connection
 from tests.system_calls import short_calls
 
 _PR_SET_CHILD_SUBREAPER = 36
@@ -205,10 +206,10 @@ def fork_instead_of_exec() -> None:
         DEVNULL = subprocess.DEVNULL
 
     def spawn(command: list[str], report_fd: int) -> int:
-        take_over._under_way.remove(report_fd)  # which a forked child closes
+        coordinator_start._under_way.remove(report_fd)  # which a forked child closes
         return ForkedPython([*command, "--report-fd", str(report_fd)], [report_fd], subprocess.DEVNULL).pid
 
-    take_over._spawn = spawn
+    coordinator_start._spawn = spawn
     connection.uninterrupted = lambda call: call()  # strace follows no threads that begin after it
     host.subprocess = Subprocess
 

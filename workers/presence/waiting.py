@@ -76,19 +76,13 @@ def ask_and_wait(
     channel.commit_id += 1
     deaths = 0
     sent = False
-    operations = None if operation is None else [operation]
     while True:
         attachment = channel.attachment or connection.attach_apart(channel, sent and operation is not None)
         if connection.is_at_rest():
             return wire_answer.ANSWERED, 0, [1]  # nobody serves it any more: look again
         try:
-            attachment.in_use = attachment.waiting = True  # first: see ``commit_through``
-            if attachment.why_closed:
-                attachment.close_pipes()
-                raise InvalidOperationError(attachment.why_closed)
-            left_s = min(max(0.0, give_up_s - time.monotonic()), _LONGEST_S)
-            control = name, arguments(int(left_s * 1000 + 0.999))
-            mutations = wire_request.encode_mutations([], None, operations, control)
+            _begin_wait(attachment)
+            mutations = _request(name, arguments, operation, give_up_s)
             _send(attachment, channel.commit_id, mutations, time.monotonic() + connection.timeout_s)
             sent = True
             # What an operation asks for is often there at once. A process that sleeps is woken late.
@@ -114,6 +108,19 @@ def ask_and_wait(
         finally:
             attachment.waiting = False
             del attachment  # the traceback of an exception must not keep its memory mapped
+
+
+def _begin_wait(attachment: Attachment) -> None:
+    attachment.in_use = attachment.waiting = True  # first: see ``commit_through``
+    if attachment.why_closed:
+        attachment.close_pipes()
+        raise InvalidOperationError(attachment.why_closed)
+
+
+def _request(name: str, arguments: Callable[[int], list[Any]], operation: Operation | None, give_up_s: float) -> bytes:
+    left_s = min(max(0.0, give_up_s - time.monotonic()), _LONGEST_S)
+    operations = None if operation is None else [operation]
+    return wire_request.encode_mutations([], None, operations, (name, arguments(int(left_s * 1000 + 0.999))))
 
 
 def _send(attachment: Attachment, commit_id: int, mutations: bytes, give_up_s: float) -> None:

@@ -13,7 +13,6 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NamedTuple
 
 from shoal.shm.errors import InvalidOperationError
 from shoal.shm.files.epoch_file import EpochWord
@@ -35,29 +34,15 @@ from shoal.shm.memory.layout import (
     W_PUBLISHED,
 )
 from shoal.shm.memory.reader import Reader
-from shoal.shm.memory.segment import Segment
-from shoal.shm.memory.snapshots import SnapshotSlots
+from shoal.shm.operation import StoreStats
 from shoal.shm.wire.frames import FrameBuffer
 from shoal.shm.wire.handshake import Welcome
+from shoal.workers.host import Host
 
 _STATS = (
     *(W_PUBLISHED, W_KEYS, W_BYTES_USED, W_CLIENTS, W_COORDINATOR_PID),
     *(W_HISTORY_MS, W_HISTORY_VERSION, W_HISTORY_SINCE_US, W_HISTORY_BYTES),
 )
-
-
-class EngineStats(NamedTuple):
-    """The state of the store that an attachment reads, as its coordinator last wrote it."""
-
-    commit_version: int  # the newest committed one
-    keys: int  # live keys; those of a range just deleted are counted until they are reclaimed
-    bytes_used: int  # of the store's memory
-    clients: int  # attached at the coordinator; one open database has one or more
-    coordinator_pid: int
-    history_ms: int = 0  # how long past versions are kept; the next three mean nothing if not at all
-    history_version: int = 0  # the oldest one that is kept
-    history_since_us: int = 0  # since when that was the newest one
-    history_bytes: int = 0  # of the store's memory, taken by past versions
 
 
 class Attachment:
@@ -91,7 +76,7 @@ class Attachment:
     )
 
     def __init__(
-        self, welcome: Welcome, epoch: EpochWord, moved: Callable[[KeyLocationCache, str], bytes | None]
+        self, welcome: Welcome, epoch: EpochWord, moved: Callable[[KeyLocationCache, str], bytes | None], host: Host
     ) -> None:
         self.durability = welcome.durability
         self.serves = welcome.generation  # the coordinator's, for good
@@ -112,8 +97,8 @@ class Attachment:
         self.ready: list[bytes] = []
         self.lookout = Lookout()
         self.epoch = epoch
-        self.segment = Segment.attach(welcome.segment_fd)
-        self.slots = SnapshotSlots(welcome.slots_fd)
+        self.segment = host.attach_segment(welcome.segment_fd)
+        self.slots = host.attach_slots(welcome.slots_fd)
         self.reader = Reader(self.segment, epoch.words, moved)
         self.coordinator_pid: int = self.reader.words[W_COORDINATOR_PID]
 
@@ -133,11 +118,11 @@ class Attachment:
         except ValueError:  # closed
             return False
 
-    def stats(self) -> EngineStats:
+    def stats(self) -> StoreStats:
         """The counters in the segment's header."""
         with self.reading() as reader:
             words = reader.words
-            return EngineStats(*(words[word] for word in _STATS))
+            return StoreStats(*(words[word] for word in _STATS))
 
     def retire(self) -> None:
         """Make the next read, and the next snapshot, ask the connection for the current attachment."""

@@ -12,11 +12,11 @@ from typing import Any, TypeVar
 
 from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.memory.layout import W_PUBLISHED
-from shoal.shm.operation import VersionedValue
+from shoal.shm.operation import StoreStats, VersionedValue
 from shoal.shm.wire import request as wire_request
 from shoal.workers.presence.waiting import wait_for_change
 from shoal.workers.presence.watching import ReadPast, Watch
-from shoal.workers.shared_memory.attachment import Attachment, EngineStats
+from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.connection import StoreConnection
 from shoal.workers.shared_memory.transaction import EngineTransaction
 
@@ -60,7 +60,7 @@ class AutoCommit:
         """What commits after version ``since`` changed in ``[lower, upper)``: see ``Watch``."""
         return Watch(self._connection, lower, upper, since, wait_s, self._read_past)
 
-    def stats(self) -> EngineStats:
+    def stats(self) -> StoreStats:
         """What the store holds and which process serves it."""
         return self._connection.current().stats()
 

@@ -28,18 +28,17 @@ from shoal.shm.errors import (
     no_memory_to_send,
 )
 from shoal.shm.files.epoch_file import EpochWord
-from shoal.shm.files.store_place import StorePlace
 from shoal.shm.host import descriptors
 from shoal.shm.host.randomness import random_id
 from shoal.shm.host.unpatched import thread, time
 from shoal.shm.key_location_cache import KeyLocationCache
-from shoal.shm.memory import words
 from shoal.shm.operation import OperationTable
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire import wire_errors
 from shoal.shm.wire.answer import COMMITTED, CONFLICT, REFUSED
 from shoal.shm.wire.frames import FrameError
 from shoal.shm.wire.handshake import PROTOCOL_VERSION, Hello, Welcome
+from shoal.workers.host import THIS_MACHINE, Host
 from shoal.workers.shared_memory import take_over
 from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.attachments import LiveAttachments, reading_through
@@ -62,16 +61,16 @@ class StoreConnection:
         operations: OperationTable,
         store_id: bytes | None = None,
         history_ms: int | None = None,
+        host: Host = THIS_MACHINE,
     ) -> None:
-        self.operations = operations
-        self.directory = directory
+        self._host, self.operations, self.directory = host, operations, directory
         self._durability, self._max_bytes, self._history_ms = durability, max_bytes, history_ms
         self.timeout_s = timeout_s
         self._idle_timeout_s = idle_timeout_s  # of a coordinator that this process starts
         self.is_closed = False
         # Which store this is and where it lies: given by the caller, or known from the first attachment on.
         self.store_id = store_id
-        self._place = None if store_id is None else StorePlace(directory, store_id)
+        self._place = None if store_id is None else host.store_place(directory, store_id)
         self._moved: StoreMovedError | None = None
         self._lost = False  # the coordinator of a memory store has died, and with it all that the store held
         # Called with each new attachment. A weak reference, here and in the reader: a cycle would keep the segment of a
@@ -301,13 +300,13 @@ class StoreConnection:
 
     def _arrive(self, channel: Channel, timeout_s: float, start: bool) -> Attachment:
         """Attach to a coordinator. No signal handler interrupts this, so no descriptor it makes is lost."""
-        asked, ids = (self._durability, self._max_bytes), (self.database_id, self.store_id)
+        host, asked, ids = self._host, (self._durability, self._max_bytes), (self.database_id, self.store_id)
         hello = Hello(PROTOCOL_VERSION, channel.client_id, os.getpid(), *asked, *ids, channel.depth, self._history_ms)
 
         def arrive() -> Attachment:
-            welcome = take_over.attach(self.directory, hello, self._idle_timeout_s, timeout_s, start, self._place)
+            welcome = take_over.attach(host, self.directory, hello, self._idle_timeout_s, timeout_s, start, self._place)
             try:
-                epoch = take_over.find_epoch(self.directory, time.monotonic() + timeout_s, self._place)
+                epoch = take_over.find_epoch(host, self.directory, time.monotonic() + timeout_s, self._place)
             except BaseException:
                 descriptors.close_all(descriptors.owned(*welcome.descriptors))
                 raise
@@ -318,11 +317,11 @@ class StoreConnection:
 
     def _admitted(self, welcome: Welcome, epoch: EpochWord) -> Attachment:
         """The attachment for what a coordinator hands out. The first one settles which store the connection is to."""
-        words.register_reader()
-        attachment = Attachment(welcome, epoch, reading_through(weakref.ref(self)))
+        self._host.register_reader()
+        attachment = Attachment(welcome, epoch, reading_through(weakref.ref(self)), self._host)
         self._attachments.add(attachment)
         if self._place is None and welcome.store_id:
-            self._place = StorePlace(self.directory, welcome.store_id)
+            self._place = self._host.store_place(self.directory, welcome.store_id)
             self.store_id = welcome.store_id
         return attachment
 

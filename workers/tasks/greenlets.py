@@ -31,7 +31,7 @@ _LAST_ANSWER_S = 1.0
 
 
 class Outcome(Generic[T]):
-    """What becomes of something: a value or an error, which comes once. Tasks of one loop wait for it."""
+    """A value or an error that comes once. Tasks of one loop wait for it."""
 
     __slots__ = ("error", "is_there", "value", "waiting")
 
@@ -42,7 +42,7 @@ class Outcome(Generic[T]):
         self.waiting: list[asyncio.Future[None]] = []
 
     def settle(self, value: T | None, error: BaseException | None = None) -> None:
-        """It is there: wake who waits."""
+        """Give the value or the error, and wake the tasks that wait for it."""
         self.is_there, self.value, self.error = True, value, error
         for future in self.waiting:
             _wake(future)

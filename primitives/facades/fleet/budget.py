@@ -131,7 +131,7 @@ class Budget(Facade[BudgetReader]):
         While less is available, this waits for ``wait`` seconds (None: for ever): until others settle or are refunded,
         the limit is adjusted, or enough has come back by the refill. Those that wait are served in the order of
         arrival; only one that asks for more than the limit lets the others pass. Then ``BudgetExceededError`` is
-        raised. If the process stops to answer, it is refunded 30 seconds later.
+        raised. If the process stops answering, it is refunded 30 seconds later.
 
         Raises ``BudgetExceededError``, ``NotFoundError`` if the budget does not exist, and ``TypeError``,
         ``ValueError`` or ``LimitExceededError`` for a bad argument.

@@ -3,11 +3,11 @@
     key      the run's prefix, the tag IDEMPOTENCY, then
              0 │ idempotency key of a transaction -> its result, as ``codec.encode`` made it; it expires
              1 │ key of an effect -> msgpack [started at in ms, token, result as ``codec.encode`` made it | nil]
-             2 │ key of an effect -> the lease of the process that is at it (``rules.lease_rules``)
+             2 │ key of an effect -> the lease of the process that runs it (``rules.lease_rules``)
 
 A transaction writes its result in the commit that has its effect, so either both are there or none.
 
-An effect outside the store cannot be in a commit. So the process that is at it holds a lease, and the record says how
+An effect outside the store cannot be in a commit. So the process that runs it holds a lease, and the record says how
 far it is. A record without result is an intent. What SIGKILL right after each step leaves:
 
 1. Take the lease. The lease ends with the process; nothing was begun.
@@ -30,12 +30,12 @@ from typing import Any, Literal, NamedTuple, TypeVar
 
 from shoal.primitives.engine import Engine, EngineTransaction, Store
 from shoal.primitives.facades.leases import Lease, take_key
-from shoal.primitives.keys import Namespace, Tag, after, decode_text, encode_text, only
+from shoal.primitives.keys import Namespace, Tag, after, check_namespace, decode_text, encode_text, only
 from shoal.primitives.retry import retry
 from shoal.primitives.rules.lease_rules import decode_record as decode_lease
 from shoal.primitives.transaction import Transaction
 from shoal.shm import codec
-from shoal.shm.arguments import FOREVER_S, check_plain_function, check_plain_result, check_ttl_s, check_type
+from shoal.shm.arguments import FOREVER_S, check_plain_function, check_plain_result, check_ttl_s
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import CorruptionError, FencedError, LeaseHeldError
 from shoal.shm.fleet_errors import InDoubtError
@@ -44,9 +44,9 @@ T = TypeVar("T")
 OnDoubt = Literal["raise", "retry"] | Callable[[str], Any]
 
 _TAG = bytes((Tag.IDEMPOTENCY,))
-_RESULT, _EFFECT, _AT_IT = b"\0", b"\1", b"\2"
+_RESULT, _EFFECT, _LEASE = b"\0", b"\1", b"\2"
 _LEASE_TTL_S = 30.0
-_RETRIES = 1000  # of a commit that only others at the same key can make conflict
+_RETRIES = 1000  # of a commit that conflicts only with other calls of the same key
 
 IDEMPOTENCY_TTL_S = 24 * 3600.0
 
@@ -86,7 +86,7 @@ class Remembered:
 
 
 class EffectRecord(NamedTuple):
-    """How far an effect is. ``result`` None: it was begun, and not recorded. ``token`` is of the process that began."""
+    """How far an effect is. ``result`` None: it was begun, and not recorded. ``token``: of its lease."""
 
     started_at: int
     token: int
@@ -133,10 +133,10 @@ class _Effect:
         self._store = store
         self._name = key
         self._record_key = prefix + _EFFECT + name
-        self._lease_key = prefix + _AT_IT + name
+        self._lease_key = prefix + _LEASE + name
 
     def wait(self) -> EffectRecord | None:
-        """Wait while another process is at it; its record then, None if there is none."""
+        """Wait while another process runs the effect; its record then, None if there is none."""
         ranges = [only(self._record_key), only(self._lease_key)]
         (found,) = self._store.auto_commit.wait_for(self._look, ranges, time.monotonic() + FOREVER_S) or [None]
         return found
@@ -156,7 +156,7 @@ class _Effect:
             transaction.abandon()
 
     def take(self) -> Lease | None:
-        """The lease of the process that is at it; None if another process holds it."""
+        """The lease that the process needs to run the effect; None if another process holds it."""
         try:
             return take_key(self._store, self._lease_key, self._name, 1, _LEASE_TTL_S, time.monotonic())
         except LeaseHeldError:
@@ -248,7 +248,7 @@ class _Effect:
 
 
 def _prefix(namespace: Namespace, run_id: str) -> bytes:
-    return check_type("namespace", namespace, Namespace, "a shoal.Namespace")._run_prefix(run_id) + _TAG
+    return check_namespace(namespace)._run_prefix(run_id) + _TAG
 
 
 def _decode(raw: bytes) -> EffectRecord:
@@ -285,7 +285,7 @@ def results(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[Store
 
 
 def effects(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[StoredEffect]:
-    """The effects of a run, by key: those in doubt, or that a process is at, have no result."""
+    """The effects of a run, by key: those in doubt, and those that a process runs now, have no result."""
     prefix = _prefix(namespace, run_id) + _EFFECT
     for key, found in engine.scan(prefix, after(prefix)):
         yield StoredEffect(decode_text(key[len(prefix) :]), _decode(found.value))
@@ -299,6 +299,6 @@ def restore_result(engine: Engine, namespace: Namespace, run_id: str, stored: St
 
 
 def restore_effect(engine: Engine, namespace: Namespace, run_id: str, stored: StoredEffect) -> None:
-    """Write an effect of an export. One without result is in doubt: no process is at it here."""
+    """Write an effect of an export. One without result is in doubt: no process runs it here."""
     key = _prefix(namespace, run_id) + _EFFECT + encode_text("key", stored.key)
     engine.put(key, codec.pack(stored.record))

@@ -233,11 +233,12 @@ def commit(db: shoal.Database, model: dict[str, dict[str, int]], run: str, write
     """Do one commit to the store and to the model; what changed in the run, as the model says."""
     before, changed = model[run], dict[str, object]()
     if not isinstance(writes, list):
-        if before:
-            shoal.RunIndex(db).delete_run(run)
         changed.update(dict.fromkeys(before))
         model[run] = {}
-        return [shoal.Change(db.info().commit_version, key, None) for key in sorted(changed)]
+        with db.transaction(run) as txn:  # it tells its version; others commit to the same store
+            if before:
+                txn.runs.delete_run(run)
+        return [shoal.Change(txn.version, key, None) for key in sorted(changed)]
     with db.transaction(run) as txn:
         for key, value in writes:
             if value is not None:

@@ -102,7 +102,7 @@ def test_seals(memory_db: shoal.Database) -> None:
                 with pytest.raises(PermissionError):
                     os.ftruncate(fd, size)
     finally:
-        os.close(segment._fd)
+        segment.close_descriptor()
         os.close(page)
 
 

@@ -43,7 +43,7 @@ def test_no_findings_while_commits_go_on(checked: Callable[..., Checked], seeds:
     """However commits and maintenance fall between the parts of a check, a sound store has no problems."""
     for seed in seeds:
         _check_while_commits_go_on(checked(seed, SMALL_NODES, 64 << 20), seed)
-        os.close(rigs.opened.pop())
+        rigs.opened.pop().close_descriptor()
 
 
 def _check_while_commits_go_on(store: Checked, seed: int) -> None:

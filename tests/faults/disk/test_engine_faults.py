@@ -7,7 +7,6 @@ and what was in flight done once or not at all.
 from __future__ import annotations
 
 import errno
-import os
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -48,7 +47,7 @@ def rig() -> Iterator[Rig]:
     yield made
     wal_format.boot_id = boot_id
     while rigs.opened:
-        os.close(rigs.opened.pop())
+        rigs.opened.pop().close_descriptor()
 
 
 def increment(commit_id: int) -> wire_request.CommitSet:

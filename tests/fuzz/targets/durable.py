@@ -99,7 +99,7 @@ def _recovers(files: dict[str, bytes]) -> None:
         for client_id, outcome in found.sessions.items():
             wire_answer.encode_answer(client_id, wire_answer.COMMITTED, outcome[1], outcome[2])
     finally:
-        os.close(segment._fd)
+        segment.close_descriptor()
 
 
 def _checkpoint_seeds() -> list[bytes]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import struct
 from typing import Any, cast
 
@@ -24,7 +23,7 @@ from shoal.shm import clock, codec, limits
 from shoal.shm.memory import check_parts
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.segment import Segment
-from shoal.shm.memory.snapshots import SnapshotPage, new_page
+from shoal.shm.memory.snapshots import SnapshotPage, map_page, new_page
 from shoal.shm.operation import VersionedValue
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire import request as wire_request
@@ -48,7 +47,9 @@ from tests.support.stores.recording_log import RecordingLog
 VICTIM, HOSTILE = 7, 8
 MOST_REQUESTS = 12
 _FILE = "wal-000000000001.log"
-_ASKING = Client(1, 1, -1, -1, SnapshotPage(new_page()))  # who asks questions; its pipes and slots are not used
+_ASKING = Client(
+    1, 1, -1, -1, SnapshotPage(map_page(new_page()))
+)  # who asks questions; its pipes and slots are not used
 State = dict[bytes, VersionedValue]
 
 
@@ -81,7 +82,7 @@ class Store:
 
     def close(self) -> None:
         """Let the segment's descriptor go; the mapping goes with the object."""
-        os.close(self.segment._fd)
+        self.segment.close_descriptor()
 
     def serve(self, writes: list[Any], operations: list[Any] | None = None) -> None:
         """A commit of the honest client, which must be done."""
@@ -273,7 +274,7 @@ def _settle(store: Store) -> None:
         assert _unexpired(dict(Reader(segment).scan(b"", None, found.version))) == _unexpired(store.state())
         assert check_segment(segment, found.version, writer) == []
     finally:
-        os.close(segment._fd)
+        segment.close_descriptor()
 
 
 def _operation_seeds() -> list[bytes]:

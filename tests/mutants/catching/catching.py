@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import shoal
 from shoal import CorruptionError
 from shoal.shm.host.child_python import python_environment
-from shoal.workers.shared_memory import take_over
+from shoal.workers import coordinator_start
 from tests import mutants
 from tests.mutants.catching.rig import Problem
 from tests.mutants.catching.scenarios import SCENARIOS, run_scenario
@@ -99,7 +99,7 @@ def _two_coordinators(mutant: str | None, directory: Path, _seed: int) -> list[P
     path = directory / "db"
     with shoal.open(path, linger=0.2), mutated_coordinators(mutant):
         said, says = os.pipe()
-        command = take_over.python_command("shoal.coordinator_main", str(path), "--report-fd", str(says))
+        command = coordinator_start.python_command("shoal.coordinator_main", str(path), "--report-fd", str(says))
         pid = os.posix_spawn(
             command[0], command, python_environment(), file_actions=[(os.POSIX_SPAWN_DUP2, says, says)]
         )

@@ -28,7 +28,7 @@ from shoal.shm.memory import snapshots
 from shoal.shm.memory.layout import W_PUBLISHED
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.segment import Segment
-from shoal.shm.memory.snapshots import SnapshotPage, SnapshotSlots
+from shoal.shm.memory.snapshots import SnapshotPage, SnapshotSlots, map_page
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire.request import CommitSet, decode_request, encode_mutations, encode_reads, encode_request
 from tests.support.stores.damaged import STORE_ID, MemoryFile, MemoryStorage
@@ -39,7 +39,7 @@ LIMITS = Limits(log_file_bytes=LOG_FILE_BYTES)
 COUNTER = b"counter"
 Answer = tuple[int, int, int, Any]
 Problem = tuple[str, str]  # oracle, text
-opened: list[int] = []  # descriptors of segments, for whoever runs scenarios to close
+opened: list[Segment] = []  # with their descriptors, for whoever runs scenarios to close
 
 
 class Disk(MemoryStorage):
@@ -130,7 +130,7 @@ class Rig:
         self.disk = disk
         self.now_ms = now_ms
         self.segment = Segment.create(max_bytes, 1)
-        opened.append(self.segment._fd)
+        opened.append(self.segment)
         self.words = self.segment.words
         self.writer = Writer(self.segment, bounds)
         self._clients: dict[int, SimpleNamespace] = {}  # as Server has them
@@ -158,8 +158,8 @@ class Rig:
     def attach(self) -> SnapshotSlots:
         """The slots of one more process."""
         fd = snapshots.new_page()
-        self._clients[len(self._clients)] = SimpleNamespace(page=SnapshotPage(fd))
-        return SnapshotSlots(fd)
+        self._clients[len(self._clients)] = SimpleNamespace(page=SnapshotPage(map_page(fd)))
+        return SnapshotSlots(map_page(fd))
 
     def submit(self, *requests: tuple[int, CommitSet]) -> list[Answer]:
         """Submit commits of a client each that arrived together, finish the group, and return the answers."""

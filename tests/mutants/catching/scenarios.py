@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import gc
 import itertools
-import os
 from collections.abc import Callable, Iterator
 
 from shoal.coordinator.log import format as wal_format
@@ -54,6 +53,6 @@ def _machine() -> Iterator[None]:
     finally:
         wal_format.boot_id = boot_id
         while rig.opened:
-            os.close(rig.opened.pop())
+            rig.opened.pop().close_descriptor()
         if next(_runs) % _RUNS_PER_COLLECTION == 0:
             gc.collect()  # each mapping holds a descriptor until the cycle it is in goes

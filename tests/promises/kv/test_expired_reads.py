@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,8 +22,8 @@ CLIENT = 7
 def _clean_up(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(wal_format, "boot_id", wal_format.boot_id)
     yield
-    for fd in rigs.opened:
-        os.close(fd)
+    for segment in rigs.opened:
+        segment.close_descriptor()
     rigs.opened.clear()
 
 

@@ -122,7 +122,7 @@ class TestInterpreter:
         (tmp_path / "msgpack.py").write_text("raise ImportError('no msgpack here')")
         environment = child_python.python_environment()
         environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}"
-        monkeypatch.setattr("shoal.workers.shared_memory.take_over.python_environment", lambda: environment)
+        monkeypatch.setattr("shoal.workers.coordinator_start.python_environment", lambda: environment)
         with pytest.raises(shoal.ConfigurationError, match="ImportError: no msgpack here"):
             shoal.open(tmp_path / "store", timeout=60)
 
@@ -133,7 +133,7 @@ class TestInterpreter:
         )
         environment = child_python.python_environment()
         environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}"
-        monkeypatch.setattr("shoal.workers.shared_memory.take_over.python_environment", lambda: environment)
+        monkeypatch.setattr("shoal.workers.coordinator_start.python_environment", lambda: environment)
         with pytest.raises(shoal.CoordinatorLostError, match="could not start: TypeError"):
             shoal.open(tmp_path / "store", timeout=60)
 

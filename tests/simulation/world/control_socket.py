@@ -98,7 +98,7 @@ class SimulatedControlSocket:
 
 
 def greet(world: Any, hello: Hello, deadline_s: float) -> Welcome | None:
-    """``take_over._greet``."""
+    """``workers.host.Host.greet``."""
     world.step()
     listener = world.control_socket
     if listener is None or not listener.process.alive:
@@ -142,7 +142,7 @@ def lock_file(world: Any, path: Any) -> int | None:
 
 
 def start_if_nobody_does(world: Any, hello: Hello, linger_s: float, deadline_s: float) -> bool:
-    """``take_over._start_if_nobody_does``: one starter at a time, and it waits for the report."""
+    """``workers.host.Host.start_if_nobody_does``: one starter at a time, and it waits for the report."""
     lock_fd = lock_file(world, "start.lock")
     if lock_fd is None:
         return False

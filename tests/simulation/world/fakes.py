@@ -25,27 +25,27 @@ class SharedSegment(Segment):
     __slots__ = ("__weakref__",)
     world: World
 
+    def close(self) -> None:
+        """What clients map belongs to the machine."""
+
     def read_only_fd(self) -> int:
         world = self.world
         world.step()
         return world.descriptors.open(Thing(self, world.process))
 
 
-class Page:
-    """A page of snapshot slots: what both sides map."""
-
-    def __init__(self) -> None:
-        self.words = memoryview(bytearray(64 * 8)).cast("Q")
-
-
 class SteppingWords:
     """The worker's mapping of its page: others may run before and after each store."""
 
     __slots__ = ("_words", "_world")
+    obj = None
 
     def __init__(self, words: memoryview, world: World) -> None:
         self._words = words
         self._world = world
+
+    def __len__(self) -> int:
+        return len(self._words)
 
     def __getitem__(self, i: int) -> int:
         word: int = self._words[i]
@@ -135,7 +135,7 @@ class Helper:
         def run() -> None:
             world.sleep(world.rng.uniform(0, 0.02))
             failure = checkpoint_helper.write(
-                *(place, bytes.fromhex(store_id), segment, int(version), temporary, content)
+                *(place, bytes.fromhex(store_id), segment, int(version), temporary, content, world.limits)
             )
             self._status = 0 if failure is None else 1
 
@@ -269,6 +269,9 @@ class Epoch:
 
     def __init__(self, world: World) -> None:
         self.words = world.epoch
+
+    def close(self) -> None:
+        """It belongs to the machine."""
 
     @property
     def generation(self) -> int:

@@ -1,4 +1,4 @@
-"""The coordinator's port to the machine (``coordinator.host.Host``) in the simulation."""
+"""The ports to the machine, a coordinator's and a client's, in the simulation."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ from shoal.coordinator.host import Host
 from shoal.shm import limits
 from shoal.shm.files.store_files import META_FILE, StoreMeta, decode_meta
 from shoal.shm.memory.segment import Segment
-from shoal.shm.memory.snapshots import SnapshotPage
+from shoal.shm.memory.snapshots import SnapshotPage, SnapshotSlots
+from shoal.workers.host import Host as ClientHost
 from tests.simulation.world import fakes
-from tests.simulation.world.control_socket import SimulatedControlSocket
+from tests.simulation.world.control_socket import SimulatedControlSocket, greet, start_if_nobody_does
 from tests.simulation.world.disk import SimulatedStorage
 from tests.simulation.world.pipes import Epoll, Thing
 
@@ -61,10 +62,8 @@ class SimulatedHost(Host):
         return segment
 
     def new_slots(self) -> tuple[int, SnapshotPage]:
-        mapped = fakes.Page()
-        page = SnapshotPage.__new__(SnapshotPage)
-        page._slots = mapped.words
-        return self._world.descriptors.open(Thing(mapped, self._world.process)), page
+        page = memoryview(bytearray(64 * 8)).cast("Q")
+        return self._world.descriptors.open(Thing(page, self._world.process)), SnapshotPage(page)
 
     def storage(self, directory: Path) -> Any:
         return SimulatedStorage(self._world.disk)
@@ -84,3 +83,47 @@ class SimulatedHost(Host):
 
     def end_process(self, directory: Path, text: str) -> None:
         fakes.end_process(self._world, 1)
+
+
+class _Slots(SnapshotSlots):
+    """A process's view of its page, which belongs to the machine."""
+
+    __slots__ = ()
+
+    def close(self) -> None:
+        pass
+
+
+class SimulatedClientHost(ClientHost):
+    """One machine, as a client on it sees it."""
+
+    def __init__(self, world: Any) -> None:
+        self._world = world
+
+    def greet(self, directory: Path, hello: Any, deadline_s: float) -> Any:
+        return greet(self._world, hello, deadline_s)
+
+    def start_if_nobody_does(self, directory: Path, hello: Any, idle_timeout_s: float, deadline_s: float) -> bool:
+        return start_if_nobody_does(self._world, hello, idle_timeout_s, deadline_s)
+
+    def epoch_word(self, directory: Path) -> Any:
+        return fakes.Epoch(self._world)
+
+    def store_place(self, directory: Path, store_id: bytes) -> Any:
+        return fakes.Place()
+
+    def register_reader(self) -> None:
+        self._world.step()
+
+    def attach_segment(self, fd: int) -> Segment:
+        segment: Segment = self._take(fd)
+        return segment
+
+    def attach_slots(self, fd: int) -> SnapshotSlots:
+        page: Any = fakes.SteppingWords(self._take(fd), self._world)
+        return _Slots(page)
+
+    def _take(self, fd: int) -> Any:
+        content = self._world.descriptors.get(fd).content
+        self._world.descriptors.close(fd)
+        return content

@@ -1,14 +1,12 @@
 """The one place where the simulated machine is put under shoal's modules.
 
-A coordinator gets the machine through its port (``host.py``). Clients, and what both sides share, call ``os``,
-``select`` and ``time`` themselves; each of these modules is given another ``os`` here, under the name by which it calls
-it.
+Coordinators and clients get the machine through their ports (``host.py``). What both sides share calls ``os``,
+``select`` and ``time`` itself; each of these modules is given another ``os`` here, under the name by which it calls it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
 import select
 import weakref
 from collections.abc import Iterator
@@ -23,11 +21,10 @@ from shoal.primitives import retry
 from shoal.primitives.facades import event_log, state_cell
 from shoal.primitives.rules import event_rules as event_operations
 from shoal.primitives.views import cells
-from shoal.shm import clock, limits
+from shoal.shm import clock
 from shoal.shm.files import checkpoint
 from shoal.shm.host import descriptors, randomness, waiting
 from shoal.shm.memory.segment import Segment
-from shoal.shm.memory.snapshots import SnapshotSlots
 from shoal.shm.wire import pipe_messages
 from shoal.workers import polling
 from shoal.workers.shared_memory import attachment, channel, connection, take_over
@@ -35,9 +32,9 @@ from tests.mutants import Patch
 from tests.mutants import answers as mutant_answers
 from tests.mutants import recovery as mutant_recovery
 from tests.simulation.world import fakes
-from tests.simulation.world.control_socket import greet, lock_file, start_if_nobody_does
+from tests.simulation.world.control_socket import lock_file
 from tests.simulation.world.disk import SimulatedStorage
-from tests.simulation.world.machine import CONSTANTS, World
+from tests.simulation.world.machine import World
 from tests.simulation.world.pipes import Poll, Thing
 
 # As small as the limits of the machine.
@@ -58,8 +55,7 @@ def under(world: World) -> Iterator[None]:
                 left.pipes.clear()  # nothing is left that it could close
         patch.restore()
         for segment in world.segments:
-            os.close(segment._fd)
-            segment._fd = -1
+            segment.close_descriptor()
 
 
 def _install(world: World, patch: Patch) -> None:
@@ -99,10 +95,7 @@ def _install(world: World, patch: Patch) -> None:
     for module in (polling, retry):
         patch.set(module, "random", sim_random)
     patch.set(randomness, "random_bits", rng.getrandbits)
-    for name, value in CONSTANTS.items():
-        patch.set(limits, name, value)
-    for module, name in ((checkpoint, "CHECKPOINT_BLOCK_BYTES"), (channel, "ANSWER_SPIN_S")):
-        patch.set(module, name, CONSTANTS[name])
+    patch.set(channel, "ANSWER_SPIN_S", 0.00005)
     patch.set(event_operations, "RECORD_BYTES", _RECORD_BYTES)
     _install_coordinator(world, patch)
     _install_client(world, patch)
@@ -149,48 +142,14 @@ def _install_coordinator(world: World, patch: Patch) -> None:
 
 
 def _install_client(world: World, patch: Patch) -> None:
-    class Slots(SnapshotSlots):
-        __slots__ = ()
-
-        def __init__(self, fd: int) -> None:
-            words: Any = fakes.SteppingWords(world.descriptors.get(fd).content.words, world)
-            world.descriptors.close(fd)
-            self._begin(words, 59)
-
-        def close(self) -> None:
-            """The pages belong to the machine."""
-
-    def attach_segment(fd: int) -> Segment:
-        segment: Segment = world.descriptors.get(fd).content
-        world.descriptors.close(fd)
-        return segment
-
     class Attachment(attachment.Attachment):
+        """One that the world knows."""
+
         __slots__ = ()
 
         def __init__(self, *arguments: Any) -> None:
             super().__init__(*arguments)
             world.attachments.append(weakref.ref(self))
 
-        def close_memory(self, why: str) -> None:
-            """What is mapped here belongs to the machine."""
-            self.why_closed = why
-            self.retire()
-
-        def close_segment(self) -> None:
-            """Likewise."""
-            self.retire()
-
     patch.set(connection, "Attachment", Attachment)
     patch.set(connection, "uninterrupted", lambda call: call())
-    patch.set(attachment, "Segment", SimpleNamespace(attach=attach_segment))
-    patch.set(attachment, "SnapshotSlots", Slots)
-    patch.set(take_over, "EpochWord", lambda _directory, writable: fakes.Epoch(world))
-    patch.set(connection, "StorePlace", lambda _directory, _store_id: fakes.Place())
-    patch.set(connection, "words", SimpleNamespace(register_reader=world.step))
-    patch.set(take_over, "_greet", lambda _directory, hello, deadline_s: greet(world, hello, deadline_s))
-    patch.set(
-        take_over,
-        "_start_if_nobody_does",
-        lambda _directory, hello, linger_s, deadline_s: start_if_nobody_does(world, hello, linger_s, deadline_s),
-    )

@@ -25,6 +25,8 @@ from tests.simulation.world.scheduler import Killed, Process, Scheduler
 
 # Small, so that everything happens within a few hundred steps.
 _LIMITS = Limits(
+    memory_step_bytes=512 * 1024,
+    checkpoint_block_bytes=512,
     leaf_entries=4,
     branch_entries=4,
     bucket_fill=24,
@@ -42,8 +44,6 @@ _LIMITS = Limits(
     request_spin_s=0.00005,
     crowded_request_spin_s=0.00002,
 )
-# Constants of modules that take no ``Limits``.
-CONSTANTS = {"MEMORY_STEP_BYTES": 512 * 1024, "CHECKPOINT_BLOCK_BYTES": 512, "ANSWER_SPIN_S": 0.00005}
 
 
 class World(Scheduler):

@@ -199,11 +199,11 @@ class Poll:
         return self._ready()
 
     def _any(self) -> bool:
-        get = self._descriptors._table.get
+        get = self._descriptors.get
         return any((thing := get(fd)) is not None and thing.ready() for fd in self._fds)
 
     def _ready(self) -> list[tuple[int, int]]:
-        get = self._descriptors._table.get
+        get = self._descriptors.get
         return [(fd, m) for fd, m in self._fds.items() if (thing := get(fd)) is not None and thing.ready()]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
@@ -118,4 +117,4 @@ def checked_store() -> Iterator[Callable[..., Checked]]:
     yield Checked
     wal_format.boot_id = boot_id
     while rigs.opened:
-        os.close(rigs.opened.pop())
+        rigs.opened.pop().close_descriptor()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import itertools
-import os
 from pathlib import Path
 
 from shoal.coordinator.log.format import FILE_HEAD_BYTES, LogRecord, decode_file_head, decode_record
@@ -134,7 +133,7 @@ class Opened:
         try:
             self.recovered = recover(storage, writer, Reclaimer(writer, list))
         finally:
-            os.close(segment._fd)  # the mapping stays
+            segment.close_descriptor()  # the mapping stays
         self.version = self.recovered.version
         self.reader = Reader(segment)
         assert segment.words[W_PUBLISHED] == self.version
@@ -214,7 +213,7 @@ def saved(survey: Survey, take_all: bool) -> dict[str, tuple[int, object]]:
         fill(writer, Reclaimer(writer, list), survey, take_all, lambda _: None)
         assert check_segment(segment, survey.newest, writer) == []
     finally:
-        os.close(segment._fd)
+        segment.close_descriptor()
     found = Reader(segment).scan(b"", None, survey.newest)
     return {key[len(PREFIX) :].decode(): (entry.version, codec.decode(entry.value)) for key, entry in found}
 

@@ -44,35 +44,7 @@ def fill(db: shoal.Database, namespace: shoal.Namespace = shoal.Namespace()) -> 
     runs.create_run(run_id="paused")
     runs.pause_run("paused")
     with db.transaction("parent", namespace=namespace) as txn:
-        for i, value in enumerate(VALUES):
-            txn.kv.put(f"key-{i}", value)
-            txn.events.append(f"type-{i % 3}", value)
-            txn.state.set(f"cell-{i}", value)
-            custom = TraceType.Custom("mine", value)
-            parent_id = f"trace-{(i - 1) // 2}" if i else None
-            txn.traces.record(custom, id=f"trace-{i}", parent_id=parent_id, tags=["tag", f"tag-{i}"], metadata=value)
-        for name in NASTY:
-            txn.kv.put(name, name)
-            txn.events.append(name, name)
-            txn.state.set(name, name)
-            txn.traces.record(TraceType.Thought(name), id=name, tags=[name])
-        for said in (
-            TraceType.ToolCall("read", {"path": b"x"}, [None], 3),
-            TraceType.Decision("which?", ("a", "b"), "a"),
-            TraceType.Query("text", "q", 0),
-            TraceType.Thought("hm", math.nan),
-            TraceType.Error("E", "m", False),
-        ):
-            txn.traces.record(said, id=said.type_name())
-        txn.kv.put("expires", 1, ttl=3600)
-        txn.state.delete("cell-1")
-        txn.state.set("cell-2", "again")
-        txn.state.delete("cell-3")
-        txn.state.init("cell-3", "reborn")
-        other = txn.on("🦀 never registered")
-        for i in range(5):
-            other.kv.increment("n", i)
-            other.events.append("e", {"z": i, "a": [i]})
+        _fill_run(txn)
     shoal.EventLog(db, chain="sha256", namespace=namespace).append_many("sealed", [("e", i) for i in range(5)])
     log = shoal.EventLog(db, namespace=namespace)
     log.append_many("trimmed", [("e", i) for i in range(5)])
@@ -92,6 +64,38 @@ def fill(db: shoal.Database, namespace: shoal.Namespace = shoal.Namespace()) -> 
         budget.reserve("parent", name, 1).settle(2 / 3)
     with contextlib.suppress(KeyboardInterrupt):
         db.once("parent", "in doubt", _interrupted, namespace=namespace)
+
+
+def _fill_run(txn: shoal.Transaction) -> None:
+    for i, value in enumerate(VALUES):
+        txn.kv.put(f"key-{i}", value)
+        txn.events.append(f"type-{i % 3}", value)
+        txn.state.set(f"cell-{i}", value)
+        custom = TraceType.Custom("mine", value)
+        parent_id = f"trace-{(i - 1) // 2}" if i else None
+        txn.traces.record(custom, id=f"trace-{i}", parent_id=parent_id, tags=["tag", f"tag-{i}"], metadata=value)
+    for name in NASTY:
+        txn.kv.put(name, name)
+        txn.events.append(name, name)
+        txn.state.set(name, name)
+        txn.traces.record(TraceType.Thought(name), id=name, tags=[name])
+    for said in (
+        TraceType.ToolCall("read", {"path": b"x"}, [None], 3),
+        TraceType.Decision("which?", ("a", "b"), "a"),
+        TraceType.Query("text", "q", 0),
+        TraceType.Thought("hm", math.nan),
+        TraceType.Error("E", "m", False),
+    ):
+        txn.traces.record(said, id=said.type_name())
+    txn.kv.put("expires", 1, ttl=3600)
+    txn.state.delete("cell-1")
+    txn.state.set("cell-2", "again")
+    txn.state.delete("cell-3")
+    txn.state.init("cell-3", "reborn")
+    other = txn.on("🦀 never registered")
+    for i in range(5):
+        other.kv.increment("n", i)
+        other.events.append("e", {"z": i, "a": [i]})
 
 
 def _interrupted() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import functools
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ pytestmark = pytest.mark.plain
 
 FLOORS = ("shm", "coordinator", "workers", "primitives")
 FOLDERS = (*FLOORS, "shoal", "bench", "examples", "tests")
+INSTALLED = (*FLOORS, "bench", "shoal")
 LOWER = {
     "shm": {"shm"},
     "coordinator": {"shm", "coordinator"},
@@ -86,6 +88,15 @@ def test_imports_point_downward(floor: str) -> None:
             if parts[0] == "shoal" and parts[1:] and parts[1] not in LOWER[floor]:
                 wrong.append(f"{path.relative_to(ROOT)}: {module}")
     assert wrong == []
+
+
+def test_every_package_is_installed() -> None:
+    """``pyproject.toml`` lists each folder with code, and no other: one that is forgotten is in no wheel."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["setuptools"]["packages"]
+    parts = {path.relative_to(ROOT).parts[:-1] for path in FILES}
+    code = {".".join(each if each[0] == "shoal" else ("shoal", *each)) for each in parts if each[0] in INSTALLED}
+    assert code == set(listed)
+    assert len(listed) == len(code)
 
 
 def test_no_pickle() -> None:

@@ -35,7 +35,7 @@ def test_bounded_over_many_prefixes() -> None:
                 most = max(most, sum(len(each.state[1]) for each in caches))
         assert reader.get_named(caches[0], NAMES[0]) == caches[0].prefix
     assert len(NAMES) <= most <= MOST  # some are kept, and no more
-    os.close(segment._fd)
+    segment.close_descriptor()
 
 
 def _locations(kv: shoal.KVStore) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from array import array
 
@@ -48,7 +47,7 @@ def test_it_agrees_with_the_heap(seed: int) -> None:
     assert sorted(found.references(IN_USE)) == sorted(live)
     assert all(found.size_of(reference) == heap.size_of(reference) for reference in live)
     assert found.words_but(FREE) == heap.used_words
-    os.close(segment._fd)
+    segment.close_descriptor()
 
 
 def test_states() -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import random
 from collections.abc import Callable
 from contextlib import suppress
@@ -167,4 +166,4 @@ class TestClosed:
                 read()
         assert reader.get_named(place, "key 1") == b"elsewhere"
         assert asked == ["key 1"]
-        os.close(store.segment._fd)
+        store.segment.close_descriptor()
