@@ -124,11 +124,8 @@ class ControlRequests:
         self._now_s = now_s
         if self._holders.may_be_due(now_s):
             self._holders.end_due()
-        if not (self._pending or self._due or self._lines_due or self._stirred or self._answers):  # nobody waits
-            self._seen = self._engine.version
-            self._engine.finish_group()
-            self.is_active = len(self._holders) > 0
-            return []
+        if not (self._pending or self._due or self._lines_due or self._stirred or self._answers):
+            self._seen = self._engine.version  # nobody waits
         while self._lines_due and self._lines_due[0][0] <= now_s:
             due_s, key = heapq.heappop(self._lines_due)
             if self._line_due.get(key) == due_s:
