@@ -158,6 +158,14 @@ class Holding(Protocol):
         """The id of this database in this process; a forked child has another."""
         ...
 
+    @property
+    def free_tickets(self) -> list[tuple[int, int]]:
+        """Tickets to be used again, each with a number that the caller notes beside it; the caller's to take and put.
+
+        It is empty in a forked child. What a ticket was used for must be held no more.
+        """
+        ...
+
     def acquire(
         self,
         ticket: int,

@@ -18,13 +18,21 @@ def new_id() -> str:
     >>> first < second, len(first)
     (True, 36)
     """
+    return id_text(new_id_bytes())
+
+
+def new_id_bytes() -> bytes:
+    """The 16 bytes of such an identifier."""
     global _last
-    fresh = time.time_ns() // 1_000_000 << _RANDOM_BITS | int.from_bytes(os.urandom(10), "big") >> 80 - _RANDOM_BITS
+    milliseconds = time.time_ns() // 1_000_000
     with _lock:
-        # Within a millisecond the last one plus one: 74 bits leave room for it.
-        _last = fresh = max(fresh, _last + 1)
+        if milliseconds > _last >> _RANDOM_BITS:
+            _last = milliseconds << _RANDOM_BITS | int.from_bytes(os.urandom(10), "big") >> 80 - _RANDOM_BITS
+        else:  # within a millisecond the last one plus one: 74 bits leave room for it
+            _last += 1
+        fresh = _last
     milliseconds, high, low = fresh >> _RANDOM_BITS, fresh >> 62 & 0xFFF, fresh & (1 << 62) - 1
-    return id_text((milliseconds << 80 | 7 << 76 | high << 64 | 2 << 62 | low).to_bytes(16, "big"))
+    return (milliseconds << 80 | 7 << 76 | high << 64 | 2 << 62 | low).to_bytes(16, "big")
 
 
 def id_text(raw: bytes) -> str:
@@ -46,8 +54,9 @@ def id_bytes(text: str) -> bytes:
 
 
 def _after_fork() -> None:
-    global _lock
+    global _lock, _last
     _lock = threading.Lock()
+    _last = 0  # the child's identifiers begin with random bits of its own: the last one is its parent's
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -190,7 +190,7 @@ class RetentionPolicy:
     - ``event_age``: events younger than that.
     - ``trace_age``: traces younger than that, and those that have a younger one below them.
     - ``archived_age``: archived runs that were archived, and last changed, less than that ago. Others are deleted.
-    - ``task_age``: ended tasks younger than that. It is kept for task queues; nothing else has tasks.
+    - ``task_age``: tasks that ended (Done, Dead or Cancelled) less than that ago, and all that have not ended.
 
     Ages are seconds (int or float, 0 or more; ``math.inf`` keeps all) or a ``timedelta``. An event goes as soon as one
     of its two bounds says so. Raises ``TypeError`` or ``ValueError`` for a bad argument.

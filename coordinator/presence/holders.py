@@ -54,6 +54,7 @@ class Holders:
         self._clock_s = 0.0
         self._retry_s = 0.0  # not before this moment, as there was no room
         self._next_s = _NEVER_S  # no holder's time is up before, by the holders' clock
+        self._rests_until_s = 0.0  # nothing is due before, as far as the clock shows
         for key, _ in writer.ordered_index.iterate(holder_index.PREFIX, holder_index.BEHIND):
             found = writer.newest(key, 0)
             if found is not None:
@@ -70,10 +71,12 @@ class Holders:
         holder, _ = holder_index.decode_key(write.key)
         ttl_ms = holder_index.decode_ttl_ms(write.value)
         before = self._known.get(holder)
-        if before is not None:
-            ttl_ms = min(ttl_ms, before.ttl_ms)
-        self._known[holder] = _Holder(self._clock_s, ttl_ms)
+        if before is None:
+            self._known[holder] = _Holder(self._clock_s, ttl_ms)
+        else:
+            before.seen_s, before.ttl_ms = self._clock_s, min(ttl_ms, before.ttl_ms)
         self._next_s = min(self._next_s, self._clock_s + ttl_ms / 1000)
+        self._rests_until_s = min(self._rests_until_s, self._looked_s + ttl_ms / 1000)
 
     def renew(self, holder: int) -> bool:
         """A sign of life; whether it still holds something."""
@@ -94,6 +97,10 @@ class Holders:
         """The last client of an open database has gone."""
         if holder in self._known:
             self._gone[holder] = None
+
+    def may_be_due(self, now_s: float) -> bool:
+        """Whether ``end_due`` may have something to do at ``now_s``; costs next to nothing, and is asked every turn."""
+        return now_s >= self._rests_until_s or bool(self._gone)
 
     def due_in_s(self) -> float:
         """How long nothing is to be done."""
@@ -121,6 +128,7 @@ class Holders:
         now_s = self._monotonic_s()
         self._clock_s += min(max(0.0, now_s - self._looked_s), _LONGEST_STEP_S)
         self._looked_s = now_s
+        self._rests_until_s = now_s + min(_LONGEST_STEP_S / 2, self._next_s - self._clock_s)
 
     def _release(self, holder: int, silent_ms: int) -> None:
         """Release a slice of what ``holder`` holds with a ttl of ``silent_ms`` at most. If that is all, forget it."""

@@ -17,7 +17,7 @@ from shoal.primitives.keys import only
 from shoal.primitives.rules import requests
 from shoal.primitives.rules.queues import records
 from shoal.primitives.rules.queues.queue_rules import MOST_CLAIMED
-from shoal.primitives.views.fleet.queue import DEFAULT_ATTEMPTS, Claim, check_puts
+from shoal.primitives.views.fleet.queue import DEFAULT_ATTEMPTS, Claim, Together, check_puts
 from shoal.primitives.views.fleet.tasks import (
     STORED,
     QueueStats,
@@ -25,7 +25,6 @@ from shoal.primitives.views.fleet.tasks import (
     TaskInfo,
     TaskReader,
     TaskStatus,
-    base_of,
     info_of,
     split_name,
     status_of,
@@ -91,7 +90,7 @@ class TaskQueue(Facade[TaskReader]):
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
         """
-        base = base_of(self.namespace, run_id, queue)
+        base = self._views[run_id].base(queue)
         puts = check_puts(base, [payload], priority, delay, key, max_attempts)
         return task_name(queue, requests.put_tasks(self._engine, *puts)[0])
 
@@ -113,7 +112,7 @@ class TaskQueue(Facade[TaskReader]):
         The arguments are those of ``put``. Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad
         one; nothing is put then.
         """
-        base = base_of(self.namespace, run_id, queue)
+        base = self._views[run_id].base(queue)
         puts = check_puts(base, payloads, priority, delay, None, max_attempts)
         for part in puts.parts():
             requests.put_tasks(self._engine, *part)
@@ -169,7 +168,7 @@ class TaskQueue(Facade[TaskReader]):
         where = split_name(task_id)
         if where is None:
             raise _not_found(task_id)
-        key = base_of(self.namespace, run_id, where[0]) + records.TASK + where[1]
+        key = self._views[run_id].base(where[0]) + records.TASK + where[1]
         found = self._engine.wait_for(lambda: self._ended(run_id, task_id), [only(key)], give_up_s)
         if found is None:
             raise TimeoutError(f"task {task_id!r} has not ended in time; it goes on; give a longer timeout, or None")
@@ -189,7 +188,7 @@ class TaskQueue(Facade[TaskReader]):
         infos: builtins.list[TaskInfo] = []
         with self._snapshot(run_id) as txn:
             reader = TaskReader(txn._begun(), self.namespace, run_id)
-            base_of(self.namespace, run_id, queue)
+            reader.base(queue)
             found = sorted(reader.tasks(queue), key=lambda each: each[1].sequence)
             for task_id, task in found:
                 if len(infos) >= most:
@@ -234,7 +233,7 @@ class TaskQueue(Facade[TaskReader]):
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
         """
         wanted = _check_status(status)
-        key = base_of(self.namespace, run_id, queue) + records.QUEUE
+        key = self._views[run_id].base(queue) + records.QUEUE
         is_delayed = wanted is TaskStatus.Delayed
         purged, behind = 0, b""
         while True:
@@ -254,16 +253,21 @@ class TaskQueue(Facade[TaskReader]):
         return self._db._store.auto_commit
 
     def _claim(self, run_id: str, queue: str, limit: int, ttl: float, wait: float | None) -> builtins.list[Task]:
-        base = base_of(self.namespace, run_id, queue)
+        base = self._views[run_id].base(queue)
         ttl_s = check_positive_seconds("ttl", ttl)
         give_up_s = time.monotonic() + check_wait("wait", wait)
         holding = self._db._store.holding
-        ticket, key = random_id(), base + records.QUEUE
+        key, free = base + records.QUEUE, holding.free_tickets
+        try:
+            ticket = free.pop()
+        except IndexError:
+            ticket = random_id(), 0
         try:
             claimed = requests.claim_tasks(holding, key, queue, ttl_s, ticket, limit, give_up_s)
         except NothingReadyError:
+            free.append(ticket)
             return []
-        open_ids = {task_id for task_id, *_ in claimed}
+        together = Together(holding, ticket[0], claimed[0][3], {task_id for task_id, *_ in claimed})
         tasks = []
         for task_id, payload, attempt, token in claimed:
             name = task_name(queue, task_id)
@@ -271,7 +275,7 @@ class TaskQueue(Facade[TaskReader]):
                 # A long payload is not told. None: the task was purged at once; whoever uses it is told then.
                 payload = self._views[run_id].body(base, task_id, records.PAYLOAD)
             value = None if payload is None else stored(payload, f"the payload of task {name!r}")
-            claim = Claim(holding, key, name, task_id, ticket, token, open_ids)
+            claim = Claim(holding, key, name, task_id, token, together)
             tasks.append(Task(self._engine, claim, run_id, queue, value, attempt))
         return tasks
 
@@ -279,7 +283,7 @@ class TaskQueue(Facade[TaskReader]):
         """The key of the queue that a task is in, and its stored id."""
         where = split_name(task_id)
         self._views[run_id]
-        return None if where is None else (base_of(self.namespace, run_id, where[0]) + records.QUEUE, where[1])
+        return None if where is None else (self._views[run_id].base(where[0]) + records.QUEUE, where[1])
 
     def _stored(self, run_id: str, task_id: str) -> tuple[str, StoredTask] | None:
         """Queue and record of a task."""

@@ -44,6 +44,7 @@ class ToyStore:
         self.newest, self.closed = dict[bytes, Any](), False  # deleted keys are None; the dict itself never changes
         self.commits = list[dict[bytes, Any]]()  # what each wrote, that of version 1 first
         self.lines = defaultdict[bytes, list[int]](list)  # by key: the tickets of those that wait
+        self.free_tickets = list[tuple[int, int]]()
         self.auto_commit = self.holding = self
 
     def begin(self, read_only: bool = False, past: Past | None = None) -> ToyTransaction:

@@ -46,6 +46,7 @@ class Holding:
         self._renewed_s = 0.0
         self._held: dict[int, float] = {}  # by ticket: the ttl in seconds
         self._undone: dict[int, Operation] = {}  # by ticket: what undoes what may have been given
+        self.free_tickets: list[tuple[int, int]] = []
 
     @property
     def holder(self) -> int:

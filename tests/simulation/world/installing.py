@@ -87,7 +87,6 @@ def _install(world: World, patch: Patch) -> None:
         attachment,
         descriptors,
         waiting,
-        presence_waiting,
         requests,
         pipeline,
     ):
