@@ -67,6 +67,7 @@ class Coordinators:
             is_parents=False,
             why_closed="",
             coordinator_pid=4711,
+            segment=SimpleNamespace(words=[1] * 512),
             slots=SimpleNamespace(died_at_work=lambda: self._at_work),
         )
         channel.attachment = attachment
