@@ -218,7 +218,8 @@ class Server:
         if look_s > 0:
             # If clients have a processor of their own, the first looks do not offer this one to them.
             keep_s = 0.0 if len(self._clients) >= _PROCESSORS else KEEP_PROCESSOR_S
-            if len(self._clients) == 1:  # compiled, looking is reading from its pipe; the next turn asks for the rest
+            if len(self._clients) == 1 and not self._answer_fds:
+                # Compiled, looking is reading from its pipe. The next turn asks for all other events.
                 (only,) = self._clients.values()
                 found = self._lookout.look(poll, look_s, keep_s, only.request_fd, only.buffer.wanted_bytes)
                 if type(found) is bytes:
