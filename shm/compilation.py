@@ -32,6 +32,7 @@ HOT_MODULES = (
     "shoal.coordinator.commit.reading",
     "shoal.coordinator.commit.validate",
     "shoal.coordinator.log.format",
+    "shoal.coordinator.log.writer",
     "shoal.coordinator.memory.hash_index",
     "shoal.coordinator.memory.heap",
     "shoal.coordinator.memory.ordered_index",

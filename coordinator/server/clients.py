@@ -18,12 +18,14 @@ from shoal.coordinator.commit.pipelining import Pipeline
 from shoal.coordinator.host import THIS_MACHINE, Host
 from shoal.shm.errors import ConfigurationError
 from shoal.shm.files.store_files import StoreMeta
+from shoal.shm.files.store_place import WorkingPlace
 from shoal.shm.limits import MAX_CLIENT_BACKLOG_BYTES
 from shoal.shm.memory.snapshots import SnapshotPage
 from shoal.shm.wire import handshake
-from shoal.shm.wire.answer import no_memory_answer
+from shoal.shm.wire.answer import REFUSED, encode_answer, no_memory_answer
 from shoal.shm.wire.frames import FrameBuffer, FrameError
 from shoal.shm.wire.request import CommitSet, decode_request
+from shoal.shm.wire.wire_errors import error_parts
 
 
 class Client:
@@ -135,10 +137,27 @@ class Client:
 class Processes:
     """The clients' processes, each watched by one descriptor (pidfd) in the server's epoll."""
 
-    def __init__(self, epoll: select.epoll) -> None:
+    def __init__(self, epoll: select.epoll, host: Host = THIS_MACHINE) -> None:
         self._epoll = epoll
+        self._host = host
         self._watched: dict[int, tuple[int, set[Client]]] = {}  # by pid
         self._pids: dict[int, int] = {}  # by descriptor
+
+    def begin(self, client: Client, pid: int, handed_out: tuple[int, ...]) -> None:
+        """Listen to a new client and watch its process.
+
+        If the kernel watches no more for this user (OSError), nothing is left of the client: its descriptors are
+        closed, and those in ``handed_out``, which were to be sent to it.
+        """
+        try:
+            self.watch(client, pid)
+            self._epoll.register(client.request_fd, select.EPOLLIN)
+        except OSError:
+            self.forget(client)
+            client.close()
+            for fd in handed_out:
+                self._host.close(fd)
+            raise
 
     def watch(self, client: Client, pid: int) -> None:
         """Watch process ``pid`` of a client; OSError if there is no descriptor for that.
@@ -177,6 +196,11 @@ class Processes:
         """The clients of the process whose end ``fd`` reports; none if ``fd`` watches no process."""
         pid = self._pids.get(fd)
         return [] if pid is None else list(self._watched[pid][1])
+
+
+def moved_answer(request: CommitSet, place: WorkingPlace) -> bytes:
+    """The answer to a commit that comes after the directory was moved."""
+    return encode_answer(request.commit_id, REFUSED, 0, error_parts(place.moved_error()))
 
 
 def check_served_as_asked(hello: handshake.Hello, meta: StoreMeta) -> None:

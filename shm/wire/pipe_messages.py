@@ -66,14 +66,15 @@ def read_message(
     lookout: Lookout,
     look_s: float,
     give_up_s: float = math.inf,
+    keep_s: float = 0.0,
 ) -> bytes:
     """The next message from ``fd``, which ``poller`` watches: look for ``look_s`` seconds, then sleep.
 
-    ``ready`` holds the messages that came with an earlier one. EOFError at the end of the pipe, TimeoutError at
-    ``give_up_s`` (monotonic).
+    During the first ``keep_s`` seconds looking does not offer the processor to others. ``ready`` holds the messages
+    that came with an earlier one. EOFError at the end of the pipe, TimeoutError at ``give_up_s`` (monotonic).
     """
     while not ready:
-        data = lookout.look(poller.poll, look_s, 0.0, fd, buffer.wanted_bytes)
+        data = lookout.look(poller.poll, look_s, keep_s, fd, buffer.wanted_bytes)
         if data is None:
             wait_ready(poller, give_up_s)
         if data is None or not cython.compiled:
