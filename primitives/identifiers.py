@@ -8,7 +8,8 @@ import time
 
 _RANDOM_BITS = 74
 _lock = threading.Lock()
-_last = 0
+# The newest identifier of this process as a number; written under the lock.
+newest = 0
 
 
 def new_id() -> str:
@@ -18,11 +19,11 @@ def new_id() -> str:
     >>> first < second, len(first)
     (True, 36)
     """
-    global _last
+    global newest
     fresh = time.time_ns() // 1_000_000 << _RANDOM_BITS | int.from_bytes(os.urandom(10), "big") >> 80 - _RANDOM_BITS
     with _lock:
         # Within a millisecond the last one plus one: 74 bits leave room for it.
-        _last = fresh = max(fresh, _last + 1)
+        newest = fresh = max(fresh, newest + 1)
     milliseconds, high, low = fresh >> _RANDOM_BITS, fresh >> 62 & 0xFFF, fresh & (1 << 62) - 1
     return id_text((milliseconds << 80 | 7 << 76 | high << 64 | 2 << 62 | low).to_bytes(16, "big"))
 
