@@ -18,7 +18,7 @@ from shoal.shm.arguments import check_wait
 from shoal.shm.fleet_errors import BudgetExceededError
 from shoal.shm.host.randomness import random_id
 
-_TTL_MS = 30_000
+TTL_MS = 30_000
 
 
 class Reservation:
@@ -148,7 +148,7 @@ class Budget(Facade[BudgetReader]):
         while True:
             ticket = random_id()
             try:
-                budget_requests.reserve(store.holding, budget.key, name, ticket, units, _TTL_MS, give_up_s)
+                budget_requests.reserve(store.holding, budget.key, name, ticket, units, TTL_MS, give_up_s)
             except BudgetExceededError:
                 if time.monotonic() >= give_up_s:
                     raise

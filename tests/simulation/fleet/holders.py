@@ -17,13 +17,15 @@ from shoal.primitives.rules.queues.task_record import (
     ready_entry,
 )
 from shoal.primitives.rules.queues.transitions import held_by
-from shoal.primitives.views.fleet.tasks import base_of
+from shoal.primitives.views.fleet.tasks import base_of, split_name
 from shoal.shm import codec, holder_index
 from shoal.shm.operation import VersionedValue
-from tests.simulation.fleet.facts import COMMITTED, FLEET, UNKNOWN, Fact
+from tests.simulation.client import RUN_PREFIX
+from tests.simulation.fleet.facts import COMMITTED, FLEET, KV, PREFIX, UNKNOWN, Fact
 from tests.simulation.fleet.plan import QUEUES, SLOTS
-from tests.simulation.fleet.replay import KV, PREFIX, RUN_PREFIX, Commit, State
+from tests.simulation.fleet.replay import Commit, State
 from tests.simulation.truth import Problem
+from tests.support.present import present
 
 _NAMED = PREFIX + bytes((Tag.LEASE,))
 _LEASES = (_NAMED, PREFIX + bytes((Tag.IDEMPOTENCY, 2)), RUN_PREFIX + bytes((Tag.CONSUMER, 1)))
@@ -193,12 +195,12 @@ class Fences:
         fact = self._by_version.get(commit.version)
         if fact is None:
             return
-        where, holder, token = fact.about
-        if type(where) is bytes:
-            held = [(each.holder, each.token) for each in decode_record(state.get(where))]
+        what, name, holder, token = fact.about
+        if what == "lease":
+            held = [(each.holder, each.token) for each in decode_record(state.get(_NAMED + name.encode()))]
         else:
-            queue_key, task_id = where
-            raw = state.get(queue_key[:-1] + TASK + task_id)
+            queue, task_id = present(split_name(name))
+            raw = state.get(base_of(Namespace(), FLEET, queue) + TASK + task_id)
             task = None if raw is None else decode_task(raw)
             held = [] if task is None or task.status != CLAIMED else [(task.holder, task.token)]
         if (holder, token) not in held:

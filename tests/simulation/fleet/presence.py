@@ -12,7 +12,8 @@ from shoal.shm import holder_index
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire.frames import LENGTH_BYTES
 from shoal.shm.wire.request import CommitSet
-from tests.simulation.fleet.replay import PREFIX, Commit, State
+from tests.simulation.fleet.facts import PREFIX
+from tests.simulation.fleet.replay import Commit, State
 from tests.simulation.truth import Problem
 
 _AT_ONCE_MS = 100  # a coordinator that works sees the end of a pipe long before

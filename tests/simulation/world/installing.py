@@ -134,12 +134,12 @@ def _install_fleet(world: World, patch: Patch) -> None:
     for module in (connection, holding, pipeline):
         patch.set(module, "thread", sim_threads)
     patch.set(identifiers, "os", SimpleNamespace(urandom=rng.randbytes))
-    patch.set(identifiers, "_last", 0)
+    patch.set(identifiers, "newest", 0)
     # Of a watch that is dropped while its process dies, or after it: it belongs to nobody.
     patch.set(watching, "os", SimpleNamespace(getpid=lambda: world.process.pid if world.lives else 0))
     patch.set(past_changes, "DiskStorage", lambda _directory: SimulatedStorage(world.disk))
-    patch.set(budget, "_TTL_MS", _TTL_MS)
-    patch.set(idempotency, "_LEASE_TTL_S", _TTL_MS / 1000)
+    patch.set(budget, "TTL_MS", _TTL_MS)
+    patch.set(idempotency, "LEASE_TTL_S", _TTL_MS / 1000)
     patch.set(event_log, "TTL_S", _TTL_MS / 1000)
 
 
