@@ -127,6 +127,17 @@ def test_who_died_with_the_coordinator_has_its_ttl(db: shoal.Database, hold: Hol
     assert time.monotonic() - begin_s > 0.5
 
 
+def test_a_holder_that_only_holds_comes_back_to_the_next_coordinator(db: shoal.Database, hold: Hold) -> None:
+    """It makes no call for hours. Its death is seen at once all the same, not after its ttl, whoever serves by then."""
+    for _ in range(2):
+        holder = hold("a", 10_000.0)
+        kill(db.info().coordinator_pid)
+        shoal.KVStore(db).put(RUN, "key", 1)  # the next coordinator serves
+        wait_for(lambda: db.info().clients >= 2, "the holder under the next coordinator")
+        holder.kill()
+        db.lease(RUN, "a", wait=DEADLINE_S).release()
+
+
 def test_those_that_wait_go_on_waiting_under_the_next_coordinator(db: shoal.Database) -> None:
     """Their requests are sent again."""
     lease = db.lease(RUN, "a")
