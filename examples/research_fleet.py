@@ -1,6 +1,6 @@
 """A fleet of agents that researches a question through one shoal store, goes back to a point and tries another way.
 
-    python examples/research_fleet.py --store /tmp/research --workers 4            # 57 questions, some seconds
+    python examples/research_fleet.py --store /tmp/research --workers 4            # 53 questions, some seconds
     python examples/research_fleet.py --store /tmp/chaos --workers 4 --chaos       # while its processes are killed
 
 The lead asks the first question. Each answer leads to further questions, until there are none (the *survey*). Then the
