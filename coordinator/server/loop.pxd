@@ -23,7 +23,7 @@ cdef class Server:
     cdef public bint stopping
 
     @cython.locals(
-        group=Group, events=list, client=Client, fd=object, finishing_s=double, now_s=double,
+        group=Group, events=list, client=Client, fd=object, other=tuple, finishing_s=double, now_s=double,
     )
     cpdef _turn(self)
     @cython.locals(client=Client, answer=bytes)
@@ -32,7 +32,7 @@ cdef class Server:
     cdef bint _was_moved(self) except -1
     @cython.locals(look_s=double, keep_s=double)
     cdef list _wait(self)
-    @cython.locals(data=bytes, requests=list, messages=list, is_sound=bint, moved=bint)
+    @cython.locals(data=bytes, requests=list, messages=list, is_sound=bint)
     cdef _read(self, Client client, Group group)
     cdef _send(self, Client client, bytes data)
     cdef _flush(self, Client client)

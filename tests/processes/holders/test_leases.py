@@ -68,6 +68,32 @@ def test_a_killed_holder_is_taken_over_at_once(db: shoal.Database, hold: Hold) -
     assert min(took_ms) < 1000
 
 
+def test_what_has_ended_is_free_for_whoever_knows_that(db: shoal.Database, hold: Hold) -> None:
+    """``close`` has returned, or the process was waited for: a call after that need not wait, and lists nothing."""
+    queue, budget = shoal.TaskQueue(db), shoal.Budget(db)
+    budget.create(RUN, "tokens", 1)
+    for number in range(100):
+        other = shoal.open(db.path)
+        task_id = queue.put(RUN, "tasks", number)
+        other.lease(RUN, "a")
+        shoal.Budget(other).reserve(RUN, "tokens", 1)
+        assert shoal.TaskQueue(other).claim(RUN, "tasks") is not None
+        other.close()
+        if number % 2:
+            assert db.leases(RUN) == []
+        db.lease(RUN, "a").release()
+        budget.reserve(RUN, "tokens", 1).settle(0)
+        task = queue.claim(RUN, "tasks")
+        assert task is not None
+        assert (task.id, task.attempt) == (task_id, 2)
+        task.complete()
+    for _ in range(5):
+        holder = hold("a", 1000)
+        kill(holder.pid)
+        holder.wait()
+        db.lease(RUN, "a").release()
+
+
 def test_a_stopped_holder_loses_it_after_its_ttl(db: shoal.Database, hold: Hold) -> None:
     """Not before, and not one with a longer ttl; its late commit is refused when it goes on."""
     holder, other = hold("a", 0.8), hold("b", 1000)
