@@ -127,17 +127,17 @@ def take_key(store: Transactions, key: bytes, name: str, slots: int, ttl_s: floa
 def held(store: Store, namespace: Namespace, run_id: str) -> list[LeaseInfo]:
     """``Database.leases``."""
     found = list(holders(store.auto_commit, namespace, run_id))
+    if found:
+        store.holding.see_ends()
+        found = list(holders(store.auto_commit, namespace, run_id))
     if not found:
         return []
     ages = store.holding.ages_ms([holder.holder for _, holder in found])
     now = now_ms()
-    infos = [
+    return [
         LeaseInfo(name, holder.token, holder.slot, holder.pid, now + max(0, holder.ttl_ms - (age or 0)))
         for (name, holder), age in zip(found, ages, strict=True)
     ]
-    # Before it tells ages, the coordinator ends those that have gone.
-    held_still = {(name, holder.token) for name, holder in holders(store.auto_commit, namespace, run_id)}
-    return [info for info in infos if (info.name, info.token) in held_still]
 
 
 def holders(engine: Engine, namespace: Namespace, run_id: str) -> Iterator[tuple[str, LeaseHolder]]:

@@ -46,6 +46,9 @@ class ToyHolding:
     def forget(self, ticket: int) -> None:
         self.held.pop(ticket, None)
 
+    def see_ends(self) -> None:
+        pass
+
     def ages_ms(self, holders: list[int]) -> list[int | None]:
         return [0 for _ in holders]
 

@@ -13,6 +13,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import weakref
 from typing import Any
@@ -27,6 +28,7 @@ from shoal.workers.shared_memory.connection import StoreConnection
 _RENEWALS_PER_TTL = 3
 _LONGEST_PAUSE_S = 1000.0
 _NOT_ASLEEP_S = float("inf")
+_LONGEST_LOOK_S = 1.0
 _LINGER_S = 1.0  # of the thread with nothing to do: programs take and release often
 
 
@@ -103,6 +105,11 @@ class Holding:
     def forget(self, ticket: int) -> None:
         """It was released by a commit of the caller's own, or is lost."""
         self._drop(ticket, None)
+
+    def see_ends(self) -> None:
+        """Return when the coordinator has released what belonged to those that have ended by now, or after a second."""
+        with contextlib.suppress(CoordinatorLostError):  # reads go on without one
+            self._connection.ask("ages", [], _LONGEST_LOOK_S)
 
     def ages_ms(self, holders: list[int]) -> list[int | None]:
         """How long ago the last sign of life of each holder was, in ms; None of one that holds nothing."""

@@ -79,8 +79,14 @@ def test_what_has_ended_is_free_for_whoever_knows_that(db: shoal.Database, hold:
         shoal.Budget(other).reserve(RUN, "tokens", 1)
         assert shoal.TaskQueue(other).claim(RUN, "tasks") is not None
         other.close()
-        if number % 2:
+        if number % 5 == 1:
             assert db.leases(RUN) == []
+        elif number % 5 == 2:
+            assert budget.read(RUN, "tokens").reserved == 0
+        elif number % 5 == 3:
+            assert queue.stats(RUN, "tasks").claimed == 0
+        elif number % 5 == 4:
+            assert [info.id for info in queue.list(RUN, "tasks", shoal.TaskStatus.Ready)] == [task_id]
         db.lease(RUN, "a").release()
         budget.reserve(RUN, "tokens", 1).settle(0)
         task = queue.claim(RUN, "tasks")
