@@ -699,14 +699,14 @@ class TaskQueue:
         run_id: str,
         task_id: str,
     ) -> bool: ...
-    async def claim(
+    def claim(
         self,
         run_id: str,
         queue: str,
         *,
         ttl: float = ...,
         wait: float | None = ...,
-    ) -> Task | None: ...
+    ) -> Entering[Task | None]: ...
     async def claim_many(
         self,
         run_id: str,

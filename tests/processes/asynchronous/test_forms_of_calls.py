@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,7 +21,7 @@ def test_what_can_be_entered_can_be_awaited_too(store: Path, run_loop: Run) -> N
 
     async def main() -> None:
         async with aio.open(store, linger=0.2) as db:
-            queue = aio.TaskQueue(db)
+            queue: Any = aio.TaskQueue(db)
             first, second = await queue.put_many("r", "q", [1, 2])
             async with queue.claim("r", "q") as task:
                 assert task.payload == 1
@@ -44,7 +46,12 @@ def test_once_awaits_what_its_function_returns(store: Path, run_loop: Run) -> No
 
     async def main() -> None:
         async with aio.open(store, linger=0.2) as db:
-            forms = [lambda: call(1), partial(call, 1), lambda: asyncio.ensure_future(call(1)), lambda: 1]
+            forms: list[Callable[[], Any]] = [
+                lambda: call(1),
+                partial(call, 1),
+                lambda: asyncio.ensure_future(call(1)),
+                lambda: 1,
+            ]
             for number, form in enumerate(forms):
                 assert await db.once("r", f"key {number}", form) == 1
                 assert await db.once("r", f"key {number}", lambda: call(2)) == 1
