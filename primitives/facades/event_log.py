@@ -14,7 +14,7 @@ from shoal.primitives.facades.leases import take_key
 from shoal.primitives.keys import Namespace, only
 from shoal.primitives.rules.event_rules import LARGEST_SEQUENCE
 from shoal.primitives.rules.hash_chain import CHAINS, DEFAULT_CHAIN, GENESIS_HASH
-from shoal.primitives.transaction import Transaction
+from shoal.primitives.transaction import Fence, Transaction
 from shoal.primitives.views.events import EventView, Known, metadata_key, page_after
 from shoal.primitives.views.fleet.positions import holder_key, position_key
 from shoal.shm import codec
@@ -61,12 +61,12 @@ class EventLog(Facade[EventView]):
     def _view(self, engine: Engine, namespace: Namespace, run_id: str) -> EventView:
         return EventView(engine, namespace, run_id, self._chain)
 
-    def transaction(self, run_id: str) -> Transaction:
+    def transaction(self, run_id: str, *, fence: Fence | None = None) -> Transaction:
         """As ``Database.transaction``, in this facade's namespace; logs that begin in it have this facade's chain.
 
-        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
         """
-        return super().transaction(run_id)._with_chain(self._chain)
+        return super().transaction(run_id, fence=fence)._with_chain(self._chain)
 
     def append(self, run_id: str, event_type: str, payload: codec.Value) -> Appended:
         """Append an event; its sequence, from 0 without gaps, and its hash.
