@@ -8,7 +8,7 @@
 - It is said to be held before it is asked for, so the thread runs by then. What was asked for and not answered (an
   exception of a signal handler, a coordinator that does not answer) may have been given. It is undone: right behind the
   request in the same pipe, and again by the thread until a coordinator has answered.
-- The thread keeps no database alive. It ends within a second after the last thing that was held.
+- The thread keeps no database alive. It ends when it wakes and has found nothing held for a second.
 """
 
 from __future__ import annotations
