@@ -32,7 +32,6 @@ import os
 import random
 import subprocess
 import sys
-from collections.abc import Callable
 from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
@@ -201,11 +200,12 @@ class Lead:
 
     def end(self) -> None:
         """Wait for the reporters, complete the runs, and end the others: they wait for what will not come."""
+        runs = shoal.RunIndex(self._db)
         for run_id in (RESEARCH, FORK):
-            findings = len(findings_of(self._db, run_id))
-            self._wait_until(digest_of(run_id), TOLD, lambda told, findings=findings: told == findings)  # type: ignore[misc]
-            if shoal.RunIndex(self._db).get_run(run_id).status is shoal.RunStatus.Active:  # type: ignore[union-attr]
-                shoal.RunIndex(self._db).complete_run(run_id)
+            self._wait_until(digest_of(run_id), TOLD, len(findings_of(self._db, run_id)))
+            run = runs.get_run(run_id)
+            if run is not None and run.status is shoal.RunStatus.Active:
+                runs.complete_run(run_id)
         for other in self._others:
             self._pool.cancel(other, kill=True)
 
@@ -222,13 +222,13 @@ class Lead:
         is_new = self._db.transact(run_id, begin)
         before = len(findings_of(self._db, run_id))
         print(f"{run_id}: {name}, {'begun' if is_new else 'begun before'}, {before} findings so far", flush=True)
-        self._wait_until(run_id, OPEN, lambda number: number == 0)
+        self._wait_until(run_id, OPEN, 0)
 
-    def _wait_until(self, run_id: str, name: str, is_enough: Callable[[int], bool]) -> None:
-        """Wait for a cell. What ends a worker or a reporter, which work for ever, is raised."""
+    def _wait_until(self, run_id: str, name: str, value: int) -> None:
+        """Wait until a cell has ``value``. What ends a worker or a reporter, which work for ever, is raised."""
         cells = shoal.StateCell(self._db)
         state = cells.read(run_id, name)
-        while state is None or not is_enough(state.value):
+        while state is None or state.value != value:
             for other in self._others:
                 if other.done():
                     other.result()
@@ -245,7 +245,7 @@ def main(arguments: list[str] | None = None) -> int:
         return _under_chaos(options, sys.argv[1:] if arguments is None else arguments)
     store = options.store.absolute()
     settings = Settings(store.with_name(store.name + ".invoices"), options.think)
-    # One worker more than answers questions for each of the two reporters.
+    # Two more than answer questions: the reporters are tasks of the pool, too.
     with shoal.WorkerPool(store, workers=options.workers + 2, retries=MOST, history=HISTORY_S) as pool:
         db = pool.database
         try:
@@ -259,6 +259,9 @@ def main(arguments: list[str] | None = None) -> int:
         except shoal.BudgetExceededError as error:
             pool.kill()
             return _failed(f"the budget of {options.tokens:,} {error.name} is used up; run again with more --tokens")
+        except BaseException:
+            pool.kill()  # leaving the block waits for its tasks, and these have no end
+            raise
         text = report(db, Archive(settings.invoices))
     if options.report is not None:
         options.report.write_text(text, encoding="utf-8")
