@@ -10,7 +10,7 @@ from shoal.primitives.engine import Engine
 from shoal.primitives.event_types import Anchor, Appended, ChainVerification, Event, verify_events
 from shoal.primitives.facades.consumers import TTL_S, Consumer
 from shoal.primitives.facades.facade import Facade
-from shoal.primitives.facades.leases import take_key
+from shoal.primitives.facades.leases import Lease, take_key
 from shoal.primitives.keys import Namespace, only
 from shoal.primitives.rules.event_rules import LARGEST_SEQUENCE
 from shoal.primitives.rules.hash_chain import CHAINS, DEFAULT_CHAIN, GENESIS_HASH
@@ -242,18 +242,22 @@ class EventLog(Facade[EventView]):
         """
         self._views[run_id].delete()
 
-    def _follow(self, run_id: str, sequence: int, wait_s: float) -> Iterator[Event]:
+    def _follow(self, run_id: str, sequence: int, wait_s: float, lease: Lease | None = None) -> Iterator[Event]:
         known = Known(Anchor(0, GENESIS_HASH))  # what the log must go on from
 
         def look() -> list[Event] | None:
             nonlocal known
             with self._snapshot(run_id) as txn:
                 events = page_after(txn.events, known, sequence, LARGEST_SEQUENCE)
+                if lease is not None:
+                    lease._check_held(txn._begun())
                 anchor = Anchor(events[-1].sequence + 1, events[-1].hash) if events else txn.events.anchor()
                 known = Known(anchor, known.origin or txn.events._origin())
             return events or None
 
         ranges, wait_for = [only(metadata_key(self._views[run_id]))], self._db._store.auto_commit.wait_for
+        if lease is not None:
+            ranges.append(only(lease._key))
         while (events := wait_for(look, ranges, time.monotonic() + wait_s)) is not None:
             yield from events
             sequence = events[-1].sequence + 1
