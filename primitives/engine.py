@@ -192,6 +192,13 @@ class Holding(Protocol):
         """What ``ticket`` names was released by a commit of the caller's own, or is lost: it is renewed no more."""
         ...
 
+    def see_ends(self) -> None:
+        """Return when what belonged to processes and databases that have ended by now is released, as readers see it.
+
+        It waits for the coordinator a second at most.
+        """
+        ...
+
     def ages_ms(self, holders: list[int], /) -> list[int | None]:
         """How long ago the last sign of life of each holder was, in ms; None of one that holds nothing."""
         ...

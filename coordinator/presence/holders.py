@@ -2,7 +2,8 @@
 
 A holder is an open database in one process. What it holds stands in the store (``shm.holder_index``). It ends
 
-- at once when its last client has gone: its process died, or closed the database;
+- at once when its last client has gone: its process died, or closed the database. Whoever asks for what it held
+  after that (it has waited for the process, or ``close`` has returned) finds it free;
 - ``ttl`` after its last sign of life, if its process does not answer. Its client renews three times in that time;
 - likewise after the coordinator's death: the next one finds holders in the store, and each has its ttl to come back.
 
@@ -107,6 +108,13 @@ class Holders:
         self._look()
         due_s = 0.0 if self._gone else self._next_s - self._clock_s
         return max(due_s, self._retry_s - self._looked_s)
+
+    def end_gone(self) -> None:
+        """Release what those held whose last client has gone; a slice of it."""
+        if self._gone and self._retry_s <= self._looked_s:
+            self._engine.finish_group()
+            for holder in list(self._gone):
+                self._release(holder, _ALL_MS)
 
     def end_due(self) -> None:
         """Release a slice of what ended holders held. Called when all pipes have been read."""

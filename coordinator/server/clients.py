@@ -223,9 +223,10 @@ def check_served_as_asked(hello: handshake.Hello, meta: StoreMeta) -> None:
 
 
 def welcome_client(
-    hello: handshake.Hello, segment_fd: int, durability: str, generation: int, store_id: bytes, host: Host
+    hello: handshake.Hello, segment_fd: int, meta: StoreMeta, generation: int, host: Host
 ) -> tuple[Client, handshake.Welcome]:
     """Pipes and slots for a new client; its descriptors in the welcome are the caller's to send and close."""
+    assert meta.store_id is not None
     opened: list[int] = []
     try:
         request_read, request_write = host.pipe()
@@ -243,4 +244,6 @@ def welcome_client(
     client = Client(hello.client_id, hello.pid, request_read, answer_write, page, host)
     client.database_id = hello.database_id or hello.client_id
     client.depth = hello.depth
-    return client, handshake.Welcome(durability, generation, store_id, segment_fd, slots, request_write, answer_read)
+    return client, handshake.Welcome(
+        meta.durability, generation, meta.store_id, segment_fd, slots, request_write, answer_read
+    )

@@ -90,6 +90,7 @@ class ControlRequests:
             self.forget(client)  # it has given up waiting
         self.is_active = True
         self._now_s = now_s
+        self._holders.end_gone()  # what they held is free for this client already
         return answer(self, client, request, now_s, *understood)
 
     def forget(self, client: Client) -> None:

@@ -23,7 +23,7 @@ from shoal.coordinator.host import THIS_MACHINE, Host
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.server.clients import Client, Processes, check_served_as_asked, moved_answer, welcome_client
 from shoal.coordinator.server.control_requests import ControlRequests
-from shoal.coordinator.server.group import Group
+from shoal.coordinator.server.group import Group, Other
 from shoal.coordinator.server.maintenance import Maintenance
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.files.store_place import WorkingPlace
@@ -52,17 +52,14 @@ class Server:
         limits: Limits = DEFAULT_LIMITS,
         host: Host = THIS_MACHINE,
     ) -> None:
-        self._engine = engine
-        self._writer = writer
+        self._engine, self._writer = engine, writer
         self._maintenance = maintenance
         self._control_requests = control_requests
         self._meta = meta
         self._idle_timeout_s = idle_timeout_s
-        self._place = place
-        self._keep_files = keep_files
+        self._place, self._keep_files = place, keep_files
         self._limits = limits
-        self._host = host
-        self._monotonic_s = host.monotonic_s
+        self._host, self._monotonic_s = host, host.monotonic_s
         self._maintain_every_s = limits.sweep_every_ms / 1000
         self._spin_s, self._crowded_spin_s = limits.request_spin_s, limits.crowded_request_spin_s
         self._group_delay: GroupDelay[Client] | None = GroupDelay() if meta.durability == "strict" else None
@@ -114,11 +111,8 @@ class Server:
         check_served_as_asked(hello, self._meta)
         host, segment_fd = self._host, self._writer.segment.read_only_fd()
         try:
-            assert self._meta.store_id is not None
-            client, welcome = welcome_client(
-                *(hello, segment_fd, self._meta.durability),
-                *(self._writer.segment.words[W_GENERATION], self._meta.store_id, host),
-            )
+            generation = self._writer.segment.words[W_GENERATION]
+            client, welcome = welcome_client(hello, segment_fd, self._meta, generation, host)
         except OSError:  # no more descriptors: this client is turned away, the others go on
             host.close(segment_fd)
             raise
@@ -152,9 +146,11 @@ class Server:
         group_delay = self._group_delay if group.requests else None
         if group_delay is not None:
             self._wait_for_others(group_delay, group)
+        for other in group.others:
+            self._answer(group, other)
         turns, finishing_s = self._turns, 0.0
         if turns or group.has_operations():
-            group.submit_in_turn(turns, self._submit_together, self._version, self._monotonic_s())
+            group.submit_in_turn(turns, self._submit_together, self._engine, self._monotonic_s())
         elif group.requests:
             group.submit(self._submit_together)
         if group_delay is not None:
@@ -184,9 +180,6 @@ class Server:
         if self._was_moved():
             return [moved_answer(request, self._place) for _, request in requests]
         return self._engine.submit_together(requests)
-
-    def _version(self) -> int:
-        return self._engine.version
 
     def _was_moved(self) -> bool:
         """Whether the directory was moved: then nothing is committed any more, and this coordinator ends in order.
@@ -240,7 +233,7 @@ class Server:
         return events
 
     def _read(self, client: Client, group: Group) -> None:
-        """Read what a client sent: a single commit is submitted with the others', anything else at once."""
+        """Read what a client sent: a single commit is submitted with the others', anything else after all was read."""
         try:
             data = client.receive()
         except BlockingIOError:
@@ -262,6 +255,13 @@ class Server:
         if is_sound and not messages and len(requests) == 1 and requests[0].control is None:
             group.requests.append((client.client_id, requests[0]))
             group.asking.append(client)
+            return
+        group.others.append((client, requests, messages, is_sound))
+
+    def _answer(self, group: Group, other: Other) -> None:
+        """Do what is no single commit. The ends of pipes have been seen by now: who has gone holds nothing any more."""
+        client, requests, messages, is_sound = other
+        if self._clients.get(client.request_fd) is not client:
             return
         moved = bool(requests) and self._was_moved()
         for request in requests:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import builtins
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from shoal.primitives.engine import AutoCommit
 from shoal.primitives.facades.facade import Facade
@@ -35,6 +35,8 @@ from shoal.shm.codec import Value, stored
 from shoal.shm.errors import NotFoundError
 from shoal.shm.fleet_errors import NothingReadyError, TaskFailedError
 from shoal.shm.host.randomness import random_id
+
+T = TypeVar("T")
 
 _PURGED_TOGETHER = 256
 
@@ -148,13 +150,15 @@ class TaskQueue(Facade[TaskReader]):
         return tasks
 
     def get(self, run_id: str, task_id: str) -> TaskInfo | None:
-        """A task as it is now; None if there is none of this id, or it was purged.
+        """A task as it is now; None if there is none of this id, or it was purged. No process that has ended claims it.
 
         Raises ``TypeError`` for an id that is no str, and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a
         bad run id.
         """
-        found = self._stored(run_id, task_id)
-        return None if found is None else info_of(*found)
+        return self._seeing_ends(
+            lambda: None if (found := self._stored(run_id, task_id)) is None else info_of(*found),
+            lambda info: info is not None and info.status is TaskStatus.Claimed,
+        )
 
     def result(self, run_id: str, task_id: str, timeout: float | None = None) -> Any:
         """Wait until a task is done and return its result. ``timeout``: seconds; None waits for ever.
@@ -185,25 +189,33 @@ class TaskQueue(Facade[TaskReader]):
         """
         wanted = None if status is None else _check_status(status)
         most = float("inf") if limit is None else check_count("limit", limit, 0, ", or None")
-        infos: builtins.list[TaskInfo] = []
-        with self._snapshot(run_id) as txn:
-            reader = TaskReader(txn._begun(), self.namespace, run_id)
-            reader.base(queue)
-            found = sorted(reader.tasks(queue), key=lambda each: each[1].sequence)
-            for task_id, task in found:
-                if len(infos) >= most:
-                    break
-                if wanted is None or status_of(task) is wanted:
-                    infos.append(info_of(queue, reader.whole(queue, task_id, task)))
-        return infos
+
+        def look() -> tuple[builtins.list[TaskInfo], bool]:
+            infos: builtins.list[TaskInfo] = []
+            with self._snapshot(run_id) as txn:
+                reader = TaskReader(txn._begun(), self.namespace, run_id)
+                reader.base(queue)
+                found = sorted(reader.tasks(queue), key=lambda each: each[1].sequence)
+                for task_id, task in found:
+                    if len(infos) >= most:
+                        break
+                    if wanted is None or status_of(task) is wanted:
+                        infos.append(info_of(queue, reader.whole(queue, task_id, task)))
+            return infos, any(status_of(task) is TaskStatus.Claimed for _, task in found)
+
+        return self._seeing_ends(look, lambda found: found[1])[0]
 
     def stats(self, run_id: str, queue: str) -> QueueStats:
         """How many tasks of a queue have which status, at one moment.
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
         """
-        with self._snapshot(run_id) as txn:
-            return TaskReader(txn._begun(), self.namespace, run_id).stats(queue)
+
+        def look() -> QueueStats:
+            with self._snapshot(run_id) as txn:
+                return TaskReader(txn._begun(), self.namespace, run_id).stats(queue)
+
+        return self._seeing_ends(look, lambda stats: stats.claimed > 0)
 
     def retry(self, run_id: str, task_id: str) -> None:
         """Have a Dead task be Ready again, at its old place, with all its attempts.
@@ -251,6 +263,14 @@ class TaskQueue(Facade[TaskReader]):
     @property
     def _engine(self) -> AutoCommit:
         return self._db._store.auto_commit
+
+    def _seeing_ends(self, look: Callable[[], T], is_claimed: Callable[[T], bool]) -> T:
+        """What ``look`` finds; again, if that is claimed, once the claims of those that have ended are seen as such."""
+        found = look()
+        if not is_claimed(found):
+            return found
+        self._db._store.holding.see_ends()
+        return look()
 
     def _claim(self, run_id: str, queue: str, limit: int, ttl: float, wait: float | None) -> builtins.list[Task]:
         base = self._views[run_id].base(queue)

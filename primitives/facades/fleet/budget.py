@@ -157,11 +157,15 @@ class Budget(Facade[BudgetReader]):
             return Reservation(Hold(store, budget, ticket, units))
 
     def read(self, run_id: str, name: str) -> BudgetState:
-        """The budget as it is now.
+        """The budget as it is now. What a process has reserved that has ended by then is refunded already.
 
         Raises ``NotFoundError`` if it does not exist, and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a
         bad run id or name.
         """
+        state = self._views[run_id].state(name)
+        if not state.reserved:
+            return state
+        self._db._store.holding.see_ends()
         return self._views[run_id].state(name)
 
     def adjust(self, run_id: str, name: str, limit: float) -> None:

@@ -41,7 +41,7 @@ from tests.simulation.world.control_socket import lock_file
 from tests.simulation.world.disk import SimulatedStorage
 from tests.simulation.world.machine import World
 from tests.simulation.world.pipes import Poll, Thing
-from tests.simulation.world.threads import threads
+from tests.simulation.world.threads import SimulatedSleep, threads
 
 # As small as the limits of the machine.
 _RECORD_BYTES = 300
@@ -133,6 +133,7 @@ def _install_fleet(world: World, patch: Patch) -> None:
     rng, sim_threads = world.rng, threads(world)
     for module in (connection, holding, pipeline):
         patch.set(module, "thread", sim_threads)
+    patch.set(holding, "Sleep", lambda: SimulatedSleep(world))
     patch.set(identifiers, "os", SimpleNamespace(urandom=rng.randbytes))
     patch.set(identifiers, "newest", 0)
     # Of a watch that is dropped while its process dies, or after it: it belongs to nobody.
