@@ -1,7 +1,12 @@
 """The port under the primitives: everything they, and ``shoal.Database``, ask of an engine.
 
 An engine stores bytes under bytes, in the order of the keys. Any class with these methods can stand under the
-primitives: ``workers.shared_memory`` does it over a shared segment, ``tests/contract/toy_engine.py`` over a dict.
+primitives: ``workers.shared_memory`` does it over a shared segment, ``tests/contract/toy_engine.py`` and
+``toy_fleet.py`` over a dict.
+
+The five primitives need ``Engine``, ``wait_for``, ``begin`` without ``past``, and of a transaction ``read_only``,
+``version``, ``has_ended``, ``commit`` and ``abandon``. Fleets (leases, queues, budgets, consumers), watches, past
+versions and pipelines need the rest.
 
 What every engine promises:
 

@@ -1,4 +1,4 @@
-"""Both engines, each with all the primitives over it; that in shared memory also through the asynchronous face."""
+"""Each engine with all the primitives over it; that in shared memory also through the asynchronous face."""
 
 from __future__ import annotations
 
@@ -12,12 +12,21 @@ from shoal import aio
 from tests.support.aio_driver import FACADES, Driven, LoopThread, facade
 
 from .toy_engine import ToyStore
+from .toy_fleet import ToyFleetStore
 
 
 @pytest.fixture(scope="session")
 def toy_db() -> Iterator[shoal.Database]:
-    """A database over a dict."""
-    store: Any = ToyStore()  # without what no primitive uses
+    """A database over a dict that has what the five primitives need. Tests of fleets replace it by ``toy_fleet_db``."""
+    store: Any = ToyStore()
+    with shoal.Database(store) as database:
+        yield database
+
+
+@pytest.fixture(scope="session")
+def toy_fleet_db() -> Iterator[shoal.Database]:
+    """A database over a dict that also has what fleets need."""
+    store: Any = ToyFleetStore()
     with shoal.Database(store) as database:
         yield database
 
@@ -57,3 +66,18 @@ def any_db(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> s
 def space(run: str) -> shoal.Namespace:
     """A namespace no other test uses."""
     return shoal.Namespace(tenant=run)
+
+
+@pytest.fixture
+def store(any_db: shoal.Database) -> Any:
+    return any_db._store
+
+
+@pytest.fixture
+def prefix(run: str) -> bytes:
+    """Keys below it belong to one test."""
+    return b"\x01c" + run.encode() + b"/"
+
+
+def contents(engine: Any, prefix: bytes) -> dict[bytes, bytes]:
+    return {key[len(prefix) :]: found.value for key, found in engine.scan(prefix, prefix + b"\xff")}

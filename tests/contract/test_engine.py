@@ -1,4 +1,4 @@
-"""What ``shoal.primitives.engine`` promises, of every engine: the port itself, without a primitive."""
+"""What ``shoal.primitives.engine`` promises to the five primitives, of every engine: the port itself, no primitive."""
 
 from __future__ import annotations
 
@@ -14,21 +14,7 @@ from shoal.primitives.rules import registry
 from shoal.shm import codec
 from shoal.shm.clock import now_ms
 from shoal.shm.key_location_cache import KeyLocationCache
-
-
-@pytest.fixture
-def store(any_db: shoal.Database) -> Any:
-    return any_db._store
-
-
-@pytest.fixture
-def prefix(run: str) -> bytes:
-    """Keys below it belong to one test."""
-    return b"\x01c" + run.encode() + b"/"
-
-
-def contents(engine: Any, prefix: bytes) -> dict[bytes, bytes]:
-    return {key[len(prefix) :]: found.value for key, found in engine.scan(prefix, prefix + b"\xff")}
+from tests.contract.conftest import contents
 
 
 class TestAutoCommit:
@@ -242,38 +228,3 @@ class TestTransaction:
             with pytest.raises(shoal.InvalidOperationError):
                 call()
         transaction.abandon()
-
-
-class TestPipeline:
-    def test_calls_are_commits_in_order(self, store: Any, prefix: bytes) -> None:
-        """Each sees those before it, and each future has its own result, converted if that was asked for."""
-        pipeline = store.pipeline(4)
-        key = prefix + b"n"
-        futures = [pipeline.perform(registry.INCREMENT, [key, 1]) for _ in range(20)]
-        put = pipeline.put(key, codec.encode(7))
-        futures.append(pipeline.perform(registry.INCREMENT, [key, 1], lambda total: [total]))
-        assert pipeline.finish() is None
-        assert [future.result() for future in futures] == [*range(1, 21), [8]]
-        assert put.result() is None
-        assert contents(store.auto_commit, prefix) == {b"n": codec.encode(8)}
-
-    def test_a_failed_call(self, store: Any, prefix: bytes) -> None:
-        """It is its future's error, and the first one is told at the end; later calls are done."""
-        pipeline = store.pipeline(4)
-        pipeline.put(prefix + b"n", codec.encode("text"))
-        failed = pipeline.perform(registry.INCREMENT, [prefix + b"n", 1])
-        also = pipeline.perform(registry.INCREMENT, [prefix + b"n", 1])
-        last = pipeline.put(prefix + b"m", b"\x01")
-        assert pipeline.finish() is failed.exception()
-        assert isinstance(failed.exception(), TypeError)
-        assert isinstance(also.exception(), TypeError)
-        assert last.result() is None
-        assert pipeline.finish() is failed.exception()
-
-    def test_after_the_end(self, store: Any, prefix: bytes) -> None:
-        """Nothing is sent after ``finish``."""
-        pipeline = store.pipeline(4)
-        assert pipeline.finish() is None
-        with pytest.raises(shoal.InvalidOperationError):
-            pipeline.put(prefix + b"k", b"\x01")
-        assert contents(store.auto_commit, prefix) == {}

@@ -1,31 +1,37 @@
-"""The smallest engine that keeps the promises of ``shoal.primitives.engine``: a dict, a lock, and a list of commits.
-
-It shows that the primitives need no more. ``check``, ``backup`` and ``recipe`` are left out: no primitive uses them.
-"""
+"""An engine over a dict: what the five primitives need of ``shoal.primitives.engine``. ``toy_fleet`` adds the rest."""
 
 from __future__ import annotations
 
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from shoal.primitives.rules.registry import TABLE
 from shoal.shm.clock import now_ms
-from shoal.shm.errors import ConflictError, InvalidOperationError, ShoalError
-from shoal.shm.operation import Past, StoreStats, VersionedValue
+from shoal.shm.errors import ConflictError, InvalidOperationError
+from shoal.shm.operation import StoreStats, VersionedValue
 
-_LOOK_EVERY_S = 0.02  # for what passes by itself, such as the delay of a task
+Entries = dict[bytes, VersionedValue | None]  # deleted keys are None
+
+
+def _live(found: VersionedValue | None) -> VersionedValue | None:
+    return found if found is not None and not 0 < found.expires_ms <= now_ms() else None
+
+
+def _is_within(key: bytes, ranges: Iterable[Sequence[bytes]]) -> bool:
+    return any(lower <= key < upper for lower, upper in ranges)
 
 
 def _alone(name: str) -> Any:
+    """The call ``name`` of ``ToyTransaction``, as a method of the store which commits by itself."""
+
     def call(store: ToyStore, *arguments: Any) -> Any:
-        with store.lock:  # from the snapshot to the commit, so nothing conflicts
+        with store.lock:  # from the snapshot to the commit, so nothing changes what was read
             transaction = store.begin()
             result = getattr(transaction, name)(*arguments)
             result = iter(list(result)) if name == "scan" else result
+            transaction.ranges.clear()  # only time passes, and a key that expires must not be a conflict
             transaction.commit()
         return result
 
@@ -33,35 +39,32 @@ def _alone(name: str) -> Any:
 
 
 class ToyStore:
-    """A store, which is also its ``AutoCommit`` and its ``Holding``. What it holds ends with it."""
+    """A store, which is also its ``AutoCommit``. What it stores ends with it."""
 
-    path, durability, holder = "toy", "memory", 1
+    path, durability = "toy", "memory"
     get_named, find, scan = _alone("get_named"), _alone("find"), _alone("scan")
     put, delete, clear, perform = _alone("put"), _alone("delete"), _alone("clear"), _alone("perform")
 
     def __init__(self) -> None:
         self.lock = threading.Condition(threading.RLock())  # notified of commits
-        self.newest, self.closed = dict[bytes, Any](), False  # deleted keys are None; the dict itself never changes
-        self.commits = list[dict[bytes, Any]]()  # what each wrote, that of version 1 first
-        self.lines = defaultdict[bytes, list[int]](list)  # by key: the tickets of those that wait
-        self.free_tickets = list[tuple[int, int]]()
-        self.auto_commit = self.holding = self
+        self.newest, self.version, self.closed = Entries(), 0, False  # ``newest`` is replaced, never changed
+        self.auto_commit = self
 
-    def begin(self, read_only: bool = False, past: Past | None = None) -> ToyTransaction:
+    def begin(self, read_only: bool = False, past: None = None) -> ToyTransaction:
+        assert past is None, "ToyFleetStore has past versions"
         with self.lock:
-            shown, version = self.newest, len(self.commits)
-        if past is not None:
-            if past.version is None or past.version > version:
-                raise ValueError(f"version is {past.version}, the newest is {version}; this engine keeps no moments")
-            shown = {key: found for commit in self.commits[: past.version] for key, found in commit.items()}
-            read_only, version = True, past.version
-        return ToyTransaction(self, shown, version, read_only)
+            return ToyTransaction(self, self.newest, self.version, read_only)
 
-    def pipeline(self, depth: int) -> ToyPipeline:
-        return ToyPipeline(self)
+    def publish(self, written: Entries) -> int:
+        """Make a commit of it. The caller has the lock."""
+        self.version += 1
+        commit = {key: found and found._replace(version=self.version) for key, found in written.items()}
+        self.newest = {**self.newest, **commit}
+        self.lock.notify_all()
+        return self.version
 
     def stats(self) -> StoreStats:
-        return StoreStats(len(self.commits), sum(1 for _ in self.scan(b"", b"\xff")), 0, 1, 0)
+        return StoreStats(self.version, sum(1 for _ in self.scan(b"", b"\xff")), 0, 1, 0)
 
     def close(self) -> None:
         self.closed = True
@@ -72,58 +75,16 @@ class ToyStore:
                 self.lock.wait(min(left_s, 1e6))
         return found
 
-    def changes(self, lower: bytes, upper: bytes, since: int | None, wait_s: float) -> Iterator[tuple[int, bytes, Any]]:
-        def told(version: int) -> Iterator[tuple[int, bytes, Any]]:
-            give_up_s = time.monotonic() + wait_s
-            while self.wait_for(lambda: len(self.commits) > version or None, (), give_up_s):  # noqa: B023
-                commit, version = self.commits[version], version + 1
-                for key in sorted(key for key in commit if lower <= key < upper):
-                    yield version, key, commit[key] and commit[key].value
-                    give_up_s = time.monotonic() + wait_s
-
-        return told(len(self.commits) if since is None else since)
-
-    def acquire(self, ticket: int, operation: Any, undo: Any, ranges: Any, ttl_s: float, give_up_s: float) -> Any:
-        line = self.lines[operation[1][0]]
-        with self.lock:
-            line.append(ticket)
-            try:
-                while True:
-                    is_late = time.monotonic() >= give_up_s
-                    try:
-                        if line[0] == ticket or is_late:
-                            return self.perform(*operation)
-                    except ShoalError as error:
-                        if not error.passes or is_late:
-                            raise
-                    self.lock.wait(_LOOK_EVERY_S)
-            finally:
-                line.remove(ticket)
-
-    def release(self, ticket: int, undo: Any) -> None:
-        if not self.closed:
-            self.perform(*undo)
-
-    def forget(self, ticket: int) -> None:
-        """Nobody has to renew."""
-
-    def see_ends(self) -> None:
-        """Nothing here ends by itself."""
-
-    def ages_ms(self, holders: list[int]) -> list[int | None]:
-        return [0 for _ in holders]
-
 
 class ToyTransaction:
-    """Its commit makes its calls again, on the newest state, if nothing that it read has changed."""
+    """One snapshot. It commits if everything that it read is still there unchanged."""
 
-    def __init__(self, store: ToyStore, shown: dict[bytes, Any], snapshot: int, read_only: bool) -> None:
-        self.store, self.shown, self.own = store, shown, dict[bytes, Any]()
-        self.snapshot, self.version = snapshot, snapshot if read_only else None
-        self.read_only, self.has_ended = read_only, False
-        self.reads, self.valid_until_ms = list[list[bytes]](), 2**63
-        self.calls = list[tuple[bytes | None, str, list[Any]]]()  # the key of those that a later clear drops
-        self.committed = list[Callable[[], None]]()
+    def __init__(self, store: ToyStore, shown: Entries, snapshot: int, read_only: bool) -> None:
+        self.store, self.shown, self.snapshot, self.read_only = store, shown, snapshot, read_only
+        self.has_ended, self.version = False, snapshot if read_only else None
+        self.ranges, self.seen = list[list[bytes]](), Entries()  # what was read, and what was committed there
+        self.cleared = list[tuple[bytes, bytes]]()
+        self.own = Entries()  # what it wrote, but not what it cleared later
 
     def get_named(self, cache: Any, name: str) -> bytes | None:
         found = self.find(cache.prefix + name.encode())
@@ -134,28 +95,25 @@ class ToyTransaction:
 
     def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, VersionedValue]]:
         self.check()
-        self.reads.append(read := [lower, upper])
-        merged = {**self.shown, **self.own}
+        self.ranges.append(read := [lower, lower])
+        merged = {**self.shown, **self.written(self.shown)}
         for key in sorted(key for key in merged if lower <= key < upper):
-            found = merged[key]
-            if found is not None and not 0 < found.expires_ms <= now_ms():
-                if found.version and found.expires_ms:
-                    self.valid_until_ms = min(self.valid_until_ms, found.expires_ms)
-                read[1] = key + b"\0"  # as far as it was read
+            self.seen.setdefault(key, _live(self.shown.get(key)))
+            read[1] = key + b"\0"  # as far as it was read
+            if found := _live(merged[key]):
                 yield key, found
         read[1] = upper
 
     def put(self, key: bytes, value: bytes | None = None, expires_ms: int = 0) -> None:
-        self.call(key, "put", key, value, expires_ms)
+        self.check(writes=True)
         self.own[key] = None if value is None else VersionedValue(value, 0, expires_ms)
 
     delete = put  # without a value
 
     def clear(self, lower: bytes, upper: bytes) -> None:
-        self.calls = [call for call in self.calls if call[0] is None or not lower <= call[0] < upper]
-        self.call(None, "clear", lower, upper)
-        merged = {**self.shown, **self.own}
-        self.own |= {key: None for key in merged if lower <= key < upper and merged[key]}
+        self.check(writes=True)
+        self.cleared.append((lower, upper))
+        self.own = {key: found for key, found in self.own.items() if not lower <= key < upper}
 
     def perform(self, name: str, arguments: list[Any]) -> Any:
         self.check(writes=True)
@@ -164,75 +122,28 @@ class ToyTransaction:
             self.put(*write)
         return decided.result
 
-    def at_version(self, version: int) -> ToyTransaction:
-        return self.store.begin(past=Past(version, None))
-
-    def require(self, name: str, arguments: list[Any]) -> None:
-        self.call(None, "perform", name, arguments)
-        self.calls.insert(0, self.calls.pop())  # before anything is cleared
-
-    def defer(self, name: str, arguments: list[Any], committed: Callable[[], None] | None = None) -> None:
-        self.call(arguments[0], "perform", name, arguments)
-        self.committed += [committed] if committed else []
-
     def commit(self) -> int:
         self.check()
-        self.has_ended, self.version, store = True, self.snapshot, self.store
-        with store.lock:
-            newest = store.begin()
-            for _, method, arguments in self.calls:
-                getattr(newest, method)(*arguments)
-            if not newest.own:
-                return self.snapshot
-            later = {key for commit in store.commits[self.snapshot :] for key in commit}
-            changed = [key for key in later if any(lower <= key < upper for lower, upper in self.reads)]
-            if changed or self.valid_until_ms <= now_ms():
-                key: Any = (changed or [b""])[0]  # below the primitives it is bytes
-                raise ConflictError(key, self.snapshot, len(store.commits))
-            self.version = len(store.commits) + 1
-            own = {key: found and found._replace(version=self.version) for key, found in newest.own.items()}
-            store.commits.append(own)
-            store.newest = {**store.newest, **own}
-            store.lock.notify_all()
-        for committed in self.committed:
-            committed()
+        self.has_ended, self.version = True, self.snapshot
+        with self.store.lock:
+            if written := self.written(self.store.newest):
+                self.validate(self.store.newest)
+                self.version = self.store.publish(written)
         return self.version
 
     def abandon(self) -> None:
         self.has_ended = True
 
-    def call(self, key: bytes | None, method: str, *arguments: Any) -> None:
-        self.check(writes=True)
-        self.calls.append((key, method, list(arguments)))
+    def written(self, state: Entries) -> Entries:
+        """What it writes over a state. The newest one may have other keys to clear than its snapshot."""
+        cleared = {key for key, found in state.items() if found and _is_within(key, self.cleared)}
+        return {**dict.fromkeys(cleared), **self.own}
+
+    def validate(self, newest: Entries) -> None:
+        for key in {**newest, **self.seen}:
+            if _is_within(key, self.ranges) and _live(newest.get(key)) != self.seen.get(key):
+                raise ConflictError(key, self.snapshot, self.store.version)  # type: ignore[arg-type] # bytes down here
 
     def check(self, writes: bool = False) -> None:
         if self.has_ended or self.store.closed or (writes and self.read_only):
             raise InvalidOperationError("the transaction has ended, or only reads, or its store is closed")
-
-
-class ToyPipeline:
-    """Every call commits at once, so its future is done."""
-
-    def __init__(self, store: ToyStore) -> None:
-        self.store, self.open = store, store.begin()  # as long as calls are taken
-        self.failure: BaseException | None = None
-
-    def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> Future[Any]:
-        return self.done(lambda: self.store.put(key, value, expires_ms))
-
-    def perform(self, name: str, arguments: list[Any], convert: Callable[[Any], Any] | None = None) -> Future[Any]:
-        return self.done(lambda: (convert or (lambda result: result))(self.store.perform(name, arguments)))
-
-    def finish(self) -> BaseException | None:
-        self.open.abandon()
-        return self.failure
-
-    def done(self, call: Callable[[], Any]) -> Future[Any]:
-        self.open.check()
-        future: Future[Any] = Future()
-        try:
-            future.set_result(call())
-        except Exception as error:
-            self.failure = self.failure or error
-            future.set_exception(error)
-        return future

@@ -11,6 +11,12 @@ import pytest
 import shoal
 
 
+@pytest.fixture(scope="session")
+def toy_db(toy_fleet_db: shoal.Database) -> shoal.Database:
+    """``any_db`` takes it."""
+    return toy_fleet_db
+
+
 @pytest.fixture
 def budget(any_db: shoal.Database) -> shoal.Budget:
     return shoal.Budget(any_db)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import shoal
-from tests.contract.toy_engine import ToyStore
+from tests.contract.toy_fleet import ToyFleetStore
 
 OTHER_TYPES = (True, "1", 1.5, -1)
 
@@ -283,7 +283,7 @@ def test_against_a_model(
     memory_db: shoal.Database, commits: list[tuple[str, object]], prefix: str, skipped: int, engine: str
 ) -> None:
     """Whatever is written, deleted and cleared: what a watch tells is what the commits changed, from any version on."""
-    db = memory_db if engine == "memory" else shoal.Database(ToyStore())  # type: ignore[arg-type]
+    db = memory_db if engine == "memory" else shoal.Database(ToyFleetStore())  # type: ignore[arg-type]
     model: dict[str, dict[str, int]] = {"r": {}, "s": {}}
     for run in model:
         shoal.KVStore(db).put(run, "first", 1)

@@ -109,7 +109,7 @@ class TestTransactions:
 
     def test_a_closed_database(self) -> None:
         """Every call says so; closing twice does nothing."""
-        store: Any = ToyStore()  # without what no primitive uses
+        store: Any = ToyStore()
         db = shoal.Database(store)
         db.close()
         db.close()
