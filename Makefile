@@ -6,6 +6,7 @@ INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check
 PIP := SHOAL_DISABLE_EXTENSION=1 $(INSTALL)
 FLOORS := shm coordinator workers primitives
 STORE := demo.db
+RESEARCH_STORE := research-demo.db
 WORKERS := 4
 # How long the long tests run. `make soak MINUTES=60`, and so on.
 SEEDS := 2000
@@ -15,7 +16,7 @@ MINUTES := 5
 JOBS := 2
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help setup demo compile test test-slow check format bench clean
+.PHONY: help setup demo research compile test test-slow check format bench clean
 .PHONY: simulation mutants kills fuzz soak coverage docs build
 
 help:
@@ -54,6 +55,12 @@ setup: $(VENV)/.run
 demo: $(VENV)/.run
 	@$(PYTHON) examples/code_review.py --store $(if $(CHAOS),chaos-$(STORE),$(STORE)) --workers $(WORKERS) \
 		--report $(if $(CHAOS),chaos-report.txt,demo-report.txt) $(if $(CHAOS),--chaos)
+
+## make research      research a question with a fleet that shares queue, budget and findings (CHAOS=1: kill it on the way)
+research: $(VENV)/.run
+	@$(PYTHON) examples/research_fleet.py --workers $(WORKERS) \
+		--store $(if $(CHAOS),chaos-$(RESEARCH_STORE),$(RESEARCH_STORE)) \
+		--report $(if $(CHAOS),chaos-research-report.txt,research-report.txt) $(if $(CHAOS),--chaos)
 
 ## make compile       compile the hot modules in place, if a C compiler is there; the tests below do that first
 compile: $(VENV)/.test
@@ -130,6 +137,8 @@ build: $(VENV)/.check
 
 ## make clean         remove what the targets above have made, but for .venv
 clean:
-	rm -rf $(STORE) chaos-$(STORE) demo-report.txt chaos-report.txt build dist *.egg-info .coverage .coverage.*
+	rm -rf $(STORE) chaos-$(STORE) demo-report.txt chaos-report.txt
+	rm -rf $(RESEARCH_STORE)* chaos-$(RESEARCH_STORE)* research-report.txt chaos-research-report.txt
+	rm -rf build dist *.egg-info .coverage .coverage.*
 	find $(FLOORS) -name '*.so' -delete
 	rm -rf .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

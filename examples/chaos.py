@@ -1,4 +1,4 @@
-"""kill -9 for the fleet of ``code_review.py``: kills workers and coordinators of one store while they work.
+"""kill -9 for the fleets of the examples: kills workers and coordinators of one store while they work.
 
 Linux only, as shoal is. A process is killed through a pidfd, after a check that it is the one that was meant: its
 process id may have been given to another process in between.
@@ -21,8 +21,6 @@ LEAST_WORKERS = 5
 LEAST_COORDINATORS = 3
 # The most kills. An input that may be retried as often is done in the end, even if every kill hits it.
 MOST = 20
-# The least number of kills come quickly, before the fleet is done; the others slowly, to hit later phases as well.
-_QUICK_PAUSE_S = (0.05, 0.2)
 _SLOW_PAUSE_S = (0.1, 0.8)
 _POLL_S = 0.005
 
@@ -40,25 +38,35 @@ class Kills:
         return self.workers >= LEAST_WORKERS and self.coordinators >= LEAST_COORDINATORS
 
 
-def disturb(run: subprocess.Popen[bytes], store: Path, seed: int) -> Kills:
-    """Kill at random times while ``run``, a ``shoal run`` process on ``store``, is at work; return the numbers.
+def disturb(
+    run: subprocess.Popen[bytes],
+    store: Path,
+    seed: int,
+    kills: Kills,
+    most: int = MOST,
+    quick_pause_s: tuple[float, float] = (0.05, 0.2),
+) -> None:
+    """Kill at random times while ``run``, the process of a ``WorkerPool`` on ``store``, is at work; adds to ``kills``.
 
-    ``seed`` determines the order of the kills and the pauses. What they interrupt depends on the machine.
+    It kills ``most`` processes. The least number of kills come with ``quick_pause_s`` (shortest, longest) in between,
+    before the fleet is done; the others more slowly, to hit later phases as well. ``seed`` determines the order of the
+    kills and the pauses. What they interrupt depends on the machine.
     """
     chance = random.Random(seed)
     plan = ["worker"] * LEAST_WORKERS + ["coordinator"] * LEAST_COORDINATORS
     chance.shuffle(plan)
-    plan += chance.choices(["worker", "coordinator"], weights=[3, 1], k=MOST - len(plan))
-    kills, dead = Kills(), set[int]()
-    with shoal.open(store) as db:
-        _wait_for(lambda: bool(_workers(run.pid)), run)
+    plan += chance.choices(["worker", "coordinator"], weights=[3, 1], k=most - len(plan))
+    dead = set[int]()
+    if not _wait_for(lambda: bool(_workers(run.pid)), run):
+        return
+    with shoal.open(store) as db:  # now that the run serves it, with the options it has chosen
         for victim in plan:
-            time.sleep(chance.uniform(*(_SLOW_PAUSE_S if kills.enough else _QUICK_PAUSE_S)))
+            time.sleep(chance.uniform(*(_SLOW_PAUSE_S if kills.enough else quick_pause_s)))
             if victim == "worker":
                 kills.workers += _wait_for(lambda: _kill_worker(run.pid, dead, chance), run)
             else:
                 kills.coordinators += _wait_for(lambda: _kill_coordinator(db, dead), run)
-    return kills
+        time.sleep(quick_pause_s[1])
 
 
 def _wait_for(happened: Callable[[], bool], run: subprocess.Popen[bytes]) -> bool:
@@ -102,7 +110,7 @@ def _kill(pid: int, dead: set[int], is_meant: Callable[[], bool]) -> bool:
 
 
 def _workers(run_pid: int) -> list[int]:
-    """The live worker processes of a ``shoal run``, in order.
+    """The live worker processes of a pool, in order.
 
     Forked workers are its children with its own command line; other programs that it started have another one. With a
     fork server, the workers are the fork server's children.

@@ -36,7 +36,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
-from chaos import LEAST_COORDINATORS, LEAST_WORKERS, MOST, disturb
+from chaos import LEAST_COORDINATORS, LEAST_WORKERS, MOST, Kills, disturb
 from code_checks import (
     COMPLEX,
     MOST_COMPLEXITY,
@@ -255,7 +255,8 @@ def python_files(root: Path) -> Iterable[Path]:
 
 def _disturb(run: subprocess.Popen[bytes], store: Path, seed: int) -> bool:
     print(f"chaos: seed {seed}", file=sys.stderr)
-    kills = disturb(run, store, seed)
+    kills = Kills()
+    disturb(run, store, seed, kills)
     run.wait()
     print(f"chaos: killed {kills.workers} workers and {kills.coordinators} coordinators", file=sys.stderr)
     if not kills.enough:

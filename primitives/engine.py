@@ -163,6 +163,14 @@ class Holding(Protocol):
         """The id of this database in this process; a forked child has another."""
         ...
 
+    @property
+    def free_tickets(self) -> list[tuple[int, int]]:
+        """Tickets to be used again, each with a number that the caller notes beside it; the caller's to take and put.
+
+        It is empty in a forked child. What a ticket was used for must be held no more.
+        """
+        ...
+
     def acquire(
         self,
         ticket: int,
@@ -187,6 +195,13 @@ class Holding(Protocol):
 
     def forget(self, ticket: int, /) -> None:
         """What ``ticket`` names was released by a commit of the caller's own, or is lost: it is renewed no more."""
+        ...
+
+    def see_ends(self) -> None:
+        """Return when what belonged to processes and databases that have ended by now is released, as readers see it.
+
+        It waits for the coordinator a second at most.
+        """
         ...
 
     def ages_ms(self, holders: list[int], /) -> list[int | None]:

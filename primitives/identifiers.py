@@ -8,7 +8,8 @@ import time
 
 _RANDOM_BITS = 74
 _lock = threading.Lock()
-_last = 0
+# The newest identifier of this process as a number; written under the lock.
+newest = 0
 
 
 def new_id() -> str:
@@ -18,13 +19,21 @@ def new_id() -> str:
     >>> first < second, len(first)
     (True, 36)
     """
-    global _last
-    fresh = time.time_ns() // 1_000_000 << _RANDOM_BITS | int.from_bytes(os.urandom(10), "big") >> 80 - _RANDOM_BITS
+    return id_text(new_id_bytes())
+
+
+def new_id_bytes() -> bytes:
+    """The 16 bytes of such an identifier."""
+    global newest
+    milliseconds = time.time_ns() // 1_000_000
     with _lock:
-        # Within a millisecond the last one plus one: 74 bits leave room for it.
-        _last = fresh = max(fresh, _last + 1)
+        if milliseconds > newest >> _RANDOM_BITS:
+            newest = milliseconds << _RANDOM_BITS | int.from_bytes(os.urandom(10), "big") >> 80 - _RANDOM_BITS
+        else:  # within a millisecond the last one plus one: 74 bits leave room for it
+            newest += 1
+        fresh = newest
     milliseconds, high, low = fresh >> _RANDOM_BITS, fresh >> 62 & 0xFFF, fresh & (1 << 62) - 1
-    return id_text((milliseconds << 80 | 7 << 76 | high << 64 | 2 << 62 | low).to_bytes(16, "big"))
+    return (milliseconds << 80 | 7 << 76 | high << 64 | 2 << 62 | low).to_bytes(16, "big")
 
 
 def id_text(raw: bytes) -> str:
@@ -46,8 +55,9 @@ def id_bytes(text: str) -> bytes:
 
 
 def _after_fork() -> None:
-    global _lock
+    global _lock, newest
     _lock = threading.Lock()
+    newest = 0  # the child's identifiers begin with random bits of its own: the last one is its parent's
 
 
 os.register_at_fork(after_in_child=_after_fork)

@@ -44,6 +44,7 @@ class RunStatus(StrEnum):
         return status in _MAY_BECOME[self]
 
 
+_TOO_MANY_EVENTS = 1 << 63
 _ENDED = frozenset((RunStatus.Completed, RunStatus.Failed, RunStatus.Cancelled))
 _ONLY_ARCHIVED = frozenset((RunStatus.Archived,))
 _MAY_BECOME: dict[RunStatus, frozenset[RunStatus]] = {
@@ -185,11 +186,11 @@ class CreateRunOptions:
 class RetentionPolicy:
     """What is kept of the runs of a namespace, or of one run; None keeps all. ``RunIndex.set_retention`` sets it.
 
-    - ``events`` (int, 0 or more): the newest events of each log.
+    - ``events`` (int, 0 to 2**63 - 1): the newest events of each log.
     - ``event_age``: events younger than that.
     - ``trace_age``: traces younger than that, and those that have a younger one below them.
     - ``archived_age``: archived runs that were archived, and last changed, less than that ago. Others are deleted.
-    - ``task_age``: ended tasks younger than that. It is kept for task queues; nothing else has tasks.
+    - ``task_age``: tasks that ended (Done, Dead or Cancelled) less than that ago, and all that have not ended.
 
     Ages are seconds (int or float, 0 or more; ``math.inf`` keeps all) or a ``timedelta``. An event goes as soon as one
     of its two bounds says so. Raises ``TypeError`` or ``ValueError`` for a bad argument.
@@ -205,8 +206,10 @@ class RetentionPolicy:
     task_age: float | timedelta | None = None
 
     def __post_init__(self) -> None:
-        if self.events is not None and check_int("events", self.events, "a whole number, or None to keep all") < 0:
-            raise ValueError(f"events is {shown(self.events)}; give 0 or more, or None to keep all")
+        if self.events is not None:
+            count = check_int("events", self.events, "a whole number, or None to keep all")
+            if not 0 <= count < _TOO_MANY_EVENTS:
+                raise ValueError(f"events is {shown(count)}; give 0 to 2**63 - 1, or None to keep all")
         for name in ("event_age", "trace_age", "archived_age", "task_age"):
             object.__setattr__(self, name, _check_age(name, getattr(self, name)))
 

@@ -28,6 +28,7 @@ from shoal.shm.host.unpatched import select, time
 from shoal.shm.wire import handshake, wire_errors
 from shoal.shm.wire.handshake import Hello, Welcome
 
+_NO_SIGNAL = getattr(_socket, "MSG_NOSIGNAL", 0)  # a program may have set SIGPIPE to end it
 _LONGEST_WAIT_S = 1e6  # the kernel's calls take no longer one
 
 # Descriptors in use here. A child that is forked meanwhile closes its copies: else it would hold the lock as well.
@@ -55,7 +56,7 @@ def greet(directory: Path, hello: Hello, deadline_s: float) -> Welcome | None:
             connection.settimeout(min(max(0.01, deadline_s - time.monotonic()), _LONGEST_WAIT_S))
             with control_address.socket_address(directory) as address:
                 connection.connect(address)
-            connection.sendall(handshake.encode_hello(hello))
+            connection.sendall(handshake.encode_hello(hello), _NO_SIGNAL)
             return handshake.receive_welcome(connection)
         except TimeoutError:
             pid = control_address.peer_pid(connection)

@@ -6,6 +6,7 @@ from which the tables, plots and comparisons of ``reports`` are made.
 
 from __future__ import annotations
 
+from .backlog import Backlog
 from .base import Measured, Result, Scale, Scenario
 from .clients import Clients
 from .growth import Growth
@@ -15,7 +16,7 @@ from .stages import Stages
 from .stall import Stall
 from .timeline import Timeline
 
-_KINDS: tuple[type[Scenario], ...] = (Stages, Growth, Runs, Clients, Timeline, Stall, Recovery)
+_KINDS: tuple[type[Scenario], ...] = (Stages, Growth, Runs, Backlog, Clients, Timeline, Stall, Recovery)
 SCENARIOS: dict[str, type[Scenario]] = {kind.name: kind for kind in _KINDS}
 
 __all__ = ["SCENARIOS", "Measured", "Result", "Scale", "Scenario"]

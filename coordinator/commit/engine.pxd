@@ -17,7 +17,9 @@ cdef class CommitEngine:
     cdef public Batching _batching
     cdef public bint _sync_each_group
 
-    @cython.locals(session=tuple, outcome=tuple, writes=list, mutations=bytes, decided=bytes, results=list, nodes=dict)
+    @cython.locals(
+        session=tuple, outcome=tuple, writes=list, clears=list, mutations=bytes, decided=bytes, results=list, nodes=dict
+    )
     cpdef bytes submit(self, client_id, request, in_line=*)
     @cython.locals(answers=list, batches=dict, members=list, part=list, told=list, i=Py_ssize_t, start=Py_ssize_t)
     cpdef list submit_together(self, list requests)

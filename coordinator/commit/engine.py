@@ -83,24 +83,24 @@ class CommitEngine:
         Of a request that waits in line, ``in_line`` is called with what its operation raises, if that ``passes``. The
         answer is empty then, and the request may be submitted again.
         """
-        commit_id = request.commit_id
+        # At once: each attribute of a named tuple takes as long as all of this.
+        commit_id, _, valid_until_ms, keys_read, ranges_read, writes, clears, operations, _, mutations = request
         session = self.sessions.get(client_id)
         if session is not None and session[0] == commit_id:  # sent again
             return encode_answer(commit_id, COMMITTED, session[1], session[2])
-        if request.valid_until_ms and request.valid_until_ms <= self._admission.now_ms():
+        if valid_until_ms and valid_until_ms <= self._admission.now_ms():
             # Something it read has expired since: delete that first, then it is an ordinary conflict.
             while self.sweep_expired():
                 pass
         try:
-            writes, mutations, decided = request.writes, request.mutations, b""
-            results, nodes = _NO_RESULTS, NOTHING_KNOWN
-            if request.operations:  # first: what an operation raises, as of a fence, counts more than a conflict
+            decided, results, nodes = b"", _NO_RESULTS, NOTHING_KNOWN
+            if operations:  # first: what an operation raises, as of a fence, counts more than a conflict
                 writes, mutations, decided, results, nodes = self._admission.decide(request)
-            if request.keys_read or request.ranges_read:
+            if keys_read or ranges_read:
                 conflict = self._admission.conflict(request, self.version + 1)
                 if conflict is not None:
                     return encode_answer(commit_id, CONFLICT, 0, conflict)
-            if request.operations and not writes and not request.clears:  # its operations change nothing
+            if operations and not writes and not clears:  # its operations change nothing
                 return encode_answer(commit_id, COMMITTED, self.version, results)
         except Exception as error:  # nothing of it exists yet
             if in_line is not None and isinstance(error, ShoalError) and error.passes:
@@ -109,7 +109,7 @@ class CommitEngine:
             return refusal(request, error)
         outcome = (client_id, commit_id, results)
         try:
-            self._commit(client_id, commit_id, request.clears, writes, mutations, decided, nodes, (outcome,))
+            self._commit(client_id, commit_id, clears, writes, mutations, decided, nodes, (outcome,))
         except StoreFullError as error:
             return refusal(request, error)
         return encode_answer(commit_id, COMMITTED, self.version, results)

@@ -40,6 +40,7 @@ from shoal.coordinator.log.format import (
     FILE_HEAD_BYTES,
     RECORD_OVERHEAD_BYTES,
     FileHead,
+    encode_record,
 )
 from shoal.coordinator.log.zero_fill import ZeroFill
 from shoal.shm.errors import StoreFullError
@@ -115,9 +116,7 @@ class WalWriter:
 
     def append(self, version: int, client_id: int, commit_id: int, mutations: bytes, decided: bytes) -> None:
         """Write a record that ``reserve`` made room for."""
-        raw = wal_format.encode_record(
-            version, self.synced_version, self.boot_id, client_id, commit_id, mutations, decided
-        )
+        raw = encode_record(version, self.synced_version, self.boot_id, client_id, commit_id, mutations, decided)
         position = self._position
         if position + len(raw) > self._end:
             self._rotate(len(raw))

@@ -216,15 +216,7 @@ class Reclaimer:
 
     def _free(self, horizon: int, budget: int) -> int:
         """Free up to ``budget`` allocations that are obsolete at the horizon; how many."""
-        writer = self._writer
-        garbage, free = writer.garbage, writer.heap.free
-        done = 0
-        while garbage and garbage[0][0] <= horizon and done < budget:
-            _, reference, words = garbage.popleft()
-            free(reference)
-            writer.garbage_words -= words
-            done += 1
-        return done
+        return self._writer.free_obsolete(horizon, budget)
 
     def _remove_dead_keys(self, horizon: int, published: int, budget: int) -> int:
         """Remove keys that no snapshot sees any more, looking at ``budget`` deleted ones at most; at how many."""

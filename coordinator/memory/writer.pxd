@@ -58,6 +58,8 @@ cdef class Writer:
     cpdef object discard(self, long long version, long long reference, long long words)
     @cython.locals(words=cython.longlong)
     cpdef object discard_record(self, long long version, long long node, long long record, long long meta)
+    @cython.locals(heap=Heap, obsolete=tuple, done=cython.longlong, words=cython.longlong)
+    cpdef long long free_obsolete(self, long long horizon, long long most) except? -1
     cpdef long long _index_words(self, long long new_keys) except? -1
     @cython.locals(heap=Heap)
     cpdef list allocate(self, list sizes)

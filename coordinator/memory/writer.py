@@ -235,6 +235,18 @@ class Writer:
         self.garbage.append((version, record, words))
         self.garbage_words += words
 
+    def free_obsolete(self, horizon: int, most: int) -> int:
+        """Free up to ``most`` allocations that are obsolete at ``horizon``; how many. No reader can reach them."""
+        garbage, heap = self.garbage, self.heap
+        done = words = 0
+        while done < most and garbage and garbage[0][0] <= horizon:
+            obsolete = garbage.popleft()
+            heap.free(obsolete[1])
+            words += obsolete[2]
+            done += 1
+        self.garbage_words -= words
+        return done
+
     def drop_range_tombstones(self, version: int, count: int) -> None:
         """Remove the oldest range tombstones, whose keys are gone; their memory is obsolete from ``version`` on."""
         rows = self.range_tombstones

@@ -2,7 +2,8 @@
 
 A holder is an open database in one process. What it holds stands in the store (``shm.holder_index``). It ends
 
-- at once when its last client has gone: its process died, or closed the database;
+- at once when its last client has gone: its process died, or closed the database. Whoever asks for what it held
+  after that (it has waited for the process, or ``close`` has returned) finds it free;
 - ``ttl`` after its last sign of life, if its process does not answer. Its client renews three times in that time;
 - likewise after the coordinator's death: the next one finds holders in the store, and each has its ttl to come back.
 
@@ -54,6 +55,7 @@ class Holders:
         self._clock_s = 0.0
         self._retry_s = 0.0  # not before this moment, as there was no room
         self._next_s = _NEVER_S  # no holder's time is up before, by the holders' clock
+        self._rests_until_s = 0.0  # nothing is due before, as far as the clock shows
         for key, _ in writer.ordered_index.iterate(holder_index.PREFIX, holder_index.BEHIND):
             found = writer.newest(key, 0)
             if found is not None:
@@ -70,10 +72,12 @@ class Holders:
         holder, _ = holder_index.decode_key(write.key)
         ttl_ms = holder_index.decode_ttl_ms(write.value)
         before = self._known.get(holder)
-        if before is not None:
-            ttl_ms = min(ttl_ms, before.ttl_ms)
-        self._known[holder] = _Holder(self._clock_s, ttl_ms)
+        if before is None:
+            self._known[holder] = _Holder(self._clock_s, ttl_ms)
+        else:
+            before.seen_s, before.ttl_ms = self._clock_s, min(ttl_ms, before.ttl_ms)
         self._next_s = min(self._next_s, self._clock_s + ttl_ms / 1000)
+        self._rests_until_s = min(self._rests_until_s, self._looked_s + ttl_ms / 1000)
 
     def renew(self, holder: int) -> bool:
         """A sign of life; whether it still holds something."""
@@ -95,11 +99,22 @@ class Holders:
         if holder in self._known:
             self._gone[holder] = None
 
+    def may_be_due(self, now_s: float) -> bool:
+        """Whether ``end_due`` may have something to do at ``now_s``; costs next to nothing, and is asked every turn."""
+        return now_s >= self._rests_until_s or bool(self._gone)
+
     def due_in_s(self) -> float:
         """How long nothing is to be done."""
         self._look()
         due_s = 0.0 if self._gone else self._next_s - self._clock_s
         return max(due_s, self._retry_s - self._looked_s)
+
+    def end_gone(self) -> None:
+        """Release what those held whose last client has gone; a slice of it."""
+        if self._gone and self._retry_s <= self._looked_s:
+            self._engine.finish_group()
+            for holder in list(self._gone):
+                self._release(holder, _ALL_MS)
 
     def end_due(self) -> None:
         """Release a slice of what ended holders held. Called when all pipes have been read."""
@@ -121,6 +136,7 @@ class Holders:
         now_s = self._monotonic_s()
         self._clock_s += min(max(0.0, now_s - self._looked_s), _LONGEST_STEP_S)
         self._looked_s = now_s
+        self._rests_until_s = now_s + min(_LONGEST_STEP_S / 2, self._next_s - self._clock_s)
 
     def _release(self, holder: int, silent_ms: int) -> None:
         """Release a slice of what ``holder`` holds with a ttl of ``silent_ms`` at most. If that is all, forget it."""

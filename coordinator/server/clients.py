@@ -18,12 +18,14 @@ from shoal.coordinator.commit.pipelining import Pipeline
 from shoal.coordinator.host import THIS_MACHINE, Host
 from shoal.shm.errors import ConfigurationError
 from shoal.shm.files.store_files import StoreMeta
+from shoal.shm.files.store_place import WorkingPlace
 from shoal.shm.limits import MAX_CLIENT_BACKLOG_BYTES
 from shoal.shm.memory.snapshots import SnapshotPage
 from shoal.shm.wire import handshake
-from shoal.shm.wire.answer import no_memory_answer
+from shoal.shm.wire.answer import REFUSED, encode_answer, no_memory_answer
 from shoal.shm.wire.frames import FrameBuffer, FrameError
 from shoal.shm.wire.request import CommitSet, decode_request
+from shoal.shm.wire.wire_errors import error_parts
 
 
 class Client:
@@ -103,7 +105,11 @@ class Client:
         return requests, refused, True
 
     def send(self, data: bytes) -> bool:
-        """Write an answer, or keep what does not fit; False if the client must be dropped."""
+        """Write an answer, or keep what does not fit; False if the client must be dropped.
+
+        If nobody reads, its process has ended, or given these pipes up. That shows at the end of the other pipe, too,
+        and is handled there: what the process held ends then (``Server._reap``).
+        """
         if self.backlog:
             self.backlog += data
             return len(self.backlog) <= MAX_CLIENT_BACKLOG_BYTES
@@ -112,7 +118,7 @@ class Client:
         except BlockingIOError:
             written = 0
         except BrokenPipeError:
-            return False
+            return True
         if written < len(data):
             self.backlog = data[written:]
         return True
@@ -131,10 +137,27 @@ class Client:
 class Processes:
     """The clients' processes, each watched by one descriptor (pidfd) in the server's epoll."""
 
-    def __init__(self, epoll: select.epoll) -> None:
+    def __init__(self, epoll: select.epoll, host: Host = THIS_MACHINE) -> None:
         self._epoll = epoll
+        self._host = host
         self._watched: dict[int, tuple[int, set[Client]]] = {}  # by pid
         self._pids: dict[int, int] = {}  # by descriptor
+
+    def begin(self, client: Client, pid: int, handed_out: tuple[int, ...]) -> None:
+        """Listen to a new client and watch its process.
+
+        If the kernel watches no more for this user (OSError), nothing is left of the client: its descriptors are
+        closed, and those in ``handed_out``, which were to be sent to it.
+        """
+        try:
+            self.watch(client, pid)
+            self._epoll.register(client.request_fd, select.EPOLLIN)
+        except OSError:
+            self.forget(client)
+            client.close()
+            for fd in handed_out:
+                self._host.close(fd)
+            raise
 
     def watch(self, client: Client, pid: int) -> None:
         """Watch process ``pid`` of a client; OSError if there is no descriptor for that.
@@ -175,6 +198,11 @@ class Processes:
         return [] if pid is None else list(self._watched[pid][1])
 
 
+def moved_answer(request: CommitSet, place: WorkingPlace) -> bytes:
+    """The answer to a commit that comes after the directory was moved."""
+    return encode_answer(request.commit_id, REFUSED, 0, error_parts(place.moved_error()))
+
+
 def check_served_as_asked(hello: handshake.Hello, meta: StoreMeta) -> None:
     """ConfigurationError if the store is served in another way than a new client asks for."""
     if hello.durability not in (None, meta.durability):
@@ -195,9 +223,10 @@ def check_served_as_asked(hello: handshake.Hello, meta: StoreMeta) -> None:
 
 
 def welcome_client(
-    hello: handshake.Hello, segment_fd: int, durability: str, generation: int, store_id: bytes, host: Host
+    hello: handshake.Hello, segment_fd: int, meta: StoreMeta, generation: int, host: Host
 ) -> tuple[Client, handshake.Welcome]:
     """Pipes and slots for a new client; its descriptors in the welcome are the caller's to send and close."""
+    assert meta.store_id is not None
     opened: list[int] = []
     try:
         request_read, request_write = host.pipe()
@@ -215,4 +244,6 @@ def welcome_client(
     client = Client(hello.client_id, hello.pid, request_read, answer_write, page, host)
     client.database_id = hello.database_id or hello.client_id
     client.depth = hello.depth
-    return client, handshake.Welcome(durability, generation, store_id, segment_fd, slots, request_write, answer_read)
+    return client, handshake.Welcome(
+        meta.durability, generation, meta.store_id, segment_fd, slots, request_write, answer_read
+    )

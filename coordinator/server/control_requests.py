@@ -90,6 +90,7 @@ class ControlRequests:
             self.forget(client)  # it has given up waiting
         self.is_active = True
         self._now_s = now_s
+        self._holders.end_gone()  # what they held is free for this client already
         return answer(self, client, request, now_s, *understood)
 
     def forget(self, client: Client) -> None:
@@ -122,7 +123,10 @@ class ControlRequests:
     def after_turn(self, now_s: float) -> Answers:
         """End holders, wake who waits for what was committed, and end waits whose time is up; what to send now."""
         self._now_s = now_s
-        self._holders.end_due()
+        if self._holders.may_be_due(now_s):
+            self._holders.end_due()
+        if not (self._pending or self._due or self._lines_due or self._stirred or self._answers):
+            self._seen = self._engine.version  # nobody waits
         while self._lines_due and self._lines_due[0][0] <= now_s:
             due_s, key = heapq.heappop(self._lines_due)
             if self._line_due.get(key) == due_s:

@@ -4,7 +4,7 @@ from shoal.coordinator.server.clients cimport Client
 
 
 cdef class Group:
-    cdef public list requests, asking, answers
+    cdef public list requests, asking, answers, others
 
     cpdef bint has_operations(self) except -1
     cpdef submit(self, decide)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable
+from typing import Protocol
 
 from shoal.coordinator.commit.pipelining import Pipeline
 from shoal.coordinator.commit.turns import Turns, Waiting
@@ -13,17 +14,29 @@ from shoal.shm.wire.request import CommitSet
 
 # Decides requests, each with the id of its client; the answers in the same order.
 Decide = Callable[[list[tuple[int, CommitSet]]], list[bytes]]
+# What a client sent that is no single commit: its requests, answers ready so far, and whether to go on with it.
+Other = tuple[Client, list[CommitSet], list[bytes], bool]
+
+
+class Versioned(Protocol):
+    """What has the version of the last commit."""
+
+    @property
+    def version(self) -> int:
+        """The version of the last commit."""
+        ...
 
 
 class Group:
-    """Requests to submit together, the client of each, and answers ready so far."""
+    """Requests to submit together, the client of each, answers ready so far; and what else is to be done after that."""
 
-    __slots__ = ("answers", "asking", "requests")
+    __slots__ = ("answers", "asking", "others", "requests")
 
     def __init__(self) -> None:
         self.requests: list[tuple[int, CommitSet]] = []
         self.asking: list[Client] = []
         self.answers: list[tuple[Client, bytes]] = []
+        self.others: list[Other] = []  # done when all pipes have been read
 
     def has_operations(self) -> bool:
         """Whether some of the requests may have to wait for their turn."""
@@ -40,7 +53,7 @@ class Group:
         self,
         turns: Turns[Client],
         decide: Decide,
-        version: Callable[[], int],
+        engine: Versioned,
         now_s: float,
     ) -> None:
         """Have ``decide`` decide the requests but those that wait for their turn, and those whose turn has come."""
@@ -50,10 +63,10 @@ class Group:
             self._decide(decide, self.asking, self.requests)
         while going:
             client, request = going.popleft()
-            key, before = turns.key_of(request), version()
+            key, before = turns.key_of(request), engine.version
             assert key is not None
             self._decide(decide, [client], [(client.client_id, request)])
-            going.extend(turns.decided(key, client, version() != before, now_s))
+            going.extend(turns.decided(key, client, engine.version != before, now_s))
 
     def _decide(self, decide: Decide, asking: list[Client], requests: list[tuple[int, CommitSet]]) -> None:
         for client in asking:

@@ -23,17 +23,19 @@ cdef class Server:
     cdef public bint stopping
 
     @cython.locals(
-        group=Group, events=list, client=Client, fd=object, finishing_s=double, now_s=double,
+        group=Group, events=list, client=Client, fd=object, other=tuple, finishing_s=double, now_s=double,
     )
     cpdef _turn(self)
     @cython.locals(client=Client, answer=bytes)
     cdef _send_all(self, list answers)
     cpdef list _submit_together(self, list requests)
     cdef bint _was_moved(self) except -1
-    @cython.locals(look_s=double, keep_s=double)
-    cdef list _wait(self)
-    @cython.locals(data=bytes, requests=list, messages=list, is_sound=bint, moved=bint)
+    @cython.locals(look_s=double, keep_s=double, only=Client, fd=int, n_bytes=Py_ssize_t)
+    cdef list _wait(self, Group group)
+    @cython.locals(data=bytes)
     cdef _read(self, Client client, Group group)
+    @cython.locals(requests=list, messages=list, is_sound=bint, moved=bint)
+    cdef _take_in(self, Client client, bytes data, Group group)
     cdef _send(self, Client client, bytes data)
     cdef _flush(self, Client client)
     cdef bint _is_idle(self) except -1

@@ -21,9 +21,9 @@ from shoal.coordinator.commit.turns import Turns
 from shoal.coordinator.control_socket import ControlSocket
 from shoal.coordinator.host import THIS_MACHINE, Host
 from shoal.coordinator.memory.writer import Writer
-from shoal.coordinator.server.clients import Client, Processes, check_served_as_asked, welcome_client
+from shoal.coordinator.server.clients import Client, Processes, check_served_as_asked, moved_answer, welcome_client
 from shoal.coordinator.server.control_requests import ControlRequests
-from shoal.coordinator.server.group import Group
+from shoal.coordinator.server.group import Group, Other
 from shoal.coordinator.server.maintenance import Maintenance
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.files.store_place import WorkingPlace
@@ -31,9 +31,7 @@ from shoal.shm.host.waiting import Lookout
 from shoal.shm.limits import DEFAULT_LIMITS, KEEP_PROCESSOR_S, Limits
 from shoal.shm.memory.layout import W_CLIENTS, W_GENERATION
 from shoal.shm.wire import handshake
-from shoal.shm.wire.answer import REFUSED, encode_answer
 from shoal.shm.wire.request import CommitSet
-from shoal.shm.wire.wire_errors import error_parts
 
 _PROCESSORS = os.cpu_count() or 1
 
@@ -54,17 +52,14 @@ class Server:
         limits: Limits = DEFAULT_LIMITS,
         host: Host = THIS_MACHINE,
     ) -> None:
-        self._engine = engine
-        self._writer = writer
+        self._engine, self._writer = engine, writer
         self._maintenance = maintenance
         self._control_requests = control_requests
         self._meta = meta
         self._idle_timeout_s = idle_timeout_s
-        self._place = place
-        self._keep_files = keep_files
+        self._place, self._keep_files = place, keep_files
         self._limits = limits
-        self._host = host
-        self._monotonic_s = host.monotonic_s
+        self._host, self._monotonic_s = host, host.monotonic_s
         self._maintain_every_s = limits.sweep_every_ms / 1000
         self._spin_s, self._crowded_spin_s = limits.request_spin_s, limits.crowded_request_spin_s
         self._group_delay: GroupDelay[Client] | None = GroupDelay() if meta.durability == "strict" else None
@@ -76,7 +71,7 @@ class Server:
             host.set_blocking(fd, False)
         self._epoll = host.epoll()
         self._poll = host.poll_of(self._epoll)
-        self._processes = Processes(self._epoll)
+        self._processes = Processes(self._epoll, host)
         self._control: ControlSocket
         self._lookout = Lookout()
         self._had_clients = False
@@ -116,23 +111,12 @@ class Server:
         check_served_as_asked(hello, self._meta)
         host, segment_fd = self._host, self._writer.segment.read_only_fd()
         try:
-            assert self._meta.store_id is not None
-            client, welcome = welcome_client(
-                *(hello, segment_fd, self._meta.durability),
-                *(self._writer.segment.words[W_GENERATION], self._meta.store_id, host),
-            )
+            generation = self._writer.segment.words[W_GENERATION]
+            client, welcome = welcome_client(hello, segment_fd, self._meta, generation, host)
         except OSError:  # no more descriptors: this client is turned away, the others go on
             host.close(segment_fd)
             raise
-        try:
-            self._processes.watch(client, pid)
-            self._epoll.register(client.request_fd, select.EPOLLIN)
-        except OSError:  # the kernel watches no more for this user: likewise
-            self._processes.forget(client)
-            client.close()
-            for fd in welcome.descriptors:
-                host.close(fd)
-            raise
+        self._processes.begin(client, pid, welcome.descriptors)
         if client.depth > 1:
             client.pipeline = Pipeline(self._engine, client.client_id, client.depth)
             for former in [each for each in self._clients.values() if each.client_id == client.client_id]:
@@ -150,7 +134,7 @@ class Server:
         group = Group()
         events = self._poll(0)
         if not events and not self._maintenance.busy:
-            events = self._wait()
+            events = self._wait(group)
         for fd, _ in events:
             client = self._clients.get(fd)
             if client is not None:
@@ -162,9 +146,11 @@ class Server:
         group_delay = self._group_delay if group.requests else None
         if group_delay is not None:
             self._wait_for_others(group_delay, group)
+        for other in group.others:
+            self._answer(group, other)
         turns, finishing_s = self._turns, 0.0
         if turns or group.has_operations():
-            group.submit_in_turn(turns, self._submit_together, self._version, self._monotonic_s())
+            group.submit_in_turn(turns, self._submit_together, self._engine, self._monotonic_s())
         elif group.requests:
             group.submit(self._submit_together)
         if group_delay is not None:
@@ -192,11 +178,8 @@ class Server:
 
     def _submit_together(self, requests: list[tuple[int, CommitSet]]) -> list[bytes]:
         if self._was_moved():
-            return [self._refuse_moved(request) for _, request in requests]
+            return [moved_answer(request, self._place) for _, request in requests]
         return self._engine.submit_together(requests)
-
-    def _version(self) -> int:
-        return self._engine.version
 
     def _was_moved(self) -> bool:
         """Whether the directory was moved: then nothing is committed any more, and this coordinator ends in order.
@@ -206,9 +189,6 @@ class Server:
         if moved := self._place.was_moved():
             self.stopping = True
         return moved
-
-    def _refuse_moved(self, request: CommitSet) -> bytes:
-        return encode_answer(request.commit_id, REFUSED, 0, error_parts(self._place.moved_error()))
 
     def _wait_for_others(self, group_delay: GroupDelay[Client], group: Group) -> None:
         """Wait for clients that are about to commit, and take in every client that comes meanwhile."""
@@ -224,16 +204,24 @@ class Server:
                 self._read(client, group)
         group_delay.end(group.asking, expected)
 
-    def _wait(self) -> list[tuple[int, int]]:
+    def _wait(self, group: Group) -> list[tuple[int, int]]:
         """Wait for something to happen; after a request look for the next one before sleeping."""
         poll = self._poll
         look_s = self._look_until_s - self._monotonic_s()
         if look_s > 0:
             # If clients have a processor of their own, the first looks do not offer this one to them.
             keep_s = 0.0 if len(self._clients) >= _PROCESSORS else KEEP_PROCESSOR_S
-            found: list[tuple[int, int]] | None = self._lookout.look(poll, look_s, keep_s)
+            if len(self._clients) == 1 and not self._answer_fds:
+                # Compiled, looking is reading from its pipe. The next turn asks for all other events.
+                (only,) = self._clients.values()
+                found = self._lookout.look(poll, look_s, keep_s, only.request_fd, only.buffer.wanted_bytes)
+                if type(found) is bytes:
+                    self._take_in(only, found, group)
+                    return []
+            else:
+                found = self._lookout.look(poll, look_s, keep_s)
             if found is not None:
-                return found
+                return found  # type: ignore[no-any-return]
         now_s = self._monotonic_s()
         due_s = self._control_requests.due_in_s(now_s) if self._control_requests.is_active else float("inf")
         if self._turns:
@@ -245,18 +233,22 @@ class Server:
         return events
 
     def _read(self, client: Client, group: Group) -> None:
-        """Take in what a client sent: a single commit to be submitted with the others', anything else at once."""
+        """Read what a client sent: a single commit is submitted with the others', anything else after all was read."""
         try:
             data = client.receive()
         except BlockingIOError:
             return
+        self._take_in(client, data, group)
+
+    def _take_in(self, client: Client, data: bytes, group: Group) -> None:
+        """Take in ``data``, which a client sent; empty at the end of its pipe."""
         if not data:
             self._reap(client)
             return
         requests, messages, is_sound = client.requests(data, self._engine.operations.rules)
         if client.pipeline is not None:
             if requests and self._was_moved():
-                group.answers += [(client, self._refuse_moved(request)) for request in requests]
+                group.answers += [(client, moved_answer(request, self._place)) for request in requests]
             elif not group.submit_in_order(client, client.pipeline, requests) or not is_sound:
                 self._drop(client)
             return
@@ -264,10 +256,17 @@ class Server:
             group.requests.append((client.client_id, requests[0]))
             group.asking.append(client)
             return
+        group.others.append((client, requests, messages, is_sound))
+
+    def _answer(self, group: Group, other: Other) -> None:
+        """Do what is no single commit. The ends of pipes have been seen by now: who has gone holds nothing any more."""
+        client, requests, messages, is_sound = other
+        if self._clients.get(client.request_fd) is not client:
+            return
         moved = bool(requests) and self._was_moved()
         for request in requests:
             if moved and (request.control is None or request.operations):
-                messages.append(self._refuse_moved(request))
+                messages.append(moved_answer(request, self._place))
             elif request.control is None:
                 messages.append(self._engine.submit(client.client_id, request))
             elif is_sound:

@@ -14,6 +14,7 @@ from shoal.primitives.event_types import Event
 from shoal.primitives.facades.leases import Lease
 from shoal.primitives.transaction import Transaction
 from shoal.primitives.views.fleet.positions import read_position, write_position
+from shoal.shm.arguments import FOREVER_S
 
 TTL_S = 30.0
 
@@ -21,8 +22,8 @@ TTL_S = 30.0
 class Log(Protocol):
     """What a consumer needs of an ``EventLog``."""
 
-    def follow(self, run_id: str, start: int) -> Iterator[Event]:
-        """The events from ``start`` on, as they come."""
+    def _follow(self, run_id: str, sequence: int, wait_s: float, lease: Lease) -> Iterator[Event]:
+        """The events from ``sequence`` on, as they come, while ``lease`` is held."""
         ...
 
     def _transact(self, run_id: str, call: Callable[[Transaction], None]) -> None:
@@ -50,8 +51,9 @@ class Consumer:
     - ``position`` (int): the sequence of the first event that is not done.
 
     A context manager, which closes it. To iterate over it gives the events from ``position`` on, as they come, and
-    waits for more as ``EventLog.follow`` does; it raises what that raises. An event that was given and not committed
-    is given again to the next iteration, in this process or another.
+    waits for more as ``EventLog.follow`` does; it raises what that raises, and ``FencedError`` when the name is not
+    held any more: the consumer was closed, or another process may have it. An event that was given and not committed is
+    given again to the next iteration, in this process or another.
 
     Any call may also raise ``InvalidOperationError`` (the database is closed), ``CoordinatorLostError``,
     ``StoreMovedError`` and ``CorruptionError`` (a record is none); ``commit`` ``StoreFullError``.
@@ -84,7 +86,7 @@ class Consumer:
         raise TypeError("a consumer belongs to the process that holds its name and cannot be copied or pickled")
 
     def __iter__(self) -> Iterator[Event]:
-        return self._log.follow(self._run_id, self.position)
+        return self._log._follow(self._run_id, self.position, FOREVER_S, self._lease)
 
     @property
     def position(self) -> int:

@@ -10,11 +10,11 @@ from shoal.primitives.engine import Engine
 from shoal.primitives.event_types import Anchor, Appended, ChainVerification, Event, verify_events
 from shoal.primitives.facades.consumers import TTL_S, Consumer
 from shoal.primitives.facades.facade import Facade
-from shoal.primitives.facades.leases import take_key
+from shoal.primitives.facades.leases import Lease, take_key
 from shoal.primitives.keys import Namespace, only
 from shoal.primitives.rules.event_rules import LARGEST_SEQUENCE
 from shoal.primitives.rules.hash_chain import CHAINS, DEFAULT_CHAIN, GENESIS_HASH
-from shoal.primitives.transaction import Transaction
+from shoal.primitives.transaction import Fence, Transaction
 from shoal.primitives.views.events import EventView, Known, metadata_key, page_after
 from shoal.primitives.views.fleet.positions import holder_key, position_key
 from shoal.shm import codec
@@ -61,12 +61,12 @@ class EventLog(Facade[EventView]):
     def _view(self, engine: Engine, namespace: Namespace, run_id: str) -> EventView:
         return EventView(engine, namespace, run_id, self._chain)
 
-    def transaction(self, run_id: str) -> Transaction:
+    def transaction(self, run_id: str, *, fence: Fence | None = None) -> Transaction:
         """As ``Database.transaction``, in this facade's namespace; logs that begin in it have this facade's chain.
 
-        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
         """
-        return super().transaction(run_id)._with_chain(self._chain)
+        return super().transaction(run_id, fence=fence)._with_chain(self._chain)
 
     def append(self, run_id: str, event_type: str, payload: codec.Value) -> Appended:
         """Append an event; its sequence, from 0 without gaps, and its hash.
@@ -242,18 +242,22 @@ class EventLog(Facade[EventView]):
         """
         self._views[run_id].delete()
 
-    def _follow(self, run_id: str, sequence: int, wait_s: float) -> Iterator[Event]:
+    def _follow(self, run_id: str, sequence: int, wait_s: float, lease: Lease | None = None) -> Iterator[Event]:
         known = Known(Anchor(0, GENESIS_HASH))  # what the log must go on from
 
         def look() -> list[Event] | None:
             nonlocal known
             with self._snapshot(run_id) as txn:
                 events = page_after(txn.events, known, sequence, LARGEST_SEQUENCE)
+                if lease is not None:
+                    lease._check_held(txn._begun())
                 anchor = Anchor(events[-1].sequence + 1, events[-1].hash) if events else txn.events.anchor()
                 known = Known(anchor, known.origin or txn.events._origin())
             return events or None
 
         ranges, wait_for = [only(metadata_key(self._views[run_id]))], self._db._store.auto_commit.wait_for
+        if lease is not None:
+            ranges.append(only(lease._key))
         while (events := wait_for(look, ranges, time.monotonic() + wait_s)) is not None:
             yield from events
             sequence = events[-1].sequence + 1

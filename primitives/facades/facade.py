@@ -11,7 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar, cast
 from shoal.primitives.engine import Engine, Transactions
 from shoal.primitives.keys import Namespace, check_namespace
 from shoal.primitives.retry import retry_for
-from shoal.primitives.transaction import Transaction
+from shoal.primitives.transaction import Fence, Transaction
 from shoal.shm.limits import SINGLE_CALL_TIMEOUT_S
 
 RunViewT = TypeVar("RunViewT")
@@ -28,7 +28,7 @@ class DatabaseLike(Protocol):
         """The engine."""
         ...
 
-    def transaction(self, run_id: str, *, namespace: Namespace = ...) -> Transaction:
+    def transaction(self, run_id: str, *, fence: Fence | None = ..., namespace: Namespace = ...) -> Transaction:
         """A transaction on a run."""
         ...
 
@@ -85,12 +85,12 @@ class BoundFacade:
         """Make ``_views``, which calls without a transaction use."""
         raise NotImplementedError
 
-    def transaction(self, run_id: str) -> Transaction:
+    def transaction(self, run_id: str, *, fence: Fence | None = None) -> Transaction:
         """A transaction on a run of this facade's namespace, as ``Database.transaction``.
 
-        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad run id.
+        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
         """
-        return self._db.transaction(run_id, namespace=self.namespace)
+        return self._db.transaction(run_id, fence=fence, namespace=self.namespace)
 
     def _snapshot(self, run_id: str) -> Transaction:
         """One snapshot for a call that reads more than once."""

@@ -19,7 +19,9 @@ from shoal.primitives.rules.lease_rules import LeaseHolder, decode_record
 from shoal.primitives.transaction import Fence
 from shoal.shm.arguments import check_count, check_positive_seconds, check_wait
 from shoal.shm.clock import now_ms
+from shoal.shm.errors import FencedError
 from shoal.shm.host.randomness import random_id
+from shoal.shm.limits import MAX_INTEGER
 
 _TAG = bytes((Tag.LEASE,))
 
@@ -102,6 +104,13 @@ class Lease:
             self._released = True
             requests.release_lease(self._holding, self._key, self._ticket)
 
+    def _check_held(self, engine: Engine) -> None:
+        """Raise ``FencedError`` unless this process holds it, as ``engine`` reads."""
+        found = engine.find(self._key)
+        holders = () if found is None or self._holding.holder != self._holder else decode_record(found.value)
+        if all((each.holder, each.token) != (self._holder, self.token) for each in holders):
+            raise FencedError(self.name, self.token)
+
     def _require(self, transaction: EngineTransaction) -> None:
         requests.fence_lease(transaction, self._holding.holder, self._key, self.name, self.token)
 
@@ -113,7 +122,7 @@ def take(
     key = _prefix(namespace, run_id) + encode_text("name", name)
     ttl_s = check_positive_seconds("ttl", ttl)
     give_up_s = time.monotonic() + check_wait("wait", wait)
-    check_count("slots", slots, 1)
+    slots = min(check_count("slots", slots, 1), MAX_INTEGER)
     return take_key(store, key, name, slots, ttl_s, give_up_s)
 
 
@@ -127,6 +136,9 @@ def take_key(store: Transactions, key: bytes, name: str, slots: int, ttl_s: floa
 def held(store: Store, namespace: Namespace, run_id: str) -> list[LeaseInfo]:
     """``Database.leases``."""
     found = list(holders(store.auto_commit, namespace, run_id))
+    if found:
+        store.holding.see_ends()
+        found = list(holders(store.auto_commit, namespace, run_id))
     if not found:
         return []
     ages = store.holding.ages_ms([holder.holder for _, holder in found])

@@ -19,7 +19,7 @@ class Task:
     - ``id``, ``run_id``, ``queue`` (str): which task.
     - ``payload`` (any storable value): as it was put.
     - ``attempt`` (int): 1 for the first claim; a claim that was released does not count.
-    - ``token`` (int): higher than that of every claim before, in the whole store.
+    - ``token`` (int): higher than that of every claim of the queue before, and of no other in the store.
 
     A context manager: it completes the task at the end of the block, and fails it on an exception, which goes on. What
     was said inside with ``complete``, ``fail``, ``release`` or in a transaction (``txn.queue``) is final.
@@ -118,7 +118,5 @@ class _Ending:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        if kind is None:
+        if kind is None or isinstance(error, FencedError):
             self._claim.end()
-        elif isinstance(error, FencedError) and not self._claim.ended:
-            self._claim.lose()

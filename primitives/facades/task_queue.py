@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import builtins
 import time
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, TypeVar
 
 from shoal.primitives.engine import AutoCommit
 from shoal.primitives.facades.facade import Facade
@@ -17,7 +17,7 @@ from shoal.primitives.keys import only
 from shoal.primitives.rules import requests
 from shoal.primitives.rules.queues import records
 from shoal.primitives.rules.queues.queue_rules import MOST_CLAIMED
-from shoal.primitives.views.fleet.queue import DEFAULT_ATTEMPTS, Claim, check_puts
+from shoal.primitives.views.fleet.queue import DEFAULT_ATTEMPTS, Claim, Together, check_puts
 from shoal.primitives.views.fleet.tasks import (
     STORED,
     QueueStats,
@@ -25,7 +25,6 @@ from shoal.primitives.views.fleet.tasks import (
     TaskInfo,
     TaskReader,
     TaskStatus,
-    base_of,
     info_of,
     split_name,
     status_of,
@@ -36,6 +35,8 @@ from shoal.shm.codec import Value, stored
 from shoal.shm.errors import NotFoundError
 from shoal.shm.fleet_errors import NothingReadyError, TaskFailedError
 from shoal.shm.host.randomness import random_id
+
+T = TypeVar("T")
 
 _PURGED_TOGETHER = 256
 
@@ -91,7 +92,7 @@ class TaskQueue(Facade[TaskReader]):
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
         """
-        base = base_of(self.namespace, run_id, queue)
+        base = self._views[run_id].base(queue)
         puts = check_puts(base, [payload], priority, delay, key, max_attempts)
         return task_name(queue, requests.put_tasks(self._engine, *puts)[0])
 
@@ -113,7 +114,7 @@ class TaskQueue(Facade[TaskReader]):
         The arguments are those of ``put``. Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad
         one; nothing is put then.
         """
-        base = base_of(self.namespace, run_id, queue)
+        base = self._views[run_id].base(queue)
         puts = check_puts(base, payloads, priority, delay, None, max_attempts)
         for part in puts.parts():
             requests.put_tasks(self._engine, *part)
@@ -149,13 +150,15 @@ class TaskQueue(Facade[TaskReader]):
         return tasks
 
     def get(self, run_id: str, task_id: str) -> TaskInfo | None:
-        """A task as it is now; None if there is none of this id, or it was purged.
+        """A task as it is now; None if there is none of this id, or it was purged. No process that has ended claims it.
 
         Raises ``TypeError`` for an id that is no str, and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a
         bad run id.
         """
-        found = self._stored(run_id, task_id)
-        return None if found is None else info_of(*found)
+        return self._seeing_ends(
+            lambda: None if (found := self._stored(run_id, task_id)) is None else info_of(*found),
+            lambda info: info is not None and info.status is TaskStatus.Claimed,
+        )
 
     def result(self, run_id: str, task_id: str, timeout: float | None = None) -> Any:
         """Wait until a task is done and return its result. ``timeout``: seconds; None waits for ever.
@@ -169,7 +172,7 @@ class TaskQueue(Facade[TaskReader]):
         where = split_name(task_id)
         if where is None:
             raise _not_found(task_id)
-        key = base_of(self.namespace, run_id, where[0]) + records.TASK + where[1]
+        key = self._views[run_id].base(where[0]) + records.TASK + where[1]
         found = self._engine.wait_for(lambda: self._ended(run_id, task_id), [only(key)], give_up_s)
         if found is None:
             raise TimeoutError(f"task {task_id!r} has not ended in time; it goes on; give a longer timeout, or None")
@@ -186,25 +189,33 @@ class TaskQueue(Facade[TaskReader]):
         """
         wanted = None if status is None else _check_status(status)
         most = float("inf") if limit is None else check_count("limit", limit, 0, ", or None")
-        infos: builtins.list[TaskInfo] = []
-        with self._snapshot(run_id) as txn:
-            reader = TaskReader(txn._begun(), self.namespace, run_id)
-            base_of(self.namespace, run_id, queue)
-            found = sorted(reader.tasks(queue), key=lambda each: each[1].sequence)
-            for task_id, task in found:
-                if len(infos) >= most:
-                    break
-                if wanted is None or status_of(task) is wanted:
-                    infos.append(info_of(queue, reader.whole(queue, task_id, task)))
-        return infos
+
+        def look() -> tuple[builtins.list[TaskInfo], bool]:
+            infos: builtins.list[TaskInfo] = []
+            with self._snapshot(run_id) as txn:
+                reader = TaskReader(txn._begun(), self.namespace, run_id)
+                reader.base(queue)
+                found = sorted(reader.tasks(queue), key=lambda each: each[1].sequence)
+                for task_id, task in found:
+                    if len(infos) >= most:
+                        break
+                    if wanted is None or status_of(task) is wanted:
+                        infos.append(info_of(queue, reader.whole(queue, task_id, task)))
+            return infos, any(status_of(task) is TaskStatus.Claimed for _, task in found)
+
+        return self._seeing_ends(look, lambda found: found[1])[0]
 
     def stats(self, run_id: str, queue: str) -> QueueStats:
         """How many tasks of a queue have which status, at one moment.
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
         """
-        with self._snapshot(run_id) as txn:
-            return TaskReader(txn._begun(), self.namespace, run_id).stats(queue)
+
+        def look() -> QueueStats:
+            with self._snapshot(run_id) as txn:
+                return TaskReader(txn._begun(), self.namespace, run_id).stats(queue)
+
+        return self._seeing_ends(look, lambda stats: stats.claimed > 0)
 
     def retry(self, run_id: str, task_id: str) -> None:
         """Have a Dead task be Ready again, at its old place, with all its attempts.
@@ -234,7 +245,7 @@ class TaskQueue(Facade[TaskReader]):
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument.
         """
         wanted = _check_status(status)
-        key = base_of(self.namespace, run_id, queue) + records.QUEUE
+        key = self._views[run_id].base(queue) + records.QUEUE
         is_delayed = wanted is TaskStatus.Delayed
         purged, behind = 0, b""
         while True:
@@ -253,17 +264,30 @@ class TaskQueue(Facade[TaskReader]):
     def _engine(self) -> AutoCommit:
         return self._db._store.auto_commit
 
+    def _seeing_ends(self, look: Callable[[], T], is_claimed: Callable[[T], bool]) -> T:
+        """What ``look`` finds; again, if that is claimed, once the claims of those that have ended are seen as such."""
+        found = look()
+        if not is_claimed(found):
+            return found
+        self._db._store.holding.see_ends()
+        return look()
+
     def _claim(self, run_id: str, queue: str, limit: int, ttl: float, wait: float | None) -> builtins.list[Task]:
-        base = base_of(self.namespace, run_id, queue)
+        base = self._views[run_id].base(queue)
         ttl_s = check_positive_seconds("ttl", ttl)
         give_up_s = time.monotonic() + check_wait("wait", wait)
         holding = self._db._store.holding
-        ticket, key = random_id(), base + records.QUEUE
+        key, free = base + records.QUEUE, holding.free_tickets
+        try:
+            ticket = free.pop()
+        except IndexError:
+            ticket = random_id(), 0
         try:
             claimed = requests.claim_tasks(holding, key, queue, ttl_s, ticket, limit, give_up_s)
         except NothingReadyError:
+            free.append(ticket)
             return []
-        open_ids = {task_id for task_id, *_ in claimed}
+        together = Together(holding, ticket[0], claimed[0][3], {task_id for task_id, *_ in claimed})
         tasks = []
         for task_id, payload, attempt, token in claimed:
             name = task_name(queue, task_id)
@@ -271,7 +295,7 @@ class TaskQueue(Facade[TaskReader]):
                 # A long payload is not told. None: the task was purged at once; whoever uses it is told then.
                 payload = self._views[run_id].body(base, task_id, records.PAYLOAD)
             value = None if payload is None else stored(payload, f"the payload of task {name!r}")
-            claim = Claim(holding, key, name, task_id, ticket, token, open_ids)
+            claim = Claim(holding, key, name, task_id, token, together)
             tasks.append(Task(self._engine, claim, run_id, queue, value, attempt))
         return tasks
 
@@ -279,7 +303,7 @@ class TaskQueue(Facade[TaskReader]):
         """The key of the queue that a task is in, and its stored id."""
         where = split_name(task_id)
         self._views[run_id]
-        return None if where is None else (base_of(self.namespace, run_id, where[0]) + records.QUEUE, where[1])
+        return None if where is None else (self._views[run_id].base(where[0]) + records.QUEUE, where[1])
 
     def _stored(self, run_id: str, task_id: str) -> tuple[str, StoredTask] | None:
         """Queue and record of a task."""

@@ -89,7 +89,8 @@ ENDED: dict[Tag, Callable[[Read, bytes, int, int], list[Write]]] = {
 
 def ended(read: Read, held_key: bytes, holder: int, now_ms: int) -> list[Write]:
     """What to write when ``holder`` has ended, which held ``held_key``."""
-    return ENDED[tag_of(held_key)](read, held_key, holder, now_ms)
+    tag = Tag(held_key[1]) if held_key[:1] == b"\0" else tag_of(held_key)  # a key of the store itself is in no run
+    return ENDED[tag](read, held_key, holder, now_ms)
 
 
 TABLE = OperationTable(OPERATIONS, BATCHED, ended, in_turn=frozenset((CELL_SWAP,)))

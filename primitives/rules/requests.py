@@ -142,24 +142,23 @@ def put_tasks_later(
 
 
 def claim_tasks(
-    holding: Holding, key: bytes, name: str, ttl_s: float, ticket: int, limit: int, give_up_s: float
+    holding: Holding, key: bytes, name: str, ttl_s: float, ticket: tuple[int, int], limit: int, give_up_s: float
 ) -> list[list[Any]]:
-    """``queue_rules.claim``, in line until ``give_up_s`` (monotonic): id, payload, attempt and token of each task."""
+    """``queue_rules.claim``, in line until ``give_up_s`` (monotonic): id, payload, attempt and token of each task.
+
+    ``ticket``: the number, and the first token of what was claimed with it before, 0 if nothing was.
+    """
+    number, former_token = ticket
     ttl_ms = max(1, int(ttl_s * 1000))
     claimed: list[list[Any]] = holding.acquire(
-        ticket,
-        (registry.TASK_CLAIM, [key, name, holding.holder, os.getpid(), ttl_ms, ticket, limit]),
-        (registry.TASK_UNCLAIM, [key, holding.holder, ticket]),
+        number,
+        (registry.TASK_CLAIM, [key, name, holding.holder, os.getpid(), ttl_ms, number, former_token, limit]),
+        (registry.TASK_UNCLAIM, [key, holding.holder, number]),
         [only(key)],
         ttl_s,
         give_up_s,
     )
     return claimed
-
-
-def unclaim_tasks(holding: Holding, key: bytes, ticket: int) -> None:
-    """``queue_rules.unclaim`` of what this holder still has of what it claimed with ``ticket``."""
-    holding.release(ticket, (registry.TASK_UNCLAIM, [key, holding.holder, ticket]))
 
 
 def complete_task(engine: Engine, claimed: list[Any], result: bytes) -> None:

@@ -82,7 +82,10 @@ class KVView(View):
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad key, value or ttl.
         """
         raw = encode(value)
-        self._engine.put(self._prefix + _encode_key(key), raw, 0 if ttl is None else _expires_ms(ttl))
+        # ``_encode_key`` is written out, as in ``get``: every write of a key passes here.
+        usual = type(key) is str and key.isascii() and 0 < len(key) <= MAX_KEY_BYTES
+        name = key.encode() if usual else encode_text("key", key)
+        self._engine.put(self._prefix + name, raw, 0 if ttl is None else _expires_ms(ttl))
 
     def put_with_ttl(self, key: str, value: Value, ttl: float | timedelta) -> None:
         """``put`` with a ``ttl`` that must be given.

@@ -104,9 +104,10 @@ cdef inline list _operations(Cursor *cursor, Most *most):
     return operations
 
 
-# (writes, clears, operations, control) of mutations without clears and control; None for any other form.
+# (writes, clears, operations, control) of mutations without clears; None for any other form.
 cdef inline tuple _mutations(Cursor *cursor, Most *most):
     cdef list writes, operations
+    cdef object name, arguments
     cdef Py_ssize_t size = cursor.end - cursor.at
     if take_list_length(cursor) != 4:
         return None
@@ -119,9 +120,19 @@ cdef inline tuple _mutations(Cursor *cursor, Most *most):
         operations = []
     else:
         operations = _operations(cursor, most) if size <= most.nested else None
-    if operations is None or not is_nil(cursor) or cursor.end - cursor.at != 1:
+    if operations is None:
         return None
-    return writes, [], operations, None
+    if is_nil(cursor):
+        return (writes, [], operations, None) if cursor.end - cursor.at == 1 else None
+    if size > most.nested or take_list_length(cursor) != 2:
+        return None
+    name = take_text(cursor)
+    if name is NotImplemented:
+        return None
+    arguments = take_value(cursor, 0)
+    if arguments is NotImplemented or cursor.at != cursor.end:
+        return None
+    return writes, [], operations, (name, arguments)
 
 
 cdef inline tuple usual_mutations(bytes mutations, Py_ssize_t most_key, Py_ssize_t most_value, Py_ssize_t most_nested):

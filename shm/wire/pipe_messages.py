@@ -7,6 +7,7 @@ import time
 from typing import Any
 
 from shoal.shm.host import tasks
+from shoal.shm.host.pipe_signal import SIG_DFL, SIGPIPE, getsignal, write
 from shoal.shm.host.unpatched import os, select
 from shoal.shm.host.waiting import Lookout
 from shoal.shm.wire.frames import FrameBuffer
@@ -26,11 +27,11 @@ def write_all(fd: int, data: bytes, give_up_s: float = math.inf) -> None:
     """Write all of ``data``; TimeoutError if it does not fit into the pipe before ``give_up_s`` (monotonic)."""
     written = 0
     while True:
-        if cython.compiled:
+        if cython.compiled and getsignal(SIGPIPE) is not SIG_DFL:
             written += write_some(fd, data, written)
         else:
             try:  # noqa: SIM105 (half a microsecond for each commit)
-                written += os.write(fd, memoryview(data)[written:] if written else data)
+                written += write(fd, memoryview(data)[written:] if written else data)
             except BlockingIOError:
                 pass  # the pipe is full
         if written == len(data):
@@ -65,14 +66,15 @@ def read_message(
     lookout: Lookout,
     look_s: float,
     give_up_s: float = math.inf,
+    keep_s: float = 0.0,
 ) -> bytes:
     """The next message from ``fd``, which ``poller`` watches: look for ``look_s`` seconds, then sleep.
 
-    ``ready`` holds the messages that came with an earlier one. EOFError at the end of the pipe, TimeoutError at
-    ``give_up_s`` (monotonic).
+    During the first ``keep_s`` seconds looking does not offer the processor to others. ``ready`` holds the messages
+    that came with an earlier one. EOFError at the end of the pipe, TimeoutError at ``give_up_s`` (monotonic).
     """
     while not ready:
-        data = lookout.look(poller.poll, look_s, 0.0, fd, buffer.wanted_bytes)
+        data = lookout.look(poller.poll, look_s, keep_s, fd, buffer.wanted_bytes)
         if data is None:
             wait_ready(poller, give_up_s)
         if data is None or not cython.compiled:

@@ -290,6 +290,8 @@ class KVStore:
     def transaction(
         self,
         run_id: str,
+        *,
+        fence: Fence | None = ...,
     ) -> EnteredTransaction: ...
     async def ttl(
         self,
@@ -387,6 +389,8 @@ class EventLog:
     def transaction(
         self,
         run_id: str,
+        *,
+        fence: Fence | None = ...,
     ) -> EnteredTransaction: ...
     async def trim(
         self,
@@ -461,6 +465,8 @@ class StateCell:
     def transaction(
         self,
         run_id: str,
+        *,
+        fence: Fence | None = ...,
     ) -> EnteredTransaction: ...
     async def transition(
         self,
@@ -564,6 +570,8 @@ class TraceStore:
     def transaction(
         self,
         run_id: str,
+        *,
+        fence: Fence | None = ...,
     ) -> EnteredTransaction: ...
 
 class RunIndex:
@@ -674,6 +682,8 @@ class RunIndex:
     def transaction(
         self,
         run_id: str,
+        *,
+        fence: Fence | None = ...,
     ) -> EnteredTransaction: ...
     async def update_metadata(
         self,
@@ -699,14 +709,14 @@ class TaskQueue:
         run_id: str,
         task_id: str,
     ) -> bool: ...
-    async def claim(
+    def claim(
         self,
         run_id: str,
         queue: str,
         *,
         ttl: float = ...,
         wait: float | None = ...,
-    ) -> Task | None: ...
+    ) -> Entering[Task | None]: ...
     async def claim_many(
         self,
         run_id: str,
@@ -774,6 +784,8 @@ class TaskQueue:
     def transaction(
         self,
         run_id: str,
+        *,
+        fence: Fence | None = ...,
     ) -> EnteredTransaction: ...
 
 class Budget:
@@ -814,6 +826,8 @@ class Budget:
     def transaction(
         self,
         run_id: str,
+        *,
+        fence: Fence | None = ...,
     ) -> EnteredTransaction: ...
 
 def open(

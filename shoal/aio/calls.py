@@ -41,7 +41,10 @@ class Entering(Coroutine[Any, Any, T]):
         self._call.close()
 
     async def __aenter__(self) -> T:
-        self._entered = self._to_enter(await self._call)
+        result = await self._call
+        if result is None:  # of a claim
+            raise TypeError("the call returned None, which cannot be entered; await it, and see what it returns")
+        self._entered = self._to_enter(result)
         return cast(T, await self._entered.__aenter__())
 
     async def __aexit__(

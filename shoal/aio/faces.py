@@ -76,8 +76,8 @@ def face_of(
     """The face of a synchronous class.
 
     Methods named in ``blocking`` work for long without waiting for a pipe: a thread runs them. To those in
-    ``calls_back`` a function may be given that is a coroutine function, and is awaited where it is called. Those in
-    ``without`` are not there.
+    ``calls_back`` a function may be given that returns something to be awaited, as coroutine functions do; it is
+    awaited there. Those in ``without`` are not there.
     """
     members: dict[str, Any] = {
         "__slots__": (),
@@ -145,7 +145,7 @@ def _method(function: Callable[..., Any], blocking: bool, calls_back: bool) -> A
         kind = _iterating
     elif function.__name__ == "transaction":
         kind = _beginning
-    elif returned in entered:
+    elif returned.removesuffix(" | None") in entered:
         kind = _entering
     else:
         kind = _awaiting
@@ -189,15 +189,18 @@ def _calling_back(function: Callable[..., Any]) -> Any:
 
 
 def _awaited(argument: Any) -> Any:
-    """A plain function that a task calls, in place of a coroutine function."""
-    if not inspect.iscoroutinefunction(argument):
+    """A plain function that a task calls: it awaits what ``argument``, if that is a function, returns to be awaited."""
+    if not callable(argument) or inspect.isgeneratorfunction(argument) or inspect.isasyncgenfunction(argument):
         return argument
 
     @functools.wraps(argument)
     def call(*arguments: Any) -> Any:
+        result = argument(*arguments)
+        if not inspect.isawaitable(result):
+            return result
         task = running()
         assert isinstance(task, Greenlet)
-        return task.wait(argument(*arguments))
+        return task.wait(result)
 
     del call.__wrapped__
     return call

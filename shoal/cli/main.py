@@ -34,7 +34,11 @@ def main(arguments: list[str] | None = None) -> int:
         return _bench(arguments[1:])
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a run's name may hold what the terminal cannot show
-    return _flushed(_perform(_parser().parse_args(arguments)))
+    try:
+        options = _parser().parse_args(arguments)
+    except SystemExit as end:  # --help and --version have printed, or the usage is bad
+        raise SystemExit(_flushed(end.code if isinstance(end.code, int) else GOOD)) from None
+    return _flushed(_perform(options))
 
 
 def _perform(options: argparse.Namespace) -> int:
@@ -186,7 +190,7 @@ def _print_all(lines: Iterable[str]) -> int:
     try:
         for line in lines:
             print(line)
-        sys.stdout.flush()
+        print(end="", flush=True)  # nothing happens if stdout is closed
     except BrokenPipeError:  # the reader (``| head``) has closed the pipe
         _discard_stdout()
     return GOOD

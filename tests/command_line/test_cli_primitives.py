@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 import time
@@ -223,9 +224,11 @@ class TestManners:
 
     def test_a_full_disk_and_a_terminal_without_letters(self, full: shoal.Database) -> None:
         """One line on stderr and exit 1; and letters the terminal has not are escaped."""
+        buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
         with Path("/dev/full").open("wb") as out:
-            done = subprocess.run([*SHOAL, "runs", full.path], stdout=out, stderr=subprocess.PIPE)
-        assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+            for command in (["runs", full.path], ["--help"], ["run", "--help"], ["--version"]):
+                done = subprocess.run([*SHOAL, *command], stdout=out, stderr=subprocess.PIPE, env=buffered)
+                assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
         done = subprocess.run([*SHOAL, "runs", full.path], capture_output=True, env={"PYTHONIOENCODING": "ascii"})
         assert (done.returncode, done.stderr) == (0, b"")
         assert b"\\U0001f980" in done.stdout
@@ -237,6 +240,9 @@ class TestManners:
             done = subprocess.run(["sh", "-c", line, "sh", *SHOAL, *command], capture_output=True, text=True)
             assert (done.returncode, done.stderr.count("\n")) == (1, 1)
             assert "is closed; give a FILE" in done.stderr
+        for command in (["runs", full.path], ["events", full.path, "parent"], ["info", full.path]):
+            done = subprocess.run(["sh", "-c", '"$@" >&-', "sh", *SHOAL, *command], stderr=subprocess.PIPE, text=True)
+            assert (done.returncode, done.stderr) == (0, "")
 
     def test_reading_changes_nothing(self, full: shoal.Database, capsys: pytest.CaptureFixture[str]) -> None:
         """The version stays what it was."""

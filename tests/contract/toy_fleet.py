@@ -31,6 +31,7 @@ class ToyFleetStore(ToyStore):
         super().__init__()
         self.commits = list[Entries]()  # what each wrote, that of version 1 first
         self.lines = defaultdict[bytes, list[int]](list)  # by key: the tickets of those that wait
+        self.free_tickets = list[tuple[int, int]]()
         self.holding = self
 
     def begin(self, read_only: bool = False, past: Past | None = None) -> ToyFleetTransaction:
@@ -90,6 +91,9 @@ class ToyFleetStore(ToyStore):
 
     def forget(self, ticket: int) -> None:
         """Nobody has to renew."""
+
+    def see_ends(self) -> None:
+        """Nothing here ends by itself."""
 
     def ages_ms(self, holders: list[int]) -> list[int | None]:
         return [0 for _ in holders]

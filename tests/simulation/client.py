@@ -20,8 +20,9 @@ from tests.support.histories.list_append import Operation as ListOperation
 RUN = "run"
 LINGER_S = 0.1
 TIMEOUT_S = 20.0
-# What the engine's keys of the run begin with: the namespace, the run, and the tag of KV (``primitives.keys``).
-KV_PREFIX = b"\7default\7default\7default\3run\1"
+# What the engine's keys of the run begin with (``primitives.keys``): namespace and run, and for KV its tag.
+RUN_PREFIX = b"\7default\7default\7default\3run"
+KV_PREFIX = RUN_PREFIX + b"\1"
 
 
 class _Anything:
@@ -75,43 +76,44 @@ class Client:
     """One process."""
 
     def __init__(self, world: World, name: str, operations: list[Operation], attempts: list[Attempt]) -> None:
-        self._world = world
-        self._name = name
+        self.world = world
+        self.name = name
         self.left = list(operations)
         self._attempts = attempts
-        self._attempt: Attempt | None = None
-        self._db: shoal.Database
+        self.attempt: Attempt | None = None
+        self.store: SharedMemoryStore
+        self.db: shoal.Database
         self._begun: Any = None  # the engine's side of the newest transaction
 
     def run(self) -> None:
         """What the process does."""
         while True:
             try:
-                self._open()
+                self.open_database()
                 break
             except StoreFullError:  # no room for the log of a coordinator: the disk is full for a while
-                self._world.sleep(0.01)
+                self.world.sleep(0.01)
         while self.left:
             operation = self.left.pop(0)
             if operation[2]:
-                self._world.sleep(operation[2])
-            self._one(operation)
-        self._db.close()
+                self.world.sleep(operation[2])
+            self.run_operation(operation)
+        self.db.close()
 
-    def _open(self) -> None:
-        store: Any = open_store(self._world)
-        self._db, self._auto_commit = shoal.Database(store), store.auto_commit
+    def open_database(self) -> None:
+        store: Any = open_store(self.world)
+        self.store, self.db = store, shoal.Database(store)
         connection = store.connection
-        submit, begin, world = connection.submit, store.begin, self._world
+        submit, begin, world = connection.submit, store.begin, self.world
 
         def note(*request: Any) -> Any:
-            attempt = self._attempt
+            attempt = self.attempt
             assert attempt is not None
             if world.is_second_thread:  # the one that renews what is held
                 return submit(*request)
             channel = connection.borrow()
             connection.give_back(channel)  # the next commit takes it
-            self._sent((channel.client_id, channel.commit_id + 1))
+            self.note_sent((channel.client_id, channel.commit_id + 1))
             version, results = submit(*request)
             attempt.told = version
             return version, results
@@ -122,24 +124,24 @@ class Client:
 
         connection.submit = connection.submit_one = note
         store.begin = note_begun
-        self._kv, self._log, self._cells = shoal.KVStore(self._db), shoal.EventLog(self._db), shoal.StateCell(self._db)
+        self.kv, self.log, self._cells = shoal.KVStore(self.db), shoal.EventLog(self.db), shoal.StateCell(self.db)
 
-    def _sent(self, commit: tuple[int, int]) -> None:
+    def note_sent(self, commit: tuple[int, int]) -> None:
         """A commit of the operation under way is sent."""
-        assert self._attempt is not None
-        self._attempt.commit = commit
+        assert self.attempt is not None
+        self.attempt.commit = commit
 
     def _begin(self, kind: str, who: str) -> Attempt:
-        world = self._world
-        attempt = self._attempt = Attempt(who, kind, world.steps, world.boot)
+        world = self.world
+        attempt = self.attempt = Attempt(who, kind, world.steps, world.boot)
         self._attempts.append(attempt)
         world.say(f"begins {kind} {who}")
         return attempt
 
-    def _one(self, operation: Operation) -> None:
+    def run_operation(self, operation: Operation) -> None:
         kind, unique, _, *arguments = operation
         attempt = self._begin(kind, unique)
-        world = self._world
+        world = self.world
         world.step()  # time passes between the note that it begins and its first look
         try:
             getattr(self, "_" + kind.replace(" ", "_"))(attempt, *arguments)
@@ -166,19 +168,19 @@ class Client:
     # --- single calls ---
 
     def _get(self, attempt: Attempt, key: str, *_: Any) -> None:
-        attempt.steps.append(("get", key, None, self._kv.get(RUN, key)))
+        attempt.steps.append(("get", key, None, self.kv.get(RUN, key)))
 
     def _put(self, attempt: Attempt, key: str, value: str, *_: Any) -> None:
         attempt.steps.append(("put", key, value, None))
-        self._kv.put(RUN, key, value)
+        self.kv.put(RUN, key, value)
 
     def _delete(self, attempt: Attempt, key: str, *_: Any) -> None:
         attempt.steps.append(("delete", key, None, ANYTHING))
-        attempt.steps[0] = ("delete", key, None, self._kv.delete(RUN, key))
+        attempt.steps[0] = ("delete", key, None, self.kv.delete(RUN, key))
 
     def _increment(self, attempt: Attempt, key: str, _value: str, by: int, *_: Any) -> None:
         attempt.steps.append(("increment", key, by, ANYTHING))
-        attempt.steps[0] = ("increment", key, by, self._kv.increment(RUN, key, by))
+        attempt.steps[0] = ("increment", key, by, self.kv.increment(RUN, key, by))
 
     def _set_cell(self, attempt: Attempt, key: str, value: str, *_: Any) -> None:
         attempt.steps.append(("increment", "#cell " + key, 1, ANYTHING))
@@ -207,22 +209,22 @@ class Client:
         attempt.steps[0] = ("increment", "#cell " + key, 1, self._cells.transition(RUN, key, change))
 
     def _event(self, attempt: Attempt, key: str, value: str, *_: Any) -> None:
-        told = self._log.append(RUN, _type_of(key), value)
+        told = self.log.append(RUN, _type_of(key), value)
         attempt.events.append(ToldEvent(*told, _type_of(key), value))
 
     def _events(self, attempt: Attempt, key: str, value: str, by: int, *_: Any) -> None:
         events = [(_type_of(key), f"{value}.{i}") for i in range(by)]
-        told = self._log.append_many(RUN, events)
+        told = self.log.append_many(RUN, events)
         attempt.events += [ToldEvent(*one, *event) for one, event in zip(told, events, strict=True)]
 
     def _clear(self, attempt: Attempt, _key: str, _value: str, _by: int, bounds: tuple[str, str]) -> None:
         attempt.steps.append(("clear", "", bounds, None))
-        self._auto_commit.clear(*_engine_bounds(bounds))
+        self.store.auto_commit.clear(*_engine_bounds(bounds))
 
     # --- transactions ---
 
     def _transaction(self, attempt: Attempt, steps: list[Operation]) -> None:
-        with self._db.transaction(RUN) as txn:
+        with self.db.transaction(RUN) as txn:
             attempt.snapshot = self._begun.snapshot
             events = [told for step in steps if (told := self._perform(attempt, txn, *step))]
         attempt.events += events  # before the commit it is not true
@@ -237,33 +239,33 @@ class Client:
 
     def _any_snapshot(self, attempt: Attempt) -> shoal.Transaction:
         """A snapshot of now; if past versions are kept, half the time one of those, unless it is not kept any more."""
-        info, rng = self._db.info(), random.Random(attempt.who)
+        info, rng = self.db.info(), random.Random(attempt.who)
         if info.history and rng.random() < 0.5:
             newest = info.commit_version
             version = rng.randint(max(0, newest - 20), newest)
             try:
-                view = self._db.snapshot(RUN, version=version)
+                view = self.db.snapshot(RUN, version=version)
                 attempt.start = 0  # what was committed before it began need not be in it
                 return view
             except SnapshotExpiredError as error:
-                if self._world.keeps_all and self._world.boot == 1:
-                    self._world.problems.append(("history", f"{error}, and all is kept"))
-        return self._db.snapshot(RUN)
+                if self.world.keeps_all and self.world.boot == 1:
+                    self.world.problems.append(("history", f"{error}, and all is kept"))
+        return self.db.snapshot(RUN)
 
     def _hold(self, attempt: Attempt, steps: list[Operation]) -> None:
         """A snapshot that stays open for long."""
-        with self._db.snapshot(RUN) as view:
+        with self.db.snapshot(RUN) as view:
             attempt.snapshot = view.version
             for _ in range(3):
                 for step in steps:
                     self._perform(attempt, view, *step)
-                self._world.sleep(0.01)
+                self.world.sleep(0.01)
 
     def _perform(
         self, attempt: Attempt, txn: Any, name: str, key: str, argument: Any, pause_s: float
     ) -> ToldEvent | None:
         if pause_s:
-            self._world.sleep(pause_s)
+            self.world.sleep(pause_s)
         if name == "event":
             sequence, digest = txn.events.append(_type_of(key), argument)
             return ToldEvent(sequence, digest, _type_of(key), argument)
@@ -284,11 +286,11 @@ class Client:
         return None
 
     def _list(self, attempt: Attempt, steps: list[Operation]) -> None:
-        with self._db.transaction(RUN) as txn:
+        with self.db.transaction(RUN) as txn:
             attempt.snapshot = self._begun.snapshot
             for name, key, element, pause_s in steps:
                 if pause_s:
-                    self._world.sleep(pause_s)
+                    self.world.sleep(pause_s)
                 seen = txn.kv.get(key, [])
                 attempt.list_operations.append(ListOperation("read", key, seen))
                 if name == "append":
@@ -299,18 +301,18 @@ class Client:
 
     def _expiring(self, attempt: Attempt, key: str, ttl_s: float | None, _other: str, _pause_s: float) -> None:
         del attempt
-        self._kv.put(RUN, key, f"{key} {ttl_s}", ttl=ttl_s)
+        self.kv.put(RUN, key, f"{key} {ttl_s}", ttl=ttl_s)
 
     def _counting_on_expiring(
         self, attempt: Attempt, key: str, ttl_s: float | None, other: str, pause_s: float
     ) -> None:
         """Write something because of what an expiring key holds."""
-        with self._db.transaction(RUN) as txn:
+        with self.db.transaction(RUN) as txn:
             attempt.snapshot = self._begun.snapshot
-            before_ms = self._world.now_ms()
+            before_ms = self.world.now_ms()
             found = txn.kv.get(key)
-            attempt.expiring.append(ExpiringRead(key, found, before_ms, self._world.now_ms()))
-            self._world.sleep(pause_s + (ttl_s or 0) * 0.3)
+            attempt.expiring.append(ExpiringRead(key, found, before_ms, self.world.now_ms()))
+            self.world.sleep(pause_s + (ttl_s or 0) * 0.3)
             value = f"{attempt.who} saw {found}"
             txn.kv.put(other, value)
             attempt.steps.append(("put", other, value, None))

@@ -267,7 +267,8 @@ class _Run:
 
         def look() -> None:
             client = Client(world, "last", [("snapshot", "last", 0.0, _ALL)], self._attempts)
-            db = shoal.Database(open_store(world))
+            store = open_store(world)
+            db = shoal.Database(store)
             world.problems += [("check()", text) for text in db.check()]
             log = shoal.EventLog(db)
             self._events += log.read_range(RUN, 0, 10_000)
@@ -282,7 +283,7 @@ class _Run:
             self._attempts.append(lists)
             world.step()
             if self._plan.has_fleet:
-                self._last = look_at_last(db, world.sleep)
+                self._last = look_at_last(store, db, world.sleep)
             db.close()
             client.run()
 

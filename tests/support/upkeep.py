@@ -6,10 +6,15 @@ from collections.abc import Callable
 from dataclasses import replace
 
 import shoal
+from shoal.primitives.rules import requests
 from shoal.primitives.rules.hash_chain import GENESIS_HASH, canonical, event_hash
+from shoal.primitives.rules.queues import records
 from shoal.primitives.rules.retention.upkeep import upkeep
 from shoal.primitives.views import events, runs, traces
+from shoal.primitives.views.fleet.tasks import STORED, TaskStatus, base_of, task_name
 from shoal.primitives.views.runs import RunsView
+from shoal.shm import codec
+from shoal.shm.host.randomness import random_bits
 
 LEAST_SLICE = 12
 
@@ -69,3 +74,27 @@ def archive_at(db: shoal.Database, space: shoal.Namespace, run: str, timestamp: 
     archived = replace(made, status=shoal.RunStatus.Archived, created_at=timestamp - 1, updated_at=timestamp)
     with db.transaction(run, namespace=space) as txn:
         runs.restore(RunsView(txn._begun(), space), archived)
+
+
+def put_task_at(
+    db: shoal.Database,
+    space: shoal.Namespace,
+    run: str,
+    queue: str,
+    status: TaskStatus,
+    timestamp: int,
+    put_at: int | None = None,
+    key: str | None = None,
+    payload_bytes: int = 1,
+) -> str:
+    """Put a task that has ended at a time, or one that waits; its id."""
+    created = timestamp if put_at is None else put_at
+    task_id = (created << 80 | 7 << 76 | 2 << 62 | random_bits(62)).to_bytes(16, "big")
+    name, stored, body = task_name(queue, task_id), STORED[status], codec.encode(bytes(payload_bytes))
+    is_done = status is TaskStatus.Done
+    due_ms = 0 if status in (TaskStatus.Ready, TaskStatus.Claimed) else timestamp
+    fields = [1, stored, 0, 1, 5, created, due_ms, body, body if is_done else None, None]
+    fields.append(None if key is None else key.encode())
+    where = base_of(space, run, queue) + records.QUEUE
+    requests.restore_task(db._store.auto_commit, where, name, task_id, fields)
+    return name

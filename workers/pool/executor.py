@@ -20,7 +20,7 @@ from shoal.workers.pool import helper_processes
 from shoal.workers.pool.outcome import pickled
 from shoal.workers.pool.pool_state import PoolOptions, PoolState, SupervisorPort
 from shoal.workers.pool.supervisor import Supervisor
-from shoal.workers.pool.task import Task, TaskFuture
+from shoal.workers.pool.task import Task, TaskFuture, bounded
 from shoal.workers.pool.worker_process import Recipe
 
 # The longest that ``kill`` waits for the pool's threads, and for those in a callback or in the start of a worker.
@@ -77,6 +77,7 @@ class ProcessPool(Executor):
             check_count("buffersize", buffersize, 1, ", or None")
         self._check_usable()
         check_plain_function("fn", fn)
+        timeout = bounded(timeout)
         until = None if timeout is None else time.monotonic() + timeout
         calls = zip(*iterables)  # noqa: B905 (as the built-in map: the shortest ends it)
         chunks = iter(lambda: tuple(itertools.islice(calls, chunksize)), ())
@@ -195,7 +196,10 @@ class ProcessPool(Executor):
         if self._state.is_closing:
             raise RuntimeError("cannot schedule new futures after shutdown: the pool is shut down; make a new one")
         if _exit_began:
-            raise RuntimeError("cannot schedule new futures after interpreter shutdown")
+            raise RuntimeError(
+                "cannot schedule new futures after interpreter shutdown: the main thread has ended; have it wait for "
+                "the thread that uses the pool"
+            )
 
 
 _ELSEWHERE = "the pool was made by the process that forked this one; make a pool of its own here"

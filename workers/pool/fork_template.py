@@ -193,7 +193,10 @@ class _Serving:
                 is_open = False
 
     def _answer(self) -> bool:
-        request, descriptors, *_ = socket.recv_fds(self._requests, 1, 2)
+        try:
+            request, descriptors, *_ = socket.recv_fds(self._requests, 1, 2)
+        except ConnectionResetError:  # the pool's process has died, and had not read everything
+            return False
         if request != _WORKER:
             return False
         if len(descriptors) < 2:  # this process had no room for them; the sender sees the end of its pipe

@@ -32,6 +32,24 @@ def preload() -> None:
         forkserver.set_forkserver_preload([*names, "shoal"])
 
 
+def forget_lost_fork_server() -> None:
+    """Forget a fork server that is no child of this process, so that ``multiprocessing`` starts another one.
+
+    A forked child has the number of its parent's server, and the program itself may have reaped one that has died.
+    ``multiprocessing`` waits for that number, and fails each time.
+    """
+    server = _fork_server()
+    with server._lock:
+        pid, alive = server._forkserver_pid, server._forkserver_alive_fd
+        if pid is None:
+            return
+        try:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+        except ChildProcessError:
+            server._forkserver_alive_fd = server._forkserver_pid = server._forkserver_address = None
+            os.close(alive)
+
+
 def let_go_of_fork_server() -> None:
     """In a worker: a process that a task forks and leaves behind must not keep the fork server alive.
 
@@ -106,3 +124,14 @@ def _end(pid: int, alive: int) -> None:
 
 def _fork_server() -> Any:
     return getattr(forkserver, "_forkserver", None)
+
+
+def _free_locks() -> None:
+    """In a forked child: another thread of its parent may have held them, and is not there to release them."""
+    for helper in (_fork_server(), getattr(resource_tracker, "_resource_tracker", None)):
+        lock = getattr(helper, "_lock", None)
+        if lock is not None:
+            lock._at_fork_reinit()
+
+
+os.register_at_fork(after_in_child=_free_locks)

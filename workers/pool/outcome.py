@@ -12,6 +12,7 @@ import pickle
 import traceback
 from collections.abc import Callable
 from multiprocessing.reduction import ForkingPickler
+from types import TracebackType
 from typing import Any
 
 from shoal.shm.errors import WorkerTaskError
@@ -123,6 +124,18 @@ def _exception_again(make: Callable[..., Any], arguments: tuple[Any, ...], attri
     return error
 
 
+def drop_first_line(error: BaseException) -> None:
+    """Take the outermost call out of the exception's traceback. Runs none of its code."""
+    where = _where(error)
+    if where is not None:
+        BaseException.with_traceback(error, where.tb_next)
+
+
+def _where(error: BaseException) -> TracebackType | None:
+    where: TracebackType | None = BaseException.__getattribute__(error, "__traceback__")
+    return where
+
+
 def _text_of(error: BaseException) -> str:
     return str(_attempt(lambda: str(error), "(its text cannot be had: its __str__ raises)"))
 
@@ -130,7 +143,7 @@ def _text_of(error: BaseException) -> str:
 def _traceback_of(error: BaseException) -> str:
     lines = _attempt(lambda: traceback.format_exception(error), None)
     if lines is None:  # one of its methods raises
-        lines = [*traceback.format_tb(error.__traceback__), f"{type(error).__name__}: {_text_of(error)}\n"]
+        lines = [*traceback.format_tb(_where(error)), f"{type(error).__name__}: {_text_of(error)}\n"]
     # What cannot be encoded is shown, so that the traceback can be printed anywhere.
     return "".join(lines).encode("utf-8", "backslashreplace").decode()
 

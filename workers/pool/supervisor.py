@@ -109,8 +109,8 @@ class Supervisor:
         except Exception as error:
             if is_shortage(error):
                 self._wait_out(error)
-            elif isinstance(error, OSError):
-                raise
+            elif isinstance(error, OSError) and recipe.method == "forkserver":
+                self._avoids_fork_server = True  # somebody may have removed its socket
             else:  # what the workers start with cannot be pickled, for example
                 state.break_with(f"the pool's workers cannot be started: {type(error).__name__}: {error}")
         else:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import os
+import threading
 from concurrent.futures import CancelledError, Future, InvalidStateError
 from typing import Any
 
@@ -42,7 +43,7 @@ class TaskFuture(Future[Any]):
         """What the task returned, as ``Future.result``. ``InvalidOperationError`` in a forked child if not done."""
         self._check_process()
         try:
-            return super().result(timeout)
+            return super().result(bounded(timeout))
         except KeyboardInterrupt as interruption:
             self._note(interruption)
             raise
@@ -51,7 +52,7 @@ class TaskFuture(Future[Any]):
         """What the task raised, as ``Future.exception``. ``InvalidOperationError`` in a forked child if not done."""
         self._check_process()
         try:
-            error = super().exception(timeout)
+            error = super().exception(bounded(timeout))
         except KeyboardInterrupt as interruption:
             self._note(interruption)
             raise
@@ -68,6 +69,11 @@ class TaskFuture(Future[Any]):
             raise InvalidOperationError(
                 "this future belongs to a pool of the process that forked this one, and can only be waited for there"
             )
+
+
+def bounded(timeout: float | None) -> float | None:
+    """The same wait; for ever if it is infinite, or longer than a lock can wait."""
+    return None if timeout is not None and timeout > threading.TIMEOUT_MAX else timeout
 
 
 class Task:

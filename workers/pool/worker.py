@@ -153,8 +153,7 @@ def _perform(raw: bytearray) -> tuple[bytes, Any]:
     except BaseException as error:
         if os.getpid() != worker:
             _end_forked_child(error)
-        if error.__traceback__ is not None:
-            error = error.with_traceback(error.__traceback__.tb_next)  # without this function's own line
+        outcome.drop_first_line(error)  # this function's own
         return outcome.pack_exception(error)
     if os.getpid() != worker:
         _end_forked_child(None)

@@ -21,6 +21,7 @@ from multiprocessing import get_context, resource_tracker
 from pathlib import Path
 from typing import Any
 
+from shoal.shm.errors import InvalidOperationError
 from shoal.workers.pool import helper_processes, worker
 from shoal.workers.pool.channel import Channel
 from shoal.workers.pool.fork_template import ForkedProcess, ForkTemplate
@@ -167,6 +168,10 @@ class WorkerDiedError(Exception):
     """The worker is dead, or its channel is broken."""
 
 
+class MainModuleEndedError(Exception):
+    """The main module ended while a worker was started, so the worker may have begun without it."""
+
+
 class StarterDiedError(Exception):
     """The process that starts workers has died."""
 
@@ -196,6 +201,8 @@ def start_worker(recipe: Recipe, life: Life, template: ForkTemplate | None) -> W
         ours.close()  # a worker that lives ends because of it
         if isinstance(process, ForkedProcess):  # those of multiprocessing close what they hold themselves
             process.close()
+        if isinstance(error, MainModuleEndedError):
+            return start_worker(recipe, life, template)
         if isinstance(error, ProcessLookupError):
             raise WorkerDiedError("at once") from error
         if isinstance(error, (EOFError, ConnectionError)):
@@ -239,23 +246,38 @@ def _start_process(recipe: Recipe, tasks: socket.socket, life: Life) -> Any:
         name="shoal-worker",
         daemon=False,
     )
+    _check_current_directory()
     helper_processes.end_them_at_exit()
     resource_tracker.ensure_running()  # when it starts it unblocks SIGINT, so it starts first
     # A new process blocks SIGINT until it can ignore it: the pool handles Ctrl-C. The fork server must not: it serves
     # other parts of the program, too, and their processes would block SIGINT for ever.
     blocked = () if recipe.method == "forkserver" else (signal.SIGINT,)
+    if recipe.method == "forkserver":
+        helper_processes.forget_lost_fork_server()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:
         vanished = _restore_main_file(recipe)
         process._popen = process._Popen(process)
         if _restore_main_file(recipe) != vanished:
             process._popen.kill()
-            raise ConnectionError("the main module has ended while a worker was started")
+            process._popen.wait(_EXIT_CODE_S)
+            raise MainModuleEndedError
     finally:
         signal.pthread_sigmask(signal.SIG_SETMASK, before)
     process._sentinel = process._popen.sentinel
     del process._target, process._args, process._kwargs  # they may refer to this process by a long way round
     return process
+
+
+def _check_current_directory() -> None:
+    """``multiprocessing`` tells a new process where it was started."""
+    try:
+        os.getcwd()
+    except FileNotFoundError:
+        raise InvalidOperationError(
+            "the current directory of the program was deleted; change to another with os.chdir, "
+            'or use mp_context="fork", and make a new pool'
+        ) from None
 
 
 def _restore_main_file(recipe: Recipe) -> int:

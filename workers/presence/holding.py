@@ -3,10 +3,12 @@
 - The holder is the open database in this process: its id goes with the greeting. A forked child is another holder.
 - The coordinator sees the end of the process, or of the database, by the end of its pipes. For a process that is
   stopped there is the ttl: while something is held, one thread renews three times in the shortest ttl.
+- The thread sees the end of the coordinator by the end of a pipe, too, and renews at once. So the next coordinator has
+  pipes to all holders as soon as it serves, and sees the death of one that does nothing but hold.
 - It is said to be held before it is asked for, so the thread runs by then. What was asked for and not answered (an
   exception of a signal handler, a coordinator that does not answer) may have been given. It is undone: right behind the
   request in the same pipe, and again by the thread until a coordinator has answered.
-- The thread keeps no database alive. It ends within a second after the last thing that was held.
+- The thread keeps no database alive. It ends when it wakes and has found nothing held for a second.
 """
 
 from __future__ import annotations
@@ -19,12 +21,14 @@ from typing import Any
 from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, ShoalError, StoreFullError, StoreMovedError
 from shoal.shm.host.unpatched import thread, time
 from shoal.shm.wire import request as wire_request
+from shoal.workers.presence.sleep import Sleep
 from shoal.workers.presence.waiting import Operation, ask_and_wait
 from shoal.workers.shared_memory.connection import StoreConnection
 
 _RENEWALS_PER_TTL = 3
 _LONGEST_PAUSE_S = 1000.0
 _NOT_ASLEEP_S = float("inf")
+_LONGEST_LOOK_S = 1.0
 _LINGER_S = 1.0  # of the thread with nothing to do: programs take and release often
 
 
@@ -36,16 +40,21 @@ class Holding:
         self._begin()
         _holdings.add(self)
 
+    def _begin_in_child(self) -> None:
+        self._sleep.close()
+        self._begin()
+
     def _begin(self) -> None:
         """The state of a new process: nothing is held."""
         self._lock = thread.RLock()
-        self._wake = thread.allocate_lock()  # released to wake the thread
-        self._wake.acquire()
         self._runs = False
+        self._sleep = Sleep()  # of the thread
+        self._answers = True  # whether a coordinator has answered the last renewal
         self._sleeps_until_s = _NOT_ASLEEP_S  # the thread (monotonic); who needs it earlier wakes it
         self._renewed_s = 0.0
         self._held: dict[int, float] = {}  # by ticket: the ttl in seconds
         self._undone: dict[int, Operation] = {}  # by ticket: what undoes what may have been given
+        self.free_tickets: list[tuple[int, int]] = []
 
     @property
     def holder(self) -> int:
@@ -98,6 +107,11 @@ class Holding:
         """It was released by a commit of the caller's own, or is lost."""
         self._drop(ticket, None)
 
+    def see_ends(self) -> None:
+        """Return when the coordinator has released what belonged to those that have ended by now, or after a second."""
+        with contextlib.suppress(CoordinatorLostError):  # reads go on without one
+            self._connection.ask("ages", [], _LONGEST_LOOK_S)
+
     def ages_ms(self, holders: list[int]) -> list[int | None]:
         """How long ago the last sign of life of each holder was, in ms; None of one that holds nothing."""
         ages: list[int] = self._connection.ask("ages", holders)
@@ -117,7 +131,8 @@ class Holding:
             now_s = time.monotonic()
             if not self._runs:
                 self._renewed_s = now_s
-                thread.start_new_thread(_run, (weakref.ref(self), self._wake))
+                self._sleep = Sleep()
+                thread.start_new_thread(_run, (weakref.ref(self), self._sleep))
                 self._runs = True
             elif now_s + ttl_s / _RENEWALS_PER_TTL < self._sleeps_until_s:
                 self._wake_thread()
@@ -130,11 +145,15 @@ class Holding:
                 self._wake_thread()
 
     def _wake_thread(self) -> None:
-        with contextlib.suppress(RuntimeError):  # it is awake
-            self._wake.release()
+        with self._lock:
+            if self._runs:
+                self._sleep.wake()
 
-    def _work(self, idle_until_s: float) -> float | None:
-        """Renew and undo what is due; seconds until the next time, None if the thread is not needed any more."""
+    def _work(self, idle_until_s: float, came_loose: bool) -> float | None:
+        """Renew and undo what is due; seconds until the next time, None if the thread is not needed any more.
+
+        ``came_loose``: the coordinator has ended, as it seems, so a renewal is due.
+        """
         with self._lock:
             self._sleeps_until_s = _NOT_ASLEEP_S
             undone, held = dict(self._undone), list(self._held.values())
@@ -145,9 +164,11 @@ class Holding:
         try:
             for ticket, operation in undone.items():
                 self._undo(ticket, operation)
-            if held and time.monotonic() >= self._renewed_s + pause_s:
+            if held and (came_loose or time.monotonic() >= self._renewed_s + pause_s):
                 self._renewed_s = time.monotonic()
+                self._answers = False
                 self._connection.ask("renew", [])
+                self._answers = True
         except (CoordinatorLostError, StoreFullError, OSError):
             return min(pause_s, _LINGER_S)  # tried again
         except (InvalidOperationError, StoreMovedError):  # closed meanwhile, or not this store any more
@@ -167,21 +188,25 @@ class Holding:
         self._undone.pop(ticket, None)
 
 
-def _run(reference: weakref.ref[Holding], wake: Any) -> None:
+def _run(reference: weakref.ref[Holding], sleep: Sleep) -> None:
     """The thread."""
     idle_until_s = 0.0
-    while True:
-        holding = reference()
-        if holding is None:
-            return
-        if holding._held:
-            idle_until_s = time.monotonic() + _LINGER_S
-        pause_s = holding._work(idle_until_s)
-        if pause_s is None:
-            return
-        holding._sleeps_until_s = time.monotonic() + pause_s
-        del holding
-        wake.acquire(True, pause_s)
+    came_loose = False
+    try:
+        while (holding := reference()) is not None:
+            sleep.prepare()
+            if holding._held:
+                idle_until_s = time.monotonic() + _LINGER_S
+            pause_s = holding._work(idle_until_s, came_loose)
+            if pause_s is None:
+                return
+            holding._sleeps_until_s = time.monotonic() + pause_s
+            if holding._answers:  # else the next attempt is after the pause
+                sleep.watch(holding._connection.attachment)
+            del holding
+            came_loose = sleep.sleep(pause_s)
+    finally:
+        sleep.close()
 
 
 _holdings: weakref.WeakSet[Holding] = weakref.WeakSet()
@@ -189,7 +214,7 @@ _holdings: weakref.WeakSet[Holding] = weakref.WeakSet()
 
 def _after_fork_in_child() -> None:
     for holding in list(_holdings):
-        holding._begin()
+        holding._begin_in_child()
 
 
 if hasattr(os, "register_at_fork"):

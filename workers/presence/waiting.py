@@ -19,7 +19,8 @@ from collections.abc import Callable
 from typing import Any
 
 from shoal.shm.errors import InvalidOperationError
-from shoal.shm.host.unpatched import os, select, time
+from shoal.shm.host import pipe_signal
+from shoal.shm.host.unpatched import select, time
 from shoal.shm.limits import ANSWER_SPIN_S
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire import request as wire_request
@@ -148,5 +149,5 @@ def _abandon(channel: Channel, attachment: Attachment, undo: Operation | None) -
         with contextlib.suppress(OSError):
             mutations = wire_request.encode_mutations([], None, [undo], ("leave", []))
             message = wire_request.framed_request(channel.commit_id + 1, 0, 0, wire_request.NO_READS, mutations)
-            os.write(attachment.request_fd, message)
+            pipe_signal.write(attachment.request_fd, message)
     give_up(channel, attachment)

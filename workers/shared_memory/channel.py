@@ -13,6 +13,7 @@ commit. The next commit gets a channel with another id.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from typing import Any
 
@@ -20,11 +21,13 @@ from shoal.shm import limits
 from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, ShoalError
 from shoal.shm.host.randomness import random_id
 from shoal.shm.host.unpatched import time
-from shoal.shm.limits import ANSWER_SPIN_S
+from shoal.shm.limits import ANSWER_SPIN_S, KEEP_PROCESSOR_S
+from shoal.shm.memory.layout import W_CLIENTS
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire.pipe_messages import read_message, write_all
 from shoal.workers.shared_memory.attachment import Attachment
 
+_PROCESSORS = os.cpu_count() or 1
 # (channel, whether a commit is in flight, when to give up (monotonic))
 Attach = Callable[["Channel", bool, float], Attachment]
 Answer = tuple[int, int, Any]  # status, version, details
@@ -73,6 +76,7 @@ def commit_through(channel: Channel, request: bytes, attach: Attach, timeout_s: 
                     attachment.lookout,
                     ANSWER_SPIN_S,
                     give_up_s,
+                    _keep_s(attachment),
                 )
                 answered, status, version, details = wire_answer.decode_answer(message)
                 if answered == commit_id:
@@ -94,6 +98,14 @@ def commit_through(channel: Channel, request: bytes, attach: Attach, timeout_s: 
             raise
         finally:
             del attachment  # the traceback of an exception must not keep its memory mapped
+
+
+def _keep_s(attachment: Attachment) -> float:
+    """How long to look before this processor is offered to others: not at all if the coordinator may need it."""
+    try:
+        return KEEP_PROCESSOR_S if attachment.segment.words[W_CLIENTS] < _PROCESSORS else 0.0
+    except ValueError:  # another thread has closed the database during this commit
+        return 0.0
 
 
 def give_up(channel: Channel, attachment: Attachment) -> None:

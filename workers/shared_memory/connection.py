@@ -20,18 +20,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from shoal.shm.errors import (
-    CoordinatorLostError,
-    InvalidOperationError,
-    ShoalError,
-    StoreMovedError,
-    no_memory_to_send,
-)
+from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, ShoalError, StoreMovedError, no_memory_to_send
 from shoal.shm.files.epoch_file import EpochWord
 from shoal.shm.host import descriptors
 from shoal.shm.host.randomness import random_id
 from shoal.shm.host.unpatched import thread, time
 from shoal.shm.key_location_cache import KeyLocationCache
+from shoal.shm.limits import MAX_COMMIT_BYTES
 from shoal.shm.operation import OperationTable
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire import wire_errors
@@ -119,7 +114,8 @@ class StoreConnection:
 
         Raises ``ConflictError``, whose key is the engine's, or the error that the coordinator refused the commit with.
         """
-        wire_request.check_size(max(len(mutations), len(reads)))
+        if len(mutations) > MAX_COMMIT_BYTES or len(reads) > MAX_COMMIT_BYTES:
+            wire_request.check_size(max(len(mutations), len(reads)))
         status, version, details = self._exchange(snapshot, valid_until_ms, reads, mutations, self.timeout_s)
         return (version, details) if status == COMMITTED else self.told(status, version, details)
 
@@ -191,11 +187,11 @@ class StoreConnection:
             depth = self._depth
             self._depth = depth + 1
             try:
-                self._check_here()
+                if self.is_closed or self._moved is not None:
+                    self._check_here()
                 channel = self._take()
-                channel.commit_id += 1
+                channel.commit_id = commit_id = channel.commit_id + 1
                 try:
-                    commit_id = channel.commit_id
                     message = wire_request.framed_request(commit_id, snapshot, valid_until_ms, reads, mutations)
                 except MemoryError as error:
                     raise no_memory_to_send(f"a commit of {len(reads) + len(mutations):,} bytes") from error

@@ -24,6 +24,7 @@ from collections import deque
 from typing import Any, NamedTuple
 
 from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, StoreFullError
+from shoal.shm.host import pipe_signal
 from shoal.shm.host.unpatched import os, time
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire import request as wire_request
@@ -117,7 +118,7 @@ class SharedChannel:
 
     def _write(self, attachment: Attachment) -> None:
         try:
-            written = os.write(attachment.request_fd, self._unsent)
+            written = pipe_signal.write(attachment.request_fd, self._unsent)
         except BlockingIOError:
             written = 0
         except BrokenPipeError:

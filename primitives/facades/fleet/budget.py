@@ -18,7 +18,7 @@ from shoal.shm.arguments import check_wait
 from shoal.shm.fleet_errors import BudgetExceededError
 from shoal.shm.host.randomness import random_id
 
-_TTL_MS = 30_000
+TTL_MS = 30_000
 
 
 class Reservation:
@@ -148,7 +148,7 @@ class Budget(Facade[BudgetReader]):
         while True:
             ticket = random_id()
             try:
-                budget_requests.reserve(store.holding, budget.key, name, ticket, units, _TTL_MS, give_up_s)
+                budget_requests.reserve(store.holding, budget.key, name, ticket, units, TTL_MS, give_up_s)
             except BudgetExceededError:
                 if time.monotonic() >= give_up_s:
                     raise
@@ -157,11 +157,15 @@ class Budget(Facade[BudgetReader]):
             return Reservation(Hold(store, budget, ticket, units))
 
     def read(self, run_id: str, name: str) -> BudgetState:
-        """The budget as it is now.
+        """The budget as it is now. What a process has reserved that has ended by then is refunded already.
 
         Raises ``NotFoundError`` if it does not exist, and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a
         bad run id or name.
         """
+        state = self._views[run_id].state(name)
+        if not state.reserved:
+            return state
+        self._db._store.holding.see_ends()
         return self._views[run_id].state(name)
 
     def adjust(self, run_id: str, name: str, limit: float) -> None:

@@ -45,7 +45,7 @@ OnDoubt = Literal["raise", "retry"] | Callable[[str], Any]
 
 _TAG = bytes((Tag.IDEMPOTENCY,))
 _RESULT, _EFFECT, _LEASE = b"\0", b"\1", b"\2"
-_LEASE_TTL_S = 30.0
+LEASE_TTL_S = 30.0
 _RETRIES = 1000  # of a commit that conflicts only with other calls of the same key
 
 IDEMPOTENCY_TTL_S = 24 * 3600.0
@@ -158,7 +158,7 @@ class _Effect:
     def take(self) -> Lease | None:
         """The lease that the process needs to run the effect; None if another process holds it."""
         try:
-            return take_key(self._store, self._lease_key, self._name, 1, _LEASE_TTL_S, time.monotonic())
+            return take_key(self._store, self._lease_key, self._name, 1, LEASE_TTL_S, time.monotonic())
         except LeaseHeldError:
             return None
 

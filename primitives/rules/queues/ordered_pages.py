@@ -72,7 +72,7 @@ class OrderedPages:
             return
         path, leaf = self._path(entry)
         page = pages.get(leaf)
-        at = _position(page, ENTRY_BYTES, entry) * ENTRY_BYTES
+        at = position(page, ENTRY_BYTES, entry) * ENTRY_BYTES
         grown = page[:at] + entry + page[at:]
         if len(grown) <= _LEAF * ENTRY_BYTES:
             pages.put(leaf, grown)
@@ -83,13 +83,39 @@ class OrderedPages:
         pages.put(right, grown[cut:])
         self._add_child(path, grown[cut : cut + ENTRY_BYTES], right)
 
+    def append(self, entries: bytes) -> None:
+        """Add a page of sorted entries, each of which is greater than all in the set."""
+        path = self._path(entries[:ENTRY_BYTES])[0]
+        number = self._pages.new()
+        self._pages.put(number, entries)
+        if self.root:
+            self._add_child(path, entries[:ENTRY_BYTES], number)
+        else:
+            self.root = self.first = number
+
+    def take_page(self) -> bytes:
+        """Remove the page of the least entries from a set that has some, and return it."""
+        leaf = self.first
+        page = self._pages.get(leaf)
+        path = self._path(page[:ENTRY_BYTES])[0]
+        self._pages.put(leaf, None)
+        self._remove_child(path, leaf)
+        return page
+
+    def greatest(self) -> bytes:
+        """The greatest entry of a set that has some."""
+        page = self._pages.get(self.root)
+        for _ in range(self.depth):
+            page = self._pages.get(_child(page, len(page) // _CHILD_BYTES - 1))
+        return page[-ENTRY_BYTES:]
+
     def remove(self, entry: bytes) -> bool:
         """Remove an entry; whether it was in the set."""
         if not self.root:
             return False
         path, leaf = self._path(entry)
         page = self._pages.get(leaf)
-        end = _position(page, ENTRY_BYTES, entry) * ENTRY_BYTES
+        end = position(page, ENTRY_BYTES, entry) * ENTRY_BYTES
         if not end or page[end - ENTRY_BYTES : end] != entry:
             return False
         left = page[: end - ENTRY_BYTES] + page[end:]
@@ -118,7 +144,7 @@ class OrderedPages:
         number = self.root
         for _ in range(self.depth):
             page = self._pages.get(number)
-            index = max(0, _position(page, _CHILD_BYTES, entry) - 1)
+            index = max(0, position(page, _CHILD_BYTES, entry) - 1)
             path.append((number, page, index))
             number = _child(page, index)
         return path, number
@@ -163,7 +189,7 @@ class OrderedPages:
                 self.first = _child(pages.get(self.first), 0)
 
 
-def _position(page: bytes, size: int, entry: bytes) -> int:
+def position(page: bytes, size: int, entry: bytes) -> int:
     """How many of a page's parts, ``size`` bytes each, begin with an entry that is not greater than ``entry``."""
     low, high = 0, len(page) // size
     if high and page[(high - 1) * size : (high - 1) * size + ENTRY_BYTES] <= entry:

@@ -1,85 +1,100 @@
 """The records of a queue and its tasks, and their keys.
 
     base        the run's prefix, the tag QUEUE, the queue's name with its length in front (``keys.sized``)
-    queue       base, 0               msgpack of the fields of ``Queue``: counts, and where the sets of tasks begin
-    task        base, 1, id           msgpack of the fields of ``Task``; id: the 16 bytes of a UUID
+    queue       base, 0               the fields of ``Queue``, 8 bytes each; then the head and the tail of the ready set
+    task        base, 1, id           see ``task_record``; id: the 16 bytes of a UUID
     body        base, 2, id, which    a payload (0) or result (1) of more than 1 KiB; a shorter one is in the task
     page        base, 3, number       a page of a set (``ordered_pages``); the number has 8 bytes
     key         base, 4, user's key   the id of the task that was put under it
-    claim       base, 5, ticket       not a record: the held key in the index of holders, whose entry has the ids of
-                                      the tasks claimed; the ticket has 8 bytes
+    claim       0x00, QUEUE, ticket   not a record: the held key in the index of holders, of no run. Its entry is
+                                      msgpack [ttl in ms, base, first token, id, ...]: the tasks claimed together, and
+                                      where. The ticket has 8 bytes
 
-Sets. A task that waits is in one of two: the ready one, in the order of (priority, high first; sequence number), or the
-delayed one, in the order of (time when it is due; sequence number). A claim moves what is due from the second to the
-first. The record of the task does not say in which it is: that would cost a write.
+Sets. A task that waits is in one of two: the ready one (``ready_set``), in the order of (priority, high first; sequence
+number), or the delayed one, in the order of (time when it is due; sequence number). A claim moves what is due from the
+second to the first. The record of the task does not say in which it is: that would cost a write.
 
-Invariants: each operation leaves counts, sets, tasks and the index of holders as one whole, in one commit. A queue
-without tasks has no record at all.
+Tokens of claims rise in a queue. A queue takes ``TOKENS`` of them at a time from those of the whole store
+(``lease_rules.TOKEN_KEY``), so no two are the same, and they rise also if the queue was removed in between.
+
+An entry of a claim may have tasks that the holder has no more, as it has ended them: what holds is what the task says.
+So the end of a claim does not touch the entry. The holder uses its ticket again, for a claim in any queue, and that
+overwrites the entry; else it goes with the holder.
+
+Invariants: each operation leaves counts, sets and tasks as one whole, in one commit, and a task that is claimed is in
+the entry of its holder and ticket. A queue without tasks has no record at all.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+import struct
+from typing import Any
 
-from shoal.primitives.rules.queues.ordered_pages import OrderedPages, Pages
+from shoal.primitives.rules.lease_rules import TOKEN_KEY, next_token
+from shoal.primitives.rules.queues.ordered_pages import ENTRY_BYTES, OrderedPages, Pages
+from shoal.primitives.rules.queues.ready_set import ReadySet
+from shoal.primitives.rules.queues.task_record import (
+    ID_BYTES,
+    LATEST_MS,
+    Task,
+    decode_task,
+    encode_task,
+    entry_order,
+)
+from shoal.primitives.rules.tags import Tag
 from shoal.shm import codec, holder_index
 from shoal.shm.errors import CorruptionError
 from shoal.shm.operation import Read, VersionedValue, Write
 
-WAITING, CLAIMED, DONE, DEAD, CANCELLED = range(5)
-QUEUE, TASK, BODY, PAGE, KEY, CLAIM = (bytes((kind,)) for kind in range(6))
+try:
+    import cython
+except ModuleNotFoundError:
+    from shoal.shm import cython_shim as cython  # type: ignore[no-redef]
+
+if cython.compiled:
+    from cython.cimports.small_words import packed_words, unpacked_words
+
+QUEUE, TASK, BODY, PAGE, KEY = (bytes((kind,)) for kind in range(5))
 PAYLOAD, RESULT = b"\0", b"\1"
-ID_BYTES = 16
+TOKENS = 1024
+_CLAIM = bytes((0, Tag.QUEUE))
 _NUMBER_BYTES = 8
 _INLINE_BYTES = 1024
-_TOP_PRIORITY = (1 << 63) - 1
-_QUEUE_FIELDS = 14
-_NUMBERS = {int}
-_BYTES = {bytes, type(None)}
-_TEXT = {str, type(None)}
-_LARGEST = (1 << 63) - 1
 _DEEPEST = 32  # levels of pages; more entries than could ever be there
+_COUNTS = 6
+_FIELDS = 19
+_QUEUE = struct.Struct(f"<{_FIELDS}q")
+_new_tuple = tuple.__new__  # a named tuple without its Python frame
 
 
-class Task(NamedTuple):
-    """A task as it is stored. Times are ms since the epoch, 0 for none."""
-
-    sequence: int  # in the queue, from 1 on
-    status: int
-    priority: int
-    attempt: int
-    max_attempts: int
-    created_ms: int
-    due_ms: int  # when it becomes ready, as it was put or has failed
-    token: int  # of the claim, 0 if nobody has claimed it
-    holder: int
-    ticket: int
-    pid: int
-    payload: bytes | None  # None: see ``body``
-    result: bytes | None
-    error: str | None
-    key: bytes | None  # the user's
+def claim_key(holder: int, ticket: int) -> bytes:
+    """The key of a claim's entry in the index of holders."""
+    return holder_index.entry_key(holder, _CLAIM + ticket.to_bytes(_NUMBER_BYTES, "big"))
 
 
-def decode_task(raw: bytes) -> Task:
-    """The task in ``raw``; ``CorruptionError`` for other bytes."""
+def claim_entry(ttl_ms: int, base: bytes, token: int, ids: list[bytes]) -> bytes:
+    """The entry of a claim."""
+    return codec.pack([ttl_ms, base, token, *ids])
+
+
+def decode_claim(raw: bytes) -> tuple[bytes, int, list[bytes]]:
+    """The base of the queue, the first token and the ids of the tasks, of a claim's entry in the index of holders."""
     try:
-        task = Task(*codec.unpackb(raw))
+        ttl_ms, base, token, *ids = codec.unpackb(raw)
     except (ValueError, TypeError):
-        task = None
-    if task is None or not _is_sound(task):
-        raise CorruptionError("the record of a task", 0, "its fields", f"{len(raw)} bytes of something else")
-    return task
+        ttl_ms, base, token, ids = None, None, None, []
+    if type(ttl_ms) is int and type(base) is bytes and type(token) is int and _are_ids(ids):
+        return base, token, ids
+    raise CorruptionError("the entry of a claim", 0, "a ttl, a queue and ids", f"{len(raw)} bytes of something else")
 
 
-def _is_sound(task: Task) -> bool:
-    """Whether every part is of its type and within its bounds: any process of the same user may have written them."""
-    numbers, (payload, result, error, key) = task[:11], task[11:]
-    if set(map(type, numbers)) != _NUMBERS or task.status > CANCELLED or task.priority > _TOP_PRIORITY:
-        return False
-    others = numbers[:2] + numbers[3:]
-    parts = type(error) in _TEXT and {type(payload), type(result), type(key)} <= _BYTES
-    return parts and min(others) >= 0 and max(others) <= _LARGEST
+def ticket_of(held_key: bytes) -> int:
+    """The ticket in the held key of a claim."""
+    return int.from_bytes(held_key[-_NUMBER_BYTES:], "big")
+
+
+def _are_ids(ids: list[Any]) -> bool:
+    return all(type(each) is bytes and len(each) == ID_BYTES for each in ids)
 
 
 def body_key(base: bytes, task_id: bytes, which: bytes) -> bytes:
@@ -87,34 +102,8 @@ def body_key(base: bytes, task_id: bytes, which: bytes) -> bytes:
     return base + BODY + task_id + which
 
 
-def ready_entry(task_id: bytes, task: Task) -> bytes:
-    """Its entry in the set of ready tasks."""
-    return _entry(_TOP_PRIORITY - task.priority, task.sequence, task_id)
-
-
-def delayed_entry(task_id: bytes, task: Task) -> bytes:
-    """Its entry in the set of delayed tasks."""
-    return _entry(task.due_ms, task.sequence, task_id)
-
-
-def _entry(order: int, sequence: int, task_id: bytes) -> bytes:
-    return order.to_bytes(_NUMBER_BYTES, "big") + sequence.to_bytes(_NUMBER_BYTES, "big") + task_id
-
-
-def entry_order(entry: bytes) -> int:
-    """What an entry is ordered by first: of a delayed task, when it is due."""
-    return int.from_bytes(entry[:_NUMBER_BYTES], "big")
-
-
-def entry_id(entry: bytes) -> bytes:
-    """The id of the task that an entry is of."""
-    return entry[-ID_BYTES:]
-
-
 class Queue:
     """A queue while an operation is decided, or while it is read. ``writes`` has what the operation changes."""
-
-    __slots__ = ("_read", "_writes", "base", "counts", "delayed", "key", "last_page", "ready", "sequence")
 
     def __init__(self, read: Read, key: bytes) -> None:
         self.key = key
@@ -122,21 +111,34 @@ class Queue:
         self._read = read
         self._writes: dict[bytes, Write] = {}
         found = read(key)
-        fields: list[int] = [0] * _QUEUE_FIELDS if found is None else _decode_queue(found.value)
-        self.sequence, self.last_page = fields[:2]
-        pages = Pages(self._page, self._put_page, self._new_page)
-        self.ready = OrderedPages(pages, *fields[2:5])
-        self.delayed = OrderedPages(pages, *fields[5:8])
+        if found is None:
+            fields: tuple[int, ...] = (0,) * _FIELDS
+            head = tail = b""
+        else:
+            fields, head, tail = _decode_queue(found.value)
+        self.sequence, self.last_page, self._token, self._last_token = fields[:4]
+        self.ready = ReadySet(self._open, fields[4], fields[5], fields[6], head, tail)
+        self._delayed = fields[7:10]
+        self.due_ms = fields[10]  # when the first delayed task is due, 0 if there is none
         # How many tasks wait in each set, and how many there are of each other status.
-        self.counts: list[int] = fields[8:]
+        self.counts: list[int] = list(fields[11:17])
 
     def writes(self) -> list[Write]:
         """What was changed, the queue's own record last. Nothing of a queue without tasks is left."""
-        ready, delayed = self.ready, self.delayed
-        fields = [self.sequence, self.last_page, ready.root, ready.depth, ready.first]
-        fields += [delayed.root, delayed.depth, delayed.first, *self.counts]
-        raw = codec.pack(fields) if any(self.counts) else None
-        return [*self._writes.values(), Write(self.key, raw, 0)]
+        raw = None
+        counts = self.counts
+        if any(counts):
+            ready = self.ready
+            fields = [self.sequence, self.last_page, self._token, self._last_token]
+            fields += [ready.root, ready.depth, ready.first, *self._delayed, self.due_ms, *counts]
+            fields += [len(ready.head), len(ready.tail)]
+            if cython.compiled:  # noqa: SIM108 (as an expression mypy checks both)
+                raw = packed_words(fields)
+            else:
+                raw = _QUEUE.pack(*fields)
+            raw += ready.head + ready.tail
+        self._writes[self.key] = _new_tuple(Write, (self.key, raw, 0))
+        return list(self._writes.values())
 
     def get(self, key: bytes) -> VersionedValue | None:
         """What a key holds, the changes of this operation included."""
@@ -147,7 +149,7 @@ class Queue:
 
     def put(self, key: bytes, value: bytes | None) -> None:
         """Write a key, or delete it."""
-        self._writes[key] = Write(key, value, 0)
+        self._writes[key] = _new_tuple(Write, (key, value, 0))
 
     def task(self, task_id: bytes) -> Task | None:
         """A task of this queue."""
@@ -156,7 +158,7 @@ class Queue:
 
     def put_task(self, task_id: bytes, task: Task) -> None:
         """Write the record of a task."""
-        self.put(self.base + TASK + task_id, codec.pack(task))
+        self.put(self.base + TASK + task_id, encode_task(task))
 
     def store_body(self, task_id: bytes, which: bytes, body: bytes) -> bytes | None:
         """What the task's record has of a payload or result: a long one is written beside it, and is None there."""
@@ -165,25 +167,46 @@ class Queue:
         self.put(body_key(self.base, task_id, which), body)
         return None
 
-    def claimed_ids(self, holder: int, ticket: int) -> list[bytes]:
-        """The tasks that ``holder`` has claimed with ``ticket``, as its entry says."""
-        found = self.get(self.entry_key(holder, ticket))
-        if found is None:
-            return []
-        return _decode_entry(found.value)[1]
+    def take_tokens(self, count: int) -> int:
+        """The first of ``count`` tokens, ``TOKENS`` at most, that were never given."""
+        if self._token + count > self._last_token:
+            self._token = next_token(self._read) - 1
+            self._last_token = self._token + TOKENS
+            self.put(TOKEN_KEY, codec.pack(self._last_token))
+        token = self._token + 1
+        self._token += count
+        return token
 
-    def entry_key(self, holder: int, ticket: int) -> bytes:
-        """The key of a claim's entry in the index of holders."""
-        return holder_index.entry_key(holder, self.base + CLAIM + ticket.to_bytes(_NUMBER_BYTES, "big"))
+    def first_delayed(self) -> bytes | None:
+        """The entry of the delayed task that is due first."""
+        return self._open(*self._delayed).least()
 
-    def leave_entry(self, task_id: bytes, task: Task) -> None:
-        """A task is not claimed any more: take it out of its entry, and delete that with the last one."""
-        key = self.entry_key(task.holder, task.ticket)
-        found = self.get(key)
-        if found is not None:
-            ttl_ms, ids = _decode_entry(found.value)
-            left = [each for each in ids if each != task_id]
-            self.put(key, codec.pack([ttl_ms, *left]) if left else None)
+    def delayed(self) -> OrderedPages:
+        """The set of delayed tasks, to be looked at."""
+        return self._open(*self._delayed)
+
+    def add_delayed(self, entry: bytes) -> None:
+        """Add an entry to the set of delayed tasks."""
+        delayed = self.delayed()
+        delayed.add(entry)
+        self._keep_delayed(delayed)
+
+    def remove_delayed(self, entry: bytes) -> bool:
+        """Remove an entry from the set of delayed tasks; whether it was there."""
+        delayed = self.delayed()
+        found = delayed.remove(entry)
+        self._keep_delayed(delayed)
+        return found
+
+    def _keep_delayed(self, delayed: OrderedPages) -> None:
+        self._delayed = delayed.root, delayed.depth, delayed.first
+        first = delayed.least()
+        self.due_ms = 0 if first is None else entry_order(first)
+        if self.due_ms > LATEST_MS:
+            raise CorruptionError("the record of a queue", 0, "entries of delayed tasks", "another")
+
+    def _open(self, root: int, depth: int, first: int) -> OrderedPages:
+        return OrderedPages(Pages(self._page, self._put_page, self._new_page), root, depth, first)
 
     def _page(self, number: int) -> bytes:
         found = self.get(self._page_key(number))
@@ -202,23 +225,17 @@ class Queue:
         return self.base + PAGE + number.to_bytes(_NUMBER_BYTES, "big")
 
 
-def _decode_queue(raw: bytes) -> list[int]:
-    try:
-        fields: Any = codec.unpackb(raw)
-    except ValueError:
-        fields = None
-    are_numbers = type(fields) is list and len(fields) == _QUEUE_FIELDS and set(map(type, fields)) == _NUMBERS
-    if are_numbers and min(fields) >= 0 and max(fields) <= _LARGEST and max(fields[3], fields[6]) <= _DEEPEST:
-        return list(fields)
+def _decode_queue(raw: bytes) -> tuple[tuple[int, ...], bytes, bytes]:
+    """The numbers of a queue's record, and head and tail of its ready set."""
+    if cython.compiled:
+        fields = unpacked_words(raw, _FIELDS, LATEST_MS)
+    else:
+        fields = _QUEUE.unpack_from(raw) if len(raw) >= _QUEUE.size else None
+        fields = None if fields is None or min(fields) < 0 or max(fields) > LATEST_MS else fields
+    if fields is not None:
+        head_bytes, tail_bytes = fields[17], fields[18]
+        behind = _QUEUE.size + head_bytes
+        are_entries = not (head_bytes % ENTRY_BYTES or tail_bytes % ENTRY_BYTES) and behind + tail_bytes == len(raw)
+        if are_entries and fields[5] <= _DEEPEST and fields[8] <= _DEEPEST:
+            return fields, raw[_QUEUE.size : behind], raw[behind:]
     raise CorruptionError("the record of a queue", 0, "its fields", f"{len(raw)} bytes of something else")
-
-
-def _decode_entry(raw: bytes) -> tuple[int, list[bytes]]:
-    """The ttl in ms, and the ids of the tasks, of a claim's entry in the index of holders."""
-    try:
-        ttl_ms, *ids = codec.unpackb(raw)
-    except (ValueError, TypeError):
-        ttl_ms, ids = None, []
-    if type(ttl_ms) is int and all(type(each) is bytes and len(each) == ID_BYTES for each in ids):
-        return ttl_ms, ids
-    raise CorruptionError("the entry of a claim", 0, "a ttl and ids", f"{len(raw)} bytes of something else")

@@ -46,6 +46,13 @@ class Removal:
             else:
                 yield key, None if found is None else found.value
 
+    def first_there(self, lower: bytes, upper: bytes) -> bytes | None:
+        """The first key of a range; one that is gone if the slice ends there."""
+        for key, raw in self.look(lower, upper):
+            if raw is not None or self.left < 0:
+                return key
+        return None
+
     def delete(self, key: bytes) -> None:
         """Delete a key."""
         self.left -= 1

@@ -19,6 +19,7 @@ from collections.abc import Callable
 from shoal.primitives.rules.layouts.parts import after, namespace_of, run_of
 from shoal.primitives.rules.retention.archived_runs import remove_archived, remove_if_archived
 from shoal.primitives.rules.retention.old_events import remove_events
+from shoal.primitives.rules.retention.old_tasks import remove_tasks
 from shoal.primitives.rules.retention.old_traces import remove_traces
 from shoal.primitives.rules.retention.policies import (
     BEHIND_INDEX,
@@ -39,9 +40,9 @@ Place = tuple[bytes, bytes]
 # of its own goes on there. It ends when ``removal.left`` is below 0; what it has added by then must be whole.
 Rule = Callable[[Removal, bytes, Policy, bytes, bytes], Place | None]
 
-# What a policy removes inside a run, by tag. Another primitive whose records age adds its rule here: ended tasks of a
-# queue, by ``Policy.task_age_s``.
-RULES: dict[Tag, Rule] = {Tag.EVENT: remove_events, Tag.TRACE: remove_traces}
+# What a policy removes inside a run, by tag, in the order of the tags. Another primitive whose records age adds its
+# rule here.
+RULES: dict[Tag, Rule] = {Tag.EVENT: remove_events, Tag.TRACE: remove_traces, Tag.QUEUE: remove_tasks}
 
 _DAMAGE = (ShoalError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError)
 
@@ -97,7 +98,7 @@ def _in_namespace(removal: Removal, namespace: bytes, policy: Policy, position: 
     while True:
         run = run_of(position) if rest else None
         if run is None:
-            key = _first_there(removal, position, after(namespace))
+            key = removal.first_there(position, after(namespace))
             if key is None:
                 return None
             if removal.left < 0:
@@ -112,14 +113,6 @@ def _in_namespace(removal: Removal, namespace: bytes, policy: Policy, position: 
             if place is not None:
                 return place
         position, rest = after(run), b""
-
-
-def _first_there(removal: Removal, lower: bytes, upper: bytes) -> bytes | None:
-    """The first key of a range; one that is gone if the slice ends there."""
-    for key, raw in removal.look(lower, upper):
-        if raw is not None or removal.left < 0:
-            return key
-    return None
 
 
 def _archived(removal: Removal, namespace: bytes, run: bytes, policy: Policy) -> bool:

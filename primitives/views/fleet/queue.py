@@ -6,15 +6,16 @@ commits of many processes that put into one queue, or complete tasks of it, neve
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 from shoal.primitives.engine import EngineTransaction, Holding
-from shoal.primitives.identifiers import id_bytes, new_id
+from shoal.primitives.identifiers import new_id_bytes
 from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.rules import requests
-from shoal.primitives.rules.queues import records
+from shoal.primitives.rules.queues import records, task_record
 from shoal.primitives.views.fleet.tasks import base_of, task_name
 from shoal.primitives.views.view import View
 from shoal.shm.arguments import check_count, check_int, check_seconds
@@ -64,7 +65,7 @@ def check_puts(
     user_key = None if key is None else encode_text("key", key)
     tasks: list[bytes] = []
     for payload in payloads:
-        tasks += (id_bytes(new_id()), encode(payload))
+        tasks += (new_id_bytes(), encode(payload))
     return Puts(base + records.QUEUE, (priority, delay_ms, attempts), user_key, tasks)
 
 
@@ -86,24 +87,46 @@ def retry_ms_of(retry_in: float | None) -> int:
     return 0 if retry_in is None else int(check_seconds("retry_in", retry_in, ", or None") * 1000)
 
 
-class Claim:
-    """What this process has claimed: one task of those that were claimed together.
+class Together:
+    """The tasks that were claimed together with one ticket. The ticket is free again when the last one has ended.
 
-    ``others``: the ids of the tasks claimed together that have not ended. The ticket is forgotten with the last one.
+    ``first_token``: that of the first task. Threads may end tasks at the same time.
+    """
+
+    __slots__ = ("_first_token", "_holding", "_open_ids", "_ticket")
+
+    def __init__(self, holding: Holding, ticket: int, first_token: int, open_ids: set[bytes]) -> None:
+        self._holding = holding
+        self._first_token = first_token
+        self._open_ids = open_ids
+        self._ticket = [ticket]  # taken out once: a ticket must not name two claims
+
+    def end(self, task_id: bytes, holder: int) -> None:
+        """A task is claimed no more by ``holder``, who claimed it."""
+        self._open_ids.discard(task_id)
+        if not self._open_ids and self._holding.holder == holder:
+            with contextlib.suppress(IndexError):
+                ticket = self._ticket.pop()
+                self._holding.forget(ticket)
+                self._holding.free_tickets.append((ticket, self._first_token))
+
+
+class Claim:
+    """What this process has claimed: one task of those that were claimed ``together``.
+
     ``said_in``: the last transaction that completes or fails it.
     """
 
-    __slots__ = ("_holding", "_others", "ended", "holder", "name", "queue_key", "said_in", "task_id", "ticket", "token")
+    __slots__ = ("_holding", "_together", "ended", "holder", "name", "queue_key", "said_in", "task_id", "token")
 
     def __init__(
-        self, holding: Holding, queue_key: bytes, name: str, task_id: bytes, ticket: int, token: int, others: set[bytes]
+        self, holding: Holding, queue_key: bytes, name: str, task_id: bytes, token: int, together: Together
     ) -> None:
         self._holding = holding
-        self._others = others
+        self._together = together
         self.queue_key = queue_key
         self.name = name
         self.task_id = task_id
-        self.ticket = ticket
         self.token = token
         self.holder = holding.holder
         self.ended = False
@@ -119,17 +142,9 @@ class Claim:
         return transaction is not None and not transaction.has_ended
 
     def end(self) -> None:
-        """The task was completed, failed or released."""
+        """The task was completed, failed or released, or is found to be lost."""
         self.ended = True
-        self._others.discard(self.task_id)
-        if not self._others and self._holding.holder == self.holder:
-            self._holding.forget(self.ticket)
-
-    def lose(self) -> None:
-        """It was said to be held no more: let the holder's entry go, too."""
-        self.end()
-        if not self._others and self._holding.holder == self.holder:
-            requests.unclaim_tasks(self._holding, self.queue_key, self.ticket)
+        self._together.end(self.task_id, self.holder)
 
 
 def claim_of(task: object) -> Claim:
@@ -218,6 +233,6 @@ class QueueView(View):
 
 def checked_id(raw: bytes) -> bytes:
     """A stored id. ``CorruptionError`` for other bytes."""
-    if len(raw) != records.ID_BYTES:
+    if len(raw) != task_record.ID_BYTES:
         raise CorruptionError("the key of a task", 0, "an id of 16 bytes", f"{len(raw)} bytes")
     return raw

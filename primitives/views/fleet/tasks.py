@@ -11,8 +11,9 @@ from typing import Any, NamedTuple
 from shoal.primitives.engine import Engine
 from shoal.primitives.identifiers import id_bytes, id_text
 from shoal.primitives.keys import Namespace, Tag, after, encode_text, sized
-from shoal.primitives.rules.queues import records
-from shoal.primitives.rules.queues.records import Queue, Task
+from shoal.primitives.rules.queues import records, task_record
+from shoal.primitives.rules.queues.records import Queue
+from shoal.primitives.rules.queues.task_record import Task
 from shoal.shm.arguments import check_str
 from shoal.shm.clock import now_ms
 from shoal.shm.codec import stored
@@ -20,6 +21,7 @@ from shoal.shm.errors import CorruptionError, LimitExceededError
 
 _TAG = bytes((Tag.QUEUE,))
 _BETWEEN = "/"
+_BASES_KEPT = 256
 
 
 class TaskStatus(StrEnum):
@@ -42,14 +44,14 @@ class TaskStatus(StrEnum):
 
 # What the records have for each.
 STORED = {
-    TaskStatus.Ready: records.WAITING,
-    TaskStatus.Delayed: records.WAITING,
-    TaskStatus.Claimed: records.CLAIMED,
-    TaskStatus.Done: records.DONE,
-    TaskStatus.Dead: records.DEAD,
-    TaskStatus.Cancelled: records.CANCELLED,
+    TaskStatus.Ready: task_record.WAITING,
+    TaskStatus.Delayed: task_record.WAITING,
+    TaskStatus.Claimed: task_record.CLAIMED,
+    TaskStatus.Done: task_record.DONE,
+    TaskStatus.Dead: task_record.DEAD,
+    TaskStatus.Cancelled: task_record.CANCELLED,
 }
-_BY_STORED = {stored_status: status for status, stored_status in STORED.items() if stored_status != records.WAITING}
+_BY_STORED = {stored_status: status for status, stored_status in STORED.items() if stored_status != task_record.WAITING}
 
 
 @dataclass(frozen=True)
@@ -132,23 +134,34 @@ class TaskReader:
         self._engine = engine
         self._namespace = namespace
         self._run_id = run_id
+        self._bases: dict[str, bytes] = {}
+
+    def base(self, queue: str) -> bytes:
+        """``base_of`` a queue of the run, which is kept."""
+        known = self._bases.get(queue) if type(queue) is str else None
+        if known is None:
+            known = base_of(self._namespace, self._run_id, queue)
+            if len(self._bases) >= _BASES_KEPT:
+                self._bases.clear()
+            self._bases[queue] = known
+        return known
 
     def get(self, queue: str, task_id: bytes) -> StoredTask | None:
         """A task, or None."""
-        base = base_of(self._namespace, self._run_id, queue)
+        base = self.base(queue)
         found = self._engine.find(base + records.TASK + task_id)
-        return None if found is None else self._whole(base, task_id, records.decode_task(found.value))
+        return None if found is None else self._whole(base, task_id, task_record.decode_task(found.value))
 
     def tasks(self, queue: str, behind: bytes = b"") -> Iterator[tuple[bytes, Task]]:
         """Id and record of the tasks of a queue whose id is greater than ``behind``, by id."""
-        prefix = base_of(self._namespace, self._run_id, queue) + records.TASK
+        prefix = self.base(queue) + records.TASK
         lower = prefix + behind + b"\0" if behind else prefix
         for key, found in self._engine.scan(lower, after(prefix)):
-            yield key[len(prefix) :], records.decode_task(found.value)
+            yield key[len(prefix) :], task_record.decode_task(found.value)
 
     def whole(self, queue: str, task_id: bytes, task: Task) -> StoredTask:
         """A task with its long parts; ``CorruptionError`` if one is missing."""
-        found = self._whole(base_of(self._namespace, self._run_id, queue), task_id, task)
+        found = self._whole(self.base(queue), task_id, task)
         if found is None:
             raise CorruptionError(f"task {task_name(queue, task_id)!r}", 0, "a payload, and a result if done", "none")
         return found
@@ -165,19 +178,22 @@ class TaskReader:
 
     def stats(self, queue: str) -> QueueStats:
         """The counts of a queue."""
-        found = Queue(self._engine.find, base_of(self._namespace, self._run_id, queue) + records.QUEUE)
+        found = Queue(self._engine.find, self.base(queue) + records.QUEUE)
         ready, delayed, claimed, done, dead, _ = found.counts
         now = now_ms()
-        due = sum(1 for _ in takewhile(lambda entry: records.entry_order(entry) <= now, found.delayed.entries()))
+        due = 0
+        if found.due_ms and found.due_ms <= now:
+            entries = found.delayed().entries()
+            due = sum(1 for _ in takewhile(lambda entry: task_record.entry_order(entry) <= now, entries))
         return QueueStats(ready + due, delayed - due, claimed, done, dead)
 
     def _whole(self, base: bytes, task_id: bytes, task: Task) -> StoredTask | None:
         payload, result = task.payload, task.result
         if payload is None:
             payload = self.body(base, task_id, records.PAYLOAD)
-        if result is None and task.status == records.DONE:
+        if result is None and task.status == task_record.DONE:
             result = self.body(base, task_id, records.RESULT)
-        if payload is None or (result is None and task.status == records.DONE):
+        if payload is None or (result is None and task.status == task_record.DONE):
             return None  # it was purged since it was read
         return StoredTask(task_id, task, payload, result)
 
@@ -189,7 +205,7 @@ class TaskReader:
 
 def status_of(task: Task) -> TaskStatus:
     """The status of a task at this moment."""
-    if task.status == records.WAITING:
+    if task.status == task_record.WAITING:
         return TaskStatus.Delayed if task.due_ms > now_ms() else TaskStatus.Ready
     return _BY_STORED[task.status]
 

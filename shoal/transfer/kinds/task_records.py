@@ -3,8 +3,8 @@
     task        id sequence status priority attempt max_attempts created_at due_at payload result error key
 
 ``id`` has the queue in it. ``status`` is as in ``shoal.TaskStatus``; a task that waits is Ready, and ``due_at`` says
-from when on (ms since the epoch, 0: at once). Who has claimed a task is not in an export: a claim is of a process, so
-an import has the task as if that process had ended.
+from when on (ms since the epoch, 0: at once); of a task that has ended, when that was. Who has claimed a task is not in
+an export: a claim is of a process, so an import has the task as if that process had ended.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 from shoal.primitives.engine import Engine
 from shoal.primitives.keys import Namespace, encode_text, sized
 from shoal.primitives.rules import requests
-from shoal.primitives.rules.queues import records
+from shoal.primitives.rules.queues import records, task_record
 from shoal.primitives.views.fleet.queue import MOST_ATTEMPTS, MOST_PRIORITY, error_text
 from shoal.primitives.views.fleet.tasks import STORED, TaskReader, TaskStatus, base_of, split_name, task_name
 from shoal.shm.codec import encode, stored
@@ -118,7 +118,7 @@ def restore(engine: Engine, namespace: Namespace, run_id: str, task: TaskFact) -
         task.created_at,
         task.due_at,
     ]
-    fields += [encode(task.payload), encode(task.result) if status == records.DONE else None, task.error]
+    fields += [encode(task.payload), encode(task.result) if status == task_record.DONE else None, task.error]
     fields.append(None if task.key is None else task.key.encode())
     requests.restore_task(engine, base_of(namespace, run_id, queue) + records.QUEUE, task.id, task_id, fields)
 

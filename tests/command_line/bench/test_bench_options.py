@@ -22,7 +22,7 @@ from shoal.bench.__main__ import _chosen, main  # noqa: E402
 from shoal.bench.host import machine  # noqa: E402
 from shoal.bench.operations import OPERATIONS  # noqa: E402
 from shoal.bench.peers import PEERS  # noqa: E402
-from shoal.bench.scenarios import SCENARIOS, growth, runs, stages  # noqa: E402
+from shoal.bench.scenarios import SCENARIOS, backlog, growth, runs, stages  # noqa: E402
 from tests.support.slow import slow  # noqa: E402
 
 TINY = ("--rounds", "1", "--seconds", "0.05", "--keys", "1000", "--clients", "2")
@@ -36,6 +36,7 @@ def in_this_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pyt
     for module, name, tiny in (
         *((machine, "_SYNCS", 3), (machine, "_ROUND_TRIPS", 10), (stages, "_PUTS", 400)),
         *((growth, "_SAMPLES", 100), (growth, "_SETTLE_TIMEOUT_S", 0.1), (runs, "_SAMPLES", 20)),
+        (backlog, "_SAMPLES", 20),
     ):
         monkeypatch.setattr(module, name, tiny)
     monkeypatch.chdir(tmp_path)

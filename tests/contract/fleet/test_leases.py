@@ -176,8 +176,27 @@ def test_bad_arguments(any_db: shoal.Database, run: str, arguments: dict[str, An
     assert any_db.leases(run) == []
 
 
+def test_any_number_of_slots(any_db: shoal.Database, run: str) -> None:
+    """More slots than a message can say are as many as there are holders."""
+    with any_db.lease(run, "a", slots=1 << 70) as first, any_db.lease(run, "a", slots=1 << 63) as second:
+        assert (first.slot, second.slot) == (0, 1)
+
+
 def test_ttl_may_be_infinite_and_tiny(any_db: shoal.Database, run: str) -> None:
     """Neither is a special case: it is held until it is released."""
     for ttl in (float("inf"), 1e-9):
         with any_db.lease(run, "a", ttl=ttl):
             assert len(any_db.leases(run)) <= 1
+
+
+@pytest.mark.parametrize(
+    "facade", ["KVStore", "EventLog", "StateCell", "TraceStore", "RunIndex", "TaskQueue", "Budget"]
+)
+def test_a_transaction_of_any_facade_may_be_fenced(any_db: shoal.Database, run: str, facade: str) -> None:
+    """As that of the database: it commits while the lease is held, and not after."""
+    transaction = getattr(shoal, facade)(any_db).transaction
+    with any_db.lease(run, "a") as lease, transaction(run, fence=lease) as txn:
+        txn.kv.put("key", 1)
+    with pytest.raises(shoal.FencedError), transaction(run, fence=lease) as txn:
+        txn.kv.put("key", 2)
+    assert shoal.KVStore(any_db).get(run, "key") == 1

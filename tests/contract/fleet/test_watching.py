@@ -185,6 +185,33 @@ def test_effect_and_position_in_one_commit(any_db: shoal.Database, run: str) -> 
         assert consumer.position == 4
 
 
+def test_a_consumer_reads_while_it_holds_its_name(any_db: shoal.Database, run: str) -> None:
+    """Closed, also while it waits, it gives no more events: another process may be at them. The error says so."""
+    log = shoal.EventLog(any_db)
+    log.append(run, "type", 0)
+    consumer = log.consumer(run, "reader")
+    events = iter(consumer)
+    assert next(events).sequence == 0
+    told: list[object] = []
+
+    def wait() -> None:
+        try:
+            told.append(next(events))
+        except shoal.FencedError as error:
+            told.append(error.name)
+
+    thread = threading.Thread(target=wait)
+    thread.start()
+    time.sleep(0.1)
+    consumer.close()
+    thread.join(30)
+    assert told == ["reader"]
+    with log.consumer(run, "reader") as other:
+        assert next(iter(other)).sequence == 0
+        with pytest.raises(shoal.FencedError):
+            next(iter(consumer))
+
+
 def test_what_a_consumer_cannot_commit(any_db: shoal.Database, run: str) -> None:
     """An event that is not there, one of another log, anything else than a sequence; nothing is written."""
     log = shoal.EventLog(any_db)

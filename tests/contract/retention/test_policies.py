@@ -55,6 +55,8 @@ def test_a_policy_goes_with_its_run(any_db: shoal.Database, run: str, space: sho
     ("arguments", "error", "text"),
     [
         ({"events": -1}, ValueError, "events is -1"),
+        ({"events": 1 << 63}, ValueError, r"events is 9223372036854775808; give 0 to 2\*\*63 - 1"),
+        ({"events": 1 << 70}, ValueError, "events is"),
         ({"events": 1.0}, TypeError, "events has type float"),
         ({"events": True}, TypeError, "events has type bool"),
         ({"event_age": -0.1}, ValueError, "event_age is -0.1"),

@@ -1,4 +1,4 @@
-"""Trims, policies and passes in any order, against a plain model: lists of events, trees of traces, a table of runs."""
+"""Trims, policies and passes in any order, against a plain model: events, trees of traces, tasks, a table of runs."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import NamedTuple
 import pytest
 
 import shoal
-from shoal import RetentionPolicy
-from tests.support.upkeep import LEAST_SLICE, append_at, archive_at, do_pass, record_at
+from shoal import RetentionPolicy, TaskStatus
+from tests.support.upkeep import LEAST_SLICE, append_at, archive_at, do_pass, put_task_at, record_at
 
 BEGIN = 1_900_000_000_000
 RUNS = ("a", "b", "ç", "d" * 128)
@@ -29,11 +29,12 @@ class Model:
         self.logs = {run: _Log([], []) for run in RUNS}
         self.first = dict.fromkeys(RUNS, 0)
         self.traces: dict[str, dict[str, tuple[str | None, int]]] = {run: {} for run in RUNS}
+        self.tasks: dict[str, dict[str, tuple[TaskStatus, int]]] = {run: {} for run in RUNS}
         self.archived: dict[str, int] = {}
 
     def forget(self, run: str) -> None:
         """The run is gone with all it had."""
-        self.logs[run], self.first[run], self.traces[run] = _Log([], []), 0, {}
+        self.logs[run], self.first[run], self.traces[run], self.tasks[run] = _Log([], []), 0, {}, {}
         self.policies.pop(run, None)
         self.archived.pop(run, None)
 
@@ -59,6 +60,14 @@ class Model:
                     kept.add(above)
                     above = traces[above][0]
             self.traces[run] = {trace_id: traces[trace_id] for trace_id in kept}
+            age = None if policy.task_age is None else max(2.0, float(policy.task_age))  # type: ignore[arg-type]
+            gone = [
+                task_id
+                for task_id, (status, ended) in self.tasks[run].items()
+                if status is not TaskStatus.Ready and self._is_old(age, ended)
+            ]
+            for task_id in gone:
+                del self.tasks[run][task_id]
 
     def _is_old(self, age: object, timestamp: int | None) -> bool:
         assert age is None or isinstance(age, float)
@@ -72,6 +81,7 @@ class Checked:
         self.db, self.space, self.random, self.model = db, space, random.Random(seed), Model()
         self.log = shoal.EventLog(db, namespace=space)
         self.traces = shoal.TraceStore(db, namespace=space)
+        self.queue = shoal.TaskQueue(db, namespace=space)
         self.runs = shoal.RunIndex(db, namespace=space)
 
     def step(self) -> None:
@@ -79,7 +89,7 @@ class Checked:
         chance, model = self.random, self.model
         model.now += chance.choice((0, 1, 1_000, 60_000))
         run = chance.choice(RUNS)
-        step = chance.choice((self.append, self.append, self.trim, self.record, self.record, self.set, self.archive))
+        step = chance.choice((self.append, self.append, self.trim, self.record, self.put, self.set, self.archive))
         step(run)
         if chance.random() < 0.2:
             most = chance.choice((LEAST_SLICE, 20, 100, 10_000))
@@ -110,9 +120,16 @@ class Checked:
             record_at(self.db, self.space, run, timestamp, trace_id, parent)
             traces[trace_id] = (parent, timestamp)
 
+    def put(self, run: str) -> None:
+        for _ in range(self.random.choice((1, 12))):
+            status = self.random.choice((TaskStatus.Ready, TaskStatus.Done, TaskStatus.Dead, TaskStatus.Cancelled))
+            put_at, queue = self.model.now - self.random.choice((0, 50_000)), self.random.choice(("q", "r"))
+            task_id = put_task_at(self.db, self.space, run, queue, status, self.model.now, put_at)
+            self.model.tasks[run][task_id] = status, self.model.now
+
     def set(self, run: str) -> None:
         chance = self.random
-        ages = [chance.choice((None, 0, 0.001, 60.5, 200)) for _ in range(3)]
+        ages = [chance.choice((None, 0, 0.001, 60.5, 200)) for _ in range(4)]
         policy = RetentionPolicy(chance.choice((None, 0, 1, 45, 200)), *ages)
         where = chance.choice((run, None))
         if chance.random() < 0.2:
@@ -127,7 +144,7 @@ class Checked:
             archive_at(self.db, self.space, run, self.model.now)
             self.model.archived[run] = self.model.now
             self.model.logs[run], self.model.first[run] = _Log([], []), 0
-            self.model.traces[run] = {}
+            self.model.traces[run], self.model.tasks[run] = {}, {}
             self.model.policies.pop(run, None)
 
     def check_whole(self) -> None:
@@ -157,6 +174,11 @@ class Checked:
                 assert self.log.verify_chain(run, anchor).is_valid == (anchor.length >= first)
             assert {trace_id: self._of(run, trace_id) for trace_id in self.traces.list(run)} == model.traces[run]
             assert len(self.traces.query_by_tag(run, "a")) == len(model.traces[run])
+            tasks = {info.id: info.status for queue in ("q", "r") for info in self.queue.list(run, queue)}
+            assert tasks == {task_id: status for task_id, (status, _) in model.tasks[run].items()}
+            counts = [self.queue.stats(run, queue) for queue in ("q", "r")]
+            assert sum(each.done for each in counts) == list(tasks.values()).count(TaskStatus.Done)
+            assert sum(each.ready for each in counts) == list(tasks.values()).count(TaskStatus.Ready)
             assert self.runs.get_retention(run) == model.policies.get(run, model.policies.get(None))
 
     def _of(self, run: str, trace_id: str) -> tuple[str | None, int]:
@@ -166,15 +188,15 @@ class Checked:
 
 
 @pytest.mark.parametrize("steps", [40, pytest.param(1_500, marks=pytest.mark.slow)])
-def test_against_a_model(toy_db: shoal.Database, space: shoal.Namespace, steps: int) -> None:
+def test_against_a_model(toy_fleet_db: shoal.Database, space: shoal.Namespace, steps: int) -> None:
     """Whatever is done in which order, and however large the slices: a pass leaves what the model keeps."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
-    checked = Checked(toy_db, space, seed)
+    checked = Checked(toy_fleet_db, space, seed)
     for _ in range(steps):
         checked.step()
     checked.runs.set_retention(None)
     checked.model.policies.pop(None, None)
-    do_pass(toy_db, checked.model.now, 10_000)
+    do_pass(toy_fleet_db, checked.model.now, 10_000)
     checked.model.do_pass()
     checked.check()

@@ -7,9 +7,11 @@ from typing import Any
 from shoal.coordinator.presence.holders import Holders
 from shoal.coordinator.server.control_requests import ControlRequests, Line
 from shoal.primitives.rules import lease_rules, registry
-from shoal.primitives.rules.queues import queue_rules
-from shoal.primitives.rules.queues.ordered_pages import OrderedPages
-from shoal.primitives.rules.queues.records import CLAIMED, WAITING, Queue, Task
+from shoal.primitives.rules.queues import queue_rules, transitions
+from shoal.primitives.rules.queues.ordered_pages import ENTRY_BYTES
+from shoal.primitives.rules.queues.ready_set import ReadySet
+from shoal.primitives.rules.queues.records import Queue
+from shoal.primitives.rules.queues.task_record import CLAIMED, WAITING, Task
 from shoal.primitives.rules.tags import Tag, tag_of
 from shoal.shm import codec, holder_index
 from shoal.shm.errors import FencedError
@@ -32,8 +34,13 @@ def fence_not_raised(patch: Patch) -> None:
         last = read(lease_rules.TOKEN_KEY)
         return 1 if last is None else int(codec.unpackb(last.value))
 
-    for module in (lease_rules, queue_rules):
-        patch.set(module, "next_token", next_token)
+    def take_tokens(self: Queue, count: int) -> int:
+        token: int = sound(self, count)
+        self._token -= count
+        return token
+
+    patch.set(lease_rules, "next_token", next_token)
+    sound = patch.set(Queue, "take_tokens", take_tokens)
 
 
 @mutant("leases", SIMULATION)
@@ -83,8 +90,8 @@ def claim_again(patch: Patch) -> None:
     def waiting(queue: Queue, task_id: bytes) -> Task | None:
         return queue.task(task_id)
 
-    patch.set(OrderedPages, "take_least", OrderedPages.least)
-    patch.set(queue_rules, "_waiting", waiting)
+    patch.set(ReadySet, "take_least", lambda self: self.head[:ENTRY_BYTES] or None)
+    patch.set(queue_rules, "waiting", waiting)
 
 
 @mutant("queues", "lost_claim")
@@ -118,6 +125,9 @@ def task_loses_its_place(patch: Patch) -> None:
     """Tasks are claimed in the order in which they were put, whatever their priority."""
 
     def entry(task_id: bytes, task: Task) -> bytes:
-        return bytes(sound(task_id, task._replace(priority=0)))
+        priority, task.priority = task.priority, 0
+        made: bytes = sound(task_id, task)
+        task.priority = priority
+        return made
 
-    sound = patch.set(queue_rules, "ready_entry", entry)
+    sound = patch.set(transitions, "ready_entry", entry)

@@ -17,6 +17,9 @@ import pytest
 
 import shoal
 from shoal.cli.main import main
+from shoal.primitives.keys import Namespace, Tag
+from shoal.shm.wire import request as wire_request
+from tests.support.raw_client import attach
 from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
 
 from .conftest import Start
@@ -66,6 +69,61 @@ def test_a_killed_holder_is_taken_over_at_once(db: shoal.Database, hold: Hold) -
         got[0][1].release()
     print("take-over in ms:", sorted(took_ms))
     assert min(took_ms) < 1000
+
+
+def test_a_holder_that_ends_before_its_answer_is_taken_over_at_once(db: shoal.Database) -> None:
+    """Its end is seen although the coordinator finds it first when it writes an answer that nobody reads."""
+    key = Namespace()._run_prefix(RUN) + bytes((Tag.LEASE,)) + b"a"
+    welcome = attach(db, client_id=77)
+    left = {*welcome.descriptors}
+    try:
+        for commit_id, operation in enumerate(
+            [("lease_take", [key, "a", 1, 77, os.getpid(), 1_000_000, 5]), ("increment", [key[:-2] + b"\1n", 1])], 1
+        ):
+            mutations = wire_request.encode_mutations([], None, [operation])
+            os.write(welcome.request_fd, wire_request.framed_request(commit_id, 0, 0, wire_request.NO_READS, mutations))
+            if commit_id == 1:
+                os.read(welcome.answer_fd, 1000)
+                os.close(welcome.answer_fd)
+                left.remove(welcome.answer_fd)
+        wait_for(lambda: shoal.KVStore(db).get(RUN, "n") is not None, "the commit whose answer nobody reads")
+        assert [info.name for info in db.leases(RUN)] == ["a"]
+    finally:
+        for fd in left:
+            os.close(fd)
+    db.lease(RUN, "a", wait=DEADLINE_S).release()
+
+
+def test_what_has_ended_is_free_for_whoever_knows_that(db: shoal.Database, hold: Hold) -> None:
+    """``close`` has returned, or the process was waited for: a call after that need not wait, and lists nothing."""
+    queue, budget = shoal.TaskQueue(db), shoal.Budget(db)
+    budget.create(RUN, "tokens", 1)
+    for number in range(100):
+        other = shoal.open(db.path)
+        task_id = queue.put(RUN, "tasks", number)
+        other.lease(RUN, "a")
+        shoal.Budget(other).reserve(RUN, "tokens", 1)
+        assert shoal.TaskQueue(other).claim(RUN, "tasks") is not None
+        other.close()
+        if number % 5 == 1:
+            assert db.leases(RUN) == []
+        elif number % 5 == 2:
+            assert budget.read(RUN, "tokens").reserved == 0
+        elif number % 5 == 3:
+            assert queue.stats(RUN, "tasks").claimed == 0
+        elif number % 5 == 4:
+            assert [info.id for info in queue.list(RUN, "tasks", shoal.TaskStatus.Ready)] == [task_id]
+        db.lease(RUN, "a").release()
+        budget.reserve(RUN, "tokens", 1).settle(0)
+        task = queue.claim(RUN, "tasks")
+        assert task is not None
+        assert (task.id, task.attempt) == (task_id, 2)
+        task.complete()
+    for _ in range(5):
+        holder = hold("a", 1000)
+        kill(holder.pid)
+        holder.wait()
+        db.lease(RUN, "a").release()
 
 
 def test_a_stopped_holder_loses_it_after_its_ttl(db: shoal.Database, hold: Hold) -> None:
@@ -125,6 +183,17 @@ def test_who_died_with_the_coordinator_has_its_ttl(db: shoal.Database, hold: Hol
     begin_s = time.monotonic()
     db.lease(RUN, "a", wait=DEADLINE_S).release()
     assert time.monotonic() - begin_s > 0.5
+
+
+def test_a_holder_that_only_holds_comes_back_to_the_next_coordinator(db: shoal.Database, hold: Hold) -> None:
+    """It makes no call for hours. Its death is seen at once all the same, not after its ttl, whoever serves by then."""
+    for _ in range(2):
+        holder = hold("a", 10_000.0)
+        kill(db.info().coordinator_pid)
+        shoal.KVStore(db).put(RUN, "key", 1)  # the next coordinator serves
+        wait_for(lambda: db.info().clients >= 2, "the holder under the next coordinator")
+        holder.kill()
+        db.lease(RUN, "a", wait=DEADLINE_S).release()
 
 
 def test_those_that_wait_go_on_waiting_under_the_next_coordinator(db: shoal.Database) -> None:

@@ -179,7 +179,7 @@ def test_it_waits_and_is_told_of_a_death(db: shoal.Database, at_it: subprocess.P
     at_it.kill()
     thread.join(DEADLINE_S)
     assert told == [shoal.InDoubtError]
-    assert time.monotonic() - begin_s < idempotency._LEASE_TTL_S / 2
+    assert time.monotonic() - begin_s < idempotency.LEASE_TTL_S / 2
 
 
 def test_the_doubt_outlives_coordinators_and_clients(store: Path) -> None:
@@ -210,7 +210,7 @@ def test_a_stopped_process_that_comes_back(
 ) -> None:
     """Its effect is in doubt meanwhile. It records its result if nobody else is, or was, at it; else it is fenced."""
     told = tmp_path / "told"
-    monkeypatch.setattr(idempotency, "_LEASE_TTL_S", 0.3)
+    monkeypatch.setattr(idempotency, "LEASE_TTL_S", 0.3)
 
     def stopped() -> str:
         os.kill(os.getpid(), signal.SIGSTOP)

@@ -32,6 +32,20 @@ for task in tasks:
 """
 
 
+# Ends a claim in one queue, then has one in another, as a program does that serves several.
+_TAKES_TURNS = """
+import sys, shoal
+db = shoal.open(sys.argv[1])
+queue = shoal.TaskQueue(db)
+for name in ("first", "second", "first", "third"):
+    task = queue.claim("run", name, ttl=1000)
+    if name != "third":
+        task.complete(name)
+print("claimed", flush=True)
+sys.stdin.readline()
+"""
+
+
 def hold(start: Start, ttl_s: float, tasks: int = 1) -> subprocess.Popen[str]:
     """A process that has claimed tasks, and completes them when it is told so."""
     return start(_HOLDER, ttl_s, tasks, says="claimed")
@@ -63,6 +77,20 @@ def test_tasks_of_a_killed_process_are_claimable_at_once(db: shoal.Database, sta
     )
     task.complete()
     assert queue.stats(RUN, Q) == shoal.QueueStats(0, 0, 0, 1, 1)
+
+
+def test_only_the_last_claim_ends_with_its_process(db: shoal.Database, start: Start) -> None:
+    """What a process completed before, in whichever queue, stays Done; what it holds at its end is free at once."""
+    queue = shoal.TaskQueue(db)
+    done = [queue.put(RUN, name, name) for name in ("first", "second", "first")]
+    held = queue.put(RUN, "third", "third")
+    start(_TAKES_TURNS, says="claimed").kill()
+    task = queue.claim(RUN, "third", wait=DEADLINE_S)
+    assert task is not None
+    assert (task.id, task.attempt) == (held, 2)
+    task.complete()
+    assert [queue.result(RUN, task_id) for task_id in done] == ["first", "second", "first"]
+    assert [queue.stats(RUN, name).done for name in ("first", "second", "third")] == [2, 1, 1]
 
 
 def test_a_stopped_process_loses_its_tasks_after_ttl(db: shoal.Database, start: Start) -> None:

@@ -33,6 +33,7 @@ def test_an_exception_comes_back_as_itself(pool: shoal.WorkerPool, kind: str) ->
     """Type, text, attributes and notes are the exception's own; its cause shows the remote traceback."""
     sent = functions.MAKERS[kind]()
     error = pool.submit(functions.fail, kind).exception(30)
+    assert error is not None
     assert type(error) is type(sent)
     assert str(error) == str(sent)
     assert getattr(error, "__notes__", None) == getattr(sent, "__notes__", None)
@@ -55,6 +56,7 @@ def test_a_group_brings_its_members(pool: shoal.WorkerPool) -> None:
         ("pair", "PairError", "1 and 2"),
         ("locked", "LockedError", "locked"),
         ("no pickle", "NoPickleError", ""),
+        ("aloof", "AloofError", "not me"),
         ("exits", "ExitsWhenMadeAgainError", ""),
         ("imposter", "ImposterError", ""),
     ],

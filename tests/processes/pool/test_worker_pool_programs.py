@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -74,10 +75,39 @@ WITHOUT_A_FILE = """
 """
 
 
-def start(path: Path, method: str, body: str) -> subprocess.Popen[str]:
+ENDS_AT_ONCE = """
+    pool = shoal.WorkerPool(path + "/store", 2, mp_context=method, linger=0.0)
+    for i in range(4):
+        pool.submit(note, path, i)
+"""
+
+EXITS_HARD = """
+    pool = shoal.WorkerPool(path + "/store", 2, mp_context=method, linger=0.0)
+    pool.submit(len, "abc").result(30)
+    os._exit(0)
+"""
+
+THREAD_GOES_ON = """
+    make = shoal.WorkerPool  # imports what cannot be imported later
+
+    def work():
+        threading.main_thread().join()
+        time.sleep(0.2)
+        pool = make(path + "/store", 1, mp_context=method, linger=0.0)
+        try:
+            pool.submit(len, "abc")
+        except RuntimeError as error:
+            print(error)
+        pool.shutdown()
+
+    threading.Thread(target=work).start()
+"""
+
+
+def start(path: Path, method: str, body: str, **options: Any) -> subprocess.Popen[str]:
     program = path / "program.py"
     program.write_text(BEGIN + body + END)
-    return subprocess.Popen([sys.executable, str(program), str(path), method], text=True)
+    return subprocess.Popen([sys.executable, str(program), str(path), method], text=True, **options)
 
 
 @pytest.mark.parametrize("body", [EXITS, GOES_ON_AFTER_CTRL_C], ids=["sys.exit in with", "goes on after Ctrl-C"])
@@ -85,6 +115,23 @@ def test_what_was_submitted_is_done(tmp_path: Path, body: str) -> None:
     """sys.exit is no Ctrl-C; and a program that has caught Ctrl-C may submit more. Both end as the standard pool."""
     assert start(tmp_path, "forkserver", body).wait(60) == 0
     assert len(list(tmp_path.glob("done*"))) == 4
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("body", [ENDS_AT_ONCE, EXITS_HARD], ids=["end of the main module", "os._exit"])
+def test_an_end_without_a_word(tmp_path: Path, method: str, body: str) -> None:
+    """The main module may end while workers start, and a program at any time: nothing is printed."""
+    program = start(tmp_path, method, body, stderr=subprocess.PIPE)  # which ends when the last process has ended
+    assert program.communicate(timeout=60)[1] == ""
+    assert program.returncode == 0
+    assert len(list(tmp_path.glob("done*"))) == (4 if body is ENDS_AT_ONCE else 0)
+
+
+def test_a_thread_after_the_end_of_the_main_thread(tmp_path: Path) -> None:
+    """It can start no workers any more, as with the standard pool, and is told why."""
+    program = start(tmp_path, "forkserver", THREAD_GOES_ON, stdout=subprocess.PIPE)
+    assert "the main thread has ended; have it wait" in program.communicate(timeout=60)[0]
+    assert program.returncode == 0
 
 
 def test_a_generator_that_is_closed_early_finishes_its_tasks(memory_db: shoal.Database, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import concurrent.futures
 import contextlib
 import gc
 import itertools
+import math
 import os
 import signal
 import threading
@@ -275,6 +276,15 @@ def test_map(pool: shoal.WorkerPool, chunksize: int, buffersize: int | None) -> 
         assert [next(results) for _ in range(5)] == [0, 1, 2, 3, 4]
         assert next(taken) <= chunksize * (buffersize + 6)
         results.close()
+
+
+@pytest.mark.parametrize("timeout", [math.inf, 1e300, 10**400], ids=["inf", "float", "int"])
+def test_a_wait_for_ever(pool: shoal.WorkerPool, timeout: float) -> None:
+    """Futures and map take any length of time, while a task still runs."""
+    future = pool.submit(time.sleep, 0.3)
+    assert future.exception(timeout) is None
+    assert pool.submit(functions.sleep_then, 0.3, 1).result(timeout) == 1
+    assert list(pool.map(time.sleep, [0.3], timeout=timeout)) == [None]
 
 
 def test_map_with_errors_and_a_time_limit(pool: shoal.WorkerPool) -> None:

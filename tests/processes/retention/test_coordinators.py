@@ -18,7 +18,7 @@ from tests.support.workers.crash_workers import wait_for
 
 @pytest.mark.parametrize("durability", ["strict", *slow("memory", "buffered")])
 def test_policies_are_applied(tmp_path: Path, durability: str) -> None:
-    """Events, traces and archived runs go within a minute; those who follow the log go on; the store is sound."""
+    """Events, traces, old tasks and archived runs go within a minute; who follows a log goes on; the store is sound."""
     with shoal.open(tmp_path / "store", durability=durability) as db:
         log, traces, runs, kv = EventLog(db), TraceStore(db), RunIndex(db), shoal.KVStore(db)
         log.append_many("run", [("e", number) for number in range(2_000)])
@@ -30,10 +30,23 @@ def test_policies_are_applied(tmp_path: Path, durability: str) -> None:
         runs.archive_run("old")
         kv.put("old", "k", 1)
         kv.put("run", "k", 1)
-        runs.set_retention(RetentionPolicy(events=10, trace_age=0.01, archived_age=0))
+        queue = shoal.TaskQueue(db)
+        ids = queue.put_many("run", "q", range(400))
+        delayed = queue.put("run", "q", "delayed", delay=3600)
+        for task in queue.claim_many("run", "q", 300):
+            task.complete(task.payload)
+        claimed = queue.claim("run", "q")
+        assert claimed is not None
+        assert queue.result("run", ids[0]) == 0
+        runs.set_retention(RetentionPolicy(events=10, trace_age=0.01, archived_age=0, task_age=0.01))
         wait_for(lambda: runs.list_runs() == [] and traces.count("run") == 0, "upkeep", 60)
         wait_for(lambda: log.first_sequence("run") == 1_990, "upkeep", 60)
         assert (kv.list("old"), kv.list("run")) == ([], ["k"])
+        wait_for(lambda: queue.stats("run", "q").done == 0, "upkeep", 60)
+        assert queue.stats("run", "q") == shoal.QueueStats(99, 1, 1, 0, 0)
+        assert {info.id for info in queue.list("run", "q")} == {*ids[300:], delayed}
+        claimed.complete("late")
+        assert queue.result("run", claimed.id) == "late"
         assert log.verify_chain("run", anchor).is_valid
         log.append_many("run", [("e", number) for number in range(100)])
         wait_for(lambda: log.first_sequence("run") == 2_090, "the next pass", 60)

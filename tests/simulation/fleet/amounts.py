@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from shoal.primitives.keys import Tag
-from shoal.primitives.rules.budget_rules import BUDGET, RESERVATION, UNITS, decode_record, reservation_key
+from shoal.primitives.rules.budget_rules import BUDGET, RESERVATION, UNITS, decode_record
 from shoal.primitives.rules.event_rules import decode_metadata
 from shoal.primitives.rules.trim_rules import decode_beginning
 from shoal.shm import codec, holder_index
-from tests.simulation.fleet.facts import Fact
-from tests.simulation.fleet.replay import KV, PREFIX, RUN_PREFIX, Commit, State
+from tests.simulation.client import RUN_PREFIX
+from tests.simulation.fleet.facts import KV, PREFIX, UNKNOWN, Fact
+from tests.simulation.fleet.replay import Commit, State
 from tests.simulation.truth import Problem
 
 _BUDGETS = PREFIX + bytes((Tag.BUDGET,)) + BUDGET
@@ -21,15 +22,32 @@ _POSITION = RUN_PREFIX + bytes((Tag.CONSUMER, 0)) + b"consumer"
 _METADATA, _BEGINNING = (PREFIX + bytes((Tag.EVENT, kind)) for kind in (0, 3))
 
 
+class _Settlement(NamedTuple):
+    """A client settled what it, ``holder``, had reserved."""
+
+    fact: Fact
+    name: str
+    amount: int
+    holder: int
+    used: int
+
+    def reserved(self) -> list[int]:
+        """What the record of the reservation says."""
+        return [self.amount * UNITS, self.holder]
+
+
 class Budgets:
     """Reserved is the sum of the reservations, given within the limit; used is what was settled, less the refill."""
 
-    def __init__(self, facts: list[Fact]) -> None:
+    def __init__(self, facts: list[Fact], done: dict[tuple[int, int], int]) -> None:
         self.problems: list[Problem] = []
-        self._used = {
-            reservation_key(*fact.about[:2]): fact.about[2] * UNITS for fact in facts if fact.kind == "settled"
-        }
-        self._settled: set[bytes] = set()
+        settled = [_Settlement(fact, *fact.about) for fact in facts if fact.kind == "settled"]
+        self._done: dict[int, list[_Settlement]] = {}  # by the version that has its commit
+        for each in settled:
+            if each.fact.commit in done:
+                self._done.setdefault(done[each.fact.commit], []).append(each)
+        # Perhaps another commit than the one that its client saw sent: that of the thread which makes up for it.
+        self._unsure = [each for each in settled if each.fact.commit not in done and each.fact.outcome == UNKNOWN]
 
     def see(self, commit: Commit, state: State) -> None:
         names = [key for key in commit.changed if key.startswith(_BUDGETS)]
@@ -67,18 +85,23 @@ class Budgets:
         if not max(commit.submitted_ms, before.refilled_at) <= after.refilled_at <= commit.logged_ms:
             self._say(commit, f"{after} was refilled at another time than {commit.submitted_ms} to {commit.logged_ms}")
         spent = after.used - before.at(after.refilled_at).used
-        self._spent(commit, spent, [each for each, (_, value) in own.items() if value is None])
+        ended = [codec.unpackb(before) for before, value in own.values() if before is not None and value is None]
+        self._spent(commit, key[len(_BUDGETS) :].decode(), spent, ended)
 
-    def _spent(self, commit: Commit, spent: int, ended: list[bytes]) -> None:
-        """What was used is that of a settlement, once for each."""
-        possible = {self._used.get(each, 0) for each in ended} | {0}
-        if not ended and not commit.is_own:  # refunded before, because its process did not answer
-            possible |= {used for each, used in self._used.items() if each not in self._settled}
-        if spent not in ({0} if commit.is_own else possible):
-            self._say(commit, f"{spent / UNITS} was spent, by {ended}")
-        if spent:
-            settled = ended or [each for each, used in self._used.items() if used == spent]
-            self._settled.update(settled[:1])
+    def _spent(self, commit: Commit, name: str, spent: int, ended: list[list[int]]) -> None:
+        """What was used is that of the settlements in this commit, which end no reservation but their own.
+
+        ``ended``: amount and holder of each. A reservation may be gone before: its process did not answer.
+        """
+        settled = [each for each in self._done.get(commit.version, []) if each.name == name]
+        if not settled and spent and not commit.is_own:
+            fits = [each for each in self._unsure if (each.name, each.used * UNITS) == (name, spent)]
+            settled = [each for each in fits if not ended or each.reserved() in ended][:1]
+            self._unsure = [each for each in self._unsure if each not in settled]
+        own = [each.reserved() for each in settled]
+        is_alone = 0 < len(settled) == len(commit.ids)  # no refund of another in the same group of operations
+        if spent != sum(each.used for each in settled) * UNITS or (is_alone and any(each not in own for each in ended)):
+            self._say(commit, f"{spent / UNITS} was spent, by {settled}, and {ended} ended")
 
     def _say(self, commit: Commit, text: str) -> None:
         self.problems.append(("budgets", f"at {commit.version}: {text:.300}"))

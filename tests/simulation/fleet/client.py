@@ -19,9 +19,13 @@ from shoal.shm.errors import (
 from shoal.shm.fleet_errors import BudgetExceededError, InDoubtError
 from tests.simulation.client import RUN, Attempt, Client
 from tests.simulation.fleet import plan
-from tests.simulation.fleet.facts import COMMITTED, FENCED, FLEET, Fact
+from tests.simulation.fleet.facts import COMMITTED, FENCED, FLEET, KV, Fact
 
 CONSUMER = "consumer"
+
+
+class _UnusedError(Exception):
+    """Nothing was used of what is reserved."""
 
 
 class FleetClient(Client):
@@ -30,25 +34,25 @@ class FleetClient(Client):
     facts: list[Fact]
     _fact: Fact | None = None
 
-    def _open(self) -> None:
-        super()._open()
-        self._queue, self._budget = shoal.TaskQueue(self._db), shoal.Budget(self._db)
-        self._runs = shoal.RunIndex(self._db)
+    def open_database(self) -> None:
+        super().open_database()
+        self._queue, self._budget = shoal.TaskQueue(self.db), shoal.Budget(self.db)
+        self._runs = shoal.RunIndex(self.db)
         self._left: list[Any] = []  # held until the process ends
-        self._world.databases[self._db._store.holding.holder] = self._world.process
+        self.world.databases[self.store.holding.holder] = self.world.process
 
-    def _sent(self, commit: tuple[int, int]) -> None:
+    def note_sent(self, commit: tuple[int, int]) -> None:
         if self._fact is not None:
             self._fact.commit = commit
-        elif self._attempt is not None and self._attempt.kind not in plan.FLEET_KINDS:
-            super()._sent(commit)
+        elif self.attempt is not None and self.attempt.kind not in plan.FLEET_KINDS:
+            super().note_sent(commit)
 
-    def _one(self, operation: Any) -> None:
+    def run_operation(self, operation: Any) -> None:
         self._fact = None
-        super()._one(operation)
+        super().run_operation(operation)
 
     def _noted(self, kind: str, *about: Any) -> Fact:
-        fact = Fact(kind, self._name, self._world.boot, about)
+        fact = Fact(kind, self.name, self.world.boot, about)
         self.facts.append(fact)
         return fact
 
@@ -56,7 +60,7 @@ class FleetClient(Client):
         """Commit ``change(txn)`` in run FLEET, and note in ``fact`` what came of it; whether it is done."""
         self._fact = fact
         try:
-            with self._db.transaction(FLEET, fence=fence) as txn:
+            with self.db.transaction(FLEET, fence=fence) as txn:
                 change(txn)
             fact.outcome, fact.version = COMMITTED, txn.version
         except FencedError:
@@ -69,14 +73,14 @@ class FleetClient(Client):
 
     def _pause(self, seconds: float) -> None:
         if seconds:
-            self._world.sleep(seconds)
+            self.world.sleep(seconds)
 
     # --- leases ---
 
     def _lease(self, attempt: Attempt, options: dict[str, Any]) -> None:
         name = options["name"]
         try:
-            lease = self._db.lease(FLEET, name, options["ttl_s"], options["wait_s"], slots=plan.SLOTS[name])
+            lease = self.db.lease(FLEET, name, options["ttl_s"], options["wait_s"], slots=plan.SLOTS[name])
         except LeaseHeldError:
             return
         for number in range(options["commits"]):
@@ -89,7 +93,7 @@ class FleetClient(Client):
         self._write_fenced(lease, f"f/{attempt.who}.late")
 
     def _write_fenced(self, lease: Lease, key: str) -> None:
-        fact = self._noted("fenced", lease._key, lease._holder, lease.token)
+        fact = self._noted("fenced", "lease", lease.name, self.store.holding.holder, lease.token)
         self._commit(fact, lambda txn: txn.kv.put(key, lease.token), fence=lease)
 
     # --- queues ---
@@ -121,13 +125,12 @@ class FleetClient(Client):
         elif how == "complete":  # without an effect
             task.complete("nothing")
         else:
-            claim = task._claim
 
             def change(txn: shoal.Transaction) -> None:
                 txn.kv.increment(f"e/{task.payload}")
                 txn.queue.complete(task, task.payload)
 
-            fact = self._noted("fenced", (claim.queue_key, claim.task_id), claim.holder, claim.token)
+            fact = self._noted("fenced", "task", task.id, self.store.holding.holder, task.token)
             if not self._commit(fact, change, fence=task) and fact.outcome != FENCED:
                 task.release()
 
@@ -162,14 +165,14 @@ class FleetClient(Client):
         self._end(reservation, options["how"], options["used"])
 
     def _end(self, reservation: shoal.Reservation, how: str, used: int) -> None:
-        hold = reservation._hold
         if how == "leave":
             self._left.append(reservation)
             return
         if how == "refund":
-            hold.refund()
+            with contextlib.suppress(_UnusedError), reservation:
+                raise _UnusedError
             return
-        fact = self._noted("settled", hold.budget.key, hold._ticket, used)
+        fact = self._noted("settled", reservation.name, reservation.amount, self.store.holding.holder, used)
         if how == "together":
             self._commit(fact, lambda txn: txn.budget.settle(reservation, used))
             return
@@ -187,7 +190,7 @@ class FleetClient(Client):
             return [attempt.who, txn.kv.increment(f"i/{key}")]
 
         self._fact = fact
-        fact.seen.append(self._db.transact(FLEET, change, idempotency_key=key))
+        fact.seen.append(self.db.transact(FLEET, change, idempotency_key=key))
         fact.outcome = COMMITTED
 
     def _once(self, attempt: Attempt, options: dict[str, Any]) -> None:
@@ -200,7 +203,7 @@ class FleetClient(Client):
 
         try:
             on_doubt: Any = plan.EFFECTS[key]
-            result = self._db.once(FLEET, key, effect, on_doubt=on_doubt)
+            result = self.db.once(FLEET, key, effect, on_doubt=on_doubt)
         except (InDoubtError, FencedError):
             return
         self._noted("once", key, result)
@@ -210,17 +213,14 @@ class FleetClient(Client):
     def _watch(self, attempt: Attempt, options: dict[str, Any]) -> None:
 
         def published() -> int:
-            return self._db.info().commit_version
+            return self.db.info().commit_version
 
         before, back = published(), options["back"]
         since = None if back is None else max(0, before - back)
-        prefix = self._kv._views[FLEET]._prefix
         try:
-            watch = self._kv.watch(FLEET, options["prefix"], since, options["timeout_s"])
+            watch = self.kv.watch(FLEET, options["prefix"], since, options["timeout_s"])
             begun = published() if since is None else since
-            fact = self._noted(
-                "watched", prefix + options["prefix"].encode(), before if since is None else since, begun
-            )
+            fact = self._noted("watched", options["prefix"], before if since is None else since, begun)
             for _ in range(200):
                 through = published()
                 change = next(watch, None)
@@ -239,7 +239,7 @@ class FleetClient(Client):
         fact = self._noted("pipelined", keys)
         futures = []
         try:
-            with self._db.pipeline(FLEET, depth=options["depth"]) as pipe:
+            with self.db.pipeline(FLEET, depth=options["depth"]) as pipe:
                 for key in keys:
                     futures.append(pipe.kv.increment(key))
                     self._pause(options["pause_s"] / 10)
@@ -251,13 +251,13 @@ class FleetClient(Client):
     def _append(self, attempt: Attempt, options: dict[str, Any]) -> None:
         payloads = [f"{attempt.who}.{number}" for number in range(options["count"])]
         fact = self._noted("appended", payloads)
-        fact.seen += self._log.append_many(FLEET, [("event", payload) for payload in payloads])
+        fact.seen += self.log.append_many(FLEET, [("event", payload) for payload in payloads])
         fact.version = attempt.told
 
     def _trim(self, attempt: Attempt, options: dict[str, Any]) -> None:
-        before = max(0, self._log.len(FLEET) - options["back"])
+        before = max(0, self.log.len(FLEET) - options["back"])
         self._noted("trimmed", before)
-        self._log.trim(FLEET, before)
+        self.log.trim(FLEET, before)
 
     def _retain(self, attempt: Attempt, options: dict[str, Any]) -> None:
         self._noted("retained", options["events"])
@@ -265,11 +265,11 @@ class FleetClient(Client):
 
     def _consume(self, attempt: Attempt, options: dict[str, Any]) -> None:
         try:
-            consumer = self._log.consumer(RUN, CONSUMER, wait=options["wait_s"])
+            consumer = self.log.consumer(RUN, CONSUMER, wait=options["wait_s"])
         except LeaseHeldError:
             return
         with consumer:
-            left = min(options["count"], self._log.len(RUN) - consumer.position)
+            left = min(options["count"], self.log.len(RUN) - consumer.position)
             if left <= 0:
                 return
             for event in consumer:
@@ -285,8 +285,8 @@ class FleetClient(Client):
                 self._pause(options["pause_s"])
 
     def _temporary(self, attempt: Attempt, options: dict[str, Any]) -> None:
-        self._kv.put(FLEET, options["key"], attempt.who, ttl=options["ttl_s"])
+        self.kv.put(FLEET, options["key"], attempt.who, ttl=options["ttl_s"])
 
     def _wipe(self, attempt: Attempt, options: dict[str, Any]) -> None:
-        lower: bytes = self._kv._views[FLEET]._prefix + options["prefix"].encode()
-        self._db._store.auto_commit.clear(lower, lower + b"\xff")
+        lower = KV + options["prefix"].encode()
+        self.store.auto_commit.clear(lower, lower + b"\xff")

@@ -6,6 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 FLEET = "fleet"
+# What the engine's keys of the run begin with (``primitives.keys``): namespace and run, and for KV its tag.
+PREFIX = b"\7default\7default\7default\5fleet"
+KV = PREFIX + b"\1"
 UNKNOWN, COMMITTED, FENCED = "unknown", "committed", "fenced"
 
 
@@ -14,7 +17,7 @@ class Fact:
     """One thing that one client did.
 
     - ``kind``: "fenced", "settled", "keyed", "called", "once", "watched", "pipelined", "appended", "retained".
-    - ``about``: what it was done to; each kind has its own.
+    - ``about``: what it was done to, by the names that users know; each kind has its own.
     - ``commit``: client id and commit id, once a commit of its own was sent.
     - ``outcome``: what its client was told. ``version``: the commit version that it was told.
     """

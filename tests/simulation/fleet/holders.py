@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from shoal.primitives.keys import Namespace, Tag
-from shoal.primitives.rules.lease_rules import LeaseHolder, decode_record
-from shoal.primitives.rules.queues.records import (
+from shoal.primitives.rules.lease_rules import decode_record
+from shoal.primitives.rules.queues.records import QUEUE, TASK, Queue
+from shoal.primitives.rules.queues.task_record import (
     CANCELLED,
     CLAIMED,
     DEAD,
     DONE,
-    QUEUE,
-    TASK,
     WAITING,
-    Queue,
     Task,
     decode_task,
     delayed_entry,
     ready_entry,
 )
-from shoal.primitives.views.fleet.tasks import base_of
+from shoal.primitives.rules.queues.transitions import held_by
+from shoal.primitives.views.fleet.tasks import base_of, split_name
 from shoal.shm import codec, holder_index
 from shoal.shm.operation import VersionedValue
-from tests.simulation.fleet.facts import COMMITTED, FLEET, UNKNOWN, Fact
+from tests.simulation.client import RUN_PREFIX
+from tests.simulation.fleet.facts import COMMITTED, FLEET, KV, PREFIX, UNKNOWN, Fact
 from tests.simulation.fleet.plan import QUEUES, SLOTS
-from tests.simulation.fleet.replay import KV, PREFIX, RUN_PREFIX, Commit, State
+from tests.simulation.fleet.replay import Commit, State
 from tests.simulation.truth import Problem
+from tests.support.present import present
 
 _NAMED = PREFIX + bytes((Tag.LEASE,))
 _LEASES = (_NAMED, PREFIX + bytes((Tag.IDEMPOTENCY, 2)), RUN_PREFIX + bytes((Tag.CONSUMER, 1)))
@@ -33,42 +34,47 @@ _EFFECT = KV + b"e/"
 
 
 class Leases:
-    """No more holders than slots; tokens rise; each holder has an entry, and each entry its holder."""
+    """No more holders than slots; tokens rise; each holder has an entry, and each entry its holder.
+
+    Tokens of leases rise in the store, those of tasks in their queue, and no two are the same.
+    """
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
-        self._newest = 0  # token of the store
+        self._newest: dict[bytes, int] = {}  # by the base of the queue; b"" are the leases
+        self._given: set[int] = set()
 
     def see(self, commit: Commit, state: State) -> None:
-        fresh: list[int] = []
+        fresh: list[tuple[bytes, int]] = []
         for key, (before, after) in commit.changed.items():
             if key.startswith(_LEASES):
-                self._lease(commit, state, key, decode_record(before), decode_record(after), fresh)
+                fresh += [(b"", token) for token in self._lease(commit, state, key, before, after)]
             elif key.startswith(holder_index.PREFIX) and after is not None:
                 self._entry(commit, state, key)
             elif key.startswith(_QUEUED) and key[-17:-16] == TASK and after is not None:
                 token = decode_task(after).token
                 if token and (before is None or decode_task(before).token != token):
-                    fresh.append(token)
-        for token in fresh:
-            if token <= self._newest:
-                self._say("fences rise", commit, f"token {token} was given after {self._newest}")
-        if len(set(fresh)) < len(fresh):
-            self._say("fences rise", commit, f"one token was given twice: {fresh}")
-        self._newest = max([self._newest, *fresh])
+                    fresh.append((key[:-17], token))
+        for where, token in sorted(fresh):
+            newest = self._newest.get(where, 0)
+            if token <= newest or token in self._given:
+                self._say("fences rise", commit, f"token {token} was given after {newest}, or twice")
+            self._newest[where] = max(newest, token)
+            self._given.add(token)
 
     def _lease(
-        self, commit: Commit, state: State, key: bytes, before: list[LeaseHolder], held: list[LeaseHolder],
-        fresh: list[int],
-    ) -> None:  # fmt: skip
+        self, commit: Commit, state: State, key: bytes, before_raw: bytes | None, after_raw: bytes | None
+    ) -> list[int]:
+        """Look at a lease that has changed; the tokens that were given."""
+        before, held = decode_record(before_raw), decode_record(after_raw)
         slots = SLOTS.get(key[len(_NAMED) :].decode(), 1) if key.startswith(_NAMED) else 1
         if len(held) > slots or len({each.slot for each in held}) < len(held):
             self._say("slots", commit, f"{key!r} has {slots} slots and is held by {held}")
         known = {each.token for each in before}
-        fresh += [each.token for each in held if each.token not in known]
         for each in held:
             if _after(commit, state, holder_index.entry_key(each.holder, key)) is None:
                 self._say("holders", commit, f"{each} holds {key!r} and has no entry")
+        return [each.token for each in held if each.token not in known]
 
     def _entry(self, commit: Commit, state: State, key: bytes) -> None:
         holder, held_key = holder_index.decode_key(key)
@@ -162,13 +168,13 @@ class Queues:
         tally = [sum(task.status == status for task in tasks.values()) for status in range(5)]
         if [queue.counts[0] + queue.counts[1], *queue.counts[2:]] != tally:
             self._say("counts of tasks", commit, f"{queue.counts} are counted of {tally}")
-        sets = {*queue.ready.entries(), *queue.delayed.entries()}
+        sets = {*queue.ready.entries(), *queue.delayed().entries()}
         waiting = [(task_id, task) for task_id, task in tasks.items() if task.status == WAITING]
         possible = [{ready_entry(*each), delayed_entry(*each)} for each in waiting]
         if len(sets) != len(waiting) or any(not sets & entries for entries in possible):
             self._say("sets of tasks", commit, f"{len(sets)} entries for {len(waiting)} tasks that wait")
         for task_id, task in tasks.items():
-            if task.status == CLAIMED and task_id not in queue.claimed_ids(task.holder, task.ticket):
+            if task.status == CLAIMED and task_id not in dict(held_by(queue, task.holder, task.ticket)):
                 self._say("holders", commit, f"{task} is claimed and has no entry")
 
     def _say(self, oracle: str, commit: Commit, text: str) -> None:
@@ -189,12 +195,12 @@ class Fences:
         fact = self._by_version.get(commit.version)
         if fact is None:
             return
-        where, holder, token = fact.about
-        if type(where) is bytes:
-            held = [(each.holder, each.token) for each in decode_record(state.get(where))]
+        what, name, holder, token = fact.about
+        if what == "lease":
+            held = [(each.holder, each.token) for each in decode_record(state.get(_NAMED + name.encode()))]
         else:
-            queue_key, task_id = where
-            raw = state.get(queue_key[:-1] + TASK + task_id)
+            queue, task_id = present(split_name(name))
+            raw = state.get(base_of(Namespace(), FLEET, queue) + TASK + task_id)
             task = None if raw is None else decode_task(raw)
             held = [] if task is None or task.status != CLAIMED else [(task.holder, task.token)]
         if (holder, token) not in held:

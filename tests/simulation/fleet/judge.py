@@ -7,14 +7,16 @@ from typing import Any, NamedTuple
 
 import shoal
 from shoal.coordinator.log.format import LogRecord
+from shoal.shared_memory_store import SharedMemoryStore
 from shoal.shm import codec, holder_index
 from tests.simulation.fleet.amounts import Budgets, Once, Retention
-from tests.simulation.fleet.facts import COMMITTED, FLEET, Fact
+from tests.simulation.fleet.facts import COMMITTED, FLEET, KV, Fact
 from tests.simulation.fleet.holders import Fences, Leases, Queues
 from tests.simulation.fleet.plan import TTLS_S
 from tests.simulation.fleet.presence import Ends
-from tests.simulation.fleet.replay import KV, Commit, State, replay
+from tests.simulation.fleet.replay import Commit, State, replay
 from tests.simulation.truth import Problem
+from tests.support.present import present
 
 # Longer than anything is held by who does not answer.
 _AT_ONCE_S = 0.15
@@ -32,17 +34,18 @@ class Last(NamedTuple):
     held: list[int]  # the holders that there were a little after the last client had gone
 
 
-def look_at_last(db: shoal.Database, sleep: Callable[[float], None]) -> Last:
+def look_at_last(store: SharedMemoryStore, db: shoal.Database, sleep: Callable[[float], None]) -> Last:
     """What a process finds when nobody else has lived for longer than anything is held."""
     sleep(_AT_ONCE_S)
-    entries = db._store.auto_commit.scan(holder_index.PREFIX, holder_index.BEHIND)
+    entries = store.auto_commit.scan(holder_index.PREFIX, holder_index.BEHIND)
     held = [holder_index.decode_key(key)[0] for key, _ in entries]
     sleep(_ALL_ENDED_S)
     log = shoal.EventLog(db)
     events = log.read_range(FLEET, log.first_sequence(FLEET), log.len(FLEET))
-    with db.snapshot(FLEET) as txn:
-        engine = txn._begun()
-        return Last(txn.version, {key: found.value for key, found in engine.scan(b"", b"\xff" * 8)}, events, held)
+    snapshot = store.begin(read_only=True)
+    keys = {key: found.value for key, found in snapshot.scan(b"", b"\xff" * 8)}
+    snapshot.abandon()
+    return Last(present(snapshot.version), keys, events, held)
 
 
 def judge_fleet(
@@ -57,7 +60,7 @@ def judge_fleet(
 ) -> list[Problem]:
     """Every problem; ``cuts``: the last version that is left of each boot whose end took some away."""
     once = Once(facts, cuts)
-    checks: list[Any] = [Leases(), Queues(), Fences(facts, done), Budgets(facts), once, Retention(facts)]
+    checks: list[Any] = [Leases(), Queues(), Fences(facts, done), Budgets(facts, done), once, Retention(facts)]
     if ends is not None:
         checks.append(ends)
         ends.problems += [("ends at once", f"{holder} holds something after its end") for holder in last.held]
@@ -117,7 +120,9 @@ def _watched(facts: list[Fact], changes: list[Seen], cuts: dict[int, int]) -> li
         if fact.boot in cuts:
             through = min(through, cuts[fact.boot])
         seen = [(version, KV + key.encode(), value) for version, key, value in fact.seen if version <= through]
-        expected = [each for each in changes if before < each[0] <= through and each[1].startswith(prefix)]
+        expected = [
+            each for each in changes if before < each[0] <= through and each[1].startswith(KV + prefix.encode())
+        ]
         later = [each for each in seen if each[0] > through]
         from_then = next((each[0] for each in seen), begun + 1)
         expected = [each for each in expected if each[0] >= min(from_then, begun + 1)]

@@ -7,17 +7,10 @@ from typing import NamedTuple
 
 from shoal.coordinator.log.format import COORDINATOR, LogRecord
 from shoal.coordinator.log.reader import PlacedRecord, read_commit
-from shoal.primitives.keys import Namespace, Tag
 from shoal.shm.wire.request import triples
-from tests.simulation.client import RUN
-from tests.simulation.fleet.facts import FLEET
 
 State = dict[bytes, bytes]
 Change = tuple[bytes | None, bytes | None]  # what a key held before, and after
-
-PREFIX: bytes = Namespace()._run_prefix(FLEET)
-RUN_PREFIX: bytes = Namespace()._run_prefix(RUN)
-KV = PREFIX + bytes((Tag.KV,))
 
 
 class Commit(NamedTuple):

@@ -26,7 +26,7 @@ from shoal.primitives.rules import requests
 from shoal.primitives.views import cells
 from shoal.shm import clock
 from shoal.shm.files import checkpoint
-from shoal.shm.host import descriptors, randomness, waiting
+from shoal.shm.host import descriptors, pipe_signal, randomness, waiting
 from shoal.shm.memory.segment import Segment
 from shoal.shm.wire import pipe_messages
 from shoal.workers import polling
@@ -41,7 +41,7 @@ from tests.simulation.world.control_socket import lock_file
 from tests.simulation.world.disk import SimulatedStorage
 from tests.simulation.world.machine import World
 from tests.simulation.world.pipes import Poll, Thing
-from tests.simulation.world.threads import threads
+from tests.simulation.world.threads import SimulatedSleep, threads
 
 # As small as the limits of the machine.
 _RECORD_BYTES = 300
@@ -80,7 +80,16 @@ def _install(world: World, patch: Patch) -> None:
         POLLOUT=select.POLLOUT,
         select=select.select,
     )
-    for module in (pipe_messages, connection, attachment, descriptors, waiting, presence_waiting, requests, pipeline):
+    for module in (
+        pipe_messages,
+        pipe_signal,
+        connection,
+        attachment,
+        descriptors,
+        waiting,
+        requests,
+        pipeline,
+    ):
         patch.set(module, "os", fake_os)
     for module in (attachment, pipe_messages, presence_waiting):
         patch.set(module, "select", sim_select)
@@ -124,13 +133,14 @@ def _install_fleet(world: World, patch: Patch) -> None:
     rng, sim_threads = world.rng, threads(world)
     for module in (connection, holding, pipeline):
         patch.set(module, "thread", sim_threads)
+    patch.set(holding, "Sleep", lambda: SimulatedSleep(world))
     patch.set(identifiers, "os", SimpleNamespace(urandom=rng.randbytes))
-    patch.set(identifiers, "_last", 0)
+    patch.set(identifiers, "newest", 0)
     # Of a watch that is dropped while its process dies, or after it: it belongs to nobody.
     patch.set(watching, "os", SimpleNamespace(getpid=lambda: world.process.pid if world.lives else 0))
     patch.set(past_changes, "DiskStorage", lambda _directory: SimulatedStorage(world.disk))
-    patch.set(budget, "_TTL_MS", _TTL_MS)
-    patch.set(idempotency, "_LEASE_TTL_S", _TTL_MS / 1000)
+    patch.set(budget, "TTL_MS", _TTL_MS)
+    patch.set(idempotency, "LEASE_TTL_S", _TTL_MS / 1000)
     patch.set(event_log, "TTL_S", _TTL_MS / 1000)
 
 

@@ -61,6 +61,44 @@ class _Lock:
         self._held = False
 
 
+class SimulatedSleep:
+    """The sleep of the thread that renews (``workers.presence.sleep``)."""
+
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._is_woken = False
+        self._attachment: Any = None
+        self._pipe: Any = None  # the answer pipe of a coordinator whose end would end the sleep
+
+    def prepare(self) -> None:
+        pass
+
+    def wake(self) -> None:
+        self._is_woken = True
+
+    def watch(self, attachment: Any) -> None:
+        if attachment is self._attachment and self._pipe is None:
+            return
+        self._attachment, self._pipe = attachment, None
+        end = self._world.descriptors.get(attachment.answer_fd)
+        if end is not None and attachment.answer_fd in attachment.pipes:
+            self._pipe = end.pipe
+
+    def sleep(self, pause_s: float) -> bool:
+        self._world.wait(lambda: self._is_woken or self._has_ended(), pause_s)
+        self._is_woken = False
+        if self._has_ended():
+            self._pipe = None
+            return True
+        return False
+
+    def close(self) -> None:
+        pass
+
+    def _has_ended(self) -> bool:
+        return self._pipe is not None and not self._pipe.writers
+
+
 def threads(world: World) -> SimpleNamespace:
     """The module, as the processes of a machine see it."""
 

@@ -62,6 +62,13 @@ class NoTextError(Exception):
         raise ZeroDivisionError
 
 
+class AloofError(Exception):
+    """Nobody may look at its attributes."""
+
+    def __getattribute__(self, name: str) -> Any:
+        raise ZeroDivisionError(name)
+
+
 class NoPickleError(Exception):
     def __reduce__(self) -> Any:
         raise ZeroDivisionError
@@ -89,7 +96,7 @@ def noted() -> ValueError:
     return error
 
 
-MAKERS = {
+MAKERS: dict[str, Any] = {
     "frozen": lambda: FrozenError("search"),
     "group": lambda: ExceptionGroup("several", [ValueError("a"), FrozenError("b")]),
     "noted": noted,
@@ -102,6 +109,7 @@ MAKERS = {
     "locked": LockedError,
     "no text": NoTextError,
     "no pickle": NoPickleError,
+    "aloof": lambda: AloofError("not me"),
     "exits": ExitsWhenMadeAgainError,
     "imposter": ImposterError,
 }

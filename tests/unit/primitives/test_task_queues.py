@@ -1,10 +1,10 @@
-"""The rules of task queues against a plain model, and their sorted pages against a sorted list."""
+"""The rules of task queues against a plain model."""
 
 from __future__ import annotations
 
 import contextlib
-import random
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pytest
@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 
 from shoal.primitives.keys import Namespace
 from shoal.primitives.rules.queues import queue_rules as rules
-from shoal.primitives.rules.queues import records
-from shoal.primitives.rules.queues.ordered_pages import ENTRY_BYTES, OrderedPages, Pages
+from shoal.primitives.rules.queues import records, task_record
 from shoal.primitives.rules.registry import TABLE
+from shoal.primitives.views.fleet.queue import Together
 from shoal.primitives.views.fleet.tasks import base_of
 from shoal.shm import codec, holder_index
 from shoal.shm.errors import FencedError, InvalidOperationError, NotFoundError, ShoalError
@@ -26,81 +26,6 @@ from tests.support.present import present
 _BASE = base_of(Namespace(), "run", "q")
 _KEY = _BASE + records.QUEUE
 _STATUSES = {"waiting": 0, "claimed": 1, "done": 2, "dead": 3, "cancelled": 4}
-
-
-class _Pages:
-    """Pages in a dict; how many are read and written is counted."""
-
-    def __init__(self) -> None:
-        self.kept: dict[int, bytes] = {}
-        self.calls = 0
-        self.last = 0
-        self.set = OrderedPages(Pages(self._get, self._put, self._new), 0, 0, 0)
-
-    def _get(self, number: int) -> bytes:
-        self.calls += 1
-        return self.kept[number]
-
-    def _put(self, number: int, page: bytes | None) -> None:
-        self.calls += 1
-        if page is None:
-            del self.kept[number]
-        else:
-            assert page
-            assert len(page) <= 4096
-            self.kept[number] = page
-
-    def _new(self) -> int:
-        self.last += 1
-        return self.last
-
-
-def _entry(number: int) -> bytes:
-    return number.to_bytes(ENTRY_BYTES, "big")
-
-
-@given(st.lists(st.tuples(st.sampled_from(("add", "add", "take", "remove")), st.integers(0, 300)), max_size=400))
-def test_pages_are_a_sorted_set(steps: list[tuple[str, int]]) -> None:
-    """Whatever is added and removed, in whatever order; nothing is left of an empty set."""
-    pages, model = _Pages(), set[bytes]()
-    for step, number in steps:
-        entry = _entry(number)
-        if step == "take":
-            least = min(model, default=None)
-            assert pages.set.take_least() == least
-            model -= {least}
-        elif step == "remove":
-            assert pages.set.remove(entry) is (entry in model)
-            model -= {entry}
-        elif entry not in model:
-            pages.set.add(entry)
-            model |= {entry}
-        assert pages.set.least() == min(model, default=None)
-    assert list(pages.set.entries()) == sorted(model)
-    for entry in sorted(model):
-        assert pages.set.take_least() == entry
-    assert (pages.kept, pages.set.root, pages.set.depth, pages.set.first) == ({}, 0, 0, 0)
-
-
-@pytest.mark.parametrize("order", ["rising", "falling", "random"])
-def test_a_large_set_costs_little_more_than_a_small_one(order: str) -> None:
-    """What is taken from the front costs two pages, and more for one in 24; also where that many were taken before."""
-    seed = random.randrange(1 << 32)
-    print("seed", seed)
-    numbers = list(range(30_000))
-    if order == "random":
-        random.Random(seed).shuffle(numbers)
-    pages = _Pages()
-    for number in numbers if order != "falling" else reversed(numbers):
-        pages.set.add(_entry(number))
-    for _ in range(2):
-        pages.calls = 0
-        first = [pages.set.take_least() for _ in range(5_000)]
-        assert pages.calls < 5_000 * 3
-        for entry in first:
-            assert entry is not None
-            pages.set.add(entry)
-    assert list(pages.set.entries()) == [_entry(number) for number in range(30_000)]
 
 
 class _Task(NamedTuple):
@@ -124,7 +49,7 @@ class _Model:
         self.store: dict[bytes, bytes] = {}
         self.now_ms = 1000
         self.puts = 0
-        self.claims: dict[int, tuple[int, list[bytes]]] = {}  # by ticket: holder, tasks
+        self.claims: dict[int, tuple[int, list[bytes], int]] = {}  # by ticket: holder, tasks, first token
         self.token = 0
 
     def read(self, key: bytes) -> VersionedValue | None:
@@ -160,23 +85,34 @@ class _Model:
             if task.status == "waiting" and task.due_ms <= self.now_ms
         ]
         expected = [each for _, each in sorted(ready)[:limit]]
-        ticket = len(self.claims) + 1
+        ticket, former_token = self._ticket_of(holder)
         for _ in range(2):  # the second time it is sent again
             if not expected:
                 due = [task.due_ms for task in self.tasks.values() if task.status == "waiting"]
                 with pytest.raises(NothingReadyError) as caught:
-                    self.perform(rules.claim, "q", holder, 4711, 30_000, ticket, limit)
+                    self.perform(rules.claim, "q", holder, 4711, 30_000, ticket, former_token, limit)
                 assert caught.value.passes_in_ms == (min(due) - self.now_ms if due else None)
                 return
-            told = self.perform(rules.claim, "q", holder, 4711, 30_000, ticket, limit)
+            told = self.perform(rules.claim, "q", holder, 4711, 30_000, ticket, former_token, limit)
             assert [each for each, *_ in told] == expected
-        self.claims[ticket] = holder, expected
+        self.claims[ticket] = holder, expected, told[0][3]
         for task_id, _, attempt, token in told:
-            assert token == self.token + 1
+            assert token > self.token
             self.token = token
             task = self.tasks[task_id]
             assert attempt == task.attempt + 1
             self.tasks[task_id] = task._replace(status="claimed", attempt=attempt, holder=holder, token=token)
+
+    def _ticket_of(self, holder: int) -> tuple[int, int]:
+        """A ticket of which the holder has no task any more, with its first token; or a new one."""
+        for ticket, (of, ids, token) in self.claims.items():
+            if of == holder and not any(self._is_held(task_id, holder, ticket) for task_id in ids):
+                return ticket, token
+        return len(self.claims) + 1, 0
+
+    def _is_held(self, task_id: bytes, holder: int, ticket: int) -> bool:
+        found = records.Queue(self.read, _KEY).task(task_id)
+        return found is not None and (found.holder, found.ticket) == (holder, ticket)
 
     def end(self, how: str, number: int, retry_ms: int) -> None:
         if not self.tasks:
@@ -255,14 +191,16 @@ class _Model:
         statuses = [task.status for task in self.tasks.values()]
         assert queue.counts[2:] == [statuses.count(name) for name in list(_STATUSES)[1:]]
         waiting = {each for each, task in self.tasks.items() if task.status == "waiting"}
-        ready = {records.entry_id(entry) for entry in queue.ready.entries()}
-        delayed = {records.entry_id(entry) for entry in queue.delayed.entries()}
+        ready = {task_record.entry_id(entry) for entry in queue.ready.entries()}
+        delayed = {task_record.entry_id(entry) for entry in queue.delayed().entries()}
         assert (ready | delayed, ready & delayed) == (waiting, set())
         assert queue.counts[:2] == [len(ready), len(delayed)]
         entries = [key for key in self.store if key.startswith(holder_index.PREFIX)]
-        assert len(entries) == len(held)
+        assert len(entries) <= len(self.claims)
         for ticket, ids in held.items():
-            assert set(queue.claimed_ids(self.claims[ticket][0], ticket)) == ids
+            base, token, listed = records.decode_claim(self.store[records.claim_key(self.claims[ticket][0], ticket)])
+            assert (base, token) == (_BASE, self.claims[ticket][2])
+            assert ids <= set(listed)
         kinds = {kind: sum(key.startswith(_BASE + kind) for key in self.store) for kind in (records.TASK, records.KEY)}
         assert kinds == {
             records.TASK: len(self.tasks),
@@ -303,6 +241,22 @@ def test_rules_are_those_of_a_plain_model(steps: list[tuple[Any, ...]]) -> None:
         model.check()
 
 
+def test_a_ticket_is_free_once() -> None:
+    """When the last task of a claim has ended, however often and by whom that is said: two claims never share one."""
+    holding = SimpleNamespace(holder=1, free_tickets=[], forget=lambda ticket: None)
+    together = Together(holding, 7, 40, {b"a", b"b"})
+    together.end(b"a", 1)
+    together.end(b"a", 1)
+    assert holding.free_tickets == []
+    for _ in range(3):
+        together.end(b"b", 1)
+    assert holding.free_tickets == [(7, 40)]
+    of_parent = Together(holding, 8, 40, {b"a"})
+    holding.holder = 2  # in a forked child
+    of_parent.end(b"a", 1)
+    assert holding.free_tickets == [(7, 40)]
+
+
 _GARBAGE = st.one_of(
     st.binary(max_size=80),
     st.recursive(
@@ -326,7 +280,7 @@ def test_damaged_records_are_refused(steps: list[tuple[Any, ...]], damage: list[
     for number, raw in damage:
         if model.store:
             model.store[sorted(model.store)[number % len(model.store)]] = raw
-    calls: list[tuple[Any, ...]] = [(rules.claim, "q", 9, 1, 1, 99, 3), (rules.purge, ids, 0, False)]
+    calls: list[tuple[Any, ...]] = [(rules.claim, "q", 9, 1, 1, 99, 0, 3), (rules.purge, ids, 0, False)]
     calls += [(rules.cancel, task_id) for task_id in ids] + [(rules.retry, "n", task_id) for task_id in ids]
     calls += [(rules.complete, "n", each, task.holder, task.token, b"") for each, task in model.tasks.items()]
     calls += [(rules.put, 0, 0, 1, b"k", False, [b"z" * 16, b""])]

@@ -55,7 +55,7 @@ class Cell:
         group = Group()
         group.asking = [client for client, _ in asking]
         group.requests = [(client.client_id, request) for client, request in asking]
-        group.submit_in_turn(self.turns, self.submit, lambda: self.version, now_s)
+        group.submit_in_turn(self.turns, self.submit, self, now_s)
         return [client.client_id for client, _ in group.answers]
 
 

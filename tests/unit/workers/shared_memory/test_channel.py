@@ -67,6 +67,7 @@ class Coordinators:
             is_parents=False,
             why_closed="",
             coordinator_pid=4711,
+            segment=SimpleNamespace(words=[1] * 512),
             slots=SimpleNamespace(died_at_work=lambda: self._at_work),
         )
         channel.attachment = attachment
@@ -114,6 +115,16 @@ def play() -> Iterator[Callable[..., Coordinators]]:
 
 def send(channel: Channel, coordinators: Coordinators, timeout_s: float = 30.0) -> Any:
     return commit_through(channel, REQUEST, coordinators.attach, timeout_s, time.monotonic() + timeout_s)
+
+
+def test_a_database_closed_meanwhile(channel: Channel, play: Callable[..., Coordinators]) -> None:
+    """A commit under way is answered though another thread has unmapped the segment."""
+    coordinators = play(answers(5))
+    words = memoryview(bytearray(4096)).cast("Q")
+    attachment: Any = coordinators.attach(channel, False, math.inf)
+    attachment.segment.words = words
+    words.release()
+    assert send(channel, coordinators) == (COMMITTED, 9, [1])
 
 
 def test_an_answer(channel: Channel, play: Callable[..., Coordinators]) -> None:

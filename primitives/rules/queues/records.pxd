@@ -1,0 +1,30 @@
+cimport cython
+
+from shoal.primitives.rules.queues.ready_set cimport ReadySet
+from shoal.primitives.rules.queues.task_record cimport Task, decode_task, encode_task, entry_order
+
+
+cpdef bytes body_key(bytes base, bytes task_id, bytes which)
+cpdef bytes claim_key(holder, ticket)
+cpdef bytes claim_entry(ttl_ms, bytes base, token, list ids)
+cpdef tuple decode_claim(bytes raw)
+@cython.locals(fields=tuple)
+cdef tuple _decode_queue(bytes raw)
+
+
+cdef class Queue:
+    cdef public bytes key, base
+    cdef public object sequence, last_page, due_ms, _token, _last_token, _read
+    cdef public ReadySet ready
+    cdef public list counts
+    cdef tuple _delayed
+    cdef dict _writes
+
+    @cython.locals(ready=ReadySet, fields=list)
+    cpdef list writes(self)
+    cpdef get(self, bytes key)
+    cpdef put(self, bytes key, value)
+    cpdef task(self, bytes task_id)
+    cpdef put_task(self, bytes task_id, Task task)
+    cpdef store_body(self, bytes task_id, bytes which, bytes body)
+    cpdef take_tokens(self, count)
