@@ -17,6 +17,12 @@ ENDED = (TaskStatus.Done, TaskStatus.Dead, TaskStatus.Cancelled)
 Q = "q"
 
 
+@pytest.fixture(scope="session")
+def toy_db(toy_fleet_db: shoal.Database) -> shoal.Database:
+    """``any_db`` takes it."""
+    return toy_fleet_db
+
+
 def _keys(db: shoal.Database, space: shoal.Namespace, run: str) -> list[bytes]:
     prefix = space._run_prefix(run) + b"\6"
     return [key for key, _ in db._store.auto_commit.scan(prefix, prefix + b"\xff")]

@@ -188,15 +188,15 @@ class Checked:
 
 
 @pytest.mark.parametrize("steps", [40, pytest.param(1_500, marks=pytest.mark.slow)])
-def test_against_a_model(toy_db: shoal.Database, space: shoal.Namespace, steps: int) -> None:
+def test_against_a_model(toy_fleet_db: shoal.Database, space: shoal.Namespace, steps: int) -> None:
     """Whatever is done in which order, and however large the slices: a pass leaves what the model keeps."""
     seed = random.randrange(2**32)
     print(f"seed {seed}")
-    checked = Checked(toy_db, space, seed)
+    checked = Checked(toy_fleet_db, space, seed)
     for _ in range(steps):
         checked.step()
     checked.runs.set_retention(None)
     checked.model.policies.pop(None, None)
-    do_pass(toy_db, checked.model.now, 10_000)
+    do_pass(toy_fleet_db, checked.model.now, 10_000)
     checked.model.do_pass()
     checked.check()
