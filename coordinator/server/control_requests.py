@@ -68,8 +68,7 @@ class ControlRequests:
         self._due: list[tuple[float, int, _Pending]] = []
         self._line_due: dict[Line, float] = {}  # when a line is decided again, whatever is written
         self._lines_due: list[tuple[float, Line]] = []  # the same as a heap; an entry that differs counts no more
-        self._now_s = 0.0
-        self._numbers = 0
+        self._now_s, self._numbers = 0.0, 0
         self._answers: Answers = []
         self.is_active = len(holders) > 0
         engine.watch_own_writes(self._note_own_write)

@@ -19,7 +19,7 @@ from shoal import TraceType
 from shoal.cli.main import main
 from tests.support.present import present
 from tests.support.stores.full_store import fill
-from tests.support.versions import versions_taken
+from tests.support.stores.versions import versions_taken
 
 SPACE = shoal.Namespace("acme", "web", "scout")
 SHOAL = [sys.executable, "-m", "shoal"]

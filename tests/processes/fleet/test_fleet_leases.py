@@ -17,7 +17,7 @@ import pytest
 import shoal
 from shoal.fleet import Fleet
 from shoal.fleet_input import DONE, InputOutcome, InputRun, fleet_run_id, input_run_id
-from tests.support.versions import versions_taken
+from tests.support.stores.versions import versions_taken
 from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
 
 FUNCTION = "work:slow"

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -223,17 +224,6 @@ def spend_and_kill(db: shoal.Database, start: Start, tmp_path: Path, seconds: fl
     assert entries == []
 
 
-def _spent(files: list[Path]) -> tuple[int, int]:
-    """What the spenders were told they had spent, and what they meant to spend when they were killed."""
-    told = in_doubt = 0
-    for file in files:
-        lines = file.read_text().splitlines()
-        told += sum(int(line[2:]) for line in lines if line.startswith("a"))
-        for line, following in zip(lines, [*lines[1:], ""], strict=True):
-            in_doubt += int(line[2:]) if line.startswith("i") and not following.startswith("a") else 0
-    return told, in_doubt
-
-
 def test_never_over_and_all_refunded(db: shoal.Database, start: Start, tmp_path: Path) -> None:
     """Whoever is killed: used plus reserved never passes the limit, and what was settled is what counts."""
     spend_and_kill(db, start, tmp_path, 1.5, 0)
@@ -243,6 +233,28 @@ def test_never_over_and_all_refunded(db: shoal.Database, start: Start, tmp_path:
 def test_never_over_and_all_refunded_for_longer(db: shoal.Database, start: Start, tmp_path: Path) -> None:
     """For half a minute, with coordinators killed, too."""
     spend_and_kill(db, start, tmp_path, 30.0, 5)
+
+
+def _kill_some(
+    db: shoal.Database,
+    rng: random.Random,
+    victims: list[str],
+    seconds: float,
+    spenders: list[subprocess.Popen[str]],
+    anew: Callable[[int], subprocess.Popen[str]] | None,
+) -> None:
+    """Kill ``victims``, spread over ``seconds``; ``anew`` starts a spender in the place of one that was killed."""
+    for victim in victims:
+        time.sleep(seconds / (len(victims) + 1))
+        if victim == "coordinator":
+            kill(db.info().coordinator_pid)
+            continue
+        number = rng.randrange(len(spenders))
+        spenders[number].kill()
+        spenders[number].wait()
+        if anew is not None:
+            spenders[number] = anew(number)
+    time.sleep(seconds / (len(victims) + 1))
 
 
 @pytest.mark.parametrize(
@@ -291,17 +303,7 @@ def test_the_rate_of_many_processes(
     least_before, most_before, begin_s = given()
     victims = [*["spender"] * kills, *["coordinator"] * coordinator_kills]
     rng.shuffle(victims)
-    for victim in victims:
-        time.sleep(seconds / (len(victims) + 1))
-        if victim == "coordinator":
-            kill(db.info().coordinator_pid)
-            continue
-        number = rng.randrange(processes)
-        spenders[number].kill()
-        spenders[number].wait()
-        if processes > 4:
-            spenders[number] = spender(number)
-    time.sleep(seconds / (len(victims) + 1))
+    _kill_some(db, rng, victims, seconds, spenders, spender if processes > 4 else None)
     least_after, most_after, end_s = given()
     expected = refill_per_s * (end_s - begin_s)
     least, most = least_after - most_before, most_after - least_before

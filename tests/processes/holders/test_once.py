@@ -19,7 +19,7 @@ import shoal
 from shoal.cli.main import main
 from shoal.primitives.facades import leases
 from shoal.primitives.facades.fleet import idempotency
-from tests.support.versions import versions_taken
+from tests.support.stores.versions import versions_taken
 from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
 from tests.support.workers.forked import run_in_child
 

@@ -31,7 +31,7 @@ from tests.support.primitives.event_logs import (
     remove_event,
 )
 from tests.support.shared_memory import store_of
-from tests.support.versions import versions_taken
+from tests.support.stores.versions import versions_taken
 
 
 class TestAppend:

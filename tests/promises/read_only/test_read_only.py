@@ -11,7 +11,7 @@ import pytest
 import shoal
 from tests.promises.read_only.contents import FOUND, RUN, contents, coordinators
 from tests.support.at_rest import ended, looks
-from tests.support.versions import versions_taken
+from tests.support.stores.versions import versions_taken
 
 
 def test_reads_all_of_a_store_at_rest(store: Path) -> None:

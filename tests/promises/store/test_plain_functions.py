@@ -11,7 +11,7 @@ import pytest
 
 import shoal
 from tests.support.present import present
-from tests.support.versions import versions_taken
+from tests.support.stores.versions import versions_taken
 
 
 async def coroutine_function(txn: shoal.Transaction) -> None:

@@ -20,7 +20,7 @@ import pytest
 import shoal
 from tests.promises.transactions.pipelines import RUN, TIMEOUT_S, pipeline_with_errors
 from tests.support.slow import slow
-from tests.support.versions import versions_taken
+from tests.support.stores.versions import versions_taken
 
 
 class Model:

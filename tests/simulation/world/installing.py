@@ -46,6 +46,30 @@ from tests.simulation.world.threads import SimulatedSleep, threads
 # As small as the limits of the machine.
 _RECORD_BYTES = 300
 _TTL_MS = 50
+# Modules that ask for the time or sleep.
+_TIMED: tuple[Any, ...] = (
+    waiting,
+    pipe_messages,
+    connection,
+    channel,
+    polling,
+    retry,
+    take_over,
+    clock,
+    cells,
+    event_log,
+    state_cell,
+    mutant_answers,
+    leases,
+    task_queue,
+    budget,
+    idempotency,
+    identifiers,
+    holding,
+    presence_waiting,
+    watching,
+    pipeline,
+)
 
 
 @contextlib.contextmanager
@@ -93,29 +117,7 @@ def _install(world: World, patch: Patch) -> None:
         patch.set(module, "os", fake_os)
     for module in (attachment, pipe_messages, presence_waiting):
         patch.set(module, "select", sim_select)
-    for module in (
-        waiting,
-        pipe_messages,
-        connection,
-        channel,
-        polling,
-        retry,
-        take_over,
-        clock,
-        cells,
-        event_log,
-        state_cell,
-        mutant_answers,
-        leases,
-        task_queue,
-        budget,
-        idempotency,
-        identifiers,
-        holding,
-        presence_waiting,
-        watching,
-        pipeline,
-    ):
+    for module in _TIMED:
         patch.set(module, "time", sim_time)
     sim_random = SimpleNamespace(uniform=rng.uniform)
     for module in (polling, retry):

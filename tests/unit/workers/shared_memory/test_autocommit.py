@@ -16,7 +16,7 @@ from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.workers.shared_memory.autocommit import AutoCommit
 from shoal.workers.shared_memory.connection import StoreConnection
 from tests.support.present import present
-from tests.support.versions import least_taken
+from tests.support.stores.versions import least_taken
 
 KEY = [(b"key", b"key\0")]
 
