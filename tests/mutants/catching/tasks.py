@@ -20,13 +20,13 @@ def lost_claim(_seed: int) -> list[Problem]:
     """A task that was released and claimed by another is completed, failed and used as a fence by that one alone."""
     rig = Rig(Disk())
     _ask(rig, 1, registry.TASK_PUT, 0, 0, 5, None, True, [_TASK_ID, b"\x01"])
-    (first,) = _ask(rig, 1, registry.TASK_CLAIM, "q", 1, 11, _TTL_MS, 101, 1)[1]
+    (first,) = _ask(rig, 1, registry.TASK_CLAIM, "q", 1, 11, _TTL_MS, 101, 0, 1)[1]
     _ask(rig, 1, registry.TASK_UNCLAIM, 1, 101)
     late = [_ask(rig, 1, name, "t", _TASK_ID, 1, first[3], *more)[0] for name, *more in _ENDINGS]
     problems = compare("fenced", late, [REFUSED] * len(late), "what was said of a task that was lost")
     if problems:
         return problems
-    (second,) = _ask(rig, 2, registry.TASK_CLAIM, "q", 2, 22, _TTL_MS, 202, 1)[1]
+    (second,) = _ask(rig, 2, registry.TASK_CLAIM, "q", 2, 22, _TTL_MS, 202, 0, 1)[1]
     late = [_ask(rig, 1, name, "t", _TASK_ID, 1, first[3], *more)[0] for name, *more in _ENDINGS]
     problems = compare("fenced", late, [REFUSED] * len(late), "what was said of a task that another had")
     problems += compare("fences rise", second[3] > first[3], True, f"the second token {second[3]} above {first[3]}")

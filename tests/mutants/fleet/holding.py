@@ -12,10 +12,10 @@ from shoal.primitives.rules.queues.ordered_pages import ENTRY_BYTES
 from shoal.primitives.rules.queues.ready_set import ReadySet
 from shoal.primitives.rules.queues.records import Queue
 from shoal.primitives.rules.queues.task_record import CLAIMED, WAITING, Task
-from shoal.primitives.rules.tags import Tag, tag_of
-from shoal.shm import codec, holder_index
+from shoal.primitives.rules.tags import Tag
+from shoal.shm import codec
 from shoal.shm.errors import FencedError
-from shoal.shm.operation import Decision, Read, Write
+from shoal.shm.operation import Decision, Read, nothing_held
 from tests.mutants.fleet import Rule, change_rule
 from tests.mutants.registry import SIMULATION, Patch, mutant
 
@@ -112,12 +112,7 @@ def complete_unfenced(patch: Patch) -> None:
 def task_of_the_dead(patch: Patch) -> None:
     """A task whose holder has ended stays claimed by it."""
 
-    def released(self: Holders, read: Read, entries: list[bytes], now_ms: int) -> list[Write]:
-        kept = [entry for entry in entries if tag_of(holder_index.decode_key(entry)[1]) != Tag.QUEUE]
-        writes: list[Write] = sound(self, read, kept, now_ms)
-        return writes + [Write(entry, None, 0) for entry in entries if entry not in kept]
-
-    sound = patch.set(Holders, "_released", released)
+    patch.set(registry, "ENDED", {**registry.ENDED, Tag.QUEUE: nothing_held})
 
 
 @mutant("queues", SIMULATION)
