@@ -2,7 +2,7 @@
 VENV := .venv
 PYTHON := $(VENV)/bin/python
 INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check
-# Adds packages for which shoal, installed and compiled before, is not compiled again.
+# Without compiling.
 PIP := SHOAL_DISABLE_EXTENSION=1 $(INSTALL)
 FLOORS := shm coordinator workers primitives
 STORE := demo.db
@@ -22,21 +22,25 @@ export NO_MKDOCS_2_WARNING := 1
 help:
 	@sed -n 's/^## //p' $(firstword $(MAKEFILE_LIST))
 
-# Hot modules are compiled on installing. A change to one of them afterwards needs `make compile`, which tests begin with.
-$(VENV)/.run: pyproject.toml setup.py
+# Hot modules are compiled on installing. Tests compile them in place, so for them nothing is compiled on installing. A
+# change to one of them afterwards needs `make compile`, which tests begin with.
+$(VENV)/.made:
 	python3 -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made pyproject.toml setup.py
 	$(INSTALL) --editable .
 	@touch $@
 
-$(VENV)/.test: $(VENV)/.run
+$(VENV)/.test: $(VENV)/.made pyproject.toml setup.py
 	$(PIP) --editable '.[test]'
 	@touch $@
 
-$(VENV)/.check: $(VENV)/.test
+$(VENV)/.check: $(VENV)/.made pyproject.toml setup.py
 	$(PIP) --editable '.[test,bench,dev,docs,plot]'
-	@touch $@
+	@touch $@ $(VENV)/.test
 
-$(VENV)/.docs: $(VENV)/.run
+$(VENV)/.docs: $(VENV)/.made pyproject.toml
 	$(PIP) --editable '.[docs]'
 	@touch $@
 

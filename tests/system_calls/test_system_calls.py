@@ -157,7 +157,7 @@ def test_a_client_that_cannot_be_watched_is_not_kept(coordinator: Coordinator, m
 
     server = coordinator._server
     before = set(os.listdir("/proc/self/fd"))
-    monkeypatch.setattr(server, "_epoll", FullEpoll())
+    monkeypatch.setattr(server._processes, "_epoll", FullEpoll())
     with pytest.raises(OSError, match="No space"):
         server.admit(handshake.Hello(handshake.PROTOCOL_VERSION, 1, os.getpid(), None, None))
     assert server._clients == {}
