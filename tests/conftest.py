@@ -98,8 +98,8 @@ def another(memory_db: shoal.Database) -> Iterator[shoal.Database]:
 
 @pytest.fixture
 def run() -> str:
-    """A run id no other test uses."""
-    return f"run-{os.getpid()}-{next(_numbers)}"
+    """A run id no other test uses, nor any that begins with it: the dot keeps ``run + "2"`` from being another's id."""
+    return f"run-{os.getpid()}-{next(_numbers)}."
 
 
 @pytest.fixture

@@ -222,6 +222,7 @@ def test_an_operation_that_reads_no_key(rig: Rig, key: Any) -> None:
     assert details[0] == ("NotFoundError" if key == b"" else "TypeError")
 
 
+@pytest.mark.plain
 def test_no_room_for_a_version_in_between(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
     """The empty version that reclaiming waits for is made later if the disk is full: nothing else depends on it."""
     with monkeypatch.context() as patch:
