@@ -116,13 +116,17 @@ class Holders:
             for holder in list(self._gone):
                 self._release(holder, _ALL_MS)
 
-    def end_due(self) -> None:
-        """Release a slice of what ended holders held. Called when all pipes have been read."""
+    def end_due(self, read_s: float) -> None:
+        """Release a slice of what ended holders held. All pipes had been read at ``read_s`` (monotonic).
+
+        Time since then (a slow sync) counts against no holder: its sign of life may be in its pipe.
+        """
         if self.due_in_s() > 0:
             return
+        read_clock_s = self._clock_s - max(0.0, self._looked_s - read_s)
         self._engine.finish_group()  # the ordered index has all keys then
         for holder, found in list(self._known.items()):
-            silent_ms = int((self._clock_s - found.seen_s) * 1000)
+            silent_ms = int((read_clock_s - found.seen_s) * 1000)
             if holder in self._gone:
                 silent_ms = _ALL_MS
             if silent_ms >= found.ttl_ms:

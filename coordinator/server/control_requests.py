@@ -119,11 +119,11 @@ class ControlRequests:
         first_s = min(heap[0][0] if heap else _NEVER_S for heap in (self._due, self._lines_due))
         return max(0.0, min(first_s - now_s, self._holders.due_in_s()))
 
-    def after_turn(self, now_s: float) -> Answers:
-        """End holders, wake who waits for what was committed, and end waits whose time is up; what to send now."""
+    def after_turn(self, now_s: float, read_s: float) -> Answers:
+        """End holders and late waits, wake who waits for commits; what to send. All pipes were read at ``read_s``."""
         self._now_s = now_s
         if self._holders.may_be_due(now_s):
-            self._holders.end_due()
+            self._holders.end_due(read_s)
         if not (self._pending or self._due or self._lines_due or self._stirred or self._answers):
             self._seen = self._engine.version  # nobody waits
         while self._lines_due and self._lines_due[0][0] <= now_s:

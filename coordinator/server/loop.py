@@ -143,6 +143,7 @@ class Server:
                 self._flush(self._answer_fds[fd])
             else:
                 self._handle_other(fd)
+        read_s = self._monotonic_s()
         group_delay = self._group_delay if group.requests else None
         if group_delay is not None:
             self._wait_for_others(group_delay, group)
@@ -150,7 +151,7 @@ class Server:
             self._answer(group, other)
         turns, finishing_s = self._turns, 0.0
         if turns or group.has_operations():
-            group.submit_in_turn(turns, self._submit_together, self._engine, self._monotonic_s())
+            group.submit_in_turn(turns, self._submit_together, self._engine, read_s)
         elif group.requests:
             group.submit(self._submit_together)
         if group_delay is not None:
@@ -165,7 +166,7 @@ class Server:
         if group.answers:
             self._look_until_s = now_s + (self._crowded_spin_s if len(self._clients) > _PROCESSORS else self._spin_s)
         if self._control_requests.is_active and not self._place.was_moved():
-            self._send_all(self._control_requests.after_turn(now_s))
+            self._send_all(self._control_requests.after_turn(now_s, read_s))
         self._maintenance.after_turn(now_s)
         if now_s - self._maintained_at_s >= self._maintain_every_s:
             self._maintained_at_s = now_s

@@ -23,6 +23,7 @@ from shoal.shm.host.unpatched import thread, time
 from shoal.shm.wire import request as wire_request
 from shoal.workers.presence.sleep import Sleep
 from shoal.workers.presence.waiting import Operation, ask_and_wait
+from shoal.workers.shared_memory.channel import Channel
 from shoal.workers.shared_memory.connection import StoreConnection
 
 _RENEWALS_PER_TTL = 3
@@ -52,6 +53,7 @@ class Holding:
         self._answers = True  # whether a coordinator has answered the last renewal
         self._sleeps_until_s = _NOT_ASLEEP_S  # the thread (monotonic); who needs it earlier wakes it
         self._renewed_s = 0.0
+        self._channel = Channel()  # the thread's own
         self._held: dict[int, float] = {}  # by ticket: the ttl in seconds
         self._undone: dict[int, Operation] = {}  # by ticket: what undoes what may have been given
         self.free_tickets: list[tuple[int, int]] = []
@@ -167,7 +169,8 @@ class Holding:
             if held and (came_loose or time.monotonic() >= self._renewed_s + pause_s):
                 self._renewed_s = time.monotonic()
                 self._answers = False
-                self._connection.ask("renew", [])
+                # Commits of other threads take turns at the other channels: a long one must not hold up a sign of life.
+                ask_and_wait(self._connection, "renew", lambda _left_ms: [], self._renewed_s, own=self._channel)
                 self._answers = True
         except (CoordinatorLostError, StoreFullError, OSError):
             return min(pause_s, _LINGER_S)  # tried again

@@ -66,14 +66,15 @@ def ask_and_wait(
     give_up_s: float,
     operation: Operation | None = None,
     undo: Operation | None = None,
+    own: Channel | None = None,
 ) -> Answer:
     """Send the control request ``name`` and wait for its answer until ``give_up_s`` (monotonic).
 
     ``arguments`` are asked for with the ms left. ``undo`` is sent after the request if its answer is not waited for.
-    Raises ``CoordinatorLostError`` if no answer comes in time, and ``InvalidOperationError`` once the database is
-    closed.
+    ``own`` is a channel that no other thread uses; else one is borrowed. Raises ``CoordinatorLostError`` if no answer
+    comes in time, and ``InvalidOperationError`` once the database is closed.
     """
-    channel = connection.borrow()
+    channel = connection.borrow() if own is None else own
     channel.commit_id += 1
     deaths = 0
     sent = False
@@ -90,7 +91,8 @@ def ask_and_wait(
             look_s = 0.0 if operation is None else ANSWER_SPIN_S
             answer = _answer_of(attachment, channel.commit_id, look_s, give_up_s + connection.timeout_s)
             attachment.in_use = attachment.waiting = False
-            connection.give_back(channel)
+            if own is None:
+                connection.give_back(channel)
             return answer
         except (BrokenPipeError, EOFError):  # the coordinator has died, or this database was closed
             deaths += sent and attachment.slots.died_at_work()

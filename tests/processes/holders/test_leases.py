@@ -20,6 +20,7 @@ from shoal.cli.main import main
 from shoal.primitives.keys import Namespace, Tag
 from shoal.shm.wire import request as wire_request
 from tests.support.raw_client import attach
+from tests.support.shared_memory import store_of
 from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
 
 from .conftest import Start
@@ -124,6 +125,17 @@ def test_what_has_ended_is_free_for_whoever_knows_that(db: shoal.Database, hold:
         kill(holder.pid)
         holder.wait()
         db.lease(RUN, "a").release()
+
+
+def test_a_long_commit_holds_up_no_renewal(db: shoal.Database) -> None:
+    """While another thread of the process waits for its commit, what the process holds is renewed all the same."""
+    lease = db.lease(RUN, "a", ttl=0.6)
+    with shoal.open(db.path) as other:
+        time.sleep(0.5)  # the first renewal attaches
+        with store_of(db).connection._lock:  # as during a commit
+            time.sleep(1.5)
+        assert [info.token for info in other.leases(RUN)] == [lease.token]
+    lease.release()
 
 
 def test_a_stopped_holder_loses_it_after_its_ttl(db: shoal.Database, hold: Hold) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterator
 from typing import Any
 
 import shoal
@@ -272,7 +273,7 @@ class FleetClient(Client):
             left = min(options["count"], self.log.len(RUN) - consumer.position)
             if left <= 0:
                 return
-            for event in consumer:
+            for event in _while_held(consumer):
                 fact = self._noted("consumed", event.sequence)
 
                 def change(txn: shoal.Transaction, sequence: int = event.sequence) -> None:
@@ -290,3 +291,9 @@ class FleetClient(Client):
     def _wipe(self, attempt: Attempt, options: dict[str, Any]) -> None:
         lower = KV + options["prefix"].encode()
         self.store.auto_commit.clear(lower, lower + b"\xff")
+
+
+def _while_held(consumer: shoal.Consumer) -> Iterator[shoal.Event]:
+    """Its events until another process has its name."""
+    with contextlib.suppress(FencedError):
+        yield from consumer

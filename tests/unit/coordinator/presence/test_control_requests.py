@@ -85,10 +85,10 @@ class Coordinator:
         operation = (registry.LEASE_RELEASE, [LEASE + name, client.database_id, client.client_id])
         return self.ask(self.client(), "leave", [], operation)
 
-    def turn(self, after_s: float = 0.0) -> list[tuple[Client, int, Any]]:
-        """The answers that come at the end of a turn."""
-        self.now_s += after_s
-        answers = self.requests.after_turn(self.now_s)
+    def turn(self, after_s: float = 0.0, sync_s: float = 0.0) -> list[tuple[Client, int, Any]]:
+        """The answers that come at the end of a turn, in which a sync took ``sync_s``."""
+        self.now_s += after_s + sync_s
+        answers = self.requests.after_turn(self.now_s, self.now_s - sync_s)
         assert self.engine.published == self.engine.version
         return [(client, *decode_answer(told[LENGTH_BYTES:])[1::2]) for client, told in answers]
 
@@ -106,6 +106,19 @@ def at(tmp_path: Path) -> Iterator[Coordinator]:
     made = Coordinator(tmp_path)
     yield made
     made.log.close()
+
+
+def test_a_slow_sync_ends_no_holder(at: Coordinator) -> None:
+    """While the coordinator waits for the disk it reads no pipe, so a holder that is silent then may have renewed."""
+    client = at.client()
+    assert at.take(client, ttl_ms=500) is not None
+    at.turn(after_s=0.3, sync_s=0.4)
+    assert at.held() == [client.database_id]
+    assert at.ask(client, "renew", []) == (ANSWERED, [1])
+    at.turn(after_s=0.4, sync_s=0.4)
+    assert at.held() == [client.database_id]
+    at.turn()
+    assert at.held() == []
 
 
 def test_a_line_is_served_in_order(at: Coordinator) -> None:
