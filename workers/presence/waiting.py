@@ -76,8 +76,7 @@ def ask_and_wait(
     """
     channel = connection.borrow() if own is None else own
     channel.commit_id += 1
-    deaths = 0
-    sent = False
+    deaths, sent = 0, False
     while True:
         attachment = channel.attachment or connection.attach_apart(channel, sent and operation is not None)
         if connection.is_at_rest():
@@ -87,8 +86,7 @@ def ask_and_wait(
             mutations = _request(name, arguments, operation, give_up_s)
             _send(attachment, channel.commit_id, mutations, time.monotonic() + connection.timeout_s)
             sent = True
-            # What an operation asks for is often there at once. A process that sleeps is woken late.
-            look_s = 0.0 if operation is None else ANSWER_SPIN_S
+            look_s = ANSWER_SPIN_S if operation else 0.0  # often it is there at once; who sleeps is woken late
             answer = _answer_of(attachment, channel.commit_id, look_s, give_up_s + connection.timeout_s)
             attachment.in_use = attachment.waiting = False
             if own is None:
