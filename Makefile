@@ -29,6 +29,7 @@ $(VENV)/.made:
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml setup.py
+	@echo "installing shoal; compiling its hot modules takes a minute or two"
 	$(INSTALL) --editable .
 	@touch $@
 
