@@ -10,7 +10,7 @@ import stat
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -25,36 +25,7 @@ from tests.support.present import present
 from tests.support.primitives.event_logs import remove_event
 from tests.support.stores.full_store import bring, export, fill, sealed
 
-SPACE = shoal.Namespace("acme", "x/y", "\0")
-
-
-@pytest.fixture(scope="module")
-def full(tmp_path_factory: pytest.TempPathFactory) -> Iterator[shoal.Database]:
-    """A store with something of everything in two namespaces; nobody changes it."""
-    with shoal.open(tmp_path_factory.mktemp("full") / "store", durability="memory", linger=0.2) as db:
-        fill(db)
-        fill(db, SPACE)
-        yield db
-
-
-@pytest.fixture(scope="module")
-def exported(full: shoal.Database) -> bytes:
-    """The export of it."""
-    return export(full)
-
-
-@pytest.fixture(scope="module")
-def target(tmp_path_factory: pytest.TempPathFactory) -> Iterator[shoal.Database]:
-    """A store to import into."""
-    with shoal.open(tmp_path_factory.mktemp("target") / "store", durability="memory", linger=0.2) as db:
-        yield db
-
-
-@pytest.fixture
-def empty(target: shoal.Database) -> shoal.Database:
-    """The same with nothing in it."""
-    target._store.auto_commit.clear(b"\0", b"\xff")
-    return target
+from .conftest import SPACE
 
 
 class TestRoundTrip:
