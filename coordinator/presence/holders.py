@@ -11,8 +11,9 @@ The end of a holder is one commit for each ``_SLICE`` held keys: the table of op
 (``OperationTable.ended``), and the entries go with it. After SIGKILL in between, the rest is found by the next
 coordinator.
 
-Time in which the coordinator did not run counts against no holder: its clock moves by a second at most between two
-looks. So no holder loses anything because the machine was suspended or the coordinator stopped.
+Time in which the coordinator did not run counts against no holder whose process ran: its signs of life are in its pipe
+and are read first. If both were stopped, as with a machine that is suspended, the clock of holders moves by a second at
+most between two looks: nothing is lost with a ttl of more than a second.
 """
 
 from __future__ import annotations
@@ -117,9 +118,10 @@ class Holders:
                 self._release(holder, _ALL_MS)
 
     def end_due(self, read_s: float) -> None:
-        """Release a slice of what ended holders held. All pipes had been read at ``read_s`` (monotonic).
+        """Release a slice of what ended holders held. What was in the pipes at ``read_s`` (monotonic) has been read.
 
-        Time since then (a slow sync) counts against no holder: its sign of life may be in its pipe.
+        Time since then counts against no holder: its sign of life may be in its pipe. So it is in a slow sync, and when
+        the process was stopped in a wait, which may then end without a look at the pipes.
         """
         if self.due_in_s() > 0:
             return

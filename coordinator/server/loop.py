@@ -131,7 +131,7 @@ class Server:
         self._writer.segment.words[W_CLIENTS] = len({client.database_id for client in self._clients.values()})
 
     def _turn(self) -> None:
-        group = Group()
+        group, read_s = Group(), self._monotonic_s()
         events = self._poll(0)
         if not events and not self._maintenance.busy:
             events = self._wait(group)
@@ -143,7 +143,6 @@ class Server:
                 self._flush(self._answer_fds[fd])
             else:
                 self._handle_other(fd)
-        read_s = self._monotonic_s()
         group_delay = self._group_delay if group.requests else None
         if group_delay is not None:
             self._wait_for_others(group_delay, group)
@@ -151,7 +150,7 @@ class Server:
             self._answer(group, other)
         turns, finishing_s = self._turns, 0.0
         if turns or group.has_operations():
-            group.submit_in_turn(turns, self._submit_together, self._engine, read_s)
+            group.submit_in_turn(turns, self._submit_together, self._engine, self._monotonic_s())
         elif group.requests:
             group.submit(self._submit_together)
         if group_delay is not None:

@@ -298,3 +298,16 @@ def test_a_stopped_coordinator_that_is_killed_is_replaced(store: Path) -> None:
         assert db.info().coordinator_pid != pid
         assert kv.get(RUN, "sum") == 3
         assert db.check() == []
+
+
+def test_a_stopped_coordinator_ends_no_holder(store: Path) -> None:
+    """A holder renews while the coordinator is stopped for longer than its ttl; once that goes on, it knows."""
+    with shoal.open(store, linger=0.2) as db, db.lease(RUN, "a", ttl=0.5) as lease:
+        pid = db.info().coordinator_pid
+        for _ in range(3):
+            time.sleep(0.3)
+            with Stopped(pid):
+                time.sleep(1.2)
+            time.sleep(0.3)
+            with db.transaction(RUN, fence=lease) as txn:
+                txn.kv.put("k", 1)
