@@ -101,7 +101,7 @@ def test_a_log_removed_before_a_checkpoint_removes_it(store: Path) -> None:
         for i in range(60):
             kv.put(RUN, f"k{i % 4}", bytes(1 << 20))
             if i % 10 == 5:
-                logs_of(store)[0].unlink()
+                logs_of(store)[0].unlink(missing_ok=True)  # a checkpoint may be first
         time.sleep(2 * REMAKE_AFTER_S)
         kv.put(RUN, "last", 1)
         assert db.info().coordinator_pid == pid
