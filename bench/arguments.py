@@ -28,8 +28,8 @@ def parser() -> argparse.ArgumentParser:
     """All options."""
     found: argparse.ArgumentParser = OneLineParser(
         prog="shoal bench",
-        description="Measure shoal beside LMDB, SQLite, Redis, a Manager dict and diskcache at equal durability, and "
-        "how shoal alone grows, stalls and recovers.",
+        description="Measure shoal beside LMDB, SQLite, Redis, PostgreSQL, a Manager dict and diskcache at equal "
+        "durability, and how shoal alone grows, stalls and recovers.",
     )
     _add_what(found)
     _add_how_much(found)

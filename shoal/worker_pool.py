@@ -70,6 +70,13 @@ class WorkerPool(ProcessPool):
         timeout_s, ttl_s = _timeout(timeout), check_positive_seconds("ttl", ttl)
         if mp_context is None or isinstance(mp_context, str):
             mp_context = _context(mp_context or "forkserver")
+        elif not callable(getattr(mp_context, "get_start_method", None)):
+            raise TypeError(
+                f"mp_context has type {type(mp_context).__name__}; give the name of a start method, or a context of "
+                "multiprocessing"
+            )
+        if not isinstance(initargs, Iterable):
+            raise TypeError(f"initargs has type {type(initargs).__name__}; give a tuple of arguments")
         _check_not_importing()
         self.database: Database = open_database(path, **options)
         try:

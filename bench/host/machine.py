@@ -18,7 +18,7 @@ import redis
 
 import shoal
 
-from ..peers import disk_cache, redis_server
+from ..peers import disk_cache, postgres_server, redis_server
 from ..peers.shoal_store import LINGER_S
 from . import signals
 
@@ -44,6 +44,8 @@ def describe(directory: Path) -> dict[str, Any]:
         "sqlite": sqlite3.sqlite_version,
         "redis": redis_server.version(),
         "redis_py": redis.__version__,
+        "postgres": postgres_server.version(),
+        "psycopg": _installed("psycopg"),
         "hiredis": _installed("hiredis"),
         "diskcache": disk_cache.version(),
         "msgpack": ".".join(map(str, msgpack.version)),

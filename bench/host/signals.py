@@ -56,7 +56,7 @@ def leave_to_parent() -> None:
     signal.pthread_sigmask(signal.SIG_UNBLOCK, _SIGNALS)
 
 
-def end_with_parent() -> None:
-    """``leave_to_parent`` in the server of a peer; the kernel kills the server if its parent dies."""
+def end_with_parent(number: int = signal.SIGKILL) -> None:
+    """``leave_to_parent`` in the server of a peer; the kernel sends the server a signal if its parent dies."""
     leave_to_parent()
-    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+    ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, number)

@@ -33,12 +33,14 @@ def _machine_rows(machine: dict[str, Any]) -> list[tuple[str, str]]:
     lmdb = f"LMDB {machine['lmdb']} (py-lmdb {machine['py_lmdb']})"
     parser = f", hiredis {machine['hiredis']}" if machine.get("hiredis") else ", without hiredis"
     redis = f"Redis {machine['redis']} (redis-py {machine['redis_py']}{parser})" if machine["redis"] else "no Redis"
+    postgres = f"PostgreSQL {machine['postgres']}" if machine.get("postgres") else "no PostgreSQL"
+    driver = f" (psycopg {machine['psycopg']})" if machine.get("psycopg") else ""
     disk_cache = f"diskcache {machine['diskcache']}" if machine.get("diskcache") else "no diskcache"
     return [
         ("machine", f"{machine['cpu']}, {machine['cores']} cores, {machine['kernel']}"),
         ("python", machine["python"]),
         ("shoal", f"{machine['shoal']}, {mode}"),
-        ("peers", f"{lmdb}, SQLite {machine['sqlite']}, {redis}, {disk_cache}"),
+        ("peers", f"{lmdb}, SQLite {machine['sqlite']}, {redis}, {postgres}{driver}, {disk_cache}"),
         ("fdatasync", f"{machine['fdatasync_s'] * 1e6:,.0f} us median, on {machine['file_system']}"),
         ("pipe round trip", f"{machine['pipe_round_trip_s'] * 1e6:,.1f} us median, between two processes"),
     ]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from .backlog import Backlog
 from .base import Measured, Result, Scale, Scenario
 from .clients import Clients
+from .fleet import Fleet
 from .growth import Growth
 from .recovery import Recovery
 from .runs import Runs
@@ -16,7 +17,7 @@ from .stages import Stages
 from .stall import Stall
 from .timeline import Timeline
 
-_KINDS: tuple[type[Scenario], ...] = (Stages, Growth, Runs, Backlog, Clients, Timeline, Stall, Recovery)
+_KINDS: tuple[type[Scenario], ...] = (Stages, Growth, Runs, Backlog, Fleet, Clients, Timeline, Stall, Recovery)
 SCENARIOS: dict[str, type[Scenario]] = {kind.name: kind for kind in _KINDS}
 
 __all__ = ["SCENARIOS", "Measured", "Result", "Scale", "Scenario"]

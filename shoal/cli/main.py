@@ -30,6 +30,8 @@ INTERRUPTED = 130
 def main(arguments: list[str] | None = None) -> int:
     """Run one command and return its exit status."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if sys.stderr is None:  # it is closed; print and tqdm would take stdout, or fail
+        sys.stderr = open(os.devnull, "w")  # noqa: SIM115 (until the process ends)
     if arguments[:1] == ["bench"]:
         return _bench(arguments[1:])
     if isinstance(sys.stdout, io.TextIOWrapper):

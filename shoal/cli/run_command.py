@@ -112,12 +112,12 @@ def _stdout_for_results() -> Iterator[TextIO]:
 
     So ``shoal run ... > results`` writes only results, whatever tasks and the programs they start print.
     """
-    if sys.stdout is None or sys.stderr is None or not _is_descriptor(sys.stdout, 1):
+    if sys.stdout is None or not _is_descriptor(sys.stdout, 1):
         yield sys.stdout
         return
     sys.stdout.flush()
     results = open(os.dup(1), "w", encoding=sys.stdout.encoding, errors="backslashreplace")  # noqa: SIM115
-    os.dup2(2, 1)
+    os.dup2(sys.stderr.fileno(), 1)
     try:
         yield results
         results.flush()

@@ -194,13 +194,14 @@ def _seconds(text: str) -> float:
 
 
 def complain(error: BaseException) -> None:
-    """Print an error as one line to stderr."""
+    """Print an error as one line to stderr. If stderr cannot be written, the exit status alone tells of it."""
     text = str(error)
     if isinstance(error, OSError) and error.filename is not None:
         text = (
             f"{error.filename}: {error.strerror}; see that it is there and this user may use it, or give another path"
         )
-    print(f"shoal: {' '.join(text.split())}", file=sys.stderr)
+    with contextlib.suppress(OSError):
+        print(f"shoal: {' '.join(text.split())}", file=sys.stderr, flush=True)
 
 
 _NO_STORE = "there is no store at {}; shoal.open or shoal run makes one"

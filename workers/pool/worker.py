@@ -32,18 +32,25 @@ from shoal.workers.pool import channel, helper_processes, life, outcome
 _DYING_S = 0.5
 
 _current: Any = None
+_recipe = b""  # what ``_current`` was unpickled from
 
 
 def current_database() -> Any:
     """The worker's own attachment to the pool's store, in a function that a ``WorkerPool`` runs.
 
-    Raises ``InvalidOperationError`` outside a worker.
+    It stays open between tasks. If a task has closed it, as ``with shoal.current_database() as db`` does, this attaches
+    anew: the tasks that run here later are not to blame for that.
+
+    Raises ``InvalidOperationError`` outside a worker, and when it attaches anew, what ``shoal.open`` raises.
     """
+    global _current
     if _current is None:
         raise InvalidOperationError(
             "current_database() was called outside a worker; call it in a function that a WorkerPool runs, "
             "or use shoal.open"
         )
+    if _current._store.connection.is_closed:
+        _current = pickle.loads(_recipe)
     return _current
 
 
@@ -88,7 +95,8 @@ def _begin(
     tasks: socket.socket, database: bytes, initializer: Callable[..., object] | None, initargs: tuple[Any, ...]
 ) -> bool:
     """Attach to the store and run the user's initializer; False, and the pool is told why, if that fails."""
-    global _current
+    global _current, _recipe
+    _recipe = database
     try:
         _current = pickle.loads(database)
     except BaseException as error:

@@ -262,6 +262,7 @@ class TestNoPickle:
         assert sources == {
             ("workers/pool/outcome.py", "body"),
             ("workers/pool/outcome.py", "raw"),
+            ("workers/pool/worker.py", "_recipe"),
             ("workers/pool/worker.py", "database"),
             ("workers/pool/worker.py", "raw"),
         }

@@ -93,6 +93,15 @@ def test_current_database_outside_a_worker(tmp_path: Path) -> None:
         shoal.current_database()
 
 
+def test_a_task_that_closes_the_current_database(memory_db: shoal.Database) -> None:
+    """It harms no later task of the same worker, nor itself: current_database() attaches anew."""
+    with shoal.WorkerPool(memory_db.path, workers=1) as pool:
+        assert pool.submit(functions.count_and_close, "n").result() == [1, 2]
+        assert pool.submit(functions.count, "n").result() == 3
+        (pid,) = pool.worker_pids
+        assert pool.submit(os.getpid).result() == pid
+
+
 @pytest.mark.parametrize(("workers", "retries"), [(0, 0), (-1, 0), (1.5, 0), (1, -1)])
 def test_bad_arguments(tmp_path: Path, workers: Any, retries: Any) -> None:
     """Numbers that make no sense are ValueError, and no store's coordinator stays behind."""
@@ -112,7 +121,9 @@ def test_bad_arguments(tmp_path: Path, workers: Any, retries: Any) -> None:
         ({"max_tasks_per_child": 0}, ValueError),
         ({"max_tasks_per_child": 1.5}, TypeError),
         ({"initializer": 5}, TypeError),
+        ({"initargs": 5}, TypeError),
         ({"mp_context": "thread"}, ValueError),
+        ({"mp_context": 5}, TypeError),
         ({"retries": -1}, ValueError),
     ],
 )

@@ -24,6 +24,15 @@ def count(key: str) -> int:
     return shoal.KVStore(shoal.current_database()).increment("counts", key)
 
 
+def count_and_close(key: str) -> list[int]:
+    """Count twice, and each time leave the worker's database closed."""
+    counts = []
+    for _ in range(2):
+        with shoal.current_database() as db:
+            counts.append(shoal.KVStore(db).increment("counts", key))
+    return counts
+
+
 def die(_: object = None) -> None:
     os.kill(os.getpid(), signal.SIGKILL)
 

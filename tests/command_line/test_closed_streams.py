@@ -1,0 +1,44 @@
+"""Commands whose stderr is closed or cannot be written, as under some daemons and schedulers."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import shoal
+from tests.support.repository import ROOT
+
+
+def _shoal(redirection: str, *arguments: object) -> subprocess.CompletedProcess[str]:
+    command = ["bash", "-c", f'"$@" {redirection}', "bash", sys.executable, "-m", "shoal.cli", *map(str, arguments)]
+    return subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, timeout=60, check=False)
+
+
+def test_commands_work_with_stderr_closed(tmp_path: Path) -> None:
+    """They do what they do otherwise, with the same output on stdout and the same exit status."""
+    store = tmp_path / "store"
+    with shoal.open(store, linger=0.1) as db:
+        shoal.KVStore(db).put("run", "key", 1)
+    ran = _shoal("2>&-", "run", "os.path:basename", "a/b", "--store", tmp_path / "other", "--workers", 1)
+    assert (ran.returncode, ran.stdout) == (0, "1 inputs: 0 done before, 1 done now, 0 failed\n")
+    checked = _shoal("2>&-", "check", store)
+    assert (checked.returncode, checked.stdout) == (0, "sound\n")
+    repaired = _shoal("2>&-", "repair", store, tmp_path / "new")
+    assert repaired.returncode == 0
+    assert "nothing to repair" in repaired.stdout
+
+
+def test_an_error_is_not_written_to_stdout(tmp_path: Path) -> None:
+    """With stderr closed the exit status alone tells of an error: what reads stdout takes that for the output."""
+    failed = _shoal("2>&-", "export", tmp_path / "nothing")
+    assert (failed.returncode, failed.stdout) == (1, "")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /dev/full")
+def test_an_error_that_cannot_be_written(tmp_path: Path) -> None:
+    """It raises no second error in place of the exit status."""
+    (tmp_path / "file").touch()
+    assert _shoal("2>/dev/full", "serve", tmp_path / "file").returncode == 2
