@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Coroutine, Generator, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Any, Generic, TypeVar, cast
 
@@ -57,34 +58,50 @@ class Items(AsyncIterator[T], Generic[T]):
     """An asynchronous iterator over a synchronous one. Each step is a call of its own.
 
     The iterator is made at once, so a bad argument is refused there, and no later change is missed. A cancelled step
-    ends the iterator, as it ends an asynchronous generator.
+    ends the iterator, as it ends an asynchronous generator. One task at a time is in a step; another one that asks
+    meanwhile gets ``RuntimeError``, as from an asynchronous generator: two would drive one greenlet.
     """
 
-    __slots__ = ("_begun", "_convert", "_iterator")
+    __slots__ = ("_begun", "_convert", "_is_in_step", "_iterator")
 
     def __init__(self, make: Callable[[], Iterator[Any]], convert: Callable[[Any], T]) -> None:
         self._begun = Call(make)
         self._begun.begin()
         self._iterator: Iterator[Any] | None = None
         self._convert = convert
+        self._is_in_step = False
 
     def __aiter__(self) -> Items[T]:
         return self
 
     async def __anext__(self) -> T:
-        iterator = await self._made()
-        item = await run(lambda: next(iterator, _END))
+        with self._step():
+            iterator = await self._made()
+            item = await run(lambda: next(iterator, _END))
         if item is _END:
             raise StopAsyncIteration
         return self._convert(item)
 
     async def aclose(self) -> None:
-        """End it. A second time does nothing."""
-        close = getattr(await self._made(), "close", None)
-        if close is not None:
-            await run(close)
+        """End it. A second time does nothing. Raises ``RuntimeError`` while another task waits for the next item."""
+        with self._step():
+            close = getattr(await self._made(), "close", None)
+            if close is not None:
+                await run(close)
 
     async def _made(self) -> Iterator[Any]:
         if self._iterator is None:
             self._iterator = await self._begun.result()
         return self._iterator
+
+    @contextmanager
+    def _step(self) -> Iterator[None]:
+        if self._is_in_step:
+            raise RuntimeError(
+                "another task waits for the next item of this iterator; use it in one task, or cancel that"
+            )
+        self._is_in_step = True
+        try:
+            yield
+        finally:
+            self._is_in_step = False

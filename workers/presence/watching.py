@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 from shoal.shm.errors import ShoalError, SnapshotExpiredError
 from shoal.shm.host.randomness import random_id
-from shoal.shm.host.unpatched import os, time
+from shoal.shm.host.unpatched import os, thread, time
 from shoal.shm.memory.layout import W_PUBLISHED
 from shoal.workers.polling import AT_REST, poll
 from shoal.workers.presence.waiting import ask_and_wait
@@ -79,10 +79,15 @@ class Watch:
         return change
 
     def __del__(self) -> None:
-        """Have the coordinator keep nothing for it any more."""
+        """Have the coordinator keep nothing for it any more.
+
+        A thread says so. The garbage collector calls this in any thread and at any step: one that has the lock of the
+        connection, one that a holder of the lock waits for, a task of an event loop. A request made there could wait
+        for itself, or switch to another task in the middle of a step.
+        """
         if getattr(self, "_is_kept", False) and self._pid == os.getpid() and not self._connection.is_closed:
-            with contextlib.suppress(ShoalError, OSError):  # then the coordinator has ended, or sees the end of this
-                self._connection.ask("keep", [self._id, []], _END_S)
+            with contextlib.suppress(RuntimeError):  # no thread can be started: the end of the process says it
+                thread.start_new_thread(_keep_nothing, (self._connection, self._id))
 
     def _begin(self, since: int | None) -> int:
         """The version after which changes are told; from now on they are kept."""
@@ -135,3 +140,8 @@ class Watch:
         with self._connection.current().reading() as reader:
             version: int = reader.words[W_PUBLISHED]
             return version
+
+
+def _keep_nothing(connection: StoreConnection, watch_id: int) -> None:
+    with contextlib.suppress(ShoalError, OSError):  # then the coordinator has ended, or sees the end of this process
+        connection.ask("keep", [watch_id, []], _END_S)
