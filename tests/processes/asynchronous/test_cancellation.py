@@ -155,6 +155,27 @@ def test_iterators(store: Path, run_loop: Run) -> None:
     run_loop(main())
 
 
+def test_an_iterator_is_used_by_one_task_at_a_time(store: Path, run_loop: Run) -> None:
+    """A second task, or ``aclose``, while one waits is ``RuntimeError``; the one that waits gets what comes."""
+
+    async def main() -> None:
+        async with aio.open(store, linger=0.2) as db:
+            kv = aio.KVStore(db)
+            changes = kv.watch("r")
+            first, second = (asyncio.ensure_future(anext(changes)) for _ in range(2))
+            with pytest.raises(RuntimeError):
+                await asyncio.wait_for(second, 30)
+            with pytest.raises(RuntimeError):
+                await changes.aclose()
+            await kv.put("r", "k", 1)
+            assert (await asyncio.wait_for(first, 30)).key == "k"
+            await changes.aclose()
+            with pytest.raises(StopAsyncIteration):
+                await anext(changes)
+
+    run_loop(main())
+
+
 def test_another_loop_is_refused(store: Path, run_loop: Run) -> None:
     """A database belongs to the loop in which it was used first; each loop opens its own."""
 

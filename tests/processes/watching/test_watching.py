@@ -10,6 +10,7 @@ import os
 import random
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -252,6 +253,19 @@ def test_a_watch_that_is_given_up_keeps_nothing(db: shoal.Database) -> None:
         for _ in range(3):
             kv.put(RUN, "k", bytes(MIB))
         wait_for(lambda: db.info().bytes_used < 3 * MIB, "memory to be freed", 10)
+
+
+def test_a_watch_that_is_dropped_waits_for_nobody(db: shoal.Database) -> None:
+    """The collector may drop a watch in any thread, also while another one has the connection: nothing waits for it."""
+    watch: list[Any] = [shoal.KVStore(db).watch(RUN)]  # the coordinator keeps history for it from now on
+    lock = db._store.auto_commit._connection._lock  # type: ignore[attr-defined]
+    dropping = threading.Thread(target=watch.clear, daemon=True)
+    with lock:
+        dropping.start()
+        dropping.join(DEADLINE_S)
+        assert not dropping.is_alive()
+    shoal.KVStore(db).put(RUN, "k", 1)
+    assert shoal.KVStore(db).get(RUN, "k") == 1
 
 
 def test_waiting_costs_no_processor_time(db: shoal.Database, store: Path) -> None:
