@@ -132,7 +132,7 @@ class Holding:
             self._held[ticket] = ttl_s
             now_s = time.monotonic()
             if not self._runs:
-                self._renewed_s = now_s
+                self._renewed_s = -ttl_s  # at once: to attach its channel takes time that a short ttl may not have
                 self._sleep = Sleep()
                 thread.start_new_thread(_run, (weakref.ref(self), self._sleep))
                 self._runs = True
