@@ -17,7 +17,7 @@ from typing import Any
 from shoal.shm import codec
 from shoal.shm.errors import StoreFullError
 from shoal.shm.wire.frames import FrameError
-from shoal.shm.wire.wire_errors import error_parts
+from shoal.shm.wire.wire_errors import error_from, error_parts
 
 try:
     import cython
@@ -65,3 +65,17 @@ def decode_answer(message: bytes) -> tuple[int, int, int, Any]:
     if type(details) is not list or status not in (COMMITTED, CONFLICT, REFUSED, ANSWERED):
         raise FrameError(f"an answer of status {status} with details of type {type(details).__name__}")
     return commit_id, status, version, details
+
+
+def failure_of(status: int, details: Any) -> Exception | None:
+    """What a commit failed with, by its decoded answer; None if it is done."""
+    if status == COMMITTED:
+        return None
+    try:
+        if status == CONFLICT:
+            return error_from("ConflictError", details)
+        if status == REFUSED and len(details) == 2:
+            return error_from(*details)
+    except FrameError as error:
+        return error
+    return FrameError(f"the coordinator answered with status {status}")

@@ -84,12 +84,12 @@ class Holding:
             answer = ask_and_wait(
                 self._connection, "in_line", lambda left_ms: [ranges, left_ms], give_up_s, operation, undo
             )
-            try:
-                _, results = self._connection.told(*answer)
-            except Exception:  # refused: nothing was given
+            status, _, details = answer
+            failure = self._connection.failure(status, details)
+            if failure is not None:  # nothing was given
                 in_doubt = None
-                raise
-            return results[0]
+                raise failure
+            return details[0]
         except BaseException:
             self._drop(ticket, in_doubt)
             raise

@@ -28,10 +28,9 @@ from shoal.shm.host.unpatched import thread, time
 from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.limits import MAX_COMMIT_BYTES
 from shoal.shm.operation import OperationTable
+from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire import request as wire_request
-from shoal.shm.wire import wire_errors
-from shoal.shm.wire.answer import COMMITTED, CONFLICT, REFUSED
-from shoal.shm.wire.frames import FrameError
+from shoal.shm.wire.answer import COMMITTED
 from shoal.shm.wire.handshake import PROTOCOL_VERSION, Hello, Welcome
 from shoal.workers.host import THIS_MACHINE, Host
 from shoal.workers.shared_memory import take_over
@@ -117,22 +116,21 @@ class StoreConnection:
         if len(mutations) > MAX_COMMIT_BYTES or len(reads) > MAX_COMMIT_BYTES:
             wire_request.check_size(max(len(mutations), len(reads)))
         status, version, details = self._exchange(snapshot, valid_until_ms, reads, mutations, self.timeout_s)
-        return (version, details) if status == COMMITTED else self.told(status, version, details)
+        if status != COMMITTED and (failure := self.failure(status, details)) is not None:
+            raise failure
+        return version, details
 
     submit_one = submit  # of one write or operation, which reads nothing: tasks send them together
 
-    def told(self, status: int, version: int, details: Any) -> tuple[int, list[Any]]:
-        """What an answer says: version and results of the commit. Raises what the commit failed with."""
-        if status == COMMITTED:
-            return version, details
-        if status == CONFLICT:
-            raise wire_errors.error_from("ConflictError", details)
-        if status == REFUSED and len(details) == 2:
-            error = wire_errors.error_from(*details)
-            if isinstance(error, StoreMovedError):
-                self._moved = error
-            raise error
-        raise FrameError(f"the coordinator answered with status {status}")
+    def failure(self, status: int, details: Any) -> Exception | None:
+        """What a commit failed with, by its answer; None if it is done.
+
+        It is returned: of what is raised, a caller cannot tell whether it came from a signal handler.
+        """
+        failure = wire_answer.failure_of(status, details)
+        if isinstance(failure, StoreMovedError):
+            self._moved = failure
+        return failure
 
     def attach_apart(self, channel: Channel, in_flight: bool) -> Attachment:
         """Attach a channel that is used without the lock: a pipeline's, or a borrowed one; see ``_attach``."""

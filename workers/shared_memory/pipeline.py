@@ -232,7 +232,7 @@ class EnginePipeline:
         """Give the oldest commit in flight its answer."""
         self._forget_answered()
         try:
-            commit_id, status, version, details = wire_answer.decode_answer(message)
+            commit_id, status, _, details = wire_answer.decode_answer(message)
         except FrameError as error:
             self._fail(error)
             return
@@ -241,17 +241,14 @@ class EnginePipeline:
         sent = self._in_flight[0]
         self._answered = commit_id
         self._give_up_s = time.monotonic() + self._connection.timeout_s
-        try:
-            _, results = self._connection.told(status, version, details)
-            result = results[0] if results else None
-            if sent.convert is not None:
-                result = sent.convert(result)
-        except Exception as error:
-            self._first_error = self._first_error or error
-            self._drains = self._drains or isinstance(error, StoreFullError)
-            sent.future.set_exception(error)
+        failure = self._connection.failure(status, details)
+        if failure is not None:
+            self._first_error = self._first_error or failure
+            self._drains = self._drains or isinstance(failure, StoreFullError)
+            sent.future.set_exception(failure)
         else:
-            sent.future.set_result(result)
+            result = details[0] if details else None
+            sent.future.set_result(result if sent.convert is None else sent.convert(result))
         self._forget_answered()
 
     def _forget_answered(self) -> None:

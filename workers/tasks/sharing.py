@@ -153,12 +153,10 @@ class SharedChannel:
             return
         self._answered = commit_id
         self._give_up_s = time.monotonic() + self._connection.timeout_s
-        try:
-            self._settle(self._connection.told(status, version, details), None)
-        except Exception as error:
-            if isinstance(error, StoreFullError) and self._drained is None and len(self._in_flight) > 1:
-                self._drained = Outcome()
-            self._settle(None, error)
+        failure = self._connection.failure(status, details)
+        if isinstance(failure, StoreFullError) and self._drained is None and len(self._in_flight) > 1:
+            self._drained = Outcome()
+        self._settle((version, details) if failure is None else None, failure)
 
     def _settle(self, decided: Decided | None, error: Exception | None) -> None:
         self._in_flight.popleft().outcome.settle(decided, error)

@@ -8,10 +8,12 @@ import random
 import signal
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import shoal
+from shoal.workers.shared_memory.connection import StoreConnection
 from tests.processes.interrupted.handling import RUN, Interrupted, handling
 from tests.support.shared_memory import store_of
 from tests.support.workers.crash_workers import descriptors, shoal_mappings, wait_for
@@ -114,3 +116,38 @@ def test_exceptions_at_random_moments(store: Path, monkeypatch: pytest.MonkeyPat
 def test_exceptions_at_ten_thousand_moments(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same 10,000 times."""
     _interrupt_at_random(store, monkeypatch, 10_000, 500)
+
+
+class _Alarm(Exception):  # noqa: N818 (no error)
+    """Raised by a handler. It is an ``Exception``, as failures of commits are."""
+
+
+def _interrupt_next_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Raise as a handler does, once, while the outcome of a commit is made of its answer."""
+
+    def failure(connection: StoreConnection, status: int, details: Any) -> Exception | None:
+        monkeypatch.undo()
+        raise _Alarm
+
+    monkeypatch.setattr(StoreConnection, "failure", failure)
+
+
+def test_an_exception_is_not_taken_for_a_failed_commit(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a handler raises while the outcome of a pipelined commit is made, its future gets the outcome all the same."""
+    with shoal.open(store, linger=0.2) as db, db.pipeline(RUN) as pipe:
+        future = pipe.kv.increment("n")
+        _interrupt_next_outcome(monkeypatch)
+        with pytest.raises(_Alarm):
+            future.result()
+        assert future.result() == 1
+        assert pipe.kv.increment("n").result() == 2
+
+
+def test_a_lease_whose_outcome_is_interrupted_is_free(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a handler raises while the outcome of a lease is made, its process does not hold it, so others get it."""
+    with shoal.open(store, linger=0.2) as db, shoal.open(store) as other:
+        _interrupt_next_outcome(monkeypatch)
+        with pytest.raises(_Alarm):
+            db.lease(RUN, "job", ttl=60).__enter__()
+        with other.lease(RUN, "job", wait=30):
+            pass
