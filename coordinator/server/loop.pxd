@@ -23,7 +23,7 @@ cdef class Server:
     cdef public bint stopping
 
     @cython.locals(
-        group=Group, events=list, client=Client, fd=object, other=tuple, finishing_s=double, read_s=double,
+        group=Group, events=list, client=Client, fd=object, other=tuple, finishing_s=double, read_s=double, busy=bint,
         now_s=double,
     )
     cpdef _turn(self)

@@ -132,8 +132,9 @@ class Server:
 
     def _turn(self) -> None:
         group, read_s = Group(), self._monotonic_s()
-        events = self._poll(0)
-        if not events and not self._maintenance.busy:
+        busy = self._maintenance.busy  # without a rest, looking offers the processor to others before it asks
+        events = self._poll(0) if busy or not self._lookout.rests(read_s) else []
+        if not events and not busy:
             events = self._wait(group)
         for fd, _ in events:
             client = self._clients.get(fd)

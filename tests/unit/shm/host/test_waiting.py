@@ -11,7 +11,7 @@ import pytest
 
 from shoal.shm.host import waiting
 from shoal.shm.host.waiting import Lookout
-from shoal.shm.limits import FIRST_REST_S, LONG_OFFER_S, LONGEST_REST_S
+from shoal.shm.limits import FIRST_REST_S, LONG_OFFER_S, LONGER_REST, LONGEST_REST_S
 
 _LOOK_S = 0.001
 _SHORT_S = 0.000_002
@@ -77,7 +77,7 @@ def test_what_came_during_a_long_offer_is_found(machine: Machine) -> None:
 
 
 @pytest.mark.plain
-def test_the_rest_doubles_up_to_a_bound_and_ends(machine: Machine) -> None:
+def test_the_rest_grows_up_to_a_bound_and_ends(machine: Machine) -> None:
     """Beside endless loops the offers become rare; when they have gone, looking is back within the longest rest."""
     lookout = Lookout()
     machine.away_s = 2 * LONG_OFFER_S
@@ -90,7 +90,7 @@ def test_the_rest_doubles_up_to_a_bound_and_ends(machine: Machine) -> None:
         machine.now_s += 0.001
     gaps_s = [later - earlier for earlier, later in pairwise(offered_at_s)]
     assert gaps_s[0] == pytest.approx(FIRST_REST_S, abs=0.01)
-    assert gaps_s[1] == pytest.approx(2 * FIRST_REST_S, abs=0.01)
+    assert gaps_s[1] == pytest.approx(LONGER_REST * FIRST_REST_S, abs=0.01)
     assert gaps_s[-1] == pytest.approx(LONGEST_REST_S, abs=0.01)
     machine.away_s = _SHORT_S
     machine.now_s += LONGEST_REST_S
@@ -113,6 +113,34 @@ def test_a_rest_long_ago_does_not_count(machine: Machine) -> None:
         lookout.look(machine.poll, _LOOK_S)
         assert machine.offers > offers + 100
         machine.now_s += 10.0
+
+
+@pytest.mark.plain
+def test_a_long_offer_after_many_looks_does_not_count(machine: Machine) -> None:
+    """Where many clients share a processor, an offer is long now and then: each rest is a short one."""
+    lookout = Lookout()
+    for _ in range(5):
+        machine.away_s = 2 * LONG_OFFER_S
+        lookout.look(machine.poll, _LOOK_S)
+        machine.now_s += FIRST_REST_S + 0.001
+        machine.away_s = _SHORT_S
+        looks_until_s = machine.now_s + 2 * FIRST_REST_S
+        while machine.now_s < looks_until_s:
+            offers = machine.offers
+            lookout.look(machine.poll, _LOOK_S)
+            assert machine.offers > offers + 100
+
+
+@pytest.mark.plain
+def test_asks_whether_it_rests(machine: Machine) -> None:
+    """``rests`` says beforehand that a look would be none."""
+    lookout = Lookout()
+    assert not lookout.rests(machine.now_s)
+    machine.away_s = 2 * LONG_OFFER_S
+    lookout.look(machine.poll, _LOOK_S)
+    assert lookout.rests(machine.now_s)
+    assert not lookout.rests(machine.now_s + FIRST_REST_S)
+    assert Lookout(looks=False).rests(machine.now_s)
 
 
 @pytest.mark.plain
