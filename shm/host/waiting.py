@@ -11,7 +11,7 @@ Why it stops looking on a busy machine:
 
 So every offer of the processor is timed. An offer that took longer than ``LONG_OFFER_S`` shows that another process
 wants the processor. Then the lookout sleeps at once, without looking, for ``FIRST_REST_S``. If it meets a long offer
-again soon after it looks again, the machine is busy: the rest is ``LONGER_REST`` times as long, up to ``LONGEST_REST_S``.
+again as soon as it looks again, it rests ``LONGER_REST`` times as long, ``LONGEST_REST_S`` at most.
 
 On a busy machine each look costs more than the offer. Two processes that sleep in turn stay on one processor, and the
 scheduler leaves it to them; two that look are moved apart, each beside an endless loop. With rests of 1 s at most a put
