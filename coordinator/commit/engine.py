@@ -127,7 +127,7 @@ class CommitEngine:
         answers: list[bytes] = [b""] * len(requests)
         batches: dict[BatchKey, list[int]] = {}
         for i, (client_id, request) in enumerate(requests):
-            key = self._batching.key_of(request)
+            key = self._batching.key_of(request) if request.operations else None
             if key is None:
                 answers[i] = self.submit(client_id, request)
             else:

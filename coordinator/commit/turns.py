@@ -54,18 +54,15 @@ class _Turn(Generic[Member]):
 
 
 class Turns(Generic[Member]):
-    """The turns of one store. Without contention there are none."""
+    """The turns of one store, ``by_key``. Without contention there are none."""
 
     def __init__(self, names: frozenset[str]) -> None:
         self._names = names
-        self._turns: dict[bytes, _Turn[Member]] = {}
-
-    def __len__(self) -> int:
-        return len(self._turns)
+        self.by_key: dict[bytes, _Turn[Member]] = {}
 
     def due_s(self) -> float:
         """When ``over`` has something to do (monotonic); infinity if nothing waits."""
-        return min((turn.back_s for turn in self._turns.values() if turn.waiting), default=math.inf)
+        return min((turn.back_s for turn in self.by_key.values() if turn.waiting), default=math.inf)
 
     def key_of(self, request: CommitSet) -> bytes | None:
         """The key at which a request takes its turn; None for one that never waits."""
@@ -80,7 +77,7 @@ class Turns(Generic[Member]):
         if client.wrote_s is not None:
             client.in_loop = now_s - client.wrote_s <= RETURN_S
             client.wrote_s = None
-        turn = self._turns.get(key)
+        turn = self.by_key.get(key)
         if turn is None or turn.holder is client or client.waits:  # else one that sends without end fills the memory
             return False
         turn.waiting.append((client, request))
@@ -89,15 +86,15 @@ class Turns(Generic[Member]):
 
     def over(self, now_s: float) -> list[Waiting[Member]]:
         """The requests that are decided now because the turn that they waited for is over."""
-        due = [(key, turn) for key, turn in self._turns.items() if turn.back_s <= now_s]
+        due = [(key, turn) for key, turn in self.by_key.items() if turn.back_s <= now_s]
         return [waiting for key, turn in due for waiting in self._next(key, turn, now_s)]
 
     def decided(self, key: bytes, client: Member, wrote: bool, now_s: float) -> list[Waiting[Member]]:
         """A request was decided: it ``wrote``, or its client was told the newest state. The request that is next."""
-        turn = self._turns.get(key)
+        turn = self.by_key.get(key)
         if not wrote:
             if turn is None:
-                self._turns[key] = _Turn(client, now_s)
+                self.by_key[key] = _Turn(client, now_s)
             elif turn.holder is client:
                 turn.back_s = now_s + TURN_S
             return []
@@ -111,11 +108,11 @@ class Turns(Generic[Member]):
 
     def waiting(self) -> list[Member]:
         """The clients whose requests wait."""
-        return [client for turn in self._turns.values() for client, _ in turn.waiting]
+        return [client for turn in self.by_key.values() for client, _ in turn.waiting]
 
     def forget(self, client: Member) -> None:
         """A client is gone: its requests are not decided any more, and its turn is over."""
-        for turn in self._turns.values():
+        for turn in self.by_key.values():
             turn.waiting = deque(waiting for waiting in turn.waiting if waiting[0] is not client)
             if turn.holder is client:
                 turn.holder, turn.back_s = None, -math.inf
@@ -123,7 +120,7 @@ class Turns(Generic[Member]):
     def _next(self, key: bytes, turn: _Turn[Member], now_s: float) -> list[Waiting[Member]]:
         """End a turn. It is that of the client whose request waits longest, if there is one."""
         if not turn.waiting:
-            del self._turns[key]
+            del self.by_key[key]
             return []
         client, request = turn.waiting.popleft()
         client.waits = False

@@ -283,6 +283,8 @@ class Writer:
     def allocate(self, sizes: list[int]) -> list[int]:
         """References of so many words each: of all, or of none with StoreFullError."""
         heap = self.heap
+        if len(sizes) == 1:  # nearly always
+            return [heap.allocate(sizes[0])]
         references: list[int] = []
         try:
             for size in sizes:

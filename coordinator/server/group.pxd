@@ -5,8 +5,9 @@ from shoal.coordinator.server.clients cimport Client
 
 cdef class Group:
     cdef public list requests, asking, answers, others
+    cdef public bint has_operations
 
-    cpdef bint has_operations(self) except -1
+    cpdef add(self, Client client, request)
     cpdef submit(self, decide)
     @cython.locals(client=Client, told=list)
     cpdef _decide(self, decide, list asking, list requests)

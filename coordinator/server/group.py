@@ -30,20 +30,21 @@ class Versioned(Protocol):
 class Group:
     """Requests to submit together, the client of each, answers ready so far; and what else is to be done after that."""
 
-    __slots__ = ("answers", "asking", "others", "requests")
+    __slots__ = ("answers", "asking", "has_operations", "others", "requests")
 
     def __init__(self) -> None:
         self.requests: list[tuple[int, CommitSet]] = []
         self.asking: list[Client] = []
+        self.has_operations = False  # then some of the requests may have to wait for their turn
         self.answers: list[tuple[Client, bytes]] = []
         self.others: list[Other] = []  # done when all pipes have been read
 
-    def has_operations(self) -> bool:
-        """Whether some of the requests may have to wait for their turn."""
-        for _, request in self.requests:  # noqa: SIM110 (a generator would take 0.3 us)
-            if request.operations:
-                return True
-        return False
+    def add(self, client: Client, request: CommitSet) -> None:
+        """Take in the only request that a client sent."""
+        self.requests.append((client.client_id, request))
+        self.asking.append(client)
+        if request.operations:
+            self.has_operations = True
 
     def submit(self, decide: Decide) -> None:
         """Have ``decide`` decide all requests: none has operations, and nobody waits for a turn."""

@@ -93,7 +93,7 @@ class Server:
         for fd in (control.fileno(), self._wake_fd):
             self._epoll.register(fd, select.EPOLLIN)
         try:
-            while not self.stopping and not self._is_idle():
+            while not self.stopping and (self._clients or not self._is_idle()):
                 self._turn()
         finally:
             for client in list(self._clients.values()):
@@ -150,7 +150,7 @@ class Server:
         for other in group.others:
             self._answer(group, other)
         turns, finishing_s = self._turns, 0.0
-        if turns or group.has_operations():
+        if turns.by_key or group.has_operations:
             group.submit_in_turn(turns, self._submit_together, self._engine, self._monotonic_s())
         elif group.requests:
             group.submit(self._submit_together)
@@ -225,11 +225,11 @@ class Server:
                 return found  # type: ignore[no-any-return]
         now_s = self._monotonic_s()
         due_s = self._control_requests.due_in_s(now_s) if self._control_requests.is_active else float("inf")
-        if self._turns:
+        if self._turns.by_key:
             due_s = min(due_s, max(0.0, self._turns.due_s() - now_s))
         due_s = min(due_s, max(0.0, self._maintenance.upkeep.wakes_at_s - now_s))
         events = poll(min(self._maintain_every_s, due_s))
-        if not events and not self._turns and self._maintenance.is_settled() and not self._control.is_missed:
+        if not events and not self._turns.by_key and self._maintenance.is_settled() and not self._control.is_missed:
             events = poll(max(0.0, min(self._limits.idle_wait_s, due_s - self._maintain_every_s)))
         return events
 
@@ -254,8 +254,7 @@ class Server:
                 self._drop(client)
             return
         if is_sound and not messages and len(requests) == 1 and requests[0].control is None:
-            group.requests.append((client.client_id, requests[0]))
-            group.asking.append(client)
+            group.add(client, requests[0])
             return
         group.others.append((client, requests, messages, is_sound))
 
@@ -330,9 +329,9 @@ class Server:
             self._alone_since_s = self._monotonic_s()
 
     def _is_idle(self) -> bool:
-        """Whether there was no client for so long that this coordinator ends."""
+        """Whether this coordinator, which has no client, had none for so long that it ends."""
         patience_s = self._idle_timeout_s
-        if patience_s is None or self._clients:
+        if patience_s is None:
             return False
         if not self._had_clients:  # the client that started it may take a while to come
             patience_s = max(patience_s, self._limits.first_client_s)
