@@ -50,6 +50,7 @@ HOT_MODULES = (
     "shoal.primitives.rules.queues.records",
     "shoal.primitives.rules.queues.task_record",
     "shoal.primitives.rules.queues.transitions",
+    "shoal.primitives.views.listing",
     "shoal.shm.codec",
     "shoal.shm.files.store_place",
     "shoal.shm.host.pipe_io",

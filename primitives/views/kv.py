@@ -15,6 +15,7 @@ from shoal.primitives.engine import Engine
 from shoal.primitives.keys import Namespace, after, decode_text, encode_prefix, encode_text
 from shoal.primitives.rules import requests
 from shoal.primitives.rules.tags import Tag
+from shoal.primitives.views import listing
 from shoal.primitives.views.view import View
 from shoal.shm.arguments import check_int, check_ttl_s
 from shoal.shm.clock import now_ms
@@ -22,6 +23,7 @@ from shoal.shm.codec import Value, encode, stored, unpackb
 from shoal.shm.errors import AlreadyExistsError, shown
 from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.limits import MAX_INTEGER, MAX_KEY_BYTES, MIN_INTEGER
+from shoal.shm.operation import VersionedValue
 
 _TAG = bytes((Tag.KV,))
 
@@ -124,14 +126,14 @@ class KVView(View):
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad prefix.
         """
-        return [key for key, _ in self._scan(prefix)]
+        return listing.names(self._scan(prefix), len(self._prefix))
 
     def list_with_values(self, prefix: str = "") -> builtins.list[tuple[str, Any]]:
         """``(key, value)`` of the keys that begin with ``prefix``, sorted by key.
 
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad prefix.
         """
-        return [(key, _decode(key, raw)) for key, raw in self._scan(prefix)]
+        return listing.named_values(self._scan(prefix), len(self._prefix))
 
     def increment(self, key: str, by: int = 1) -> int:
         """Add ``by`` to an integer, 0 if the key is absent, and return the sum. A ttl stays as it is.
@@ -148,11 +150,9 @@ class KVView(View):
         raw = encode(value)
         return self._prefix + _encode_key(key), raw, 0 if ttl is None else _expires_ms(ttl)
 
-    def _scan(self, prefix: str) -> Iterator[tuple[str, bytes]]:
-        own = self._prefix
-        lower = own + encode_prefix(prefix)
-        for key, found in self._engine.scan(lower, after(lower)):
-            yield decode_text(key[len(own) :]), found.value
+    def _scan(self, prefix: str) -> Iterator[tuple[bytes, VersionedValue]]:
+        lower = self._prefix + encode_prefix(prefix)
+        return self._engine.scan(lower, after(lower))
 
 
 def pairs(view: KVView) -> Iterator[Pair]:
@@ -185,13 +185,6 @@ def _encode_key(key: str) -> bytes:
     if type(key) is str and key.isascii() and 0 < len(key) <= MAX_KEY_BYTES:  # the usual case
         return key.encode()
     return encode_text("key", key)
-
-
-def _decode(key: str, raw: bytes) -> Any:
-    try:
-        return unpackb(raw)
-    except ValueError:
-        return stored(raw, f"key {key!r}")
 
 
 def _expires_ms(ttl: float | timedelta) -> int:

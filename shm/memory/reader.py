@@ -188,9 +188,16 @@ class Reader:
 
     def scan(self, lower: bytes, upper: bytes | None, snapshot: int) -> Iterator[tuple[bytes, VersionedValue]]:
         """Live keys of ``[lower, upper)`` in order, with what they hold at ``snapshot``."""
+        for pairs in self.scan_pairs(lower, upper, snapshot):
+            yield from pairs
+
+    def scan_pairs(
+        self, lower: bytes, upper: bytes | None, snapshot: int
+    ) -> Iterator[list[tuple[bytes, VersionedValue]]]:
+        """As ``scan``: a few at a time first, then more."""
         for nodes in self._batches(lower, snapshot):
-            batch, at_end = self._read(nodes, lower, upper, snapshot)
-            yield from batch
+            found, at_end = self._read(nodes, lower, upper, snapshot)
+            yield found
             if at_end:
                 return
 

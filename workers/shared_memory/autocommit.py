@@ -79,7 +79,8 @@ class AutoCommit:
         """The live keys of ``[lower, upper)`` at one snapshot, pinned while the iterator is in use."""
         transaction = EngineTransaction(self._connection, read_only=True)
         try:
-            yield from transaction.scan(lower, upper)
+            for pairs in transaction.live_pairs(lower, upper):
+                yield from pairs
         finally:
             transaction.abandon()
 

@@ -133,34 +133,50 @@ class EngineTransaction:
         self._ranges_read.append((lower, upper))
         key = lower
         try:
-            for key, found in self._merged(lower, upper):
-                yield key, found
+            for pairs in self._merged(lower, upper) if self._writes or self._clears else self.live_pairs(lower, upper):
+                for pair in pairs:
+                    key = pair[0]
+                    yield pair
         except GeneratorExit:
             self._ranges_read[position] = (lower, key + b"\0")
             raise
         except ValueError as error:
             raise self.attachment.refusal(error) from None
 
-    def _merged(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, VersionedValue]]:
+    def live_pairs(self, lower: bytes, upper: bytes) -> Iterator[list[tuple[bytes, VersionedValue]]]:
+        """The live keys of a range in order, some at a time. Own writes are left out, and nothing counts as read."""
+        if self._ended:
+            self._refuse_use()
+        try:
+            for pairs in self._reader.scan_pairs(lower, upper, self.snapshot):
+                if not self.read_only:
+                    for _, found in pairs:
+                        if found.expires_ms:
+                            self._note_expiry(found.expires_ms)
+                yield pairs
+        except ValueError as error:
+            raise self.attachment.refusal(error) from None
+
+    def _merged(self, lower: bytes, upper: bytes) -> Iterator[list[tuple[bytes, VersionedValue]]]:
+        """The live keys of a range in order, own writes and deletions included; some at a time."""
         own = sorted(write for write in self._writes.values() if lower <= write.key < upper)
+        clears = self._clears.copy()
         position = 0
-        for key, found in self._reader.scan(lower, upper, self.snapshot):
-            while position < len(own) and own[position].key < key:
-                mine = _as_read(own[position])
-                if mine is not None:
-                    yield own[position].key, mine
-                position += 1
-            if position < len(own) and own[position].key == key:
-                continue
-            if self._clears and any(start <= key < end for start, end in self._clears):
-                continue
-            if found.expires_ms:
-                self._note_expiry(found.expires_ms)
-            yield key, found
-        for write in own[position:]:
-            mine = _as_read(write)
-            if mine is not None:
-                yield write.key, mine
+        for pairs in self._reader.scan_pairs(lower, upper, self.snapshot):
+            merged = []
+            for key, found in pairs:
+                while position < len(own) and own[position].key < key:
+                    merged += _as_pair(own[position])
+                    position += 1
+                if position < len(own) and own[position].key == key:
+                    continue
+                if clears and any(start <= key < end for start, end in clears):
+                    continue
+                if found.expires_ms:
+                    self._note_expiry(found.expires_ms)
+                merged.append((key, found))
+            yield merged
+        yield [pair for write in own[position:] for pair in _as_pair(write)]
 
     def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> None:
         """Write a key at commit."""
@@ -281,6 +297,12 @@ def _as_read(write: Write) -> VersionedValue | None:
     if write.value is None or (write.expires_ms and write.expires_ms <= now_ms()):
         return None
     return VersionedValue(write.value, 0, write.expires_ms)
+
+
+def _as_pair(write: Write) -> list[tuple[bytes, VersionedValue]]:
+    """What a scan finds of an own write: one pair, or none of a deletion."""
+    found = _as_read(write)
+    return [] if found is None else [(write.key, found)]
 
 
 def _no_such_version(past: Past, found: int, bound: int) -> Exception:
