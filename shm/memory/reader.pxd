@@ -37,7 +37,7 @@ cdef class Reader:
     cpdef object find(self, bytes key, unsigned long long snapshot)
     cpdef object verify(self, unsigned long long snapshot)
     @cython.locals(
-        cleared_at=cython.ulonglong, cleared_below=bytes, batch=list, at_end=cython.bint, node=cython.ulonglong,
+        cleared_at=cython.ulonglong, cleared_below=bytes, batch=list, at_end=cython.bint, below=cython.bint, node=cython.ulonglong,
         key=bytes, record=cython.ulonglong,
     )
     cpdef tuple _read(self, list nodes, bytes lower, bytes upper, unsigned long long snapshot)

@@ -55,6 +55,7 @@ _MOST_BRANCHES = 1 << 20
 # An epoch that no coordinator ever has, nor an empty cache.
 _NO_EPOCH = memoryview((2**64 - 2).to_bytes(8, "little")).cast("Q")
 _NO_WORDS = memoryview(b"").cast("Q")
+_Pairs = list[tuple[bytes, VersionedValue]]
 
 
 class Reader:
@@ -191,9 +192,7 @@ class Reader:
         for pairs in self.scan_pairs(lower, upper, snapshot):
             yield from pairs
 
-    def scan_pairs(
-        self, lower: bytes, upper: bytes | None, snapshot: int
-    ) -> Iterator[list[tuple[bytes, VersionedValue]]]:
+    def scan_pairs(self, lower: bytes, upper: bytes | None, snapshot: int) -> Iterator[_Pairs]:
         """As ``scan``: a few at a time first, then more."""
         for nodes in self._batches(lower, snapshot):
             found, at_end = self._read(nodes, lower, upper, snapshot)
@@ -205,23 +204,23 @@ class Reader:
         """Raise SnapshotExpiredError if memory that ``snapshot`` could reach may have been reused."""
         verify(self._words, snapshot)
 
-    def _read(
-        self, nodes: list[int], lower: bytes, upper: bytes | None, snapshot: int
-    ) -> tuple[list[tuple[bytes, VersionedValue]], bool]:
+    def _read(self, nodes: list[int], lower: bytes, upper: bytes | None, snapshot: int) -> tuple[_Pairs, bool]:
         """The live keys of ``[lower, upper)`` among key nodes in order; whether ``upper`` was reached."""
         words, mm, tombstones = self._words, self._mm, self._tombstones
         cleared_at = 0
-        cleared_below: bytes | None = lower  # ``cleared_at`` is right for keys below it
-        batch: list[tuple[bytes, VersionedValue]] = []
-        at_end = False
+        # ``cleared_at`` is right for keys below it; None: for all.
+        cleared_below: bytes | None = lower if words[W_RANGE_TOMBSTONES] else None
+        batch: _Pairs = []
+        at_end, below = False, True
         try:
             for node in nodes:
                 key = self._key(node, snapshot)
                 if upper is not None and key >= upper:
                     at_end = True
                     break
-                if key < lower:
+                if below and key < lower:
                     continue
+                below = False
                 if cleared_below is not None and key >= cleared_below:
                     cleared_at, cleared_below = tombstones.fragment(key, snapshot)
                 record = visible_record(words, node, snapshot, cleared_at)

@@ -49,6 +49,7 @@ except ModuleNotFoundError:
 
 if compiled:
     from cython.cimports.bytes_at import copied, equal, pack_four, pack_three, pack_two, write_bytes
+    from cython.cimports.named_tuple import versioned_value
     from cython.cimports.xxh3 import xxh3_64_intdigest
 else:
     from xxhash import xxh3_64_intdigest
@@ -140,11 +141,9 @@ def value_at(words: memoryview, mm: mmap, record: int, snapshot: int) -> Version
     if length > MAX_ENCODED_VALUE_BYTES:
         verify(words, snapshot)
         raise damaged(f"a value of {length:,} bytes")
-    if compiled:  # noqa: SIM108
-        value = copied(words, start, length)
-    else:
-        value = mm[start : start + length]
-    return _new_tuple(VersionedValue, (value, words[record], expires_ms))
+    if compiled:
+        return versioned_value(VersionedValue, copied(words, start, length), words[record], expires_ms)
+    return _new_tuple(VersionedValue, (mm[start : start + length], words[record], expires_ms))
 
 
 def is_beside(words: memoryview, node: int, record: int, allocated: int) -> bool:

@@ -6,6 +6,7 @@ A read sees the newest committed version. A write is committed when the call ret
 
 from __future__ import annotations
 
+import itertools
 import weakref
 from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
@@ -77,10 +78,12 @@ class AutoCommit:
 
     def scan(self, lower: bytes, upper: bytes) -> Iterator[tuple[bytes, VersionedValue]]:
         """The live keys of ``[lower, upper)`` at one snapshot, pinned while the iterator is in use."""
+        return itertools.chain.from_iterable(self._live_pairs(lower, upper))
+
+    def _live_pairs(self, lower: bytes, upper: bytes) -> Iterator[list[tuple[bytes, VersionedValue]]]:
         transaction = EngineTransaction(self._connection, read_only=True)
         try:
-            for pairs in transaction.live_pairs(lower, upper):
-                yield from pairs
+            yield from transaction.live_pairs(lower, upper)
         finally:
             transaction.abandon()
 
