@@ -290,31 +290,31 @@ class CommitEngine:
             log.reserve(body_bytes, _only_deletes(writes))
         try:
             plan = writer.plan(writes, clears, nodes) if writes or clears else NOTHING_PLANNED
+            writer.apply(self.version + 1, clears, writes, plan)
         except StoreFullError:
-            plan = None
-        if plan is None:
             # Finish the group early. Old snapshots, and what earlier commits of this group made obsolete, may hold the
-            # room that is needed; it can be freed only once the group so far is published. Answers are sent later, as
-            # those of any group. Then everything is looked up again: versions made meanwhile are in the log, too, and
-            # keys may have left the indexes.
-            plan = self._plan_with_more_room(clears, writes, body_bytes)
+            # room that is needed, or stand between pieces of it; it can be freed only once the group so far is
+            # published. Answers are sent later, as those of any group. Then everything is looked up again: versions
+            # made meanwhile are in the log, too, and keys may have left the indexes.
+            plan = self._apply_with_more_room(clears, writes, body_bytes)
         version = self.version + 1
-        writer.apply(version, clears, writes, plan)
         if log is not None:
             log.append(version, client_id, commit_id, mutations, decided)
         self.version = version
         apply_commit(self._window, self.sessions, version, clears, writes, outcomes)
         return plan
 
-    def _plan_with_more_room(self, clears: list[tuple[bytes, bytes]], writes: FlatWrites, body_bytes: int) -> Plan:
-        """Plan a commit that had no room; what is kept for time travel goes, the oldest first, until it has."""
+    def _apply_with_more_room(self, clears: list[tuple[bytes, bytes]], writes: FlatWrites, body_bytes: int) -> Plan:
+        """Apply a commit that had no room; what is kept for time travel goes, the oldest first, until it has."""
         log = self._log
         while True:
             self._finish_group_and_free()
             if log is not None and not log.has_room(body_bytes):
                 log.reserve(body_bytes, _only_deletes(writes))
             try:
-                return self._writer.plan(writes, clears)
+                plan = self._writer.plan(writes, clears)
+                self._writer.apply(self.version + 1, clears, writes, plan)
+                return plan
             except StoreFullError:
                 if not self._reclaimer.give_up_history():
                     raise

@@ -208,11 +208,11 @@ class Reader:
         """The live keys of ``[lower, upper)`` among key nodes in order; whether ``upper`` was reached."""
         words, mm, tombstones = self._words, self._mm, self._tombstones
         cleared_at = 0
-        # ``cleared_at`` is right for keys below it; None: for all.
-        cleared_below: bytes | None = lower if words[W_RANGE_TOMBSTONES] else None
         batch: _Pairs = []
         at_end, below = False, True
         try:
+            # ``cleared_at`` is right for keys below it; None: for all.
+            cleared_below: bytes | None = lower if words[W_RANGE_TOMBSTONES] else None
             for node in nodes:
                 key = self._key(node, snapshot)
                 if upper is not None and key >= upper:

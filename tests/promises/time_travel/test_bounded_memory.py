@@ -31,8 +31,12 @@ def test_the_oldest_history_makes_room(store: Path) -> None:
             db.snapshot("r", version=versions[0])
         assert expired.value.oldest_version == info.history_version
         assert db.check() == []
-        kv.put("r", "large", bytes(4 << 20))  # more than is free: the past gives way
-        assert kv.get("r", "large") == bytes(4 << 20)
+        for n in range(1, 11):  # each time the past fills the store again, and has to leave one large piece
+            kv.put("r", "large", bytes([n]) * (2 << 20))
+            assert kv.get("r", "large") == bytes([n]) * (2 << 20)
+            for i in range(200):
+                kv.put("r", f"k{i % 4}", i.to_bytes(4, "big") * 12_500)
+            kv.delete("r", "large")
         assert db.check() == []
 
 
