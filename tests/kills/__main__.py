@@ -24,7 +24,7 @@ from typing import Any
 from tqdm import tqdm
 
 from tests.kills.rounds import Killing, Round
-from tests.soak.auditing.audit import KINDS
+from tests.soak.auditing.breach import KINDS
 
 KILLS_IN_A_ROUND = {"coordinators": 50, "workers": 250}
 DURABILITIES = ("buffered", "strict")

@@ -18,7 +18,8 @@ from typing import Any, NamedTuple
 
 import shoal
 from tests.soak import ledger, samples
-from tests.soak.auditing.audit import LEFT_BEHIND, WRONG, Breach, audit, prepare
+from tests.soak.auditing.audit import audit, prepare
+from tests.soak.auditing.breach import LEFT_BEHIND, WRONG, Breach
 from tests.soak.ledger import Slots
 from tests.soak.workload.operations import LINGER_S, TIMEOUT_S, WRITING_MIX, start_worker
 from tests.support.workers.crash_workers import (

@@ -15,7 +15,7 @@ from tests.kills.__main__ import kill_all, plan
 from tests.mutants.coordinator import mutated_coordinators
 from tests.soak import ledger, verdict
 from tests.soak.auditing import audit
-from tests.soak.auditing.audit import ANOMALY, DOUBLED, LEFT_BEHIND, LOST, WRONG
+from tests.soak.auditing.breach import ANOMALY, DOUBLED, LEFT_BEHIND, LOST, WRONG
 from tests.soak.ledger import Slots, note_time, percentile_ms
 from tests.soak.plan import Plan, troubles
 from tests.soak.soak import Soak
@@ -89,7 +89,7 @@ def _worked(db: shoal.Database, directory: Path, window: int) -> None:
     slots = Slots(1)
     slots.window = window
     mix = {name: 1 if name in ("put_large", "scratch", "runs") else 5 for name in MIX if name != "put_with_ttl"}
-    Worker(db, slots, 0, "w0.1", directory, random.Random(1), 0.0, _Countdown(80)).work(mix)
+    Worker(db, slots, 0, "w0.1", directory, random.Random(1), 0.0, _Countdown(160)).work(mix)
 
 
 def _lose_key(db: shoal.Database, run: str) -> None:
@@ -138,10 +138,49 @@ def _unknown_trace(db: shoal.Database, run: str) -> None:
     shoal.TraceStore(db).record(run, shoal.TraceType.Thought("who?"), tags=["w0.1"])
 
 
+def _effect_twice(db: shoal.Database, run: str) -> None:
+    done = shoal.TaskQueue(db).list(run, names.QUEUE, status=shoal.TaskStatus.Done)
+    shoal.KVStore(db).increment(run, f"{names.EFFECTS}{done[0].id}")
+
+
+def _effect_of_no_task(db: shoal.Database, run: str) -> None:
+    shoal.KVStore(db).increment(run, f"{names.EFFECTS}nobody")
+
+
+def _lose_task(db: shoal.Database, run: str) -> None:
+    shoal.TaskQueue(db).purge(run, names.QUEUE, shoal.TaskStatus.Done)
+
+
+def _lower_token(db: shoal.Database, run: str) -> None:
+    shoal.KVStore(db).put(run, names.LAST_TOKEN, 0)
+
+
+def _turn_twice(db: shoal.Database, run: str) -> None:
+    shoal.KVStore(db).increment(run, names.TURNS)
+
+
+def _use_budget(db: shoal.Database, run: str) -> None:
+    shoal.Budget(db).reserve(run, names.BUDGET, 1).settle(1)
+
+
+def _once_twice(db: shoal.Database, run: str) -> None:
+    key = shoal.KVStore(db).list(run, names.ONCE)[0]
+    shoal.KVStore(db).increment(run, key)
+
+
+def _consume_twice(db: shoal.Database, run: str) -> None:
+    shoal.KVStore(db).increment(run, names.CONSUMED)
+
+
 @pytest.mark.parametrize(
     ("tamper", "kind"),
     [
         (None, None),
+        (_effect_twice, DOUBLED),
+        (_lower_token, LOST),
+        (_use_budget, LEFT_BEHIND),
+        *slow((_effect_of_no_task, WRONG), (_lose_task, LOST), (_turn_twice, DOUBLED)),
+        *slow((_once_twice, DOUBLED), (_consume_twice, DOUBLED)),
         (_lose_key, LOST),
         (_increment_twice, DOUBLED),
         (_half_a_pair, WRONG),

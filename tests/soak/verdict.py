@@ -10,7 +10,7 @@ import statistics
 from collections import Counter
 from typing import Any, NamedTuple
 
-from tests.soak.auditing.audit import KINDS
+from tests.soak.auditing.breach import KINDS
 from tests.soak.samples import latest
 
 MIB = 1024 * 1024

@@ -13,20 +13,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import shoal
+from tests.soak.auditing.breach import ANOMALY, DOUBLED, LEFT_BEHIND, LOST, UNSOUND, WRONG, Breach, Done
+from tests.soak.auditing.fleet import fleet_breaches
 from tests.soak.ledger import Operation, ledgers, read_ledger
 from tests.soak.workload import names
 from tests.support.histories import list_append
 from tests.support.histories.list_append import ListTransaction, Status
-
-LOST, DOUBLED, ANOMALY, UNSOUND, WRONG, LEFT_BEHIND = "lost", "doubled", "anomaly", "unsound", "wrong", "left behind"
-KINDS = (LOST, DOUBLED, ANOMALY, UNSOUND, WRONG, LEFT_BEHIND)
-
-
-class Breach(NamedTuple):
-    """Something the store did not keep to."""
-
-    kind: str
-    what: str
 
 
 class Audit(NamedTuple):
@@ -39,21 +31,16 @@ class Audit(NamedTuple):
     breaches: list[Breach]
 
 
-class Done:
-    """The operations of one kind in a window: acknowledged ones and those that nobody was told of."""
-
-    def __init__(self, operations: Iterable[Operation]) -> None:
-        self.told: list[Operation] = []
-        self.open: list[Operation] = []
-        for operation in operations:
-            {"a": self.told, "": self.open}.get(operation.outcome, []).append(operation)
-
-
 def prepare(db: shoal.Database, window: int) -> None:
     """What a window's workers find."""
     run = names.run_of(window)
     shoal.RunIndex(db).create_run(run_id=run, tags=["window"])
     shoal.StateCell(db).init(run, names.COUNTER, 0)
+    shoal.Budget(db).create(run, names.BUDGET, names.BUDGET_LIMIT)
+    if shoal.RunIndex(db).get_run(names.ROLLING) is None:
+        shoal.RunIndex(db).create_run(run_id=names.ROLLING)
+        policy = shoal.RetentionPolicy(events=names.ROLLING_EVENTS)
+        shoal.RunIndex(db).set_retention(policy, run_id=names.ROLLING)
 
 
 def audit(db: shoal.Database, window: int, directory: Path) -> Audit:
@@ -74,6 +61,7 @@ def audit(db: shoal.Database, window: int, directory: Path) -> Audit:
             began = time.monotonic()
             with db.snapshot(names.run_of(window)) as view:
                 found = _Window(view, by_kind, whos, began).breaches()
+            found += fleet_breaches(db, names.run_of(window), by_kind)
             break
         except shoal.SnapshotExpiredError:
             continue

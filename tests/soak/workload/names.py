@@ -4,6 +4,11 @@ from __future__ import annotations
 
 UNIQUE, EXPIRING, LEFT, RIGHT, LISTS = "unique/", "expiring/", "left/", "right/", "list/"
 SUM, SHARED, COUNTER, PAIRS_CELL = "sum", "shared", "counter", "pairs/"
+QUEUE, LEASE, BUDGET, CONSUMER = "work", "turn", "few", "reader"
+EFFECTS, ONCE, LAST_TOKEN, TURNS, CONSUMED = "effect/", "once/", "last token", "turns", "consumed"
+BUDGET_LIMIT = 3
+# One run outlives all windows: its log is trimmed while all append to it.
+ROLLING, ROLLING_EVENTS = "rolling", 2_000
 LONGEST_TTL_S = 0.8
 # Lists grow until all turn to the next few: a history is checked by what its reads saw, and short lists are read fast.
 LIST_LIFE_S, LISTS_AT_A_TIME = 0.5, 4

@@ -1,4 +1,4 @@
-"""A worker: all five primitives in random order, every intention and acknowledgement in its ledger.
+"""A worker: all primitives in random order, every intention and acknowledgement in its ledger.
 
 What it is told is compared at once with what it knows (its own keys are written by nobody else); what only the whole
 shows, the audit of the window finds. The names of a window's keys are in ``names``.
@@ -19,7 +19,7 @@ from shoal.shm import limits
 from tests.soak import ledger
 from tests.soak.ledger import Slots, note_time
 from tests.soak.workload import names
-from tests.soak.workload.worker import Noting
+from tests.soak.workload.fleet import FLEET_MIX, FleetWorker
 
 TIMEOUT_S = 60.0
 LINGER_S = 0.2
@@ -28,12 +28,15 @@ _CLOCK_MARGIN_S = 0.02
 MIX = {
     "put": 20, "put_large": 1, "delete": 6, "put_with_ttl": 5, "increment": 12, "append": 10, "transition": 6,
     "record": 6, "pair": 10, "append_to_lists": 16, "runs": 1, "scratch": 1, "look": 18, "hold": 1,
+    **FLEET_MIX,
 }  # fmt: skip
 # Reading alone acknowledges nothing: who is to be killed under load had better write.
-WRITING_MIX = {name: weight for name, weight in MIX.items() if name not in ("look", "hold", "scratch", "runs")}
+WRITING_MIX = {
+    name: weight for name, weight in MIX.items() if name not in ("look", "hold", "scratch", "runs", *FLEET_MIX)
+}
 
 
-class Worker(Noting):
+class Worker(FleetWorker):
     """What there is to do."""
 
     def _put(self, size: int = 0) -> None:

@@ -16,8 +16,9 @@ from typing import Any
 
 import shoal
 from tests.soak import ledger, samples
-from tests.soak.auditing.audit import LEFT_BEHIND, WRONG, prepare
+from tests.soak.auditing.audit import prepare
 from tests.soak.auditing.auditor import Board, run_auditor
+from tests.soak.auditing.breach import LEFT_BEHIND, WRONG
 from tests.soak.ledger import NOBODY, Slots, percentile_ms
 from tests.soak.plan import Plan, Trouble
 from tests.soak.workload.operations import LINGER_S, TIMEOUT_S, start_worker

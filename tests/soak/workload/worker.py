@@ -37,6 +37,8 @@ class Noting:
         self._pause_s = pause_s
         self._kv, self._log, self._cells = shoal.KVStore(db), shoal.EventLog(db), shoal.StateCell(db)
         self._traces, self._index = shoal.TraceStore(db), shoal.RunIndex(db)
+        self._queue, self._budget = shoal.TaskQueue(db), shoal.Budget(db)
+        self._rolled = -1  # the last event it appended to the log of all windows
         self._number = 0
         self._ledger: Ledger | None = None
         self._held: tuple[shoal.Transaction, str, dict[str, Any], float] | None = None

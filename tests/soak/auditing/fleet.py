@@ -1,0 +1,88 @@
+"""The audit of what processes of a fleet did with each other in a window that they have left."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+
+import shoal
+from shoal import TaskStatus
+from tests.soak.auditing.breach import DOUBLED, LEFT_BEHIND, LOST, WRONG, Breach, Done
+from tests.soak.ledger import Operation
+from tests.soak.workload import names
+
+
+def fleet_breaches(db: shoal.Database, run: str, by_kind: dict[str, list[Operation]]) -> list[Breach]:
+    """Everything that is not as it was acknowledged. Nobody holds anything in ``run`` any more."""
+    done: dict[str, Done] = defaultdict(lambda: Done([]), {kind: Done(each) for kind, each in by_kind.items()})
+    return [
+        *_tasks(db, run, done["task"], done["effect"]),
+        *_turns(db, run, done["turn"]),
+        *_budget(db, run),
+        *_effects_once(db, run, done["once"]),
+        *_consumed(db, run, done["consume"]),
+    ]
+
+
+def _tasks(db: shoal.Database, run: str, put: Done, effects: Done) -> list[Breach]:
+    """A task that was put is there; one that is done has had its effect once, and any other one had none."""
+    tasks = {task.id: task.status for task in shoal.TaskQueue(db).list(run, names.QUEUE)}
+    counts = {key.removeprefix(names.EFFECTS): n for key, n in shoal.KVStore(db).list_with_values(run, names.EFFECTS)}
+    found = [Breach(LOST, f"task {o.result} was put and is not there") for o in put.told if o.result not in tasks]
+    if len(tasks) > len(put.told) + len(put.open):
+        found.append(Breach(DOUBLED, f"{len(tasks)} tasks of {len(put.told)} that were put (+{len(put.open)} untold)"))
+    for task_id, status in tasks.items():
+        count = counts.pop(task_id, 0)
+        if count > 1:
+            found.append(Breach(DOUBLED, f"task {task_id} took effect {count} times"))
+        if (status is TaskStatus.Done) != (count > 0):
+            found.append(Breach(WRONG, f"task {task_id} is {status} and took effect {count} times"))
+        if status is TaskStatus.Claimed:
+            found.append(Breach(LEFT_BEHIND, f"task {task_id} is claimed, and nobody works any more"))
+    told = {o.what for o in effects.told}
+    found += [Breach(LOST, f"task {each} was completed and is not done") for each in told if not _is_done(tasks, each)]
+    return found + [Breach(WRONG, f"an effect of task {each}, which is not there") for each in counts]
+
+
+def _is_done(tasks: dict[str, TaskStatus], task_id: str) -> bool:
+    return tasks.get(task_id) is TaskStatus.Done
+
+
+def _turns(db: shoal.Database, run: str, turns: Done) -> list[Breach]:
+    """Each turn had a token of its own; the last is the highest; each was counted once."""
+    kv = shoal.KVStore(db)
+    last, count = kv.get(run, names.LAST_TOKEN, 0), kv.get(run, names.TURNS, 0)
+    told = Counter(o.what for o in turns.told)
+    found = [Breach(DOUBLED, f"token {token} was given {n} times") for token, n in told.items() if n > 1]
+    if told and last < max(told):
+        found.append(Breach(LOST, f"the last token is {last}, and there was a turn with {max(told)}"))
+    if not len(turns.told) <= count <= len(turns.told) + len(turns.open):
+        kind = LOST if count < len(turns.told) else DOUBLED
+        found.append(Breach(kind, f"{count} turns of {len(turns.told)} (+{len(turns.open)} untold)"))
+    held = db.leases(run)
+    return found + [Breach(LEFT_BEHIND, f"{held} are held, and nobody works any more")] * bool(held)
+
+
+def _budget(db: shoal.Database, run: str) -> list[Breach]:
+    """What the dead had reserved was refunded, and nothing was used."""
+    state = shoal.Budget(db).read(run, names.BUDGET)
+    return [] if (state.reserved, state.used) == (0, 0) else [Breach(LEFT_BEHIND, f"the budget is {state}")]
+
+
+def _effects_once(db: shoal.Database, run: str, once: Done) -> list[Breach]:
+    counts = {key.removeprefix(names.ONCE): n for key, n in shoal.KVStore(db).list_with_values(run, names.ONCE)}
+    found = [Breach(DOUBLED, f"{key} took place {count} times") for key, count in counts.items() if count != 1]
+    return found + [
+        Breach(LOST, f"{o.what} was told and did not take place") for o in once.told if o.what not in counts
+    ]
+
+
+def _consumed(db: shoal.Database, run: str, consumed: Done) -> list[Breach]:
+    """Each event that the consumer is done with had its effect once."""
+    count = shoal.KVStore(db).get(run, names.CONSUMED, 0)
+    with shoal.EventLog(db).consumer(run, names.CONSUMER) as consumer:
+        position = consumer.position
+    found = [] if count == position else [Breach(DOUBLED, f"{position} events were consumed, with {count} effects")]
+    told = [o.what for o in consumed.told]
+    if told and position <= max(told):
+        found.append(Breach(LOST, f"event {max(told)} was consumed, and the consumer is at {position}"))
+    return found
