@@ -35,6 +35,8 @@ def do_pass(db: shoal.Database, now_ms: int, most: int, between: Callable[[], No
                 else:
                     transaction.put(key, value, expires_ms)
             transaction.commit()
+        except shoal.ConflictError:  # the coordinator of the store has done some of it meanwhile
+            continue
         finally:
             transaction.abandon()
         assert found.cursor != cursor, "no step forward"

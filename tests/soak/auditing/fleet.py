@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
 
 import shoal
@@ -10,9 +11,13 @@ from tests.soak.auditing.breach import DOUBLED, LEFT_BEHIND, LOST, WRONG, Breach
 from tests.soak.ledger import Operation
 from tests.soak.workload import names
 
+LONGEST_HELD_S = 45.0  # a reservation and a consumer's name have a ttl of 30 s
+_LOOK_EVERY_S = 0.1
+
 
 def fleet_breaches(db: shoal.Database, run: str, by_kind: dict[str, list[Operation]]) -> list[Breach]:
-    """Everything that is not as it was acknowledged. Nobody holds anything in ``run`` any more."""
+    """Everything that is not as it was acknowledged. Nobody works in ``run`` any more."""
+    _wait_for_holders(db, run)
     done: dict[str, Done] = defaultdict(lambda: Done([]), {kind: Done(each) for kind, each in by_kind.items()})
     return [
         *_tasks(db, run, done["task"], done["effect"]),
@@ -21,6 +26,16 @@ def fleet_breaches(db: shoal.Database, run: str, by_kind: dict[str, list[Operati
         *_effects_once(db, run, done["once"]),
         *_consumed(db, run, done["consume"]),
     ]
+
+
+def _wait_for_holders(db: shoal.Database, run: str) -> None:
+    """Wait until nothing is held. What a process held that died while there was no coordinator ends with its ttl."""
+    until_s = time.monotonic() + LONGEST_HELD_S
+    queue, budget = shoal.TaskQueue(db), shoal.Budget(db)
+    while time.monotonic() < until_s and (
+        db.leases(run) or queue.stats(run, names.QUEUE).claimed or budget.read(run, names.BUDGET).reserved
+    ):
+        time.sleep(_LOOK_EVERY_S)
 
 
 def _tasks(db: shoal.Database, run: str, put: Done, effects: Done) -> list[Breach]:
@@ -79,7 +94,7 @@ def _effects_once(db: shoal.Database, run: str, once: Done) -> list[Breach]:
 def _consumed(db: shoal.Database, run: str, consumed: Done) -> list[Breach]:
     """Each event that the consumer is done with had its effect once."""
     count = shoal.KVStore(db).get(run, names.CONSUMED, 0)
-    with shoal.EventLog(db).consumer(run, names.CONSUMER) as consumer:
+    with shoal.EventLog(db).consumer(run, names.CONSUMER, wait=LONGEST_HELD_S) as consumer:
         position = consumer.position
     found = [] if count == position else [Breach(DOUBLED, f"{position} events were consumed, with {count} effects")]
     told = [o.what for o in consumed.told]
