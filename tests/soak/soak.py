@@ -34,6 +34,7 @@ from tests.support.workers.crash_workers import (
 )
 
 _TICK_S = 0.02
+_LONGEST_HELD_S = 45.0  # the dead may hold something for its ttl, which is 30 s at most
 _LATEST_S = 30.0  # a short run is so much longer at most, until it had its share of every trouble
 
 
@@ -146,7 +147,7 @@ def _look_at_the_rest(subject: Subject) -> None:
     for _ in range(2):  # as it was left, and as it is recovered
         with shoal.open(subject.path, timeout=TIMEOUT_S, linger=0.0) as db:
             try:
-                wait_for(lambda: not _keys(db), "the last keys to go", seconds=10.0)
+                wait_for(lambda: not _keys(db), "the last keys to go", seconds=_LONGEST_HELD_S)
             except AssertionError:
                 keys = _keys(db)
                 subject.report(LEFT_BEHIND, f"{len(keys)} keys after everything was deleted: {keys[:5]}")

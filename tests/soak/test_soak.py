@@ -178,7 +178,7 @@ def _consume_twice(db: shoal.Database, run: str) -> None:
         (None, None),
         (_effect_twice, DOUBLED),
         (_lower_token, LOST),
-        (_use_budget, LEFT_BEHIND),
+        (_use_budget, WRONG),
         *slow((_effect_of_no_task, WRONG), (_lose_task, LOST), (_turn_twice, DOUBLED)),
         *slow((_once_twice, DOUBLED), (_consume_twice, DOUBLED)),
         (_lose_key, LOST),

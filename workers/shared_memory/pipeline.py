@@ -125,16 +125,14 @@ class EnginePipeline:
         wire_request.check_size(len(mutations))
         with self._lock:
             self._check_usable()
-            future = None
-            while future is None:
+            while (future := self._enqueue(mutations, convert)) is None:
                 self._read_until(lambda: self._has_room(len(mutations)))
                 if self._lost is not None:
                     raise self._lost
-                future = self._enqueue(mutations, convert)
             return future
 
     def _enqueue(self, mutations: bytes, convert: Callable[[Any], Any] | None) -> PipelinedFuture | None:
-        """Send a commit; None if a signal handler has taken its room."""
+        """Send a commit; None if there is no room for it, or a signal handler has taken it."""
         self._check_not_exchanging()
         try:
             self._is_exchanging = True
@@ -151,8 +149,7 @@ class EnginePipeline:
             channel.commit_id = commit_id
             self._end += len(message)
             future = PipelinedFuture(self)
-            if not self._in_flight:
-                self._give_up_s = time.monotonic() + self._connection.timeout_s
+            self._give_up_s = time.monotonic() + self._connection.timeout_s
             self._in_flight.append(Sent(commit_id, message, self._end, future, convert))
             if attachment is None:
                 self._attach()
