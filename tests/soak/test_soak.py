@@ -16,6 +16,7 @@ from tests.mutants.coordinator import mutated_coordinators
 from tests.soak import ledger, verdict
 from tests.soak.auditing import audit
 from tests.soak.auditing.breach import ANOMALY, DOUBLED, LEFT_BEHIND, LOST, WRONG
+from tests.soak.auditing.fleet import trimmed
 from tests.soak.ledger import Slots, note_time, percentile_ms
 from tests.soak.plan import Plan, troubles
 from tests.soak.soak import Soak
@@ -202,6 +203,18 @@ def test_audit_names_what_was_tampered_with(
     assert (kind in {breach.kind for breach in found.breaches}) if kind else found.breaches == []
     assert audit.clear(memory_db, window, tmp_path) == []
     assert list(tmp_path.iterdir()) == []
+
+
+def test_audit_of_a_log_that_is_not_trimmed(memory_db: shoal.Database) -> None:
+    """More events than the policy keeps, however long one waits, are noticed; as many as it keeps are not."""
+    log = shoal.EventLog(memory_db)
+    try:
+        log.append_many(names.ROLLING, [("step", n) for n in range(names.ROLLING_EVENTS)])
+        assert trimmed(memory_db, 0.0) == []
+        log.append(names.ROLLING, "step", 0)
+        assert [breach.kind for breach in trimmed(memory_db, 0.0)] == [LEFT_BEHIND]
+    finally:
+        log.trim(names.ROLLING, log.len(names.ROLLING))
 
 
 def test_ledger_that_a_kill_cut_short(tmp_path: Path) -> None:

@@ -19,6 +19,7 @@ from typing import Any
 import shoal
 from tests.soak.auditing.audit import audit, clear, prepare
 from tests.soak.auditing.breach import ANOMALY, KINDS, LEFT_BEHIND, UNSOUND, WRONG, Breach
+from tests.soak.auditing.fleet import trimmed
 from tests.soak.ledger import Slots
 from tests.soak.workload import names
 from tests.soak.workload.operations import LINGER_S, TIMEOUT_S
@@ -82,6 +83,7 @@ class Auditor:
                 self._close(window)
                 window += 1
             self._close(window)
+            self.report(trimmed(self._db))
             shoal.RunIndex(self._db).delete_run(names.ROLLING)
 
     def report(self, breaches: list[Breach]) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter, defaultdict
 
 import shoal
 from shoal import TaskStatus
 from shoal.primitives.views.fleet.positions import position_key, read_position
-from tests.soak.auditing.breach import DOUBLED, LOST, WRONG, Breach, Done
+from tests.soak.auditing.breach import DOUBLED, LEFT_BEHIND, LOST, WRONG, Breach, Done
 from tests.soak.ledger import Operation
 from tests.soak.workload import names
+
+_TRIMMED_WITHIN_S = 120.0  # the coordinator looks once a minute
+_LOOK_EVERY_S = 0.1
 
 
 def fleet_breaches(db: shoal.Database, run: str, by_kind: dict[str, list[Operation]]) -> list[Breach]:
@@ -89,3 +93,14 @@ def _consumed(db: shoal.Database, run: str, consumed: Done) -> list[Breach]:
     if told and position <= max(told):
         found.append(Breach(LOST, f"event {max(told)} was consumed, and the consumer is at {position}"))
     return found
+
+
+def trimmed(db: shoal.Database, within_s: float = _TRIMMED_WITHIN_S) -> list[Breach]:
+    """The log of all windows, to which nobody appends any more, is trimmed to what its policy keeps, and is whole."""
+    log, until_s = shoal.EventLog(db), time.monotonic() + within_s
+    while (kept := log.len(names.ROLLING) - log.first_sequence(names.ROLLING)) > names.ROLLING_EVENTS:
+        if time.monotonic() > until_s:
+            return [Breach(LEFT_BEHIND, f"{kept} events of {names.ROLLING_EVENTS} are kept after {within_s:g} s")]
+        time.sleep(_LOOK_EVERY_S)
+    chain = log.verify_chain(names.ROLLING)
+    return [] if chain.is_valid else [Breach(WRONG, f"the trimmed log: {chain}")]
