@@ -28,6 +28,11 @@ cdef inline double now_s() noexcept nogil:
     return <double> at.tv_sec + <double> at.tv_nsec * 1e-9
 
 
+# Run the handlers of signals that have come. Plain Python does that between its steps, compiled code only here.
+cdef inline int handle_signals() except -1:
+    return PyErr_CheckSignals()
+
+
 # As ``os.sched_yield``. Signal handlers run then, as between two steps of Python, and may raise.
 cdef inline int offer_processor() except -1:
     with nogil:

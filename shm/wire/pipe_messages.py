@@ -18,9 +18,10 @@ except ModuleNotFoundError:
     from shoal.shm import cython_shim as cython  # type: ignore[no-redef]
 
 if cython.compiled:
-    from cython.cimports.pipes import write_some
+    from cython.cimports.pipes import handle_signals, write_some
 
-_LONGEST_SLEEP_S = 1e6  # poll takes no longer one
+# A signal that comes right before a sleep does not end it: its handler runs after so long at the latest.
+_LONGEST_SLEEP_S = 5.0
 
 
 def write_all(fd: int, data: bytes, give_up_s: float = math.inf) -> None:
@@ -54,6 +55,8 @@ def wait_ready(poller: Any, give_up_s: float) -> None:
         left_s = give_up_s - time.monotonic()
         if left_s <= 0:
             raise TimeoutError
+        if cython.compiled:
+            handle_signals()
         if poller.poll(min(left_s, _LONGEST_SLEEP_S) * 1000):
             return
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import socket
 import struct
@@ -17,6 +18,7 @@ from shoal.shm.limits import MAX_ENGINE_KEY_BYTES, MAX_PIPELINE_DEPTH
 from shoal.shm.wire import answer, handshake, request, wire_errors
 from shoal.shm.wire.frames import FrameError, frame
 from shoal.shm.wire.handshake import PROTOCOL_VERSION, Hello, Welcome
+from shoal.shm.wire.pipe_messages import wait_ready
 
 KNOWN = {"increment"}
 
@@ -212,3 +214,22 @@ class TestHandshake:
             ours.close()
             with pytest.raises(EOFError):
                 handshake.receive_welcome(theirs)
+
+
+class _NeverReady:
+    """A poller that finds something at its third call, and notes how long it may sleep."""
+
+    def __init__(self) -> None:
+        self.asked_ms: list[float] = []
+
+    def poll(self, timeout_ms: float) -> list[int]:
+        self.asked_ms.append(timeout_ms)
+        return [7] * (len(self.asked_ms) == 3)
+
+
+def test_no_sleep_is_long() -> None:
+    """A signal that comes right before a sleep does not end it, so its handler must not have to wait for ever."""
+    poller = _NeverReady()
+    wait_ready(poller, math.inf)
+    assert len(poller.asked_ms) == 3
+    assert max(poller.asked_ms) <= 5_000
