@@ -205,16 +205,14 @@ def test_audit_names_what_was_tampered_with(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_audit_of_a_log_that_is_not_trimmed(memory_db: shoal.Database) -> None:
+def test_audit_of_a_log_that_is_not_trimmed(store: Path) -> None:
     """More events than the policy keeps, however long one waits, are noticed; as many as it keeps are not."""
-    log = shoal.EventLog(memory_db)
-    try:
+    with shoal.open(store, durability="memory", linger=0.2) as db:
+        log = shoal.EventLog(db)
         log.append_many(names.ROLLING, [("step", n) for n in range(names.ROLLING_EVENTS)])
-        assert trimmed(memory_db, 0.0) == []
+        assert trimmed(db, 0.0) == []
         log.append(names.ROLLING, "step", 0)
-        assert [breach.kind for breach in trimmed(memory_db, 0.0)] == [LEFT_BEHIND]
-    finally:
-        log.trim(names.ROLLING, log.len(names.ROLLING))
+        assert [breach.kind for breach in trimmed(db, 0.0)] == [LEFT_BEHIND]
 
 
 def test_ledger_that_a_kill_cut_short(tmp_path: Path) -> None:
