@@ -135,25 +135,18 @@ class EngineTransaction:
         try:
             for pairs in self._merged(lower, upper) if self._writes or self._clears else self.live_pairs(lower, upper):
                 for pair in pairs:
-                    key = pair[0]
+                    key, found = pair
+                    if found.expires_ms and found.version:  # not an own write
+                        self._note_expiry(found.expires_ms)
                     yield pair
         except GeneratorExit:
             self._ranges_read[position] = (lower, key + b"\0")
             raise
-        except ValueError as error:
-            raise self.attachment.refusal(error) from None
 
     def live_pairs(self, lower: bytes, upper: bytes) -> Iterator[list[tuple[bytes, VersionedValue]]]:
         """The live keys of a range in order, some at a time. Own writes are left out, and nothing counts as read."""
-        if self._ended:
-            self._refuse_use()
         try:
-            for pairs in self._reader.scan_pairs(lower, upper, self.snapshot):
-                if not self.read_only:
-                    for _, found in pairs:
-                        if found.expires_ms:
-                            self._note_expiry(found.expires_ms)
-                yield pairs
+            yield from self._reader.scan_pairs(lower, upper, self.snapshot)
         except ValueError as error:
             raise self.attachment.refusal(error) from None
 
@@ -162,19 +155,17 @@ class EngineTransaction:
         own = sorted(write for write in self._writes.values() if lower <= write.key < upper)
         clears = self._clears.copy()
         position = 0
-        for pairs in self._reader.scan_pairs(lower, upper, self.snapshot):
+        for pairs in self.live_pairs(lower, upper):
             merged = []
-            for key, found in pairs:
+            for pair in pairs:
+                key = pair[0]
                 while position < len(own) and own[position].key < key:
                     merged += _as_pair(own[position])
                     position += 1
                 if position < len(own) and own[position].key == key:
                     continue
-                if clears and any(start <= key < end for start, end in clears):
-                    continue
-                if found.expires_ms:
-                    self._note_expiry(found.expires_ms)
-                merged.append((key, found))
+                if not any(start <= key < end for start, end in clears):
+                    merged.append(pair)
             yield merged
         yield [pair for write in own[position:] for pair in _as_pair(write)]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -9,6 +10,8 @@ import pytest
 
 import shoal
 from shoal import TraceType
+from shoal.primitives.keys import after
+from shoal.primitives.rules.tags import Tag
 
 DB = shoal.Database
 Txn = shoal.Transaction
@@ -135,3 +138,19 @@ def test_single_calls_of_facades_never_conflict(scanned: DB, run: str, name: str
     with ThreadPoolExecutor(4) as pool:
         for future in [pool.submit(SINGLE_CALLS[name], scanned, run) for _ in range(24)]:
             future.result()
+
+
+def test_what_was_not_read_may_expire(memory_db: DB, run: str) -> None:
+    """A scan that stops early counts on nothing behind: the commit is done though a key there has expired."""
+    with memory_db.transaction(run) as txn:
+        for number in range(20):
+            txn.kv.put(f"{number:02}", number, ttl=0.2 if number > 5 else None)
+    prefix = shoal.Namespace()._run_prefix(run) + bytes((Tag.KV,))
+    transaction = memory_db._store.begin()
+    scan = transaction.scan(prefix, after(prefix))
+    assert [next(scan)[0][-2:] for _ in range(5)] == [b"00", b"01", b"02", b"03", b"04"]
+    scan.close()  # type: ignore[attr-defined] # a generator
+    transaction.put(prefix + b"read", b"\x05")
+    time.sleep(0.3)
+    transaction.commit()
+    assert shoal.KVStore(memory_db).get(run, "read") == 5
