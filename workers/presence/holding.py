@@ -52,7 +52,7 @@ class Holding:
         self._sleep = Sleep()  # of the thread
         self._answers = True  # whether a coordinator has answered the last renewal
         self._sleeps_until_s = _NOT_ASLEEP_S  # the thread (monotonic); who needs it earlier wakes it
-        self._renewed_s = 0.0
+        self._renewed_s = 0.0  # long ago: the thread begins with a renewal, which attaches its channel
         self._channel = Channel()  # the thread's own
         self._held: dict[int, float] = {}  # by ticket: the ttl in seconds
         self._undone: dict[int, Operation] = {}  # by ticket: what undoes what may have been given
@@ -132,7 +132,6 @@ class Holding:
             self._held[ticket] = ttl_s
             now_s = time.monotonic()
             if not self._runs:
-                self._renewed_s = -ttl_s  # at once: to attach its channel takes time that a short ttl may not have
                 self._sleep = Sleep()
                 thread.start_new_thread(_run, (weakref.ref(self), self._sleep))
                 self._runs = True
