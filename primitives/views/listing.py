@@ -17,29 +17,25 @@ Found = Iterable[tuple[bytes, VersionedValue]]
 
 def names(found: Found, skip: int) -> list[str]:
     """The name in each key, which begins behind ``skip`` bytes. Raises ``CorruptionError`` for one that is no text."""
-    listed = []
-    for key, _ in found:
-        try:
-            name = key[skip:].decode()
-        except UnicodeDecodeError:
-            name = ""
-        listed.append(name or decode_text(key[skip:]))
-    return listed
+    return [_name(key, skip) for key, _ in found]
 
 
 def named_values(found: Found, skip: int) -> list[tuple[str, Any]]:
     """As ``names``, each with its value. Raises ``CorruptionError`` for what is no value, too."""
     listed = []
     for key, record in found:
-        try:
-            name = key[skip:].decode()
-        except UnicodeDecodeError:
-            name = ""
-        name = name or decode_text(key[skip:])
-        raw = record.value
+        name, raw = _name(key, skip), record.value
         try:
             value = unpackb(raw)
         except ValueError:
             value = stored(raw, f"key {name!r}")
         listed.append((name, value))
     return listed
+
+
+def _name(key: bytes, skip: int) -> str:
+    try:
+        name = key[skip:].decode()
+    except UnicodeDecodeError:
+        name = ""
+    return name or decode_text(key[skip:])
