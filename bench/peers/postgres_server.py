@@ -23,6 +23,7 @@ from typing import Any, ClassVar
 import msgpack
 
 from ..host import signals
+from ..host.servers import start_server
 from .base import BenchError, Peer, Session
 from .hash_chain import now_ms
 
@@ -162,16 +163,7 @@ class PostgresServer(Peer):
         )
 
     def _begin(self, command: list[str]) -> subprocess.Popen[bytes]:
-        with open(self.directory / _OUTPUT, "ab") as output, signals.held_back():
-            return subprocess.Popen(
-                command,
-                cwd=self.directory,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                preexec_fn=_prepare_server,
-            )
+        return start_server(command, self.directory, _OUTPUT, _prepare_server)
 
     def _await(self, process: subprocess.Popen[bytes]) -> Any:
         error_type = importlib.import_module(_DRIVER).OperationalError

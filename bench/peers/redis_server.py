@@ -22,7 +22,7 @@ from typing import Any, ClassVar
 import msgpack
 import redis
 
-from ..host import signals
+from ..host.servers import start_server
 from .base import BenchError, Peer, Session
 from .hash_chain import now_ms
 
@@ -192,16 +192,7 @@ class RedisServer(Peer):
             "appendfsync": _APPENDFSYNC[self.durability],
         }
         command = [path, *(part for name, value in options.items() for part in (f"--{name}", value))]
-        with open(self.directory / _OUTPUT, "wb") as output, signals.held_back():
-            self._process = subprocess.Popen(
-                command,
-                cwd=self.directory,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=output,
-                start_new_session=True,
-                preexec_fn=signals.end_with_parent,
-            )
+        self._process = start_server(command, self.directory, _OUTPUT)
         client = self._await(self._process)
         try:
             remaining = iter(items.items())
