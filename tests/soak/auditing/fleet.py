@@ -45,13 +45,9 @@ def _tasks(db: shoal.Database, run: str, put: Done, effects: Done) -> list[Breac
             found.append(Breach(DOUBLED, f"task {task_id} took effect {count} times"))
         if (status is TaskStatus.Done) != (count > 0):
             found.append(Breach(WRONG, f"task {task_id} is {status} and took effect {count} times"))
-    told = {o.what for o in effects.told}
-    found += [Breach(LOST, f"task {each} was completed and is not done") for each in told if not _is_done(tasks, each)]
+    undone = {o.what for o in effects.told if tasks.get(o.what) is not TaskStatus.Done}
+    found += [Breach(LOST, f"task {each} was completed and is not done") for each in undone]
     return found + [Breach(WRONG, f"an effect of task {each}, which is not there") for each in counts]
-
-
-def _is_done(tasks: dict[str, TaskStatus], task_id: str) -> bool:
-    return tasks.get(task_id) is TaskStatus.Done
 
 
 def _turns(db: shoal.Database, run: str, turns: Done) -> list[Breach]:
@@ -88,7 +84,10 @@ def _consumed(db: shoal.Database, run: str, consumed: Done) -> list[Breach]:
     count = shoal.KVStore(db).get(run, names.CONSUMED, 0)
     key = position_key(shoal.Namespace(), run, names.CONSUMER)
     position = read_position(db._store.auto_commit, key)  # whoever holds the name
-    found = [] if count == position else [Breach(DOUBLED, f"{position} events were consumed, with {count} effects")]
+    found = []
+    if count != position:
+        kind = LOST if count < position else DOUBLED
+        found.append(Breach(kind, f"{position} events were consumed, with {count} effects"))
     told = [o.what for o in consumed.told]
     if told and position <= max(told):
         found.append(Breach(LOST, f"event {max(told)} was consumed, and the consumer is at {position}"))
