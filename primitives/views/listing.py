@@ -1,6 +1,6 @@
 """What a scan of keys and values finds, with names and values as users have them.
 
-Compiled, a listing of 100 keys takes half the time: it is one loop in C.
+Compiled, a listing is one loop in C: 100 keys with values took 95 us in place of 134.
 """
 
 from __future__ import annotations
