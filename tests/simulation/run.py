@@ -31,6 +31,7 @@ from tests.simulation.world.scheduler import StuckError
 from tests.support.histories.list_append import Operation
 
 _LONG_MS = 3_600_000
+_MOST_STEPS = 500_000  # of a phase: a long plan, most of it pipelines on a slow disk, took 123,000
 _STOPPED_S = 0.05
 _FULL_S = 0.02
 _FROZEN_S = 0.01
@@ -188,7 +189,7 @@ class _Run:
             faults[step] = lambda fault=fault: self._happen(fault)
         world.plan(faults)
         self._cut = False
-        world.limit = begin + 100_000
+        world.limit = begin + _MOST_STEPS
         world.run()
         if any("cut power" in fault.kind for fault in phase.faults) and not self._cut:
             self._cut_power()  # everybody was done before

@@ -8,7 +8,9 @@
 - It is said to be held before it is asked for, so the thread runs by then. What was asked for and not answered (an
   exception of a signal handler, a coordinator that does not answer) may have been given. It is undone: right behind the
   request in the same pipe, and again by the thread until a coordinator has answered.
-- The thread keeps no database alive. It ends when it wakes and has found nothing held for a second.
+- The thread keeps no database alive. It ends when it wakes and has found nothing held for a second. ``close`` waits for
+  a renewal that is under way: a pipe of the thread that is still open, or one that has just been attached, would go on
+  saying that the database is there.
 """
 
 from __future__ import annotations
@@ -48,6 +50,7 @@ class Holding:
     def _begin(self) -> None:
         """The state of a new process: nothing is held."""
         self._lock = thread.RLock()
+        self._at_work = thread.RLock()  # of the thread, while it may use a pipe
         self._runs = False
         self._sleep = Sleep()  # of the thread
         self._answers = True  # whether a coordinator has answered the last renewal
@@ -120,8 +123,10 @@ class Holding:
         return [None if age < 0 else age for age in ages] or [None] * len(holders)
 
     def close(self) -> None:
-        """The database is closed: the thread ends."""
+        """The database is closed: the thread ends. Wait until it uses no pipe any more, for a second at most."""
         self._wake_thread()
+        if self._at_work.acquire(timeout=_LONGEST_LOOK_S):
+            self._at_work.release()
 
     def _perform(self, operation: Operation) -> None:
         mutations = wire_request.encode_mutations([], None, [operation])
@@ -199,7 +204,8 @@ def _run(reference: weakref.ref[Holding], sleep: Sleep) -> None:
             sleep.prepare()
             if holding._held:
                 idle_until_s = time.monotonic() + _LINGER_S
-            pause_s = holding._work(idle_until_s, came_loose)
+            with holding._at_work:
+                pause_s = holding._work(idle_until_s, came_loose)
             if pause_s is None:
                 return
             holding._sleeps_until_s = time.monotonic() + pause_s

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -19,6 +20,7 @@ import shoal
 from shoal.cli.main import main
 from shoal.primitives.keys import Namespace, Tag
 from shoal.shm.wire import request as wire_request
+from shoal.workers.shared_memory import take_over
 from tests.support.raw_client import attach
 from tests.support.shared_memory import store_of
 from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
@@ -125,6 +127,25 @@ def test_what_has_ended_is_free_for_whoever_knows_that(db: shoal.Database, hold:
         kill(holder.pid)
         holder.wait()
         db.lease(RUN, "a").release()
+
+
+def test_close_waits_for_a_renewal(db: shoal.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A thread that attaches in order to renew while its database is closed keeps nothing held after ``close``."""
+    attach_at_once, begins = take_over.attach, threading.Event()
+
+    def attach_late(*arguments: Any) -> Any:
+        welcome = attach_at_once(*arguments)
+        if not begins.is_set():
+            begins.set()
+            time.sleep(0.2)
+        return welcome
+
+    other = shoal.open(db.path)
+    monkeypatch.setattr(take_over, "attach", attach_late)
+    other.lease(RUN, "a")
+    assert begins.wait(DEADLINE_S)
+    other.close()
+    db.lease(RUN, "a").release()
 
 
 def test_a_long_commit_holds_up_no_renewal(db: shoal.Database) -> None:

@@ -20,10 +20,10 @@ class _RLock:
         self._owner: Any = None
         self._depth = 0
 
-    def acquire(self, blocking: bool = True, timeout_s: float = -1) -> bool:
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         mine = self._world.current
         if self._depth and self._owner is not mine:
-            until_s = float("inf") if timeout_s < 0 else timeout_s
+            until_s = float("inf") if timeout < 0 else timeout
             if not blocking or not self._world.wait(lambda: not self._depth, until_s):
                 return False
         self._owner = mine
@@ -47,9 +47,9 @@ class _Lock:
         self._world = world
         self._held = False
 
-    def acquire(self, blocking: bool = True, timeout_s: float = -1) -> bool:
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         if self._held:
-            until_s = float("inf") if timeout_s < 0 else timeout_s
+            until_s = float("inf") if timeout < 0 else timeout
             if not blocking or not self._world.wait(lambda: not self._held, until_s):
                 return False
         self._held = True
