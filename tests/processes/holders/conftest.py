@@ -5,12 +5,26 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 
 import shoal
 
 Start = Callable[..., "subprocess.Popen[str]"]
+Hold = Callable[[str, float], "subprocess.Popen[str]"]
+_HOLDER = """
+import sys, shoal
+db = shoal.open(sys.argv[1])
+lease = db.lease("run", sys.argv[2], ttl=float(sys.argv[3]))
+print("held", flush=True)
+sys.stdin.readline()
+try:
+    db.transact("run", lambda txn: txn.kv.put("late", 1), fence=lease)
+    print("committed")
+except shoal.FencedError:
+    print("fenced")
+"""
 
 
 @pytest.fixture
@@ -33,3 +47,9 @@ def start(db: shoal.Database) -> Iterator[Start]:
     for process in started:
         process.kill()
         process.communicate()
+
+
+@pytest.fixture
+def hold(start: Start) -> Hold:
+    """Starts a process that holds a lease, and commits fenced with it when it is told so."""
+    return partial(start, _HOLDER, says="held")

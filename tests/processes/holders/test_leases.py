@@ -9,143 +9,22 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import shoal
 from shoal.cli.main import main
-from shoal.primitives.keys import Namespace, Tag
-from shoal.shm.wire import request as wire_request
-from shoal.workers.shared_memory import take_over
-from tests.support.raw_client import attach
 from tests.support.shared_memory import store_of
 from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
 
-from .conftest import Start
+from .conftest import Hold
 
 RUN = "run"
-_HOLDER = """
-import sys, shoal
-db = shoal.open(sys.argv[1])
-lease = db.lease("run", sys.argv[2], ttl=float(sys.argv[3]))
-print("held", flush=True)
-sys.stdin.readline()
-try:
-    db.transact("run", lambda txn: txn.kv.put("late", 1), fence=lease)
-    print("committed")
-except shoal.FencedError:
-    print("fenced")
-"""
-Hold = Callable[[str, float], subprocess.Popen[str]]
-
-
-@pytest.fixture
-def hold(start: Start) -> Hold:
-    """Starts a process that holds a lease, and commits fenced with it when it is told so."""
-    return partial(start, _HOLDER, says="held")
 
 
 def finish(process: subprocess.Popen[str]) -> str:
     return process.communicate("\n", timeout=DEADLINE_S)[0].strip()
-
-
-def test_a_killed_holder_is_taken_over_at_once(db: shoal.Database, hold: Hold) -> None:
-    """Long before its ttl, by one that waits in the kernel; its token is higher."""
-    took_ms = []
-    for _ in range(2):
-        holder = hold("a", 1000)
-        (before,) = db.leases(RUN)
-        assert before.pid == holder.pid
-        got: list[tuple[float, shoal.Lease]] = []
-        thread = threading.Thread(target=lambda got=got: got.append((time.monotonic(), db.lease(RUN, "a", wait=None))))
-        thread.start()
-        time.sleep(0.05)
-        begin_s = time.monotonic()
-        holder.kill()
-        thread.join(DEADLINE_S)
-        took_ms.append((time.monotonic() - begin_s) * 1000)
-        assert got[0][1].token > before.token
-        got[0][1].release()
-    print("take-over in ms:", sorted(took_ms))
-    assert min(took_ms) < 1000
-
-
-def test_a_holder_that_ends_before_its_answer_is_taken_over_at_once(db: shoal.Database) -> None:
-    """Its end is seen although the coordinator finds it first when it writes an answer that nobody reads."""
-    key = Namespace()._run_prefix(RUN) + bytes((Tag.LEASE,)) + b"a"
-    welcome = attach(db, client_id=77)
-    left = {*welcome.descriptors}
-    try:
-        for commit_id, operation in enumerate(
-            [("lease_take", [key, "a", 1, 77, os.getpid(), 1_000_000, 5]), ("increment", [key[:-2] + b"\1n", 1])], 1
-        ):
-            mutations = wire_request.encode_mutations([], None, [operation])
-            os.write(welcome.request_fd, wire_request.framed_request(commit_id, 0, 0, wire_request.NO_READS, mutations))
-            if commit_id == 1:
-                os.read(welcome.answer_fd, 1000)
-                os.close(welcome.answer_fd)
-                left.remove(welcome.answer_fd)
-        wait_for(lambda: shoal.KVStore(db).get(RUN, "n") is not None, "the commit whose answer nobody reads")
-        assert [info.name for info in db.leases(RUN)] == ["a"]
-    finally:
-        for fd in left:
-            os.close(fd)
-    db.lease(RUN, "a", wait=DEADLINE_S).release()
-
-
-def test_what_has_ended_is_free_for_whoever_knows_that(db: shoal.Database, hold: Hold) -> None:
-    """``close`` has returned, or the process was waited for: a call after that need not wait, and lists nothing."""
-    queue, budget = shoal.TaskQueue(db), shoal.Budget(db)
-    budget.create(RUN, "tokens", 1)
-    for number in range(100):
-        other = shoal.open(db.path)
-        task_id = queue.put(RUN, "tasks", number)
-        other.lease(RUN, "a")
-        shoal.Budget(other).reserve(RUN, "tokens", 1)
-        assert shoal.TaskQueue(other).claim(RUN, "tasks") is not None
-        other.close()
-        if number % 5 == 1:
-            assert db.leases(RUN) == []
-        elif number % 5 == 2:
-            assert budget.read(RUN, "tokens").reserved == 0
-        elif number % 5 == 3:
-            assert queue.stats(RUN, "tasks").claimed == 0
-        elif number % 5 == 4:
-            assert [info.id for info in queue.list(RUN, "tasks", shoal.TaskStatus.Ready)] == [task_id]
-        db.lease(RUN, "a").release()
-        budget.reserve(RUN, "tokens", 1).settle(0)
-        task = queue.claim(RUN, "tasks")
-        assert task is not None
-        assert (task.id, task.attempt) == (task_id, 2)
-        task.complete()
-    for _ in range(5):
-        holder = hold("a", 1000)
-        kill(holder.pid)
-        holder.wait()
-        db.lease(RUN, "a").release()
-
-
-def test_close_waits_for_a_renewal(db: shoal.Database, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A thread that attaches in order to renew while its database is closed keeps nothing held after ``close``."""
-    attach_at_once, begins = take_over.attach, threading.Event()
-
-    def attach_late(*arguments: Any) -> Any:
-        welcome = attach_at_once(*arguments)
-        if not begins.is_set():
-            begins.set()
-            time.sleep(0.2)
-        return welcome
-
-    other = shoal.open(db.path)
-    monkeypatch.setattr(take_over, "attach", attach_late)
-    other.lease(RUN, "a")
-    assert begins.wait(DEADLINE_S)
-    other.close()
-    db.lease(RUN, "a").release()
 
 
 def test_a_long_commit_holds_up_no_renewal(db: shoal.Database) -> None:
@@ -284,27 +163,6 @@ def test_an_interrupted_wait_takes_nothing(db: shoal.Database) -> None:
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)
         signal.signal(signal.SIGALRM, before)
-
-
-def test_close_in_another_thread_ends_a_wait(db: shoal.Database, store: Path) -> None:
-    """With InvalidOperationError, and it leaves the line."""
-    other = shoal.open(store)
-    errors: list[BaseException] = []
-
-    def take() -> None:
-        try:
-            other.lease(RUN, "a", wait=None)
-        except shoal.InvalidOperationError as error:
-            errors.append(error)
-
-    with db.lease(RUN, "a"):
-        thread = threading.Thread(target=take)
-        thread.start()
-        time.sleep(0.2)
-        other.close()
-        thread.join(DEADLINE_S)
-        assert "is closed" in str(errors[0])
-    assert db.leases(RUN) == []
 
 
 def test_the_thread_that_renews_ends(db: shoal.Database) -> None:
