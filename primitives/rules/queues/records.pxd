@@ -12,13 +12,23 @@ cpdef tuple decode_claim(bytes raw)
 cdef tuple _decode_queue(bytes raw)
 
 
+cdef class WriteSet:
+    cdef public bytes base
+    cdef public object last_page
+    cdef public dict writes
+    cdef object _read
+
+    cpdef get(self, bytes key)
+    cpdef put(self, bytes key, value)
+
+
 cdef class Queue:
     cdef public bytes key, base
-    cdef public object sequence, last_page, due_ms, _token, _last_token, _read
+    cdef public object sequence, due_ms, _token, _last_token, _read
     cdef public ReadySet ready
     cdef public list counts
     cdef tuple _delayed
-    cdef dict _writes
+    cdef WriteSet _write_set
 
     @cython.locals(ready=ReadySet, fields=list)
     cpdef list writes(self)

@@ -102,6 +102,51 @@ def body_key(base: bytes, task_id: bytes, which: bytes) -> bytes:
     return base + BODY + task_id + which
 
 
+class WriteSet:
+    """What an operation reads and writes of a queue: the state it was given, with its own changes over it.
+
+    Neither this nor what it opens refers to the ``Queue``. So a queue is freed as soon as its operation is done, and the
+    garbage collector, which the coordinator hardly runs, has nothing to find.
+    """
+
+    def __init__(self, read: Read, base: bytes, last_page: int) -> None:
+        self.base = base
+        self.last_page = last_page
+        self._read = read
+        self.writes: dict[bytes, Write] = {}
+
+    def get(self, key: bytes) -> VersionedValue | None:
+        """What a key holds, the changes of this operation included."""
+        write = self.writes.get(key)
+        if write is None:
+            return self._read(key)
+        return None if write.value is None else VersionedValue(write.value, 0, 0)
+
+    def put(self, key: bytes, value: bytes | None) -> None:
+        """Write a key, or delete it."""
+        self.writes[key] = _new_tuple(Write, (key, value, 0))
+
+    def open(self, root: int, depth: int, first: int) -> OrderedPages:
+        """The set of entries whose state these numbers are."""
+        return OrderedPages(Pages(self._page, self._put_page, self._new_page), root, depth, first)
+
+    def _page(self, number: int) -> bytes:
+        found = self.get(self._page_key(number))
+        if found is None or not found.value:
+            raise CorruptionError("the record of a queue", 0, f"page {number}", "none")
+        return found.value
+
+    def _put_page(self, number: int, page: bytes | None) -> None:
+        self.put(self._page_key(number), page)
+
+    def _new_page(self) -> int:
+        self.last_page += 1
+        return self.last_page
+
+    def _page_key(self, number: int) -> bytes:
+        return self.base + PAGE + number.to_bytes(_NUMBER_BYTES, "big")
+
+
 class Queue:
     """A queue while an operation is decided, or while it is read. ``writes`` has what the operation changes."""
 
@@ -109,15 +154,15 @@ class Queue:
         self.key = key
         self.base = key[:-1]
         self._read = read
-        self._writes: dict[bytes, Write] = {}
         found = read(key)
         if found is None:
             fields: tuple[int, ...] = (0,) * _FIELDS
             head = tail = b""
         else:
             fields, head, tail = _decode_queue(found.value)
-        self.sequence, self.last_page, self._token, self._last_token = fields[:4]
-        self.ready = ReadySet(self._open, fields[4], fields[5], fields[6], head, tail)
+        self.sequence, last_page, self._token, self._last_token = fields[:4]
+        self._write_set = WriteSet(read, self.base, last_page)
+        self.ready = ReadySet(self._write_set.open, fields[4], fields[5], fields[6], head, tail)
         self._delayed = fields[7:10]
         self.due_ms = fields[10]  # when the first delayed task is due, 0 if there is none
         # How many tasks wait in each set, and how many there are of each other status.
@@ -129,7 +174,7 @@ class Queue:
         counts = self.counts
         if any(counts):
             ready = self.ready
-            fields = [self.sequence, self.last_page, self._token, self._last_token]
+            fields = [self.sequence, self._write_set.last_page, self._token, self._last_token]
             fields += [ready.root, ready.depth, ready.first, *self._delayed, self.due_ms, *counts]
             fields += [len(ready.head), len(ready.tail)]
             if cython.compiled:  # noqa: SIM108 (as an expression mypy checks both)
@@ -137,28 +182,25 @@ class Queue:
             else:
                 raw = _QUEUE.pack(*fields)
             raw += ready.head + ready.tail
-        self._writes[self.key] = _new_tuple(Write, (self.key, raw, 0))
-        return list(self._writes.values())
+        self.put(self.key, raw)
+        return list(self._write_set.writes.values())
 
     def get(self, key: bytes) -> VersionedValue | None:
         """What a key holds, the changes of this operation included."""
-        write = self._writes.get(key)
-        if write is None:
-            return self._read(key)
-        return None if write.value is None else VersionedValue(write.value, 0, 0)
+        return self._write_set.get(key)
 
     def put(self, key: bytes, value: bytes | None) -> None:
         """Write a key, or delete it."""
-        self._writes[key] = _new_tuple(Write, (key, value, 0))
+        self._write_set.put(key, value)
 
     def task(self, task_id: bytes) -> Task | None:
         """A task of this queue."""
-        found = self.get(self.base + TASK + task_id)
+        found = self._write_set.get(self.base + TASK + task_id)
         return None if found is None else decode_task(found.value)
 
     def put_task(self, task_id: bytes, task: Task) -> None:
         """Write the record of a task."""
-        self.put(self.base + TASK + task_id, encode_task(task))
+        self._write_set.put(self.base + TASK + task_id, encode_task(task))
 
     def store_body(self, task_id: bytes, which: bytes, body: bytes) -> bytes | None:
         """What the task's record has of a payload or result: a long one is written beside it, and is None there."""
@@ -179,11 +221,11 @@ class Queue:
 
     def first_delayed(self) -> bytes | None:
         """The entry of the delayed task that is due first."""
-        return self._open(*self._delayed).least()
+        return self.delayed().least()
 
     def delayed(self) -> OrderedPages:
         """The set of delayed tasks, to be looked at."""
-        return self._open(*self._delayed)
+        return self._write_set.open(*self._delayed)
 
     def add_delayed(self, entry: bytes) -> None:
         """Add an entry to the set of delayed tasks."""
@@ -204,25 +246,6 @@ class Queue:
         self.due_ms = 0 if first is None else entry_order(first)
         if self.due_ms > LATEST_MS:
             raise CorruptionError("the record of a queue", 0, "entries of delayed tasks", "another")
-
-    def _open(self, root: int, depth: int, first: int) -> OrderedPages:
-        return OrderedPages(Pages(self._page, self._put_page, self._new_page), root, depth, first)
-
-    def _page(self, number: int) -> bytes:
-        found = self.get(self._page_key(number))
-        if found is None or not found.value:
-            raise CorruptionError("the record of a queue", 0, f"page {number}", "none")
-        return found.value
-
-    def _put_page(self, number: int, page: bytes | None) -> None:
-        self.put(self._page_key(number), page)
-
-    def _new_page(self) -> int:
-        self.last_page += 1
-        return self.last_page
-
-    def _page_key(self, number: int) -> bytes:
-        return self.base + PAGE + number.to_bytes(_NUMBER_BYTES, "big")
 
 
 def _decode_queue(raw: bytes) -> tuple[tuple[int, ...], bytes, bytes]:

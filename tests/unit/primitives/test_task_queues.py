@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -257,6 +258,29 @@ def test_a_ticket_is_free_once() -> None:
     assert holding.free_tickets == [(7, 40)]
 
 
+def test_operations_leave_no_cycles() -> None:
+    """All that an operation makes is freed when it ends: the coordinator's garbage collector looks at little."""
+    model, ids = _Model(), [number.to_bytes(16, "big") for number in range(200)]
+    gc.collect()
+    gc.disable()
+    try:
+        for number, task_id in enumerate(ids):
+            model.perform(rules.put, 0, 1 + number % 2, 2, None, False, [task_id, b"payload"])
+        model.now_ms += 10
+        for ticket in range(1, 1 + len(ids)):
+            ((task_id, _, _, token),) = model.perform(rules.claim, "q", 1, 1, 1000, ticket, 0, 1)
+            model.perform((rules.complete, rules.fail)[ticket % 2], "q", task_id, 1, token, *_ENDINGS[ticket % 2])
+        for task_id in ids:
+            model.perform(rules.cancel, task_id)
+        with pytest.raises(NothingReadyError):
+            model.perform(rules.claim, "q", 1, 1, 1000, 0, 0, 1)
+        found = gc.collect()
+    finally:
+        gc.enable()
+    assert found < len(ids) / 10  # the exception above has some
+
+
+_ENDINGS = [(b"result",), ("error", 10_000)]
 _GARBAGE = st.one_of(
     st.binary(max_size=80),
     st.recursive(
