@@ -74,10 +74,9 @@ class Server:
         self._processes = Processes(self._epoll, host)
         self._control: ControlSocket
         self._lookout = Lookout()
-        self._had_clients = False
         self._alone_since_s = host.monotonic_s()
         self._maintained_at_s = self._look_until_s = 0.0
-        self.stopping = False
+        self.stopping = self._had_clients = False
 
     def pinned(self) -> list[int]:
         """Every version a client has pinned."""
@@ -196,9 +195,11 @@ class Server:
         expected = group_delay.begin(group.asking)
         until_s = self._monotonic_s() + group_delay.delay_s
         while expected and (left_s := until_s - self._monotonic_s()) > 0:
-            came = [self._clients.get(fd) for fd, _ in self._lookout.look(self._poll, left_s) or ()]
-            fresh = [client for client in came if client is not None and client not in group.asking]
-            if not fresh:  # the time is over, the machine is busy, or something else waits for this turn's end
+            events = self._lookout.look(self._poll, left_s) or ()
+            if any(flags & select.EPOLLHUP or fd not in self._clients for fd, flags in events):
+                break  # the next turn is for that: who asks after the end of another is heard after the end
+            fresh = [self._clients[fd] for fd, _ in events if self._clients[fd] not in group.asking]
+            if not fresh:  # the time is over, or the machine is busy
                 break
             for client in fresh:
                 expected.discard(client)
