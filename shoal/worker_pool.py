@@ -11,7 +11,7 @@ from typing import Any
 
 from shoal.database import Database
 from shoal.database import open as open_database
-from shoal.shm.arguments import FOREVER_S, check_count, check_int, check_positive_seconds
+from shoal.shm.arguments import FOREVER_S, check_count, check_int, check_plain_function, check_positive_seconds
 from shoal.workers.pool.executor import ProcessPool
 from shoal.workers.pool.pool_state import PoolOptions
 from shoal.workers.pool.worker_process import Recipe
@@ -64,8 +64,8 @@ class WorkerPool(ProcessPool):
     ) -> None:
         count = _workers(workers, max_workers)
         check_count("retries", retries, 0)
-        if initializer is not None and not callable(initializer):
-            raise TypeError(f"initializer has type {type(initializer).__name__}; give a function")
+        if initializer is not None:
+            check_plain_function("initializer", initializer)
         _check_max_tasks(max_tasks_per_child)
         timeout_s, ttl_s = _timeout(timeout), check_positive_seconds("ttl", ttl)
         if mp_context is None or isinstance(mp_context, str):

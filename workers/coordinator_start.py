@@ -33,18 +33,23 @@ _LONGEST_WAIT_S = 1e6  # the kernel's calls take no longer one
 
 # Descriptors in use here. A child that is forked meanwhile closes its copies: else it would hold the lock as well.
 _under_way: set[int] = set()
+# Held over a fork, and while a number is closed and still in the set: a child that is forked then would close what the
+# program has opened under it meanwhile. Reentrant: a signal handler may fork.
+_no_fork: Any = unpatched.thread.RLock()
 
 
 @contextlib.contextmanager
 def _held(*fds: int) -> Iterator[None]:
     """Close these descriptors in the end, and at once in a child that is forked meanwhile."""
-    _under_way.update(fds)
+    with _no_fork:
+        _under_way.update(fds)
     try:
         yield
     finally:
-        for fd in fds:
-            os.close(fd)
-        _under_way.difference_update(fds)
+        with _no_fork:
+            for fd in fds:
+                os.close(fd)
+            _under_way.difference_update(fds)
 
 
 def greet(directory: Path, hello: Hello, deadline_s: float) -> Welcome | None:
@@ -165,11 +170,21 @@ def _read_report(fd: int, deadline_s: float) -> list[Any]:
     return decode(raw) if raw else []
 
 
+def _before_fork() -> None:
+    _no_fork.acquire()
+
+
+def _after_fork_in_parent() -> None:
+    _no_fork.release()
+
+
 def _after_fork_in_child() -> None:
+    global _no_fork
+    _no_fork = unpatched.thread.RLock()
     for fd in _under_way:
         os.close(fd)
     _under_way.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)

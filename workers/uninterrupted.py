@@ -4,10 +4,15 @@ CPython runs signal handlers in the main thread, between any two bytecodes, and 
 descriptors or processes would lose them: ``fd = os.open(...)`` can be interrupted after the call and before the
 assignment. In another thread that cannot happen. The result must close itself when it is dropped, because the thread
 that waits for it may be interrupted. A thread takes 0.1 ms to start: this is for attaching, not for commits.
+
+The garbage collector does not run meanwhile. It would run finalisers of the program in that thread, and one that uses
+the same database, or a lock of the program, would wait for the thread that waits here, for ever. In the waiting thread
+itself such a lock lets it pass.
 """
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from _queue import SimpleQueue
@@ -23,6 +28,39 @@ class _ForkedError(Exception):
     """The process was forked while the call ran; in the child its thread does not exist."""
 
 
+class _Collector:
+    """The automatic garbage collection of this process. It rests while a call runs, if the program has it enabled."""
+
+    def __init__(self) -> None:
+        self._lock = thread.allocate_lock()
+        self._calls = 0
+        self._was_enabled = False
+
+    def rest(self) -> None:
+        """Until ``go_on``, called in a thread where no signal handler runs, so that both are called."""
+        was_enabled = gc.isenabled()
+        gc.disable()  # before anything else: to make an object, as ``with`` does, may start a collection
+        with self._lock:
+            self._was_enabled = self._was_enabled or was_enabled
+            self._calls += 1
+
+    def go_on(self) -> None:
+        """A call has ended."""
+        with self._lock:
+            self._calls -= 1
+            if not self._calls and self._was_enabled:
+                self._was_enabled = False
+                gc.enable()
+
+    def go_on_in_child(self) -> None:
+        """After a fork: the calls, and whoever had the lock, are threads of the parent."""
+        self._lock = thread.allocate_lock()
+        if self._was_enabled:
+            gc.enable()
+        self._calls, self._was_enabled = 0, False
+
+
+_collector = _Collector()
 # Where the results of calls under way are waited for; a forked child ends these waits.
 _waiting: list[SimpleQueue[Any]] = []
 
@@ -40,10 +78,12 @@ def _in_thread(call: Callable[[], T]) -> T:
     outcome: SimpleQueue[Any] = SimpleQueue()
 
     def run() -> None:
+        _collector.rest()
         try:
             outcome.put((call(), None))
         except BaseException as error:
             outcome.put((None, error))
+        _collector.go_on()  # last: before its outcome is there, the other thread waits for this one
 
     if sys.is_finalizing():  # the interpreter runs no other thread any more
         return call()
@@ -67,6 +107,7 @@ def _in_thread(call: Callable[[], T]) -> T:
 
 
 def _after_fork_in_child() -> None:
+    _collector.go_on_in_child()
     for outcome in _waiting:
         outcome.put((None, _ForkedError()))
 

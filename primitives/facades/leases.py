@@ -101,8 +101,8 @@ class Lease:
         Raises ``CoordinatorLostError`` if no coordinator answers; it is released then as soon as one does.
         """
         if not self._released and self._holding.holder == self._holder:
-            self._released = True
             requests.release_lease(self._holding, self._key, self._ticket)
+            self._released = True  # last: a call that a signal handler interrupts is completed by the next one
 
     def _check_held(self, engine: Engine) -> None:
         """Raise ``FencedError`` unless this process holds it, as ``engine`` reads."""

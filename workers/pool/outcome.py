@@ -49,7 +49,7 @@ def pack_exception(error: BaseException, kind: bytes = RAISED) -> tuple[bytes, A
         raw = pickled(error, _ExceptionPickler)
     except BaseException:
         raw = b""
-    notes = _attempt(lambda: [str(note) for note in getattr(error, "__notes__", ())], [])
+    notes = _attempt(lambda: [_exact(note) for note in getattr(error, "__notes__", ())], [])
     return kind, pickle.dumps((raw, type(error).__name__, _text_of(error), _traceback_of(error), notes))
 
 
@@ -137,7 +137,13 @@ def _where(error: BaseException) -> TracebackType | None:
 
 
 def _text_of(error: BaseException) -> str:
-    return str(_attempt(lambda: str(error), "(its text cannot be had: its __str__ raises)"))
+    text: str = _attempt(lambda: _exact(error), "(its text cannot be had: its __str__ raises)")
+    return text
+
+
+def _exact(value: object) -> str:
+    """``str(value)``, and no subclass of ``str``: a ``__str__`` may return one, which need not be picklable."""
+    return str.__str__(str(value))
 
 
 def _traceback_of(error: BaseException) -> str:

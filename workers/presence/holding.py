@@ -176,12 +176,12 @@ class Holding:
                 # Commits of other threads take turns at the other channels: a long one must not hold up a sign of life.
                 ask_and_wait(self._connection, "renew", lambda _left_ms: [], self._renewed_s, own=self._channel)
                 self._answers = True
-        except (CoordinatorLostError, StoreFullError, OSError):
-            return min(pause_s, _LINGER_S)  # tried again
         except (InvalidOperationError, StoreMovedError):  # closed meanwhile, or not this store any more
             with self._lock:
                 self._runs = False
             return None
+        except (ShoalError, OSError, MemoryError):  # also one of a store that cannot be opened just now
+            return min(pause_s, _LINGER_S)  # tried again
         left_s = self._renewed_s + pause_s - time.monotonic() if held else pause_s
         return float(min(max(left_s, 0.0), _LONGEST_PAUSE_S))
 

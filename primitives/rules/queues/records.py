@@ -105,7 +105,7 @@ def body_key(base: bytes, task_id: bytes, which: bytes) -> bytes:
 class WriteSet:
     """What an operation reads and writes of a queue: the state it was given, with its own changes over it.
 
-    Neither this nor what it opens refers to the ``Queue``. So a queue is freed as soon as its operation is done, and the
+    Neither this nor what it opens refers to the ``Queue``. So a queue is freed when its operation is done, and the
     garbage collector, which the coordinator hardly runs, has nothing to find.
     """
 

@@ -10,11 +10,13 @@ import sys
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 import shoal
 from shoal.cli.main import main
+from shoal.workers.presence import holding, waiting
 from tests.support.shared_memory import store_of
 from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
 
@@ -35,6 +37,24 @@ def test_a_long_commit_holds_up_no_renewal(db: shoal.Database) -> None:
         with store_of(db).connection._lock:  # as during a commit
             time.sleep(1.5)
         assert [info.token for info in other.leases(RUN)] == [lease.token]
+    lease.release()
+
+
+def test_renewals_go_on_after_an_error(db: shoal.Database, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after one of a store that cannot be opened for a while, as it is served otherwise."""
+    failed: list[str] = []
+
+    def fail_twice(connection: Any, name: str, *arguments: Any, **options: Any) -> Any:
+        if name == "renew" and len(failed) < 2:
+            failed.append(name)
+            raise shoal.ConfigurationError("the store is being served with another durability")
+        return waiting.ask_and_wait(connection, name, *arguments, **options)
+
+    monkeypatch.setattr(holding, "ask_and_wait", fail_twice)
+    lease = db.lease(RUN, "a", ttl=2)
+    time.sleep(3)
+    assert len(failed) == 2
+    assert [info.token for info in db.leases(RUN)] == [lease.token]
     lease.release()
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import shoal
+from shoal.primitives.rules import requests
 from shoal.workers.shared_memory.connection import StoreConnection
 from tests.processes.interrupted.handling import RUN, Interrupted, handling
 from tests.support.shared_memory import store_of
@@ -151,3 +152,19 @@ def test_a_lease_whose_outcome_is_interrupted_is_free(store: Path, monkeypatch: 
             db.lease(RUN, "job", ttl=60).__enter__()
         with other.lease(RUN, "job", wait=30):
             pass
+
+
+def test_an_interrupted_release_can_be_completed(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a handler raises before a lease is released, the next call releases it."""
+
+    def release(*_: object) -> None:
+        monkeypatch.undo()
+        raise _Alarm
+
+    with shoal.open(store, linger=0.2) as db:
+        lease = db.lease(RUN, "job")
+        monkeypatch.setattr(requests, "release_lease", release)
+        with pytest.raises(_Alarm):
+            lease.release()
+        lease.release()
+        assert db.leases(RUN) == []

@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
+from types import SimpleNamespace
 
 import pytest
 
 import shoal
 from shoal.shm.wire import pipe_messages
+from shoal.workers import coordinator_start
 from shoal.workers.shared_memory import channel
 from tests.processes.interrupted.handling import RUN, handling
 from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
@@ -126,3 +129,29 @@ def test_a_child_that_goes_on_with_its_parents_commit(
     assert kv.get(RUN, "large") == large
     assert kv.get(RUN, "child") == 1
     assert db.check() == []
+
+
+def test_a_fork_while_a_descriptor_is_closed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A child closes no number that another thread of its parent has closed: the program may use that number by now."""
+    closes = threading.Event()
+
+    def close_slowly(fd: int) -> None:
+        os.close(fd)
+        closes.set()
+        time.sleep(0.2)
+
+    def hold_and_close() -> None:
+        read_fd, write_fd = os.pipe()
+        os.close(write_fd)
+        with coordinator_start._held(read_fd):
+            pass
+
+    monkeypatch.setattr(coordinator_start, "os", SimpleNamespace(**{**vars(os), "close": close_slowly}))
+    thread = threading.Thread(target=hold_and_close)
+    thread.start()
+    assert closes.wait(DEADLINE_S)
+    pid = os.fork()
+    if not pid:
+        os._exit(len(coordinator_start._under_way))  # not empty if closing them failed
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0

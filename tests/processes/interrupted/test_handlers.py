@@ -120,6 +120,38 @@ def test_a_finaliser_writes_in_the_middle_of_writes(db: shoal.Database, how: str
     assert db.check() == []
 
 
+_FINALISES = """
+import gc, os, signal, sys, shoal
+
+class Session:
+    def __init__(self):
+        self.me = self
+
+    def __del__(self):
+        kv.increment("run", "ended")
+        if goes_on:
+            Session()
+
+with shoal.open(sys.argv[1]) as db:
+    kv, goes_on = shoal.KVStore(db), True
+    gc.set_threshold(30)
+    for number in range(6):
+        Session()
+        os.kill(db.info().coordinator_pid, signal.SIGKILL)
+        kv.put("run", "number", number)
+    goes_on = False
+    gc.set_threshold(700)
+    gc.collect()
+    print(kv.get("run", "ended") > 6)
+"""
+
+
+def test_a_finaliser_writes_while_its_process_attaches(store: Path) -> None:
+    """It does not run in the thread that attaches, where it would wait for the thread that waits for that one."""
+    done = subprocess.run([sys.executable, "-c", _FINALISES, store], capture_output=True, text=True, timeout=60)
+    assert (done.stdout, done.stderr) == ("True\n", "")
+
+
 def test_writes_between_any_two_calls_of_a_write(db: shoal.Database) -> None:
     """What a handler or a finaliser does, at each call and return inside put, transaction, snapshot and a take-over."""
     kv = shoal.KVStore(db)

@@ -121,6 +121,7 @@ def test_bad_arguments(tmp_path: Path, workers: Any, retries: Any) -> None:
         ({"max_tasks_per_child": 0}, ValueError),
         ({"max_tasks_per_child": 1.5}, TypeError),
         ({"initializer": 5}, TypeError),
+        ({"initializer": functions.wait_later}, TypeError),
         ({"initargs": 5}, TypeError),
         ({"mp_context": "thread"}, ValueError),
         ({"mp_context": 5}, TypeError),

@@ -59,6 +59,7 @@ def test_a_group_brings_its_members(pool: shoal.WorkerPool) -> None:
         ("aloof", "AloofError", "not me"),
         ("exits", "ExitsWhenMadeAgainError", ""),
         ("imposter", "ImposterError", ""),
+        ("translated", "TranslatedError", "text"),
     ],
 )
 def test_one_that_cannot_be_pickled_is_told(pool: shoal.WorkerPool, kind: str, name: str, text: str) -> None:

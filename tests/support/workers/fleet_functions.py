@@ -116,3 +116,7 @@ def fail_oddly(text: str) -> None:
 def large(text: str) -> bytes:
     """A result of so many MiB."""
     return b"x" * (int(text) << 20)
+
+
+async def wait_later() -> None:
+    """An async function: a call of it runs nothing."""

@@ -86,6 +86,26 @@ class ImposterError(Exception):
         return str, ("no exception",)
 
 
+class LazyText(str):
+    """A translated text, as web frameworks have it."""
+
+    __slots__ = ()
+
+    def __str__(self) -> str:
+        return self
+
+    def __reduce__(self) -> Any:
+        raise TypeError("not picklable")
+
+
+class TranslatedError(Exception):
+    def __str__(self) -> str:
+        return LazyText("text")
+
+    def __reduce__(self) -> Any:
+        raise TypeError("not picklable")
+
+
 def _exit() -> None:
     raise SystemExit(7)
 
@@ -112,6 +132,7 @@ MAKERS: dict[str, Any] = {
     "aloof": lambda: AloofError("not me"),
     "exits": ExitsWhenMadeAgainError,
     "imposter": ImposterError,
+    "translated": TranslatedError,
 }
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import threading
@@ -82,3 +83,46 @@ def test_a_fork_during_the_call() -> None:
         signal.signal(signal.SIGUSR1, before)
     assert pid == os.getpid()
     assert os.waitstatus_to_exitcode(os.waitpid(children[0], 0)[1]) == 0
+
+
+def test_no_collection_meanwhile() -> None:
+    """The collector, which would run finalisers of the program there, rests while a call runs, and no longer."""
+    begins, ends = threading.Event(), threading.Event()
+
+    def call() -> bool:
+        begins.set()
+        ends.wait(30)
+        return gc.isenabled()
+
+    found: list[bool] = []
+    thread = threading.Thread(target=lambda: found.append(uninterrupted(call)))
+    thread.start()
+    assert begins.wait(30)
+    assert uninterrupted(gc.isenabled) is False
+    pid = os.fork()
+    if not pid:
+        os._exit(0 if gc.isenabled() else 1)  # the call is a thread of the parent
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert not gc.isenabled()
+    ends.set()
+    thread.join()
+    assert found == [False]
+    _wait_until_enabled()
+
+
+def test_a_program_without_collections() -> None:
+    """Where the program has disabled the collector it stays so."""
+    gc.disable()
+    try:
+        assert uninterrupted(gc.isenabled) is False
+        time.sleep(0.05)
+        assert not gc.isenabled()
+    finally:
+        gc.enable()
+
+
+def _wait_until_enabled() -> None:
+    until_s = time.monotonic() + 30
+    while not gc.isenabled():
+        assert time.monotonic() < until_s
+        time.sleep(0.001)
