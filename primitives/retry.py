@@ -30,7 +30,9 @@ def retry(attempt_once: Callable[[], T], retries: int) -> T:
     for attempt in range(retries):
         try:
             return attempt_once()
-        except (ConflictError, SnapshotExpiredError):
+        except (ConflictError, SnapshotExpiredError) as error:
+            if not _may_pass(error):
+                raise
             tasks.sleep(pause_s(attempt), time)
     return attempt_once()
 
@@ -42,8 +44,13 @@ def retry_for(attempt_once: Callable[[], T], timeout_s: float) -> T:
     while True:
         try:
             return attempt_once()
-        except (ConflictError, SnapshotExpiredError):
-            if time.monotonic() >= give_up_s:
+        except (ConflictError, SnapshotExpiredError) as error:
+            if time.monotonic() >= give_up_s or not _may_pass(error):
                 raise
         tasks.sleep(pause_s(attempt), time)
         attempt += 1
+
+
+def _may_pass(error: ConflictError | SnapshotExpiredError) -> bool:
+    """Whether another attempt may succeed."""
+    return not (isinstance(error, SnapshotExpiredError) and error.is_lasting)

@@ -287,17 +287,23 @@ class TaskQueue(Facade[TaskReader]):
         except NothingReadyError:
             free.append(ticket)
             return []
-        together = Together(holding, ticket[0], claimed[0][3], {task_id for task_id, *_ in claimed})
-        tasks = []
-        for task_id, payload, attempt, token in claimed:
-            name = task_name(queue, task_id)
-            if payload is None:
-                # A long payload is not told. None: the task was purged at once; whoever uses it is told then.
-                payload = self._views[run_id].body(base, task_id, records.PAYLOAD)
-            value = None if payload is None else stored(payload, f"the payload of task {name!r}")
-            claim = Claim(holding, key, name, task_id, token, together)
-            tasks.append(Task(self._engine, claim, run_id, queue, value, attempt))
-        return tasks
+        try:
+            together = Together(holding, ticket[0], claimed[0][3], {task_id for task_id, *_ in claimed})
+            return [self._claimed(run_id, queue, each, together) for each in claimed]
+        except BaseException:  # a signal handler's, or a payload that cannot be read: nobody has got the tasks
+            requests.unclaim_tasks(holding, key, ticket[0])
+            raise
+
+    def _claimed(self, run_id: str, queue: str, claimed: builtins.list[Any], together: Together) -> Task:
+        """One task of those that were claimed ``together``."""
+        task_id, payload, attempt, token = claimed
+        base, name = self._views[run_id].base(queue), task_name(queue, task_id)
+        if payload is None:
+            # A long payload is not told. None: the task was purged at once; whoever uses it is told then.
+            payload = self._views[run_id].body(base, task_id, records.PAYLOAD)
+        value = None if payload is None else stored(payload, f"the payload of task {name!r}")
+        claim = Claim(self._db._store.holding, base + records.QUEUE, name, task_id, token, together)
+        return Task(self._engine, claim, run_id, queue, value, attempt)
 
     def _where(self, run_id: str, task_id: str) -> tuple[bytes, bytes] | None:
         """The key of the queue that a task is in, and its stored id."""

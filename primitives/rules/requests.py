@@ -161,6 +161,11 @@ def claim_tasks(
     return claimed
 
 
+def unclaim_tasks(holding: Holding, key: bytes, ticket: int) -> None:
+    """``queue_rules.unclaim`` of what this holder claimed with ``ticket``."""
+    holding.release(ticket, (registry.TASK_UNCLAIM, [key, holding.holder, ticket]))
+
+
 def complete_task(engine: Engine, claimed: list[Any], result: bytes) -> None:
     """``queue_rules.complete``. ``claimed``, here and below: queue key, name and id of the task, holder, token."""
     engine.perform(registry.TASK_COMPLETE, [*claimed, result])

@@ -241,6 +241,8 @@ class RunsView(RetentionView):
         Raises ``NotFoundError`` for a run that is not registered and holds nothing, and ``TypeError``, ``ValueError``
         or ``LimitExceededError`` for a bad run id.
         """
+        for run_id in (run_a, run_b):
+            self._namespace._run_prefix(run_id)  # a bad one is refused before either is looked for
         return diff(self._engine, self._namespace, run_a, run_b)
 
     def fork_run(self, run_id: str, *, new_run_id: str | None = None, version: int | None = None) -> RunMetadata:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import weakref
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -48,7 +49,7 @@ class BudgetAt(NamedTuple):
 class Hold:
     """What this process has reserved of a budget, until it is settled. ``units``: how much."""
 
-    __slots__ = ("_holder", "_store", "_ticket", "budget", "ended", "in_transaction", "units")
+    __slots__ = ("_holder", "_store", "_ticket", "budget", "ended", "in_transaction", "said_in", "units")
 
     def __init__(self, store: Transactions, budget: BudgetAt, ticket: int, units: int) -> None:
         self._store = store
@@ -58,6 +59,7 @@ class Hold:
         self.units = units
         self.ended = False  # it is settled, or will be as soon as a coordinator answers
         self.in_transaction = False  # a transaction was to settle it: if it is gone, that may be why
+        self.said_in: weakref.ref[EngineTransaction] | None = None  # the last transaction that was to settle it
 
     @property
     def is_own(self) -> bool:
@@ -84,7 +86,12 @@ class Hold:
     def settle_with(self, transaction: EngineTransaction, units: int) -> None:
         """Settle it when the transaction commits."""
         name, key = self.budget
+        if self.said_in is not None and self.said_in() is transaction:
+            raise InvalidOperationError(
+                f"this transaction settles the reservation of budget {name!r} already; do it once"
+            )
         counts, self.in_transaction = not self.in_transaction, True
+        self.said_in = weakref.ref(transaction)
         budget_requests.settle_later(transaction, key, name, self._ticket, units, counts, self._committed)
 
     def _committed(self) -> None:

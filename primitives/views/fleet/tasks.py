@@ -131,6 +131,7 @@ class TaskReader:
     """Reads the tasks of one run. Over a snapshot all that it reads is of one moment."""
 
     def __init__(self, engine: Engine, namespace: Namespace, run_id: str) -> None:
+        namespace._run_prefix(run_id)  # a bad run id is refused here
         self._engine = engine
         self._namespace = namespace
         self._run_id = run_id

@@ -202,6 +202,11 @@ def test_in_a_transaction(budget: shoal.Budget, any_db: shoal.Database, run: str
     assert (budget.read(run, "b"), kv.get(run, "k")) == (shoal.BudgetState(100, 35, 0, 65), 2)
     with pytest.raises(shoal.InvalidOperationError), any_db.transaction(run) as txn:
         txn.budget.settle(reservation, 30)
+    with budget.reserve(run, "b", 5) as twice:
+        with pytest.raises(shoal.InvalidOperationError, match="already"), any_db.transaction(run) as txn:  # noqa: PT012
+            txn.budget.settle(twice, 3)
+            txn.budget.settle(twice, 2)
+        twice.settle(0)
     with any_db.transaction(run) as txn, any_db.transaction(run) as other:
         assert txn.budget.read("b") == other.budget.read("b") == budget.read(run, "b")
         budget.reserve(run, "b", 5).settle(5)

@@ -288,3 +288,14 @@ def test_a_claim_that_was_followed_by_another_of_the_same_process_is_fenced(any_
         first.complete("late")
     second.complete("mine")
     assert queue.result(run, task_id) == "mine"
+
+
+@pytest.mark.parametrize("run_id", ["", None, 1, b"x", "x" * 129])
+def test_bad_run_ids(any_db: shoal.Database, run_id: Any) -> None:
+    """Every call refuses them, also where nothing else would be looked for."""
+    queue = shoal.TaskQueue(any_db)
+    for call in (queue.get, queue.cancel, queue.retry, queue.result):
+        with pytest.raises((TypeError, ValueError, shoal.LimitExceededError)):
+            call(run_id, "no id")
+    with pytest.raises((TypeError, ValueError, shoal.LimitExceededError)):
+        shoal.RunIndex(any_db).diff("absent", run_id)

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 import shoal
+from shoal.primitives.facades import task_queue
 from shoal.primitives.rules import requests
 from shoal.workers.shared_memory.connection import StoreConnection
 from tests.processes.interrupted.handling import RUN, Interrupted, handling
@@ -168,3 +169,21 @@ def test_an_interrupted_release_can_be_completed(store: Path, monkeypatch: pytes
             lease.release()
         lease.release()
         assert db.leases(RUN) == []
+
+
+def test_a_claim_that_is_interrupted_is_free(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """If a handler raises before the task is returned, its process does not hold it, and it was no attempt."""
+
+    def together(*_: object) -> None:
+        monkeypatch.undo()
+        raise _Alarm
+
+    with shoal.open(store, linger=0.2) as db:
+        queue = shoal.TaskQueue(db)
+        task_id = queue.put(RUN, "q", 1)
+        monkeypatch.setattr(task_queue, "Together", together)
+        with pytest.raises(_Alarm):
+            queue.claim(RUN, "q")
+        task = queue.claim(RUN, "q")
+        assert task is not None
+        assert (task.id, task.attempt) == (task_id, 1)

@@ -143,6 +143,15 @@ def test_without_history_the_past_expires(store: Path) -> None:
         assert expired.value.snapshot_version == first < expired.value.oldest_version
         with pytest.raises(shoal.SnapshotExpiredError):
             db.snapshot("r", at=datetime.now(UTC))
+        runs = list[str]()
+
+        def fork(txn: shoal.Transaction) -> None:
+            runs.append("again")  # it would end the same way each time
+            txn.runs.fork_run("r", version=first)
+
+        with pytest.raises(shoal.SnapshotExpiredError):
+            db.transact("r", fork)
+        assert runs == ["again"]
         info = db.info()
         assert (info.history, info.history_version, info.history_since) == (0.0, None, None)
 
