@@ -14,9 +14,19 @@ import fcntl
 import mmap
 import os
 import sys
+from collections.abc import Iterator
+
+from shoal.shm.host.unpatched import thread
 
 FIRST_OWN = 3
 _CLOSED = None
+# Nobody else opens a file with these flags. They tell what ``standard_taken`` has opened from what the program has put
+# in its place since.
+_TAKEN = os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | os.O_SYNC
+
+_lock = thread.RLock()  # guards the two lists; reentrant, because a signal handler may map a file, too
+_takers: list[int] = []  # the threads inside ``standard_taken``
+_taken: list[int] = []
 
 
 def above_standard(fd: int) -> int:
@@ -31,10 +41,16 @@ def above_standard(fd: int) -> int:
 
 def pipe() -> tuple[int, int]:
     """``os.pipe`` with numbers from 3 on."""
-    read_fd, write_fd = os.pipe()
-    if min(read_fd, write_fd) >= FIRST_OWN:
-        return read_fd, write_fd
-    return above_standard(read_fd), above_standard(write_fd)
+    with standard_taken():
+        return os.pipe()
+
+
+def wake_pipe() -> tuple[int, int]:
+    """A ``pipe`` that ends a thread's sleep: neither a full nor an empty one blocks."""
+    read_fd, write_fd = pipe()
+    os.set_blocking(read_fd, False)
+    os.set_blocking(write_fd, False)
+    return read_fd, write_fd
 
 
 def owned(*fds: int) -> list[int | None]:
@@ -56,27 +72,61 @@ def map_file(fd: int, size_bytes: int, access: int) -> mmap.mmap:
     """A shared mapping of a file.
 
     Before Python 3.13, ``mmap`` keeps a copy of the descriptor with the lowest free number and closes that number in
-    the end. If standard input is closed that would be 0, which may belong to the program by then: so 0 to 2 are taken
-    meanwhile.
+    the end. If standard input is closed that would be 0, which may belong to the program by then.
     """
     if sys.version_info >= (3, 13):
         return mmap.mmap(fd, size_bytes, mmap.MAP_SHARED, access, trackfd=False)
-    taken = _take_standard()
-    try:
+    with standard_taken():
         return mmap.mmap(fd, size_bytes, mmap.MAP_SHARED, access)
+
+
+@contextlib.contextmanager
+def standard_taken() -> Iterator[None]:
+    """Whatever is opened meanwhile has a number from 3 on: where 0 to 2 are free, /dev/null takes them.
+
+    The last thread that leaves frees the numbers. A number on which the program has put a file meanwhile is the
+    program's, and stays open. What ``above_standard`` moves is on such a number for a moment, so what is made while
+    other threads are in here is made in here, too.
+    """
+    own = thread.get_ident()
+    _takers.append(own)
+    try:
+        with _lock:
+            _take_standard(_taken, _TAKEN)
+        yield
     finally:
-        for each in taken:
-            os.close(each)
+        with _lock:
+            _takers.remove(own)
+            _free_standard()
 
 
 def keep_standard() -> None:
     """In a process of shoal's own: open /dev/null for good under each of the numbers 0 to 2 that is free."""
-    _take_standard()
+    _take_standard([], os.O_RDWR)
 
 
-def _take_standard() -> list[int]:
-    taken = []
-    while (fd := os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)) < FIRST_OWN:
+def _take_standard(taken: list[int], flags: int) -> None:
+    """Note each number in ``taken`` at once: the next ``open`` may find that no descriptor is left."""
+    while (fd := os.open(os.devnull, flags | os.O_CLOEXEC)) < FIRST_OWN:
         taken.append(fd)
     os.close(fd)
-    return taken
+
+
+def _free_standard() -> None:
+    while _taken and not _takers:
+        fd = _taken.pop()
+        with contextlib.suppress(OSError):  # the program has closed it
+            if fcntl.fcntl(fd, fcntl.F_GETFL) & _TAKEN == _TAKEN:
+                os.close(fd)
+
+
+def _after_fork_in_child() -> None:
+    """The other threads that took the numbers are not there to free them."""
+    _lock._at_fork_reinit()
+    own = thread.get_ident()
+    _takers[:] = [taker for taker in _takers if taker == own]
+    _free_standard()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork_in_child)

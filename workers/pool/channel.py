@@ -13,6 +13,8 @@ import socket
 import struct
 from typing import Any
 
+from shoal.shm.host.descriptors import standard_taken
+
 TASK = b"T"  # pool to worker: a pickled call
 END = b"E"  # pool to worker: there are no more tasks
 READY = b"r"  # worker to pool: attached and initialized
@@ -28,6 +30,12 @@ _COPIED_BYTES = 1 << 16
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # a program may have set SIGPIPE to end it
 
 Message = tuple[bytes, bytearray]
+
+
+def socket_pair() -> tuple[socket.socket, socket.socket]:
+    """``socket.socketpair`` with numbers from 3 on."""
+    with standard_taken():
+        return socket.socketpair()
 
 
 class Channel:

@@ -27,6 +27,9 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkContext
 from typing import Any
 
+from shoal.shm.host import descriptors
+from shoal.workers.pool.channel import socket_pair
+
 _WORKER = b"W"
 _END = b"E"
 _NUMBER = struct.Struct("<q")
@@ -72,7 +75,7 @@ class ForkTemplate:
     """
 
     def __init__(self, work: Callable[[socket.socket], None], life: Connection, prepare: Callable[[], None]) -> None:
-        self._requests, self._theirs = socket.socketpair()
+        self._requests, self._theirs = socket_pair()
         self._arguments = work, life, prepare
         self._pid: int | None = None
         self._is_forking = False
@@ -98,7 +101,8 @@ class ForkTemplate:
         parent = os.getpid()
         # Not ``Process.start``: it records the process as a child that multiprocessing reaps and joins.
         process: Any = ForkContext().Process(target=self._serve, name="shoal-template", daemon=False)
-        util._flush_std_streams()  # type: ignore[attr-defined]  # else both processes write what is buffered
+        with descriptors.standard_taken():  # where standard output is closed, the flush would raise
+            util._flush_std_streams()  # type: ignore[attr-defined]  # else both processes write what is buffered
         try:
             self._pid = os.fork()
             if self._pid == 0:
@@ -110,6 +114,7 @@ class ForkTemplate:
     def _serve(self) -> None:
         work, life, prepare = self._arguments
         self._requests.close()
+        descriptors.keep_standard()
         prepare()
         threading.current_thread().name = "shoal-template"
         self._theirs.send(_NUMBER.pack(os.getpid()))
@@ -122,7 +127,7 @@ class ForkTemplate:
 
     def start_worker(self, tasks: socket.socket) -> ForkedProcess:
         """Have a worker forked; from any thread. ``EOFError`` or ``OSError`` if that is impossible."""
-        report_read, report_write = os.pipe()
+        report_read, report_write = descriptors.pipe()
         try:
             try:
                 socket.send_fds(self._requests, [_WORKER], [tasks.fileno(), report_write], _no_signal())
@@ -170,9 +175,7 @@ class _Serving:
         self._life = life
         self._work = work
         self._children: dict[int, int] = {}  # pid -> pipe for the reports on it
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
+        self._wake_read, self._wake_write = descriptors.wake_pipe()
 
     def run(self) -> None:
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
@@ -194,16 +197,16 @@ class _Serving:
 
     def _answer(self) -> bool:
         try:
-            request, descriptors, *_ = socket.recv_fds(self._requests, 1, 2)
+            request, received, *_ = socket.recv_fds(self._requests, 1, 2)
         except ConnectionResetError:  # the pool's process has died, and had not read everything
             return False
         if request != _WORKER:
             return False
-        if len(descriptors) < 2:  # this process had no room for them; the sender sees the end of its pipe
-            for descriptor in descriptors:
+        if len(received) < 2:  # this process had no room for them; the sender sees the end of its pipe
+            for descriptor in received:
                 os.close(descriptor)
             return True
-        tasks, report = socket.socket(fileno=descriptors[0]), descriptors[1]
+        tasks, report = socket.socket(fileno=received[0]), received[1]
         process: Any = ForkContext().Process(target=self._become_worker, args=(tasks, report), name="shoal-worker")
         try:
             # Not ``Process.start``: where no process can be forked, it leaves its pipes open.

@@ -13,10 +13,11 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import multiprocessing
 import os
 import signal
 from multiprocessing.connection import Connection
+
+from shoal.shm.host import descriptors
 
 _SET_SIGNAL = getattr(fcntl, "F_SETSIG", None)  # Linux
 
@@ -25,7 +26,8 @@ class Life:
     """The pool's end; ``process`` and ``pipe`` travel to the workers."""
 
     def __init__(self) -> None:
-        self.pipe, self._kept = multiprocessing.Pipe(duplex=False)
+        read_fd, write_fd = descriptors.pipe()
+        self.pipe, self._kept = Connection(read_fd, writable=False), Connection(write_fd, readable=False)
         try:
             pidfd = open_pidfd(os.getpid())
         except OSError:
@@ -47,7 +49,8 @@ class Life:
 def open_pidfd(pid: int) -> int | None:
     """A descriptor that is readable when the process has ended; None where the kernel has none."""
     try:
-        return os.pidfd_open(pid)
+        with descriptors.standard_taken():
+            return os.pidfd_open(pid)
     except AttributeError:  # not Linux
         return None
 

@@ -19,6 +19,7 @@ import threading
 import time
 
 from shoal.shm.errors import CoordinatorLostError, TaskTimeoutError, WorkerLostError
+from shoal.shm.host.descriptors import wake_pipe
 from shoal.shm.host.shortage import is_shortage
 from shoal.workers.pool import channel, outcome
 from shoal.workers.pool.channel import Message
@@ -45,9 +46,7 @@ class Supervisor:
         self.is_starting = False  # in the start of a worker, which nobody can hurry
         self.is_in_callback = False  # nor a callback
         self.is_suspended = False  # its worker is, and the pool was killed
-        self._wake_read, self._wake_write = os.pipe()
-        os.set_blocking(self._wake_read, False)
-        os.set_blocking(self._wake_write, False)
+        self._wake_read, self._wake_write = wake_pipe()
         self._wake_lock = threading.RLock()  # during a write the pipe is not closed, nor its number used again
         self.thread = threading.Thread(target=self._run, name="shoal-pool", daemon=True)
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import multiprocessing
 import os
 import pickle
 import select
@@ -26,6 +27,7 @@ from multiprocessing.reduction import ForkingPickler
 from typing import Any
 
 from shoal.shm.errors import InvalidOperationError
+from shoal.shm.host import descriptors
 from shoal.shm.host.shortage import is_shortage
 from shoal.workers.pool import channel, helper_processes, life, outcome
 
@@ -76,15 +78,24 @@ def work(
         return  # the pool has no use for this worker any more
 
 
+def _keep_standard() -> None:
+    """Take 0 to 2 where they are free. If 0 was, ``multiprocessing`` has put its sentinel of the parent there."""
+    parent: Any = multiprocessing.parent_process()
+    if parent is not None:
+        parent._sentinel = descriptors.above_standard(parent._sentinel)
+    descriptors.keep_standard()
+
+
 def _watch_the_pool(tasks: socket.socket, pool: Connection, pipe: Connection) -> bool:
-    """Have this process end with the pool; False, and the pool is told why, if the machine has no thread left."""
+    """Have this process end with the pool; False, and the pool is told why, if no thread or descriptor is left."""
     arguments = pool, tasks.fileno(), os.getppid()
     try:
+        _keep_standard()
         threading.Thread(target=_end_with_the_pool, args=arguments, name="shoal-life", daemon=True).start()
     except Exception as error:
         if not is_shortage(error):
             raise
-        shortage = OSError(errno.EAGAIN, f"a worker cannot start a thread: {error}")
+        shortage = OSError(errno.EAGAIN, f"a worker cannot begin: {error}")
         channel.send_message(tasks, *outcome.pack_exception(shortage, channel.NOT_ATTACHED))
         return False
     life.have_kernel_kill_this_process(pipe)

@@ -22,8 +22,9 @@ from pathlib import Path
 from typing import Any
 
 from shoal.shm.errors import InvalidOperationError
+from shoal.shm.host.descriptors import standard_taken
 from shoal.workers.pool import helper_processes, worker
-from shoal.workers.pool.channel import Channel
+from shoal.workers.pool.channel import Channel, socket_pair
 from shoal.workers.pool.fork_template import ForkedProcess, ForkTemplate
 from shoal.workers.pool.helper_processes import ServerEnd
 from shoal.workers.pool.life import Life, open_pidfd
@@ -188,14 +189,16 @@ def start_worker(recipe: Recipe, life: Life, template: ForkTemplate | None) -> W
     """
     process: Any = None
     server = helper_processes.fork_server_pid()
-    ours, theirs = socket.socketpair()
+    ours, theirs = socket_pair()
     try:
         with theirs:
             if template is not None:
                 process = template.start_worker(theirs)
             else:
-                _check_free_descriptors()
-                process = _start_process(recipe, theirs, life)
+                # The fork server, the resource tracker and each process have pipes that multiprocessing opens here.
+                with standard_taken():
+                    _check_free_descriptors()
+                    process = _start_process(recipe, theirs, life)
         return WorkerProcess(process, Channel(ours))
     except BaseException as error:
         ours.close()  # a worker that lives ends because of it

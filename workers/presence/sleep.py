@@ -30,10 +30,7 @@ class Sleep:
         """From now on ``wake`` has an effect."""
         if not self._wake:
             with contextlib.suppress(OSError):  # no descriptor is free
-                pipe = descriptors.pipe()
-                for fd in pipe:
-                    os.set_blocking(fd, False)
-                self._wake = descriptors.owned(*pipe)
+                self._wake = descriptors.owned(*descriptors.wake_pipe())
 
     def wake(self) -> None:
         """End the sleep, or the next one. The caller sees to it that the thread does not ``close`` meanwhile."""

@@ -48,6 +48,52 @@ def test_no_number_below_three() -> None:
     assert subprocess.run([sys.executable, "-c", NUMBERS], timeout=60).returncode == 0  # it has no stderr to say more
 
 
+TAKEN = """
+import os, threading
+from shoal.shm.host import descriptors
+
+def free():
+    return [fd for fd in (0, 1, 2) if not os.path.exists(f"/proc/self/fd/{fd}")]
+
+os.closerange(0, 3)
+inside, leave = threading.Event(), threading.Event()
+
+def take():
+    with descriptors.standard_taken():
+        inside.set()
+        leave.wait()
+
+thread = threading.Thread(target=take, daemon=True)
+thread.start()
+inside.wait()
+with descriptors.standard_taken():
+    assert free() == []
+assert free() == [], "another thread is still inside"
+assert not any(os.get_inheritable(fd) for fd in (0, 1, 2))
+if os.fork() == 0:
+    os._exit(free() != [0, 1, 2])
+assert os.wait()[1] == 0, "the child has kept the numbers"
+nowhere = os.open(os.devnull, os.O_RDWR)
+os.dup2(nowhere, 1)
+os.close(2)
+leave.set()
+thread.join()
+assert free() == [0, 2], free()
+with descriptors.standard_taken():
+    assert free() == []
+    if os.fork() == 0:
+        os._exit(free() != [])
+    assert os.wait()[1] == 0, "the thread that forks is still inside in the child"
+assert free() == [0, 2], free()
+os._exit(7)
+"""
+
+
+def test_the_standard_numbers_are_taken_for_a_while() -> None:
+    """The last thread frees them, except what the program has put there. A forked child has no other threads."""
+    assert subprocess.run([sys.executable, "-c", TAKEN], timeout=60).returncode == 7
+
+
 def test_modules_are_not_those_a_program_patches(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replaced ``time.sleep`` or ``select.poll`` is not seen in the copies."""
     import select

@@ -1,0 +1,99 @@
+"""A pool in a program that was started without standard descriptors: none of the numbers 0 to 2 is the pool's."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.support.slow import slow
+
+PROGRAM = """
+import os, sys, time, traceback
+import shoal
+
+def low():
+    return {fd: os.readlink(f"/proc/self/fd/{fd}") for fd in range(3) if os.path.exists(f"/proc/self/fd/{fd}")}
+
+def say(closed):
+    for fd in closed:
+        try:
+            os.write(fd, b"a line of the program")
+        except OSError:
+            pass
+
+def task(closed):
+    say(closed)
+    time.sleep(0.1)
+    return low()
+
+def wait_for(condition):
+    until = time.monotonic() + 30
+    while not condition():
+        assert time.monotonic() < until, low()
+        time.sleep(0.01)
+
+def main(path, method, closed):
+    before = low()
+    print("this text waits in the buffer")
+    with shoal.WorkerPool(path + "/store", 2, mp_context=method, linger=0.0) as pool:
+
+        def results():
+            futures = [pool.submit(task, closed) for _ in range(4)]
+            say(closed)
+            return [future.result(60) for future in futures]
+
+        results()
+        wait_for(lambda: low() == before)  # 0 to 2 are taken while a worker starts
+        told = results()
+        files = [os.open(path + "/file", os.O_RDWR | os.O_CREAT) for _ in closed]
+        assert files == closed, files
+        print("x" * 5000, flush=True)
+        pool.submit(os._exit, 1).exception(60)
+        told += results()
+        assert all(there[fd] == "/dev/null" for there in told for fd in closed), told
+        assert low() == {**before, **{fd: path + "/file" for fd in closed}}
+    assert low() == {**before, **{fd: path + "/file" for fd in closed}}
+
+if __name__ == "__main__":
+    log = os.fdopen(os.dup(2), "w")
+    closed = [int(fd) for fd in sys.argv[3]]
+    for fd in closed:
+        os.close(fd)
+    try:
+        main(sys.argv[1], sys.argv[2], closed)
+    except BaseException as error:
+        traceback.print_exception(error, file=log)
+        log.flush()
+        os._exit(1)
+    os._exit(7)
+"""
+
+
+@pytest.mark.parametrize(
+    ("method", "closed"),
+    [
+        ("forkserver", "012"),
+        ("spawn", "012"),
+        ("fork", "012"),
+        *slow(*((method, closed) for method in ("forkserver", "spawn", "fork") for closed in ("0", "1", "12", "02"))),
+    ],
+)
+def test_a_program_without_standard_descriptors(tmp_path: Path, method: str, closed: str) -> None:
+    """Neither the pool nor a worker uses the numbers; what the program or a task writes to them harms no task."""
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    done = subprocess.run(
+        [sys.executable, str(program), str(tmp_path), method, closed],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
+    assert done.returncode == 7, done.stderr
