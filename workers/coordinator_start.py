@@ -170,21 +170,13 @@ def _read_report(fd: int, deadline_s: float) -> list[Any]:
     return decode(raw) if raw else []
 
 
-def _before_fork() -> None:
-    _no_fork.acquire()
-
-
-def _after_fork_in_parent() -> None:
-    _no_fork.release()
-
-
 def _after_fork_in_child() -> None:
-    global _no_fork
-    _no_fork = unpatched.thread.RLock()
+    _no_fork._at_fork_reinit()
     for fd in _under_way:
         os.close(fd)
     _under_way.clear()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
+    # The lock's own methods: a signal handler that raises inside a function of Python would keep it locked for ever.
+    os.register_at_fork(before=_no_fork.acquire, after_in_parent=_no_fork.release, after_in_child=_after_fork_in_child)
