@@ -44,13 +44,10 @@ def understood_changes(arguments: Any) -> list[Any]:
 
 
 def understood_in_line(request: CommitSet, arguments: Any) -> list[Any]:
-    """What ``in_line`` asks for, which comes with one operation.
-
-    That is its ranges, for how many ms to wait, and for how many it has waited already, under coordinators before.
-    """
+    """What ``in_line`` asks for, which comes with one operation: its ranges, and for how many ms to wait."""
     if len(request.operations) != 1:
         raise ValueError("not one operation")
-    return understood(arguments, ranges, wait_ms, wait_ms)
+    return understood(arguments, ranges, wait_ms)
 
 
 def understood_past(version: Any, moment_us: Any) -> list[Any]:

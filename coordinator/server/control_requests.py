@@ -40,7 +40,6 @@ class _Pending(NamedTuple):
     request: CommitSet
     line: Line | None  # None of one that only waits
     watched: Watched | None = None  # what to tell one that waits for changes
-    since_s: float = 0.0  # of one in line: when it was asked for first (monotonic), perhaps of another coordinator
 
 
 class ControlRequests:
@@ -56,12 +55,15 @@ class ControlRequests:
         past_version: Callable[[int | None, int | None], list[int]],
     ) -> None:
         self._past_version = past_version
-        self._engine, self._window = engine, window
-        self._checks, self._holders, self._changes = checks, holders, changes
+        self._engine = engine
+        self._window = window
+        self._checks = checks
+        self._holders = holders
+        self._changes = changes
         self._waiters = Waiters()  # the targets are waiting clients and the keys of lines
         self._seen = 0  # the version up to which the waiters know everything
         self._pending: dict[Client, _Pending] = {}
-        self._lines: dict[Line, dict[Client, _Pending]] = {}  # in the order in which they asked first
+        self._lines: dict[Line, dict[Client, _Pending]] = {}  # in the order of arrival
         self._stirred: dict[Line, None] = {}  # lines that somebody has left
         self._due: list[tuple[float, int, _Pending]] = []
         self._line_due: dict[Line, float] = {}  # when a line is decided again, whatever is written
@@ -146,9 +148,9 @@ class ControlRequests:
         Sent before log files go, so that whoever waits can go on from those that stay, under another coordinator, too.
         """
         answers = []
-        for client, pending in list(self._pending.items()):
-            if pending.watched is not None and pending.watched.version < self._seen:
-                answers.append((client, _told(pending.request, Page(self._seen, b"", False, []))))
+        for client, request, _, watched in list(self._pending.values()):
+            if watched is not None and watched.version < self._seen:
+                answers.append((client, _told(request, Page(self._seen, b"", False, []))))
                 self.forget(client)
         return answers
 
@@ -162,9 +164,10 @@ class ControlRequests:
     def _wait(
         self, client: Client, request: CommitSet, now_s: float, since: int, ranges: list[KeyRange], longest_ms: int
     ) -> bytes:
-        changed = self._window.may_have_changed(ranges, since)
-        if changed or not longest_ms:
-            return _answered(request, [int(changed)])
+        if self._window.may_have_changed(ranges, since):
+            return _answered(request, [1])
+        if not longest_ms:
+            return _answered(request, [0])
         self._add_waiter(client, ranges)
         self._note(_Pending(client, request, None), longest_ms, now_s)
         return b""
@@ -195,7 +198,7 @@ class ControlRequests:
         return _answered(request, [])
 
     def _in_line(
-        self, client: Client, request: CommitSet, now_s: float, ranges: list[KeyRange], longest_ms: int, waited_ms: int
+        self, client: Client, request: CommitSet, now_s: float, ranges: list[KeyRange], longest_ms: int
     ) -> bytes:
         name, operands = request.operations[0]
         key = (name, operands[0])
@@ -209,10 +212,7 @@ class ControlRequests:
         if key not in self._lines:
             self._lines[key] = {}
             self._add_waiter(key, ranges)
-        line, since_s = self._lines[key], now_s - waited_ms / 1000
-        pending = line[client] = _Pending(client, request, key, since_s=since_s)
-        if waited_ms:  # it was in the line of a coordinator before, and so were others
-            self._lines[key] = dict(sorted(line.items(), key=lambda each: each[1].since_s))
+        pending = self._lines[key][client] = _Pending(client, request, key)
         self._note(pending, longest_ms, now_s)
         return b""
 

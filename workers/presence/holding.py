@@ -83,11 +83,9 @@ class Holding:
         self._connection.check_writable()
         self._keep(ticket, ttl_s)
         in_doubt: Operation | None = undo
-        began_s = time.monotonic()
         try:
             answer = ask_and_wait(
-                *(self._connection, "in_line", lambda left_ms: [ranges, left_ms, _ms_since(began_s)]),
-                *(give_up_s, operation, undo),
+                self._connection, "in_line", lambda left_ms: [ranges, left_ms], give_up_s, operation, undo
             )
             status, _, details = answer
             failure = self._connection.failure(status, details)
@@ -195,10 +193,6 @@ class Holding:
         except ShoalError:  # refused: what it would undo is not there
             pass
         self._undone.pop(ticket, None)
-
-
-def _ms_since(began_s: float) -> int:
-    return int((time.monotonic() - began_s) * 1000)
 
 
 def _run(reference: weakref.ref[Holding], sleep: Sleep) -> None:

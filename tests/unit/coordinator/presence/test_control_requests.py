@@ -79,7 +79,7 @@ class Coordinator:
         key = LEASE + name
         ticket = client.client_id
         operation = (registry.LEASE_TAKE, [key, name.decode(), 1, client.database_id, 1, ttl_ms, ticket])
-        return self.ask(client, "in_line", [[[key, key + b"\0"]], wait_ms, 0], operation)
+        return self.ask(client, "in_line", [[[key, key + b"\0"]], wait_ms], operation)
 
     def release(self, client: Client, name: bytes = b"a") -> Any:
         operation = (registry.LEASE_RELEASE, [LEASE + name, client.database_id, client.client_id])
@@ -293,7 +293,7 @@ def test_recovered_holders_have_their_ttl_to_come_back(at: Coordinator, tmp_path
         ("wait", [1, [["a", "b"]], 0]),
         ("wait", [1, [], -1]),
         ("wait", [1, [], None]),
-        ("in_line", [[], 0, 0]),
+        ("in_line", [[], 0]),
         ("in_line", []),
         ("ages", [None]),
         ("ages", [[]]),
