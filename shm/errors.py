@@ -78,13 +78,8 @@ class SnapshotExpiredError(ShoalError):
         self.snapshot_version = snapshot_version
         self.oldest_version = oldest_version
 
-    @property
-    def is_lasting(self) -> bool:
-        """Whether a past version or moment was asked for, so that another attempt ends the same way."""
-        return len(self.args) > 2
-
     def __str__(self) -> str:
-        if self.is_lasting:
+        if len(self.args) > 2:
             return (
                 f"{self.args[2]} is older than what the store keeps, from version {self.oldest_version} on; "
                 "open it with a longer history, or with a larger max_bytes if memory is short"

@@ -43,8 +43,6 @@ class Face:
             raise AttributeError(
                 f"{self!r} has no {name}; use asyncio.gather or a task group: calls at the same time are sent together"
             )
-        if name == "_store":  # what has one is taken by synchronous facades, whose calls would block the loop
-            raise AttributeError(f"{self!r} has no attribute {name!r}")
         return getattr(object.__getattribute__(self, "_sync"), name)
 
     def __reduce__(self) -> tuple[Any, ...]:

@@ -38,14 +38,3 @@ def test_an_unknown_option_is_refused_at_the_call(store: Path, options: dict[str
     with pytest.raises(TypeError):
         aio.open(store, **options)  # type: ignore[arg-type]
     assert not store.exists()
-
-
-def test_a_synchronous_facade_refuses_it(store: Path, run_loop: Run) -> None:
-    """Its calls would block the loop."""
-
-    async def main() -> None:
-        async with aio.open(store, durability="memory") as db:
-            with pytest.raises(TypeError, match=r"give what shoal\.open returns"):
-                shoal.KVStore(db)
-
-    run_loop(main())
