@@ -52,5 +52,5 @@ def retry_for(attempt_once: Callable[[], T], timeout_s: float) -> T:
 
 
 def _may_pass(error: ConflictError | SnapshotExpiredError) -> bool:
-    """Whether another attempt may succeed: not if a past version or moment was asked for, which the error then names."""
+    """Whether another attempt may succeed: not if a past version or moment was asked for, which the error names."""
     return not (isinstance(error, SnapshotExpiredError) and len(error.args) > 2)
