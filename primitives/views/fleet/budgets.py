@@ -49,7 +49,7 @@ class BudgetAt(NamedTuple):
 class Hold:
     """What this process has reserved of a budget, until it is settled. ``units``: how much."""
 
-    __slots__ = ("_holder", "_store", "_ticket", "budget", "ended", "in_transaction", "said_in", "units")
+    __slots__ = ("_holder", "_store", "_ticket", "budget", "ended", "said_in", "units")
 
     def __init__(self, store: Transactions, budget: BudgetAt, ticket: int, units: int) -> None:
         self._store = store
@@ -58,8 +58,8 @@ class Hold:
         self.budget = budget
         self.units = units
         self.ended = False  # it is settled, or will be as soon as a coordinator answers
-        self.in_transaction = False  # a transaction was to settle it: if it is gone, that may be why
-        self.said_in: weakref.ref[EngineTransaction] | None = None  # the last transaction that was to settle it
+        # The last transaction that was to settle it. With one, if the reservation is gone, that may be why.
+        self.said_in: weakref.ref[EngineTransaction] | None = None
 
     @property
     def is_own(self) -> bool:
@@ -71,7 +71,7 @@ class Hold:
         name, key = self.budget
         self.ended = True
         try:
-            budget_requests.settle(self._store.auto_commit, key, name, self._ticket, units, not self.in_transaction)
+            budget_requests.settle(self._store.auto_commit, key, name, self._ticket, units, self.said_in is None)
         except BaseException:  # perhaps it is settled, and perhaps it is not
             budget_requests.settle_surely(self._store.holding, key, name, self._ticket, units)
             raise
@@ -90,8 +90,7 @@ class Hold:
             raise InvalidOperationError(
                 f"this transaction settles the reservation of budget {name!r} already; do it once"
             )
-        counts, self.in_transaction = not self.in_transaction, True
-        self.said_in = weakref.ref(transaction)
+        counts, self.said_in = self.said_in is None, weakref.ref(transaction)
         budget_requests.settle_later(transaction, key, name, self._ticket, units, counts, self._committed)
 
     def _committed(self) -> None:
@@ -167,8 +166,8 @@ class BudgetView(View):
         It is decided when the transaction commits, on the newest state, so it never conflicts. The commit raises
         ``NotFoundError`` if the budget was deleted; nothing is written then.
 
-        Raises ``InvalidOperationError`` for a reservation that was settled, or that another process has taken, and
-        ``TypeError`` or ``ValueError`` for a bad argument.
+        Raises ``InvalidOperationError`` for a reservation that was settled, also by this transaction, or that another
+        process has taken, and ``TypeError`` or ``ValueError`` for a bad argument.
         """
         hold = hold_of(reservation)
         hold.settle_with(self._engine, units_of("used", used))
