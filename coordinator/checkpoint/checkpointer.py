@@ -104,7 +104,7 @@ class Checkpointer:
         if self._log.room is not None:
             self._log.room.keep(now_s)
 
-    def make_room(self, only_deletes: bool) -> bool:
+    def make_room(self, gives_back: bool) -> bool:
         """Have a checkpoint written that removes files, and wait a little for it; False if none could be removed.
 
         For a commit that finds no room on the disk. Others wait with it; reads go on.
@@ -113,7 +113,7 @@ class Checkpointer:
         if self._helper is None and self._drop_history(now_s, at_once=True):
             return True
         if self._helper is None:
-            if now_s < self._not_before_s or not self._useful(only_deletes) or not self._begin(now_s):
+            if now_s < self._not_before_s or not self._useful(gives_back) or not self._begin(now_s):
                 return False
         elif self._waited:
             return False
@@ -209,7 +209,7 @@ class Checkpointer:
         if grown >= max(self._limits.checkpoint_log_bytes, live_bytes):
             return True
         room = self._log.room
-        if not self._log.is_short or room is None or not self._useful(only_deletes=False):
+        if not self._log.is_short or room is None or not self._useful(gives_back=False):
             return False
         return self._log.obsolete_bytes(self._kept_with(self._published())) >= room.checkpoint_bytes() // _WORTH_SHARE
 
@@ -217,7 +217,7 @@ class Checkpointer:
         version: int = self._writer.segment.words[W_PUBLISHED]
         return version
 
-    def _useful(self, only_deletes: bool) -> bool:
+    def _useful(self, gives_back: bool) -> bool:
         """Whether a checkpoint now would leave more room on the disk, as far as can be told beforehand.
 
         A file of the log that becomes obsolete may hold only what is live, so it may be that nothing is gained. But
@@ -226,7 +226,7 @@ class Checkpointer:
         room, version = self._log.room, self._published()
         if room is None:
             return False
-        if not only_deletes and not room.leaves_enough(self._obsolete_bytes(version)):
+        if not gives_back and not room.leaves_enough(self._obsolete_bytes(version)):
             return False
         if self._log.obsolete_bytes(self._kept_with(version)):
             return True

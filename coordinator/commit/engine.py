@@ -30,7 +30,7 @@ from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.log.format import COORDINATOR, Outcome, encode_decided
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
-from shoal.coordinator.memory.reserve import reserve_in_use
+from shoal.coordinator.memory.reserve import growth_bytes, reserve_for, reserve_in_use
 from shoal.coordinator.memory.writer import NOTHING_KNOWN, NOTHING_PLANNED, Plan, Writer
 from shoal.shm.clock import Clock
 from shoal.shm.errors import ShoalError, StoreFullError
@@ -287,7 +287,7 @@ class CommitEngine:
         writer, log = self._writer, self._log
         body_bytes = len(mutations) + len(decided)
         if log is not None and not log.has_room(body_bytes):
-            log.reserve(body_bytes, _only_deletes(writes))
+            log.reserve(body_bytes, growth_bytes(writer, writes))
         try:
             plan = writer.plan(writes, clears, nodes) if writes or clears else NOTHING_PLANNED
             writer.apply(self.version + 1, clears, writes, plan)
@@ -306,14 +306,16 @@ class CommitEngine:
 
     def _apply_with_more_room(self, clears: list[tuple[bytes, bytes]], writes: FlatWrites, body_bytes: int) -> Plan:
         """Apply a commit that had no room; what is kept for time travel goes, the oldest first, until it has."""
-        log = self._log
+        writer, log = self._writer, self._log
         while True:
             self._finish_group_and_free()
+            growth = growth_bytes(writer, writes)
             if log is not None and not log.has_room(body_bytes):
-                log.reserve(body_bytes, _only_deletes(writes))
+                log.reserve(body_bytes, growth)
             try:
-                plan = self._writer.plan(writes, clears)
-                self._writer.apply(self.version + 1, clears, writes, plan)
+                with reserve_for(writer, growth):
+                    plan = writer.plan(writes, clears)
+                    writer.apply(self.version + 1, clears, writes, plan)
                 return plan
             except StoreFullError:
                 if not self._reclaimer.give_up_history():
@@ -327,8 +329,3 @@ class CommitEngine:
         except StoreFullError as error:
             # Not a StoreFullError: it would become the answer to the commit that waits for the memory.
             raise AssertionError("the room kept for finishing a group and for reclaiming is not there") from error
-
-
-def _only_deletes(writes: FlatWrites) -> bool:
-    """Whether a commit adds no data: a delete may use room that is reserved for it."""
-    return not any(value is not None for value in writes[1::3])

@@ -5,6 +5,11 @@ while both are still there. So:
 
 - The file ``checkpoint.new`` holds at least as many bytes of the disk as a checkpoint of the live data takes. A commit
   that adds data is refused when the file cannot grow with it. Deletes need nothing here.
+- A commit is judged by what it makes the live data grow by (``growth_bytes`` in ``coordinator/memory/reserve.py``).
+  One that writes as it deletes goes the way of deletes if the live data shrink by ``SHRINKS_BY`` times its record in
+  the log, as with deletes of small values. So whatever such commits take of the disk, the checkpoints after them need
+  less by more than that, though their size is overestimated. One that just does not grow needs no more reserve, and a
+  checkpoint is begun for it only if that leaves room for the next one. Both leave log to deletes (``writer``).
 - A checkpoint uses up its reserve, and the next one needs as much again. So a checkpoint is begun early only if the
   files that it makes obsolete are large enough for that. For a delete that finds no room it is begun in any case, and
   the next one makes do with less, as there is less to write.
@@ -31,6 +36,8 @@ _NAME = "checkpoint.new"
 # Of the size of a checkpoint, this part must be left for the log, or checkpoints follow each other too closely.
 _LOG_SHARE = 4
 _AHEAD_SHARE = 8  # and this part is reserved ahead of need
+# A commit that writes goes the way of deletes if the live data shrink by so many times its record in the log.
+SHRINKS_BY = 4
 
 
 class CheckpointRoom:

@@ -32,7 +32,8 @@ from contextlib import AbstractContextManager
 from typing import Any
 
 from shoal.coordinator.log import format as wal_format
-from shoal.coordinator.log.checkpoint_room import CheckpointRoom
+from shoal.coordinator.log.checkpoint_room import SHRINKS_BY, CheckpointRoom
+from shoal.coordinator.log.file_sizes import holds, usual_file_bytes
 from shoal.coordinator.log.format import (
     CLOSE_MARK,
     CLOSE_MARK_BYTES,
@@ -45,7 +46,7 @@ from shoal.coordinator.log.format import (
 from shoal.coordinator.log.zero_fill import ZeroFill
 from shoal.shm.errors import StoreFullError
 from shoal.shm.files.storage import Storage
-from shoal.shm.limits import DEFAULT_LIMITS, LEAST_LOG_FILE_BYTES, LOG_FILES_PER_DISK, REMAKE_AFTER_S, Limits
+from shoal.shm.limits import DEFAULT_LIMITS, LEAST_LOG_FILE_BYTES, REMAKE_AFTER_S, Limits
 
 
 class WalWriter:
@@ -81,8 +82,8 @@ class WalWriter:
         self.bytes_written = 0
         self.first_versions: dict[int, int] = {}  # by number of a file: the first version in it
         self.room = room
-        # Has files removed for a commit that only deletes (True), or for any other; whether some were removed.
-        self.make_room: Callable[[bool], bool] = lambda _only_deletes: False
+        # Has files removed for a commit that gives room back (True), or for any other; whether some were removed.
+        self.make_room: Callable[[bool], bool] = lambda _gives_back: False
         # Names a file as the newest, durably; StoreFullError if that cannot be now. None: not served yet.
         self.name_newest: Callable[[int], None] | None = None
         self.named_number = 0
@@ -94,7 +95,7 @@ class WalWriter:
         self._position = 0
         self._end = 0  # where records in the file must end for now
         self._growth_end = 0  # where they must end so that a commit that adds data needs no look at the room
-        self._usual_bytes = _usual_file_bytes(storage, limits.log_file_bytes)
+        self._usual_bytes = usual_file_bytes(storage, limits.log_file_bytes)
         self.prepare()
         self._take_spare()
         self.prepare()
@@ -103,16 +104,22 @@ class WalWriter:
         """Whether a record with such a body can be appended at once, with another file ready after it."""
         return self._position + body_bytes + RECORD_OVERHEAD_BYTES <= self._growth_end
 
-    def reserve(self, body_bytes: int, only_deletes: bool) -> None:
-        """Make sure that a record with such a body can be appended, or raise StoreFullError."""
+    def reserve(self, body_bytes: int, growth: int | None) -> None:
+        """Make sure that a record with such a body can be appended, or raise StoreFullError.
+
+        ``growth`` is what ``growth_bytes`` says of it. Invariants: a commit that writes gives room back only if the
+        live data shrink by ``SHRINKS_BY`` times its record (why: ``checkpoint_room``). As any commit that writes, it
+        leaves an empty file to what only deletes; or, where none can be had, half of the file in use.
+        """
         needed = body_bytes + RECORD_OVERHEAD_BYTES
+        gives_back = growth is None or growth + SHRINKS_BY * needed <= 0
         try:
-            self._find_room(needed, only_deletes)
+            self._find_room(needed, growth, gives_back)
         except StoreFullError:
             self.is_short = True
-            if not self.make_room(only_deletes):
+            if not self.make_room(gives_back):
                 raise
-            self._find_room(needed, only_deletes)
+            self._find_room(needed, growth, gives_back)
 
     def append(self, version: int, client_id: int, commit_id: int, mutations: bytes, decided: bytes) -> None:
         """Write a record that ``reserve`` made room for."""
@@ -135,10 +142,8 @@ class WalWriter:
         """Make the next file ready ahead of need. If the disk is full, the commit that needs the file is told."""
         self._name()
         if self._spare is None:
-            try:
+            with contextlib.suppress(StoreFullError):
                 self._new_spare(0)
-            except StoreFullError:
-                return
 
     def sync(self) -> None:
         """Return when everything appended before the call is on disk. After an OSError every later call raises it."""
@@ -242,26 +247,30 @@ class WalWriter:
             self.name_newest(self.number)
             self.named_number = self.number
 
-    def _find_room(self, needed: int, only_deletes: bool) -> None:
+    def _find_room(self, needed: int, growth: int | None, gives_back: bool) -> None:
         fits = self._fits(needed)
-        if fits and only_deletes:
+        if fits and (growth is None or (gives_back and self._in_first_half(needed))):
             return
-        if self.room is not None and not only_deletes:
-            self.room.provide(needed * 5 // 4)  # a key may take a quarter more bytes in a checkpoint than in the log
-        if self._spare is None or (not fits and not _holds(self._spare[1], needed)):
+        if self.room is not None and growth is not None and not gives_back:
+            # A key may take a quarter more bytes in a checkpoint than in the log.
+            self.room.provide(min(needed, max(0, growth)) * 5 // 4)
+        if self._spare is None or (not fits and not holds(self._spare[1].size, needed)):
             self._drop_spare()
             try:
                 self._new_spare(0 if fits else needed)
             except StoreFullError:
                 self.prepare()
                 raise
-        if only_deletes:
+        if growth is None:
             return
         if not fits:
-            # This record takes the spare; a commit that adds data leaves another one behind it.
+            # This record takes the spare; a commit that writes leaves another one behind it.
             self._rotate(needed)
             self._new_spare(0)
         self._admit()
+
+    def _in_first_half(self, needed: int) -> bool:
+        return self._file is not None and 2 * (self._position + needed) <= self._file.size
 
     def _fits(self, needed: int) -> bool:
         """Whether the file in use takes a record of ``needed`` bytes; if so, it may be appended."""
@@ -335,15 +344,3 @@ class WalWriter:
         self._position = FILE_HEAD_BYTES
         self._fits(needed)
         self._growth_end = 0
-
-
-def _usual_file_bytes(storage: Storage, size: int) -> int:
-    """The size of log files on this disk: ``size``, or less so that even a small disk takes many."""
-    total_bytes = storage.space().total_bytes
-    while size > LEAST_LOG_FILE_BYTES and size * LOG_FILES_PER_DISK > total_bytes:
-        size //= 2
-    return size
-
-
-def _holds(file: ZeroFill, needed: int) -> bool:
-    return FILE_HEAD_BYTES + needed + CLOSE_MARK_BYTES <= file.size

@@ -1,4 +1,14 @@
-"""The memory that is kept for deletes, lent to what else must find room."""
+"""The memory that is kept for deletes, and who else may use it. How much a commit makes the live data grow.
+
+A commit that writes a few records while it deletes more (a purge, which also counts; a trim, which notes where the log
+begins) is judged by its net effect. Invariants:
+
+- ``growth_bytes`` measures live data in words of node and record, as they lie in memory. An entry of a checkpoint is
+  shorter. So whatever follows a commit that does not grow, in any number, the live data fit into the checkpoint that
+  was reserved for them before.
+- In memory, what such a commit obsoletes becomes free after the commit, and perhaps scattered over many blocks. So it
+  may use half of what is kept. The other half is for commits that only delete, however often the first is used up.
+"""
 
 from __future__ import annotations
 
@@ -6,19 +16,69 @@ import contextlib
 from collections.abc import Iterator
 
 from shoal.coordinator.memory.writer import Writer
+from shoal.shm.memory.layout import (
+    EXPIRES,
+    LENGTH_MASK,
+    NODE_HEADER_WORDS,
+    RECORD_HEADER_WORDS,
+    RECORD_META,
+    words_for,
+)
+from shoal.shm.wire.request import FlatWrites, triples
+
+
+def growth_bytes(writer: Writer, writes: FlatWrites) -> int | None:
+    """By how many bytes a commit makes the live data grow, negative if they shrink; None if it only deletes.
+
+    It looks up every key, so it is asked only where room is short. What a commit clears by ranges does not count.
+    """
+    if all(value is None for value in writes[1::3]):
+        return None
+    grown = 0
+    for key, value, expires_ms in triples(writes):
+        record = writer.newest_record(key)
+        if record:
+            meta = writer.segment.words[record + RECORD_META]
+            grown -= _record_words(meta & LENGTH_MASK, meta & EXPIRES)
+        if value is not None:
+            grown += _record_words(len(value), expires_ms)
+        if bool(record) != (value is not None):
+            node_words = NODE_HEADER_WORDS + words_for(len(key))
+            grown += -node_words if record else node_words
+    return 8 * grown
+
+
+@contextlib.contextmanager
+def reserve_for(writer: Writer, growth: int | None) -> Iterator[None]:
+    """Let a commit of this growth use what it may of the memory that is kept for deletes. Deletes alone always may."""
+    if growth is None or growth > 0:
+        yield
+        return
+    with _keeping(writer, writer.heap.reserve_blocks // 2):
+        yield
 
 
 @contextlib.contextmanager
 def reserve_in_use(writer: Writer) -> Iterator[None]:
-    """Let data use the memory that is kept for deletes.
+    """Let data use all the memory that is kept for deletes.
 
     In recovery: what was committed fitted, but perhaps lies less well this time. A store that can only delete is better
     than none. In commits of the coordinator itself: they remove more than they write.
     """
+    with _keeping(writer, 0):
+        yield
+
+
+@contextlib.contextmanager
+def _keeping(writer: Writer, blocks: int) -> Iterator[None]:
     heap = writer.heap
-    kept, heap.reserve_blocks = heap.reserve_blocks, 0
+    kept, heap.reserve_blocks = heap.reserve_blocks, blocks
     try:
         yield
     finally:
         heap.reserve_blocks = kept
         writer.forget_budget()
+
+
+def _record_words(value_bytes: int, expires: int) -> int:
+    return RECORD_HEADER_WORDS + words_for(value_bytes) + (1 if expires else 0)

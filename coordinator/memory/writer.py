@@ -122,15 +122,17 @@ class Writer:
         version: int = self._words[self._words[node]]
         return version
 
+    def newest_record(self, key: bytes) -> int:
+        """The newest record of ``key``, also if its time has come; 0 if the key is absent or deleted."""
+        node = self.hash_index.find(key)
+        cleared_at = self._clears_by_key.newest(key) if self.range_tombstones else 0
+        return visible_record(self._words, node, NEWEST, cleared_at, 0) if node else 0
+
     def expires_ms(self, key: bytes) -> int:
         """When the newest version of ``key`` expires or has expired, 0 if never or if it is deleted."""
-        words, node = self._words, self.hash_index.find(key)
-        cleared_at = self._clears_by_key.newest(key) if self.range_tombstones else 0
-        record = visible_record(words, node, NEWEST, cleared_at, 0) if node else 0
-        if not record or not words[record + RECORD_META] & EXPIRES:
-            return 0
-        expires_ms: int = words[record + RECORD_EXPIRES]
-        return expires_ms
+        words, record = self._words, self.newest_record(key)
+        expires = record and words[record + RECORD_META] & EXPIRES
+        return int(words[record + RECORD_EXPIRES]) if expires else 0
 
     def plan(
         self,

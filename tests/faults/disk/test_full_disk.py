@@ -86,6 +86,13 @@ def soon(call: Callable[[], Any]) -> None:
             time.sleep(0.05)
 
 
+def take_all(ballast: Path) -> None:
+    """Let this file grow until the disk has nothing left."""
+    with ballast.open("ab", buffering=0) as file, contextlib.suppress(OSError):
+        while file.write(bytes(4096)):
+            pass
+
+
 def end(db: shoal.Database) -> None:
     """Close it and wait for its coordinator to end."""
     pid = db.info().coordinator_pid
@@ -177,18 +184,12 @@ def test_another_program_fills_the_disk(tmp_path: Path, mib: int, size: int) -> 
         for key in keys:
             kv.put(RUN, key, os.urandom(size))
         ballast = disk / "ballast"
-
-        def take_all() -> None:
-            with ballast.open("ab", buffering=0) as file, contextlib.suppress(OSError):
-                while file.write(bytes(4096)):
-                    pass
-
-        take_all()
+        take_all(ballast)
         keys += fill(kv, size, "more")
-        take_all()
+        take_all(ballast)
         delete_all(kv, keys[::2])
         soon(lambda: kv.put(RUN, "small", 1))
-        take_all()
+        take_all(ballast)
         assert kv.list(RUN) == sorted([*keys[1::2], "small"])
         kill(db.info().coordinator_pid)
         delete_all(kv, keys[1::2])
@@ -217,6 +218,90 @@ def test_deletes_make_room_whatever_limits_the_store(
         kill(db.info().coordinator_pid)
         assert len(kv.list(RUN, "k")) == len(keys) // 2
         shoal.RunIndex(db).delete_run(RUN)
+        soon(lambda: kv.put(RUN, "small", 1))
+        assert kv.list(RUN) == ["small"]
+        assert db.check() == []
+        end(db)
+
+
+def _purged(db: shoal.Database) -> Callable[[], object]:
+    """Tasks fill the store; what removes them."""
+    queue = shoal.TaskQueue(db)
+    with contextlib.suppress(shoal.StoreFullError):
+        while True:
+            queue.put(RUN, "jobs", os.urandom(10_000))
+    return lambda: queue.purge(RUN, "jobs", shoal.TaskStatus.Ready)
+
+
+def _trimmed(db: shoal.Database) -> Callable[[], object]:
+    """Events fill the store; what removes them."""
+    log = shoal.EventLog(db)
+    with contextlib.suppress(shoal.StoreFullError):
+        while True:
+            log.append(RUN, "step", os.urandom(10_000))
+    return lambda: log.trim(RUN, log.len(RUN) - 1)
+
+
+def _replaced(db: shoal.Database) -> Callable[[], object]:
+    """Values fill the store; what deletes them, ten at a time, and counts them in the same commit."""
+    kv = shoal.KVStore(db)
+    keys = fill(kv, 10_000)
+
+    def replace() -> None:
+        while keys:
+            with kv.transaction(RUN) as txn:
+                for key in keys[:10]:
+                    txn.kv.delete(key)
+                txn.kv.put("left", len(keys))
+            del keys[:10]
+
+    return replace
+
+
+@pytest.mark.parametrize("others_take_all", [False, True])
+@pytest.mark.parametrize("filled", [_purged, _trimmed, _replaced])
+def test_what_removes_more_than_it_writes_makes_room(
+    tmp_path: Path, filled: Callable[[shoal.Database], Callable[[], object]], others_take_all: bool
+) -> None:
+    """Tasks, events or values fill the disk. Their removal also writes; it goes on as deletes do, then puts work."""
+    with small_disk(tmp_path / "disk", 16) as disk:
+        db = opened(disk)
+        kv = shoal.KVStore(db)
+        remove = filled(db)
+        if others_take_all:
+            take_all(disk / "ballast")
+        remove()
+        soon(lambda: kv.put("other", "large", os.urandom(MIB // 2)))
+        kill(db.info().coordinator_pid)
+        assert kv.list("other") == ["large"]
+        assert db.check() == []
+        end(db)
+
+
+@pytest.mark.parametrize("others_take_all", [False, True])
+def test_what_does_not_grow_leaves_the_reserve(tmp_path: Path, others_take_all: bool) -> None:
+    """On a full disk values are replaced again and again, where that works: a checkpoint has room, and deletes work."""
+    with small_disk(tmp_path / "disk", 16) as disk:
+        db = opened(disk)
+        kv = shoal.KVStore(db)
+        keys = fill(kv, 20_000)
+        if others_take_all:
+            take_all(disk / "ballast")
+        size = 20_000
+        for i in range(4 * len(keys)):
+            at = i % len(keys)
+            size -= 100 if at == 0 else 0
+            new = f"r{i}"
+            try:
+                with kv.transaction(RUN) as txn:
+                    txn.kv.delete(keys[at])
+                    txn.kv.put(new, os.urandom(size))
+            except shoal.StoreFullError:
+                continue
+            keys[at] = new
+        assert kv.list(RUN) == sorted(keys)
+        kill(db.info().coordinator_pid)
+        delete_all(kv, keys)
         soon(lambda: kv.put(RUN, "small", 1))
         assert kv.list(RUN) == ["small"]
         assert db.check() == []

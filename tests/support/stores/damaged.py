@@ -187,7 +187,7 @@ class Model:
                 state.pop(f"k{(version + 5) % 11}", None)
                 writes += [PREFIX + b"k%d" % ((version + 5) % 11), None, 0]
             mutations = wire_request.encode_mutations(writes)
-            log.reserve(len(mutations), only_deletes=False)
+            log.reserve(len(mutations), len(mutations))
             log.append(version, CLIENT, version, mutations, b"")
             self.states.append(state)
 

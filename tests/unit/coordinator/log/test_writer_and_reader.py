@@ -30,7 +30,7 @@ def _append(log: WalWriter, count: int) -> None:
     for _ in range(count):
         version = log.last_version + 1
         mutations = encode_mutations([b"key", b"%d" % version * 20, 0])
-        log.reserve(len(mutations), only_deletes=False)
+        log.reserve(len(mutations), len(mutations))
         log.append(version, 7, version, mutations, b"")
 
 
@@ -60,7 +60,7 @@ def test_what_operations_decided(storage: DiskStorage) -> None:
     """Writes that were decided come behind those that were sent, results go to the client."""
     log, decided = _log(storage), encode_decided([b"two", b"2", 0], ["result"])
     mutations = encode_mutations([b"one", b"1", 0], [b"a", b"b"])
-    log.reserve(len(mutations) + len(decided), only_deletes=False)
+    log.reserve(len(mutations) + len(decided), len(mutations))
     log.append(1, 7, 5, mutations, decided)
     (commit,) = WalReader(storage, 0).records()
     assert (commit.writes, commit.clears) == ([b"one", b"1", 0, b"two", b"2", 0], [(b"a", b"b")])
@@ -180,7 +180,7 @@ def test_commits_of_the_coordinator_tell_nobody(storage: DiskStorage) -> None:
     """An empty commit of the coordinator is a version like any other."""
     log = _log(storage)
     nothing = encode_mutations([])
-    log.reserve(len(nothing), only_deletes=True)
+    log.reserve(len(nothing), None)
     log.append(1, COORDINATOR, 1, nothing, b"")
     (commit,) = WalReader(storage, 0).records()
     assert (commit.version, commit.writes, commit.outcomes) == (1, [], [])

@@ -154,7 +154,7 @@ def test_a_log_with_a_thread_that_fills_it(tmp_path: Path) -> None:
         for version, value in enumerate(values, 1):
             mutations = encode_mutations([b"key", value, 0])
             if not log.has_room(len(mutations)):
-                log.reserve(len(mutations), only_deletes=rng.random() < 0.3)
+                log.reserve(len(mutations), None if rng.random() < 0.3 else len(mutations))
             log.append(version, 7, version, mutations, b"")
             if rng.random() < 0.3:
                 log.sync()
