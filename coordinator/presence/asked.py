@@ -9,8 +9,10 @@
                                                  (``presence.changes``). Without changes, after ``ms`` at most
     keep      [watch, [version]]                 -> []; what a watch may ask for after ``version`` is kept; nothing
                                                  without a version
-    in_line   [[[lower, upper], ...], ms]        with one operation, which is decided as in any commit; while it
-                                                 raises an error that ``passes`` it stays in line, ``ms`` at most
+    in_line   [[[lower, upper], ...], ms, asked] with one operation, which is decided as in any commit; while it
+                                                 raises an error that ``passes`` it stays in line, ``ms`` at most. Its
+                                                 place is by ``asked``: when the client asked first, perhaps another
+                                                 coordinator (monotonic, in us)
     leave     []                                 with one operation: leave the line, then decide the operation
     past      [version or nil, moment or nil]     -> [generation, version, bound]: the past version that is asked for by
                                                  its number or a moment in us (``History.answer``)
@@ -44,10 +46,10 @@ def understood_changes(arguments: Any) -> list[Any]:
 
 
 def understood_in_line(request: CommitSet, arguments: Any) -> list[Any]:
-    """What ``in_line`` asks for, which comes with one operation: its ranges, and for how many ms to wait."""
+    """What ``in_line`` asks for, which comes with one operation: its ranges, for how many ms to wait, and its place."""
     if len(request.operations) != 1:
         raise ValueError("not one operation")
-    return understood(arguments, ranges, wait_ms)
+    return understood(arguments, ranges, wait_ms, whole)
 
 
 def understood_past(version: Any, moment_us: Any) -> list[Any]:

@@ -4,10 +4,10 @@ A client has one request under way. ``wait``, ``changes`` and ``in_line`` are an
 wakes those that wait for what it wrote, after it is published, in the order in which they came. All of it is in the
 coordinator's memory only; after its death the clients ask the next one.
 
-A line is of one operation on one key. When something that it waits for is written, its requests are decided again in
-the order of their arrival, up to the first that still has to wait. If what that one raises passes by itself
-(``passes_in_ms``), the line is decided again at that time. One that arrives goes to the end of a line that is there
-without being decided, so nobody overtakes.
+A line is of one operation on one key, in the order in which clients asked for it. Each says when, so the order is the
+same under the next coordinator. When something that it waits for is written, its requests are decided again, up to one
+that still has to wait. If what that one raises passes by itself (``passes_in_ms``), the line is decided again at that
+time. One that arrives behind others is not decided, so nobody overtakes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
+
+from sortedcontainers import SortedDict
 
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
@@ -40,6 +42,7 @@ class _Pending(NamedTuple):
     request: CommitSet
     line: Line | None  # None of one that only waits
     watched: Watched | None = None  # what to tell one that waits for changes
+    place: tuple[int, int] = (0, 0)  # in its line: when it asked first (monotonic, in us), then in the order of arrival
 
 
 class ControlRequests:
@@ -55,15 +58,12 @@ class ControlRequests:
         past_version: Callable[[int | None, int | None], list[int]],
     ) -> None:
         self._past_version = past_version
-        self._engine = engine
-        self._window = window
-        self._checks = checks
-        self._holders = holders
-        self._changes = changes
+        self._engine, self._window = engine, window
+        self._checks, self._holders, self._changes = checks, holders, changes
         self._waiters = Waiters()  # the targets are waiting clients and the keys of lines
         self._seen = 0  # the version up to which the waiters know everything
         self._pending: dict[Client, _Pending] = {}
-        self._lines: dict[Line, dict[Client, _Pending]] = {}  # in the order of arrival
+        self._lines: dict[Line, SortedDict] = {}  # of each: what is pending by its place
         self._stirred: dict[Line, None] = {}  # lines that somebody has left
         self._due: list[tuple[float, int, _Pending]] = []
         self._line_due: dict[Line, float] = {}  # when a line is decided again, whatever is written
@@ -102,7 +102,7 @@ class ControlRequests:
             self._waiters.remove(client)
         else:
             line = self._lines[pending.line]
-            del line[client]
+            del line[pending.place]
             if line:
                 self._stirred[pending.line] = None  # the next one may not have to wait
             else:
@@ -148,9 +148,9 @@ class ControlRequests:
         Sent before log files go, so that whoever waits can go on from those that stay, under another coordinator, too.
         """
         answers = []
-        for client, request, _, watched in list(self._pending.values()):
-            if watched is not None and watched.version < self._seen:
-                answers.append((client, _told(request, Page(self._seen, b"", False, []))))
+        for client, pending in list(self._pending.items()):
+            if pending.watched is not None and pending.watched.version < self._seen:
+                answers.append((client, _told(pending.request, Page(self._seen, b"", False, []))))
                 self.forget(client)
         return answers
 
@@ -164,10 +164,9 @@ class ControlRequests:
     def _wait(
         self, client: Client, request: CommitSet, now_s: float, since: int, ranges: list[KeyRange], longest_ms: int
     ) -> bytes:
-        if self._window.may_have_changed(ranges, since):
-            return _answered(request, [1])
-        if not longest_ms:
-            return _answered(request, [0])
+        changed = self._window.may_have_changed(ranges, since)
+        if changed or not longest_ms:
+            return _answered(request, [int(changed)])
         self._add_waiter(client, ranges)
         self._note(_Pending(client, request, None), longest_ms, now_s)
         return b""
@@ -198,21 +197,22 @@ class ControlRequests:
         return _answered(request, [])
 
     def _in_line(
-        self, client: Client, request: CommitSet, now_s: float, ranges: list[KeyRange], longest_ms: int
+        self, client: Client, request: CommitSet, now_s: float, ranges: list[KeyRange], longest_ms: int, asked_us: int
     ) -> bytes:
-        name, operands = request.operations[0]
-        key = (name, operands[0])
+        key = (request.operations[0][0], request.operations[0][1][0])
         if key in self._lines:
             self._serve(key)
-        is_last = key in self._lines and self._engine.outcome(client.client_id, request.commit_id) is None
-        if not (is_last and longest_ms):
+        self._numbers += 1
+        place = (asked_us, self._numbers)
+        is_behind = key in self._lines and self._lines[key].peekitem(0)[0] < place
+        if not (is_behind and longest_ms and self._engine.outcome(client.client_id, request.commit_id) is None):
             told = self._submit(client, request, key if longest_ms else None)
             if told:
                 return told
         if key not in self._lines:
-            self._lines[key] = {}
+            self._lines[key] = SortedDict()
             self._add_waiter(key, ranges)
-        pending = self._lines[key][client] = _Pending(client, request, key)
+        pending = self._lines[key][place] = _Pending(client, request, key, place=place)
         self._note(pending, longest_ms, now_s)
         return b""
 
@@ -299,12 +299,12 @@ class ControlRequests:
     def _serve(self, key: Line) -> None:
         """Decide the requests of a line, up to the first that still has to wait."""
         line = self._lines[key]
-        for client, pending in list(line.items()):
-            answer = self._submit(client, pending.request, key)
+        for place, pending in list(line.items()):
+            answer = self._submit(pending.client, pending.request, key)
             if not answer:
                 return
-            self._answers.append((client, answer))
-            del line[client], self._pending[client]
+            self._answers.append((pending.client, answer))
+            del line[place], self._pending[pending.client]
         del self._lines[key]
         self._waiters.remove(key)
 

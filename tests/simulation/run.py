@@ -106,9 +106,15 @@ class _Run:
             self._submitted_ms = world.now_ms()
             is_again = bool(line and line[0]) and engine.outcome(client_id, request.commit_id) is not None
             answer: bytes = decide(engine, client_id, request, *line)
-            if line and line[0]:
-                self._lines.decided(engine, client_id, request, answer, is_again)
+            if answer and line and line[0]:
+                self._lines.served(engine, client_id, request, answer, is_again)
             return answer
+
+        def answer(requests: ControlRequests, client: ServedClient, request: CommitSet, now_s: float) -> bytes | None:
+            told: bytes | None = ask(requests, client, request, now_s)
+            if told == b"" and request.operations:
+                self._lines.waits(requests._engine, client.client_id, request)
+            return told
 
         def forget(requests: ControlRequests, client: ServedClient) -> None:
             self._lines.left(client.client_id)
@@ -126,6 +132,7 @@ class _Run:
             patch.set(coordinator, "recover", recover_watched)
             decide = patch.set(CommitEngine, "submit", submit)
             drop = patch.set(ControlRequests, "forget", forget)
+            ask = patch.set(ControlRequests, "answer", answer)
             if self._plan.revoking:
                 # Any history is too much.
                 world.limits = world.limits._replace(history_bytes=-(1 << 20), snapshot_grace_s=0.005)

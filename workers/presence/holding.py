@@ -83,9 +83,10 @@ class Holding:
         self._connection.check_writable()
         self._keep(ticket, ttl_s)
         in_doubt: Operation | None = undo
+        asked_us = int(time.monotonic() * 1e6)  # the same under each coordinator: it keeps the place in line
         try:
             answer = ask_and_wait(
-                self._connection, "in_line", lambda left_ms: [ranges, left_ms], give_up_s, operation, undo
+                self._connection, "in_line", lambda left_ms: [ranges, left_ms, asked_us], give_up_s, operation, undo
             )
             status, _, details = answer
             failure = self._connection.failure(status, details)

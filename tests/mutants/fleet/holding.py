@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from shoal.coordinator.presence import asked
 from shoal.coordinator.presence.holders import Holders
 from shoal.coordinator.server.control_requests import ControlRequests, Line
 from shoal.primitives.rules import lease_rules, registry
@@ -16,6 +17,7 @@ from shoal.primitives.rules.tags import Tag
 from shoal.shm import codec
 from shoal.shm.errors import FencedError
 from shoal.shm.operation import Decision, Read, nothing_held
+from shoal.shm.wire.request import CommitSet
 from tests.mutants.fleet import Rule, change_rule
 from tests.mutants.registry import SIMULATION, Patch, mutant
 
@@ -71,16 +73,27 @@ def last_come_first_served(patch: Patch) -> None:
 
     def serve(self: ControlRequests, key: Line) -> None:
         line = self._lines[key]
-        for client, pending in reversed(list(line.items())):
-            answer = self._submit(client, pending.request, key)
+        for place, pending in reversed(list(line.items())):
+            answer = self._submit(pending.client, pending.request, key)
             if answer:
-                self._answers.append((client, answer))
-                del line[client], self._pending[client]
+                self._answers.append((pending.client, answer))
+                del line[place], self._pending[pending.client]
         if not line:
             del self._lines[key]
             self._waiters.remove(key)
 
     patch.set(ControlRequests, "_serve", serve)
+
+
+@mutant("leases", SIMULATION)
+def lines_form_by_arrival(patch: Patch) -> None:
+    """Under the next coordinator those that wait come into the order in which they happen to be back."""
+
+    def understood_in_line(request: CommitSet, arguments: Any) -> list[Any]:
+        ranges, wait_ms, _ = sound(request, arguments)
+        return [ranges, wait_ms, 0]
+
+    sound = patch.set(asked, "understood_in_line", understood_in_line)
 
 
 @mutant("queues", SIMULATION)

@@ -143,6 +143,29 @@ def test_those_that_wait_go_on_waiting_under_the_next_coordinator(db: shoal.Data
     got[0].release()
 
 
+def test_a_line_keeps_its_order_under_the_next_coordinator(db: shoal.Database) -> None:
+    """Who has waited longest is served first, whichever request is sent again first."""
+    lease, got = db.lease(RUN, "a"), list[int]()
+
+    def wait(number: int) -> None:
+        with shoal.open(db.path) as own, own.lease(RUN, "a", wait=None):
+            got.append(number)
+
+    threads = [threading.Thread(target=wait, args=(number,)) for number in range(6)]
+    for thread in threads:
+        thread.start()
+        time.sleep(0.1)
+    for _ in range(2):
+        kill(db.info().coordinator_pid)
+        wait_for(lambda: db.info().clients == 1 + len(threads), "all to be back")
+        time.sleep(0.5)  # all have sent their requests again
+    lease.release()
+    for thread in threads:
+        thread.join(DEADLINE_S)
+    assert got == sorted(got)
+    assert len(got) == len(threads)
+
+
 def test_a_forked_child_does_not_hold_it(db: shoal.Database) -> None:
     """Its fence is refused, its release does nothing, its end takes nothing; it can take others."""
     lease = db.lease(RUN, "a")

@@ -25,33 +25,42 @@ _CLAIM = bytes((0, Tag.QUEUE))  # how the held key of a claim begins
 
 
 class Lines:
-    """Of those that wait in one line, the first is served first: seen where the coordinator's engine decides."""
+    """Of those that wait in one line, who asked first is served first: seen where requests come in and are decided.
+
+    Each request says when it was asked for first, and says the same under each coordinator.
+    """
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
-        self._waiting: dict[tuple[int, str, Any], list[int]] = {}  # by engine and line: client ids, first come first
+        self._waiting: dict[tuple[int, str, Any], dict[int, int]] = {}  # by engine and line: client id, when it asked
         self._engines: list[CommitEngine] = []  # kept, so that each has an id of its own
+        self._asked_us: dict[tuple[int, int], int] = {}  # by client and commit: what it said under any coordinator
 
-    def decided(self, engine: CommitEngine, client_id: int, request: CommitSet, answer: bytes, is_again: bool) -> None:
-        """A request that may wait was decided; without an answer it waits on."""
-        if engine not in self._engines:
-            self._engines.append(engine)
-        name, operands = request.operations[0]
-        line = self._waiting.setdefault((id(engine), name, operands[0]), [])
-        if not answer:
-            if client_id not in line:
-                line.append(client_id)
-            return
+    def waits(self, engine: CommitEngine, client_id: int, request: CommitSet) -> None:
+        """A request came and was not answered at once."""
+        asked_us = _asked_us(request)
+        if self._asked_us.setdefault((client_id, request.commit_id), asked_us) != asked_us:
+            self.problems.append(("line", f"{client_id} has another place for its commit {request.commit_id}"))
+        self._line(engine, request)[client_id] = asked_us
+
+    def served(self, engine: CommitEngine, client_id: int, request: CommitSet, answer: bytes, is_again: bool) -> None:
+        """A request that might have waited is answered."""
+        line, asked_us = self._line(engine, request), _asked_us(request)
         _, status, _, _ = wire_answer.decode_answer(answer[LENGTH_BYTES:])
-        if status == wire_answer.COMMITTED and not is_again and line and line[0] != client_id:
-            self.problems.append(("line", f"{name}: {client_id} was served before {line}"))
+        if status == wire_answer.COMMITTED and not is_again and any(other_us < asked_us for other_us in line.values()):
+            self.problems.append(("line", f"{client_id}, asked at {asked_us} us, was served before some of {line}"))
         self.left(client_id)
 
     def left(self, client_id: int) -> None:
         """A client waits no longer."""
         for line in self._waiting.values():
-            if client_id in line:
-                line.remove(client_id)
+            line.pop(client_id, None)
+
+    def _line(self, engine: CommitEngine, request: CommitSet) -> dict[int, int]:
+        if engine not in self._engines:
+            self._engines.append(engine)
+        name, operands = request.operations[0]
+        return self._waiting.setdefault((id(engine), name, operands[0]), {})
 
 
 class Ends:
@@ -84,6 +93,13 @@ class Ends:
                 if ended_ms is None or ended_ms - _CLOSING_MS > commit.logged_ms:
                     text = f"{holder} lives and has lost {held_key!r} at {commit.logged_ms}"
                     self.problems.append(("lives", f"at {commit.version}: {text}"))
+
+
+def _asked_us(request: CommitSet) -> int:
+    assert request.control is not None
+    _, (_, _, asked_us) = request.control
+    assert isinstance(asked_us, int)
+    return asked_us
 
 
 def _loses_a_task(commit: Commit, holder: int, ticket: int) -> bool:

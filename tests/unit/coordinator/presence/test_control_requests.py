@@ -75,11 +75,20 @@ class Coordinator:
         assert told is not None
         return decode_answer(told[LENGTH_BYTES:])[1::2] if told else None
 
-    def take(self, client: Client, name: bytes = b"a", ttl_ms: int = 30_000, wait_ms: int = FOR_EVER) -> Any:
+    def take(
+        self,
+        client: Client,
+        name: bytes = b"a",
+        ttl_ms: int = 30_000,
+        wait_ms: int = FOR_EVER,
+        asked_us: int | None = None,
+        slots: int = 1,
+    ) -> Any:
         key = LEASE + name
+        asked_us = int(self.now_s * 1e6) if asked_us is None else asked_us
         ticket = client.client_id
-        operation = (registry.LEASE_TAKE, [key, name.decode(), 1, client.database_id, 1, ttl_ms, ticket])
-        return self.ask(client, "in_line", [[[key, key + b"\0"]], wait_ms], operation)
+        operation = (registry.LEASE_TAKE, [key, name.decode(), slots, client.database_id, 1, ttl_ms, ticket])
+        return self.ask(client, "in_line", [[[key, key + b"\0"]], wait_ms, asked_us], operation)
 
     def release(self, client: Client, name: bytes = b"a") -> Any:
         operation = (registry.LEASE_RELEASE, [LEASE + name, client.database_id, client.client_id])
@@ -134,6 +143,22 @@ def test_a_line_is_served_in_order(at: Coordinator) -> None:
     for i in (0, 1, 2):
         at.release(others[i])
         assert [client for client, _, _ in at.turn()] == [others[i + 1]]
+
+
+def test_who_asked_first_is_first(at: Coordinator) -> None:
+    """Under the next coordinator the requests come in any order. One that is first is decided at once."""
+    first, *others = [at.client() for _ in range(5)]
+    at.take(first)
+    for place in (2, 0, 3, 1):
+        assert at.take(others[place], asked_us=place + 1) is None
+    early, late = at.client(), at.client()
+    assert at.take(late, asked_us=5, slots=2) is None
+    assert at.take(early, asked_us=0, slots=2) == (COMMITTED, [[2, 1]])
+    at.release(early)
+    assert at.turn() == []
+    for held, served in zip([first, *others], [*([each] for each in others[:3]), [others[3], late]], strict=False):
+        at.release(held)
+        assert [client for client, _, _ in at.turn()] == served
 
 
 def test_one_that_does_not_wait_comes_after_the_line(at: Coordinator) -> None:
@@ -293,7 +318,8 @@ def test_recovered_holders_have_their_ttl_to_come_back(at: Coordinator, tmp_path
         ("wait", [1, [["a", "b"]], 0]),
         ("wait", [1, [], -1]),
         ("wait", [1, [], None]),
-        ("in_line", [[], 0]),
+        ("in_line", [[], 0, 0]),
+        ("in_line", [[], 0, -1]),
         ("in_line", []),
         ("ages", [None]),
         ("ages", [[]]),
