@@ -57,13 +57,13 @@ class CheckpointRoom:
         live_words = heap.used_words - heap.padding_words - self._writer.garbage_words
         return 8 * live_words + limits.CHECKPOINT_EXTRA_BYTES
 
-    def growth_bytes(self) -> int:
+    def headroom_bytes(self) -> int:
         """By how many bytes the live data may grow."""
         return self._held_bytes + self._coming_bytes - self.checkpoint_bytes()
 
     def provide(self, growth_bytes: int) -> None:
         """Have room for a checkpoint of the live data and ``growth_bytes`` more, or raise StoreFullError."""
-        if self.growth_bytes() >= growth_bytes:
+        if self.headroom_bytes() >= growth_bytes:
             return
         checkpoint_bytes = self.checkpoint_bytes() + growth_bytes
         missing_bytes = checkpoint_bytes - self._held_bytes - self._coming_bytes
@@ -84,13 +84,13 @@ class CheckpointRoom:
 
     def acquire(self) -> None:
         """Reserve what the live data needs now, or as much of that as the disk has; the live data may shrink later."""
-        part_bytes = -self.growth_bytes()
+        part_bytes = -self.headroom_bytes()
         while part_bytes >= limits.LEAST_LOG_FILE_BYTES:
             try:
                 self._extend(self._held_bytes + part_bytes)
             except StoreFullError:
                 part_bytes //= 2
-            part_bytes = min(part_bytes, -self.growth_bytes())
+            part_bytes = min(part_bytes, -self.headroom_bytes())
 
     def leaves_enough(self, obsolete_bytes: int) -> bool:
         """Whether a checkpoint that makes files of so many bytes obsolete leaves room to reserve for the next one."""

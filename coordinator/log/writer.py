@@ -285,7 +285,7 @@ class WalWriter:
         """Note how far commits that add data may go on without another look at the room."""
         self._growth_end = self._end
         if self.room is not None:
-            self._growth_end = min(self._end, self._position + self.room.growth_bytes() * 4 // 5)
+            self._growth_end = min(self._end, self._position + self.room.headroom_bytes() * 4 // 5)
 
     def _new_spare(self, needed: int) -> None:
         """Have a file ready that takes a record of ``needed`` bytes, as large as usual or as the disk allows."""

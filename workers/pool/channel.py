@@ -26,7 +26,7 @@ UNSENDABLE = b"U"  # worker to pool: why the result cannot be pickled
 
 _HEAD = struct.Struct("<Qc")
 # A body this small is sent in one piece with its head; copying a larger one costs more than a second call.
-_COPIED_BYTES = 1 << 16
+COPIED_BYTES = 1 << 16
 _NO_SIGNAL = getattr(socket, "MSG_NOSIGNAL", 0)  # a program may have set SIGPIPE to end it
 
 Message = tuple[bytes, bytearray]
@@ -112,7 +112,7 @@ def receive_message(end: socket.socket) -> Message:
 
 def _pieces(kind: bytes, body: Any) -> list[Any]:
     head = _HEAD.pack(len(body), kind)
-    return [head + body] if len(body) <= _COPIED_BYTES else [head, body]
+    return [head + body] if len(body) <= COPIED_BYTES else [head, body]
 
 
 def _receive(end: socket.socket, length: int) -> bytearray:

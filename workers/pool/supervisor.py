@@ -207,6 +207,8 @@ class Supervisor:
         """Wait for a task; None if there will be none."""
         state = self._state
         while True:
+            if self._receive(worker) is not None:
+                raise WorkerDiedError("it has sent a message without a task")
             task = state.take()
             if task is not None:
                 return task
@@ -219,8 +221,6 @@ class Supervisor:
             finally:
                 with contextlib.suppress(ValueError):  # the thread that woke this one has removed it
                     state.idle.remove(self)
-            if self._receive(worker) is not None:
-                raise WorkerDiedError("it has sent a message without a task")
 
     def _do(self, worker: WorkerProcess, task: Task) -> None:
         task.supervisor = self
@@ -228,8 +228,9 @@ class Supervisor:
         until = None if limit_s is None else time.monotonic() + limit_s
         try:
             message = self._exchange(worker, task, until)
-        except WorkerDiedError:
-            self._lose(worker, task)
+        except WorkerDiedError as error:
+            # The kernel tells if the worker ended before it had read all that was sent. Then the task has not begun.
+            self._lose(worker, task, was_read=not task.raw or not isinstance(error.__cause__, ConnectionError))
             raise
         except BaseException as error:
             self._settle(task, error=error)
@@ -251,7 +252,7 @@ class Supervisor:
             worker.channel.send(channel.TASK, task.raw)
         except OSError as error:
             raise WorkerDiedError from error
-        if not task.retries:
+        if not task.retries and len(task.raw) > channel.COPIED_BYTES:
             task.raw = b""  # the channel holds it
         suspended = worker.watch_suspension(self._state.options.ttl_s) if task.retries else None
         while True:
@@ -269,17 +270,16 @@ class Supervisor:
             if suspended is not None and suspended.is_over():
                 raise WorkerDiedError  # ``_lose`` kills it first, so it commits nothing more
 
-    def _lose(self, worker: WorkerProcess, task: Task) -> None:
-        """The worker is lost: its task fails, or runs again."""
-        state = self._state
-        if state.is_killed:
+    def _lose(self, worker: WorkerProcess, task: Task, was_read: bool) -> None:
+        """The worker is lost: its task fails, or runs again. One that was not read only waits again."""
+        if (state := self._state).is_killed:
             self._settle(task, error=WorkerLostError(f"the pool was ended while {task.name} ran"))
             return
         worker.kill()
         code = worker.exit_code_text()
         self._forget(worker)
-        if task.retries > 0 and not task.future.done():
-            task.retries -= 1
+        if (task.retries > 0 or not was_read) and not task.future.done():
+            task.retries -= was_read
             state.requeue(task)
         else:
             text = f"the worker running {task.name} died with {code}; "

@@ -56,6 +56,21 @@ def test_workers_that_all_died_are_replaced(memory_db: shoal.Database, method: s
 
 
 @pytest.mark.parametrize("method", METHODS)
+def test_a_task_that_no_worker_has_read_is_not_lost(memory_db: shoal.Database, method: str) -> None:
+    """A worker is killed while it has nothing to do; the task that is sent to it meanwhile goes to the next one."""
+    with shoal.WorkerPool(memory_db.path, 1, mp_context=method) as pool:
+        for i in range(5):
+            os.kill(pool.submit(functions.pid).result(30), signal.SIGKILL)
+            assert pool.submit(functions.echo, i).result(30) == i
+        stopped = pool.submit(functions.pid).result(30)
+        os.kill(stopped, signal.SIGSTOP)
+        future = pool.submit(functions.echo, "unread")
+        wait_for(future.running)
+        os.kill(stopped, signal.SIGKILL)
+        assert future.result(30) == "unread"
+
+
+@pytest.mark.parametrize("method", METHODS)
 def test_max_tasks_per_child(memory_db: shoal.Database, method: str) -> None:
     """A worker is replaced after so many tasks, with any start method; threads of its tasks end before."""
     with shoal.WorkerPool(memory_db.path, 1, mp_context=method, max_tasks_per_child=2) as pool:

@@ -57,7 +57,7 @@ def test_it_is_taken_before_data_grows() -> None:
     room.acquire()
     assert disk.files[RESERVE] >= 10 * MIB + CHECKPOINT_EXTRA_BYTES
     room.provide(5 * MIB)
-    assert room.growth_bytes() >= 5 * MIB
+    assert room.headroom_bytes() >= 5 * MIB
     assert disk.files[RESERVE] >= 15 * MIB
     before = dict(disk.files)
     with pytest.raises(StoreFullError, match="the disk has"):
@@ -71,9 +71,9 @@ def test_of_a_full_disk_as_much_as_there_is() -> None:
     room, heap = _room(disk, 10 * MIB)
     room.acquire()
     assert 0 < disk.files[RESERVE] <= 6 * MIB
-    assert room.growth_bytes() < 0
+    assert room.headroom_bytes() < 0
     heap.used_words = MIB // 8
-    assert room.growth_bytes() > 0
+    assert room.headroom_bytes() > 0
 
 
 @pytest.mark.parametrize("freed_bytes", [0, 4 * MIB, 100 * MIB])
@@ -85,10 +85,10 @@ def test_a_checkpoint_uses_it_up(freed_bytes: int) -> None:
     held_bytes = disk.files[RESERVE]
     room.hand_over("checkpoint-1.new", freed_bytes)
     assert disk.files == {"checkpoint-1.new": held_bytes}
-    assert room.growth_bytes() == min(held_bytes, freed_bytes) - room.checkpoint_bytes()
+    assert room.headroom_bytes() == min(held_bytes, freed_bytes) - room.checkpoint_bytes()
     disk.remove("checkpoint-1.new")
     room.take_back()
-    assert room.growth_bytes() >= 0
+    assert room.headroom_bytes() >= 0
     room.release()
     assert disk.files == {}
 
