@@ -34,6 +34,7 @@ _MOST_COMPARED = 256  # blocks with room in a class, of which the lowest or high
 _INDEX_STEP_BLOCKS = 16  # memory for the index is taken so many blocks at a time
 # Every plan leaves so many blocks ready, so that reclaiming can copy index nodes when there is room for nothing else.
 RECLAIM_BLOCKS = 12
+BRANCH_BLOCKS = 2  # of these, so many are not for leaves: a branch and the root may each need one
 
 
 class Heap:
@@ -203,6 +204,30 @@ class Heap:
             if not self._take_memory(blocks - self._ready.total):
                 return False
         return True
+
+    def blocks_for(self, count: int, words: int, *, for_index: bool = False) -> int:
+        """How many new blocks ``count`` allocations of ``words`` take, beside the room in blocks that are in use."""
+        if words > _LARGEST_CLASS:
+            return count * -(-words // BLOCK_WORDS)
+        pool = _CLASS_OF[words] + (_CLASSES if for_index else 0)
+        missing = count - len(self._current[pool])
+        for block in self._partial[pool]:
+            if missing <= 0:
+                break
+            missing -= len(self._free_in_block[block])
+        return max(0, -(-missing // (BLOCK_WORDS // _SIZES[pool % _CLASSES])))
+
+    def blocks_to_delete(self, count: int, leaf_words: int) -> int:
+        """How many free blocks ``count`` tombstones need, and the reclaiming after them, which copies leaves.
+
+        Room in blocks that are in use counts: deletes of scattered keys leave few blocks free.
+        """
+        leaves = (RECLAIM_BLOCKS - BRANCH_BLOCKS) * (BLOCK_WORDS // leaf_words)
+        return (
+            self.blocks_for(count, layout.RECORD_HEADER_WORDS)
+            + self.blocks_for(leaves, leaf_words, for_index=True)
+            + BRANCH_BLOCKS
+        )
 
     def no_room(self, need: int, free: int) -> StoreFullError:
         """The error for a commit that needs so many blocks of those that are free."""

@@ -20,17 +20,21 @@ cdef class OrderedIndex:
     cdef Heap _heap
     cdef readonly Py_ssize_t _leaf_entries
     cdef readonly Py_ssize_t _branch_entries
+    cdef readonly Py_ssize_t leaf_words
     cdef list _fences
     cdef readonly list _branches
     cdef unsigned long long _root
     cdef readonly long long leaf_count
     cdef readonly list replaced
     cdef set _recent
+    cdef Py_ssize_t _changed
 
     @cython.locals(position=cython.Py_ssize_t, appended=cython.Py_ssize_t, leaf=cython.ulonglong)
     cpdef object insert(self, list keys)
     @cython.locals(branch=_Branch, branch_at=cython.Py_ssize_t, leaf_at=cython.Py_ssize_t)
     cpdef tuple _locate(self, bytes key)
+    cpdef tuple _turn_to(self, bytes key)
+    cpdef object _write_changed(self)
     @cython.locals(first=cython.ulonglong)
     cpdef list _entries(self, unsigned long long node)
     @cython.locals(

@@ -4,8 +4,8 @@ Only the coordinator writes it, once per group of commits for all keys that are 
 costs nothing here. Readers need no lock:
 - a leaf with room grows at its end: the reference is stored, then the count. Any other change writes a new leaf, then
   one store points the branch at it;
-- when leaves are added or removed, the branch is copied, then one store points the root at the copy; likewise the root
-  and the header;
+- when leaves are added or removed, the branch is copied once for all of them, then one store points the root at the
+  copy; likewise the root and the header;
 - what was replaced stays as it is until no snapshot from before is left (``reclaim``).
 A reader in an old node misses only keys newer than its snapshot. Killed between any two stores, the coordinator leaves
 an index in which every published key is found. Three levels hold 10^8 keys.
@@ -24,7 +24,7 @@ from bisect import bisect_left, bisect_right
 from collections.abc import Iterator
 from operator import gt
 
-from shoal.coordinator.memory.heap import Heap
+from shoal.coordinator.memory.heap import BRANCH_BLOCKS, Heap
 from shoal.shm.limits import DEFAULT_LIMITS, Limits
 from shoal.shm.memory.layout import INDEX_ENTRIES, NODE_KEY_BYTE, NODE_KEY_LENGTH, W_ORDER_ROOT
 from shoal.shm.memory.record import node_key
@@ -39,8 +39,8 @@ except ModuleNotFoundError:
 if compiled:
     from cython.cimports.bytes_at import less, listed, write_words
 
-# Key nodes inserted lately that are kept: the streams followed at a time, times the keys a group adds to each.
-_RECENT_NODES = 512
+_RECENT_NODES = 512  # inserted lately and kept: the streams followed at a time, times the keys a group adds to each
+_ROOT_STEP = 64  # entries by which the root grows, so that a new root fits where an old one was
 
 
 class _Branch:
@@ -62,12 +62,14 @@ class OrderedIndex:
         self._words = segment.words
         self._heap = heap
         self._leaf_entries = limits.leaf_entries
+        self.leaf_words = INDEX_ENTRIES + limits.leaf_entries
         self._branch_entries = limits.branch_entries
         self._fences: list[bytes] = []
         self._branches: list[_Branch] = []
         self._root = 0
         self.leaf_count = 0  # a commit of scattered new keys may have to copy so many
         self.replaced: list[int] = []  # nodes no longer reachable, for reclaim
+        self._changed = -1  # the branch whose copy in the segment is behind its mirror; -1 for none
         self._recent: set[int] = set()  # key nodes inserted lately: a key right behind one of them continues a stream
 
     def insert(self, keys: list[tuple[bytes, int]]) -> None:
@@ -76,16 +78,19 @@ class OrderedIndex:
         if keys and not self._branches:
             position = self._begin(keys)
         while position < len(keys):
-            branch_at, leaf_at, end_fence = self._locate(keys[position][0])
+            branch_at, leaf_at, end_fence = self._turn_to(keys[position][0])
             leaf = self._branches[branch_at].leaves[leaf_at]
             appended = self._append(leaf, keys, position, end_fence)
             position = position + appended if appended else self._merge(branch_at, leaf_at, keys, position, end_fence)
+        self._write_changed()
 
-    def remove(self, keys: list[tuple[bytes, int]]) -> None:
-        """Take out ``(key, node)`` pairs, sorted, all of them present."""
+    def remove(self, keys: list[tuple[bytes, int]]) -> int:
+        """Take out ``(key, node)`` pairs, sorted, all of them present, while there is room for new leaves; how many."""
         position = 0
         while position < len(keys):
-            branch_at, leaf_at, end_fence = self._locate(keys[position][0])
+            branch_at, leaf_at, end_fence = self._turn_to(keys[position][0])
+            if not self._has_room():
+                break
             gone = set()
             while position < len(keys) and (end_fence is None or keys[position][0] < end_fence):
                 gone.add(keys[position][1])
@@ -95,6 +100,8 @@ class OrderedIndex:
             kept = [node for node in entries if node not in gone]
             assert len(kept) == len(entries) - len(gone), "removing a key that is not in the ordered index"
             self._replace_leaf(branch_at, leaf_at, [kept] if kept else [])
+        self._write_changed()
+        return position
 
     def iterate(self, lower: bytes, upper: bytes | None) -> Iterator[tuple[bytes, int]]:
         """The writer's own walk over ``[lower, upper)``; the index must not change meanwhile."""
@@ -131,6 +138,38 @@ class OrderedIndex:
         # Keys below its fence may belong to the first leaf of a branch.
         firsts = [node_key(self._segment, words[leaf + INDEX_ENTRIES]) for leaf in branch.leaves[1:]]
         return any(map(gt, branch.fences[1:], firsts))
+
+    def _has_room(self) -> bool:
+        """Whether a leaf can be replaced, and then the branch that was changed, and the root."""
+        heap = self._heap
+        if heap.make_ready(BRANCH_BLOCKS + 1, 0):
+            return True
+        nodes = (self._leaf_entries, self._branch_entries, self._root_entries(0), self._root_entries(1))
+        leaf, branch, *roots = [heap.blocks_for(1, INDEX_ENTRIES + entries, for_index=True) for entries in nodes]
+        return leaf == 0 and branch + max(roots) <= heap.ready_blocks
+
+    def _turn_to(self, key: bytes) -> tuple[int, int, bytes | None]:
+        """As ``_locate``. If another branch was changed before, that one is written first."""
+        found = self._locate(key)
+        if self._changed in (-1, found[0]):
+            return found
+        self._write_changed()
+        return self._locate(key)
+
+    def _write_changed(self) -> None:
+        """Copy the branch whose number of leaves has changed in its mirror, and have the root lead to the copy."""
+        if self._changed < 0:
+            return
+        branch_at, self._changed = self._changed, -1
+        branch = self._branches[branch_at]
+        self.replaced.append(branch.reference)
+        if not branch.leaves:
+            self._drop_branch(branch_at)
+        elif len(branch.leaves) <= self._branch_entries:
+            self._write_branch(branch_at)
+            self._words[self._root + INDEX_ENTRIES + branch_at] = branch.reference
+        else:
+            self._split_branch(branch_at)
 
     def _locate(self, key: bytes) -> tuple[int, int, bytes | None]:
         """Branch, leaf in it, and the fence above that leaf (None: no end) of where ``key`` belongs."""
@@ -239,29 +278,23 @@ class OrderedIndex:
         return low
 
     def _replace_leaf(self, branch_at: int, leaf_at: int, parts: list[list[int]]) -> None:
-        """Put leaves with these key nodes in the place of a leaf; no parts remove it."""
+        """Put leaves with these key nodes in the place of a leaf; no parts remove it. See ``_write_changed``."""
         branch = self._branches[branch_at]
         fresh = [self._write(part, self._leaf_entries) for part in parts]
         self.replaced.append(branch.leaves[leaf_at])
         self.leaf_count += len(fresh) - 1
         if len(fresh) == 1:
             branch.leaves[leaf_at] = fresh[0]
-            self._words[branch.reference + INDEX_ENTRIES + leaf_at] = fresh[0]
+            if self._changed != branch_at:
+                self._words[branch.reference + INDEX_ENTRIES + leaf_at] = fresh[0]
             return
         fence = branch.fences[leaf_at]
         fences = [fence, *(node_key(self._segment, part[0]) for part in parts[1:])] if parts else []
         branch.leaves[leaf_at : leaf_at + 1] = fresh
         branch.fences[leaf_at : leaf_at + 1] = fences
-        self.replaced.append(branch.reference)
-        if not branch.leaves:
-            self._drop_branch(branch_at)
-        elif len(branch.leaves) <= self._branch_entries:
-            if not parts and leaf_at == 0:
-                branch.fences[0] = fence  # keys below the first leaf, down to the branch's fence, belong to it
-            self._write_branch(branch_at)
-            self._words[self._root + INDEX_ENTRIES + branch_at] = branch.reference
-        else:
-            self._split_branch(branch_at)
+        if not parts and leaf_at == 0 and branch.leaves:
+            branch.fences[0] = fence  # keys below the first leaf, down to the branch's fence, belong to it
+        self._changed = branch_at
 
     def _drop_branch(self, branch_at: int) -> None:
         fence = self._fences[branch_at]
@@ -303,10 +336,15 @@ class OrderedIndex:
 
     def _write_branch(self, branch_at: int) -> None:
         branch = self._branches[branch_at]
-        branch.reference = self._write(branch.leaves)
+        branch.reference = self._write(branch.leaves, self._branch_entries)
 
     def _write_root(self) -> None:
         if self._root:
             self.replaced.append(self._root)
-        self._root = self._write([b.reference for b in self._branches]) if self._branches else 0
+        references = [branch.reference for branch in self._branches]
+        self._root = self._write(references, self._root_entries(0)) if references else 0
         self._words[W_ORDER_ROOT] = self._root
+
+    def _root_entries(self, fewer: int) -> int:
+        """For how many branches a root has room that leads to so many fewer than there are."""
+        return -(-max(1, len(self._branches) - fewer) // _ROOT_STEP) * _ROOT_STEP

@@ -26,7 +26,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
-from shoal.coordinator.memory.heap import RECLAIM_BLOCKS
 from shoal.coordinator.memory.tombstone_table import RangeTombstone
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm.memory.layout import RECORD_META, TOMBSTONE, W_HISTORY_VERSION, W_HORIZON, W_PUBLISHED
@@ -54,6 +53,7 @@ class Reclaimer:
         self.pinned = pinned
         self._published_at: deque[tuple[float, int]] = deque()  # (time in s, version published then), oldest first
         self._left = 0  # obsolete allocations and deleted keys that the last step left
+        self._lacks_room = False  # for the index nodes that replace others when keys are removed
         self._swept = 0  # number of the oldest range tombstones that have no keys left
         self.held: list[int] = []  # versions pinned by a checkpoint being written: never revoked
         self.watched: dict[int, int] = {}  # by watch: the version it has been told up to (``presence.changes``)
@@ -102,11 +102,14 @@ class Reclaimer:
             return True
         return bool(garbage) and garbage[0][0] == published + 1
 
-    def step(self, now_s: float, urgent: bool = False) -> bool:
-        """One slice of work; ``urgent`` when a commit waits for room. True if more is ready to be done."""
+    def step(self, now_s: float, urgent: bool = False, *, alone: bool = False) -> bool:
+        """One slice of work. True if more is ready to be done.
+
+        ``urgent``: a commit waits for room. ``alone``: nobody reads yet, so what leaves the indexes is free at once.
+        """
         writer, words = self._writer, self._words
         needed = urgent and now_s >= self.insists_until_s
-        self.paused = self.paused and not (needed or self._history_is_long())
+        self.paused = self.paused and not (needed or self._check_is_long())
         if self.paused:
             return False
         self._note_time(now_s)
@@ -116,14 +119,17 @@ class Reclaimer:
         published = words[W_PUBLISHED]
         budget = self.limits.reclaim_slice
         budget -= self._free(horizon, budget)
-        if writer.heap.make_ready(RECLAIM_BLOCKS // 2, 0):  # removing keys copies index nodes
-            budget -= self._remove_dead_keys(horizon, published, budget)
-            if writer.range_tombstones and budget > 0:
-                self._sweep_cleared_keys(horizon, published)
-                self._drop_range_tombstones(horizon, published)
-        writer.end_group(published + 1)
+        gone_from = published if alone else published + 1
+        self._lacks_room = False
+        budget -= self._remove_dead_keys(horizon, gone_from, budget)
+        if writer.range_tombstones and budget > 0 and not self._lacks_room:
+            self._sweep_cleared_keys(horizon, published, gone_from)
+            self._drop_range_tombstones(horizon, published)
+        writer.end_group(gone_from)
         writer.forget_budget()
         self._left = len(writer.garbage) + len(writer.deleted_keys)
+        if self._lacks_room:  # the index nodes that were replaced must be free first
+            return bool(writer.garbage) and writer.garbage[0][0] <= horizon
         return self._has_work(horizon)
 
     def _has_work(self, horizon: int) -> bool:
@@ -185,14 +191,17 @@ class Reclaimer:
         return self._history_is_long() or (few_are_free and kept)
 
     def _history_is_long(self) -> bool:
-        """Whether old snapshots, or a check, hold back more than the limits allow."""
+        """Whether old snapshots hold back more than the limits allow."""
+        return self._check_is_long() if self.kept_from == KEEPS_NOTHING else self._keeps_too_much()
+
+    def _check_is_long(self) -> bool:
+        """Whether a check holds back too much. Memory that time travel fills is given up behind it, as ever."""
         writer = self._writer
-        if self.kept_from != KEEPS_NOTHING:
-            return self._keeps_too_much()
         if len(writer.range_tombstones) > self.limits.max_range_tombstones:
             return True
         live_words = writer.heap.used_words - writer.garbage_words
-        return writer.garbage_words * 8 > self.limits.history_bytes + live_words * 8
+        is_long = writer.garbage_words * 8 > self.limits.history_bytes + live_words * 8
+        return is_long and self.kept_from == KEEPS_NOTHING
 
     def _keeps_too_much(self) -> bool:
         """Whether what is kept for time travel must give way."""
@@ -218,7 +227,7 @@ class Reclaimer:
         """Free up to ``budget`` allocations that are obsolete at the horizon; how many."""
         return self._writer.free_obsolete(horizon, budget)
 
-    def _remove_dead_keys(self, horizon: int, published: int, budget: int) -> int:
+    def _remove_dead_keys(self, horizon: int, gone_from: int, budget: int) -> int:
         """Remove keys that no snapshot sees any more, looking at ``budget`` deleted ones at most; at how many."""
         writer, words = self._writer, self._words
         deleted = writer.deleted_keys
@@ -232,37 +241,50 @@ class Reclaimer:
                 record = words[node]
                 if words[record] == version and words[record + RECORD_META] & TOMBSTONE:
                     dead.append((key, node))
-        self._remove(dead, published)
-        return done
+        left = self._remove(dead, gone_from)
+        deleted.extendleft(sorted(((words[words[node]], key) for key, node in left), reverse=True))
+        return done - len(left)
 
-    def _remove(self, dead: list[tuple[bytes, int]], published: int) -> None:
-        """Remove keys from both indexes; their nodes and newest records are obsolete from the next version on."""
+    def _remove(self, dead: list[tuple[bytes, int]], gone_from: int) -> list[tuple[bytes, int]]:
+        """Remove keys from both indexes; their nodes and newest records are obsolete from version ``gone_from`` on.
+
+        Returns the keys that must stay for now, because there is no room for index nodes without them.
+        """
         if not dead:
-            return
+            return []
         writer = self._writer
         dead.sort()
         words = self._words
-        for key, node in dead:
+        done = writer.ordered_index.remove(dead)
+        for key, node in dead[:done]:
             record = words[node]
+            meta = words[record + RECORD_META]
             writer.hash_index.remove(key, node)
-            writer.discard_record(published + 1, node, record, words[record + RECORD_META])
-            writer.discard(published + 1, node, writer.heap.size_of(node))
-        writer.ordered_index.remove(dead)
+            writer.discard_record(gone_from, node, record, meta)
+            writer.discard(gone_from, node, writer.heap.size_of(node))
+            if not meta & TOMBSTONE:
+                writer.keys -= 1  # it was cleared
         writer.raise_epoch()
+        self._lacks_room = done < len(dead)
+        return dead[done:]
 
-    def _sweep_cleared_keys(self, horizon: int, published: int) -> None:
+    def _sweep_cleared_keys(self, horizon: int, published: int, gone_from: int) -> None:
         """Remove keys under the oldest range tombstones, which no snapshot sees any more: one slice in all."""
         rows = self._writer.range_tombstones
         dead: dict[bytes, int] = {}
-        budget = self.limits.clear_slice
+        budget, swept, begun = self.limits.clear_slice, self._swept, []
         while budget > 0 and self._swept < len(rows) and rows[self._swept].version <= horizon:
             row = rows[self._swept]
+            begun.append((row, row.cursor))
             budget -= _RANGE_COST + self._sweep_slice(row, dead, budget)
             if row.cursor != row.upper:
                 break
             row.gone_at = published
             self._swept += 1
-        self._remove(list(dead.items()), published)
+        if self._remove(list(dead.items()), gone_from):  # some keys stay: look at these ranges again
+            self._swept = swept
+            for row, cursor in begun:
+                row.cursor = cursor
 
     def _sweep_slice(self, row: RangeTombstone, dead: dict[bytes, int], most: int) -> int:
         """Add cleared keys of a range to ``dead``, looking at ``most`` keys from its cursor on; at how many."""
@@ -273,10 +295,8 @@ class Reclaimer:
                 row.cursor = key
                 return looked_at
             looked_at += 1
-            if is_cleared(words, node, row.version) and key not in dead:
+            if is_cleared(words, node, row.version):
                 dead[key] = node
-                if not words[words[node] + RECORD_META] & TOMBSTONE:
-                    writer.keys -= 1
         row.cursor = row.upper
         return looked_at
 

@@ -267,16 +267,16 @@ class Writer:
     def _make_room(self, words: int, blocks: int, grows: bool) -> None:
         """Have ``words`` of small records and ``blocks`` of large ones ready, or raise StoreFullError.
 
-        Size classes and block tails waste up to a quarter, so half as much again is enough. What is ready beyond the
-        need becomes the budget of the commits that follow: each compares one number with it, until it is used up or
-        something is reclaimed.
+        Size classes and block tails waste up to a quarter, so half as much again is enough. What is ready beyond it is
+        the budget of the commits that follow: each compares a number with it, until it is used up or forgotten.
         """
         heap = self.heap
         small = words * 3 // 2 // BLOCK_WORDS + (WORST_CASE_BLOCKS if grows else 2)
-        need = blocks + small + RECLAIM_BLOCKS
-        keep = heap.reserve_blocks if grows else 0
+        need, keep = blocks + small + RECLAIM_BLOCKS, heap.reserve_blocks if grows else 0
         if not heap.make_ready(need, keep):
-            raise heap.no_room(need, max(0, heap.free_blocks - keep))
+            to_delete = heap.blocks_to_delete(words // (RECORD_HEADER_WORDS + 1), self.ordered_index.leaf_words)
+            if grows or not heap.make_ready(blocks + to_delete, 0):
+                raise heap.no_room(need, max(0, heap.free_blocks - keep))
         self._budget_words = 0
         if grows:
             beyond = min(heap.ready_blocks - need, heap.free_blocks - need - keep)

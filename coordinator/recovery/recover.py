@@ -244,8 +244,7 @@ def _apply_alone(commit: LoggedCommit, writer: Writer, reclaimer: Reclaimer) -> 
 def _free_before(commit: LoggedCommit, writer: Writer, reclaimer: Reclaimer) -> None:
     """Free all that is obsolete before a commit is applied.
 
-    Keys that leave the indexes in the first round are obsolete from this version on; nobody reads yet, so a second
-    round may free them, too.
+    Range tombstones whose keys leave the indexes in the first round go in the second one.
     """
     publish(writer, reclaimer, commit.version - 1)
     publish(writer, reclaimer, commit.version)
@@ -259,5 +258,5 @@ def publish(writer: Writer, reclaimer: Reclaimer, version: int) -> None:
     """Make everything applied up to ``version`` visible, and free what it made obsolete."""
     writer.end_group(version)
     writer.publish(version)
-    while reclaimer.step(0.0):
+    while reclaimer.step(0.0, alone=True):
         pass

@@ -21,6 +21,7 @@ from tests.mutants.conditions import FULL_DISK_FLAG
 from tests.mutants.coordinator import mutated_coordinators
 from tests.support.histories.history_workers import seed_from
 from tests.support.present import present
+from tests.support.slow import slow
 from tests.support.workers.crash_workers import kill, wait_for
 
 RUN = "space"
@@ -326,6 +327,36 @@ def test_stopped_reader_does_not_hold_memory_for_ever(tmp_path: Path, max_bytes:
             reader.join()
             here.close()
             there.close()
+
+
+@pytest.mark.parametrize("snapshots", [1, *slow(0)])
+def test_scattered_deletes_of_a_full_store(store: Path, snapshots: int) -> None:
+    """Keys are deleted in any order while a snapshot is held, under coordinators that are killed: each delete works."""
+    with shoal.open(store, max_bytes=12 * MIB, timeout=TIMEOUT_S, linger=0.1) as db:
+        kv = shoal.KVStore(db)
+        keys = _fill(kv, "k", bytes(50))
+        random.Random(3).shuffle(keys)
+        held = [db.snapshot(RUN) for _ in range(snapshots)]
+        killed = 0
+        while keys:
+            some = keys[-50:]
+
+            def delete(some: list[str] = some) -> None:
+                with kv.transaction(RUN) as txn:
+                    for key in some:
+                        txn.kv.delete(key)
+
+            _succeeds(delete)
+            del keys[-50:]
+            if killed < 2 and len(keys) % 7_000 < 50:
+                killed += 1
+                kill(db.info().coordinator_pid)
+                assert len(kv.list(RUN)) == len(keys)
+        assert killed == 2
+        assert kv.list(RUN) == []
+        _succeeds(partial(kv.put, RUN, "last", bytes(MIB)))
+        assert db.check() == []
+        del held
 
 
 @pytest.mark.parametrize("size", [900_000, 20_000])

@@ -159,7 +159,7 @@ def test_watches_are_forgotten_before_snapshots_are_revoked(watched: Watched) ->
     watched.changes.keep(4711, 1, since)
     watched.reclaimer.step(1.0)
     for n in range(100):
-        watched.commit({b"k": bytes([n]) * 100})
+        watched.commit({b"k": bytes([n]) * 1_000})
     watched.reclaimer.step(2.5)
     watched.reclaimer.step(4.0)
     assert (watched.reclaimer.watched, watched.reclaimer.revoked) == ({}, 0)
