@@ -5,8 +5,9 @@ Only the coordinator frees memory, in this order (``snapshots`` and ``reader`` h
 2. the horizon is stored, at most that version and the published one. A reader below it will notice;
 3. only then is memory freed that became obsolete at or before the horizon.
 Keys leave both indexes while version P is published. A snapshot up to P may still hold their nodes, so these count as
-obsolete from P + 1 on, and so does the range tombstone over them. Nothing here is kept on disk: killed at any point,
-the coordinator leaves a segment that readers can read to the end, and the next coordinator builds another.
+obsolete from P + 1 on, and so do the leaves that they were in, and the range tombstone over them. A step removes as
+many keys as there is room for new leaves, and the next version frees the old ones. Nothing here is kept on disk: killed
+at any point, the coordinator leaves a segment that readers can read to the end, and the next one builds another.
 
 Snapshots older than ``snapshot_grace_s`` are revoked when the store is nearly full, when the history that old snapshots
 hold is larger than the data by ``history_bytes``, or when there are more than ``max_range_tombstones``: the horizon

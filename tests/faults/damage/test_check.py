@@ -130,6 +130,24 @@ def test_a_commit_that_needs_room_gets_it(checked: Callable[[int], Checked]) -> 
     assert store.ask(check_parts.BLOCKS, 0) == []
 
 
+def test_memory_that_time_travel_may_fill_holds_up_no_check(checked: Callable[..., Checked]) -> None:
+    """A store that keeps past versions may always be nearly full: that is no reason to give a check up."""
+    store = checked(6, max_bytes=32 << 20)
+    rig = store.rig
+    rig.reclaimer.keep_from(1)
+    heap, numbers = rig.writer.heap, iter(range(1, 10_000))
+    while heap.free_blocks * 10 > heap.block_count:
+        number = next(numbers)
+        rig.submit((1, request(number, [b"%d" % number, bytes(9_000), 0])))
+    store.ask(check_parts.BEGIN, 0)
+    for _ in range(20):
+        number = next(numbers)
+        rig.submit((1, request(number, [b"1", bytes(100), 0])))
+        rig.reclaimer.step(store.now_s)
+    assert store.ask(check_parts.BLOCKS, 0) != []
+    assert store.problems() == []
+
+
 def test_a_full_store_is_checked_beside_a_writer(store: Path) -> None:
     """A process overwrites half of a small store all the time: a check comes to an end all the same."""
     context = multiprocessing.get_context("spawn")
