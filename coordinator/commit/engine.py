@@ -30,7 +30,7 @@ from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.log.format import COORDINATOR, Outcome, encode_decided
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
-from shoal.coordinator.memory.reserve import growth_bytes, reserve_for, reserve_in_use
+from shoal.coordinator.memory.reserve import growth_bytes, plan_with_gaps, reserve_for, reserve_in_use
 from shoal.coordinator.memory.writer import NOTHING_KNOWN, NOTHING_PLANNED, Plan, Writer
 from shoal.shm.clock import Clock
 from shoal.shm.errors import ShoalError, StoreFullError
@@ -314,7 +314,7 @@ class CommitEngine:
                 log.reserve(body_bytes, growth)
             try:
                 with reserve_for(writer, growth):
-                    plan = writer.plan(writes, clears)
+                    plan = plan_with_gaps(writer, writes, clears)
                     writer.apply(self.version + 1, clears, writes, plan)
                 return plan
             except StoreFullError:

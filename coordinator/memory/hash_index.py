@@ -100,6 +100,12 @@ class HashIndex:
         fill[bucket] += 1
         self._live[bucket] += 1
 
+    def may_split(self, keys: list[bytes]) -> int:
+        """How many of these new keys belong into a bucket that has no room for all of them."""
+        words, mask = self._words, self._words[W_HASH_MASK]
+        buckets = [words[DIRECTORY_WORD + (xxh3_64_intdigest(key, self._seed) & mask)] for key in keys]
+        return sum(self._fill[bucket] + len(keys) > self._split_at for bucket in buckets)
+
     def build(self, digests: array[int], nodes: array[int]) -> None:
         """Put all keys at once into the index, which is empty and read by nobody: their digests, and their nodes.
 

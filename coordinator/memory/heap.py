@@ -129,6 +129,10 @@ class Heap:
         elif len(free) == 1:
             self._partial[pool].add(block)
 
+    def rounded(self, words: int) -> int:
+        """The words that an allocation of ``words`` takes: those of its size class, or of whole blocks."""
+        return _SIZES[_CLASS_OF[words]] if words <= _LARGEST_CLASS else -(-words // BLOCK_WORDS) * BLOCK_WORDS
+
     def is_large(self, reference: int) -> bool:
         """Whether the allocation in use at ``reference`` has blocks of its own."""
         return reference // BLOCK_WORDS in self._large
@@ -206,7 +210,10 @@ class Heap:
         return True
 
     def blocks_for(self, count: int, words: int, *, for_index: bool = False) -> int:
-        """How many new blocks ``count`` allocations of ``words`` take, beside the room in blocks that are in use."""
+        """How many new blocks ``count`` allocations of ``words`` take, beside the room in blocks that are in use.
+
+        Deletes of scattered keys leave much room in such blocks, and few blocks free.
+        """
         if words > _LARGEST_CLASS:
             return count * -(-words // BLOCK_WORDS)
         pool = _CLASS_OF[words] + (_CLASSES if for_index else 0)
@@ -217,17 +224,10 @@ class Heap:
             missing -= len(self._free_in_block[block])
         return max(0, -(-missing // (BLOCK_WORDS // _SIZES[pool % _CLASSES])))
 
-    def blocks_to_delete(self, count: int, leaf_words: int) -> int:
-        """How many free blocks ``count`` tombstones need, and the reclaiming after them, which copies leaves.
-
-        Room in blocks that are in use counts: deletes of scattered keys leave few blocks free.
-        """
+    def leaf_blocks(self, leaf_words: int, more_leaves: int = 0) -> int:
+        """How many new blocks the leaves that one step of reclaiming replaces take, and ``more_leaves``."""
         leaves = (RECLAIM_BLOCKS - BRANCH_BLOCKS) * (BLOCK_WORDS // leaf_words)
-        return (
-            self.blocks_for(count, layout.RECORD_HEADER_WORDS)
-            + self.blocks_for(leaves, leaf_words, for_index=True)
-            + BRANCH_BLOCKS
-        )
+        return self.blocks_for(leaves + more_leaves, leaf_words, for_index=True)
 
     def no_room(self, need: int, free: int) -> StoreFullError:
         """The error for a commit that needs so many blocks of those that are free."""

@@ -22,7 +22,7 @@ cdef class OrderedIndex:
     cdef readonly Py_ssize_t _branch_entries
     cdef readonly Py_ssize_t leaf_words
     cdef list _fences
-    cdef readonly list _branches
+    cdef readonly list branches
     cdef unsigned long long _root
     cdef readonly long long leaf_count
     cdef readonly list replaced

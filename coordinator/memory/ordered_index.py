@@ -65,7 +65,7 @@ class OrderedIndex:
         self.leaf_words = INDEX_ENTRIES + limits.leaf_entries
         self._branch_entries = limits.branch_entries
         self._fences: list[bytes] = []
-        self._branches: list[_Branch] = []
+        self.branches: list[_Branch] = []
         self._root = 0
         self.leaf_count = 0  # a commit of scattered new keys may have to copy so many
         self.replaced: list[int] = []  # nodes no longer reachable, for reclaim
@@ -75,27 +75,27 @@ class OrderedIndex:
     def insert(self, keys: list[tuple[bytes, int]]) -> None:
         """Add ``(key, node)`` pairs, sorted, none of them present."""
         position = 0
-        if keys and not self._branches:
+        if keys and not self.branches:
             position = self._begin(keys)
         while position < len(keys):
             branch_at, leaf_at, end_fence = self._turn_to(keys[position][0])
-            leaf = self._branches[branch_at].leaves[leaf_at]
+            leaf = self.branches[branch_at].leaves[leaf_at]
             appended = self._append(leaf, keys, position, end_fence)
             position = position + appended if appended else self._merge(branch_at, leaf_at, keys, position, end_fence)
         self._write_changed()
 
-    def remove(self, keys: list[tuple[bytes, int]]) -> int:
-        """Take out ``(key, node)`` pairs, sorted, all of them present, while there is room for new leaves; how many."""
+    def remove(self, keys: list[tuple[bytes, int]], keep_blocks: int = BRANCH_BLOCKS) -> int:
+        """Take out ``(key, node)`` pairs, sorted, while leaves have room above ``keep_blocks``; how many were."""
         position = 0
         while position < len(keys):
             branch_at, leaf_at, end_fence = self._turn_to(keys[position][0])
-            if not self._has_room():
+            if not self._has_room(keep_blocks):
                 break
             gone = set()
             while position < len(keys) and (end_fence is None or keys[position][0] < end_fence):
                 gone.add(keys[position][1])
                 position += 1
-            branch = self._branches[branch_at]
+            branch = self.branches[branch_at]
             entries = self._entries(branch.leaves[leaf_at])
             kept = [node for node in entries if node not in gone]
             assert len(kept) == len(entries) - len(gone), "removing a key that is not in the ordered index"
@@ -105,10 +105,10 @@ class OrderedIndex:
 
     def iterate(self, lower: bytes, upper: bytes | None) -> Iterator[tuple[bytes, int]]:
         """The writer's own walk over ``[lower, upper)``; the index must not change meanwhile."""
-        if not self._branches:
+        if not self.branches:
             return
         branch_at, leaf_at, _ = self._locate(lower)
-        for branch in self._branches[branch_at:]:
+        for branch in self.branches[branch_at:]:
             for leaf in branch.leaves[leaf_at:]:
                 for node in self._entries(leaf):
                     key = node_key(self._segment, node)
@@ -122,15 +122,15 @@ class OrderedIndex:
         """Every index node in use (for the integrity walk)."""
         if self._root:
             yield self._root
-        for branch in self._branches:
+        for branch in self.branches:
             yield branch.reference
             yield from branch.leaves
 
     def branch_differs(self, branch_at: int) -> bool | None:
         """Whether a branch in the segment is not what the mirror has; None if there is no such branch (any more)."""
-        if branch_at >= len(self._branches):
+        if branch_at >= len(self.branches):
             return None
-        branch, words = self._branches[branch_at], self._words
+        branch, words = self.branches[branch_at], self._words
         if words[W_ORDER_ROOT] != self._root or words[self._root + INDEX_ENTRIES + branch_at] != branch.reference:
             return True
         if self._entries(branch.reference) != branch.leaves or len(branch.fences) != len(branch.leaves):
@@ -139,10 +139,10 @@ class OrderedIndex:
         firsts = [node_key(self._segment, words[leaf + INDEX_ENTRIES]) for leaf in branch.leaves[1:]]
         return any(map(gt, branch.fences[1:], firsts))
 
-    def _has_room(self) -> bool:
+    def _has_room(self, keep_blocks: int) -> bool:
         """Whether a leaf can be replaced, and then the branch that was changed, and the root."""
         heap = self._heap
-        if heap.make_ready(BRANCH_BLOCKS + 1, 0):
+        if heap.free_blocks > keep_blocks and heap.make_ready(BRANCH_BLOCKS + 1, 0):
             return True
         nodes = (self._leaf_entries, self._branch_entries, self._root_entries(0), self._root_entries(1))
         leaf, branch, *roots = [heap.blocks_for(1, INDEX_ENTRIES + entries, for_index=True) for entries in nodes]
@@ -150,10 +150,8 @@ class OrderedIndex:
 
     def _turn_to(self, key: bytes) -> tuple[int, int, bytes | None]:
         """As ``_locate``. If another branch was changed before, that one is written first."""
-        found = self._locate(key)
-        if self._changed in (-1, found[0]):
-            return found
-        self._write_changed()
+        if self._changed >= 0 and self._locate(key)[0] != self._changed:
+            self._write_changed()
         return self._locate(key)
 
     def _write_changed(self) -> None:
@@ -161,7 +159,7 @@ class OrderedIndex:
         if self._changed < 0:
             return
         branch_at, self._changed = self._changed, -1
-        branch = self._branches[branch_at]
+        branch = self.branches[branch_at]
         self.replaced.append(branch.reference)
         if not branch.leaves:
             self._drop_branch(branch_at)
@@ -174,7 +172,7 @@ class OrderedIndex:
     def _locate(self, key: bytes) -> tuple[int, int, bytes | None]:
         """Branch, leaf in it, and the fence above that leaf (None: no end) of where ``key`` belongs."""
         branch_at = max(0, bisect_right(self._fences, key) - 1)
-        branch = self._branches[branch_at]
+        branch = self.branches[branch_at]
         leaf_at = max(0, bisect_right(branch.fences, key) - 1)
         if leaf_at + 1 < len(branch.fences):
             return branch_at, leaf_at, branch.fences[leaf_at + 1]
@@ -193,7 +191,7 @@ class OrderedIndex:
     def _begin(self, keys: list[tuple[bytes, int]]) -> int:
         """Store the first keys of an empty index in its first leaf; how many."""
         first = [node for _, node in keys[: self._leaf_entries]]
-        self._branches = [_Branch([b""], [self._write(first, self._leaf_entries)])]
+        self.branches = [_Branch([b""], [self._write(first, self._leaf_entries)])]
         self._fences = [b""]
         self.leaf_count = 1
         self._write_branch(0)
@@ -204,7 +202,7 @@ class OrderedIndex:
         self, branch_at: int, leaf_at: int, keys: list[tuple[bytes, int]], position: int, end_fence: bytes | None
     ) -> int:
         """Replace a leaf by leaves with the keys from ``position`` on that belong to it; the position after them."""
-        entries = self._entries(self._branches[branch_at].leaves[leaf_at])
+        entries = self._entries(self.branches[branch_at].leaves[leaf_at])
         old_count, at_end, continues, low = len(entries), True, False, 0
         # No more than a quarter of a branch at a time, so that the new leaves never overflow the branch twice over.
         last = min(len(keys), position + self._branch_entries * self._leaf_entries // 4)
@@ -279,7 +277,7 @@ class OrderedIndex:
 
     def _replace_leaf(self, branch_at: int, leaf_at: int, parts: list[list[int]]) -> None:
         """Put leaves with these key nodes in the place of a leaf; no parts remove it. See ``_write_changed``."""
-        branch = self._branches[branch_at]
+        branch = self.branches[branch_at]
         fresh = [self._write(part, self._leaf_entries) for part in parts]
         self.replaced.append(branch.leaves[leaf_at])
         self.leaf_count += len(fresh) - 1
@@ -298,17 +296,17 @@ class OrderedIndex:
 
     def _drop_branch(self, branch_at: int) -> None:
         fence = self._fences[branch_at]
-        del self._branches[branch_at], self._fences[branch_at]
-        if branch_at == 0 and self._branches:
+        del self.branches[branch_at], self._fences[branch_at]
+        if branch_at == 0 and self.branches:
             self._fences[0] = fence
         self._write_root()
 
     def _split_branch(self, branch_at: int) -> None:
-        branch = self._branches[branch_at]
+        branch = self.branches[branch_at]
         size = self._branch_entries // 2 + 1
         starts = range(0, len(branch.leaves), size)
         parts = [_Branch(branch.fences[i : i + size], branch.leaves[i : i + size]) for i in starts]
-        self._branches[branch_at : branch_at + 1] = parts
+        self.branches[branch_at : branch_at + 1] = parts
         self._fences[branch_at : branch_at + 1] = [self._fences[branch_at], *(p.fences[0] for p in parts[1:])]
         for i in range(branch_at, branch_at + len(parts)):
             self._write_branch(i)
@@ -335,16 +333,16 @@ class OrderedIndex:
         return node
 
     def _write_branch(self, branch_at: int) -> None:
-        branch = self._branches[branch_at]
+        branch = self.branches[branch_at]
         branch.reference = self._write(branch.leaves, self._branch_entries)
 
     def _write_root(self) -> None:
         if self._root:
             self.replaced.append(self._root)
-        references = [branch.reference for branch in self._branches]
+        references = [branch.reference for branch in self.branches]
         self._root = self._write(references, self._root_entries(0)) if references else 0
         self._words[W_ORDER_ROOT] = self._root
 
     def _root_entries(self, fewer: int) -> int:
         """For how many branches a root has room that leads to so many fewer than there are."""
-        return -(-max(1, len(self._branches) - fewer) // _ROOT_STEP) * _ROOT_STEP
+        return -(-max(1, len(self.branches) - fewer) // _ROOT_STEP) * _ROOT_STEP

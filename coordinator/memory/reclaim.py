@@ -27,6 +27,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable
 
+from shoal.coordinator.memory.heap import BRANCH_BLOCKS, RECLAIM_BLOCKS, WORST_CASE_BLOCKS
 from shoal.coordinator.memory.tombstone_table import RangeTombstone
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm.memory.layout import RECORD_META, TOMBSTONE, W_HISTORY_VERSION, W_HORIZON, W_PUBLISHED
@@ -54,7 +55,8 @@ class Reclaimer:
         self.pinned = pinned
         self._published_at: deque[tuple[float, int]] = deque()  # (time in s, version published then), oldest first
         self._left = 0  # obsolete allocations and deleted keys that the last step left
-        self._lacks_room = False  # for the index nodes that replace others when keys are removed
+        # The version published when there was no room for the leaves that replace others; -1: there was.
+        self._lacked_room_at = -1
         self._swept = 0  # number of the oldest range tombstones that have no keys left
         self.held: list[int] = []  # versions pinned by a checkpoint being written: never revoked
         self.watched: dict[int, int] = {}  # by watch: the version it has been told up to (``presence.changes``)
@@ -67,6 +69,8 @@ class Reclaimer:
     def due(self) -> bool:
         """Whether enough became obsolete since the last step to be worth one."""
         writer = self._writer
+        if self._lacked_room_at >= 0:
+            return self._words[W_PUBLISHED] > self._lacked_room_at
         due_at = self._left + self.limits.reclaim_every
         return not self.paused and len(writer.garbage) + len(writer.deleted_keys) >= due_at
 
@@ -121,15 +125,15 @@ class Reclaimer:
         budget = self.limits.reclaim_slice
         budget -= self._free(horizon, budget)
         gone_from = published if alone else published + 1
-        self._lacks_room = False
+        self._lacked_room_at = -1
         budget -= self._remove_dead_keys(horizon, gone_from, budget)
-        if writer.range_tombstones and budget > 0 and not self._lacks_room:
+        if writer.range_tombstones and budget > 0 and self._lacked_room_at < 0:
             self._sweep_cleared_keys(horizon, published, gone_from)
             self._drop_range_tombstones(horizon, published)
         writer.end_group(gone_from)
         writer.forget_budget()
         self._left = len(writer.garbage) + len(writer.deleted_keys)
-        if self._lacks_room:  # the index nodes that were replaced must be free first
+        if self._lacked_room_at >= 0:  # the index nodes that were replaced must be free first
             return bool(writer.garbage) and writer.garbage[0][0] <= horizon
         return self._has_work(horizon)
 
@@ -256,7 +260,7 @@ class Reclaimer:
         writer = self._writer
         dead.sort()
         words = self._words
-        done = writer.ordered_index.remove(dead)
+        done = writer.ordered_index.remove(dead, self._blocks_not_for_leaves())
         for key, node in dead[:done]:
             record = words[node]
             meta = words[record + RECORD_META]
@@ -266,8 +270,23 @@ class Reclaimer:
             if not meta & TOMBSTONE:
                 writer.keys -= 1  # it was cleared
         writer.raise_epoch()
-        self._lacks_room = done < len(dead)
+        if done < len(dead):
+            self._lacked_room_at = words[W_PUBLISHED]
         return dead[done:]
+
+    def _blocks_not_for_leaves(self) -> int:
+        """How many free blocks the leaves that replace others leave alone now.
+
+        What was replaced is free with the next version, so leaves need room for one step, again and again. They do not
+        take what commits find room in; where that is not there, no more than that one step needs.
+        """
+        writer, heap = self._writer, self._writer.heap
+        for_commits = heap.reserve_blocks + WORST_CASE_BLOCKS + RECLAIM_BLOCKS
+        if heap.free_blocks > for_commits:
+            return for_commits
+        waits = bool(writer.garbage) and writer.garbage[-1][0] > self._words[W_PUBLISHED]
+        missing = 0 if waits else heap.leaf_blocks(writer.ordered_index.leaf_words)
+        return max(BRANCH_BLOCKS, heap.free_blocks - missing)
 
     def _sweep_cleared_keys(self, horizon: int, published: int, gone_from: int) -> None:
         """Remove keys under the oldest range tombstones, which no snapshot sees any more: one slice in all."""

@@ -8,23 +8,36 @@ begins) is judged by its net effect. Invariants:
   was reserved for them before.
 - In memory, what such a commit obsoletes becomes free after the commit, and perhaps scattered over many blocks. So it
   may use half of what is kept. The other half is for commits that only delete, however often the first is used up.
+- A commit whose records all find room in blocks that are in use needs no free block for them. It goes on though deletes
+  of scattered keys have left no blocks free, and some are used for new leaves. For what the indexes need it may use
+  half of what is kept. Room for the leaves of one step of reclaiming stays in any case.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 
-from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.memory.heap import BRANCH_BLOCKS
+from shoal.coordinator.memory.writer import Plan, Writer
+from shoal.shm.errors import StoreFullError
 from shoal.shm.memory.layout import (
+    BLOCK_WORDS,
+    BUCKET_WORDS,
     EXPIRES,
+    INDEX_ENTRIES,
     LENGTH_MASK,
     NODE_HEADER_WORDS,
     RECORD_HEADER_WORDS,
     RECORD_META,
     words_for,
 )
+from shoal.shm.memory.range_tombstones import KeyRange
 from shoal.shm.wire.request import FlatWrites, triples
+
+# A key that goes into a full bucket takes the place of two new ones; of more if their keys are alike by hash.
+_BUCKETS_OF_A_SPLIT = 4
 
 
 def growth_bytes(writer: Writer, writes: FlatWrites) -> int | None:
@@ -46,6 +59,44 @@ def growth_bytes(writer: Writer, writes: FlatWrites) -> int | None:
             node_words = NODE_HEADER_WORDS + words_for(len(key))
             grown += -node_words if record else node_words
     return 8 * grown
+
+
+def plan_with_gaps(writer: Writer, writes: FlatWrites, clears: Sequence[KeyRange]) -> Plan:
+    """As ``Writer.plan``; a commit for which no blocks are free may use the room in blocks that are in use.
+
+    Nothing else may be planned and not finished yet.
+    """
+    try:
+        return writer.plan(writes, clears)
+    except StoreFullError:
+        if clears:
+            raise
+        plan = writer.plan(writes, fits=True)
+        if not _fits_into_gaps(writer, writes, plan):
+            raise
+        return plan
+
+
+def _fits_into_gaps(writer: Writer, writes: FlatWrites, plan: Plan) -> bool:
+    heap, index = writer.heap, writer.ordered_index
+    records = Counter(map(heap.rounded, plan.sizes))
+    new_keys = []
+    for at, (key, value, _) in enumerate(triples(writes)):
+        if value is not None and not plan.nodes[at]:
+            new_keys.append(key)
+            if not plan.new_nodes[at]:
+                records[heap.rounded(NODE_HEADER_WORDS + words_for(len(key)))] += 1
+    if any(heap.blocks_for(count, words) for words, count in records.items()):
+        return False
+    most = len(new_keys)
+    branches, root_words = min(most, len(index.branches)), INDEX_ENTRIES + len(index.branches) + most
+    need = (
+        heap.leaf_blocks(index.leaf_words, 2 * most + 2 if most else 0)
+        + heap.blocks_for(2 * branches, INDEX_ENTRIES + writer.limits.branch_entries, for_index=True)
+        + -(-branches * root_words // BLOCK_WORDS)
+        + heap.blocks_for(_BUCKETS_OF_A_SPLIT * writer.hash_index.may_split(new_keys), BUCKET_WORDS, for_index=True)
+    )
+    return heap.make_ready(need + BRANCH_BLOCKS, heap.reserve_blocks // 2)
 
 
 @contextlib.contextmanager

@@ -47,7 +47,7 @@ cdef class Writer:
         blocks=cython.longlong, new_keys=cython.longlong, grows=cython.bint, at=cython.Py_ssize_t, key=bytes,
         value=bytes, expires_ms=object, node=cython.longlong, size=cython.longlong, new_node=cython.longlong,
     )
-    cpdef Plan plan(self, list writes, object clears=*, dict known=*)
+    cpdef Plan plan(self, list writes, object clears=*, dict known=*, bint fits=*)
     @cython.locals(
         records=list, nodes=list, new_nodes=list, i=cython.Py_ssize_t, key=bytes, value=bytes,
         expires_ms=cython.longlong, node=cython.longlong, new_node=cython.longlong, record=cython.longlong,

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from shoal.coordinator.memory.expiry import ExpiryQueue
 from shoal.coordinator.memory.hash_index import HashIndex
-from shoal.coordinator.memory.heap import RECLAIM_BLOCKS, WORST_CASE_BLOCKS, Heap
+from shoal.coordinator.memory.heap import BRANCH_BLOCKS, RECLAIM_BLOCKS, WORST_CASE_BLOCKS, Heap
 from shoal.coordinator.memory.ordered_index import OrderedIndex
 from shoal.coordinator.memory.tombstone_table import RangeTombstone, TombstoneTable
 from shoal.shm.errors import StoreFullError
@@ -119,8 +119,7 @@ class Writer:
 
     def version_at(self, node: int) -> int:
         """The version that last wrote the key of ``node``, which must still be in the indexes."""
-        version: int = self._words[self._words[node]]
-        return version
+        return int(self._words[self._words[node]])
 
     def newest_record(self, key: bytes) -> int:
         """The newest record of ``key``, also if its time has come; 0 if the key is absent or deleted."""
@@ -137,13 +136,14 @@ class Writer:
     def plan(
         self,
         writes: FlatWrites,
-        clears: Sequence[tuple[bytes, bytes]] = (),
+        clears: Sequence[KeyRange] = (),
         known: dict[bytes, int] = NOTHING_KNOWN,
+        fits: bool = False,
     ) -> Plan:
         """Look up every key once and have memory ready for all, or raise StoreFullError. Deletes may use the reserve.
 
         The plan holds until something else is applied or reclaimed. No key stands in ``writes`` twice. ``known`` are
-        nodes that ``newest`` has found since then.
+        nodes that ``newest`` has found since then. ``fits``: the caller sees to it that there is room.
         """
         hash_index = self.hash_index
         plan = Plan()
@@ -177,10 +177,10 @@ class Writer:
             words += self._index_words(new_keys)
         if clears:
             blocks += self.tombstone_table.blocks_for(disjoint(clears))
-        if blocks or not grows or words > self._budget_words:
+        if not fits and (blocks or not grows or words > self._budget_words):
             self._make_room(words, blocks, grows)
         else:
-            self._budget_words -= words
+            self._budget_words = 0 if fits else self._budget_words - words
         return plan
 
     def apply(self, version: int, clears: list[tuple[bytes, bytes]], writes: FlatWrites, plan: Plan) -> None:
@@ -274,13 +274,12 @@ class Writer:
         small = words * 3 // 2 // BLOCK_WORDS + (WORST_CASE_BLOCKS if grows else 2)
         need, keep = blocks + small + RECLAIM_BLOCKS, heap.reserve_blocks if grows else 0
         if not heap.make_ready(need, keep):
-            to_delete = heap.blocks_to_delete(words // (RECORD_HEADER_WORDS + 1), self.ordered_index.leaf_words)
-            if grows or not heap.make_ready(blocks + to_delete, 0):
+            tombstones = heap.blocks_for(words // (RECORD_HEADER_WORDS + 1), RECORD_HEADER_WORDS)
+            leaves = heap.leaf_blocks(self.ordered_index.leaf_words)
+            if grows or not heap.make_ready(blocks + tombstones + leaves + BRANCH_BLOCKS, 0):
                 raise heap.no_room(need, max(0, heap.free_blocks - keep))
-        self._budget_words = 0
-        if grows:
-            beyond = min(heap.ready_blocks - need, heap.free_blocks - need - keep)
-            self._budget_words = beyond * BLOCK_WORDS // 3 * 2
+        beyond = min(heap.ready_blocks - need, heap.free_blocks - need - keep) if grows else 0
+        self._budget_words = beyond * BLOCK_WORDS // 3 * 2
 
     def allocate(self, sizes: list[int]) -> list[int]:
         """References of so many words each: of all, or of none with StoreFullError."""

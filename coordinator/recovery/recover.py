@@ -27,7 +27,7 @@ from shoal.coordinator.log.format import LoggedCommit
 from shoal.coordinator.log.reader import WalReader, has_commits
 from shoal.coordinator.memory.loading import KeyLoader, apply_versions, lower_large_records
 from shoal.coordinator.memory.reclaim import KEEPS_NOTHING, Reclaimer
-from shoal.coordinator.memory.reserve import reserve_in_use
+from shoal.coordinator.memory.reserve import plan_with_gaps, reserve_in_use
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm.errors import CorruptionError, StoreFullError
 from shoal.shm.files import checkpoint, store_files
@@ -224,7 +224,7 @@ def _apply_together(commits: list[LoggedCommit], writer: Writer, reclaimer: Recl
 
 def _apply_alone(commit: LoggedCommit, writer: Writer, reclaimer: Reclaimer) -> None:
     try:
-        _apply(commit, writer)
+        writer.apply(commit.version, commit.clears, commit.writes, writer.plan(commit.writes, commit.clears))
         return
     except StoreFullError:
         # There was room when it was committed: what had become obsolete by then had been freed. So free the same now.
@@ -251,7 +251,8 @@ def _free_before(commit: LoggedCommit, writer: Writer, reclaimer: Reclaimer) -> 
 
 
 def _apply(commit: LoggedCommit, writer: Writer) -> None:
-    writer.apply(commit.version, commit.clears, commit.writes, writer.plan(commit.writes, commit.clears))
+    writes, clears = commit.writes, commit.clears
+    writer.apply(commit.version, clears, writes, plan_with_gaps(writer, writes, clears))
 
 
 def publish(writer: Writer, reclaimer: Reclaimer, version: int) -> None:

@@ -26,7 +26,7 @@ def _second_record(store: Checked) -> int:
 
 
 def _leaf(store: Checked) -> int:
-    leaf: int = store.rig.writer.ordered_index._branches[0].leaves[0]
+    leaf: int = store.rig.writer.ordered_index.branches[0].leaves[0]
     return leaf
 
 
@@ -90,7 +90,7 @@ def _miscount(writer: Any) -> None:
 
 
 def _mirror(writer: Any) -> None:
-    writer.ordered_index._branches[0].fences[1] = b"zzz"
+    writer.ordered_index.branches[0].fences[1] = b"zzz"
 
 
 def _record_of(key: bytes) -> Callable[[Checked], int]:

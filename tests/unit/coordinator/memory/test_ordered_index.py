@@ -83,7 +83,7 @@ def test_many_keys_one_batch_after_another(order: str) -> None:
     for start in range(0, 20_000, 1000):
         index.insert(keys[start : start + 1000])
     index.check([(b"001", b"0011"), (b"019999", b"9"), (b"", b"000000"), (b"5", b"4")])
-    assert index.index.leaf_count == sum(1 for _ in index.index.references()) - len(index.index._branches) - 1
+    assert index.index.leaf_count == sum(1 for _ in index.index.references()) - len(index.index.branches) - 1
     assert index.index.leaf_count <= 20_000 // (limits.LEAF_ENTRIES // 4)
     if order == "ascending":
         assert index.index.leaf_count <= 20_000 // limits.LEAF_ENTRIES + 21
