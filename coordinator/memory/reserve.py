@@ -11,6 +11,7 @@ begins) is judged by its net effect. Invariants:
 - A commit whose records all find room in blocks that are in use needs no free block for them. It goes on though deletes
   of scattered keys have left no blocks free, and some are used for new leaves. For what the indexes need it may use
   half of what is kept. Room for the leaves of one step of reclaiming stays in any case.
+- In recovery such a commit may find no such blocks, as all records lie closer together; so then free blocks do as well.
 """
 
 from __future__ import annotations
@@ -86,7 +87,8 @@ def _fits_into_gaps(writer: Writer, writes: FlatWrites, plan: Plan) -> bool:
             new_keys.append(key)
             if not plan.new_nodes[at]:
                 records[heap.rounded(NODE_HEADER_WORDS + words_for(len(key)))] += 1
-    if any(heap.blocks_for(count, words) for words, count in records.items()):
+    blocks = sum(heap.blocks_for(count, words) for words, count in records.items())
+    if blocks and heap.reserve_blocks:
         return False
     most = len(new_keys)
     branches, root_words = min(most, len(index.branches)), INDEX_ENTRIES + len(index.branches) + most
@@ -96,7 +98,7 @@ def _fits_into_gaps(writer: Writer, writes: FlatWrites, plan: Plan) -> bool:
         + -(-branches * root_words // BLOCK_WORDS)
         + heap.blocks_for(_BUCKETS_OF_A_SPLIT * writer.hash_index.may_split(new_keys), BUCKET_WORDS, for_index=True)
     )
-    return heap.make_ready(need + BRANCH_BLOCKS, heap.reserve_blocks // 2)
+    return heap.make_ready(blocks + need + BRANCH_BLOCKS, heap.reserve_blocks // 2)
 
 
 @contextlib.contextmanager

@@ -212,8 +212,7 @@ class Writer:
                 for reference in replaced:
                     self.discard(version, reference, self.heap.size_of(reference))
                 replaced.clear()
-        self._words[W_KEYS] = self.keys
-        self._words[W_BYTES_USED] = self.heap.used_bytes
+        self._words[W_KEYS], self._words[W_BYTES_USED] = self.keys, self.heap.used_bytes
 
     def publish(self, version: int) -> None:
         """Make everything applied up to ``version`` visible, with one store."""
@@ -271,6 +270,8 @@ class Writer:
         the budget of the commits that follow: each compares a number with it, until it is used up or forgotten.
         """
         heap = self.heap
+        if self.new_keys:  # of commits before, which go into the ordered index at the end of the group
+            blocks += self._index_words(len(self.new_keys)) * 3 // 2 // BLOCK_WORDS + 1
         small = words * 3 // 2 // BLOCK_WORDS + (WORST_CASE_BLOCKS if grows else 2)
         need, keep = blocks + small + RECLAIM_BLOCKS, heap.reserve_blocks if grows else 0
         if not heap.make_ready(need, keep):

@@ -161,7 +161,12 @@ def apply_entries(entries: Iterable[checkpoint.Entry], writer: Writer) -> None:
     """Write keys of a checkpoint, each at its version."""
     for entry in entries:
         write = [entry.key, entry.value, entry.expires_ms]
-        writer.apply(entry.version, [], write, writer.plan(write))
+        try:
+            plan = writer.plan(write)
+        except StoreFullError:
+            writer.end_group(entry.version)  # what it replaces is free with the next version that is published
+            plan = plan_with_gaps(writer, write, ())
+        writer.apply(entry.version, [], write, plan)
 
 
 def replayed(
