@@ -107,18 +107,8 @@ class _Run:
             is_again = bool(line and line[0]) and engine.outcome(client_id, request.commit_id) is not None
             answer: bytes = decide(engine, client_id, request, *line)
             if answer and line and line[0]:
-                self._lines.served(engine, client_id, request, answer, is_again)
+                self._lines.served(len(world.reclaimers), client_id, request, answer, is_again)
             return answer
-
-        def answer(requests: ControlRequests, client: ServedClient, request: CommitSet, now_s: float) -> bytes | None:
-            told: bytes | None = ask(requests, client, request, now_s)
-            if told == b"" and request.operations:
-                self._lines.waits(requests._engine, client.client_id, request)
-            return told
-
-        def forget(requests: ControlRequests, client: ServedClient) -> None:
-            self._lines.left(client.client_id)
-            drop(requests, client)
 
         def note_record(data: bytes) -> None:
             found = wal_format.decode_record(data, 0)
@@ -131,14 +121,29 @@ class _Run:
             recover = patch.set(coordinator, "recover", None)
             patch.set(coordinator, "recover", recover_watched)
             decide = patch.set(CommitEngine, "submit", submit)
-            drop = patch.set(ControlRequests, "forget", forget)
-            ask = patch.set(ControlRequests, "answer", answer)
+            self._watch_lines(patch)
             if self._plan.revoking:
                 # Any history is too much.
                 world.limits = world.limits._replace(history_bytes=-(1 << 20), snapshot_grace_s=0.005)
             yield
         finally:
             patch.restore()
+
+    def _watch_lines(self, patch: mutants.Patch) -> None:
+        """See who waits in line, and who leaves it."""
+
+        def answer(requests: ControlRequests, client: ServedClient, request: CommitSet, now_s: float) -> bytes | None:
+            told: bytes | None = ask(requests, client, request, now_s)
+            if told == b"" and request.operations:
+                self._lines.waits(len(self.world.reclaimers), client.client_id, request)
+            return told
+
+        def forget(requests: ControlRequests, client: ServedClient) -> None:
+            self._lines.left(client.client_id)
+            drop(requests, client)
+
+        ask = patch.set(ControlRequests, "answer", answer)
+        drop = patch.set(ControlRequests, "forget", forget)
 
     def verdict(self) -> Verdict:
         world = self.world

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from shoal.coordinator.commit.engine import CommitEngine
 from shoal.primitives.rules.queues.records import TASK, ticket_of
 from shoal.primitives.rules.queues.task_record import CLAIMED, decode_task
 from shoal.primitives.rules.tags import Tag
@@ -32,20 +31,20 @@ class Lines:
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
-        self._waiting: dict[tuple[int, str, Any], dict[int, int]] = {}  # by engine and line: client id, when it asked
-        self._engines: list[CommitEngine] = []  # kept, so that each has an id of its own
+        # By the number of the coordinator and line: when each client asked, by its id.
+        self._waiting: dict[tuple[int, str, Any], dict[int, int]] = {}
         self._asked_us: dict[tuple[int, int], int] = {}  # by client and commit: what it said under any coordinator
 
-    def waits(self, engine: CommitEngine, client_id: int, request: CommitSet) -> None:
+    def waits(self, coordinator: int, client_id: int, request: CommitSet) -> None:
         """A request came and was not answered at once."""
         asked_us = _asked_us(request)
         if self._asked_us.setdefault((client_id, request.commit_id), asked_us) != asked_us:
             self.problems.append(("line", f"{client_id} has another place for its commit {request.commit_id}"))
-        self._line(engine, request)[client_id] = asked_us
+        self._line(coordinator, request)[client_id] = asked_us
 
-    def served(self, engine: CommitEngine, client_id: int, request: CommitSet, answer: bytes, is_again: bool) -> None:
+    def served(self, coordinator: int, client_id: int, request: CommitSet, answer: bytes, is_again: bool) -> None:
         """A request that might have waited is answered."""
-        line, asked_us = self._line(engine, request), _asked_us(request)
+        line, asked_us = self._line(coordinator, request), _asked_us(request)
         _, status, _, _ = wire_answer.decode_answer(answer[LENGTH_BYTES:])
         if status == wire_answer.COMMITTED and not is_again and any(other_us < asked_us for other_us in line.values()):
             self.problems.append(("line", f"{client_id}, asked at {asked_us} us, was served before some of {line}"))
@@ -56,11 +55,9 @@ class Lines:
         for line in self._waiting.values():
             line.pop(client_id, None)
 
-    def _line(self, engine: CommitEngine, request: CommitSet) -> dict[int, int]:
-        if engine not in self._engines:
-            self._engines.append(engine)
+    def _line(self, coordinator: int, request: CommitSet) -> dict[int, int]:
         name, operands = request.operations[0]
-        return self._waiting.setdefault((id(engine), name, operands[0]), {})
+        return self._waiting.setdefault((coordinator, name, operands[0]), {})
 
 
 class Ends:
