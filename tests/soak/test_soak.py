@@ -254,6 +254,25 @@ def test_growth_is_judged_by_a_line(values: list[float], expected: str) -> None:
     assert verdict.judge("store", "own memory", verdict.BOUNDS["own memory"], series).verdict == expected
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([8.0] * 60 + [20.0] * 60, "flat"),
+        ([8.0] * 60 + [40.0] * 60, "GROWS"),
+        ([8.0 + i / 2 for i in range(120)], "GROWS"),
+        ([40.0] * 60 + [8.0] * 60, "flat"),
+        ([8.0 + 900.0 * (i % 3 == 0) for i in range(120)], "flat"),
+        ([8.0] * 20 + [40.0] * 20, "not judged: too short"),
+    ],
+)
+def test_latency_is_judged_by_its_quarters(values: list[float], expected: str) -> None:
+    """Commits that take five times as long at the end are growth; twice as long, or outliers all the way, are not."""
+    series = [(6.0 * i, value) for i, value in enumerate(values)]
+    found = verdict.judge_quarters("store", "commit p99", verdict.BOUNDS["commit p99"], series)
+    assert found.verdict == expected
+    assert verdict.breaches({}, [found])["growing"] == (expected == "GROWS")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("mutant", "kinds"),
