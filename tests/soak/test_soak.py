@@ -164,11 +164,6 @@ def _use_budget(db: shoal.Database, run: str) -> None:
     shoal.Budget(db).reserve(run, names.BUDGET, 1).settle(1)
 
 
-def _once_twice(db: shoal.Database, run: str) -> None:
-    key = shoal.KVStore(db).list(run, names.ONCE)[0]
-    shoal.KVStore(db).increment(run, key)
-
-
 def _consume_twice(db: shoal.Database, run: str) -> None:
     shoal.KVStore(db).increment(run, names.CONSUMED)
 
@@ -180,8 +175,7 @@ def _consume_twice(db: shoal.Database, run: str) -> None:
         (_effect_twice, DOUBLED),
         (_lower_token, LOST),
         (_use_budget, WRONG),
-        *slow((_effect_of_no_task, WRONG), (_lose_task, LOST), (_turn_twice, DOUBLED)),
-        *slow((_once_twice, DOUBLED), (_consume_twice, DOUBLED)),
+        *slow((_effect_of_no_task, WRONG), (_lose_task, LOST), (_turn_twice, DOUBLED), (_consume_twice, DOUBLED)),
         (_lose_key, LOST),
         (_increment_twice, DOUBLED),
         (_half_a_pair, WRONG),

@@ -136,6 +136,7 @@ def summary(title: str, samples: list[dict[str, Any]], oracles: dict[str, dict[s
             "in {windows:,} windows".format(**counts),
             "  histories     {transactions:,} list-append transactions, {replayed:,} transactions replayed, "
             "{backups:,} backups opened".format(**counts),
+            f"  effects       {counts['doubts']:,} times in doubt",
             *(_measured(samples, store) if samples else []),
         ]
     lines += ["", f"{'series':<34} {'samples':>7} {'mean':>10} {'growth':>10} {'allowed':>10}  verdict"]

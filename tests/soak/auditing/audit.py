@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 import shoal
 from tests.soak.auditing.breach import ANOMALY, DOUBLED, LEFT_BEHIND, LOST, UNSOUND, WRONG, Breach, Done
+from tests.soak.auditing.effects import effect_breaches, effects
 from tests.soak.auditing.fleet import fleet_breaches
 from tests.soak.ledger import Operation, ledgers, read_ledger
 from tests.soak.workload import names
@@ -28,6 +29,7 @@ class Audit(NamedTuple):
     refused: int
     untold: int
     transactions: int  # of the list history
+    doubts: int  # that were told of effects
     breaches: list[Breach]
 
 
@@ -62,12 +64,14 @@ def audit(db: shoal.Database, window: int, directory: Path) -> Audit:
             with db.snapshot(names.run_of(window)) as view:
                 found = _Window(view, by_kind, whos, began).breaches()
             found += fleet_breaches(db, names.run_of(window), by_kind)
+            found += effect_breaches(db, names.run_of(window), by_kind)
             break
         except shoal.SnapshotExpiredError:
             continue
     every = [operation for operations in by_kind.values() for operation in operations]
     outcomes = Counter(operation.outcome for operation in every)
-    return Audit(outcomes["a"], outcomes["f"], outcomes[""], len(by_kind["list"]), breaches + found)
+    doubts = sum(len(effect.doubts()) for effect in effects(by_kind))
+    return Audit(outcomes["a"], outcomes["f"], outcomes[""], len(by_kind["list"]), doubts, breaches + found)
 
 
 def clear(db: shoal.Database, window: int, directory: Path) -> list[Breach]:

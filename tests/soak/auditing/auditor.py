@@ -30,7 +30,7 @@ from tests.support.workers.crash_workers import processes_of, wait_for
 
 HISTORIANS, TRANSACTIONS_EACH = 2, 100
 BACKUP_EVERY = 5  # windows
-COUNTED = ("windows", "acknowledged", "refused", "untold", "transactions", "replayed", "backups")
+COUNTED = ("windows", "acknowledged", "refused", "untold", "transactions", "doubts", "replayed", "backups")
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -105,7 +105,7 @@ class Auditor:
         time.sleep(names.LONGEST_TTL_S + 0.1)
         ledgers = self._directory / "ledgers" / self._path.name
         found = audit(self._db, window, ledgers)
-        for name in ("acknowledged", "refused", "untold", "transactions"):
+        for name in ("acknowledged", "refused", "untold", "transactions", "doubts"):
             self._board.add(name, getattr(found, name))
         self._board.add("windows")
         self.report(found.breaches + clear(self._db, window, ledgers))

@@ -63,6 +63,7 @@ class Subject:
 
     def _start_worker(self, i: int) -> None:
         self._lives += 1
+        self.slots.slot(i)[ledger.IN_EFFECT] = 0
         self.slots.slot(i)[ledger.WINDOW] = self.slots.window  # from now on windows wait for it
         who = f"w{i}.{self._lives}"
         self._workers[i] = start_worker(self.path, self.slots, i, who, self._ledgers, self._seed, self._plan.pause_s)
@@ -97,7 +98,17 @@ class Subject:
         return bool(pid)
 
     def _kill_worker(self) -> bool:
-        i = self._rng.randrange(1, self.slots.count)  # the first one lives through everything
+        self._kill(self._rng.randrange(1, self.slots.count))  # the first one lives through everything
+        return True
+
+    def _kill_in_effect(self) -> bool:
+        """Kill a worker between the intent and the result of an effect outside the store, if one is there now."""
+        found = [i for i in range(1, self.slots.count) if self.slots.slot(i)[ledger.IN_EFFECT]]
+        if found:
+            self._kill(self._rng.choice(found))
+        return bool(found)
+
+    def _kill(self, i: int) -> None:
         process = self._workers[i]
         process.kill()
         process.join()
@@ -106,7 +117,6 @@ class Subject:
         process.close()
         self.slots.slot(i)[ledger.WINDOW] = NOBODY
         self._start_worker(i)
-        return True
 
     def _stop_coordinator(self) -> bool:
         pid = self.coordinator()
