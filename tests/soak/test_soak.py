@@ -42,8 +42,9 @@ def test_soak_of_a_few_seconds(tmp_path: Path) -> None:
         found = last["stores"][store]
         assert all(found["done"][trouble.name] for trouble in troubles(1.0, store))
         assert found["commits_per_s"] > 0
+        assert found["oracles"]["sightings"] > 0
         assert 0 < found["commit_ms"]["p50"] <= found["commit_ms"]["p99"] <= found["commit_ms"]["p99.9"]
-        assert {"worker 0", "worker 1", "worker 2", "auditor"} <= found["processes"].keys()
+        assert {"worker 0", "worker 1", "worker 2", "watcher 0", "watcher 1", "auditor"} <= found["processes"].keys()
         assert all(process["descriptors"] > 0 for process in found["processes"].values())
     assert (tmp_path / "soak" / "soak.png").exists() != ("matplotlib is not installed" in text)
     assert text == (tmp_path / "soak" / "summary.txt").read_text().rstrip("\n")
@@ -275,6 +276,8 @@ def test_latency_is_judged_by_its_quarters(values: list[float], expected: str) -
         ("die_logged+forget_outcomes", {DOUBLED}),
         ("skip_point_validation", {ANOMALY}),
         ("skip_range_validation", {ANOMALY}),
+        ("watch_told_twice", {DOUBLED}),
+        ("watch_begins_anew", {LOST}),
     ],
 )
 def test_soak_notices(tmp_path: Path, mutant: str, kinds: set[str]) -> None:

@@ -96,7 +96,7 @@ def findings(samples: list[dict[str, Any]], stores: list[str]) -> list[Finding]:
         of = [{"time": sample["time"], **sample["stores"][store]} for sample in samples]
         late = [sample for sample in of if sample["time"] >= middle]
         life = _longest_life(of)
-        for who, part in (("worker 0", late), ("auditor", late), ("coordinator", life)):
+        for who, part in (("worker 0", late), ("watcher 0", late), ("auditor", late), ("coordinator", life)):
             for key, what in (("anonymous", "own memory"), ("descriptors", "descriptors")):
                 series = latest(part, "processes", who, key)
                 found.append(judge(store, f"{who}: {what}", BOUNDS[what], series))
@@ -136,7 +136,7 @@ def summary(title: str, samples: list[dict[str, Any]], oracles: dict[str, dict[s
             "in {windows:,} windows".format(**counts),
             "  histories     {transactions:,} list-append transactions, {replayed:,} transactions replayed, "
             "{backups:,} backups opened".format(**counts),
-            f"  effects       {counts['doubts']:,} times in doubt",
+            "  fleets        {sightings:,} sightings, {gaps:,} gaps in them, {doubts:,} doubts".format(**counts),
             *(_measured(samples, store) if samples else []),
         ]
     lines += ["", f"{'series':<34} {'samples':>7} {'mean':>10} {'growth':>10} {'allowed':>10}  verdict"]

@@ -7,6 +7,8 @@ SUM, SHARED, COUNTER, PAIRS_CELL = "sum", "shared", "counter", "pairs/"
 QUEUE, LEASE, BUDGET, CONSUMER = "work", "turn", "few", "reader"
 EFFECTS, LAST_TOKEN, TURNS, CONSUMED = "effect/", "last token", "turns", "consumed"
 BUDGET_LIMIT = 3
+# Of what is watched: the version from which on, what the auditor writes after all else, the name of a consumer.
+SINCE, END, WATCHING = "since", "end", "watching"
 # One run outlives all windows: its log is trimmed while all append to it.
 ROLLING, ROLLING_EVENTS = "rolling", 2_000
 LONGEST_TTL_S = 0.8
@@ -14,7 +16,7 @@ LONGEST_TTL_S = 0.8
 LIST_LIFE_S, LISTS_AT_A_TIME = 0.5, 4
 # All ask for the same few effects at a time, so that those who wait ask for each again, and those who come late.
 EFFECT_LIFE_S, EFFECTS_AT_A_TIME = 1.0, 3
-LEASE_TTL_S = 4.0  # of who is at an effect: longer than anybody is stopped
+LEASE_TTL_S = 4.0  # of who is at an effect, or a consumer that watches: longer than anybody is stopped
 
 
 def run_of(window: int) -> str:
