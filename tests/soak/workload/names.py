@@ -15,7 +15,7 @@ LONGEST_TTL_S = 0.8
 # Lists grow until all turn to the next few: a history is checked by what its reads saw, and short lists are read fast.
 LIST_LIFE_S, LISTS_AT_A_TIME = 0.5, 4
 # All ask for the same few effects at a time, so that those who wait ask for each again, and those who come late.
-EFFECT_LIFE_S, EFFECTS_AT_A_TIME = 1.0, 3
+EFFECT_LIFE_S, EFFECTS_AT_A_TIME = 2.0, 3
 LEASE_TTL_S = 4.0  # of who is at an effect, or a consumer that watches: longer than anybody is stopped
 
 
