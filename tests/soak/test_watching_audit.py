@@ -126,6 +126,10 @@ def _lose_run(lines: Lines) -> None:
     del lines[_at(lines, lambda line: line[3] is not None)]
 
 
+def _fail(lines: Lines) -> None:
+    lines.insert(1, ["x", "Traceback"])
+
+
 def _lose_event(lines: Lines) -> None:
     del lines[_at(lines, lambda line: line[1] == 3)]
 
@@ -160,6 +164,7 @@ def _other_event(lines: Lines) -> None:
         (KEYS, _see_no_such_key, WRONG),
         (KEYS, _see_other_version, LOST),
         (EVENTS, _event_twice, DOUBLED),
+        (EVENTS, _fail, WRONG),
         (EVENTS, _swap_events, ANOMALY),
         (EVENTS, _other_event, WRONG),
     ],

@@ -47,7 +47,7 @@ def watched_window(db: shoal.Database, view: shoal.Transaction, by_kind: ByKind,
     """Compare what was seen with what was acknowledged, and with what the store holds."""
     lines = {sense: read_sightings(path) for sense, path in files.items()}
     marks = [line[0] for each in lines.values() for line in each]
-    found: list[Breach] = []
+    found = [Breach(WRONG, f"{sense}: {line[1]}") for sense, each in lines.items() for line in each if line[0] == "x"]
     if KEYS in lines:
         found += key_breaches(lines[KEYS], dict(view.kv.list_with_values()), by_kind)
     if RUNS in lines:

@@ -166,16 +166,21 @@ class Subject:
     def _mourn(self) -> None:
         """Nobody may end by himself."""
         assert self._auditor.exitcode is None, f"the auditor of {self.name} ended with {self._auditor.exitcode}"
-        for i, watcher in enumerate(self._watchers):
-            assert watcher.exitcode is None, f"watcher {i} of {self.name} ended with {watcher.exitcode}"
         for i, process in enumerate(self._workers):
             if process.exitcode is not None:
-                self.report(WRONG, f"worker {i} ended by itself with {process.exitcode}")
-                process.close()
+                self._count_end(process, f"worker {i}")
                 self.slots.slot(i)[ledger.WINDOW] = NOBODY
                 self._start_worker(i)
-                self._ended += 1
-                assert self._ended < _MOST_ENDED, f"workers of {self.name} keep ending by themselves"
+        for i, process in enumerate(self._watchers):
+            if process.exitcode is not None:
+                self._count_end(process, f"watcher {i}")
+                self._start_watcher(i)
+
+    def _count_end(self, process: Any, name: str) -> None:
+        self.report(WRONG, f"{name} ended by itself with {process.exitcode}")
+        process.close()
+        self._ended += 1
+        assert self._ended < _MOST_ENDED, f"processes of {self.name} keep ending by themselves"
 
     def report(self, kind: str, what: str) -> None:
         """A breach that was noticed here."""
@@ -235,12 +240,14 @@ class Subject:
         """Wait until all that are left have ended in order."""
         for i, process in enumerate(self._workers):
             self._join(process, f"worker {i}")
-        self._join(self._auditor, "the auditor")
+        if not self._join(self._auditor, "the auditor"):
+            return  # nobody tells the watchers of an end: they are abandoned
         for i, process in enumerate(self._watchers):
             process.terminate()  # until now the auditor had need of them
             self._join(process, f"watcher {i}")
 
-    def _join(self, process: Any, name: str) -> None:
+    def _join(self, process: Any, name: str) -> bool:
+        """Whether it ended in order."""
         process.join(JOIN_S)
         if process.exitcode is None:
             self.report(LEFT_BEHIND, f"{name} did not end within {JOIN_S} s")
@@ -248,7 +255,9 @@ class Subject:
             process.join()
         elif process.exitcode:
             self.report(WRONG, f"{name} ended with {process.exitcode}")
+        in_order = bool(process.exitcode == 0)
         process.close()
+        return in_order
 
     def abandon(self) -> None:
         """Leave no process, whatever happened."""

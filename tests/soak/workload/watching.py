@@ -38,7 +38,6 @@ class Watcher:
         self._db, self._slots, self._index, self._directory, self._seed = db, slots, index, directory, seed
         self._kv, self._log, self._runs = shoal.KVStore(db), shoal.EventLog(db), shoal.RunIndex(db)
         self._stops = stops
-        self._failed: list[str] = []
 
     def watch(self) -> None:
         """Its windows, one after the other, until it is told to stop."""
@@ -60,11 +59,8 @@ class Watcher:
         threads = [threading.Thread(target=self._sense, args=(sense, window, since), daemon=True) for sense in left]
         for thread in threads:
             thread.start()
-        while any(thread.is_alive() for thread in threads) and not self._failed:
-            threads[0].join(_LOOK_EVERY_S)
-            threads = threads[1:] + threads[:1]
-        if self._failed:
-            raise RuntimeError(self._failed[0])
+        for thread in threads:
+            thread.join()
 
     def _sense(self, sense: str, window: int, since: int) -> None:
         run, book = names.run_of(window), Sightings(self._directory, window, sense)
@@ -72,10 +68,9 @@ class Watcher:
         see = {KEYS: self._see_keys, RUNS: self._see_runs, EVENTS: self._see_events, CONSUMER: self._see_consumer}
         try:
             see[sense](book, run, since, rng)
-            book.finish()
-        except BaseException:
+        except Exception:  # the audit of the window tells it; nobody is to wait for more of this sense
             book.write("x", traceback.format_exc())
-            self._failed.append(traceback.format_exc())
+        book.finish()
 
     # --- watches ----------------------------------------------------------------------------------------------------
 
