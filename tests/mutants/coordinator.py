@@ -15,7 +15,7 @@ if __name__ == "__main__":  # started with -P, so that nothing from the current 
 
 import tests.support.plain_python  # noqa: F401 (first)
 from shoal.coordinator.server import process
-from shoal.primitives.rules.registry import TABLE
+from shoal.primitives.rules.retention.coordinator_table import COORDINATOR_TABLE
 from shoal.workers import coordinator_start
 from tests.mutants import CONDITIONS, MUTANTS, Patch
 from tests.mutants.registry import coordinator_faults
@@ -51,7 +51,7 @@ def main() -> int:
             CONDITIONS[name]()
         else:
             mutate_for_good(name)
-    return process.main(TABLE, sys.argv[2:])
+    return process.main(COORDINATOR_TABLE, sys.argv[2:])
 
 
 if __name__ == "__main__":

@@ -44,7 +44,10 @@ def troubles(seconds: float, durability: str) -> list[Trouble]:
     half = (0.0, 0.5) if durability == "strict" else (0.5, 1.0)
     found = [
         Trouble("kill_worker", 3.0),
+        Trouble("kill_in_effect", 5.0),
+        Trouble("kill_watcher", 4.0),
         Trouble("stop_worker", 8.0),
+        Trouble("stop_watcher", 15.0),
         Trouble("stop_coordinator", 20.0),
         Trouble("kill_coordinator", 10.0, *half),
     ]

@@ -25,7 +25,7 @@ def plot(samples: list[dict[str, Any]], stores: list[str], path: Path) -> str | 
         of = [{"time": sample["time"], **sample["stores"][store]} for sample in samples]
         memory, descriptors, latency, rate = (axes[row][column] for row in range(4))
         memory.set_title(f"{store}: memory, MiB")
-        for who in ("coordinator", "worker 0", "auditor"):
+        for who in ("coordinator", "worker 0", "watcher 0", "auditor"):
             _line(memory, latest(of, "processes", who, "anonymous"), f"{who}, its own", MIB)
             _line(descriptors, latest(of, "processes", who, "descriptors"), who)
         _line(memory, latest(of, "segment_bytes"), "segment", MIB)

@@ -42,8 +42,9 @@ def test_soak_of_a_few_seconds(tmp_path: Path) -> None:
         found = last["stores"][store]
         assert all(found["done"][trouble.name] for trouble in troubles(1.0, store))
         assert found["commits_per_s"] > 0
+        assert found["oracles"]["sightings"] > 0
         assert 0 < found["commit_ms"]["p50"] <= found["commit_ms"]["p99"] <= found["commit_ms"]["p99.9"]
-        assert {"worker 0", "worker 1", "worker 2", "auditor"} <= found["processes"].keys()
+        assert {"worker 0", "worker 1", "worker 2", "watcher 0", "watcher 1", "auditor"} <= found["processes"].keys()
         assert all(process["descriptors"] > 0 for process in found["processes"].values())
     assert (tmp_path / "soak" / "soak.png").exists() != ("matplotlib is not installed" in text)
     assert text == (tmp_path / "soak" / "summary.txt").read_text().rstrip("\n")
@@ -164,11 +165,6 @@ def _use_budget(db: shoal.Database, run: str) -> None:
     shoal.Budget(db).reserve(run, names.BUDGET, 1).settle(1)
 
 
-def _once_twice(db: shoal.Database, run: str) -> None:
-    key = shoal.KVStore(db).list(run, names.ONCE)[0]
-    shoal.KVStore(db).increment(run, key)
-
-
 def _consume_twice(db: shoal.Database, run: str) -> None:
     shoal.KVStore(db).increment(run, names.CONSUMED)
 
@@ -180,8 +176,7 @@ def _consume_twice(db: shoal.Database, run: str) -> None:
         (_effect_twice, DOUBLED),
         (_lower_token, LOST),
         (_use_budget, WRONG),
-        *slow((_effect_of_no_task, WRONG), (_lose_task, LOST), (_turn_twice, DOUBLED)),
-        *slow((_once_twice, DOUBLED), (_consume_twice, DOUBLED)),
+        *slow((_effect_of_no_task, WRONG), (_lose_task, LOST), (_turn_twice, DOUBLED), (_consume_twice, DOUBLED)),
         (_lose_key, LOST),
         (_increment_twice, DOUBLED),
         (_half_a_pair, WRONG),
@@ -254,6 +249,25 @@ def test_growth_is_judged_by_a_line(values: list[float], expected: str) -> None:
     assert verdict.judge("store", "own memory", verdict.BOUNDS["own memory"], series).verdict == expected
 
 
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        ([8.0] * 60 + [20.0] * 60, "flat"),
+        ([8.0] * 60 + [40.0] * 60, "GROWS"),
+        ([8.0 + i / 2 for i in range(120)], "GROWS"),
+        ([40.0] * 60 + [8.0] * 60, "flat"),
+        ([8.0 + 900.0 * (i % 3 == 0) for i in range(120)], "flat"),
+        ([8.0] * 20 + [40.0] * 20, "not judged: too short"),
+    ],
+)
+def test_latency_is_judged_by_its_quarters(values: list[float], expected: str) -> None:
+    """Commits that take five times as long at the end are growth; twice as long, or outliers all the way, are not."""
+    series = [(6.0 * i, value) for i, value in enumerate(values)]
+    found = verdict.judge_quarters("store", "commit p99", verdict.BOUNDS["commit p99"], series)
+    assert found.verdict == expected
+    assert verdict.breaches({}, [found])["growing"] == (expected == "GROWS")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("mutant", "kinds"),
@@ -262,6 +276,8 @@ def test_growth_is_judged_by_a_line(values: list[float], expected: str) -> None:
         ("die_logged+forget_outcomes", {DOUBLED}),
         ("skip_point_validation", {ANOMALY}),
         ("skip_range_validation", {ANOMALY}),
+        ("watch_told_twice", {DOUBLED}),
+        ("watch_begins_anew", {LOST}),
     ],
 )
 def test_soak_notices(tmp_path: Path, mutant: str, kinds: set[str]) -> None:

@@ -14,8 +14,11 @@ from typing import Any, NamedTuple
 
 import shoal
 from tests.soak.auditing.breach import ANOMALY, DOUBLED, LEFT_BEHIND, LOST, UNSOUND, WRONG, Breach, Done
+from tests.soak.auditing.effects import effect_breaches, effects
 from tests.soak.auditing.fleet import fleet_breaches
+from tests.soak.auditing.watching import watched_window
 from tests.soak.ledger import Operation, ledgers, read_ledger
+from tests.soak.sightings import forget, seen
 from tests.soak.workload import names
 from tests.support.histories import list_append
 from tests.support.histories.list_append import ListTransaction, Status
@@ -28,6 +31,9 @@ class Audit(NamedTuple):
     refused: int
     untold: int
     transactions: int  # of the list history
+    doubts: int  # that were told of effects
+    sightings: int
+    gaps: int  # in what was watched
     breaches: list[Breach]
 
 
@@ -41,6 +47,16 @@ def prepare(db: shoal.Database, window: int) -> None:
         shoal.RunIndex(db).create_run(run_id=names.ROLLING)
         policy = shoal.RetentionPolicy(events=names.ROLLING_EVENTS)
         shoal.RunIndex(db).set_retention(policy, run_id=names.ROLLING)
+    shoal.KVStore(db).put(run, names.SINCE, db.info().commit_version)
+
+
+def end(db: shoal.Database, window: int) -> None:
+    """Tell those that watch a window, which all workers have left, that nothing more will come."""
+    db.check()  # what the killed have left in their pipes comes before
+    run = names.run_of(window)
+    shoal.KVStore(db).put(run, names.END, 1)
+    shoal.EventLog(db).append(run, names.END, None)
+    shoal.RunIndex(db).add_tags(run, [names.END])
 
 
 def audit(db: shoal.Database, window: int, directory: Path) -> Audit:
@@ -61,13 +77,20 @@ def audit(db: shoal.Database, window: int, directory: Path) -> Audit:
             began = time.monotonic()
             with db.snapshot(names.run_of(window)) as view:
                 found = _Window(view, by_kind, whos, began).breaches()
+                watched = watched_window(db, view, by_kind, seen(directory, window))
             found += fleet_breaches(db, names.run_of(window), by_kind)
+            found += effect_breaches(db, names.run_of(window), by_kind)
             break
         except shoal.SnapshotExpiredError:
             continue
     every = [operation for operations in by_kind.values() for operation in operations]
     outcomes = Counter(operation.outcome for operation in every)
-    return Audit(outcomes["a"], outcomes["f"], outcomes[""], len(by_kind["list"]), breaches + found)
+    doubts = sum(len(effect.doubts()) for effect in effects(by_kind))
+    breaches += found + watched.breaches
+    transactions = len(by_kind["list"])
+    return Audit(
+        outcomes["a"], outcomes["f"], outcomes[""], transactions, doubts, watched.sightings, watched.gaps, breaches
+    )
 
 
 def clear(db: shoal.Database, window: int, directory: Path) -> list[Breach]:
@@ -86,6 +109,7 @@ def clear(db: shoal.Database, window: int, directory: Path) -> list[Breach]:
     left += [child.run_id for child in runs.get_child_runs(run)]
     for _, path in ledgers(directory, window):
         path.unlink()
+    forget(directory, window)
     return [Breach(LEFT_BEHIND, f"{left[:3]} after window {window} was deleted")] if left else []
 
 

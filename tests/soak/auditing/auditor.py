@@ -17,10 +17,11 @@ from pathlib import Path
 from typing import Any
 
 import shoal
-from tests.soak.auditing.audit import audit, clear, prepare
+from tests.soak.auditing.audit import audit, clear, end, prepare
 from tests.soak.auditing.breach import ANOMALY, KINDS, LEFT_BEHIND, UNSOUND, WRONG, Breach
 from tests.soak.auditing.fleet import trimmed
 from tests.soak.ledger import Slots
+from tests.soak.sightings import SENSES, seen
 from tests.soak.workload import names
 from tests.soak.workload.operations import LINGER_S, TIMEOUT_S
 from tests.support.histories import history_workers
@@ -30,7 +31,8 @@ from tests.support.workers.crash_workers import processes_of, wait_for
 
 HISTORIANS, TRANSACTIONS_EACH = 2, 100
 BACKUP_EVERY = 5  # windows
-COUNTED = ("windows", "acknowledged", "refused", "untold", "transactions", "replayed", "backups")
+AUDITED = ("acknowledged", "refused", "untold", "transactions", "doubts", "sightings", "gaps")
+COUNTED = ("windows", *AUDITED, "replayed", "backups")
 _FORK = multiprocessing.get_context("fork")
 
 
@@ -102,10 +104,13 @@ class Auditor:
 
     def _close(self, window: int) -> None:
         wait_for(lambda: self._slots.all_beyond(window), f"the workers to leave window {window}", pause_s=0.01)
-        time.sleep(names.LONGEST_TTL_S + 0.1)
+        end(self._db, window)
         ledgers = self._directory / "ledgers" / self._path.name
+        left_s = time.monotonic()
+        wait_for(lambda: len(seen(ledgers, window)) == len(SENSES), f"the watcher of window {window}", pause_s=0.01)
+        time.sleep(max(0.0, names.LONGEST_TTL_S + 0.1 - (time.monotonic() - left_s)))
         found = audit(self._db, window, ledgers)
-        for name in ("acknowledged", "refused", "untold", "transactions"):
+        for name in AUDITED:
             self._board.add(name, getattr(found, name))
         self._board.add("windows")
         self.report(found.breaches + clear(self._db, window, ledgers))

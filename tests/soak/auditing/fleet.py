@@ -27,7 +27,6 @@ def fleet_breaches(db: shoal.Database, run: str, by_kind: dict[str, list[Operati
         *_tasks(db, run, done["task"], done["effect"]),
         *_turns(db, run, done["turn"]),
         *_budget(db, run),
-        *_effects_once(db, run, done["once"]),
         *_consumed(db, run, done["consume"]),
     ]
 
@@ -69,14 +68,6 @@ def _budget(db: shoal.Database, run: str) -> list[Breach]:
     state = shoal.Budget(db).read(run, names.BUDGET)
     is_right = state.used == 0 and state.reserved <= names.BUDGET_LIMIT
     return [] if is_right else [Breach(WRONG, f"the budget is {state}")]
-
-
-def _effects_once(db: shoal.Database, run: str, once: Done) -> list[Breach]:
-    counts = {key.removeprefix(names.ONCE): n for key, n in shoal.KVStore(db).list_with_values(run, names.ONCE)}
-    found = [Breach(DOUBLED, f"{key} took place {count} times") for key, count in counts.items() if count != 1]
-    return found + [
-        Breach(LOST, f"{o.what} was told and did not take place") for o in once.told if o.what not in counts
-    ]
 
 
 def _consumed(db: shoal.Database, run: str, consumed: Done) -> list[Breach]:

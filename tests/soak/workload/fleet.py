@@ -14,7 +14,7 @@ from typing import Any
 import shoal
 from tests.soak import ledger
 from tests.soak.workload import names
-from tests.soak.workload.worker import Noting
+from tests.soak.workload.effects import EffectWorker
 
 TTL_S = 10.0
 _WAIT_S = 0.05
@@ -22,7 +22,7 @@ _EVENTS_AT_A_TIME = 5
 FLEET_MIX = {"task": 4, "work": 5, "turn": 3, "reserve": 3, "once": 2, "roll": 8, "consume": 2}
 
 
-class FleetWorker(Noting):
+class FleetWorker(EffectWorker):
     """The operations of ``FLEET_MIX``."""
 
     def _task(self) -> None:
@@ -72,15 +72,6 @@ class FleetWorker(Noting):
                 self._complain(f"{amount} were reserved, and {reserved} of {names.BUDGET_LIMIT} are")
             reservation.settle(0)
         self._count_commit()
-
-    def _once(self) -> None:
-        key = f"{self._who}/{self._number}"
-
-        def effect() -> int:
-            return self._kv.increment(self._run, f"{names.ONCE}{key}")
-
-        self._commit("once", key, lambda: self._db.once(self._run, key, effect))
-        self._expect(f"once({key}) again", self._db.once(self._run, key, lambda: -1), 1)
 
     def _roll(self) -> None:
         """Append to the log that is trimmed: what is told stands behind what was told before."""

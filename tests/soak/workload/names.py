@@ -5,13 +5,18 @@ from __future__ import annotations
 UNIQUE, EXPIRING, LEFT, RIGHT, LISTS = "unique/", "expiring/", "left/", "right/", "list/"
 SUM, SHARED, COUNTER, PAIRS_CELL = "sum", "shared", "counter", "pairs/"
 QUEUE, LEASE, BUDGET, CONSUMER = "work", "turn", "few", "reader"
-EFFECTS, ONCE, LAST_TOKEN, TURNS, CONSUMED = "effect/", "once/", "last token", "turns", "consumed"
+EFFECTS, LAST_TOKEN, TURNS, CONSUMED = "effect/", "last token", "turns", "consumed"
 BUDGET_LIMIT = 3
+# Of what is watched: the version from which on, what the auditor writes after all else, the name of a consumer.
+SINCE, END, WATCHING = "since", "end", "watching"
 # One run outlives all windows: its log is trimmed while all append to it.
 ROLLING, ROLLING_EVENTS = "rolling", 2_000
 LONGEST_TTL_S = 0.8
 # Lists grow until all turn to the next few: a history is checked by what its reads saw, and short lists are read fast.
 LIST_LIFE_S, LISTS_AT_A_TIME = 0.5, 4
+# All ask for the same few effects at a time, so that those who wait ask for each again, and those who come late.
+EFFECT_LIFE_S, EFFECTS_AT_A_TIME = 2.0, 3
+LEASE_TTL_S = 4.0  # of who is at an effect, or a consumer that watches: longer than anybody is stopped
 
 
 def run_of(window: int) -> str:
@@ -40,6 +45,11 @@ def trace(who: str, number: int) -> str:
 def list_key(at: int, which: int) -> str:
     """One of the lists that all append to at a time."""
     return f"{LISTS}{at}/{which}"
+
+
+def effect_key(at: int, which: int) -> str:
+    """One of the effects outside the store that all ask for at a time."""
+    return f"outside/{at}/{which}"
 
 
 def child(run: str, who: str, number: int) -> str:

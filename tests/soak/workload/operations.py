@@ -15,6 +15,7 @@ from typing import Any
 
 import shoal
 from shoal import TraceType
+from shoal.primitives.facades.fleet import idempotency
 from shoal.shm import limits
 from tests.soak import ledger
 from tests.soak.ledger import Slots, note_time
@@ -255,6 +256,8 @@ def _run_worker(
 ) -> None:
     # Kills at random moments may meet one commit more often than chance allows shoal to believe.
     limits.MAX_DEATHS_PER_COMMIT = 1 << 30
+    # Who dies while there is no coordinator holds its effects for so long: others wait, and the window for them.
+    idempotency.LEASE_TTL_S = names.LEASE_TTL_S
     stops: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, _frame: stops.append(number))
     signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})

@@ -22,6 +22,7 @@ from tests.soak.auditing.breach import LEFT_BEHIND, WRONG
 from tests.soak.ledger import NOBODY, Slots, percentile_ms
 from tests.soak.plan import Plan, Trouble
 from tests.soak.workload.operations import LINGER_S, TIMEOUT_S, start_worker
+from tests.soak.workload.watching import WATCHERS, start_watcher
 
 JOIN_S = 120.0
 _MOST_ENDED = 20
@@ -43,6 +44,7 @@ class Subject:
         self._ledgers = plan.directory / "ledgers" / durability
         self._ledgers.mkdir(parents=True)
         self._workers: list[Any] = [None] * plan.workers
+        self._watchers: list[Any] = [None] * WATCHERS
         self._lives = 0
         self._ended = 0
         self._auditor: Any = None
@@ -60,12 +62,18 @@ class Subject:
         self._auditor.start()
         for i in range(self.slots.count):
             self._start_worker(i)
+        for i in range(WATCHERS):
+            self._start_watcher(i)
 
     def _start_worker(self, i: int) -> None:
         self._lives += 1
+        self.slots.slot(i)[ledger.IN_EFFECT] = 0
         self.slots.slot(i)[ledger.WINDOW] = self.slots.window  # from now on windows wait for it
         who = f"w{i}.{self._lives}"
         self._workers[i] = start_worker(self.path, self.slots, i, who, self._ledgers, self._seed, self._plan.pause_s)
+
+    def _start_watcher(self, i: int) -> None:
+        self._watchers[i] = start_watcher(self.path, self.slots, i, self._ledgers, self._seed)
 
     # --- troubles ---------------------------------------------------------------------------------------------------
 
@@ -97,24 +105,46 @@ class Subject:
         return bool(pid)
 
     def _kill_worker(self) -> bool:
-        i = self._rng.randrange(1, self.slots.count)  # the first one lives through everything
-        process = self._workers[i]
+        self._kill(self._rng.randrange(1, self.slots.count))  # the first one lives through everything
+        return True
+
+    def _kill_in_effect(self) -> bool:
+        """Kill a worker between the intent and the result of an effect outside the store, if one is there now."""
+        found = [i for i in range(1, self.slots.count) if self.slots.slot(i)[ledger.IN_EFFECT]]
+        if found:
+            self._kill(self._rng.choice(found))
+        return bool(found)
+
+    def _kill_watcher(self) -> bool:
+        i = self._rng.randrange(1, WATCHERS)  # likewise
+        self._end(self._watchers[i], f"watcher {i}")
+        self._start_watcher(i)
+        return True
+
+    def _kill(self, i: int) -> None:
+        self._end(self._workers[i], f"worker {i}")
+        self.slots.slot(i)[ledger.WINDOW] = NOBODY
+        self._start_worker(i)
+
+    def _end(self, process: Any, name: str) -> None:
         process.kill()
         process.join()
         if process.exitcode != -signal.SIGKILL:
-            self.report(WRONG, f"worker {i} ended with {process.exitcode} before it was killed")
+            self.report(WRONG, f"{name} ended with {process.exitcode} before it was killed")
         process.close()
-        self.slots.slot(i)[ledger.WINDOW] = NOBODY
-        self._start_worker(i)
-        return True
 
     def _stop_coordinator(self) -> bool:
         pid = self.coordinator()
         return bool(pid) and self._stop(pid, self._rng.uniform(0.02, self._plan.longest_stop_s))
 
     def _stop_worker(self) -> bool:
-        process = self._rng.choice(self._workers)
-        return self._stop(process.pid, self._rng.uniform(0.02, 2 * self._plan.longest_stop_s))
+        return self._stop_one(self._workers)
+
+    def _stop_watcher(self) -> bool:
+        return self._stop_one(self._watchers)
+
+    def _stop_one(self, processes: list[Any]) -> bool:
+        return self._stop(self._rng.choice(processes).pid, self._rng.uniform(0.02, 2 * self._plan.longest_stop_s))
 
     def _stop(self, pid: int, seconds: float) -> bool:
         """By a process of its own: this one may have to wait for what is stopped."""
@@ -138,12 +168,19 @@ class Subject:
         assert self._auditor.exitcode is None, f"the auditor of {self.name} ended with {self._auditor.exitcode}"
         for i, process in enumerate(self._workers):
             if process.exitcode is not None:
-                self.report(WRONG, f"worker {i} ended by itself with {process.exitcode}")
-                process.close()
+                self._count_end(process, f"worker {i}")
                 self.slots.slot(i)[ledger.WINDOW] = NOBODY
                 self._start_worker(i)
-                self._ended += 1
-                assert self._ended < _MOST_ENDED, f"workers of {self.name} keep ending by themselves"
+        for i, process in enumerate(self._watchers):
+            if process.exitcode is not None:
+                self._count_end(process, f"watcher {i}")
+                self._start_watcher(i)
+
+    def _count_end(self, process: Any, name: str) -> None:
+        self.report(WRONG, f"{name} ended by itself with {process.exitcode}")
+        process.close()
+        self._ended += 1
+        assert self._ended < _MOST_ENDED, f"processes of {self.name} keep ending by themselves"
 
     def report(self, kind: str, what: str) -> None:
         """A breach that was noticed here."""
@@ -163,6 +200,7 @@ class Subject:
         before = self._before or {"counts": dict.fromkeys(counts, 0), "histograms": {}}
         self._before = {"counts": counts, "histograms": histograms}
         processes = {f"worker {i}": process.pid for i, process in enumerate(self._workers)}
+        processes |= {f"watcher {i}": process.pid for i, process in enumerate(self._watchers)}
         processes |= {"auditor": self._auditor.pid} | ({"coordinator": pid} if pid else {})
         return {
             **{f"{name}_per_s": round((counts[name] - before["counts"][name]) / seconds, 1) for name in counts},
@@ -202,9 +240,14 @@ class Subject:
         """Wait until all that are left have ended in order."""
         for i, process in enumerate(self._workers):
             self._join(process, f"worker {i}")
-        self._join(self._auditor, "the auditor")
+        if not self._join(self._auditor, "the auditor"):
+            return  # nobody tells the watchers of an end: they are abandoned
+        for i, process in enumerate(self._watchers):
+            process.terminate()  # until now the auditor had need of them
+            self._join(process, f"watcher {i}")
 
-    def _join(self, process: Any, name: str) -> None:
+    def _join(self, process: Any, name: str) -> bool:
+        """Whether it ended in order."""
         process.join(JOIN_S)
         if process.exitcode is None:
             self.report(LEFT_BEHIND, f"{name} did not end within {JOIN_S} s")
@@ -212,11 +255,13 @@ class Subject:
             process.join()
         elif process.exitcode:
             self.report(WRONG, f"{name} ended with {process.exitcode}")
+        in_order = bool(process.exitcode == 0)
         process.close()
+        return in_order
 
     def abandon(self) -> None:
         """Leave no process, whatever happened."""
-        for process in [*self._workers, *self._stoppers, self._auditor]:
+        for process in [*self._workers, *self._watchers, *self._stoppers, self._auditor]:
             with contextlib.suppress(ValueError, AttributeError):  # closed already, or never begun
                 process.kill()
                 process.join()
