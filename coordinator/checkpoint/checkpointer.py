@@ -230,6 +230,8 @@ class Checkpointer:
             return False
         if self._log.obsolete_bytes(self._kept_with(version)):
             return True
+        if gives_back and self._log.named_number != self._log.number and self._obsolete(version):
+            return True  # the disk is out of inodes: with that of the older checkpoint, the log can move on
         older_bytes = self._obsolete_bytes(version)
         return older_bytes >= room.checkpoint_bytes() + LEAST_LOG_FILE_BYTES
 

@@ -287,7 +287,7 @@ class CommitEngine:
         writer, log = self._writer, self._log
         body_bytes = len(mutations) + len(decided)
         if log is not None and not log.has_room(body_bytes):
-            log.reserve(body_bytes, growth_bytes(writer, writes))
+            log.reserve(body_bytes, growth_bytes(writer, writes, clears))
         try:
             plan = writer.plan(writes, clears, nodes) if writes or clears else NOTHING_PLANNED
             writer.apply(self.version + 1, clears, writes, plan)
@@ -309,7 +309,7 @@ class CommitEngine:
         writer, log = self._writer, self._log
         while True:
             self._finish_group_and_free()
-            growth = growth_bytes(writer, writes)
+            growth = growth_bytes(writer, writes, clears)
             if log is not None and not log.has_room(body_bytes):
                 log.reserve(body_bytes, growth)
             try:

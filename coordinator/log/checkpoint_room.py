@@ -10,6 +10,9 @@ while both are still there. So:
   the log, as with deletes of small values. So whatever such commits take of the disk, the checkpoints after them need
   less by more than that, though their size is overestimated. One that just does not grow needs no more reserve, and a
   checkpoint is begun for it only if that leaves room for the next one. Both leave log to deletes (``writer``).
+- The size of a checkpoint is estimated by the memory in use, so it seems to grow when small values are deleted: their
+  memory is free only when their keys have left the indexes. So once a reserve was seen to be enough, it counts as
+  enough for whatever does not grow the live data, as long as it is not made smaller (``_is_enough``).
 - A checkpoint uses up its reserve, and the next one needs as much again. So a checkpoint is begun early only if the
   files that it makes obsolete are large enough for that. For a delete that finds no room it is begun in any case, and
   the next one makes do with less, as there is less to write.
@@ -50,6 +53,7 @@ class CheckpointRoom:
         self._coming_bytes = 0  # while a checkpoint is written: bytes that the next one can count on
         self._missing_since_s: float | None = None  # when the file was found removed (monotonic)
         self._is_missing = False
+        self._is_enough = False  # the live data fit into what is held, as long as they do not grow
 
     def checkpoint_bytes(self) -> int:
         """The bytes of a checkpoint of the live data, at most: an entry is shorter than node and record in memory."""
@@ -63,12 +67,14 @@ class CheckpointRoom:
 
     def provide(self, growth_bytes: int) -> None:
         """Have room for a checkpoint of the live data and ``growth_bytes`` more, or raise StoreFullError."""
-        if self.headroom_bytes() >= growth_bytes:
+        headroom_bytes = self._look()
+        if headroom_bytes >= growth_bytes or (growth_bytes == 0 and self._is_enough):
             return
         checkpoint_bytes = self.checkpoint_bytes() + growth_bytes
         missing_bytes = checkpoint_bytes - self._held_bytes - self._coming_bytes
         free_bytes = self._storage.space().free_bytes
-        needed_bytes = missing_bytes + checkpoint_bytes // _LOG_SHARE
+        # What does not grow the live data may use up the log: the next checkpoint has its room, and makes log free.
+        needed_bytes = missing_bytes + (checkpoint_bytes // _LOG_SHARE if growth_bytes else 0)
         if free_bytes < needed_bytes:
             raise StoreFullError(
                 f"the disk has {free_bytes:,} bytes free and the commit needs {needed_bytes:,}, for the log and in "
@@ -91,6 +97,7 @@ class CheckpointRoom:
             except StoreFullError:
                 part_bytes //= 2
             part_bytes = min(part_bytes, -self.headroom_bytes())
+        self._look()
 
     def leaves_enough(self, obsolete_bytes: int) -> bool:
         """Whether a checkpoint that makes files of so many bytes obsolete leaves room to reserve for the next one."""
@@ -104,13 +111,16 @@ class CheckpointRoom:
                 self._storage.rename(_NAME, name)
             except FileNotFoundError:  # somebody removed it: the helper writes without a reserve
                 self._held_bytes = 0
+        self._is_enough = self._is_enough and freed_bytes >= self._held_bytes > 0
         self._coming_bytes = min(self._held_bytes, freed_bytes)
         self._held_bytes = 0
 
     def take_back(self) -> None:
         """Reserve for the next checkpoint: the last one is written or has failed, and what it leaves free is free."""
-        self._coming_bytes = 0
+        was_enough, before_bytes = self._is_enough, self._held_bytes + self._coming_bytes
+        self._coming_bytes, self._is_enough = 0, False
         self.acquire()
+        self._is_enough = self._is_enough or (was_enough and self._held_bytes >= before_bytes)
 
     def release(self) -> None:
         """Remove the reserve: the store is at rest."""
@@ -125,8 +135,15 @@ class CheckpointRoom:
         if self._missing_since_s is None:
             self._missing_since_s = now_s
         elif now_s - self._missing_since_s >= REMAKE_AFTER_S:
-            self._is_missing, self._missing_since_s, self._held_bytes = False, None, 0
+            self._is_missing, self._missing_since_s = False, None
+            self._held_bytes, self._is_enough = 0, False
             self.acquire()
+
+    def _look(self) -> int:
+        """The headroom; notes whether there is any."""
+        headroom_bytes = self.headroom_bytes()
+        self._is_enough = self._is_enough or headroom_bytes >= 0
+        return headroom_bytes
 
     def _extend(self, size: int) -> None:
         if size <= self._held_bytes:

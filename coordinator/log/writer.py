@@ -202,6 +202,7 @@ class WalWriter:
 
     def remove_before(self, version: int) -> None:
         """Delete the files that hold nothing after ``version``, up to which there is a checkpoint."""
+        self._name()  # the caller may have made room for that, and then the file named before goes, too
         for number in self._obsolete(version):
             with contextlib.suppress(FileNotFoundError):
                 self._storage.remove(wal_format.file_name(number))

@@ -17,6 +17,7 @@ begins) is judged by its net effect. Invariants:
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections import Counter
 from collections.abc import Iterator, Sequence
 
@@ -34,17 +35,18 @@ from shoal.shm.memory.layout import (
     RECORD_META,
     words_for,
 )
-from shoal.shm.memory.range_tombstones import KeyRange
+from shoal.shm.memory.range_tombstones import KeyRange, disjoint
 from shoal.shm.wire.request import FlatWrites, triples
 
-# A key that goes into a full bucket takes the place of two new ones; of more if their keys are alike by hash.
-_BUCKETS_OF_A_SPLIT = 4
+_MOST_CLEARED = 1_000  # keys of the ranges that a commit clears, which are looked up
+_BUCKETS_OF_A_SPLIT = 4  # two, or more if their keys are alike by hash
 
 
-def growth_bytes(writer: Writer, writes: FlatWrites) -> int | None:
+def growth_bytes(writer: Writer, writes: FlatWrites, clears: Sequence[KeyRange] = ()) -> int | None:
     """By how many bytes a commit makes the live data grow, negative if they shrink; None if it only deletes.
 
-    It looks up every key, so it is asked only where room is short. What a commit clears by ranges does not count.
+    It looks up every key, so it is asked only where room is short. Of the ranges that a commit clears, the first keys
+    are looked up, so that a large range takes no longer: the live data may shrink by more than it says.
     """
     if all(value is None for value in writes[1::3]):
         return None
@@ -59,7 +61,20 @@ def growth_bytes(writer: Writer, writes: FlatWrites) -> int | None:
         if bool(record) != (value is not None):
             node_words = NODE_HEADER_WORDS + words_for(len(key))
             grown += -node_words if record else node_words
-    return 8 * grown
+    return 8 * (grown - (_cleared_words(writer, writes, clears) if clears else 0))
+
+
+def _cleared_words(writer: Writer, writes: FlatWrites, clears: Sequence[KeyRange]) -> int:
+    """At least so many words of live data are in these ranges, beside the keys that are written."""
+    written = set(writes[::3])
+    walks = (writer.ordered_index.iterate(lower, upper) for lower, upper in disjoint(clears))
+    cleared = 0
+    for key, _ in itertools.islice(itertools.chain.from_iterable(walks), _MOST_CLEARED):
+        record = 0 if key in written else writer.newest_record(key)
+        if record:
+            meta = writer.segment.words[record + RECORD_META]
+            cleared += NODE_HEADER_WORDS + words_for(len(key)) + _record_words(meta & LENGTH_MASK, meta & EXPIRES)
+    return cleared
 
 
 def plan_with_gaps(writer: Writer, writes: FlatWrites, clears: Sequence[KeyRange]) -> Plan:

@@ -12,6 +12,7 @@ from pathlib import Path
 from shoal.coordinator.host import THIS_MACHINE, Host
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.missing_file import MissingFile
+from shoal.shm.errors import StoreFullError
 from shoal.shm.files import epoch_file
 from shoal.shm.memory.layout import EPOCH_BITS, W_GENERATION
 
@@ -42,7 +43,7 @@ class ServingEpoch:
         before = self._word
         try:
             self._word = self._host.epoch_word(self._directory)
-        except OSError:  # no descriptor or no room on the disk: the next look tries again
+        except (OSError, StoreFullError):  # no descriptor or no room on the disk: the next look tries again
             return
         self._writer.segment.words[W_GENERATION] += 1
         self.publish()

@@ -125,8 +125,8 @@ def write_checkpoint(
     final = directory / file_name(version)
     # A helper may outlive its coordinator, and the next one may write the same version: each has a file of its own.
     temporary = directory / (temporary_name or temporary_name_of(version))
-    fd = private_file(temporary, os.O_WRONLY | os.O_CREAT)
     try:
+        fd = private_file(temporary, os.O_WRONLY | os.O_CREAT)
         with os.fdopen(fd, "wb", buffering=block_bytes) as out:
             out.write(_block(HEAD, [version, clock.now_ms(), store_id]))
             keys = 0

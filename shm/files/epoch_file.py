@@ -18,7 +18,7 @@ import os
 from pathlib import Path
 
 from shoal.shm.errors import CorruptionError
-from shoal.shm.files.storage import private_file, raise_if_full
+from shoal.shm.files.storage import file_with_room, raise_if_full
 from shoal.shm.host import descriptors
 from shoal.shm.memory.layout import EPOCH_BITS
 from shoal.shm.memory.words import unmap, words_of
@@ -47,7 +47,7 @@ class EpochWord:
         path = directory / EPOCH_FILE
         if writable:
             check_epoch(directory)
-            fd = private_file(path, os.O_RDWR | os.O_CREAT)
+            fd = file_with_room(path, os.O_RDWR | os.O_CREAT, f"the file {path}")
             _reserve(fd, path)
         else:
             fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
@@ -77,6 +77,8 @@ def _reserve(fd: int, path: Path) -> None:
     try:
         os.posix_fallocate(fd, 0, _EPOCH_BYTES)
     except OSError as error:
+        if not os.fstat(fd).st_size:
+            path.unlink(missing_ok=True)  # just made: without its page it is damage to whoever maps it
         os.close(fd)
         raise_if_full(error, f"{_EPOCH_BYTES:,} bytes for {path}")
         raise

@@ -164,7 +164,8 @@ class DiskStorage:
     def create_log_file(self, name: str, size: int) -> LogFile:
         """A new file of zeros with its space reserved; StoreFullError if there is none."""
         path = self.directory / name
-        fd = private_file(path, os.O_RDWR | os.O_CREAT | os.O_EXCL)
+        wanted = f"{size:,} bytes for the log at {path}"
+        fd = file_with_room(path, os.O_RDWR | os.O_CREAT | os.O_EXCL, wanted)
         try:
             os.posix_fallocate(fd, 0, size)
             os.fsync(fd)
@@ -173,13 +174,14 @@ class DiskStorage:
         except OSError as error:
             os.close(fd)
             os.unlink(path)
-            raise_if_full(error, f"{size:,} bytes for the log at {path}")
+            raise_if_full(error, wanted)
             raise
 
     def reserve(self, name: str, size: int, create: bool) -> None:
         """Let a file have at least ``size`` bytes with their space reserved; StoreFullError if there is no room."""
         path = self.directory / name
-        fd = private_file(path, os.O_RDWR | (os.O_CREAT if create else 0))
+        flags = os.O_RDWR | (os.O_CREAT if create else 0)
+        fd = file_with_room(path, flags, f"the reserve for the next checkpoint at {path}")
         try:
             before = os.fstat(fd).st_size
             if before >= size:
@@ -254,11 +256,11 @@ class DiskStorage:
                 write(fd)
             finally:
                 os.close(fd)
+            os.replace(temporary, self.directory / name)
         except OSError as error:
             temporary.unlink(missing_ok=True)
             raise_if_full(error, what)
             raise
-        os.replace(temporary, self.directory / name)
         self.sync_directory()
 
     def remove(self, name: str) -> None:
@@ -293,6 +295,15 @@ def private_file(path: Path, flags: int) -> int:
     fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
     os.fchmod(fd, 0o600)
     return fd
+
+
+def file_with_room(path: Path, flags: int, wanted: str) -> int:
+    """As ``private_file``; StoreFullError if the disk can hold no further file: it may be out of inodes alone."""
+    try:
+        return private_file(path, flags)
+    except OSError as error:
+        raise_if_full(error, wanted)
+        raise
 
 
 def _read_all(fd: int, offset: int, size: int) -> bytes:

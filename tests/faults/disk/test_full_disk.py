@@ -27,10 +27,11 @@ MOST_PUTS = 400_000
 
 
 @contextlib.contextmanager
-def small_disk(path: Path, mib: int) -> Iterator[Path]:
-    """A memory disk of this size, mounted at ``path``."""
+def small_disk(path: Path, mib: int, inodes: int = 0) -> Iterator[Path]:
+    """A memory disk of this size, mounted at ``path``; 0 inodes are any number."""
     path.mkdir()
-    if os.geteuid() != 0 or os.system(f"mount -t tmpfs -o size={mib}m shoal-test {path} 2>/dev/null") != 0:
+    options = f"size={mib}m,nr_inodes={inodes}"
+    if os.geteuid() != 0 or os.system(f"mount -t tmpfs -o {options} shoal-test {path} 2>/dev/null") != 0:
         pytest.skip("needs root and mount(2) for a small tmpfs")
     try:
         yield path
@@ -258,8 +259,20 @@ def _replaced(db: shoal.Database) -> Callable[[], object]:
     return replace
 
 
+def _cleared(db: shoal.Database) -> Callable[[], object]:
+    """Values fill the store; what deletes all of them as a run, and notes that in the same commit."""
+    fill(shoal.KVStore(db), 10_000)
+
+    def clear() -> None:
+        with db.transaction("notes") as txn:
+            txn.runs.delete_run(RUN)
+            txn.kv.put("gone", RUN)
+
+    return clear
+
+
 @pytest.mark.parametrize("others_take_all", [False, True])
-@pytest.mark.parametrize("filled", [_purged, _trimmed, _replaced])
+@pytest.mark.parametrize("filled", [_purged, _trimmed, _replaced, _cleared])
 def test_what_removes_more_than_it_writes_makes_room(
     tmp_path: Path, filled: Callable[[shoal.Database], Callable[[], object]], others_take_all: bool
 ) -> None:
@@ -304,5 +317,27 @@ def test_what_does_not_grow_leaves_the_reserve(tmp_path: Path, others_take_all: 
         delete_all(kv, keys)
         soon(lambda: kv.put(RUN, "small", 1))
         assert kv.list(RUN) == ["small"]
+        assert db.check() == []
+        end(db)
+
+
+@pytest.mark.parametrize(("size", "at_once"), [(8, 200), (200, 1), *slow((8, 1), (60, 1), (60, 200), (200, 200))])
+def test_small_values_are_deleted_and_counted(tmp_path: Path, size: int, at_once: int) -> None:
+    """Small values fill the disk. What deletes and counts them frees less than its record; it goes on all the same."""
+    with small_disk(tmp_path / "disk", 16) as disk:
+        db = opened(disk)
+        kv = shoal.KVStore(db)
+        keys = fill(kv, size)
+        for _ in range(min(5_000, len(keys) // at_once)):
+            with kv.transaction(RUN) as txn:
+                for key in keys[-at_once:]:
+                    txn.kv.delete(key)
+                txn.kv.put("left", len(keys))
+            del keys[-at_once:]
+        assert kv.list(RUN) == sorted([*keys, "left"])
+        kill(db.info().coordinator_pid)
+        delete_all(kv, keys)
+        soon(lambda: kv.put("other", "large", os.urandom(MIB // 2)))
+        assert kv.list(RUN) == ["left"]
         assert db.check() == []
         end(db)

@@ -107,3 +107,32 @@ def test_removed_by_somebody() -> None:
     assert disk.files == {}
     room.keep(1.0 + 2 * REMAKE_AFTER_S)
     assert disk.files[RESERVE] >= 20 * MIB
+
+
+def test_what_was_enough_is_enough_for_what_does_not_grow() -> None:
+    """Deletes of small values use memory at first. A full disk refuses then what grows, and nothing else."""
+    disk = _Disk(12 * MIB)
+    room, heap = _room(disk, 10 * MIB)
+    room.acquire()
+    disk.files["ballast"] = disk.space().free_bytes
+    heap.used_words += MIB // 8
+    room.provide(0)
+    with pytest.raises(StoreFullError):
+        room.provide(1)
+    room.hand_over("checkpoint-1.new", 11 * MIB)
+    room.provide(0)
+    disk.remove("checkpoint-1.new")
+    disk.files["ballast"] += 5 * MIB
+    room.take_back()
+    with pytest.raises(StoreFullError):
+        room.provide(0)
+
+
+def test_what_does_not_grow_may_use_up_the_log() -> None:
+    """It gets its reserve though no quarter of a checkpoint is left for the log; what grows does not."""
+    disk = _Disk(12 * MIB)
+    room, _ = _room(disk, 10 * MIB)
+    with pytest.raises(StoreFullError):
+        room.provide(1)
+    room.provide(0)
+    assert room.headroom_bytes() >= 0

@@ -88,6 +88,28 @@ def test_growth_is_what_the_live_data_grow_by() -> None:
             state = {key: held for key, held in state.items() if not 10 <= len(key) < 30}
 
 
+def test_what_a_commit_clears_counts() -> None:
+    """Each key once, whether ranges overlap or a key is written as well; of a large range no more than there is."""
+    engine = _Engine()
+    writes: FlatWrites = [part for i in range(900) for part in (b"%04d" % i, bytes(i % 100), 0)]
+    state = {key: (value, 0) for key, value in zip(writes[::3], writes[1::3], strict=True)}
+    assert engine.submit(writes) == COMMITTED
+    changes: FlatWrites = [b"0050", b"new", 0, b"0600", None, 0, b"0601", b"new", 0]
+    after = {key: held for key, held in state.items() if not b"0040" <= key < b"0300"} | {b"0050": (b"new", 0)}
+    after[b"0601"] = b"new", 0
+    del after[b"0600"]
+    clears = [(b"0040", b"0200"), (b"0100", b"0300")]
+    assert growth_bytes(engine.writer, changes, clears) == _live_bytes(after) - _live_bytes(state)
+    assert growth_bytes(engine.writer, [b"0050", None, 0], clears) is None
+    assert engine.submit(changes, clears) == COMMITTED
+    assert growth_bytes(engine.writer, changes, clears) == 0
+    for start in range(0, 9_000, 900):
+        assert engine.submit([part for i in range(900) for part in (b"n%04d" % (start + i), b"v", 0)]) == COMMITTED
+    growth = growth_bytes(engine.writer, [b"key", b"value", 0], [(b"n", b"o")])
+    assert growth is not None
+    assert -9_000 * 8 * 10 < growth < -900 * 8
+
+
 def test_in_full_memory_what_does_not_grow_goes_on() -> None:
     """A commit that deletes as much as it writes is done, again and again; one that adds is refused."""
     engine = _Engine()

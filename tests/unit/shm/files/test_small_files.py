@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -12,8 +13,8 @@ from typing import Any
 
 import pytest
 
-from shoal.shm.errors import ConfigurationError, CorruptionError
-from shoal.shm.files import store_files
+from shoal.shm.errors import ConfigurationError, CorruptionError, StoreFullError
+from shoal.shm.files import storage, store_files
 from shoal.shm.files.control_address import SOCKET_FILE, peer_pid, peer_uid, socket_address
 from shoal.shm.files.epoch_file import EPOCH_FILE, EpochWord, check_epoch
 from shoal.shm.files.notes import NOTES_FILE, append_note
@@ -80,6 +81,20 @@ class TestEpochFile:
             word.close()
         with pytest.raises(ValueError, match="released"):
             _ = read.generation
+
+    def test_a_full_disk_leaves_no_half_of_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Without room for its page, or for the file itself, there is no file, and it can be made later."""
+
+        def full(*_arguments: object) -> int:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        for place, name in ((os, "posix_fallocate"), (storage, "private_file")):
+            with monkeypatch.context() as patch:
+                patch.setattr(place, name, full)
+                with pytest.raises(StoreFullError, match="epoch"):
+                    EpochWord(tmp_path, writable=True)
+            assert not any(tmp_path.iterdir())
+        EpochWord(tmp_path, writable=True).close()
 
     def test_a_reader_makes_no_file(self, tmp_path: Path) -> None:
         """Only a coordinator makes it."""
