@@ -112,6 +112,11 @@ def release_lease(holding: Holding, key: bytes, ticket: int) -> None:
     holding.release(ticket, (registry.LEASE_RELEASE, [key, holding.holder, ticket]))
 
 
+def release_lease_later(holding: Holding, key: bytes, ticket: int) -> None:
+    """The same as soon as it is possible, without waiting for it, if it was not done already."""
+    holding.release_later(ticket, (registry.LEASE_RELEASE, [key, holding.holder, ticket]))
+
+
 def raise_tokens(engine: Engine, token: int) -> None:
     """``lease_rules.raise_tokens``: every later token is above ``token``."""
     engine.perform(registry.TOKENS_RAISE, [TOKEN_KEY, token])
