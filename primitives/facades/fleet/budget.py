@@ -55,9 +55,9 @@ class Reservation:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         hold = self._hold
-        if hold.ended or not hold.is_own:
-            return
         try:
+            if hold.ended or not hold.is_own:
+                return
             if error is None:
                 hold.settle(hold.units)
             else:

@@ -33,7 +33,8 @@ def interrupt(monkeypatch: pytest.MonkeyPatch) -> Interrupt:
             monkeypatch.undo()
             raise Alarm
 
-        monkeypatch.setattr(owner, name, interrupted)
+        is_property = isinstance(vars(owner)[name], property)
+        monkeypatch.setattr(owner, name, property(interrupted) if is_property else interrupted)
 
     return begin
 
@@ -150,7 +151,7 @@ def test_a_reservation_that_is_made(db: shoal.Database, interrupt: Interrupt) ->
         pass
 
 
-@pytest.mark.parametrize(("owner", "step"), [(holds.Hold, "settle"), (Holding, "forget")])
+@pytest.mark.parametrize(("owner", "step"), [(holds.Hold, "is_own"), (holds.Hold, "settle"), (Holding, "forget")])
 def test_the_end_of_a_block_with_a_reservation(
     db: shoal.Database, interrupt: Interrupt, owner: type, step: str
 ) -> None:
