@@ -193,6 +193,13 @@ class Holding(Protocol):
         """Perform ``undo``: it is held no longer. Does nothing once the database is closed."""
         ...
 
+    def release_later(self, ticket: int, undo: Operation, /) -> None:
+        """The same without waiting, for a caller that was interrupted: as soon as that is possible.
+
+        ``undo`` may have been performed already, so it must do nothing, or be refused, then.
+        """
+        ...
+
     def forget(self, ticket: int, /) -> None:
         """What ``ticket`` names was released by a commit of the caller's own, or is lost: it is renewed no more."""
         ...

@@ -154,8 +154,11 @@ class SharedMemoryStore:
 
     def close(self) -> None:
         """Detach; see ``StoreConnection.close``."""
-        self.connection.close()
-        self.holding.close()
+        try:
+            self.holding.finish()
+        finally:
+            self.connection.close()
+            self.holding.close()
 
 
 def _past_changes(

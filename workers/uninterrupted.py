@@ -32,29 +32,32 @@ class _Collector:
     """The automatic garbage collection of this process. It rests while a call runs, if the program has it enabled."""
 
     def __init__(self) -> None:
-        self._lock = thread.allocate_lock()
+        # Held over a fork, so that a child finds both the collector and the note of it changed, or neither. Reentrant:
+        # a signal handler may fork during a fork.
+        self.lock: Any = thread.RLock()
         self._calls = 0
         self._was_enabled = False
 
     def rest(self) -> None:
         """Until ``go_on``, called in a thread where no signal handler runs, so that both are called."""
-        was_enabled = gc.isenabled()
-        gc.disable()  # before anything else: to make an object, as ``with`` does, may start a collection
-        with self._lock:
-            self._was_enabled = self._was_enabled or was_enabled
-            self._calls += 1
+        self.lock.acquire()  # not ``with``, which makes an object, and that may start a collection
+        self._was_enabled = self._was_enabled or gc.isenabled()
+        gc.disable()
+        self._calls += 1
+        self.lock.release()
 
     def go_on(self) -> None:
         """A call has ended."""
-        with self._lock:
-            self._calls -= 1
-            if not self._calls and self._was_enabled:
-                self._was_enabled = False
-                gc.enable()
+        self.lock.acquire()
+        self._calls -= 1
+        if not self._calls and self._was_enabled:
+            self._was_enabled = False
+            gc.enable()
+        self.lock.release()
 
     def go_on_in_child(self) -> None:
         """After a fork: the calls, and whoever had the lock, are threads of the parent."""
-        self._lock = thread.allocate_lock()
+        self.lock._at_fork_reinit()
         if self._was_enabled:
             gc.enable()
         self._calls, self._was_enabled = 0, False
@@ -113,4 +116,7 @@ def _after_fork_in_child() -> None:
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_after_fork_in_child)
+    # The lock's own methods: a signal handler that raises inside a function of Python would keep it locked for ever.
+    os.register_at_fork(
+        before=_collector.lock.acquire, after_in_parent=_collector.lock.release, after_in_child=_after_fork_in_child
+    )

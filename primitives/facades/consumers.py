@@ -77,7 +77,7 @@ class Consumer:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.close()
+        self._lease.__exit__(kind, error, traceback)
 
     def __repr__(self) -> str:
         return f"<shoal.Consumer {self.name!r}>"

@@ -196,7 +196,11 @@ class EventLog(Facade[EventView]):
         keys = self._views[run_id]._prefix, position_key(self.namespace, run_id, name)
         store, key = self._db._store, holder_key(self.namespace, run_id, name)
         lease = take_key(store, key, name, 1, TTL_S, time.monotonic() + check_wait("wait", wait))
-        return Consumer(self, run_id, name, lease, store.auto_commit, keys)
+        try:
+            return Consumer(self, run_id, name, lease, store.auto_commit, keys)
+        except BaseException:  # a signal handler's: nobody has got the consumer
+            lease._release_later()
+            raise
 
     def verify_chain(self, run_id: str, anchor: Anchor | None = None) -> ChainVerification:
         """Whether events, hashes, metadata and type index fit each other; what does not fit is in the result.

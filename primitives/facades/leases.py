@@ -19,7 +19,7 @@ from shoal.primitives.rules.lease_rules import LeaseHolder, decode_record
 from shoal.primitives.transaction import Fence
 from shoal.shm.arguments import check_count, check_positive_seconds, check_wait
 from shoal.shm.clock import now_ms
-from shoal.shm.errors import FencedError
+from shoal.shm.errors import FencedError, ShoalError
 from shoal.shm.host.randomness import random_id
 from shoal.shm.limits import MAX_INTEGER
 
@@ -87,7 +87,13 @@ class Lease:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self.release()
+        try:
+            self.release()
+        except ShoalError:  # then it is released as soon as a coordinator answers
+            raise
+        except BaseException:
+            self._release_later()
+            raise
 
     def __repr__(self) -> str:
         return f"<shoal.Lease {self.name!r} token={self.token} slot={self.slot}>"
@@ -103,6 +109,11 @@ class Lease:
         if not self._released and self._holding.holder == self._holder:
             requests.release_lease(self._holding, self._key, self._ticket)
             self._released = True  # last: a call that a signal handler interrupts is completed by the next one
+
+    def _release_later(self) -> None:
+        """A signal handler has raised where nobody releases it again: it is released soon, and this does not wait."""
+        if self._holding.holder == self._holder:
+            requests.release_lease_later(self._holding, self._key, self._ticket)
 
     def _check_held(self, engine: Engine) -> None:
         """Raise ``FencedError`` unless this process holds it, as ``engine`` reads."""
@@ -130,7 +141,11 @@ def take_key(store: Transactions, key: bytes, name: str, slots: int, ttl_s: floa
     """Take the lease whose record is at ``key``; its users know it by ``name``."""
     ticket, holder = random_id(), store.holding.holder
     token, slot = requests.take_lease(store.holding, key, name, slots, ttl_s, ticket, give_up_s)
-    return Lease(store, key, name, ticket, holder, token, slot)
+    try:
+        return Lease(store, key, name, ticket, holder, token, slot)
+    except BaseException:  # a signal handler's: nobody has got the lease
+        requests.release_lease_later(store.holding, key, ticket)
+        raise
 
 
 def held(store: Store, namespace: Namespace, run_id: str) -> list[LeaseInfo]:

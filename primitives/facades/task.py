@@ -10,7 +10,7 @@ from shoal.primitives.engine import Engine, EngineTransaction
 from shoal.primitives.rules import requests
 from shoal.primitives.views.fleet.queue import Claim, error_text, retry_ms_of
 from shoal.shm.codec import Value, encode
-from shoal.shm.errors import FencedError
+from shoal.shm.errors import FencedError, ShoalError
 
 
 class Task:
@@ -55,6 +55,15 @@ class Task:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        try:
+            self._leave(error)
+        except ShoalError:
+            raise
+        except BaseException:
+            self._leave_later(error)
+            raise
+
+    def _leave(self, error: BaseException | None) -> None:
         if self._claim.ended:
             return
         if error is None:
@@ -63,6 +72,14 @@ class Task:
             return
         with contextlib.suppress(FencedError):  # it is lost: the exception of the block counts more
             self.fail(error)
+
+    def _leave_later(self, error: BaseException | None) -> None:
+        """A signal handler has raised where nobody ends the claim any more: it ends soon, and this does not wait."""
+        claim = self._claim
+        if error is not None:
+            claim.end_later(requests.failure(claim.arguments(), error_text(error), 0))
+        elif not claim.is_said():
+            claim.end_later(requests.completion(claim.arguments(), encode(None)))
 
     def __repr__(self) -> str:
         return f"<shoal.Task {self.id!r} attempt={self.attempt} token={self.token}>"
@@ -101,6 +118,10 @@ class Task:
         """
         with _Ending(self._claim) as claimed:
             requests.release_task(self._engine, claimed)
+
+    def _release_later(self) -> None:
+        """Nobody has got the task: it is given back soon, and this does not wait."""
+        self._claim.end_later(requests.giving_back(self._claim.arguments()))
 
     def _require(self, transaction: EngineTransaction) -> None:
         requests.fence_task(transaction, self._claim.arguments())

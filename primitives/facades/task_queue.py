@@ -141,12 +141,17 @@ class TaskQueue(Facade[TaskReader]):
         """
         check_count("limit", limit, 1)
         tasks: builtins.list[Task] = []
-        while len(tasks) < limit:
-            part = min(limit - len(tasks), MOST_CLAIMED)
-            claimed = self._claim(run_id, queue, part, ttl, 0.0 if tasks else wait)
-            tasks += claimed
-            if len(claimed) < part:
-                break
+        try:
+            while len(tasks) < limit:
+                part = min(limit - len(tasks), MOST_CLAIMED)
+                claimed = self._claim(run_id, queue, part, ttl, 0.0 if tasks else wait)
+                tasks += claimed
+                if len(claimed) < part:
+                    break
+        except BaseException:  # nobody has got those that were claimed before
+            for task in tasks:
+                task._release_later()
+            raise
         return tasks
 
     def get(self, run_id: str, task_id: str) -> TaskInfo | None:

@@ -42,6 +42,11 @@ def settle_surely(holding: Holding, key: bytes, name: str, ticket: int, used: in
     holding.release(ticket, _settling(key, name, ticket, used, False))
 
 
+def settle_in_doubt(holding: Holding, key: bytes, name: str, ticket: int, used: int) -> None:
+    """The same as soon as it is possible, without waiting for it: it may be settled already."""
+    holding.release_later(ticket, _settling(key, name, ticket, used, False))
+
+
 def settle_later(
     transaction: EngineTransaction,
     key: bytes,

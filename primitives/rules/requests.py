@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
-from shoal.primitives.engine import Engine, EnginePipeline, EngineTransaction, Holding
+from shoal.primitives.engine import Engine, EnginePipeline, EngineTransaction, Holding, Operation
 from shoal.primitives.keys import only
 from shoal.primitives.rules import registry
 from shoal.primitives.rules.cell_rules import CellRecord
@@ -112,6 +112,11 @@ def release_lease(holding: Holding, key: bytes, ticket: int) -> None:
     holding.release(ticket, (registry.LEASE_RELEASE, [key, holding.holder, ticket]))
 
 
+def release_lease_later(holding: Holding, key: bytes, ticket: int) -> None:
+    """The same as soon as it is possible, without waiting for it, if it was not done already."""
+    holding.release_later(ticket, (registry.LEASE_RELEASE, [key, holding.holder, ticket]))
+
+
 def raise_tokens(engine: Engine, token: int) -> None:
     """``lease_rules.raise_tokens``: every later token is above ``token``."""
     engine.perform(registry.TOKENS_RAISE, [TOKEN_KEY, token])
@@ -168,7 +173,12 @@ def unclaim_tasks(holding: Holding, key: bytes, ticket: int) -> None:
 
 def complete_task(engine: Engine, claimed: list[Any], result: bytes) -> None:
     """``queue_rules.complete``. ``claimed``, here and below: queue key, name and id of the task, holder, token."""
-    engine.perform(registry.TASK_COMPLETE, [*claimed, result])
+    engine.perform(*completion(claimed, result))
+
+
+def completion(claimed: list[Any], result: bytes) -> Operation:
+    """The operation that ``complete_task`` asks for."""
+    return registry.TASK_COMPLETE, [*claimed, result]
 
 
 def complete_task_later(
@@ -180,7 +190,12 @@ def complete_task_later(
 
 def fail_task(engine: Engine, claimed: list[Any], error: str, retry_ms: int) -> None:
     """``queue_rules.fail``."""
-    engine.perform(registry.TASK_FAIL, [*claimed, error, retry_ms])
+    engine.perform(*failure(claimed, error, retry_ms))
+
+
+def failure(claimed: list[Any], error: str, retry_ms: int) -> Operation:
+    """The operation that ``fail_task`` asks for."""
+    return registry.TASK_FAIL, [*claimed, error, retry_ms]
 
 
 def fail_task_later(
@@ -192,7 +207,12 @@ def fail_task_later(
 
 def release_task(engine: Engine, claimed: list[Any]) -> None:
     """``queue_rules.release``."""
-    engine.perform(registry.TASK_RELEASE, claimed)
+    engine.perform(*giving_back(claimed))
+
+
+def giving_back(claimed: list[Any]) -> Operation:
+    """The operation that ``release_task`` asks for."""
+    return registry.TASK_RELEASE, claimed
 
 
 def fence_task(transaction: EngineTransaction, claimed: list[Any]) -> None:

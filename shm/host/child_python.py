@@ -23,6 +23,10 @@ if TYPE_CHECKING:
 # Exit status of a process that was to start a coordinator and has done so. Another program does not end with it.
 LAUNCHED = 83
 
+# The directory that shoal is in. It is found now, because ``sys.modules`` is empty at the very end of the interpreter,
+# where a finaliser may open a store. As a script this file starts no process.
+_HOME = "" if __name__ == "__main__" else str(Path(sys.modules["shoal"].__path__[0]).resolve().parent)
+
 # The module that a coordinator's process runs. It imports every floor, so this floor knows only its name.
 COORDINATOR = "shoal.coordinator_main"
 
@@ -34,9 +38,8 @@ def python_command(module: str, *arguments: str) -> list[str]:
 
 def python_environment() -> dict[str, str]:
     """This process's environment, with shoal's own directory on PYTHONPATH and without relative paths there."""
-    home = str(Path(sys.modules["shoal"].__path__[0]).resolve().parent)
     inherited = [path for path in os.environ.get("PYTHONPATH", "").split(os.pathsep) if os.path.isabs(path)]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join([home, *inherited])}
+    return {**os.environ, "PYTHONPATH": os.pathsep.join([_HOME, *inherited])}
 
 
 @contextlib.contextmanager

@@ -269,7 +269,9 @@ def _end_all() -> None:
 
 
 def _last_error() -> object:
-    """The exception that ended the main thread, if one did."""
+    """The exception that ended the main thread, if one did. In an interactive session it has ended one line only."""
+    if hasattr(sys, "ps1"):
+        return None
     return getattr(sys, "last_exc", None) or getattr(sys, "last_value", None)
 
 

@@ -32,6 +32,7 @@ _RENEWALS_PER_TTL = 3
 _LONGEST_PAUSE_S = 1000.0
 _NOT_ASLEEP_S = float("inf")
 _LONGEST_LOOK_S = 1.0
+_LOOK_EVERY_S = 0.001
 _LINGER_S = 1.0  # of the thread with nothing to do: programs take and release often
 
 
@@ -81,10 +82,11 @@ class Holding:
         ``InvalidOperationError``, then ``undo`` is performed as soon as that is possible.
         """
         self._connection.check_writable()
-        self._keep(ticket, ttl_s)
-        in_doubt: Operation | None = undo
         asked_us = int(time.monotonic() * 1e6)  # the same under each coordinator: it keeps the place in line
+        in_doubt: Operation | None = None
         try:
+            self._keep(ticket, ttl_s)
+            in_doubt = undo
             answer = ask_and_wait(
                 self._connection, "in_line", lambda left_ms: [ranges, left_ms, asked_us], give_up_s, operation, undo
             )
@@ -104,10 +106,14 @@ class Holding:
             return
         try:
             self._perform(undo)
+            self._drop(ticket, None)
         except BaseException:
             self._drop(ticket, undo)
             raise
-        self._drop(ticket, None)
+
+    def release_later(self, ticket: int, undo: Operation) -> None:
+        """Have the thread perform ``undo``, which may have been performed already."""
+        self._drop(ticket, undo)
 
     def forget(self, ticket: int) -> None:
         """It was released by a commit of the caller's own, or is lost."""
@@ -122,6 +128,12 @@ class Holding:
         """How long ago the last sign of life of each holder was, in ms; None of one that holds nothing."""
         ages: list[int] = self._connection.ask("ages", holders)
         return [None if age < 0 else age for age in ages] or [None] * len(holders)
+
+    def finish(self) -> None:
+        """The database is about to be closed. Wait until the thread has undone what is in doubt, a second at most."""
+        give_up_s = time.monotonic() + _LONGEST_LOOK_S
+        while self._undone and self._runs and time.monotonic() < give_up_s:
+            time.sleep(_LOOK_EVERY_S)
 
     def close(self) -> None:
         """The database is closed: the thread ends. Wait until it uses no pipe any more, for a second at most."""
@@ -139,8 +151,13 @@ class Holding:
             now_s = time.monotonic()
             if not self._runs:
                 self._sleep = Sleep()
-                thread.start_new_thread(_run, (weakref.ref(self), self._sleep))
-                self._runs = True
+                started = _run, (weakref.ref(self), self._sleep)
+                self._runs = True  # first: an exception of a signal handler after the start must not hide the thread
+                try:
+                    thread.start_new_thread(*started)
+                except RuntimeError:  # no thread can be started
+                    self._runs = False
+                    raise
             elif now_s + ttl_s / _RENEWALS_PER_TTL < self._sleeps_until_s:
                 self._wake_thread()
 

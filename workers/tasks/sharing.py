@@ -92,17 +92,18 @@ class SharedChannel:
             self._detach()
 
     def _enqueue(self, mutations: bytes) -> _Sent:
+        """Have a commit sent. All calls come first: a signal handler may raise in each; then nothing is enqueued."""
+        if not self._flushes:
+            self._loop.call_soon(self._flush)
+            self._flushes = True  # after the call: if it is not scheduled, the next commit does it
         commit_id = self._channel.commit_id + 1
         # The snapshot of a commit that reads nothing has no other use: it says which answer was read last.
         message = wire_request.framed_request(commit_id, self._answered, 0, wire_request.NO_READS, mutations)
         sent = _Sent(commit_id, message, Outcome())
         self._channel.commit_id = commit_id
-        self._in_flight.append(sent)
-        if self._attachment is not None and (not self._one_by_one or len(self._in_flight) == 1):
-            self._unsent += sent.message
-        if not self._flushes:
-            self._flushes = True
-            self._loop.call_soon(self._flush)
+        if self._attachment is not None and not (self._one_by_one and self._in_flight):
+            self._unsent += message
+        self._in_flight += (sent,)
         return sent
 
     def _flush(self) -> None:

@@ -15,6 +15,7 @@ from shoal.primitives.rules import budget_requests
 from shoal.primitives.rules.budget_rules import to_number
 from shoal.primitives.views.fleet.budgets import BudgetReader, BudgetState, Hold, check_open, refill_of, units_of
 from shoal.shm.arguments import check_wait
+from shoal.shm.errors import ShoalError
 from shoal.shm.fleet_errors import BudgetExceededError
 from shoal.shm.host.randomness import random_id
 
@@ -54,12 +55,18 @@ class Reservation:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         hold = self._hold
-        if hold.ended or not hold.is_own:
-            return
-        if error is None:
-            hold.settle(hold.units)
-        else:
-            hold.refund()
+        try:
+            if hold.ended or not hold.is_own:
+                return
+            if error is None:
+                hold.settle(hold.units)
+            else:
+                hold.refund()
+        except ShoalError:  # then it is settled as soon as a coordinator answers
+            raise
+        except BaseException:  # a signal handler's, perhaps before anything was done
+            hold.settle_in_doubt(hold.units if error is None else 0)
+            raise
 
     def __repr__(self) -> str:
         return f"<shoal.Reservation {self.name!r} amount={self.amount}>"
@@ -154,7 +161,11 @@ class Budget(Facade[BudgetReader]):
                     raise
                 store.auto_commit.wait_for(fits_the_limit, [only(budget.key)], give_up_s)
                 continue
-            return Reservation(Hold(store, budget, ticket, units))
+            try:
+                return Reservation(Hold(store, budget, ticket, units))
+            except BaseException:  # a signal handler's: nobody has got the reservation
+                budget_requests.settle_in_doubt(store.holding, budget.key, name, ticket, 0)
+                raise
 
     def read(self, run_id: str, name: str) -> BudgetState:
         """The budget as it is now. What a process has reserved that has ended by then is refunded already.

@@ -72,16 +72,22 @@ class Hold:
         self.ended = True
         try:
             budget_requests.settle(self._store.auto_commit, key, name, self._ticket, units, self.said_in is None)
+            self._store.holding.forget(self._ticket)
         except BaseException:  # perhaps it is settled, and perhaps it is not
-            budget_requests.settle_surely(self._store.holding, key, name, self._ticket, units)
+            self.settle_in_doubt(units)
             raise
-        self._store.holding.forget(self._ticket)
 
     def refund(self) -> None:
         """Refund it, if it is there still."""
         name, key = self.budget
         self.ended = True
         budget_requests.settle_surely(self._store.holding, key, name, self._ticket, 0)
+
+    def settle_in_doubt(self, units: int) -> None:
+        """A settlement was cut off: it is made soon, if it was not, and this does not wait."""
+        name, key = self.budget
+        self.ended = True
+        budget_requests.settle_in_doubt(self._store.holding, key, name, self._ticket, units)
 
     def settle_with(self, transaction: EngineTransaction, units: int) -> None:
         """Settle it when the transaction commits."""

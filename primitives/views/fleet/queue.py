@@ -11,7 +11,7 @@ import weakref
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
-from shoal.primitives.engine import EngineTransaction, Holding
+from shoal.primitives.engine import EngineTransaction, Holding, Operation
 from shoal.primitives.identifiers import new_id_bytes
 from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.rules import requests
@@ -21,6 +21,7 @@ from shoal.primitives.views.view import View
 from shoal.shm.arguments import check_count, check_int, check_seconds
 from shoal.shm.codec import Value, encode
 from shoal.shm.errors import CorruptionError, LimitExceededError, shown
+from shoal.shm.host.randomness import random_id
 from shoal.shm.limits import MIB
 
 _LONGEST_ERROR = 4096
@@ -90,25 +91,29 @@ def retry_ms_of(retry_in: float | None) -> int:
 class Together:
     """The tasks that were claimed together with one ticket. The ticket is free again when the last one has ended.
 
-    ``first_token``: that of the first task. Threads may end tasks at the same time.
+    ``first_token``: that of the first task. Threads may end tasks at the same time. If it is not known when one of them
+    ends, the ticket is never used again.
     """
 
-    __slots__ = ("_first_token", "_holding", "_open_ids", "_ticket")
+    __slots__ = ("_first_token", "_holding", "_is_in_doubt", "_open_ids", "_ticket")
 
     def __init__(self, holding: Holding, ticket: int, first_token: int, open_ids: set[bytes]) -> None:
         self._holding = holding
         self._first_token = first_token
         self._open_ids = open_ids
+        self._is_in_doubt = False
         self._ticket = [ticket]  # taken out once: a ticket must not name two claims
 
-    def end(self, task_id: bytes, holder: int) -> None:
-        """A task is claimed no more by ``holder``, who claimed it."""
+    def end(self, task_id: bytes, holder: int, is_in_doubt: bool = False) -> None:
+        """A task is claimed no more by ``holder``, who claimed it; if that ``is_in_doubt``, soon."""
+        self._is_in_doubt = self._is_in_doubt or is_in_doubt
         self._open_ids.discard(task_id)
         if not self._open_ids and self._holding.holder == holder:
             with contextlib.suppress(IndexError):
                 ticket = self._ticket.pop()
                 self._holding.forget(ticket)
-                self._holding.free_tickets.append((ticket, self._first_token))
+                if not self._is_in_doubt:
+                    self._holding.free_tickets.append((ticket, self._first_token))
 
 
 class Claim:
@@ -145,6 +150,12 @@ class Claim:
         """The task was completed, failed or released, or is found to be lost."""
         self.ended = True
         self._together.end(self.task_id, self.holder)
+
+    def end_later(self, ending: Operation) -> None:
+        """A call that ends it was cut off: ``ending`` is performed soon, if it was not, and this does not wait."""
+        self._holding.release_later(random_id(), ending)  # a ticket of its own: those of one claim end one by one
+        self.ended = True
+        self._together.end(self.task_id, self.holder, is_in_doubt=True)
 
 
 def claim_of(task: object) -> Claim:

@@ -12,6 +12,7 @@ import pytest
 
 import shoal
 from shoal import aio
+from shoal.workers.tasks.sharing import SharedChannel
 
 from .conftest import Run
 
@@ -104,6 +105,33 @@ def test_a_cancelled_commit_that_was_sent_is_done(store: Path, run_loop: Run) ->
                 task.cancel()
                 await asyncio.gather(task, return_exceptions=True)
                 assert await kv.get("r", "k") == number
+
+    run_loop(main())
+
+
+class _Alarm(Exception):  # noqa: N818 (no error)
+    """Raised by a signal handler."""
+
+
+def test_a_handler_that_raises_when_a_commit_is_enqueued(
+    store: Path, run_loop: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """That commit is not done. Later ones are, in as many tasks as before."""
+
+    def interrupted(_channel: SharedChannel) -> None:
+        monkeypatch.undo()
+        raise _Alarm
+
+    async def main() -> None:
+        async with aio.open(store, linger=0.2) as db:
+            kv = aio.KVStore(db)
+            await kv.put("r", "a", 1)
+            monkeypatch.setattr(SharedChannel, "_flush", property(interrupted))  # raises where it is scheduled
+            with pytest.raises(_Alarm):
+                await kv.put("r", "b", 1)
+            await asyncio.wait_for(asyncio.gather(*[kv.put("r", f"c{number}", 1) for number in range(300)]), 30)
+            assert await kv.get("r", "b") is None
+            assert len(await kv.list("r", "c")) == 300
 
     run_loop(main())
 

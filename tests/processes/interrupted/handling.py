@@ -13,6 +13,10 @@ class Interrupted(BaseException):
     """Raised by a signal handler."""
 
 
+class Alarm(Exception):  # noqa: N818 (no error)
+    """The same, as an ``Exception``, which failures of commits are, too."""
+
+
 @contextlib.contextmanager
 def handling(number: int, handler: Callable[[], None]) -> Iterator[None]:
     """Have a signal handled by ``handler`` meanwhile."""

@@ -16,7 +16,7 @@ import shoal
 from shoal.primitives.facades import task_queue
 from shoal.primitives.rules import requests
 from shoal.workers.shared_memory.connection import StoreConnection
-from tests.processes.interrupted.handling import RUN, Interrupted, handling
+from tests.processes.interrupted.handling import RUN, Alarm, Interrupted, handling
 from tests.support.shared_memory import store_of
 from tests.support.workers.crash_workers import descriptors, shoal_mappings, wait_for
 
@@ -120,16 +120,12 @@ def test_exceptions_at_ten_thousand_moments(store: Path, monkeypatch: pytest.Mon
     _interrupt_at_random(store, monkeypatch, 10_000, 500)
 
 
-class _Alarm(Exception):  # noqa: N818 (no error)
-    """Raised by a handler. It is an ``Exception``, as failures of commits are."""
-
-
 def _interrupt_next_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     """Raise as a handler does, once, while the outcome of a commit is made of its answer."""
 
     def failure(connection: StoreConnection, status: int, details: Any) -> Exception | None:
         monkeypatch.undo()
-        raise _Alarm
+        raise Alarm
 
     monkeypatch.setattr(StoreConnection, "failure", failure)
 
@@ -139,7 +135,7 @@ def test_an_exception_is_not_taken_for_a_failed_commit(store: Path, monkeypatch:
     with shoal.open(store, linger=0.2) as db, db.pipeline(RUN) as pipe:
         future = pipe.kv.increment("n")
         _interrupt_next_outcome(monkeypatch)
-        with pytest.raises(_Alarm):
+        with pytest.raises(Alarm):
             future.result()
         assert future.result() == 1
         assert pipe.kv.increment("n").result() == 2
@@ -149,7 +145,7 @@ def test_a_lease_whose_outcome_is_interrupted_is_free(store: Path, monkeypatch: 
     """If a handler raises while the outcome of a lease is made, its process does not hold it, so others get it."""
     with shoal.open(store, linger=0.2) as db, shoal.open(store) as other:
         _interrupt_next_outcome(monkeypatch)
-        with pytest.raises(_Alarm):
+        with pytest.raises(Alarm):
             db.lease(RUN, "job", ttl=60).__enter__()
         with other.lease(RUN, "job", wait=30):
             pass
@@ -160,12 +156,12 @@ def test_an_interrupted_release_can_be_completed(store: Path, monkeypatch: pytes
 
     def release(*_: object) -> None:
         monkeypatch.undo()
-        raise _Alarm
+        raise Alarm
 
     with shoal.open(store, linger=0.2) as db:
         lease = db.lease(RUN, "job")
         monkeypatch.setattr(requests, "release_lease", release)
-        with pytest.raises(_Alarm):
+        with pytest.raises(Alarm):
             lease.release()
         lease.release()
         assert db.leases(RUN) == []
@@ -176,13 +172,13 @@ def test_a_claim_that_is_interrupted_is_free(store: Path, monkeypatch: pytest.Mo
 
     def together(*_: object) -> None:
         monkeypatch.undo()
-        raise _Alarm
+        raise Alarm
 
     with shoal.open(store, linger=0.2) as db:
         queue = shoal.TaskQueue(db)
         task_id = queue.put(RUN, "q", 1)
         monkeypatch.setattr(task_queue, "Together", together)
-        with pytest.raises(_Alarm):
+        with pytest.raises(Alarm):
             queue.claim(RUN, "q")
         task = queue.claim(RUN, "q")
         assert task is not None

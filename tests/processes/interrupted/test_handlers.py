@@ -248,3 +248,26 @@ def test_the_interpreters_end(store: Path) -> None:
             assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
         assert shoal.KVStore(db).get("run", "at exit") == 6
         wait_for(lambda: db.info().clients == 1, "the clients to be gone")
+
+
+_OPENS_LAST = """
+import builtins, sys
+import shoal
+
+class Last:
+    def __del__(self, open=shoal.open, kv_store=shoal.KVStore, path=sys.argv[1]):
+        with open(path, linger=0.05) as db:
+            kv_store(db).put("run", "last", 1)
+
+builtins.last = Last()
+"""
+
+
+def test_a_finaliser_opens_the_store_at_the_very_end(store: Path) -> None:
+    """An object that outlives all modules can start a coordinator."""
+    done = subprocess.run(
+        [sys.executable, "-c", _OPENS_LAST, str(store)], capture_output=True, text=True, timeout=DEADLINE_S
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    with shoal.open(store, linger=0.05) as db:
+        assert shoal.KVStore(db).get("run", "last") == 1

@@ -103,6 +103,14 @@ THREAD_GOES_ON = """
     threading.Thread(target=work).start()
 """
 
+IN_AN_INTERACTIVE_SESSION = """
+import os, shoal, signal, sys, time
+signal.raise_signal(signal.SIGINT)
+pool = shoal.WorkerPool(sys.argv[1] + "/store", 1, linger=0.0)
+first = pool.submit(time.sleep, 0.5)
+last = pool.submit(os.mkdir, sys.argv[1] + "/done")
+"""
+
 
 def start(path: Path, method: str, body: str, **options: Any) -> subprocess.Popen[str]:
     program = path / "program.py"
@@ -115,6 +123,14 @@ def test_what_was_submitted_is_done(tmp_path: Path, body: str) -> None:
     """sys.exit is no Ctrl-C; and a program that has caught Ctrl-C may submit more. Both end as the standard pool."""
     assert start(tmp_path, "forkserver", body).wait(60) == 0
     assert len(list(tmp_path.glob("done*"))) == 4
+
+
+def test_ctrl_c_in_an_interactive_session_ends_one_line(tmp_path: Path) -> None:
+    """The session goes on, so what is submitted after it is done when the session ends."""
+    command = [sys.executable, "-i", "-", str(tmp_path)]
+    said = subprocess.run(command, input=IN_AN_INTERACTIVE_SESSION, capture_output=True, text=True, timeout=60)
+    assert "KeyboardInterrupt" in said.stderr
+    assert (tmp_path / "done").exists(), said.stderr
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -110,6 +110,51 @@ def test_no_collection_meanwhile() -> None:
     _wait_until_enabled()
 
 
+def test_a_fork_while_the_collector_is_put_to_rest(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The child of another thread has its collector: the fork waits until it is noted that it was enabled."""
+    disable, is_disabled = gc.disable, threading.Event()
+
+    def disable_slowly() -> None:
+        disable()
+        is_disabled.set()
+        time.sleep(0.2)
+
+    monkeypatch.setattr(gc, "disable", disable_slowly)
+    thread = threading.Thread(target=uninterrupted, args=(lambda: None,))
+    thread.start()
+    assert is_disabled.wait(30)
+    pid = os.fork()
+    if not pid:
+        os._exit(0 if gc.isenabled() else 1)
+    thread.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    _wait_until_enabled()
+
+
+def test_a_call_that_begins_while_another_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The end of the first call does not enable the collector in the second one."""
+    begins, ends = threading.Event(), threading.Event()
+
+    def call() -> None:
+        begins.set()
+        assert ends.wait(30)
+
+    first = threading.Thread(target=uninterrupted, args=(call,))
+    first.start()
+    assert begins.wait(30)
+    disable = gc.disable
+
+    def disable_slowly() -> None:
+        disable()
+        ends.set()
+        first.join()
+        time.sleep(0.2)  # the thread of its call ends after it
+
+    monkeypatch.setattr(gc, "disable", disable_slowly)
+    assert uninterrupted(gc.isenabled) is False
+    _wait_until_enabled()
+
+
 def test_a_program_without_collections() -> None:
     """Where the program has disabled the collector it stays so."""
     gc.disable()
