@@ -8,7 +8,7 @@ import os
 import random
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,120 +17,12 @@ import pytest
 
 import shoal
 from shoal.shm import limits
+from tests.faults.disk.filling import MIB, RUN, TIMEOUT_S, delete_all, fill, succeeds
 from tests.mutants.conditions import FULL_DISK_FLAG
 from tests.mutants.coordinator import mutated_coordinators
 from tests.support.histories.history_workers import seed_from
 from tests.support.present import present
-from tests.support.slow import slow
 from tests.support.workers.crash_workers import kill, wait_for
-
-RUN = "space"
-MIB = 1 << 20
-TIMEOUT_S = 60.0
-SECONDS = 5.0  # "make room within seconds"
-
-
-@pytest.fixture
-def small(tmp_path: Path) -> Iterator[shoal.Database]:
-    """A store of the smallest size there is."""
-    with shoal.open(tmp_path / "db", max_bytes=8 * MIB, durability="memory", timeout=TIMEOUT_S, linger=0.2) as db:
-        yield db
-
-
-def _fill(kv: shoal.KVStore, prefix: str, value: bytes, most: int = 1_000_000) -> list[str]:
-    """Put until the store is full, many at a time while there is room for many; the keys that were accepted."""
-    accepted: list[str] = []
-    batch = max(1, min(50, 20_000 // (len(value) + 1)))
-    while len(accepted) < most:
-        keys = [f"{prefix}{len(accepted) + i:07}" for i in range(batch)]
-        try:
-            with kv.transaction(RUN) as txn:
-                for key in keys:
-                    txn.kv.put(key, value)
-        except shoal.StoreFullError:
-            if batch == 1:
-                return accepted
-            batch = 1
-        else:
-            accepted += keys
-    raise AssertionError(f"{most} puts and the store is not full")
-
-
-def _delete(kv: shoal.KVStore, keys: list[str]) -> None:
-    """Delete the keys, the first hundred one by one."""
-    for key in keys[:100]:
-        assert kv.delete(RUN, key)
-    for start in range(100, len(keys), 50):
-        with kv.transaction(RUN) as txn:
-            assert all(txn.kv.delete(key) for key in keys[start : start + 50])
-
-
-def _succeeds(call: Callable[[], Any]) -> None:
-    """``call`` goes through within seconds, StoreFullError meanwhile aside."""
-
-    def attempt() -> bool:
-        try:
-            call()
-        except shoal.StoreFullError:
-            time.sleep(0.02)
-            return False
-        return True
-
-    wait_for(attempt, "room", SECONDS)
-
-
-def test_full_store_reads_and_deletes_and_recovers(small: shoal.Database) -> None:
-    """A full store raises StoreFullError, loses nothing, still reads and deletes, and after deletes it writes again."""
-    kv = shoal.KVStore(small)
-    keys = _fill(kv, "a", bytes(400))
-    assert len(keys) > 5_000  # most of 8 MiB is for the user
-    assert kv.list(RUN) == keys
-    assert kv.get(RUN, keys[-1]) == bytes(400)
-    with pytest.raises(shoal.StoreFullError):
-        kv.put(RUN, "another", bytes(100_000))
-
-    def put_many() -> None:
-        with small.transaction(RUN) as txn:
-            for i in range(2_000):
-                txn.kv.put(f"t{i}", bytes(400))
-
-    with pytest.raises(shoal.StoreFullError):
-        put_many()
-    assert kv.list(RUN) == keys, "a refused commit left something behind"
-    assert small.check() == []
-    _delete(kv, keys[: len(keys) // 2])
-    _succeeds(lambda: kv.put(RUN, "another", bytes(100_000)))
-    for i in range(100):
-        _succeeds(partial(kv.put, RUN, f"b{i}", bytes(400)))
-    assert len(kv.list(RUN)) == len(keys) - len(keys) // 2 + 101
-    assert small.check() == []
-
-
-@pytest.mark.slow
-def test_every_key_of_a_full_store_can_be_deleted(small: shoal.Database) -> None:
-    """Deleting never fails for lack of room, and everything comes back: the store can be filled as far again."""
-    kv = shoal.KVStore(small)
-    first = _fill(kv, "a", bytes(40))
-    _delete(kv, first)
-    assert small.info().keys == 0
-    wait_for(lambda: small.info().bytes_used < 64 * 1024, "the room of the deleted", SECONDS)
-    assert small.check() == []
-    second = _fill(kv, "b", bytes(40))
-    assert len(second) > 0.95 * len(first)
-
-
-@pytest.mark.slow
-def test_values_of_other_sizes_fit_after_deleting(small: shoal.Database) -> None:
-    """Room is not bound to the size of what was there before: small, large, very large and small again all fit."""
-    kv = shoal.KVStore(small)
-    for size in (24, 3_000, 200_000, 100, 1_500_000, 700):
-        keys = _fill(kv, f"s{size}/", bytes(size))
-        room = len(keys) * (size + 72)  # with its record, node and share of the indexes
-        least = 3.5 * MIB if size < MIB else size  # the largest need a sixth of the store in one piece
-        assert room > least, f"only {room:,} of 8 MiB could be used by values of {size} bytes"
-        _delete(kv, keys)
-        wait_for(lambda: small.info().bytes_used < 3 * MIB // 2, "the room of the deleted", SECONDS)
-    assert small.check() == []
 
 
 @pytest.fixture
@@ -151,15 +43,15 @@ def test_full_disk_refuses_writes_and_recovers(full_disk: tuple[shoal.Database, 
     kv = shoal.KVStore(db)
     kv.put(RUN, "before", 1)
     flag.touch()
-    keys = _fill(kv, "k", bytes(100_000), most=200)
+    keys = fill(kv, "k", bytes(100_000), most=200)
     assert keys, "the log file at hand was not used"
     assert kv.get(RUN, "before") == 1
     assert kv.list(RUN, "k") == keys
     pid = db.info().coordinator_pid
-    _delete(kv, keys)
+    delete_all(kv, keys)
     assert kv.list(RUN, "k") == []
     flag.unlink()
-    _succeeds(lambda: kv.put(RUN, "after", bytes(1_000_000)))
+    succeeds(lambda: kv.put(RUN, "after", bytes(1_000_000)))
     _fill_some(kv, 100)
     assert db.info().coordinator_pid == pid, "the coordinator did not survive a full disk"
     kill(pid)
@@ -193,15 +85,15 @@ def test_really_full_disk(tmp_path: Path) -> None:
         ballast = disk / "ballast"
         ballast.write_bytes(bytes(8 * MIB))
         kv = shoal.KVStore(db)
-        keys = _fill(kv, "k", bytes(100_000), most=400)
+        keys = fill(kv, "k", bytes(100_000), most=400)
         assert kv.list(RUN) == keys
         for key in keys[:50]:
             assert kv.delete(RUN, key)
         assert kv.list(RUN) == keys[50:]
         ballast.unlink()
-        _succeeds(lambda: kv.put(RUN, "after", 1))
+        succeeds(lambda: kv.put(RUN, "after", 1))
         kill(db.info().coordinator_pid)
-        _succeeds(lambda: kv.put(RUN, "later", 2))
+        succeeds(lambda: kv.put(RUN, "later", 2))
         assert kv.list(RUN) == ["after", *keys[50:], "later"]
         assert db.check() == []
         pid = db.info().coordinator_pid
@@ -282,7 +174,7 @@ def _sleepy_reader(path: Path, pipe: Any) -> None:
 def _overwrite_ten(kv: shoal.KVStore, most: int) -> None:
     """Write ``most`` bytes to ten keys."""
     for written in range(0, most, 60_000):
-        _succeeds(partial(kv.put, RUN, f"k{written // 60_000 % 10}", b"%d" % written + bytes(60_000)))
+        succeeds(partial(kv.put, RUN, f"k{written // 60_000 % 10}", b"%d" % written + bytes(60_000)))
 
 
 @pytest.mark.parametrize(
@@ -327,36 +219,6 @@ def test_stopped_reader_does_not_hold_memory_for_ever(tmp_path: Path, max_bytes:
             reader.join()
             here.close()
             there.close()
-
-
-@pytest.mark.parametrize("snapshots", [1, *slow(0)])
-def test_scattered_deletes_of_a_full_store(store: Path, snapshots: int) -> None:
-    """Keys are deleted in any order while a snapshot is held, under coordinators that are killed: each delete works."""
-    with shoal.open(store, max_bytes=12 * MIB, timeout=TIMEOUT_S, linger=0.1) as db:
-        kv = shoal.KVStore(db)
-        keys = _fill(kv, "k", bytes(50))
-        random.Random(3).shuffle(keys)
-        held = [db.snapshot(RUN) for _ in range(snapshots)]
-        killed = 0
-        while keys:
-            some = keys[-50:]
-
-            def delete(some: list[str] = some) -> None:
-                with kv.transaction(RUN) as txn:
-                    for key in some:
-                        txn.kv.delete(key)
-
-            _succeeds(delete)
-            del keys[-50:]
-            if killed < 2 and len(keys) % 7_000 < 50:
-                killed += 1
-                kill(db.info().coordinator_pid)
-                assert len(kv.list(RUN)) == len(keys)
-        assert killed == 2
-        assert kv.list(RUN) == []
-        _succeeds(partial(kv.put, RUN, "last", bytes(MIB)))
-        assert db.check() == []
-        del held
 
 
 @pytest.mark.parametrize("size", [900_000, 20_000])
