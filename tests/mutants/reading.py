@@ -102,8 +102,8 @@ def free_too_early(patch: Patch) -> None:
 def drop_tombstones_under_snapshots(patch: Patch) -> None:
     """A deleted key leaves the indexes though an open snapshot still has it."""
 
-    def remove_dead_keys(self: Reclaimer, _horizon: int, published: int, budget: int) -> int:
-        done: int = sound(self, published, published, budget)
+    def remove_dead_keys(self: Reclaimer, _horizon: int, gone_from: int, budget: int) -> int:
+        done: int = sound(self, self._words[W_PUBLISHED], gone_from, budget)
         return done
 
     sound = patch.set(Reclaimer, "_remove_dead_keys", remove_dead_keys)
@@ -113,8 +113,8 @@ def drop_tombstones_under_snapshots(patch: Patch) -> None:
 def sweep_cleared_ranges_under_snapshots(patch: Patch) -> None:
     """The keys under a range tombstone leave the indexes though an open snapshot still has them."""
 
-    def sweep_cleared(self: Reclaimer, _horizon: int, published: int) -> None:
-        sound(self, published, published)
+    def sweep_cleared(self: Reclaimer, _horizon: int, published: int, gone_from: int) -> None:
+        sound(self, published, published, gone_from)
 
     sound = patch.set(Reclaimer, "_sweep_cleared_keys", sweep_cleared)
 

@@ -125,7 +125,7 @@ def test_a_full_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     is_full = True
     plan = coordinator.writer.plan
 
-    def plan_if_room(writes: Any, *more: Any) -> Any:
+    def plan_if_room(writes: Any, *more: Any, fits: bool = False) -> Any:
         if is_full and writes and writes[0] == b"large":
             raise StoreFullError("full")
         return plan(writes, *more)
