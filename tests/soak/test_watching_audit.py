@@ -20,6 +20,7 @@ from tests.soak.sightings import CONSUMER, EVENTS, KEYS, RUNS, SENSES, Sightings
 from tests.soak.workload import names
 from tests.soak.workload.operations import MIX, Worker
 from tests.soak.workload.watching import Watcher
+from tests.support.workers.crash_workers import wait_for
 
 Lines = list[list[Any]]
 
@@ -54,6 +55,8 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Watched]:
         audit.prepare(db, 0)
         since = shoal.KVStore(db).get(names.run_of(0), names.SINCE)
         Worker(db, slots, 0, "w0.1", directory, random.Random(2), 0.0, _Countdown(200)).work(mix)
+        kv = shoal.KVStore(db)
+        wait_for(lambda: not kv.list(names.run_of(0), names.EXPIRING), "the keys that expire to go")
         audit.end(db, 0)
         Watcher(db, slots, 0, directory, "seed", []).watch_window(0, since)
         yield _Watched(db, directory, since)
