@@ -16,7 +16,7 @@ from shoal.primitives.views.runs import RunsView
 from shoal.shm import codec
 from shoal.shm.host.randomness import random_bits
 
-LEAST_SLICE = 12
+LEAST_SLICE = 16  # what a slice looks at before it can remove anything is less
 
 
 def do_pass(db: shoal.Database, now_ms: int, most: int, between: Callable[[], None] = lambda: None) -> int:
