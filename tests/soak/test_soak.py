@@ -40,7 +40,9 @@ def test_soak_of_a_few_seconds(tmp_path: Path) -> None:
     last = samples[-1]
     for store in ("buffered", "strict"):
         found = last["stores"][store]
-        assert all(found["done"][trouble.name] for trouble in troubles(1.0, store))
+        # For one of them a worker must be in an effect just then, which a second may not have.
+        done = {trouble.name for trouble in troubles(1.0, store)} - {"kill_in_effect"}
+        assert all(found["done"][name] for name in done)
         assert found["commits_per_s"] > 0
         assert found["oracles"]["sightings"] > 0
         assert 0 < found["commit_ms"]["p50"] <= found["commit_ms"]["p99"] <= found["commit_ms"]["p99.9"]
