@@ -69,10 +69,11 @@ class Reclaimer:
     def due(self) -> bool:
         """Whether enough became obsolete since the last step to be worth one."""
         writer = self._writer
+        if self.paused:
+            return False
         if self._lacked_room_at >= 0:
             return self._words[W_PUBLISHED] > self._lacked_room_at
-        due_at = self._left + self.limits.reclaim_every
-        return not self.paused and len(writer.garbage) + len(writer.deleted_keys) >= due_at
+        return len(writer.garbage) + len(writer.deleted_keys) >= self._left + self.limits.reclaim_every
 
     def idle_work(self) -> bool:
         """Whether a step may find something to do."""

@@ -229,8 +229,9 @@ class Supervisor:
         try:
             message = self._exchange(worker, task, until)
         except WorkerDiedError as error:
-            # The kernel tells if the worker ended before it had read all that was sent. Then the task has not begun.
-            self._lose(worker, task, was_read=not task.raw or not isinstance(error.__cause__, ConnectionError))
+            # The kernel tells if not all was read. Then the task has not begun; a large one may have ended the worker.
+            is_small = 0 < len(task.raw) <= channel.COPIED_BYTES
+            self._lose(worker, task, was_read=not (is_small and isinstance(error.__cause__, ConnectionError)))
             raise
         except BaseException as error:
             self._settle(task, error=error)

@@ -70,6 +70,19 @@ def test_a_task_that_no_worker_has_read_is_not_lost(memory_db: shoal.Database, m
         assert future.result(30) == "unread"
 
 
+def test_a_large_task_that_was_not_read_uses_up_a_retry(memory_db: shoal.Database) -> None:
+    """Reading it may be what ends its workers, so it does not go to one after the other for ever."""
+    with shoal.WorkerPool(memory_db.path, 1, retries=1) as pool:
+        stopped = pool.submit(functions.pid).result(30)
+        os.kill(stopped, signal.SIGSTOP)
+        future = pool.submit(functions.pid, LARGE)
+        wait_for(future.running)
+        task = future.task  # type: ignore[attr-defined]  # of a TaskFuture
+        os.kill(stopped, signal.SIGKILL)
+        assert future.result(30) != stopped
+        assert task.retries == 0
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_max_tasks_per_child(memory_db: shoal.Database, method: str) -> None:
     """A worker is replaced after so many tasks, with any start method; threads of its tasks end before."""
