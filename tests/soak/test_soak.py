@@ -22,6 +22,7 @@ from tests.soak.plan import Plan, troubles
 from tests.soak.soak import Soak
 from tests.soak.workload import names
 from tests.soak.workload.operations import MIX, Worker
+from tests.soak.workload.stopping import Countdown
 from tests.support.histories.history_workers import seed_from
 from tests.support.slow import slow
 
@@ -76,24 +77,13 @@ def test_plan_of_kills_is_exact() -> None:
     assert [r.number for r in rounds] == list(range(len(rounds)))
 
 
-class _Countdown:
-    """True after so many looks: a worker told to stop after so many operations."""
-
-    def __init__(self, looks: int) -> None:
-        self._left = looks
-
-    def __bool__(self) -> bool:
-        self._left -= 1
-        return self._left < 0
-
-
 def _worked(db: shoal.Database, directory: Path, window: int) -> None:
     """A window in which one worker has done something of everything."""
     audit.prepare(db, window)
     slots = Slots(1)
     slots.window = window
     mix = {name: 1 if name in ("put_large", "scratch", "runs") else 5 for name in MIX if name != "put_with_ttl"}
-    Worker(db, slots, 0, "w0.1", directory, random.Random(1), 0.0, _Countdown(160)).work(mix)
+    Worker(db, slots, 0, "w0.1", directory, random.Random(1), 0.0, Countdown(160)).work(mix)
 
 
 def _lose_key(db: shoal.Database, run: str) -> None:

@@ -19,21 +19,11 @@ from tests.soak.ledger import Slots
 from tests.soak.sightings import CONSUMER, EVENTS, KEYS, RUNS, SENSES, Sightings, read_sightings, seen, since_of
 from tests.soak.workload import names
 from tests.soak.workload.operations import MIX, Worker
+from tests.soak.workload.stopping import Countdown
 from tests.soak.workload.watching import Watcher
 from tests.support.workers.crash_workers import wait_for
 
 Lines = list[list[Any]]
-
-
-class _Countdown:
-    """True after so many looks: a worker told to stop after so many operations."""
-
-    def __init__(self, looks: int) -> None:
-        self._left = looks
-
-    def __bool__(self) -> bool:
-        self._left -= 1
-        return self._left < 0
 
 
 class _Watched(NamedTuple):
@@ -54,7 +44,7 @@ def original(tmp_path_factory: pytest.TempPathFactory) -> Iterator[_Watched]:
     with shoal.open(home / "store", linger=0.2) as db:
         audit.prepare(db, 0)
         since = shoal.KVStore(db).get(names.run_of(0), names.SINCE)
-        Worker(db, slots, 0, "w0.1", directory, random.Random(2), 0.0, _Countdown(200)).work(mix)
+        Worker(db, slots, 0, "w0.1", directory, random.Random(2), 0.0, Countdown(200)).work(mix)
         kv = shoal.KVStore(db)
         wait_for(lambda: not kv.list(names.run_of(0), names.EXPIRING), "the keys that expire to go")
         audit.end(db, 0)

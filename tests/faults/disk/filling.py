@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import shoal
-from tests.support.workers.crash_workers import wait_for
 
 RUN = "space"
 MIB = 1 << 20
@@ -34,24 +33,23 @@ def fill(kv: shoal.KVStore, prefix: str, value: bytes, most: int = 1_000_000) ->
     raise AssertionError(f"{most} puts and the store is not full")
 
 
-def delete_all(kv: shoal.KVStore, keys: list[str]) -> None:
-    """Delete the keys, the first hundred one by one."""
-    for key in keys[:100]:
+def delete_all(kv: shoal.KVStore, keys: list[str], one_by_one: int = 100) -> None:
+    """Delete the keys, so many of the first one by one; none may be refused."""
+    for key in keys[:one_by_one]:
         assert kv.delete(RUN, key)
-    for start in range(100, len(keys), 50):
+    for start in range(one_by_one, len(keys), 50):
         with kv.transaction(RUN) as txn:
             assert all(txn.kv.delete(key) for key in keys[start : start + 50])
 
 
-def succeeds(call: Callable[[], Any]) -> None:
+def soon(call: Callable[[], Any]) -> None:
     """``call`` goes through within seconds, StoreFullError meanwhile aside."""
-
-    def attempt() -> bool:
+    until_s = time.monotonic() + SECONDS
+    while True:
         try:
             call()
+            return
         except shoal.StoreFullError:
+            if time.monotonic() > until_s:
+                raise
             time.sleep(0.02)
-            return False
-        return True
-
-    wait_for(attempt, "room", SECONDS)

@@ -5,24 +5,20 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
-import time
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 import shoal
+from tests.faults.disk.filling import MIB, RUN, delete_all, soon
 from tests.mutants.conditions import SMALL_DISK
 from tests.mutants.coordinator import mutated_coordinators
 from tests.support.slow import slow
 from tests.support.workers.crash_workers import kill, wait_for
 
-RUN = "full"
-MIB = 1 << 20
 TIMEOUT_S = 30.0
-SECONDS = 5.0  # "make room within seconds"
 MOST_PUTS = 400_000
 
 
@@ -65,28 +61,6 @@ def fill(kv: shoal.KVStore, size: int, prefix: str = "k") -> list[str]:
     raise AssertionError("the disk does not fill")
 
 
-def delete_all(kv: shoal.KVStore, keys: list[str]) -> None:
-    """Delete them, the first thousand one by one; none may be refused."""
-    for key in keys[:1_000]:
-        assert kv.delete(RUN, key)
-    for start in range(1_000, len(keys), 50):
-        with kv.transaction(RUN) as txn:
-            assert all(txn.kv.delete(key) for key in keys[start : start + 50])
-
-
-def soon(call: Callable[[], Any]) -> None:
-    """``call`` goes through within seconds, StoreFullError meanwhile aside."""
-    until_s = time.monotonic() + SECONDS
-    while True:
-        try:
-            call()
-            return
-        except shoal.StoreFullError:
-            if time.monotonic() > until_s:
-                raise
-            time.sleep(0.05)
-
-
 def take_all(ballast: Path) -> None:
     """Let this file grow until the disk has nothing left."""
     with ballast.open("ab", buffering=0) as file, contextlib.suppress(OSError):
@@ -119,7 +93,7 @@ def test_deletes_make_room(tmp_path: Path, mib: int, size: int, how: str) -> Non
         if how == "delete_run":
             shoal.RunIndex(db).delete_run(RUN)
         else:
-            delete_all(kv, keys[1::2] if how == "half" else keys)
+            delete_all(kv, keys[1::2] if how == "half" else keys, 1_000)
         soon(lambda: kv.put(RUN, "small", 1))
         again = [f"again{i}" for i in range((len(keys) - len(kept)) * 4 // 5)]
         for start in range(0, len(again), 20):
@@ -188,12 +162,12 @@ def test_another_program_fills_the_disk(tmp_path: Path, mib: int, size: int) -> 
         take_all(ballast)
         keys += fill(kv, size, "more")
         take_all(ballast)
-        delete_all(kv, keys[::2])
+        delete_all(kv, keys[::2], 1_000)
         soon(lambda: kv.put(RUN, "small", 1))
         take_all(ballast)
         assert kv.list(RUN) == sorted([*keys[1::2], "small"])
         kill(db.info().coordinator_pid)
-        delete_all(kv, keys[1::2])
+        delete_all(kv, keys[1::2], 1_000)
         ballast.unlink()
         soon(lambda: kv.put(RUN, "large", os.urandom(MIB // 2)))
         assert kv.list(RUN) == ["large", "small"]
@@ -314,7 +288,7 @@ def test_what_does_not_grow_leaves_the_reserve(tmp_path: Path, others_take_all: 
             keys[at] = new
         assert kv.list(RUN) == sorted(keys)
         kill(db.info().coordinator_pid)
-        delete_all(kv, keys)
+        delete_all(kv, keys, 1_000)
         soon(lambda: kv.put(RUN, "small", 1))
         assert kv.list(RUN) == ["small"]
         assert db.check() == []
@@ -336,7 +310,7 @@ def test_small_values_are_deleted_and_counted(tmp_path: Path, size: int, at_once
             del keys[-at_once:]
         assert kv.list(RUN) == sorted([*keys, "left"])
         kill(db.info().coordinator_pid)
-        delete_all(kv, keys)
+        delete_all(kv, keys, 1_000)
         soon(lambda: kv.put("other", "large", os.urandom(MIB // 2)))
         assert kv.list(RUN) == ["left"]
         assert db.check() == []

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import shoal
-from tests.faults.disk.filling import MIB, RUN, SECONDS, TIMEOUT_S, delete_all, fill, succeeds
+from tests.faults.disk.filling import MIB, RUN, SECONDS, TIMEOUT_S, delete_all, fill, soon
 from tests.support.slow import slow
 from tests.support.workers.crash_workers import kill, wait_for
 
@@ -42,9 +42,9 @@ def test_full_store_reads_and_deletes_and_recovers(small: shoal.Database) -> Non
     assert kv.list(RUN) == keys, "a refused commit left something behind"
     assert small.check() == []
     delete_all(kv, keys[: len(keys) // 2])
-    succeeds(lambda: kv.put(RUN, "another", bytes(100_000)))
+    soon(lambda: kv.put(RUN, "another", bytes(100_000)))
     for i in range(100):
-        succeeds(partial(kv.put, RUN, f"b{i}", bytes(400)))
+        soon(partial(kv.put, RUN, f"b{i}", bytes(400)))
     assert len(kv.list(RUN)) == len(keys) - len(keys) // 2 + 101
     assert small.check() == []
 
@@ -93,10 +93,10 @@ def test_scattered_deletes_of_a_full_store(store: Path, snapshots: int) -> None:
                     for key in some:
                         txn.kv.delete(key)
 
-            succeeds(delete)
+            soon(delete)
             del keys[-50:]
             if begun // 2 < len(keys) + 50 <= begun // 2 + 50:
-                succeeds(partial(kv.put, RUN, "halfway", bytes(50)))
+                soon(partial(kv.put, RUN, "halfway", bytes(50)))
                 assert kv.delete(RUN, "halfway")
             if killed < 2 and len(keys) % 7_000 < 50:
                 killed += 1
@@ -104,6 +104,6 @@ def test_scattered_deletes_of_a_full_store(store: Path, snapshots: int) -> None:
                 assert len(kv.list(RUN)) == len(keys)
         assert killed == 2
         assert kv.list(RUN) == []
-        succeeds(partial(kv.put, RUN, "last", bytes(MIB)))
+        soon(partial(kv.put, RUN, "last", bytes(MIB)))
         assert db.check() == []
         del held

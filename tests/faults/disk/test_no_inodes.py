@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 import shoal
-from tests.faults.disk.test_full_disk import RUN, delete_all, end, opened, small_disk, soon
+from tests.faults.disk.filling import RUN, delete_all, soon
+from tests.faults.disk.test_full_disk import end, opened, small_disk
 from tests.support.slow import slow
 from tests.support.workers.crash_workers import kill
 
@@ -29,7 +30,7 @@ def test_a_disk_out_of_inodes(tmp_path: Path, inodes: int, durability: str) -> N
         keys = kv.list(RUN)
         kill(pid)
         assert kv.list(RUN) == keys
-        delete_all(kv, keys)
+        delete_all(kv, keys, 1_000)
         kill(db.info().coordinator_pid)
         soon(lambda: kv.put(RUN, "small", 1))
         assert kv.list(RUN) == ["small"]

@@ -17,7 +17,7 @@ import pytest
 
 import shoal
 from shoal.shm import limits
-from tests.faults.disk.filling import MIB, RUN, TIMEOUT_S, delete_all, fill, succeeds
+from tests.faults.disk.filling import MIB, RUN, TIMEOUT_S, delete_all, fill, soon
 from tests.mutants.conditions import FULL_DISK_FLAG
 from tests.mutants.coordinator import mutated_coordinators
 from tests.support.histories.history_workers import seed_from
@@ -51,7 +51,7 @@ def test_full_disk_refuses_writes_and_recovers(full_disk: tuple[shoal.Database, 
     delete_all(kv, keys)
     assert kv.list(RUN, "k") == []
     flag.unlink()
-    succeeds(lambda: kv.put(RUN, "after", bytes(1_000_000)))
+    soon(lambda: kv.put(RUN, "after", bytes(1_000_000)))
     _fill_some(kv, 100)
     assert db.info().coordinator_pid == pid, "the coordinator did not survive a full disk"
     kill(pid)
@@ -91,9 +91,9 @@ def test_really_full_disk(tmp_path: Path) -> None:
             assert kv.delete(RUN, key)
         assert kv.list(RUN) == keys[50:]
         ballast.unlink()
-        succeeds(lambda: kv.put(RUN, "after", 1))
+        soon(lambda: kv.put(RUN, "after", 1))
         kill(db.info().coordinator_pid)
-        succeeds(lambda: kv.put(RUN, "later", 2))
+        soon(lambda: kv.put(RUN, "later", 2))
         assert kv.list(RUN) == ["after", *keys[50:], "later"]
         assert db.check() == []
         pid = db.info().coordinator_pid
@@ -174,7 +174,7 @@ def _sleepy_reader(path: Path, pipe: Any) -> None:
 def _overwrite_ten(kv: shoal.KVStore, most: int) -> None:
     """Write ``most`` bytes to ten keys."""
     for written in range(0, most, 60_000):
-        succeeds(partial(kv.put, RUN, f"k{written // 60_000 % 10}", b"%d" % written + bytes(60_000)))
+        soon(partial(kv.put, RUN, f"k{written // 60_000 % 10}", b"%d" % written + bytes(60_000)))
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,6 @@ shows, the audit of the window finds. The names of a window's keys are in ``name
 
 from __future__ import annotations
 
-import multiprocessing
 import random
 import signal
 import time
@@ -21,6 +20,7 @@ from tests.soak import ledger
 from tests.soak.ledger import Slots, note_time
 from tests.soak.workload import names
 from tests.soak.workload.fleet import FLEET_MIX, FleetWorker
+from tests.soak.workload.stopping import start_prepared
 
 TIMEOUT_S = 60.0
 LINGER_S = 0.2
@@ -241,14 +241,7 @@ def start_worker(
     mix: dict[str, int] = MIX,
 ) -> Any:
     """A process that works until SIGTERM, which finds it prepared however early it comes."""
-    arguments = (path, slots, index, who, directory, seed, pause_s, mix)
-    process = multiprocessing.get_context("fork").Process(target=_run_worker, args=arguments)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    try:
-        process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    return process
+    return start_prepared(_run_worker, path, slots, index, who, directory, seed, pause_s, mix)
 
 
 def _run_worker(

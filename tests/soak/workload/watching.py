@@ -8,7 +8,6 @@ left the window. There are two watchers, for odd windows and for even ones: the 
 from __future__ import annotations
 
 import functools
-import multiprocessing
 import random
 import signal
 import threading
@@ -24,6 +23,7 @@ from tests.soak.ledger import Slots
 from tests.soak.sightings import CONSUMER, EVENTS, KEYS, RUNS, SENSES, Sightings, brief, seen, since_of
 from tests.soak.workload import names
 from tests.soak.workload.operations import LINGER_S, TIMEOUT_S
+from tests.soak.workload.stopping import start_prepared
 
 WATCHERS = 2
 _LOOK_EVERY_S = 0.02
@@ -161,14 +161,7 @@ class Watcher:
 
 def start_watcher(path: Path, slots: Slots, index: int, directory: Path, seed: str) -> Any:
     """A process that watches until SIGTERM, which it heeds between windows."""
-    arguments = (path, slots, index, directory, seed)
-    process = multiprocessing.get_context("fork").Process(target=_run_watcher, args=arguments)
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})
-    try:
-        process.start()
-    finally:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGTERM})
-    return process
+    return start_prepared(_run_watcher, path, slots, index, directory, seed)
 
 
 def _run_watcher(path: Path, slots: Slots, index: int, directory: Path, seed: str) -> None:
