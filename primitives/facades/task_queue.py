@@ -142,12 +142,7 @@ class TaskQueue(Facade[TaskReader]):
         check_count("limit", limit, 1)
         tasks: builtins.list[Task] = []
         try:
-            while len(tasks) < limit:
-                part = min(limit - len(tasks), MOST_CLAIMED)
-                claimed = self._claim(run_id, queue, part, ttl, 0.0 if tasks else wait)
-                tasks += claimed
-                if len(claimed) < part:
-                    break
+            self._claim_into(tasks, run_id, queue, limit, ttl, wait)
         except BaseException:  # nobody has got those that were claimed before
             for task in tasks:
                 task._release_later()
@@ -276,6 +271,17 @@ class TaskQueue(Facade[TaskReader]):
             return found
         self._db._store.holding.see_ends()
         return look()
+
+    def _claim_into(
+        self, tasks: builtins.list[Task], run_id: str, queue: str, limit: int, ttl: float, wait: float | None
+    ) -> None:
+        """Claim up to ``limit`` tasks, a part in each commit, and add them to ``tasks``; wait only for the first."""
+        while len(tasks) < limit:
+            part = min(limit - len(tasks), MOST_CLAIMED)
+            claimed = self._claim(run_id, queue, part, ttl, 0.0 if tasks else wait)
+            tasks += claimed
+            if len(claimed) < part:
+                return
 
     def _claim(self, run_id: str, queue: str, limit: int, ttl: float, wait: float | None) -> builtins.list[Task]:
         base = self._views[run_id].base(queue)

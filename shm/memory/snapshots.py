@@ -167,14 +167,17 @@ class SnapshotSlots:
     def _free_lost(self) -> None:
         with self._lock:
             for ref in self._lost.copy():
-                slot = _Slot(ref.index)
-                again = _SlotRef(slot, self._lost.append)
-                # A signal handler that ran until now may have freed it. From here to remove() none can run.
-                if ref in self._lost:
-                    self._refs[ref.index] = again
-                    self._slots[ref.index] = 0
-                    self._lost.remove(ref)
-                    self._free.append(slot)
+                self._free_slot_of(ref)
+
+    def _free_slot_of(self, ref: _SlotRef) -> None:
+        slot = _Slot(ref.index)
+        again = _SlotRef(slot, self._lost.append)
+        # A signal handler that ran until now may have freed it. From here to remove() none can run.
+        if ref in self._lost:
+            self._refs[ref.index] = again
+            self._slots[ref.index] = 0
+            self._lost.remove(ref)
+            self._free.append(slot)
 
 
 class SnapshotPage:

@@ -270,15 +270,18 @@ class PoolState:
         if self.pid != os.getpid():
             return
         with self._starting_lock:
-            while len(self.supervisors) < self.options.workers and not self.is_killed and self.life is not None:
-                supervisor = make(self, self.life)
-                self.supervisors.append(supervisor)
-                try:
-                    supervisor.thread.start()
-                except BaseException:
-                    self.supervisors.remove(supervisor)
-                    supervisor.close()
-                    raise
+            self._start_missing_supervisors(make)
+
+    def _start_missing_supervisors(self, make: Callable[[PoolState, Life], SupervisorPort]) -> None:
+        while len(self.supervisors) < self.options.workers and not self.is_killed and self.life is not None:
+            supervisor = make(self, self.life)
+            self.supervisors.append(supervisor)
+            try:
+                supervisor.thread.start()
+            except BaseException:
+                self.supervisors.remove(supervisor)
+                supervisor.close()
+                raise
 
     def leave(self) -> None:
         """A supervisor ends; the last one puts everything away."""
@@ -288,6 +291,9 @@ class PoolState:
         if is_last:
             self.put_away()
 
+    def _is_any_at_work(self) -> bool:
+        return any(one.thread.is_alive() and not one.is_starting for one in self.supervisors)
+
     def put_away(self) -> None:
         """Close what the pool holds; a second call does nothing.
 
@@ -296,9 +302,8 @@ class PoolState:
         """
         with self.lock, self._starting_lock:
             if self._ended < len(self.supervisors):
-                at_work = [one for one in self.supervisors if one.thread.is_alive() and not one.is_starting]
                 template = life = None
-                if at_work or not self.is_killed:
+                if not self.is_killed or self._is_any_at_work():
                     return
             else:
                 template, self.template = self.template, None

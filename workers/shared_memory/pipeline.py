@@ -125,11 +125,14 @@ class EnginePipeline:
         wire_request.check_size(len(mutations))
         with self._lock:
             self._check_usable()
-            while (future := self._enqueue(mutations, convert)) is None:
-                self._read_until(lambda: self._has_room(len(mutations)))
-                if self._lost is not None:
-                    raise self._lost
-            return future
+            return self._enqueue_when_there_is_room(mutations, convert)
+
+    def _enqueue_when_there_is_room(self, mutations: bytes, convert: Callable[[Any], Any] | None) -> PipelinedFuture:
+        while (future := self._enqueue(mutations, convert)) is None:
+            self._read_until(lambda: self._has_room(len(mutations)))
+            if self._lost is not None:
+                raise self._lost
+        return future
 
     def _enqueue(self, mutations: bytes, convert: Callable[[Any], Any] | None) -> PipelinedFuture | None:
         """Send a commit; None if there is no room for it, or a signal handler has taken it."""

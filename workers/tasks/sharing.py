@@ -76,8 +76,7 @@ class SharedChannel:
         wire_request.check_size(len(mutations))
         task.wait(self._room.acquire())
         try:
-            while self._drained is not None:
-                task.wait_for(self._drained)
+            self._wait_until_drained(task)
             self._connection.check_writable()
             sent = self._enqueue(mutations)
         except BaseException:
@@ -85,6 +84,10 @@ class SharedChannel:
             raise
         decided: Decided = task.finish(task.wait_for, sent.outcome)
         return decided
+
+    def _wait_until_drained(self, task: Greenlet) -> None:
+        while self._drained is not None:
+            task.wait_for(self._drained)
 
     def let_go(self) -> None:
         """The database is being closed. What is in flight goes on until it is answered."""

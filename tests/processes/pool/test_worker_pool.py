@@ -78,7 +78,7 @@ def test_retries_run_a_lost_task_again(memory_db: shoal.Database, tmp_path: Path
 
 def test_what_cannot_be_sent_is_the_future_s_problem(pool: shoal.WorkerPool) -> None:
     """Arguments, results and exceptions that do not survive pickling fail their future and nothing else."""
-    with pytest.raises(Exception, match="pickle"):
+    with pytest.raises(Exception, match=r"pickle|get local object"):  # as the version of Python says it
         pool.submit(functions.double, lambda: None).result()
     with pytest.raises(TypeError, match="result of type function cannot be sent"):
         pool.submit(functions.unsendable).result()
