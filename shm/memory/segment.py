@@ -9,21 +9,18 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
 import fcntl
 import mmap
 import os
-import sys
 
 from shoal.shm.errors import ConfigurationError, StoreFullError
 from shoal.shm.host import descriptors
+from shoal.shm.host.libc import punch_hole
 from shoal.shm.memory import layout
 from shoal.shm.memory.words import unmap, words_of
 
 _NO_MEMORY = (errno.ENOSPC, errno.ENOMEM, errno.EFBIG, errno.EDQUOT)
-_FALLOC_PUNCH_AND_KEEP = 0x02 | 0x01
-_libc = ctypes.CDLL(None, use_errno=True)
 
 
 class Segment:
@@ -107,10 +104,7 @@ class Segment:
 
     def give_back(self, start_byte: int, n_bytes: int) -> bool:
         """Return the memory of a range to the machine; False where the system cannot punch holes."""
-        if sys.platform != "linux":
-            return False
-        offset, length = ctypes.c_int64(start_byte), ctypes.c_int64(n_bytes)
-        return bool(_libc.fallocate(self._fd, _FALLOC_PUNCH_AND_KEEP, offset, length) == 0)
+        return punch_hole(self._fd, start_byte, n_bytes)
 
 
 def _no_memory(size_bytes: int, error: Exception) -> ConfigurationError:

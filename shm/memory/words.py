@@ -20,40 +20,32 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import mmap
 import os
-import sys
 import time
+
+from shoal.shm.host.libc import membarrier
 
 _CMD_GLOBAL_EXPEDITED = 1 << 1
 _CMD_REGISTER_GLOBAL_EXPEDITED = 1 << 2
 _MACHINE = os.uname().machine
-_SYSCALL = {"x86_64": 324, "aarch64": 283, "riscv64": 283}.get(_MACHINE)
-_libc = ctypes.CDLL(None, use_errno=True) if sys.platform == "linux" else None
 
 STORES_ARE_ORDERED = _MACHINE in ("x86_64", "AMD64", "i686")
 # Without membarrier: a store buffer drains by itself within nanoseconds, so after a millisecond it is certainly empty.
 _DRAIN_S = 0.001
 
 
-def _membarrier(command: int) -> bool:
-    if _libc is None or _SYSCALL is None:
-        return False
-    return bool(_libc.syscall(_SYSCALL, command, 0, 0) == 0)
-
-
-_registered = _membarrier(_CMD_REGISTER_GLOBAL_EXPEDITED)
+_registered = membarrier(_CMD_REGISTER_GLOBAL_EXPEDITED)
 
 
 def register_reader() -> None:
     """Register this process for the writer's barriers. A forked child must register again."""
-    _membarrier(_CMD_REGISTER_GLOBAL_EXPEDITED)
+    membarrier(_CMD_REGISTER_GLOBAL_EXPEDITED)
 
 
 def barrier() -> None:
     """Return once every registered reader's earlier stores are visible here, and ours to every reader."""
-    if not (_registered and _membarrier(_CMD_GLOBAL_EXPEDITED)):
+    if not (_registered and membarrier(_CMD_GLOBAL_EXPEDITED)):
         time.sleep(_DRAIN_S)
 
 

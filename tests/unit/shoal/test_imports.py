@@ -17,7 +17,9 @@ from shoal.shm.host.child_python import python_command, python_environment
 # What takes a millisecond or more to import, and what few programs use.
 HEAVY = {"concurrent.futures", "hashlib", "logging", "multiprocessing", "platform", "secrets", "tempfile"}
 CLIENTS_HEAVY = {*HEAVY, "argparse", "socket", "subprocess", "traceback"}
-COORDINATORS_HEAVY = {*HEAVY, "dataclasses", "filelock", "inspect"}
+COORDINATORS_HEAVY = {*HEAVY, "filelock"}
+if sys.version_info < (3, 14):  # from then on ``traceback`` imports them
+    COORDINATORS_HEAVY |= {"dataclasses", "inspect"}
 
 
 def _imported_by(code: str) -> set[str]:
