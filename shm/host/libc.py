@@ -22,7 +22,7 @@ _FALLOC_PUNCH_AND_KEEP = 0x02 | 0x01
 
 
 def membarrier(command: int) -> bool:
-    """Make every process that registered execute a memory barrier, or register; False where membarrier(2) is not."""
+    """Run a memory barrier in every process that has registered, or register; False where the system cannot."""
     if sys.platform != "linux" or _MEMBARRIER is None:
         return False
     return bool(_libc.syscall(_MEMBARRIER, command, 0, 0) == 0)
