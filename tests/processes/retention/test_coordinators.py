@@ -62,7 +62,7 @@ def test_the_coordinator_is_killed_in_the_middle(tmp_path: Path) -> None:
     with shoal.open(tmp_path / "store", linger=0.2) as db:
         log, traces = EventLog(db), TraceStore(db)
         for run in runs_there:
-            log.append_many(run, [(f"type {number % 7}", number) for number in range(8_000)])
+            log.append_many(run, [(f"type {number % 7}", number) for number in range(3_000)])
             parent = None
             for number in range(60):
                 parent = traces.record(run, TraceType.Thought(str(number)), parent_id=parent)
@@ -71,7 +71,7 @@ def test_the_coordinator_is_killed_in_the_middle(tmp_path: Path) -> None:
         began = wait_for(lambda: [run for run in runs_there if log.first_sequence(run)], "upkeep", 60)
         assert began
         kills = 0
-        while any(log.first_sequence(run) < 7_000 for run in runs_there):
+        while any(log.first_sequence(run) < 2_000 for run in runs_there):
             os.kill(db.info().coordinator_pid, signal.SIGKILL)
             kills += 1
             log.append("another", "e", kills)
@@ -84,12 +84,12 @@ def test_the_coordinator_is_killed_in_the_middle(tmp_path: Path) -> None:
             time.sleep(chance.random() * 0.3)
             assert kills < 200
         wait_for(lambda: not any(traces.count(run) for run in runs_there), "traces to go", 60)
-        assert [log.len(run) for run in runs_there] == [8_000] * 4
+        assert [log.len(run) for run in runs_there] == [3_000] * 4
         assert db.check() == []
     with shoal.open(tmp_path / "store") as db:
         for run in runs_there:
             assert EventLog(db).verify_chain(run, anchors[run]).is_valid
-            assert EventLog(db).first_sequence(run) == 7_000
+            assert EventLog(db).first_sequence(run) == 2_000
 
 
 def test_it_goes_on_under_load(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from shoal.coordinator.commit.apply import ClientSessions
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
-from shoal.coordinator.commit.upkeep import _LATE_S, _LATE_SHARE, _SHARE, Upkeep
+from shoal.coordinator.commit.upkeep import _GENTLE_S, _GENTLE_SHARE, _LATE_S, _LATE_SHARE, _SHARE, Upkeep
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.primitives.rules.registry import TABLE
@@ -24,7 +24,7 @@ NEVER_S = float("inf")
 
 
 class Rig:
-    """An engine with ten keys, an upkeep that deletes one in each slice, and a clock by which a slice takes 1 ms."""
+    """An engine with ten keys, an upkeep that deletes one in each slice, and a clock by which a slice takes 0.1 ms."""
 
     def __init__(self, limits: Limits, size_bytes: int = 64 * MIB) -> None:
         self.now_s = 0.0
@@ -44,7 +44,7 @@ class Rig:
 
     def decide(self, read: Read, look: Look, cursor: bytes, now_ms: int, most: int) -> operation.Upkeep:
         self.slices.append((cursor, most))
-        self.now_s += 0.001
+        self.now_s += 0.0001
         for key, found in look(cursor or b"k", b"l"):
             if found is not None:
                 assert read(key) == found
@@ -66,12 +66,13 @@ def test_a_pass_in_slices(rig: Rig) -> None:
     """Each slice is a commit of its own, goes on where the one before ended, and is visible with the next group."""
     rig.fill()
     rig.engine.finish_group()
+    shares = [_GENTLE_SHARE] + [_SHARE] * 9  # commits came before the first slice, and none after
     for left in range(9, -1, -1):
         version = rig.engine.version
         rig.upkeep.step(rig.now_s)
         assert (rig.engine.version, rig.engine.published) == (version + 1, version)
         assert rig.keys() == left
-        assert rig.upkeep.due_s == pytest.approx(rig.now_s + 0.001 * _SHARE)
+        assert rig.upkeep.due_s == pytest.approx(rig.now_s + 0.0001 * shares[9 - left])
     assert rig.slices == [(b"", 7), *((b"k%d" % i, 7) for i in range(9))]
     rig.upkeep.step(rig.now_s)
     assert rig.upkeep.due_s == rig.upkeep.wakes_at_s == pytest.approx(rig.now_s + 1.0)
@@ -95,6 +96,19 @@ def test_an_idle_store_is_not_woken(rig: Rig) -> None:
     assert rig.upkeep.wakes_at_s == rig.upkeep.due_s < 2.0
 
 
+def test_a_pass_beside_commits_leaves_them_most_of_the_time(rig: Rig) -> None:
+    """For a while; and as soon as a slice finds that none came since the one before, it hurries."""
+    rig.fill()
+    rig.stays = True
+    shares = [(0.0, True, _GENTLE_SHARE), (1.0, False, _SHARE), (2.0, True, _GENTLE_SHARE), (_GENTLE_S, True, _SHARE)]
+    for at_s, is_beside_commits, share in shares:
+        if is_beside_commits:
+            rig.fill()
+        rig.now_s = at_s
+        rig.upkeep.step(rig.now_s)
+        assert rig.upkeep.due_s == pytest.approx(rig.now_s + 0.0001 * share)
+
+
 def test_a_pass_that_takes_long_gets_more_of_the_time(rig: Rig) -> None:
     """So what comes in can be outrun; a short pass leaves commits alone."""
     rig.fill()
@@ -102,7 +116,7 @@ def test_a_pass_that_takes_long_gets_more_of_the_time(rig: Rig) -> None:
     rig.upkeep.step(rig.now_s)
     rig.now_s = _LATE_S
     rig.upkeep.step(rig.now_s)
-    assert rig.upkeep.due_s == pytest.approx(rig.now_s + 0.001 * _LATE_SHARE)
+    assert rig.upkeep.due_s == pytest.approx(rig.now_s + max(0.0005, 0.0001 * _LATE_SHARE))
 
 
 def test_without_room_the_slice_is_tried_again(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -113,6 +127,7 @@ def test_without_room_the_slice_is_tried_again(rig: Rig, monkeypatch: pytest.Mon
         operations=engine.operations,
         finish_group=engine.finish_group,
         now_ms=engine.now_ms,
+        version=engine.version,
         commit_writes=lambda *_: False,
     )
     monkeypatch.setattr(rig.upkeep, "_engine", full)
