@@ -45,6 +45,11 @@ def understood_changes(arguments: Any) -> list[Any]:
     return [Watched(*asked), longest_ms]
 
 
+def understood_keep(arguments: Any) -> list[Any]:
+    """What ``keep`` asks for: which watch, and after which versions."""
+    return understood(arguments, whole, lambda each: [whole(version) for version in each])
+
+
 def understood_in_line(request: CommitSet, arguments: Any) -> list[Any]:
     """What ``in_line`` asks for, which comes with one operation: its ranges, for how many ms to wait, and its place."""
     if len(request.operations) != 1:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar, NamedTuple
+from typing import Any, ClassVar
 
 from sortedcontainers import SortedDict
 
@@ -26,23 +26,12 @@ from shoal.coordinator.presence.holders import Holders
 from shoal.coordinator.presence.waiters import KeyRange, Waiters
 from shoal.coordinator.server.checks import Checks
 from shoal.coordinator.server.clients import Client
+from shoal.coordinator.server.pending import Answers, Line, Pending
 from shoal.shm.operation import PAST, Write
 from shoal.shm.wire.answer import ANSWERED, encode_answer
 from shoal.shm.wire.request import CommitSet
 
-Answers = list[tuple[Client, bytes]]
-Line = tuple[str, bytes]  # the operation and its first argument
 _NEVER_S = float("inf")
-
-
-class _Pending(NamedTuple):
-    """A request that is answered later."""
-
-    client: Client
-    request: CommitSet
-    line: Line | None  # None of one that only waits
-    watched: Watched | None = None  # what to tell one that waits for changes
-    place: tuple[int, int] = (0, 0)  # in its line: when it asked first (monotonic, in us), then in the order of arrival
 
 
 class ControlRequests:
@@ -58,14 +47,14 @@ class ControlRequests:
         past_version: Callable[[int | None, int | None], list[int]],
     ) -> None:
         self._past_version = past_version
-        self._engine, self._window = engine, window
+        self._engine, self._window, self._batched = engine, window, engine.operations.batched
         self._checks, self._holders, self._changes = checks, holders, changes
         self._waiters = Waiters()  # the targets are waiting clients and the keys of lines
         self._seen = 0  # the version up to which the waiters know everything
-        self._pending: dict[Client, _Pending] = {}
+        self._pending: dict[Client, Pending] = {}
         self._lines: dict[Line, SortedDict] = {}  # of each: what is pending by its place
         self._stirred: dict[Line, None] = {}  # lines that somebody has left
-        self._due: list[tuple[float, int, _Pending]] = []
+        self._due: list[tuple[float, int, Pending]] = []
         self._line_due: dict[Line, float] = {}  # when a line is decided again, whatever is written
         self._lines_due: list[tuple[float, Line]] = []  # the same as a heap; an entry that differs counts no more
         self._now_s, self._numbers = 0.0, 0
@@ -91,6 +80,17 @@ class ControlRequests:
         self._now_s = now_s
         self._holders.end_gone()  # what they held is free for this client already
         return answer(self, client, request, now_s, *understood)
+
+    def is_free(self, client: Client, request: CommitSet) -> bool:
+        """Whether a request may be decided with the commits of its turn: it would stand first in its line.
+
+        Not if a holder has just gone: what that held is to be free before.
+        """
+        operations, control = request.operations, request.control
+        if control is None or control[0] != "in_line" or len(operations) != 1 or client in self._pending:
+            return False
+        ((name, (key, *_)),) = operations
+        return name in self._batched and (name, key) not in self._lines and not self._holders.has_gone
 
     def forget(self, client: Client) -> None:
         """A client is gone or does not wait any more."""
@@ -168,7 +168,7 @@ class ControlRequests:
         if changed or not longest_ms:
             return _answered(request, [int(changed)])
         self._add_waiter(client, ranges)
-        self._note(_Pending(client, request, None), longest_ms, now_s)
+        self._note(Pending(client, request, None), longest_ms, now_s)
         return b""
 
     def _changed(self, client: Client, request: CommitSet, now_s: float, watched: Watched, longest_ms: int) -> bytes:
@@ -177,7 +177,7 @@ class ControlRequests:
             return _told(request, page)
         self._add_waiter(client, [(watched.lower, watched.upper)])
         self._seen = min(self._seen, self._engine.published)  # of this turn nothing was looked at yet
-        self._note(_Pending(client, request, None, watched), longest_ms, now_s)
+        self._note(Pending(client, request, None, watched), longest_ms, now_s)
         return b""
 
     def _page_of(self, client: Client, watched: Watched, version: int) -> Page:
@@ -212,7 +212,7 @@ class ControlRequests:
         if key not in self._lines:
             self._lines[key] = SortedDict()
             self._add_waiter(key, ranges)
-        pending = self._lines[key][place] = _Pending(client, request, key, place=place)
+        pending = self._lines[key][place] = Pending(client, request, key, place=place)
         self._note(pending, longest_ms, now_s)
         return b""
 
@@ -236,10 +236,7 @@ class ControlRequests:
         "check": (lambda _, arguments: [arguments], _check),
         "wait": (lambda _, arguments: asked.understood(arguments, asked.whole, asked.ranges, asked.wait_ms), _wait),
         "changes": (lambda _, arguments: asked.understood_changes(arguments), _changed),
-        "keep": (
-            lambda _, arguments: asked.understood(arguments, asked.whole, lambda each: list(map(asked.whole, each))),
-            _keep,
-        ),
+        "keep": (lambda _, arguments: asked.understood_keep(arguments), _keep),
         "in_line": (lambda request, arguments: asked.understood_in_line(request, arguments), _in_line),
         "leave": (lambda _, arguments: asked.understood(arguments), _leave),
         PAST: (lambda _, arguments: asked.understood_past(*arguments), _past),
@@ -258,7 +255,7 @@ class ControlRequests:
             self._seen = self._engine.version  # nobody waits for what is older
         self._waiters.add(target, ranges)
 
-    def _note(self, pending: _Pending, longest_ms: int, now_s: float) -> None:
+    def _note(self, pending: Pending, longest_ms: int, now_s: float) -> None:
         self._pending[pending.client] = pending
         if longest_ms < asked.LONGEST_MS:
             self._numbers += 1
@@ -308,7 +305,7 @@ class ControlRequests:
         del self._lines[key]
         self._waiters.remove(key)
 
-    def _end_late(self, pending: _Pending) -> None:
+    def _end_late(self, pending: Pending) -> None:
         """The time of a request is up."""
         watched = pending.watched
         if watched is not None:

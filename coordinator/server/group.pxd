@@ -4,7 +4,7 @@ from shoal.coordinator.server.clients cimport Client
 
 
 cdef class Group:
-    cdef public list requests, asking, answers, others
+    cdef public list requests, asking, answers, others, left
     cdef public bint has_operations
 
     cpdef add(self, Client client, request)
