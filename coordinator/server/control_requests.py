@@ -14,24 +14,35 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 from sortedcontainers import SortedDict
 
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.presence import asked
+from shoal.coordinator.presence.asked import answered, told
 from shoal.coordinator.presence.changes import Changes, Page, Watched
 from shoal.coordinator.presence.holders import Holders
 from shoal.coordinator.presence.waiters import KeyRange, Waiters
 from shoal.coordinator.server.checks import Checks
 from shoal.coordinator.server.clients import Client
-from shoal.coordinator.server.pending import Answers, Line, Pending
 from shoal.shm.operation import PAST, Write
-from shoal.shm.wire.answer import ANSWERED, encode_answer
 from shoal.shm.wire.request import CommitSet
 
+Answers = list[tuple[Client, bytes]]
+Line = tuple[str, bytes]  # the operation and its first argument
 _NEVER_S = float("inf")
+
+
+class _Pending(NamedTuple):
+    """A request that is answered later."""
+
+    client: Client
+    request: CommitSet
+    line: Line | None  # None of one that only waits
+    watched: Watched | None = None  # what to tell one that waits for changes
+    place: tuple[int, int] = (0, 0)  # in its line: when it asked first (monotonic, in us), then in the order of arrival
 
 
 class ControlRequests:
@@ -51,10 +62,10 @@ class ControlRequests:
         self._checks, self._holders, self._changes = checks, holders, changes
         self._waiters = Waiters()  # the targets are waiting clients and the keys of lines
         self._seen = 0  # the version up to which the waiters know everything
-        self._pending: dict[Client, Pending] = {}
+        self._pending: dict[Client, _Pending] = {}
         self._lines: dict[Line, SortedDict] = {}  # of each: what is pending by its place
         self._stirred: dict[Line, None] = {}  # lines that somebody has left
-        self._due: list[tuple[float, int, Pending]] = []
+        self._due: list[tuple[float, int, _Pending]] = []
         self._line_due: dict[Line, float] = {}  # when a line is decided again, whatever is written
         self._lines_due: list[tuple[float, Line]] = []  # the same as a heap; an entry that differs counts no more
         self._now_s, self._numbers = 0.0, 0
@@ -82,10 +93,7 @@ class ControlRequests:
         return answer(self, client, request, now_s, *understood)
 
     def is_free(self, client: Client, request: CommitSet) -> bool:
-        """Whether a request may be decided with the commits of its turn: it would stand first in its line.
-
-        Not if a holder has just gone: what that held is to be free before.
-        """
+        """Whether it may go with the commits of its turn: nobody waits before it, and no holder has just gone."""
         operations, control = request.operations, request.control
         if control is None or control[0] != "in_line" or len(operations) != 1 or client in self._pending:
             return False
@@ -124,8 +132,10 @@ class ControlRequests:
         self._now_s = now_s
         if self._holders.may_be_due(now_s):
             self._holders.end_due(read_s)
-        if not (self._pending or self._due or self._lines_due or self._stirred or self._answers):
+        elif not (self._pending or self._due or self._lines_due or self._stirred or self._answers):
             self._seen = self._engine.version  # nobody waits
+            self.is_active = len(self._holders) > 0
+            return []
         while self._lines_due and self._lines_due[0][0] <= now_s:
             due_s, key = heapq.heappop(self._lines_due)
             if self._line_due.get(key) == due_s:
@@ -150,7 +160,7 @@ class ControlRequests:
         answers = []
         for client, pending in list(self._pending.items()):
             if pending.watched is not None and pending.watched.version < self._seen:
-                answers.append((client, _told(pending.request, Page(self._seen, b"", False, []))))
+                answers.append((client, told(pending.request, Page(self._seen, b"", False, []))))
                 self.forget(client)
         return answers
 
@@ -159,25 +169,25 @@ class ControlRequests:
     def _check(self, client: Client, request: CommitSet, now_s: float, arguments: list[Any]) -> bytes | None:
         self._engine.finish_group()
         answer = self._checks.answer(client, arguments, self._engine.published, now_s)
-        return None if answer is None else _answered(request, answer)
+        return None if answer is None else answered(request, answer)
 
     def _wait(
         self, client: Client, request: CommitSet, now_s: float, since: int, ranges: list[KeyRange], longest_ms: int
     ) -> bytes:
         changed = self._window.may_have_changed(ranges, since)
         if changed or not longest_ms:
-            return _answered(request, [int(changed)])
+            return answered(request, [int(changed)])
         self._add_waiter(client, ranges)
-        self._note(Pending(client, request, None), longest_ms, now_s)
+        self._note(_Pending(client, request, None), longest_ms, now_s)
         return b""
 
     def _changed(self, client: Client, request: CommitSet, now_s: float, watched: Watched, longest_ms: int) -> bytes:
         page = self._page_of(client, watched, watched.version)
         if page.changes or page.is_lost or page.version < self._engine.published or not longest_ms:
-            return _told(request, page)
+            return told(request, page)
         self._add_waiter(client, [(watched.lower, watched.upper)])
         self._seen = min(self._seen, self._engine.published)  # of this turn nothing was looked at yet
-        self._note(Pending(client, request, None, watched), longest_ms, now_s)
+        self._note(_Pending(client, request, None, watched), longest_ms, now_s)
         return b""
 
     def _page_of(self, client: Client, watched: Watched, version: int) -> Page:
@@ -194,7 +204,7 @@ class ControlRequests:
         self._changes.forget(client.database_id, watch)
         for version in versions:
             self._changes.keep(client.database_id, watch, version)
-        return _answered(request, [])
+        return answered(request, [])
 
     def _in_line(
         self, client: Client, request: CommitSet, now_s: float, ranges: list[KeyRange], longest_ms: int, asked_us: int
@@ -206,13 +216,12 @@ class ControlRequests:
         place = (asked_us, self._numbers)
         is_behind = key in self._lines and self._lines[key].peekitem(0)[0] < place
         if not (is_behind and longest_ms and self._engine.outcome(client.client_id, request.commit_id) is None):
-            told = self._submit(client, request, key if longest_ms else None)
-            if told:
-                return told
+            if answer := self._submit(client, request, key if longest_ms else None):
+                return answer
         if key not in self._lines:
             self._lines[key] = SortedDict()
             self._add_waiter(key, ranges)
-        pending = self._lines[key][place] = Pending(client, request, key, place=place)
+        pending = self._lines[key][place] = _Pending(client, request, key, place=place)
         self._note(pending, longest_ms, now_s)
         return b""
 
@@ -223,13 +232,13 @@ class ControlRequests:
         self, client: Client, request: CommitSet, now_s: float, version: int | None, moment_us: int | None
     ) -> bytes:
         self._engine.finish_group()
-        return _answered(request, self._past_version(version, moment_us))
+        return answered(request, self._past_version(version, moment_us))
 
     def _renew(self, client: Client, request: CommitSet, now_s: float) -> bytes:
-        return _answered(request, [int(self._holders.renew(client.database_id))])
+        return answered(request, [int(self._holders.renew(client.database_id))])
 
     def _ages(self, client: Client, request: CommitSet, now_s: float, *holders: int) -> bytes:
-        return _answered(request, [self._holders.age_ms(holder) for holder in holders])
+        return answered(request, [self._holders.age_ms(holder) for holder in holders])
 
     # By name: what makes the arguments of the second out of a request, or raises; and what answers it.
     _ANSWER: ClassVar[dict[str, tuple[Callable[[CommitSet, Any], Sequence[Any]], Callable[..., bytes | None]]]] = {
@@ -255,7 +264,7 @@ class ControlRequests:
             self._seen = self._engine.version  # nobody waits for what is older
         self._waiters.add(target, ranges)
 
-    def _note(self, pending: Pending, longest_ms: int, now_s: float) -> None:
+    def _note(self, pending: _Pending, longest_ms: int, now_s: float) -> None:
         self._pending[pending.client] = pending
         if longest_ms < asked.LONGEST_MS:
             self._numbers += 1
@@ -282,13 +291,13 @@ class ControlRequests:
         """Something was written after version ``since`` that a client waits for."""
         request, watched = (pending := self._pending[client]).request, pending.watched
         if watched is None:
-            answer = _answered(request, [1])
+            answer = answered(request, [1])
         else:
             self._engine.finish_group()
             page = self._page_of(client, watched, max(since, watched.version))
             if not page.changes and not page.is_lost and page.version >= self._engine.published:
                 return  # a range was cleared that holds nothing
-            answer = _told(request, page)
+            answer = told(request, page)
         del self._pending[client]
         self._waiters.remove(client)
         self._answers.append((client, answer))
@@ -305,13 +314,13 @@ class ControlRequests:
         del self._lines[key]
         self._waiters.remove(key)
 
-    def _end_late(self, pending: Pending) -> None:
+    def _end_late(self, pending: _Pending) -> None:
         """The time of a request is up."""
         watched = pending.watched
         if watched is not None:
-            answer = _told(pending.request, self._page_of(pending.client, watched, max(self._seen, watched.version)))
+            answer = told(pending.request, self._page_of(pending.client, watched, max(self._seen, watched.version)))
         elif pending.line is None:
-            answer = _answered(pending.request, [0])
+            answer = answered(pending.request, [0])
         else:
             answer = self._submit(pending.client, pending.request)
         self._answers.append((pending.client, answer))
@@ -337,11 +346,3 @@ class ControlRequests:
         if len(self._lines_due) > 2 * len(self._line_due) + 64:
             self._lines_due = [(due_s, line) for line, due_s in self._line_due.items()]
             heapq.heapify(self._lines_due)
-
-
-def _answered(request: CommitSet, answer: list[Any]) -> bytes:
-    return encode_answer(request.commit_id, ANSWERED, 0, answer)
-
-
-def _told(request: CommitSet, page: Page) -> bytes:
-    return _answered(request, [page.version, page.after, int(page.is_lost), page.changes])

@@ -5,7 +5,8 @@ from shoal.coordinator.server.clients cimport Client
 
 cdef class Group:
     cdef public list requests, asking, answers, others, left
-    cdef public bint has_operations
+    cdef public bint has_turns
+    cdef object _in_turn
 
     cpdef add(self, Client client, request)
     cpdef submit(self, decide)

@@ -128,7 +128,7 @@ class Server:
         self._writer.segment.words[W_CLIENTS] = len({client.database_id for client in self._clients.values()})
 
     def _turn(self) -> None:
-        group, read_s = Group(), self._monotonic_s()
+        group, read_s = Group(self._engine.operations.in_turn), self._monotonic_s()
         busy = self._maintenance.busy  # without a rest, looking offers the processor to others before it asks
         events = self._poll(0) if busy or not self._lookout.rests(read_s) else []
         if not events and not busy:
@@ -147,7 +147,7 @@ class Server:
         for other in group.apart(self._clients, self._control_requests.is_free) if group.others else ():
             self._answer(group, other)
         turns, finishing_s = self._turns, 0.0
-        if turns.by_key or group.has_operations:
+        if turns.by_key or group.has_turns:
             group.submit_in_turn(turns, self._submit_together, self._engine, self._monotonic_s())
         elif group.requests:
             group.submit(self._submit_together)

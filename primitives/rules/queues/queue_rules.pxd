@@ -1,7 +1,7 @@
 cimport cython
 
 from shoal.primitives.rules.queues.records cimport Queue, claim_entry, claim_key, decode_claim
-from shoal.primitives.rules.queues.task_record cimport Task, entry_id
+from shoal.primitives.rules.queues.task_record cimport Task, check_numbers, entry_id
 from shoal.primitives.rules.queues.transitions cimport attempted, end, give_back, held_by, leave, wait, waiting
 
 

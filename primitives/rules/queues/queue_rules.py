@@ -96,7 +96,7 @@ def put_into(
         if found is not None:
             return [found]
         queue.put(queue.base + KEY + user_key, tasks[0])
-    check_numbers(priority, delay_ms, max_attempts)
+    check_numbers((priority, delay_ms, max_attempts))
     due_ms = min(now_ms + delay_ms, LATEST_MS) if delay_ms > 0 else 0
     for at in range(0, len(tasks), 2):
         task_id = tasks[at]
@@ -142,7 +142,7 @@ def claim_from(
     limit: int,
 ) -> list[list[object]]:
     """``claim``, as a part of what is decided of a queue."""
-    check_numbers(holder, pid, ticket)
+    check_numbers((holder, pid, ticket))
     entry_key = claim_key(holder, ticket)
     entry = queue.get(entry_key)
     if entry is not None and decode_claim(entry)[1] != former_token:
@@ -194,7 +194,7 @@ def fail(
     """The attempt has failed. With attempts left the task is ready again after ``retry_ms``, else it is dead."""
     queue = Queue(read, key)
     task = _held(queue, name, task_id, holder, token)
-    check_numbers(retry_ms)
+    check_numbers((retry_ms,))
     leave(queue, task_id, task)
     attempted(queue, task_id, task, error, now_ms, retry_ms)
     return Decision(queue.writes(), None)
@@ -301,7 +301,7 @@ def restore(read: Read, now_ms: int, key: bytes, name: str, task_id: bytes, fiel
         raise ValueError(f"task {name!r} is due, or has ended, at {due_ms}; give ms since the epoch, 2**62 at most")
     if queue.task(task_id) is not None or (user_key is not None and queue.get(queue.base + KEY + user_key) is not None):
         raise AlreadyExistsError(f"task {name!r}, or one of its key, exists already; purge it first")
-    check_numbers(priority, attempt, max_attempts, created_ms)
+    check_numbers((priority, attempt, max_attempts, created_ms))
     queue.sequence = max(queue.sequence, sequence)
     if user_key is not None:
         queue.put(queue.base + KEY + user_key, task_id)

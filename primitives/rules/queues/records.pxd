@@ -2,6 +2,7 @@ cimport cython
 
 from shoal.primitives.rules.queues.ready_set cimport ReadySet
 from shoal.primitives.rules.queues.task_record cimport Task, decode_task, encode_task, entry_order
+from shoal.shm.holder_index cimport entry_key
 
 
 cpdef bytes body_key(bytes base, bytes task_id, bytes which)

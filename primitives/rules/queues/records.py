@@ -42,8 +42,9 @@ from shoal.primitives.rules.queues.task_record import (
     entry_order,
 )
 from shoal.primitives.rules.tags import Tag
-from shoal.shm import codec, holder_index
+from shoal.shm import codec
 from shoal.shm.errors import CorruptionError
+from shoal.shm.holder_index import entry_key
 from shoal.shm.operation import Read, Write
 
 try:
@@ -70,7 +71,7 @@ _new_tuple = tuple.__new__  # a named tuple without its Python frame
 
 def claim_key(holder: int, ticket: int) -> bytes:
     """The key of a claim's entry in the index of holders."""
-    return holder_index.entry_key(holder, _CLAIM + ticket.to_bytes(_NUMBER_BYTES, "big"))
+    return entry_key(holder, _CLAIM + ticket.to_bytes(_NUMBER_BYTES, "big"))
 
 
 def claim_entry(ttl_ms: int, base: bytes, token: int, ids: list[bytes]) -> bytes:

@@ -1,6 +1,6 @@
 cimport cython
 
-cdef long long _NONE, _MOST_ATTEMPTS, _TASK_BYTES, _CLAIM_BYTES
+cdef long long _NONE, _MOST_ATTEMPTS, _TASK_BYTES, _CLAIM_BYTES, _ID_AT
 
 
 @cython.final
@@ -11,6 +11,7 @@ cdef class Task:
     cdef public long long token, holder, ticket, pid
 
 
+cpdef check_numbers(tuple numbers)
 @cython.locals(payload=bytes, result=bytes, key=bytes, error=bytes)
 cpdef bytes encode_task(Task task)
 cpdef Task decode_task(bytes raw)

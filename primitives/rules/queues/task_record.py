@@ -39,6 +39,7 @@ _TASK = struct.Struct("<qBqIIqqHHHH")
 _CLAIMED = struct.Struct("<qqqq")  # of a claimed task, behind that: token, holder, ticket, pid
 _NONE = 0xFFFF  # the length of what is not there
 _ORDER = struct.Struct(">QQ")
+_ID_AT = 2 * _NUMBER_BYTES  # in an entry
 _TASK_BYTES, _CLAIM_BYTES = _TASK.size, _CLAIMED.size
 
 
@@ -77,7 +78,7 @@ class Task:
         self.pid = 0
 
 
-def check_numbers(*numbers: object) -> None:
+def check_numbers(numbers: tuple[object, ...]) -> None:
     """``ValueError`` unless each is a whole number that a record can have; they came through a pipe."""
     for number in numbers:
         if type(number) is not int or not -_LARGEST <= number <= _LARGEST:
@@ -203,4 +204,4 @@ def entry_order(entry: bytes) -> int:
 
 def entry_id(entry: bytes) -> bytes:
     """The id of the task that an entry is of."""
-    return entry[-ID_BYTES:]
+    return entry[_ID_AT:]
