@@ -133,6 +133,7 @@ class ControlRequests:
         if self._holders.may_be_due(now_s):
             self._holders.end_due(read_s)
         elif not (self._pending or self._due or self._lines_due or self._stirred or self._answers):
+            self._engine.finish_group()
             self._seen = self._engine.version  # nobody waits
             self.is_active = len(self._holders) > 0
             return []
@@ -216,7 +217,8 @@ class ControlRequests:
         place = (asked_us, self._numbers)
         is_behind = key in self._lines and self._lines[key].peekitem(0)[0] < place
         if not (is_behind and longest_ms and self._engine.outcome(client.client_id, request.commit_id) is None):
-            if answer := self._submit(client, request, key if longest_ms else None):
+            answer = self._submit(client, request, key if longest_ms else None)
+            if answer:
                 return answer
         if key not in self._lines:
             self._lines[key] = SortedDict()

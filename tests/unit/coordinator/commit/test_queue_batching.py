@@ -102,6 +102,7 @@ def test_what_others_do_is_seen(engine: Engine) -> None:
     assert (task.status, task.holder, task.attempt) == (CLAIMED, 44, 1)
 
 
+@pytest.mark.plain
 def test_who_is_taken_into_a_group() -> None:
     """A request that may wait is one of the commits if it is free to go and its client is still there."""
     here, gone, behind, lost = (SimpleNamespace(client_id=fd, request_fd=fd) for fd in range(4))
