@@ -108,7 +108,7 @@ class Upkeep(NamedTuple):
 
 
 class BatchedOperation(Protocol):
-    """Several operations of one kind on one key, decided in order and written together; used for many batches.
+    """Several operations on one key, decided in order and written together; used for many batches.
 
     It may keep what it has read and written: it is used again only if no other commit has written the key since.
     """
@@ -117,12 +117,12 @@ class BatchedOperation(Protocol):
         """Begin a batch."""
         ...
 
-    def add(self, *arguments: Any) -> Any:
-        """Decide one operation and return its result; one that raises leaves the others as they are."""
+    def decide(self, name: str, arguments: list[Any]) -> Any:
+        """Decide one operation and return its result. After one that raises, nothing of the batch may be used."""
         ...
 
     def writes(self) -> list[Any]:
-        """What the batch writes: key, value and expiry of each, flat; no key twice."""
+        """What the batch writes: key, value and expiry of each, flat; no key twice, and all within the limits."""
         ...
 
 
@@ -134,8 +134,9 @@ def nothing_held(read: Read, held_key: bytes, holder: int, now_ms: int) -> list[
 class OperationTable(NamedTuple):
     """All operations by name. A rule raises ShoalError, TypeError or ValueError, and has then written nothing.
 
-    The first argument of every operation is a key. ``batched`` are those that may share a commit with others of their
-    kind on the same key. Their callers do not learn the commit version, so any order among them is serial.
+    The first argument of every operation is a key. ``batched`` are those that may share a commit with others on the
+    same key for which the same stands there. Their callers do not learn the commit version, so any order among them is
+    serial.
 
     ``ended`` (read, held key, holder, now_ms) says what to write when a holder has ended (``shm.holder_index``): the
     held key is not held by it any more. The entry itself is the coordinator's to delete.

@@ -13,3 +13,5 @@ cdef class Admission:
     cpdef conflict(self, request, next_version)
     @cython.locals(nodes=dict, writes=list, results=list)
     cpdef tuple decide(self, request)
+    @cython.locals(at=Py_ssize_t, key=bytes)
+    cpdef note_own(self, list writes)

@@ -23,6 +23,7 @@ from shoal.shm.wire import wire_errors
 from shoal.shm.wire.answer import REFUSED, encode_answer
 from shoal.shm.wire.request import CommitSet, FlatWrites, triples
 
+_new_tuple = tuple.__new__  # a named tuple without its Python frame
 NO_MUTATIONS = wire_request.encode_mutations([])
 
 
@@ -62,6 +63,13 @@ class Admission:
         mutations = request.mutations if request.writes or request.clears else NO_MUTATIONS
         decided = wal_format.encode_decided(writes, results)
         return request.writes + writes, mutations, decided, results, nodes
+
+    def note_own(self, writes: FlatWrites) -> None:
+        """Tell ``note_own_write`` of those of ``writes`` that are to keys of the store itself."""
+        for at in range(0, len(writes), 3):
+            key = writes[at]
+            if key < FIRST_OF_USERS:
+                self.note_own_write(_new_tuple(Write, (key, writes[at + 1], writes[at + 2])))
 
     def decide_own(self, decide: Callable[[Read, int], list[Write]]) -> FlatWrites:
         """What ``decide`` (read, now_ms) makes of the newest state, for a commit of the coordinator itself."""

@@ -1,17 +1,20 @@
-"""Batched appends: operations of several clients on one key that become one commit.
+"""Operations of several clients on one key that become one commit.
+
+These are appends to one event log; or puts, claims and completions of one queue.
 
 Operations may share a commit if their table says so (``OperationTable.batched``), if they come alone in their commit
 set, and if the set read nothing. Then any order among them is serial, and no client is told the version.
 
-Between two batches of one key the coordinator keeps the operation's state (for an event log: where the log ends) and
-the nodes of keys it wrote, so that the next batch reads nothing back. The state is used only if nothing has changed
-it: the key is still at the version of that batch, and the epoch is the same, so no key node has left the indexes and no
-range tombstone was added. Version and epoch are in the segment, so other code need not report its changes here.
+Between two batches of one key the coordinator keeps the operation's state (for an event log: where the log ends; for a
+queue: its record) and the nodes of keys it wrote, so that the next batch reads nothing back. The state is used only if
+nothing has changed it: the key is still at the version of that batch, and the epoch is the same, so no key node has
+left the indexes and no range tombstone was added. Version and epoch are in the segment, so other code need not report
+its changes here.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import NamedTuple
 
 from shoal.coordinator.commit.apply import ClientSessions
@@ -20,13 +23,13 @@ from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.log.format import Outcome
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm.limits import DEFAULT_LIMITS, MAX_BATCH_MUTATIONS_BYTES, Limits
-from shoal.shm.operation import BatchedOperation, OperationTable, VersionedValue
+from shoal.shm.operation import BatchedOperation, OperationTable, Read, VersionedValue
 from shoal.shm.wire.request import CommitSet, FlatWrites
 
 _new_tuple = tuple.__new__  # a named tuple without its Python frame: 0.2 us less
 
-# The name of the operation, and the key it is on.
-BatchKey = tuple[str, bytes]
+# What makes the batched operation, and the key it is on.
+BatchKey = tuple[Callable[[Read, bytes], BatchedOperation], bytes]
 
 
 class Batch(NamedTuple):
@@ -40,14 +43,9 @@ class Batch(NamedTuple):
     outcomes: list[Outcome]  # one for each request, in their order
 
 
-class _Kept(NamedTuple):
-    """State of an operation whose key was last written at ``version``, and nodes of keys as of ``epoch``."""
-
-    operation: BatchedOperation
-    version: int
-    epoch: int
-    node: int  # of the operation's own key
-    nodes: dict[bytes, int]
+# An operation with its state, the version that last wrote its key, and the epoch as of which these are known: the node
+# of that key, and nodes of others.
+_Kept = tuple[BatchedOperation, int, int, int, dict[bytes, int]]
 
 
 class Batching:
@@ -55,7 +53,7 @@ class Batching:
 
     def __init__(self, writer: Writer, operations: OperationTable, limits: Limits = DEFAULT_LIMITS) -> None:
         self._writer = writer
-        self._operations = operations
+        self._batched = operations.batched
         self._limits = limits
         self._kept: dict[BatchKey, _Kept] = {}  # the one kept longest comes first
         # As of the last ``take``.
@@ -66,14 +64,15 @@ class Batching:
         return len(self._kept)
 
     def key_of(self, request: CommitSet) -> BatchKey | None:
-        """Operation and key by which a commit set may be batched, None for one that must commit alone."""
-        operations = request.operations
-        if len(operations) != 1 or request.writes or request.clears or request.keys_read or request.ranges_read:
+        """What a commit set may be batched by, None for one that must commit alone."""
+        _, _, valid_until_ms, keys_read, ranges_read, writes, clears, operations, _, mutations = request
+        if len(operations) != 1 or writes or clears or keys_read or ranges_read:
             return None
         name, arguments = operations[0]
-        if name not in self._operations.batched or request.valid_until_ms:
+        kind = self._batched.get(name)
+        if kind is None or valid_until_ms or len(mutations) > MAX_BATCH_MUTATIONS_BYTES:
             return None
-        return None if len(request.mutations) > MAX_BATCH_MUTATIONS_BYTES else (name, arguments[0])
+        return kind, arguments[0]
 
     def decide(
         self,
@@ -89,10 +88,11 @@ class Batching:
         outcomes: list[Outcome] = []
         operation, nodes = self.take(key, now_ms)
         for client_id, request in requests:
+            commit_id, _, _, _, _, _, _, ((name, arguments),), _, _ = request
             session = sessions.get(client_id)
-            if session is not None and session[0] == request.commit_id:
+            if session is not None and session[0] == commit_id:
                 return None  # sent again: it is answered from the session
-            outcomes.append((client_id, request.commit_id, [operation.add(*request.operations[0][1][1:])]))
+            outcomes.append((client_id, commit_id, [operation.decide(name, arguments)]))
         writes = operation.writes()
         if not writes:
             return None
@@ -104,13 +104,15 @@ class Batching:
         writer = self._writer
         self._now_ms, self._epoch = now_ms, writer.epoch_words[0]
         kept = self._kept.pop(key, None)
-        if kept is not None and kept.epoch == self._epoch and writer.version_at(kept.node) == kept.version:
-            operation, nodes = kept.operation, kept.nodes
-        else:
-            name, engine_key = key
-            operation, nodes = self._operations.batched[name](self._read, engine_key), {}
+        if kept is not None:
+            operation, version, epoch, node, nodes = kept
+            if epoch == self._epoch and writer.version_at(node) == version:
+                operation.begin(now_ms)
+                return operation, nodes
+        kind, engine_key = key
+        operation = kind(self._read, engine_key)
         operation.begin(now_ms)
-        return operation, nodes
+        return operation, {}
 
     def keep(self, batch: Batch, version: int, written_nodes: Iterable[int]) -> None:
         """Keep the state of the batch decided last, done at ``version``.
@@ -119,14 +121,14 @@ class Batching:
 
         All counts as of the epoch in which the operation was taken: making room for the commit may have let keys go.
         """
-        nodes, writes = batch.nodes, batch.writes
+        key, operation, nodes, writes, _, _ = batch
         for i, node in enumerate(written_nodes):
             if node:
                 nodes[writes[3 * i]] = node
-        own_node = nodes.get(batch.key[1])
+        own_node = nodes.get(key[1])
         if own_node is None or len(nodes) > self._limits.known_batch_nodes:
             return
-        self._kept[batch.key] = _new_tuple(_Kept, (batch.operation, version, self._epoch, own_node, nodes))
+        self._kept[key] = (operation, version, self._epoch, own_node, nodes)
         if len(self._kept) > self._limits.known_batches:
             del self._kept[next(iter(self._kept))]
 

@@ -7,6 +7,7 @@ cdef class ConflictWindow:
     cdef public list _versions, _keys, _new_clears
 
     cpdef add_write(self, version, bytes key)
+    @cython.locals(latest=dict)
     cpdef add_writes(self, version, list keys)
     cpdef written_since(self, bytes key, snapshot)
     @cython.locals(keys=list, first=Py_ssize_t)

@@ -45,7 +45,9 @@ class ConflictWindow:
 
     def add_writes(self, version: int, keys: list[bytes]) -> None:
         """Note that ``version`` wrote ``keys``; versions never go down."""
-        self._latest.update(dict.fromkeys(keys, version))
+        latest = self._latest
+        for key in keys:
+            latest[key] = version
         self._versions += [version] * len(keys)
         self._keys += keys
 

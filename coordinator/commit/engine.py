@@ -118,27 +118,31 @@ class CommitEngine:
         """Submit what arrived at the same time, one request from each client; the answers in the same order.
 
         Operations that may be batched (as of many processes that append to one log) become one commit, which costs
-        little more than one of them. One such operation that comes alone is a batch of one.
+        little more than one of them. One such operation that comes alone is a batch of one. A request that may wait in
+        line is done in a batch or not at all: its answer is empty then.
         """
         if len(requests) == 1:
             client_id, request = requests[0]
             key = self._batching.key_of(request) if request.operations else None
-            return [self.submit(client_id, request)] if key is None else self.submit_batch(key, requests, self.submit)
+            return [self._alone(client_id, request)] if key is None else self.submit_batch(key, requests, self._alone)
         answers: list[bytes] = [b""] * len(requests)
         batches: dict[BatchKey, list[int]] = {}
         for i, (client_id, request) in enumerate(requests):
             key = self._batching.key_of(request) if request.operations else None
             if key is None:
-                answers[i] = self.submit(client_id, request)
+                answers[i] = self._alone(client_id, request)
             else:
                 batches.setdefault(key, []).append(i)
         for key, members in batches.items():
             for start in range(0, len(members), MAX_BATCH):
                 part = members[start : start + MAX_BATCH]
-                told = self.submit_batch(key, [requests[i] for i in part], self.submit)
+                told = self.submit_batch(key, [requests[i] for i in part], self._alone)
                 for i, answer in zip(part, told, strict=True):
                     answers[i] = answer
         return answers
+
+    def _alone(self, client_id: int, request: CommitSet) -> bytes:
+        return b"" if request.control is not None else self.submit(client_id, request)
 
     def finish_group(self) -> None:
         """Make what was submitted durable, as far as promised, and then visible."""
@@ -254,6 +258,7 @@ class CommitEngine:
             return [one(*request) for request in requests]
         version = self.version
         self._batching.keep(batch, version, plan.nodes)
+        self._admission.note_own(writes)
         return [encode_answer(commit_id, COMMITTED, version, results) for _, commit_id, results in outcomes]
 
     def _commit_own(

@@ -112,10 +112,9 @@ class Writer:
             nodes[key] = node
         if not node:
             return None
-        words = self._words
         cleared_at = self._clears_by_key.newest(key) if self.range_tombstones else 0
-        record = visible_record(words, node, NEWEST, cleared_at, now_ms)
-        return value_at(words, self._mm, record, NEWEST) if record else None
+        record = visible_record(self._words, node, NEWEST, cleared_at, now_ms)
+        return value_at(self._words, self._mm, record, NEWEST) if record else None
 
     def version_at(self, node: int) -> int:
         """The version that last wrote the key of ``node``, which must still be in the indexes."""

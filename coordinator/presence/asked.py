@@ -1,4 +1,4 @@
-"""Checks the arguments of control requests; ValueError, TypeError or LookupError for bad ones.
+"""Checks the arguments of control requests; ValueError, TypeError or LookupError for bad ones. Forms the answers.
 
     check     [number, part, position]           a slice of a check (``checks``)
     wait      [since, [[lower, upper], ...], ms]  -> [1] once a range was written after version ``since``, [0] after
@@ -27,8 +27,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from shoal.coordinator.presence.changes import Watched
+from shoal.coordinator.presence.changes import Page, Watched
 from shoal.coordinator.presence.waiters import KeyRange
+from shoal.shm.wire.answer import ANSWERED, encode_answer
 from shoal.shm.wire.request import CommitSet
 
 LONGEST_MS = 1 << 50  # a wait for longer is for ever
@@ -43,6 +44,11 @@ def understood_changes(arguments: Any) -> list[Any]:
     """What ``changes`` asks for: what to watch, and for how many ms to wait."""
     *asked, longest_ms = understood(arguments, whole, whole, raw, raw, raw, wait_ms)
     return [Watched(*asked), longest_ms]
+
+
+def understood_keep(arguments: Any) -> list[Any]:
+    """What ``keep`` asks for: which watch, and after which versions."""
+    return understood(arguments, whole, lambda each: [whole(version) for version in each])
 
 
 def understood_in_line(request: CommitSet, arguments: Any) -> list[Any]:
@@ -84,3 +90,13 @@ def ranges(asked: Any) -> list[KeyRange]:
 def wait_ms(asked: Any) -> int:
     """For how many ms to wait."""
     return min(whole(asked), LONGEST_MS)
+
+
+def answered(request: CommitSet, answer: list[Any]) -> bytes:
+    """The answer to a control request."""
+    return encode_answer(request.commit_id, ANSWERED, 0, answer)
+
+
+def told(request: CommitSet, page: Page) -> bytes:
+    """The answer to one that asks what changed."""
+    return answered(request, [page.version, page.after, int(page.is_lost), page.changes])

@@ -24,6 +24,7 @@ from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm import holder_index
 from shoal.shm.errors import ShoalError
+from shoal.shm.holder_index import decode_key, decode_ttl_ms
 from shoal.shm.operation import Read, VersionedValue, Write
 
 _SLICE = 256  # held keys that end in one commit
@@ -67,18 +68,20 @@ class Holders:
 
     def note(self, write: Write) -> None:
         """A commit writes an entry: a sign of life of its holder, which is known from now on."""
-        if write.value is None or not write.key.startswith(holder_index.PREFIX):
+        key, value, _ = write
+        if value is None or not key.startswith(holder_index.PREFIX):
             return
         self._look()
-        holder, _ = holder_index.decode_key(write.key)
-        ttl_ms = holder_index.decode_ttl_ms(write.value)
+        holder, _ = decode_key(key)
+        ttl_ms = decode_ttl_ms(value)
         before = self._known.get(holder)
         if before is None:
             self._known[holder] = _Holder(self._clock_s, ttl_ms)
         else:
             before.seen_s, before.ttl_ms = self._clock_s, min(ttl_ms, before.ttl_ms)
-        self._next_s = min(self._next_s, self._clock_s + ttl_ms / 1000)
-        self._rests_until_s = min(self._rests_until_s, self._looked_s + ttl_ms / 1000)
+        ttl_s = ttl_ms / 1000
+        self._next_s = min(self._next_s, self._clock_s + ttl_s)
+        self._rests_until_s = min(self._rests_until_s, self._looked_s + ttl_s)
 
     def renew(self, holder: int) -> bool:
         """A sign of life; whether it still holds something."""
@@ -100,9 +103,14 @@ class Holders:
         if holder in self._known:
             self._gone[holder] = None
 
+    @property
+    def has_gone(self) -> bool:
+        """Whether a holder has ended and is not released yet."""
+        return bool(self._gone)
+
     def may_be_due(self, now_s: float) -> bool:
         """Whether ``end_due`` may have something to do at ``now_s``; costs next to nothing, and is asked every turn."""
-        return now_s >= self._rests_until_s or bool(self._gone)
+        return now_s >= self._rests_until_s or len(self._gone) > 0
 
     def due_in_s(self) -> float:
         """How long nothing is to be done."""
@@ -166,7 +174,7 @@ class Holders:
         for key, _ in self._writer.ordered_index.iterate(*holder_index.bounds_of(holder)):
             found = self._writer.newest(key, 0)
             if found is not None:
-                yield key, holder_index.decode_ttl_ms(found.value)
+                yield key, decode_ttl_ms(found.value)
 
     def _released(self, read: Read, entries: list[bytes], now_ms: int) -> list[Write]:
         """What to write when what the ``entries`` say is not held any more; each sees the writes of those before."""
@@ -179,7 +187,7 @@ class Holders:
             return None if write.value is None else VersionedValue(write.value, 0, write.expires_ms)
 
         for entry in entries:
-            holder, held_key = holder_index.decode_key(entry)
+            holder, held_key = decode_key(entry)
             try:
                 ended = self._engine.operations.ended(read_newest, held_key, holder, now_ms)
             except (ShoalError, TypeError, ValueError, LookupError):  # no record of a rule: nobody holds anything by it

@@ -21,13 +21,13 @@ from sortedcontainers import SortedDict
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.presence import asked
+from shoal.coordinator.presence.asked import answered, told
 from shoal.coordinator.presence.changes import Changes, Page, Watched
 from shoal.coordinator.presence.holders import Holders
 from shoal.coordinator.presence.waiters import KeyRange, Waiters
 from shoal.coordinator.server.checks import Checks
 from shoal.coordinator.server.clients import Client
 from shoal.shm.operation import PAST, Write
-from shoal.shm.wire.answer import ANSWERED, encode_answer
 from shoal.shm.wire.request import CommitSet
 
 Answers = list[tuple[Client, bytes]]
@@ -58,7 +58,7 @@ class ControlRequests:
         past_version: Callable[[int | None, int | None], list[int]],
     ) -> None:
         self._past_version = past_version
-        self._engine, self._window = engine, window
+        self._engine, self._window, self._batched = engine, window, engine.operations.batched
         self._checks, self._holders, self._changes = checks, holders, changes
         self._waiters = Waiters()  # the targets are waiting clients and the keys of lines
         self._seen = 0  # the version up to which the waiters know everything
@@ -92,6 +92,14 @@ class ControlRequests:
         self._holders.end_gone()  # what they held is free for this client already
         return answer(self, client, request, now_s, *understood)
 
+    def is_free(self, client: Client, request: CommitSet) -> bool:
+        """Whether it may go with the commits of its turn: nobody waits before it, and no holder has just gone."""
+        operations, control = request.operations, request.control
+        if control is None or control[0] != "in_line" or len(operations) != 1 or client in self._pending:
+            return False
+        ((name, (key, *_)),) = operations
+        return name in self._batched and (name, key) not in self._lines and not self._holders.has_gone
+
     def forget(self, client: Client) -> None:
         """A client is gone or does not wait any more."""
         self._checks.forget(client)
@@ -124,8 +132,11 @@ class ControlRequests:
         self._now_s = now_s
         if self._holders.may_be_due(now_s):
             self._holders.end_due(read_s)
-        if not (self._pending or self._due or self._lines_due or self._stirred or self._answers):
+        elif not (self._pending or self._due or self._lines_due or self._stirred or self._answers):
+            self._engine.finish_group()
             self._seen = self._engine.version  # nobody waits
+            self.is_active = len(self._holders) > 0
+            return []
         while self._lines_due and self._lines_due[0][0] <= now_s:
             due_s, key = heapq.heappop(self._lines_due)
             if self._line_due.get(key) == due_s:
@@ -150,7 +161,7 @@ class ControlRequests:
         answers = []
         for client, pending in list(self._pending.items()):
             if pending.watched is not None and pending.watched.version < self._seen:
-                answers.append((client, _told(pending.request, Page(self._seen, b"", False, []))))
+                answers.append((client, told(pending.request, Page(self._seen, b"", False, []))))
                 self.forget(client)
         return answers
 
@@ -159,14 +170,14 @@ class ControlRequests:
     def _check(self, client: Client, request: CommitSet, now_s: float, arguments: list[Any]) -> bytes | None:
         self._engine.finish_group()
         answer = self._checks.answer(client, arguments, self._engine.published, now_s)
-        return None if answer is None else _answered(request, answer)
+        return None if answer is None else answered(request, answer)
 
     def _wait(
         self, client: Client, request: CommitSet, now_s: float, since: int, ranges: list[KeyRange], longest_ms: int
     ) -> bytes:
         changed = self._window.may_have_changed(ranges, since)
         if changed or not longest_ms:
-            return _answered(request, [int(changed)])
+            return answered(request, [int(changed)])
         self._add_waiter(client, ranges)
         self._note(_Pending(client, request, None), longest_ms, now_s)
         return b""
@@ -174,7 +185,7 @@ class ControlRequests:
     def _changed(self, client: Client, request: CommitSet, now_s: float, watched: Watched, longest_ms: int) -> bytes:
         page = self._page_of(client, watched, watched.version)
         if page.changes or page.is_lost or page.version < self._engine.published or not longest_ms:
-            return _told(request, page)
+            return told(request, page)
         self._add_waiter(client, [(watched.lower, watched.upper)])
         self._seen = min(self._seen, self._engine.published)  # of this turn nothing was looked at yet
         self._note(_Pending(client, request, None, watched), longest_ms, now_s)
@@ -194,7 +205,7 @@ class ControlRequests:
         self._changes.forget(client.database_id, watch)
         for version in versions:
             self._changes.keep(client.database_id, watch, version)
-        return _answered(request, [])
+        return answered(request, [])
 
     def _in_line(
         self, client: Client, request: CommitSet, now_s: float, ranges: list[KeyRange], longest_ms: int, asked_us: int
@@ -206,9 +217,9 @@ class ControlRequests:
         place = (asked_us, self._numbers)
         is_behind = key in self._lines and self._lines[key].peekitem(0)[0] < place
         if not (is_behind and longest_ms and self._engine.outcome(client.client_id, request.commit_id) is None):
-            told = self._submit(client, request, key if longest_ms else None)
-            if told:
-                return told
+            answer = self._submit(client, request, key if longest_ms else None)
+            if answer:
+                return answer
         if key not in self._lines:
             self._lines[key] = SortedDict()
             self._add_waiter(key, ranges)
@@ -223,23 +234,20 @@ class ControlRequests:
         self, client: Client, request: CommitSet, now_s: float, version: int | None, moment_us: int | None
     ) -> bytes:
         self._engine.finish_group()
-        return _answered(request, self._past_version(version, moment_us))
+        return answered(request, self._past_version(version, moment_us))
 
     def _renew(self, client: Client, request: CommitSet, now_s: float) -> bytes:
-        return _answered(request, [int(self._holders.renew(client.database_id))])
+        return answered(request, [int(self._holders.renew(client.database_id))])
 
     def _ages(self, client: Client, request: CommitSet, now_s: float, *holders: int) -> bytes:
-        return _answered(request, [self._holders.age_ms(holder) for holder in holders])
+        return answered(request, [self._holders.age_ms(holder) for holder in holders])
 
     # By name: what makes the arguments of the second out of a request, or raises; and what answers it.
     _ANSWER: ClassVar[dict[str, tuple[Callable[[CommitSet, Any], Sequence[Any]], Callable[..., bytes | None]]]] = {
         "check": (lambda _, arguments: [arguments], _check),
         "wait": (lambda _, arguments: asked.understood(arguments, asked.whole, asked.ranges, asked.wait_ms), _wait),
         "changes": (lambda _, arguments: asked.understood_changes(arguments), _changed),
-        "keep": (
-            lambda _, arguments: asked.understood(arguments, asked.whole, lambda each: list(map(asked.whole, each))),
-            _keep,
-        ),
+        "keep": (lambda _, arguments: asked.understood_keep(arguments), _keep),
         "in_line": (lambda request, arguments: asked.understood_in_line(request, arguments), _in_line),
         "leave": (lambda _, arguments: asked.understood(arguments), _leave),
         PAST: (lambda _, arguments: asked.understood_past(*arguments), _past),
@@ -285,13 +293,13 @@ class ControlRequests:
         """Something was written after version ``since`` that a client waits for."""
         request, watched = (pending := self._pending[client]).request, pending.watched
         if watched is None:
-            answer = _answered(request, [1])
+            answer = answered(request, [1])
         else:
             self._engine.finish_group()
             page = self._page_of(client, watched, max(since, watched.version))
             if not page.changes and not page.is_lost and page.version >= self._engine.published:
                 return  # a range was cleared that holds nothing
-            answer = _told(request, page)
+            answer = told(request, page)
         del self._pending[client]
         self._waiters.remove(client)
         self._answers.append((client, answer))
@@ -312,9 +320,9 @@ class ControlRequests:
         """The time of a request is up."""
         watched = pending.watched
         if watched is not None:
-            answer = _told(pending.request, self._page_of(pending.client, watched, max(self._seen, watched.version)))
+            answer = told(pending.request, self._page_of(pending.client, watched, max(self._seen, watched.version)))
         elif pending.line is None:
-            answer = _answered(pending.request, [0])
+            answer = answered(pending.request, [0])
         else:
             answer = self._submit(pending.client, pending.request)
         self._answers.append((pending.client, answer))
@@ -340,11 +348,3 @@ class ControlRequests:
         if len(self._lines_due) > 2 * len(self._line_due) + 64:
             self._lines_due = [(due_s, line) for line, due_s in self._line_due.items()]
             heapq.heapify(self._lines_due)
-
-
-def _answered(request: CommitSet, answer: list[Any]) -> bytes:
-    return encode_answer(request.commit_id, ANSWERED, 0, answer)
-
-
-def _told(request: CommitSet, page: Page) -> bytes:
-    return _answered(request, [page.version, page.after, int(page.is_lost), page.changes])

@@ -4,8 +4,9 @@ from shoal.coordinator.server.clients cimport Client
 
 
 cdef class Group:
-    cdef public list requests, asking, answers, others
-    cdef public bint has_operations
+    cdef public list requests, asking, answers, others, left
+    cdef public bint has_turns
+    cdef object _in_turn
 
     cpdef add(self, Client client, request)
     cpdef submit(self, decide)

@@ -28,26 +28,46 @@ class Versioned(Protocol):
 
 
 class Group:
-    """Requests to submit together, the client of each, answers ready so far; and what else is to be done after that."""
+    """Requests to submit together, the client of each, answers ready so far; and what else is to be done."""
 
-    __slots__ = ("answers", "asking", "has_operations", "others", "requests")
+    __slots__ = ("_in_turn", "answers", "asking", "has_turns", "left", "others", "requests")
 
-    def __init__(self) -> None:
+    def __init__(self, in_turn: frozenset[str] = frozenset()) -> None:
+        self._in_turn = in_turn
         self.requests: list[tuple[int, CommitSet]] = []
         self.asking: list[Client] = []
-        self.has_operations = False  # then some of the requests may have to wait for their turn
+        self.has_turns = False  # some of the requests may have to wait for their turn
         self.answers: list[tuple[Client, bytes]] = []
         self.others: list[Other] = []  # done when all pipes have been read
+        self.left: list[Other] = []  # done when what is submitted together is decided
 
     def add(self, client: Client, request: CommitSet) -> None:
         """Take in the only request that a client sent."""
         self.requests.append((client.client_id, request))
         self.asking.append(client)
-        if request.operations:
-            self.has_operations = True
+        for name, _ in request.operations:
+            if name in self._in_turn:
+                self.has_turns = True
+
+    def apart(self, clients: dict[int, Client], is_free: Callable[[Client, CommitSet], bool]) -> list[Other]:
+        """Those of ``others`` that are done by themselves; a request that may wait and ``is_free`` to go is taken in.
+
+        Many of them, as claims from one queue, are then one commit. What a client asked that has gone meanwhile is not
+        taken in: it would hold what nobody releases.
+        """
+        apart = []
+        for other in self.others:
+            client, requests, answers, is_sound = other
+            if answers or not is_sound or len(requests) != 1 or clients.get(client.request_fd) is not client:
+                apart.append(other)
+            elif is_free(client, requests[0]):
+                self.add(client, requests[0])
+            else:
+                apart.append(other)
+        return apart
 
     def submit(self, decide: Decide) -> None:
-        """Have ``decide`` decide all requests: none has operations, and nobody waits for a turn."""
+        """Have ``decide`` decide all requests: none has to take its turn, and nobody waits for one."""
         self._decide(decide, self.asking, self.requests)
 
     def submit_in_turn(
@@ -76,7 +96,10 @@ class Group:
         assert len(told) == len(asking)
         for i, client in enumerate(asking):
             client.page.note_work(0)
-            self.answers.append((client, told[i]))
+            if told[i]:
+                self.answers.append((client, told[i]))
+            else:
+                self.left.append((client, [requests[i][1]], [], True))
 
     def _take_turns(self, turns: Turns[Client], going: deque[Waiting[Client]], now_s: float) -> None:
         """Leave to ``turns`` what waits for its turn, and add to ``going`` what need not wait."""

@@ -57,8 +57,7 @@ class Server:
         self._control_requests = control_requests
         self._meta = meta
         self._idle_timeout_s = idle_timeout_s
-        self._place, self._keep_files = place, keep_files
-        self._limits = limits
+        self._place, self._keep_files, self._limits = place, keep_files, limits
         self._host, self._monotonic_s = host, host.monotonic_s
         self._maintain_every_s = limits.sweep_every_ms / 1000
         self._spin_s, self._crowded_spin_s = limits.request_spin_s, limits.crowded_request_spin_s
@@ -74,8 +73,7 @@ class Server:
         self._processes = Processes(self._epoll, host)
         self._control: ControlSocket
         self._lookout = Lookout()
-        self._alone_since_s = host.monotonic_s()
-        self._maintained_at_s = self._look_until_s = 0.0
+        self._alone_since_s, self._maintained_at_s, self._look_until_s = host.monotonic_s(), 0.0, 0.0
         self.stopping = self._had_clients = False
 
     def pinned(self) -> list[int]:
@@ -130,7 +128,7 @@ class Server:
         self._writer.segment.words[W_CLIENTS] = len({client.database_id for client in self._clients.values()})
 
     def _turn(self) -> None:
-        group, read_s = Group(), self._monotonic_s()
+        group, read_s = Group(self._engine.operations.in_turn), self._monotonic_s()
         busy = self._maintenance.busy  # without a rest, looking offers the processor to others before it asks
         events = self._poll(0) if busy or not self._lookout.rests(read_s) else []
         if not events and not busy:
@@ -146,13 +144,15 @@ class Server:
         group_delay = self._group_delay if group.requests else None
         if group_delay is not None:
             self._wait_for_others(group_delay, group)
-        for other in group.others:
+        for other in group.apart(self._clients, self._control_requests.is_free) if group.others else ():
             self._answer(group, other)
         turns, finishing_s = self._turns, 0.0
-        if turns.by_key or group.has_operations:
+        if turns.by_key or group.has_turns:
             group.submit_in_turn(turns, self._submit_together, self._engine, self._monotonic_s())
         elif group.requests:
             group.submit(self._submit_together)
+        for other in group.left:
+            self._answer(group, other)
         if group_delay is not None:
             for client in turns.waiting():
                 group_delay.forget(client)  # it cannot come

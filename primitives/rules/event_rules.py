@@ -201,6 +201,10 @@ class Appending:
         """The state of the log after what was appended so far."""
         return self._metadata
 
+    def decide(self, _name: str, arguments: list[Any]) -> list[list[Any]]:
+        """Decide an operation, of which the metadata's key is the first argument: there is one kind."""
+        return self.add(*arguments[1:])
+
     def add(self, chain: str, entries: list[Any]) -> list[list[Any]]:
         """Append ``entries``, each [type, canonical payload]; return [sequence, hash] of each.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from shoal.primitives.rules import budget_rules, cell_rules, event_rules, key_rules, lease_rules, trim_rules
-from shoal.primitives.rules.queues import queue_rules
+from shoal.primitives.rules.queues import queue_batch, queue_rules
 from shoal.primitives.rules.tags import Tag, tag_of
 from shoal.shm.operation import BatchedOperation, Decision, OperationTable, Read, Write
 
@@ -29,12 +29,12 @@ LEASE_FENCE = "lease_fence"
 LEASE_RELEASE = "lease_release"
 LEASE_TAKE = "lease_take"
 TASK_CANCEL = "task_cancel"
-TASK_CLAIM = "task_claim"
-TASK_COMPLETE = "task_complete"
+TASK_CLAIM = queue_batch.CLAIM
+TASK_COMPLETE = queue_batch.COMPLETE
 TASK_FAIL = "task_fail"
 TASK_FENCE = "task_fence"
 TASK_PURGE = "task_purge"
-TASK_PUT = "task_put"
+TASK_PUT = queue_batch.PUT
 TASK_RELEASE = "task_release"
 TASK_RESTORE = "task_restore"
 TASK_RETRY = "task_retry"
@@ -75,7 +75,12 @@ OPERATIONS: dict[str, Callable[..., Decision]] = {
     TOKENS_RAISE: lease_rules.raise_tokens,
 }
 
-BATCHED: dict[str, Callable[[Read, bytes], BatchedOperation]] = {EVENT_APPEND: event_rules.Appending}
+BATCHED: dict[str, Callable[[Read, bytes], BatchedOperation]] = {
+    EVENT_APPEND: event_rules.Appending,
+    TASK_CLAIM: queue_batch.QueueBatch,
+    TASK_COMPLETE: queue_batch.QueueBatch,
+    TASK_PUT: queue_batch.QueueBatch,
+}
 
 # What a held key may be, by its tag: what to write when its holder has ended.
 ENDED: dict[Tag, Callable[[Read, bytes, int, int], list[Write]]] = {

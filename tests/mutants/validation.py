@@ -150,7 +150,7 @@ def append_where_it_ended_last(patch: Patch) -> None:
     def take(self: Batching, key: BatchKey, now_ms: int) -> Any:
         if key not in self._kept:
             return sound(self, key, now_ms)
-        operation = self._kept.pop(key).operation
+        operation, *_ = self._kept.pop(key)
         operation.begin(now_ms)
         return operation, {}
 

@@ -35,6 +35,7 @@ from shoal.primitives.rules.queues.task_record import (
     LATEST_MS,
     WAITING,
     Task,
+    check_numbers,
     entry_id,
 )
 from shoal.primitives.rules.queues.transitions import (
@@ -75,11 +76,27 @@ def put(
     task that was put under that key is looked for: its id is the result then, and nothing is written.
     """
     queue = Queue(read, key)
+    ids = put_into(queue, now_ms, priority, delay_ms, max_attempts, user_key, is_new, tasks)
+    return Decision(queue.writes(), ids)
+
+
+def put_into(
+    queue: Queue,
+    now_ms: int,
+    priority: int,
+    delay_ms: int,
+    max_attempts: int,
+    user_key: bytes | None,
+    is_new: bool,
+    tasks: list[bytes],
+) -> list[bytes]:
+    """``put``, as a part of what is decided of a queue."""
     if user_key is not None and not is_new:
         found = queue.get(queue.base + KEY + user_key)
         if found is not None:
-            return Decision([], [found.value])
+            return [found]
         queue.put(queue.base + KEY + user_key, tasks[0])
+    check_numbers((priority, delay_ms, max_attempts))
     due_ms = min(now_ms + delay_ms, LATEST_MS) if delay_ms > 0 else 0
     for at in range(0, len(tasks), 2):
         task_id = tasks[at]
@@ -87,7 +104,7 @@ def put(
         stored = queue.store_body(task_id, PAYLOAD, tasks[at + 1])
         task = Task(queue.sequence, WAITING, priority, 0, max_attempts, now_ms, due_ms, stored, None, None, user_key)
         wait(queue, task_id, task)
-    return Decision(queue.writes(), tasks[::2])
+    return tasks[::2]
 
 
 def claim(
@@ -109,11 +126,29 @@ def claim(
     ``NothingReadyError`` if there is none; it passes when one is put, or at the time of the first delayed one.
     """
     queue = Queue(read, key)
+    claimed = claim_from(queue, now_ms, name, holder, pid, ttl_ms, ticket, former_token, limit)
+    return Decision(queue.writes(), claimed)
+
+
+def claim_from(
+    queue: Queue,
+    now_ms: int,
+    name: str,
+    holder: int,
+    pid: int,
+    ttl_ms: int,
+    ticket: int,
+    former_token: int,
+    limit: int,
+) -> list[list[object]]:
+    """``claim``, as a part of what is decided of a queue."""
+    check_numbers((holder, pid, ticket))
     entry_key = claim_key(holder, ticket)
-    if (entry := read(entry_key)) is not None and decode_claim(entry.value)[1] != former_token:
+    entry = queue.get(entry_key)
+    if entry is not None and decode_claim(entry)[1] != former_token:
         again = held_by(queue, holder, ticket)
         if again:  # sent again
-            return Decision([], [_claimed(task_id, task) for task_id, task in again])
+            return [_claimed(task_id, task) for task_id, task in again]
     if queue.due_ms and queue.due_ms <= now_ms:
         make_ready(queue, now_ms)
     ids: list[bytes] = []
@@ -133,25 +168,33 @@ def claim(
     queue.counts[READY] -= len(ids)
     queue.counts[FIRST_STATUS + CLAIMED] += len(ids)
     queue.put(entry_key, claim_entry(ttl_ms, queue.base, first, ids))
-    return Decision(queue.writes(), result)
+    return result
 
 
 def complete(
     read: Read, now_ms: int, key: bytes, name: str, task_id: bytes, holder: int, token: int, result: bytes
 ) -> Decision:
     """The task is done, with a result."""
-    queue, task = _held(read, key, name, task_id, holder, token)
+    queue = Queue(read, key)
+    complete_in(queue, now_ms, name, task_id, holder, token, result)
+    return Decision(queue.writes(), None)
+
+
+def complete_in(queue: Queue, now_ms: int, name: str, task_id: bytes, holder: int, token: int, result: bytes) -> None:
+    """``complete``, as a part of what is decided of a queue."""
+    task = _held(queue, name, task_id, holder, token)
     leave(queue, task_id, task)
     task.result, task.error = queue.store_body(task_id, RESULT, result), None
     end(queue, task_id, task, DONE, now_ms)
-    return Decision(queue.writes(), None)
 
 
 def fail(
     read: Read, now_ms: int, key: bytes, name: str, task_id: bytes, holder: int, token: int, error: str, retry_ms: int
 ) -> Decision:
     """The attempt has failed. With attempts left the task is ready again after ``retry_ms``, else it is dead."""
-    queue, task = _held(read, key, name, task_id, holder, token)
+    queue = Queue(read, key)
+    task = _held(queue, name, task_id, holder, token)
+    check_numbers((retry_ms,))
     leave(queue, task_id, task)
     attempted(queue, task_id, task, error, now_ms, retry_ms)
     return Decision(queue.writes(), None)
@@ -159,7 +202,8 @@ def fail(
 
 def release(read: Read, now_ms: int, key: bytes, name: str, task_id: bytes, holder: int, token: int) -> Decision:
     """The task is ready again, as if it had not been claimed."""
-    queue, task = _held(read, key, name, task_id, holder, token)
+    queue = Queue(read, key)
+    task = _held(queue, name, task_id, holder, token)
     leave(queue, task_id, task)
     give_back(queue, task_id, task)
     return Decision(queue.writes(), None)
@@ -194,7 +238,7 @@ def ended(read: Read, held_key: bytes, holder: int, now_ms: int) -> list[Write]:
 
 def fence(read: Read, now_ms: int, key: bytes, name: str, task_id: bytes, holder: int, token: int) -> Decision:
     """Raise ``FencedError`` unless ``holder`` has the task claimed by ``token``. Writes nothing."""
-    _held(read, key, name, task_id, holder, token)
+    _held(Queue(read, key), name, task_id, holder, token)
     return Decision([], None)
 
 
@@ -255,8 +299,9 @@ def restore(read: Read, now_ms: int, key: bytes, name: str, task_id: bytes, fiel
         raise ValueError(f"task {name!r} has a number or a status out of its bounds")
     if not 0 <= due_ms <= LATEST_MS:
         raise ValueError(f"task {name!r} is due, or has ended, at {due_ms}; give ms since the epoch, 2**62 at most")
-    if queue.task(task_id) is not None or (user_key is not None and queue.get(queue.base + KEY + user_key)):
+    if queue.task(task_id) is not None or (user_key is not None and queue.get(queue.base + KEY + user_key) is not None):
         raise AlreadyExistsError(f"task {name!r}, or one of its key, exists already; purge it first")
+    check_numbers((priority, attempt, max_attempts, created_ms))
     queue.sequence = max(queue.sequence, sequence)
     if user_key is not None:
         queue.put(queue.base + KEY + user_key, task_id)
@@ -279,10 +324,9 @@ def _claimed(task_id: bytes, task: Task) -> list[object]:
     return [task_id, task.payload, task.attempt, task.token]
 
 
-def _held(read: Read, key: bytes, name: str, task_id: bytes, holder: int, token: int) -> tuple[Queue, Task]:
+def _held(queue: Queue, name: str, task_id: bytes, holder: int, token: int) -> Task:
     """A task that ``holder`` has claimed by ``token``; else ``FencedError``."""
-    queue = Queue(read, key)
     task = queue.task(task_id)
     if task is None or task.status != CLAIMED or task.holder != holder or task.token != token:
         raise FencedError(name, token)
-    return queue, task
+    return task

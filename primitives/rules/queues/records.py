@@ -42,9 +42,10 @@ from shoal.primitives.rules.queues.task_record import (
     entry_order,
 )
 from shoal.primitives.rules.tags import Tag
-from shoal.shm import codec, holder_index
+from shoal.shm import codec
 from shoal.shm.errors import CorruptionError
-from shoal.shm.operation import Read, VersionedValue, Write
+from shoal.shm.holder_index import entry_key
+from shoal.shm.operation import Read, Write
 
 try:
     import cython
@@ -60,6 +61,7 @@ TOKENS = 1024
 _CLAIM = bytes((0, Tag.QUEUE))
 _NUMBER_BYTES = 8
 _INLINE_BYTES = 1024
+_CLAIM_FIELDS = 3  # of a claim's entry, before the ids
 _DEEPEST = 32  # levels of pages; more entries than could ever be there
 _COUNTS = 6
 _FIELDS = 19
@@ -69,7 +71,7 @@ _new_tuple = tuple.__new__  # a named tuple without its Python frame
 
 def claim_key(holder: int, ticket: int) -> bytes:
     """The key of a claim's entry in the index of holders."""
-    return holder_index.entry_key(holder, _CLAIM + ticket.to_bytes(_NUMBER_BYTES, "big"))
+    return entry_key(holder, _CLAIM + ticket.to_bytes(_NUMBER_BYTES, "big"))
 
 
 def claim_entry(ttl_ms: int, base: bytes, token: int, ids: list[bytes]) -> bytes:
@@ -80,11 +82,13 @@ def claim_entry(ttl_ms: int, base: bytes, token: int, ids: list[bytes]) -> bytes
 def decode_claim(raw: bytes) -> tuple[bytes, int, list[bytes]]:
     """The base of the queue, the first token and the ids of the tasks, of a claim's entry in the index of holders."""
     try:
-        ttl_ms, base, token, *ids = codec.unpackb(raw)
-    except (ValueError, TypeError):
-        ttl_ms, base, token, ids = None, None, None, []
-    if type(ttl_ms) is int and type(base) is bytes and type(token) is int and _are_ids(ids):
-        return base, token, ids
+        fields = codec.unpackb(raw)
+    except ValueError:
+        fields = None
+    if type(fields) is list and len(fields) >= _CLAIM_FIELDS:
+        base, token, ids = fields[1], fields[2], fields[_CLAIM_FIELDS:]
+        if type(fields[0]) is int and type(base) is bytes and type(token) is int and _are_ids(ids):
+            return base, token, ids
     raise CorruptionError("the entry of a claim", 0, "a ttl, a queue and ids", f"{len(raw)} bytes of something else")
 
 
@@ -94,7 +98,10 @@ def ticket_of(held_key: bytes) -> int:
 
 
 def _are_ids(ids: list[Any]) -> bool:
-    return all(type(each) is bytes and len(each) == ID_BYTES for each in ids)
+    for each in ids:  # noqa: SIM110 (a generator takes longer than all else here)
+        if type(each) is not bytes or len(each) != ID_BYTES:
+            return False
+    return True
 
 
 def body_key(base: bytes, task_id: bytes, which: bytes) -> bytes:
@@ -113,31 +120,27 @@ class WriteSet:
         self.base = base
         self.last_page = last_page
         self._read = read
-        self.writes: dict[bytes, Write] = {}
+        self.writes: dict[bytes, bytes | None] = {}  # None: deleted
 
-    def get(self, key: bytes) -> VersionedValue | None:
+    def get(self, key: bytes) -> bytes | None:
         """What a key holds, the changes of this operation included."""
-        write = self.writes.get(key)
-        if write is None:
-            return self._read(key)
-        return None if write.value is None else VersionedValue(write.value, 0, 0)
-
-    def put(self, key: bytes, value: bytes | None) -> None:
-        """Write a key, or delete it."""
-        self.writes[key] = _new_tuple(Write, (key, value, 0))
+        if key in self.writes:
+            return self.writes[key]
+        found = self._read(key)
+        return None if found is None else found.value
 
     def open(self, root: int, depth: int, first: int) -> OrderedPages:
         """The set of entries whose state these numbers are."""
         return OrderedPages(Pages(self._page, self._put_page, self._new_page), root, depth, first)
 
     def _page(self, number: int) -> bytes:
-        found = self.get(self._page_key(number))
-        if found is None or not found.value:
+        page = self.get(self._page_key(number))
+        if not page:
             raise CorruptionError("the record of a queue", 0, f"page {number}", "none")
-        return found.value
+        return page
 
     def _put_page(self, number: int, page: bytes | None) -> None:
-        self.put(self._page_key(number), page)
+        self.writes[self._page_key(number)] = page
 
     def _new_page(self) -> int:
         self.last_page += 1
@@ -148,7 +151,7 @@ class WriteSet:
 
 
 class Queue:
-    """A queue while an operation is decided, or while it is read. ``writes`` has what the operation changes."""
+    """A queue while operations are decided, or while it is read. ``writes`` has what they change."""
 
     def __init__(self, read: Read, key: bytes) -> None:
         self.key = key
@@ -168,39 +171,55 @@ class Queue:
         # How many tasks wait in each set, and how many there are of each other status.
         self.counts: list[int] = list(fields[11:17])
 
-    def writes(self) -> list[Write]:
-        """What was changed, the queue's own record last. Nothing of a queue without tasks is left."""
-        raw = None
-        counts = self.counts
-        if any(counts):
-            ready = self.ready
-            fields = [self.sequence, self._write_set.last_page, self._token, self._last_token]
-            fields += [ready.root, ready.depth, ready.first, *self._delayed, self.due_ms, *counts]
-            fields += [len(ready.head), len(ready.tail)]
-            if cython.compiled:  # noqa: SIM108 (as an expression mypy checks both)
-                raw = packed_words(fields)
-            else:
-                raw = _QUEUE.pack(*fields)
-            raw += ready.head + ready.tail
-        self.put(self.key, raw)
-        return list(self._write_set.writes.values())
+    def begin(self) -> None:
+        """Begin another commit, behind the one that has written what was changed so far."""
+        self._write_set.writes = {}
 
-    def get(self, key: bytes) -> VersionedValue | None:
-        """What a key holds, the changes of this operation included."""
+    def writes(self) -> list[Write]:
+        """What was changed, the queue's own record last; nothing if no key was."""
+        return [_new_tuple(Write, (key, value, 0)) for key, value in self._changed().items()]
+
+    def flat_writes(self) -> list[Any]:
+        """The same as key, value and expiry of each write, flat."""
+        flat: list[Any] = []
+        for key, value in self._changed().items():
+            flat += (key, value, 0)
+        return flat
+
+    def _changed(self) -> dict[bytes, bytes | None]:
+        """What was changed. Of a queue without tasks nothing is left."""
+        writes = self._write_set.writes
+        if writes:
+            writes[self.key] = self._record() if any(self.counts) else None
+        return writes
+
+    def _record(self) -> bytes:
+        ready, delayed = self.ready, self._delayed
+        fields = [self.sequence, self._write_set.last_page, self._token, self._last_token]
+        fields += [ready.root, ready.depth, ready.first, *delayed, self.due_ms, *self.counts]
+        fields += [len(ready.head), len(ready.tail)]
+        if cython.compiled:  # noqa: SIM108 (as an expression mypy checks both)
+            raw = packed_words(fields)
+        else:
+            raw = _QUEUE.pack(*fields)
+        return raw + ready.head + ready.tail
+
+    def get(self, key: bytes) -> bytes | None:
+        """What a key holds, the changes so far included."""
         return self._write_set.get(key)
 
     def put(self, key: bytes, value: bytes | None) -> None:
         """Write a key, or delete it."""
-        self._write_set.put(key, value)
+        self._write_set.writes[key] = value
 
     def task(self, task_id: bytes) -> Task | None:
         """A task of this queue."""
-        found = self._write_set.get(self.base + TASK + task_id)
-        return None if found is None else decode_task(found.value)
+        raw = self._write_set.get(self.base + TASK + task_id)
+        return None if raw is None else decode_task(raw)
 
     def put_task(self, task_id: bytes, task: Task) -> None:
         """Write the record of a task."""
-        self._write_set.put(self.base + TASK + task_id, encode_task(task))
+        self._write_set.writes[self.base + TASK + task_id] = encode_task(task)
 
     def store_body(self, task_id: bytes, which: bytes, body: bytes) -> bytes | None:
         """What the task's record has of a payload or result: a long one is written beside it, and is None there."""

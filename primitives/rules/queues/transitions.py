@@ -54,10 +54,10 @@ def waiting(queue: Queue, task_id: bytes) -> Task:
 def held_by(queue: Queue, holder: int, ticket: int) -> list[tuple[bytes, Task]]:
     """The tasks of a queue that ``holder`` still has of those it claimed with ``ticket``."""
     held: list[tuple[bytes, Task]] = []
-    found = queue.get(claim_key(holder, ticket))
-    if found is None:
+    entry = queue.get(claim_key(holder, ticket))
+    if entry is None:
         return held
-    base, _, ids = decode_claim(found.value)
+    base, _, ids = decode_claim(entry)
     for task_id in ids if base == queue.base else ():
         task = queue.task(task_id)
         if task is not None and task.status == CLAIMED and task.holder == holder and task.ticket == ticket:

@@ -111,12 +111,11 @@ def claim_again(patch: Patch) -> None:
 def complete_unfenced(patch: Patch) -> None:
     """A task may be completed by who has lost it."""
 
-    def held(read: Read, key: bytes, name: str, task_id: bytes, holder: int, token: int) -> tuple[Queue, Task]:
-        queue = Queue(read, key)
+    def held(queue: Queue, name: str, task_id: bytes, holder: int, token: int) -> Task:
         task = queue.task(task_id)
         if task is None or task.status not in (WAITING, CLAIMED):
             raise FencedError(name, token)
-        return queue, task
+        return task
 
     patch.set(queue_rules, "_held", held)
 

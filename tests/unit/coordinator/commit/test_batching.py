@@ -273,7 +273,7 @@ class TestGoingOn:
         for turn in range(1, 4):
             engine.together((1, append(turn, "a")))
         batching = engine.engine._batching
-        key = (operations.EVENT_APPEND, LOG + METADATA)
+        key = (operations.BATCHED[operations.EVENT_APPEND], LOG + METADATA)
         operation, nodes = batching.take(key, 0)
         assert nodes
         engine.writer.raise_epoch()
