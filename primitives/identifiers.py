@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
-import threading
 import time
 
+from shoal.shm.host.unpatched import ReentrantLock
+
 _RANDOM_BITS = 74
-_lock = threading.Lock()
+_lock = ReentrantLock()
 # The newest identifier of this process as a number; written under the lock.
 newest = 0
 
@@ -25,13 +26,12 @@ def new_id() -> str:
 def new_id_bytes() -> bytes:
     """The 16 bytes of such an identifier."""
     global newest
-    milliseconds = time.time_ns() // 1_000_000
-    with _lock:
-        if milliseconds > newest >> _RANDOM_BITS:
-            newest = milliseconds << _RANDOM_BITS | int.from_bytes(os.urandom(10), "big") >> 80 - _RANDOM_BITS
-        else:  # within a millisecond the last one plus one: 74 bits leave room for it
-            newest += 1
-        fresh = newest
+    milliseconds, first = time.time_ns() // 1_000_000, 0
+    if milliseconds > newest >> _RANDOM_BITS:
+        first = milliseconds << _RANDOM_BITS | int.from_bytes(os.urandom(10), "big") >> 80 - _RANDOM_BITS
+    with _lock:  # no calls here, so no signal handler that makes an identifier runs before the newest is noted
+        # Within a millisecond the last one plus one: 74 bits leave room for it.
+        fresh = newest = first if first > newest else newest + 1
     milliseconds, high, low = fresh >> _RANDOM_BITS, fresh >> 62 & 0xFFF, fresh & (1 << 62) - 1
     return (milliseconds << 80 | 7 << 76 | high << 64 | 2 << 62 | low).to_bytes(16, "big")
 
@@ -56,7 +56,7 @@ def id_bytes(text: str) -> bytes:
 
 def _after_fork() -> None:
     global _lock, newest
-    _lock = threading.Lock()
+    _lock = ReentrantLock()
     newest = 0  # the child's identifiers begin with random bits of its own: the last one is its parent's
 
 

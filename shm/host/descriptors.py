@@ -16,7 +16,7 @@ import os
 import sys
 from collections.abc import Iterator
 
-from shoal.shm.host.unpatched import thread
+from shoal.shm.host.unpatched import ReentrantLock, thread
 
 FIRST_OWN = 3
 _CLOSED = None
@@ -24,7 +24,7 @@ _CLOSED = None
 # in its place since.
 _TAKEN = os.O_RDWR | os.O_APPEND | os.O_NONBLOCK | os.O_SYNC
 
-_lock = thread.RLock()  # guards the two lists; reentrant, because a signal handler may map a file, too
+_lock = ReentrantLock()  # guards the two lists; reentrant, because a signal handler may map a file, too
 _takers: list[int] = []  # the threads inside ``standard_taken``
 _taken: list[int] = []
 

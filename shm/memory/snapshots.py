@@ -25,7 +25,7 @@ from typing import Any
 
 from shoal.shm.errors import LimitExceededError, SnapshotExpiredError
 from shoal.shm.host import descriptors
-from shoal.shm.host.unpatched import thread
+from shoal.shm.host.unpatched import ReentrantLock
 from shoal.shm.limits import MAX_SNAPSHOTS_PER_PROCESS
 from shoal.shm.memory.layout import SLOTS_WORD_USED, W_HORIZON, W_PUBLISHED
 from shoal.shm.memory.segment import anonymous_file
@@ -102,7 +102,7 @@ class SnapshotSlots:
         self._unused = iter(range(1, len(page) - 1))
         self._refs: dict[int, _SlotRef] = {}
         self._lost: list[Any] = []
-        self._lock = thread.RLock()
+        self._lock = ReentrantLock()
 
     def pin(self, words: memoryview) -> tuple[_Slot, int]:
         """Pin the newest published version: ``(slot, version)``."""

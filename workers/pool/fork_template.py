@@ -28,6 +28,7 @@ from multiprocessing.context import ForkContext
 from typing import Any
 
 from shoal.shm.host import descriptors
+from shoal.shm.host.unpatched import threads_lock
 from shoal.workers.pool.channel import socket_pair
 
 _WORKER = b"W"
@@ -80,7 +81,7 @@ class ForkTemplate:
         self._pid: int | None = None
         self._is_forking = False
         self._is_reaped = False
-        self._lock = threading.RLock()  # the number is not signalled after the process was reaped
+        self._lock = threads_lock()  # the number is not signalled after the process was reaped
 
     def start(self) -> None:
         """Fork the process, unless it runs.

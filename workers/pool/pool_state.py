@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from shoal.shm.errors import WorkerLostError
+from shoal.shm.host.unpatched import threads_lock
 from shoal.workers.pool import worker_process
 from shoal.workers.pool.fork_template import ForkTemplate
 from shoal.workers.pool.life import Life
@@ -99,12 +100,12 @@ class PoolState:
         self.pending: deque[Task] = deque()
         self.idle: deque[SupervisorPort] = deque()
         self.supervisors: list[SupervisorPort] = []  # those that have ended, too
-        self.lock = threading.RLock()
+        self.lock = threads_lock()
         self.is_closing = False
         self.is_killed = False
         self.life: Life | None = None
         self.template: ForkTemplate | None = None
-        self._starting_lock = threading.RLock()  # makes and starts supervisors
+        self._starting_lock = threads_lock()  # makes and starts supervisors
         self._ended = 0  # supervisors
         self._broken: Callable[[], BaseException] | None = None
         self._failed_starts = 0

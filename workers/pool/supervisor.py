@@ -21,8 +21,8 @@ import time
 from shoal.shm.errors import CoordinatorLostError, TaskTimeoutError, WorkerLostError
 from shoal.shm.host.descriptors import wake_pipe
 from shoal.shm.host.shortage import is_shortage
+from shoal.shm.host.unpatched import threads_lock
 from shoal.workers.pool import channel, outcome
-from shoal.workers.pool.channel import Message
 from shoal.workers.pool.helper_processes import ServerEnd
 from shoal.workers.pool.life import Life
 from shoal.workers.pool.pool_state import PoolState
@@ -47,7 +47,7 @@ class Supervisor:
         self.is_in_callback = False  # nor a callback
         self.is_suspended = False  # its worker is, and the pool was killed
         self._wake_read, self._wake_write = wake_pipe()
-        self._wake_lock = threading.RLock()  # during a write the pipe is not closed, nor its number used again
+        self._wake_lock = threads_lock()  # during a write the pipe is not closed, nor its number used again
         self.thread = threading.Thread(target=self._run, name="shoal-pool", daemon=True)
 
     @property
@@ -172,7 +172,7 @@ class Supervisor:
         state.note_ready()
         return True
 
-    def _refuse(self, message: Message) -> None:
+    def _refuse(self, message: channel.Message) -> None:
         """The worker tells why it could not begin, and ends."""
         kind, body = message
         self._dismiss()  # first: until its end the worker may write to its log
@@ -247,7 +247,7 @@ class Supervisor:
             self._settle(task, error=TaskTimeoutError(task.name, limit_s))
         raise WorkerDiedError
 
-    def _exchange(self, worker: WorkerProcess, task: Task, until: float | None) -> Message | None:
+    def _exchange(self, worker: WorkerProcess, task: Task, until: float | None) -> channel.Message | None:
         """Send the task and wait for its outcome; None if the task is to be ended."""
         try:
             worker.channel.send(channel.TASK, task.raw)
@@ -318,7 +318,7 @@ class Supervisor:
         self._worker = None
         worker.close()
 
-    def _receive(self, worker: WorkerProcess) -> Message | None:
+    def _receive(self, worker: WorkerProcess) -> channel.Message | None:
         """What the worker has sent, if it is complete. A result that was sent before its worker died counts."""
         try:
             message = worker.channel.receive()

@@ -13,7 +13,6 @@ import select
 import signal
 import socket
 import sys
-import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -23,6 +22,7 @@ from typing import Any
 
 from shoal.shm.errors import InvalidOperationError
 from shoal.shm.host.descriptors import standard_taken
+from shoal.shm.host.unpatched import threads_lock
 from shoal.workers.pool import helper_processes, worker
 from shoal.workers.pool.channel import Channel, socket_pair
 from shoal.workers.pool.fork_template import ForkedProcess, ForkTemplate
@@ -74,7 +74,7 @@ class WorkerProcess:
         self.pid: int = process.pid
         self.channel = channel
         self._process = process
-        self._lock = threading.RLock()  # guards the pidfd against being closed while it is used
+        self._lock = threads_lock()  # guards the pidfd against being closed while it is used
         self._pidfd = open_pidfd(self.pid)
         self.tasks_done = 0
 

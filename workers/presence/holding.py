@@ -21,7 +21,7 @@ import weakref
 from typing import Any
 
 from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, ShoalError, StoreFullError, StoreMovedError
-from shoal.shm.host.unpatched import thread, time
+from shoal.shm.host.unpatched import ReentrantLock, thread, time
 from shoal.shm.wire import request as wire_request
 from shoal.workers.presence.sleep import Sleep
 from shoal.workers.presence.waiting import Operation, ask_and_wait
@@ -50,8 +50,8 @@ class Holding:
 
     def _begin(self) -> None:
         """The state of a new process: nothing is held."""
-        self._lock = thread.RLock()
-        self._at_work = thread.RLock()  # of the thread, while it may use a pipe
+        self._lock = ReentrantLock()
+        self._at_work = ReentrantLock()  # of the thread, while it may use a pipe
         self._runs = False
         self._sleep = Sleep()  # of the thread
         self._answers = True  # whether a coordinator has answered the last renewal

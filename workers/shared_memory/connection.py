@@ -24,7 +24,7 @@ from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, ShoalE
 from shoal.shm.files.epoch_file import EpochWord
 from shoal.shm.host import descriptors
 from shoal.shm.host.randomness import random_id
-from shoal.shm.host.unpatched import thread, time
+from shoal.shm.host.unpatched import ReentrantLock, time
 from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.limits import MAX_COMMIT_BYTES
 from shoal.shm.operation import OperationTable
@@ -80,7 +80,7 @@ class StoreConnection:
 
     def _begin(self) -> None:
         """The state of a new process: an identity of its own and nothing in flight."""
-        self._lock = thread.RLock()
+        self._lock = ReentrantLock()
         self.database_id = random_id()
         self._depth = 0  # calls under way in the thread that has the lock: more than one inside a signal handler
         self._idle: list[Channel] = []

@@ -28,7 +28,7 @@ from concurrent.futures import Future
 from typing import Any
 
 from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, ShoalError, StoreFullError, no_memory_to_send
-from shoal.shm.host.unpatched import thread, time
+from shoal.shm.host.unpatched import ReentrantLock, thread, time
 from shoal.shm.limits import ANSWER_SPIN_S, MAX_PIPELINE_DEPTH, PIPELINE_BYTES
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire import request as wire_request
@@ -64,7 +64,7 @@ class EnginePipeline:
         self._died_at = self._deaths = 0  # the commit at which coordinators died lately, and how many of them
         self._give_up_s = 0.0  # monotonic
         self._pid = os.getpid()
-        self._lock = thread.RLock()
+        self._lock = ReentrantLock()
 
     def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> Future[None]:
         """Send a write."""
