@@ -7,7 +7,6 @@ import time
 
 import pytest
 
-from shoal.primitives import identifiers
 from shoal.primitives.identifiers import new_id
 
 
@@ -23,7 +22,7 @@ def test_a_signal_handler_makes_one_meanwhile(monkeypatch: pytest.MonkeyPatch) -
 
     for _ in range(50):
         time.sleep(0.0015)  # the next one begins with random bits
-        monkeypatch.setattr(identifiers.os, "urandom", interrupted)
+        monkeypatch.setattr(os, "urandom", interrupted)
         made.append(new_id())
     assert len(made) == 200
     assert made == sorted(set(made))
