@@ -134,6 +134,8 @@ def _install_fleet(world: World, patch: Patch) -> None:
     """What holds, waits and watches: threads of clients, ids, and how long things are held."""
     rng, sim_threads = world.rng, threads(world)
     for module in (connection, holding, pipeline):
+        patch.set(module, "ReentrantLock", sim_threads.ReentrantLock)
+    for module in (holding, pipeline):
         patch.set(module, "thread", sim_threads)
     patch.set(holding, "Sleep", lambda: SimulatedSleep(world))
     patch.set(identifiers, "os", SimpleNamespace(urandom=rng.randbytes))

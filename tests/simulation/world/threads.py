@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 _TIMEOUT_MAX_S = 1e9
 
 
-class _RLock:
-    """``_thread.RLock`` between the threads of one process."""
+class _ReentrantLock:
+    """``unpatched.ReentrantLock`` between the threads of one process."""
 
     def __init__(self, world: World) -> None:
         self._world = world
@@ -106,7 +106,7 @@ def threads(world: World) -> SimpleNamespace:
         world.thread(world.process, "second", lambda: run(*arguments))
 
     return SimpleNamespace(
-        RLock=lambda: _RLock(world),
+        ReentrantLock=lambda: _ReentrantLock(world),
         allocate_lock=lambda: _Lock(world),
         start_new_thread=start,
         TIMEOUT_MAX=_TIMEOUT_MAX_S,
