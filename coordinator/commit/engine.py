@@ -134,11 +134,13 @@ class CommitEngine:
             else:
                 batches.setdefault(key, []).append(i)
         for key, members in batches.items():
-            for start in range(0, len(members), MAX_BATCH):
-                part = members[start : start + MAX_BATCH]
+            while members:
+                part, members = members[:MAX_BATCH], members[MAX_BATCH:]
                 told = self.submit_batch(key, [requests[i] for i in part], self._alone)
                 for i, answer in zip(part, told, strict=True):
                     answers[i] = answer
+                if b"" in told:  # one that may wait is not overtaken
+                    members = [i for i in members if requests[i][1].control is None]
         return answers
 
     def _alone(self, client_id: int, request: CommitSet) -> bytes:
