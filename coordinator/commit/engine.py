@@ -114,6 +114,14 @@ class CommitEngine:
             return refusal(request, error)
         return encode_answer(commit_id, COMMITTED, self.version, results)
 
+    def submit_behind(self, client_id: int, request: CommitSet, in_line: Callable[[ShoalError], None] | None) -> bytes:
+        """``submit`` as of the moment of what was decided last: what passes by then is for those that wait before."""
+        self._admission.time_stands = True
+        try:
+            return self.submit(client_id, request, in_line)
+        finally:
+            self._admission.time_stands = False
+
     def submit_together(self, requests: list[tuple[int, CommitSet]]) -> list[bytes]:
         """Submit what arrived at the same time, one request from each client; the answers in the same order.
 
