@@ -7,6 +7,7 @@ from shoal.coordinator.commit.validate cimport validate
 
 cdef class Admission:
     cdef public object operations, note_own_write, _writer, _clock, _last_ms
+    cdef public bint time_stands
     cdef public ConflictWindow _window
 
     cpdef now_ms(self)

@@ -21,7 +21,7 @@ cdef class CommitEngine:
         session=tuple, outcome=tuple, writes=list, clears=list, mutations=bytes, decided=bytes, results=list, nodes=dict
     )
     cpdef bytes submit(self, client_id, request, in_line=*)
-    @cython.locals(answers=list, batches=dict, members=list, part=list, told=list, i=Py_ssize_t, start=Py_ssize_t)
+    @cython.locals(answers=list, batches=dict, members=list, part=list, told=list, i=Py_ssize_t)
     cpdef list submit_together(self, list requests)
     cpdef finish_group(self)
     @cython.locals(writes=list, outcomes=list, plan=Plan)

@@ -114,6 +114,14 @@ class CommitEngine:
             return refusal(request, error)
         return encode_answer(commit_id, COMMITTED, self.version, results)
 
+    def submit_behind(self, client_id: int, request: CommitSet, in_line: Callable[[ShoalError], None] | None) -> bytes:
+        """``submit`` as of the moment of what was decided last: what passes by then is for those that wait before."""
+        self._admission.time_stands = True
+        try:
+            return self.submit(client_id, request, in_line)
+        finally:
+            self._admission.time_stands = False
+
     def submit_together(self, requests: list[tuple[int, CommitSet]]) -> list[bytes]:
         """Submit what arrived at the same time, one request from each client; the answers in the same order.
 
@@ -134,11 +142,13 @@ class CommitEngine:
             else:
                 batches.setdefault(key, []).append(i)
         for key, members in batches.items():
-            for start in range(0, len(members), MAX_BATCH):
-                part = members[start : start + MAX_BATCH]
+            while members:
+                part, members = members[:MAX_BATCH], members[MAX_BATCH:]
                 told = self.submit_batch(key, [requests[i] for i in part], self._alone)
                 for i, answer in zip(part, told, strict=True):
                     answers[i] = answer
+                if b"" in told:  # one that may wait is not overtaken
+                    members = [i for i in members if requests[i][1].control is None]
         return answers
 
     def _alone(self, client_id: int, request: CommitSet) -> bytes:

@@ -57,9 +57,8 @@ class ControlRequests:
         changes: Changes,
         past_version: Callable[[int | None, int | None], list[int]],
     ) -> None:
-        self._past_version = past_version
         self._engine, self._window, self._batched = engine, window, engine.operations.batched
-        self._checks, self._holders, self._changes = checks, holders, changes
+        self._checks, self._holders, self._changes, self._past_version = checks, holders, changes, past_version
         self._waiters = Waiters()  # the targets are waiting clients and the keys of lines
         self._seen = 0  # the version up to which the waiters know everything
         self._pending: dict[Client, _Pending] = {}
@@ -77,11 +76,8 @@ class ControlRequests:
         """The answer; empty if it comes later, None if there is no such request."""
         assert request.control is not None
         name, arguments = request.control
-        found = self._ANSWER.get(name)
-        if found is None:
-            return None
-        understand, answer = found
         try:
+            understand, answer = self._ANSWER[name]
             understood = understand(request, arguments)
         except (TypeError, ValueError, LookupError):
             return None
@@ -217,7 +213,7 @@ class ControlRequests:
         place = (asked_us, self._numbers)
         is_behind = key in self._lines and self._lines[key].peekitem(0)[0] < place
         if not (is_behind and longest_ms and self._engine.outcome(client.client_id, request.commit_id) is None):
-            answer = self._submit(client, request, key if longest_ms else None)
+            answer = self._submit(client, request, key if longest_ms else None, key in self._lines)
             if answer:
                 return answer
         if key not in self._lines:
@@ -324,15 +320,19 @@ class ControlRequests:
         elif pending.line is None:
             answer = answered(pending.request, [0])
         else:
-            answer = self._submit(pending.client, pending.request)
+            self._serve(pending.line)
+            if self._pending.get(pending.client) is not pending:
+                return
+            answer = self._submit(pending.client, pending.request, None, True)
         self._answers.append((pending.client, answer))
         self.forget(pending.client)
 
-    def _submit(self, client: Client, request: CommitSet, line: Line | None = None) -> bytes:
-        """The answer; empty if the request has to wait in ``line``."""
+    def _submit(self, client: Client, request: CommitSet, line: Line | None = None, is_behind: bool = False) -> bytes:
+        """The answer; empty if the request has to wait in ``line``. ``is_behind`` others that have to wait just now."""
         client.page.note_work(1)
         wait = None if line is None else lambda error: self._note_line(line, error.passes_in_ms)
-        answer = self._engine.submit(client.client_id, request, wait)
+        submit = self._engine.submit_behind if is_behind else self._engine.submit
+        answer = submit(client.client_id, request, wait)
         client.page.note_work(0)
         return answer
 

@@ -108,8 +108,9 @@ class Attachment:
     @property
     def memory_id(self) -> int:
         """The segment's random seed, by which a memory store is recognised: another segment holds other data."""
-        seed: int = self.segment.words[W_HASH_SEED]
-        return seed
+        with self.reading() as reader:
+            seed: int = reader.words[W_HASH_SEED]
+            return seed
 
     def is_current(self) -> bool:
         """Whether its coordinator still serves the store, by the epoch word."""

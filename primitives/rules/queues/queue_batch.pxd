@@ -14,5 +14,4 @@ cdef class QueueBatch:
     cpdef decide(self, str name, list arguments)
     cpdef list writes(self)
     cdef _count(self, Py_ssize_t tasks)
-    @cython.locals(at=Py_ssize_t)
     cdef _check_put(self, user_key, list tasks)

@@ -65,10 +65,7 @@ class QueueBatch:
             raise ValueError("too many tasks for a batch")
 
     def _check_put(self, user_key: bytes | None, tasks: list[bytes]) -> None:
-        """Nobody checks what a batch writes, so ids and payloads, which came through a pipe, are checked before."""
+        """Nobody checks how long the keys are that a batch writes, so it is done before."""
         self._count(len(tasks) // 2)
         if user_key is not None and len(self._queue.key) + len(user_key) > MAX_ENGINE_KEY_BYTES:
             raise ValueError("the key of a task is too long for a batch")
-        for at in range(0, len(tasks), 2):
-            if len(tasks[at]) != ID_BYTES or type(tasks[at + 1]) is not bytes:
-                raise ValueError("a task is not an id and a payload")

@@ -32,6 +32,7 @@ from shoal.primitives.rules.queues.task_record import (
     CLAIMED,
     DEAD,
     DONE,
+    ID_BYTES,
     LATEST_MS,
     WAITING,
     Task,
@@ -100,6 +101,8 @@ def put_into(
     due_ms = min(now_ms + delay_ms, LATEST_MS) if delay_ms > 0 else 0
     for at in range(0, len(tasks), 2):
         task_id = tasks[at]
+        if len(task_id) != ID_BYTES or type(tasks[at + 1]) is not bytes:
+            raise ValueError("a task is not an id and a payload")
         queue.sequence += 1
         stored = queue.store_body(task_id, PAYLOAD, tasks[at + 1])
         task = Task(queue.sequence, WAITING, priority, 0, max_attempts, now_ms, due_ms, stored, None, None, user_key)
@@ -142,7 +145,7 @@ def claim_from(
     limit: int,
 ) -> list[list[object]]:
     """``claim``, as a part of what is decided of a queue."""
-    check_numbers((holder, pid, ticket))
+    check_numbers((holder, pid, ttl_ms, ticket))
     entry_key = claim_key(holder, ticket)
     entry = queue.get(entry_key)
     if entry is not None and decode_claim(entry)[1] != former_token:

@@ -122,3 +122,22 @@ def test_a_long_key_has_no_batch() -> None:
     """The keys of its tasks would be longer than keys may be."""
     with pytest.raises(ValueError, match="too long"):
         QueueBatch(lambda _key: None, b"k" * (MAX_ENGINE_KEY_BYTES - 2))
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments"),
+    [
+        (registry.TASK_PUT, [_KEY, 0, 0, 1, None, False, [b"short", b"p"]]),
+        (registry.TASK_PUT, [_KEY, 0, 0, 1, None, False, [b"i" * 16, b"p", b"j" * 15, b"p"]]),
+        (registry.TASK_PUT, [_KEY, 0, 0, 1, None, False, [b"i" * 16, "no bytes"]]),
+        (registry.TASK_CLAIM, [_KEY, "q", 1, 11, "no number", 1, 0, 1]),
+        (registry.TASK_CLAIM, [_KEY, "q", 1, 11, 0.5, 1, 0, 1]),
+        (registry.TASK_CLAIM, [_KEY, "q", 1, 11, None, 1, 0, 1]),
+    ],
+)
+def test_what_would_damage_a_queue_is_refused(name: str, arguments: list[Any]) -> None:
+    """Also of an operation that is decided by itself: what it wrote could not be read again."""
+    store = _Store()
+    store.one(registry.TASK_PUT, [_KEY, 0, 0, 1, None, False, [b"a" * 16, b"p"]])
+    with pytest.raises((ValueError, TypeError)):
+        store.one(name, arguments)

@@ -12,7 +12,7 @@ from shoal.coordinator.server.group import Group
 from shoal.primitives.rules import registry
 from shoal.primitives.rules.queues.records import QUEUE, Queue
 from shoal.primitives.rules.queues.task_record import CLAIMED
-from shoal.shm import holder_index
+from shoal.shm import holder_index, limits
 from shoal.shm.operation import Write
 from shoal.shm.wire.answer import COMMITTED, REFUSED
 from shoal.shm.wire.request import CommitSet, encode_mutations
@@ -117,3 +117,11 @@ def test_who_is_taken_into_a_group() -> None:
     apart = group.apart(clients, lambda client, _: client is not behind)
     assert [client for client, *_ in apart] == [gone, behind, lost]
     assert group.asking == [here]
+
+
+def test_nobody_is_overtaken_by_a_later_part(engine: Engine) -> None:
+    """More come at once than share a commit: one who found nothing in an early part goes before those of a later."""
+    claims = [(2 + number, _claim(1, 100 + number)) for number in range(limits.MAX_BATCH)]
+    told = engine.engine.submit_together([(1, _put(1, 1)), *claims])
+    assert told[1:] == [b""] * len(claims)
+    assert _queue(engine).counts == [1, 0, 0, 0, 0, 0]

@@ -13,7 +13,9 @@ import pytest
 import shoal
 from shoal.primitives.rules.registry import TABLE
 from shoal.shm.key_location_cache import KeyLocationCache
+from shoal.workers.shared_memory.attachment import Attachment
 from shoal.workers.shared_memory.autocommit import AutoCommit
+from shoal.workers.shared_memory.channel import Channel
 from shoal.workers.shared_memory.connection import StoreConnection
 from tests.support.present import present
 from tests.support.stores.versions import least_taken
@@ -77,6 +79,23 @@ def test_stats_of_a_closed_connection(connection: StoreConnection, engine: AutoC
     connection.close()
     with pytest.raises(shoal.InvalidOperationError, match="is closed"):
         engine.stats()
+
+
+def test_closed_while_it_attaches(
+    connection: StoreConnection, engine: AutoCommit, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another thread closes the database when a commit has just got an attachment of its own: it is refused."""
+    arrive = connection._arrive
+
+    def arrive_late(channel: Channel, timeout_s: float, start: bool) -> Attachment:
+        attachment = arrive(channel, timeout_s, start)
+        connection.close()
+        return attachment
+
+    connection._idle.clear()
+    monkeypatch.setattr(connection, "_arrive", arrive_late)
+    with pytest.raises(shoal.InvalidOperationError, match="is closed"):
+        engine.put(b"a", b"1")
 
 
 class TestWaiting:
