@@ -157,9 +157,11 @@ def test_sessions_are_forgotten(memory_db: shoal.Database, run: str) -> None:
     assert shoal.KVStore(memory_db).get(run, "n") == 19
 
 
-def test_an_engine_that_is_dropped(memory_db: shoal.Database, run: str) -> None:
-    """A pipeline whose block is never left gives back its pipes when it is collected."""
+def test_an_engine_that_is_dropped(request: pytest.FixtureRequest, memory_db: shoal.Database, run: str) -> None:
+    """A pipeline whose block is never left gives back its pipes when it is dropped."""
     gc.collect()  # what earlier tests dropped gives back its descriptors now, and not in between
+    gc.disable()
+    request.addfinalizer(gc.enable)
     before = len(os.listdir("/proc/self/fd"))
     engine: EnginePipeline | None = memory_db._store.pipeline(8)  # type: ignore[assignment]
     assert engine is not None

@@ -135,7 +135,10 @@ class Queues:
             return
         ways = {WAITING: (CLAIMED, CANCELLED), CLAIMED: (WAITING, DONE, DEAD, CANCELLED), DEAD: (WAITING,)}
         if before is None:
-            if task.status != WAITING:
+            # Puts and claims of one queue share a commit: a new task may be claimed in it, and no more.
+            if task.status == CLAIMED and (task.attempt != 1 or not (task.token and task.holder)):
+                self._say("attempts", commit, f"a new task was claimed as {task}")
+            elif task.status not in (WAITING, CLAIMED):
                 self._say("tasks", commit, f"a new task is {task}")
         elif task.status not in ways.get(before.status, ()):
             self._say("claimed once", commit, f"{before} has become {task}")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import random
 import signal
 import threading
@@ -16,7 +17,7 @@ TIMES = 2_000
 
 
 @pytest.mark.parametrize("make", [ReentrantLock, threads_lock])
-def test_exceptions_of_a_handler_leave_it_free(make: type) -> None:
+def test_exceptions_of_a_handler_leave_it_free(request: pytest.FixtureRequest, make: type) -> None:
     """Whenever a handler raises, the ``with`` block gives the lock back, also where it is taken twice."""
     seed = random.randrange(1 << 32)
     print(f"seed {seed}")
@@ -32,6 +33,9 @@ def test_exceptions_of_a_handler_leave_it_free(make: type) -> None:
     def interrupt() -> None:
         raise Interrupted
 
+    gc.collect()  # or finalisers of other tests would run below, and be interrupted
+    gc.disable()
+    request.addfinalizer(gc.enable)
     with handling(signal.SIGALRM, interrupt):
         for number in range(TIMES):
             with contextlib.suppress(Interrupted):
