@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
-import gc
 import os
 import pickle
 import random
@@ -157,18 +157,26 @@ def test_sessions_are_forgotten(memory_db: shoal.Database, run: str) -> None:
     assert shoal.KVStore(memory_db).get(run, "n") == 19
 
 
-def test_an_engine_that_is_dropped(request: pytest.FixtureRequest, memory_db: shoal.Database, run: str) -> None:
+def test_an_engine_that_is_dropped(memory_db: shoal.Database, run: str) -> None:
     """A pipeline whose block is never left gives back its pipes when it is dropped."""
-    gc.collect()  # what earlier tests dropped gives back its descriptors now, and not in between
-    gc.disable()
-    request.addfinalizer(gc.enable)
-    before = len(os.listdir("/proc/self/fd"))
     engine: EnginePipeline | None = memory_db._store.pipeline(8)  # type: ignore[assignment]
     assert engine is not None
     engine.put(b"\x01c" + run.encode(), b"\x01").result()
-    assert len(os.listdir("/proc/self/fd")) > before
+    assert engine._attachment is not None
+    request_fd = engine._attachment.request_fd
+    pipe = os.readlink(f"/proc/self/fd/{request_fd}")
+    assert pipe.startswith("pipe:")
     engine = None
-    assert len(os.listdir("/proc/self/fd")) <= before
+    assert pipe not in _targets()
+
+
+def _targets() -> set[str]:
+    """What the descriptors of this process stand for; others may be closed meanwhile."""
+    found = set()
+    for fd in os.listdir("/proc/self/fd"):
+        with contextlib.suppress(FileNotFoundError):
+            found.add(os.readlink(f"/proc/self/fd/{fd}"))
+    return found
 
 
 def test_a_full_store(store: Path) -> None:

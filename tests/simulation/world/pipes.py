@@ -198,17 +198,32 @@ class Poll:
             self._scheduler.wait(self._any, float("inf") if timeout_ms is None else timeout_ms / 1000)
         return self._ready()
 
+    def _watched(self, fd: int) -> Any:
+        return self._descriptors.get(fd)
+
     def _any(self) -> bool:
-        get = self._descriptors.get
+        get = self._watched
         return any((thing := get(fd)) is not None and thing.ready() for fd in self._fds)
 
     def _ready(self) -> list[tuple[int, int]]:
-        get = self._descriptors.get
+        get = self._watched
         return [(fd, m) for fd, m in self._fds.items() if (thing := get(fd)) is not None and thing.ready()]
 
 
 class Epoll(Poll):
-    """select.epoll: the same with seconds, and in any order."""
+    """select.epoll: the same with seconds, in any order. A descriptor that was closed is not watched any more."""
+
+    def __init__(self, scheduler: Scheduler, descriptors: Descriptors) -> None:
+        super().__init__(scheduler, descriptors)
+        self._things: dict[int, Any] = {}
+
+    def register(self, fd: int, mask: int = select.POLLIN) -> None:
+        super().register(fd, mask)
+        self._things[fd] = self._descriptors.get(fd)
+
+    def _watched(self, fd: int) -> Any:
+        thing = self._descriptors.get(fd)
+        return thing if thing is self._things[fd] else None
 
     def poll(self, timeout_s: float | None = None) -> list[tuple[int, int]]:
         if timeout_s == 0:
@@ -228,3 +243,4 @@ class Epoll(Poll):
     def close(self) -> None:
         """Nobody waits here any more."""
         self._fds.clear()
+        self._things.clear()
