@@ -18,6 +18,7 @@ import pytest
 import shoal
 from shoal.workers.shared_memory.pipeline import EnginePipeline
 from tests.promises.transactions.pipelines import RUN, pipeline_with_errors
+from tests.support.workers.crash_workers import wait_for
 
 
 def test_after_the_end(memory_db: shoal.Database, run: str) -> None:
@@ -167,7 +168,7 @@ def test_an_engine_that_is_dropped(memory_db: shoal.Database, run: str) -> None:
     pipe = os.readlink(f"/proc/self/fd/{request_fd}")
     assert pipe.startswith("pipe:")
     engine = None
-    assert pipe not in _targets()
+    wait_for(lambda: pipe not in _targets(), "a thread that reads answers in the background to let go of it")
 
 
 def _targets() -> set[str]:
