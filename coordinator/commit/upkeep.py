@@ -26,7 +26,7 @@ from shoal.shm.operation import VersionedValue
 _NEVER_S = float("inf")
 # A slice is followed by so many times its length without one,
 _SHARE = 8
-_GENTLE_SHARE = 120  # or beside commits by so many, so that their 99th percentile stays what it is (with 8: 1.6 times)
+_GENTLE_SHARE = 120  # or beside commits by so many: their 99th percentile is 1.4 times that without (with 8: 1.6)
 _GENTLE_S = 3.0  # until a pass has taken so long,
 _LATE_SHARE = 3  # once a pass has taken so long:
 _LATE_S = 10.0
