@@ -66,6 +66,10 @@ class Group:
                 apart.append(other)
         return apart
 
+    def still_asking(self, clients: dict[int, Client]) -> list[Client]:
+        """The clients that are ``asking``, without those that have gone meanwhile: of them nothing is kept."""
+        return [client for client in self.asking if clients.get(client.request_fd) is client]
+
     def submit(self, decide: Decide) -> None:
         """Have ``decide`` decide all requests: none has to take its turn, and nobody waits for one."""
         self._decide(decide, self.asking, self.requests)

@@ -204,7 +204,7 @@ class Server:
             for client in fresh:
                 expected.discard(client)
                 self._read(client, group)
-        group_delay.end(group.asking, expected)
+        group_delay.end(group.still_asking(self._clients), expected)
 
     def _wait(self, group: Group) -> list[tuple[int, int]]:
         """Wait for something to happen; after a request look for the next one before sleeping."""
