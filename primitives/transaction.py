@@ -42,6 +42,7 @@ class RunView:
         self._namespace = namespace
         self._run_id = run_id
         self._chain = chain  # of event logs that begin in this transaction
+        self._kv: KVView | None = None  # kept, as making it takes as long as a get
 
     def __reduce__(self) -> NoReturn:
         raise TypeError(NOT_MOVABLE)
@@ -56,7 +57,10 @@ class RunView:
 
         Raises ``InvalidOperationError`` before the transaction has begun.
         """
-        return KVView(self._begun(), self._namespace, self._run_id)
+        view = self._kv
+        if view is None:
+            view = self._kv = KVView(self._begun(), self._namespace, self._run_id)
+        return view
 
     @property
     def events(self) -> EventView:

@@ -126,7 +126,7 @@ def check_plain_function(what: str, fn: object) -> None:
 
 def check_plain_result(what: str, fn: object, result: object) -> None:
     """``TypeError`` if ``result``, returned by ``fn``, still has to be awaited or iterated. A coroutine is closed."""
-    if not isinstance(result, (Awaitable, Generator, AsyncGenerator)):
+    if result is None or not isinstance(result, (Awaitable, Generator, AsyncGenerator)):
         return
     if isinstance(result, Coroutine):
         result.close()  # else the interpreter warns that it was never awaited

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
+from itertools import chain
 from typing import Any, NoReturn
 
 from shoal.shm.clock import now_ms
@@ -171,7 +172,9 @@ class EngineTransaction:
 
     def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> None:
         """Write a key at commit."""
-        self._write(Write(key, value, expires_ms))
+        if self._ended or self.read_only:
+            self._check_writable()
+        self._writes[key] = Write(key, value, expires_ms)
 
     def delete(self, key: bytes) -> None:
         """Delete a key at commit, present or not."""
@@ -246,9 +249,9 @@ class EngineTransaction:
         """Reads and mutations, encoded for the commit."""
         try:
             reads = wire_request.encode_reads(list(self._keys_read), self._ranges_read)
-            flat = [part for write in self._writes.values() for part in write]
-            clears = [bound for clear in self._clears for bound in clear]
-            return reads, wire_request.encode_mutations(flat, clears or None, self._required + self._deferred or None)
+            flat = list(chain.from_iterable(self._writes.values()))
+            clears = list(chain.from_iterable(self._clears)) if self._clears else None
+            return reads, wire_request.encode_mutations(flat, clears, self._required + self._deferred or None)
         except MemoryError as error:
             raise no_memory_to_send(f"a commit of {len(self._writes):,} keys") from error
 
