@@ -93,6 +93,10 @@ class RunMetadata:
     metadata: Value
     error: str | None
 
+    def __hash__(self) -> int:
+        # Lists have no hash. With one, a run that is given in place of its id is refused by name, as any bad id is.
+        return hash((self.run_id, self.updated_at))
+
 
 @dataclass(frozen=True)
 class RunQuery:

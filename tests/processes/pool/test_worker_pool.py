@@ -53,7 +53,7 @@ def test_a_dead_worker_takes_only_its_task_along(pool: shoal.WorkerPool) -> None
     """kill -9 of a worker fails its own future with WorkerLostError; the worker is replaced and the others go on."""
     deadly = pool.submit(functions.die)
     others = [pool.submit(functions.double, i) for i in range(20)]
-    with pytest.raises(shoal.WorkerLostError, match=r"die died with exit code -9 \(SIGKILL\); "):
+    with pytest.raises(shoal.WorkerLostError, match=r"die died with exit code -9 \(SIGKILL\) on attempt 1; "):
         deadly.result()
     assert [future.result() for future in others] == [2 * i for i in range(20)]
     wait_for(lambda: len(pool.worker_pids) == 2)
@@ -72,7 +72,9 @@ def test_retries_run_a_lost_task_again(memory_db: shoal.Database, tmp_path: Path
     """With retries=1 a task whose worker died once runs again; one that always kills its worker fails after two."""
     with shoal.WorkerPool(memory_db.path, workers=2, retries=1) as pool:
         assert pool.submit(functions.die_until, str(tmp_path / "marker")).result() == "survived"
-        with pytest.raises(shoal.WorkerLostError):
+        with pytest.raises(
+            shoal.WorkerLostError, match="on attempt 2; submit the task again, or give the pool more retries"
+        ):
             pool.submit(functions.die).result()
 
 

@@ -106,6 +106,14 @@ class TestKeysAndRuns:
             with pytest.raises(TypeError, match=r"run_id has type|unhashable type: 'list'"):
                 call(kv, no_text, "k")
 
+    def test_a_run_in_place_of_its_id(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str, call: Any) -> None:
+        """A TypeError that names run_id. A run has a hash, as it is equal to itself read again."""
+        runs = shoal.RunIndex(memory_db)
+        made: Any = runs.create_run(run_id=run, tags=["a"], metadata={"b": [1]})
+        with pytest.raises(TypeError, match="run_id has type RunMetadata; give a str"):
+            call(kv, made, "k")
+        assert {made, runs.get_run(run)} == {made}
+
 
 class TestOtherNames:
     @pytest.mark.parametrize(
