@@ -178,7 +178,8 @@ class TestCutShort:
                     [sys.executable, "-m", "shoal", "import", db.path, str(path)], stdout=subprocess.DEVNULL
                 )
                 try:
-                    assert process.wait(kills.uniform(1.0, 2.5)) == 0
+                    # The first ones are killed early, so that some are on the fastest machine, too.
+                    assert process.wait(kills.uniform(0.2, 0.4) * (1 + killed)) == 0
                     break
                 except subprocess.TimeoutExpired:
                     process.kill()

@@ -301,9 +301,9 @@ def test_soak_notices_growth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, mu
 @pytest.mark.parametrize(
     ("mutant", "what", "kinds"),
     [
-        ("answer_before_log", "coordinators", {LOST, DOUBLED, ANOMALY}),
+        ("answer_before_log", "coordinators", {LOST, DOUBLED, ANOMALY, WRONG}),  # what a worker made is not there
         ("die_logged+forget_outcomes", "coordinators", {DOUBLED, WRONG}),  # an id of its own "exists already"
-        ("skip_point_validation", "workers", {ANOMALY}),
+        ("skip_point_validation", "workers", {ANOMALY, LOST}),
         ("leak_descriptors", "workers", {LEFT_BEHIND}),
     ],
 )

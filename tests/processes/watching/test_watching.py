@@ -10,6 +10,7 @@ import os
 import random
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Iterator
@@ -64,13 +65,24 @@ def _write(path: str, name: str, seed: int, seconds: float) -> None:
                 runs.delete_run("other " + name)
 
 
-def _reading(program: str, *arguments: object) -> subprocess.Popen[str]:
-    return subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], stdout=subprocess.PIPE, text=True)
+class _Reading:
+    """A process that prints what it is told, to a file: a pipe that nobody reads would soon hold it up."""
 
+    def __init__(self, program: str, *arguments: object) -> None:
+        self._out = tempfile.TemporaryFile("w+")  # noqa: SIM115 (open as long as this is)
+        self._process = subprocess.Popen([sys.executable, "-c", program, *map(str, arguments)], stdout=self._out)
+        self.pid = self._process.pid
 
-def _told(process: subprocess.Popen[str]) -> list[list[Any]]:
-    out, _ = process.communicate(timeout=DEADLINE_S)
-    return [json.loads(line) for line in out.splitlines()]
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._out.close()
+
+    def told(self) -> list[list[Any]]:
+        """All that it was told, when it has ended."""
+        self._process.wait(DEADLINE_S)
+        self._out.seek(0)
+        return [json.loads(line) for line in self._out]
 
 
 def _hammer(db: shoal.Database, path: Path, seconds: float, kills: int, writers: int) -> None:
@@ -123,16 +135,16 @@ def test_each_change_once_and_in_order(
     """Whatever dies, all watches tell the same changes, and the last of each key is what it holds."""
     kv, log = shoal.KVStore(db), shoal.EventLog(db)
     since = db.info().commit_version
-    watching = [_reading(_WATCHER, store, prefix, since) for prefix in ["", "a/", *[""] * (watchers - 2)]]
-    following = [_reading(_FOLLOWER, store) for _ in range(max(1, watchers // 2))]
+    watching = [_Reading(_WATCHER, store, prefix, since) for prefix in ["", "a/", *[""] * (watchers - 2)]]
+    following = [_Reading(_FOLLOWER, store) for _ in range(max(1, watchers // 2))]
     try:
         _hammer(db, store, seconds, kills, writers)
         log.append(RUN, "wrote", "end")
         with db.transaction(RUN) as txn:
             txn.kv.put("end", 1)
             txn.kv.put("a/end", 1)
-        every, of_a, *others = map(_told, watching)
-        logs = [_told(process) for process in following]
+        every, of_a, *others = [process.told() for process in watching]
+        logs = [process.told() for process in following]
     finally:
         for process in (*watching, *following):
             process.kill()
@@ -188,7 +200,7 @@ def test_a_watch_that_waits_goes_on_after_checkpoints_and_deaths(db: shoal.Datab
     kv = shoal.KVStore(db)
     kv.put(RUN, "k", 0)
     since = db.info().commit_version
-    watching = _reading(_WATCHER, store, "", since)
+    watching = _Reading(_WATCHER, store, "", since)
     try:
         for n in range(2):
             kv.put(RUN, "k", n)
@@ -197,7 +209,7 @@ def test_a_watch_that_waits_goes_on_after_checkpoints_and_deaths(db: shoal.Datab
             kill(db.info().coordinator_pid)
             kv.put(RUN, "k", -n)
         kv.put(RUN, "end", 1)
-        assert [change[1:] for change in _told(watching)] == [["k", 0], ["k", 0], ["k", 1], ["k", -1], ["end", 1]]
+        assert [change[1:] for change in watching.told()] == [["k", 0], ["k", 0], ["k", 1], ["k", -1], ["end", 1]]
     finally:
         watching.kill()
     with pytest.raises(shoal.SnapshotExpiredError):
@@ -272,7 +284,7 @@ def test_waiting_costs_no_processor_time(db: shoal.Database, store: Path) -> Non
     """Neither the process that watches nor the coordinator does anything while nothing happens."""
     if not Path("/proc/self/stat").exists():
         pytest.skip("no figures of processes here")
-    watching = _reading(_WATCHER, store, "", db.info().commit_version)
+    watching = _Reading(_WATCHER, store, "", db.info().commit_version)
     try:
         wait_for(lambda: db.info().clients == 2, "the watching process")
         time.sleep(0.5)
@@ -282,7 +294,6 @@ def test_waiting_costs_no_processor_time(db: shoal.Database, store: Path) -> Non
         assert max(cpu_s(pid) - start for pid, start in zip(pids, before, strict=True)) < 0.1
     finally:
         watching.kill()
-        watching.communicate()
 
 
 def test_a_reader_of_a_store_at_rest(store: Path) -> None:
