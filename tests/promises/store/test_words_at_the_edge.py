@@ -21,6 +21,14 @@ MIB = limits.MIB
 
 
 class TestPaths:
+    @pytest.mark.parametrize("options", [{}, {"read_only": True}], ids=repr)
+    def test_links_in_a_circle(self, tmp_path: Path, options: dict[str, Any]) -> None:
+        """The error is shoal's, with the path and a remedy, whichever way the store is opened."""
+        (tmp_path / "link").symlink_to("link")
+        for name in ("link", "link/store"):
+            with pytest.raises(shoal.ConfigurationError, match=f"{name} cannot be a store .*; give another path"):
+                shoal.open(tmp_path / name, **options)
+
     @pytest.mark.parametrize(
         ("path", "error", "text"),
         [
