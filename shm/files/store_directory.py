@@ -23,7 +23,13 @@ def absolute_path(path: object) -> str:
         raise ValueError("path is empty; give the directory of the store ('.' is the current one)")
     if "\0" in name:
         raise ValueError(f"path is {name!r:.100}, with a NUL, which no file name has; give the directory of the store")
-    absolute = os.path.abspath(name)
+    try:
+        absolute = os.path.abspath(name)
+    except FileNotFoundError as error:  # from os.getcwd
+        raise ConfigurationError(
+            f"path is {name!r:.200}, which is relative, and the current directory was deleted; "
+            "change to another one, or give an absolute path"
+        ) from error
     try:
         os.stat(absolute)  # follows links, which may lead in a circle
     except OSError as error:
