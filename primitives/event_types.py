@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -158,6 +158,18 @@ def event_of(sequence: int, record: EventRecord) -> Event:
         found = f"{len(payload)} bytes of something else"
         raise CorruptionError(f"the payload of event {sequence}", 0, "a value", found) from error
     return Event(sequence, event_type, value, timestamp, prev_hash, event_hash)
+
+
+def events_of(engine: Engine, stored: Iterable[tuple[int, EventRecord]]) -> Iterator[Event]:
+    """Stored events as users get them, each when it is asked for.
+
+    Raises ``InvalidOperationError`` once ``engine`` is a transaction that has ended. Many events are read at a time:
+    those that are left then are of a snapshot that is held no longer, and nothing validates that they were read.
+    """
+    for sequence, record in stored:
+        yield event_of(sequence, record)
+        if getattr(engine, "has_ended", False):  # only transactions have it
+            engine.find(EVENT)  # refuses, and says what became of the transaction
 
 
 def fields_to_restore(events: Iterable[Event]) -> list[list[Any]]:

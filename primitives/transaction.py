@@ -164,6 +164,8 @@ class Transaction(RunView):
                 self._fence._require(self._engine)
         elif not self._engine.read_only:
             raise InvalidOperationError("the transaction was entered already; start a new one")
+        elif self._engine.has_ended:
+            raise InvalidOperationError("the snapshot has ended; start a new one")
         return self
 
     def __exit__(

@@ -20,6 +20,8 @@ A bad argument is not among these errors: it is Python's own ``TypeError`` or ``
 
 from __future__ import annotations
 
+from typing import Any
+
 _LONGEST_SHOWN_BITS = 1024
 
 
@@ -181,16 +183,14 @@ class InvalidStatusTransitionError(ShoalError):
     - ``to_status`` (RunStatus): the status that it was to get.
     """
 
-    def __init__(self, from_status: str, to_status: str) -> None:
+    def __init__(self, from_status: Any, to_status: Any) -> None:  # shoal.RunStatus, which is defined above this layer
         super().__init__(from_status, to_status)
         self.from_status = from_status
         self.to_status = to_status
 
     def __str__(self) -> str:
-        return (
-            f"a run that is {self.from_status} cannot become {self.to_status}; "
-            "see shoal.RunStatus for what becomes what, or create or fork a run"
-        )
+        fact = f"a run that is {self.from_status} cannot become {self.to_status}"
+        return f"{fact}; see shoal.RunStatus for what becomes what, or create or fork a run"
 
 
 class LimitExceededError(ShoalError):

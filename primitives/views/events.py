@@ -19,6 +19,7 @@ from shoal.primitives.event_types import (
     Event,
     beginning_of,
     event_of,
+    events_of,
     fields_to_restore,
     sequence_of,
     stored_events,
@@ -151,7 +152,7 @@ class EventView(View):
 
     def iter(self, start: int = 0) -> Iterator[Event]:
         """The events from ``start`` on, each read when it is asked for. ``TypeError`` for anything but an int."""
-        return (event_of(*stored) for stored in self._stored(check_int("start", start), LARGEST_SEQUENCE))
+        return events_of(self._engine, self._stored(check_int("start", start), LARGEST_SEQUENCE))
 
     def read_by_type(self, event_type: str) -> list[Event]:
         """The events of a type, in order, found from the newest backward.
@@ -290,9 +291,8 @@ def page(view: EventView, start: int, end: int) -> list[Event]:
 def page_after(view: EventView, known: Known, start: int, end: int) -> list[Event]:
     """``page`` of a log that still goes on from what is ``known`` of it; ``NotFoundError`` if that log was deleted.
 
-    What was trimmed before it was read is left out.
-
-    On a snapshot, so that a log that was deleted and begun again is never taken for the one the anchor is of.
+    What was trimmed before it was read is left out. On a snapshot, so that a log that was deleted and begun again is
+    never taken for the one the anchor is of.
     """
     if not view._goes_on_from(known):
         raise NotFoundError(

@@ -23,9 +23,15 @@ def absolute_path(path: object) -> str:
         raise ValueError("path is empty; give the directory of the store ('.' is the current one)")
     if "\0" in name:
         raise ValueError(f"path is {name!r:.100}, with a NUL, which no file name has; give the directory of the store")
-    absolute = os.path.abspath(name)
     try:
-        os.lstat(absolute)
+        absolute = os.path.abspath(name)
+    except FileNotFoundError as error:  # from os.getcwd
+        raise ConfigurationError(
+            f"path is {name!r:.200}, which is relative, and the current directory was deleted; "
+            "change to another one, or give an absolute path"
+        ) from error
+    try:
+        os.stat(absolute)  # follows links, which may lead in a circle
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             raise ConfigurationError(
@@ -64,7 +70,7 @@ def remove_directories(made: list[Path]) -> None:
 
 def raise_if_read_only(directory: Path, error: OSError) -> None:
     """ConfigurationError if ``error`` says that nothing can be written in ``directory``."""
-    if error.errno == errno.ENOENT:  # no directory can be made below /proc
+    if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):  # no directory can be made below /proc, or of such a name
         raise ConfigurationError(
             f"no store can be made at {directory} ({error.strerror}: {error.filename}); give another path"
         ) from error

@@ -94,7 +94,7 @@ class EngineTransaction:
             attachment.slots.unpin(self._slot)  # another coordinator serves by now: it has other memory
 
     def __del__(self) -> None:
-        if self._ended == "":
+        if getattr(self, "_ended", None) == "":  # a signal handler may have raised before it was set
             self._end("was dropped")
 
     def __reduce__(self) -> NoReturn:

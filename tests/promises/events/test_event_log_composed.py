@@ -86,6 +86,24 @@ class TestTransactions:
             log.append(run, "a", 3)
             txn.kv.put("done", True)
 
+    @pytest.mark.parametrize("together", [True, False], ids=["together", "one by one"])
+    def test_an_iterator_ends_with_its_transaction(
+        self, memory_db: shoal.Database, log: shoal.EventLog, run: str, together: bool
+    ) -> None:
+        """What is left of it is refused, though it was read with what came before: nothing would validate it."""
+        for events in [[("e", i) for i in range(5)]] if together else [[("e", i)] for i in range(5)]:
+            log.append_many(run, events)
+        view = memory_db.snapshot(run)
+        of_snapshot = view.events.iter()
+        assert next(of_snapshot).sequence == 0
+        view.close()
+        with memory_db.transaction(run) as txn:
+            of_transaction = txn.events.iter()
+            assert next(of_transaction).sequence == 0
+        for events_left, ended in ((of_snapshot, "has ended"), (of_transaction, "has committed")):
+            with pytest.raises(InvalidOperationError, match=ended):
+                next(events_left)
+
     def test_a_snapshot_reads_and_refuses_to_write(
         self, memory_db: shoal.Database, log: shoal.EventLog, run: str
     ) -> None:

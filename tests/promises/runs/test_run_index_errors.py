@@ -166,6 +166,8 @@ class TestBadArguments:
 def test_the_error_survives_a_pickle_and_a_pipe() -> None:
     """Statuses and message are the same at the other end."""
     refused = shoal.InvalidStatusTransitionError(RunStatus.Completed, RunStatus.Active)
+    before: RunStatus = refused.from_status  # which type checkers accept
+    assert before is RunStatus.Completed
     name, arguments = error_parts(refused)
     for copy in (pickle.loads(pickle.dumps(refused)), error_from(name, [str(part) for part in arguments])):
         assert type(copy) is shoal.InvalidStatusTransitionError

@@ -186,10 +186,9 @@ def test_path_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("no store")
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     before = looks(tmp_path)
-    refused = dict.fromkeys(("file/store", "file", "link", "link/store"), shoal.ConfigurationError)
-    too_long = dict.fromkeys(("a/" + "n" * 300, "a/b/c/" + "n" * 300 + "/d"), OSError)
-    for name, error in (refused | too_long).items():
-        with pytest.raises(error):
+    too_long = ("a/" + "n" * 300, "a/b/c/" + "n" * 300 + "/d")
+    for name in ("file/store", "file", "link", "link/store", *too_long):
+        with pytest.raises(shoal.ConfigurationError):
             shoal.open(tmp_path / name, timeout=2)
         assert looks(tmp_path) == before, name
 

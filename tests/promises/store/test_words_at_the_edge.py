@@ -21,6 +21,25 @@ MIB = limits.MIB
 
 
 class TestPaths:
+    def test_where_the_current_directory_was_deleted(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A relative path leads nowhere, of a store as of a backup; an absolute one works as everywhere."""
+        (tmp_path / "gone").mkdir()
+        monkeypatch.chdir(tmp_path / "gone")
+        (tmp_path / "gone").rmdir()
+        with shoal.open(tmp_path / "store", linger=0.1) as db:
+            for call in (shoal.open, db.backup):
+                with pytest.raises(shoal.ConfigurationError, match="current directory was deleted; change to another"):
+                    call("relative")
+            assert db.backup(tmp_path / "copy") == 0
+
+    @pytest.mark.parametrize("options", [{}, {"read_only": True}], ids=repr)
+    def test_links_in_a_circle(self, tmp_path: Path, options: dict[str, Any]) -> None:
+        """The error is shoal's, with the path and a remedy, whichever way the store is opened."""
+        (tmp_path / "link").symlink_to("link")
+        for name in ("link", "link/store"):
+            with pytest.raises(shoal.ConfigurationError, match=f"{name} cannot be a store .*; give another path"):
+                shoal.open(tmp_path / name, **options)
+
     @pytest.mark.parametrize(
         ("path", "error", "text"),
         [

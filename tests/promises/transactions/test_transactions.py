@@ -267,6 +267,8 @@ class TestUse:
         closed.close()
         closed.close()
         for view in (left, closed):
+            with pytest.raises(InvalidOperationError, match="the snapshot has ended"), view:
+                pass
             with pytest.raises(InvalidOperationError):
                 view.kv.get("k")
             with pytest.raises(InvalidOperationError):
