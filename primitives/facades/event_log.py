@@ -259,11 +259,14 @@ class EventLog(Facade[EventView]):
                 known = Known(anchor, known.origin or txn.events._origin())
             return events or None
 
-        ranges, wait_for = [only(metadata_key(self._views[run_id]))], self._db._store.auto_commit.wait_for
+        ranges, engine = [only(metadata_key(self._views[run_id]))], self._db._store.auto_commit
         if lease is not None:
             ranges.append(only(lease._key))
-        while (events := wait_for(look, ranges, time.monotonic() + wait_s)) is not None:
-            yield from events
+        while (events := engine.wait_for(look, ranges, time.monotonic() + wait_s)) is not None:
+            for event in events:
+                if lease is not None:  # the caller may have lost it over an event of the same page
+                    lease._check_held(engine)
+                yield event
             sequence = events[-1].sequence + 1
 
     def _pages(self, run_id: str, sequence: int, known: Known) -> Iterator[Event]:

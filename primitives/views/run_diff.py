@@ -7,7 +7,6 @@ they part is read, which is found by bisection.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
-from itertools import zip_longest
 from typing import Any, NamedTuple, TypeVar
 
 from shoal.primitives.engine import Engine
@@ -18,7 +17,7 @@ from shoal.primitives.run_contents import holds_anything
 from shoal.primitives.trace_types import Trace
 from shoal.primitives.views import traces
 from shoal.primitives.views.cells import State, StateView
-from shoal.primitives.views.events import EventView
+from shoal.primitives.views.events import EventView, trimmed
 from shoal.primitives.views.kv import KVView
 from shoal.primitives.views.run_records import RunRecords
 from shoal.primitives.views.traces import TraceView
@@ -127,20 +126,28 @@ def _content_of_trace(trace: Trace) -> Any:
 
 
 def _events(a: EventView, b: EventView) -> list[Difference]:
-    """The events from where the logs part. Hashes are chained, so up to there both logs are the same."""
-    low, high = 0, min(a.len(), b.len())
+    """The events from where the logs part. Hashes are chained, so up to there both logs are the same.
+
+    What was trimmed of one log is no difference, if the hashes show that the logs were still the same where both begin.
+    If they were not, nobody knows where they part: all events that are left differ.
+    """
+    begins = a.first_sequence(), b.first_sequence()
+    low, high = max(begins), min(a.len(), b.len())
+    if low > 0 and _hash_at(a, low - 1) != _hash_at(b, low - 1):
+        low = high = min(begins)
     while low < high:
         middle = (low + high) // 2
         if _hash_at(a, middle) == _hash_at(b, middle):
             low = middle + 1
         else:
             high = middle
-    return [
-        Difference(sequence, of_a, of_b)
-        for sequence, (of_a, of_b) in enumerate(zip_longest(a.iter(low), b.iter(low)), low)
-    ]
+    of_a, of_b = ({event.sequence: event for event in view.iter(low)} for view in (a, b))
+    return [Difference(sequence, of_a.get(sequence), of_b.get(sequence)) for sequence in sorted(of_a.keys() | of_b)]
 
 
 def _hash_at(view: EventView, sequence: int) -> bytes | None:
+    beginning, _ = trimmed(view)
+    if sequence == beginning.sequence - 1:  # trimmed, but its hash is kept
+        return beginning.prev_hash
     event: Event | None = view.read(sequence)
     return None if event is None else event.hash

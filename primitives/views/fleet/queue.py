@@ -73,8 +73,11 @@ def check_puts(
 def error_text(error: object) -> str:
     """What a task has as its error."""
     if isinstance(error, BaseException):
-        text = f"{type(error).__name__}: {error}"[:_LONGEST_ERROR]
-        return text.encode("utf-8", "replace").decode()
+        try:
+            text = f"{type(error).__name__}: {error}"
+        except Exception as failure:  # __str__ of a user's exception may raise; the task has failed all the same
+            text = f"{type(error).__name__}, whose text cannot be read: {type(failure).__name__}"
+        return text[:_LONGEST_ERROR].encode("utf-8", "replace").decode()
     if not isinstance(error, str):
         raise TypeError(f"error has type {type(error).__name__}; give a str or an exception")
     encode(error)

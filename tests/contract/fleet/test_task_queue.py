@@ -69,6 +69,24 @@ def test_a_block(any_db: shoal.Database, run: str) -> None:
     assert claimed(queue, run).attempt == 1  # a released claim was no attempt
 
 
+class UnreadableError(Exception):
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+
+def test_an_exception_without_a_text_fails_a_task(any_db: shoal.Database, run: str) -> None:
+    """The exception of the block goes on, and the task is free: it is not held for as long as the process lives."""
+    queue = shoal.TaskQueue(any_db)
+    task_id = queue.put(run, Q, None)
+    with pytest.raises(UnreadableError), claimed(queue, run):
+        raise UnreadableError
+    info = queue.get(run, task_id)
+    assert info is not None
+    assert (info.status, info.error) == (TaskStatus.Ready, "UnreadableError, whose text cannot be read: RuntimeError")
+    claimed(queue, run).fail(UnreadableError())
+    assert claimed(queue, run).attempt == 3
+
+
 def test_attempts(any_db: shoal.Database, run: str) -> None:
     """A failed task is ready again, later if so asked, and Dead after its last attempt; retry gives it all anew."""
     queue = shoal.TaskQueue(any_db)

@@ -212,6 +212,20 @@ def test_a_consumer_reads_while_it_holds_its_name(any_db: shoal.Database, run: s
             next(iter(consumer))
 
 
+def test_a_consumer_gives_nothing_after_its_end_that_it_has_read_ahead(any_db: shoal.Database, run: str) -> None:
+    log = shoal.EventLog(any_db)
+    log.append_many(run, [("type", i) for i in range(4)])
+    with log.consumer(run, "reader") as consumer:
+        events = iter(consumer)
+        assert next(events).sequence == 0
+    with pytest.raises(shoal.FencedError, match="reader"):
+        next(events)
+    with log.consumer(run, "reader") as again:
+        with pytest.raises(shoal.FencedError):  # the name is held again, and not by this one
+            next(iter(consumer))
+        assert next(iter(again)).sequence == 0
+
+
 def test_what_a_consumer_cannot_commit(any_db: shoal.Database, run: str) -> None:
     """An event that is not there, one of another log, anything else than a sequence; nothing is written."""
     log = shoal.EventLog(any_db)

@@ -88,6 +88,42 @@ def test_events_part_where_they_part(db: shoal.Database, same: int) -> None:
     assert [each.name for each in runs.diff("a", "b").events] == [same]
 
 
+def test_what_was_trimmed_is_no_difference(db: shoal.Database) -> None:
+    """Of forks, the one that was trimmed begins later; events are compared by their sequences, not by their places."""
+    events, runs = EventLog(db), RunIndex(db)
+    events.append_many("a", [("same", i) for i in range(6)])
+    for before in (2, 5, 6):
+        trimmed = runs.fork_run("a").run_id
+        events.trim(trimmed, before)
+        assert runs.diff("a", trimmed).events == runs.diff(trimmed, "a").events == []
+    runs.fork_run("a", new_run_id="b")
+    events.append("b", "of b", 1)
+    events.append("a", "of a", 1)
+    events.trim("b", 3)
+    assert runs.diff("a", "b").events == [Difference(6, events.read("a", 6), events.read("b", 6))]
+    events.trim("b", 6)
+    events.trim("a", 4)
+    assert [each.name for each in runs.diff("a", "b").events] == [6]
+
+
+def test_logs_that_part_in_what_was_trimmed(db: shoal.Database) -> None:
+    """Nobody knows where: each event that is left differs, and stands at its own sequence."""
+    events, runs = EventLog(db), RunIndex(db)
+    for run in "ab":
+        events.append_many(run, [(run, i) for i in range(4)])
+    events.trim("b", 2)
+    assert runs.diff("a", "b").events == [Difference(i, events.read("a", i), events.read("b", i)) for i in range(4)]
+    assert events.trim("b", 4) == 2
+    assert [(each.a is None, each.b is None) for each in runs.diff("a", "b").events] == [(False, True)] * 4
+    events.append_many("c", [("c", 0)])
+    assert [each.name for each in runs.diff("c", "b").events] == [0]
+    events.append("b", "b", 4)
+    assert [(name, a and a.sequence, b and b.sequence) for name, a, b in runs.diff("c", "b").events] == [
+        (0, 0, None),
+        (4, None, 4),
+    ]
+
+
 def test_unknown_runs_and_other_namespaces(db: shoal.Database) -> None:
     filled(db)
     runs = RunIndex(db)
