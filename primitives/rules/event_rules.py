@@ -46,6 +46,8 @@ EVENT = b"\1"
 TYPE = b"\2"
 SEQUENCE_BYTES = 8
 LARGEST_SEQUENCE = 2**64 - 1
+# No log has come so far. What says that it has is damaged, and what counts on from it may fit no number of msgpack.
+_UNREACHED = 2**63
 
 # A record holds no more, unless it is a single larger event: to read one event is to read its whole record.
 RECORD_BYTES = 4 * KIB
@@ -131,8 +133,9 @@ def decode_head(raw: bytes | None) -> TypeHead:
     if raw is None:
         return TypeHead()
     head = _fields(TypeHead, raw)
-    if head is not None and type(head.events) is type(head.newest) is int and 0 < head.events <= head.newest:
-        return head
+    if head is not None and type(head.events) is type(head.newest) is int:  # noqa: SIM102 (a line each)
+        if 0 < head.events <= head.newest < _UNREACHED:
+            return head
     raise CorruptionError("the head of an event type", 0, "events, newest", f"{len(raw)} bytes of something else")
 
 
@@ -179,6 +182,9 @@ class Appending:
         self._prefix = metadata_key[:-1]
         found = read(metadata_key)
         self._metadata = decode_metadata(None if found is None else found.value)
+        if self._metadata.next_sequence >= _UNREACHED:
+            sequence = self._metadata.next_sequence
+            raise CorruptionError("the metadata of the event log", 0, f"a sequence below {_UNREACHED}", f"{sequence}")
         self.timestamp = 0
         # Type heads by UTF-8 type name, as lists of their fields: cached ones, and those that this commit changes.
         self._heads: dict[bytes, list[int]] = {}

@@ -16,7 +16,7 @@ import pytest
 import shoal
 from shoal import CorruptionError, InvalidOperationError, LimitExceededError
 from shoal.primitives.rules import event_rules
-from shoal.primitives.rules.event_rules import METADATA, decode_events, event_key
+from shoal.primitives.rules.event_rules import METADATA, TYPE, decode_events, event_key
 from shoal.primitives.rules.hash_chain import canonical
 from shoal.primitives.views.events import page
 from shoal.shm import codec
@@ -257,6 +257,24 @@ class TestReads:
             with pytest.raises(CorruptionError, match="metadata"):
                 log.len(run)
         assert log.read(run, 1) is None
+
+    def test_numbers_that_no_log_reaches_are_said(
+        self, memory_db: shoal.Database, log: shoal.EventLog, run: str
+    ) -> None:
+        """Nothing is appended to what counts to the end of what can be stored: the metadata, or the head of a type."""
+        log.append(run, "e", 0)
+        keys, raws = (
+            (METADATA, TYPE + b"e"),
+            (codec.pack([2**64 - 1, bytes(32), "xxh3", 1]), codec.pack([2**64 - 1] * 2)),
+        )
+        for key, raw, what in zip(keys, raws, ("metadata", "head of an event type"), strict=True):
+            engine = memory_db._store.auto_commit
+            before = present(engine.find(prefix_of(run) + key)).value
+            engine.put(prefix_of(run) + key, raw)
+            with pytest.raises(CorruptionError, match=what):
+                log.append(run, "e", 1)
+            engine.put(prefix_of(run) + key, before)
+        assert log.append(run, "e", 1).sequence == 1
 
     def test_an_index_key_without_an_event_is_said(
         self, memory_db: shoal.Database, log: shoal.EventLog, run: str
