@@ -172,9 +172,7 @@ class EngineTransaction:
 
     def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> None:
         """Write a key at commit."""
-        if self._ended or self.read_only:
-            self._check_writable()
-        self._writes[key] = Write(key, value, expires_ms)
+        self._write(Write(key, value, expires_ms))
 
     def delete(self, key: bytes) -> None:
         """Delete a key at commit, present or not."""
@@ -267,7 +265,8 @@ class EngineTransaction:
         self.attachment.slots.unpin(slot)
 
     def _write(self, write: Write) -> None:
-        self._check_writable()
+        if self._ended or self.read_only:
+            self._check_writable()
         self._writes[write.key] = write
 
     def _check_writable(self) -> None:
