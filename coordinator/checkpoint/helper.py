@@ -50,6 +50,7 @@ def write(
 ) -> str | None:
     """Write one checkpoint. None if it is written, else the reason, to be noted if it is not empty."""
     reader, block_bytes = Reader(segment), limits.checkpoint_block_bytes
+    reader.at_ms = 0  # what has expired is there until a commit deletes it: watches are told of that commit
     try:
         checkpoint.write_checkpoint(
             directory, reader, version, codec.decode(sessions), store_id, temporary, block_bytes

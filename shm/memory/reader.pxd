@@ -14,6 +14,7 @@ cdef class Reader:
     cdef const unsigned long long[::1] _epoch_words
     cdef const unsigned long long[::1] _words
     cdef readonly object words
+    cdef public object at_ms
     cdef readonly object _mm
     cdef unsigned long long _generation
     cdef unsigned long long _seed

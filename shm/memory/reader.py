@@ -78,6 +78,7 @@ class Reader:
         "_seed",
         "_tombstones",
         "_words",
+        "at_ms",
         "words",
     )
 
@@ -98,9 +99,9 @@ class Reader:
             self._words, self._epoch_words = memoryview(segment.words), memoryview(epoch_words)
         else:
             self._words, self._epoch_words = segment.words, epoch_words
-        self._retired = False
         self._moved = self.get_named if moved is None else moved
-        self._limits = limits
+        self._limits, self._retired = limits, False
+        self.at_ms: int | None = None  # the time by which a scan finds keys expired; None: the clock's
         # The caches that hold locations, and how many were added to them since all were last emptied.
         self._caches: list[KeyLocationCache] = []
         self._cached_locations = 0
@@ -207,9 +208,8 @@ class Reader:
     def _read(self, nodes: list[int], lower: bytes, upper: bytes | None, snapshot: int) -> tuple[_Pairs, bool]:
         """The live keys of ``[lower, upper)`` among key nodes in order; whether ``upper`` was reached."""
         words, mm, tombstones = self._words, self._mm, self._tombstones
-        cleared_at = 0
         batch: _Pairs = []
-        at_end, below = False, True
+        cleared_at, at_end, below = 0, False, True
         try:
             # ``cleared_at`` is right for keys below it; None: for all.
             cleared_below: bytes | None = lower if words[W_RANGE_TOMBSTONES] else None
@@ -223,7 +223,7 @@ class Reader:
                 below = False
                 if cleared_below is not None and key >= cleared_below:
                     cleared_at, cleared_below = tombstones.fragment(key, snapshot)
-                record = visible_record(words, node, snapshot, cleared_at)
+                record = visible_record(words, node, snapshot, cleared_at, self.at_ms)
                 if record:
                     batch.append((key, value_at(words, mm, record, snapshot)))
         except IndexError as error:

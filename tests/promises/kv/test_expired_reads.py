@@ -1,4 +1,7 @@
-"""A commit that counts on a key which has expired is a conflict, also where no deletion of that key tells so."""
+"""A commit that counts on a key which has expired is a conflict, also where no deletion of that key tells so.
+
+And such a key goes by a commit: no checkpoint of a coordinator leaves it out.
+"""
 
 from __future__ import annotations
 
@@ -8,9 +11,13 @@ from typing import Any
 
 import pytest
 
+from shoal.coordinator.checkpoint import helper
 from shoal.coordinator.log import format as wal_format
+from shoal.shm import codec
 from shoal.shm.errors import StoreFullError
 from shoal.shm.files import checkpoint
+from shoal.shm.files.storage import DiskStorage
+from shoal.shm.files.store_files import STORE_ID_BYTES
 from shoal.shm.wire.answer import COMMITTED, CONFLICT
 from tests.mutants.catching import rig as rigs
 from tests.mutants.catching.rig import Disk, Rig, request
@@ -39,7 +46,7 @@ READS = [{"keys": [b"other", b"short"]}, {"ranges": [(b"s", b"t")]}]
 
 @pytest.mark.parametrize("reads", READS)
 def test_expired_between_snapshot_and_checkpoint(tmp_path: Path, reads: dict[str, Any]) -> None:
-    """A checkpoint leaves out what has expired; who had read it before the coordinator died does not commit."""
+    """A backup leaves out what has expired; who had read it before the coordinator died does not commit."""
     rig = Rig(Disk())
     moment = rig.now_ms + 500
     rig.submit((CLIENT, request(1, [b"short", b"1", moment, b"other", b"1", 0])))
@@ -80,3 +87,14 @@ def test_not_expired_yet() -> None:
     commit = request(2, [b"seen", b"1", 0], snapshot=rig.published, valid_until_ms=moment, keys=[b"short"])
     rig.now_ms = moment - 1
     assert rig.submit((CLIENT, commit))[0][1] == COMMITTED
+
+
+def test_what_has_expired_is_in_a_checkpoint_until_a_commit_deletes_it(tmp_path: Path) -> None:
+    """Else it would go without a commit if the coordinator died now, and no watch would be told that it has gone."""
+    rig = Rig(Disk())
+    rig.submit((CLIENT, request(1, [b"other", b"1", 0, b"short", b"2", rig.now_ms + 1])))  # expired by today's clock
+    segment, sessions = rig.writer.segment, codec.encode([])
+    assert helper.write(tmp_path, bytes(STORE_ID_BYTES), segment, rig.published, "checkpoint-1.new", sessions) is None
+    (path,) = tmp_path.glob("*.ckpt")
+    blocks = checkpoint.CheckpointReader(DiskStorage(tmp_path), path.name).entries()
+    assert [key for block in blocks for key in block.keys] == [b"other", b"short"]
