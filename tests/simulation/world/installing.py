@@ -135,7 +135,7 @@ def _install_fleet(world: World, patch: Patch) -> None:
     rng, sim_threads = world.rng, threads(world)
     for module in (connection, holding, pipeline):
         patch.set(module, "ReentrantLock", sim_threads.ReentrantLock)
-    for module in (holding, pipeline):
+    for module in (holding, pipeline, watching):
         patch.set(module, "thread", sim_threads)
     patch.set(holding, "Sleep", lambda: SimulatedSleep(world))
     patch.set(identifiers, "os", SimpleNamespace(urandom=rng.randbytes))
