@@ -35,6 +35,7 @@ HOT_MODULES = (
     "shoal.coordinator.log.writer",
     "shoal.coordinator.memory.hash_index",
     "shoal.coordinator.memory.heap",
+    "shoal.coordinator.memory.loading",
     "shoal.coordinator.memory.ordered_index",
     "shoal.coordinator.memory.writer",
     "shoal.coordinator.presence.holders",

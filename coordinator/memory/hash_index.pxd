@@ -26,6 +26,13 @@ cdef class HashIndex:
     cpdef object prepare(self, long long new_keys)
     @cython.locals(digest=cython.ulonglong, bucket=cython.ulonglong, i=cython.ulonglong, fill=dict)
     cpdef object insert(self, bytes key, unsigned long long node)
+    @cython.locals(
+        depth=cython.Py_ssize_t, mask=cython.ulonglong, parts=list, at=cython.Py_ssize_t, digest=cython.ulonglong,
+        low_bits=cython.Py_ssize_t, flat=list,
+    )
+    cpdef object build(self, const unsigned long long[::1] digests, const unsigned long long[::1] nodes)
+    @cython.locals(half=list, i=cython.ulonglong, bucket=cython.ulonglong)
+    cpdef object _place(self, Py_ssize_t depth, unsigned long long low_bits, list entries)
     @cython.locals(digest=cython.ulonglong, bucket=cython.ulonglong, i=cython.ulonglong)
     cpdef object remove(self, bytes key, unsigned long long node)
     @cython.locals(bucket=cython.ulonglong, digest=cython.ulonglong, entry=cython.ulonglong, i=cython.ulonglong, table=list)

@@ -114,14 +114,15 @@ class HashIndex:
         depth = max(1, len(nodes) // self._split_at).bit_length() - 1
         mask = (1 << depth) - 1
         parts = [array("Q") for _ in range(mask + 1)]  # by low bits: digest and node of each key, flat
-        for digest, node in zip(digests, nodes, strict=True):
+        for at in range(len(nodes)):
+            digest = digests[at]
             part = parts[digest & mask]
             part.append(digest)
-            part.append(node)
+            part.append(nodes[at])
         self._retire(self._words[DIRECTORY_WORD])
         for low_bits, part in enumerate(parts):
-            flat = iter(part.tolist())
-            self._place(depth, low_bits, list(zip(flat, flat, strict=True)))
+            flat = part.tolist()
+            self._place(depth, low_bits, list(zip(flat[::2], flat[1::2], strict=True)))
 
     def _place(self, depth: int, low_bits: int, entries: list[tuple[int, int]]) -> None:
         """Make a bucket of entries that share low hash bits, or several if they are too many for one."""

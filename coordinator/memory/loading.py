@@ -10,8 +10,6 @@ from __future__ import annotations
 from array import array
 from collections.abc import Sequence
 
-from xxhash import xxh3_64_intdigest
-
 from shoal.coordinator.memory.heap import RECLAIM_BLOCKS, WORST_CASE_BLOCKS
 from shoal.coordinator.memory.writer import Plan, Writer
 from shoal.shm.errors import StoreFullError
@@ -30,6 +28,16 @@ from shoal.shm.memory.layout import (
 )
 from shoal.shm.memory.record import write_node, write_record
 from shoal.shm.wire.request import FlatWrites, triples
+
+try:
+    from cython import compiled
+except ModuleNotFoundError:
+    from shoal.shm.cython_shim import compiled
+
+if compiled:
+    from cython.cimports.xxh3 import xxh3_64_intdigest
+else:
+    from xxhash import xxh3_64_intdigest
 
 # Words that both indexes take for a key, at most on average: half full buckets, and a leaf that is full.
 _INDEX_WORDS = 6
@@ -102,6 +110,7 @@ class KeyLoader:
 
     def __init__(self, writer: Writer) -> None:
         self._writer = writer
+        self._mm = writer.segment.mm
         self._seed = writer.segment.words[W_HASH_SEED]
         self._digests = array("Q")
         self._nodes = array("Q")
@@ -112,13 +121,13 @@ class KeyLoader:
         plan = writer.plan(writes, (), dict.fromkeys(keys, 0))  # 0: there is no node, and no look-up is needed
         self._keep_room(len(keys), sum(plan.sizes) + sum(map(len, keys)) // 8)
         records = writer.allocate(plan.sizes)
-        seed, digest_of = self._seed, xxh3_64_intdigest
+        seed = self._seed
         try:
             nodes = self._write(writes, versions, plan.new_nodes, records)
         except StoreFullError as error:
             raise AssertionError("the room that was planned for many keys is not there") from error
         self._nodes.extend(nodes)
-        self._digests.extend([digest_of(key, seed) for key in keys])
+        self._digests.extend([xxh3_64_intdigest(key, seed) for key in keys])
         writer.new_keys += zip(keys, nodes, strict=True)
         writer.keys += len(keys)
 
@@ -126,8 +135,8 @@ class KeyLoader:
         self, writes: FlatWrites, versions: Sequence[int], new_nodes: list[int], records: list[int]
     ) -> list[int]:
         """Write nodes and records; the nodes. ``Writer.add`` does the same for one key."""
-        heap, mm, expiry = self._writer.heap, self._writer.segment.mm, self._writer.expiry
-        nodes = []
+        heap, mm, expiry = self._writer.heap, self._mm, self._writer.expiry
+        nodes: list[int] = []
         for (key, value, expires_ms), version, new_node, node in zip(
             triples(writes), versions, new_nodes, records, strict=True
         ):
