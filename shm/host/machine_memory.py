@@ -4,7 +4,8 @@ The smallest of these counts:
 - half of the machine's memory, and half of the limit of the process's control group (version 1 or 2) or of any group
   around it. Containers are limited by control groups; the kernel kills processes that take more;
 - a quarter of the process's address space (``ulimit -v``), because every client maps the whole store beside its own
-  memory;
+  memory; and half of what a process leaves of it, because a client maps the store of the next coordinator before it
+  lets the last one's go;
 - the largest file size (``ulimit -f``), because to the kernel the store's memory is a file.
 """
 
@@ -15,9 +16,11 @@ import resource
 from collections.abc import Iterator
 from pathlib import Path
 
-from shoal.shm.limits import DEFAULT_STORE_BYTES, GIB, MIN_STORE_BYTES
+from shoal.shm.limits import DEFAULT_STORE_BYTES, GIB, MIB, MIN_STORE_BYTES
 
 _UNKNOWN_MACHINE_BYTES = 2 * GIB
+# The address space of a process before it maps a store: Python takes 60 MiB, and the allocator 64 MiB for a thread.
+_PROCESS_BYTES = 144 * MIB
 # By the controllers of a mount: the file with the limit, of version 2 and of version 1.
 _LIMIT_FILES = {"": "memory.max", "memory": "memory.limit_in_bytes"}
 
@@ -26,10 +29,12 @@ def default_store_bytes() -> int:
     """The default bound, in bytes."""
     bounds = [DEFAULT_STORE_BYTES, _machine_bytes() // 2]
     bounds += [limit // 2 for limit in _control_group_limits(Path("/proc/self/cgroup"), Path("/proc/self/mountinfo"))]
-    for limit, part in ((resource.RLIMIT_AS, 4), (resource.RLIMIT_FSIZE, 1)):
-        most, _ = resource.getrlimit(limit)
-        if most != resource.RLIM_INFINITY:
-            bounds.append(most // part)
+    address_space, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if address_space != resource.RLIM_INFINITY:
+        bounds += [address_space // 4, (address_space - _PROCESS_BYTES) // 2]
+    file_size, _ = resource.getrlimit(resource.RLIMIT_FSIZE)
+    if file_size != resource.RLIM_INFINITY:
+        bounds.append(file_size)
     return max(MIN_STORE_BYTES, min(bounds))
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 from collections.abc import Callable
 
 from shoal.cli.show import plain
-from shoal.cli.store_commands import GOOD, existing, must_be_store, store_path
+from shoal.cli.store_commands import GOOD, existing, must_be_store, natural, store_path
 from shoal.database import Database
 from shoal.database import open as open_database
 from shoal.primitives.facades.run_index import RunIndex
@@ -38,7 +39,7 @@ def add_retention_command(
         "--namespace", type=namespace, metavar="TENANT/APP/AGENT", help="without it, default/default/default"
     )
     command.add_argument("--run", type=run_id, metavar="RUN", help="set the policy of this run alone")
-    command.add_argument("--events", type=_count, metavar="N", help="keep the newest N events of each log")
+    command.add_argument("--events", type=natural, metavar="N", help="keep the newest N events of each log")
     command.add_argument("--event-age", type=_age, metavar="AGE", help="keep events younger than that")
     command.add_argument("--trace-age", type=_age, metavar="AGE", help="keep traces younger than that")
     command.add_argument("--archived-age", type=_age, metavar="AGE", help="delete runs archived so long ago")
@@ -87,16 +88,12 @@ def _shown(policy: RetentionPolicy) -> str:
     return ", ".join(parts) or "everything is kept"
 
 
-def _count(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{number} is not 0 or more")
-    return number
-
-
 def _age(text: str) -> float:
     unit = _UNITS_S.get(text[-1:])
-    seconds = float(text if unit is None else text[:-1]) * (unit or 1)
+    try:
+        seconds = float(text if unit is None else text[:-1]) * (unit or 1)
+    except ValueError:
+        seconds = math.nan
     if not seconds >= 0:
         raise argparse.ArgumentTypeError(f"{text} is not 0 seconds or more")
     return seconds

@@ -11,7 +11,7 @@ from typing import TextIO
 
 from tqdm import tqdm
 
-from shoal.cli.store_commands import FAILED, GOOD, complain, positive, store_path
+from shoal.cli.store_commands import FAILED, GOOD, complain, natural, positive, store_path
 from shoal.command_line import BAD_USAGE
 from shoal.fleet import Fleet, load_function
 from shoal.fleet_input import DONE, InputOutcome
@@ -42,7 +42,7 @@ def add_run_command(commands: argparse._SubParsersAction[argparse.ArgumentParser
     )
     run.add_argument(
         "--retries",
-        type=_natural,
+        type=natural,
         default=1,
         metavar="N",
         help="how often an input is run again after its worker died (default: 1)",
@@ -132,13 +132,6 @@ def _is_descriptor(stream: TextIO, fd: int) -> bool:
         return stream.fileno() == fd
     except OSError:  # io.UnsupportedOperation: the stream was replaced by one without a descriptor
         return False
-
-
-def _natural(text: str) -> int:
-    number = int(text)
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"{number} is not 0 or more")
-    return number
 
 
 def _seconds(text: str) -> float:

@@ -56,6 +56,17 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
 
     What is no regular file (a pipe, ``/dev/stdout``) is written directly.
     """
+    try:
+        with _written_whole(path) as out:
+            yield out
+    except OSError as error:
+        if error.filename is None and error.errno is not None:  # a write knows only its descriptor
+            error.filename = str(path)
+        raise
+
+
+@contextlib.contextmanager
+def _written_whole(path: Path) -> Iterator[BinaryIO]:
     if path.exists() and not path.is_file() and not path.is_dir():
         with path.open("wb", buffering=_BUFFER_BYTES) as out:
             yield out

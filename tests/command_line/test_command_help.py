@@ -121,6 +121,11 @@ BAD_USAGE = [
     ["--bogus"],
     *([command, "--bogus"] for command in COMMANDS),
     ["run", "m:f", "a", "--store", "s", "--workers", "0"],
+    ["run", "m:f", "a", "--store", "s", "--workers", "many"],
+    ["run", "m:f", "a", "--store", "s", "--retries", "1.5"],
+    ["run", "m:f", "a", "--store", "s", "--ttl", "x"],
+    ["retention", "s", "--events", "x"],
+    ["retention", "s", "--event-age", "x"],
     ["serve", "s", "--durability", "no\nsuch"],
     ["bench", "--only", "nothing"],
 ]
@@ -128,6 +133,7 @@ BAD_USAGE = [
 
 def is_one_line_of_bad_usage(code: int, out: str, errors: str) -> bool:
     is_line = errors.startswith("shoal") and errors.endswith("--help\n") and errors.count("\n") == 1
+    assert " value: " not in errors, "argparse names the function that reads the argument, and no remedy"
     return (code, out, is_line) == (2, "", True)
 
 

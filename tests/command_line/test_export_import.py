@@ -204,7 +204,7 @@ class TestFiles:
         """What is no regular file is written to as it is, and says so when it is full."""
         assert main(["export", full.path, "/dev/full"]) == 1
         error = capsys.readouterr().err
-        assert "No space left" in error
+        assert error.startswith("shoal: /dev/full: No space left on device; ")
         assert error.count("\n") == 1
         assert Path("/dev/full").is_char_device()
 

@@ -16,6 +16,7 @@ import shoal
 from shoal.shm import limits
 from shoal.shm.files import store_files
 from shoal.shm.host import child_python, machine_memory
+from tests.support.slow import slow
 
 MIB = limits.MIB
 
@@ -157,6 +158,18 @@ class TestInterpreter:
             shoal.open(tmp_path / "store", timeout=60)
 
 
+SURVIVE = """
+import os, resource, signal, sys, shoal
+resource.setrlimit(resource.RLIMIT_AS, (int(sys.argv[1]),) * 2)
+with shoal.open(sys.argv[2]) as db:
+    kv = shoal.KVStore(db)
+    for number in range(2):
+        kv.put("r", f"before/{number}", 1)
+        os.kill(db.info().coordinator_pid, signal.SIGKILL)
+        kv.put("r", f"after/{number}", 1)
+    print(len(kv.list("r")))
+"""
+
 PROGRAM = """
 import resource, sys, shoal
 resource.setrlimit(getattr(resource, sys.argv[1]), (int(sys.argv[2]),) * 2)
@@ -190,6 +203,13 @@ class TestMemory:
         assert told.startswith("ConfigurationError")
         assert "max_bytes" in told
 
+    @pytest.mark.parametrize("most_mib", [190, *slow(120, 150, 165, 180, 205, 220)])
+    def test_a_coordinator_dies_under_a_limit(self, tmp_path: Path, most_mib: int) -> None:
+        """A store of the default size leaves room for the next coordinator's memory beside the last one's."""
+        arguments = [str(most_mib * MIB), str(tmp_path / "store")]
+        ended = subprocess.run([sys.executable, "-c", SURVIVE, *arguments], capture_output=True, text=True, timeout=120)
+        assert (ended.returncode, ended.stdout) == (0, "4\n"), ended.stderr
+
     def test_a_client_with_a_lower_limit(self, tmp_path: Path) -> None:
         """Who may not map a store that another has opened is told of max_bytes, too."""
         with shoal.open(tmp_path / "store", durability="memory", max_bytes=4096 * MIB):
@@ -211,11 +231,11 @@ class TestMemory:
             assert db.check() == []
 
     def test_the_default_is_bounded(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """By the process's limits, from 8 MiB on."""
+        """By the process's limits, less what it needs itself, from 8 MiB on."""
         monkeypatch.setattr(
-            resource, "getrlimit", lambda limit: (100 * MIB, 100 * MIB) if limit == resource.RLIMIT_AS else (-1, -1)
+            resource, "getrlimit", lambda limit: (400 * MIB, 400 * MIB) if limit == resource.RLIMIT_AS else (-1, -1)
         )
-        assert store_files.default_max_bytes() == 25 * MIB
+        assert store_files.default_max_bytes() == 100 * MIB
         monkeypatch.setattr(resource, "getrlimit", lambda limit: (4096, 4096))
         assert store_files.default_max_bytes() == limits.MIN_STORE_BYTES
 
