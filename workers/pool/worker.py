@@ -77,6 +77,13 @@ def work(
             _serve(tasks)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the pool has no use for this worker any more
+    except OSError as error:
+        if error.errno not in (errno.EBADF, errno.ENOTSOCK):
+            raise
+        sys.exit(
+            f"worker {os.getpid()} of the pool ends: a task or the initializer has closed descriptors of the worker "
+            f"({error.strerror}); have it close only what it has opened"
+        )
 
 
 def _keep_standard() -> None:

@@ -171,6 +171,11 @@ def fork_and_return_twice(marker: str) -> int:
     return os.getpid()
 
 
+def close_descriptors() -> None:
+    """As a program does that becomes a daemon."""
+    os.closerange(3, 4096)
+
+
 def fork_a_helper() -> None:
     """An initializer that forks and returns twice."""
     os.fork()
