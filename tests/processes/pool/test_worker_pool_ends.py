@@ -78,6 +78,17 @@ INTERRUPTED = """
         elif where == "with":
             with pool:
                 futures[-1].result()
+        elif where == "exit in with":
+            with pool:
+                try:
+                    list(concurrent.futures.as_completed(futures))
+                except KeyboardInterrupt:
+                    sys.exit(130)
+        elif where == "raises another":
+            try:
+                concurrent.futures.wait(futures)
+            except KeyboardInterrupt:
+                raise ValueError("interrupted")
         elif where == "end of with":
             with pool:
                 pass
@@ -88,7 +99,8 @@ INTERRUPTED = """
     if __name__ == "__main__":
         main(*sys.argv[1:])
 """
-PLACES = ["result", "at exit"]
+PLACES = ["result", "at exit", "exit in with", "raises another"]
+CODES = {"caught": 130, "exit in with": 130, "raises another": 1}
 MORE_PLACES = [
     "starting",
     "with",
@@ -122,7 +134,7 @@ def test_ctrl_c_ends_it(program: Callable[..., Program], method: str, where: str
     assert time.monotonic() - begin < 20
     assert "shoal-worker" not in errors
     assert "in work\n" not in errors
-    assert where == "at exit" or code == (130 if where == "caught" else -signal.SIGINT)
+    assert where == "at exit" or code == CODES.get(where, -signal.SIGINT)
     wait_for(lambda: not running.processes())
 
 
