@@ -31,8 +31,10 @@ A fleet is a registered run. Each input is a registered child run of it:
 from __future__ import annotations
 
 import contextlib
+import functools
 import importlib
 import os
+import pickle
 import select
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -210,7 +212,7 @@ def _run_input(function_name: str, text: str, attempts_failed: int, ttl_s: float
 
     If another process works on it: None; with ``wait``, the outcome that process has stored, once it is done.
     """
-    db, run = current_database(), InputRun(function_name, text)
+    db, run = _attachment(), InputRun(function_name, text)
     try:
         with run.lease(db, ttl_s, None if wait else 0.0) as lease:
             ended = run.begin(db, attempts_failed, lease)
@@ -227,10 +229,21 @@ def _run_input(function_name: str, text: str, attempts_failed: int, ttl_s: float
         return None
 
 
+@functools.cache
+def _attachment() -> Database:
+    """A worker's second attachment: a function may close ``current_database()``, which would end the lease."""
+    own: Database = pickle.loads(pickle.dumps(current_database()))
+    return own
+
+
+# Once in a worker: a function may have changed the directory that modules are looked for in, or removed it.
+_load_function_once = functools.cache(load_function)
+
+
 def _called(run: InputRun, function_name: str, text: str) -> Callable[[Database, Lease], InputOutcome]:
     """Call the function; what stores the outcome."""
     try:
-        function = load_function(function_name)
+        function = _load_function_once(function_name)
         result = function(text)
         check_plain_result(function_name, function, result)
         encode(result)  # here, so that an error names the place in the result

@@ -175,6 +175,6 @@ def describe(error: BaseException) -> str:
     """Type and text of an exception, cut after ``_LONGEST_ERROR`` characters."""
     try:
         text = f"{type(error).__name__}: {error}"
-    except Exception as failure:  # __str__ of a user's exception may raise
+    except BaseException as failure:  # __str__ of a user's exception may raise, or exit
         text = f"{type(error).__name__}, whose text cannot be read: {type(failure).__name__}"
     return text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}..."

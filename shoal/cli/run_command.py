@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import TextIO
 
 from tqdm import tqdm
@@ -81,22 +81,29 @@ def _run_with(options: argparse.Namespace, results: TextIO) -> int:
         with tqdm(total=len(to_do), unit="input", desc=options.function, disable=None) as bar:
 
             def tell_waiting(inputs: dict[str, int | None]) -> None:
-                bar.write(f"shoal: {_waiting(inputs)}", file=sys.stderr)
+                _tell(f"shoal: {_waiting(inputs)}", bar.write)
 
             for outcome in fleet.run(pool, to_do, tell_waiting):
                 bar.update()
                 if outcome.status != DONE:
                     failures[outcome.input] = outcome
-                    bar.write(f"shoal: {' '.join(f'{outcome.input}: {outcome.error}'.split())}", file=sys.stderr)
+                    _tell(f"shoal: {' '.join(f'{outcome.input}: {outcome.error}'.split())}", bar.write)
         if options.results:
             for text in inputs:
                 print(json_lines.dump_text(vars(failures.get(text) or fleet.outcome(text))), file=results)
     done = len(to_do) - len(failures)
-    print(
-        f"{len(inputs)} inputs: {len(inputs) - len(to_do)} done before, {done} done now, {len(failures)} failed",
-        file=sys.stderr if options.results else results,
-    )
+    summary = f"{len(inputs)} inputs: {len(inputs) - len(to_do)} done before, {done} done now, {len(failures)} failed"
+    if options.results:
+        _tell(summary, print)
+    else:
+        print(summary, file=results)
     return FAILED if failures else GOOD
+
+
+def _tell(text: str, write: Callable[..., None]) -> None:
+    """Write a line to stderr. If stderr cannot be written, the run goes on: its outcomes are stored."""
+    with contextlib.suppress(OSError):
+        write(text, file=sys.stderr)
 
 
 def _waiting(inputs: dict[str, int | None]) -> str:

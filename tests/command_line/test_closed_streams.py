@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -42,3 +43,16 @@ def test_an_error_that_cannot_be_written(tmp_path: Path) -> None:
     """It raises no second error in place of the exit status."""
     (tmp_path / "file").touch()
     assert _shoal("2>/dev/full", "serve", tmp_path / "file").returncode == 2
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="there is no /dev/full")
+@pytest.mark.parametrize("redirection", ["2>/dev/full", "2> >(:)"])
+def test_a_run_goes_on_when_what_it_tells_cannot_be_written(tmp_path: Path, redirection: str) -> None:
+    """An input that fails ends nothing but itself; the exit status is that of the inputs."""
+    arguments = ["--store", tmp_path / "store", "--workers", 1, "--results"]
+    failed = _shoal(redirection, "run", "tests.support.workers.fleet_functions:agent", "bad", "a", "b", *arguments)
+    assert failed.returncode == 1
+    assert [json.loads(line)["status"] for line in failed.stdout.splitlines()] == ["failed", "done", "done"]
+    done = _shoal(redirection, "run", "tests.support.workers.fleet_functions:agent", "a", "b", "c", *arguments)
+    assert done.returncode == 0
+    assert [json.loads(line)["status"] for line in done.stdout.splitlines()] == ["done"] * 3

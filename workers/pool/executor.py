@@ -161,7 +161,8 @@ class ProcessPool(Executor):
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> bool | None:
         is_orderly = kind is None or issubclass(kind, (Exception, GeneratorExit))
-        if is_orderly or (issubclass(kind or object, SystemExit) and not TaskFuture.was_interrupted):
+        is_exit = issubclass(kind or object, SystemExit) and not TaskFuture.was_interrupted
+        if (is_orderly or is_exit) and not _comes_of_ctrl_c(error):
             self.shutdown(wait=True)
         else:
             self.kill()  # Ctrl-C: the remaining tasks are not done
@@ -257,7 +258,7 @@ def _end_all() -> None:
     _exit_began = True
     states = [state for state in list(_states) if state.pid == os.getpid()]
     try:
-        if TaskFuture.was_interrupted or isinstance(_last_error(), KeyboardInterrupt):
+        if TaskFuture.was_interrupted or _comes_of_ctrl_c(_last_error()):
             raise KeyboardInterrupt
         for state in states:
             state.close()
@@ -268,7 +269,18 @@ def _end_all() -> None:
         _join_killed(states)
 
 
-def _last_error() -> object:
+def _comes_of_ctrl_c(error: BaseException | None) -> bool:
+    """Whether it is ``KeyboardInterrupt``, or was raised while one was handled, as by ``sys.exit`` in an ``except``."""
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        if isinstance(error, KeyboardInterrupt):
+            return True
+        seen.add(id(error))
+        error = error.__context__
+    return False
+
+
+def _last_error() -> BaseException | None:
     """The exception that ended the main thread, if one did. In an interactive session it has ended one line only."""
     if hasattr(sys, "ps1"):
         return None

@@ -13,6 +13,7 @@ The template ends when it is told to and has no worker left, at once when the po
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import errno
 import os
@@ -25,7 +26,7 @@ from collections.abc import Callable
 from multiprocessing import util
 from multiprocessing.connection import Connection
 from multiprocessing.context import ForkContext
-from typing import Any
+from typing import Any, NoReturn
 
 from shoal.shm.host import descriptors
 from shoal.shm.host.unpatched import threads_lock
@@ -168,6 +169,22 @@ def _no_signal() -> int:
     return getattr(socket, "MSG_NOSIGNAL", 0)
 
 
+def _be_worker(process: Any, life: int) -> NoReturn:
+    """In a worker: run the process to its end, as ``multiprocessing`` does.
+
+    From CPython 3.13 on ``_bootstrap`` leaves the end to its caller. Without it, what tasks have put into a queue of
+    ``multiprocessing`` could be lost.
+    """
+    code = 1
+    try:
+        atexit._clear()  # those of the program run in the program
+        atexit.register(util._exit_function)  # type: ignore[attr-defined]
+        code = process._bootstrap(parent_sentinel=life)
+    finally:
+        atexit._run_exitfuncs()
+        os._exit(code)
+
+
 class _Serving:
     """The template process, from inside."""
 
@@ -217,11 +234,7 @@ class _Serving:
             os.close(report)
         else:
             if pid == 0:
-                code = 1
-                try:
-                    code = process._bootstrap(parent_sentinel=self._life.fileno())
-                finally:
-                    os._exit(code)
+                _be_worker(process, self._life.fileno())
             self._children[pid] = report
             self._report(report, pid)
         finally:

@@ -117,7 +117,8 @@ def _end_both() -> None:
 def _end(pid: int, alive: int) -> None:
     os.close(alive)
     until = time.monotonic() + _ENDING_S
-    with contextlib.suppress(ChildProcessError):
+    # Whoever presses Ctrl-C again waits for neither, and is not shown where in its end the program was.
+    with contextlib.suppress(ChildProcessError, KeyboardInterrupt):
         while os.waitpid(pid, os.WNOHANG)[0] == 0 and time.monotonic() < until:
             time.sleep(0.005)
 

@@ -4,7 +4,8 @@
   when the pool's end of its channel is closed: after ``exec`` the process lives, but the pool is gone.
 - The pool handles Ctrl-C: a worker ignores it and goes on until the pool ends it. The worker drops the signal handlers,
   the wake-up descriptor and the blocked signals of the pool's process: they would act on that process's pipes.
-- Only the worker itself answers. A task may fork, and both processes return from it: the child then ends in silence.
+- Only the worker itself answers. A task or an initializer may fork, and both processes return from it: the child then
+  ends in silence.
 """
 
 from __future__ import annotations
@@ -76,6 +77,13 @@ def work(
             _serve(tasks)
     except (EOFError, BrokenPipeError, ConnectionResetError):
         return  # the pool has no use for this worker any more
+    except OSError as error:
+        if error.errno not in (errno.EBADF, errno.ENOTSOCK):
+            raise
+        sys.exit(
+            f"worker {os.getpid()} of the pool ends: a task or the initializer has closed descriptors of the worker "
+            f"({error.strerror}); have it close only what it has opened"
+        )
 
 
 def _keep_standard() -> None:
@@ -115,7 +123,8 @@ def _begin(
         return False
     try:
         if initializer is not None:
-            initializer(*initargs)
+            with _OneReturns():
+                initializer(*initargs)
     except BaseException as error:
         logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
         channel.send_message(tasks, *outcome.pack_exception(error, channel.NOT_INITIALIZED))
@@ -163,24 +172,36 @@ def _end_with_the_pool(pool: Connection, tasks: int, parent: int) -> None:
     os._exit(1)
 
 
+class _OneReturns:
+    """Whatever forks inside, only this process goes on behind it.
+
+    A class: ``contextlib`` sets the traceback of an exception, which a frozen dataclass refuses.
+    """
+
+    def __enter__(self) -> None:
+        self._pid = os.getpid()
+
+    def __exit__(self, kind: object, error: BaseException | None, where: object) -> None:
+        if os.getpid() != self._pid:
+            _end_forked_child(error)
+
+
 def _perform(raw: bytearray) -> tuple[bytes, Any]:
     """Run a task; kind and body of the message for its outcome."""
-    worker = os.getpid()
     try:
-        function, arguments, keywords = ForkingPickler.loads(raw)
-        result = function(*arguments, **keywords)
+        with _OneReturns():
+            function, arguments, keywords = ForkingPickler.loads(raw)
+            result = function(*arguments, **keywords)
     except BaseException as error:
-        if os.getpid() != worker:
-            _end_forked_child(error)
         outcome.drop_first_line(error)  # this function's own
-        return outcome.pack_exception(error)
-    if os.getpid() != worker:
-        _end_forked_child(None)
-    return outcome.pack_result(result)
+        with _OneReturns():
+            return outcome.pack_exception(error)
+    with _OneReturns():
+        return outcome.pack_result(result)
 
 
 def _end_forked_child(error: BaseException | None) -> None:
-    """End a process that a task has forked, after it has returned from the task: only the worker answers."""
+    """End a process that a task has forked, after it has returned from the task."""
     code = 0
     if isinstance(error, SystemExit):
         code = error.code if isinstance(error.code, int) else int(error.code is not None)

@@ -192,6 +192,7 @@ def test_run_ids_are_stable_short_and_never_the_same() -> None:
         ("exit", "SystemExit: 3"),
         ("interrupt", "KeyboardInterrupt: by hand"),
         ("no text", "NoTextError, whose text cannot be read: ZeroDivisionError"),
+        ("exit when read", "ExitsWhenReadError, whose text cannot be read: SystemExit"),
         ("long", "ValueError: " + "x" * (10_000 - len("ValueError: ")) + "..."),
         ("not utf-8", "OSError: no such file: a\udcff"),
         ("zero byte", "ValueError: a\0b"),
@@ -202,6 +203,14 @@ def test_whatever_a_function_raises_is_its_inputs_error(pool: shoal.WorkerPool, 
     function = "tests.support.workers.fleet_functions:fail_oddly"
     assert run_fleet(pool, text, function=function) == {text: InputOutcome(text, FAILED, error=error)}
     assert Fleet(pool.database, function).outcome(text) == InputOutcome(text, FAILED, error=error)
+
+
+def test_a_function_may_close_the_database_and_remove_its_directory(tmp_path: Path) -> None:
+    """Its input is done, its lease does not end meanwhile, and the next inputs of the worker are done, too."""
+    function = "tests.support.workers.fleet_functions:leave_nothing_as_it_was"
+    with shoal.WorkerPool(tmp_path / "s", workers=1, durability="memory", linger=0.2) as pool:
+        outcomes = run_fleet(pool, "a", "b", "c", function=function)
+    assert outcomes == {text: InputOutcome(text, DONE, result=text) for text in ("a", "b", "c")}
 
 
 def test_a_result_there_is_no_room_for_fails_its_input_only(tmp_path: Path) -> None:

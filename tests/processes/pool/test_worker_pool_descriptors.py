@@ -9,7 +9,9 @@ from pathlib import Path
 
 import pytest
 
+import shoal
 from tests.support.slow import slow
+from tests.support.workers import pool_functions as functions
 
 PROGRAM = """
 import os, sys, time, traceback
@@ -97,3 +99,17 @@ def test_a_program_without_standard_descriptors(tmp_path: Path, method: str, clo
         timeout=120,
     )
     assert done.returncode == 7, done.stderr
+
+
+def test_a_task_that_closes_the_workers_descriptors(
+    memory_db: shoal.Database, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """It is lost with its worker, whose one line on stderr tells why, and the pool goes on."""
+    # Spawned: it has this process's descriptor 2, and no object that pytest captures with.
+    with shoal.WorkerPool(memory_db.path, 1, mp_context="spawn") as pool:
+        with pytest.raises(shoal.WorkerLostError, match="exit code 1"):
+            pool.submit(functions.close_descriptors).result(60)
+        assert pool.submit(functions.echo, "abc").result(60) == "abc"
+    told = [line for line in capfd.readouterr().err.splitlines() if "Warning" not in line]
+    assert len(told) == 1
+    assert "has closed descriptors of the worker (Bad file descriptor); have it close only" in told[0]

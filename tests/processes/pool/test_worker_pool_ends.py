@@ -7,6 +7,7 @@ import gc
 import multiprocessing
 import os
 import signal
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -15,6 +16,7 @@ from typing import Any
 import pytest
 
 import shoal
+from shoal.workers.pool import helper_processes
 from tests.processes.pool.pool_processes import Program, wait_for
 from tests.support.slow import slow
 from tests.support.workers import pool_functions as functions
@@ -76,6 +78,17 @@ INTERRUPTED = """
         elif where == "with":
             with pool:
                 futures[-1].result()
+        elif where == "exit in with":
+            with pool:
+                try:
+                    list(concurrent.futures.as_completed(futures))
+                except KeyboardInterrupt:
+                    sys.exit(130)
+        elif where == "raises another":
+            try:
+                concurrent.futures.wait(futures)
+            except KeyboardInterrupt:
+                raise ValueError("interrupted")
         elif where == "end of with":
             with pool:
                 pass
@@ -86,7 +99,8 @@ INTERRUPTED = """
     if __name__ == "__main__":
         main(*sys.argv[1:])
 """
-PLACES = ["result", "at exit"]
+PLACES = ["result", "at exit", "exit in with", "raises another"]
+CODES = {"caught": 130, "exit in with": 130, "raises another": 1}
 MORE_PLACES = [
     "starting",
     "with",
@@ -120,7 +134,7 @@ def test_ctrl_c_ends_it(program: Callable[..., Program], method: str, where: str
     assert time.monotonic() - begin < 20
     assert "shoal-worker" not in errors
     assert "in work\n" not in errors
-    assert where == "at exit" or code == (130 if where == "caught" else -signal.SIGINT)
+    assert where == "at exit" or code == CODES.get(where, -signal.SIGINT)
     wait_for(lambda: not running.processes())
 
 
@@ -293,3 +307,23 @@ def test_a_main_module_without_a_guard_is_told(program: Callable[..., Program]) 
     assert "died before they were ready" in out
     assert "if __name__ ==" in errors
     wait_for(lambda: not running.processes())
+
+
+def test_ctrl_c_again_at_the_very_end() -> None:
+    """The program's end waits for a helper process of multiprocessing no longer, and nothing is raised and printed."""
+    came: list[int] = []
+
+    def interrupt(number: int, _frame: object) -> None:
+        came.append(number)
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    with subprocess.Popen(["sleep", "60"]) as helper:
+        try:
+            signal.setitimer(signal.ITIMER_REAL, 0.05)
+            helper_processes._end(helper.pid, os.open(os.devnull, os.O_RDONLY))
+            assert came == [signal.SIGALRM]
+        finally:
+            signal.setitimer(signal.ITIMER_REAL, 0)
+            signal.signal(signal.SIGALRM, before)
+            helper.kill()

@@ -108,6 +108,20 @@ def test_a_task_that_forks_and_returns_twice(pool: shoal.WorkerPool, tmp_path: P
         pool.submit(functions.fork_and_raise).result(30)
 
 
+def test_an_initializer_that_forks_and_returns_twice(memory_db: shoal.Database) -> None:
+    """The worker is ready once: its child takes no task of its."""
+    with shoal.WorkerPool(memory_db.path, 1, initializer=functions.fork_a_helper) as pool:
+        workers = {pool.submit(functions.pid).result(30) for _ in range(20)}
+        assert workers == set(pool.worker_pids)
+
+
+def test_a_result_whose_pickling_forks(pool: shoal.WorkerPool) -> None:
+    """The result arrives once."""
+    for _ in range(5):
+        pool.submit(functions.ForksWhenPickled).result(30)
+    assert pool.submit(functions.echo, "abc").result(30) == "abc"
+
+
 NOT_TO_BE_SUBMITTED = {
     "coroutine": functions.coroutine,
     "generator": functions.generator,

@@ -103,6 +103,25 @@ THREAD_GOES_ON = """
     threading.Thread(target=work).start()
 """
 
+ENDS_OF_WORKERS = """
+    import atexit, multiprocessing
+    atexit.register(print, "end of the program", flush=True)
+    texts = multiprocessing.get_context(method).Queue()
+    options = {"mp_context": method, "linger": 0.0, "initializer": begin, "initargs": (texts,)}
+    with shoal.WorkerPool(path + "/store", 1, **options) as pool:
+        pool.submit(put_off, path).result(30)
+    assert len(texts.get_nowait()) == 1000
+
+def begin(texts):
+    global tell
+    tell = texts.put
+
+def put_off(path):
+    import atexit
+    atexit.register(note, path, 0)
+    tell("x" * 1000)
+"""
+
 IN_AN_INTERACTIVE_SESSION = """
 import os, shoal, signal, sys, time
 signal.raise_signal(signal.SIGINT)
@@ -178,6 +197,15 @@ def test_workers_end_when_the_program_executes_another(tmp_path: Path, method: s
     finally:
         program.kill()
         program.wait()
+
+
+def test_a_worker_that_ends_does_what_it_has_put_off(tmp_path: Path) -> None:
+    """Forked or not: its ``atexit`` functions run, and its queues of multiprocessing are written out. What the program
+    has registered runs in the program alone."""
+    program = start(tmp_path, "fork", ENDS_OF_WORKERS, stdout=subprocess.PIPE)
+    assert program.communicate(timeout=60)[0] == "end of the program\n"
+    assert program.returncode == 0
+    assert (tmp_path / "done0").exists()
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import tempfile
 import time
 from pathlib import Path
 from typing import Any
 
 import shoal
-from shoal.fleet_input import input_run_id
+from shoal.fleet_input import fleet_run_id, input_run_id
 
 
 def double(number: int) -> int:
@@ -100,17 +101,33 @@ class NoTextError(Exception):
         raise ZeroDivisionError
 
 
+class ExitsWhenReadError(Exception):
+    def __str__(self) -> str:
+        raise SystemExit(7)
+
+
 def fail_oddly(text: str) -> None:
     """Fail in the way the text names."""
     ways: dict[str, BaseException] = {
         "exit": SystemExit(3),
         "interrupt": KeyboardInterrupt("by hand"),
         "no text": NoTextError(),
+        "exit when read": ExitsWhenReadError(),
         "long": ValueError("x" * 20_000_000),
         "not utf-8": OSError("no such file: a\udcff"),
         "zero byte": ValueError("a\0b"),
     }
     raise ways[text]
+
+
+def leave_nothing_as_it_was(text: str) -> str:
+    """Close the worker's database and remove the current directory; the input's lease is held all the time."""
+    fleet = fleet_run_id(f"{__name__}:leave_nothing_as_it_was")
+    with shoal.current_database() as db, tempfile.TemporaryDirectory() as directory:
+        os.chdir(directory)
+        before = db.leases(fleet)
+    assert [lease.token for lease in shoal.current_database().leases(fleet)] == [lease.token for lease in before]
+    return text
 
 
 def large(text: str) -> bytes:

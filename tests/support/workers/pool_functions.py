@@ -171,6 +171,24 @@ def fork_and_return_twice(marker: str) -> int:
     return os.getpid()
 
 
+def close_descriptors() -> None:
+    """As a program does that becomes a daemon."""
+    os.closerange(3, 4096)
+
+
+def fork_a_helper() -> None:
+    """An initializer that forks and returns twice."""
+    os.fork()
+
+
+class ForksWhenPickled:
+    """A result whose pickling forks."""
+
+    def __reduce__(self) -> Any:
+        os.fork()
+        return os.getpid, ()
+
+
 def fork_and_raise(_: object = None) -> None:
     child = os.fork()
     if child == 0:
