@@ -2,6 +2,9 @@
 
 Full jitter (Brooker, "Exponential Backoff and Jitter", 2015): a pause is uniform between 0 and a bound that doubles.
 Transactions that lost spread out in time, so under contention one of them always commits.
+
+Tasks of an event loop run again one at a time. A commit of a task may wait in line for those of others. With hundreds
+of tasks, each that came to its turn had a snapshot from before the wait, so most attempts conflicted.
 """
 
 from __future__ import annotations
@@ -29,12 +32,12 @@ def retry(attempt_once: Callable[[], T], retries: int) -> T:
     """Call ``attempt_once`` until it neither conflicts nor loses its snapshot, ``retries`` more times at most."""
     for attempt in range(retries):
         try:
-            return attempt_once()
+            return _attempt(attempt_once, attempt)
         except (ConflictError, SnapshotExpiredError) as error:
             if not _may_pass(error):
                 raise
             tasks.sleep(pause_s(attempt), time)
-    return attempt_once()
+    return _attempt(attempt_once, retries)
 
 
 def retry_for(attempt_once: Callable[[], T], timeout_s: float) -> T:
@@ -43,12 +46,16 @@ def retry_for(attempt_once: Callable[[], T], timeout_s: float) -> T:
     attempt = 0
     while True:
         try:
-            return attempt_once()
+            return _attempt(attempt_once, attempt)
         except (ConflictError, SnapshotExpiredError) as error:
             if time.monotonic() >= give_up_s or not _may_pass(error):
                 raise
         tasks.sleep(pause_s(attempt), time)
         attempt += 1
+
+
+def _attempt(attempt_once: Callable[[], T], attempt: int) -> T:
+    return tasks.in_turn(attempt_once) if attempt else attempt_once()
 
 
 def _may_pass(error: ConflictError | SnapshotExpiredError) -> bool:
