@@ -65,24 +65,6 @@ def test_calls_at_the_same_time_are_decided_in_their_order(store: Path, run_loop
     run_loop(main())
 
 
-def test_transactions_on_one_key_do_not_starve(store: Path, run_loop: Run) -> None:
-    """Hundreds of tasks that change one key at once all commit, and the attempts grow with the tasks, not faster."""
-    attempts = 0
-
-    def add(txn: shoal.Transaction) -> None:
-        nonlocal attempts
-        attempts += 1
-        txn.kv.put("n", txn.kv.get("n", 0) + 1)
-
-    async def main() -> None:
-        async with aio.open(store, linger=0.2) as db:
-            await asyncio.gather(*[db.transact("r", add) for _ in range(_TASKS)])
-            assert await aio.KVStore(db).get("r", "n") == _TASKS
-            assert attempts < 5 * _TASKS
-
-    run_loop(main())
-
-
 def test_coordinators_that_die_lose_and_repeat_nothing(store: Path, run_loop: Run) -> None:
     """Single calls and transactions of many tasks are each done once over kill -9, and the loop goes on meanwhile."""
 
