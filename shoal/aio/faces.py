@@ -104,9 +104,9 @@ def face_of(
     return face
 
 
-def facade_of(sync: type) -> Any:
+def facade_of(sync: type, *, blocking: tuple[str, ...] = ()) -> Any:
     """The face of a class that is made with a database."""
-    face = face_of(sync)
+    face = face_of(sync, blocking=blocking)
     sync_init = sync.__init__  # type: ignore[misc]
 
     @functools.wraps(sync_init)

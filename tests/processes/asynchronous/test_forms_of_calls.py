@@ -80,3 +80,21 @@ def test_once_inside_itself_is_refused(store: Path, run_loop: Run) -> None:
             assert await asyncio.gather(*others) == [1, 1, 1]
 
     run_loop(main())
+
+
+def test_a_long_log_is_verified_while_other_tasks_run(store: Path, run_loop: Run) -> None:
+    """To hash all of it takes far longer than to read from memory."""
+
+    async def main() -> None:
+        async with aio.open(store, linger=0.2) as db:
+            log = aio.EventLog(db)
+            await log.append_many("r", [("e", number) for number in range(20_000)])
+            verifying = asyncio.ensure_future(log.verify_chain("r"))
+            turns = 0
+            while not verifying.done():
+                await asyncio.sleep(0)
+                turns += 1
+            assert turns > 3
+            assert verifying.result().length == 20_000
+
+    run_loop(main())
