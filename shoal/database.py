@@ -137,7 +137,7 @@ class Database:
                 return result
 
         try:
-            return retry(attempt, retries)
+            return retry(attempt, retries, self._store)
         except ConflictError:  # perhaps with a call of the same key
             for result in [] if known is None else known.find(self._store.auto_commit):
                 return result  # type: ignore[no-any-return]

@@ -104,7 +104,7 @@ class BoundFacade:
             with self.transaction(run_id) as txn:
                 return call(txn)
 
-        return retry_for(attempt, timeout_s)
+        return retry_for(attempt, timeout_s, self._db._store)
 
 
 class Facade(BoundFacade, Generic[RunViewT]):

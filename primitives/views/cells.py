@@ -159,7 +159,8 @@ class StateView(View):
                 newer = found
             raise ConflictError(name, seen.version, newer.version)
 
-        return tasks.in_turn(go_on)  # hundreds of tasks that try at once would each lose to all the others
+        # Hundreds of tasks that try at once would each lose to all the others.
+        return tasks.in_turn(self._engine, go_on)
 
     def _step(
         self, name: str, record: CellRecord, fn: Callable[[State], tuple[Value, T]]

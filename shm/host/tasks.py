@@ -24,8 +24,8 @@ class Task(Protocol):
         """What waits for this call, and makes no other one until then, but inside this one."""
         ...
 
-    def in_turn(self, call: Callable[[], T], /) -> T:
-        """Run ``call`` while no other task of the loop does so."""
+    def in_turn(self, at: object, call: Callable[[], T], /) -> T:
+        """Run ``call`` while no other task does so with the same ``at``."""
         ...
 
     def sleep(self, seconds: float, /) -> None:
@@ -66,10 +66,10 @@ def owner() -> object:
     return thread.get_ident() if task is None else task.owner
 
 
-def in_turn(call: Callable[[], T]) -> T:
-    """Run ``call``, in a task when it is its turn."""
+def in_turn(at: object, call: Callable[[], T]) -> T:
+    """Run ``call``; in a task when it is its turn at ``at``."""
     task = running()
-    return call() if task is None else task.in_turn(call)
+    return call() if task is None else task.in_turn(at, call)
 
 
 class TaskPoller:

@@ -31,8 +31,10 @@ T = TypeVar("T")
 _LAST_ANSWER_S = 1.0
 
 
-# Of each loop in which a task has its turn or is in line for it.
-_turns: weakref.WeakValueDictionary[asyncio.AbstractEventLoop, asyncio.Lock] = weakref.WeakValueDictionary()
+# By loop, and that at which a task has its turn or is in line for it. A forked child has a loop of its own.
+_turns: weakref.WeakValueDictionary[tuple[asyncio.AbstractEventLoop, object], asyncio.Lock] = (
+    weakref.WeakValueDictionary()
+)
 
 
 class Outcome(Generic[T]):
@@ -91,11 +93,11 @@ class Greenlet(greenlet.greenlet):  # type: ignore[misc]
         """The task of the loop that waits for this call: it makes no other one until then, but inside this one."""
         return asyncio.current_task()
 
-    def in_turn(self, call: Callable[[], T]) -> T:
-        """Run ``call`` while no other task of the loop does so."""
+    def in_turn(self, at: object, call: Callable[[], T]) -> T:
+        """Run ``call`` while no other task of the loop does so with the same ``at``; at once inside a turn."""
         if self._has_turn:
             return call()
-        turn = _turns.setdefault(self.loop, asyncio.Lock())
+        turn = _turns.setdefault((self.loop, at), asyncio.Lock())
         self.acquire(turn)
         try:
             self._has_turn = True

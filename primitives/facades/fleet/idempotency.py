@@ -261,7 +261,7 @@ class _Effect:
             finally:
                 transaction.abandon()
 
-        return retry(attempt_once, _RETRIES)
+        return retry(attempt_once, _RETRIES, self._store)
 
     def _read(self, engine: Engine) -> EffectRecord | None:
         found = engine.find(self._record_key)

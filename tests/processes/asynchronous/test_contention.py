@@ -7,6 +7,7 @@ from pathlib import Path
 
 import shoal
 from shoal import aio
+from tests.support.workers.forked import run_in_child
 
 from .conftest import Run
 
@@ -53,7 +54,7 @@ def test_transitions_of_one_cell(store: Path, run_loop: Run) -> None:
 
 
 def test_a_cancelled_task_gives_its_turn_to_the_next(store: Path, run_loop: Run) -> None:
-    """Also one that is in line for it."""
+    """Also one that is in line for it. A child that is forked meanwhile waits for none of them."""
 
     def add(txn: shoal.Transaction) -> None:
         txn.kv.put("n", txn.kv.get("n", 0) + 1)
@@ -63,6 +64,7 @@ def test_a_cancelled_task_gives_its_turn_to_the_next(store: Path, run_loop: Run)
             tasks = [asyncio.create_task(db.transact("r", add)) for _ in range(_TASKS)]
             while not any(task.done() for task in tasks):
                 await asyncio.sleep(0)
+            assert run_in_child(lambda: run_loop(db.transact("r-child", add))) == 0  # nobody is in line there
             for task in tasks[::2]:
                 task.cancel()
             outcomes = await asyncio.gather(*tasks, return_exceptions=True)
