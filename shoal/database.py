@@ -137,7 +137,7 @@ class Database:
                 return result
 
         try:
-            return retry(attempt, retries)
+            return retry(attempt, retries, self._store)
         except ConflictError:  # perhaps with a call of the same key
             for result in [] if known is None else known.find(self._store.auto_commit):
                 return result  # type: ignore[no-any-return]
@@ -157,7 +157,7 @@ class Database:
         Called again, by any process, it returns the recorded result and does not call ``fn``. While another call is at
         it, this waits for that one. The result is a storable value, and comes as it is read back: a tuple is a list.
         It is kept as long as the run. No transaction is open while ``fn`` runs, and it must not call ``once`` with the
-        same key: it would wait for itself.
+        same key: it would wait for itself. In the same thread or task of an event loop that is refused.
 
         The intent is recorded before ``fn`` is called. An exception that ``fn`` raises says that nothing has happened:
         the intent is deleted, and the next call runs ``fn``. But if the process ends between intent and result, or is
@@ -171,8 +171,8 @@ class Database:
         Raises ``InDoubtError``, whatever ``fn`` or ``on_doubt`` raises, ``FencedError`` if the process was stopped for
         so long that another one has resolved the effect meanwhile, or the run was deleted, ``StoreFullError`` if there
         is no room for a record, ``ConflictError``, ``CorruptionError`` for a damaged record, ``InvalidOperationError``
-        if the database only reads, and ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument or a
-        result that cannot be stored.
+        if the database only reads or ``fn`` calls this with its own key, and ``TypeError``, ``ValueError`` or
+        ``LimitExceededError`` for a bad argument or a result that cannot be stored.
 
         >>> import shoal, tempfile
         >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:

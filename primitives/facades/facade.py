@@ -65,8 +65,9 @@ class BoundFacade:
     __slots__ = ("_db", "_views", "namespace")
 
     def __init__(self, db: Any, *, namespace: Namespace = Namespace()) -> None:  # noqa: B008 (frozen, shared on purpose)
-        if not hasattr(db, "_store"):
-            raise TypeError(f"db has type {type(db).__name__}; give what shoal.open returns")
+        if not (hasattr(db, "_store") and hasattr(db, "transaction")):  # a transaction has the first of them
+            kind = type(db)
+            raise TypeError(f"db has type {kind.__name__} of {kind.__module__}; give what shoal.open returns")
         self._db: DatabaseLike = db
         self.namespace = check_namespace(namespace)
         self._bind()
@@ -103,7 +104,7 @@ class BoundFacade:
             with self.transaction(run_id) as txn:
                 return call(txn)
 
-        return retry_for(attempt, timeout_s)
+        return retry_for(attempt, timeout_s, self._db._store)
 
 
 class Facade(BoundFacade, Generic[RunViewT]):

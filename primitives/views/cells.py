@@ -21,6 +21,7 @@ from shoal.primitives.views.view import View
 from shoal.shm.arguments import check_int, check_plain_function, check_plain_result, check_wait
 from shoal.shm.codec import Value, encode, stored
 from shoal.shm.errors import ConflictError, NotFoundError, shown
+from shoal.shm.host import tasks
 from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.limits import MAX_INTEGER, SINGLE_CALL_TIMEOUT_S
 
@@ -143,19 +144,35 @@ class StateView(View):
         check_plain_function("fn", fn)
         give_up_s = time.monotonic() + check_wait("timeout", timeout)
         record = self._record(name)
-        while True:
-            if record.value is None:
-                raise NotFoundError(f"cell {name!r} does not exist; create it with init or set")
-            pair = fn(self._state(name, record))
-            check_plain_result("fn", fn, pair)
-            _check_pair(pair)
-            value, result = pair
-            newer = requests.swap_cell(self._engine, self._key(name), name, record.version, encode(value))
-            if newer is None:
-                return result
-            if time.monotonic() >= give_up_s:
-                raise ConflictError(name, record.version, newer.version)
-            record = newer if newer.value is not None else self._record(name)
+        newer, result = self._step(name, record, fn)
+        if newer is None:
+            return result
+        first = newer
+
+        def go_on() -> T:
+            seen, newer = record, first
+            while time.monotonic() < give_up_s:
+                seen = newer if newer.value is not None else self._record(name)
+                found, result = self._step(name, seen, fn)
+                if found is None:
+                    return result
+                newer = found
+            raise ConflictError(name, seen.version, newer.version)
+
+        # Hundreds of tasks that try at once would each lose to all the others.
+        return tasks.in_turn(self._engine, go_on)
+
+    def _step(
+        self, name: str, record: CellRecord, fn: Callable[[State], tuple[Value, T]]
+    ) -> tuple[CellRecord | None, T]:
+        """Try to change the cell from ``record``: None if that is done, else the newer record; and the result."""
+        if record.value is None:
+            raise NotFoundError(f"cell {name!r} does not exist; create it with init or set")
+        pair = fn(self._state(name, record))
+        check_plain_result("fn", fn, pair)
+        _check_pair(pair)
+        value, result = pair
+        return requests.swap_cell(self._engine, self._key(name), name, record.version, encode(value)), result
 
     def _key(self, name: object) -> bytes:
         return self._prefix + encode_text("name", name)

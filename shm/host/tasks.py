@@ -9,11 +9,24 @@ sleep, so a call that need not wait pays nothing.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
+
+from shoal.shm.host.unpatched import thread
+
+T = TypeVar("T")
 
 
 class Task(Protocol):
     """What a call that runs in a task does in place of sleeping."""
+
+    @property
+    def owner(self) -> object:
+        """What waits for this call, and makes no other one until then, but inside this one."""
+        ...
+
+    def in_turn(self, at: object, call: Callable[[], T], /) -> T:
+        """Run ``call`` while no other task does so with the same ``at``."""
+        ...
 
     def sleep(self, seconds: float, /) -> None:
         """Have other tasks run for ``seconds``."""
@@ -45,6 +58,18 @@ def sleep(seconds: float, clock: Any) -> None:
         clock.sleep(seconds)
     else:
         task.sleep(seconds)
+
+
+def owner() -> object:
+    """What makes this call: the thread, or what waits for the task."""
+    task = running()
+    return thread.get_ident() if task is None else task.owner
+
+
+def in_turn(at: object, call: Callable[[], T]) -> T:
+    """Run ``call``; in a task when it is its turn at ``at``."""
+    task = running()
+    return call() if task is None else task.in_turn(at, call)
 
 
 class TaskPoller:

@@ -12,6 +12,7 @@ The client sends a hello; the coordinator sends a welcome or a refusal.
 from __future__ import annotations
 
 import _socket
+import errno
 import os
 import struct
 from typing import Any, NamedTuple
@@ -139,13 +140,17 @@ def _receive(connection: _socket.socket) -> tuple[bytes, list[int]]:
     ``socket.recv_fds`` cannot be used: it ignores its ``flags``.
     """
     room = _socket.CMSG_SPACE(_DESCRIPTORS * _FD.size)
-    data, ancillary, _, _ = connection.recvmsg(MAX_HELLO_BYTES, room, getattr(_socket, "MSG_CMSG_CLOEXEC", 0))
+    data, ancillary, flags, _ = connection.recvmsg(MAX_HELLO_BYTES, room, getattr(_socket, "MSG_CMSG_CLOEXEC", 0))
     received = [
         fd
         for level, kind, raw in ancillary
         if (level, kind) == (_socket.SOL_SOCKET, _socket.SCM_RIGHTS)
         for (fd,) in _FD.iter_unpack(raw[: len(raw) // _FD.size * _FD.size])
     ]
+    if flags & _socket.MSG_CTRUNC and len(received) < _DESCRIPTORS:  # this process may have no more of them
+        for fd in received:
+            os.close(fd)
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
     for fd in received:
         os.set_inheritable(fd, False)  # for systems without the flag
     return data, [above_standard(fd) for fd in received]

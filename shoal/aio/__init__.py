@@ -11,9 +11,9 @@ async with await aio.open("fleet.db") as db:
 Inside ``async with db.transaction(...)`` the calls of ``txn`` are plain ones: they touch only memory. Everything else
 is awaited, and every iterator is asynchronous. ``db.lease(...)`` and the like can be awaited or used in ``async with``.
 
-No call blocks the event loop for longer than a memory read takes. No call takes a thread, but for attaching to a
-store, ``check`` and ``backup``. A task that is cancelled leaves nothing half done: if its commit was sent already, it
-waits for the answer, for a second at most, before ``CancelledError`` is raised.
+No call blocks the event loop for longer than a memory read takes. No call takes a thread, but for attaching to a store,
+``check``, ``backup`` and ``verify_chain``. A task that is cancelled leaves nothing half done: if its commit was sent
+already, it waits for the answer, for a second at most, before ``CancelledError`` is raised.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Reservation = _face_of(_shoal.Reservation)
 Task = _face_of(_shoal.Task)
 Database = _face_of(_shoal.Database, blocking=("backup", "check"), calls_back=("once",), without=("pipeline",))
 KVStore = _facade_of(_shoal.KVStore)
-EventLog = _facade_of(_shoal.EventLog)
+EventLog = _facade_of(_shoal.EventLog, blocking=("verify_chain",))
 StateCell = _facade_of(_shoal.StateCell)
 TraceStore = _facade_of(_shoal.TraceStore)
 RunIndex = _facade_of(_shoal.RunIndex)

@@ -39,6 +39,8 @@ class Face:
     _without: tuple[str, ...] = ()  # names of methods that are only in the synchronous class
 
     def __getattr__(self, name: str) -> Any:
+        if name == "_store":  # a synchronous facade would take this for its database, and block the loop
+            raise AttributeError(name)
         if name in self._without:
             raise AttributeError(
                 f"{self!r} has no {name}; use asyncio.gather or a task group: calls at the same time are sent together"
@@ -102,15 +104,16 @@ def face_of(
     return face
 
 
-def facade_of(sync: type) -> Any:
+def facade_of(sync: type, *, blocking: tuple[str, ...] = ()) -> Any:
     """The face of a class that is made with a database."""
-    face = face_of(sync)
+    face = face_of(sync, blocking=blocking)
     sync_init = sync.__init__  # type: ignore[misc]
 
     @functools.wraps(sync_init)
     def init(self: Face, db: Any, **options: Any) -> None:
         if not isinstance(db, Face):
-            raise TypeError(f"db has type {type(db).__name__}; give what shoal.aio.open returns")
+            kind = type(db)
+            raise TypeError(f"db has type {kind.__name__} of {kind.__module__}; give what shoal.aio.open returns")
         self._sync = sync(db._sync, **options)
 
     init.__module__ = "shoal.aio"

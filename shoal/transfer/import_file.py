@@ -129,7 +129,7 @@ class _Import:
         if written < self._contents.records:
             marker = codec.pack(Marker(self._contents.checksum, written, self._contents.records))
         try:
-            retry_for(lambda: self._attempt(batch, marker), SINGLE_CALL_TIMEOUT_S)
+            retry_for(lambda: self._attempt(batch, marker), SINGLE_CALL_TIMEOUT_S, self)
         except ConflictError as conflict:
             key, *versions = conflict.args
             raise ConflictError(user_text(key), *versions) from None

@@ -21,6 +21,7 @@ import weakref
 from typing import Any
 
 from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, ShoalError, StoreFullError, StoreMovedError
+from shoal.shm.host import tasks
 from shoal.shm.host.unpatched import ReentrantLock, thread, time
 from shoal.shm.wire import request as wire_request
 from shoal.workers.presence.sleep import Sleep
@@ -133,13 +134,17 @@ class Holding:
         """The database is about to be closed. Wait until the thread has undone what is in doubt, a second at most."""
         give_up_s = time.monotonic() + _LONGEST_LOOK_S
         while self._undone and self._runs and time.monotonic() < give_up_s:
-            time.sleep(_LOOK_EVERY_S)
+            tasks.sleep(_LOOK_EVERY_S, time)
 
     def close(self) -> None:
         """The database is closed: the thread ends. Wait until it uses no pipe any more, for a second at most."""
         self._wake_thread()
-        if self._at_work.acquire(timeout=_LONGEST_LOOK_S):
-            self._at_work.release()
+        give_up_s = time.monotonic() + _LONGEST_LOOK_S
+        while not self._at_work.acquire(False):
+            if time.monotonic() >= give_up_s:
+                return
+            tasks.sleep(_LOOK_EVERY_S, time)
+        self._at_work.release()
 
     def _perform(self, operation: Operation) -> None:
         mutations = wire_request.encode_mutations([], None, [operation])

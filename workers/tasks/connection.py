@@ -53,10 +53,9 @@ class _Poller:
 class TaskConnection(StoreConnection):
     """Calls in a task wait in its event loop; calls in a thread wait as ever."""
 
-    _loop: asyncio.AbstractEventLoop | None = None
-
     def _begin(self) -> None:
         super()._begin()
+        self._loop: asyncio.AbstractEventLoop | None = None  # a forked child has one of its own
         self._attaching = asyncio.Lock()
         self._turns = asyncio.Semaphore(_MOST_CHANNELS)
         self._under_way: set[Channel] = set()

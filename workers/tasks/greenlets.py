@@ -16,6 +16,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+import weakref
 from collections.abc import Callable, Generator
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -28,6 +29,12 @@ from shoal.shm.host.unpatched import thread
 T = TypeVar("T")
 
 _LAST_ANSWER_S = 1.0
+
+
+# By loop, and that at which a task has its turn or is in line for it. A forked child has a loop of its own.
+_turns: weakref.WeakValueDictionary[tuple[asyncio.AbstractEventLoop, object], asyncio.Lock] = (
+    weakref.WeakValueDictionary()
+)
 
 
 class Outcome(Generic[T]):
@@ -72,6 +79,7 @@ class Greenlet(greenlet.greenlet):  # type: ignore[misc]
         super().__init__(call)
         self.gr_context = greenlet.getcurrent().gr_context
         self._finishing = 0
+        self._has_turn = False
         self._cancelled: asyncio.CancelledError | None = None
         self._give_up_s = 0.0  # monotonic, of a call that was cancelled
 
@@ -79,6 +87,24 @@ class Greenlet(greenlet.greenlet):  # type: ignore[misc]
     def loop(self) -> asyncio.AbstractEventLoop:
         """The loop that runs this task."""
         return asyncio.get_running_loop()
+
+    @property
+    def owner(self) -> object:
+        """The task of the loop that waits for this call: it makes no other one until then, but inside this one."""
+        return asyncio.current_task()
+
+    def in_turn(self, at: object, call: Callable[[], T]) -> T:
+        """Run ``call`` while no other task of the loop does so with the same ``at``; at once inside a turn."""
+        if self._has_turn:
+            return call()
+        turn = _turns.setdefault((self.loop, at), asyncio.Lock())
+        self.acquire(turn)
+        try:
+            self._has_turn = True
+            return call()
+        finally:
+            self._has_turn = False
+            turn.release()
 
     def wait(self, awaitable: Any) -> Any:
         """The result of an awaitable. If a cancellation is put off it is None: look again."""

@@ -27,6 +27,7 @@ import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
 from typing import Any, Literal, NamedTuple, TypeVar
+from weakref import WeakValueDictionary
 
 from shoal.primitives.engine import Engine, EngineTransaction, Store
 from shoal.primitives.facades.leases import Lease, take_key
@@ -37,8 +38,9 @@ from shoal.primitives.transaction import Transaction
 from shoal.shm import codec
 from shoal.shm.arguments import FOREVER_S, check_plain_function, check_plain_result, check_ttl_s
 from shoal.shm.clock import now_ms
-from shoal.shm.errors import CorruptionError, FencedError, LeaseHeldError
+from shoal.shm.errors import CorruptionError, FencedError, InvalidOperationError, LeaseHeldError
 from shoal.shm.fleet_errors import InDoubtError
+from shoal.shm.host import tasks
 
 T = TypeVar("T")
 OnDoubt = Literal["raise", "retry"] | Callable[[str], Any]
@@ -113,6 +115,11 @@ def once(store: Store, namespace: Namespace, run_id: str, key: str, fn: Callable
     effect = _Effect(store, namespace, run_id, key)
     check_plain_function("fn", fn)
     _check_on_doubt(on_doubt)
+    if effect.is_at_it():
+        raise InvalidOperationError(
+            f"the function of once for the key {key!r} calls once with that key, and would wait for itself; "
+            "use another key, or no second call"
+        )
     while True:
         found = effect.wait()
         if found is not None and found.result is None and on_doubt == "raise":
@@ -120,9 +127,13 @@ def once(store: Store, namespace: Namespace, run_id: str, key: str, fn: Callable
         lease = effect.take() if found is None or found.result is None else None
         if lease is not None:
             with lease:
-                found = effect.resolve(lease, fn, on_doubt)
+                found = effect.run(lease, fn, on_doubt)
         if found is not None and found.result is not None:
             return codec.stored(found.result, f"the result of {key!r}")  # type: ignore[no-any-return]
+
+
+# What runs now, by who runs it. Weak: what an exception of a signal handler leaves behind goes with its call.
+_at_it: WeakValueDictionary[tuple[int, object, bytes], _Effect] = WeakValueDictionary()
 
 
 class _Effect:
@@ -134,6 +145,11 @@ class _Effect:
         self._name = key
         self._record_key = prefix + _EFFECT + name
         self._lease_key = prefix + _LEASE + name
+        self._caller = store.holding.holder, tasks.owner(), self._lease_key
+
+    def is_at_it(self) -> bool:
+        """Whether the same thread or task runs this effect, so this is called inside it."""
+        return self._caller in _at_it
 
     def wait(self) -> EffectRecord | None:
         """Wait while another process runs the effect; its record then, None if there is none."""
@@ -161,6 +177,14 @@ class _Effect:
             return take_key(self._store, self._lease_key, self._name, 1, LEASE_TTL_S, time.monotonic())
         except LeaseHeldError:
             return None
+
+    def run(self, lease: Lease, fn: Callable[[], Any], on_doubt: OnDoubt) -> EffectRecord | None:
+        """``resolve``, and see to it that ``is_at_it`` is true meanwhile."""
+        try:
+            _at_it[self._caller] = self
+            return self.resolve(lease, fn, on_doubt)
+        finally:
+            _at_it.pop(self._caller, None)
 
     def resolve(self, lease: Lease, fn: Callable[[], Any], on_doubt: OnDoubt) -> EffectRecord | None:
         """With the lease: run ``fn`` unless the effect was begun before, and record the result. What is recorded then.
@@ -237,7 +261,7 @@ class _Effect:
             finally:
                 transaction.abandon()
 
-        return retry(attempt_once, _RETRIES)
+        return retry(attempt_once, _RETRIES, self._store)
 
     def _read(self, engine: Engine) -> EffectRecord | None:
         found = engine.find(self._record_key)

@@ -39,6 +39,31 @@ def test_no_transaction_is_open_meanwhile(any_db: shoal.Database, run: str) -> N
     assert (kv.get(run, "k"), inner.count) == (1, 1)
 
 
+def test_a_call_inside_itself_is_refused(any_db: shoal.Database, run: str) -> None:
+    """It would wait for itself. Also one that finds out what happened; another thread waits for the result."""
+
+    def again(key: str = "a") -> Any:
+        return any_db.once(run, key, Calls(1), on_doubt="retry")
+
+    with pytest.raises(shoal.InvalidOperationError, match="would wait for itself"):
+        any_db.once(run, "a", again)
+    in_doubt(any_db, run, "a")
+    with pytest.raises(shoal.InvalidOperationError, match="would wait for itself"):
+        any_db.once(run, "a", Calls(1), on_doubt=again)
+
+    threads: list[threading.Thread] = []
+    results: list[Any] = []
+
+    def fn() -> str:
+        threads.append(threading.Thread(target=lambda: results.append(again())))
+        threads[0].start()
+        return "result"
+
+    assert any_db.once(run, "a", fn, on_doubt="retry") == "result"
+    threads[0].join(20)
+    assert results == ["result"]
+
+
 def test_an_exception_clears_the_intent(any_db: shoal.Database, run: str) -> None:
     """It goes on to the caller; the next call runs the function. Nothing of it stays in the run."""
     fn = Calls(ZeroDivisionError(), ShoalTestError(), 5)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import random
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -132,6 +134,32 @@ def test_a_handler_that_raises_when_a_commit_is_enqueued(
             await asyncio.wait_for(asyncio.gather(*[kv.put("r", f"c{number}", 1) for number in range(300)]), 30)
             assert await kv.get("r", "b") is None
             assert len(await kv.list("r", "c")) == 300
+
+    run_loop(main())
+
+
+def test_close_does_not_stop_the_loop(store: Path, run_loop: Run) -> None:
+    """It waits for what a cancelled call has left to be undone, also of a stopped coordinator; other tasks run."""
+
+    async def main() -> None:
+        async with aio.open(store, linger=0.2) as other:
+            pid = (await other.info()).coordinator_pid
+            db: Any = await aio.open(store)
+            await db.lease("r", "held", ttl=0.3)
+            os.kill(pid, signal.SIGSTOP)
+            try:
+                with pytest.raises(asyncio.TimeoutError):
+                    await asyncio.wait_for(db.lease("r", "l", wait=None), 0.1)
+                closing = asyncio.ensure_future(db.close())
+                turns = 0
+                while not closing.done():
+                    await asyncio.sleep(0.001)
+                    turns += 1
+                assert turns > 20
+            finally:
+                os.kill(pid, signal.SIGCONT)
+            for name in ("held", "l"):
+                await (await other.lease("r", name, wait=20.0)).release()
 
     run_loop(main())
 

@@ -60,3 +60,41 @@ def test_once_awaits_what_its_function_returns(store: Path, run_loop: Run) -> No
             assert await db.once("r", "doubt", lambda: call(2), on_doubt=lambda key: call(len(key))) == 5
 
     run_loop(main())
+
+
+def test_once_inside_itself_is_refused(store: Path, run_loop: Run) -> None:
+    """A task that awaits ``once`` in its own function would wait for itself. Other tasks wait for the result."""
+
+    async def main() -> None:
+        async with aio.open(store, linger=0.2) as db:
+
+            async def fn() -> Any:
+                await db.once("r", "other", lambda: 1)
+                others.extend(asyncio.create_task(db.once("r", "key", lambda: 2)) for _ in range(3))
+                with pytest.raises(shoal.InvalidOperationError, match="would wait for itself"):
+                    await db.once("r", "key", lambda: 3)
+                return 1
+
+            others: list[asyncio.Task[int]] = []
+            assert await db.once("r", "key", fn) == 1
+            assert await asyncio.gather(*others) == [1, 1, 1]
+
+    run_loop(main())
+
+
+def test_a_long_log_is_verified_while_other_tasks_run(store: Path, run_loop: Run) -> None:
+    """To hash all of it takes far longer than to read from memory."""
+
+    async def main() -> None:
+        async with aio.open(store, linger=0.2) as db:
+            log = aio.EventLog(db)
+            await log.append_many("r", [("e", number) for number in range(20_000)])
+            verifying = asyncio.ensure_future(log.verify_chain("r"))
+            turns = 0
+            while not verifying.done():
+                await asyncio.sleep(0)
+                turns += 1
+            assert turns > 3
+            assert verifying.result().length == 20_000
+
+    run_loop(main())

@@ -9,6 +9,7 @@ import pytest
 
 import shoal
 from shoal import aio
+from tests.support.workers.forked import run_in_child
 
 from .conftest import Run
 
@@ -38,3 +39,22 @@ def test_an_unknown_option_is_refused_at_the_call(store: Path, options: dict[str
     with pytest.raises(TypeError):
         aio.open(store, **options)  # type: ignore[arg-type]
     assert not store.exists()
+
+
+def test_a_forked_child_uses_it_in_a_loop_of_its_own(store: Path, run_loop: Run) -> None:
+    """It attaches by itself, holds nothing of what its parent holds, and the parent goes on in its loop."""
+
+    async def child(db: aio.Database) -> None:
+        assert await aio.KVStore(db).increment("r", "n") == 2
+        with pytest.raises(shoal.LeaseHeldError):
+            await db.lease("r", "of the parent")
+        await db.close()
+
+    async def main() -> None:
+        async with aio.open(store, linger=0.2) as db, db.lease("r", "of the parent"):
+            kv = aio.KVStore(db)
+            await kv.increment("r", "n")
+            assert run_in_child(lambda: run_loop(child(db))) == 0
+            assert await kv.increment("r", "n") == 3
+
+    run_loop(main())

@@ -284,3 +284,9 @@ class TestUse:
                 txn.kv.put("", 1)
             txn.kv.put("c", 3)
         assert kv.list_with_values(run) == [("a", 1), ("c", 3)]
+
+    def test_it_is_no_database(self, memory_db: shoal.Database, run: str) -> None:
+        """A facade of a transaction is refused: what it wrote would not be part of the transaction."""
+        untyped: Any = memory_db.transaction(run)
+        with untyped, pytest.raises(TypeError, match=r"has type Transaction of shoal; give what shoal\.open returns"):
+            shoal.KVStore(untyped)

@@ -116,6 +116,9 @@ def test_bad_arguments(store: Path) -> None:
             assert repr(db) == f"<shoal.aio.Database {str(store)!r}>"
             with pytest.raises(TypeError, match=r"what shoal\.aio\.open returns"):
                 aio.KVStore(untyped._sync)
+            for facade in (shoal.KVStore, shoal.TaskQueue, shoal.RunIndex):
+                with pytest.raises(TypeError, match=r"Database of shoal\.aio; give what shoal\.open returns"):
+                    facade(untyped)
             with pytest.raises(ValueError, match="run_id"):
                 await aio.KVStore(db).put("", "a", 1)
             with pytest.raises(TypeError, match="fn"):

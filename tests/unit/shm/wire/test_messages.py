@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import resource
 import socket
 import struct
 from typing import Any
@@ -189,6 +190,23 @@ class TestHandshake:
         assert all(fd > 2 and not os.get_inheritable(fd) for fd in welcome.descriptors)
         for fd in (*fds, *welcome.descriptors):
             os.close(fd)
+
+    def test_a_welcome_that_does_not_fit(self) -> None:
+        """A client that may not have so many descriptors is told that, and has no more of them than before."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            handshake.send_welcome(ours, Welcome("strict", 7, bytes(16), *[ours.fileno()] * 4))
+            lowest = os.dup(ours.fileno())
+            os.close(lowest)
+            soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+            resource.setrlimit(resource.RLIMIT_NOFILE, (lowest + 2, hard))
+            try:
+                with pytest.raises(OSError, match="Too many open files"):
+                    handshake.receive_welcome(theirs)
+            finally:
+                resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+            assert os.dup(ours.fileno()) == lowest
+            os.close(lowest)
 
     def test_refusal(self) -> None:
         """The client raises the error that the coordinator sends."""
