@@ -59,11 +59,14 @@ INTERRUPTED = """
                 pool.submit(nap)
         futures = [pool.submit(nap) for _ in range(200)]
         futures[0].result()
-        print("ready", flush=True)
+        ready = functools.partial(print, "ready", flush=True)
+        if where not in ("caught", "exit in with", "raises another"):  # these say it where they catch the signal
+            ready()
         if where == "result":
             [future.result() for future in futures]
         elif where == "caught":
             try:
+                ready()
                 [future.result() for future in futures]
             except KeyboardInterrupt:
                 sys.exit(130)
@@ -81,11 +84,13 @@ INTERRUPTED = """
         elif where == "exit in with":
             with pool:
                 try:
+                    ready()
                     list(concurrent.futures.as_completed(futures))
                 except KeyboardInterrupt:
                     sys.exit(130)
         elif where == "raises another":
             try:
+                ready()
                 concurrent.futures.wait(futures)
             except KeyboardInterrupt:
                 raise ValueError("interrupted")
