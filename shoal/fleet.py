@@ -31,10 +31,10 @@ A fleet is a registered run. Each input is a registered child run of it:
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import importlib
 import os
-import pickle
 import select
 import sys
 from collections.abc import Callable, Iterable, Iterator
@@ -232,7 +232,7 @@ def _run_input(function_name: str, text: str, attempts_failed: int, ttl_s: float
 @functools.cache
 def _attachment() -> Database:
     """A worker's second attachment: a function may close ``current_database()``, which would end the lease."""
-    own: Database = pickle.loads(pickle.dumps(current_database()))
+    own: Database = copy.copy(current_database())
     return own
 
 

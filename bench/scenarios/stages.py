@@ -85,7 +85,7 @@ class _Exchange:
 def _client_us() -> tuple[float, list[bytes]]:
     """The client's part of a put, and the framed requests that it made."""
     exchange = _Exchange()
-    kv = shoal.KVStore(SimpleNamespace(_store=SimpleNamespace(auto_commit=exchange)))
+    kv = shoal.KVStore(SimpleNamespace(_store=SimpleNamespace(auto_commit=exchange), transaction=None))
     keys, value, put = [key_of(number) for number in range(_KEYS)], value_of(1), kv.put
     marks = [time.perf_counter_ns()]
     for number in range(_PUTS):
