@@ -20,7 +20,7 @@ from shoal.workers.pool import helper_processes
 from shoal.workers.pool.outcome import pickled
 from shoal.workers.pool.pool_state import PoolOptions, PoolState, SupervisorPort
 from shoal.workers.pool.supervisor import Supervisor
-from shoal.workers.pool.task import Task, TaskFuture, bounded
+from shoal.workers.pool.task import Task, TaskFuture, bounded, release_left_locked
 from shoal.workers.pool.worker_process import Recipe
 
 # The longest that ``kill`` waits for the pool's threads, and for those in a callback or in the start of a worker.
@@ -151,6 +151,7 @@ class ProcessPool(Executor):
         """
         if self._is_elsewhere():
             return
+        release_left_locked()
         try:
             self._state.kill()
         finally:
@@ -264,6 +265,7 @@ def _end_all() -> None:
             state.close()
         _finish(states)
     except KeyboardInterrupt:
+        release_left_locked()
         for state in states:
             state.kill()
         _join_killed(states)
@@ -293,6 +295,7 @@ def _finish(states: list[PoolState]) -> None:
     The start of a worker may hang, because the process that starts it is stopped. A pool whose last threads do only
     that, and have no task to do, is killed after ``_START_S``.
     """
+    release_left_locked()
     for state in states:
         only_starts_since: float | None = None
         while alive := [one for one in state.supervisors if one.thread.is_alive()]:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import logging
 import os
+import sys
 import threading
-from concurrent.futures import CancelledError, Future, InvalidStateError
+from concurrent.futures import CancelledError, Future, InvalidStateError, _base
+from types import FrameType
 from typing import Any
 
 from shoal.shm.errors import InvalidOperationError
@@ -69,6 +72,22 @@ class TaskFuture(Future[Any]):
             raise InvalidOperationError(
                 "this future belongs to a pool of the process that forked this one, and can only be waited for there"
             )
+
+
+def release_left_locked() -> None:
+    """Release the futures that this thread has left locked: no other thread could settle them, and no pool would end.
+
+    ``concurrent.futures.wait`` and ``as_completed`` lock all their futures, one after the other. Ctrl-C in between
+    leaves those locked that it had by then. In a call of that module, which may hold a lock rightly, nothing is done.
+    """
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        if frame.f_code.co_filename == _base.__file__:
+            return
+        frame = frame.f_back
+    for future in [each for each in gc.get_objects() if type(each) is TaskFuture]:
+        while future._condition._is_owned():  # type: ignore[attr-defined]
+            future._condition.release()
 
 
 def bounded(timeout: float | None) -> float | None:
