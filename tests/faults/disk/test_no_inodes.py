@@ -38,7 +38,7 @@ def test_a_disk_out_of_inodes(tmp_path: Path, inodes: int, durability: str) -> N
         end(db)
 
 
-@pytest.mark.parametrize("inodes", [2, 3, *slow(1, 4)])
+@pytest.mark.parametrize("inodes", [2, *slow(1, 3, 4)])
 def test_a_backup_finds_no_inode(tmp_path: Path, inodes: int) -> None:
     """A backup onto such a disk is refused as on any full one, whichever of its files there is no room for."""
     with small_disk(tmp_path / "disk", 8, inodes) as disk, opened(tmp_path) as db:
