@@ -56,6 +56,12 @@ class _Views(dict[str, RunViewT]):
         return view
 
 
+def no_database(db: object, opener: str) -> TypeError:
+    """The error for a facade that is made with something else than what ``opener`` returns."""
+    kind = type(db)
+    return TypeError(f"db has type {kind.__name__} of {kind.__module__}; give what {opener} returns")
+
+
 class BoundFacade:
     """A database and a namespace, and transactions on them: what all facades share.
 
@@ -66,8 +72,7 @@ class BoundFacade:
 
     def __init__(self, db: Any, *, namespace: Namespace = Namespace()) -> None:  # noqa: B008 (frozen, shared on purpose)
         if not (hasattr(db, "_store") and hasattr(db, "transaction")):  # a transaction has the first of them
-            kind = type(db)
-            raise TypeError(f"db has type {kind.__name__} of {kind.__module__}; give what shoal.open returns")
+            raise no_database(db, "shoal.open")
         self._db: DatabaseLike = db
         self.namespace = check_namespace(namespace)
         self._bind()

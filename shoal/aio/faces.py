@@ -24,6 +24,7 @@ from types import TracebackType
 from typing import Any
 
 from shoal.aio.calls import Entering, Items
+from shoal.primitives.facades.facade import no_database
 from shoal.primitives.transaction import Transaction
 from shoal.workers.tasks.greenlets import Greenlet, apart, run, running
 
@@ -112,8 +113,7 @@ def facade_of(sync: type, *, blocking: tuple[str, ...] = ()) -> Any:
     @functools.wraps(sync_init)
     def init(self: Face, db: Any, **options: Any) -> None:
         if not isinstance(db, Face):
-            kind = type(db)
-            raise TypeError(f"db has type {kind.__name__} of {kind.__module__}; give what shoal.aio.open returns")
+            raise no_database(db, "shoal.aio.open")
         self._sync = sync(db._sync, **options)
 
     init.__module__ = "shoal.aio"

@@ -151,7 +151,6 @@ class ProcessPool(Executor):
         """
         if self._is_elsewhere():
             return
-        release_left_locked()
         try:
             self._state.kill()
         finally:
@@ -265,7 +264,6 @@ def _end_all() -> None:
             state.close()
         _finish(states)
     except KeyboardInterrupt:
-        release_left_locked()
         for state in states:
             state.kill()
         _join_killed(states)

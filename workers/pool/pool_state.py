@@ -24,7 +24,7 @@ from shoal.workers.pool import worker_process
 from shoal.workers.pool.fork_template import ForkTemplate
 from shoal.workers.pool.life import Life
 from shoal.workers.pool.outcome import RemoteTraceback
-from shoal.workers.pool.task import Task, log
+from shoal.workers.pool.task import Task, log, release_left_locked
 from shoal.workers.pool.worker_process import Recipe
 from shoal.workers.uninterrupted import uninterrupted
 
@@ -150,6 +150,7 @@ class PoolState:
 
     def kill(self) -> None:
         """End the template and the workers now; waiting tasks are cancelled."""
+        release_left_locked()
         with self.lock:
             self.is_closing = self.is_killed = True
             template = self.template

@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, ShoalError, StoreFullError, StoreMovedError
@@ -132,19 +133,13 @@ class Holding:
 
     def finish(self) -> None:
         """The database is about to be closed. Wait until the thread has undone what is in doubt, a second at most."""
-        give_up_s = time.monotonic() + _LONGEST_LOOK_S
-        while self._undone and self._runs and time.monotonic() < give_up_s:
-            tasks.sleep(_LOOK_EVERY_S, time)
+        _look_until(lambda: not (self._undone and self._runs))
 
     def close(self) -> None:
         """The database is closed: the thread ends. Wait until it uses no pipe any more, for a second at most."""
         self._wake_thread()
-        give_up_s = time.monotonic() + _LONGEST_LOOK_S
-        while not self._at_work.acquire(False):
-            if time.monotonic() >= give_up_s:
-                return
-            tasks.sleep(_LOOK_EVERY_S, time)
-        self._at_work.release()
+        if _look_until(lambda: self._at_work.acquire(False)):
+            self._at_work.release()
 
     def _perform(self, operation: Operation) -> None:
         mutations = wire_request.encode_mutations([], None, [operation])
@@ -216,6 +211,16 @@ class Holding:
         except ShoalError:  # refused: what it would undo is not there
             pass
         self._undone.pop(ticket, None)
+
+
+def _look_until(is_so: Callable[[], bool]) -> bool:
+    """Whether it is so within ``_LONGEST_LOOK_S``. Other tasks of an event loop run meanwhile."""
+    give_up_s = time.monotonic() + _LONGEST_LOOK_S
+    while not is_so():
+        if time.monotonic() >= give_up_s:
+            return False
+        tasks.sleep(_LOOK_EVERY_S, time)
+    return True
 
 
 def _run(reference: weakref.ref[Holding], sleep: Sleep) -> None:

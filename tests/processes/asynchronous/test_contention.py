@@ -7,6 +7,8 @@ from pathlib import Path
 
 import shoal
 from shoal import aio
+from shoal.shm.host import tasks
+from shoal.workers.tasks import greenlets
 from tests.support.workers.forked import run_in_child
 
 from .conftest import Run
@@ -71,5 +73,29 @@ def test_a_cancelled_task_gives_its_turn_to_the_next(store: Path, run_loop: Run)
             assert all(outcome is None for outcome in outcomes[1::2])
             done = sum(outcome is None for outcome in outcomes)
             assert done <= await aio.KVStore(db).get("r", "n") <= _TASKS
+
+    run_loop(main())
+
+
+def test_turns_at_one_store_hold_up_no_other(run_loop: Run) -> None:
+    """Who has the turn at one store may wait for its coordinator; at another store the next task has its turn."""
+
+    async def main() -> None:
+        answer = asyncio.Event()
+
+        def wait_for_answer() -> bool:
+            task = greenlets.running()
+            assert task is not None
+            return bool(task.wait(answer.wait()))
+
+        waiting = asyncio.create_task(greenlets.run(lambda: tasks.in_turn("store", wait_for_answer)))
+        following = asyncio.create_task(greenlets.run(lambda: tasks.in_turn("store", lambda: 1)))
+        await asyncio.sleep(0)
+        assert await greenlets.run(lambda: tasks.in_turn("another store", lambda: 2)) == 2
+        assert not waiting.done()
+        assert not following.done()
+        answer.set()
+        assert await waiting
+        assert await following == 1
 
     run_loop(main())
