@@ -19,6 +19,8 @@ from typing import Any, TypeVar
 from shoal.shm.errors import shown
 
 T = TypeVar("T")
+# Results that need no look at abstract classes, which takes 0.7 us.
+_USUAL_RESULTS = frozenset((type(None), bool, int, float, str, bytes, list, tuple, dict))
 
 # For ever, as a wait: 31 years. A clock and a socket take it; they do not take infinity.
 FOREVER_S = 1e9
@@ -126,7 +128,7 @@ def check_plain_function(what: str, fn: object) -> None:
 
 def check_plain_result(what: str, fn: object, result: object) -> None:
     """``TypeError`` if ``result``, returned by ``fn``, still has to be awaited or iterated. A coroutine is closed."""
-    if result is None or not isinstance(result, (Awaitable, Generator, AsyncGenerator)):
+    if type(result) in _USUAL_RESULTS or not isinstance(result, (Awaitable, Generator, AsyncGenerator)):
         return
     if isinstance(result, Coroutine):
         result.close()  # else the interpreter warns that it was never awaited
