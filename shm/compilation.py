@@ -59,6 +59,7 @@ HOT_MODULES = (
     "shoal.shm.holder_index",
     "shoal.shm.host.pipe_io",
     "shoal.shm.host.waiting",
+    "shoal.shm.key_location_cache",
     "shoal.shm.memory.reader",
     "shoal.shm.memory.record",
     "shoal.shm.memory.snapshots",
@@ -67,6 +68,7 @@ HOT_MODULES = (
     "shoal.shm.wire.pipe_messages",
     "shoal.shm.wire.request",
     "shoal.workers.shared_memory.channel",
+    "shoal.workers.shared_memory.transaction",
 )
 
 _PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))  # what holds ``shm`` and the other floors

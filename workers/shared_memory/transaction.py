@@ -20,6 +20,8 @@ from shoal.shm.wire import request as wire_request
 from shoal.workers.shared_memory.connection import StoreConnection
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+# A named tuple without its Python frame: every write of a transaction makes one.
+_new_tuple = tuple.__new__
 _NOT_MOVABLE = (
     "a transaction of the engine belongs to the thread and process that began it and cannot be copied or pickled; "
     "begin one there"
@@ -51,6 +53,7 @@ class EngineTransaction:
 
     def __init__(self, connection: StoreConnection, read_only: bool = False, past: Past | None = None) -> None:
         self._ended = "is not pinned yet"  # empty while it can be used, else what became of it
+        self._slot: Any = None
         self._connection = connection
         self.attachment = attachment = connection.current()
         try:
@@ -112,7 +115,7 @@ class EngineTransaction:
         write = self._writes.get(key)
         if write is not None:
             return _as_read(write)
-        if self._clears and any(lower <= key < upper for lower, upper in self._clears):
+        if self._clears and self._is_cleared(key):
             return None
         self._keys_read[key] = None
         try:
@@ -172,7 +175,7 @@ class EngineTransaction:
 
     def put(self, key: bytes, value: bytes, expires_ms: int = 0) -> None:
         """Write a key at commit."""
-        self._write(Write(key, value, expires_ms))
+        self._write(_new_tuple(Write, (key, value, expires_ms)))
 
     def delete(self, key: bytes) -> None:
         """Delete a key at commit, present or not."""
@@ -214,8 +217,7 @@ class EngineTransaction:
     def defer(self, name: str, arguments: list[Any], committed: Callable[[], None] | None = None) -> None:
         """Perform the operation ``name`` on the newest state at commit; what it writes is part of the commit."""
         self._check_writable()
-        key = arguments[0]
-        if any(lower <= key < upper for lower, upper in self._clears):
+        if self._is_cleared(arguments[0]):
             self._decide(name, arguments)  # at commit it would see what this transaction has cleared
         else:
             self._deferred.append((name, arguments))
@@ -260,8 +262,7 @@ class EngineTransaction:
 
     def _end(self, how: str) -> None:
         self._ended = how
-        slot = self._slot
-        del self._slot  # if an exception comes between, the slot object is dropped, which frees the slot
+        slot, self._slot = self._slot, None  # if an exception comes next, the slot object is dropped, which frees it
         self.attachment.slots.unpin(slot)
 
     def _write(self, write: Write) -> None:
@@ -276,6 +277,9 @@ class EngineTransaction:
             raise self._connection.refusal()
         if self.read_only:
             raise InvalidOperationError("a snapshot only reads; use db.transaction to write")
+
+    def _is_cleared(self, key: bytes) -> bool:
+        return any(lower <= key < upper for lower, upper in self._clears)
 
     def _refuse_use(self) -> None:
         what = "snapshot" if self.read_only else "transaction"

@@ -61,7 +61,7 @@ def _all_written(db: shoal.Database) -> list[tuple[bytes, int]]:
     """Every key of every run and the version it was written at."""
     with db.snapshot("r") as view:
         engine: Any = view._engine
-        return [(key, found.version) for key, found in engine._reader.scan(b"", None, engine.snapshot)]
+        return [(key, found.version) for key, found in engine.attachment.reader.scan(b"", None, engine.snapshot)]
 
 
 @pytest.mark.parametrize("mutations", BAD_MUTATIONS, ids=str)

@@ -1,0 +1,3 @@
+cdef class KeyLocationCache:
+    cdef public bytes prefix
+    cdef public tuple state
