@@ -148,6 +148,8 @@ class Watcher:
         while True:
             with self._log.consumer(run, names.WATCHING, wait=None) as consumer:
                 book.write("r", consumer.position)
+                if self._is_over(run, consumer.position):
+                    return
                 try:
                     for event in consumer:
                         book.write("s", event.sequence, event.event_type, event.payload)
@@ -157,6 +159,11 @@ class Watcher:
                             return
                 except shoal.FencedError:  # it was stopped for too long: another try
                     continue
+
+    def _is_over(self, run: str, position: int) -> bool:
+        """Whether the consumer is done with the end: a watcher killed right after that has not noted it."""
+        last = self._log.read(run, position - 1) if position else None
+        return last is not None and last.event_type == names.END
 
 
 def start_watcher(path: Path, slots: Slots, index: int, directory: Path, seed: str) -> Any:
