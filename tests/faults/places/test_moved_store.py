@@ -18,9 +18,11 @@ import pytest
 
 import shoal
 from shoal.shm.files import control_address, notes
+from tests.support.coordinators import is_alive
 from tests.support.shared_memory import store_of
 from tests.support.slow import slow
 from tests.support.stores.moves import (
+    ALIKE,
     MOVES,
     RUN,
     deleted,
@@ -55,15 +57,9 @@ def _kill(db: shoal.Database) -> None:
 
 def _gone(pid: int) -> None:
     deadline_s = time.monotonic() + 20
-    while _is_alive(pid):
+    while is_alive(pid):
         assert time.monotonic() < deadline_s, f"process {pid} does not end"
         time.sleep(0.01)
-
-
-def _is_alive(pid: int) -> bool:
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")")[-1].split()[0] != "Z"
-    return False
 
 
 def _looks(path: Path) -> object:
@@ -87,11 +83,11 @@ def deep(tmp_path: Path) -> Path:
 
 
 def _moves() -> Iterator[Any]:
-    """Every move, with the coordinator alive or killed, in each durability; by default few of them with it killed."""
+    """Every move, with the coordinator alive or killed, in each durability; by default the buffered ones below."""
     for move in MOVES:
         for durability in ("buffered", "memory", "strict"):
             for alive in (True, False):
-                quick = durability == "buffered" and (alive or move is renamed)
+                quick = durability == "buffered" and move not in ALIKE and (alive or move is renamed)
                 name = f"{move.__name__}-{'alive' if alive else 'killed'}-{durability}"
                 yield pytest.param(move, alive, durability, id=name, marks=[] if quick else [pytest.mark.slow])
 

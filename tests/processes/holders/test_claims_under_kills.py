@@ -16,7 +16,7 @@ from .conftest import Start
 @pytest.mark.parametrize(
     "plan",
     [
-        Plan(tasks=150, workers=4, worker_kills=8, stops=2, coordinator_kills=3, ttl_s=0.5),
+        Plan(tasks=60, workers=3, worker_kills=4, stops=1, coordinator_kills=2, ttl_s=0.5),
         pytest.param(
             Plan(tasks=1000, workers=8, worker_kills=80, stops=20, coordinator_kills=20, ttl_s=0.5),
             marks=pytest.mark.slow,
@@ -32,7 +32,7 @@ def test_each_effect_once_and_every_late_commit_fenced(
     work_and_kill(db, start, tmp_path, plan, seed)
 
 
-@pytest.mark.parametrize("deaths", [5, pytest.param(100, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("deaths", [3, pytest.param(100, marks=pytest.mark.slow)])
 def test_a_death_is_noticed_at_once(db: shoal.Database, start: Start, deaths: int) -> None:
     """By who waits for the task: long before its ttl, and mostly within milliseconds, which are printed."""
     took_ms = take_over_ms(db, start, deaths)

@@ -15,6 +15,7 @@ from shoal.primitives.keys import Namespace, Tag
 from shoal.shm.wire import request as wire_request
 from shoal.workers.shared_memory import take_over
 from tests.support.raw_client import attach
+from tests.support.slow import slow
 from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
 
 from .conftest import Hold
@@ -66,11 +67,14 @@ def test_a_holder_that_ends_before_its_answer_is_taken_over_at_once(db: shoal.Da
     db.lease(RUN, "a", wait=DEADLINE_S).release()
 
 
-def test_what_has_ended_is_free_for_whoever_knows_that(db: shoal.Database, hold: Hold) -> None:
+@pytest.mark.parametrize(("closed", "killed"), [(25, 2), *slow((100, 5))])
+def test_what_has_ended_is_free_for_whoever_knows_that(
+    db: shoal.Database, hold: Hold, closed: int, killed: int
+) -> None:
     """``close`` has returned, or the process was waited for: a call after that need not wait, and lists nothing."""
     queue, budget = shoal.TaskQueue(db), shoal.Budget(db)
     budget.create(RUN, "tokens", 1)
-    for number in range(100):
+    for number in range(closed):
         other = shoal.open(db.path)
         task_id = queue.put(RUN, "tasks", number)
         other.lease(RUN, "a")
@@ -91,7 +95,7 @@ def test_what_has_ended_is_free_for_whoever_knows_that(db: shoal.Database, hold:
         assert task is not None
         assert (task.id, task.attempt) == (task_id, 2)
         task.complete()
-    for _ in range(5):
+    for _ in range(killed):
         holder = hold("a", 1000)
         kill(holder.pid)
         holder.wait()

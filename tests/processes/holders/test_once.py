@@ -19,6 +19,7 @@ import shoal
 from shoal.cli.main import main
 from shoal.primitives.facades import leases
 from shoal.primitives.facades.fleet import idempotency
+from tests.support.slow import slow
 from tests.support.stores.versions import versions_taken
 from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
 from tests.support.workers.forked import run_in_child
@@ -58,14 +59,15 @@ def at_step(number: int, act: Callable[[], None]) -> Callable[[FrameType, str, A
     return trace
 
 
-def test_killed_at_each_step(db: shoal.Database, tmp_path: Path) -> None:
+@pytest.mark.parametrize("every", [4, *slow(1)])
+def test_killed_at_each_step(db: shoal.Database, tmp_path: Path, every: int) -> None:
     """What ``once`` says then is true: done, in doubt, or never begun. No effect takes place twice.
 
     Before its intent the next call runs the function. Between intent and result it is in doubt, whether or not the
     effect took place. After its result the next call returns that. These follow each other in the order of the steps.
     """
     seen = []
-    for step in range(_MOST_STEPS):
+    for step in range(0, _MOST_STEPS, every):
         effects = tmp_path / f"effects-{step}"
 
         def effect(effects: Path = effects) -> str:

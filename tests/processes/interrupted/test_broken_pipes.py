@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.repository import ROOT
+from tests.support.slow import slow
 
 PROGRAM = """
 import asyncio, os, signal, sys, threading, time
@@ -58,7 +59,8 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("how", CALLS)
+# That with tasks does all that the one of the main thread does.
+@pytest.mark.parametrize("how", [*slow("main thread"), "other thread", "tasks"])
 def test_a_coordinator_dies_in_a_program_that_sigpipe_ends(tmp_path: Path, how: str) -> None:
     """Every commit is done, and the signal's action and mask are as the program has set them."""
     program = PROGRAM.replace("HOW", CALLS[how])

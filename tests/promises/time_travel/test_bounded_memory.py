@@ -8,14 +8,16 @@ import pytest
 
 import shoal
 from shoal.shm.limits import MIN_STORE_BYTES
+from tests.support.slow import slow
 
 
-def test_the_oldest_history_makes_room(store: Path) -> None:
-    """A hundred megabytes through a store of eight: what is left of the past is whole, and newer than what went."""
+@pytest.mark.parametrize(("commits", "times"), [(600, 3), *slow((2_000, 10))])
+def test_the_oldest_history_makes_room(store: Path, commits: int, times: int) -> None:
+    """Several times what a store holds goes through it: what is left of the past is whole, and newer than what went."""
     with shoal.open(store, durability="memory", max_bytes=MIN_STORE_BYTES, history=3600) as db:
         kv = shoal.KVStore(db)
         versions = []
-        for i in range(2_000):
+        for i in range(commits):
             with db.transaction("r") as txn:
                 txn.kv.put(f"k{i % 4}", i.to_bytes(4, "big") * 12_500)
             versions.append(txn.version)
@@ -31,7 +33,7 @@ def test_the_oldest_history_makes_room(store: Path) -> None:
             db.snapshot("r", version=versions[0])
         assert expired.value.oldest_version == info.history_version
         assert db.check() == []
-        for n in range(1, 11):  # each time the past fills the store again, and has to leave one large piece
+        for n in range(1, times + 1):  # each time the past fills the store again, and has to leave one large piece
             kv.put("r", "large", bytes([n]) * (2 << 20))
             assert kv.get("r", "large") == bytes([n]) * (2 << 20)
             for i in range(200):

@@ -93,3 +93,7 @@ MOVES: list[Callable[[Path], Path | None]] = [
     deleted_and_made_anew,
     replaced_by_copy,
 ]
+
+# Client and coordinator cannot tell each of these from one of the others: a directory above it was renamed, nothing is
+# at the path, or another directory is.
+ALIKE = [parent_renamed, deleted_with_parent, replaced_by_empty_directory, replaced_by_store]
