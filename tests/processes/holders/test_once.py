@@ -101,7 +101,8 @@ def test_killed_at_each_step(db: shoal.Database, tmp_path: Path, every: int) -> 
     assert db.check() == []
 
 
-def test_the_coordinator_is_killed_at_each_step(db: shoal.Database) -> None:
+@pytest.mark.parametrize("every", [29, *slow(11)])
+def test_the_coordinator_is_killed_at_each_step(db: shoal.Database, every: int) -> None:
     """Nobody notices: the effect takes place once and is recorded."""
     count = 0
 
@@ -110,7 +111,7 @@ def test_the_coordinator_is_killed_at_each_step(db: shoal.Database) -> None:
         count += 1
         return count
 
-    for step in range(0, _MOST_STEPS, 11):
+    for step in range(0, _MOST_STEPS, every):
         acted = False
 
         def act() -> None:
