@@ -9,6 +9,7 @@ import pytest
 
 import shoal
 from tests.processes.holders.claims_under_kills import Plan, shown, take_over_ms, work_and_kill
+from tests.support.slow import slow
 
 from .conftest import Start
 
@@ -17,9 +18,9 @@ from .conftest import Start
     "plan",
     [
         Plan(tasks=60, workers=3, worker_kills=4, stops=1, coordinator_kills=2, ttl_s=0.5),
-        pytest.param(
+        *slow(
+            Plan(tasks=150, workers=4, worker_kills=8, stops=2, coordinator_kills=3, ttl_s=0.5),
             Plan(tasks=1000, workers=8, worker_kills=80, stops=20, coordinator_kills=20, ttl_s=0.5),
-            marks=pytest.mark.slow,
         ),
     ],
 )
