@@ -13,9 +13,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.log.format import LoggedCommit
-from shoal.coordinator.log.reader import FoundLogFile, PlacedRecord, needed, read_commit, read_files
+from shoal.coordinator.log.reader import needed, read_commit, read_files
 from shoal.shm.errors import SnapshotExpiredError
 from shoal.shm.files import checkpoint
 from shoal.shm.files.storage import DiskStorage
@@ -81,24 +80,16 @@ def _commits(directory: Path, after_version: int, through: int, since: int) -> I
     try:
         files = read_files(DiskStorage(directory))
         for file in needed(files, after_version):
-            for commit in _commits_of(file):
-                if commit.version > version + 1 or version >= through:
+            for placed in file.records():
+                if placed.record.is_close_mark:
+                    continue
+                found = placed.record.version
+                if found > version + 1 or version >= through:
                     break
-                if commit.version > version:
-                    version = commit.version
-                    yield commit
+                if found > version:
+                    version = found
+                    yield read_commit(placed)
     except FileNotFoundError:
         pass  # removed by a checkpoint
     if version < through:
         raise SnapshotExpiredError(since, through)
-
-
-def _commits_of(file: FoundLogFile) -> Iterator[LoggedCommit]:
-    if file.head is None:
-        return
-    data, offset = file.data, file.records_begin
-    while (found := wal_format.decode_record(data, offset)) is not None:
-        record, following = found
-        if not record.is_close_mark:
-            yield read_commit(PlacedRecord(file.name, offset, record))
-        offset = following

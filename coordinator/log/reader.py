@@ -30,19 +30,22 @@ from shoal.shm.errors import CorruptionError
 from shoal.shm.files import store_files
 from shoal.shm.files.storage import Storage
 
+# What is read at a time beside a user's program: every thread's allocator keeps larger blocks.
+_PIECE_BYTES = 256 * 1024
+
 
 class _OneFile:
     """The content of the log file that was read last: only one at a time is in memory."""
 
     def __init__(self, storage: Storage) -> None:
-        self._storage = storage
+        self.storage = storage
         self._name = ""
         self._data = b""
 
     def read(self, name: str) -> bytes:
         if name != self._name:
             self._data = b""  # before the next one is read
-            self._name, self._data = name, self._storage.read(name)
+            self._name, self._data = name, self.storage.read(name)
         return self._data
 
 
@@ -69,6 +72,25 @@ class FoundLogFile:
     def is_unused(self) -> bool:
         """Whether it was reserved ahead and never written to."""
         return self.head is None and not self.data.strip(b"\0")
+
+    def records(self) -> Iterator[PlacedRecord]:
+        """Its whole records up to the first place without one, if its head is whole.
+
+        A piece of the file is in memory at a time, or one larger record. A coordinator may append meanwhile.
+        """
+        if self.head is None:
+            return
+        storage, offset, begin = self._content.storage, self.head.size_bytes, 0
+        size = storage.size(self.name)  # a length that leads past it is damage
+        while begin < offset:
+            begin, data = offset, storage.read_at(self.name, offset, _PIECE_BYTES)
+            end = begin + (wal_format.stated_end(data, 0) or 0)
+            if begin + len(data) < end < size + ALIGNMENT_BYTES:
+                data = storage.read_at(self.name, begin, end - begin)
+            while (found := wal_format.decode_record(data, offset - begin)) is not None:
+                record, following = found
+                yield PlacedRecord(self.name, offset, record)
+                offset = begin + following
 
 
 class PlacedRecord(NamedTuple):
@@ -113,13 +135,13 @@ def has_commits(storage: Storage, after_version: int, version: int) -> bool:
         head = file.head
         if head is None or (head.first_version != due if due else head.first_version > after_version + 1):
             break
-        due, offset, data = head.first_version, file.records_begin, file.data
-        while (found := wal_format.decode_record(data, offset)) is not None and due <= version:
-            record, offset = found
+        due = head.first_version
+        for _, _, record in file.records():
+            if due > version:
+                break
             if record.version + record.is_close_mark != due:
                 return False
             due = record.version + 1
-        del data
         if due > version:
             return True
     return False
