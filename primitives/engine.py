@@ -4,8 +4,8 @@ An engine stores bytes under bytes, in the order of the keys. Any class with the
 primitives: ``workers.shared_memory`` does it over a shared segment, ``tests/contract/toy_engine.py`` and
 ``toy_fleet.py`` over a dict.
 
-The five primitives need ``Engine``, ``wait_for``, ``begin`` without ``past``, and of a transaction ``read_only``,
-``version``, ``has_ended``, ``commit`` and ``abandon``. Fleets (leases, queues, budgets, consumers), watches, past
+The five primitives need ``Engine``, ``wait_for``, ``begin`` without ``past``, and of a transaction ``version``,
+``has_ended``, ``commit`` and ``abandon``. Fleets (leases, queues, budgets, consumers), watches, past
 versions and pipelines need the rest.
 
 What every engine promises:
@@ -42,6 +42,11 @@ Recipe = tuple[Callable[..., "Store"], tuple[Any, ...]]
 
 class Engine(Protocol):
     """Reads and writes: of one transaction, or of calls that commit one by one."""
+
+    @property
+    def read_only(self) -> bool:
+        """Whether every write is refused with ``InvalidOperationError``."""
+        ...
 
     def get_named(self, cache: KeyLocationCache, name: str, /) -> bytes | None:
         """The value of the key ``cache.prefix`` + ``name``, or None. ``cache`` is the engine's to write to."""
@@ -103,11 +108,6 @@ class AutoCommit(Engine, Protocol):
 
 class EngineTransaction(Engine, Protocol):
     """One snapshot and one atomic commit. It belongs to the thread that began it."""
-
-    @property
-    def read_only(self) -> bool:
-        """Whether every write is refused with ``InvalidOperationError``."""
-        ...
 
     @property
     def version(self) -> int | None:

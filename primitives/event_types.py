@@ -68,6 +68,13 @@ class Anchor(NamedTuple):
     head_hash: bytes
 
 
+class Known(NamedTuple):
+    """What a reader knows of a log: an anchor it must go on from, and the hash of event 0, b"" if that is not known."""
+
+    anchor: Anchor
+    origin: bytes = b""
+
+
 @dataclass(frozen=True)
 class ChainVerification:
     """The result of a verification; its truth value is ``is_valid``.

@@ -64,6 +64,7 @@ class RunAhead:
     """A copy of all keys of one run: an ``Engine`` that only reads."""
 
     __slots__ = ("_found", "_keys", "_size", "prefix", "run_id")
+    read_only = True
 
     def __init__(self) -> None:
         self.run_id = ""

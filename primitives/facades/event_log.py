@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, NoReturn
 
 from shoal.primitives.engine import Engine
-from shoal.primitives.event_types import Anchor, Appended, ChainVerification, Event, verify_events
+from shoal.primitives.event_types import Anchor, Appended, ChainVerification, Event, Known, verify_events
 from shoal.primitives.facades.consumers import TTL_S, Consumer
 from shoal.primitives.facades.facade import Facade
 from shoal.primitives.facades.leases import Lease, take_key
@@ -15,7 +15,7 @@ from shoal.primitives.keys import Namespace, only
 from shoal.primitives.rules.event_rules import LARGEST_SEQUENCE
 from shoal.primitives.rules.hash_chain import CHAINS, DEFAULT_CHAIN, GENESIS_HASH
 from shoal.primitives.transaction import Fence, Transaction
-from shoal.primitives.views.events import EventView, Known, metadata_key, page_after
+from shoal.primitives.views.events import EventView, metadata_key, page_after
 from shoal.primitives.views.fleet.positions import holder_key, position_key
 from shoal.shm import codec
 from shoal.shm.arguments import check_int, check_str, check_wait

@@ -116,6 +116,7 @@ class TaskQueue(Facade[TaskReader]):
         """
         base = self._views[run_id].base(queue)
         puts = check_puts(base, payloads, priority, delay, None, max_attempts)
+        requests.refuse_if_read_only(self._engine)
         for part in puts.parts():
             requests.put_tasks(self._engine, *part)
         return [task_name(queue, task_id) for task_id in puts.tasks[::2]]
@@ -246,6 +247,7 @@ class TaskQueue(Facade[TaskReader]):
         """
         wanted = _check_status(status)
         key = self._views[run_id].base(queue) + records.QUEUE
+        requests.refuse_if_read_only(self._engine)
         is_delayed = wanted is TaskStatus.Delayed
         purged, behind = 0, b""
         while True:
@@ -317,9 +319,10 @@ class TaskQueue(Facade[TaskReader]):
         return Task(self._engine, claim, run_id, queue, value, attempt)
 
     def _where(self, run_id: str, task_id: str) -> tuple[bytes, bytes] | None:
-        """The key of the queue that a task is in, and its stored id."""
+        """The key of the queue that a task is in, and its stored id, for a write."""
         where = split_name(task_id)
         self._views[run_id]
+        requests.refuse_if_read_only(self._engine)
         return None if where is None else (self._views[run_id].base(where[0]) + records.QUEUE, where[1])
 
     def _stored(self, run_id: str, task_id: str) -> tuple[str, StoredTask] | None:

@@ -38,6 +38,12 @@ def asking(pipeline: EnginePipeline, convert: Callable[[Any], Any] | None = None
     return cast(Engine, _Asking(pipeline, convert))
 
 
+def refuse_if_read_only(engine: Engine) -> None:
+    """What a write through an engine that only reads raises: for writes that look first, or may have nothing to do."""
+    if engine.read_only:
+        engine.delete(b"")  # refuses, and says why
+
+
 def delete(engine: Engine, key: bytes) -> bool:
     """``key_rules.delete``: whether the key was there."""
     deleted: bool = engine.perform(registry.DELETE, [key])

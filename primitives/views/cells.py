@@ -144,6 +144,7 @@ class StateView(View):
         check_plain_function("fn", fn)
         give_up_s = time.monotonic() + check_wait("timeout", timeout)
         record = self._record(name)
+        requests.refuse_if_read_only(self._engine)
         newer, result = self._step(name, record, fn)
         if newer is None:
             return result

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import closing
-from typing import Any, NamedTuple, NoReturn, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 from shoal.primitives.engine import Engine, EngineTransaction
 from shoal.primitives.event_types import (
@@ -17,6 +17,7 @@ from shoal.primitives.event_types import (
     Appended,
     ChainVerification,
     Event,
+    Known,
     beginning_of,
     event_of,
     events_of,
@@ -61,13 +62,6 @@ def metadata_key(view: EventView) -> bytes:
     return view._prefix + METADATA
 
 
-class Known(NamedTuple):
-    """What a reader knows of a log: an anchor it must go on from, and the hash of event 0, b"" if that is not known."""
-
-    anchor: Anchor
-    origin: bytes = b""
-
-
 class EventView(View):
     """The methods of ``EventLog`` for one run, without ``run_id``: ``txn.events``.
 
@@ -104,8 +98,7 @@ class EventView(View):
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad pair, type or payload, or for more than
         one commit holds.
         """
-        entries = _entries(events)
-        return self._append(entries, _all) if entries else []
+        return self._append(_entries(events), _all)
 
     def read(self, sequence: int) -> Event | None:
         """The event ``sequence``, or None if it was trimmed or is not there yet. ``TypeError`` for no int."""
@@ -135,6 +128,7 @@ class EventView(View):
         counts from 0. A ``before`` beyond the end removes all, one at or below ``first_sequence`` nothing.
         """
         before = min(check_int("before", before), LARGEST_SEQUENCE)
+        requests.refuse_if_read_only(self._engine)
         first = self.first_sequence()
         removed = 0
         while first < before and (lasts := self._oldest_records(first, before)):
@@ -208,6 +202,7 @@ class EventView(View):
         for anything but a consumer and an int. The commit raises ``FencedError`` if its name is held no longer.
         """
         position = check_commit(consumer, self._prefix, sequence) + 1
+        requests.refuse_if_read_only(self._engine)
         if self.read(sequence) is None:
             raise NotFoundError(f"event {sequence} is not in the log; commit the sequence of an event that was read")
         consumer._commit_in(cast(EngineTransaction, self._engine), position)
@@ -254,6 +249,9 @@ class EventView(View):
 
     def _append(self, entries: list[list[Any]], convert: Callable[[list[list[Any]]], T]) -> T:
         """Append; what ``convert`` makes of [sequence, hash] of each."""
+        if not entries:
+            requests.refuse_if_read_only(self._engine)
+            return convert([])
         return convert(requests.append_events(self._engine, self._prefix + METADATA, self._chain, entries))
 
     def _together(self, sequence: int) -> dict[int, EventRecord]:

@@ -37,6 +37,10 @@ class _AskingEvents(EventView):
     __slots__ = ()
 
     def _append(self, entries: list[list[Any]], convert: Callable[[list[list[Any]]], T]) -> T:
+        if not entries:  # no event, so no commit
+            nothing: Future[T] = Future()
+            nothing.set_result(convert([]))
+            return cast(T, nothing)
         engine = requests.asking(cast(EnginePipeline, self._engine), convert)
         return cast(T, requests.append_events(engine, self._prefix + METADATA, self._chain, entries))
 
@@ -142,12 +146,7 @@ class PipelinedEvents(_Calls):
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad pair, type or payload, or for more than
         one commit holds.
         """
-        appended: Any = self._view.append_many(events)
-        if isinstance(appended, Future):
-            return appended
-        nothing: Future[list[Appended]] = Future()  # no event, so no commit
-        nothing.set_result(appended)
-        return nothing
+        return cast("Future[list[Appended]]", self._view.append_many(events))
 
 
 class PipelinedState(_Calls):

@@ -13,6 +13,7 @@ from typing import Any
 
 from shoal.primitives.engine import Engine
 from shoal.primitives.keys import after, bound, decode_text, encode_text
+from shoal.primitives.rules import requests
 from shoal.primitives.rules.layouts import run_keys
 from shoal.primitives.rules.layouts.parts import NUMBER_BYTES
 from shoal.primitives.run_types import RunMetadata, RunStatus, decode_run, encode_run, has_ended, status_number
@@ -53,8 +54,9 @@ class RunRecords:
         return None if found is None else decode_run(run_id, found.value)
 
     def registered(self, run_id: str) -> RunMetadata:
-        """A run's metadata; ``NotFoundError`` if it is not registered."""
+        """The metadata of a run, for a write; ``NotFoundError`` if it is not registered."""
         run = self.find(run_id)
+        requests.refuse_if_read_only(self._engine)
         if run is None:
             raise NotFoundError(f"run {run_id!r} is not registered; create_run registers it")
         return run
@@ -67,8 +69,10 @@ class RunRecords:
         return decode_run(run_id, found.value)
 
     def must_be_new(self, run_id: str) -> None:
-        """Raise ``AlreadyExistsError`` if a run is registered."""
-        if self._engine.find(self._record_key(run_id)) is not None:
+        """Raise ``AlreadyExistsError`` if a run is registered, for a write."""
+        found = self._engine.find(self._record_key(run_id))
+        requests.refuse_if_read_only(self._engine)
+        if found is not None:
             raise AlreadyExistsError(f"run {run_id!r} is registered already; take another id")
 
     def register(self, run: RunMetadata, raw: bytes) -> RunMetadata:

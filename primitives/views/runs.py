@@ -14,6 +14,7 @@ from typing import Any, cast
 from shoal.primitives import identifiers, run_contents
 from shoal.primitives.engine import Engine, EngineTransaction
 from shoal.primitives.keys import Namespace, encode_text
+from shoal.primitives.rules import requests
 from shoal.primitives.run_types import (
     CreateRunOptions,
     RunMetadata,
@@ -219,6 +220,7 @@ class RunsView(RetentionView):
         """
         check_bool("cascade_children", cascade_children)
         run_prefix = self._namespace._run_prefix(run_id)
+        requests.refuse_if_read_only(self._engine)
         run = self._records.find(run_id)
         if run is None and not run_contents.holds_anything(self._engine, run_prefix):
             raise NotFoundError(f"run {run_id!r} is not registered and holds nothing; there is nothing to delete")
@@ -257,6 +259,7 @@ class RunsView(RetentionView):
         """
         if version is None:
             return fork(self, self._engine, run_id, new_run_id)
+        requests.refuse_if_read_only(self._engine)
         past = cast(EngineTransaction, self._engine).at_version(check_version(version))
         return fork_past(self, past, run_id, new_run_id)
 
@@ -264,9 +267,7 @@ class RunsView(RetentionView):
         run = self._records.registered(run_id)
         if not run.status.may_become(status):
             raise InvalidStatusTransitionError(run.status, status)
-        changed: dict[str, Any] = {"status": status}
-        if error is not None:
-            changed["error"] = error
+        changed: dict[str, Any] = {"status": status} if error is None else {"status": status, "error": error}
         return self._records.update(run, **changed)
 
     def _descendants(self, run_id: str) -> list[RunMetadata]:

@@ -41,7 +41,7 @@ def _alone(name: str) -> Any:
 class ToyStore:
     """A store, which is also its ``AutoCommit``. What it stores ends with it."""
 
-    path, durability = "toy", "memory"
+    path, durability, read_only = "toy", "memory", False
     get_named, find, scan = _alone("get_named"), _alone("find"), _alone("scan")
     put, delete, clear, perform = _alone("put"), _alone("delete"), _alone("clear"), _alone("perform")
 

@@ -41,6 +41,11 @@ class AutoCommit:
     def _attached(self, attachment: Attachment) -> None:
         self.get_named = attachment.reader.get_named
 
+    @property
+    def read_only(self) -> bool:
+        """Whether the database only reads."""
+        return self._connection.read_only
+
     def wait_for(self, look: Callable[[], T | None], ranges: list[tuple[bytes, bytes]], give_up_s: float) -> T | None:
         """Call ``look`` now and after commits into ``ranges`` until it returns something else than None; return that.
 

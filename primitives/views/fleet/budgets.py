@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from shoal.primitives.engine import Engine, EngineTransaction, Transactions
 from shoal.primitives.keys import Namespace, Tag, encode_text
-from shoal.primitives.rules import budget_requests
+from shoal.primitives.rules import budget_requests, requests
 from shoal.primitives.rules.budget_rules import BUDGET, REFILL_UNITS, UNITS, BudgetRecord, decode_record, to_number
 from shoal.primitives.views.view import View
 from shoal.shm.arguments import check_number
@@ -175,8 +175,9 @@ class BudgetView(View):
         Raises ``InvalidOperationError`` for a reservation that was settled, also by this transaction, or that another
         process has taken, and ``TypeError`` or ``ValueError`` for a bad argument.
         """
-        hold = hold_of(reservation)
-        hold.settle_with(self._engine, units_of("used", used))
+        hold, units = hold_of(reservation), units_of("used", used)
+        requests.refuse_if_read_only(self._engine)
+        hold.settle_with(self._engine, units)
 
 
 def hold_of(reservation: object) -> Hold:

@@ -214,6 +214,7 @@ class QueueView(View):
         """
         base = base_of(self._namespace, self._run_id, queue)
         puts = check_puts(base, [payload], priority, delay, key, max_attempts)
+        requests.refuse_if_read_only(self._engine)
         task_id = puts.tasks[0]
         if puts.user_key is not None:
             found = self._engine.find(base + records.KEY + puts.user_key)

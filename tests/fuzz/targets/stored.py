@@ -35,6 +35,8 @@ RUN = NAMESPACE._run_prefix("r")
 class DictEngine:
     """``Engine`` over a dict: every call a commit of its own."""
 
+    read_only = False
+
     def __init__(self) -> None:
         self.keys: dict[bytes, VersionedValue] = {}
         self._version = 0
