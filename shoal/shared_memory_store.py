@@ -18,7 +18,6 @@ from shoal.primitives.rules.registry import TABLE
 from shoal.shm.arguments import check_bool, check_seconds
 from shoal.shm.errors import AlreadyExistsError, SnapshotExpiredError
 from shoal.shm.files import checkpoint, store_directory, store_files
-from shoal.shm.files.storage import raise_if_full
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.operation import Past, StoreStats
 from shoal.workers.host import THIS_MACHINE, Host
@@ -123,13 +122,10 @@ class SharedMemoryStore:
         A copy of a ``memory`` store is ``buffered``: what lies on a disk is meant to stay.
         """
         directory = Path(store_directory.absolute_path(dest))
-        try:
+        with store_directory.copying_to(directory):
             store_directory.make_directory(directory)
             with new_store(directory):
                 return self._write_copy(directory)
-        except OSError as error:
-            raise_if_full(error, f"the files of {directory}")
-            raise
 
     def _write_copy(self, directory: Path) -> int:
         snapshot = self.begin(read_only=True)

@@ -22,7 +22,7 @@ from typing import NamedTuple, Protocol
 from shoal.shm.errors import StoreFullError
 from shoal.shm.files import file_system
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Space(NamedTuple):
@@ -337,7 +337,7 @@ def _rewrite(source: int, target: int, position: int) -> None:
 
 def raise_if_full(error: OSError, wanted: str) -> None:
     """StoreFullError if ``error`` says that the disk has no room for ``wanted``."""
-    if error.errno in _NO_ROOM:
+    if error.errno in NO_ROOM:
         raise StoreFullError(
             f"the disk has no room for {wanted} ({error.strerror}); delete keys or free disk space: "
             "reads and deletes go on meanwhile"

@@ -6,9 +6,15 @@ import contextlib
 import errno
 import itertools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
-from shoal.shm.errors import ConfigurationError
+from shoal.shm.errors import ConfigurationError, StoreFullError
+from shoal.shm.files.storage import NO_ROOM
+
+_NO_DIRECTORY = (errno.ENOENT, errno.ENAMETOOLONG)  # none can be made below /proc, or of such a name
+_NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
+_NO_PLACE = (*_NO_DIRECTORY, *_NOT_WRITABLE, errno.ENOTDIR, errno.EEXIST)
 
 
 def absolute_path(path: object) -> str:
@@ -70,13 +76,36 @@ def remove_directories(made: list[Path]) -> None:
 
 def raise_if_read_only(directory: Path, error: OSError) -> None:
     """ConfigurationError if ``error`` says that nothing can be written in ``directory``."""
-    if error.errno in (errno.ENOENT, errno.ENAMETOOLONG):  # no directory can be made below /proc, or of such a name
+    if error.errno in _NO_DIRECTORY:
         raise ConfigurationError(
             f"no store can be made at {directory} ({error.strerror}: {error.filename}); give another path"
         ) from error
-    if error.errno in (errno.EROFS, errno.EACCES, errno.EPERM):
+    if error.errno in _NOT_WRITABLE:
         what = "lies on a read-only file system" if error.errno == errno.EROFS else "may not be written by this user"
         remedy = (
             "to read a store there, open it with read_only=True" if os.path.exists(directory) else "give another path"
         )
         raise ConfigurationError(f"{directory} {what} ({error.strerror}: {error.filename}); {remedy}") from error
+
+
+@contextlib.contextmanager
+def copying_to(directory: Path) -> Iterator[None]:
+    """Around what writes a copy of a store to ``directory``: tell what cannot be done there, and that it can elsewhere.
+
+    ``ConfigurationError`` if no copy can be made there, ``StoreFullError`` if its disk is full: to delete keys of the
+    store, as others are told, makes no room for the copy.
+    """
+    try:
+        yield
+    except (OSError, StoreFullError) as error:
+        cause = error if isinstance(error, OSError) else error.__cause__
+        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+            raise StoreFullError(
+                f"the disk of {directory} has no room for the copy ({cause.strerror}); "
+                "free space on it, or give a path on another disk"
+            ) from error
+        if isinstance(cause, OSError) and cause.errno in _NO_PLACE:
+            raise ConfigurationError(
+                f"no copy can be made at {directory} ({cause.strerror}); give another path"
+            ) from error
+        raise

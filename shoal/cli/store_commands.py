@@ -19,6 +19,7 @@ from shoal.database import open as open_database
 from shoal.primitives.rules.retention.coordinator_table import COORDINATOR_TABLE
 from shoal.shm.arguments import check_seconds
 from shoal.shm.errors import NotFoundError
+from shoal.shm.files.storage import NO_ROOM
 from shoal.shm.files.store_files import DURABILITIES, check_history
 from shoal.shm.limits import MIN_STORE_BYTES
 from shoal.transfer.repair import REPORT_FILE, Repair, summary
@@ -209,9 +210,10 @@ def complain(error: BaseException) -> None:
     """Print an error as one line to stderr. If stderr cannot be written, the exit status alone tells of it."""
     text = str(error)
     if isinstance(error, OSError) and error.filename is not None:
-        text = (
-            f"{error.filename}: {error.strerror}; see that it is there and this user may use it, or give another path"
-        )
+        remedy = "see that it is there and this user may use it, or give another path"
+        if error.errno in NO_ROOM:
+            remedy = "free space on its disk, or give a path on another one"
+        text = f"{error.filename}: {error.strerror}; {remedy}"
     with contextlib.suppress(OSError):
         print(f"shoal: {' '.join(text.split())}", file=sys.stderr, flush=True)
 

@@ -60,13 +60,15 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
         with _written_whole(path) as out:
             yield out
     except OSError as error:
-        if error.filename is None and error.errno is not None:  # a write knows only its descriptor
+        if error.errno is not None:  # it may name a file beside it, or only a descriptor
             error.filename = str(path)
         raise
 
 
 @contextlib.contextmanager
 def _written_whole(path: Path) -> Iterator[BinaryIO]:
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+        path.stat()  # says what is wrong with a link that leads in a circle, which is no OSError below
     if path.exists() and not path.is_file() and not path.is_dir():
         with path.open("wb", buffering=_BUFFER_BYTES) as out:
             yield out

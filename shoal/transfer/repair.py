@@ -28,7 +28,7 @@ from shoal.coordinator.recovery.survey import Survey, at_rest, is_store, survey_
 from shoal.primitives.keys import Namespace, user_text
 from shoal.primitives.rules.tags import Tag
 from shoal.shm.errors import AlreadyExistsError, CorruptionError, InvalidOperationError, NotFoundError, StoreFullError
-from shoal.shm.files import checkpoint, store_files
+from shoal.shm.files import checkpoint, store_directory, store_files
 from shoal.shm.files.storage import DiskStorage, private_file
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.memory.reader import Reader
@@ -47,7 +47,9 @@ class Repair:
         store_files.check_max_bytes(max_bytes)
         if not is_store(old):
             raise NotFoundError(f"there is no store at {old}; name the directory of one")
-        _check_free(old, new)
+        store_directory.absolute_path(new)
+        with store_directory.copying_to(new):
+            _check_free(old, new)
         self._old, self._new, self._take_all = old, new, take_all
         self.keys: int | None = None
         self.report: list[str] = []
@@ -73,8 +75,9 @@ class Repair:
             raise CorruptionError(first.file, first.offset, first.expected, f"{first.found}; {self._nothing()}")
         meta = survey.meta or StoreMeta(store_files.DEFAULT_DURABILITY, store_files.default_max_bytes())
         size = max_bytes or meta.max_bytes
-        self._new.parent.mkdir(parents=True, exist_ok=True)
-        made = Path(tempfile.mkdtemp(dir=self._new.parent, prefix=f".{self._new.name}.", suffix=".repair"))
+        with store_directory.copying_to(self._new):
+            self._new.parent.mkdir(parents=True, exist_ok=True)
+            made = Path(tempfile.mkdtemp(dir=self._new.parent, prefix=f".{self._new.name}.", suffix=".repair"))
         try:
             segment = Segment.create(size, 0)
             writer = Writer(segment)
@@ -87,13 +90,14 @@ class Repair:
             reader = Reader(segment)
             store_id = store_files.new_store_id()
             self.report = list(self._lines(reader, prefix))
-            self.keys = checkpoint.write_checkpoint(made, reader, survey.newest, [], store_id)
             durability = store_files.DEFAULT_DURABILITY if meta.durability == "memory" else meta.durability
-            _write_report(made / REPORT_FILE, self.report)
             meta = StoreMeta(durability, size, store_id, checkpoint_version=survey.newest)
-            store_files.write_meta(made, meta)
-            _read_back(made, survey.newest)
-            os.rename(made, self._new)  # to a free name, or in the place of an empty directory
+            with store_directory.copying_to(self._new):
+                self.keys = checkpoint.write_checkpoint(made, reader, survey.newest, [], store_id)
+                _write_report(made / REPORT_FILE, self.report)
+                store_files.write_meta(made, meta)
+                _read_back(made, survey.newest)
+                os.rename(made, self._new)  # to a free name, or in the place of an empty directory
         except BaseException:
             shutil.rmtree(made, ignore_errors=True)
             raise

@@ -166,7 +166,7 @@ def test_results_are_strict_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("arguments", "path"),
     [
-        (["backup", "s", "/proc/b"], "/proc/b"),
+        (["export", "s", "/proc/b"], "/proc/b"),
         *slow((["import", "s", "none.jsonl"], "none.jsonl"), (["import", "s", "."], ".")),
     ],
 )
