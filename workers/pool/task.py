@@ -8,6 +8,7 @@ import logging
 import os
 import sys
 import threading
+from collections.abc import Callable
 from concurrent.futures import CancelledError, Future, InvalidStateError, _base
 from types import FrameType
 from typing import Any
@@ -17,13 +18,38 @@ from shoal.shm.errors import InvalidOperationError
 log = logging.getLogger("shoal")
 
 
+class _Condition(threading.Condition):
+    """Of a future, which its thread can wait for again after Ctrl-C has left it locked (``release_left_locked``)."""
+
+    _is_owned: Callable[[], bool]  # the lock's
+
+    def acquire(self, *arguments: Any) -> bool:
+        """Lock it, once: only ``wait`` and ``as_completed`` call this, all else enters a ``with``."""
+        if self._is_owned():
+            caller: FrameType | None = sys._getframe(1)
+            while caller is not None and caller.f_code.co_filename == _base.__file__:
+                caller = caller.f_back
+            if not _is_in_futures(caller):
+                self.release_all()
+        return self._lock.acquire(*arguments)  # type: ignore[attr-defined, no-any-return]
+
+    def release_all(self) -> None:
+        """Release it as often as this thread has locked it."""
+        while self._is_owned():
+            self.release()
+
+
 class TaskFuture(Future[Any]):
     """A future that can end as cancelled while its task runs. It belongs to one process."""
 
+    _condition: _Condition
     was_interrupted = False  # for all futures: Ctrl-C has interrupted a thread that waited for one
 
     def __init__(self) -> None:
         super().__init__()
+        # The one that ``Future`` has made, as another would cost more than all the rest. It has the lock's own method.
+        self._condition.__class__ = _Condition
+        vars(self._condition).pop("acquire", None)
         self.task: Task | None = None  # until the future is done
         self._pid = os.getpid()
         self._is_ended = False
@@ -80,14 +106,16 @@ def release_left_locked() -> None:
     ``concurrent.futures.wait`` and ``as_completed`` lock all their futures, one after the other. Ctrl-C in between
     leaves those locked that it had by then. In a call of that module, which may hold a lock rightly, nothing is done.
     """
-    frame: FrameType | None = sys._getframe()
-    while frame is not None:
-        if frame.f_code.co_filename == _base.__file__:
-            return
+    if not _is_in_futures(sys._getframe()):
+        for future in [each for each in gc.get_objects() if type(each) is TaskFuture]:
+            future._condition.release_all()
+
+
+def _is_in_futures(frame: FrameType | None) -> bool:
+    """Whether a frame is of a call of ``concurrent.futures``, or below one."""
+    while frame is not None and frame.f_code.co_filename != _base.__file__:
         frame = frame.f_back
-    for future in [each for each in gc.get_objects() if type(each) is TaskFuture]:
-        while future._condition._is_owned():  # type: ignore[attr-defined]
-            future._condition.release()
+    return frame is not None
 
 
 def bounded(timeout: float | None) -> float | None:

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures._base import _AcquireFutures
 from pathlib import Path
 from typing import Any
 
@@ -333,14 +332,3 @@ def test_ctrl_c_again_at_the_very_end() -> None:
             signal.setitimer(signal.ITIMER_REAL, 0)
             signal.signal(signal.SIGALRM, before)
             helper.kill()
-
-
-def test_futures_that_ctrl_c_has_left_locked(tmp_path: Path) -> None:
-    """Ctrl-C in ``wait`` or ``as_completed`` may leave futures locked by its thread: the pool settles them and ends."""
-    pool = shoal.WorkerPool(tmp_path / "store", 2, durability="memory", linger=0.1)
-    futures = [pool.submit(functions.sleep_then, 1) for _ in range(20)]
-    wait_for(lambda: futures[0].running())
-    _AcquireFutures(futures).__enter__()
-    pool.kill()
-    assert all(future.done() for future in futures)
-    assert not any(supervisor.thread.is_alive() for supervisor in pool._state.supervisors)
