@@ -283,9 +283,9 @@ class Database:
     def backup(self, dest: str | os.PathLike[str]) -> int:
         """Write a consistent copy to the directory ``dest``, which ``open`` accepts; return how many keys it has.
 
-        Writers go on meanwhile. Raises ``AlreadyExistsError`` if ``dest`` is not empty, ``ConfigurationError`` if it is
-        no directory, ``StoreFullError`` if its disk is full, ``SnapshotExpiredError`` if the copy takes so long that
-        its snapshot is revoked to make room, and ``TypeError`` or ``ValueError`` for what is no path.
+        Writers go on meanwhile. Raises ``AlreadyExistsError`` if ``dest`` is not empty, ``ConfigurationError`` if no
+        copy can be made there, ``StoreFullError`` if its disk is full, ``SnapshotExpiredError`` if the copy takes so
+        long that its snapshot is revoked to make room, and ``TypeError`` or ``ValueError`` for what is no path.
         """
         return self._store.backup(dest)
 
