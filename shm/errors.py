@@ -274,7 +274,7 @@ class CoordinatorLostError(ShoalError):
 class WorkerLostError(ShoalError):
     """Raised for a task whose worker process died while it ran, with no retry left, or whose pool was ended before.
 
-    What the task has committed is there. Submit it again, or give the pool more ``retries``.
+    What the task has committed is there. Run it again, or allow more ``retries``.
     """
 
 

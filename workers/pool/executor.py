@@ -12,7 +12,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Executor, Future
 from types import TracebackType
-from typing import Any
+from typing import Any, NoReturn
 
 from shoal.shm.arguments import check_count, check_plain_function, name_of
 from shoal.shm.errors import InvalidOperationError
@@ -40,6 +40,12 @@ class ProcessPool(Executor):
             helper_processes.preload()
         _states.add(self._state)
         weakref.finalize(self, _abandon, self._state).atexit = False
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError(
+            "a WorkerPool belongs to the process that made it and cannot be copied or pickled; hand on the path of its "
+            "store, or in a task use shoal.current_database()"
+        )
 
     @property
     def worker_pids(self) -> list[int]:

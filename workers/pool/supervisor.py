@@ -284,7 +284,7 @@ class Supervisor:
             state.requeue(task)
         else:
             text = f"the worker running {task.name} died with {code} on attempt {state.options.retries + 1}; "
-            self._settle(task, error=WorkerLostError(text + "submit the task again, or give the pool more retries"))
+            self._settle(task, error=WorkerLostError(text + "run it again, or allow more retries"))
 
     def _settle(self, task: Task, result: object = None, error: BaseException | None = None) -> None:
         self.is_in_callback = True

@@ -72,9 +72,7 @@ def test_retries_run_a_lost_task_again(memory_db: shoal.Database, tmp_path: Path
     """With retries=1 a task whose worker died once runs again; one that always kills its worker fails after two."""
     with shoal.WorkerPool(memory_db.path, workers=2, retries=1) as pool:
         assert pool.submit(functions.die_until, str(tmp_path / "marker")).result() == "survived"
-        with pytest.raises(
-            shoal.WorkerLostError, match="on attempt 2; submit the task again, or give the pool more retries"
-        ):
+        with pytest.raises(shoal.WorkerLostError, match="on attempt 2; run it again, or allow more retries"):
             pool.submit(functions.die).result()
 
 

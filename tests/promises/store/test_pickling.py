@@ -175,6 +175,16 @@ def test_a_method_of_such_an_object_is_a_task(store: Path, run: str) -> None:
         assert pool.submit(Agent(pool.database).step, run, 21).result(60) == 21
 
 
+@pytest.mark.parametrize("way", WAYS, ids=WAY_IDS)
+def test_a_pool_refuses(store: Path, way: Any) -> None:
+    """A pool, and an object that has one, cannot be copied or go to a worker: the error says what can."""
+    with shoal.WorkerPool(store, 1, durability="memory", linger=0.2) as pool:
+        with pytest.raises(TypeError, match="WorkerPool belongs to the process that made it"):
+            way(pool)
+        with pytest.raises(TypeError, match="current_database"):
+            pool.submit(len, [pool]).result(30)
+
+
 @pytest.mark.parametrize("levels", [10_000, *slow(300_000)])
 def test_a_deep_tree_does_not_recurse(levels: int) -> None:
     """A tree of 10,000 levels, and of 300,000, pickles, copies, compares, has a repr, and goes as any other."""
