@@ -123,17 +123,26 @@ def _check(value: Value, path: tuple[str | int, ...], depth: int) -> bool:
             text = f"value at {_where(path)} is {shown(value)}; shoal stores integers from -2**63 to 2**64 - 1"
             raise TypeError(text)
     elif isinstance(value, dict):
+        own = type(value) is not dict
         for key, item in value.items():
-            if not isinstance(key, str):
-                raise TypeError(
-                    f"value at {_where(path)} has key {key!r} of type {type(key).__name__}; shoal stores {_STORED}"
-                )
+            if type(key) is not str:
+                if not isinstance(key, str):
+                    text = f"has key {key!r} of type {type(key).__name__}; shoal stores {_STORED}"
+                    raise TypeError(f"value at {_where(path)} {text}")
+                own = True
             if type(item) not in _SIMPLE:
                 rich |= _check(item, (*path, key), depth + 1)
+        if own:
+            keys = [key for key, _ in value.items()]
+            _check_whole(keys, len(value), path)
+            _check_keys(keys, path)
     elif isinstance(value, (list, tuple)) and not isinstance(value, msgpack.ExtType):
         for i, item in enumerate(value):
             if type(item) not in _SIMPLE:
                 rich |= _check(item, (*path, i), depth + 1)
+        if type(value) is not list and type(value) is not tuple:
+            counted = list.__len__(value) if isinstance(value, list) else tuple.__len__(value)
+            _check_whole(list(value), counted, path)
     elif isinstance(value, datetime.datetime):
         if value.utcoffset() is None:
             raise TypeError(f"value at {_where(path)} is a datetime without a time zone; add one, as tzinfo=UTC")
@@ -146,6 +155,25 @@ def _check(value: Value, path: tuple[str | int, ...], depth: int) -> bool:
     elif not isinstance(value, (float, str, bytes)):
         raise TypeError(f"value at {_where(path)} has type {type(value).__name__}; shoal stores {_STORED}")
     return rich
+
+
+def _check_whole(given: list[Any], counted: int, path: tuple[str | int, ...]) -> None:
+    """Raise if a container of a user's own type does not give as many elements as it counts: none could read it."""
+    if len(given) != counted:
+        text = f"gives {len(given)} elements and counts {counted}; give a dict or a list that holds them"
+        raise TypeError(f"value at {_where(path)} {text}")
+
+
+def _check_keys(keys: list[str], path: tuple[str | int, ...]) -> None:
+    """Raise if two keys of a user's own type are the same text, however they compare: one of them would be lost."""
+    texts = set()
+    for text in map(str.__str__, keys):
+        if text in texts:
+            raise TypeError(
+                f"value at {_where(path)} has two keys that are the text {text!r}, which is what is stored; "
+                "give them different texts"
+            )
+        texts.add(text)
 
 
 def _where(path: tuple[str | int, ...]) -> str:

@@ -128,14 +128,13 @@ def _settle(value: Any, depth: int) -> Any:
     if depth > MAX_NESTING:
         return value
     if isinstance(value, dict):
-        settled = {}
-        try:
-            keys = sorted(value)
-        except TypeError:  # keys of several types
-            return value
-        for key in keys:
-            if not isinstance(key, str):
+        if not _TEXT.issuperset(map(type, value)):
+            texts = {str.__str__(key): item for key, item in value.items() if isinstance(key, str)}
+            if len(texts) != len(value):
                 return value
+            value = texts
+        settled = {}
+        for key in sorted(value):
             item = value[key]
             settled[key] = item if type(item) in _SETTLED else _settle(item, depth + 1)
         return settled

@@ -5,6 +5,7 @@ from __future__ import annotations
 import collections
 import enum
 import math
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from shoal.primitives.rules.hash_chain import canonical
 from shoal.shm import limits
 from shoal.shm.codec import decode, encode
 from shoal.shm.errors import LimitExceededError
@@ -65,6 +67,53 @@ def test_subclasses_read_back_as_what_they_extend() -> None:
     found = decode(encode(value))
     assert found == {"e": 1, "n": [1, 2], "o": {"a": 1}, "s": "t"}
     assert [type(item) for item in found.values()] == [int, list, dict, str]
+
+
+class _Alone(str):
+    """A text that equals only itself."""
+
+    __slots__ = ()
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+@pytest.mark.parametrize("form", [encode, canonical])
+def test_keys_that_are_the_same_text(form: Callable[[Any], bytes]) -> None:
+    """Only the text of a key is stored: a dict with two keys of one text is refused, as one would be lost."""
+    for value, where in (
+        ({_Alone("a"): 1, _Alone("a"): 2}, r"\$"),
+        ({"in": [{_Alone("a"): 1, "a": 2}]}, r"\$.in\[0\]"),
+    ):
+        with pytest.raises(TypeError, match=rf"value at {where} has two keys that are the text 'a'"):
+            form(value)
+    assert decode(form({_Alone("a"): [1], _Alone("b"): {_Alone("a"): 2}})) == {"a": [1], "b": {"a": 2}}
+    assert form({_Alone("b"): 1.5, "a": []}) == form({"b": 1.5, "a": []} if form is encode else {"a": [], "b": 1.5})
+
+
+def test_containers_that_miscount() -> None:
+    """One of a user's own type that gives other than it announces is refused: nobody could read what is stored."""
+
+    class Items(dict[str, int]):
+        def items(self) -> Any:
+            return [("a", 1), ("b", 2)]
+
+    class Length(dict[str, int]):
+        def __len__(self) -> int:
+            return 5
+
+    class Elements(list[int]):
+        def __iter__(self) -> Any:
+            return iter([7])
+
+    for value, text in (
+        (Items(a=1), "gives 2 elements and counts 1"),
+        (Length(a=1), "gives 1 elements and counts 5"),
+        (Elements([1, 2]), "gives 1 elements and counts 2"),
+    ):
+        with pytest.raises(TypeError, match=rf"value at \$\[0\] {text}"):
+            encode([value])
 
 
 def test_int_bounds() -> None:
