@@ -8,11 +8,14 @@
   the other.
 - What a task does to the list of idle channels is one step of Python (``pop``, ``append``). Only the thread of the loop
   does it, and threads that hold the lock.
+- Hundreds of tasks that wait at once leave as many idle channels. Those that nobody has needed for ``_SURPLUS_S`` are
+  dropped, which closes their pipes.
 """
 
 from __future__ import annotations
 
 import asyncio
+import weakref
 from functools import partial
 from typing import Any
 
@@ -31,6 +34,8 @@ from shoal.workers.tasks.greenlets import Greenlet, Outcome, in_thread, running
 from shoal.workers.tasks.sharing import SharedChannel
 
 _MOST_CHANNELS = 8
+_SURPLUS_S = 10.0
+_DROPPED_TOGETHER = 64  # the loop waits meanwhile
 _MOST_SHARED_BYTES = 64 * 1024  # a larger commit would keep those behind it waiting
 
 
@@ -61,6 +66,8 @@ class TaskConnection(StoreConnection):
         self._under_way: set[Channel] = set()
         self._arrival: Outcome[Attachment] | None = None
         self._shared: SharedChannel | None = None
+        self._least_idle = 0  # the fewest idle channels since ``_drop_surplus_later``, as far as ``borrow`` has seen
+        self._drops_surplus = False  # soon
 
     def current(self) -> Attachment:
         """The attachment to read from now."""
@@ -105,14 +112,34 @@ class TaskConnection(StoreConnection):
             return super().borrow()
         self._check_loop(task)
         self._check_here()
-        return self._take()
+        channel = self._take()
+        self._least_idle = min(self._least_idle, len(self._idle))
+        return channel
 
     def give_back(self, channel: Channel) -> None:
         """Put a borrowed channel back after its answer."""
-        if running() is None:
+        task = running()
+        if task is None:
             super().give_back(channel)
-        else:
-            self._put_back(channel)
+            return
+        self._put_back(channel)
+        if not self._drops_surplus:
+            self._drop_surplus_later(task.loop)
+
+    def _drop_surplus_later(self, loop: asyncio.AbstractEventLoop) -> None:
+        if len(self._idle) > _MOST_CHANNELS:
+            self._drops_surplus, self._least_idle = True, len(self._idle)
+            loop.call_later(_SURPLUS_S, _drop_surplus_of, weakref.ref(self), loop)
+
+    def _drop_surplus(self, loop: asyncio.AbstractEventLoop) -> None:
+        """Drop channels that were idle all the time, the longest idle first, but for the one that is read through."""
+        self._drops_surplus = False
+        surplus = min(self._least_idle, len(self._idle)) - _MOST_CHANNELS
+        for _ in range(min(surplus, _DROPPED_TOGETHER)):
+            channel = self._idle.pop(0)
+            if channel.attachment is self.attachment:
+                self._idle.append(channel)
+        self._drop_surplus_later(loop)
 
     def close(self) -> None:
         """Give everything back without waiting."""
@@ -169,6 +196,11 @@ class TaskConnection(StoreConnection):
         attachment.poller = _Poller(attachment)
         attachment.lookout = Lookout(looks=False)
         return attachment
+
+
+def _drop_surplus_of(connection: weakref.ref[TaskConnection], loop: asyncio.AbstractEventLoop) -> None:
+    if (alive := connection()) is not None:
+        alive._drop_surplus(loop)
 
 
 class ReadOnlyTaskConnection(ReadOnlyConnection, TaskConnection):
