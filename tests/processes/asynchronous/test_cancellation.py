@@ -46,7 +46,7 @@ def test_at_random_moments(store: Path, run_loop: Run) -> None:
             else:
                 await kv.increment("r", "n")
 
-        async with aio.open(store, linger=0.2) as db:
+        async with aio.open(store, linger=0.2, timeout=60) as db:  # a busy machine may take long to start a process
             kv, log = aio.KVStore(db), aio.EventLog(db)
             for start in range(0, 400, 20):
                 tasks = [asyncio.create_task(one(number)) for number in range(start, start + 20)]
