@@ -8,6 +8,7 @@ import random
 import tempfile
 import time
 from collections.abc import Iterator
+from multiprocessing import resource_tracker
 from pathlib import Path
 
 import pytest
@@ -36,6 +37,7 @@ def tidy(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr(tempfile, "tempdir", None)
     gc.collect()
+    resource_tracker.ensure_running()  # else what another test has left may start it meanwhile, and it stays
     before, mapped, failed = descriptors(), shoal_mappings(), request.session.testsfailed
     try:
         yield path
