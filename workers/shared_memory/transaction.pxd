@@ -1,6 +1,4 @@
 # C types of ``transaction.py``.
-cimport cython
-
 from shoal.shm.key_location_cache cimport KeyLocationCache
 from shoal.shm.memory.reader cimport Reader
 
