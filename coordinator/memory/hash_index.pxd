@@ -27,19 +27,37 @@ cdef class HashIndex:
     @cython.locals(digest=cython.ulonglong, bucket=cython.ulonglong, i=cython.ulonglong, fill=dict)
     cpdef object insert(self, bytes key, unsigned long long node)
     @cython.locals(
-        depth=cython.Py_ssize_t, mask=cython.ulonglong, parts=list, at=cython.Py_ssize_t, digest=cython.ulonglong,
-        low_bits=cython.Py_ssize_t, flat=list,
+        count=cython.Py_ssize_t, depth=cython.Py_ssize_t, mask=cython.ulonglong, ends=cython.ulonglong[::1],
+        sorted_digests=cython.ulonglong[::1], sorted_nodes=cython.ulonglong[::1], at=cython.Py_ssize_t,
+        digest=cython.ulonglong, position=cython.ulonglong, low_bits=cython.ulonglong, first=cython.ulonglong,
     )
     cpdef object build(self, const unsigned long long[::1] digests, const unsigned long long[::1] nodes)
-    @cython.locals(half=list, i=cython.ulonglong, bucket=cython.ulonglong)
-    cpdef object _place(self, Py_ssize_t depth, unsigned long long low_bits, list entries)
+    @cython.locals(middle=cython.Py_ssize_t, i=cython.ulonglong, bucket=cython.ulonglong)
+    cdef object _place(
+        self, Py_ssize_t depth, unsigned long long low_bits, unsigned long long[::1] digests,
+        unsigned long long[::1] nodes, Py_ssize_t first, Py_ssize_t end
+    )
     @cython.locals(digest=cython.ulonglong, bucket=cython.ulonglong, i=cython.ulonglong)
     cpdef object remove(self, bytes key, unsigned long long node)
-    @cython.locals(bucket=cython.ulonglong, digest=cython.ulonglong, entry=cython.ulonglong, i=cython.ulonglong, table=list)
-    cpdef unsigned long long _new_bucket(self, unsigned long long depth, list entries) except? -1
+    @cython.locals(bucket=cython.ulonglong, empty=cython.ulonglong[::1], at=cython.Py_ssize_t, i=cython.ulonglong)
+    cdef unsigned long long _new_bucket(
+        self, unsigned long long depth, unsigned long long[::1] digests, unsigned long long[::1] nodes,
+        Py_ssize_t first, Py_ssize_t end
+    ) except? -1
     @cython.locals(
-        depth=cython.ulonglong, entries=list, first=cython.ulonglong, in_two=cython.bint, low=list, high=list,
-        entry=cython.ulonglong, start=cython.ulonglong, entry_digest=cython.ulonglong, new_depth=cython.ulonglong,
-        low_bits=cython.ulonglong, part=list, fresh=cython.ulonglong, i=cython.ulonglong, key=bytes,
+        depth=cython.ulonglong, entries=list, digests=cython.ulonglong[::1], nodes=cython.ulonglong[::1],
+        count=cython.Py_ssize_t, first=cython.ulonglong, middle=cython.Py_ssize_t, parts=list,
+        new_depth=cython.ulonglong, low_bits=cython.ulonglong, begin=cython.Py_ssize_t, end=cython.Py_ssize_t,
+        fresh=cython.ulonglong, i=cython.ulonglong,
     )
     cpdef object _split(self, unsigned long long bucket, unsigned long long digest)
+    @cython.locals(
+        digests=cython.ulonglong[::1], at=cython.Py_ssize_t, entry=cython.ulonglong, start=cython.ulonglong, key=bytes
+    )
+    cdef object _digests(self, list entries)
+
+
+@cython.locals(middle=cython.Py_ssize_t, at=cython.Py_ssize_t, digest=cython.ulonglong, node=cython.ulonglong)
+cdef Py_ssize_t _part(
+    unsigned long long[::1] digests, unsigned long long[::1] nodes, Py_ssize_t first, Py_ssize_t end, Py_ssize_t depth
+) except -1

@@ -32,6 +32,7 @@ cdef class Heap:
     cpdef object free(self, long long reference)
     @cython.locals(block=cython.longlong)
     cpdef long long size_of(self, long long reference) except? -1
+    cpdef long long rounded(self, long long words) except? -1
     cpdef list _next_block(self, long long pool)
     @cython.locals(blocks=cython.longlong, block=cython.longlong)
     cpdef long long _allocate_large(self, long long words) except? -1

@@ -5,7 +5,7 @@ from shoal.coordinator.memory.heap cimport Heap
 from shoal.coordinator.memory.writer cimport Plan, Writer
 from shoal.shm.memory.record cimport write_node, write_record
 
-cdef long long BLOCK_WORDS, NODE_HEADER_WORDS, _INDEX_WORDS
+cdef long long BESIDE_WORDS, BLOCK_WORDS, NODE_HEADER_WORDS, RECORD_HEADER_WORDS, _INDEX_WORDS
 
 
 cdef class KeyLoader:
@@ -15,10 +15,19 @@ cdef class KeyLoader:
     cdef object _digests
     cdef object _nodes
 
-    @cython.locals(writer=Writer, plan=Plan, keys=list, seed=cython.ulonglong, key=bytes)
-    cpdef object add(self, list writes, object versions)
+    @cython.locals(sizes=list, places=list, nodes=list)
+    cpdef object add(self, list keys, list values, list expires_ms, list versions)
     @cython.locals(
-        heap=Heap, nodes=list, key=bytes, value=bytes, expires_ms=cython.longlong, version=cython.longlong,
-        new_node=cython.longlong, node=cython.longlong, record=cython.longlong,
+        digests=cython.ulonglong[::1], nodes=list, at=cython.Py_ssize_t, i=cython.Py_ssize_t, key=bytes, value=bytes,
+        expires=cython.longlong, seed=cython.ulonglong, node=cython.longlong, node_words=cython.longlong,
+        record=cython.longlong,
     )
-    cpdef list _write(self, list writes, object versions, list new_nodes, list records)
+    cdef list _write(self, list keys, list values, list expires_ms, list versions, list places)
+    @cython.locals(heap=Heap, keys=cython.longlong, words=cython.longlong, size=cython.longlong)
+    cdef object _keep_room(self, Py_ssize_t new_keys, list sizes)
+
+
+@cython.locals(i=cython.Py_ssize_t, sizes=list, node_words=cython.longlong, record_words=cython.longlong)
+cdef list _sizes(list keys, list values, list expires_ms)
+cdef long long _node_words(bytes key) except -1
+cdef long long _record_words(bytes value, long long expires_ms) except -1

@@ -14,6 +14,7 @@ from shoal.coordinator.memory.heap import RECLAIM_BLOCKS, WORST_CASE_BLOCKS
 from shoal.coordinator.memory.writer import Plan, Writer
 from shoal.shm.errors import StoreFullError
 from shoal.shm.memory.layout import (
+    BESIDE_WORDS,
     BLOCK_WORDS,
     EXPIRES,
     LENGTH_MASK,
@@ -115,49 +116,78 @@ class KeyLoader:
         self._digests = array("Q")
         self._nodes = array("Q")
 
-    def add(self, writes: FlatWrites, versions: Sequence[int]) -> None:
-        """Write keys, the i-th at ``versions[i]``. StoreFullError leaves everything as it was."""
-        writer, keys = self._writer, writes[::3]
-        plan = writer.plan(writes, (), dict.fromkeys(keys, 0))  # 0: there is no node, and no look-up is needed
-        self._keep_room(len(keys), sum(plan.sizes) + sum(map(len, keys)) // 8)
-        records = writer.allocate(plan.sizes)
-        seed = self._seed
-        try:
-            nodes = self._write(writes, versions, plan.new_nodes, records)
-        except StoreFullError as error:
-            raise AssertionError("the room that was planned for many keys is not there") from error
+    def add(self, keys: list[bytes], values: list[bytes], expires_ms: list[int], versions: list[int]) -> None:
+        """Write keys, each with the value, expiry and version at its position. StoreFullError leaves all as it was."""
+        sizes = _sizes(keys, values, expires_ms)
+        self._keep_room(len(keys), sizes)
+        places = self._writer.allocate(sizes)
+        nodes = self._write(keys, values, expires_ms, versions, places)
         self._nodes.extend(nodes)
-        self._digests.extend([xxh3_64_intdigest(key, seed) for key in keys])
-        writer.new_keys += zip(keys, nodes, strict=True)
-        writer.keys += len(keys)
+        self._writer.new_keys += zip(keys, nodes, strict=True)
+        self._writer.keys += len(keys)
 
     def _write(
-        self, writes: FlatWrites, versions: Sequence[int], new_nodes: list[int], records: list[int]
+        self, keys: list[bytes], values: list[bytes], expires_ms: list[int], versions: list[int], places: list[int]
     ) -> list[int]:
         """Write nodes and records; the nodes. ``Writer.add`` does the same for one key."""
-        heap, mm, expiry = self._writer.heap, self._mm, self._writer.expiry
+        mm, expiry, seed = self._mm, self._writer.expiry, self._seed
+        new_digests = array("Q", bytes(8 * len(keys)))
+        digests = new_digests  # compiled: a view of it
         nodes: list[int] = []
-        for (key, value, expires_ms), version, new_node, node in zip(
-            triples(writes), versions, new_nodes, records, strict=True
-        ):
-            record = node + new_node
-            if not new_node:
-                node = heap.allocate(NODE_HEADER_WORDS + words_for(len(key)))
-            nodes.append(node)
+        at = 0
+        for i in range(len(keys)):
+            key, value, expires = keys[i], values[i], expires_ms[i]
+            node = places[at]
+            node_words = _node_words(key)
+            if node_words + _record_words(value, expires) <= BESIDE_WORDS:
+                record = node + node_words
+                at += 1
+            else:
+                record = places[at + 1]
+                at += 2
             write_node(mm, node, key, record)
-            write_record(mm, record, version, 0, value, expires_ms)
-            if expires_ms:
-                expiry.add(key, expires_ms)
+            write_record(mm, record, versions[i], 0, value, expires)
+            nodes.append(node)
+            digests[i] = xxh3_64_intdigest(key, seed)
+            if expires:
+                expiry.add(key, expires)
+        self._digests.extend(new_digests)
         return nodes
 
     def finish(self) -> None:
         """Have every key found."""
         self._writer.hash_index.build(self._digests, self._nodes)
 
-    def _keep_room(self, new_keys: int, words: int) -> None:
-        """StoreFullError unless there is room for so many words, and for all keys in the indexes."""
+    def _keep_room(self, new_keys: int, sizes: list[int]) -> None:
+        """StoreFullError unless there is room for allocations of these sizes, and for all keys in the indexes.
+
+        The ends of blocks, and blocks that are begun in every size class, take less than half as much again.
+        """
         heap, keys = self._writer.heap, len(self._nodes) + new_keys
         self._writer.hash_index.prepare(keys)
+        words = 0
+        for size in sizes:
+            words += heap.rounded(size)
         blocks = (words * 3 // 2 + _INDEX_WORDS * keys) // BLOCK_WORDS + WORST_CASE_BLOCKS + RECLAIM_BLOCKS
         if not heap.make_ready(blocks, heap.reserve_blocks):
             raise StoreFullError("many keys at once may take more room than there is")
+
+
+def _sizes(keys: list[bytes], values: list[bytes], expires_ms: list[int]) -> list[int]:
+    """The words to allocate for each key: for node and record together, or for the node and then for the record."""
+    sizes: list[int] = []
+    for i in range(len(keys)):
+        node_words, record_words = _node_words(keys[i]), _record_words(values[i], expires_ms[i])
+        if node_words + record_words <= BESIDE_WORDS:
+            sizes.append(node_words + record_words)
+        else:
+            sizes += (node_words, record_words)
+    return sizes
+
+
+def _node_words(key: bytes) -> int:
+    return NODE_HEADER_WORDS + (len(key) + 7 >> 3)
+
+
+def _record_words(value: bytes, expires_ms: int) -> int:
+    return RECORD_HEADER_WORDS + (len(value) + 7 >> 3) + (1 if expires_ms else 0)

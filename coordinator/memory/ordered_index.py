@@ -246,8 +246,9 @@ class OrderedIndex:
                 break
             count += 1
             words[leaf + count] = node
-            self._note(node)
             position += 1
+        for _, node in keys[max(first, position - _RECENT_NODES) : position]:
+            self._note(node)
         publish_barrier()
         words[leaf] = count
         return position - first

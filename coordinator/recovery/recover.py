@@ -145,7 +145,7 @@ def load_keys(blocks: Iterator[checkpoint.KeyBlock], version: int, writer: Write
     for block in blocks:
         if loader is not None:
             try:
-                loader.add(block.flat_writes(), block.versions)
+                loader.add(block.keys, block.values, block.expires_ms, block.versions)
             except StoreFullError:  # so many keys at once are planned with more room than they take in the end
                 loader.finish()
                 loader = None

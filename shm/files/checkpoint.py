@@ -74,12 +74,6 @@ class KeyBlock:
         self.versions: list[int] = flat[2::4]
         self.expires_ms: list[int] = flat[3::4]
 
-    def flat_writes(self) -> list[Any]:
-        """Key, value and expiry of each key, as a commit set has them."""
-        flat: list[Any] = [None] * (3 * len(self.keys))
-        flat[::3], flat[1::3], flat[2::3] = self.keys, self.values, self.expires_ms
-        return flat
-
     def __len__(self) -> int:
         return len(self.keys)
 

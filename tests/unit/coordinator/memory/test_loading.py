@@ -62,7 +62,7 @@ def in_blocks(flat: list[Any], keys: int) -> list[KeyBlock]:
 
 def _add_all(loader: KeyLoader, blocks: list[KeyBlock]) -> None:
     for block in blocks:
-        loader.add(block.flat_writes(), block.versions)
+        loader.add(block.keys, block.values, block.expires_ms, block.versions)
 
 
 @pytest.mark.parametrize("limits", [DEFAULT_LIMITS, SMALL], ids=["default", "small"])
@@ -118,9 +118,9 @@ def test_a_load_without_room_for_many_goes_on_one_by_one() -> None:
             flat += entry
     many = KeyLoader(Memory(size_bytes=8 * MIB).writer)
     with pytest.raises(StoreFullError):  # else this would test nothing
-        _add_all(many, in_blocks(flat, 5_000))
+        _add_all(many, in_blocks(flat, len(flat)))
     loaded = Memory(size_bytes=8 * MIB)
-    load_keys(iter(in_blocks(flat, 5_000)), NEWEST, loaded.writer, loaded.reclaimer)
+    load_keys(iter(in_blocks(flat, len(flat))), NEWEST, loaded.writer, loaded.reclaimer)
     assert [(key, found.value) for key, found in loaded.content()] == list(zip(flat[::4], flat[1::4], strict=True))
     loaded.check()
 
@@ -136,7 +136,7 @@ def test_what_has_no_room_leaves_nothing() -> None:
     with pytest.raises(StoreFullError):
         apply_versions(memory.writer, writes, [2] * 16)
     with pytest.raises(StoreFullError):
-        KeyLoader(memory.writer).add(writes, [2] * 16)
+        KeyLoader(memory.writer).add(writes[::3], writes[1::3], writes[2::3], [2] * 16)
     memory.publish()
     assert [key for key, _ in memory.content()] == [b"before"]
     assert memory.writer.heap.used_words == used_words
