@@ -16,7 +16,7 @@ MINUTES := 5
 JOBS := 2
 export NO_MKDOCS_2_WARNING := 1
 
-.PHONY: help setup demo research compile test test-slow check format bench clean
+.PHONY: help setup demo research compile test test-long test-slow check format bench clean
 .PHONY: simulation mutants kills fuzz soak coverage docs build
 
 help:
@@ -71,11 +71,15 @@ research: $(VENV)/.run
 compile: $(VENV)/.test
 	@.ci/compile $(PYTHON)
 
-## make test          the tests: five minutes on 2 cores, and one to compile
+## make test          the tests that are quick: a minute on 2 cores, and one to compile
 test: compile
 	@$(PYTHON) -m pytest
 
-## make test-slow     the long tests too: half an hour
+## make test-long     all but the slowest tests: five minutes
+test-long: compile
+	@$(PYTHON) -m pytest --long
+
+## make test-slow     all tests: half an hour
 test-slow: compile
 	@$(PYTHON) -m pytest --slow
 
@@ -86,9 +90,9 @@ check: $(VENV)/.check compile
 	$(VENV)/bin/mypy
 	$(VENV)/bin/lint-imports
 	$(VENV)/bin/mkdocs build --quiet
-	SHOAL_DISABLE_EXTENSION=1 $(PYTHON) -m pytest
+	SHOAL_DISABLE_EXTENSION=1 $(PYTHON) -m pytest --long
 	@if $(PYTHON) -c 'import sys, shoal.shm.compilation as c; sys.exit(not c.is_compiled())'; then \
-		set -x; SHOAL_REQUIRE_EXTENSION=1 $(PYTHON) -m pytest; \
+		set -x; SHOAL_REQUIRE_EXTENSION=1 $(PYTHON) -m pytest --long; \
 	else echo "THE COMPILED MODULES ARE NOT TESTED: they cannot be compiled here" >&2; fi
 
 ## make format        put every file in form, and mend what the linter can mend
@@ -100,7 +104,7 @@ format: $(VENV)/.check
 coverage: $(VENV)/.check
 	rm -rf build/coverage
 	$(VENV)/bin/coverage erase
-	SHOAL_DISABLE_EXTENSION=1 $(VENV)/bin/coverage run -m pytest $(TESTS)
+	SHOAL_DISABLE_EXTENSION=1 $(VENV)/bin/coverage run -m pytest --long $(TESTS)
 	$(VENV)/bin/coverage combine --quiet
 	$(VENV)/bin/coverage html --quiet
 	$(VENV)/bin/coverage report --skip-covered --sort=cover

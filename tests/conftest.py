@@ -29,11 +29,14 @@ os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--slow", action="store_true", help="run the tests that take minutes, too")
+    parser.addoption("--long", action="store_true", help="run the tests that take seconds, too")
+    parser.addoption("--slow", action="store_true", help="run the tests that take seconds or minutes, too")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests that say nothing else take their number of examples from here, or a part of it."""
+    if config.args_source is pytest.Config.ArgsSource.ARGS:  # files or folders are named: the workers are told by this
+        config.option.long = True
     hypothesis.settings.register_profile("short", max_examples=60, deadline=None)
     hypothesis.settings.register_profile("long", max_examples=2_000, deadline=None)
     hypothesis.settings.load_profile("long" if config.getoption("--slow") else "short")
@@ -52,10 +55,12 @@ def pytest_report_header() -> str:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Skip what takes minutes, and on compiled modules what says nothing about them."""
+    """Skip what takes seconds or minutes, and on compiled modules what says nothing about them."""
     skipped = {}
     if not config.getoption("--slow"):
         skipped["slow"] = pytest.mark.skip(reason="takes minutes; run with --slow")
+        if not config.getoption("--long"):
+            skipped["long"] = pytest.mark.skip(reason="takes seconds; run with --long")
     if is_compiled():
         skipped["plain"] = pytest.mark.skip(reason="runs on plain Python; run with SHOAL_DISABLE_EXTENSION=1")
     for item in items:

@@ -135,6 +135,7 @@ def test_every_byte_of_a_closed_store(tmp_path: Path, closed: Path, every: bool)
         assert survey.findings or place >= whole(data)[-1][1], f"byte {place}: only {found}"
 
 
+@pytest.mark.long
 def test_store_being_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Memory and files of a store being served are checked: damage on its disk is found while memory is still whole.
 
@@ -168,6 +169,7 @@ def test_store_being_served(tmp_path: Path, capsys: pytest.CaptureFixture[str]) 
         assert main(["check", str(path)]) == 0
 
 
+@pytest.mark.long
 def test_memory_store_being_served(memory_db: shoal.Database, capsys: pytest.CaptureFixture[str]) -> None:
     """A memory store has no log, and is none the less sound."""
     assert main(["check", memory_db.path]) == 0

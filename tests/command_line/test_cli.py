@@ -25,6 +25,7 @@ def run_shoal(*arguments: object, cwd: Path = ROOT) -> subprocess.CompletedProce
     return subprocess.run(command, cwd=cwd, capture_output=True, text=True, timeout=60, check=False)
 
 
+@pytest.mark.long
 def test_run_does_each_input_once_and_again_only_what_is_not_done(tmp_path: Path) -> None:
     """A second run skips what is done, runs again what failed, and runs what is new; exit 1 while any input fails."""
     store = tmp_path / "store"
@@ -44,6 +45,7 @@ def test_run_does_each_input_once_and_again_only_what_is_not_done(tmp_path: Path
         assert shoal.KVStore(db).list_with_values("ran") == [("a", 1), ("bad", 2), ("bb", 1), ("ccc", 1)]
 
 
+@pytest.mark.long
 def test_run_survives_an_input_that_kills_and_one_that_cannot_be_stored(tmp_path: Path) -> None:
     """An input that kills its worker is retried, then failed; a result that is no value fails; the others are done."""
     run = run_shoal("run", AGENT, "deadly", "odd", "a", "bad\nnews", "--store", tmp_path / "store", "--workers", 2)
@@ -58,6 +60,7 @@ def test_run_survives_an_input_that_kills_and_one_that_cannot_be_stored(tmp_path
         assert shoal.KVStore(db).get("ran", "deadly") == 2
 
 
+@pytest.mark.long
 def test_ctrl_c_leaves_nothing_and_the_next_run_goes_on(tmp_path: Path) -> None:
     """Ctrl-C ends a run with no process left; what was done stays done."""
     store, inputs = tmp_path / "store", [str(i) for i in range(16)]
@@ -133,6 +136,7 @@ def test_reading_commands_create_nothing(tmp_path: Path, command: str) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.long
 def test_a_store_whose_store_json_was_removed_is_read(tmp_path: Path) -> None:
     """The commands that read find it by its other files, at rest and while it is served, and do not deny it."""
     store = tmp_path / "store"
@@ -151,6 +155,7 @@ def test_a_store_whose_store_json_was_removed_is_read(tmp_path: Path) -> None:
     assert run_shoal("check", store).stdout.startswith("store.json at byte 0: ")
 
 
+@pytest.mark.long
 def test_results_are_strict_json(tmp_path: Path) -> None:
     """Values that JSON does not have are written as in an export: NaN, bytes, large integers."""
     (tmp_path / "odd.py").write_text("def f(text): return [float(text), text.encode(), 2**63]")
@@ -184,6 +189,7 @@ def test_errors_of_the_system_name_path_reason_and_remedy(tmp_path: Path, argume
     assert "give another path" in run.stderr
 
 
+@pytest.mark.long
 def test_info_check_and_backup(tmp_path: Path) -> None:
     """info prints the fields of StoreInfo, check says sound, and a backup holds the same keys."""
     with shoal.open(tmp_path / "store", linger=0.2) as db:
@@ -205,6 +211,7 @@ def test_info_check_and_backup(tmp_path: Path) -> None:
         assert shoal.KVStore(copy).get("run", "key") == [1, 2, 3]
 
 
+@pytest.mark.long
 def test_serve_until_a_signal(tmp_path: Path) -> None:
     """shoal serve is the coordinator, with its own pid, until SIGINT or SIGTERM, and then exits 0 leaving no socket."""
     for number in (signal.SIGINT, signal.SIGTERM):

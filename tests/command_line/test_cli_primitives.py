@@ -214,6 +214,7 @@ class TestManners:
         assert capsys.readouterr().out == ""
         assert list(tmp_path.iterdir()) == []
 
+    @pytest.mark.long
     def test_a_reader_that_leaves(self, full: shoal.Database) -> None:
         """``| head``: quiet, whatever had been printed."""
         for command in (["events", full.path, "parent", "--json"], ["export", full.path], ["runs", full.path]):
@@ -222,6 +223,7 @@ class TestManners:
                 assert present(process.stderr).read() == b""
                 assert process.wait() == (1 if command[0] == "export" else 0)
 
+    @pytest.mark.long
     def test_a_full_disk_and_a_terminal_without_letters(self, full: shoal.Database) -> None:
         """One line on stderr and exit 1; and letters the terminal has not are escaped."""
         buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
@@ -233,6 +235,7 @@ class TestManners:
         assert (done.returncode, done.stderr) == (0, b"")
         assert b"\\U0001f980" in done.stdout
 
+    @pytest.mark.long
     def test_streams_that_are_closed(self, full: shoal.Database, tmp_path: Path) -> None:
         """One line, no traceback."""
         for command, mode in ((["export", full.path], ">&-"), (["import", str(tmp_path / "none")], "<&-")):

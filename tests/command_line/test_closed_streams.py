@@ -18,6 +18,7 @@ def _shoal(redirection: str, *arguments: object) -> subprocess.CompletedProcess[
     return subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, timeout=60, check=False)
 
 
+@pytest.mark.long
 def test_commands_work_with_stderr_closed(tmp_path: Path) -> None:
     """They do what they do otherwise, with the same output on stdout and the same exit status."""
     store = tmp_path / "store"
@@ -45,6 +46,7 @@ def test_an_error_that_cannot_be_written(tmp_path: Path) -> None:
     assert _shoal("2>/dev/full", "serve", tmp_path / "file").returncode == 2
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no /dev/full")
 @pytest.mark.parametrize("redirection", ["2>/dev/full", "2> >(:)"])
 def test_a_run_goes_on_when_what_it_tells_cannot_be_written(tmp_path: Path, redirection: str) -> None:

@@ -137,6 +137,7 @@ def is_one_line_of_bad_usage(code: int, out: str, errors: str) -> bool:
     return (code, out, is_line) == (2, "", True)
 
 
+@pytest.mark.long
 def test_bad_usage_is_one_line() -> None:
     """Exit 2, nothing on stdout, and one line that says where help is."""
     for arguments, ended in zip(BAD_USAGE, one_after_the_other(BAD_USAGE), strict=True):
@@ -150,6 +151,7 @@ def test_bad_usage_is_one_line_and_an_exit(arguments: Any) -> None:
     assert is_one_line_of_bad_usage(ended.returncode, ended.stdout, ended.stderr), ended
 
 
+@pytest.mark.long
 def test_a_reader_that_has_seen_enough(tmp_path: Path) -> None:
     """``shoal events ... | head`` and its kin end quietly."""
     with shoal.open(tmp_path / "store") as db:

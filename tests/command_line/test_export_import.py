@@ -29,6 +29,7 @@ from .conftest import SPACE
 
 
 class TestRoundTrip:
+    @pytest.mark.long
     def test_the_export_of_what_was_imported_is_the_same(
         self, exported: bytes, empty: shoal.Database, tmp_path: Path
     ) -> None:
@@ -215,6 +216,7 @@ class TestFiles:
             assert file.read() == exported
             assert os.fstat(file.fileno()).st_nlink == 0
 
+    @pytest.mark.long
     def test_through_a_pipe(self, full: shoal.Database, exported: bytes, store: Path, tmp_path: Path) -> None:
         """``shoal export A | shoal import B``: the store is made, and a second time it is refused."""
         shoal_ = [sys.executable, "-m", "shoal"]

@@ -45,6 +45,7 @@ def stop_after(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
 
 
 class TestCutShort:
+    @pytest.mark.long
     def test_the_same_file_again_finishes(
         self, exported: bytes, empty: DB, tmp_path: Path, stop_after: StopAfter
     ) -> None:
@@ -141,6 +142,7 @@ class TestCutShort:
         with pytest.raises(ExportFormatError, match="was changed while it was imported"):
             bring(empty, tmp_path, exported)
 
+    @pytest.mark.long
     def test_a_full_store(self, empty: DB, store: Path, tmp_path: Path) -> None:
         """It says how far it came; once there is room the same file goes on."""
         for i in range(12):

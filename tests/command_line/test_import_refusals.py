@@ -64,6 +64,7 @@ class TestDamage:
             import_store(lambda: pytest.fail("the store was opened"), file, "f")
         assert "nothing was imported" in str(caught.value)
 
+    @pytest.mark.long
     def test_cut_short_anywhere(self, exported: bytes, tmp_path: Path) -> None:
         """After any line, in the middle of any line."""
         ends = [i + 1 for i, byte in enumerate(exported) if byte == 10][:-1]
@@ -72,6 +73,7 @@ class TestDamage:
             self.refused(exported[: end + 5], tmp_path, "ends in the middle")
         self.refused(b"", tmp_path, "line 1 of f")
 
+    @pytest.mark.long
     def test_a_flipped_bit_anywhere(self, exported: bytes, tmp_path: Path) -> None:
         """The checksum knows of what else makes sense."""
         places = random.Random(2)
@@ -135,6 +137,7 @@ class TestDamage:
                 sealed([*lines[:at], json_lines.dump(fields), *lines[at + 1 :]]), tmp_path, f"line {at + 1} of f"
             )
 
+    @pytest.mark.long
     def test_a_record_too_large_for_a_commit(self, tmp_path: Path) -> None:
         """Found before anything is written, not in the middle."""
         fields: dict[str, Any] = {

@@ -24,6 +24,7 @@ def _said(capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_set_and_show(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """One policy of a namespace or a run at a time, replaced as a whole; units of time; each on a line."""
     path = str(store)
@@ -63,6 +64,7 @@ def test_bad_usage(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert "there is no store" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_what_is_reclaimable(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """``shoal info`` counts what a pass would remove, and says when there is nothing."""
     with shoal.open(store, durability="buffered", linger=0) as db:
@@ -96,6 +98,7 @@ def _trimmed(db: shoal.Database) -> None:
         runs.set_retention(RetentionPolicy(event_age=10**8), "part")
 
 
+@pytest.mark.long
 def test_export_and_import(tmp_path: Path) -> None:
     """What comes back is what was there, byte by byte; logs go on where they were, those with no event left, too."""
     with (

@@ -159,6 +159,7 @@ def test_the_search_for_errors_finds_some() -> None:
     assert "InvalidStatusTransitionError" in raised_by(shoal.RunIndex.pause_run, shoal.RunIndex, LEADS_TO)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*sorted(CLASSES), *(f"TraceType.{kind}" for kind in KINDS), "open"])
 def test_examples(name: str) -> None:
     """Every example of a public class, of its methods and of a public function does what it shows."""

@@ -184,6 +184,7 @@ class TestTransaction:
             loser.commit()
         assert codec.decode(engine.find(key).value) == 7
 
+    @pytest.mark.long
     def test_a_key_that_expires_meanwhile_is_a_conflict(self, store: Any, prefix: bytes) -> None:
         """What was read as live must be live at the commit."""
         store.auto_commit.put(prefix + b"k", b"v", now_ms() + 300)

@@ -57,6 +57,7 @@ def circles(edges: dict[str, set[str]]) -> list[list[str]]:
         left = on_the_way
 
 
+@pytest.mark.long
 def test_no_circle_of_imports() -> None:
     """Not in all of the product, imports inside functions and for type checkers counted."""
     assert {"shoal", "shoal.database", "shoal.shm.limits", "shoal.primitives.transaction"} <= modules().keys()
@@ -70,6 +71,7 @@ def test_a_circle_would_be_found() -> None:
     assert circles({"a": {"b"}, "b": {"c"}, "c": set()}) == []
 
 
+@pytest.mark.long
 def test_only_rules_name_operations() -> None:
     """Elsewhere no file takes a name from the registry, writes one out, or performs one: it passes the table on."""
     names = set(registry.OPERATIONS)

@@ -54,6 +54,7 @@ def test_chain_is_judged_by_what_was_told(memory_db: shoal.Database, run: str) -
     assert "more than once" in broken_chain(told, log.read_range(run, 0, 4))[-1]
 
 
+@pytest.mark.long
 def test_acknowledged_appends_are_there_once_when_killed_between_log_and_answer(tmp_path: Path) -> None:
     """Though coordinators die with commits logged and nobody told, each append is in the log once, as it was told."""
     with mutated_coordinators("die_logged"):

@@ -28,6 +28,8 @@ from tests.support.workers.crash_workers import (
     wait_until_left,
 )
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def tidy(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:

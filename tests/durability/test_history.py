@@ -22,18 +22,21 @@ def _assert_serial(events: list[Event], expected: int) -> None:
     assert not problems, _report(problems)
 
 
+@pytest.mark.long
 def test_random_history_is_strictly_serializable(tmp_path: Path) -> None:
     """Every read, absence and scan holds at its transaction's place in commit-version order."""
     events = run_history(tmp_path / "h", seed_from(1), 1_200)
     _assert_serial(events, 1_200)
 
 
+@pytest.mark.long
 def test_history_stays_serializable_under_kill_9_of_the_coordinator(tmp_path: Path) -> None:
     """The death of a coordinator is a pause: no commit is lost, done twice, or seen out of order."""
     events = run_history(tmp_path / "h", seed_from(2), 1_600, kills=3)
     _assert_serial(events, 1_600)
 
 
+@pytest.mark.long
 def test_history_stays_serializable_when_killed_between_log_and_answer(tmp_path: Path) -> None:
     """A commit that was logged and not yet published or answered is done once, and its client is told its outcome."""
     with mutated_coordinators("die_logged"):

@@ -42,6 +42,7 @@ def _die(db: shoal.Database, pid: int) -> None:
     assert poller.poll(10_000)  # or who waited for an answer has closed it
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "error", [StoreFullError("no room for the log"), OSError("no process"), ConfigurationError("no")]
 )
@@ -90,6 +91,7 @@ def test_a_commit_that_was_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         assert kv.get(RUN, "key") == 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["put", *slow("transaction", "increment"), "pipeline"])
 def test_a_commit_that_ends_coordinators(tmp_path: Path, kind: str) -> None:
     """Two coordinators die of it, then it is refused; other commits, before and after it, are done by the next ones."""
@@ -116,6 +118,7 @@ def test_a_commit_that_ends_coordinators(tmp_path: Path, kind: str) -> None:
         assert kv.list_with_values(RUN) == [("key", 2)]
 
 
+@pytest.mark.long
 def test_deaths_of_other_reasons_do_not_add_up(tmp_path: Path) -> None:
     """Coordinators that die between commits, or before a commit is sent, refuse nobody."""
     with shoal.open(tmp_path / "store", linger=0.1) as db:
@@ -125,6 +128,7 @@ def test_deaths_of_other_reasons_do_not_add_up(tmp_path: Path) -> None:
             _die(db, db.info().coordinator_pid)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")  # a process ends here, and its listener with it
 @pytest.mark.parametrize("how", ["refused", "never begins"])
 def test_no_thread_to_sync_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str) -> None:

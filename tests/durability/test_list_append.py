@@ -240,6 +240,7 @@ def _assert_clean(history: list[ListTransaction], expected: int) -> None:
     assert not found, "\n".join(f"{anomaly.name}\n{anomaly.text}" for anomaly in found[:10])
 
 
+@pytest.mark.long
 def test_lists_stay_strictly_serializable_under_kill_9_of_the_coordinator(tmp_path: Path) -> None:
     """Four processes that read and append lists see no anomaly, though their coordinator is killed meanwhile."""
     _assert_clean(run_lists(tmp_path / "h", seed_from(6), 1_600, kills=2), 1_600)

@@ -17,6 +17,8 @@ from tests.support.histories.history_workers import seed_from
 from tests.support.present import present
 from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
 
+pytestmark = pytest.mark.long
+
 _FORK = multiprocessing.get_context("fork")
 RUN = "fleet"
 

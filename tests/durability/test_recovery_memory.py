@@ -56,6 +56,7 @@ def _allocated_by_recovery(directory: Path) -> int:
     return peak_bytes
 
 
+@pytest.mark.long
 def test_recovery_has_a_piece_at_a_time_in_memory(tmp_path: Path) -> None:
     """Of a checkpoint and a log of 24 MiB each, recovery holds a block and a file."""
     with shoal.open(tmp_path / "db", max_bytes=128 * MIB, timeout=TIMEOUT_S, linger=0.2) as db:

@@ -82,6 +82,7 @@ def _end(db: shoal.Database, way: str, wait_for_end: Callable[[int], None]) -> N
     wait_for_end(pid)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("durability", "way"),
     [("buffered", "clean close"), ("strict", "kill -9"), *slow(("buffered", "kill -9"), ("strict", "clean close"))],

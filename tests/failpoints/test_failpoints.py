@@ -29,6 +29,7 @@ def _failpoints(*arguments: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
+@pytest.mark.long
 def test_killed_at_a_few_failpoints() -> None:
     """A coordinator killed before it answers, a client with half a request sent: all acknowledged is there once."""
     chosen = ["commit: published, not answered", "client: half of the request written"]
@@ -81,6 +82,7 @@ def _helper(store: Path, db: shoal.Database, owner: Any, name: str, when: Callab
         os._exit(1)
 
 
+@pytest.mark.long
 def test_a_dead_coordinators_helper_cannot_spoil_the_next_checkpoint(store: Path) -> None:
     """Its helper outlives it, and is slow: what it renames must not be the file that another helper is writing.
 

@@ -71,6 +71,7 @@ def _run(name: str, data: bytes) -> None:
         raise
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_whole(name: str) -> None:
     """The inputs that fuzzing starts from are taken or refused."""
@@ -94,6 +95,7 @@ def test_what_is_announced_takes_no_memory(name: str) -> None:
     assert peak < 8 << 20
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_what_is_nearly_whole(name: str) -> None:
     """A valid input with a few of its parts changed, at any depth."""
@@ -290,6 +292,7 @@ class TestCommand:
         command = [sys.executable, "-m", "tests.fuzz", *arguments]
         return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120)
 
+    @pytest.mark.long
     def test_replay(self, tmp_path: Path) -> None:
         """A kept input runs again without atheris."""
         (tmp_path / "input").write_bytes(TARGETS["hello"].seeds()[0])

@@ -22,6 +22,8 @@ from tests.support.shared_memory import store_of
 from tests.support.slow import slow
 from tests.support.workers.crash_workers import DEADLINE_S, descriptors, kill, wait_for
 
+pytestmark = pytest.mark.long
+
 RUN = "descriptors"
 
 

@@ -36,6 +36,7 @@ def _wakes(pid: int | None) -> int:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("durability", [*slow("memory"), "buffered", *slow("strict")])
 def test_an_idle_fleet_sleeps(tmp_path: Path, durability: str) -> None:
     """No process that is attached is woken, and the coordinator hardly ever is, once all is written to disk."""

@@ -68,6 +68,7 @@ _TASKS = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("patch", "first"),
     [

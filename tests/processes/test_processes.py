@@ -69,6 +69,7 @@ def move(txn: shoal.Transaction, source: str, target: str) -> None:
 
 
 class TestStartMethods:
+    @pytest.mark.long
     @pytest.mark.parametrize("method", METHODS)
     def test_database_as_an_argument(self, memory_db: shoal.Database, kv: shoal.KVStore, method: Any) -> None:
         """A Database handed to a process attaches there by itself; what it writes is seen here."""
@@ -80,11 +81,13 @@ class TestStartMethods:
             assert written == kv.get("r", f"{method}/{number}/txn")
             assert written != os.getpid()
 
+    @pytest.mark.long
     def test_increments_of_four_processes(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """Increments never conflict: the sum is exact, and nobody is told the same number twice."""
         start_all(multiprocessing.get_context("fork"), increment_many, [(memory_db, run, 200)] * 4)
         assert kv.get(run, "n") == 4 * 200 * 3
 
+    @pytest.mark.long
     def test_transactions_of_four_processes_keep_an_invariant(
         self, memory_db: shoal.Database, kv: shoal.KVStore, run: str
     ) -> None:
@@ -127,6 +130,7 @@ class TestPickling:
 
 
 class TestUnrelatedProcess:
+    @pytest.mark.long
     def test_opens_the_same_path(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """A process started by itself that opens the path sees our data, and we see its."""
         code = (
@@ -141,6 +145,7 @@ class TestUnrelatedProcess:
         assert (result.returncode, result.stderr) == (0, "")
         assert kv.get(run, "reply") == ["question", memory_db.info().coordinator_pid]
 
+    @pytest.mark.long
     def test_store_outlives_the_process_that_started_it(self, store: Path) -> None:
         """The coordinator is a process of its own: who opened first may end, with os._exit, and we go on."""
         code = "import sys, os, shoal\ndb = shoal.open(sys.argv[1])\nshoal.KVStore(db).put('r', 'k', 1)\nos._exit(0)\n"
@@ -148,6 +153,7 @@ class TestUnrelatedProcess:
         with shoal.open(store, linger=0.1) as db:
             assert KVStore(db).get("r", "k") == 1
 
+    @pytest.mark.long
     def test_several_that_open_at_once_share_one_coordinator(self, store: Path) -> None:
         """Processes that open a new store at the same moment find one coordinator."""
         code = (
@@ -197,6 +203,7 @@ class TestFork:
         kv.put(run, "k", 1)
         assert kv.get(run, "k") == 1
 
+    @pytest.mark.long
     def test_child_of_a_busy_coordinator(self, store: Path) -> None:
         """A coordinator that answers late is not a dead one: a forked child of a memory store waits for it."""
         with shoal.open(store, durability="memory", linger=0.2) as db:
@@ -212,6 +219,7 @@ class TestFork:
                 waker.join()
             assert kv.get("r", "child") == 1
 
+    @pytest.mark.long
     def test_fork_while_another_thread_commits(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """A fork in the middle of another thread's commits leaves no lock held in the child."""
         stop = threading.Event()

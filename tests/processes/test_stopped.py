@@ -75,6 +75,7 @@ class _Thread(threading.Thread):
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("durability", [pytest.param("buffered", marks=SLOW), "strict"])
 def test_commits_wait_for_a_stopped_coordinator(store: Path, durability: str) -> None:
     """A commit sent to a stopped coordinator waits, and is done once when it goes on; reads need no coordinator.
@@ -99,6 +100,7 @@ def test_commits_wait_for_a_stopped_coordinator(store: Path, durability: str) ->
         assert db.check() == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("large", [False, *slow(True)], ids=["small", "larger than the pipe"])
 def test_commits_give_up_on_a_stopped_coordinator(store: Path, large: bool) -> None:
     """After ``timeout`` seconds commits of all threads are refused with the pid, and closing and opening do not hang.
@@ -142,6 +144,7 @@ def test_commits_give_up_on_a_stopped_coordinator(store: Path, large: bool) -> N
         wait_for(lambda: db.info().clients == 1, "the coordinator to forget what gave up", seconds=20)
 
 
+@pytest.mark.long
 def test_without_a_timeout_a_commit_waits(store: Path) -> None:
     """``timeout=inf``: it is done when the coordinator goes on."""
     with shoal.open(store, linger=0.05, timeout=math.inf) as db:
@@ -284,6 +287,7 @@ def test_a_stopped_client_does_not_keep_all_history(
         assert db.check() == []
 
 
+@pytest.mark.long
 def test_a_stopped_coordinator_that_is_killed_is_replaced(store: Path) -> None:
     """Killed while it is stopped with commits waiting: the next coordinator does them, each once."""
     with shoal.open(store, linger=0.05) as db:
@@ -300,6 +304,7 @@ def test_a_stopped_coordinator_that_is_killed_is_replaced(store: Path) -> None:
         assert db.check() == []
 
 
+@pytest.mark.long
 def test_a_stopped_coordinator_ends_no_holder(store: Path) -> None:
     """A holder renews while the coordinator is stopped for longer than its ttl; once that goes on, it knows."""
     with shoal.open(store, linger=0.2) as db, db.lease(RUN, "a", ttl=0.5) as lease:

@@ -15,6 +15,7 @@ pytestmark = pytest.mark.plain
 _BATCH = 25
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("first", [*range(0, 75, _BATCH), *slow(*range(75, 300, _BATCH))])
 def test_nothing_is_wrong_in_any_history(first: int) -> None:
     """Through kills, stops, power cuts, failing syncs and full disks every history passes every oracle."""
@@ -23,6 +24,7 @@ def test_nothing_is_wrong_in_any_history(first: int) -> None:
     assert result.totals["commits"] > _BATCH
 
 
+@pytest.mark.long
 def test_one_seed_is_one_history() -> None:
     """The same seed twice gives the same history, and another seed another."""
     digests = [run_seed(seed).digest for seed in (3, 4, 3)]
@@ -37,6 +39,7 @@ def test_a_mutant_is_found(mutant: str) -> None:
     assert catch(mutant, 60).seed is not None
 
 
+@pytest.mark.long
 def test_a_failing_history_is_shrunk() -> None:
     """What is left of a failing plan fails, too, and is smaller."""
     mutant = "drop_last_record"

@@ -139,6 +139,7 @@ def _other_event(lines: Lines) -> None:
     lines[3][3] = ["w9", 9]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("sense", "falsify", "kind"),
     [

@@ -40,6 +40,7 @@ def _system_calls(*arguments: str) -> subprocess.CompletedProcess[str]:
     return done
 
 
+@pytest.mark.long
 @needs_strace
 def test_a_failed_sync_is_never_taken_for_done() -> None:
     """EIO from the first fdatasync of a strict coordinator: it dies, its successor answers, nothing is lost."""

@@ -62,6 +62,7 @@ def test_work_that_is_lost_is_noticed(name: str) -> None:
         operation.check(Claims(), operation.targets(), 1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", [*slow("put"), "pipelined"])
 def test_a_put_that_is_lost_is_noticed(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A key that was put and is unchanged is one too many, among thousands that are not."""
@@ -135,6 +136,7 @@ def test_pipelined_puts_are_there_after_close(peer: Any, tmp_path: Path) -> None
         store.stop()
 
 
+@pytest.mark.long
 def test_a_worker_whose_pipelined_commit_fails_ends_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """An error that only the end of a pipeline knows is not lost: no figure is made of such a round."""
 

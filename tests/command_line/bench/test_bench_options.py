@@ -108,6 +108,7 @@ def test_which_rates_are_measured(given: list[str], operations: Any, processes: 
     assert (plan.busy > 0) == ("--busy" in given)
 
 
+@pytest.mark.long
 def test_a_run_prints_what_it_writes(bench: Bench, tmp_path: Path) -> None:
     """Head, tables, JSON and page have the same figures; nothing else is left in the directory."""
     page = tmp_path / "page.md"
@@ -151,6 +152,7 @@ def test_each_scenario(bench: Bench, tmp_path: Path, name: str) -> None:
     assert [path.name for path in tmp_path.iterdir()] == ["new.json"]
 
 
+@pytest.mark.long
 @pytest.mark.plain
 def test_beside_endless_loops(bench: Bench, tmp_path: Path) -> None:
     """The head and the JSON say so; rates are measured all the same."""

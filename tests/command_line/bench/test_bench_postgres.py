@@ -23,6 +23,7 @@ needs_postgres = pytest.mark.skipif(
 )
 
 
+@pytest.mark.long
 @needs_postgres
 @pytest.mark.parametrize("durability", DURABILITIES)
 def test_a_stopped_server_is_gone(durability: str, tmp_path: Path) -> None:
@@ -42,6 +43,7 @@ def test_a_stopped_server_is_gone(durability: str, tmp_path: Path) -> None:
         os.kill(pid, 0)
 
 
+@pytest.mark.long
 @needs_postgres
 def test_several_processes_do_each_task_once(tmp_path: Path) -> None:
     """A claim that finds only tasks that others have locked looks again; leaving checks that no task is lost."""

@@ -203,6 +203,7 @@ def test_a_page_without_a_place_is_left_alone(
     assert (tmp_path / "page.md").read_text() == content
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("states", [["idle"], *slow(["idle", "busy"])], ids=len)
 def test_plots(write: Write, tmp_path: Path, states: list[str]) -> None:
     """A file of each kind for each state of the machine, the same for the same figures, shown in the page."""

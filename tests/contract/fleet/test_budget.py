@@ -91,6 +91,7 @@ def test_amounts_are_exact(budget: shoal.Budget, run: str) -> None:
     assert budget.read(run, "large") == shoal.BudgetState(2**63, 2**63 - 2, 0, 2)
 
 
+@pytest.mark.long
 def test_those_that_wait_are_served_in_order(budget: shoal.Budget, run: str) -> None:
     """A small request does not overtake a large one; each change of the budget serves those that have enough."""
     budget.create(run, "b", 10)
@@ -117,6 +118,7 @@ def test_those_that_wait_are_served_in_order(budget: shoal.Budget, run: str) -> 
     assert order[3] == 3
 
 
+@pytest.mark.long
 def test_waiting_is_bounded(budget: shoal.Budget, run: str) -> None:
     """It ends after ``wait`` seconds, whatever the reason, and leaves the line to the others."""
     budget.create(run, "b", 10, refill_per_s=0.001)
@@ -152,6 +154,7 @@ def test_more_than_the_limit_waits_for_another_limit(budget: shoal.Budget, run: 
     assert sorted(got) == [4, 8, 20]
 
 
+@pytest.mark.long
 def test_refill(budget: shoal.Budget, run: str) -> None:
     """What is used comes back at the rate, up to the limit; what is reserved does not."""
     budget.create(run, "b", 10, refill_per_s=20)
@@ -167,6 +170,7 @@ def test_refill(budget: shoal.Budget, run: str) -> None:
     reservation.settle(4)
 
 
+@pytest.mark.long
 def test_the_rate(budget: shoal.Budget, run: str) -> None:
     """Whoever asks for more than the limit gets it as it comes back, and no earlier."""
     budget.create(run, "b", 200, refill_per_s=400)

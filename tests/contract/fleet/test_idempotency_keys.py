@@ -66,6 +66,7 @@ def test_a_transaction_that_fails_does_not_use_its_key_up(any_db: shoal.Database
     assert any_db.transact(run, lambda txn: txn.kv.increment("k"), idempotency_key="a") == 1
 
 
+@pytest.mark.long
 def test_the_ttl_counts_from_the_commit(any_db: shoal.Database, run: str) -> None:
     """After it the key is as new; a replay does not make it longer. Infinity is for good."""
     count = Calls(1, 2)

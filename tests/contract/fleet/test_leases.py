@@ -59,6 +59,7 @@ def test_waiting_is_bounded(any_db: shoal.Database, run: str) -> None:
     any_db.lease(run, "a").release()
 
 
+@pytest.mark.long
 def test_the_line_is_served_in_order_of_arrival(any_db: shoal.Database, run: str) -> None:
     """Each that waits gets it after those that came before, and before one that comes when it is released."""
     first = any_db.lease(run, "a")

@@ -113,6 +113,7 @@ def test_attempts(any_db: shoal.Database, run: str) -> None:
     assert queue.stats(run, Q) == shoal.QueueStats(0, 1, 0, 0, 0)
 
 
+@pytest.mark.long
 def test_delay(any_db: shoal.Database, run: str) -> None:
     """A delayed task is ready at its time, also for one that waits, whom nobody tells of it by a commit."""
     queue = shoal.TaskQueue(any_db)
@@ -141,6 +142,7 @@ def test_a_delayed_task_is_ready_in_all_listings_at_its_time(any_db: shoal.Datab
     assert queue.purge(run, Q, TaskStatus.Ready) == 1
 
 
+@pytest.mark.long
 def test_waiting_for_a_task(any_db: shoal.Database, run: str) -> None:
     """Claims wait in the order of arrival; each put serves one. Without a task they end after ``wait`` seconds."""
     queue = shoal.TaskQueue(any_db)

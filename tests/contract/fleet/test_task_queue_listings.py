@@ -58,6 +58,7 @@ def test_large_payloads_and_results(any_db: shoal.Database, run: str) -> None:
     assert any_db.info().keys < keys
 
 
+@pytest.mark.long
 def test_many_are_put_in_order(memory_db: shoal.Database, run: str) -> None:
     """Also more than a commit takes, by number or by size; a bad one among them keeps all from being put."""
     queue = shoal.TaskQueue(memory_db)
@@ -72,6 +73,7 @@ def test_many_are_put_in_order(memory_db: shoal.Database, run: str) -> None:
     shoal.RunIndex(memory_db).delete_run(run)
 
 
+@pytest.mark.long
 def test_a_purged_queue_leaves_nothing(any_db: shoal.Database, run: str) -> None:
     """A run in which every task was purged holds nothing; purge is not bounded by what a commit holds."""
     queue = shoal.TaskQueue(any_db)

@@ -41,6 +41,7 @@ def test_each_key_and_commit_once(any_db: shoal.Database, run: str) -> None:
     runs.delete_run(run + "x")
 
 
+@pytest.mark.long
 def test_since(any_db: shoal.Database, run: str) -> None:
     """After that version; None is from the call on, and not from the first change that is asked for."""
     kv = shoal.KVStore(any_db)
@@ -57,6 +58,7 @@ def test_since(any_db: shoal.Database, run: str) -> None:
     snapshot.close()
 
 
+@pytest.mark.long
 def test_timeout_is_for_the_next_change(any_db: shoal.Database, run: str) -> None:
     """It begins again with each change, and what the caller does in between does not count."""
     kv = shoal.KVStore(any_db)
@@ -142,6 +144,7 @@ def test_a_consumer_waits_for_events(any_db: shoal.Database, run: str) -> None:
         timer.join()
 
 
+@pytest.mark.long
 def test_one_at_a_time_holds_the_name_of_a_consumer(any_db: shoal.Database, run: str) -> None:
     """Also in one process; a closed one commits nothing any more."""
     log = shoal.EventLog(any_db)
@@ -292,6 +295,7 @@ def commit(db: shoal.Database, model: dict[str, dict[str, int]], run: str, write
     return [shoal.Change(txn.version, key, changed[key]) for key in sorted(changed)]
 
 
+@pytest.mark.long
 @given(commits=COMMITS, prefix=KEYS, skipped=st.integers(0, 12), engine=st.sampled_from(["memory", "toy"]))
 def test_against_a_model(
     memory_db: shoal.Database, commits: list[tuple[str, object]], prefix: str, skipped: int, engine: str

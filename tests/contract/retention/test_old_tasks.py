@@ -28,6 +28,7 @@ def _keys(db: shoal.Database, space: shoal.Namespace, run: str) -> list[bytes]:
     return [key for key, _ in db._store.auto_commit.scan(prefix, prefix + b"\xff")]
 
 
+@pytest.mark.long
 def test_ended_tasks_go_and_others_stay(any_db: shoal.Database, run: str, space: shoal.Namespace) -> None:
     """Ended tasks of every status go, to the millisecond, in slices; ready, delayed and claimed ones stay, however old.
 

@@ -64,6 +64,7 @@ def _all_written(db: shoal.Database) -> list[tuple[bytes, int]]:
         return [(key, found.version) for key, found in engine.attachment.reader.scan(b"", None, engine.snapshot)]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mutations", BAD_MUTATIONS, ids=str)
 def test_a_malformed_commit_set_ends_its_client_only(served: shoal.Database, mutations: Any) -> None:
     """A request of the wrong shape is answered by hanging up; nothing of it is written."""

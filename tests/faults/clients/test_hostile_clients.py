@@ -237,6 +237,7 @@ class TestLies:
 class TestPins:
     """A page of snapshot slots is the one thing a client may write."""
 
+    @pytest.mark.long
     def test_a_page_of_garbage(self, tmp_path: Path) -> None:
         """Every slot at version 1, in the future, or nonsense holds up reclaiming for its grace, not for ever."""
         with shoal.open(tmp_path / "store", durability="memory", linger=0.2, max_bytes=8 * MIB) as db:

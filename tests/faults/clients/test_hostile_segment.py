@@ -70,6 +70,7 @@ ATTEMPTS: dict[str, Callable[[int], object]] = {
 REFUSED = {errno.EBADF, errno.EACCES, errno.EPERM, errno.EINVAL, errno.EROFS}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ATTEMPTS)
 def test_a_worker_cannot_write_the_segment(segment_fd: int, what: str) -> None:
     """Whatever is done with the descriptor it was given, or with a mapping of it, is refused by the kernel."""
@@ -235,6 +236,7 @@ class TestNoPickle:
         """What is called in a file, as ``pickle.loads`` or ``eval``."""
         return {ast.unparse(node.func) for node in ast.walk(tree_of(path)) if isinstance(node, ast.Call)}
 
+    @pytest.mark.long
     def test_only_the_pool_imports_it(self) -> None:
         """Nor anything else that makes objects of bytes; multiprocessing, whose ``recv`` unpickles, likewise."""
         assert self.users(MAKES_OBJECTS) == PICKLERS

@@ -16,6 +16,8 @@ from shoal.shm.wire.frames import FrameBuffer, frame
 from shoal.shm.wire.handshake import Welcome
 from tests.support.raw_client import assert_unharmed, attach, send_and_hear
 
+pytestmark = pytest.mark.long
+
 KEY = b"\x01raw"
 TIMEOUT_MS = 10_000
 

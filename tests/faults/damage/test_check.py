@@ -38,6 +38,7 @@ RUN = "run"
 SLOW = pytest.mark.slow
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seeds", [range(1, 11), pytest.param(range(11, 100), marks=SLOW)], ids=str)
 def test_no_findings_while_commits_go_on(checked: Callable[..., Checked], seeds: range) -> None:
     """However commits and maintenance fall between the parts of a check, a sound store has no problems."""
@@ -130,6 +131,7 @@ def test_a_commit_that_needs_room_gets_it(checked: Callable[[int], Checked]) -> 
     assert store.ask(check_parts.BLOCKS, 0) == []
 
 
+@pytest.mark.long
 def test_memory_that_time_travel_may_fill_holds_up_no_check(checked: Callable[..., Checked]) -> None:
     """A store that keeps past versions may always be nearly full: that is no reason to give a check up."""
     store = checked(6, max_bytes=32 << 20)
@@ -148,6 +150,7 @@ def test_memory_that_time_travel_may_fill_holds_up_no_check(checked: Callable[..
     assert store.problems() == []
 
 
+@pytest.mark.long
 def test_a_full_store_is_checked_beside_a_writer(store: Path) -> None:
     """A process overwrites half of a small store all the time: a check comes to an end all the same."""
     context = multiprocessing.get_context("spawn")
@@ -174,6 +177,7 @@ def _overwrite(path: str, stop: Event) -> None:
                 kv.put(RUN, f"large {n % 4}", "x" * 1_000_000)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "arguments",
     [
@@ -228,6 +232,7 @@ def _write(path: str, stop: Event, number: int) -> None:
                 runs.delete_run(f"run {number}")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("checks", [30, pytest.param(400, marks=SLOW)])
 def test_no_findings_beside_writing_processes(store: Path, checks: int) -> None:
     """Check after check of a store that two processes write to without a pause, by two threads at the same time."""
@@ -253,6 +258,7 @@ def test_no_findings_beside_writing_processes(store: Path, checks: int) -> None:
         assert db.check() == []
 
 
+@pytest.mark.long
 def test_the_coordinator_dies_meanwhile(db: shoal.Database) -> None:
     """The check begins again with the next coordinator."""
     kv = shoal.KVStore(db)

@@ -159,11 +159,13 @@ def _places(count: int, from_: int = 0) -> list[int]:
     return sorted(random.Random(seed_from(32)).sample(range(from_, count), min(SAMPLE, count - from_)))
 
 
+@pytest.mark.long
 def test_log_cut_anywhere(built: tuple[Files, States, bool]) -> None:
     """A log cut at any byte opens as the commits before the cut, or not at all (a sample of all places)."""
     _cuts(built, _places(len(built[0][_only(built[0], "wal-")]) + 1))
 
 
+@pytest.mark.long
 def test_log_flipped_anywhere(built: tuple[Files, States, bool]) -> None:
     """A byte flipped in a commit that others follow is CorruptionError; elsewhere nothing is lost (a sample)."""
     size = len(built[0][_only(built[0], "wal-")])
@@ -217,6 +219,7 @@ def _damage_checkpoint(tmp_path: Path, boot: dict[str, int], sample: bool) -> No
     assert open_or_corrupt({**files, name: data + b"\0"}) is None
 
 
+@pytest.mark.long
 def test_damaged_checkpoint_is_always_noticed(tmp_path: Path, boot: dict[str, int]) -> None:
     """A checkpoint cut or flipped anywhere is CorruptionError (a sample of all places)."""
     _damage_checkpoint(tmp_path, boot, sample=True)
@@ -248,6 +251,7 @@ def _all_records(files: Files) -> list[tuple[str, int, int, int]]:
     return [(name, *record) for name in sorted(files) for record in _records(files[name])]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("file_bytes", [1 << 16, 1024], ids=["one file", "many files"])
 @pytest.mark.parametrize("boot_now", [THIS_BOOT, OTHER_BOOT], ids=["same boot", "other boot"])
 def test_damage_before_acknowledged_commits_is_never_cut(
@@ -272,6 +276,7 @@ def test_damage_before_acknowledged_commits_is_never_cut(
                 assert found == version - 1, f"version {version}: {found}"
 
 
+@pytest.mark.long
 def test_torn_tail_stays_cut(boot: dict[str, int], monkeypatch: pytest.MonkeyPatch) -> None:
     """What stood behind a torn record does not come back when new commits are logged and the store is opened again."""
     files, model = _synced_log(20, 10, 1 << 16)
@@ -300,6 +305,7 @@ def test_missing_log_file_is_noticed(boot: dict[str, int], monkeypatch: pytest.M
             assert open_or_corrupt({n: data for n, data in files.items() if n != name}) is None, name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["log", "checkpoint"])
 def test_open_reports_damage(tmp_path: Path, what: str, at_rest: AtRest) -> None:
     """``shoal.open`` of a damaged store raises CorruptionError with file, offset, expected and found.

@@ -25,6 +25,8 @@ from shoal.shm.limits import Limits
 from tests.support.histories.history_workers import seed_from
 from tests.support.stores.damaged import STORE_ID, Contract, MemoryStorage, Model, Opened, flipped, from_disk, whole
 
+pytestmark = pytest.mark.long
+
 THIS_BOOT, OTHER_BOOT = 0x1111, 0x2222
 CHECKPOINT, SYNCED, AFTER = 10, 30, 4
 FILE_BYTES, PAGE_BYTES = 1024, 256

@@ -106,6 +106,7 @@ def _repair(old: Path, new: Path, take_all: bool = False, max_bytes: int | None 
     return Repair(old, new, take_all, max_bytes, lambda _: None)
 
 
+@pytest.mark.long
 def test_longest_prefix_is_saved(tmp_path: Path, sound: Sound) -> None:
     """The new store opens as the old one was at the newest version before the damage: check, chain and versions hold.
 
@@ -263,6 +264,7 @@ def _with_checkpoints(tmp_path: Path, files: dict[str, bytes], *versions: int) -
     return files
 
 
+@pytest.mark.long
 def test_damaged_checkpoint(tmp_path: Path, sound: Sound) -> None:
     """Without its checkpoint a store is rebuilt from the log if that is whole, or from an older checkpoint and the log.
 

@@ -248,6 +248,7 @@ def _failing(path: Path, durability: str, fault: str, at: int) -> Iterator[subpr
 FAILING = ["sync", "append", "apply", "mapping", "publish", "end group", "read"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("durability", "fault"),
     [
@@ -293,6 +294,7 @@ def _wait(coordinator: subprocess.Popen[bytes], seconds: float) -> bool:
     return True
 
 
+@pytest.mark.long
 def test_a_coordinator_without_memory_for_a_decision(store: Path) -> None:
     """The commit is refused, the coordinator goes on."""
     with _failing(store, "buffered", "decide", 3) as coordinator, shoal.open(store, linger=0.2) as db:
@@ -307,6 +309,7 @@ def test_a_coordinator_without_memory_for_a_decision(store: Path) -> None:
         assert coordinator.poll() is None
 
 
+@pytest.mark.long
 def test_a_coordinator_without_memory_for_a_request(store: Path) -> None:
     """A request that cannot even be decoded is refused, the coordinator goes on."""
     with _failing(store, "buffered", "decode", 3) as coordinator, shoal.open(store, linger=0.2) as db:
@@ -319,6 +322,7 @@ def test_a_coordinator_without_memory_for_a_request(store: Path) -> None:
         assert coordinator.poll() is None
 
 
+@pytest.mark.long
 def test_what_was_sent_before_nonsense(store: Path) -> None:
     """Requests in one write: those before the one that is none are done, it and those behind it are not."""
     with shoal.open(store, durability="memory", linger=0.2) as db:

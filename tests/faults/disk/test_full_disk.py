@@ -18,6 +18,8 @@ from tests.mutants.coordinator import mutated_coordinators
 from tests.support.slow import slow
 from tests.support.workers.crash_workers import kill, wait_for
 
+pytestmark = pytest.mark.long
+
 TIMEOUT_S = 30.0
 MOST_PUTS = 400_000
 

@@ -14,6 +14,8 @@ from tests.faults.disk.filling import MIB, RUN, SECONDS, TIMEOUT_S, delete_all, 
 from tests.support.slow import slow
 from tests.support.workers.crash_workers import kill, wait_for
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def small(tmp_path: Path) -> Iterator[shoal.Database]:

@@ -14,6 +14,8 @@ from tests.faults.disk.test_full_disk import end, opened, small_disk
 from tests.support.slow import slow
 from tests.support.workers.crash_workers import kill
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("inodes", [12, *slow(13, 14, 20)])
 @pytest.mark.parametrize("durability", ["buffered", *slow("strict")])

@@ -24,6 +24,8 @@ from tests.support.histories.history_workers import seed_from
 from tests.support.present import present
 from tests.support.workers.crash_workers import kill, wait_for
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[shoal.Database, Path]]:

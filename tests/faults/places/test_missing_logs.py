@@ -46,6 +46,7 @@ def _refused(path: Path, file: str, capsys: pytest.CaptureFixture[str]) -> None:
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("durability", ["buffered", *slow("strict")])
 @pytest.mark.parametrize("which", ["all", "newest", *slow("oldest", "middle")])
 def test_logs_removed_at_rest(store: Path, capsys: pytest.CaptureFixture[str], durability: str, which: str) -> None:
@@ -69,6 +70,7 @@ def test_logs_removed_at_rest(store: Path, capsys: pytest.CaptureFixture[str], d
         assert keys_of(new) == {"newest": ["k0", "k1"], "middle": ["k0"]}[which]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("which", ["checkpoint", "logs", *slow("all")])
 def test_files_of_a_store_with_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str], which: str) -> None:
     """Each of its two files, and both."""
@@ -85,6 +87,7 @@ def test_files_of_a_store_with_a_checkpoint(tmp_path: Path, capsys: pytest.Captu
     _refused(store, log.name if which == "logs" else kept.name, capsys)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("made_by", ["backup", "repair"])
 def test_only_file_of_a_store_never_served(tmp_path: Path, capsys: pytest.CaptureFixture[str], made_by: str) -> None:
     """A backup, or what repair made, is one checkpoint; without it, it is no empty store."""
@@ -112,6 +115,7 @@ def _without_fields(path: Path, format_1: bool) -> None:
     (path / store_files.META_FILE).write_text(json.dumps(fields))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("format_1", [False, True], ids=["format 2", "format 1"])
 @pytest.mark.parametrize("has_logs", [True, *slow(False)])
 def test_store_json_that_names_no_log(store: Path, format_1: bool, has_logs: bool) -> None:
@@ -127,6 +131,7 @@ def test_store_json_that_names_no_log(store: Path, format_1: bool, has_logs: boo
     assert wal_format.file_name(meta.log_number) == logs_of(store)[-1].name
 
 
+@pytest.mark.long
 def test_memory_stores_have_no_log(store: Path) -> None:
     """Nor do they miss one, unless the store was served with another durability before."""
     serve_often(store, 2, "memory")
@@ -151,6 +156,7 @@ def test_bad_numbers_in_store_json(store: Path, name: str, bad: object) -> None:
         shoal.open(store, linger=0)
 
 
+@pytest.mark.long
 def test_killed_before_the_head_of_the_named_file_is_on_disk(store: Path) -> None:
     """A power cut leaves the file that store.json names, and zeros in it: nothing is missing, now or after a kill."""
     serve_often(store, 2)

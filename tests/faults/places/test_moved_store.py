@@ -175,6 +175,7 @@ def test_new_path_opens_while_the_old_coordinator_serves(deep: Path, durability:
         _gone(pid)
 
 
+@pytest.mark.long
 def test_idle_coordinator_ends(deep: Path) -> None:
     """Without a commit it notices by itself, and its log is closed in order."""
     with shoal.open(deep, linger=30) as db:
@@ -188,6 +189,7 @@ def test_idle_coordinator_ends(deep: Path) -> None:
         assert not deep.exists()
 
 
+@pytest.mark.long
 def test_symbolic_link_to_another_store(tmp_path: Path) -> None:
     """The path leads to another directory: a process that had the first open does not commit into the second."""
     first, second, link = tmp_path / "first", tmp_path / "second", tmp_path / "link"
@@ -221,6 +223,7 @@ def _commit_until_moved(path: str, acknowledged: Any, ready: Any) -> None:
             acknowledged.put((os.getpid(), i))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("durability", ["buffered", *slow("strict")])
 @pytest.mark.parametrize("kill", [*slow(False), True])
 def test_a_fleet_loses_nothing(deep: Path, durability: str, kill: bool) -> None:
@@ -259,6 +262,7 @@ def _child_commits(db: shoal.Database, said: Any) -> None:
         said.put(type(error).__name__)
 
 
+@pytest.mark.long
 def test_a_forked_child_is_told_too(deep: Path) -> None:
     """It belongs to the store that its parent had opened."""
     context = get_context("fork")
@@ -280,6 +284,7 @@ def _name(_item: int) -> str:
     return path
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("move", [renamed, *slow(deleted, replaced_by_store)])
 def test_what_a_process_begets_makes_nothing(deep: Path, move: Callable[[Path], Path | None]) -> None:
     """A Database that arrives in another process, and a pool's new worker, attach to the store that was opened only."""
@@ -300,6 +305,7 @@ def test_what_a_process_begets_makes_nothing(deep: Path, move: Callable[[Path], 
         assert _looks(deep) == there
 
 
+@pytest.mark.long
 def test_info_check_and_backup_after_a_move(deep: Path, tmp_path: Path) -> None:
     """What needs no coordinator goes on in memory; what needs one says what happened."""
     with shoal.open(deep, linger=0.2) as db:
@@ -313,6 +319,7 @@ def test_info_check_and_backup_after_a_move(deep: Path, tmp_path: Path) -> None:
     assert len(_keys(tmp_path / "backup")) == 10
 
 
+@pytest.mark.long
 def test_in_flight_when_the_coordinator_dies(deep: Path) -> None:
     """A commit that was sent to a coordinator which died before it answered may be done: the error says so."""
     with shoal.open(deep, linger=0.2) as db:

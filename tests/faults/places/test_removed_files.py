@@ -33,6 +33,7 @@ def _remove(store: Path, names: list[str]) -> None:
         (store / name).unlink(missing_ok=True)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("durability", ["buffered", *slow("memory", "strict")])
 @pytest.mark.parametrize("names", [FILES[:1], *slow(*([name] for name in FILES[1:])), FILES], ids="-".join)
 def test_new_clients_attach_again(store: Path, durability: str, names: list[str]) -> None:
@@ -81,6 +82,7 @@ def test_never_two_coordinators(store: Path, names: list[str]) -> None:
         assert db.info().coordinator_pid == pid
 
 
+@pytest.mark.long
 def test_a_reader_hears_of_the_next_coordinator(store: Path) -> None:
     """Though the epoch file that it had mapped was removed while the one before served."""
     with shoal.open(store, linger=0.2) as reader, shoal.open(store, linger=0.2) as writer:
@@ -98,6 +100,7 @@ def test_a_reader_hears_of_the_next_coordinator(store: Path) -> None:
         assert shoal.KVStore(reader).get(RUN, "k") == 2
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("moments", [range(0, 8, 3), *slow(range(8))])
 def test_a_store_being_served_can_be_deleted(tmp_path: Path, moments: range) -> None:
     """What is made again does not stand in the way of who deletes the directory."""

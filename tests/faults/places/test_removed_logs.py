@@ -15,6 +15,8 @@ from tests.support.slow import slow
 from tests.support.stores.served_stores import RUN, keys_of, logs_of, named_log, rests, serve_often
 from tests.support.workers.crash_workers import kill, wait_for
 
+pytestmark = pytest.mark.long
+
 
 def _remove(store: Path, *patterns: str) -> None:
     for pattern in patterns:

@@ -21,6 +21,8 @@ from shoal.shm.files.storage import DiskStorage
 from shoal.shm.host.child_python import python_environment
 from shoal.transfer import repair
 
+pytestmark = pytest.mark.long
+
 RUN = "run"
 
 

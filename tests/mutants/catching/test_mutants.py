@@ -56,6 +56,7 @@ def test_a_mutant_is_undone(mutant: str) -> None:
     assert all(vars(owner)[name] is sound for owner, name, sound in places)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("scenario", SCENARIOS)
 def test_sound_store_is_silent(scenario: str) -> None:
     """On the first seeds, with which most mutants are caught, nothing is said of shoal as it is."""

@@ -19,6 +19,7 @@ from shoal.workers.tasks.sharing import SharedChannel
 from .conftest import Run
 
 
+@pytest.mark.long
 def test_at_random_moments(store: Path, run_loop: Run) -> None:
     """A transaction is there whole or not at all; a lease is held by one, and by nobody in the end; logs are sound."""
     seed = random.randrange(10**9)
@@ -69,6 +70,7 @@ def test_at_random_moments(store: Path, run_loop: Run) -> None:
     run_loop(main())
 
 
+@pytest.mark.long
 def test_a_cancelled_commit_is_not_overtaken(store: Path, run_loop: Run) -> None:
     """After ``CancelledError`` of a commit that was sent, it is done: what follows is decided after it."""
 
@@ -138,6 +140,7 @@ def test_a_handler_that_raises_when_a_commit_is_enqueued(
     run_loop(main())
 
 
+@pytest.mark.long
 def test_close_does_not_stop_the_loop(store: Path, run_loop: Run) -> None:
     """It waits for what a cancelled call has left to be undone, also of a stopped coordinator; other tasks run."""
 
@@ -164,6 +167,7 @@ def test_close_does_not_stop_the_loop(store: Path, run_loop: Run) -> None:
     run_loop(main())
 
 
+@pytest.mark.long
 def test_timeouts_of_asyncio(store: Path, run_loop: Run) -> None:
     """``asyncio.timeout`` and ``wait_for`` end what waits, and the database is as good as before."""
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 from pathlib import Path
 
+import pytest
+
 import shoal
 from shoal import aio
 from shoal.shm.host import tasks
@@ -55,6 +57,7 @@ def test_transitions_of_one_cell(store: Path, run_loop: Run) -> None:
     run_loop(main())
 
 
+@pytest.mark.long
 def test_a_cancelled_task_gives_its_turn_to_the_next(store: Path, run_loop: Run) -> None:
     """Also one that is in line for it. A child that is forked meanwhile waits for none of them."""
 

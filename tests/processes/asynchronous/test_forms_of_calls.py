@@ -82,6 +82,7 @@ def test_once_inside_itself_is_refused(store: Path, run_loop: Run) -> None:
     run_loop(main())
 
 
+@pytest.mark.long
 def test_a_long_log_is_verified_while_other_tasks_run(store: Path, run_loop: Run) -> None:
     """To hash all of it takes far longer than to read from memory."""
 

@@ -65,6 +65,7 @@ def test_calls_at_the_same_time_are_decided_in_their_order(store: Path, run_loop
     run_loop(main())
 
 
+@pytest.mark.long
 def test_coordinators_that_die_lose_and_repeat_nothing(store: Path, run_loop: Run) -> None:
     """Single calls and transactions of many tasks are each done once over kill -9, and the loop goes on meanwhile."""
 
@@ -95,6 +96,7 @@ def test_coordinators_that_die_lose_and_repeat_nothing(store: Path, run_loop: Ru
     run_loop(main())
 
 
+@pytest.mark.long
 def test_a_stopped_coordinator_does_not_stop_the_loop(store: Path, run_loop: Run) -> None:
     """Calls end with CoordinatorLostError at the timeout; other tasks run meanwhile; later calls work again."""
 
@@ -147,6 +149,7 @@ def test_a_memory_store_whose_coordinator_dies(store: Path, run_loop: Run) -> No
     run_loop(main())
 
 
+@pytest.mark.long
 def test_large_values(store: Path, run_loop: Run) -> None:
     """They go through pipes that are full for a while, and answers of any size come back."""
 
@@ -167,6 +170,7 @@ def test_large_values(store: Path, run_loop: Run) -> None:
     run_loop(main())
 
 
+@pytest.mark.long
 def test_waiting_tasks_are_woken_by_commits(store: Path, run_loop: Run) -> None:
     """Followers and waiters of one loop, and holders in line, are told by the commit; none of them takes a thread."""
 
@@ -207,6 +211,7 @@ def test_waiting_tasks_are_woken_by_commits(store: Path, run_loop: Run) -> None:
     run_loop(main())
 
 
+@pytest.mark.long
 def test_queues_budgets_and_effects(store: Path, run_loop: Run) -> None:
     """Each task is claimed by one, a limit is never passed, a coroutine function takes effect once."""
 
@@ -306,6 +311,7 @@ def test_close_ends_what_waits(store: Path, run_loop: Run) -> None:
         assert shoal.KVStore(db).get("r", "a") == 1
 
 
+@pytest.mark.long
 def test_read_only_at_rest_and_served(store: Path, run_loop: Run) -> None:
     """A store that nobody serves is read; when somebody serves it, what is committed is seen and waited for."""
     with shoal.open(store, linger=0.0) as written:

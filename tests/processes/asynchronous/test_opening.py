@@ -41,6 +41,7 @@ def test_an_unknown_option_is_refused_at_the_call(store: Path, options: dict[str
     assert not store.exists()
 
 
+@pytest.mark.long
 def test_a_forked_child_uses_it_in_a_loop_of_its_own(store: Path, run_loop: Run) -> None:
     """It attaches by itself, holds nothing of what its parent holds, and the parent goes on in its loop."""
 

@@ -14,6 +14,8 @@ from shoal.workers.tasks import connection
 
 from .conftest import Run
 
+pytestmark = pytest.mark.long
+
 _WAITING = 60
 
 

@@ -15,6 +15,8 @@ from shoal.fleet_input import InputRun, input_run_id
 from tests.support.present import present
 from tests.support.repository import ROOT
 
+pytestmark = pytest.mark.long
+
 EXAMPLES = ROOT / "examples"
 SOURCE = '''"""A module."""
 import os

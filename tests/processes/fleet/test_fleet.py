@@ -54,6 +54,7 @@ def counters(db: shoal.Database) -> tuple[int, int]:
     return done, failed
 
 
+@pytest.mark.long
 def test_a_fleet_is_a_run_and_each_input_a_child(pool: shoal.WorkerPool) -> None:
     """Fleet and inputs are registered, with lifecycle, result or error, events and counters."""
     db = pool.database
@@ -205,6 +206,7 @@ def test_whatever_a_function_raises_is_its_inputs_error(pool: shoal.WorkerPool, 
     assert Fleet(pool.database, function).outcome(text) == InputOutcome(text, FAILED, error=error)
 
 
+@pytest.mark.long
 def test_a_function_may_close_the_database_and_remove_its_directory(tmp_path: Path) -> None:
     """Its input is done, its lease does not end meanwhile, and the next inputs of the worker are done, too."""
     function = "tests.support.workers.fleet_functions:leave_nothing_as_it_was"
@@ -213,6 +215,7 @@ def test_a_function_may_close_the_database_and_remove_its_directory(tmp_path: Pa
     assert outcomes == {text: InputOutcome(text, DONE, result=text) for text in ("a", "b", "c")}
 
 
+@pytest.mark.long
 def test_a_result_there_is_no_room_for_fails_its_input_only(tmp_path: Path) -> None:
     """Too large for the store or for any store: that input failed and says why; the others are done."""
     function = "tests.support.workers.fleet_functions:large"

@@ -101,6 +101,7 @@ def shown(home: Path) -> str:
     return next(line for line in out.splitlines() if line.startswith(RUN))
 
 
+@pytest.mark.long
 def test_a_stopped_workers_input_is_taken_over_and_its_late_commit_refused(home: Path, start: Start) -> None:
     """After the ttl another run begins it; what the stopped worker returns is not stored, and its run ends well."""
     options = ["--ttl", "1", "--retries", "0"]
@@ -116,6 +117,7 @@ def test_a_stopped_workers_input_is_taken_over_and_its_late_commit_refused(home:
     assert events(home) == [("started", 1), ("started", 2), ("finished", 2)]
 
 
+@pytest.mark.long
 def test_a_run_takes_over_from_its_own_stopped_worker(home: Path, start: Start) -> None:
     """A run with one worker, alone: after the ttl the stopped worker is killed, and a new one does the input."""
     run = start("--ttl", "1", "--retries", "1")
@@ -129,6 +131,7 @@ def test_a_run_takes_over_from_its_own_stopped_worker(home: Path, start: Start) 
     assert events(home) == [("started", 1), ("started", 2), ("finished", 2)]
 
 
+@pytest.mark.long
 def test_an_outcome_that_comes_late_counts_if_nobody_has_begun_again(home: Path, start: Start) -> None:
     """A worker that was stopped for longer than its ttl stores its outcome under a new lease; nothing is done twice."""
     run = start("--ttl", "1", "--retries", "0")
@@ -143,6 +146,7 @@ def test_an_outcome_that_comes_late_counts_if_nobody_has_begun_again(home: Path,
     assert events(home) == [("started", 1), ("finished", 1)]
 
 
+@pytest.mark.long
 def test_a_coordinators_death_takes_no_input_from_its_worker(home: Path, start: Start) -> None:
     """Under the next coordinators another run still waits for the worker that is at it, for longer than the ttl."""
     first = start("--ttl", "1")
@@ -159,6 +163,7 @@ def test_a_coordinators_death_takes_no_input_from_its_worker(home: Path, start: 
     assert events(home) == [("started", 1), ("finished", 1)]
 
 
+@pytest.mark.long
 def test_runs_shows_whose_worker_is_gone(home: Path, start: Start) -> None:
     """Active while a worker is at it; after kill -9 of all, with the coordinator or without, its worker is gone."""
     first = start()
@@ -181,6 +186,7 @@ def test_runs_shows_whose_worker_is_gone(home: Path, start: Start) -> None:
     assert "Completed" in shown(home)
 
 
+@pytest.mark.long
 def test_a_commit_without_the_lease_is_fenced(tmp_path: Path) -> None:
     """No step of an input is written under a lease that was released: neither begin, finish nor fail."""
     with shoal.open(tmp_path / "store", durability="memory") as db:
@@ -215,6 +221,7 @@ def _note_and_wait(home: str) -> int:
 
 
 class TestPool:
+    @pytest.mark.long
     def test_a_stopped_worker_with_retries_left(self, tmp_path: Path) -> None:
         """After the ttl its task runs again elsewhere; the stopped one is dead, so it commits nothing."""
         with shoal.WorkerPool(tmp_path / "store", 1, retries=1, ttl=0.6, durability="memory") as pool:
@@ -227,6 +234,7 @@ class TestPool:
             assert pool.worker_pids == [other]
             assert shoal.KVStore(pool.database).get("pool", "commits") == 1
 
+    @pytest.mark.long
     def test_a_stopped_worker_without_retries(self, tmp_path: Path) -> None:
         """Its task may not run again, so it is waited for as long as it takes."""
         with shoal.WorkerPool(tmp_path / "store", 1, ttl=0.1, durability="memory") as pool:

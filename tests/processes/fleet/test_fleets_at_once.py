@@ -16,6 +16,8 @@ import pytest
 import shoal
 from shoal.fleet_input import fleet_run_id, input_run_id
 
+pytestmark = pytest.mark.long
+
 MODULE = '''
 import logging, os, subprocess, sys, time
 from pathlib import Path

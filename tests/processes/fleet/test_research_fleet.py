@@ -25,6 +25,7 @@ def run_research(store: Path, *arguments: object) -> subprocess.CompletedProcess
     return subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=300, check=False)
 
 
+@pytest.mark.long
 def test_it_goes_on_where_it_was_when_it_gets_more_tokens(tmp_path: Path) -> None:
     """The budget ends it early; run again it goes on; a third run finds all done, and reports the same bytes."""
     store, fast = tmp_path / "store", ["--think", 0, "--rate", 10_000_000]

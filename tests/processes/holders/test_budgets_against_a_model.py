@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
@@ -87,6 +88,7 @@ class BudgetMachine(RuleBasedStateMachine):
         self.compare()
 
 
+@pytest.mark.long
 def test_against_a_model(memory_db: shoal.Database) -> None:
     """Whatever is done in whatever order, the budget says what a model of three numbers says."""
     BudgetMachine.db = memory_db

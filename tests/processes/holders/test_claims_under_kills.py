@@ -14,6 +14,7 @@ from tests.support.slow import slow
 from .conftest import Start
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "plan",
     [

@@ -20,6 +20,8 @@ from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
 
 from .conftest import Hold
 
+pytestmark = pytest.mark.long
+
 RUN = "run"
 
 

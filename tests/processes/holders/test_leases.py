@@ -29,6 +29,7 @@ def finish(process: subprocess.Popen[str]) -> str:
     return process.communicate("\n", timeout=DEADLINE_S)[0].strip()
 
 
+@pytest.mark.long
 def test_a_long_commit_holds_up_no_renewal(db: shoal.Database) -> None:
     """While another thread of the process waits for its commit, what the process holds is renewed all the same."""
     lease = db.lease(RUN, "a", ttl=0.6)
@@ -40,6 +41,7 @@ def test_a_long_commit_holds_up_no_renewal(db: shoal.Database) -> None:
     lease.release()
 
 
+@pytest.mark.long
 def test_renewals_go_on_after_an_error(db: shoal.Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Also after one of a store that cannot be opened for a while, as it is served otherwise."""
     failed: list[str] = []
@@ -58,6 +60,7 @@ def test_renewals_go_on_after_an_error(db: shoal.Database, monkeypatch: pytest.M
     lease.release()
 
 
+@pytest.mark.long
 def test_a_stopped_holder_loses_it_after_its_ttl(db: shoal.Database, hold: Hold) -> None:
     """Not before, and not one with a longer ttl; its late commit is refused when it goes on."""
     holder, other = hold("a", 0.8), hold("b", 1000)
@@ -75,6 +78,7 @@ def test_a_stopped_holder_loses_it_after_its_ttl(db: shoal.Database, hold: Hold)
     assert finish(other) == "committed"
 
 
+@pytest.mark.long
 def test_it_outlives_the_coordinator(db: shoal.Database, hold: Hold) -> None:
     """A holder that is there keeps it, for longer than its ttl, whoever serves the store; it can release it."""
     holder = hold("a", 1.0)
@@ -89,6 +93,7 @@ def test_it_outlives_the_coordinator(db: shoal.Database, hold: Hold) -> None:
     assert db.check() == []
 
 
+@pytest.mark.long
 def test_fenced_commits_are_recovered(db: shoal.Database) -> None:
     """What was written under a fence is in the log as any other commit, and nothing of a refused one is."""
     kv = shoal.KVStore(db)
@@ -107,6 +112,7 @@ def test_fenced_commits_are_recovered(db: shoal.Database) -> None:
     assert db.check() == []
 
 
+@pytest.mark.long
 def test_who_died_with_the_coordinator_has_its_ttl(db: shoal.Database, hold: Hold) -> None:
     """Nobody saw the death: it ends when the ttl is over under the next coordinator."""
     holder = hold("a", 1.0)
@@ -117,6 +123,7 @@ def test_who_died_with_the_coordinator_has_its_ttl(db: shoal.Database, hold: Hol
     assert time.monotonic() - begin_s > 0.5
 
 
+@pytest.mark.long
 def test_a_holder_that_only_holds_comes_back_to_the_next_coordinator(db: shoal.Database, hold: Hold) -> None:
     """It makes no call for hours. Its death is seen at once all the same, not after its ttl, whoever serves by then."""
     for _ in range(2):
@@ -128,6 +135,7 @@ def test_a_holder_that_only_holds_comes_back_to_the_next_coordinator(db: shoal.D
         db.lease(RUN, "a", wait=DEADLINE_S).release()
 
 
+@pytest.mark.long
 def test_those_that_wait_go_on_waiting_under_the_next_coordinator(db: shoal.Database) -> None:
     """Their requests are sent again."""
     lease = db.lease(RUN, "a")
@@ -143,6 +151,7 @@ def test_those_that_wait_go_on_waiting_under_the_next_coordinator(db: shoal.Data
     got[0].release()
 
 
+@pytest.mark.long
 def test_a_line_keeps_its_order_under_the_next_coordinator(db: shoal.Database) -> None:
     """Who has waited longest is served first, whichever request is sent again first."""
     lease, got = db.lease(RUN, "a"), list[int]()
@@ -210,6 +219,7 @@ def test_an_interrupted_wait_takes_nothing(db: shoal.Database) -> None:
         signal.signal(signal.SIGALRM, before)
 
 
+@pytest.mark.long
 def test_the_thread_that_renews_ends(db: shoal.Database) -> None:
     """It is there only while something is held."""
     if not Path("/proc/self/task").exists():
@@ -233,6 +243,7 @@ def test_the_thread_that_renews_ends(db: shoal.Database) -> None:
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.long
 def test_a_backup_takes_leases_with_it(db: shoal.Database, tmp_path: Path) -> None:
     """Its holders are not there: each has its ttl to come back. Tokens go on from the same number."""
     lease = db.lease(RUN, "a", ttl=0.5)
@@ -244,6 +255,7 @@ def test_a_backup_takes_leases_with_it(db: shoal.Database, tmp_path: Path) -> No
     lease.release()
 
 
+@pytest.mark.long
 def test_an_export_has_leases_as_facts(db: shoal.Database, tmp_path: Path) -> None:
     """An import gives them to nobody; the tokens of the other store go on above theirs."""
     for _ in range(5):

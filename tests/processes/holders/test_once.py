@@ -24,6 +24,8 @@ from tests.support.stores.versions import versions_taken
 from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
 from tests.support.workers.forked import run_in_child
 
+pytestmark = pytest.mark.long
+
 RUN = "run"
 _STEPS_IN = {idempotency.__file__, leases.__file__}
 _MOST_STEPS = 500

@@ -55,6 +55,7 @@ def finish(process: subprocess.Popen[str]) -> list[str]:
     return process.communicate("\n", timeout=DEADLINE_S)[0].split()
 
 
+@pytest.mark.long
 def test_tasks_of_a_killed_process_are_claimable_at_once(db: shoal.Database, start: Start) -> None:
     """Long before their ttl, by one that waits in the kernel; that was an attempt, and the last one leaves it Dead."""
     queue = shoal.TaskQueue(db)
@@ -79,6 +80,7 @@ def test_tasks_of_a_killed_process_are_claimable_at_once(db: shoal.Database, sta
     assert queue.stats(RUN, Q) == shoal.QueueStats(0, 0, 0, 1, 1)
 
 
+@pytest.mark.long
 def test_only_the_last_claim_ends_with_its_process(db: shoal.Database, start: Start) -> None:
     """What a process completed before, in whichever queue, stays Done; what it holds at its end is free at once."""
     queue = shoal.TaskQueue(db)
@@ -93,6 +95,7 @@ def test_only_the_last_claim_ends_with_its_process(db: shoal.Database, start: St
     assert [queue.stats(RUN, name).done for name in ("first", "second", "third")] == [2, 1, 1]
 
 
+@pytest.mark.long
 def test_a_stopped_process_loses_its_tasks_after_ttl(db: shoal.Database, start: Start) -> None:
     """Not before; what it says late is fenced, and does not touch the claim of another."""
     queue = shoal.TaskQueue(db)
@@ -110,6 +113,7 @@ def test_a_stopped_process_loses_its_tasks_after_ttl(db: shoal.Database, start: 
     assert queue.result(RUN, task_id) == "mine"
 
 
+@pytest.mark.long
 def test_claims_outlive_the_coordinator(db: shoal.Database, start: Start) -> None:
     """Who holds goes on holding, and who waits goes on waiting, also for a delayed task; tasks are still there."""
     queue = shoal.TaskQueue(db)
@@ -137,6 +141,7 @@ def test_claims_outlive_the_coordinator(db: shoal.Database, start: Start) -> Non
     assert db.check() == []
 
 
+@pytest.mark.long
 def test_holders_that_die_with_the_coordinator(db: shoal.Database, start: Start) -> None:
     """Their tasks are claimable after ttl; those of holders that live are not."""
     queue = shoal.TaskQueue(db)
@@ -154,6 +159,7 @@ def test_holders_that_die_with_the_coordinator(db: shoal.Database, start: Start)
     assert queue.result(RUN, alive) == "late"
 
 
+@pytest.mark.long
 def test_an_interrupted_claim_takes_nothing(db: shoal.Database) -> None:
     """An exception of a signal handler ends the wait, and no task is lost by it."""
     queue = shoal.TaskQueue(db)

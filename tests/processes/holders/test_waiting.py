@@ -22,6 +22,7 @@ def cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
+@pytest.mark.long
 def test_waiting_costs_no_processor_time(db: shoal.Database) -> None:
     """20 threads wait, and a lease is held: neither this process nor the coordinator does anything."""
     if not Path("/proc/self/stat").exists():
@@ -65,6 +66,7 @@ def test_a_wait_is_woken_by_the_commit_of_another_process(db: shoal.Database, st
     assert told[-1] == 20
 
 
+@pytest.mark.long
 def test_a_wait_goes_on_under_the_next_coordinator(db: shoal.Database) -> None:
     """What is committed after the death of the coordinator wakes it as well."""
     cells, got = shoal.StateCell(db), list[object]()
@@ -93,6 +95,7 @@ def test_other_threads_commit_meanwhile(db: shoal.Database) -> None:
     thread.join()
 
 
+@pytest.mark.long
 def test_a_wait_with_many_descriptors_open(store: Path) -> None:
     """A descriptor of any number can be waited for."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
@@ -114,6 +117,7 @@ def test_a_wait_with_many_descriptors_open(store: Path) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
+@pytest.mark.long
 def test_close_ends_a_wait(store: Path) -> None:
     """With InvalidOperationError in the thread that waits."""
     db = shoal.open(store, linger=0.2)
@@ -151,6 +155,7 @@ def test_an_interrupted_wait(db: shoal.Database) -> None:
     assert shoal.KVStore(db).get(RUN, "k") == 3
 
 
+@pytest.mark.long
 def test_a_reader_of_a_store_at_rest_waits_for_the_next_coordinator(store: Path) -> None:
     """It has the files in its own memory; what a process commits that serves the store later wakes it."""
     with shoal.open(store, linger=0.0) as db:

@@ -60,6 +60,7 @@ CALLS = {
 
 
 # That with tasks does all that the one of the main thread does.
+@pytest.mark.long
 @pytest.mark.parametrize("how", [*slow("main thread"), "other thread", "tasks"])
 def test_a_coordinator_dies_in_a_program_that_sigpipe_ends(tmp_path: Path, how: str) -> None:
     """Every commit is done, and the signal's action and mask are as the program has set them."""

@@ -114,6 +114,7 @@ def _interrupt_at_random(store: Path, monkeypatch: pytest.MonkeyPatch, times: in
         wait_for(lambda: db.info().clients == 1, "the coordinator to forget what was interrupted")
 
 
+@pytest.mark.long
 def test_exceptions_at_random_moments(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A handler that raises anywhere: nothing is leaked, half done or done twice, and the next call works."""
     _interrupt_at_random(store, monkeypatch, 400, 40)
@@ -135,6 +136,7 @@ def _interrupt_next_outcome(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(StoreConnection, "failure", failure)
 
 
+@pytest.mark.long
 def test_an_exception_is_not_taken_for_a_failed_commit(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a handler raises while the outcome of a pipelined commit is made, its future gets the outcome all the same."""
     with shoal.open(store, linger=0.2) as db, db.pipeline(RUN) as pipe:
@@ -146,6 +148,7 @@ def test_an_exception_is_not_taken_for_a_failed_commit(store: Path, monkeypatch:
         assert pipe.kv.increment("n").result() == 2
 
 
+@pytest.mark.long
 def test_a_lease_whose_outcome_is_interrupted_is_free(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a handler raises while the outcome of a lease is made, its process does not hold it, so others get it."""
     with shoal.open(store, linger=0.2) as db, shoal.open(store) as other:
@@ -156,6 +159,7 @@ def test_a_lease_whose_outcome_is_interrupted_is_free(store: Path, monkeypatch: 
             pass
 
 
+@pytest.mark.long
 def test_an_interrupted_release_can_be_completed(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a handler raises before a lease is released, the next call releases it."""
 
@@ -172,6 +176,7 @@ def test_an_interrupted_release_can_be_completed(store: Path, monkeypatch: pytes
         assert db.leases(RUN) == []
 
 
+@pytest.mark.long
 def test_a_claim_that_is_interrupted_is_free(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """If a handler raises before the task is returned, its process does not hold it, and it was no attempt."""
 

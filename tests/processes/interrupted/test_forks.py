@@ -17,6 +17,8 @@ from shoal.workers.shared_memory import channel
 from tests.processes.interrupted.handling import RUN, handling
 from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
 
+pytestmark = pytest.mark.long
+
 
 def test_a_handler_forks_during_a_commit(db: shoal.Database) -> None:
     """The child uses the database with locks of its own; the parent's commit goes on. It is not the child's."""

@@ -17,6 +17,8 @@ import shoal
 from tests.processes.interrupted.handling import RUN, handling
 from tests.support.workers.crash_workers import DEADLINE_S, descriptors, kill, shoal_mappings, wait_for
 
+pytestmark = pytest.mark.long
+
 
 def test_a_handler_writes_in_the_middle_of_writes(db: shoal.Database) -> None:
     """Hundreds of signals: each handler's commits are done, and so are those it interrupts; one more client at most."""

@@ -61,6 +61,7 @@ def test_a_lease_that_is_taken(db: shoal.Database, other: shoal.Database, interr
         wait_for(lambda: _holds_nothing(db), "all to be forgotten")
 
 
+@pytest.mark.long
 def test_the_end_of_a_block_with_a_lease(db: shoal.Database, other: shoal.Database, interrupt: Interrupt) -> None:
     """Others get it."""
     with pytest.raises(Alarm), db.lease(RUN, "job"):
@@ -69,6 +70,7 @@ def test_the_end_of_a_block_with_a_lease(db: shoal.Database, other: shoal.Databa
         wait_for(lambda: _holds_nothing(db), "all to be forgotten")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("where", ["taken", "left"])
 def test_a_consumer(db: shoal.Database, other: shoal.Database, interrupt: Interrupt, where: str) -> None:
     """Another one gets the name."""
@@ -80,6 +82,7 @@ def test_a_consumer(db: shoal.Database, other: shoal.Database, interrupt: Interr
         wait_for(lambda: _holds_nothing(db), "all to be forgotten")
 
 
+@pytest.mark.long
 def test_the_end_of_a_block_with_a_task(db: shoal.Database, other: shoal.Database, interrupt: Interrupt) -> None:
     """The block was done, so the task is completed."""
     task_id = shoal.TaskQueue(db).put(RUN, "q", 1)
@@ -89,6 +92,7 @@ def test_the_end_of_a_block_with_a_task(db: shoal.Database, other: shoal.Databas
     wait_for(lambda: _holds_nothing(db), "the claim to be forgotten")
 
 
+@pytest.mark.long
 def test_a_failed_block_with_a_task(db: shoal.Database, other: shoal.Database, interrupt: Interrupt) -> None:
     """The attempt has failed: another process claims the task, and sees with what."""
     task_id = shoal.TaskQueue(db).put(RUN, "q", 1)
@@ -102,6 +106,7 @@ def test_a_failed_block_with_a_task(db: shoal.Database, other: shoal.Database, i
     wait_for(lambda: _holds_nothing(db), "all to be forgotten")
 
 
+@pytest.mark.long
 def test_tasks_that_end_one_by_one(db: shoal.Database, interrupt: Interrupt) -> None:
     """Of tasks that were claimed together, one whose end is interrupted leaves the others claimed."""
     queue = shoal.TaskQueue(db)
@@ -119,6 +124,7 @@ def test_tasks_that_end_one_by_one(db: shoal.Database, interrupt: Interrupt) -> 
         assert fourth.payload == 4
 
 
+@pytest.mark.long
 def test_tasks_that_are_claimed_in_several_commits(
     db: shoal.Database, other: shoal.Database, interrupt: Interrupt, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +146,7 @@ def test_tasks_that_are_claimed_in_several_commits(
     wait_for(lambda: _holds_nothing(db), "all to be forgotten")
 
 
+@pytest.mark.long
 def test_a_reservation_that_is_made(db: shoal.Database, interrupt: Interrupt) -> None:
     """It is refunded."""
     budget = shoal.Budget(db)
@@ -151,6 +158,7 @@ def test_a_reservation_that_is_made(db: shoal.Database, interrupt: Interrupt) ->
         pass
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("owner", "step"), [(holds.Hold, "is_own"), (holds.Hold, "settle"), (Holding, "forget")])
 def test_the_end_of_a_block_with_a_reservation(
     db: shoal.Database, interrupt: Interrupt, owner: type, step: str
@@ -165,6 +173,7 @@ def test_the_end_of_a_block_with_a_reservation(
     assert (found.used, found.reserved) == (10, 0)
 
 
+@pytest.mark.long
 def test_a_failed_block_with_a_reservation(db: shoal.Database, interrupt: Interrupt) -> None:
     """It is refunded."""
     budget = shoal.Budget(db)
@@ -175,6 +184,7 @@ def test_a_failed_block_with_a_reservation(db: shoal.Database, interrupt: Interr
     assert budget.read(RUN, "tokens").available == 100
 
 
+@pytest.mark.long
 def test_the_database_is_closed_next(store: Path, other: shoal.Database, interrupt: Interrupt) -> None:
     """It is usual that the exception closes it: what was cut off is done before."""
     budget = shoal.Budget(other)
@@ -188,6 +198,7 @@ def test_the_database_is_closed_next(store: Path, other: shoal.Database, interru
     assert shoal.TaskQueue(other).result(RUN, task_id, timeout=0) is None
 
 
+@pytest.mark.long
 def test_a_release_that_is_interrupted_at_its_end(db: shoal.Database, interrupt: Interrupt) -> None:
     """Nothing is left to be renewed."""
     lease = db.lease(RUN, "job")

@@ -14,6 +14,8 @@ import shoal
 from tests.processes.pool.pool_processes import wait_for
 from tests.support.workers import pool_functions as functions
 
+pytestmark = pytest.mark.long
+
 
 def test_the_end_of_a_pool(tmp_path: Path) -> None:
     """The pool settles them and ends."""

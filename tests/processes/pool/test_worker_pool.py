@@ -30,6 +30,7 @@ def pool(memory_db: shoal.Database) -> Iterator[shoal.WorkerPool]:
         yield pool
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 def test_runs_functions_with_every_start_method(tmp_path: Path, method: str) -> None:
     """The pool runs functions in processes started in any of Python's three ways, attached to the store."""
@@ -41,6 +42,7 @@ def test_runs_functions_with_every_start_method(tmp_path: Path, method: str) -> 
         assert shoal.KVStore(pool.database).get("counts", "n") == 10
 
 
+@pytest.mark.long
 def test_an_exception_reaches_its_future_with_where_it_came_from(pool: shoal.WorkerPool) -> None:
     """What a function raises is raised by its future, with the worker's traceback as its cause; it is not retried."""
     with pytest.raises(ValueError, match="no good: x") as caught:
@@ -49,6 +51,7 @@ def test_an_exception_reaches_its_future_with_where_it_came_from(pool: shoal.Wor
     assert pool.submit(functions.double, 4).result() == 8
 
 
+@pytest.mark.long
 def test_a_dead_worker_takes_only_its_task_along(pool: shoal.WorkerPool) -> None:
     """kill -9 of a worker fails its own future with WorkerLostError; the worker is replaced and the others go on."""
     deadly = pool.submit(functions.die)
@@ -59,6 +62,7 @@ def test_a_dead_worker_takes_only_its_task_along(pool: shoal.WorkerPool) -> None
     wait_for(lambda: len(pool.worker_pids) == 2)
 
 
+@pytest.mark.long
 def test_an_idle_worker_that_dies_is_replaced(pool: shoal.WorkerPool) -> None:
     """A worker that dies between tasks costs nothing."""
     pool.submit(functions.double, 1).result()
@@ -68,6 +72,7 @@ def test_an_idle_worker_that_dies_is_replaced(pool: shoal.WorkerPool) -> None:
     assert pool.submit(functions.double, 2).result() == 4
 
 
+@pytest.mark.long
 def test_retries_run_a_lost_task_again(memory_db: shoal.Database, tmp_path: Path) -> None:
     """With retries=1 a task whose worker died once runs again; one that always kills its worker fails after two."""
     with shoal.WorkerPool(memory_db.path, workers=2, retries=1) as pool:
@@ -76,6 +81,7 @@ def test_retries_run_a_lost_task_again(memory_db: shoal.Database, tmp_path: Path
             pool.submit(functions.die).result()
 
 
+@pytest.mark.long
 def test_what_cannot_be_sent_is_the_future_s_problem(pool: shoal.WorkerPool) -> None:
     """Arguments, results and exceptions that do not survive pickling fail their future and nothing else."""
     with pytest.raises(Exception, match=r"pickle|get local object"):  # as the version of Python says it
@@ -93,6 +99,7 @@ def test_current_database_outside_a_worker(tmp_path: Path) -> None:
         shoal.current_database()
 
 
+@pytest.mark.long
 def test_a_task_that_closes_the_current_database(memory_db: shoal.Database) -> None:
     """It harms no later task of the same worker, nor itself: current_database() attaches anew."""
     with shoal.WorkerPool(memory_db.path, workers=1) as pool:
@@ -141,6 +148,7 @@ def test_an_unknown_start_method(tmp_path: Path) -> None:
         shoal.WorkerPool(tmp_path / "store", mp_context="thread")
 
 
+@pytest.mark.long
 def test_max_workers_is_workers(memory_db: shoal.Database) -> None:
     """Either name, or both if they agree."""
     either: list[dict[str, Any]] = [{"workers": 1}, {"max_workers": 1}, {"workers": 1, "max_workers": 1}]
@@ -150,6 +158,7 @@ def test_max_workers_is_workers(memory_db: shoal.Database) -> None:
             assert len(pool.worker_pids) == 1
 
 
+@pytest.mark.long
 def test_a_pool_that_was_shut_down_takes_nothing(memory_db: shoal.Database) -> None:
     """submit after shutdown is RuntimeError, as for every Executor; all workers are gone."""
     pool = shoal.WorkerPool(memory_db.path, workers=2)
@@ -161,6 +170,7 @@ def test_a_pool_that_was_shut_down_takes_nothing(memory_db: shoal.Database) -> N
         pool.submit(functions.double, 1)
 
 
+@pytest.mark.long
 def test_shutdown_finishes_or_cancels_what_waits(memory_db: shoal.Database) -> None:
     """shutdown waits for submitted tasks; with cancel_futures those not begun are cancelled."""
     with shoal.WorkerPool(memory_db.path, workers=1) as pool:
@@ -189,6 +199,7 @@ PROGRAM = textwrap.dedent(
 )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("how", ["ctrl-c", "kill-9"])
 def test_no_process_is_left(tmp_path: Path, how: str) -> None:
     """After Ctrl-C to the group, and after kill -9 of the pool's process, no worker and no coordinator is left."""

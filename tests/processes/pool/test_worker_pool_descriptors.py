@@ -13,6 +13,8 @@ import shoal
 from tests.support.slow import slow
 from tests.support.workers import pool_functions as functions
 
+pytestmark = pytest.mark.long
+
 PROGRAM = """
 import os, sys, time, traceback
 import shoal

@@ -120,6 +120,7 @@ MORE_PLACES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("method", "where"),
     [
@@ -168,6 +169,7 @@ ORPHANS = """
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 def test_kill_9_leaves_nothing(program: Callable[..., Program], method: str) -> None:
     """Also with two pools, and while a forked child of the pools' process lives on: only that child is left."""
@@ -214,6 +216,7 @@ LEFT_ALONE = """
 """
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("method", "how"),
     [
@@ -233,6 +236,7 @@ def test_what_is_queued_is_done_at_exit(program: Callable[..., Program], method:
     wait_for(lambda: not running.processes())
 
 
+@pytest.mark.long
 def test_collected_pools_end_their_workers(memory_db: shoal.Database) -> None:
     """After what was submitted is done; the futures stay good."""
     pids, futures = [], []
@@ -246,6 +250,7 @@ def test_collected_pools_end_their_workers(memory_db: shoal.Database) -> None:
     wait_for(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 def test_a_forked_child_cannot_use_the_pool(memory_db: shoal.Database, method: str) -> None:
     """It is told so and never hangs; that it leaves the pool's with statement, or exits, does not harm the pool."""

@@ -96,6 +96,7 @@ def test_the_program_reaps_the_fork_server(pool: shoal.WorkerPool) -> None:
     assert _fork_server()._forkserver_pid != server
 
 
+@pytest.mark.long
 def test_somebody_removes_the_socket_of_the_fork_server(pool: shoal.WorkerPool) -> None:
     """As what cleans /tmp does. The server runs and cannot be reached; workers are started without it."""
     os.unlink(_fork_server()._forkserver_address)

@@ -92,6 +92,7 @@ def test_max_tasks_per_child(memory_db: shoal.Database, method: str) -> None:
     assert len(set(pids)) == 3
 
 
+@pytest.mark.long
 def test_a_stopped_worker_delays_its_own_task_only(memory_db: shoal.Database) -> None:
     """SIGSTOP while the pool sends it large arguments: others go on; continued, it does its task. Then kill() works."""
     pool = shoal.WorkerPool(memory_db.path, 2)
@@ -130,6 +131,7 @@ def _has_ended(pid: int) -> bool:
     return not is_running(pid)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("method", "busy"),
     [
@@ -164,6 +166,7 @@ def test_large_arguments_and_results(memory_db: shoal.Database) -> None:
         assert list(pool.map(functions.echo, values)) == values
 
 
+@pytest.mark.long
 def test_retries_only_after_a_lost_worker(memory_db: shoal.Database) -> None:
     """An exception is not retried; neither is a task that ran for too long."""
     with shoal.WorkerPool(memory_db.path, 1, retries=3, timeout=0.5) as pool:
@@ -205,6 +208,7 @@ def test_an_initializer_that_raises_breaks_the_pool(memory_db: shoal.Database) -
     assert pool.worker_pids == []
 
 
+@pytest.mark.long
 def test_workers_that_die_before_they_are_ready_break_the_pool(memory_db: shoal.Database) -> None:
     """It does not start them for ever; the error says how they died."""
     with shoal.WorkerPool(memory_db.path, 2, initializer=functions.die_at_once) as pool:
@@ -241,6 +245,7 @@ def no_descriptors_left() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["forkserver", *slow("fork", "spawn")])
 def test_without_descriptors_the_pool_waits(
     memory_db: shoal.Database, method: str, caplog: pytest.LogCaptureFixture
@@ -299,6 +304,7 @@ def test_an_error_of_the_pool_itself_is_logged(
     assert "a supervisor of the pool failed" in caplog.text
 
 
+@pytest.mark.long
 def test_the_process_that_forks_is_lost(memory_db: shoal.Database) -> None:
     """With fork no worker can be started any more: the pool says so and does not hang; what runs keeps its result."""
     with shoal.WorkerPool(memory_db.path, 2, mp_context="fork") as pool:
@@ -312,6 +318,7 @@ def test_the_process_that_forks_is_lost(memory_db: shoal.Database) -> None:
         assert running.result(30) == "running"
 
 
+@pytest.mark.long
 def test_the_fork_server_is_lost(memory_db: shoal.Database) -> None:
     """Killed, it is started anew; running tasks do not notice."""
     with shoal.WorkerPool(memory_db.path, 2) as pool:

@@ -137,6 +137,7 @@ def start(path: Path, method: str, body: str, **options: Any) -> subprocess.Pope
     return subprocess.Popen([sys.executable, str(program), str(path), method], text=True, **options)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("body", [EXITS, GOES_ON_AFTER_CTRL_C], ids=["sys.exit in with", "goes on after Ctrl-C"])
 def test_what_was_submitted_is_done(tmp_path: Path, body: str) -> None:
     """sys.exit is no Ctrl-C; and a program that has caught Ctrl-C may submit more. Both end as the standard pool."""
@@ -144,6 +145,7 @@ def test_what_was_submitted_is_done(tmp_path: Path, body: str) -> None:
     assert len(list(tmp_path.glob("done*"))) == 4
 
 
+@pytest.mark.long
 def test_ctrl_c_in_an_interactive_session_ends_one_line(tmp_path: Path) -> None:
     """The session goes on, so what is submitted after it is done when the session ends."""
     command = [sys.executable, "-i", "-", str(tmp_path)]
@@ -162,6 +164,7 @@ def test_an_end_without_a_word(tmp_path: Path, method: str, body: str) -> None:
     assert len(list(tmp_path.glob("done*"))) == (4 if body is ENDS_AT_ONCE else 0)
 
 
+@pytest.mark.long
 def test_a_thread_after_the_end_of_the_main_thread(tmp_path: Path) -> None:
     """It can start no workers any more, as with the standard pool, and is told why."""
     program = start(tmp_path, "forkserver", THREAD_GOES_ON, stdout=subprocess.PIPE)
@@ -169,6 +172,7 @@ def test_a_thread_after_the_end_of_the_main_thread(tmp_path: Path) -> None:
     assert program.returncode == 0
 
 
+@pytest.mark.long
 def test_a_generator_that_is_closed_early_finishes_its_tasks(memory_db: shoal.Database, tmp_path: Path) -> None:
     """Its GeneratorExit is no Ctrl-C."""
     futures: list[Future[None]] = []
@@ -199,6 +203,7 @@ def test_workers_end_when_the_program_executes_another(tmp_path: Path, method: s
         program.wait()
 
 
+@pytest.mark.long
 def test_a_worker_that_ends_does_what_it_has_put_off(tmp_path: Path) -> None:
     """Forked or not: its ``atexit`` functions run, and its queues of multiprocessing are written out. What the program
     has registered runs in the program alone."""

@@ -82,6 +82,7 @@ WITHOUT_PROCESSES = """
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(os.getuid() != 0 or shutil.which("setpriv") is None, reason="needs root and setpriv")
 @pytest.mark.parametrize(
     ("method", "free"), [("forkserver", "4"), ("fork", "4"), *slow(("forkserver", "5"), ("spawn", "4"))]
@@ -119,6 +120,7 @@ def have_ended(threads: list[threading.Thread]) -> bool:
     return not any(thread.is_alive() for thread in threads)
 
 
+@pytest.mark.long
 def test_the_fork_server_dies_again_and_again(memory_db: shoal.Database, caplog: pytest.LogCaptureFixture) -> None:
     """That is no failed start of a worker, however often it happens during one; tasks wait, and it is said."""
     with shoal.WorkerPool(memory_db.path, 2) as pool, caplog.at_level(logging.WARNING, "shoal"):
@@ -145,6 +147,7 @@ def starter(pool: shoal.WorkerPool, method: str) -> int:
     return fork_server() if method == "forkserver" else present(present(pool._state.template).pid)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("method", "end", "is_starting"),
     [
@@ -180,6 +183,7 @@ def test_a_stopped_process_that_starts_workers(
     assert pool.worker_pids == []
 
 
+@pytest.mark.long
 def test_shutdown_waits_for_tasks_that_a_stopped_starter_delays(memory_db: shoal.Database) -> None:
     """Tasks that were submitted are done, although no worker can be started for a while."""
     pool = shoal.WorkerPool(memory_db.path, 1)
@@ -222,6 +226,7 @@ ORPHANS = """
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="the kernel's signal is Linux's")
 @pytest.mark.parametrize(
     ("method", "how"),

@@ -37,6 +37,7 @@ def one(memory_db: shoal.Database) -> Iterator[shoal.WorkerPool]:
         yield pool
 
 
+@pytest.mark.long
 def test_a_time_limit(memory_db: shoal.Database) -> None:
     """A task that runs for longer ends with an error naming function and limit; its worker is replaced.
 
@@ -124,6 +125,7 @@ def test_callbacks_may_do_anything(memory_db: shoal.Database) -> None:
         wait_for(lambda: results == ["from a callback"])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("end", ["shutdown", "kill", "cancel"])
 def test_a_callback_may_end_the_pool(memory_db: shoal.Database, end: str) -> None:
     """It does not wait for itself."""
@@ -187,6 +189,7 @@ def test_all_who_wait_are_told_when_the_pool_is_killed(memory_db: shoal.Database
     assert sum(future.cancelled() for future in futures) == 3
 
 
+@pytest.mark.long
 def test_submit_from_a_signal_handler(pool: shoal.WorkerPool) -> None:
     """Whatever it interrupts in its own thread: submit, the first submit, shutdown."""
     futures, stop = [], threading.Event()
@@ -214,6 +217,7 @@ def test_submit_from_a_signal_handler(pool: shoal.WorkerPool) -> None:
     assert {future.result(30) for future in futures} == {"handler"}
 
 
+@pytest.mark.long
 def test_several_pools_and_threads(memory_db: shoal.Database) -> None:
     """Pools of one process do not hinder each other; a future cancelled right before shutdown does not hang."""
     with shoal.WorkerPool(memory_db.path, 1) as first, shoal.WorkerPool(memory_db.path, 1) as second:
@@ -232,6 +236,7 @@ def test_several_pools_and_threads(memory_db: shoal.Database) -> None:
         third.shutdown()
 
 
+@pytest.mark.long
 def test_a_worker_may_have_a_pool(pool: shoal.WorkerPool, tmp_path: Path) -> None:
     """And tasks run in the worker's main thread, with signals as in a new process."""
     assert pool.submit(functions.pool_in_a_worker, str(tmp_path / "inner")).result(60) == [1, 2]
@@ -257,6 +262,7 @@ def test_signals_are_not_inherited(memory_db: shoal.Database, method: str) -> No
         os.close(write)
 
 
+@pytest.mark.long
 def test_threads_of_tasks_are_joined(memory_db: shoal.Database, tmp_path: Path) -> None:
     """A worker ends in order when threads that are no daemons have ended."""
     with shoal.WorkerPool(memory_db.path, 1) as pool:
@@ -278,6 +284,7 @@ def test_map(pool: shoal.WorkerPool, chunksize: int, buffersize: int | None) -> 
         results.close()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("timeout", [math.inf, 1e300, 10**400], ids=["inf", "float", "int"])
 def test_a_wait_for_ever(pool: shoal.WorkerPool, timeout: float) -> None:
     """Futures and map take any length of time, while a task still runs."""
@@ -287,6 +294,7 @@ def test_a_wait_for_ever(pool: shoal.WorkerPool, timeout: float) -> None:
     assert list(pool.map(time.sleep, [0.3], timeout=timeout)) == [None]
 
 
+@pytest.mark.long
 def test_map_with_errors_and_a_time_limit(pool: shoal.WorkerPool) -> None:
     """An error comes in its place; TimeoutError when the time is over, and the rest is cancelled."""
     results = pool.map(divmod, [1, 1, 1, 1], [2, 0, 3, 5])
@@ -324,6 +332,7 @@ def test_the_pool_keeps_no_result_and_no_argument(pool: shoal.WorkerPool) -> Non
         gc.enable()
 
 
+@pytest.mark.long
 def test_an_idle_pool_uses_no_processor(pool: shoal.WorkerPool) -> None:
     """Nothing polls: threads and workers sleep until there is something to do."""
     list(pool.map(functions.slow_pid, range(4)))

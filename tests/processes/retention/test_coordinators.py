@@ -15,6 +15,8 @@ from shoal import EventLog, RetentionPolicy, RunIndex, TraceStore, TraceType
 from tests.support.slow import slow
 from tests.support.workers.crash_workers import wait_for
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize("durability", ["strict", *slow("memory", "buffered")])
 def test_policies_are_applied(tmp_path: Path, durability: str) -> None:

@@ -25,6 +25,8 @@ from tests.processes.holders.test_waiting import cpu_s
 from tests.support.slow import slow
 from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
 
+pytestmark = pytest.mark.long
+
 RUN = "run"
 _WATCHER = """
 import json, sys, shoal

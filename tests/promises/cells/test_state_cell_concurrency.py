@@ -168,6 +168,7 @@ def _sum_of_transitions(store: Path, processes: int, count: int) -> None:
 
 
 class TestTransition:
+    @pytest.mark.long
     def test_processes_on_one_cell(self, store: Path) -> None:
         """Eight processes count in one cell: the exact sum, each step told once, none fails."""
         _sum_of_transitions(store, 8, 100)

@@ -137,6 +137,7 @@ class TestPages:
             append(log, run, "later", 1)
             assert [event.sequence for event in events] == list(range(max(start, 0), length))
 
+    @pytest.mark.long
     def test_readers_while_a_run_is_deleted_again_and_again(
         self, log: shoal.EventLog, runs: shoal.RunIndex, run: str
     ) -> None:
@@ -190,6 +191,7 @@ class TestWait:
         cells.init(run, "c", "b")
         assert waiter.outcome() == cells.read(run, "c")
 
+    @pytest.mark.long
     def test_a_cell_that_is_not_there_yet(self, memory_db: shoal.Database, run: str) -> None:
         """It is waited for, and for versions nobody has set yet, too."""
         cells = shoal.StateCell(memory_db)

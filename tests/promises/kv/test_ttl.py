@@ -169,6 +169,7 @@ class TestExpired:
         assert caught.value.key == "k"
         assert kv.get(run, "seen") is None
 
+    @pytest.mark.long
     def test_sweeper_reclaims(self, store: Path) -> None:
         """Expired keys are deleted by themselves: info().keys goes down to what is alive, and check() is clean."""
         with shoal.open(store, durability="memory", linger=0.2) as db:
@@ -185,6 +186,7 @@ class TestExpired:
             assert shoal.KVStore(db).list("r") == ["forever", "long"]
             assert db.check() == []
 
+    @pytest.mark.long
     def test_expiry_outlives_a_restart(self, store: Path, wait_for_end: Callable[[int], None]) -> None:
         """A ttl is a moment: it is the same after a restart, and what expired meanwhile is absent."""
         with shoal.open(store, linger=0.05) as db:

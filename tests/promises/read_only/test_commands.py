@@ -20,6 +20,8 @@ from tests.promises.read_only.contents import FOUND, RUN, coordinators
 from tests.support.at_rest import looks
 from tests.support.slow import slow
 
+pytestmark = pytest.mark.long
+
 COMMANDS = [["info"], ["runs"], ["events", RUN], ["trace", RUN], ["check"], ["export"]]
 
 

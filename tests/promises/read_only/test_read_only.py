@@ -14,6 +14,7 @@ from tests.support.at_rest import ended, looks
 from tests.support.stores.versions import versions_taken
 
 
+@pytest.mark.long
 def test_reads_all_of_a_store_at_rest(store: Path) -> None:
     """Every primitive, by every kind of read; no coordinator is started and no byte changes."""
     before = looks(store)

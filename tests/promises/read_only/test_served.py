@@ -18,6 +18,7 @@ from tests.promises.read_only.contents import FOUND, RUN, contents, coordinators
 from tests.support.at_rest import ended, looks
 
 
+@pytest.mark.long
 def test_served_store_is_read_as_it_changes(store: Path) -> None:
     """It attaches to a coordinator as any client does, and starts none when that has ended."""
     with shoal.open(store, linger=0) as writer, shoal.open(store, read_only=True) as db:
@@ -59,6 +60,7 @@ def ended_soon(pid: int, readers: list[shoal.Database]) -> None:
     assert {db.info().coordinator_pid for db in readers} == {pid}
 
 
+@pytest.mark.long
 def test_reader_that_comes_while_a_writer_starts(store: Path) -> None:
     """Whoever is first, both find everything."""
     failures: list[BaseException] = []
@@ -79,6 +81,7 @@ def test_reader_that_comes_while_a_writer_starts(store: Path) -> None:
         assert failures == []
 
 
+@pytest.mark.long
 def test_while_its_files_are_read_no_coordinator_begins(store: Path) -> None:
     """Nor does a reader begin while a coordinator holds the store that does not answer: it waits, as told."""
     with at_rest(store) as rests:

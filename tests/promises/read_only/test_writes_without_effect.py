@@ -175,6 +175,7 @@ def _of_views(db: shoal.Database, snapshot: shoal.Transaction | None, held: Held
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("store", ["closed"], indirect=True)
 def test_snapshot(store: Path, held: Held) -> None:
     """Through every view of a snapshot, also after its end."""

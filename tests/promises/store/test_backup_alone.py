@@ -34,6 +34,7 @@ def attempt(path: str, dest: Path, what: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, check=True, timeout=60).stdout.strip()
 
 
+@pytest.mark.long
 def test_no_other_process_uses_the_directory_meanwhile(
     db: shoal.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

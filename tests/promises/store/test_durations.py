@@ -78,6 +78,7 @@ def test_the_longest_timedelta_is_permanent(memory_db: shoal.Database, run: str)
     assert present(kv.ttl(run, "century")) > 3e9
 
 
+@pytest.mark.long
 def test_an_infinite_linger_keeps_the_coordinator(tmp_path: Path) -> None:
     """A coordinator that lingers for ever takes its next clients after a while, without being started again."""
     with shoal.open(tmp_path / "s", durability="memory", linger=math.inf) as db:

@@ -208,6 +208,7 @@ class TestValues:
         with pytest.raises(LimitExceededError, match="nesting"):
             kv.put(run, "k", value)
 
+    @pytest.mark.long
     def test_value_of_16_mib(self, kv: shoal.KVStore, run: str) -> None:
         """Bytes and text of 16 MiB are stored; one byte more is LimitExceededError naming limit and size."""
         with pytest.raises(LimitExceededError) as caught:
@@ -224,6 +225,7 @@ class TestValues:
         assert kv.get(run, "k") == "x" * 16 * MIB
         kv.delete(run, "k")
 
+    @pytest.mark.long
     def test_commit_of_64_mib(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """A commit of more than 64 MiB is LimitExceededError with nothing written; just below it is committed."""
         with pytest.raises(LimitExceededError) as caught, memory_db.transaction(run) as txn:  # noqa: PT012

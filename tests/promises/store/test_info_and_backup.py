@@ -46,6 +46,7 @@ class TestInfo:
                 KVStore(db).put("r", "k", 1)
             assert db.info().clients == 1
 
+    @pytest.mark.long
     def test_check_is_clean(self, db: shoal.Database) -> None:
         """check() of a store that was used is an empty list."""
         assert db.check() == []
@@ -58,6 +59,7 @@ class TestInfo:
 
 
 class TestBackup:
+    @pytest.mark.long
     def test_opens_and_equals(self, db: shoal.Database, tmp_path: Path) -> None:
         """A backup opens as a store of its own, with every run, key and version as it was at that moment."""
         kv = KVStore(db)
@@ -84,6 +86,7 @@ class TestBackup:
         assert kv.get("r", "only here") is None
         assert kv.get("r", "after") == 1
 
+    @pytest.mark.long
     def test_of_a_memory_store(self, store: Path, tmp_path: Path) -> None:
         """What a memory store holds can be kept by a backup, and an empty store can be backed up."""
         with shoal.open(store, durability="memory", linger=0.05) as db:

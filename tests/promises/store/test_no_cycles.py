@@ -11,6 +11,8 @@ import pytest
 import shoal
 from tests.support.workers.crash_workers import descriptors, kill, shoal_mappings, wait_until_left
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture
 def uncollected() -> Iterator[None]:

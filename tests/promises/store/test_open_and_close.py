@@ -44,6 +44,7 @@ def modes(directory: Path) -> dict[str, str]:
 
 
 class TestModes:
+    @pytest.mark.long
     @pytest.mark.parametrize("durability", [*slow("memory"), "buffered"])
     def test_directory_0700_and_files_0600(self, tmp_path: Path, durability: str) -> None:
         """Whatever the umask, a store and a backup are 0700 and every file in them 0600, while served and after."""
@@ -244,6 +245,7 @@ class TestClose:
             another.close()
         assert kv.list(run) == []
 
+    @pytest.mark.long
     def test_coordinator_ends_after_its_last_client(self, store: Path, wait_for_end: Callable[[int], None]) -> None:
         """It stays while anyone is attached, then ends by itself and leaves no socket behind."""
         first = shoal.open(store, linger=0.05)
@@ -256,6 +258,7 @@ class TestClose:
         wait_for_end(pid)
         assert not (store / "control.sock").exists()
 
+    @pytest.mark.long
     def test_reopened_store_has_what_was_committed(self, store: Path, wait_for_end: Callable[[int], None]) -> None:
         """What was acknowledged is there after the coordinator has ended, values, deletes and all."""
         with shoal.open(store, linger=0.05) as db:
@@ -272,6 +275,7 @@ class TestClose:
             assert db.info().keys == len(expected)
             assert db.check() == []
 
+    @pytest.mark.long
     def test_memory_store_begins_empty(self, store: Path, wait_for_end: Callable[[int], None]) -> None:
         """A memory store ends with its coordinator."""
         with shoal.open(store, durability="memory", linger=0.05) as db:

@@ -169,6 +169,7 @@ def test_an_object_full_of_facades_goes_to_a_process(store: Path, run: str, meth
         assert present(agent.log.head(run)).payload == 7
 
 
+@pytest.mark.long
 def test_a_method_of_such_an_object_is_a_task(store: Path, run: str) -> None:
     """And it can be submitted to a pool."""
     with shoal.WorkerPool(store, 1, durability="memory") as pool:
@@ -185,6 +186,7 @@ def test_a_pool_refuses(store: Path, way: Any) -> None:
             pool.submit(len, [pool]).result(30)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("levels", [10_000, *slow(300_000)])
 def test_a_deep_tree_does_not_recurse(levels: int) -> None:
     """A tree of 10,000 levels, and of 300,000, pickles, copies, compares, has a repr, and goes as any other."""

@@ -110,6 +110,7 @@ def _refusals() -> Iterator[Any]:
             yield pytest.param(kind, why, read_only, marks=marks)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("store", "why", "read_only"), list(_refusals()), indirect=["store"])
 def test_store_stays_as_it_was(store: Path, why: str, read_only: bool) -> None:
     """Whatever it is refused for; and it opens afterwards as if nothing had happened."""
@@ -121,6 +122,7 @@ def test_store_stays_as_it_was(store: Path, why: str, read_only: bool) -> None:
     assert _opens(store) == 50
 
 
+@pytest.mark.long
 def test_damaged_store_stays_as_it_was(store: Path) -> None:
     """Damage is told, and nothing is done to it."""
     _damage(store)
@@ -224,6 +226,7 @@ def _with_small_files(path: Path, limit: int, **options: Any) -> str:
     return done.stdout.strip()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("limit", [3 << 20, *slow(70 << 20)])
 def test_no_room_for_the_log(store: Path, tmp_path: Path, limit: int) -> None:
     """The first log file, or the memory, cannot be had: neither an old store nor a new path shows that it was tried."""
@@ -252,6 +255,7 @@ def _with_few_descriptors(path: Path, limit: int) -> str:
     return done.stdout
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("limit", [8, *slow(12), 20])
 def test_too_few_descriptors(tmp_path: Path, limit: int) -> None:
     """Whatever cannot be opened first, the message names the limit and what raises it."""
@@ -292,6 +296,7 @@ def short() -> Iterator[Path]:
         yield Path(path)
 
 
+@pytest.mark.long
 @as_root
 def test_another_users_store(store: Path, short: Path) -> None:
     """Nobody else can open it, and it stays as it was; who may read its files can read it."""
@@ -314,6 +319,7 @@ def test_another_users_store(store: Path, short: Path) -> None:
     assert not (short / "new").exists()
 
 
+@pytest.mark.long
 def test_wrong_options_while_it_is_served(tmp_path: Path) -> None:
     """Whoever is refused changes nothing for those inside, or for the next."""
     path = tmp_path / "store"

@@ -57,6 +57,7 @@ def _no_room(_: int) -> NoReturn:
     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", IMPOSSIBLE)
 def test_a_backup_to_an_impossible_place(db: shoal.Database, places: Path, name: str) -> None:
     """It is an error of the path, as for ``open``, and names another path as the remedy; nothing is made."""
@@ -66,6 +67,7 @@ def test_a_backup_to_an_impossible_place(db: shoal.Database, places: Path, name:
     assert sorted(os.listdir(places)) == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", IMPOSSIBLE)
 def test_a_command_to_an_impossible_place(
     command: Command, places: Path, name: str, capsys: pytest.CaptureFixture[str]
@@ -91,6 +93,7 @@ def test_a_backup_to_a_full_disk(db: shoal.Database, tmp_path: Path, monkeypatch
     assert str(tmp_path / "copy") in str(told.value)
 
 
+@pytest.mark.long
 def test_a_command_to_a_full_disk(
     command: Command, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -98,6 +98,7 @@ class TestPaths:
                     assert shoal.KVStore(other).get("r", "k") == 1
                     assert other.path == str(tmp_path / "~")
 
+    @pytest.mark.long
     def test_the_command_takes_no_empty_path(self, tmp_path: Path) -> None:
         """It would be the current directory."""
         for arguments in (["info", ""], ["backup", "s", ""], ["run", "m:f", "a", "--store", ""], ["serve", ""]):
@@ -129,6 +130,7 @@ class TestInterpreter:
         with pytest.raises(shoal.ConfigurationError, match="frozen"):
             shoal.open(tmp_path / "store")
 
+    @pytest.mark.long
     def test_one_that_never_ends(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """A program that is no Python and goes on for ever is ended with the timeout."""
         (tmp_path / "forever").write_text("#!/bin/sh\nexec sleep 60\n")
@@ -195,6 +197,7 @@ def under_limit(tmp_path: Path, limit: str, most_bytes: int, max_bytes: int = 0,
 
 
 class TestMemory:
+    @pytest.mark.long
     @pytest.mark.parametrize(("limit", "most_bytes"), [("RLIMIT_AS", 400 * MIB), ("RLIMIT_FSIZE", 20 * MIB)])
     def test_limits_of_the_process(self, tmp_path: Path, limit: str, most_bytes: int) -> None:
         """A store of the default size opens under any of them; one that asks for more is told of max_bytes."""
@@ -210,6 +213,7 @@ class TestMemory:
         ended = subprocess.run([sys.executable, "-c", SURVIVE, *arguments], capture_output=True, text=True, timeout=120)
         assert (ended.returncode, ended.stdout) == (0, "4\n"), ended.stderr
 
+    @pytest.mark.long
     def test_a_client_with_a_lower_limit(self, tmp_path: Path) -> None:
         """Who may not map a store that another has opened is told of max_bytes, too."""
         with shoal.open(tmp_path / "store", durability="memory", max_bytes=4096 * MIB):
@@ -217,6 +221,7 @@ class TestMemory:
         assert told.startswith("ConfigurationError no 4,294,967,296 bytes")
         assert "max_bytes" in told
 
+    @pytest.mark.long
     def test_a_commit_there_is_no_memory_for(self, tmp_path: Path) -> None:
         """A commit that the process cannot put together is StoreFullError, not MemoryError, and names max_bytes."""
         told = under_limit(tmp_path, "RLIMIT_AS", 280 * MIB, max_bytes=100 * MIB, commits=3)

@@ -10,6 +10,8 @@ import shoal
 from shoal.shm.limits import MIN_STORE_BYTES
 from tests.support.slow import slow
 
+pytestmark = pytest.mark.long
+
 
 @pytest.mark.parametrize(("commits", "times"), [(600, 3), *slow((2_000, 10))])
 def test_the_oldest_history_makes_room(store: Path, commits: int, times: int) -> None:

@@ -14,6 +14,8 @@ import pytest
 import shoal
 from shoal import KVStore
 
+pytestmark = pytest.mark.long
+
 VALUE = os.urandom(400_000)
 
 

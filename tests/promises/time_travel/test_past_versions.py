@@ -41,6 +41,7 @@ def test_every_version_reads_as_it_was(db: shoal.Database) -> None:
         assert past.kv.list() == []
 
 
+@pytest.mark.long
 def test_a_moment_is_the_newest_version_committed_by_then(db: shoal.Database) -> None:
     """Exact: a moment taken after a commit has it, and one taken before the next does not have that one."""
     moments = []
@@ -101,6 +102,7 @@ def test_a_fork_of_a_past_version_goes_on_from_there(db: shoal.Database) -> None
         runs.fork_run("r", new_run_id="f", version=version)
 
 
+@pytest.mark.long
 def test_what_is_refused(db: shoal.Database) -> None:
     version = put(db, "k", 1)
     now = datetime.now(UTC)
@@ -128,6 +130,7 @@ def test_what_is_refused(db: shoal.Database) -> None:
     assert (str(again), again.snapshot_version) == (str(shoal.SnapshotExpiredError(3, 9, "version 3")), 3)
 
 
+@pytest.mark.long
 def test_without_history_the_past_expires(store: Path) -> None:
     """The newest version can always be named; older ones are gone once their memory is reused."""
     with shoal.open(store, durability="memory") as db:
@@ -156,6 +159,7 @@ def test_without_history_the_past_expires(store: Path) -> None:
         assert (info.history, info.history_version, info.history_since) == (0.0, None, None)
 
 
+@pytest.mark.long
 def test_history_ends_with_its_time(store: Path) -> None:
     """Older than the stated time is SnapshotExpiredError by version and by moment, and its memory is free again."""
     with shoal.open(store, durability="memory", history=1) as db:
@@ -175,6 +179,7 @@ def test_history_ends_with_its_time(store: Path) -> None:
         assert db.check() == []
 
 
+@pytest.mark.long
 def test_a_held_snapshot_outlives_the_history(store: Path) -> None:
     with shoal.open(store, durability="memory", history=0.2) as db:
         first = put(db, "k", 0)
@@ -184,6 +189,7 @@ def test_a_held_snapshot_outlives_the_history(store: Path) -> None:
             assert past.kv.get("k") == 0
 
 
+@pytest.mark.long
 def test_the_option_is_remembered_and_the_same_for_all(store: Path) -> None:
     with shoal.open(store, history=timedelta(minutes=1), linger=0) as db:
         assert db.info().history == 60

@@ -48,6 +48,7 @@ def check(db: shoal.Database, version: int, expected: Model, rng: random.Random)
             assert past.on(run).kv.get(key) == expected[run].get(key)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("steps", [120, *slow(400)])
 @pytest.mark.parametrize("durability", ["buffered", "memory"])
 def test_every_version_is_what_the_model_was(store: Path, durability: str, steps: int) -> None:

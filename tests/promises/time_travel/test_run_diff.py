@@ -20,6 +20,7 @@ def filled(db: shoal.Database, run_id: str = "a") -> None:
     TraceStore(db).record(run_id, TraceType.Decision("q", ["x", "y"], "x"), id="t", tags=["tag"], metadata={"m": 1})
 
 
+@pytest.mark.long
 def test_a_fork_differs_in_nothing(db: shoal.Database) -> None:
     filled(db)
     RunIndex(db).fork_run("a", new_run_id="b")
@@ -27,6 +28,7 @@ def test_a_fork_differs_in_nothing(db: shoal.Database) -> None:
     assert RunIndex(db).diff("a", "a") == ([], [], [], [])
 
 
+@pytest.mark.long
 def test_every_kind_of_difference(db: shoal.Database) -> None:
     """Changed, only in one, only in the other; in the order of names; events from where the logs part."""
     filled(db)
@@ -60,6 +62,7 @@ def test_every_kind_of_difference(db: shoal.Database) -> None:
     assert [[(name, b, a) for name, a, b in part] for part in back] == [list(map(tuple, part)) for part in diff]
 
 
+@pytest.mark.long
 def test_values_are_compared_with_their_types_and_not_by_order_or_time(db: shoal.Database) -> None:
     kv, cells, traces = KVStore(db), StateCell(db), TraceStore(db)
     for i, run in enumerate("ab"):
@@ -140,6 +143,7 @@ def test_unknown_runs_and_other_namespaces(db: shoal.Database) -> None:
         assert txn.runs.diff("a", "b").kv == []
 
 
+@pytest.mark.long
 def test_the_command(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with shoal.open(store) as db:
         filled(db)

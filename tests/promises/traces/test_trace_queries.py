@@ -67,6 +67,7 @@ class TestQueries:
         with pytest.raises(NotFoundError, match="trace 'x' does not exist"):
             traces.get_tree(run, "x")
 
+    @pytest.mark.long
     @given(data=st.data())
     @settings(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
     def test_every_query_is_what_a_plain_search_finds(self, memory_db: shoal.Database, data: Any) -> None:
@@ -113,6 +114,7 @@ class TestTrees:
             tree = TraceTree(_at(i, f"{i}"), [tree])
         return tree
 
+    @pytest.mark.long
     def test_equality_and_repr_of_any_depth(self) -> None:
         """Trees far deeper than Python recurses compare and print."""
         assert self._deep(5000) == self._deep(5000)

@@ -338,6 +338,7 @@ def _run(machine: type[Composition], examples: int, steps: int) -> None:
     run_state_machine_as_test(machine, settings=limits)
 
 
+@pytest.mark.long
 def test_primitives_compose_as_dicts_would(composition: type[Composition]) -> None:
     """Any sequence of calls and transactions leaves store and model alike."""
     _run(composition, 8, 12)

@@ -204,6 +204,7 @@ class TestTransact:
         assert caught.value.key == "k"
         assert kv.get(run, "outcome") is None
 
+    @pytest.mark.long
     def test_default_is_100_more(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:
         """Without retries= there are 101 runs."""
         runs = []

@@ -140,6 +140,7 @@ def test_single_calls_of_facades_never_conflict(scanned: DB, run: str, name: str
             future.result()
 
 
+@pytest.mark.long
 def test_what_was_not_read_may_expire(memory_db: DB, run: str) -> None:
     """A scan that stops early counts on nothing behind: the commit is done though a key there has expired."""
     with memory_db.transaction(run) as txn:

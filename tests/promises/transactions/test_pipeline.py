@@ -104,6 +104,7 @@ def test_every_call_is_decided_in_order(db: shoal.Database, depth: int) -> None:
     model.check(db)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("durability", "kills"), [("buffered", 1), ("strict", 2), *slow(("buffered", 5), ("strict", 5))]
 )
@@ -139,6 +140,7 @@ def test_coordinators_are_killed(store: Path, durability: str, kills: int) -> No
         model.check(db)
 
 
+@pytest.mark.long
 def test_depth(db: shoal.Database) -> None:
     """At most ``depth`` commits are under way: the next call waits, and nothing is sent beyond."""
     pid = db.info().coordinator_pid
@@ -161,6 +163,7 @@ def test_depth(db: shoal.Database) -> None:
         assert [future.result() for future in [*sent, *fourth]] == [1, 2, 3, 4]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("size", [1_000, 300_000])
 def test_large_values(db: shoal.Database, size: int) -> None:
     """Values beyond what the pipes and the bound of bytes hold."""

@@ -78,6 +78,7 @@ def test_closed_and_read_only(store: Path) -> None:
         pass
 
 
+@pytest.mark.long
 def test_a_coordinator_that_does_not_answer(store: Path) -> None:
     """All in flight are in doubt: ``CoordinatorLostError``, and so is every later call. Other calls go on later."""
     # The other is open first: on a busy machine a coordinator may take longer than this timeout to start.
@@ -113,6 +114,7 @@ def test_a_memory_store_dies_with_its_coordinator(store: Path) -> None:
             put_after_death()
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # raised while something is collected
 def test_interrupted_calls(db: shoal.Database) -> None:
     """An exception of a signal handler between any two steps loses no commit, and does none twice."""
@@ -173,6 +175,7 @@ def test_an_engine_that_is_dropped(db: shoal.Database, run: str) -> None:
     assert len(os.listdir("/proc/self/fd")) <= before
 
 
+@pytest.mark.long
 def test_a_full_store(store: Path) -> None:
     """What finds no room is refused, and what was in flight behind it; then the pipeline goes on, and deletes go on."""
     with shoal.open(store, max_bytes=8 << 20, linger=0.2) as db:

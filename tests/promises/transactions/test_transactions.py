@@ -167,6 +167,7 @@ class TestVersion:
             kv.put(run, "k", 2)
             assert view.version < memory_db.info().commit_version
 
+    @pytest.mark.long
     @pytest.mark.parametrize("durability", ["buffered", "strict"])
     def test_goes_on_after_a_restart(self, store: Path, wait_for_end: Callable[[int], None], durability: str) -> None:
         """Versions are kept over restarts: the first after is above the last before."""

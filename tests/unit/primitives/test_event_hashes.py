@@ -108,6 +108,7 @@ class TestCanonicalPayloads:
         assert list(payload) == ["a", "b", "é"]
         assert list(payload["a"]) == ["", "\uffff", "\U0010ffff"]
 
+    @pytest.mark.long
     @given(
         st.recursive(
             st.none()

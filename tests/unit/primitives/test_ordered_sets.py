@@ -43,6 +43,7 @@ def _entry(number: int) -> bytes:
     return number.to_bytes(ENTRY_BYTES, "big")
 
 
+@pytest.mark.long
 @given(st.lists(st.tuples(st.sampled_from(("add", "add", "take", "remove")), st.integers(0, 300)), max_size=400))
 def test_pages_are_a_sorted_set(steps: list[tuple[str, int]]) -> None:
     """Whatever is added and removed, in whatever order; nothing is left of an empty set."""
@@ -86,6 +87,7 @@ class _Ready:
             assert (self.pages.kept, self.set.root, self.set.tail) == ({}, 0, b"")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", ["rising", "falling", "random"])
 def test_a_ready_set_is_a_sorted_set(order: str) -> None:
     """Whatever is added, taken and removed, at either end and in between, while it grows and while it shrinks."""
@@ -129,6 +131,7 @@ def test_most_puts_and_claims_touch_no_page() -> None:
     ready.check(list(range(10_000, 40_000)))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("order", ["rising", "falling", "random"])
 def test_a_large_set_costs_little_more_than_a_small_one(order: str) -> None:
     """What is taken from the front costs two pages, and more for one in 24; also where that many were taken before."""

@@ -229,6 +229,7 @@ _STEPS = st.one_of(
 )
 
 
+@pytest.mark.long
 @settings(max_examples=present(settings.default).max_examples)
 @given(st.lists(_STEPS, min_size=10, max_size=60))
 def test_rules_are_those_of_a_plain_model(steps: list[tuple[Any, ...]]) -> None:
@@ -258,6 +259,7 @@ def test_a_ticket_is_free_once() -> None:
     assert holding.free_tickets == [(7, 40)]
 
 
+@pytest.mark.long
 def test_operations_leave_no_cycles() -> None:
     """All that an operation makes is freed when it ends: the coordinator's garbage collector looks at little."""
     model, ids = _Model(), [number.to_bytes(16, "big") for number in range(200)]
@@ -292,6 +294,7 @@ _GARBAGE = st.one_of(
 )
 
 
+@pytest.mark.long
 @given(st.lists(_STEPS, min_size=5, max_size=20), st.lists(st.tuples(st.integers(0, 60), _GARBAGE), max_size=3))
 def test_damaged_records_are_refused(steps: list[tuple[Any, ...]], damage: list[tuple[int, bytes]]) -> None:
     """Whatever stands in the records, a rule ends, and raises what is answered to a client or passed over."""

@@ -37,6 +37,7 @@ def test_examples(name: str) -> None:
     assert result.failed == 0
 
 
+@pytest.mark.long
 def test_example_of_the_asyncio_page() -> None:
     """docs/asyncio.md shows what happens."""
     pytest.importorskip("greenlet")

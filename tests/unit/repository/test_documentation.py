@@ -50,6 +50,7 @@ def test_there_are_pages() -> None:
     assert {"README.md", "CONTRIBUTING.md", "docs/design.md", "docs/decisions/index.md"} <= {_ids(p) for p in PAGES}
 
 
+@pytest.mark.long
 def test_the_program_of_the_readme_runs(tmp_path: Path) -> None:
     """The first example is a whole program: it runs as it stands, and prints what each line is for."""
     (tmp_path / "example.py").write_text(_examples("README.md")[0], encoding="utf-8")
@@ -62,6 +63,7 @@ def test_the_program_of_the_readme_runs(tmp_path: Path) -> None:
     assert runs == "1"
 
 
+@pytest.mark.long
 def test_the_transaction_of_the_readme_runs(db: shoal.Database) -> None:
     """The second example commits all of what it shows at once."""
     exec(_examples("README.md")[1], {"db": db, "shoal": shoal})
@@ -72,6 +74,7 @@ def test_the_transaction_of_the_readme_runs(db: shoal.Database) -> None:
     assert present(shoal.RunIndex(db).get_run("run-1")).tags == ["nightly"]
 
 
+@pytest.mark.long
 def test_the_example_of_the_start_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """It leaves what it says in the store."""
     monkeypatch.chdir(tmp_path)

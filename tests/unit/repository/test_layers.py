@@ -76,6 +76,7 @@ def test_nothing_imports_a_floor_by_its_bare_name() -> None:
     assert wrong == []
 
 
+@pytest.mark.long
 def test_nothing_imports_relatively() -> None:
     """What is installed says shoal.shm and so on, in full."""
     code = [path for path in FILES if path.relative_to(ROOT).parts[0] in (*FLOORS, "shoal")]

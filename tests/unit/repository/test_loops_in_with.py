@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeGuard
 
+import pytest
+
 from tests.support.repository import ROOT
 
 Loop = ast.While | ast.For | ast.ListComp
@@ -37,6 +39,7 @@ def _loops_under_locks(path: Path) -> list[str]:
     ]
 
 
+@pytest.mark.long
 def test_no_loop_jumps_back_under_a_lock() -> None:
     """A block that holds a lock has no ``while`` and no loop that ends with an ``if``: a method of its own has it.
 

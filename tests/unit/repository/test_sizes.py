@@ -42,6 +42,7 @@ def test_files() -> None:
     assert {name: count for name, count in lines.items() if count > MOST_LINES} == {}
 
 
+@pytest.mark.long
 def test_functions() -> None:
     """No function is longer than it may be."""
     long = {str(path.relative_to(ROOT)): found for path in FILES if (found := _long_functions(_source(path)))}

@@ -45,12 +45,14 @@ def same(left: Any, right: Any) -> bool:
     return bool(left == right)
 
 
+@pytest.mark.long
 @given(VALUES)
 def test_round_trip(value: Any) -> None:
     """Every storable value comes back equal and of the same type, at every depth, lone surrogates included."""
     assert same(decode(encode(value)), value)
 
 
+@pytest.mark.long
 @given(VALUES, VALUES)
 def test_different_values_have_different_bytes(left: Any, right: Any) -> None:
     """Two values have the same stored form only if they are the same."""

@@ -6,6 +6,8 @@ import os
 import signal
 from pathlib import Path
 
+import pytest
+
 import shoal
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm.key_location_cache import KeyLocationCache
@@ -42,6 +44,7 @@ def _locations(kv: shoal.KVStore) -> int:
     return sum(len(view._cache.state[1]) for view in kv._views.values())
 
 
+@pytest.mark.long
 def test_nothing_of_a_dead_coordinator(tmp_path: Path) -> None:
     """Under another coordinator the caches of all runs are emptied, not only of those that are read again."""
     with shoal.open(tmp_path / "store", linger=0.1) as db:

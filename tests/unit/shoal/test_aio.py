@@ -91,6 +91,7 @@ def test_the_stub_is_of_these_classes() -> None:
     assert ast.dump(ast.parse(aio_stub.STUB.read_text())) == ast.dump(ast.parse(aio_stub.stub()))
 
 
+@pytest.mark.long
 @pytest.mark.plain
 def test_programs_are_type_checked(tmp_path: Path) -> None:
     """Mypy, strict, accepts a program that uses every kind of call, and refuses one that forgets to await."""
@@ -105,6 +106,7 @@ def test_programs_are_type_checked(tmp_path: Path) -> None:
     assert "Incompatible types in assignment" in checked.stdout
 
 
+@pytest.mark.long
 def test_bad_arguments(store: Path) -> None:
     """They are refused as by the synchronous classes; a database of the other kind is a TypeError."""
 
@@ -134,6 +136,7 @@ def test_bad_arguments(store: Path) -> None:
     asyncio.run(main())
 
 
+@pytest.mark.long
 def test_greenlet_is_asked_for() -> None:
     """Without the package greenlet, importing says what to install."""
     program = "import sys; sys.modules['greenlet'] = None\ntry: import shoal.aio\nexcept ImportError as e: print(e)"

@@ -24,6 +24,7 @@ def test_it_is_one_line(capsys: pytest.CaptureFixture[str]) -> None:
     assert error.count("\n") == 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("module", ["shoal", "shoal.cli", "shoal.cli.main"])
 def test_it_runs_as_a_module(module: str) -> None:
     """``python -m`` with the package, or with that of the commands, is the ``shoal`` command."""

@@ -65,6 +65,7 @@ def test_each_hot_module_is_named_once_in_order() -> None:
     assert list(HOT_MODULES) == sorted(set(HOT_MODULES))
 
 
+@pytest.mark.long
 def test_disabled_runs_the_python_files() -> None:
     """SHOAL_DISABLE_EXTENSION=1 imports the Python files, compiled or not; 0 and the empty text mean nothing."""
     status, line = _run(SHOW, SHOAL_DISABLE_EXTENSION="1")

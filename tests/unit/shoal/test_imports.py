@@ -36,6 +36,7 @@ def _own(modules: set[str]) -> set[str]:
     return {name for name in modules if name.partition(".")[0] == "shoal"}
 
 
+@pytest.mark.long
 def test_import_shoal() -> None:
     """It imports neither the pool nor pipelines, nor what they need, nor anything of the coordinator's floor."""
     imported = _imported_by("import shoal")
@@ -47,6 +48,7 @@ def test_import_shoal() -> None:
     assert len(imported) <= 206
 
 
+@pytest.mark.long
 def test_the_first_commit_imports_nothing_more(tmp_path: Path) -> None:
     """After ``import shoal`` a program may give up its rights or its descriptors: no module is to be found then."""
     program = f"""
@@ -78,6 +80,7 @@ def test_a_coordinator() -> None:
     assert python_command("shoal.coordinator_main")[-1] == "shoal.coordinator_main"
 
 
+@pytest.mark.long
 def test_what_is_imported_later_is_there() -> None:
     """``dir``, ``from shoal import *`` and every name; another name is an ``AttributeError``."""
     assert set(shoal.__all__) <= set(dir(shoal))
@@ -87,6 +90,7 @@ def test_what_is_imported_later_is_there() -> None:
         shoal.Worker  # noqa: B018
 
 
+@pytest.mark.long
 def test_a_pipeline_is_named_as_users_name_it() -> None:
     """Also if nobody has asked the package for the class."""
     program = (

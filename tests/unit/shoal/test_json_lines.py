@@ -37,6 +37,7 @@ VALUES_OF_ANY_KIND = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.long
 @given(value=VALUES_OF_ANY_KIND)
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_nothing_is_lost_of_any_value(value: Any) -> None:

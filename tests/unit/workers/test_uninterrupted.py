@@ -110,6 +110,7 @@ def test_no_collection_meanwhile() -> None:
     _wait_until_enabled()
 
 
+@pytest.mark.long
 def test_a_fork_while_the_collector_is_put_to_rest(monkeypatch: pytest.MonkeyPatch) -> None:
     """The child of another thread has its collector: the fork waits until it is noted that it was enabled."""
     disable, is_disabled = gc.disable, threading.Event()

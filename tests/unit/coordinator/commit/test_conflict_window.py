@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -50,6 +51,7 @@ def reads(snapshot: int, keys: Iterable[bytes] = (), ranges: Iterable[Range] = (
     return CommitSet(1, snapshot, 0, list(keys), list(ranges), [], [], [], None, b"")
 
 
+@pytest.mark.long
 @given(COMMITS, KEYS, st.integers(0, 26))
 def test_point_reads(commits: Commits, key: bytes, snapshot: int) -> None:
     """A read key conflicts exactly if a later commit wrote or cleared it, and the version named is one that did."""
@@ -59,6 +61,7 @@ def test_point_reads(commits: Commits, key: bytes, snapshot: int) -> None:
     assert not found or found in expected
 
 
+@pytest.mark.long
 @given(COMMITS, st.lists(st.one_of(RANGES, st.tuples(KEYS, KEYS)), min_size=1, max_size=8), st.integers(0, 26))
 def test_range_reads(commits: Commits, ranges: list[Range], snapshot: int) -> None:
     """Ranges that were read, empty or overlapping ones too, conflict exactly if a later commit wrote or cleared in one.
@@ -129,6 +132,7 @@ def test_empty_range_and_bounds() -> None:
     assert window.written_in([(b"m\0", b"z")], 0) is None
 
 
+@pytest.mark.long
 def test_many_ranges_of_one_commit() -> None:
     """A commit may clear as many ranges as it likes, and a transaction may read as many."""
     window = ConflictWindow(0)

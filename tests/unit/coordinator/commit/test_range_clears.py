@@ -74,6 +74,7 @@ def test_ranges_that_find_no_room_are_refused_whole(store: Path) -> None:
         assert db.check() == []
 
 
+@pytest.mark.long
 def test_many_ranges_in_one_commit(store: Path) -> None:
     """A thousand ranges are cleared at once, whole, and their keys are gone from the segment soon."""
     with shoal.open(store, durability="memory", linger=0.2) as db:

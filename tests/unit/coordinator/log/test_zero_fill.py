@@ -134,6 +134,7 @@ def test_one_sync_of_a_file_at_a_time() -> None:
     assert not slow.wrong
 
 
+@pytest.mark.long
 def test_a_log_with_a_thread_that_fills_it(tmp_path: Path) -> None:
     """Commits of all sizes, with a thread writing zeros as fast as it can: the reader finds every one."""
     storage, limits = DiskStorage(tmp_path), Limits(log_file_bytes=64 * 1024)
@@ -176,6 +177,7 @@ def _unwritten_pages(path: Path) -> int:
     return sum(int(pages) for pages, flags in extents if "unwritten" in flags)
 
 
+@pytest.mark.long
 @needs_extents
 def test_a_strict_store_writes_ahead(tmp_path: Path) -> None:
     """A little after it is opened, nearly every page of its log files is one that a sync overwrites."""
@@ -188,6 +190,7 @@ def test_a_strict_store_writes_ahead(tmp_path: Path) -> None:
         wait_for(lambda: max(map(_unwritten_pages, files)) < pages // 8, "zeros in the log")
 
 
+@pytest.mark.long
 @needs_extents
 def test_other_stores_do_not(tmp_path: Path) -> None:
     """``buffered`` syncs in a thread: nobody waits for that, and zeros would only be more to write."""

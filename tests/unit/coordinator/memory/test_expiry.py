@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -12,6 +13,7 @@ TIMES_MS = st.integers(1, 20)
 STEPS = st.lists(st.one_of(st.tuples(KEYS, TIMES_MS), st.tuples(TIMES_MS, st.integers(0, 3))), max_size=40)
 
 
+@pytest.mark.long
 @given(STEPS)
 def test_against_a_dict(steps: list[tuple[bytes | int, int]]) -> None:
     """A key comes up at the earliest of the times it was added with since it came up last, and not before."""

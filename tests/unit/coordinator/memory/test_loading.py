@@ -106,6 +106,7 @@ def test_commits_go_on_after_a_load() -> None:
     memory.check()
 
 
+@pytest.mark.long
 def test_a_load_without_room_for_many_goes_on_one_by_one() -> None:
     """Whatever fits key by key is loaded: a plan for many keys at once asks for more room than they take."""
     rng = random.Random(11)
@@ -143,6 +144,7 @@ def test_what_has_no_room_leaves_nothing() -> None:
     memory.check()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("seed", range(6))
 def test_versions_of_many_commits_at_once(seed: int) -> None:
     """New keys, overwrites of every size, deletes and expiry, in batches: content and memory are those of commits."""

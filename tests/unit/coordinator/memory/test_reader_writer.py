@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invariant, precondition, rule
@@ -170,6 +171,7 @@ class TestVisibility:
         assert store.writer.newest(b"a", 2) is None
         assert store.writer.newest(b"a", 0) == (b"1", 1, 1)
 
+    @pytest.mark.long
     def test_many_keys_and_splits(self, store: Store) -> None:
         """Thousands of keys in random order read back through both indexes, at every stage of growth."""
         keys = [f"{number:05}".encode() for number in range(4000)]

@@ -98,6 +98,7 @@ class TestReclaim:
         assert present(store.reader.find(b"k", store.pinned[1])).value == b"x" * 9000
         assert store.reclaimer.revoked >= 1
 
+    @pytest.mark.long
     def test_scattered_deletes_in_full_memory(self) -> None:
         """Each deleted key lies in a leaf of its own, and there is little room for new leaves: all can be deleted."""
         store = Store()
@@ -121,6 +122,7 @@ class TestReclaim:
         assert store.segment.words[W_KEYS] == 0
         assert store.problems() == []
 
+    @pytest.mark.long
     @pytest.mark.parametrize("how", ["deleted", "cleared"])
     def test_keys_stay_while_there_is_no_room_for_leaves(self, how: str) -> None:
         """Keys leave the index a few at a time, as leaves that were replaced become free."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import random
 from typing import Any
 
+import pytest
+
 from shoal.coordinator.commit.apply import ClientSessions
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
@@ -122,6 +124,7 @@ def test_in_full_memory_what_does_not_grow_goes_on() -> None:
     assert engine.findings() == []
 
 
+@pytest.mark.long
 def test_deletes_keep_half_of_the_memory_that_is_kept_for_them() -> None:
     """What such commits free lies scattered, and what they write needs whole blocks: they end before the deletes do."""
     engine = _Engine()

@@ -190,6 +190,7 @@ COMMITS = st.lists(
 )
 
 
+@pytest.mark.long
 @given(commits=COMMITS)
 def test_the_window_and_a_plain_list_agree(commits: list[Any]) -> None:
     """``changed_in`` gives the commits, keys and ranges that a list of them gives."""

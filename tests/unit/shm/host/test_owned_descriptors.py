@@ -43,6 +43,7 @@ assert min(*pair, copied, file) > 2 and free == [0, 1, 2], (pair, copied, file, 
 """
 
 
+@pytest.mark.long
 def test_no_number_below_three() -> None:
     """With 0 to 2 closed, neither a pipe nor a copy nor a mapping takes one of them."""
     assert subprocess.run([sys.executable, "-c", NUMBERS], timeout=60).returncode == 0  # it has no stderr to say more
@@ -89,6 +90,7 @@ os._exit(7)
 """
 
 
+@pytest.mark.long
 def test_the_standard_numbers_are_taken_for_a_while() -> None:
     """The last thread frees them, except what the program has put there. A forked child has no other threads."""
     assert subprocess.run([sys.executable, "-c", TAKEN], timeout=60).returncode == 7
@@ -142,6 +144,7 @@ class TestChildPython:
             raise BlockingIOError(11, "try again")
 
 
+@pytest.mark.long
 def test_keeping_the_standard_numbers() -> None:
     """In a process of shoal's own, 0 to 2 are there afterwards, whatever was closed before."""
     code = "import os\nfrom shoal.shm.host import descriptors\nfor fd in (0, 1):\n    os.close(fd)\n"

@@ -16,6 +16,7 @@ from tests.processes.interrupted.handling import Interrupted, handling
 TIMES = 2_000
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [ReentrantLock, threads_lock])
 def test_exceptions_of_a_handler_leave_it_free(request: pytest.FixtureRequest, make: type) -> None:
     """Whenever a handler raises, the ``with`` block gives the lock back, also where it is taken twice."""

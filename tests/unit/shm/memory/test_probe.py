@@ -174,6 +174,7 @@ def test_a_long_chain(versions: int) -> None:
     assert store.reader.find(b"key", 1) == (b"v" * 500, 1, 0)
 
 
+@pytest.mark.long
 @given(st.integers(0, 2**32))
 @settings(max_examples=present(settings.default).max_examples)
 def test_garbage(seed: int) -> None:

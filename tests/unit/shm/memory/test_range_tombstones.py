@@ -30,6 +30,7 @@ def newest(rows: Any, key: bytes) -> int:
     return max((version for lower, upper, version in rows if lower <= key < upper), default=0)
 
 
+@pytest.mark.long
 @given(STEPS, st.integers(0, 20), st.integers(1, 4), st.sampled_from([0, 1, 1000]))
 @settings(max_examples=present(settings.default).max_examples // 3, suppress_health_check=list(HealthCheck))
 def test_against_a_list(steps: Any, gone: Any, block_bounds: int, many: int) -> None:
@@ -93,6 +94,7 @@ def _runs(store: Store, count: int) -> list[bytes]:
     return names
 
 
+@pytest.mark.long
 def test_many_ranges_of_an_open_snapshot() -> None:
     """Thousands of ranges, in many chunks: each snapshot sees its own, and all memory comes back in the end."""
     store = Store(32 * limits.MIB)

@@ -74,6 +74,7 @@ def test_stats(engine: AutoCommit) -> None:
     os.kill(stats.coordinator_pid, 0)
 
 
+@pytest.mark.long
 def test_stats_of_a_closed_connection(connection: StoreConnection, engine: AutoCommit) -> None:
     """They are refused as every other read."""
     connection.close()
@@ -99,6 +100,7 @@ def test_closed_while_it_attaches(
 
 
 class TestWaiting:
+    @pytest.mark.long
     def test_in_vain(self, engine: AutoCommit) -> None:
         """Without a commit the wait ends after its time, and it looks a last time after that."""
         looked_s: list[float] = []
@@ -106,6 +108,7 @@ class TestWaiting:
         assert engine.wait_for(lambda: looked_s.append(time.monotonic()), KEY, give_up_s) is None
         assert looked_s[0] < give_up_s <= looked_s[-1]
 
+    @pytest.mark.long
     def test_no_commit_no_look(self, engine: AutoCommit) -> None:
         """While nothing is committed, ``wait_for`` does not look again until the time is up."""
         looks: list[None] = []
@@ -117,6 +120,7 @@ class TestWaiting:
         engine.put(b"key", b"1")
         assert engine.wait_for(lambda: 0, KEY, 0.0) == 0
 
+    @pytest.mark.long
     def test_commits_of_another_thread(self, engine: AutoCommit) -> None:
         """Each commit leads to another look, whichever thread makes it."""
 

@@ -166,6 +166,7 @@ def test_deaths_at_work(channel: Channel, play: Callable[..., Coordinators]) -> 
     assert channel.attachment is None
 
 
+@pytest.mark.long
 def test_no_answer(channel: Channel, play: Callable[..., Coordinators]) -> None:
     """After the timeout the error names the process, and the pipes are used no more: the answer may come late."""
     coordinators = play(stops)
