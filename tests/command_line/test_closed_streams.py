@@ -39,6 +39,7 @@ def test_an_error_is_not_written_to_stdout(tmp_path: Path) -> None:
     assert (failed.returncode, failed.stdout) == (1, "")
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform != "linux", reason="there is no /dev/full")
 def test_an_error_that_cannot_be_written(tmp_path: Path) -> None:
     """It raises no second error in place of the exit status."""

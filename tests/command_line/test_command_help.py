@@ -79,6 +79,7 @@ def test_help(command: Any, without_extra: Any) -> None:
     assert ended.stdout.startswith(f"usage: shoal{f' {command}' if command else ''} ")
 
 
+@pytest.mark.long
 def test_help_of_every_command() -> None:
     """The same, in one process for all of them."""
     for command, (code, out, errors) in zip(
@@ -88,12 +89,14 @@ def test_help_of_every_command() -> None:
         assert out.startswith(f"usage: shoal {command} ")
 
 
+@pytest.mark.long
 def test_version() -> None:
     """``shoal --version`` prints it."""
     ended = shoal_command("--version")
     assert (ended.returncode, ended.stdout, ended.stderr) == (0, f"shoal {shoal.__version__}\n", "")
 
 
+@pytest.mark.long
 def test_help_says_what_each_argument_of_run_is() -> None:
     """No argument of the command that most begin with stands there by its name alone."""
     text = " ".join(shoal_command("run", "--help").stdout.split())
@@ -108,6 +111,7 @@ def test_help_says_what_each_argument_of_run_is() -> None:
         assert said in text
 
 
+@pytest.mark.long
 def test_bench_without_its_extra() -> None:
     """It names what is missing and how to install it: exit 2, one line."""
     ended = shoal_command("bench", "--quick", without_extra=True)

@@ -40,6 +40,7 @@ class TestRoundTrip:
         assert contents.records == exported.count(b"\n") - 2
         assert empty._store.auto_commit.find(IMPORT_MARKER) is None
 
+    @pytest.mark.long
     def test_the_same_content_is_the_same_export(self, full: shoal.Database, exported: bytes) -> None:
         """Nothing in it is of the moment it was made."""
         assert export(full) == exported

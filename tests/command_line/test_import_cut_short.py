@@ -60,6 +60,7 @@ class TestCutShort:
         assert empty.check() == []
         assert empty._store.auto_commit.find(IMPORT_MARKER) is None
 
+    @pytest.mark.long
     def test_another_file_waits_unless_the_first_is_given_up(
         self, exported: bytes, empty: DB, tmp_path: Path, stop_after: StopAfter
     ) -> None:

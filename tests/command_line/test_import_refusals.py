@@ -91,6 +91,7 @@ class TestDamage:
         """Of a shoal to come."""
         self.refused(b'{"shoal_export":2}\n', tmp_path, "its format is 2, and this shoal reads 1")
 
+    @pytest.mark.long
     def test_more_after_the_end(self, exported: bytes, tmp_path: Path) -> None:
         """Two exports one behind the other are none."""
         self.refused(exported + exported, tmp_path, "more after the closing line")

@@ -125,6 +125,7 @@ def test_export_and_import(tmp_path: Path) -> None:
             assert len(log.read_by_type("part", "type 1")) == 13
 
 
+@pytest.mark.long
 def test_bad_records_are_refused(tmp_path: Path) -> None:
     """A log that does not begin where its record says, records that are there twice, fields that are wrong."""
     with shoal.open(tmp_path / "a", durability="memory", linger=0) as db:
@@ -157,6 +158,7 @@ def test_bad_records_are_refused(tmp_path: Path) -> None:
         assert db.info().keys == 0
 
 
+@pytest.mark.long
 def test_a_backup(tmp_path: Path) -> None:
     """It has trimmed logs and policies as they were, and its own coordinator applies them."""
     with shoal.open(tmp_path / "a", durability="memory", linger=0) as db:

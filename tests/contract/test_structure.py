@@ -92,6 +92,7 @@ def test_only_rules_name_operations() -> None:
     assert wrong == []
 
 
+@pytest.mark.long
 def test_primitives_know_no_engine() -> None:
     """They stand on the port and on shm alone."""
     for module in modules():

@@ -77,6 +77,7 @@ def test_a_commit_that_was_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
         assert kv.get(RUN, "key") == 3
 
 
+@pytest.mark.long
 def test_a_commit_that_was_not_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The coordinator was gone before: the error is the one that keeps the store closed."""
     with shoal.open(tmp_path / "store", linger=0.1) as db:

@@ -177,6 +177,7 @@ def test_audit_of_what_was_seen(
     assert (kind in {breach.kind for breach in found.breaches}) if kind else found.breaches == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("share", [0.0, 0.3, 0.9])
 def test_watcher_goes_on_where_another_was_killed(watched: _Watched, share: float) -> None:
     """Wherever a kill cut its files short, within a line or a commit, the next one sees the rest, and nothing twice."""

@@ -242,6 +242,7 @@ class TestNoPickle:
         assert self.users(MAKES_OBJECTS) == PICKLERS
         assert self.users({"multiprocessing"}) == POOL
 
+    @pytest.mark.long
     def test_nothing_evaluates_what_it_reads(self) -> None:
         """No eval, exec, compile, yaml; and no hook where values are decoded that could make other objects of them."""
         for path in PRODUCT:

@@ -75,6 +75,7 @@ def test_a_fleet_is_a_run_and_each_input_a_child(pool: shoal.WorkerPool) -> None
     assert counters(db) == (2, 1)
 
 
+@pytest.mark.long
 def test_what_failed_begins_afresh_and_its_log_goes_on(pool: shoal.WorkerPool) -> None:
     """Run again, a failed input has the same run id, one child, the whole story in a sound log, nothing else kept."""
     db, run_id = pool.database, input_run_id(STEP, "bad")

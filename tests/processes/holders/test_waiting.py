@@ -137,6 +137,7 @@ def test_close_ends_a_wait(store: Path) -> None:
     assert "is closed" in str(errors[0])
 
 
+@pytest.mark.long
 def test_an_interrupted_wait(db: shoal.Database) -> None:
     """The exception comes out, and the database works as before."""
 

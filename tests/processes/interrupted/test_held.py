@@ -52,6 +52,7 @@ def _holds_nothing(db: shoal.Database) -> bool:
     return not holding._held and not holding._undone
 
 
+@pytest.mark.long
 def test_a_lease_that_is_taken(db: shoal.Database, other: shoal.Database, interrupt: Interrupt) -> None:
     """Others get it."""
     interrupt(leases, "Lease")

@@ -49,6 +49,7 @@ def _in_a_child(call: Callable[[], object]) -> int:
     return os.waitstatus_to_exitcode(ended[1])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 def test_a_forked_child_makes_its_own_pool(pool: shoal.WorkerPool, method: str) -> None:
     """The fork server of its parent is not its child, so it starts another; the parent's pool goes on."""
@@ -86,6 +87,7 @@ def test_a_fork_while_another_thread_uses_the_fork_server(pool: shoal.WorkerPool
         thread.join()
 
 
+@pytest.mark.long
 def test_the_program_reaps_the_fork_server(pool: shoal.WorkerPool) -> None:
     """As programs do that wait for any child. ``multiprocessing`` alone would never start another one."""
     server = _fork_server()._forkserver_pid

@@ -154,6 +154,7 @@ def test_ctrl_c_in_an_interactive_session_ends_one_line(tmp_path: Path) -> None:
     assert (tmp_path / "done").exists(), said.stderr
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", METHODS)
 @pytest.mark.parametrize("body", [ENDS_AT_ONCE, EXITS_HARD], ids=["end of the main module", "os._exit"])
 def test_an_end_without_a_word(tmp_path: Path, method: str, body: str) -> None:

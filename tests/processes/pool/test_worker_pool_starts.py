@@ -295,6 +295,7 @@ def _submit_interrupted(pool: shoal.WorkerPool, at: int) -> bool:
 
 
 # An interrupt between two steps leaves sockets to the collector, and one inside ``__del__`` is reported and goes on.
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:unclosed <socket:ResourceWarning")
 @pytest.mark.filterwarnings("ignore:Exception ignored in:pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("goes_on", [False, True], ids=["kill", "submit again"])

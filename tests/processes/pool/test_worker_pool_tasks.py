@@ -314,6 +314,7 @@ class Value:
     """Can be referred to weakly."""
 
 
+@pytest.mark.long
 def test_the_pool_keeps_no_result_and_no_argument(pool: shoal.WorkerPool) -> None:
     """They are freed as soon as nobody else refers to them, without a garbage collection."""
     gc.collect()

@@ -28,6 +28,7 @@ def test_reads_all_of_a_store_at_rest(store: Path) -> None:
     assert looks(store) == before
 
 
+@pytest.mark.long
 def test_files_that_recovery_would_change(store: Path) -> None:
     """A torn tail, what a checkpoint left half written, and older checkpoints stay where they are."""
     log = max(store.glob("wal-*.log"), key=lambda path: len(path.read_bytes().strip(b"\0")))

@@ -39,6 +39,7 @@ def test_served_store_is_read_as_it_changes(store: Path) -> None:
         assert db.info().coordinator_pid == writer.info().coordinator_pid != pid
 
 
+@pytest.mark.long
 def test_two_readers_and_a_writer_that_comes(store: Path) -> None:
     """Open readers keep no writer out and see what it commits; snapshots stay as they are."""
     with shoal.open(store, read_only=True) as one, shoal.open(store, read_only=True) as two:

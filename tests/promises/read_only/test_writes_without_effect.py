@@ -188,6 +188,7 @@ def test_snapshot(store: Path, held: Held) -> None:
         _refused(_of_views(db, snapshot, held), "the snapshot has ended")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("store", ["closed"], indirect=True)
 def test_database_that_only_reads(store: Path, held: Held) -> None:
     """Through every facade of it, and in its transactions."""

@@ -57,6 +57,7 @@ def test_no_other_process_uses_the_directory_meanwhile(
         assert attempt(db.path, dest, "backup") == "AlreadyExistsError"
 
 
+@pytest.mark.long
 def test_a_backup_that_failed_can_be_made_again(
     db: shoal.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

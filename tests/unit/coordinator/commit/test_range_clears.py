@@ -56,6 +56,7 @@ def test_maintenance_sweeps_a_slice_at_a_time() -> None:
     assert check_segment(segment, engine.published, writer) == []
 
 
+@pytest.mark.long
 def test_ranges_that_find_no_room_are_refused_whole(store: Path) -> None:
     """A commit of more ranges than a full store has memory for is StoreFullError; nothing of it is done."""
     with shoal.open(store, durability="memory", max_bytes=8 << 20, linger=0.2) as db:

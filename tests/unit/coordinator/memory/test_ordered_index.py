@@ -61,6 +61,7 @@ KEYS = st.binary(min_size=1, max_size=2).map(lambda raw: bytes(byte % 16 for byt
 STEPS = st.lists(st.tuples(st.booleans(), st.sets(KEYS, min_size=1, max_size=40)), max_size=15)
 
 
+@pytest.mark.long
 @given(STEPS, st.lists(st.tuples(KEYS, KEYS), max_size=4), st.sampled_from([4, 5, 7]), st.sampled_from([4, 6]))
 @settings(max_examples=present(settings.default).max_examples // 2)
 def test_against_a_sorted_list(steps: Any, bounds: Any, leaf: int, branch: int) -> None:

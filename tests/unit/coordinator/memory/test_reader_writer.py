@@ -133,7 +133,7 @@ class Machine(RuleBasedStateMachine):
         assert self.store.problems() == []
 
 
-TestMachine = Machine.TestCase
+TestMachine = pytest.mark.long(Machine.TestCase)
 TestMachine.__doc__ = "Every pinned snapshot keeps seeing its state, and the segment is sound after every step."
 TestMachine.settings = settings(
     max_examples=present(settings.default).max_examples // 5,
