@@ -105,6 +105,9 @@ FIRST_CLIENT_S = 2.0  # the shortest wait of a coordinator for the client that s
 THREAD_START_S = 5.0
 MAX_DEATHS_PER_COMMIT = 2  # a commit that killed so many coordinators is not sent again
 ANSWER_SPIN_S = 0.001  # how long a client looks for its answer before it sleeps
+# The same with two clients or more for each processor, where no answer waits for the disk. Who looks takes the time of
+# the client whose turn it is: 8 that changed one cell did 13,000 changes a second, and 16,400 with this.
+CROWDED_ANSWER_SPIN_S = 0.0002
 IDLE_WAIT_S = 0.5  # the longest sleep of an idle coordinator
 REQUEST_SPIN_S = 0.0006  # how long the coordinator looks for the next request before it sleeps
 CROWDED_REQUEST_SPIN_S = 0.0001  # the same with more clients than processors: looking takes their time

@@ -7,5 +7,5 @@ cdef class Channel:
 
 @cython.locals(message=bytes)
 cpdef tuple commit_through(Channel channel, bytes request, attach, timeout_s, double give_up_s)
-cdef double _keep_s(attachment) except -1
+cdef tuple _looks_s(attachment)
 cpdef give_up(Channel channel, attachment)

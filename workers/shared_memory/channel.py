@@ -21,7 +21,7 @@ from shoal.shm import limits
 from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, ShoalError
 from shoal.shm.host.randomness import random_id
 from shoal.shm.host.unpatched import time
-from shoal.shm.limits import ANSWER_SPIN_S, KEEP_PROCESSOR_S
+from shoal.shm.limits import ANSWER_SPIN_S, CROWDED_ANSWER_SPIN_S, KEEP_PROCESSOR_S
 from shoal.shm.memory.layout import W_CLIENTS
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire.pipe_messages import read_message, write_all
@@ -67,6 +67,7 @@ def commit_through(channel: Channel, request: bytes, attach: Attach, timeout_s: 
                 raise InvalidOperationError(attachment.why_closed)
             write_all(attachment.request_fd, request, give_up_s)
             sent = True  # only now: a coordinator never does half a request
+            look_s, keep_s = _looks_s(attachment)
             while True:
                 message = read_message(
                     attachment.answer_fd,
@@ -74,9 +75,9 @@ def commit_through(channel: Channel, request: bytes, attach: Attach, timeout_s: 
                     attachment.buffer,
                     attachment.ready,
                     attachment.lookout,
-                    ANSWER_SPIN_S,
+                    look_s,
                     give_up_s,
-                    _keep_s(attachment),
+                    keep_s,
                 )
                 answered, status, version, details = wire_answer.decode_answer(message)
                 if answered == commit_id:
@@ -100,12 +101,19 @@ def commit_through(channel: Channel, request: bytes, attach: Attach, timeout_s: 
             del attachment  # the traceback of an exception must not keep its memory mapped
 
 
-def _keep_s(attachment: Attachment) -> float:
-    """How long to look before this processor is offered to others: not at all if the coordinator may need it."""
+def _looks_s(attachment: Attachment) -> tuple[float, float]:
+    """How long to look before sleeping, and how long before this processor is offered to others meanwhile.
+
+    Not at all where the coordinator may need it.
+    """
     try:
-        return KEEP_PROCESSOR_S if attachment.segment.words[W_CLIENTS] < _PROCESSORS else 0.0
+        clients = attachment.segment.words[W_CLIENTS]
     except ValueError:  # another thread has closed the database during this commit
-        return 0.0
+        return ANSWER_SPIN_S, 0.0
+    if clients < _PROCESSORS:
+        return ANSWER_SPIN_S, KEEP_PROCESSOR_S
+    is_crowded = clients >= 2 * _PROCESSORS and attachment.durability != "strict"
+    return min(ANSWER_SPIN_S, CROWDED_ANSWER_SPIN_S) if is_crowded else ANSWER_SPIN_S, 0.0
 
 
 def give_up(channel: Channel, attachment: Attachment) -> None:
