@@ -39,7 +39,7 @@ cdef class HashIndex:
     )
     @cython.locals(digest=cython.ulonglong, bucket=cython.ulonglong, i=cython.ulonglong)
     cpdef object remove(self, bytes key, unsigned long long node)
-    @cython.locals(bucket=cython.ulonglong, empty=cython.ulonglong[::1], at=cython.Py_ssize_t, i=cython.ulonglong)
+    @cython.locals(bucket=cython.ulonglong, table=cython.ulonglong[::1], at=cython.Py_ssize_t, i=cython.ulonglong)
     cdef unsigned long long _new_bucket(
         self, unsigned long long depth, unsigned long long[::1] digests, unsigned long long[::1] nodes,
         Py_ssize_t first, Py_ssize_t end

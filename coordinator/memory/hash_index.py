@@ -47,9 +47,6 @@ else:
     from xxhash import xxh3_64_intdigest
 
 
-_EMPTY_BUCKET = array("Q", bytes(8 * BUCKET_WORDS))
-
-
 class HashIndex:
     """The writer's side of the hash index. Readers probe with ``record.find_node``, as ``find`` does."""
 
@@ -124,9 +121,11 @@ class HashIndex:
         sorted_digests, sorted_nodes = _zeros(count), _zeros(count)
         for at in range(count):
             digest = digests[at]
-            position = ends[digest & mask]
-            ends[digest & mask] += 1
-            sorted_digests[position], sorted_nodes[position] = digest, nodes[at]
+            low_bits = digest & mask
+            position = ends[low_bits]
+            ends[low_bits] = position + 1
+            sorted_digests[position] = digest
+            sorted_nodes[position] = nodes[at]
         self._retire(self._words[DIRECTORY_WORD])
         first = 0
         for low_bits in range(mask + 1):
@@ -181,14 +180,14 @@ class HashIndex:
     def _new_bucket(self, depth: int, digests: array[int], nodes: array[int], first: int, end: int) -> int:
         """A new bucket with the entries from ``first`` to ``end``: the digests of their keys, and their nodes."""
         bucket = self._heap.allocate_index(BUCKET_WORDS)
-        words, empty = self._words, _EMPTY_BUCKET
-        words[bucket : bucket + BUCKET_WORDS] = empty
+        words, table = self._words, _zeros(BUCKET_WORDS)
         for at in range(first, end):
             i = (digests[at] >> 32) & BUCKET_MASK
-            while words[bucket + i]:
+            while table[i]:
                 i = (i + 1) & BUCKET_MASK
-            words[bucket + i] = nodes[at]
-        words[bucket + BUCKET_DEPTH] = depth
+            table[i] = nodes[at]
+        table[BUCKET_DEPTH] = depth
+        words[bucket : bucket + BUCKET_WORDS] = table
         if compiled:
             fence_release()
         self._fill[bucket] = self._live[bucket] = end - first

@@ -22,12 +22,10 @@ cdef class KeyLoader:
         expires=cython.longlong, seed=cython.ulonglong, node=cython.longlong, node_words=cython.longlong,
         record=cython.longlong,
     )
-    cdef list _write(self, list keys, list values, list expires_ms, list versions, list places)
+    cdef list _write(self, list keys, list values, list expires_ms, list versions, list sizes, list places)
     @cython.locals(heap=Heap, keys=cython.longlong, words=cython.longlong, size=cython.longlong)
     cdef object _keep_room(self, Py_ssize_t new_keys, list sizes)
 
 
 @cython.locals(i=cython.Py_ssize_t, sizes=list, node_words=cython.longlong, record_words=cython.longlong)
 cdef list _sizes(list keys, list values, list expires_ms)
-cdef long long _node_words(bytes key) except -1
-cdef long long _record_words(bytes value, long long expires_ms) except -1

@@ -121,13 +121,19 @@ class KeyLoader:
         sizes = _sizes(keys, values, expires_ms)
         self._keep_room(len(keys), sizes)
         places = self._writer.allocate(sizes)
-        nodes = self._write(keys, values, expires_ms, versions, places)
+        nodes = self._write(keys, values, expires_ms, versions, sizes, places)
         self._nodes.extend(nodes)
         self._writer.new_keys += zip(keys, nodes, strict=True)
         self._writer.keys += len(keys)
 
     def _write(
-        self, keys: list[bytes], values: list[bytes], expires_ms: list[int], versions: list[int], places: list[int]
+        self,
+        keys: list[bytes],
+        values: list[bytes],
+        expires_ms: list[int],
+        versions: list[int],
+        sizes: list[int],
+        places: list[int],
     ) -> list[int]:
         """Write nodes and records; the nodes. ``Writer.add`` does the same for one key."""
         mm, expiry, seed = self._mm, self._writer.expiry, self._seed
@@ -138,8 +144,8 @@ class KeyLoader:
         for i in range(len(keys)):
             key, value, expires = keys[i], values[i], expires_ms[i]
             node = places[at]
-            node_words = _node_words(key)
-            if node_words + _record_words(value, expires) <= BESIDE_WORDS:
+            node_words = NODE_HEADER_WORDS + (len(key) + 7 >> 3)
+            if sizes[at] > node_words:
                 record = node + node_words
                 at += 1
             else:
@@ -161,13 +167,13 @@ class KeyLoader:
     def _keep_room(self, new_keys: int, sizes: list[int]) -> None:
         """StoreFullError unless there is room for allocations of these sizes, and for all keys in the indexes.
 
-        The ends of blocks, and blocks that are begun in every size class, take less than half as much again.
+        Size classes and block tails waste up to a quarter of small allocations; a large one takes whole blocks.
         """
         heap, keys = self._writer.heap, len(self._nodes) + new_keys
         self._writer.hash_index.prepare(keys)
         words = 0
         for size in sizes:
-            words += heap.rounded(size)
+            words += size if size <= BLOCK_WORDS // 2 else heap.rounded(size)
         blocks = (words * 3 // 2 + _INDEX_WORDS * keys) // BLOCK_WORDS + WORST_CASE_BLOCKS + RECLAIM_BLOCKS
         if not heap.make_ready(blocks, heap.reserve_blocks):
             raise StoreFullError("many keys at once may take more room than there is")
@@ -177,17 +183,10 @@ def _sizes(keys: list[bytes], values: list[bytes], expires_ms: list[int]) -> lis
     """The words to allocate for each key: for node and record together, or for the node and then for the record."""
     sizes: list[int] = []
     for i in range(len(keys)):
-        node_words, record_words = _node_words(keys[i]), _record_words(values[i], expires_ms[i])
+        node_words = NODE_HEADER_WORDS + (len(keys[i]) + 7 >> 3)
+        record_words = RECORD_HEADER_WORDS + (len(values[i]) + 7 >> 3) + (1 if expires_ms[i] else 0)
         if node_words + record_words <= BESIDE_WORDS:
             sizes.append(node_words + record_words)
         else:
             sizes += (node_words, record_words)
     return sizes
-
-
-def _node_words(key: bytes) -> int:
-    return NODE_HEADER_WORDS + (len(key) + 7 >> 3)
-
-
-def _record_words(value: bytes, expires_ms: int) -> int:
-    return RECORD_HEADER_WORDS + (len(value) + 7 >> 3) + (1 if expires_ms else 0)

@@ -55,8 +55,7 @@ def commit_through(channel: Channel, request: bytes, attach: Attach, timeout_s: 
     Whether the commit is done is unknown then.
     """
     commit_id = channel.commit_id
-    deaths = 0
-    sent_before = False
+    deaths, sent_before = 0, False
     while True:
         attachment = channel.attachment or attach(channel, sent_before, give_up_s)
         sent = False
