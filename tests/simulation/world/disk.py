@@ -235,7 +235,7 @@ class SimulatedStorage:
         self._disk.names[new_name] = self._disk.names.pop(name)
 
     def size(self, name: str) -> int:
-        inode = self._disk.names[name]
+        inode = self._inode(name)
         return max(len(inode.content), inode.reserved_bytes)
 
     def space(self) -> Space:
@@ -245,13 +245,13 @@ class SimulatedStorage:
         return True
 
     def truncate(self, name: str, size: int) -> None:
-        inode = self._disk.names[name]
+        inode = self._inode(name)
         self._disk.scheduler.step()
         del inode.content[size:]
         self._disk.sync(inode, immediate=True)
 
     def write_again(self, name: str, from_byte: int) -> None:
-        inode = self._disk.names[name]
+        inode = self._inode(name)
         self._disk.scheduler.step()
         first = from_byte // SECTOR_BYTES * SECTOR_BYTES
         inode.lost = {start: data for start, data in inode.lost.items() if start < first}
@@ -270,13 +270,12 @@ class SimulatedStorage:
         self.sync_directory()
 
     def sync_file(self, name: str) -> None:
-        self._disk.sync(self._disk.names[name], immediate=True)
+        self._disk.sync(self._inode(name), immediate=True)
 
     def remove(self, name: str) -> None:
         self._disk.scheduler.step()
-        if name not in self._disk.names:
-            raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), name)
-        inode = self._disk.names.pop(name)
+        inode = self._inode(name)
+        del self._disk.names[name]
         if name.startswith("wal-"):
             self._disk.on_remove(name, bytes(inode.content))
 
