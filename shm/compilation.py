@@ -63,6 +63,7 @@ HOT_MODULES = (
     "shoal.shm.memory.reader",
     "shoal.shm.memory.record",
     "shoal.shm.memory.snapshots",
+    "shoal.shm.operation",
     "shoal.shm.wire.answer",
     "shoal.shm.wire.frames",
     "shoal.shm.wire.pipe_messages",

@@ -21,9 +21,10 @@ from shoal.shm.operation import OperationTable, Read, VersionedValue, Write
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire import wire_errors
 from shoal.shm.wire.answer import REFUSED, encode_answer
-from shoal.shm.wire.request import CommitSet, FlatWrites, triples
+from shoal.shm.wire.request import CommitSet, FlatWrites, check_writes, triples
 
 _new_tuple = tuple.__new__  # a named tuple without its Python frame
+_NOTHING: dict[bytes, Write] = {}
 NO_MUTATIONS = wire_request.encode_mutations([])
 
 
@@ -36,13 +37,17 @@ class Admission:
     """Validates and decides commit sets against the newest state, published or not."""
 
     def __init__(self, writer: Writer, window: ConflictWindow, operations: OperationTable, clock: Clock) -> None:
-        self.operations = operations
+        self._rules = operations.rules
         self._writer = writer
         self._window = window
         self._clock = clock
         self._last_ms = 0
         self.time_stands = False  # what is decided now is decided as of the moment of what was decided last
         self.note_own_write: Callable[[Write], None] = _ignore
+        # Of the commit set that is decided: what it writes itself, what its operations write, the key nodes they read.
+        self._sent: dict[bytes, Write] = {}
+        self._decided: dict[bytes, Write] = {}
+        self._nodes: dict[bytes, int] = {}
 
     def now_ms(self) -> int:
         """The wall clock, never going back while this coordinator lives."""
@@ -88,26 +93,32 @@ class Admission:
         if request.writes:
             sent = {key: Write(key, value, expires_ms) for key, value, expires_ms in triples(request.writes)}
         decided: dict[bytes, Write] = {}
-
-        def read(key: bytes) -> VersionedValue | None:
-            write = decided.get(key) or sent.get(key)
-            if write is None:
-                return read_newest(self._writer, key, now_ms, nodes)
-            return None if write.value is None else VersionedValue(write.value, 0, write.expires_ms)
-
-        results = []
+        self._sent, self._decided, self._nodes = sent, decided, nodes
+        read, results = self._read, []
         for name, arguments in request.operations:
-            outcome = self.operations.decide(read, now_ms, name, arguments)
-            for write in outcome.writes:
-                if write.key in sent:
-                    raise ValueError(f"the commit both writes {write.key!r} and has it decided by an operation")
-                decided[write.key] = write
-                if write.key < FIRST_OF_USERS:
+            outcome = self._rules[name](read, now_ms, *arguments)
+            for write in outcome[0]:  # by its number: a field takes longer to find by its name
+                key = write[0]
+                if key in sent:
+                    raise ValueError(f"the commit both writes {key!r} and has it decided by an operation")
+                decided[key] = write
+                if key < FIRST_OF_USERS:
                     self.note_own_write(write)
-            results.append(outcome.result)
-        writes = [part for write in decided.values() for part in write]
-        wire_request.check_writes(writes)
+            results.append(outcome[1])
+        self._sent = self._decided = _NOTHING  # they may be large
+        writes: FlatWrites = []
+        for write in decided.values():
+            writes += write
+        check_writes(writes)
         return writes, results
+
+    def _read(self, key: bytes) -> VersionedValue | None:
+        """What an operation sees: what was written before it in its commit set, over the newest state."""
+        if self._decided or self._sent:
+            write = self._decided.get(key) or self._sent.get(key)
+            if write is not None:
+                return None if write.value is None else VersionedValue(write.value, 0, write.expires_ms)
+        return read_newest(self._writer, key, self._last_ms, self._nodes)
 
     def _expired(self, request: CommitSet, next_version: int) -> Conflict | None:
         """The conflict of a commit set that read a key which has expired, while no deletion of it is in the window.

@@ -10,12 +10,14 @@ never goes back, whatever clocks do.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from shoal.shm import codec
 from shoal.shm.errors import AlreadyExistsError, CASConflictError, CorruptionError, NotFoundError
 from shoal.shm.limits import KIB, MAX_ENCODED_VALUE_BYTES
-from shoal.shm.operation import Decision, Read, Write
+from shoal.shm.operation import Decision, Read, one_write
+
+_new_tuple = tuple.__new__  # a named tuple without its Python frame
 
 
 class CellRecord(NamedTuple):
@@ -36,20 +38,23 @@ def decode_record(raw: bytes | None) -> CellRecord:
     if raw is None:
         return _NEVER_USED
     try:
-        record = CellRecord(*codec.unpackb(raw))
+        version, updated_at, value = fields = codec.unpackb(raw)
     except (ValueError, TypeError):  # no msgpack, or not as many fields
-        record = _NEVER_USED
-    version, updated_at, value = record
+        version, updated_at, value = fields = _NEVER_USED
     numbers = type(version) is int and version > 0 and type(updated_at) is int
     if numbers and (value is None or type(value) is bytes):
-        return record
+        return _new_tuple(CellRecord, fields)
     raise CorruptionError("the record of a cell", 0, "version, time, value", f"{len(raw)} bytes of something else")
 
 
 def encode_record(record: CellRecord) -> bytes:
     """The stored form of a record. Raises ``ValueError`` for a bad value: it may have come through a pipe."""
-    value = record.value
-    raw = codec.pack(record)
+    version, updated_at, value = record
+    return _encoded(version, updated_at, value)
+
+
+def _encoded(version: int, updated_at: int, value: bytes | None) -> bytes:
+    raw = codec.pack([version, updated_at, value])
     if not (value is None or type(value) is bytes) or len(raw) > MAX_ENCODED_VALUE_BYTES:
         raise ValueError("the value of a cell is not bytes within the limit")
     return raw
@@ -85,7 +90,7 @@ def swap(read: Read, now_ms: int, key: bytes, name: str, expected_version: int, 
     if last.version != expected_version:
         told = last.value if len(last.value) <= _LARGEST_TOLD_BYTES else None
         return Decision([], [last.version, last.updated_at, told])
-    return Decision([_write(key, last.version + 1, now_ms, last, value)], None)
+    return _write(key, last.version + 1, now_ms, last, value, None)
 
 
 def put(read: Read, now_ms: int, key: bytes, value: bytes) -> Decision:
@@ -98,7 +103,7 @@ def delete(read: Read, now_ms: int, key: bytes) -> Decision:
     last = _last(read, key)
     if last.value is None:
         return Decision([], False)
-    return Decision([_write(key, last.version, now_ms, last, None)], True)
+    return _write(key, last.version, now_ms, last, None, True)
 
 
 def _last(read: Read, key: bytes) -> CellRecord:
@@ -108,8 +113,8 @@ def _last(read: Read, key: bytes) -> CellRecord:
 
 def _changed(key: bytes, last: CellRecord, now_ms: int, value: bytes) -> Decision:
     version = last.version + 1
-    return Decision([_write(key, version, now_ms, last, value)], version)
+    return _write(key, version, now_ms, last, value, version)
 
 
-def _write(key: bytes, version: int, now_ms: int, last: CellRecord, value: bytes | None) -> Write:
-    return Write(key, encode_record(CellRecord(version, max(now_ms, last.updated_at), value)), 0)
+def _write(key: bytes, version: int, now_ms: int, last: CellRecord, value: bytes | None, result: Any) -> Decision:
+    return one_write(key, _encoded(version, max(now_ms, last.updated_at), value), 0, result)

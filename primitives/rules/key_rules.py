@@ -7,14 +7,14 @@ from typing import Any
 from shoal.shm import codec
 from shoal.shm.errors import AlreadyExistsError, LimitExceededError, NotFoundError
 from shoal.shm.limits import MAX_INTEGER, MIN_INTEGER
-from shoal.shm.operation import Decision, Read, Write
+from shoal.shm.operation import Decision, Read, Write, one_write
 
 
 def delete(read: Read, now_ms: int, key: bytes) -> Decision:
     """Delete a key; the result is whether it was there."""
     if read(key) is None:
         return Decision([], False)
-    return Decision([Write(key, None, 0)], True)
+    return one_write(key, None, 0, True)
 
 
 def increment(read: Read, now_ms: int, key: bytes, by: int) -> Decision:
@@ -27,7 +27,7 @@ def increment(read: Read, now_ms: int, key: bytes, by: int) -> Decision:
     if not MIN_INTEGER <= total <= MAX_INTEGER:
         limit = MAX_INTEGER if total > 0 else MIN_INTEGER
         raise LimitExceededError("the counter's new value", limit, total, "count in another key from here on")
-    return Decision([Write(key, codec.encode(total), 0 if found is None else found.expires_ms)], total)
+    return one_write(key, codec.encode(total), 0 if found is None else found.expires_ms, total)
 
 
 def insert(read: Read, now_ms: int, key: bytes, exists: str, required: list[Any], writes: list[Any]) -> Decision:

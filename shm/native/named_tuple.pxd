@@ -1,4 +1,4 @@
-# A named tuple made in C: ``tuple.__new__(kind, (value, version, expires_ms))`` without the tuple in between.
+# Named tuples made in C: ``tuple.__new__(kind, (first, second))`` without the tuple in between.
 from cpython.ref cimport Py_INCREF
 from cpython.tuple cimport PyTuple_SET_ITEM
 
@@ -24,4 +24,25 @@ cdef inline object versioned_value(object kind, bytes value, unsigned long long 
     number = expires_ms
     Py_INCREF(number)
     PyTuple_SET_ITEM(made, 2, number)
+    return made
+
+
+# ``kind`` is a subclass of tuple with so many fields and no others.
+cdef inline object of_two(object kind, object first, object second):
+    cdef object made = shoal_new_tuple(kind, 2)
+    Py_INCREF(first)
+    PyTuple_SET_ITEM(made, 0, first)
+    Py_INCREF(second)
+    PyTuple_SET_ITEM(made, 1, second)
+    return made
+
+
+cdef inline object of_three(object kind, object first, object second, object third):
+    cdef object made = shoal_new_tuple(kind, 3)
+    Py_INCREF(first)
+    PyTuple_SET_ITEM(made, 0, first)
+    Py_INCREF(second)
+    PyTuple_SET_ITEM(made, 1, second)
+    Py_INCREF(third)
+    PyTuple_SET_ITEM(made, 2, third)
     return made

@@ -205,8 +205,8 @@ def check_writes(writes: Any) -> None:
     """ValueError unless the segment can hold these writes, which are applied without another check."""
     if type(writes) is not list or len(writes) % 3:
         raise ValueError("writes are not whole")
-    parts = iter(writes)
-    for key, value, expires_ms in zip(parts, parts, parts):  # noqa: B905 (``triples``, without its call)
+    for at in range(0, len(writes), 3):
+        key, value, expires_ms = writes[at], writes[at + 1], writes[at + 2]
         if type(key) is not bytes or not 0 < len(key) <= MAX_ENGINE_KEY_BYTES:
             raise ValueError("a key is not 1 to 4,096 bytes")
         if value is not None and (type(value) is not bytes or len(value) > MAX_ENCODED_VALUE_BYTES):

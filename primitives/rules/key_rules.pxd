@@ -1,0 +1,1 @@
+from shoal.shm.operation cimport one_write

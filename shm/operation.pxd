@@ -1,0 +1,1 @@
+cpdef one_write(key, value, expires_ms, result)
