@@ -30,6 +30,7 @@ HOT_MODULES = (
     "shoal.coordinator.commit.conflict_window",
     "shoal.coordinator.commit.engine",
     "shoal.coordinator.commit.reading",
+    "shoal.coordinator.commit.turns",
     "shoal.coordinator.commit.validate",
     "shoal.coordinator.log.format",
     "shoal.coordinator.log.writer",

@@ -34,7 +34,7 @@ class Contender(Protocol):
 
 
 Member = TypeVar("Member", bound=Contender)
-Waiting = tuple[Member, CommitSet]
+Waiting = tuple[bytes, Member, CommitSet]  # the key, who asks, the request
 
 
 class _Turn(Generic[Member]):
@@ -67,9 +67,12 @@ class Turns(Generic[Member]):
     def key_of(self, request: CommitSet) -> bytes | None:
         """The key at which a request takes its turn; None for one that never waits."""
         operations = request.operations
-        if len(operations) != 1 or operations[0][0] not in self._names or request.writes or request.clears:
+        if len(operations) != 1:
             return None
-        key = operations[0][1][0]
+        name, arguments = operations[0]
+        if name not in self._names or request.writes or request.clears:
+            return None
+        key = arguments[0]
         return key if type(key) is bytes else None
 
     def waits(self, key: bytes, client: Member, request: CommitSet, now_s: float) -> bool:
@@ -80,12 +83,14 @@ class Turns(Generic[Member]):
         turn = self.by_key.get(key)
         if turn is None or turn.holder is client or client.waits:  # else one that sends without end fills the memory
             return False
-        turn.waiting.append((client, request))
+        turn.waiting.append((key, client, request))
         client.waits = True
         return True
 
     def over(self, now_s: float) -> list[Waiting[Member]]:
         """The requests that are decided now because the turn that they waited for is over."""
+        if not self.by_key:
+            return []
         due = [(key, turn) for key, turn in self.by_key.items() if turn.back_s <= now_s]
         return [waiting for key, turn in due for waiting in self._next(key, turn, now_s)]
 
@@ -108,12 +113,12 @@ class Turns(Generic[Member]):
 
     def waiting(self) -> list[Member]:
         """The clients whose requests wait."""
-        return [client for turn in self.by_key.values() for client, _ in turn.waiting]
+        return [client for turn in self.by_key.values() for _, client, _ in turn.waiting]
 
     def forget(self, client: Member) -> None:
         """A client is gone: its requests are not decided any more, and its turn is over."""
         for turn in self.by_key.values():
-            turn.waiting = deque(waiting for waiting in turn.waiting if waiting[0] is not client)
+            turn.waiting = deque(waiting for waiting in turn.waiting if waiting[1] is not client)
             if turn.holder is client:
                 turn.holder, turn.back_s = None, -math.inf
 
@@ -122,7 +127,8 @@ class Turns(Generic[Member]):
         if not turn.waiting:
             del self.by_key[key]
             return []
-        client, request = turn.waiting.popleft()
+        waiting = turn.waiting.popleft()
+        client = waiting[1]
         client.waits = False
         turn.begin(client, now_s)
-        return [(client, request)]
+        return [waiting]

@@ -10,5 +10,9 @@ cdef class Group:
 
     cpdef add(self, Client client, request)
     cpdef submit(self, decide)
+    @cython.locals(going=list, client=Client)
+    cpdef submit_in_turn(self, turns, decide, engine, now_s)
+    @cython.locals(asking=list, requests=list, client=Client)
+    cdef _take_turns(self, turns, list going, now_s)
     @cython.locals(client=Client, told=list)
     cpdef _decide(self, decide, list asking, list requests)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable
 from typing import Protocol
 
@@ -82,16 +81,14 @@ class Group:
         now_s: float,
     ) -> None:
         """Have ``decide`` decide the requests but those that wait for their turn, and those whose turn has come."""
-        going = deque(turns.over(now_s))
+        going = turns.over(now_s)
         self._take_turns(turns, going, now_s)
         if self.requests:
             self._decide(decide, self.asking, self.requests)
-        while going:
-            client, request = going.popleft()
-            key, before = turns.key_of(request), engine.version
-            assert key is not None
+        for key, client, request in going:  # with those whose turn comes meanwhile
+            before = engine.version
             self._decide(decide, [client], [(client.client_id, request)])
-            going.extend(turns.decided(key, client, engine.version != before, now_s))
+            going += turns.decided(key, client, engine.version != before, now_s)
 
     def _decide(self, decide: Decide, asking: list[Client], requests: list[tuple[int, CommitSet]]) -> None:
         for client in asking:
@@ -105,17 +102,18 @@ class Group:
             else:
                 self.left.append((client, [requests[i][1]], [], True))
 
-    def _take_turns(self, turns: Turns[Client], going: deque[Waiting[Client]], now_s: float) -> None:
+    def _take_turns(self, turns: Turns[Client], going: list[Waiting[Client]], now_s: float) -> None:
         """Leave to ``turns`` what waits for its turn, and add to ``going`` what need not wait."""
         asking, requests = self.asking, self.requests
         self.asking, self.requests = [], []
-        for client, (client_id, request) in zip(asking, requests, strict=True):
+        for i, client in enumerate(asking):
+            request = requests[i][1]
             key = turns.key_of(request)
             if key is None:
                 self.asking.append(client)
-                self.requests.append((client_id, request))
+                self.requests.append(requests[i])
             elif not turns.waits(key, client, request, now_s):
-                going.append((client, request))
+                going.append((key, client, request))
 
     def submit_in_order(self, client: Client, pipeline: Pipeline, requests: list[CommitSet]) -> bool:
         """Submit what a pipelined client sent, at once and in order; False if it sent what no pipeline sends."""
