@@ -2,6 +2,7 @@
 from libc.string cimport memcpy
 
 from bytes_out cimport PyBytes_AS_STRING, PyBytes_FromStringAndSize, PyBytes_GET_SIZE, get_u32, get_u64, put_u32, put_u64
+from unpacked cimport Cursor, take_value
 
 cdef enum:
     LENGTH = 4
@@ -51,9 +52,20 @@ cdef inline bytes framed_request(
     return raw
 
 
-# Commit id, status, version and no details of an answer that has none and is no refusal; None for any other answer.
-cdef inline tuple usual_answer(bytes message):
+# Commit id, status, version and details of an answer of a status up to ``most`` whose details have a usual form, or which
+# has none; None for any other answer. The bytes came from another process: see ``unpacked.pxd``.
+cdef inline tuple usual_answer(bytes message, unsigned long long most):
     cdef const unsigned char *at = <const unsigned char *> PyBytes_AS_STRING(message)
-    if PyBytes_GET_SIZE(message) != ANSWER - LENGTH or get_u64(at + 8) != 0:
+    cdef Py_ssize_t length = PyBytes_GET_SIZE(message)
+    cdef Cursor cursor
+    cdef object details
+    if length < ANSWER - LENGTH or get_u64(at + 8) > most:
         return None
-    return (get_u64(at), 0, get_u64(at + 16), [])
+    if length == ANSWER - LENGTH:
+        details = []
+    else:
+        cursor.at, cursor.end = at + ANSWER - LENGTH, at + length
+        details = take_value(&cursor, 0)
+        if type(details) is not list or cursor.at != cursor.end:
+            return None
+    return (get_u64(at), get_u64(at + 8), get_u64(at + 16), details)

@@ -54,7 +54,7 @@ def no_memory_answer(message: bytes) -> bytes:
 def decode_answer(message: bytes) -> tuple[int, int, int, Any]:
     """Commit id, status, version and details of an answer; FrameError for what no coordinator sends."""
     if cython.compiled:
-        usual = usual_answer(message)
+        usual = usual_answer(message, ANSWERED)
         if usual is not None:
             return usual
     try:
