@@ -60,14 +60,13 @@ class ControlRequests:
         self._engine, self._window, self._batched = engine, window, engine.operations.batched
         self._checks, self._holders, self._changes, self._past_version = checks, holders, changes, past_version
         self._waiters = Waiters()  # the targets are waiting clients and the keys of lines
-        self._seen = 0  # the version up to which the waiters know everything
         self._pending: dict[Client, _Pending] = {}
         self._lines: dict[Line, SortedDict] = {}  # of each: what is pending by its place
         self._stirred: dict[Line, None] = {}  # lines that somebody has left
         self._due: list[tuple[float, int, _Pending]] = []
         self._line_due: dict[Line, float] = {}  # when a line is decided again, whatever is written
         self._lines_due: list[tuple[float, Line]] = []  # the same as a heap; an entry that differs counts no more
-        self._now_s, self._numbers = 0.0, 0
+        self._now_s, self._numbers, self._seen = 0.0, 0, 0  # up to the last version the waiters know everything
         self._answers: Answers = []
         self.is_active = len(holders) > 0
         engine.watch_own_writes(self._note_own_write)
@@ -123,16 +122,19 @@ class ControlRequests:
         first_s = min(heap[0][0] if heap else _NEVER_S for heap in (self._due, self._lines_due))
         return max(0.0, min(first_s - now_s, self._holders.due_in_s()))
 
+    def is_due(self, now_s: float) -> bool:
+        """Whether ``after_turn`` has something to do; asked after each turn while ``is_active``."""
+        waits = self._pending or self._due or self._lines_due or self._stirred or self._answers
+        if waits or self._holders.may_be_due(now_s):
+            return True
+        self._seen, self.is_active = self._engine.version, len(self._holders) > 0  # nobody waits
+        return False
+
     def after_turn(self, now_s: float, read_s: float) -> Answers:
         """End holders and late waits, wake who waits for commits; what to send. All pipes were read at ``read_s``."""
         self._now_s = now_s
         if self._holders.may_be_due(now_s):
             self._holders.end_due(read_s)
-        elif not (self._pending or self._due or self._lines_due or self._stirred or self._answers):
-            self._engine.finish_group()
-            self._seen = self._engine.version  # nobody waits
-            self.is_active = len(self._holders) > 0
-            return []
         while self._lines_due and self._lines_due[0][0] <= now_s:
             due_s, key = heapq.heappop(self._lines_due)
             if self._line_due.get(key) == due_s:
@@ -250,8 +252,6 @@ class ControlRequests:
         "renew": (lambda _, arguments: asked.understood(arguments), _renew),
         "ages": (lambda _, arguments: [asked.whole(holder) for holder in arguments], _ages),
     }
-
-    # --- those that wait ---
 
     def _note_own_write(self, write: Write) -> None:
         self._holders.note(write)

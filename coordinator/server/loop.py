@@ -164,7 +164,7 @@ class Server:
             group_delay.finished(now_s - finishing_s)
         if group.answers:
             self._look_until_s = now_s + (self._crowded_spin_s if len(self._clients) > _PROCESSORS else self._spin_s)
-        if self._control_requests.is_active and not self._place.was_moved():
+        if self._control_requests.is_active and self._control_requests.is_due(now_s) and not self._place.was_moved():
             self._send_all(self._control_requests.after_turn(now_s, read_s))
         self._maintenance.after_turn(now_s)
         if now_s - self._maintained_at_s >= self._maintain_every_s:
