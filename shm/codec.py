@@ -42,6 +42,7 @@ _SIMPLE = frozenset((type(None), bool, float, str, bytes))
 # Only values with a datetime or a lone surrogate (file names may have some) need the second form. Reading all values so
 # would take 0.1 us more each.
 _RICH = b"\xc1"
+_EXTENSION = msgpack.ExtType
 _LONG_HEADER_BYTES = 5  # of msgpack before a str or bytes of 64 KiB and more
 _pack = msgpack.Packer().pack
 _pack_rich = msgpack.Packer(datetime=True, unicode_errors="surrogatepass").pack
@@ -51,7 +52,7 @@ if cython.compiled:
 
     def pack(value: Any) -> bytes:
         """``value`` as msgpack."""
-        raw = usual_packed(value, msgpack.ExtType)
+        raw = usual_packed(value, _EXTENSION)
         return _pack(value) if raw is None else raw
 
     def unpackb(raw: bytes) -> Any:
@@ -71,7 +72,7 @@ def encode(value: Value) -> bytes:
     """
     if cython.compiled:
         try:
-            usual = usual_packed(value, msgpack.ExtType)
+            usual = usual_packed(value, _EXTENSION)
         except MemoryError as error:
             raise no_memory_to_send("the value") from error
         if usual is not None and len(usual) <= MAX_VALUE_BYTES:

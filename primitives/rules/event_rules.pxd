@@ -15,6 +15,9 @@ cdef class Appending:
     cdef list _writes, _open
     cdef Py_ssize_t _bytes, _open_bytes
 
+    cpdef list decide(self, _name, list arguments)
+    @cython.locals(results=list)
+    cpdef list add(self, chain, entries)
     @cython.locals(raw_type=bytes, size=Py_ssize_t, head=list)
     cpdef put(self, sequence, event_type, payload, timestamp, prev_hash, own_hash)
     cdef _close_record(self, last)

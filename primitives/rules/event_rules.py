@@ -209,7 +209,8 @@ class Appending:
 
     def decide(self, _name: str, arguments: list[Any]) -> list[list[Any]]:
         """Decide an operation, of which the metadata's key is the first argument: there is one kind."""
-        return self.add(*arguments[1:])
+        _, chain, entries = arguments
+        return self.add(chain, entries)
 
     def add(self, chain: str, entries: list[Any]) -> list[list[Any]]:
         """Append ``entries``, each [type, canonical payload]; return [sequence, hash] of each.
@@ -221,7 +222,7 @@ class Appending:
         sequence, head_hash, own_chain, _ = self._metadata
         chain, timestamp = own_chain or chain, self.timestamp
         if len(entries) > 1:  # before their hashes are computed, as every client waits meanwhile
-            self._check_size(sum(_FIELDS_BYTES + len(event_type) + len(payload) for event_type, payload in entries))
+            self._check_size(sum([_FIELDS_BYTES + len(event_type) + len(payload) for event_type, payload in entries]))
         results = []
         for event_type, payload in entries:
             prev_hash = head_hash
