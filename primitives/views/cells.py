@@ -143,9 +143,10 @@ class StateView(View):
         """
         check_plain_function("fn", fn)
         give_up_s = time.monotonic() + check_wait("timeout", timeout)
-        record = self._record(name)
+        key = self._key(name)
+        record = decode_record(self._engine.get_named(self._cache, name))
         requests.refuse_if_read_only(self._engine)
-        newer, result = self._step(name, record, fn)
+        newer, result = self._step(key, name, record, fn)
         if newer is None:
             return result
         first = newer
@@ -154,7 +155,7 @@ class StateView(View):
             seen, newer = record, first
             while time.monotonic() < give_up_s:
                 seen = newer if newer.value is not None else self._record(name)
-                found, result = self._step(name, seen, fn)
+                found, result = self._step(key, name, seen, fn)
                 if found is None:
                     return result
                 newer = found
@@ -164,7 +165,7 @@ class StateView(View):
         return tasks.in_turn(self._engine, go_on)
 
     def _step(
-        self, name: str, record: CellRecord, fn: Callable[[State], tuple[Value, T]]
+        self, key: bytes, name: str, record: CellRecord, fn: Callable[[State], tuple[Value, T]]
     ) -> tuple[CellRecord | None, T]:
         """Try to change the cell from ``record``: None if that is done, else the newer record; and the result."""
         if record.value is None:
@@ -173,7 +174,7 @@ class StateView(View):
         check_plain_result("fn", fn, pair)
         _check_pair(pair)
         value, result = pair
-        return requests.swap_cell(self._engine, self._key(name), name, record.version, encode(value)), result
+        return requests.swap_cell(self._engine, key, name, record.version, encode(value)), result
 
     def _key(self, name: object) -> bytes:
         return self._prefix + encode_text("name", name)
