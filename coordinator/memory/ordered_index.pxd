@@ -29,7 +29,7 @@ cdef class OrderedIndex:
     cdef set _recent
     cdef Py_ssize_t _changed
 
-    @cython.locals(position=cython.Py_ssize_t, appended=cython.Py_ssize_t, leaf=cython.ulonglong)
+    @cython.locals(position=cython.Py_ssize_t, appended=cython.Py_ssize_t, branch=_Branch)
     cpdef object insert(self, list keys)
     @cython.locals(branch=_Branch, branch_at=cython.Py_ssize_t, leaf_at=cython.Py_ssize_t)
     cpdef tuple _locate(self, bytes key)
@@ -49,10 +49,9 @@ cdef class OrderedIndex:
         self, unsigned long long leaf, list keys, Py_ssize_t position, bytes end_fence
     ) except -1
     cpdef object _note(self, object node)
-    @cython.locals(
-        high=cython.Py_ssize_t, middle=cython.Py_ssize_t, start=cython.ulonglong, length=cython.ulonglong,
-        is_before=cython.bint, entry=cython.ulonglong,
-    )
+    @cython.locals(high=cython.Py_ssize_t, middle=cython.Py_ssize_t)
     cpdef Py_ssize_t _position(self, list entries, bytes key, Py_ssize_t low) except -1
+    @cython.locals(start=cython.ulonglong, length=cython.ulonglong, is_before=cython.bint)
+    cdef bint _is_before(self, unsigned long long node, bytes key) except -1
     @cython.locals(node=cython.ulonglong)
     cpdef unsigned long long _write(self, list entries, Py_ssize_t room=*) except? 0

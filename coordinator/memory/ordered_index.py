@@ -79,8 +79,8 @@ class OrderedIndex:
             position = self._begin(keys)
         while position < len(keys):
             branch_at, leaf_at, end_fence = self._turn_to(keys[position][0])
-            leaf = self.branches[branch_at].leaves[leaf_at]
-            appended = self._append(leaf, keys, position, end_fence)
+            branch = self.branches[branch_at]
+            appended = self._append(branch.leaves[leaf_at], keys, position, end_fence)
             position = position + appended if appended else self._merge(branch_at, leaf_at, keys, position, end_fence)
         self._write_changed()
 
@@ -238,7 +238,7 @@ class OrderedIndex:
         words = self._words
         count = words[leaf]
         room = min(self._heap.size_of(leaf) - INDEX_ENTRIES, self._leaf_entries) - count
-        if room <= 0 or keys[position][0] < node_key(self._segment, words[leaf + count]):
+        if room <= 0 or not self._is_before(words[leaf + count], keys[position][0]):
             return 0
         first = position
         for key, node in keys[position : position + room]:
@@ -260,21 +260,23 @@ class OrderedIndex:
 
     def _position(self, entries: list[int], key: bytes, low: int) -> int:
         """Where ``key`` belongs among key nodes in order, at ``low`` or behind."""
-        words, mm = self._words, self._segment.mm
         high = len(entries)
         while low < high:
             middle = (low + high) >> 1
-            start = entries[middle] * 8 + NODE_KEY_BYTE
-            length = words[entries[middle] + NODE_KEY_LENGTH]
-            if compiled:  # noqa: SIM108
-                is_before = less(words, start, length, key)
-            else:
-                is_before = mm[start : start + length] < key
-            if is_before:
+            if self._is_before(entries[middle], key):
                 low = middle + 1
             else:
                 high = middle
         return low
+
+    def _is_before(self, node: int, key: bytes) -> bool:
+        """Whether the key of ``node`` is less than ``key``."""
+        start, length = node * 8 + NODE_KEY_BYTE, self._words[node + NODE_KEY_LENGTH]
+        if compiled:  # noqa: SIM108
+            is_before = less(self._words, start, length, key)
+        else:
+            is_before = self._segment.mm[start : start + length] < key
+        return is_before
 
     def _replace_leaf(self, branch_at: int, leaf_at: int, parts: list[list[int]]) -> None:
         """Put leaves with these key nodes in the place of a leaf; no parts remove it. See ``_write_changed``."""
