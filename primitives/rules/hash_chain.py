@@ -63,10 +63,11 @@ CHAINS: dict[str, Callable[[bytes], bytes]] = {"xxh3": _xxh3, "sha256": _sha256}
 
 def canonical(value: codec.Value) -> bytes:
     """The form of a payload that is stored and hashed. Raises what ``codec.encode`` does."""
-    if type(value) is dict and _SETTLED.issuperset(map(type, value.values())) and _TEXT.issuperset(map(type, value)):
-        # A flat dict, as most payloads are, takes half the time this way. ``encode`` refuses what cannot be stored.
+    flat = _flat(value) if type(value) is dict else None
+    if flat is not None:
+        # As most payloads are: a third of the time. ``encode`` refuses what cannot be stored.
         try:
-            raw = codec.pack(dict(sorted(value.items())))
+            raw = codec.pack(flat)
         except (ValueError, OverflowError):
             raw = b""
         if 0 < len(raw) <= MAX_VALUE_BYTES:
@@ -119,6 +120,17 @@ class ChainCheck:
             return f"event {expected} has hash {_hex(found_hash)}, its content gives {_hex(computed)} ({self._chain})"
         self.sequence, self.head_hash, self.timestamp = expected + 1, computed, timestamp
         return ""
+
+
+def _flat(value: dict[Any, Any]) -> dict[str, Any] | None:
+    """A dict of texts to settled values in the order of its keys; None for another one."""
+    last, in_order = "", True
+    for key, item in value.items():
+        if type(key) is not str or type(item) not in _SETTLED:
+            return None
+        in_order = in_order and last <= key
+        last = key
+    return value if in_order else dict(sorted(value.items()))
 
 
 def _settle(value: Any, depth: int) -> Any:

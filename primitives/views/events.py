@@ -51,6 +51,7 @@ from shoal.shm.errors import CorruptionError, InvalidOperationError, NotFoundErr
 
 T = TypeVar("T")
 
+_new_tuple = tuple.__new__  # a named tuple without its Python frame
 _TAG = bytes((Tag.EVENT,))
 # A page of a long read ends with the event that reaches either.
 _PAGE_EVENTS, _PAGE_BYTES = 256, 1024 * 1024
@@ -325,7 +326,7 @@ def begin_trimmed(view: EventView, beginning: list[Any], chain: str, timestamp: 
 
 
 def _first(results: list[list[Any]]) -> Appended:
-    return Appended(*results[0])
+    return _new_tuple(Appended, results[0])
 
 
 def _all(results: list[list[Any]]) -> list[Appended]:
