@@ -14,7 +14,7 @@ import builtins
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from shoal.primitives.keys import after, bound, encode_text, sized
+from shoal.primitives.keys import after, bound, decode_text, encode_text, sized
 from shoal.primitives.rules.layouts.trace_keys import BY_PARENT, BY_TAG, BY_TIME, BY_TYPE, RECORD, index_keys
 from shoal.primitives.trace_types import KINDS, Trace, TraceOptions, TraceType
 from shoal.shm.arguments import check_int
@@ -138,8 +138,7 @@ def _encode_type(wanted: object) -> tuple[str | None, type[TraceType] | None]:
         if wanted not in _FIELDS:
             raise TypeError(f"type is the class {wanted.__name__}; give a type's name or one of {_names()}")
         return None if wanted is TraceType.Custom else wanted.__name__, wanted
-    encode_text("type", wanted)
-    return str(wanted), None
+    return decode_text(encode_text("type", wanted)), None  # not ``str``: a member of a str enum would give its own name
 
 
 def _encode_tags(tags: Iterable[str]) -> dict[str, bytes]:

@@ -70,28 +70,28 @@ class TaskFuture(Future[Any]):
 
     def result(self, timeout: float | None = None) -> Any:
         """What the task returned, as ``Future.result``. ``InvalidOperationError`` in a forked child if not done."""
-        self._check_process()
+        error = self._outcome(timeout)
+        if error is None:
+            return self._result
         try:
-            return super().result(bounded(timeout))
-        except KeyboardInterrupt as interruption:
-            self._note(interruption)
-            raise
+            raise error  # also one that is false, as a collection of no errors: ``Future.result`` takes it for none
+        finally:
+            del self, error  # to which the exception's traceback would refer
 
     def exception(self, timeout: float | None = None) -> BaseException | None:
         """What the task raised, as ``Future.exception``. ``InvalidOperationError`` in a forked child if not done."""
-        self._check_process()
-        try:
-            error = super().exception(bounded(timeout))
-        except KeyboardInterrupt as interruption:
-            self._note(interruption)
-            raise
+        error = self._outcome(timeout)
         if self._is_ended and isinstance(error, CancelledError):
             raise error
         return error
 
-    def _note(self, interruption: KeyboardInterrupt) -> None:
-        if not self.done() or super().cancelled() or super().exception(0) is not interruption:
-            TaskFuture.was_interrupted = True  # otherwise the task raised it
+    def _outcome(self, timeout: float | None) -> BaseException | None:
+        self._check_process()
+        try:
+            return super().exception(bounded(timeout))
+        except KeyboardInterrupt:
+            TaskFuture.was_interrupted = True
+            raise
 
     def _check_process(self) -> None:
         if self._pid != os.getpid() and not self.done():

@@ -113,7 +113,7 @@ def base_of(namespace: Namespace, run_id: str, queue: str) -> bytes:
 
 def task_name(queue: str, task_id: bytes) -> str:
     """The id of a task as users know it: the queue is in it, so a task is found by its id alone."""
-    return f"{queue}{_BETWEEN}{id_text(task_id)}"
+    return _BETWEEN.join((queue, id_text(task_id)))  # not formatted: a member of a str enum would give its own name
 
 
 def split_name(task_id: str) -> tuple[str, bytes] | None:

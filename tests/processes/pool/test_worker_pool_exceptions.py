@@ -28,7 +28,7 @@ def same_worker(pool: shoal.WorkerPool) -> Iterator[None]:
     assert pool.submit(functions.pid).result(30) == before
 
 
-@pytest.mark.parametrize("kind", ["frozen", "group", "noted", "exit", "interrupt", "generator", "stop", "os"])
+@pytest.mark.parametrize("kind", ["frozen", "group", "noted", "false", "exit", "interrupt", "generator", "stop", "os"])
 def test_an_exception_comes_back_as_itself(pool: shoal.WorkerPool, kind: str) -> None:
     """Type, text, attributes and notes are the exception's own; its cause shows the remote traceback."""
     sent = functions.MAKERS[kind]()
@@ -39,6 +39,14 @@ def test_an_exception_comes_back_as_itself(pool: shoal.WorkerPool, kind: str) ->
     assert getattr(error, "__notes__", None) == getattr(sent, "__notes__", None)
     assert vars(error) == vars(sent) or kind == "group"
     assert "pool_functions.py" in str(error.__cause__)
+
+
+def test_one_that_is_false_is_raised(pool: shoal.WorkerPool) -> None:
+    """An exception that ``bool`` takes for false is not mistaken for a result; also in ``map``."""
+    with pytest.raises(functions.NoErrorsError):
+        pool.submit(functions.fail, "false").result(30)
+    with pytest.raises(functions.NoErrorsError):
+        list(pool.map(functions.fail, ["false"]))
 
 
 def test_a_group_brings_its_members(pool: shoal.WorkerPool) -> None:

@@ -49,6 +49,13 @@ class PairError(Exception):
         super().__init__(f"{first} and {second}")
 
 
+class NoErrorsError(Exception):
+    """A collection of errors that holds none."""
+
+    def __len__(self) -> int:
+        return 0
+
+
 class LockedError(Exception):
     """Holds what cannot be pickled."""
 
@@ -120,6 +127,7 @@ MAKERS: dict[str, Any] = {
     "frozen": lambda: FrozenError("search"),
     "group": lambda: ExceptionGroup("several", [ValueError("a"), FrozenError("b")]),
     "noted": noted,
+    "false": NoErrorsError,
     "exit": lambda: SystemExit(3),
     "interrupt": lambda: KeyboardInterrupt("by hand"),
     "generator": lambda: GeneratorExit("by hand"),
