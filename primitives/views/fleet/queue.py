@@ -77,13 +77,14 @@ def error_text(error: object) -> str:
             text = f"{type(error).__name__}: {error}"
         except Exception as failure:  # __str__ of a user's exception may raise; the task has failed all the same
             text = f"{type(error).__name__}, whose text cannot be read: {type(failure).__name__}"
-        return text[:_LONGEST_ERROR].encode("utf-8", "replace").decode()
-    if not isinstance(error, str):
+        text = text[:_LONGEST_ERROR]
+    elif isinstance(error, str):
+        text = error
+    else:
         raise TypeError(f"error has type {type(error).__name__}; give a str or an exception")
-    encode(error)
-    if len(error) > _LONGEST_ERROR:
-        raise LimitExceededError("length of error in characters", _LONGEST_ERROR, len(error), "shorten it")
-    return error
+    if len(text) > _LONGEST_ERROR:
+        raise LimitExceededError("length of error in characters", _LONGEST_ERROR, len(text), "shorten it")
+    return text.encode("utf-8", "replace").decode()  # the name of a file may have brought surrogates into it
 
 
 def retry_ms_of(retry_in: float | None) -> int:

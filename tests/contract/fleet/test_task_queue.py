@@ -87,6 +87,18 @@ def test_an_exception_without_a_text_fails_a_task(any_db: shoal.Database, run: s
     assert claimed(queue, run).attempt == 3
 
 
+def test_the_text_of_any_exception_fails_a_task(any_db: shoal.Database, run: str) -> None:
+    """Also one with the name of a file that is no valid text, whether the exception is given or its text."""
+    queue = shoal.TaskQueue(any_db)
+    task_id = queue.put(run, Q, None)
+    error = ValueError("no such file: caf\udce9")
+    for given in (error, f"ValueError: {error}"):
+        claimed(queue, run).fail(given)
+        info = queue.get(run, task_id)
+        assert info is not None
+        assert (info.status, info.error) == (TaskStatus.Ready, "ValueError: no such file: caf?")
+
+
 def test_attempts(any_db: shoal.Database, run: str) -> None:
     """A failed task is ready again, later if so asked, and Dead after its last attempt; retry gives it all anew."""
     queue = shoal.TaskQueue(any_db)
