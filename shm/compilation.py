@@ -5,7 +5,8 @@ is at hand, installing shoal compiles them (``setup.py``), and Python imports an
 beside it. Without one, the same files run as plain Python. Both do the same; compiled is faster.
 
 A process runs all hot modules compiled, or none: they call each other in C. So it runs the Python files if a single
-extension module is missing.
+extension module is missing. It also does so in a subinterpreter: Python loads such an extension into one interpreter
+only, and code of Cython that asks for the GIL waits there for the main interpreter, for ever.
 
 Two environment variables, read when shoal is imported:
 
@@ -15,6 +16,7 @@ Two environment variables, read when shoal is imported:
 
 from __future__ import annotations
 
+import contextlib
 import importlib.machinery
 import importlib.util
 import os
@@ -101,7 +103,8 @@ def is_compiled() -> bool:
 def prepare() -> None:
     """Called before any hot module is imported: settle which way this process runs them.
 
-    Raises ``ImportError`` if the extension is required and is not there, or is disabled at the same time.
+    Raises ``ImportError`` if the extension is required and is not there or cannot be used, or is disabled at the same
+    time.
     """
     disabled, required = _is_set("SHOAL_DISABLE_EXTENSION"), _is_set("SHOAL_REQUIRE_EXTENSION")
     if disabled and required:
@@ -112,8 +115,22 @@ def prepare() -> None:
             f"SHOAL_REQUIRE_EXTENSION is set and {missing} is not compiled; install shoal where a C compiler is, "
             "or run without SHOAL_REQUIRE_EXTENSION"
         )
-    if (disabled or missing is not None) and _Sources not in sys.meta_path:
+    is_main = _is_main_interpreter()
+    if required and not is_main:
+        raise ImportError(
+            "SHOAL_REQUIRE_EXTENSION is set and this is a subinterpreter, which cannot run compiled modules; "
+            "import shoal in the main interpreter, or run without SHOAL_REQUIRE_EXTENSION"
+        )
+    if (disabled or missing is not None or not is_main) and _Sources not in sys.meta_path:
         sys.meta_path.insert(0, _Sources)
+
+
+def _is_main_interpreter() -> bool:
+    for name in ("_interpreters", "_xxsubinterpreters"):  # from 3.13 on, and before
+        with contextlib.suppress(ImportError):
+            interpreters = importlib.import_module(name)
+            return bool(interpreters.get_current() == interpreters.get_main())
+    return True  # a Python that has no others
 
 
 def _is_set(name: str) -> bool:

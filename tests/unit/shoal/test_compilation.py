@@ -90,6 +90,41 @@ def test_required_and_disabled_is_an_error() -> None:
     )
 
 
+SUBINTERPRETER = """
+import sys, tempfile
+try:
+    import _interpreters as interpreters
+except ImportError:
+    import _xxsubinterpreters as interpreters
+BEFORE
+run = getattr(interpreters, "exec", None) or interpreters.run_string
+other = interpreters.create(*(("legacy",) if hasattr(interpreters, "exec") else ()))
+failure = run(other, f"import sys; sys.path[:0] = {sys.path}\\n" + '''
+import shoal, tempfile
+from shoal.shm.compilation import is_compiled
+with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory", linger=0.0) as db:
+    kv = shoal.KVStore(db)
+    kv.put("run", "key", 1)
+    print(kv.get("run", "key"), is_compiled(), flush=True)
+''')
+print(failure, file=sys.stderr) if failure else None
+"""
+
+
+@pytest.mark.parametrize("before", ["", "import shoal"], ids=["alone", "imported here, too"])
+def test_plain_in_a_subinterpreter(before: str) -> None:
+    """A store works there, as plain Python; also where the main interpreter runs compiled modules."""
+    assert _run(SUBINTERPRETER.replace("BEFORE", before)) == (0, "1 False")
+
+
+def test_required_is_an_error_in_a_subinterpreter() -> None:
+    """SHOAL_REQUIRE_EXTENSION=1 cannot be obeyed there."""
+    if not is_compiled():
+        pytest.skip("nothing is compiled here")
+    _, line = _run(SUBINTERPRETER.replace("BEFORE", ""), SHOAL_REQUIRE_EXTENSION="1")
+    assert "SHOAL_REQUIRE_EXTENSION is set and this is a subinterpreter" in line
+
+
 def test_plain_without_any_extension(copy: Path) -> None:
     """Without a single extension module everything works as plain Python."""
     assert _run(SHOW, copy) == (0, f"False {copy}/shoal/shm/memory/record.py")
