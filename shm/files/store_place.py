@@ -52,8 +52,11 @@ class StorePlace:
     def check(self) -> None:
         """Raise ``StoreMovedError`` unless the same directory with the same store is at the path."""
         # A new directory may get the inode number of a deleted one; the id of the store tells them apart.
-        same_directory = self._directory is not None and _identity(self._path) == self._directory
-        meta = store_files.read_meta(self._path) if same_directory else None
+        try:
+            same_directory = self._directory is not None and _identity(self._path) == self._directory
+            meta = store_files.read_meta(self._path) if same_directory else None
+        except PermissionError:  # this process has given up rights: that shows no move, and what attaches tells it
+            return
         # Without store.json it may be the same store: its coordinator makes the file again, and serves no other store.
         if not same_directory or (meta is not None and meta.store_id != self._store_id):
             raise StoreMovedError(str(self._path), False)

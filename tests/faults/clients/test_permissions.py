@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import mmap
 import os
+import select
+import signal
 import socket
 import stat
 import tempfile
@@ -246,6 +248,30 @@ class TestAnotherUser:
         finally:
             os.close(fd)
         assert [line for line in said if " refused " not in line] == []
+
+
+    def test_a_process_that_has_given_up_its_rights(self, reachable: Path) -> None:
+        """It reads and commits; when the coordinator is gone it is told whose the store is, and goes on reading."""
+        with shoal.open(reachable / "store", linger=0.2) as db:
+            kv = shoal.KVStore(db)
+            kv.put("r", "k", 1)
+            os.seteuid(NOBODY)
+            try:
+                kv.put("r", "k", 2)
+                died = os.pidfd_open(db.info().coordinator_pid)
+                os.seteuid(0)
+                signal.pidfd_send_signal(died, signal.SIGKILL)
+                select.select([died], [], [], 30)
+                os.close(died)
+                os.seteuid(NOBODY)
+                for _ in range(2):
+                    with pytest.raises(shoal.ConfigurationError, match="belongs to another user"):
+                        kv.put("r", "k", 3)
+                assert kv.get("r", "k") == 2
+            finally:
+                os.seteuid(0)
+            kv.put("r", "k", 4)
+            assert kv.get("r", "k") == 4
 
 
 def _segment_fd(db: shoal.Database) -> int:
