@@ -16,7 +16,6 @@ Two environment variables, read when shoal is imported:
 
 from __future__ import annotations
 
-import contextlib
 import importlib.machinery
 import importlib.util
 import os
@@ -126,11 +125,12 @@ def prepare() -> None:
 
 
 def _is_main_interpreter() -> bool:
-    for name in ("_interpreters", "_xxsubinterpreters"):  # from 3.13 on, and before
-        with contextlib.suppress(ImportError):
-            interpreters = importlib.import_module(name)
-            return bool(interpreters.get_current() == interpreters.get_main())
-    return True  # a Python that has no others
+    name = "_interpreters" if sys.version_info >= (3, 13) else "_xxsubinterpreters"
+    try:
+        interpreters = importlib.import_module(name)
+    except ImportError:  # a Python that has no others
+        return True
+    return bool(interpreters.get_current() == interpreters.get_main())
 
 
 def _is_set(name: str) -> bool:

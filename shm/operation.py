@@ -49,11 +49,13 @@ def past_of(version: int | None, at: datetime | None) -> Past | None:
         raise ValueError("version and at are both given; give one of them")
     if at is None:
         return Past(check_version(version), None)
-    if check_type("at", at, datetime, "an aware datetime").utcoffset() is None:
+    offset = check_type("at", at, datetime, "an aware datetime").utcoffset()
+    if offset is None:
         raise ValueError(
             f"at is {at.isoformat()}, without a time zone; give an aware datetime, as datetime.now(UTC) is"
         )
-    return Past(None, max(0, (at - _EPOCH) // timedelta(microseconds=1)))
+    since_epoch = min(_LATEST, at.replace(tzinfo=UTC) - _EPOCH - offset)  # in UTC it may be behind the year 9999
+    return Past(None, max(0, since_epoch // timedelta(microseconds=1)))
 
 
 # The control request for it. The answer is the coordinator's generation, the version, and a bound, the newest version.
@@ -64,6 +66,7 @@ EXPIRED, FUTURE = -1, -2
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_LATEST = datetime.max.replace(tzinfo=UTC) - _EPOCH
 
 
 class VersionedValue(NamedTuple):

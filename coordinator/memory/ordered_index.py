@@ -237,10 +237,9 @@ class OrderedIndex:
         """Store keys behind the last one of a leaf, as far as they belong there and fit; how many."""
         words = self._words
         count = words[leaf]
-        room = min(self._heap.size_of(leaf) - INDEX_ENTRIES, self._leaf_entries) - count
+        first, room = position, min(self._heap.size_of(leaf) - INDEX_ENTRIES, self._leaf_entries) - count
         if room <= 0 or not self._is_before(words[leaf + count], keys[position][0]):
             return 0
-        first = position
         for key, node in keys[position : position + room]:
             if end_fence is not None and key >= end_fence:
                 break

@@ -249,7 +249,6 @@ class TestAnotherUser:
             os.close(fd)
         assert [line for line in said if " refused " not in line] == []
 
-
     def test_a_process_that_has_given_up_its_rights(self, reachable: Path) -> None:
         """It reads and commits; when the coordinator is gone it is told whose the store is, and goes on reading."""
         with shoal.open(reachable / "store", linger=0.2) as db:
