@@ -37,7 +37,7 @@ class Admission:
     """Validates and decides commit sets against the newest state, published or not."""
 
     def __init__(self, writer: Writer, window: ConflictWindow, operations: OperationTable, clock: Clock) -> None:
-        self._rules = operations.rules
+        self._operations = operations
         self._writer = writer
         self._window = window
         self._clock = clock
@@ -96,7 +96,7 @@ class Admission:
         self._sent, self._decided, self._nodes = sent, decided, nodes
         read, results = self._read, []
         for name, arguments in request.operations:
-            outcome = self._rules[name](read, now_ms, *arguments)
+            outcome = self._operations.decide(read, now_ms, name, arguments)
             for write in outcome[0]:  # by its number: a field takes longer to find by its name
                 key = write[0]
                 if key in sent:
