@@ -63,6 +63,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             skipped["long"] = pytest.mark.skip(reason="takes seconds; run with --long")
     if is_compiled():
         skipped["plain"] = pytest.mark.skip(reason="runs on plain Python; run with SHOAL_DISABLE_EXTENSION=1")
+        if not config.getoption("--slow"):
+            skipped["uncompiled"] = pytest.mark.skip(reason="of modules that are never compiled; run with --slow")
     for item in items:
         for name in skipped.keys() & item.keywords.keys():
             item.add_marker(skipped[name])

@@ -35,6 +35,7 @@ def _soak(directory: Path, seconds: float, mutant: str | None = None) -> tuple[b
     return good, text, [json.loads(line) for line in lines]
 
 
+@pytest.mark.uncompiled
 @pytest.mark.long
 def test_soak_of_a_few_seconds(tmp_path: Path) -> None:
     """Everything at once, each kind of trouble among it: all that was acknowledged is there, once, in order."""

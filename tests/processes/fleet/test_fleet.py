@@ -13,6 +13,8 @@ from shoal.fleet import Fleet
 from shoal.fleet_input import DONE, FAILED, InputOutcome, InputRun, fleet_run_id, input_run_id
 from tests.support.present import present
 
+pytestmark = pytest.mark.uncompiled
+
 STEP = "tests.support.workers.fleet_functions:step"
 FLEET = fleet_run_id(STEP)
 

@@ -20,6 +20,8 @@ from shoal.fleet_input import DONE, InputOutcome, InputRun, fleet_run_id, input_
 from tests.support.stores.versions import versions_taken
 from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
 
+pytestmark = pytest.mark.uncompiled
+
 FUNCTION = "work:slow"
 FLEET = fleet_run_id(FUNCTION)
 RUN = input_run_id(FUNCTION, "a")

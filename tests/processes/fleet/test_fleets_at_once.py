@@ -16,7 +16,7 @@ import pytest
 import shoal
 from shoal.fleet_input import fleet_run_id, input_run_id
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.uncompiled]
 
 MODULE = '''
 import logging, os, subprocess, sys, time

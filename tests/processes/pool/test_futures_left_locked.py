@@ -14,7 +14,7 @@ import shoal
 from tests.processes.pool.pool_processes import wait_for
 from tests.support.workers import pool_functions as functions
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.uncompiled]
 
 
 def test_the_end_of_a_pool(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import shoal
 from tests.support.slow import slow
 from tests.support.workers import pool_functions as functions
 
-pytestmark = pytest.mark.long
+pytestmark = [pytest.mark.long, pytest.mark.uncompiled]
 
 PROGRAM = """
 import os, sys, time, traceback

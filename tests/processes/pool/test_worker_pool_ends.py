@@ -21,6 +21,8 @@ from tests.processes.pool.pool_processes import Program, wait_for
 from tests.support.slow import slow
 from tests.support.workers import pool_functions as functions
 
+pytestmark = pytest.mark.uncompiled
+
 METHODS = ["forkserver", *slow("fork", "spawn")]
 
 

@@ -13,6 +13,8 @@ import pytest
 import shoal
 from tests.support.workers import pool_functions as functions
 
+pytestmark = pytest.mark.uncompiled
+
 
 @pytest.fixture(scope="module")
 def pool(memory_db: shoal.Database) -> Iterator[shoal.WorkerPool]:

@@ -17,6 +17,8 @@ import pytest
 import shoal
 from tests.support.workers import pool_functions as functions
 
+pytestmark = pytest.mark.uncompiled
+
 METHODS = ["forkserver", "spawn", "fork"]
 
 

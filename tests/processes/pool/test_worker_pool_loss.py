@@ -25,6 +25,8 @@ from tests.support.present import present
 from tests.support.slow import slow
 from tests.support.workers import pool_functions as functions
 
+pytestmark = pytest.mark.uncompiled
+
 METHODS = ["fork", *slow("spawn"), "forkserver"]
 LARGE = b"x" * 3_000_000  # more than a socket takes
 

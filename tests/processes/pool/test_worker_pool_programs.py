@@ -19,6 +19,8 @@ from tests.processes.pool.pool_processes import is_running, wait_for
 from tests.support.slow import slow
 from tests.support.workers import pool_functions as functions
 
+pytestmark = pytest.mark.uncompiled
+
 METHODS = ["forkserver", *slow("spawn", "fork")]
 
 BEGIN = """

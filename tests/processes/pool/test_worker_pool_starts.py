@@ -27,6 +27,8 @@ from tests.support.slow import slow
 from tests.support.workers import pool_functions as functions
 from tests.support.workers.crash_workers import descriptors
 
+pytestmark = pytest.mark.uncompiled
+
 # The kernel limits the processes of a real user other than root, unless it has one of two capabilities.
 LIMITED = ("setpriv", "--bounding-set=-sys_resource,-sys_admin")
 

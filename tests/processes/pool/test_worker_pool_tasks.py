@@ -22,6 +22,8 @@ import shoal
 from tests.processes.pool.pool_processes import wait_for
 from tests.support.workers import pool_functions as functions
 
+pytestmark = pytest.mark.uncompiled
+
 
 @pytest.fixture
 def pool(memory_db: shoal.Database) -> Iterator[shoal.WorkerPool]:

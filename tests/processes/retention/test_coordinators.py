@@ -55,6 +55,7 @@ def test_policies_are_applied(tmp_path: Path, durability: str) -> None:
         assert db.check() == []
 
 
+@pytest.mark.uncompiled
 def test_the_coordinator_is_killed_in_the_middle(tmp_path: Path) -> None:
     """Whenever it dies, each log verifies against its anchor, and each trace has all that is above it."""
     seed = random.randrange(2**32)
@@ -94,6 +95,7 @@ def test_the_coordinator_is_killed_in_the_middle(tmp_path: Path) -> None:
             assert EventLog(db).first_sequence(run) == 2_000
 
 
+@pytest.mark.uncompiled
 def test_it_goes_on_under_load(tmp_path: Path) -> None:
     """Appends that never pause do not keep it from trimming, and the log stays as short as it is to be."""
     with shoal.open(tmp_path / "store", durability="memory") as db:

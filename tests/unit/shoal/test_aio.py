@@ -91,6 +91,7 @@ def test_the_stub_is_of_these_classes() -> None:
     assert ast.dump(ast.parse(aio_stub.STUB.read_text())) == ast.dump(ast.parse(aio_stub.stub()))
 
 
+@pytest.mark.uncompiled
 @pytest.mark.long
 @pytest.mark.plain
 def test_programs_are_type_checked(tmp_path: Path) -> None:
