@@ -3,9 +3,9 @@ cimport cython
 
 from shoal.coordinator.memory.heap cimport Heap
 from shoal.coordinator.memory.writer cimport Plan, Writer
-from shoal.shm.memory.record cimport write_node, write_record
+from shoal.shm.memory.record cimport node_words, record_words, write_node, write_record
 
-cdef long long BESIDE_WORDS, BLOCK_WORDS, NODE_HEADER_WORDS, RECORD_HEADER_WORDS, _INDEX_WORDS
+cdef long long BESIDE_WORDS, BLOCK_WORDS, _INDEX_WORDS
 
 
 cdef class KeyLoader:
@@ -19,7 +19,7 @@ cdef class KeyLoader:
     cpdef object add(self, list keys, list values, list expires_ms, list versions)
     @cython.locals(
         digests=cython.ulonglong[::1], nodes=list, at=cython.Py_ssize_t, i=cython.Py_ssize_t, key=bytes, value=bytes,
-        expires=cython.longlong, seed=cython.ulonglong, node=cython.longlong, node_words=cython.longlong,
+        expires=cython.longlong, seed=cython.ulonglong, node=cython.longlong, own_words=cython.longlong,
         record=cython.longlong,
     )
     cdef list _write(self, list keys, list values, list expires_ms, list versions, list sizes, list places)
@@ -27,5 +27,5 @@ cdef class KeyLoader:
     cdef object _keep_room(self, Py_ssize_t new_keys, list sizes)
 
 
-@cython.locals(i=cython.Py_ssize_t, sizes=list, node_words=cython.longlong, record_words=cython.longlong)
+@cython.locals(i=cython.Py_ssize_t, sizes=list, node=cython.longlong, record=cython.longlong)
 cdef list _sizes(list keys, list values, list expires_ms)

@@ -18,8 +18,6 @@ from shoal.shm.memory.layout import (
     BLOCK_WORDS,
     EXPIRES,
     LENGTH_MASK,
-    NODE_HEADER_WORDS,
-    RECORD_HEADER_WORDS,
     RECORD_META,
     RECORD_PREVIOUS,
     RECORD_VALUE_BYTE,
@@ -27,7 +25,7 @@ from shoal.shm.memory.layout import (
     W_HASH_SEED,
     words_for,
 )
-from shoal.shm.memory.record import write_node, write_record
+from shoal.shm.memory.record import node_words, record_words, write_node, write_record
 from shoal.shm.wire.request import FlatWrites, triples
 
 try:
@@ -74,10 +72,8 @@ def _but_in_place(words: memoryview, writes: FlatWrites, plan: Plan) -> list[int
     for i, node in enumerate(plan.nodes):
         if node and writes[3 * i + 1] is not None:
             meta = words[words[node] + RECORD_META]
-            if not meta & TOMBSTONE:
-                value_words = (meta & LENGTH_MASK) + 7 >> 3
-                if RECORD_HEADER_WORDS + value_words + (1 if meta & EXPIRES else 0) == sizes[i]:
-                    sizes[i] = 0
+            if not meta & TOMBSTONE and record_words(meta & LENGTH_MASK, meta & EXPIRES) == sizes[i]:
+                sizes[i] = 0
     return sizes
 
 
@@ -144,9 +140,9 @@ class KeyLoader:
         for i in range(len(keys)):
             key, value, expires = keys[i], values[i], expires_ms[i]
             node = places[at]
-            node_words = NODE_HEADER_WORDS + (len(key) + 7 >> 3)
-            if sizes[at] > node_words:
-                record = node + node_words
+            own_words = node_words(len(key))
+            if sizes[at] > own_words:
+                record = node + own_words
                 at += 1
             else:
                 record = places[at + 1]
@@ -183,10 +179,9 @@ def _sizes(keys: list[bytes], values: list[bytes], expires_ms: list[int]) -> lis
     """The words to allocate for each key: for node and record together, or for the node and then for the record."""
     sizes: list[int] = []
     for i in range(len(keys)):
-        node_words = NODE_HEADER_WORDS + (len(keys[i]) + 7 >> 3)
-        record_words = RECORD_HEADER_WORDS + (len(values[i]) + 7 >> 3) + (1 if expires_ms[i] else 0)
-        if node_words + record_words <= BESIDE_WORDS:
-            sizes.append(node_words + record_words)
+        node, record = node_words(len(keys[i])), record_words(len(values[i]), expires_ms[i])
+        if node + record <= BESIDE_WORDS:
+            sizes.append(node + record)
         else:
-            sizes += (node_words, record_words)
+            sizes += (node, record)
     return sizes

@@ -30,12 +30,10 @@ from shoal.shm.memory.layout import (
     EXPIRES,
     INDEX_ENTRIES,
     LENGTH_MASK,
-    NODE_HEADER_WORDS,
-    RECORD_HEADER_WORDS,
     RECORD_META,
-    words_for,
 )
 from shoal.shm.memory.range_tombstones import KeyRange, disjoint
+from shoal.shm.memory.record import node_words, record_words
 from shoal.shm.wire.request import FlatWrites, triples
 
 _MOST_CLEARED = 1_000  # keys of the ranges that a commit clears, which are looked up
@@ -55,12 +53,12 @@ def growth_bytes(writer: Writer, writes: FlatWrites, clears: Sequence[KeyRange] 
         record = writer.newest_record(key)
         if record:
             meta = writer.segment.words[record + RECORD_META]
-            grown -= _record_words(meta & LENGTH_MASK, meta & EXPIRES)
+            grown -= record_words(meta & LENGTH_MASK, meta & EXPIRES)
         if value is not None:
-            grown += _record_words(len(value), expires_ms)
+            grown += record_words(len(value), expires_ms)
         if bool(record) != (value is not None):
-            node_words = NODE_HEADER_WORDS + words_for(len(key))
-            grown += -node_words if record else node_words
+            own_words = node_words(len(key))
+            grown += -own_words if record else own_words
     return 8 * (grown - (_cleared_words(writer, writes, clears) if clears else 0))
 
 
@@ -73,7 +71,7 @@ def _cleared_words(writer: Writer, writes: FlatWrites, clears: Sequence[KeyRange
         record = 0 if key in written else writer.newest_record(key)
         if record:
             meta = writer.segment.words[record + RECORD_META]
-            cleared += NODE_HEADER_WORDS + words_for(len(key)) + _record_words(meta & LENGTH_MASK, meta & EXPIRES)
+            cleared += node_words(len(key)) + record_words(meta & LENGTH_MASK, meta & EXPIRES)
     return cleared
 
 
@@ -101,7 +99,7 @@ def _fits_into_gaps(writer: Writer, writes: FlatWrites, plan: Plan) -> bool:
         if value is not None and not plan.nodes[at]:
             new_keys.append(key)
             if not plan.new_nodes[at]:
-                records[heap.rounded(NODE_HEADER_WORDS + words_for(len(key)))] += 1
+                records[heap.rounded(node_words(len(key)))] += 1
     blocks = sum(heap.blocks_for(count, words) for words, count in records.items())
     if blocks and heap.reserve_blocks:
         return False
@@ -146,7 +144,3 @@ def _keeping(writer: Writer, blocks: int) -> Iterator[None]:
     finally:
         heap.reserve_blocks = kept
         writer.forget_budget()
-
-
-def _record_words(value_bytes: int, expires: int) -> int:
-    return RECORD_HEADER_WORDS + words_for(value_bytes) + (1 if expires else 0)

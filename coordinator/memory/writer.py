@@ -153,7 +153,7 @@ class Writer:
             key, value, expires_ms = writes[at], writes[at + 1], writes[at + 2]
             found = known.get(key)
             node = hash_index.find(key) if found is None else found
-            size, new_node = RECORD_HEADER_WORDS, 0
+            size, new_node = RECORD_HEADER_WORDS, 0  # record_words() and node_words() are written out
             if value is not None:
                 grows = True
                 size += (len(value) + 7 >> 3) + (1 if expires_ms else 0)

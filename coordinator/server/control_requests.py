@@ -66,7 +66,7 @@ class ControlRequests:
         self._due: list[tuple[float, int, _Pending]] = []
         self._line_due: dict[Line, float] = {}  # when a line is decided again, whatever is written
         self._lines_due: list[tuple[float, Line]] = []  # the same as a heap; an entry that differs counts no more
-        self._now_s, self._numbers, self._seen = 0.0, 0, 0  # up to the last version the waiters know everything
+        self._now_s, self._numbers, self._seen = 0.0, 0, 0  # _seen: up to this version they know everything
         self._answers: Answers = []
         self.is_active = len(holders) > 0
         engine.watch_own_writes(self._note_own_write)

@@ -5,7 +5,7 @@ from shoal.shm.memory.snapshots cimport verify
 
 cdef unsigned long long BUCKET_MASK, DIRECTORY_WORD, EXPIRES, LENGTH_MASK, NODE_HEADER_WORDS, NODE_KEY_BYTE
 cdef unsigned long long NODE_KEY_LENGTH, RECORD_EXPIRES, RECORD_META, RECORD_PREVIOUS, RECORD_VALUE_BYTE, REMOVED
-cdef unsigned long long TOMBSTONE, W_HASH_MASK, MAX_ENCODED_VALUE_BYTES, _STEPS_BETWEEN_CHECKS
+cdef unsigned long long TOMBSTONE, W_HASH_MASK, MAX_ENCODED_VALUE_BYTES, RECORD_HEADER_WORDS, _STEPS_BETWEEN_CHECKS
 cdef object _new_tuple
 
 @cython.locals(
@@ -32,7 +32,11 @@ cpdef object value_at(
     const unsigned long long[::1] words, object mm, unsigned long long record, unsigned long long snapshot
 )
 
-@cython.locals(node_words=cython.ulonglong)
+cpdef long long node_words(long long key_bytes) except? -1
+
+cpdef long long record_words(long long value_bytes, unsigned long long expires) except? -1
+
+@cython.locals(own_words=cython.longlong)
 cpdef bint is_beside(
     const unsigned long long[::1] words, unsigned long long node, unsigned long long record, unsigned long long allocated
 ) except -1

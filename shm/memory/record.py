@@ -31,6 +31,7 @@ from shoal.shm.memory.layout import (
     NODE_KEY_BYTE,
     NODE_KEY_LENGTH,
     RECORD_EXPIRES,
+    RECORD_HEADER_WORDS,
     RECORD_META,
     RECORD_PREVIOUS,
     RECORD_VALUE_BYTE,
@@ -146,14 +147,24 @@ def value_at(words: memoryview, mm: mmap, record: int, snapshot: int) -> Version
     return _new_tuple(VersionedValue, (mm[start : start + length], words[record], expires_ms))
 
 
+def node_words(key_bytes: int) -> int:
+    """The words of the node of a key with so many bytes."""
+    return NODE_HEADER_WORDS + (key_bytes + 7 >> 3)
+
+
+def record_words(value_bytes: int, expires: int) -> int:
+    """The words of a record of a value with so many bytes; with ``expires`` other than 0 it has a time to expire."""
+    return RECORD_HEADER_WORDS + (value_bytes + 7 >> 3) + (1 if expires else 0)
+
+
 def is_beside(words: memoryview, node: int, record: int, allocated: int) -> bool:
     """Whether a key's record is part of its node's allocation, so that it is freed with the node.
 
     ``allocated`` are the words allocated at the node. Where the node's allocation ends with its key, the next
     allocation may begin, and may be a record of the same key.
     """
-    node_words = NODE_HEADER_WORDS + (words[node + NODE_KEY_LENGTH] + 7 >> 3)
-    return record - node == node_words and allocated > node_words
+    own_words = node_words(words[node + NODE_KEY_LENGTH])
+    return record - node == own_words and allocated > own_words
 
 
 def write_node(mm: mmap, node: int, key: bytes, record: int) -> None:
