@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
 import gc
 import multiprocessing
 import random
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from multiprocessing import resource_tracker
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -27,33 +29,43 @@ from tests.support.workers.crash_workers import (
     wait_for,
     wait_until_left,
 )
+from tests.support.workers.forked import alone
 
 pytestmark = pytest.mark.long
 
 
 @pytest.fixture
-def tidy(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A path for a store; afterwards no process, descriptor, mapping or temporary file of it may be left."""
+def tidy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A path for a store; afterwards no process and no temporary file of it may be left."""
     path, temporary = tmp_path / "db", tmp_path / "tmp"
     temporary.mkdir()
     monkeypatch.setenv("TMPDIR", str(temporary))
     monkeypatch.setattr(tempfile, "tempdir", None)
-    gc.collect()
-    resource_tracker.ensure_running()  # else what another test has left may start it meanwhile, and it stays
-    before, mapped, failed = descriptors(), shoal_mappings(), request.session.testsfailed
     try:
         yield path
         wait_until_left(path)
     finally:
         for pid in processes_of(path):
             kill(pid)
-    if request.session.testsfailed != failed:
-        return  # the traceback of the failure keeps everything alive
-    gc.collect()
-    assert {fd: what for fd, what in descriptors().items() if before.get(fd) != what} == {}
-    assert [line for line in shoal_mappings() if line not in mapped] == []
     assert strangers(path) == []
     assert list(temporary.iterdir()) == []
+
+
+def leaves_nothing_open(test: Callable[..., None]) -> Callable[..., None]:
+    """Run the test in a forked child, and fail if a descriptor or a mapping of shoal's memory is left there."""
+
+    @alone
+    @functools.wraps(test)
+    def run(*arguments: Any, **named: Any) -> None:
+        gc.collect()
+        resource_tracker.ensure_running()  # else a start of a process makes it, and it stays
+        before, mapped = descriptors(), shoal_mappings()
+        test(*arguments, **named)
+        gc.collect()
+        assert {fd: what for fd, what in descriptors().items() if before.get(fd) != what} == {}
+        assert [line for line in shoal_mappings() if line not in mapped] == []
+
+    return run
 
 
 def _open(path: Path, durability: str | None = None) -> shoal.Database:
@@ -88,6 +100,7 @@ def _kill_coordinators(tidy: Path, tmp_path: Path, durability: str, kills: int) 
 
 
 @pytest.mark.parametrize("durability", ["buffered", "strict"])
+@leaves_nothing_open
 def test_coordinator_killed_under_writers(tidy: Path, tmp_path: Path, durability: str) -> None:
     """After each kill -9 of the coordinator the workers go on by themselves; no commit is lost or done twice."""
     _kill_coordinators(tidy, tmp_path, durability, 2)
@@ -95,6 +108,7 @@ def test_coordinator_killed_under_writers(tidy: Path, tmp_path: Path, durability
 
 @pytest.mark.slow
 @pytest.mark.parametrize("durability", ["buffered", "strict"])
+@leaves_nothing_open
 def test_coordinator_killed_200_times_under_writers(tidy: Path, tmp_path: Path, durability: str) -> None:
     """The same, 200 times over."""
     _kill_coordinators(tidy, tmp_path, durability, 200)
@@ -116,12 +130,14 @@ def _kill_during_take_over(tidy: Path, tmp_path: Path, kills: int) -> None:
         assert crew.settle(db) == []
 
 
+@leaves_nothing_open
 def test_coordinator_killed_while_it_starts_and_recovers(tidy: Path, tmp_path: Path) -> None:
     """A coordinator killed at any point of its start or recovery costs nothing but the next start."""
     _kill_during_take_over(tidy, tmp_path, 4)
 
 
 @pytest.mark.slow
+@leaves_nothing_open
 def test_coordinator_killed_while_it_starts_and_recovers_many_times(tidy: Path, tmp_path: Path) -> None:
     """The same, 100 times over."""
     _kill_during_take_over(tidy, tmp_path, 100)
@@ -145,17 +161,20 @@ def _kill_workers(tidy: Path, tmp_path: Path, count: int) -> None:
         assert crew.settle(db) == []
 
 
+@leaves_nothing_open
 def test_workers_killed_while_they_commit(tidy: Path, tmp_path: Path) -> None:
     """kill -9 of a worker touches nobody else; what it was committing is there whole or not at all."""
     _kill_workers(tidy, tmp_path, 4)
 
 
 @pytest.mark.slow
+@leaves_nothing_open
 def test_many_workers_killed_while_they_commit(tidy: Path, tmp_path: Path) -> None:
     """The same with 40 of them."""
     _kill_workers(tidy, tmp_path, 41)
 
 
+@leaves_nothing_open
 def test_linger_of_nothing_still_lets_the_first_client_in(tidy: Path) -> None:
     """``linger=0``: the coordinator ends with its last client, not before its first."""
     with shoal.open(tidy, linger=0.0, timeout=DEADLINE_S) as db:
@@ -165,6 +184,7 @@ def test_linger_of_nothing_still_lets_the_first_client_in(tidy: Path) -> None:
         assert shoal.KVStore(db).get(RUN, "key") == "value"
 
 
+@leaves_nothing_open
 def test_memory_store_dies_with_its_coordinator(tidy: Path) -> None:
     """Durability memory: an open snapshot reads on, a commit is CoordinatorLostError, opening anew an empty store."""
     with _open(tidy, "memory") as db:
@@ -240,6 +260,7 @@ READINGS = [("point", False), ("scan", False), ("point", True), ("absence", True
 
 @pytest.mark.parametrize("written", ["before", "after"])
 @pytest.mark.parametrize("touched", [False, True], ids=["unrelated", "related"])
+@leaves_nothing_open
 def test_open_transactions_outlive_the_coordinator(tidy: Path, written: str, touched: bool) -> None:
     """Transactions open when the coordinator died commit, or conflict, as if it had not died.
 
@@ -251,11 +272,13 @@ def test_open_transactions_outlive_the_coordinator(tidy: Path, written: str, tou
 @pytest.mark.slow
 @pytest.mark.parametrize("written", ["before", "after"])
 @pytest.mark.parametrize("reading", READINGS, ids=lambda reading: f"{reading[0]}-{reading[1]}")
+@leaves_nothing_open
 def test_every_open_transaction_outlives_the_coordinator(tidy: Path, written: str, reading: tuple[str, bool]) -> None:
     """The same one by one: each is the first that the new coordinator hears of."""
     _outlive_the_coordinator(tidy, written, [reading])
 
 
+@leaves_nothing_open
 def test_read_only_process_sees_the_next_coordinators_commits(tidy: Path) -> None:
     """A process that never commits finds the new coordinator with its next snapshot; old snapshots stay as they are."""
     fork = multiprocessing.get_context("fork")

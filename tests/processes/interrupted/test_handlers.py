@@ -16,6 +16,7 @@ import pytest
 import shoal
 from tests.processes.interrupted.handling import RUN, handling
 from tests.support.workers.crash_workers import DEADLINE_S, descriptors, kill, shoal_mappings, wait_for
+from tests.support.workers.forked import alone
 
 pytestmark = pytest.mark.long
 
@@ -195,6 +196,7 @@ def test_writes_between_any_two_calls_of_a_write(db: shoal.Database) -> None:
     assert db.check() == []
 
 
+@alone
 def test_a_handler_closes_the_database_during_a_commit(store: Path) -> None:
     """The commit under way is answered, the next one is told; nothing stays open."""
     before = len(descriptors()), len(shoal_mappings())

@@ -10,6 +10,7 @@ import pytest
 
 import shoal
 from tests.support.workers.crash_workers import descriptors, kill, shoal_mappings, wait_until_left
+from tests.support.workers.forked import alone
 
 pytestmark = pytest.mark.long
 
@@ -22,6 +23,7 @@ def uncollected() -> Iterator[None]:
     gc.enable()
 
 
+@alone
 def test_the_segment_of_a_dead_coordinator_is_let_go(tmp_path: Path, uncollected: None) -> None:
     """Transactions and snapshots leave nothing behind that keeps the segment they were made on."""
     with shoal.open(tmp_path / "s", linger=0.05, timeout=60) as db:
@@ -41,6 +43,7 @@ def test_the_segment_of_a_dead_coordinator_is_let_go(tmp_path: Path, uncollected
     wait_until_left(tmp_path / "s")
 
 
+@alone
 def test_a_closed_database_is_let_go(tmp_path: Path, uncollected: None) -> None:
     """Closing a database and forgetting it unmaps its store."""
     before = (len(shoal_mappings()), len(descriptors()))
