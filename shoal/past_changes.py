@@ -88,7 +88,7 @@ def _commits(directory: Path, after_version: int, through: int, since: int) -> I
                     break
                 if found > version:
                     version = found
-                    yield read_commit(placed)
+                    yield read_commit(*placed)
     except FileNotFoundError:
         pass  # removed by a checkpoint
     if version < through:

@@ -291,16 +291,17 @@ def decode_commit(record: LogRecord) -> LoggedCommit:
 
     ValueError, TypeError, LookupError or OverflowError if shoal never writes such a record.
     """
-    writes, clears, _, _ = wire_request.decode_mutations(record.mutations)
+    version, _, _, client_id, commit_id, mutations, decided = record
+    writes, clears, _, _ = wire_request.decode_mutations(mutations)
     outcomes: list[Outcome] = []
     results: list[Any] = []
-    if record.decided:
-        decided = decode_decided(record.decided)
-        writes, results, outcomes = writes + decided.writes, decided.results, decided.outcomes
-    if record.client_id != COORDINATOR:
-        outcomes = [(record.client_id, record.commit_id, results), *outcomes]
-    body_bytes = len(record.mutations) + len(record.decided)
-    return _new_tuple(LoggedCommit, (record.version, record.client_id, writes, clears, outcomes, body_bytes))
+    if decided:
+        more_writes, results, outcomes = decode_decided(decided)
+        writes = writes + more_writes
+    if client_id != COORDINATOR:
+        outcomes = [(client_id, commit_id, results), *outcomes] if outcomes else [(client_id, commit_id, results)]
+    body_bytes = len(mutations) + len(decided)
+    return _new_tuple(LoggedCommit, (version, client_id, writes, clears, outcomes, body_bytes))
 
 
 def _padded(end: int) -> int:

@@ -13,18 +13,22 @@ Invariants:
 from __future__ import annotations
 
 import itertools
-from collections import deque
+from array import array
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple, NoReturn
 
 from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.log.format import (
     ALIGNMENT_BYTES,
+    CLOSE_MARK,
+    COORDINATOR,
     FIRST_VERSION_OFFSET,
     NUMBER_OFFSET,
     FileHead,
     LoggedCommit,
     LogRecord,
+    decode_commit,
+    decode_record,
 )
 from shoal.shm.errors import CorruptionError
 from shoal.shm.files import store_files
@@ -87,7 +91,7 @@ class FoundLogFile:
             end = begin + (wal_format.stated_end(data, 0) or 0)
             if begin + len(data) < end < size + ALIGNMENT_BYTES:
                 data = storage.read_at(self.name, begin, end - begin)
-            while (found := wal_format.decode_record(data, offset - begin)) is not None:
+            while (found := decode_record(data, offset - begin)) is not None:
                 record, following = found
                 yield PlacedRecord(self.name, offset, record)
                 offset = begin + following
@@ -193,13 +197,13 @@ def goes_on(files: Sequence[FoundLogFile], offset: int, next_version: int, boot_
     return False
 
 
-def read_commit(placed: PlacedRecord) -> LoggedCommit:
-    """The commit in a record; CorruptionError if its checksum is right and its content is not a commit."""
+def read_commit(file: str, offset: int, record: LogRecord) -> LoggedCommit:
+    """The commit in a record of ``file``; CorruptionError if its checksum is right and its content is not a commit."""
     try:
-        return wal_format.decode_commit(placed.record)
+        return decode_commit(record)
     except (ValueError, TypeError, LookupError, OverflowError) as error:
-        expected = f"the commit set of version {placed.record.version}"
-        raise CorruptionError(placed.file, placed.offset, expected, str(error) or type(error).__name__) from error
+        expected = f"the commit set of version {record.version}"
+        raise CorruptionError(file, offset, expected, str(error) or type(error).__name__) from error
 
 
 class WalReader:
@@ -216,7 +220,8 @@ class WalReader:
         self.last_version = after_version
         self.next_number = 1
         self._synced_version = 0  # the newest version that the log says was on disk
-        self._unsynced: deque[tuple[int, str, int]] = deque()  # records after that version: version, file, offset
+        # By name of a file that has commits after that version: where each of its commits stands, in their order.
+        self._offsets: dict[str, array[int]] = {}
         self._files = self._load(after_version)
         self.first_versions = {f.number: f.head.first_version for f in self._files if f.head is not None}
 
@@ -233,19 +238,25 @@ class WalReader:
                 self._wrong(file.name, FIRST_VERSION_OFFSET, expected, file.head.first_version)
             expected = file.head.first_version
             offset, data = file.records_begin, file.data
-            while (found := wal_format.decode_record(data, offset)) is not None:
+            offsets = self._offsets[file.name] = array("Q")
+            while (found := decode_record(data, offset)) is not None:
                 record, following = found
-                version, is_close_mark = record.version, record.is_close_mark
+                version, synced_version, _, client_id, commit_id, _, _ = record
+                is_close_mark = client_id == COORDINATOR and commit_id == CLOSE_MARK
                 if version + is_close_mark != expected:
                     self._wrong(file.name, offset, expected - is_close_mark, version)
-                self._note(file.name, offset, version, record.synced_version)
+                if synced_version > self._synced_version:
+                    self._synced_version = synced_version
                 if not is_close_mark:
                     expected += 1
+                    offsets.append(offset)
                     if version > self.last_version:
                         self.last_version = version
-                        yield read_commit(PlacedRecord(file.name, offset, record))
+                        yield read_commit(file.name, offset, record)
                 offset = following
             del data  # before the next file is read
+            if self._synced_version + 1 >= expected:
+                self._offsets.clear()
             if i + 1 < len(self._files) and self._continues(i + 1):
                 continue
             self._end(i, offset, f"the record of version {expected}")
@@ -254,26 +265,21 @@ class WalReader:
 
     def unsynced(self) -> list[tuple[str, int]]:
         """Files of which no later file says that they are on disk, and from which offset on nothing says so."""
-        first: dict[str, int] = {}
-        for _, name, offset in self._unsynced:
-            first.setdefault(name, offset)
         places = []
         for file, following in itertools.zip_longest(self._files, self._files[1:]):
             head = following.head if following is not None else None
             # The versions in the next head say nothing of a file that has none: its first record was too long for it.
             begins = 0 if file.head is None else file.head.first_version
             if head is None or head.synced_version + 1 < head.first_version or begins > head.synced_version:
-                is_new = file.head is None or file.head.first_version > self._synced_version
-                places.append((file.name, 0 if is_new else first.get(file.name, len(file.data))))
+                places.append((file.name, self._unsynced_from(file)))
         return places
 
-    def _note(self, name: str, offset: int, version: int, synced_version: int) -> None:
-        unsynced = self._unsynced
-        unsynced.append((version, name, offset))
-        if synced_version > self._synced_version:
-            self._synced_version = synced_version
-        while unsynced and unsynced[0][0] <= self._synced_version:
-            unsynced.popleft()
+    def _unsynced_from(self, file: FoundLogFile) -> int:
+        if file.head is None or file.head.first_version > self._synced_version:
+            return 0
+        offsets = self._offsets.get(file.name, ())
+        synced = self._synced_version + 1 - file.head.first_version  # so many commits of the file
+        return offsets[synced] if synced < len(offsets) else len(file.data)
 
     def _load(self, after_version: int) -> list[FoundLogFile]:
         files = read_files(self._storage)

@@ -90,7 +90,7 @@ class LogSurvey:
         file, offset = self._places[version]
         found = wal_format.decode_record(file.data, offset)
         assert found is not None
-        return wal_reader.read_commit(PlacedRecord(file.name, offset, found[0]))
+        return wal_reader.read_commit(file.name, offset, found[0])
 
     def _sort_out(
         self, files: list[FoundLogFile], store_id: bytes | None
@@ -172,7 +172,7 @@ class LogSurvey:
         if version <= self._after or version in self._places:
             return False
         try:
-            wal_reader.read_commit(placed)
+            wal_reader.read_commit(*placed)
         except CorruptionError as error:
             self.findings.append(finding_of(error, wal_format.record_bytes(placed.record)))
             return False

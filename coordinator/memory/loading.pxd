@@ -6,6 +6,20 @@ from shoal.coordinator.memory.writer cimport Plan, Writer
 from shoal.shm.memory.record cimport node_words, record_words, write_node, write_record
 
 cdef long long BESIDE_WORDS, BLOCK_WORDS, _INDEX_WORDS
+cdef unsigned long long EXPIRES, LENGTH_MASK, RECORD_META, RECORD_PREVIOUS, TOMBSTONE
+
+
+@cython.locals(
+    plan=Plan, sizes=list, fresh=list, nodes=list, new_nodes=list, used=cython.Py_ssize_t, i=cython.Py_ssize_t, key=bytes,
+    value=bytes, expires_ms=cython.longlong, node=cython.longlong, record=cython.longlong,
+)
+cpdef object apply_versions(Writer writer, list writes, list versions)
+@cython.locals(
+    words=cython.ulonglong[::1], nodes=list, sizes=list, i=cython.Py_ssize_t, node=cython.ulonglong, meta=cython.ulonglong
+)
+cdef list _but_in_place(Writer writer, list writes, Plan plan)
+@cython.locals(words=cython.ulonglong[::1], record=cython.ulonglong)
+cdef object _write_over(Writer writer, long long version, bytes key, bytes value, long long expires_ms, long long node)
 
 
 cdef class KeyLoader:

@@ -8,7 +8,6 @@ SIGKILL: the next coordinator begins with an empty segment.
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
 
 from shoal.coordinator.memory.heap import RECLAIM_BLOCKS, WORST_CASE_BLOCKS
 from shoal.coordinator.memory.writer import Plan, Writer
@@ -26,7 +25,7 @@ from shoal.shm.memory.layout import (
     words_for,
 )
 from shoal.shm.memory.record import node_words, record_words, write_node, write_record
-from shoal.shm.wire.request import FlatWrites, triples
+from shoal.shm.wire.request import FlatWrites
 
 try:
     from cython import compiled
@@ -42,34 +41,40 @@ else:
 _INDEX_WORDS = 6
 
 
-def apply_versions(writer: Writer, writes: FlatWrites, versions: Sequence[int]) -> None:
+def apply_versions(writer: Writer, writes: FlatWrites, versions: list[int]) -> None:
     """Apply the i-th write at ``versions[i]``; versions ascend, and no key stands in ``writes`` twice.
 
     A record is written over the newest one of its key if both take the same words. StoreFullError leaves everything as
     it was.
     """
     plan = writer.plan(writes)
-    sizes = _but_in_place(writer.segment.words, writes, plan)
-    fresh = iter(writer.allocate([size for size in sizes if size]))
+    sizes = _but_in_place(writer, writes, plan)
+    fresh = writer.allocate([size for size in sizes if size])
     try:
-        places = zip(triples(writes), versions, plan.nodes, plan.new_nodes, sizes, strict=True)
-        for (key, value, expires_ms), version, node, new_node, size in places:
-            if not size:
-                _write_over(writer, version, key, value, expires_ms, node)
-            elif value is None:
-                writer.delete(version, key, node, next(fresh))
+        nodes, new_nodes, used = plan.nodes, plan.new_nodes, 0
+        for i in range(len(sizes)):
+            key, value, expires_ms = writes[3 * i], writes[3 * i + 1], writes[3 * i + 2]
+            node = nodes[i]
+            if not sizes[i]:
+                _write_over(writer, versions[i], key, value, expires_ms, node)
+                continue
+            record = fresh[used]
+            used += 1
+            if value is None:
+                writer.delete(versions[i], key, node, record)
             elif node:
-                writer.overwrite(version, key, value, expires_ms, node, next(fresh))
+                writer.overwrite(versions[i], key, value, expires_ms, node, record)
             else:
-                writer.add(version, key, value, expires_ms, new_node, next(fresh))
+                writer.add(versions[i], key, value, expires_ms, new_nodes[i], record)
     except StoreFullError as error:  # a part is done: this must not be taken for the StoreFullError above
         raise AssertionError("the room that was planned for many commits is not there") from error
 
 
-def _but_in_place(words: memoryview, writes: FlatWrites, plan: Plan) -> list[int]:
+def _but_in_place(writer: Writer, writes: FlatWrites, plan: Plan) -> list[int]:
     """The sizes that are planned, but 0 for a record that takes as many words as the newest one of its key."""
-    sizes = plan.sizes.copy()
-    for i, node in enumerate(plan.nodes):
+    words, nodes, sizes = writer.segment.words, plan.nodes, plan.sizes.copy()
+    for i in range(len(nodes)):
+        node = nodes[i]
         if node and writes[3 * i + 1] is not None:
             meta = words[words[node] + RECORD_META]
             if not meta & TOMBSTONE and record_words(meta & LENGTH_MASK, meta & EXPIRES) == sizes[i]:
@@ -77,7 +82,7 @@ def _but_in_place(words: memoryview, writes: FlatWrites, plan: Plan) -> list[int
     return sizes
 
 
-def _write_over(writer: Writer, version: int, key: bytes, value: bytes | None, expires_ms: int, node: int) -> None:
+def _write_over(writer: Writer, version: int, key: bytes, value: bytes, expires_ms: int, node: int) -> None:
     """Write a record over the newest one of a key."""
     words = writer.segment.words
     record = words[node]

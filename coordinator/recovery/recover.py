@@ -5,8 +5,6 @@ Invariants:
 - It changes files only after all of them are verified: it cuts an unfinished tail and removes files that hold nothing
   any more; before that it has ``store.json`` name a log file that stays. After SIGKILL at any point the next recovery
   finds the same commits.
-- Replay decides nothing. A batch of commits leaves what they left when they were done: the newest state of every key,
-  the conflict window and the client sessions. History that no snapshot can ask for is not made again.
 
 If past versions are kept (``Reclaimer.kept_from``), it begins with an older checkpoint, if there is one, and does every
 commit after that version one by one, so that each version can be read again.
@@ -21,25 +19,19 @@ import contextlib
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from shoal.coordinator.commit.apply import ClientSessions, apply_commit
+from shoal.coordinator.commit.apply import ClientSessions
 from shoal.coordinator.commit.conflict_window import ConflictWindow
-from shoal.coordinator.log.format import LoggedCommit
 from shoal.coordinator.log.reader import WalReader, has_commits
-from shoal.coordinator.memory.loading import KeyLoader, apply_versions, lower_large_records
+from shoal.coordinator.memory.loading import KeyLoader
 from shoal.coordinator.memory.reclaim import KEEPS_NOTHING, Reclaimer
 from shoal.coordinator.memory.reserve import plan_with_gaps, reserve_in_use
 from shoal.coordinator.memory.writer import Writer
+from shoal.coordinator.recovery.replay import publish, replayed
 from shoal.shm.errors import CorruptionError, StoreFullError
 from shoal.shm.files import checkpoint, store_files
 from shoal.shm.files.storage import Storage
 from shoal.shm.files.store_files import StoreMeta
-from shoal.shm.limits import DEFAULT_LIMITS, MIB, Limits
-from shoal.shm.wire.request import FlatWrites, triples
-
-# Replay applies, publishes and reclaims after so many commits, or so many bytes of them: so a long log does not need
-# memory for all its history.
-_COMMITS_PER_BATCH = 1_000
-_BYTES_PER_BATCH = MIB
+from shoal.shm.limits import DEFAULT_LIMITS, Limits
 
 
 class Recovered(NamedTuple):
@@ -167,102 +159,3 @@ def apply_entries(entries: Iterable[checkpoint.Entry], writer: Writer) -> None:
             writer.end_group(entry.version)  # what it replaces is free with the next version that is published
             plan = plan_with_gaps(writer, write, ())
         writer.apply(entry.version, [], write, plan)
-
-
-def replayed(
-    commits: Iterator[LoggedCommit],
-    writer: Writer,
-    reclaimer: Reclaimer,
-    window: ConflictWindow,
-    sessions: ClientSessions,
-    limits: Limits = DEFAULT_LIMITS,
-) -> Iterator[LoggedCommit]:
-    """Do commits again in the order of their versions, a batch at a time; all are visible after the last."""
-    batch: list[LoggedCommit] = []
-    batch_bytes = 0
-    for commit in commits:
-        apply_commit(window, sessions, commit.version, commit.clears, commit.writes, commit.outcomes)
-        batch.append(commit)
-        batch_bytes += commit.body_bytes
-        if len(batch) == _COMMITS_PER_BATCH or batch_bytes >= _BYTES_PER_BATCH:
-            _replay(batch, writer, reclaimer, window, limits)
-            batch, batch_bytes = [], 0
-        yield commit
-    if batch:
-        _replay(batch, writer, reclaimer, window, limits)
-
-
-def _replay(
-    batch: list[LoggedCommit], writer: Writer, reclaimer: Reclaimer, window: ConflictWindow, limits: Limits
-) -> None:
-    """Do the writes and clears of consecutive commits, publish them, and free what they made obsolete."""
-    together: list[LoggedCommit] = []
-    for commit in batch:
-        if not commit.clears and commit.version <= reclaimer.kept_from:
-            together.append(commit)
-            continue
-        _apply_together(together, writer, reclaimer)
-        together.clear()
-        _apply_alone(commit, writer, reclaimer)
-    _apply_together(together, writer, reclaimer)
-    publish(writer, reclaimer, batch[-1].version)
-    window.forget(0, limits.window_least_keys, limits.window_most_keys)
-
-
-def _apply_together(commits: list[LoggedCommit], writer: Writer, reclaimer: Reclaimer) -> None:
-    """Apply commits that clear nothing. Nobody reads yet, so of each key only the last write is done."""
-    newest: dict[bytes, tuple[bytes | None, int, int]] = {}
-    for commit in commits:
-        version = commit.version
-        for key, value, expires_ms in triples(commit.writes):
-            newest.pop(key, None)  # it becomes the last one, so that versions ascend
-            newest[key] = (value, expires_ms, version)
-    writes: FlatWrites = []
-    for key, (value, expires_ms, _) in newest.items():
-        writes += (key, value, expires_ms)
-    try:
-        apply_versions(writer, writes, [version for _, _, version in newest.values()])
-    except StoreFullError:  # nothing of it is applied, and there was room when they were committed one by one
-        for commit in commits:
-            _apply_alone(commit, writer, reclaimer)
-
-
-def _apply_alone(commit: LoggedCommit, writer: Writer, reclaimer: Reclaimer) -> None:
-    try:
-        writer.apply(commit.version, commit.clears, commit.writes, writer.plan(commit.writes, commit.clears))
-        return
-    except StoreFullError:
-        # There was room when it was committed: what had become obsolete by then had been freed. So free the same now.
-        _free_before(commit, writer, reclaimer)
-    while True:
-        try:
-            _apply(commit, writer)
-            return
-        except StoreFullError:
-            if not reclaimer.give_up_history():  # past versions that are kept now, and were not any more then
-                break
-        _free_before(commit, writer, reclaimer)
-    lower_large_records(writer)  # the room lies scattered, which it did not when it was committed
-    _apply(commit, writer)
-
-
-def _free_before(commit: LoggedCommit, writer: Writer, reclaimer: Reclaimer) -> None:
-    """Free all that is obsolete before a commit is applied.
-
-    Range tombstones whose keys leave the indexes in the first round go in the second one.
-    """
-    publish(writer, reclaimer, commit.version - 1)
-    publish(writer, reclaimer, commit.version)
-
-
-def _apply(commit: LoggedCommit, writer: Writer) -> None:
-    writes, clears = commit.writes, commit.clears
-    writer.apply(commit.version, clears, writes, plan_with_gaps(writer, writes, clears))
-
-
-def publish(writer: Writer, reclaimer: Reclaimer, version: int) -> None:
-    """Make everything applied up to ``version`` visible, and free what it made obsolete."""
-    writer.end_group(version)
-    writer.publish(version)
-    while reclaimer.step(0.0, alone=True):
-        pass

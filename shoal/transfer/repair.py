@@ -23,7 +23,8 @@ from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
-from shoal.coordinator.recovery.recover import apply_entries, load_keys, publish, replayed
+from shoal.coordinator.recovery.recover import apply_entries, load_keys
+from shoal.coordinator.recovery.replay import publish, replayed
 from shoal.coordinator.recovery.survey import Survey, at_rest, is_store, survey_store
 from shoal.primitives.keys import Namespace, user_text
 from shoal.primitives.rules.tags import Tag

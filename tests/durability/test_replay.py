@@ -15,8 +15,8 @@ from shoal.coordinator.memory.loading import apply_versions
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.reserve import reserve_in_use
 from shoal.coordinator.memory.writer import Writer
-from shoal.coordinator.recovery import recover as recovery
-from shoal.coordinator.recovery.recover import publish, replayed
+from shoal.coordinator.recovery import replay
+from shoal.coordinator.recovery.replay import publish, replayed
 from shoal.shm.errors import StoreFullError
 from shoal.shm.limits import MIB, Limits
 from shoal.shm.memory.reader import Reader
@@ -90,8 +90,8 @@ def test_batches_leave_what_commits_left(
 ) -> None:
     """Content, versions, window and sessions; the last sizes fill the store, so that commits are refused."""
     rng = random.Random(seed)
-    monkeypatch.setattr(recovery, "_COMMITS_PER_BATCH", rng.choice((1, 7, 100)))
-    monkeypatch.setattr(recovery, "_BYTES_PER_BATCH", 1 << 40)
+    monkeypatch.setattr(replay, "_COMMITS_PER_BATCH", rng.choice((1, 7, 100)))
+    monkeypatch.setattr(replay, "_BYTES_PER_BATCH", 1 << 40)
     original, log, refused = Memory(), [], 0
     for _ in range(commits):
         commit = _random_commit(rng, original.version + 1, keys, sizes)
@@ -133,8 +133,8 @@ def test_a_batch_that_does_not_fit_is_done_one_by_one(monkeypatch: pytest.Monkey
             raise
 
     sound = apply_versions
-    monkeypatch.setattr(recovery, "apply_versions", counted)
-    monkeypatch.setattr(recovery, "_BYTES_PER_BATCH", 5 * MIB)
+    monkeypatch.setattr(replay, "apply_versions", counted)
+    monkeypatch.setattr(replay, "_BYTES_PER_BATCH", 5 * MIB)
     found = Memory()
     list(replayed(iter(log), found.writer, found.reclaimer, found.window, found.sessions, SMALL))
     found.version = len(log)

@@ -11,7 +11,7 @@ from shoal.coordinator.checkpoint.checkpointer import Checkpointer
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.log.format import COORDINATOR, LoggedCommit
 from shoal.coordinator.log.writer import WalWriter
-from shoal.coordinator.recovery import recover
+from shoal.coordinator.recovery import recover, replay
 from shoal.shm.files import checkpoint
 from shoal.shm.memory.reader import Reader
 from tests.mutants.registry import Patch, mutant
@@ -61,7 +61,7 @@ def forget_the_window(patch: Patch) -> None:
     def apply_commit(_window: Any, *arguments: Any) -> None:
         sound(_NoWindow(), *arguments)
 
-    sound = patch.set(recover, "apply_commit", apply_commit)
+    sound = patch.set(replay, "apply_commit", apply_commit)
 
 
 def _replay_changed(patch: Patch, changed: Callable[[Iterator[LoggedCommit]], Iterator[LoggedCommit]]) -> None:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 import shoal
 from shoal.coordinator.log.format import COORDINATOR, LogRecord, decode_decided
-from shoal.coordinator.log.reader import PlacedRecord, read_commit
+from shoal.coordinator.log.reader import read_commit
 from shoal.shm.codec import unpackb
 from tests.simulation.client import Attempt
 from tests.simulation.fleet.facts import Fact
@@ -142,7 +142,7 @@ def _expiry(
     problems: list[Problem] = []
     states: dict[bytes, list[tuple[int, bytes | None, int]]] = defaultdict(list)  # version, value, expiry
     for record in records:
-        commit = read_commit(PlacedRecord("log", 0, record))
+        commit = read_commit("log", 0, record)
         for lower, upper in commit.clears:
             for key, versions in states.items():
                 if lower <= key < upper:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from shoal.coordinator.log.format import COORDINATOR, LogRecord
-from shoal.coordinator.log.reader import PlacedRecord, read_commit
+from shoal.coordinator.log.reader import read_commit
 from shoal.shm.wire.request import triples
 
 State = dict[bytes, bytes]
@@ -40,7 +40,7 @@ def replay(
     ``expiring``: those of its keys that may expire.
     """
     for record in records:
-        logged = read_commit(PlacedRecord("log", 0, record))
+        logged = read_commit("log", 0, record)
         after: dict[bytes, bytes | None] = {}
         for lower, upper in logged.clears:
             after.update((key, None) for key in state if lower <= key < upper)

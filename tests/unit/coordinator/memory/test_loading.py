@@ -12,7 +12,8 @@ from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.memory.loading import KeyLoader, apply_versions
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
-from shoal.coordinator.recovery.recover import apply_entries, load_keys, publish
+from shoal.coordinator.recovery.recover import apply_entries, load_keys
+from shoal.coordinator.recovery.replay import publish
 from shoal.shm.errors import StoreFullError
 from shoal.shm.files.checkpoint import KeyBlock
 from shoal.shm.limits import DEFAULT_LIMITS, MIB, Limits
