@@ -6,6 +6,7 @@ from typing import Any
 
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.log import format as wal_format
+from shoal.coordinator.log import reader
 from shoal.coordinator.log.format import FileHead, LogRecord
 from shoal.coordinator.log.reader import WalReader
 from shoal.coordinator.log.writer import WalWriter
@@ -103,6 +104,7 @@ def believe_torn_records(patch: Patch) -> None:
             wal_format.xxh3_64_intdigest = intdigest
 
     sound = patch.set(wal_format, "decode_record", decode_record)
+    patch.set(reader, "decode_record", decode_record)
 
 
 @mutant("log", "damage_before_acknowledged")
