@@ -1,7 +1,8 @@
 # Everything a fresh machine needs is set up here: only python3 with venv and make are assumed.
 VENV := .venv
 PYTHON := $(VENV)/bin/python
-INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check
+# Python compiles a module when it is first imported: most modules of the packages never are, and all take 15 s.
+INSTALL := $(PYTHON) -m pip install --quiet --disable-pip-version-check --no-compile
 # Without compiling.
 PIP := SHOAL_DISABLE_EXTENSION=1 $(INSTALL)
 FLOORS := shm coordinator workers primitives
