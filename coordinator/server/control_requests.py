@@ -12,7 +12,6 @@ time. One that arrives behind others is not decided, so nobody overtakes.
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar, NamedTuple
 
@@ -23,6 +22,7 @@ from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.presence import asked
 from shoal.coordinator.presence.asked import answered, told
 from shoal.coordinator.presence.changes import Changes, Page, Watched
+from shoal.coordinator.presence.deadlines import Deadlines
 from shoal.coordinator.presence.holders import Holders
 from shoal.coordinator.presence.waiters import KeyRange, Waiters
 from shoal.coordinator.server.checks import Checks
@@ -32,7 +32,6 @@ from shoal.shm.wire.request import CommitSet
 
 Answers = list[tuple[Client, bytes]]
 Line = tuple[str, bytes]  # the operation and its first argument
-_NEVER_S = float("inf")
 
 
 class _Pending(NamedTuple):
@@ -63,9 +62,8 @@ class ControlRequests:
         self._pending: dict[Client, _Pending] = {}
         self._lines: dict[Line, SortedDict] = {}  # of each: what is pending by its place
         self._stirred: dict[Line, None] = {}  # lines that somebody has left
-        self._due: list[tuple[float, int, _Pending]] = []
-        self._line_due: dict[Line, float] = {}  # when a line is decided again, whatever is written
-        self._lines_due: list[tuple[float, Line]] = []  # the same as a heap; an entry that differs counts no more
+        self._late: Deadlines[Client] = Deadlines()  # when a client has waited for long enough
+        self._passing: Deadlines[Line] = Deadlines()  # when a line is decided again, whatever is written
         self._now_s, self._numbers, self._seen = 0.0, 0, 0  # _seen: up to this version they know everything
         self._answers: Answers = []
         self.is_active = len(holders) > 0
@@ -101,6 +99,7 @@ class ControlRequests:
         pending = self._pending.pop(client, None)
         if pending is None:
             return
+        self._late.drop(client)
         if pending.line is None:
             self._waiters.remove(client)
         else:
@@ -109,8 +108,7 @@ class ControlRequests:
             if line:
                 self._stirred[pending.line] = None  # the next one may not have to wait
             else:
-                del self._lines[pending.line]
-                self._waiters.remove(pending.line)
+                self._remove_line(pending.line)
 
     def gone(self, database_id: int) -> None:
         """The last client of an open database is gone."""
@@ -119,33 +117,26 @@ class ControlRequests:
 
     def due_in_s(self, now_s: float) -> float:
         """How long there is nothing to do for ``after_turn`` unless something is committed."""
-        first_s = min(heap[0][0] if heap else _NEVER_S for heap in (self._due, self._lines_due))
+        first_s = min(self._late.first_s(), self._passing.first_s())
         return max(0.0, min(first_s - now_s, self._holders.due_in_s()))
 
     def is_due(self, now_s: float) -> bool:
         """Whether ``after_turn`` has something to do; asked after each turn while ``is_active``."""
-        waits = self._pending or self._due or self._lines_due or self._stirred or self._answers
-        if waits or self._holders.may_be_due(now_s):
+        if self._pending or self._stirred or self._answers or not len(self._holders):  # the last: it ends ``is_active``
             return True
-        self._seen, self.is_active = self._engine.version, len(self._holders) > 0  # nobody waits
-        return False
+        return self._holders.may_be_due(now_s)
 
     def after_turn(self, now_s: float, read_s: float) -> Answers:
         """End holders and late waits, wake who waits for commits; what to send. All pipes were read at ``read_s``."""
         self._now_s = now_s
         if self._holders.may_be_due(now_s):
             self._holders.end_due(read_s)
-        while self._lines_due and self._lines_due[0][0] <= now_s:
-            due_s, key = heapq.heappop(self._lines_due)
-            if self._line_due.get(key) == due_s:
-                del self._line_due[key]
-                self._stirred[key] = None
+        while (line := self._passing.pop_due(now_s)) is not None:
+            self._stirred[line] = None
         self._wake()
-        while self._due and self._due[0][0] <= now_s:
-            _, _, pending = heapq.heappop(self._due)
-            if self._pending.get(pending.client) is pending:
-                self._end_late(pending)
-                self._wake()
+        while (client := self._late.pop_due(now_s)) is not None:
+            self._end_late(self._pending[client])
+            self._wake()
         self._engine.finish_group()
         answers, self._answers = self._answers, []
         self.is_active = bool(self._pending or len(self._holders))
@@ -265,11 +256,7 @@ class ControlRequests:
     def _note(self, pending: _Pending, longest_ms: int, now_s: float) -> None:
         self._pending[pending.client] = pending
         if longest_ms < asked.LONGEST_MS:
-            self._numbers += 1
-            heapq.heappush(self._due, (now_s + longest_ms / 1000, self._numbers, pending))
-        if len(self._due) > 2 * len(self._pending) + 64:
-            self._due = [each for each in self._due if self._pending.get(each[2].client) is each[2]]
-            heapq.heapify(self._due)
+            self._late.set(pending.client, now_s + longest_ms / 1000)
 
     def _wake(self) -> None:
         """Answer or decide all that wait for what was committed. What that commits may wake others."""
@@ -296,6 +283,7 @@ class ControlRequests:
             if not page.changes and not page.is_lost and page.version >= self._engine.published:
                 return  # a range was cleared that holds nothing
             answer = told(request, page)
+        self._late.drop(client)
         del self._pending[client]
         self._waiters.remove(client)
         self._answers.append((client, answer))
@@ -308,9 +296,14 @@ class ControlRequests:
             if not answer:
                 return
             self._answers.append((pending.client, answer))
+            self._late.drop(pending.client)
             del line[place], self._pending[pending.client]
+        self._remove_line(key)
+
+    def _remove_line(self, key: Line) -> None:
         del self._lines[key]
         self._waiters.remove(key)
+        self._passing.drop(key)
 
     def _end_late(self, pending: _Pending) -> None:
         """The time of a request is up."""
@@ -339,12 +332,6 @@ class ControlRequests:
     def _note_line(self, line: Line, passes_in_ms: int | None) -> None:
         """The first of a line has to wait; for so long at most, if that is known."""
         if passes_in_ms is None:
-            self._line_due.pop(line, None)
-            return
-        due_s = self._now_s + max(1, passes_in_ms) / 1000
-        if self._line_due.get(line) != due_s:
-            self._line_due[line] = due_s
-            heapq.heappush(self._lines_due, (due_s, line))
-        if len(self._lines_due) > 2 * len(self._line_due) + 64:
-            self._lines_due = [(due_s, line) for line, due_s in self._line_due.items()]
-            heapq.heapify(self._lines_due)
+            self._passing.drop(line)
+        else:
+            self._passing.set(line, self._now_s + max(1, passes_in_ms) / 1000)

@@ -152,22 +152,34 @@ def test_those_that_wait_go_on_waiting_under_the_next_coordinator(db: shoal.Data
 
 
 @pytest.mark.long
-def test_a_line_keeps_its_order_under_the_next_coordinator(db: shoal.Database) -> None:
+def test_a_line_keeps_its_order_under_the_next_coordinator(db: shoal.Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """Who has waited longest is served first, whichever request is sent again first."""
-    lease, got = db.lease(RUN, "a"), list[int]()
+    lease, got, sent = db.lease(RUN, "a"), list[int](), list[int]()
+    kv, send = shoal.KVStore(db), waiting._send
+
+    def noted(attachment: Any, *arguments: Any) -> None:
+        send(attachment, *arguments)
+        if threading.current_thread() in threads:  # else it is a renewal
+            sent.append(attachment.coordinator_pid)
 
     def wait(number: int) -> None:
         with shoal.open(db.path) as own, own.lease(RUN, "a", wait=None):
             got.append(number)
 
+    def wait_until_sent(times: int) -> None:
+        coordinator = db.info().coordinator_pid
+        wait_for(lambda: sent.count(coordinator) == times, f"{times} requests")
+
+    monkeypatch.setattr(waiting, "_send", noted)
     threads = [threading.Thread(target=wait, args=(number,)) for number in range(6)]
-    for thread in threads:
+    for number, thread in enumerate(threads, 1):
         thread.start()
-        time.sleep(0.1)
+        wait_until_sent(number)
     for _ in range(2):
         kill(db.info().coordinator_pid)
-        wait_for(lambda: db.info().clients == 1 + len(threads), "all to be back")
-        time.sleep(0.5)  # all have sent their requests again
+        kv.put(RUN, "key", 1)  # the next coordinator serves
+        wait_until_sent(len(threads))
+        kv.put(RUN, "key", 1)  # what was sent before is read by now
     lease.release()
     for thread in threads:
         thread.join(DEADLINE_S)
