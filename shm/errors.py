@@ -138,27 +138,6 @@ class LeaseHeldError(ShoalError):
         )
 
 
-class FencedError(ShoalError):
-    """Raised by a commit if what it was fenced with is not held any more. Nothing was written.
-
-    Another process may hold it by now and have done the work: stop, or take it again and begin anew.
-
-    - ``name`` (str): the name of the lease.
-    - ``token`` (int): the token it was held by.
-    """
-
-    def __init__(self, name: str, token: int) -> None:
-        super().__init__(name, token)
-        self.name = name
-        self.token = token
-
-    def __str__(self) -> str:
-        return (
-            f"{self.name!r} is not held any more by token {self.token}: it was released, or its time to live was over; "
-            "nothing was written; take it again and begin the work anew"
-        )
-
-
 class NotFoundError(ShoalError):
     """Raised if what the call needs does not exist: a cell, a run, a trace, a store. Create it, or name another."""
 

@@ -38,8 +38,8 @@ from shoal.primitives.transaction import Transaction
 from shoal.shm import codec
 from shoal.shm.arguments import FOREVER_S, check_plain_function, check_plain_result, check_ttl_s
 from shoal.shm.clock import now_ms
-from shoal.shm.errors import CorruptionError, FencedError, InvalidOperationError, LeaseHeldError
-from shoal.shm.fleet_errors import InDoubtError
+from shoal.shm.errors import CorruptionError, InvalidOperationError, LeaseHeldError
+from shoal.shm.fleet_errors import FencedError, InDoubtError
 from shoal.shm.host import tasks
 
 T = TypeVar("T")

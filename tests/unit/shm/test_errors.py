@@ -18,7 +18,7 @@ ARGUMENTS = {
     "InvalidStatusTransitionError": (shoal.RunStatus.Completed, shoal.RunStatus.Active),
     "LimitExceededError": ("size of the value in bytes", 10, 11, "split it"),
     "LeaseHeldError": ("deploy", 30_000, 4711, 4712),
-    "FencedError": ("deploy", 7),
+    "FencedError": ("deploy", 7, 4711),
     "BudgetExceededError": ("tokens", 500, 120.5),
     "InDoubtError": ("charge 42", 1_700_000_000_000),
     "TaskFailedError": ("mail/1", "Dead", "ValueError: no address"),
