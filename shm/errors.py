@@ -75,21 +75,26 @@ class SnapshotExpiredError(ShoalError):
     - ``oldest_version`` (int): the oldest commit version that can still be read.
     """
 
-    def __init__(self, snapshot_version: int, oldest_version: int, asked: str = "") -> None:
-        super().__init__(snapshot_version, oldest_version, *((asked,) if asked else ()))
+    def __init__(self, snapshot_version: int, oldest_version: int, *asked: str) -> None:
+        super().__init__(snapshot_version, oldest_version, *asked)  # asked: what for, and what to do instead
         self.snapshot_version = snapshot_version
         self.oldest_version = oldest_version
 
     def __str__(self) -> str:
         if len(self.args) > 2:
-            return (
-                f"{self.args[2]} is older than what the store keeps, from version {self.oldest_version} on; "
-                "open it with a longer history, or with a larger max_bytes if memory is short"
-            )
+            advice = "open it with a longer history, or with a larger max_bytes if memory is short"
+            advice = advice if len(self.args) == 3 else self.args[3]
+            return f"{self.args[2]} is older than what the store keeps, from version {self.oldest_version} on; {advice}"
         return (
             f"snapshot {self.snapshot_version} was revoked to make room; the oldest readable version is "
             f"{self.oldest_version}; start the transaction again and hold snapshots for a shorter time"
         )
+
+
+def changes_not_kept(since: int, oldest_version: int) -> SnapshotExpiredError:
+    """The error for a watch that was to tell what came after version ``since``."""
+    advice = "read what there is in a snapshot, and watch from its version on"
+    return SnapshotExpiredError(since, oldest_version, f"the change after version {since}", advice)
 
 
 class CASConflictError(ShoalError):

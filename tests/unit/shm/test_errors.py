@@ -64,6 +64,17 @@ class TestEachError:
         assert all(f"``{attribute}``" in present(type(error).__doc__) for attribute in vars(error))
 
 
+def test_what_to_do_about_changes_that_are_not_kept() -> None:
+    """Who watches from too old a version is told to read and watch from now on: there is no snapshot to start again."""
+    error = errors.changes_not_kept(4, 110)
+    assert (error.snapshot_version, error.oldest_version) == (4, 110)
+    assert str(error) == (
+        "the change after version 4 is older than what the store keeps, from version 110 on; "
+        "read what there is in a snapshot, and watch from its version on"
+    )
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
+
+
 def test_the_pool_is_named_as_users_name_it() -> None:
     """``WorkerPool`` is ``shoal.WorkerPool`` in a traceback and a pickle."""
     assert shoal.WorkerPool.__module__ == "shoal"
