@@ -81,7 +81,7 @@ class Namespace:
         prefix = self._prefix + _part("run_id", run_id)
         if len(prefixes) >= _PREFIXES_KEPT:
             prefixes.clear()
-        prefixes[run_id] = prefix
+        prefixes[str.__str__(run_id)] = prefix  # a str of a user's own type may say that it equals another text
         return prefix
 
 

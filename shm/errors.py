@@ -75,21 +75,26 @@ class SnapshotExpiredError(ShoalError):
     - ``oldest_version`` (int): the oldest commit version that can still be read.
     """
 
-    def __init__(self, snapshot_version: int, oldest_version: int, asked: str = "") -> None:
-        super().__init__(snapshot_version, oldest_version, *((asked,) if asked else ()))
+    def __init__(self, snapshot_version: int, oldest_version: int, *asked: str) -> None:
+        super().__init__(snapshot_version, oldest_version, *asked)  # asked: what for, and what to do instead
         self.snapshot_version = snapshot_version
         self.oldest_version = oldest_version
 
     def __str__(self) -> str:
         if len(self.args) > 2:
-            return (
-                f"{self.args[2]} is older than what the store keeps, from version {self.oldest_version} on; "
-                "open it with a longer history, or with a larger max_bytes if memory is short"
-            )
+            advice = "open it with a longer history, or with a larger max_bytes if memory is short"
+            advice = advice if len(self.args) == 3 else self.args[3]
+            return f"{self.args[2]} is older than what the store keeps, from version {self.oldest_version} on; {advice}"
         return (
             f"snapshot {self.snapshot_version} was revoked to make room; the oldest readable version is "
             f"{self.oldest_version}; start the transaction again and hold snapshots for a shorter time"
         )
+
+
+def changes_not_kept(since: int, oldest_version: int) -> SnapshotExpiredError:
+    """The error for a watch that was to tell what came after version ``since``."""
+    advice = "read what there is in a snapshot, and watch from its version on"
+    return SnapshotExpiredError(since, oldest_version, f"the change after version {since}", advice)
 
 
 class CASConflictError(ShoalError):
@@ -135,27 +140,6 @@ class LeaseHeldError(ShoalError):
         return (
             f"lease {self.name!r} is held by process {pids}; it is free when that releases it or ends, or "
             f"{self.ttl_ms / 1000:g} s after it stops answering; give a longer wait, or wait=None to wait for ever"
-        )
-
-
-class FencedError(ShoalError):
-    """Raised by a commit if what it was fenced with is not held any more. Nothing was written.
-
-    Another process may hold it by now and have done the work: stop, or take it again and begin anew.
-
-    - ``name`` (str): the name of the lease.
-    - ``token`` (int): the token it was held by.
-    """
-
-    def __init__(self, name: str, token: int) -> None:
-        super().__init__(name, token)
-        self.name = name
-        self.token = token
-
-    def __str__(self) -> str:
-        return (
-            f"{self.name!r} is not held any more by token {self.token}: it was released, or its time to live was over; "
-            "nothing was written; take it again and begin the work anew"
         )
 
 

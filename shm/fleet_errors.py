@@ -1,4 +1,4 @@
-"""Errors of what a fleet shares: budgets, effects outside the store, queues of tasks.
+"""Errors of what a fleet shares: budgets, fences, effects outside the store, queues of tasks.
 
 ``shm.errors`` has all others, and what holds for every error.
 """
@@ -30,6 +30,35 @@ class BudgetExceededError(ShoalError):
         return (
             f"{self.requested} was requested of budget {self.name!r}, and {self.available} is available; "
             "wait for longer, request less, or raise its limit with adjust"
+        )
+
+
+class FencedError(ShoalError):
+    """Raised by a commit if what it was fenced with is not held any more. Nothing was written.
+
+    Another process may hold it by now and have done the work: stop, or take it again and begin anew.
+
+    - ``name`` (str): the name of the lease.
+    - ``token`` (int): the token it was held by.
+    - ``pid`` (int or None): the process that holds it by that token, if that is not the one that commits: a forked
+      child does not hold what its parent holds.
+    """
+
+    def __init__(self, name: str, token: int, pid: int | None = None) -> None:
+        super().__init__(name, token, *(() if pid is None else (pid,)))
+        self.name = name
+        self.token = token
+        self.pid = pid
+
+    def __str__(self) -> str:
+        if self.pid is not None:
+            return (
+                f"{self.name!r} is held by process {self.pid} by token {self.token}, and not by this one, which was "
+                "forked from it; nothing was written; use it in that process, or take it here once that has let it go"
+            )
+        return (
+            f"{self.name!r} is not held any more by token {self.token}: it was released, or its time to live was over; "
+            "nothing was written; take it again and begin the work anew"
         )
 
 
@@ -96,6 +125,6 @@ class NothingReadyError(ShoalError):
         return f"no task of queue {self.queue!r} is ready; wait for one"
 
 
-for _public in BudgetExceededError, InDoubtError, TaskFailedError:
+for _public in BudgetExceededError, FencedError, InDoubtError, TaskFailedError:
     _public.__module__ = "shoal"
 del _public

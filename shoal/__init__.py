@@ -46,7 +46,6 @@ from shoal.shm.errors import (
     ConflictError,
     CoordinatorLostError,
     CorruptionError,
-    FencedError,
     InvalidOperationError,
     InvalidStatusTransitionError,
     LeaseHeldError,
@@ -60,7 +59,7 @@ from shoal.shm.errors import (
     WorkerLostError,
     WorkerTaskError,
 )
-from shoal.shm.fleet_errors import BudgetExceededError, InDoubtError, TaskFailedError
+from shoal.shm.fleet_errors import BudgetExceededError, FencedError, InDoubtError, TaskFailedError
 
 if _TYPE_CHECKING:
     from shoal.primitives.facades.pipeline import Pipeline

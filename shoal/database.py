@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from shoal.primitives.engine import Recipe, Store
-from shoal.primitives.facades.fleet.idempotency import IDEMPOTENCY_TTL_S, OnDoubt, Remembered, once
+from shoal.primitives.facades.fleet.idempotency import IDEMPOTENCY_TTL_S, OnDoubt, once, remembered
 from shoal.primitives.facades.leases import Lease, LeaseInfo, check_fence, held, take
 from shoal.primitives.keys import Namespace
 from shoal.primitives.retry import retry
@@ -128,7 +128,7 @@ class Database:
         """
         check_plain_function("fn", fn)
         check_count("retries", retries, 0)
-        known = None if idempotency_key is None else Remembered(namespace, run_id, idempotency_key, idempotency_ttl)
+        known = remembered(namespace, run_id, idempotency_key, idempotency_ttl)
 
         def attempt() -> T:
             with self.transaction(run_id, fence=fence, namespace=namespace) as txn:

@@ -50,7 +50,8 @@ from shoal.primitives.facades.run_index import RunIndex
 from shoal.primitives.run_types import RunMetadata, RunStatus
 from shoal.shm.arguments import check_plain_function, check_plain_result
 from shoal.shm.codec import encode
-from shoal.shm.errors import AlreadyExistsError, CoordinatorLostError, FencedError, LeaseHeldError, ShoalError
+from shoal.shm.errors import AlreadyExistsError, CoordinatorLostError, LeaseHeldError, ShoalError
+from shoal.shm.fleet_errors import FencedError
 from shoal.worker_pool import WorkerPool
 from shoal.workers.pool.life import open_pidfd
 from shoal.workers.pool.worker import current_database

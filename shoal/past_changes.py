@@ -15,7 +15,7 @@ from pathlib import Path
 
 from shoal.coordinator.log.format import LoggedCommit
 from shoal.coordinator.log.reader import needed, read_commit, read_files
-from shoal.shm.errors import SnapshotExpiredError
+from shoal.shm.errors import changes_not_kept
 from shoal.shm.files import checkpoint
 from shoal.shm.files.storage import DiskStorage
 from shoal.shm.wire.request import triples
@@ -51,14 +51,14 @@ def _present_at(directory: Path, lower: bytes, upper: bytes, version: int, since
     found = [each for each in map(checkpoint.version_of, storage.list()) if each is not None]
     base = max((each for each in found if each <= version), default=0)
     if found and not base:
-        raise SnapshotExpiredError(since, min(found))
+        raise changes_not_kept(since, min(found))
     present: set[bytes] = set()
     if base:
         try:
             for block in checkpoint.CheckpointReader(storage, checkpoint.file_name(base)).entries():
                 present.update(key for key in block.keys if lower <= key < upper)
         except FileNotFoundError:
-            raise SnapshotExpiredError(since, version) from None
+            raise changes_not_kept(since, version) from None
     for commit in _commits(directory, base, version, since):
         for low, high in commit.clears:
             present -= {key for key in present if low <= key < high}
@@ -92,4 +92,4 @@ def _commits(directory: Path, after_version: int, through: int, since: int) -> I
     except FileNotFoundError:
         pass  # removed by a checkpoint
     if version < through:
-        raise SnapshotExpiredError(since, through)
+        raise changes_not_kept(since, through)

@@ -52,7 +52,7 @@ class _Views(dict[str, RunViewT]):
         view = self._make(self._engine, self._namespace, run_id)
         if len(self) >= _VIEWS_KEPT:
             self.clear()
-        self[run_id] = view
+        self[str.__str__(run_id)] = view  # a str of a user's own type may say that it equals another text
         return view
 
 

@@ -15,11 +15,11 @@ from typing import NoReturn
 from shoal.primitives.engine import Engine, EngineTransaction, Store, Transactions
 from shoal.primitives.keys import Namespace, Tag, after, check_namespace, decode_text, encode_text
 from shoal.primitives.rules import requests
-from shoal.primitives.rules.lease_rules import LeaseHolder, decode_record
+from shoal.primitives.rules.lease_rules import LeaseHolder, check_held, decode_record
 from shoal.primitives.transaction import Fence
 from shoal.shm.arguments import check_count, check_positive_seconds, check_wait
 from shoal.shm.clock import now_ms
-from shoal.shm.errors import FencedError, ShoalError
+from shoal.shm.errors import ShoalError
 from shoal.shm.host.randomness import random_id
 from shoal.shm.limits import MAX_INTEGER
 
@@ -118,9 +118,8 @@ class Lease:
     def _check_held(self, engine: Engine) -> None:
         """Raise ``FencedError`` unless this process holds it, as ``engine`` reads."""
         found = engine.find(self._key)
-        holders = () if found is None or self._holding.holder != self._holder else decode_record(found.value)
-        if all((each.holder, each.token) != (self._holder, self.token) for each in holders):
-            raise FencedError(self.name, self.token)
+        holders = decode_record(None if found is None else found.value)
+        check_held(holders, self.name, self._holding.holder, self.token)
 
     def _require(self, transaction: EngineTransaction) -> None:
         requests.fence_lease(transaction, self._holding.holder, self._key, self.name, self.token)

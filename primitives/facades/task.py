@@ -10,7 +10,8 @@ from shoal.primitives.engine import Engine, EngineTransaction
 from shoal.primitives.rules import requests
 from shoal.primitives.views.fleet.queue import Claim, error_text, retry_ms_of
 from shoal.shm.codec import Value, encode
-from shoal.shm.errors import FencedError, ShoalError
+from shoal.shm.errors import ShoalError
+from shoal.shm.fleet_errors import FencedError
 
 
 class Task:

@@ -15,7 +15,8 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from shoal.shm import codec, holder_index
-from shoal.shm.errors import CorruptionError, FencedError, LeaseHeldError
+from shoal.shm.errors import CorruptionError, LeaseHeldError
+from shoal.shm.fleet_errors import FencedError
 from shoal.shm.operation import Decision, Read, Write
 
 TOKEN_KEY = b"\0\2"
@@ -94,8 +95,17 @@ def ended(read: Read, key: bytes, holder: int, now_ms: int) -> list[Write]:
 
 def fence(read: Read, now_ms: int, key: bytes, name: str, holder: int, token: int) -> Decision:
     """Raise ``FencedError`` unless ``holder`` holds the lease by ``token``. Writes nothing."""
-    if any((each.holder, each.token) == (holder, token) for each in _held(read, key)):
-        return Decision([], None)
+    check_held(_held(read, key), name, holder, token)
+    return Decision([], None)
+
+
+def check_held(holders: list[LeaseHolder], name: str, holder: int, token: int) -> None:
+    """``FencedError`` unless ``holder`` is among the ``holders`` of a lease by ``token``."""
+    for each in holders:
+        if each.token == token:  # no two have the same
+            if each.holder == holder:
+                return
+            raise FencedError(name, token, each.pid)
     raise FencedError(name, token)
 
 

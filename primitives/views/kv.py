@@ -67,7 +67,7 @@ class KVView(View):
         # checked.
         try:
             raw = self._engine.get_named(self._cache, key)
-        except (AttributeError, UnicodeEncodeError):
+        except (AttributeError, TypeError, UnicodeEncodeError):
             encode_text("key", key)
             raise
         if raw is None:

@@ -11,6 +11,13 @@ cdef extern from "Python.h":
     long long PyLong_AsLongLongAndOverflow(object number, int *overflow) except? -1
     double PyFloat_AS_DOUBLE(object number)
 
+cdef extern from *:
+    """
+    // Whether iterating over a tuple gives what is in it: one of a user's own type may give something else.
+    #define SHOAL_GIVES_ITS_ITEMS(value) (Py_TYPE(value)->tp_iter == PyTuple_Type.tp_iter)
+    """
+    bint SHOAL_GIVES_ITS_ITEMS(object value)
+
 cdef enum:
     MOST_DEPTH = 16
     ODD = -1  # left to msgpack
@@ -75,7 +82,9 @@ cdef inline Py_ssize_t _size(object value, object extension, int depth) except -
                 return ODD
             total += size
         return total
-    if kind is tuple or (isinstance(value, tuple) and not isinstance(value, extension)):
+    if kind is tuple or (
+        isinstance(value, tuple) and not isinstance(value, extension) and SHOAL_GIVES_ITS_ITEMS(value)
+    ):
         total = _header_size(len(<tuple> value), 16)
         for item in <tuple> value:
             size = _size(item, extension, depth + 1)

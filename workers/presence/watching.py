@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from itertools import chain
 from typing import NamedTuple
 
-from shoal.shm.errors import ShoalError, SnapshotExpiredError
+from shoal.shm.errors import ShoalError, changes_not_kept
 from shoal.shm.host.randomness import random_id
 from shoal.shm.host.unpatched import os, thread, time
 from shoal.shm.memory.layout import W_PUBLISHED
@@ -132,7 +132,7 @@ class Watch:
         """All changes up to what is published now, from the files of the store."""
         through = self._published()
         if self._connection.current().durability == "memory":
-            raise SnapshotExpiredError(self._position.version, through)
+            raise changes_not_kept(self._position.version, through)
         yield from self._read_past(*self._bounds, self._position, through)
         self._position = Position(max(through, self._position.version))
 

@@ -38,8 +38,8 @@ from shoal.primitives.transaction import Transaction
 from shoal.shm import codec
 from shoal.shm.arguments import FOREVER_S, check_plain_function, check_plain_result, check_ttl_s
 from shoal.shm.clock import now_ms
-from shoal.shm.errors import CorruptionError, FencedError, InvalidOperationError, LeaseHeldError
-from shoal.shm.fleet_errors import InDoubtError
+from shoal.shm.errors import CorruptionError, InvalidOperationError, LeaseHeldError
+from shoal.shm.fleet_errors import FencedError, InDoubtError
 from shoal.shm.host import tasks
 
 T = TypeVar("T")
@@ -57,15 +57,15 @@ IDEMPOTENCY_TTL_S = 24 * 3600.0
 
 
 class Remembered:
-    """The result of the transaction with an idempotency key.
+    """The result of the transaction with an idempotency key. ``ttl_s``: None is for good.
 
-    Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad key or ttl.
+    Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad key.
     """
 
-    def __init__(self, namespace: Namespace, run_id: str, key: str, ttl: float | timedelta) -> None:
+    def __init__(self, namespace: Namespace, run_id: str, key: str, ttl_s: float | None) -> None:
         self._key = _prefix(namespace, run_id) + _RESULT + encode_text("idempotency_key", key)
         self._name = key
-        self._ttl_s = check_ttl_s(ttl, "idempotency_ttl", "; math.inf is for good")
+        self._ttl_s = ttl_s
 
     def find(self, engine: Engine) -> list[Any]:
         """The recorded result, alone in a list; an empty list if there is none."""
@@ -82,6 +82,14 @@ class Remembered:
         raw = codec.encode(result)
         engine.put(self._key, raw, 0 if self._ttl_s is None else now_ms() + max(1, round(self._ttl_s * 1000)))
         return codec.decode(raw)  # type: ignore[no-any-return]
+
+
+def remembered(namespace: Namespace, run_id: str, key: str | None, ttl: float | timedelta) -> Remembered | None:
+    """The result by a user's arguments; None without a key. Raises as ``Remembered``, and for a bad ttl."""
+    if key is None and ttl is IDEMPOTENCY_TTL_S:  # nearly always
+        return None
+    ttl_s = check_ttl_s(ttl, "idempotency_ttl", "; math.inf is for good")
+    return None if key is None else Remembered(namespace, run_id, key, ttl_s)
 
 
 # --- effects outside the store --------------------------------------------------------------------------------------

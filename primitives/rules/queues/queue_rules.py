@@ -53,8 +53,8 @@ from shoal.primitives.rules.queues.transitions import (
     waiting,
 )
 from shoal.shm import holder_index
-from shoal.shm.errors import AlreadyExistsError, FencedError, InvalidOperationError, NotFoundError
-from shoal.shm.fleet_errors import NothingReadyError
+from shoal.shm.errors import AlreadyExistsError, InvalidOperationError, NotFoundError
+from shoal.shm.fleet_errors import FencedError, NothingReadyError
 from shoal.shm.operation import Decision, Read, Write
 
 MOST_CLAIMED = 256  # by one claim: other commits wait meanwhile
@@ -330,6 +330,8 @@ def _claimed(task_id: bytes, task: Task) -> list[object]:
 def _held(queue: Queue, name: str, task_id: bytes, holder: int, token: int) -> Task:
     """A task that ``holder`` has claimed by ``token``; else ``FencedError``."""
     task = queue.task(task_id)
-    if task is None or task.status != CLAIMED or task.holder != holder or task.token != token:
+    if task is None or task.status != CLAIMED or task.token != token:
         raise FencedError(name, token)
+    if task.holder != holder:
+        raise FencedError(name, token, task.pid)
     return task

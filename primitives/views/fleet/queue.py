@@ -62,12 +62,15 @@ def check_puts(
     if not -MOST_PRIORITY <= check_int("priority", priority) <= MOST_PRIORITY:
         raise ValueError(f"priority is {shown(priority)}; give an int between -2**63 and 2**63")
     delay_ms = 0 if delay is None else int(check_seconds("delay", delay, ", or None") * 1000)
-    attempts = min(check_count("max_attempts", max_attempts, 1), MOST_ATTEMPTS)
+    if check_count("max_attempts", max_attempts, 1) > MOST_ATTEMPTS:
+        raise ValueError(f"max_attempts is {shown(max_attempts)}; give a whole number from 1 to {MOST_ATTEMPTS:,}")
+    if isinstance(payloads, (str, bytes, dict)) or not isinstance(payloads, Iterable):
+        raise TypeError(f"payloads has type {type(payloads).__name__}; give a list of payloads, or use put for one")
     user_key = None if key is None else encode_text("key", key)
     tasks: list[bytes] = []
     for payload in payloads:
         tasks += (new_id_bytes(), encode(payload))
-    return Puts(base + records.QUEUE, (priority, delay_ms, attempts), user_key, tasks)
+    return Puts(base + records.QUEUE, (priority, delay_ms, max_attempts), user_key, tasks)
 
 
 def error_text(error: object) -> str:

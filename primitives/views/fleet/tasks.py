@@ -144,7 +144,7 @@ class TaskReader:
             known = base_of(self._namespace, self._run_id, queue)
             if len(self._bases) >= _BASES_KEPT:
                 self._bases.clear()
-            self._bases[queue] = known
+            self._bases[str.__str__(queue)] = known  # a str of a user's own type may equal another text
         return known
 
     def get(self, queue: str, task_id: bytes) -> StoredTask | None:

@@ -110,6 +110,7 @@ def test_calls_at_the_same_time(any_db: shoal.Database, run: str) -> None:
         ({"idempotency_key": "a", "idempotency_ttl": 0}, ValueError),
         ({"idempotency_key": "a", "idempotency_ttl": "1"}, TypeError),
         ({"idempotency_key": "a", "idempotency_ttl": float("nan")}, ValueError),
+        ({"idempotency_ttl": -1}, ValueError),  # also where there is no key that it is for
     ],
 )
 def test_bad_arguments_of_transact(any_db: shoal.Database, run: str, arguments: Any, error: type[Exception]) -> None:

@@ -126,6 +126,7 @@ def test_no_such_task(any_db: shoal.Database, run: str) -> None:
         ({"key": ""}, ValueError),
         ({"key": "k" * 1025}, shoal.LimitExceededError),
         ({"max_attempts": 0}, ValueError),
+        ({"max_attempts": 2**31}, ValueError),  # more than a record has room for: not cut in silence
     ],
 )
 def test_bad_arguments_of_put(
@@ -138,6 +139,15 @@ def test_bad_arguments_of_put(
         queue.put(**given)
     with pytest.raises(error), any_db.transaction(given.pop("run_id")) as txn:
         txn.queue.put(**given)
+    assert queue.list(run, Q) == []
+
+
+@pytest.mark.parametrize("payloads", ["text", b"bytes", {"to": "a"}, 1, None], ids=repr)
+def test_what_is_no_list_of_payloads(any_db: shoal.Database, run: str, payloads: Any) -> None:
+    """A single payload is refused: to put each of its letters, bytes or keys as a task is never what was meant."""
+    queue = shoal.TaskQueue(any_db)
+    with pytest.raises(TypeError, match=f"payloads has type {type(payloads).__name__}"):
+        queue.put_many(run, Q, payloads)
     assert queue.list(run, Q) == []
 
 

@@ -15,7 +15,7 @@ from shoal.primitives.rules.queues.records import Queue
 from shoal.primitives.rules.queues.task_record import CLAIMED, WAITING, Task
 from shoal.primitives.rules.tags import Tag
 from shoal.shm import codec
-from shoal.shm.errors import FencedError
+from shoal.shm.fleet_errors import FencedError
 from shoal.shm.operation import Decision, Read, nothing_held
 from shoal.shm.wire.request import CommitSet
 from tests.mutants.fleet import Rule, change_rule

@@ -188,15 +188,17 @@ def test_a_line_keeps_its_order_under_the_next_coordinator(db: shoal.Database, m
 
 
 def test_a_forked_child_does_not_hold_it(db: shoal.Database) -> None:
-    """Its fence is refused, its release does nothing, its end takes nothing; it can take others."""
+    """Its fence is refused, and why; its release does nothing, its end takes nothing; it can take others."""
     lease = db.lease(RUN, "a")
+    parent = os.getpid()
     pid = os.fork()
     if pid == 0:
         status = 1
         try:
             lease.release()
-            with pytest.raises(shoal.FencedError):
+            with pytest.raises(shoal.FencedError, match=f"'a' is held by process {parent} by token") as caught:
                 db.transact(RUN, lambda txn: txn.kv.put("late", 1), fence=lease)
+            assert caught.value.pid == parent
             with pytest.raises(shoal.LeaseHeldError):
                 db.lease(RUN, "a")
             db.lease(RUN, "child's")

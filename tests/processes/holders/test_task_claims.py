@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import subprocess
 import threading
@@ -12,6 +13,7 @@ import pytest
 import shoal
 from shoal import TaskStatus
 from tests.support.workers.crash_workers import DEADLINE_S, kill, wait_for
+from tests.support.workers.forked import run_in_child
 
 from .conftest import Start
 
@@ -179,6 +181,36 @@ def test_an_interrupted_claim_takes_nothing(db: shoal.Database) -> None:
     task = queue.claim(RUN, Q)
     assert task is not None
     assert (task.id, task.attempt) == (task_id, 1)
+
+
+def test_a_forked_child_has_no_task_and_no_consumer(db: shoal.Database) -> None:
+    """What its parent has claimed is refused there in every use, with the parent's pid, and stays the parent's."""
+    queue, log, parent = shoal.TaskQueue(db), shoal.EventLog(db), os.getpid()
+    log.append_many(RUN, [("step", 1), ("step", 2)])
+    task_id = queue.put(RUN, Q, 1)
+    task, consumer = queue.claim(RUN, Q), log.consumer(RUN, "reader")
+    assert task is not None
+
+    def use() -> None:
+        uses = (
+            task.complete,
+            lambda: task.fail("not mine"),
+            task.release,
+            lambda: db.transact(RUN, lambda txn: txn.kv.put("late", 1), fence=task),
+            lambda: db.transact(RUN, lambda txn: txn.queue.complete(task)),
+            lambda: consumer.commit(0),
+            lambda: next(iter(consumer)),
+        )
+        for call in uses:
+            with pytest.raises(shoal.FencedError, match=f"is held by process {parent} by token") as caught:
+                call()
+            assert caught.value.pid == parent
+
+    assert run_in_child(use) == 0
+    assert next(iter(consumer)).sequence == consumer.position == 0
+    task.complete("mine")
+    assert queue.result(RUN, task_id) == "mine"
+    assert shoal.KVStore(db).get(RUN, "late") is None
 
 
 def test_close_gives_tasks_back(db: shoal.Database) -> None:

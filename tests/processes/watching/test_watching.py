@@ -214,7 +214,7 @@ def test_a_watch_that_waits_goes_on_after_checkpoints_and_deaths(db: shoal.Datab
         assert [change[1:] for change in watching.told()] == [["k", 0], ["k", 0], ["k", 1], ["k", -1], ["end", 1]]
     finally:
         watching.kill()
-    with pytest.raises(shoal.SnapshotExpiredError):
+    with pytest.raises(shoal.SnapshotExpiredError, match=f"the change after version {since} is"):
         list(kv.watch(RUN, since=since, timeout=0))
 
 

@@ -79,7 +79,7 @@ class TestKeysAndRuns:
         with pytest.raises(ValueError, match="key is empty"):
             call(kv, run, "")
 
-    @pytest.mark.parametrize("key", [None, 1, b"k", ("k",)], ids=repr)
+    @pytest.mark.parametrize("key", [None, 1, b"k", ("k",), ["k"], {"k": 1}], ids=repr)
     def test_key_of_another_type(self, kv: shoal.KVStore, run: str, call: Any, key: Any) -> None:
         """A key that is no str is TypeError naming its type."""
         with pytest.raises(TypeError, match=f"key has type {type(key).__name__}"):
@@ -115,7 +115,29 @@ class TestKeysAndRuns:
         assert {made, runs.get_run(run)} == {made}
 
 
+class _Any(str):
+    """A text that says that it equals every other one."""
+
+    __slots__ = ()
+
+    def __eq__(self, other: object) -> bool:
+        return True
+
+    def __hash__(self) -> int:
+        return hash("a")
+
+
 class TestOtherNames:
+    def test_a_str_of_a_users_own_type(self, memory_db: shoal.Database) -> None:
+        """Who uses one as run id or queue takes nothing from those who use the text that it says it equals."""
+        kv, queue = shoal.KVStore(memory_db), shoal.TaskQueue(memory_db)
+        kv.put(_Any("b"), "k", 1)
+        queue.put("r", _Any("b"), 1)
+        queue.put("r", "a", 2)
+        assert [kv.get(run, "k") for run in ("a", "b")] == [None, 1]
+        assert [shoal.KVStore(memory_db).get(run, "k") for run in ("a", "b")] == [None, 1]
+        assert [[task.payload for task in queue.list("r", name)] for name in ("a", "b")] == [[2], [1]]
+
     @pytest.mark.parametrize(
         ("prefix", "error"), [(1, TypeError), (None, TypeError), (b"", TypeError), ("\ud800", ValueError)]
     )

@@ -11,13 +11,12 @@ from shoal.primitives.facades.leases import Lease
 from shoal.shm.errors import (
     AlreadyExistsError,
     ConflictError,
-    FencedError,
     InvalidOperationError,
     LeaseHeldError,
     NotFoundError,
     SnapshotExpiredError,
 )
-from shoal.shm.fleet_errors import BudgetExceededError, InDoubtError
+from shoal.shm.fleet_errors import BudgetExceededError, FencedError, InDoubtError
 from tests.simulation.client import RUN, Attempt, Client
 from tests.simulation.fleet import plan
 from tests.simulation.fleet.facts import COMMITTED, FENCED, FLEET, KV, Fact

@@ -10,8 +10,7 @@ import pytest
 from shoal.primitives.rules import registry
 from shoal.primitives.rules.queues.queue_batch import QueueBatch
 from shoal.primitives.rules.queues.records import QUEUE, Queue
-from shoal.shm.errors import FencedError
-from shoal.shm.fleet_errors import NothingReadyError
+from shoal.shm.fleet_errors import FencedError, NothingReadyError
 from shoal.shm.limits import MAX_ENGINE_KEY_BYTES
 from shoal.shm.operation import VersionedValue
 

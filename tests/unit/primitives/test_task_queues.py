@@ -19,8 +19,8 @@ from shoal.primitives.rules.registry import TABLE
 from shoal.primitives.views.fleet.queue import Together
 from shoal.primitives.views.fleet.tasks import base_of
 from shoal.shm import codec, holder_index
-from shoal.shm.errors import FencedError, InvalidOperationError, NotFoundError, ShoalError
-from shoal.shm.fleet_errors import NothingReadyError
+from shoal.shm.errors import InvalidOperationError, NotFoundError, ShoalError
+from shoal.shm.fleet_errors import FencedError, NothingReadyError
 from shoal.shm.operation import Decision, VersionedValue, Write
 from tests.support.present import present
 

@@ -118,6 +118,18 @@ def test_containers_that_miscount() -> None:
             encode([value])
 
 
+def test_a_tuple_that_gives_its_elements_itself() -> None:
+    """What it gives is stored, as of a list of a user's own type, alone and inside others."""
+
+    class Other(tuple[int, ...]):
+        def __iter__(self) -> Any:
+            return iter([7] * len(self))
+
+    assert decode(encode(Other((1, 2)))) == [7, 7]
+    assert decode(encode({"in": [Other((1, 2))]})) == {"in": [[7, 7]]}
+    assert encode(Other((1, 2))) == canonical(Other((1, 2)))
+
+
 def test_int_bounds() -> None:
     """-2**63 to 2**64 - 1 and not one more."""
     for value in (-(2**63), 2**64 - 1):

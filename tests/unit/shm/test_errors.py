@@ -18,7 +18,7 @@ ARGUMENTS = {
     "InvalidStatusTransitionError": (shoal.RunStatus.Completed, shoal.RunStatus.Active),
     "LimitExceededError": ("size of the value in bytes", 10, 11, "split it"),
     "LeaseHeldError": ("deploy", 30_000, 4711, 4712),
-    "FencedError": ("deploy", 7),
+    "FencedError": ("deploy", 7, 4711),
     "BudgetExceededError": ("tokens", 500, 120.5),
     "InDoubtError": ("charge 42", 1_700_000_000_000),
     "TaskFailedError": ("mail/1", "Dead", "ValueError: no address"),
@@ -62,6 +62,17 @@ class TestEachError:
         """The docstring names every attribute an instance has."""
         error = made(name)
         assert all(f"``{attribute}``" in present(type(error).__doc__) for attribute in vars(error))
+
+
+def test_what_to_do_about_changes_that_are_not_kept() -> None:
+    """Who watches from too old a version is told to read and watch from now on: there is no snapshot to start again."""
+    error = errors.changes_not_kept(4, 110)
+    assert (error.snapshot_version, error.oldest_version) == (4, 110)
+    assert str(error) == (
+        "the change after version 4 is older than what the store keeps, from version 110 on; "
+        "read what there is in a snapshot, and watch from its version on"
+    )
+    assert str(pickle.loads(pickle.dumps(error))) == str(error)
 
 
 def test_the_pool_is_named_as_users_name_it() -> None:
