@@ -18,7 +18,7 @@ from pathlib import Path
 
 from shoal.shm.errors import StoreMovedError
 from shoal.shm.files import store_files
-from shoal.shm.files.storage import private_file
+from shoal.shm.files.regular_file import private_file
 
 try:
     import cython
