@@ -20,6 +20,7 @@ from pathlib import Path
 from shoal.coordinator.missing_file import MissingFile
 from shoal.shm.errors import ConfigurationError, ShoalError
 from shoal.shm.files import control_address
+from shoal.shm.files.regular_file import remove_file
 from shoal.shm.wire import handshake
 from shoal.shm.wire.frames import FrameBuffer, FrameError
 
@@ -44,7 +45,7 @@ class ControlSocket:
         self._path = directory / control_address.SOCKET_FILE
         self._admit = admit
         self._missing = MissingFile(self._path)
-        self._path.unlink(missing_ok=True)  # a dead coordinator's: this one holds the lock
+        remove_file(self._path, missing_ok=True)  # a dead coordinator's: this one holds the lock
         self._listener = self._listen()
         # By descriptor, the oldest first: the connection, what it has sent, since when it is pending.
         self._pending: dict[int, tuple[socket.socket, bytearray, float]] = {}

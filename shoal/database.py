@@ -14,7 +14,7 @@ from shoal.primitives.facades.leases import Lease, LeaseInfo, check_fence, held,
 from shoal.primitives.keys import Namespace
 from shoal.primitives.retry import retry
 from shoal.primitives.transaction import Fence, Transaction
-from shoal.shared_memory_store import SharedMemoryStore
+from shoal.shared_memory_store import opened
 from shoal.shm.arguments import check_count, check_plain_function, check_plain_result
 from shoal.shm.compilation import is_compiled
 from shoal.shm.errors import ConflictError
@@ -326,7 +326,7 @@ def open(  # noqa: A001 (the contract's name; nothing here opens files)
     0
     """
     return Database(
-        SharedMemoryStore(
+        opened(
             path,
             durability=durability,
             max_bytes=max_bytes,

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 from shoal.primitives.engine import Recipe
 from shoal.primitives.rules.registry import TABLE
 from shoal.shm.arguments import check_bool, check_seconds
-from shoal.shm.errors import AlreadyExistsError, SnapshotExpiredError
+from shoal.shm.errors import AlreadyExistsError, ConfigurationError, SnapshotExpiredError
 from shoal.shm.files import checkpoint, store_directory, store_files
 from shoal.shm.files.store_files import StoreMeta
+from shoal.shm.host.shortage import no_descriptor
 from shoal.shm.operation import Past, StoreStats
 from shoal.workers.host import THIS_MACHINE, Host
 from shoal.workers.presence.holding import Holding
@@ -155,6 +156,17 @@ class SharedMemoryStore:
         finally:
             self.connection.close()
             self.holding.close()
+
+
+def opened(path: str | os.PathLike[str], **options: Any) -> SharedMemoryStore:
+    """Open a store for a user; ``ConfigurationError`` if this process lacks descriptors (a pool waits for some)."""
+    try:
+        return SharedMemoryStore(path, **options)
+    except OSError as error:
+        lack = no_descriptor(error)
+        if lack is None:
+            raise
+        raise ConfigurationError(f"{os.fsdecode(path)} cannot be opened: {lack}") from error
 
 
 def _past_changes(

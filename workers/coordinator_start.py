@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import _socket
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -21,7 +22,7 @@ from typing import Any
 from shoal.shm.codec import decode
 from shoal.shm.errors import ConfigurationError, CoordinatorLostError
 from shoal.shm.files import control_address, store_directory, store_files
-from shoal.shm.files.storage import private_file
+from shoal.shm.files.regular_file import private_file
 from shoal.shm.host import descriptors, unpatched
 from shoal.shm.host.child_python import COORDINATOR, check_launched, python_command, python_environment, starting
 from shoal.shm.host.unpatched import select, time
@@ -71,7 +72,11 @@ def greet(directory: Path, hello: Hello, deadline_s: float) -> Welcome | None:
             ) from None
         except (FileNotFoundError, NotADirectoryError, ConnectionError, BlockingIOError, EOFError):
             return None
-        except PermissionError as error:
+        except OSError as error:
+            if error.errno == errno.ELOOP:  # a link in the place of the socket: the next coordinator replaces it
+                return None
+            if not isinstance(error, PermissionError):
+                raise
             raise ConfigurationError(
                 f"the store at {directory} belongs to another user; only its owner may attach"
             ) from error
@@ -86,7 +91,7 @@ def start_if_nobody_does(directory: Path, hello: Hello, idle_timeout_s: float, d
             if hello.store_id is None:
                 made.callback(store_directory.remove_directories, store_directory.make_directory(directory))
             path = directory / store_files.START_LOCK_FILE
-            if not path.exists():
+            if not os.path.lexists(path):
                 made.callback(path.unlink, missing_ok=True)
             fd = descriptors.above_standard(private_file(path, os.O_RDWR | os.O_CREAT))
         except OSError as error:

@@ -20,7 +20,7 @@ import contextlib
 import struct
 from collections.abc import Callable, Iterator
 
-from shoal.shm.errors import StoreFullError
+from shoal.shm.errors import CorruptionError, StoreFullError
 from shoal.shm.files.storage import LogFile, Storage
 
 FORMAT_VERSION = 1
@@ -97,7 +97,10 @@ class MomentsFile:
 def read_moments(storage: Storage, store_id: bytes | None) -> list[tuple[int, int]]:
     """The moments in the newest file that has a head, in order. A file of another store has none for this one."""
     for _, name in sorted(_files(storage), reverse=True):
-        raw = storage.read(name)
+        try:
+            raw = storage.read(name)
+        except CorruptionError:  # no regular file
+            continue
         if len(raw) < _HEAD.size:
             continue
         magic, version, found_id = _HEAD.unpack_from(raw)

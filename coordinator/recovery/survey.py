@@ -20,9 +20,10 @@ from shoal.coordinator.log import reader as wal_reader
 from shoal.coordinator.log.salvage import Finding, LogSurvey, finding_of
 from shoal.coordinator.recovery.recover import missing_checkpoint
 from shoal.shm.errors import CorruptionError
-from shoal.shm.files import checkpoint, epoch_file, store_files
+from shoal.shm.files import checkpoint, store_files
 from shoal.shm.files.checkpoint import CheckpointReader, Entry
 from shoal.shm.files.epoch_file import EpochWord
+from shoal.shm.files.regular_file import EXPECTED, existing_file, stands_instead
 from shoal.shm.files.storage import DiskStorage, Storage
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.files.store_place import lock_directory
@@ -36,12 +37,12 @@ def is_store(directory: Path) -> bool:
         names = os.listdir(directory)
     except (FileNotFoundError, NotADirectoryError):
         return False
-    return any(
-        name == store_files.META_FILE
-        or wal_format.file_number(name) is not None
-        or checkpoint.version_of(name) is not None
-        for name in names
-    )
+    return any(name == store_files.META_FILE or _is_data(name) for name in names)
+
+
+def _is_data(name: str) -> bool:
+    """Whether a name is that of a log file or a checkpoint."""
+    return wal_format.file_number(name) is not None or checkpoint.version_of(name) is not None
 
 
 @contextmanager
@@ -57,8 +58,8 @@ def at_rest(directory: Path) -> Iterator[bool]:
 def _lock_file_is_free(directory: Path, held: contextlib.ExitStack) -> bool:
     """Share the lock file, too: a coordinator of shoal 0.1 holds no other lock."""
     try:
-        fd = os.open(directory / store_files.COORDINATOR_LOCK_FILE, os.O_RDONLY | os.O_CLOEXEC)
-    except (FileNotFoundError, PermissionError):  # a copy that was never opened, or another user's
+        fd = existing_file(directory / store_files.COORDINATOR_LOCK_FILE)
+    except (FileNotFoundError, PermissionError, CorruptionError):  # never opened, another user's, or no lock file
         return True
     held.callback(os.close, fd)
     try:
@@ -69,17 +70,31 @@ def _lock_file_is_free(directory: Path, held: contextlib.ExitStack) -> bool:
 
 
 class DamagedDisk(DiskStorage):
-    """A directory on a disk that fails in places: pages that cannot be read are zeros, and a finding."""
+    """A directory on a disk that fails in places: pages that cannot be read are zeros, and a finding.
+
+    What stands in the place of a data file and is no regular file is a finding, too, and not listed.
+    """
 
     def __init__(self, directory: Path) -> None:
         super().__init__(directory)
         self.unreadable: list[Finding] = []
 
+    def list(self) -> list[str]:
+        """Names of all files, data files that are no regular files left out."""
+        names = []
+        for name in super().list():
+            found = stands_instead(self.directory / name) if _is_data(name) else None
+            if found is None:
+                names.append(name)
+            else:
+                self._note(Finding(name, 0, EXPECTED, found))
+        return names
+
     def read(self, name: str) -> bytes:
         """A file's whole content."""
         try:
             return super().read(name)
-        except (FileNotFoundError, IsADirectoryError):
+        except FileNotFoundError:
             raise
         except OSError as error:
             return self._read_around(name, 0, self.size(name), error)
@@ -88,14 +103,14 @@ class DamagedDisk(DiskStorage):
         """A piece of a file, shorter only at its end."""
         try:
             return super().read_at(name, offset, size)
-        except (FileNotFoundError, IsADirectoryError):
+        except FileNotFoundError:
             raise
         except OSError as error:
             return self._read_around(name, offset, min(offset + size, self.size(name)), error)
 
     def _read_around(self, name: str, offset: int, end: int, error: OSError) -> bytes:
         try:
-            fd = os.open(self.directory / name, os.O_RDONLY | os.O_CLOEXEC)
+            fd = existing_file(self.directory / name)
         except OSError:
             self._note(Finding(name, 0, "a file that can be read", str(error.strerror)))
             return b""
@@ -153,13 +168,13 @@ class Survey:
             log if self.damaged is None else LogSurvey(files, self.base_version, acknowledged, self._store_id, _ignore)
         )
 
-    def look_for_missing(self, directory: Path, meta: StoreMeta) -> None:
+    def look_for_missing(self, storage: Storage, directory: Path, meta: StoreMeta) -> None:
         """Note the files that ``store.json`` says must be there and are not."""
         newest = self.damaged or self.base
         if meta.checkpoint_version > (0 if newest is None else newest.version):
             self.newest = max(self.newest, meta.checkpoint_version)
             self.findings.append(finding_of(missing_checkpoint(meta.checkpoint_version)))
-        error = wal_reader.missing(wal_reader.read_files(DiskStorage(directory)), meta.log_number)
+        error = wal_reader.missing(wal_reader.read_files(storage), meta.log_number)
         if error is not None and store_files.read_meta(directory) == meta:  # else a coordinator has just removed it
             self.missing_log = error.file
             self.findings.append(finding_of(error))
@@ -220,26 +235,22 @@ def survey_store(directory: Path, acknowledged: int = 0, progress: Callable[[int
     survey = Survey(storage, acknowledged, progress or _ignore, meta.store_id if meta is not None else None)
     survey.meta = meta
     if meta is not None:
-        survey.look_for_missing(directory, meta)
+        survey.look_for_missing(storage, directory, meta)
     findings = storage.unreadable + findings
     try:
         EpochWord(directory, writable=False)
     except FileNotFoundError:
         pass
     except CorruptionError as error:
-        if (directory / epoch_file.EPOCH_FILE).stat().st_size:  # empty, it was being made
-            findings.append(finding_of(error))
+        findings.append(finding_of(error))
     survey.findings = findings + survey.findings
     return survey
 
 
 def bytes_to_read(directory: Path) -> int:
     """About how many bytes a survey will report to ``progress``."""
-    names = os.listdir(directory)
-    read = [
-        name for name in names if wal_format.file_number(name) is not None or checkpoint.version_of(name) is not None
-    ]
-    return sum((directory / name).stat().st_size for name in read)
+    read = [directory / name for name in os.listdir(directory) if _is_data(name)]
+    return sum(path.stat().st_size for path in read if stands_instead(path) is None)
 
 
 def _ignore(_: int) -> None:

@@ -13,9 +13,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import errno
 import os
-import resource
 import traceback
 from collections.abc import Callable
 from pathlib import Path
@@ -35,6 +33,7 @@ from shoal.shm.files import epoch_file, notes, store_directory, store_files
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.files.store_place import HERE
 from shoal.shm.host import child_python, descriptors
+from shoal.shm.host.shortage import no_descriptor
 from shoal.shm.limits import DEFAULT_LIMITS, IDLE_TIMEOUT_S, Limits
 from shoal.shm.operation import OperationTable
 
@@ -143,19 +142,9 @@ def _reason(path: Path, error: BaseException) -> ShoalError | None:
     if isinstance(error, ShoalError):
         return error
     if isinstance(error, OSError):
-        return ConfigurationError(f"{path} cannot be served: {_no_descriptor(error) or error}")
+        return ConfigurationError(f"{path} cannot be served: {no_descriptor(error) or error}")
     if isinstance(error, MemoryError):
         return ConfigurationError(f"{path} cannot be served: {_NO_MEMORY}")
-    return None
-
-
-def _no_descriptor(error: OSError) -> str | None:
-    """What to do about a lack of descriptors; None if ``error`` is another."""
-    if error.errno == errno.EMFILE:
-        limit, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return f"its process may have {limit} descriptors, which are too few; raise `ulimit -n` where it is started"
-    if error.errno == errno.ENFILE:
-        return "the machine has no descriptor left; end processes, or raise the sysctl fs.file-max"
     return None
 
 

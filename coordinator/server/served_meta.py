@@ -5,12 +5,14 @@ Invariants:
   So the next coordinator notices if somebody removed the file, and never looks for a file that was not there. A full
   disk delays the naming until there is room; the file named before stays meanwhile.
 - Only the coordinator that serves the store writes ``store.json``, whole and durably: after SIGKILL it is the old one
-  or the new one. If somebody removed it, it is made again.
+  or the new one. If somebody removed it, it is made again. If it names another store, that store's files were put in
+  the place of this one's: the coordinator ends at once, as by SIGKILL, and leaves them alone.
 """
 
 from __future__ import annotations
 
 import contextlib
+import errno
 from pathlib import Path
 
 from shoal.coordinator.host import THIS_MACHINE, Host
@@ -19,6 +21,7 @@ from shoal.shm.errors import StoreFullError
 from shoal.shm.files import store_files
 from shoal.shm.files.storage import Storage
 from shoal.shm.files.store_files import StoreMeta
+from shoal.shm.files.store_place import identity
 
 
 class ServedMeta:
@@ -30,6 +33,7 @@ class ServedMeta:
         self._directory = directory
         self._missing = MissingFile(directory / store_files.META_FILE)
         self._meta = meta
+        self._seen: tuple[int, int] | None = None  # device and inode of the file at the last look
 
     def begin(self, log_number: int) -> None:
         """Write how the store is served from now on, and the newest log file; ``log_number`` 0 if none was begun.
@@ -57,7 +61,13 @@ class ServedMeta:
         return self._meta.log_number
 
     def keep(self, now_s: float) -> None:
-        """Make the file again if it was removed."""
+        """Make the file again if it was removed; raise OSError if it is another store's."""
+        found = identity(self._directory / store_files.META_FILE)
+        if found is not None and found != self._seen:
+            last = self._host.read_meta(self._directory)
+            if last is not None and last.store_id != self._meta.store_id:
+                raise OSError(errno.ESTALE, f"{store_files.META_FILE} was replaced by that of another store")
+        self._seen = found
         if self._missing.is_due(now_s):
             # No descriptor or no room on the disk: the next look tries again.
             with contextlib.suppress(OSError, StoreFullError):

@@ -3,10 +3,15 @@
 If somebody removed the file, clients that have it mapped would never hear of the next coordinator. So the coordinator
 makes it anew with a higher generation and stores the same in the old one. Clients that have the old one mapped then
 attach again, to the same coordinator, and map the new file. The memory served stays the same.
+
+If another file stands there, the store's files were replaced, as by a copy that was restored. This coordinator writes
+to files that have no name any more. So it ends at once, as by SIGKILL, and leaves the new ones alone. As long as it has
+the file mapped, no other one can have the same inode.
 """
 
 from __future__ import annotations
 
+import errno
 from pathlib import Path
 
 from shoal.coordinator.host import THIS_MACHINE, Host
@@ -14,6 +19,7 @@ from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.missing_file import MissingFile
 from shoal.shm.errors import StoreFullError
 from shoal.shm.files import epoch_file
+from shoal.shm.files.store_place import identity
 from shoal.shm.memory.layout import EPOCH_BITS, W_GENERATION
 
 
@@ -26,6 +32,7 @@ class ServingEpoch:
         self._writer = writer
         self._word = host.epoch_word(directory)
         self._missing = MissingFile(directory / epoch_file.EPOCH_FILE)
+        self._own = self._identity()
 
     def prepare(self) -> None:
         """Before the first client: the segment says which generation it is."""
@@ -37,7 +44,11 @@ class ServingEpoch:
         self._writer.epoch_words = self._word.words
 
     def keep(self, now_s: float) -> None:
-        """Make the file again if it was removed."""
+        """Make the file again if it was removed; raise OSError if another one stands there."""
+        if self._identity() not in (None, self._own):
+            raise OSError(
+                errno.ESTALE, f"the files of the store were replaced: {epoch_file.EPOCH_FILE} is another file"
+            )
         if not self._missing.is_due(now_s):
             return
         before = self._word
@@ -45,7 +56,11 @@ class ServingEpoch:
             self._word = self._host.epoch_word(self._directory)
         except (OSError, StoreFullError):  # no descriptor or no room on the disk: the next look tries again
             return
+        self._own = self._identity()
         self._writer.segment.words[W_GENERATION] += 1
         self.publish()
         # Last: key locations cached under the old word are void from here on, and none can be cached under it.
         before.words[0] = self._word.words[0]
+
+    def _identity(self) -> tuple[int, int] | None:
+        return identity(self._directory / epoch_file.EPOCH_FILE)

@@ -31,7 +31,8 @@ from xxhash import xxh3_64, xxh3_64_intdigest
 
 from shoal.shm import clock, codec
 from shoal.shm.errors import CorruptionError
-from shoal.shm.files.storage import DiskStorage, Storage, private_file, raise_if_full
+from shoal.shm.files.regular_file import private_file
+from shoal.shm.files.storage import DiskStorage, Storage, raise_if_full
 from shoal.shm.files.store_files import STORE_ID_BYTES, of_another_store
 from shoal.shm.limits import CHECKPOINT_BLOCK_BYTES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MAX_TIME_MS, MIB
 from shoal.shm.memory.reader import Reader

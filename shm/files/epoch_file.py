@@ -13,11 +13,13 @@
 
 from __future__ import annotations
 
+import errno
 import mmap
 import os
 from pathlib import Path
 
 from shoal.shm.errors import CorruptionError
+from shoal.shm.files.regular_file import existing_file, read_file
 from shoal.shm.files.storage import file_with_room, raise_if_full
 from shoal.shm.host import descriptors
 from shoal.shm.memory.layout import EPOCH_BITS
@@ -31,15 +33,23 @@ _LAST_GENERATION = (1 << 64 - EPOCH_BITS) - 1
 def check_epoch(directory: Path) -> None:
     """``CorruptionError`` if the file holds the last generation: the next coordinator could not raise it."""
     try:
-        raw = (directory / EPOCH_FILE).read_bytes()[:8]
+        raw = read_file(directory / EPOCH_FILE)[:8]
     except FileNotFoundError:
         return
     if int.from_bytes(raw, "little") >> EPOCH_BITS == _LAST_GENERATION:
         raise CorruptionError(EPOCH_FILE, 0, "a generation that another can follow", f"0x{raw[::-1].hex()}")
 
 
+def has_epoch(directory: Path) -> bool:
+    """Whether a coordinator has made the file. It is empty if SIGKILL came while it was made."""
+    try:
+        return (directory / EPOCH_FILE).stat().st_size > 0
+    except OSError:
+        return False
+
+
 class EpochWord:
-    """The mapped word, ``words[0]``. ``writable`` makes the file if it is not there."""
+    """The mapped word, ``words[0]``. ``writable`` makes the file if it is not there, else ``FileNotFoundError``."""
 
     __slots__ = ("_map", "words")
 
@@ -50,9 +60,11 @@ class EpochWord:
             fd = file_with_room(path, os.O_RDWR | os.O_CREAT, f"the file {path}")
             _reserve(fd, path)
         else:
-            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            fd = existing_file(path)
         try:
             found_bytes = os.fstat(fd).st_size
+            if not found_bytes:  # it is being made, or SIGKILL came then
+                raise FileNotFoundError(errno.ENOENT, "the file is being made", str(path))
             if found_bytes < _EPOCH_BYTES:
                 raise CorruptionError(EPOCH_FILE, 0, f"{_EPOCH_BYTES} bytes", f"{found_bytes}")
             access = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)

@@ -12,7 +12,8 @@ import os
 from datetime import UTC, datetime
 from pathlib import Path
 
-from shoal.shm.files.storage import private_file
+from shoal.shm.errors import ConfigurationError
+from shoal.shm.files.regular_file import private_file
 
 NOTES_FILE = "coordinator.log"
 
@@ -20,7 +21,7 @@ NOTES_FILE = "coordinator.log"
 def append_note(directory: Path, text: str) -> None:
     """Append a note to the file of the store in ``directory``, in one write."""
     line = f"{datetime.now(UTC).isoformat(timespec='seconds')} {text}\n"
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ConfigurationError):
         fd = private_file(directory / NOTES_FILE, os.O_WRONLY | os.O_CREAT | os.O_APPEND)
         try:
             os.write(fd, line.encode(errors="backslashreplace"))

@@ -21,6 +21,7 @@ from typing import NamedTuple, Protocol
 
 from shoal.shm.errors import StoreFullError
 from shoal.shm.files import file_system
+from shoal.shm.files.regular_file import existing_file, private_file, read_file, remove_file, size_of
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -151,11 +152,11 @@ class DiskStorage:
 
     def read(self, name: str) -> bytes:
         """A file's whole content."""
-        return (self.directory / name).read_bytes()
+        return read_file(self.directory / name)
 
     def read_at(self, name: str, offset: int, size: int) -> bytes:
         """``size`` bytes of a file from ``offset``, fewer only at its end."""
-        fd = os.open(self.directory / name, os.O_RDONLY | os.O_CLOEXEC)
+        fd = existing_file(self.directory / name)
         try:
             return _read_all(fd, offset, size)
         finally:
@@ -201,7 +202,7 @@ class DiskStorage:
 
     def size(self, name: str) -> int:
         """The length of a file in bytes."""
-        return os.stat(self.directory / name).st_size
+        return size_of(self.directory / name)
 
     def space(self) -> Space:
         """The room of the disk."""
@@ -214,7 +215,7 @@ class DiskStorage:
 
     def truncate(self, name: str, size: int) -> None:
         """Cut a file to ``size`` bytes, durably."""
-        fd = os.open(self.directory / name, os.O_RDWR | os.O_CLOEXEC)
+        fd = existing_file(self.directory / name, os.O_RDWR)
         try:
             os.ftruncate(fd, size)
             os.fsync(fd)
@@ -229,7 +230,7 @@ class DiskStorage:
         ext4 then writes them to blocks that it still takes for unwritten, and they are zeros at the next mount
         (Linux 6.18). So the file is copied to new blocks. Killed meanwhile, the file is the old one or the new one.
         """
-        fd = os.open(self.directory / name, os.O_RDWR | os.O_CLOEXEC)
+        fd = existing_file(self.directory / name, os.O_RDWR)
         try:
             if from_byte >= os.fstat(fd).st_size:
                 os.fsync(fd)
@@ -265,7 +266,7 @@ class DiskStorage:
 
     def remove(self, name: str) -> None:
         """Delete a file."""
-        os.unlink(self.directory / name)
+        remove_file(self.directory / name)
 
     def replace(self, name: str, content: bytes) -> None:
         """Replace a whole file, durably: after a kill or a power cut it is the old one or the new one."""
@@ -288,13 +289,6 @@ class DiskStorage:
 def sync_data(fd: int) -> None:
     """fdatasync, or where there is none (macOS) fsync."""
     getattr(os, "fdatasync", os.fsync)(fd)
-
-
-def private_file(path: Path, flags: int) -> int:
-    """Open with mode 0600, whatever the umask."""
-    fd = os.open(path, flags | os.O_CLOEXEC, 0o600)
-    os.fchmod(fd, 0o600)
-    return fd
 
 
 def file_with_room(path: Path, flags: int, wanted: str) -> int:

@@ -12,6 +12,7 @@ from pathlib import Path
 from shoal.shm.errors import ConfigurationError, StoreFullError
 from shoal.shm.files.storage import NO_ROOM
 
+_LONGEST_NAME_BYTES = 64  # of a file in the directory, at most: its path must not be too long either
 _NO_DIRECTORY = (errno.ENOENT, errno.ENAMETOOLONG)  # none can be made below /proc, or of such a name
 _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_PLACE = (*_NO_DIRECTORY, *_NOT_WRITABLE, errno.ENOTDIR, errno.EEXIST)
@@ -27,6 +28,12 @@ def absolute_path(path: object) -> str:
     name = os.fsdecode(path)
     if not name:
         raise ValueError("path is empty; give the directory of the store ('.' is the current one)")
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        raise ValueError(
+            f"path is {name!r:.100}, with a character that no file name has; give the directory of the store"
+        ) from None
     if "\0" in name:
         raise ValueError(f"path is {name!r:.100}, with a NUL, which no file name has; give the directory of the store")
     try:
@@ -37,7 +44,7 @@ def absolute_path(path: object) -> str:
             "change to another one, or give an absolute path"
         ) from error
     try:
-        os.stat(absolute)  # follows links, which may lead in a circle
+        os.stat(os.path.join(absolute, "n" * _LONGEST_NAME_BYTES))  # follows links, which may lead in a circle
     except OSError as error:
         if error.errno in (errno.ENAMETOOLONG, errno.ELOOP):
             raise ConfigurationError(

@@ -33,6 +33,7 @@ from typing import NamedTuple
 
 from shoal.shm.arguments import check_int, check_seconds
 from shoal.shm.errors import ConfigurationError, CorruptionError, shown
+from shoal.shm.files.regular_file import read_file
 from shoal.shm.files.storage import DiskStorage, Storage
 from shoal.shm.host.machine_memory import default_store_bytes
 from shoal.shm.limits import MAX_STORE_BYTES, MIN_STORE_BYTES
@@ -78,7 +79,7 @@ def of_another_store(file: str, offset: int, expected: bytes | None, found: byte
 def read_meta(directory: Path) -> StoreMeta | None:
     """What ``store.json`` says, None if there is no store here."""
     try:
-        raw = (directory / META_FILE).read_bytes()
+        raw = read_file(directory / META_FILE)
     except FileNotFoundError:
         return None
     return decode_meta(raw, directory)

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from shoal.shm.errors import StoreMovedError
 from shoal.shm.files import store_files
-from shoal.shm.files.storage import private_file
+from shoal.shm.files.regular_file import private_file
 
 try:
     import cython
@@ -31,11 +31,13 @@ if cython.compiled:
 HERE = Path()
 
 
-def _identity(path: Path) -> tuple[int, int] | None:
-    """Device and inode of a directory; None if there is nothing at ``path``."""
+def identity(path: Path) -> tuple[int, int] | None:
+    """Device and inode of what is at ``path``; None if there is nothing, or a link that leads in a circle."""
     try:
         found = os.stat(path)
-    except (FileNotFoundError, NotADirectoryError):
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+            raise
         return None
     return found.st_dev, found.st_ino
 
@@ -46,14 +48,14 @@ class StorePlace:
     def __init__(self, path: Path, store_id: bytes) -> None:
         self._path = path
         self._store_id = store_id
-        self._directory = _identity(path)
+        self._directory = identity(path)
         self.check()
 
     def check(self) -> None:
         """Raise ``StoreMovedError`` unless the same directory with the same store is at the path."""
         # A new directory may get the inode number of a deleted one; the id of the store tells them apart.
         try:
-            same_directory = self._directory is not None and _identity(self._path) == self._directory
+            same_directory = self._directory is not None and identity(self._path) == self._directory
             meta = store_files.read_meta(self._path) if same_directory else None
         except PermissionError:  # this process has given up rights: that shows no move, and what attaches tells it
             return
@@ -69,7 +71,7 @@ class WorkingPlace:
         self.path = path.absolute()
         os.chdir(path)
         self._found_at = os.getcwdb()
-        self._directory = _identity(HERE)
+        self._directory = identity(HERE)
 
     def was_moved(self) -> bool:
         """Whether the directory, or one above it, was renamed or deleted. Called for every group of commits."""
@@ -85,7 +87,7 @@ class WorkingPlace:
     def is_here(self) -> bool:
         """Whether the path still leads here. A symbolic link may be changed, or a file system be mounted on it."""
         try:
-            return _identity(self.path) == self._directory
+            return identity(self.path) == self._directory
         except OSError:  # this process may not look there any more, which does not show a move
             return True
 

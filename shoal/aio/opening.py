@@ -10,7 +10,7 @@ from typing import Any
 from shoal.aio.calls import Entering
 from shoal.aio.faces import Face, faced
 from shoal.database import Database
-from shoal.shared_memory_store import SharedMemoryStore
+from shoal.shared_memory_store import opened
 from shoal.workers.tasks.greenlets import apart, run
 
 
@@ -23,12 +23,12 @@ def opening(sync_open: Callable[..., Database], face: type[Face]) -> Callable[..
         given.apply_defaults()
 
         def attach() -> Database:
-            return Database(SharedMemoryStore(**given.arguments, for_tasks=True))
+            return Database(opened(**given.arguments, for_tasks=True))
 
-        async def opened() -> Any:
+        async def entered() -> Any:
             return faced(await run(partial(apart, attach)))
 
-        return Entering(opened(), lambda database: database)
+        return Entering(entered(), lambda database: database)
 
     open.__doc__ = sync_open.__doc__
     open.__module__ = face.__module__

@@ -56,6 +56,11 @@ def _perform(options: argparse.Namespace) -> int:
     except (ShoalError, OSError, ExportFormatError, AlreadyServedError) as error:
         complain(error)
         return FAILED
+    except MemoryError:
+        complain(
+            MemoryError("there is no memory left; raise the limits of the process (ulimit -v) or of its container")
+        )
+        return FAILED
     except KeyboardInterrupt:
         return INTERRUPTED
 

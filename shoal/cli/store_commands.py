@@ -20,6 +20,7 @@ from shoal.primitives.rules.retention.coordinator_table import COORDINATOR_TABLE
 from shoal.shm.arguments import check_seconds
 from shoal.shm.errors import NotFoundError
 from shoal.shm.files.storage import NO_ROOM
+from shoal.shm.files.store_directory import absolute_path
 from shoal.shm.files.store_files import DURABILITIES, check_history
 from shoal.shm.limits import MIN_STORE_BYTES
 from shoal.transfer.repair import REPORT_FILE, Repair, summary
@@ -84,7 +85,7 @@ def _serve(options: argparse.Namespace) -> int:
     def ready() -> None:
         print(f"serving {options.path} as process {os.getpid()}; stop with Ctrl-C", flush=True)
 
-    served = (options.path.absolute(), options.durability, options.max_bytes, None)
+    served = (Path(absolute_path(options.path)), options.durability, options.max_bytes, None)
     process.serve(*served, ready, COORDINATOR_TABLE, history_ms=check_history(options.history))
     return GOOD
 

@@ -30,7 +30,8 @@ from shoal.primitives.keys import Namespace, user_text
 from shoal.primitives.rules.tags import Tag
 from shoal.shm.errors import AlreadyExistsError, CorruptionError, InvalidOperationError, NotFoundError, StoreFullError
 from shoal.shm.files import checkpoint, store_directory, store_files
-from shoal.shm.files.storage import DiskStorage, private_file
+from shoal.shm.files.regular_file import private_file
+from shoal.shm.files.storage import DiskStorage
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.memory.reader import Reader
 from shoal.shm.memory.segment import Segment

@@ -125,6 +125,13 @@ class Attachment:
             words = reader.words
             return StoreStats(*(words[word] for word in _STATS))
 
+    def has_less_than(self, earlier: Attachment) -> bool:
+        """Whether it lacks what ``earlier`` showed, though the store is durable."""
+        with contextlib.suppress(InvalidOperationError):  # another thread has closed the database
+            seen = earlier.stats().commit_version
+            return self.durability != "memory" and self.stats().commit_version < seen
+        return False
+
     def retire(self) -> None:
         """Make the next read, and the next snapshot, ask the connection for the current attachment."""
         self.generation = -1

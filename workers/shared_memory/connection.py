@@ -235,6 +235,9 @@ class StoreConnection:
                 attachment = self._find_memory_store(channel, timeout_s)
             else:
                 attachment = self._arrive(channel, timeout_s, start=True)
+                if attachment.has_less_than(self.attachment):  # older files stand in the place of the store's
+                    attachment.close_pipes()
+                    raise StoreMovedError(str(self.directory), False)
         except StoreMovedError as error:
             self._moved = self._moved or error
             raise StoreMovedError(error.path, in_flight) from error

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, NoReturn
 
 from shoal.shm.errors import CoordinatorLostError
-from shoal.shm.files.epoch_file import EPOCH_FILE, EpochWord
+from shoal.shm.files.epoch_file import EpochWord, has_epoch
 from shoal.shm.host.unpatched import thread, time
 from shoal.shm.limits import IDLE_TIMEOUT_S
 from shoal.shm.memory.words import words_of
@@ -77,7 +77,7 @@ class ReadOnlyConnection(StoreConnection):
     def current(self) -> Attachment:
         """The attachment to read from now: a coordinator's, or the store at rest."""
         resting = self._resting
-        if resting is not None and type(resting.epoch) is NoEpoch and (self.directory / EPOCH_FILE).exists():
+        if resting is not None and type(resting.epoch) is NoEpoch and has_epoch(self.directory):
             self._resting = None
             self.attachment.retire()
         return super().current()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import resource
@@ -189,7 +190,8 @@ def test_path_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "link").symlink_to(tmp_path / "nowhere")
     before = looks(tmp_path)
     too_long = ("a/" + "n" * 300, "a/b/c/" + "n" * 300 + "/d")
-    for name in ("file/store", "file", "link", "link/store", *too_long):
+    too_long_with_a_file_in_it = "/".join(["n" * 100] * 41)[: 4090 - len(str(tmp_path))]
+    for name in ("file/store", "file", "link", "link/store", *too_long, too_long_with_a_file_in_it):
         with pytest.raises(shoal.ConfigurationError):
             shoal.open(tmp_path / name, timeout=2)
         assert looks(tmp_path) == before, name
@@ -239,9 +241,10 @@ def test_no_room_for_the_log(store: Path, tmp_path: Path, limit: int) -> None:
     assert _opens(store) == 50
 
 
-def _with_few_descriptors(path: Path, limit: int) -> str:
-    """What ``open`` says in a process, and to a coordinator, that may have so few descriptors."""
-    code = f"import shoal\ntry:\n    shoal.open({str(path)!r})\nexcept shoal.ShoalError as error:\n    print(error)"
+def _with_few_descriptors(path: Path, limit: int, **options: Any) -> str:
+    """What ``open`` says in a process, and to a coordinator that it starts, that may have so few descriptors."""
+    opening = f"shoal.open({str(path)!r}, **{options!r})"
+    code = f"import shoal, shoal.at_rest\ntry:\n    {opening}\nexcept shoal.ShoalError as error:\n    print(error)"
     done = subprocess.run(
         [sys.executable, "-P", "-c", code],
         env=python_environment(),
@@ -263,6 +266,17 @@ def test_too_few_descriptors(tmp_path: Path, limit: int) -> None:
     assert f"may have {limit} descriptors" in said
     assert "raise `ulimit -n`" in said
     assert not said.startswith(". ")
+
+
+@pytest.mark.long
+@pytest.mark.parametrize("read_only", [False, True])
+@pytest.mark.parametrize("is_served", [False, True])
+def test_too_few_descriptors_for_a_client(store: Path, read_only: bool, is_served: bool) -> None:
+    """They are named also where no coordinator is started: it serves already, or a store at rest is read."""
+    with shoal.open(store, linger=0) if is_served else contextlib.nullcontext():
+        said = _with_few_descriptors(store, 7, read_only=read_only)
+    assert "may have 7 descriptors" in said
+    assert "raise `ulimit -n`" in said
 
 
 def _as_nobody(path: Path, **options: Any) -> str:
