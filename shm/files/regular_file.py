@@ -6,6 +6,7 @@ FIFO waits for its other end, and a device may give bytes for ever. Who opens a 
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from pathlib import Path
@@ -58,8 +59,8 @@ def existing_file(path: Path, flags: int = os.O_RDONLY) -> int:
 
 def read_file(path: Path) -> bytes:
     """The whole content of what a coordinator has written before; CorruptionError if it is no regular file."""
-    with os.fdopen(existing_file(path), "rb") as file:
-        return file.read()
+    with io.FileIO(existing_file(path)) as file:
+        return file.readall()
 
 
 def size_of(path: Path) -> int:

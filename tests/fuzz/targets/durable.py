@@ -183,11 +183,14 @@ def _epoch_seeds() -> list[bytes]:
 
 @target(_epoch_seeds)
 def epoch(data: bytes) -> None:
-    """The epoch file has a generation the next coordinator can raise, or is CorruptionError, on either side."""
+    """The epoch file has a generation the next coordinator can raise, or is CorruptionError, on either side.
+
+    An empty one counts as not there for those that read.
+    """
     _SCRATCH.mkdir(exist_ok=True)
     path = _SCRATCH / epoch_file.EPOCH_FILE
     path.write_bytes(data)
-    with contextlib.suppress(CorruptionError):
+    with contextlib.suppress(CorruptionError, *(() if data else (FileNotFoundError,))):
         assert EpochWord(_SCRATCH, writable=False).generation >= 0
     try:
         word_ = EpochWord(_SCRATCH, writable=True)
