@@ -3,9 +3,6 @@
 Each lives until all copies of a pipe are closed, which is some time after the end of the process that started it. A
 program that has a pool ends both at its very end, so that it leaves no process behind.
 
-The fork server is started with SIGINT blocked: Ctrl-C would end it, with a traceback, until it can ignore that. What it
-forks would block it for ever, so this module, which it imports, unblocks it there.
-
 The fork server dies when it cannot fork: no process, descriptor or memory is left. It also dies when it cannot import
 the main module. ``how_fork_server_ended`` tells a start that fails what has happened to it.
 """
@@ -15,9 +12,8 @@ from __future__ import annotations
 import contextlib
 import enum
 import os
-import signal
 import time
-from multiprocessing import forkserver, process, resource_tracker, util
+from multiprocessing import forkserver, resource_tracker, util
 from typing import Any
 
 # Other processes of the program may hold the pipes and need the two helpers: this is the longest wait for their end.
@@ -25,25 +21,15 @@ _ENDING_S = 0.5
 _DYING_S = 0.1  # a process that dies closes its pipes a moment before its parent can see the death
 _LAST = -1000  # at its end multiprocessing calls registered functions by priority; its own have 0 and above
 
-WORKER_NAME = "shoal-worker"
-
 _registered_in = 0
 
 
 def preload() -> None:
     """Have the fork server import shoal once, beside the user's preloaded modules; no effect once it runs."""
-    names = list(_preloaded() or ["__main__"])
-    if __name__ not in names:
-        forkserver.set_forkserver_preload([*names, __name__])
-
-
-def start_fork_server() -> None:
-    """Start the fork server if it does not run. One that will not unblock SIGINT in what it forks begins unblocked."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, (signal.SIGINT,) if __name__ in _preloaded() else ())
-    try:
-        forkserver.ensure_running()
-    finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+    server = _fork_server()
+    names = list(getattr(server, "_preload_modules", None) or ["__main__"])
+    if "shoal" not in names:
+        forkserver.set_forkserver_preload([*names, "shoal"])
 
 
 def forget_lost_fork_server() -> None:
@@ -141,25 +127,6 @@ def _fork_server() -> Any:
     return getattr(forkserver, "_forkserver", None)
 
 
-def _preloaded() -> list[str]:
-    return getattr(_fork_server(), "_preload_modules", None) or []
-
-
-class _Blocked:
-    """``multiprocessing`` tells each process that it forks of this, for as long as it is there."""
-
-
-_blocked: _Blocked | None = _Blocked()
-
-
-def _unblock(_told: object) -> None:
-    """In a process that was forked by a fork server. A worker does it itself, when it can ignore Ctrl-C."""
-    global _blocked
-    _blocked = None  # in what is forked from here SIGINT is blocked only if the program has done it
-    if forkserver.get_inherited_fds() is not None and process.current_process().name != WORKER_NAME:
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (signal.SIGINT,))
-
-
 def _free_locks() -> None:
     """In a forked child: another thread of its parent may have held them, and is not there to release them."""
     for helper in (_fork_server(), getattr(resource_tracker, "_resource_tracker", None)):
@@ -168,5 +135,4 @@ def _free_locks() -> None:
             lock._at_fork_reinit()
 
 
-util.register_after_fork(_blocked, _unblock)
 os.register_at_fork(after_in_child=_free_locks)

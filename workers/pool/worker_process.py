@@ -246,21 +246,20 @@ def _start_process(recipe: Recipe, tasks: socket.socket, life: Life) -> Any:
     process = recipe.context.Process(
         target=worker.work,
         args=(tasks, life.process, life.pipe, recipe.database, recipe.initializer, recipe.initargs),
-        name=helper_processes.WORKER_NAME,
+        name="shoal-worker",
         daemon=False,
     )
     _check_current_directory()
     helper_processes.end_them_at_exit()
     resource_tracker.ensure_running()  # when it starts it unblocks SIGINT, so it starts first
-    # A new process blocks SIGINT until it can ignore it: the pool handles Ctrl-C.
+    # A new process blocks SIGINT until it can ignore it: the pool handles Ctrl-C. The fork server must not: it serves
+    # other parts of the program, too, and their processes would block SIGINT for ever.
     blocked = () if recipe.method == "forkserver" else (signal.SIGINT,)
     if recipe.method == "forkserver":
         helper_processes.forget_lost_fork_server()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:
         vanished = _restore_main_file(recipe)
-        if recipe.method == "forkserver":
-            helper_processes.start_fork_server()
         process._popen = process._Popen(process)
         if _restore_main_file(recipe) != vanished:
             process._popen.kill()

@@ -124,25 +124,6 @@ def put_off(path):
     tell("x" * 1000)
 """
 
-CTRL_C_WHILE_THE_FORK_SERVER_STARTS = """
-    import multiprocessing
-    multiprocessing.set_forkserver_preload(["pressed"])
-    with shoal.WorkerPool(path + "/store", 1, mp_context=method, linger=0.0) as pool:
-        print(pool.submit(signals).result(30))
-    context = multiprocessing.get_context(method)
-    texts = context.SimpleQueue()
-    other = context.Process(target=put_signals, args=(texts,))
-    other.start()
-    print(texts.get())
-    other.join()
-
-def signals():
-    return signal.pthread_sigmask(signal.SIG_BLOCK, []), signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-def put_signals(texts):
-    texts.put(signals())
-"""
-
 IN_AN_INTERACTIVE_SESSION = """
 import os, shoal, signal, sys, time
 signal.raise_signal(signal.SIGINT)
@@ -164,17 +145,6 @@ def test_what_was_submitted_is_done(tmp_path: Path, body: str) -> None:
     """sys.exit is no Ctrl-C; and a program that has caught Ctrl-C may submit more. Both end as the standard pool."""
     assert start(tmp_path, "forkserver", body).wait(60) == 0
     assert len(list(tmp_path.glob("done*"))) == 4
-
-
-@pytest.mark.long
-def test_ctrl_c_while_the_fork_server_starts(tmp_path: Path) -> None:
-    """It imports what it needs in peace, without a traceback; what it forks, for the program, too, blocks nothing."""
-    (tmp_path / "pressed.py").write_text("import signal; signal.raise_signal(signal.SIGINT)")
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
-    options = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "env": environment}
-    program = start(tmp_path, "forkserver", CTRL_C_WHILE_THE_FORK_SERVER_STARTS, **options)
-    said, errors = program.communicate(timeout=60)
-    assert (said, errors) == ("(set(), False)\n(set(), True)\n", "")
 
 
 @pytest.mark.long
