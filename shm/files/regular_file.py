@@ -92,6 +92,8 @@ def _not_a_file(path: Path) -> CorruptionError:
 
 def _opened(path: Path, flags: int) -> int | None:
     """A descriptor of a regular file; None if something else is there."""
+    if flags & os.O_CREAT and stands_instead(path) is not None:  # a file would be made where a link leads
+        return None
     try:
         fd = os.open(path, flags | os.O_CLOEXEC | os.O_NONBLOCK, 0o600)
     except OSError:

@@ -114,6 +114,18 @@ def test_fifo_where_shoal_makes_a_file(store: Path, name: str) -> None:
         ended(pid)
 
 
+@pytest.mark.parametrize("name", [START_LOCK_FILE, COORDINATOR_LOCK_FILE])
+def test_link_where_shoal_makes_a_file(store: Path, tmp_path: Path, name: str) -> None:
+    """No file is made where it leads."""
+    (store / name).unlink()
+    (store / name).symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(shoal.ConfigurationError, match=f"{name} is a symbolic link that leads to no file.*move it"):
+        shoal.open(store, linger=0)
+    assert not (tmp_path / "elsewhere").exists()
+    for pid in coordinators_below(store.parent):
+        ended(pid)
+
+
 @pytest.mark.parametrize("thing", ["a FIFO", "a symbolic link that leads to no file"])
 def test_in_the_place_of_the_socket(store: Path, thing: str) -> None:
     """A coordinator puts its socket there: nothing of a dead one is kept."""
