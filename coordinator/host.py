@@ -29,6 +29,7 @@ from shoal.shm.files.epoch_file import EpochWord
 from shoal.shm.files.notes import append_note
 from shoal.shm.files.storage import DiskStorage, Storage
 from shoal.shm.files.store_files import StoreMeta
+from shoal.shm.files.store_place import identity
 from shoal.shm.host import pipe_io
 from shoal.shm.host.child_python import python_command, python_environment
 from shoal.shm.host.randomness import random_bits
@@ -157,6 +158,10 @@ class Host:
     def epoch_word(self, directory: Path) -> EpochWord:
         """The mapped word of the store's ``epoch`` file, for writing."""
         return EpochWord(directory, writable=True)
+
+    def identity(self, path: Path) -> tuple[int, int] | None:
+        """Device and inode of what is at ``path``; None if there is nothing."""
+        return identity(path)
 
     def control_socket(self, directory: Path, admit: Admit) -> ControlSocket:
         """Listen for new clients."""

@@ -91,7 +91,7 @@ def start_if_nobody_does(directory: Path, hello: Hello, idle_timeout_s: float, d
             if hello.store_id is None:
                 made.callback(store_directory.remove_directories, store_directory.make_directory(directory))
             path = directory / store_files.START_LOCK_FILE
-            if not os.path.lexists(path):
+            if not (path.exists() or path.is_symlink()):
                 made.callback(path.unlink, missing_ok=True)
             fd = descriptors.above_standard(private_file(path, os.O_RDWR | os.O_CREAT))
         except OSError as error:

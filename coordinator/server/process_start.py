@@ -66,7 +66,7 @@ def hold_locks(directory: Path, held: contextlib.ExitStack, made: contextlib.Exi
         raise AlreadyServedError(_SERVED.format(directory))
     held.callback(os.close, directory_fd)
     for path in (HERE / store_files.COORDINATOR_LOCK_FILE, HERE / epoch_file.EPOCH_FILE):
-        if not os.path.lexists(path):
+        if not (path.exists() or path.is_symlink()):
             made.callback(path.unlink, missing_ok=True)
     file_fd = lock_file(HERE / store_files.COORDINATOR_LOCK_FILE)
     if file_fd is None:

@@ -21,7 +21,6 @@ from shoal.shm.errors import StoreFullError
 from shoal.shm.files import store_files
 from shoal.shm.files.storage import Storage
 from shoal.shm.files.store_files import StoreMeta
-from shoal.shm.files.store_place import identity
 
 
 class ServedMeta:
@@ -62,7 +61,7 @@ class ServedMeta:
 
     def keep(self, now_s: float) -> None:
         """Make the file again if it was removed; raise OSError if it is another store's."""
-        found = identity(self._directory / store_files.META_FILE)
+        found = self._host.identity(self._directory / store_files.META_FILE)
         if found is not None and found != self._seen:
             last = self._host.read_meta(self._directory)
             if last is not None and last.store_id != self._meta.store_id:

@@ -19,7 +19,6 @@ from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.missing_file import MissingFile
 from shoal.shm.errors import StoreFullError
 from shoal.shm.files import epoch_file
-from shoal.shm.files.store_place import identity
 from shoal.shm.memory.layout import EPOCH_BITS, W_GENERATION
 
 
@@ -63,4 +62,4 @@ class ServingEpoch:
         before.words[0] = self._word.words[0]
 
     def _identity(self) -> tuple[int, int] | None:
-        return identity(self._directory / epoch_file.EPOCH_FILE)
+        return self._host.identity(self._directory / epoch_file.EPOCH_FILE)

@@ -75,6 +75,9 @@ class SimulatedHost(Host):
     def epoch_word(self, directory: Path) -> Any:
         return fakes.Epoch(self._world)
 
+    def identity(self, path: Path) -> tuple[int, int] | None:
+        return 0, 0  # nobody replaces a file
+
     def control_socket(self, directory: Path, admit: Any) -> Any:
         return SimulatedControlSocket(self._world, admit)
 

@@ -12,6 +12,7 @@ from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.server.serving_epoch import ServingEpoch
 from shoal.shm.errors import StoreFullError
 from shoal.shm.files.epoch_file import EPOCH_FILE, EpochWord
+from shoal.shm.files.store_place import identity
 from shoal.shm.limits import MIB
 from shoal.shm.memory.segment import Segment
 
@@ -26,7 +27,7 @@ def test_it_is_made_again_when_there_is_room(tmp_path: Path, error: Exception) -
             raise errors.pop()
         return EpochWord(directory, writable=True)
 
-    host: Any = SimpleNamespace(epoch_word=epoch_word)
+    host: Any = SimpleNamespace(epoch_word=epoch_word, identity=identity)
     epoch = ServingEpoch(tmp_path, Writer(Segment.create(8 * MIB, 1)), host)
     epoch.prepare()
     epoch.publish()
