@@ -299,7 +299,7 @@ def decode_commit(record: LogRecord) -> LoggedCommit:
         more_writes, results, outcomes = decode_decided(decided)
         writes = writes + more_writes
     if client_id != COORDINATOR:
-        outcomes = [(client_id, commit_id, results), *outcomes] if outcomes else [(client_id, commit_id, results)]
+        outcomes = [(client_id, commit_id, results), *outcomes]
     body_bytes = len(mutations) + len(decided)
     return _new_tuple(LoggedCommit, (version, client_id, writes, clears, outcomes, body_bytes))
 

@@ -20,8 +20,6 @@ from typing import NamedTuple, NoReturn
 from shoal.coordinator.log import format as wal_format
 from shoal.coordinator.log.format import (
     ALIGNMENT_BYTES,
-    CLOSE_MARK,
-    COORDINATOR,
     FIRST_VERSION_OFFSET,
     NUMBER_OFFSET,
     FileHead,
@@ -241,8 +239,7 @@ class WalReader:
             offsets = self._offsets[file.name] = array("Q")
             while (found := decode_record(data, offset)) is not None:
                 record, following = found
-                version, synced_version, _, client_id, commit_id, _, _ = record
-                is_close_mark = client_id == COORDINATOR and commit_id == CLOSE_MARK
+                version, synced_version, is_close_mark = record.version, record.synced_version, record.is_close_mark
                 if version + is_close_mark != expected:
                     self._wrong(file.name, offset, expected - is_close_mark, version)
                 if synced_version > self._synced_version:

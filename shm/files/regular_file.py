@@ -65,15 +65,9 @@ def read_file(path: Path) -> bytes:
 
 def size_of(path: Path) -> int:
     """The length in bytes of what a coordinator has written before; CorruptionError if it is no regular file."""
-    try:
-        found = os.stat(path)
-    except OSError:
-        if stands_instead(path) is not None:
-            raise _not_a_file(path) from None
-        raise
-    if not stat.S_ISREG(found.st_mode):
+    if stands_instead(path) is not None:
         raise _not_a_file(path)
-    return found.st_size
+    return os.stat(path).st_size
 
 
 def remove_file(path: Path, missing_ok: bool = False) -> None:
