@@ -122,8 +122,9 @@ class KVStore(Facade[KVView]):
 
         A key that expired is told with the commit that removes it; so is each key of a run that is deleted.
 
-        Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument at the call, and
-        ``SnapshotExpiredError`` when the next change is not kept any more: the log has it until the next checkpoint,
-        memory as long as there is room. Read the keys then, and watch from that snapshot's version on.
+        Raises ``TypeError``, ``ValueError`` (also for a ``since`` that is not committed) or ``LimitExceededError`` for
+        a bad argument at the call, and ``SnapshotExpiredError`` when the next change is not kept any more: the log has
+        it until the next checkpoint, memory as long as there is room. Read the keys then, and watch from that
+        snapshot's version on.
         """
         return key_changes(self._views[run_id], self._db._store.auto_commit, prefix, since, timeout)

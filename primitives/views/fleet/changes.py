@@ -17,7 +17,7 @@ from shoal.primitives.views.run_records import RECORD
 from shoal.primitives.views.runs import RunsView
 from shoal.shm.arguments import check_count, check_wait
 from shoal.shm.codec import stored
-from shoal.shm.limits import MAX_INTEGER
+from shoal.shm.errors import shown
 
 
 class Change(NamedTuple):
@@ -58,7 +58,7 @@ def key_changes(
     """``KVStore.watch``. The arguments are checked, and ``since`` is settled, before the first change is asked for."""
     own = view._prefix
     lower = own + encode_prefix(prefix)
-    changes = engine.changes(lower, after(lower), _since(since), check_wait("timeout", timeout))
+    changes = engine.changes(lower, after(lower), _since(engine, since), check_wait("timeout", timeout))
 
     def named() -> Iterator[Change]:
         for version, raw_key, raw in changes:
@@ -71,7 +71,7 @@ def key_changes(
 def run_changes(view: RunsView, engine: AutoCommit, since: int | None, timeout: float | None) -> Iterator[RunChange]:
     """``RunIndex.follow``, likewise."""
     lower = view._namespace._runs_prefix() + RECORD
-    changes = engine.changes(lower, after(lower), _since(since), check_wait("timeout", timeout))
+    changes = engine.changes(lower, after(lower), _since(engine, since), check_wait("timeout", timeout))
 
     def named() -> Iterator[RunChange]:
         for version, raw_key, raw in changes:
@@ -81,5 +81,15 @@ def run_changes(view: RunsView, engine: AutoCommit, since: int | None, timeout: 
     return named()
 
 
-def _since(since: int | None) -> int | None:
-    return None if since is None else min(check_count("since", since, 0, ", the version of a commit"), MAX_INTEGER)
+def _since(engine: AutoCommit, since: int | None) -> int | None:
+    """A checked version. After one that is not there yet, the changes up to it would be left out without a word."""
+    if since is None:
+        return None
+    version = check_count("since", since, 0, ", the version of a commit")
+    newest = engine.stats().commit_version
+    if version > newest:
+        raise ValueError(
+            f"since is {shown(since)}, and the newest version is {newest}; a power cut took what came after it, or it "
+            "is a version of another store; read what there is in a snapshot, and watch from its version on"
+        )
+    return version

@@ -86,6 +86,10 @@ def test_bad_arguments_are_refused_at_the_call(any_db: shoal.Database, run: str,
         kv.watch(run, since=since)  # type: ignore[arg-type]
     with pytest.raises((TypeError, ValueError)):
         runs.follow(since=since)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match=f"newest version is {any_db.info().commit_version}"):
+        kv.watch(run, since=any_db.info().commit_version + 1)  # what is committed next would be left out
+    with pytest.raises(ValueError, match="newest version is"):
+        runs.follow(since=2**80)
     with pytest.raises(TypeError):
         kv.watch(run, 1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="run_id"):
