@@ -80,6 +80,10 @@ class Engine(Protocol):
 class AutoCommit(Engine, Protocol):
     """The engine outside any transaction: every call commits by itself. Threads share it."""
 
+    def stats(self) -> StoreStats:
+        """What the store holds, at its newest commit version."""
+        ...
+
     def wait_for(
         self, look: Callable[[], T | None], ranges: list[tuple[bytes, bytes]], give_up_s: float, /
     ) -> T | None:

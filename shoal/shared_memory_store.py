@@ -124,9 +124,13 @@ class SharedMemoryStore:
         """
         directory = Path(store_directory.absolute_path(dest))
         with store_directory.copying_to(directory):
-            store_directory.make_directory(directory)
-            with new_store(directory):
-                return self._write_copy(directory)
+            made = store_directory.make_directory(directory)
+            try:
+                with new_store(directory):
+                    return self._write_copy(directory)
+            except BaseException:
+                store_directory.remove_directories(made)
+                raise
 
     def _write_copy(self, directory: Path) -> int:
         snapshot = self.begin(read_only=True)
@@ -142,6 +146,9 @@ class SharedMemoryStore:
             meta = StoreMeta(durability, size, store_id, checkpoint_version=snapshot.snapshot)
             store_files.write_meta(directory, meta)
             return keys
+        except BaseException:
+            (directory / checkpoint.file_name(snapshot.snapshot)).unlink(missing_ok=True)
+            raise
         finally:
             snapshot.abandon()
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from shoal.shm.errors import ConfigurationError, StoreFullError
 from shoal.shm.files.storage import NO_ROOM
+from shoal.shm.host.shortage import no_descriptor
 
 _LONGEST_NAME_BYTES = 64  # of a file in the directory, at most: its path must not be too long either
 _NO_DIRECTORY = (errno.ENOENT, errno.ENAMETOOLONG)  # none can be made below /proc, or of such a name
@@ -115,4 +116,7 @@ def copying_to(directory: Path) -> Iterator[None]:
             raise ConfigurationError(
                 f"no copy can be made at {directory} ({cause.strerror}); give another path"
             ) from error
+        lack = no_descriptor(cause) if isinstance(cause, OSError) else None
+        if lack is not None:
+            raise ConfigurationError(f"no copy can be made at {directory} now: {lack}") from error
         raise

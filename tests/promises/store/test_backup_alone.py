@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -58,19 +59,37 @@ def test_no_other_process_uses_the_directory_meanwhile(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize("at", ["write_checkpoint", "write_meta"])
 def test_a_backup_that_failed_can_be_made_again(
-    db: shoal.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    db: shoal.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at: str
 ) -> None:
-    """An exception leaves the directory empty, so the same backup succeeds later."""
-    dest = tmp_path / "copy"
+    """An exception leaves nothing, and a directory that was there as it was; so the same backup succeeds later."""
+    made, there = tmp_path / "new" / "copy", tmp_path / "there"
+    there.mkdir()
 
     def fail(*_: Any) -> int:
         raise shoal.StoreFullError("no room")
 
     with monkeypatch.context() as patch:
+        patch.setattr(checkpoint if at == "write_checkpoint" else store_files, at, fail)
+        for dest in (made, there):
+            with pytest.raises(shoal.StoreFullError):
+                db.backup(dest)
+    assert not made.parent.exists()
+    assert os.listdir(there) == []
+    for dest in (made, there):
+        db.backup(dest)
+        shoal.open(dest).close()
+
+
+def test_a_backup_without_a_descriptor(db: shoal.Database, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It says which limit to raise."""
+
+    def fail(*_: Any) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "write_checkpoint", fail)
-        with pytest.raises(shoal.StoreFullError):
-            db.backup(dest)
-    assert os.listdir(dest) == []
-    db.backup(dest)
-    shoal.open(dest).close()
+        with pytest.raises(shoal.ConfigurationError, match="ulimit -n"):
+            db.backup(tmp_path / "copy")
+    assert not (tmp_path / "copy").exists()
