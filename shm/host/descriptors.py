@@ -75,9 +75,11 @@ def map_file(fd: int, size_bytes: int, access: int) -> mmap.mmap:
     the end. If standard input is closed that would be 0, which may belong to the program by then.
     """
     if sys.version_info >= (3, 13):
-        return mmap.mmap(fd, size_bytes, mmap.MAP_SHARED, access, trackfd=False)
-    with standard_taken():
-        return mmap.mmap(fd, size_bytes, mmap.MAP_SHARED, access)
+        mapped = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED, access, trackfd=False)
+    else:
+        with standard_taken():
+            mapped = mmap.mmap(fd, size_bytes, mmap.MAP_SHARED, access)
+    return mapped
 
 
 @contextlib.contextmanager
