@@ -271,9 +271,8 @@ class EnginePipeline:
         except (ShoalError, OSError) as error:
             self._fail(error)
             return
-        attachment.in_use = (
-            True  # until the end: ``Database.close`` sets why_closed, then leaves the pipes to the pipeline
-        )
+        # Until the end: ``Database.close`` sets why_closed, then leaves the pipes to the pipeline.
+        attachment.in_use = True
         if attachment.why_closed:
             attachment.close_pipes()
             self._fail(InvalidOperationError(attachment.why_closed))
