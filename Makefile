@@ -130,7 +130,7 @@ fuzz: $(VENV)/.fuzz
 soak: $(VENV)/.soak compile
 	@$(PYTHON) -m tests.soak --minutes $(MINUTES)
 
-## make bench         a quick table against LMDB, SQLite, Redis and a Manager
+## make bench         a quick table beside LMDB, SQLite, Redis, a Manager dict and others
 bench: $(VENV)/.check compile
 	@$(PYTHON) -m bench --quick
 

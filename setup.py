@@ -21,6 +21,8 @@ HERE = Path(__file__).resolve().parent
 FLOORS = ("shm", "coordinator", "workers", "primitives")  # beside shoal/; an sdist loses the links to them in it
 NATIVE = "shm/native"
 INCLUDE = HERE / "build" / "include"
+# What is compiled is ordinary Python as well, with branches for the plain form: nobody who compiles can act on hints.
+NO_HINTS = {"warn.unreachable": False, "show_performance_hints": False}
 NO_COMPILER = (CCompilerError, CompileError, ExecError, LinkError, PlatformError)
 
 
@@ -48,7 +50,7 @@ def _extensions() -> list[Extension]:
             ["/".join(name.split(".")[1:]) + ".py"],
             include_dirs=[NATIVE],
             depends=sorted(str(path) for path in Path(NATIVE).glob("*.h")),
-            extra_compile_args=["-O2", "-g0", "-Wno-unused-function"],
+            extra_compile_args=["-O2", "-g0", "-Wno-unused-function", "-Wno-sign-compare"],
         )
         for name in names
     ]
@@ -87,7 +89,7 @@ class BuildExtensions(build_ext):
             [Extension(extension.name, extension.sources) for extension in self.extensions],
             build_dir="build/cython",
             include_path=[_package_tree(), NATIVE],
-            compiler_directives={"language_level": 3, "annotation_typing": False, "embedsignature": False},
+            compiler_directives={"language_level": 3, "annotation_typing": False, "embedsignature": False, **NO_HINTS},
             nthreads=os.cpu_count() or 1,
             quiet=True,
         )

@@ -1,11 +1,12 @@
-"""Every error shoal raises on purpose.
+"""Every error shoal raises on purpose. Those marked * are in ``shm.fleet_errors``.
 
     ShoalError
-      ConflictError, SnapshotExpiredError                       run the transaction again
-      InDoubtError                                              find out
+      ConflictError, SnapshotExpiredError, FencedError*         run the transaction again
+      InDoubtError*                                             find out
       CASConflictError, NotFoundError, AlreadyExistsError,
       InvalidOperationError, InvalidStatusTransitionError,
-      LimitExceededError, LeaseHeldError, FencedError           the caller decides
+      LimitExceededError, LeaseHeldError,
+      BudgetExceededError*, TaskFailedError*                    the caller decides
       StoreFullError                                            nothing is lost; reads and deletes go on
       ConfigurationError, StoreMovedError, CoordinatorLostError,
       WorkerLostError, WorkerTaskError, TaskTimeoutError

@@ -104,6 +104,7 @@ REMAKE_AFTER_S = 0.5  # how long a removed file of a served store is missing bef
 FIRST_CLIENT_S = 2.0  # the shortest wait of a coordinator for the client that started it
 THREAD_START_S = 5.0
 MAX_DEATHS_PER_COMMIT = 2  # a commit that killed so many coordinators is not sent again
+DROPPED_PAUSE_S = 0.01  # before a pipelined client comes again to a coordinator that dropped it without an answer
 ANSWER_SPIN_S = 0.001  # how long a client looks for its answer before it sleeps
 # The same with two clients or more for each processor, where no answer waits for the disk. Who looks takes the time of
 # the client whose turn it is: 8 that changed one cell did 13,000 changes a second, and 16,400 with this.

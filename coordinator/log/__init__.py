@@ -1,1 +1,1 @@
-"""What is durable: write-ahead log files and checkpoints."""
+"""The write-ahead log, and the room on the disk that is kept for the next checkpoint."""

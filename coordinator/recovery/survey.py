@@ -56,7 +56,7 @@ def at_rest(directory: Path) -> Iterator[bool]:
 
 
 def _lock_file_is_free(directory: Path, held: contextlib.ExitStack) -> bool:
-    """Share the lock file, too: a coordinator of shoal 0.1 holds no other lock."""
+    """Share the lock file, too: a coordinator that writes format 1 holds no other lock."""
     try:
         fd = existing_file(directory / store_files.COORDINATOR_LOCK_FILE)
     except (FileNotFoundError, PermissionError, CorruptionError):  # never opened, another user's, or no lock file

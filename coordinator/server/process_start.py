@@ -58,8 +58,9 @@ def enter(directory: Path, store_id: bytes | None) -> WorkingPlace:
 def hold_locks(directory: Path, held: contextlib.ExitStack, made: contextlib.ExitStack) -> None:
     """Keep other coordinators out of the working directory, or raise ``AlreadyServedError``.
 
-    The lock on the directory decides. The lock file is locked, too, because shoal 0.1 looks at that. ``held`` gives the
-    locks back; ``made`` removes the files that this and the epoch word make, if there were none before.
+    The lock on the directory decides. The lock file is locked, too, because a shoal that writes format 1 looks at that.
+    ``held`` gives the locks back; ``made`` removes the files that this and the epoch word make, if there were none
+    before.
     """
     directory_fd = lock_directory(HERE, shared=False)
     if directory_fd is None:

@@ -104,7 +104,7 @@ def _parser() -> argparse.ArgumentParser:
     add_store_commands(commands)
     add_retention_command(commands, _namespace, _run_id)
     _add_contents(commands)
-    commands.add_parser("bench", help="measure against LMDB, SQLite, Redis and a Manager", add_help=False)
+    commands.add_parser("bench", help="measure beside LMDB, SQLite, Redis, a Manager dict and others", add_help=False)
     return parser
 
 

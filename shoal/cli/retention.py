@@ -45,11 +45,14 @@ def add_retention_command(
     command.add_argument("--archived-age", type=_age, metavar="AGE", help="delete runs archived so long ago")
     command.add_argument("--task-age", type=_age, metavar="AGE", help="keep ended tasks younger than that")
     command.add_argument("--clear", action="store_true", help="take the policy away")
-    command.set_defaults(command=_retention)
+    command.set_defaults(command=lambda options: _retention(command, options))
 
 
-def _retention(options: argparse.Namespace) -> int:
+def _retention(command: argparse.ArgumentParser, options: argparse.Namespace) -> int:
     given = {name: getattr(options, name) for name in _FIELDS if getattr(options, name) is not None}
+    if given and options.clear:
+        field = next(iter(given)).replace("_", "-")
+        command.error(f"--clear takes the policy away and --{field} sets one; give one of them")
     if given or options.clear:
         _set(options, None if options.clear else RetentionPolicy(**given))
         return GOOD
@@ -95,5 +98,7 @@ def _age(text: str) -> float:
     except ValueError:
         seconds = math.nan
     if not seconds >= 0:
-        raise argparse.ArgumentTypeError(f"{text} is not 0 seconds or more")
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no age; give 0 seconds or more, or a unit: 90, 30s, 15m, 12h, 7d"
+        )
     return seconds

@@ -46,7 +46,9 @@ def add_store_commands(commands: argparse._SubParsersAction[argparse.ArgumentPar
     """Add these commands to a parser."""
     serve = commands.add_parser("serve", help="be the coordinator of a store, in the foreground")
     serve.add_argument("path", type=store_path, metavar="PATH")
-    serve.add_argument("--durability", choices=DURABILITIES)
+    serve.add_argument(
+        "--durability", choices=DURABILITIES, help="without it, that of the last serving, or else buffered"
+    )
     serve.add_argument(
         "--max-bytes", type=positive, metavar="N", help=f"bound of its memory in bytes, from {MIN_STORE_BYTES}"
     )
@@ -69,8 +71,8 @@ def add_store_commands(commands: argparse._SubParsersAction[argparse.ArgumentPar
     backup.set_defaults(command=_backup)
 
     repair = commands.add_parser("repair", help="save what can be read of a damaged store", description=_REPAIR)
-    repair.add_argument("store", type=store_path, metavar="STORE")
-    repair.add_argument("new_store", type=store_path, metavar="NEW_STORE")
+    repair.add_argument("store", type=store_path, metavar="PATH")
+    repair.add_argument("new_store", type=store_path, metavar="NEW_PATH")
     repair.add_argument("--all", action="store_true", help="save also what follows the first damage")
     repair.add_argument(
         "--max-bytes",

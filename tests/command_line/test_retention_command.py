@@ -54,6 +54,7 @@ def test_bad_usage(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         ["--event-age", "-1"],
         ["--namespace", "a"],
         ["--run", ""],
+        ["--clear", "--events", "5"],
     ):
         with pytest.raises(SystemExit) as caught:
             main(["retention", str(store), *arguments])
@@ -62,6 +63,17 @@ def test_bad_usage(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         assert main(["retention", str(tmp_path / "none"), *arguments]) == 1
     assert not (tmp_path / "none").exists()
     assert "there is no store" in capsys.readouterr().err
+
+
+def test_what_is_wrong_with_the_usage_is_told(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Which unit an age may have, and that a policy is set or taken away, not both."""
+    for arguments, told in (
+        (["--trace-age", "7x"], "'7x' is no age; give 0 seconds or more, or a unit: 90, 30s, 15m, 12h, 7d"),
+        (["--task-age", "1h", "--clear"], "--clear takes the policy away and --task-age sets one; give one of them"),
+    ):
+        with pytest.raises(SystemExit):
+            main(["retention", str(store), *arguments])
+        assert told in capsys.readouterr().err
 
 
 @pytest.mark.long

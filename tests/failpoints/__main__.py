@@ -171,7 +171,7 @@ def main() -> int:
     parser.add_argument("--durability", choices=["buffered", "strict"])
     parser.add_argument("--every", type=int, default=1, help="only every n-th case")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="with this fault in shoal")
+    parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), metavar="NAME", help="with this mutant in shoal")
     options = parser.parse_args()
     wanted = [
         case

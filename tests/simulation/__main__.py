@@ -26,7 +26,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=1000, help="how many")
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--mutant", "--plant", choices=sorted(mutants.MUTANTS), help="with this mutant")
+    parser.add_argument(
+        "--mutant", "--plant", choices=sorted(mutants.MUTANTS), metavar="NAME", help="with this mutant in shoal"
+    )
     parser.add_argument("--mutants", "--plants", action="store_true", help="every mutant, and the seed that catches it")
     parser.add_argument("--verbose", action="store_true", help="print the history of --seed")
     parser.add_argument("--no-shrink", action="store_true")

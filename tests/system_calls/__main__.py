@@ -28,7 +28,7 @@ def main() -> int:
     parser.add_argument("--number", type=int, action="append", help="only the n-th call")
     parser.add_argument("--every", type=int, default=1, help="only every n-th case")
     parser.add_argument("--jobs", type=int, default=1)
-    parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), help="with this fault in shoal")
+    parser.add_argument("--mutant", choices=sorted(mutants.MUTANTS), metavar="NAME", help="with this mutant in shoal")
     parser.add_argument("--list", action="store_true", help="only say which calls there are")
     parser.add_argument("--verbose", action="store_true", help="a line for each case")
     options = parser.parse_args()

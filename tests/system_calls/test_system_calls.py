@@ -22,7 +22,7 @@ from shoal.shm.files import notes, store_directory, store_files
 from shoal.shm.files.storage import DiskStorage
 from shoal.shm.files.store_files import StoreMeta
 from shoal.shm.files.store_place import WorkingPlace
-from shoal.shm.limits import Limits
+from shoal.shm.limits import CHECKPOINT_PAUSE_S, Limits
 from shoal.shm.wire import handshake
 from tests.support.repository import ROOT
 
@@ -133,18 +133,24 @@ def test_a_note_on_a_full_disk_makes_nothing_worse(tmp_path: Path) -> None:
 
 
 def test_a_checkpoint_that_cannot_begin_is_put_off(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No room for temporary files, no process to be had: commits go on, and it is tried again later."""
+    """No room for temporary files, no process to be had: nothing is left of it, and it is tried again later."""
 
     def fail(*_arguments: object, **_options: object) -> None:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     keeper = coordinator._checkpointer
     assert keeper is not None
-    monkeypatch.setattr(tempfile, "TemporaryFile", fail)
-    monkeypatch.setattr(subprocess, "Popen", fail)
-    keeper.maintain(1.0)
-    assert not keeper.running
+    with monkeypatch.context() as short:
+        short.setattr(tempfile, "TemporaryFile", fail)
+        short.setattr(subprocess, "Popen", fail)
+        keeper.maintain(1.0)
     assert coordinator._reclaimer.held == []
+    is_running = [keeper.running]
+    for now_s in (1.0, 1.0 + CHECKPOINT_PAUSE_S):
+        keeper.maintain(now_s)
+        is_running.append(keeper.running)
+    keeper.close()
+    assert is_running == [False, False, True]
 
 
 def test_a_client_that_cannot_be_watched_is_not_kept(coordinator: Coordinator, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,7 +17,6 @@ from typing import NamedTuple
 from shoal.shm.errors import ShoalError, changes_not_kept
 from shoal.shm.host.randomness import random_id
 from shoal.shm.host.unpatched import os, thread, time
-from shoal.shm.memory.layout import W_PUBLISHED
 from shoal.workers.polling import AT_REST, poll
 from shoal.workers.presence.waiting import ask_and_wait
 from shoal.workers.shared_memory.connection import StoreConnection
@@ -92,7 +91,7 @@ class Watch:
     def _begin(self, since: int | None) -> int:
         """The version after which changes are told; from now on they are kept."""
         if self._connection.is_at_rest():
-            return self._published() if since is None else since
+            return self._connection.current().published() if since is None else since
         self._is_kept = True
         if since is not None:
             self._connection.ask("keep", [self._id, [since]])
@@ -123,23 +122,18 @@ class Watch:
 
     def _at_rest(self, give_up_s: float) -> bool:
         """``_page`` from the files of a store at rest; or it is waited for somebody who serves it."""
-        if self._position.version < self._published():
+        if self._position.version < self._connection.current().published():
             self._told = self._past()
             return False
         return poll(lambda: not self._connection.is_at_rest() or None, give_up_s, AT_REST) is None
 
     def _past(self) -> Iterator[Change]:
         """All changes up to what is published now, from the files of the store."""
-        through = self._published()
+        through = self._connection.current().published()
         if self._connection.current().durability == "memory":
             raise changes_not_kept(self._position.version, through)
         yield from self._read_past(*self._bounds, self._position, through)
         self._position = Position(max(through, self._position.version))
-
-    def _published(self) -> int:
-        with self._connection.current().reading() as reader:
-            version: int = reader.words[W_PUBLISHED]
-            return version
 
 
 def _keep_nothing(connection: StoreConnection, watch_id: int) -> None:

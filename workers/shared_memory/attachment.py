@@ -119,6 +119,12 @@ class Attachment:
         except ValueError:  # closed
             return False
 
+    def published(self) -> int:
+        """The newest commit version that anyone may see."""
+        with self.reading() as reader:
+            version: int = reader.words[W_PUBLISHED]
+            return version
+
     def stats(self) -> StoreStats:
         """The counters in the segment's header."""
         with self.reading() as reader:
@@ -128,8 +134,8 @@ class Attachment:
     def has_less_than(self, earlier: Attachment) -> bool:
         """Whether it lacks what ``earlier`` showed, though the store is durable."""
         with contextlib.suppress(InvalidOperationError):  # another thread has closed the database
-            seen = earlier.stats().commit_version
-            return self.durability != "memory" and self.stats().commit_version < seen
+            seen = earlier.published()
+            return self.durability != "memory" and self.published() < seen
         return False
 
     def retire(self) -> None:

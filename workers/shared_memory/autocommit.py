@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 
 from shoal.shm.key_location_cache import KeyLocationCache
-from shoal.shm.memory.layout import W_PUBLISHED
 from shoal.shm.operation import StoreStats, VersionedValue
 from shoal.shm.wire import request as wire_request
 from shoal.workers.presence.waiting import wait_for_change
@@ -72,9 +71,7 @@ class AutoCommit:
 
     def published(self) -> int:
         """The newest committed version."""
-        with self._connection.current().reading() as reader:
-            version: int = reader.words[W_PUBLISHED]
-            return version
+        return self._connection.current().published()
 
     def find(self, key: bytes) -> VersionedValue | None:
         """The newest committed value of a key, with version and expiry."""

@@ -29,7 +29,7 @@ from typing import Any
 
 from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, ShoalError, StoreFullError, no_memory_to_send
 from shoal.shm.host.unpatched import ReentrantLock, thread, time
-from shoal.shm.limits import ANSWER_SPIN_S, MAX_PIPELINE_DEPTH, PIPELINE_BYTES
+from shoal.shm.limits import ANSWER_SPIN_S, DROPPED_PAUSE_S, MAX_PIPELINE_DEPTH, PIPELINE_BYTES
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.frames import FrameError
@@ -41,7 +41,6 @@ from shoal.workers.shared_memory.pipelined_future import PipelinedFuture, Sent
 
 _ONE_LOOK_S = 0.00005  # at a pipe whose answers are taken without waiting
 _BACKGROUND_PAUSE_S = 0.001  # meanwhile the pipeline can be filled; then nothing is sent until all is answered
-_DROPPED_PAUSE_S = 0.01  # before coming again to a coordinator that dropped this client without an answer
 
 
 class EnginePipeline:
@@ -271,15 +270,14 @@ class EnginePipeline:
         except (ShoalError, OSError) as error:
             self._fail(error)
             return
-        attachment.in_use = (
-            True  # until the end: ``Database.close`` sets why_closed, then leaves the pipes to the pipeline
-        )
+        # Until the end: ``Database.close`` sets why_closed, then leaves the pipes to the pipeline.
+        attachment.in_use = True
         if attachment.why_closed:
             attachment.close_pipes()
             self._fail(InvalidOperationError(attachment.why_closed))
             return
         if former is not None and former.serves == attachment.serves:
-            time.sleep(_DROPPED_PAUSE_S)
+            time.sleep(DROPPED_PAUSE_S)
         else:
             self._give_up_s = time.monotonic() + self._connection.timeout_s
         self._former = attachment

@@ -26,6 +26,7 @@ from typing import Any, NamedTuple
 from shoal.shm.errors import CoordinatorLostError, InvalidOperationError, StoreFullError
 from shoal.shm.host import pipe_signal
 from shoal.shm.host.unpatched import os, time
+from shoal.shm.limits import DROPPED_PAUSE_S
 from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.frames import FrameError
@@ -35,7 +36,6 @@ from shoal.workers.shared_memory.connection import StoreConnection
 from shoal.workers.tasks.greenlets import Greenlet, Outcome, in_thread
 
 _DEPTH = 256  # of the client sessions, which the coordinator keeps for all clients
-_DROPPED_PAUSE_S = 0.01  # before coming again to a coordinator that dropped this client without an answer
 
 Decided = tuple[int, list[Any]]  # the version of a commit, and the results of its operations
 
@@ -186,7 +186,7 @@ class SharedChannel:
             pid = attachment.coordinator_pid if attachment is not None else 0
             self._fail(no_answer(pid, self._connection.timeout_s))
         elif self._in_flight:
-            self._timer = self._loop.call_later(max(left_s, _DROPPED_PAUSE_S), self._look_at_time)
+            self._timer = self._loop.call_later(max(left_s, DROPPED_PAUSE_S), self._look_at_time)
 
     def _attach(self) -> None:
         """Attach, for the first time or again, and send all that is unanswered."""
@@ -233,7 +233,7 @@ class SharedChannel:
             self._died_at = work
         reason = not_sent_again(attachment.is_parents, self._deaths)
         if reason is None:
-            self._loop.call_later(_DROPPED_PAUSE_S if attachment.is_current() else 0.0, self._attach)
+            self._loop.call_later(DROPPED_PAUSE_S if attachment.is_current() else 0.0, self._attach)
         else:
             self._fail(reason)
 

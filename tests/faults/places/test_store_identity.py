@@ -179,7 +179,7 @@ def test_store_json_lost(two: tuple[Path, Path]) -> None:
 
 
 def _as_format_1(path: Path) -> None:
-    """Rewrite a store as shoal 0.1 would have left it."""
+    """Rewrite a store as a shoal that writes format 1 would have left it."""
     fields = json.loads((path / store_files.META_FILE).read_bytes())
     del fields["store_id"]
     (path / store_files.META_FILE).write_text(json.dumps(fields | {"format": 1}))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests import mutants
+from tests.failpoints import FAILPOINTS
 from tests.mutants.catching.catching import (
     HISTORIES,
     MOST_HISTORY_SEEDS,
@@ -18,6 +19,7 @@ from tests.mutants.catching.catching import (
 from tests.mutants.catching.scenarios import SCENARIOS, run_scenario
 from tests.mutants.registry import SIMULATION, SOAK
 from tests.simulation.batches import catch as catch_by_simulation
+from tests.support.repository import ROOT
 
 pytestmark = pytest.mark.plain
 
@@ -42,6 +44,15 @@ def test_every_mutant_names_its_checks() -> None:
     } == {}
     assert len(mutants.in_commits()) == 70
     assert len(mutants.MUTANTS) == 72
+
+
+def test_the_documentation_counts_them() -> None:
+    """The pages say how many mutants, scenarios and failpoints there are."""
+    tested, caught = ((ROOT / "docs" / page).read_text(encoding="utf-8") for page in ("reliability.md", "mutants.md"))
+    assert f"{len(mutants.MUTANTS)} mutants are in" in tested
+    assert f"the same {len(SCENARIOS)} scenarios" in tested
+    assert f"at {len(FAILPOINTS)} named places" in tested
+    assert f"{len(mutants.in_commits())} mutants, one switch for each" in caught
 
 
 @pytest.mark.parametrize("mutant", sorted(mutants.MUTANTS))

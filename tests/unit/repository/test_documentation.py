@@ -118,6 +118,18 @@ def test_the_site_has_every_page() -> None:
     assert listed == {str(page.relative_to(ROOT / "docs")) for page in ROOT.glob("docs/**/*.md")}
 
 
+@pytest.mark.parametrize("name", shoal.__all__)
+def test_the_reference_has_every_public_name(name: str) -> None:
+    """Every class, function and constant of ``shoal`` by its name, every error with the module that defines it."""
+    told = {line for page in ROOT.glob("docs/reference/*.md") for line in page.read_text(encoding="utf-8").split("\n")}
+    public = getattr(shoal, name)
+    if isinstance(public, type) and issubclass(public, shoal.ShoalError):
+        homes = (sys.modules[home] for home in ("shoal.shm.errors", "shoal.shm.fleet_errors") if f"::: {home}" in told)
+        assert public in [vars(home).get(name) for home in homes]
+    else:
+        assert f"::: shoal.{name}" in told
+
+
 def test_how_pages_are_made_ready_for_the_site() -> None:
     """Examples become code blocks, and links out of docs/ plain text. It needs what the site needs."""
     pytest.importorskip("griffe")
