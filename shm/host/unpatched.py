@@ -47,9 +47,15 @@ else:
                 return
 
 
-def threads_lock() -> Any:
-    """A reentrant lock for threads of ``threading``: in a program that has patched that module, a lock of the patch."""
+def threads_are_patched() -> bool:
+    """Whether the program has patched ``threading``: its threads are tasks of the thread that starts them then."""
     import threading  # not at once: of all who import this, only a pool needs it
 
-    lock = threading.RLock()
-    return ReentrantLock() if type(lock).__module__ == "_thread" else lock
+    return type(threading.RLock()).__module__ != "_thread"
+
+
+def threads_lock() -> Any:
+    """A reentrant lock for threads of ``threading``: in a program that has patched that module, a lock of the patch."""
+    import threading
+
+    return threading.RLock() if threads_are_patched() else ReentrantLock()

@@ -91,3 +91,44 @@ def test_shoal_works_in_a_patched_program(store: Path, patch: str, first: str) -
     with shoal.open(store, linger=0.05) as db:
         assert shoal.KVStore(db).get("run", "key 5") == 5
         assert db.check() == []
+
+
+# As in a program with tasks in place of threads: those that another thread starts end with that thread's own loop.
+_TASKS_FOR_THREADS = """
+import _thread, threading
+own, start = _thread.get_ident(), threading.Thread.start
+class Lock:
+    def __init__(self):
+        self._lock = _thread.RLock()
+    def __getattr__(self, name):
+        return getattr(self._lock, name)
+    def __enter__(self):
+        return self._lock.__enter__()
+    def __exit__(self, *error):
+        self._lock.release()
+def start_here(thread):
+    if _thread.get_ident() != own:
+        raise RuntimeError("this thread has no loop that would run it")
+    start(thread)
+threading.RLock, threading.Thread.start = Lock, start_here
+"""
+_POOL = """
+import sys
+import shoal
+with shoal.WorkerPool(sys.argv[1], 2, durability="memory", linger=0.2, mp_context=sys.argv[2]) as pool:
+    assert pool.submit(len, "abc").result(60) == 3
+    assert list(pool.map(abs, range(-9, 0))) == list(range(9, 0, -1))
+"""
+
+
+@pytest.mark.long
+@pytest.mark.uncompiled
+@pytest.mark.parametrize("method", ["forkserver", "fork"])
+@pytest.mark.parametrize("patch", [_GEVENT, _TASKS_FOR_THREADS], ids=["gevent", "own"])
+def test_a_pool_in_a_patched_program(store: Path, patch: str, method: str) -> None:
+    """Supervisors are started where the program's own tasks run: each task is done, and the pool ends."""
+    if patch is _GEVENT and importlib.util.find_spec("gevent") is None:
+        pytest.skip("gevent is not installed")
+    command = [sys.executable, "-c", patch + _POOL, str(store), method]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S)
+    assert done.returncode == 0, done.stderr

@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 from typing import Protocol
 
 from shoal.shm.errors import WorkerLostError
-from shoal.shm.host.unpatched import threads_lock
+from shoal.shm.host.unpatched import threads_are_patched, threads_lock
 from shoal.workers.pool import worker_process
 from shoal.workers.pool.fork_template import ForkTemplate
 from shoal.workers.pool.life import Life
@@ -248,14 +248,16 @@ class PoolState:
         with self.lock:
             if self.must_end() or self.is_closing or len(self.supervisors) == self.options.workers:
                 return
+            # A thread of Python's own could start no task of a patched ``threading`` that outlives it.
+            call: Callable[[Callable[[], None]], None] = _directly if threads_are_patched() else uninterrupted
             try:
-                uninterrupted(self._open_life)
+                call(self._open_life)
                 if self.recipe.forks and self.life is not None and self.pid == os.getpid():
                     # In this thread: ``threading`` takes the thread that forks for the child's main thread.
                     if self.template is None:
                         self.template = worker_process.make_template(self.recipe, self.life)
                     self.template.start()
-                uninterrupted(lambda: self._start_supervisors(make))
+                call(lambda: self._start_supervisors(make))
             except (OSError, RuntimeError) as error:  # no more descriptors, processes or threads
                 if not self.supervisors:
                     raise
@@ -319,3 +321,7 @@ class PoolState:
         if life is not None:
             life.close()
         self.options.at_end()
+
+
+def _directly(call: Callable[[], None]) -> None:
+    call()

@@ -107,8 +107,9 @@ def release_left_locked() -> None:
     leaves those locked that it had by then. In a call of that module, which may hold a lock rightly, nothing is done.
     """
     if not _is_in_futures(sys._getframe()):
-        for future in [each for each in gc.get_objects() if type(each) is TaskFuture]:
-            future._condition.release_all()
+        # Not by the futures: another thread may be making one, which has no condition yet.
+        for condition in [each for each in gc.get_objects() if type(each) is _Condition]:
+            condition.release_all()
 
 
 def _is_in_futures(frame: FrameType | None) -> bool:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 import shoal
+from shoal.workers.pool.task import TaskFuture
 from tests.processes.pool.pool_processes import wait_for
 from tests.support.workers import pool_functions as functions
 
@@ -26,6 +27,16 @@ def test_the_end_of_a_pool(tmp_path: Path) -> None:
     pool.kill()
     assert all(future.done() for future in futures)
     assert not any(supervisor.thread.is_alive() for supervisor in pool._state.supervisors)
+
+
+def test_a_future_that_is_being_made(tmp_path: Path) -> None:
+    """Another thread may be in the middle of ``submit``: the pool ends all the same."""
+    half_made = TaskFuture.__new__(TaskFuture)
+    pool = shoal.WorkerPool(tmp_path / "store", 1, durability="memory", linger=0.1)
+    pool.submit(functions.sleep_then, 0).result(60)
+    pool.kill()
+    assert not any(supervisor.thread.is_alive() for supervisor in pool._state.supervisors)
+    assert not hasattr(half_made, "_condition")
 
 
 @pytest.mark.parametrize("wait_again", [concurrent.futures.wait, concurrent.futures.as_completed])
