@@ -98,7 +98,8 @@ except ImportError:
     import _xxsubinterpreters as interpreters
 BEFORE
 run = getattr(interpreters, "exec", None) or interpreters.run_string
-other = interpreters.create(*(("legacy",) if hasattr(interpreters, "exec") else ()))
+# One that shares the lock of the main interpreter: without it Python 3.12 loads no ``ctypes`` there.
+other = interpreters.create("legacy") if hasattr(interpreters, "exec") else interpreters.create(isolated=False)
 failure = run(other, f"import sys; sys.path[:0] = {sys.path}\\n" + '''
 import shoal, tempfile
 from shoal.shm.compilation import is_compiled
