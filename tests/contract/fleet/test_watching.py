@@ -78,6 +78,25 @@ def test_timeout_is_for_the_next_change(any_db: shoal.Database, run: str) -> Non
     assert time.monotonic() - begin_s >= 0.2
 
 
+def test_a_version_that_is_not_committed(any_db: shoal.Database, run: str) -> None:
+    """Refused at the call: what is committed up to it would be left out."""
+    kv, runs = shoal.KVStore(any_db), shoal.RunIndex(any_db)
+    with pytest.raises(ValueError, match="newest version is"):
+        kv.watch(run, since=any_db.info().commit_version + 1_000_000)  # the coordinator commits as well
+    with pytest.raises(ValueError, match="newest version is"):
+        runs.follow(since=2**80)
+
+
+def test_the_newest_version_is_committed_and_the_next_is_not(run: str) -> None:
+    """The newest version is a place to go on from; the one after it is refused."""
+    with shoal.Database(ToyFleetStore()) as alone:  # type: ignore[arg-type]
+        shoal.KVStore(alone).put(run, "k", 1)
+        newest = alone.info().commit_version
+        with pytest.raises(ValueError, match=f"newest version is {newest}"):
+            shoal.KVStore(alone).watch(run, since=newest + 1)
+        assert list(shoal.KVStore(alone).watch(run, since=newest, timeout=0)) == []
+
+
 @pytest.mark.parametrize("since", OTHER_TYPES, ids=repr)
 def test_bad_arguments_are_refused_at_the_call(any_db: shoal.Database, run: str, since: object) -> None:
     """Before anything is asked for."""
@@ -86,10 +105,6 @@ def test_bad_arguments_are_refused_at_the_call(any_db: shoal.Database, run: str,
         kv.watch(run, since=since)  # type: ignore[arg-type]
     with pytest.raises((TypeError, ValueError)):
         runs.follow(since=since)  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match=f"newest version is {any_db.info().commit_version}"):
-        kv.watch(run, since=any_db.info().commit_version + 1)  # what is committed next would be left out
-    with pytest.raises(ValueError, match="newest version is"):
-        runs.follow(since=2**80)
     with pytest.raises(TypeError):
         kv.watch(run, 1)  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="run_id"):
