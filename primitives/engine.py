@@ -80,8 +80,8 @@ class Engine(Protocol):
 class AutoCommit(Engine, Protocol):
     """The engine outside any transaction: every call commits by itself. Threads share it."""
 
-    def stats(self) -> StoreStats:
-        """What the store holds, at its newest commit version."""
+    def published(self) -> int:
+        """The newest commit version."""
         ...
 
     def wait_for(

@@ -63,6 +63,9 @@ class ToyStore:
         self.lock.notify_all()
         return self.version
 
+    def published(self) -> int:
+        return self.version
+
     def stats(self) -> StoreStats:
         return StoreStats(self.version, sum(1 for _ in self.scan(b"", b"\xff")), 0, 1, 0)
 

@@ -86,7 +86,7 @@ def _since(engine: AutoCommit, since: int | None) -> int | None:
     if since is None:
         return None
     version = check_count("since", since, 0, ", the version of a commit")
-    newest = engine.stats().commit_version
+    newest = engine.published()
     if version > newest:
         raise ValueError(
             f"since is {shown(since)}, and the newest version is {newest}; a power cut took what came after it, or it "
