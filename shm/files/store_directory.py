@@ -107,16 +107,18 @@ def copying_to(directory: Path) -> Iterator[None]:
         yield
     except (OSError, StoreFullError) as error:
         cause = error if isinstance(error, OSError) else error.__cause__
-        if isinstance(cause, OSError) and cause.errno in NO_ROOM:
+        if not isinstance(cause, OSError):
+            raise
+        if cause.errno in NO_ROOM:
             raise StoreFullError(
                 f"the disk of {directory} has no room for the copy ({cause.strerror}); "
                 "free space on it, or give a path on another disk"
             ) from error
-        if isinstance(cause, OSError) and cause.errno in _NO_PLACE:
+        if cause.errno in _NO_PLACE:
             raise ConfigurationError(
                 f"no copy can be made at {directory} ({cause.strerror}); give another path"
             ) from error
-        lack = no_descriptor(cause) if isinstance(cause, OSError) else None
+        lack = no_descriptor(cause)
         if lack is not None:
             raise ConfigurationError(f"no copy can be made at {directory} now: {lack}") from error
         raise
