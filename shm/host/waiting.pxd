@@ -2,7 +2,8 @@ cimport cython
 
 
 cdef class Lookout:
-    cdef double _looks_since_s, _rest_s, _rests_until_s
+    cdef double _rest_s, _rests_until_s
+    cdef int _short_offers
 
     cpdef bint rests(self, double now_s) except -1
 
@@ -10,5 +11,5 @@ cdef class Lookout:
         begin_s=double, before_s=double, after_s=double, offer_from_s=double, until_s=double, long_offer_s=double, offers=bint
     )
     cpdef look(self, poll, double look_s, double keep_s=*, int fd=*, Py_ssize_t n_bytes=*)
-    @cython.locals(as_before=bint)
-    cdef _rest(self, double now_s)
+    @cython.locals(busy=bint)
+    cdef bint _shows_busy(self, double offer_s, double now_s) except -1

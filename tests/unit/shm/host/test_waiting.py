@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import os
 import time
-from itertools import pairwise
 from types import SimpleNamespace
 
 import pytest
 
 from shoal.shm.host import waiting
 from shoal.shm.host.waiting import Lookout
-from shoal.shm.limits import FIRST_REST_S, LONG_OFFER_S, LONGER_REST, LONGEST_REST_S
+from shoal.shm.limits import FEW_OFFERS, FIRST_REST_S, LONG_OFFER_S, LONGER_REST, LONGEST_REST_S
 
 _LOOK_S = 0.001
 _SHORT_S = 0.000_002
@@ -57,78 +56,93 @@ def test_looks_as_long_as_nobody_wants_the_processor(machine: Machine) -> None:
     assert machine.offers == machine.looks > 100
 
 
+def _look_beside_a_loop(lookout: Lookout, machine: Machine) -> None:
+    """Look until the lookout rests, on a machine where every third offer is long."""
+    while not lookout.rests(machine.now_s):
+        machine.away_s = 2 * LONG_OFFER_S if machine.offers % 3 == 2 else _SHORT_S
+        lookout.look(machine.poll, _SHORT_S / 2)  # one offer
+
+
+def _look_idle(lookout: Lookout, machine: Machine, offers: int) -> None:
+    """Look until there were so many offers more, all of them short."""
+    until, machine.away_s = machine.offers + offers, _SHORT_S
+    while machine.offers < until:
+        assert lookout.look(machine.poll, _SHORT_S / 2) is None
+
+
 @pytest.mark.plain
-def test_one_long_offer_stops_looking(machine: Machine) -> None:
-    """Who was kept away from the processor sleeps at once from then on, and does not offer it again."""
+def test_long_offers_close_together_stop_looking(machine: Machine) -> None:
+    """Who is kept away from the processor again and again sleeps at once from then on, and does not offer it."""
+    lookout = Lookout()
+    _look_beside_a_loop(lookout, machine)
+    offers = machine.offers
+    assert offers <= 6  # two long ones
+    for _ in range(100):
+        assert lookout.look(machine.poll, _LOOK_S) is None
+    assert machine.offers == machine.looks == offers
+
+
+@pytest.mark.plain
+def test_a_long_offer_now_and_then_does_not_stop_looking(machine: Machine) -> None:
+    """Where many clients share a processor, an offer is long now and then: none of them sleeps for that."""
+    lookout = Lookout()
+    for _ in range(20):
+        machine.away_s = 2 * LONG_OFFER_S
+        lookout.look(machine.poll, _LOOK_S)
+        assert not lookout.rests(machine.now_s)
+        _look_idle(lookout, machine, FEW_OFFERS)
+
+
+@pytest.mark.plain
+def test_one_short_offer_less_makes_a_long_one_count(machine: Machine) -> None:
+    """The bound is exact: with one short offer less in between, the second long offer stops looking."""
     lookout = Lookout()
     machine.away_s = 2 * LONG_OFFER_S
     lookout.look(machine.poll, _LOOK_S)
-    assert machine.offers == 1
-    for _ in range(100):
-        assert lookout.look(machine.poll, _LOOK_S) is None
-    assert machine.offers == machine.looks == 1
+    _look_idle(lookout, machine, FEW_OFFERS - 1)
+    machine.away_s = 2 * LONG_OFFER_S
+    lookout.look(machine.poll, _LOOK_S)
+    assert lookout.rests(machine.now_s)
 
 
 @pytest.mark.plain
 def test_what_came_during_a_long_offer_is_found(machine: Machine) -> None:
-    """The look after a long offer counts."""
+    """The look after a long offer counts, whether or not a rest begins with it."""
+    lookout = Lookout()
     machine.away_s, machine.found = 2 * LONG_OFFER_S, [7]
-    assert Lookout().look(machine.poll, _LOOK_S) == [7]
+    assert lookout.look(machine.poll, _LOOK_S) == [7]
+    assert not lookout.rests(machine.now_s)
+    assert lookout.look(machine.poll, _LOOK_S) == [7]
+    assert lookout.rests(machine.now_s)
 
 
 @pytest.mark.plain
 def test_the_rest_grows_up_to_a_bound_and_ends(machine: Machine) -> None:
     """Beside endless loops the offers become rare; when they have gone, looking is back within the longest rest."""
     lookout = Lookout()
-    machine.away_s = 2 * LONG_OFFER_S
-    offered_at_s: list[float] = []
-    while len(offered_at_s) < 12:
-        before = machine.offers
-        lookout.look(machine.poll, _LOOK_S)
-        if machine.offers > before:
-            offered_at_s.append(machine.now_s)
-        machine.now_s += 0.001
-    gaps_s = [later - earlier for earlier, later in pairwise(offered_at_s)]
-    assert gaps_s[0] == pytest.approx(FIRST_REST_S, abs=0.01)
-    assert gaps_s[1] == pytest.approx(LONGER_REST * FIRST_REST_S, abs=0.01)
-    assert gaps_s[-1] == pytest.approx(LONGEST_REST_S, abs=0.01)
-    machine.away_s = _SHORT_S
-    machine.now_s += LONGEST_REST_S
-    machine.offers = 0
-    assert lookout.look(machine.poll, _LOOK_S) is None
-    assert machine.offers > 100
+    rests_s = []
+    for _ in range(6):
+        _look_beside_a_loop(lookout, machine)
+        began_s = machine.now_s
+        while lookout.rests(machine.now_s):
+            machine.now_s += 0.001
+        rests_s.append(machine.now_s - began_s)
+    assert rests_s[0] == pytest.approx(FIRST_REST_S, abs=0.01)
+    assert rests_s[1] == pytest.approx(LONGER_REST * FIRST_REST_S, abs=0.01)
+    assert rests_s[-1] == pytest.approx(LONGEST_REST_S, abs=0.01)
+    _look_idle(lookout, machine, 100)
+    assert not lookout.rests(machine.now_s)
 
 
 @pytest.mark.plain
-def test_a_rest_long_ago_does_not_count(machine: Machine) -> None:
-    """A machine that is busy now and then makes each rest a short one."""
+def test_a_machine_that_was_idle_meanwhile_makes_the_rest_short_again(machine: Machine) -> None:
+    """A machine that is busy now and then makes each first rest a short one."""
     lookout = Lookout()
     for _ in range(5):
-        machine.away_s = 2 * LONG_OFFER_S
-        lookout.look(machine.poll, _LOOK_S)
-        assert lookout.look(machine.poll, _LOOK_S) is None
+        _look_beside_a_loop(lookout, machine)
+        assert not lookout.rests(machine.now_s + FIRST_REST_S + 0.001)
         machine.now_s += FIRST_REST_S + 0.001
-        machine.away_s = _SHORT_S
-        offers = machine.offers
-        lookout.look(machine.poll, _LOOK_S)
-        assert machine.offers > offers + 100
-        machine.now_s += 10.0
-
-
-@pytest.mark.plain
-def test_a_long_offer_after_many_looks_does_not_count(machine: Machine) -> None:
-    """Where many clients share a processor, an offer is long now and then: each rest is a short one."""
-    lookout = Lookout()
-    for _ in range(5):
-        machine.away_s = 2 * LONG_OFFER_S
-        lookout.look(machine.poll, _LOOK_S)
-        machine.now_s += FIRST_REST_S + 0.001
-        machine.away_s = _SHORT_S
-        looks_until_s = machine.now_s + 2 * FIRST_REST_S
-        while machine.now_s < looks_until_s:
-            offers = machine.offers
-            lookout.look(machine.poll, _LOOK_S)
-            assert machine.offers > offers + 100
+        _look_idle(lookout, machine, FEW_OFFERS)
 
 
 @pytest.mark.plain
@@ -136,8 +150,7 @@ def test_asks_whether_it_rests(machine: Machine) -> None:
     """``rests`` says beforehand that a look would be none."""
     lookout = Lookout()
     assert not lookout.rests(machine.now_s)
-    machine.away_s = 2 * LONG_OFFER_S
-    lookout.look(machine.poll, _LOOK_S)
+    _look_beside_a_loop(lookout, machine)
     assert lookout.rests(machine.now_s)
     assert not lookout.rests(machine.now_s + FIRST_REST_S)
     assert Lookout(looks=False).rests(machine.now_s)
