@@ -224,17 +224,28 @@ class _Effect:
         return recorded
 
     def _begin(self, lease: Lease, again: bool) -> EffectRecord | None:
-        """Commit the intent if there is no record, or if there is one without result and ``again``; what was there."""
+        """Commit the intent if there is no record, or if there is one without result and ``again``; what was there.
+
+        Interrupted, as a task that is cancelled, it leaves no intent of its own: ``fn`` will not be called.
+        """
+        is_first = False
 
         def attempt(transaction: EngineTransaction) -> EffectRecord | None:
+            nonlocal is_first
             lease._require(transaction)
             found = self._read(transaction)
+            is_first = found is None
             if found is None or (found.result is None and again):
                 started_at = now_ms() if found is None else found.started_at
                 self._write(transaction, EffectRecord(started_at, lease.token, None))
             return found
 
-        return self._transact(attempt)
+        try:
+            return self._transact(attempt)
+        except BaseException as error:
+            if is_first and not isinstance(error, Exception):  # else it is refused, or an earlier attempt is in doubt
+                self._clear(lease.token)
+            raise
 
     def _finish(self, token: int, result: bytes) -> EffectRecord | None:
         """Commit the result if the intent is still that of ``token``; the record then, None if it is not."""

@@ -9,6 +9,21 @@ import pytest
 import shoal
 
 
+class InterruptedAtCommit:
+    """A transaction that is interrupted when its commit is done."""
+
+    def __init__(self, transaction: Any) -> None:
+        self._transaction = transaction
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._transaction, name)
+
+    def commit(self) -> None:
+        """Commit, and have the caller not know it."""
+        self._transaction.commit()
+        raise KeyboardInterrupt
+
+
 class Calls:
     """A function that counts its calls, and returns or raises what it is told."""
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import shoal
-from tests.contract.fleet.effects import Calls, in_doubt
+from tests.contract.fleet.effects import Calls, InterruptedAtCommit, in_doubt
 from tests.support.workers.crash_workers import wait_for
 
 
@@ -95,6 +95,32 @@ def test_what_leaves_doubt(any_db: shoal.Database, run: str, outcome: object, er
         assert caught.value.key == "a"
         assert begin_ms <= caught.value.started_at <= time.time() * 1000
     assert fn.count == 0
+
+
+@pytest.mark.parametrize("before", ["nothing", "doubt"])
+def test_an_interruption_before_the_function_leaves_no_doubt(
+    any_db: shoal.Database, run: str, monkeypatch: pytest.MonkeyPatch, before: str
+) -> None:
+    """The function was not called, so the next call calls it. Doubt that an earlier attempt has left stays."""
+    if before == "doubt":
+        in_doubt(any_db, run, "a")
+    begin, fn = any_db._store.begin, Calls(1)
+    with monkeypatch.context() as patch:
+        begun: list[Any] = []
+
+        def begin_interrupted() -> Any:
+            begun.append(None)
+            return InterruptedAtCommit(begin()) if len(begun) == 2 else begin()  # the first one looks, and commits nothing
+
+        patch.setattr(any_db._store, "begin", begin_interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            any_db.once(run, "a", fn, on_doubt="retry")
+    assert (len(begun) >= 2, fn.count) == (True, 0)
+    if before == "doubt":
+        with pytest.raises(shoal.InDoubtError):
+            any_db.once(run, "a", fn)
+    else:
+        assert any_db.once(run, "a", fn) == fn.count == 1
 
 
 def test_doubt_is_resolved_by_another_attempt(any_db: shoal.Database, run: str) -> None:
