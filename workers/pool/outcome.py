@@ -115,13 +115,12 @@ class _ExceptionPickler(ForkingPickler):
         reduced = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
         if not isinstance(reduced, tuple) or len(reduced) != 3 or not isinstance(reduced[2], dict):
             return reduced
-        return _exception_again, reduced
+        # Not as arguments of a function that makes it: an attribute may refer to the exception, which must exist then.
+        return *reduced, None, None, _set_attributes
 
 
-def _exception_again(make: Callable[..., Any], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
-    error = make(*arguments)
+def _set_attributes(error: BaseException, attributes: dict[str, Any]) -> None:
     error.__dict__.update(attributes)
-    return error
 
 
 def drop_first_line(error: BaseException) -> None:

@@ -60,6 +60,15 @@ def test_a_group_brings_its_members(pool: shoal.WorkerPool) -> None:
     assert group.exceptions[1].tool == "b"
 
 
+def test_one_whose_attributes_refer_to_it(pool: shoal.WorkerPool) -> None:
+    """Exceptions that refer to each other come back with all attributes, and still refer to each other."""
+    error = pool.submit(functions.fail, "parent").exception(30)
+    assert isinstance(error, functions.NodeError)
+    [child] = error.children
+    assert str(child) == "child"
+    assert child.parent is error
+
+
 @pytest.mark.parametrize(
     ("kind", "name", "text"),
     [

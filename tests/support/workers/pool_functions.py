@@ -113,6 +113,13 @@ class TranslatedError(Exception):
         raise TypeError("not picklable")
 
 
+class NodeError(Exception):
+    """An error of one step, which knows the errors that it belongs to."""
+
+    parent: NodeError
+    children: list[NodeError]
+
+
 def _exit() -> None:
     raise SystemExit(7)
 
@@ -123,10 +130,17 @@ def noted() -> ValueError:
     return error
 
 
+def parent() -> NodeError:
+    error, child = NodeError("parent"), NodeError("child")
+    error.children, child.parent = [child], error
+    return error
+
+
 MAKERS: dict[str, Any] = {
     "frozen": lambda: FrozenError("search"),
     "group": lambda: ExceptionGroup("several", [ValueError("a"), FrozenError("b")]),
     "noted": noted,
+    "parent": parent,
     "false": NoErrorsError,
     "exit": lambda: SystemExit(3),
     "interrupt": lambda: KeyboardInterrupt("by hand"),
