@@ -106,11 +106,14 @@ def pickled(value: object, pickler: type[ForkingPickler] = ForkingPickler) -> by
 class _ExceptionPickler(ForkingPickler):
     """Pickles exceptions so that unpickling does not call the class to set their attributes.
 
-    Python sets them one by one, and a frozen dataclass refuses that.
+    Python sets them one by one, and a frozen dataclass refuses that. What a program has registered with ``copyreg`` for
+    a class of exceptions comes first, as with any pickler.
     """
 
     def reducer_override(self, value: object) -> Any:
         if not isinstance(value, BaseException) or type(value).__setstate__ is not BaseException.__setstate__:
+            return NotImplemented
+        if type(value) in self.dispatch_table:
             return NotImplemented
         reduced = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
         if not isinstance(reduced, tuple) or len(reduced) != 3 or not isinstance(reduced[2], dict):

@@ -30,9 +30,14 @@ def same_worker(pool: shoal.WorkerPool) -> Iterator[None]:
     assert pool.submit(functions.pid).result(30) == before
 
 
-@pytest.mark.parametrize("kind", ["frozen", "group", "noted", "false", "exit", "interrupt", "generator", "stop", "os"])
+@pytest.mark.parametrize(
+    "kind", ["frozen", "group", "noted", "false", "exit", "interrupt", "generator", "stop", "os", "registered"]
+)
 def test_an_exception_comes_back_as_itself(pool: shoal.WorkerPool, kind: str) -> None:
-    """Type, text, attributes and notes are the exception's own; its cause shows the remote traceback."""
+    """Type, text, attributes and notes are the exception's own; its cause shows the remote traceback.
+
+    Also of a class that the program has told ``copyreg`` how to pickle.
+    """
     sent = functions.MAKERS[kind]()
     error = pool.submit(functions.fail, kind).exception(30)
     assert error is not None

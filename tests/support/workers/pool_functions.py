@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import multiprocessing
 import os
@@ -120,6 +121,17 @@ class NodeError(Exception):
     children: list[NodeError]
 
 
+class RegisteredError(Exception):
+    """Cannot be made again from its arguments; ``copyreg`` knows how."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first} and {second}")
+        self.numbers = first, second
+
+
+copyreg.pickle(RegisteredError, lambda error: (RegisteredError, error.numbers))
+
+
 def _exit() -> None:
     raise SystemExit(7)
 
@@ -141,6 +153,7 @@ MAKERS: dict[str, Any] = {
     "group": lambda: ExceptionGroup("several", [ValueError("a"), FrozenError("b")]),
     "noted": noted,
     "parent": parent,
+    "registered": lambda: RegisteredError(1, 2),
     "false": NoErrorsError,
     "exit": lambda: SystemExit(3),
     "interrupt": lambda: KeyboardInterrupt("by hand"),
