@@ -123,7 +123,11 @@ class _ExceptionPickler(ForkingPickler):
 
 
 def _set_attributes(error: BaseException, attributes: dict[str, Any]) -> None:
-    error.__dict__.update(attributes)
+    for name, value in attributes.items():
+        try:  # what Python's own classes add, as the name in ImportError, is in no dict
+            BaseException.__setattr__(error, name, value)
+        except Exception:  # a property that cannot be set, or refuses the value
+            error.__dict__[name] = value
 
 
 def drop_first_line(error: BaseException) -> None:

@@ -121,6 +121,18 @@ class NodeError(Exception):
     children: list[NodeError]
 
 
+class ReadOnlyError(Exception):
+    """Shows an attribute through a property of the same name."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        vars(self)["step"] = text
+
+    @property
+    def step(self) -> str:
+        return str(vars(self)["step"])
+
+
 class RegisteredError(Exception):
     """Cannot be made again from its arguments; ``copyreg`` knows how."""
 
@@ -153,6 +165,8 @@ MAKERS: dict[str, Any] = {
     "group": lambda: ExceptionGroup("several", [ValueError("a"), FrozenError("b")]),
     "noted": noted,
     "parent": parent,
+    "read-only": lambda: ReadOnlyError("search"),
+    "import": lambda: ImportError("no planner", name="planner", path="/plans"),
     "registered": lambda: RegisteredError(1, 2),
     "false": NoErrorsError,
     "exit": lambda: SystemExit(3),
