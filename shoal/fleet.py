@@ -72,7 +72,9 @@ def load_function(name: str) -> Callable[[str], Any]:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (Exception, SystemExit) as error:  # importing a module runs any code
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # importing a module runs any code
         raise ValueError(
             f"{name!r} cannot be loaded: {describe(error)}; "
             f"modules are looked for in {here} first, then where this Python finds its own"

@@ -126,6 +126,16 @@ def test_bad_usage_is_exit_2(tmp_path: Path, arguments: list[str], message: str)
     assert not (tmp_path / "s" / "store.json").exists()
 
 
+@pytest.mark.long
+def test_a_module_that_raises_what_is_no_exception(tmp_path: Path) -> None:
+    """Whatever its import raises, the module cannot be loaded, and one line says why."""
+    (tmp_path / "skipped.py").write_text('class Skipped(BaseException): pass\nraise Skipped("not\\nhere")\n')
+    run = run_shoal("run", "skipped:work", "a", "--store", tmp_path / "s", cwd=tmp_path)
+    assert run.returncode == 2
+    assert run.stderr.startswith("shoal: 'skipped:work' cannot be loaded: Skipped: not here; ")
+    assert run.stderr.count("\n") == 1
+
+
 @pytest.mark.parametrize("command", ["info", *slow("check", "backup")])
 def test_reading_commands_create_nothing(tmp_path: Path, command: str) -> None:
     """info, check and backup of a path without a store are exit 1, one line on stderr, and leave no directory."""
