@@ -54,7 +54,7 @@ from shoal.shm.errors import AlreadyExistsError, CoordinatorLostError, LeaseHeld
 from shoal.shm.fleet_errors import FencedError
 from shoal.worker_pool import WorkerPool
 from shoal.workers.pool.life import open_pidfd
-from shoal.workers.pool.worker import current_database
+from shoal.workers.pool.worker import OneReturns, current_database
 
 # The coordinator sees the death of a worker, which ends its lease, at about the same time as the pool.
 _UNTIL_REAPED_S = 1.0
@@ -72,7 +72,9 @@ def load_function(name: str) -> Callable[[str], Any]:
         found: Any = importlib.import_module(module_name)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (Exception, SystemExit) as error:  # importing a module runs any code
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # importing a module runs any code
         raise ValueError(
             f"{name!r} cannot be loaded: {describe(error)}; "
             f"modules are looked for in {here} first, then where this Python finds its own"
@@ -245,7 +247,8 @@ def _called(run: InputRun, function_name: str, text: str) -> Callable[[Database,
     """Call the function; what stores the outcome."""
     try:
         function = _load_function_once(function_name)
-        result = function(text)
+        with OneReturns():  # here: what the function has forked has no outcome to store, and its exit is its own
+            result = function(text)
         check_plain_result(function_name, function, result)
         encode(result)  # here, so that an error names the place in the result
     except BaseException as error:  # sys.exit in a function fails its input and does not end the fleet

@@ -51,7 +51,7 @@ def _perform(options: argparse.Namespace) -> int:
         complain(error)
         return BAD_USAGE
     except BrokenPipeError:
-        _discard_stdout()
+        _discard(sys.stdout)
         return FAILED
     except (ShoalError, OSError, ExportFormatError, AlreadyServedError) as error:
         complain(error)
@@ -66,15 +66,19 @@ def _perform(options: argparse.Namespace) -> int:
 
 
 def _flushed(status: int) -> int:
-    """Flush stdout; ``status``, or ``FAILED`` if stdout does not take the rest."""
+    """Flush stdout and stderr; ``status``, or ``FAILED`` if stdout does not take the rest."""
     try:
         if sys.stdout is not None:  # None if stdout is closed
             sys.stdout.flush()
     except OSError as error:
         if status == GOOD and not isinstance(error, BrokenPipeError):
             complain(error)
-        _discard_stdout()
-        return FAILED
+        _discard(sys.stdout)
+        status = FAILED
+    try:
+        sys.stderr.flush()
+    except OSError:
+        _discard(sys.stderr)
     return status
 
 
@@ -84,10 +88,13 @@ def _binary(stream: TextIO | None, name: str) -> BinaryIO:
     return stream.buffer
 
 
-def _discard_stdout() -> None:
-    """Send what is still buffered to /dev/null: the interpreter would report at its end that it cannot be written."""
+def _discard(stream: TextIO) -> None:
+    """Send what is still buffered to /dev/null.
+
+    At its end the interpreter would report that it cannot be written, and exit with a status of its own.
+    """
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, stream.fileno())
     os.close(nowhere)
 
 
@@ -199,7 +206,7 @@ def _print_all(lines: Iterable[str]) -> int:
             print(line)
         print(end="", flush=True)  # nothing happens if stdout is closed
     except BrokenPipeError:  # the reader (``| head``) has closed the pipe
-        _discard_stdout()
+        _discard(sys.stdout)
     return GOOD
 
 

@@ -69,7 +69,8 @@ def _run(options: argparse.Namespace) -> int:
 
 def _run_with(options: argparse.Namespace, results: TextIO) -> int:
     try:
-        load_function(options.function)
+        with contextlib.chdir("."):  # a module may change the directory while it is imported, also in each worker
+            load_function(options.function)
     except ValueError as error:
         complain(error)
         return BAD_USAGE

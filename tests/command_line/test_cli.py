@@ -126,6 +126,28 @@ def test_bad_usage_is_exit_2(tmp_path: Path, arguments: list[str], message: str)
     assert not (tmp_path / "s" / "store.json").exists()
 
 
+@pytest.mark.long
+def test_a_module_that_raises_what_is_no_exception(tmp_path: Path) -> None:
+    """Whatever its import raises, the module cannot be loaded, and one line says why."""
+    (tmp_path / "skipped.py").write_text('class Skipped(BaseException): pass\nraise Skipped("not\\nhere")\n')
+    run = run_shoal("run", "skipped:work", "a", "--store", tmp_path / "s", cwd=tmp_path)
+    assert run.returncode == 2
+    assert run.stderr.startswith("shoal: 'skipped:work' cannot be loaded: Skipped: not here; ")
+    assert run.stderr.count("\n") == 1
+
+
+@pytest.mark.long
+def test_a_module_that_changes_the_directory(tmp_path: Path) -> None:
+    """The store is where the command was given, also if the module goes elsewhere while it is imported."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "moving.py").write_text('import os\nos.chdir("elsewhere")\ndef work(text): return os.getcwd()\n')
+    run = run_shoal("run", "moving:work", "a", "--store", "store", "--workers", 1, "--results", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert json.loads(run.stdout)["result"] == str(tmp_path / "elsewhere")
+    assert (tmp_path / "store" / "store.json").exists()
+    assert list((tmp_path / "elsewhere").iterdir()) == []
+
+
 @pytest.mark.parametrize("command", ["info", *slow("check", "backup")])
 def test_reading_commands_create_nothing(tmp_path: Path, command: str) -> None:
     """info, check and backup of a path without a store are exit 1, one line on stderr, and leave no directory."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -15,7 +16,11 @@ from tests.support.repository import ROOT
 
 def _shoal(redirection: str, *arguments: object) -> subprocess.CompletedProcess[str]:
     command = ["bash", "-c", f'"$@" {redirection}', "bash", sys.executable, "-m", "shoal.cli", *map(str, arguments)]
-    return subprocess.run(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, timeout=60, check=False)
+    # Buffered, as users have it: what cannot be written is still there when the interpreter ends.
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    return subprocess.run(
+        command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment, timeout=60, check=False
+    )
 
 
 @pytest.mark.long
@@ -45,6 +50,8 @@ def test_an_error_that_cannot_be_written(tmp_path: Path) -> None:
     """It raises no second error in place of the exit status."""
     (tmp_path / "file").touch()
     assert _shoal("2>/dev/full", "serve", tmp_path / "file").returncode == 2
+    assert _shoal("2>/dev/full", "no-command").returncode == 2
+    assert _shoal("2>/dev/full", "info", tmp_path / "nothing").returncode == 1
 
 
 @pytest.mark.long

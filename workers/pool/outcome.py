@@ -106,22 +106,28 @@ def pickled(value: object, pickler: type[ForkingPickler] = ForkingPickler) -> by
 class _ExceptionPickler(ForkingPickler):
     """Pickles exceptions so that unpickling does not call the class to set their attributes.
 
-    Python sets them one by one, and a frozen dataclass refuses that.
+    Python sets them one by one, and a frozen dataclass refuses that. What a program has registered with ``copyreg`` for
+    a class of exceptions comes first, as with any pickler.
     """
 
     def reducer_override(self, value: object) -> Any:
         if not isinstance(value, BaseException) or type(value).__setstate__ is not BaseException.__setstate__:
             return NotImplemented
+        if type(value) in self.dispatch_table:
+            return NotImplemented
         reduced = value.__reduce_ex__(pickle.HIGHEST_PROTOCOL)
         if not isinstance(reduced, tuple) or len(reduced) != 3 or not isinstance(reduced[2], dict):
             return reduced
-        return _exception_again, reduced
+        # Not as arguments of a function that makes it: an attribute may refer to the exception, which must exist then.
+        return *reduced, None, None, _set_attributes
 
 
-def _exception_again(make: Callable[..., Any], arguments: tuple[Any, ...], attributes: dict[str, Any]) -> Any:
-    error = make(*arguments)
-    error.__dict__.update(attributes)
-    return error
+def _set_attributes(error: BaseException, attributes: dict[str, Any]) -> None:
+    for name, value in attributes.items():
+        try:  # what Python's own classes add, as the name in ImportError, is in no dict
+            BaseException.__setattr__(error, name, value)
+        except Exception:  # a property that cannot be set, or refuses the value
+            error.__dict__[name] = value
 
 
 def drop_first_line(error: BaseException) -> None:

@@ -123,7 +123,7 @@ def _begin(
         return False
     try:
         if initializer is not None:
-            with _OneReturns():
+            with OneReturns():
                 initializer(*initargs)
     except BaseException as error:
         logging.getLogger("concurrent.futures").critical("Exception in initializer:", exc_info=True)
@@ -172,7 +172,7 @@ def _end_with_the_pool(pool: Connection, tasks: int, parent: int) -> None:
     os._exit(1)
 
 
-class _OneReturns:
+class OneReturns:
     """Whatever forks inside, only this process goes on behind it.
 
     A class: ``contextlib`` sets the traceback of an exception, which a frozen dataclass refuses.
@@ -189,14 +189,14 @@ class _OneReturns:
 def _perform(raw: bytearray) -> tuple[bytes, Any]:
     """Run a task; kind and body of the message for its outcome."""
     try:
-        with _OneReturns():
+        with OneReturns():
             function, arguments, keywords = ForkingPickler.loads(raw)
             result = function(*arguments, **keywords)
     except BaseException as error:
         outcome.drop_first_line(error)  # this function's own
-        with _OneReturns():
+        with OneReturns():
             return outcome.pack_exception(error)
-    with _OneReturns():
+    with OneReturns():
         return outcome.pack_result(result)
 
 

@@ -16,7 +16,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context, resource_tracker
+from multiprocessing import get_context, popen_forkserver, popen_spawn_posix, resource_tracker, util
 from pathlib import Path
 from typing import Any
 
@@ -260,7 +260,7 @@ def _start_process(recipe: Recipe, tasks: socket.socket, life: Life) -> Any:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:
         vanished = _restore_main_file(recipe)
-        process._popen = process._Popen(process)
+        process._popen = _popen(recipe, process)
         if _restore_main_file(recipe) != vanished:
             process._popen.kill()
             process._popen.wait(_EXIT_CODE_S)
@@ -270,6 +270,23 @@ def _start_process(recipe: Recipe, tasks: socket.socket, life: Life) -> Any:
     process._sentinel = process._popen.sentinel
     del process._target, process._args, process._kwargs  # they may refer to this process by a long way round
     return process
+
+
+def _popen(recipe: Recipe, process: Any) -> Any:
+    """Have the process started, also where stdout or stderr cannot be written.
+
+    ``multiprocessing`` flushes both first, which only a fork needs: the child would have a copy of what is buffered.
+    What was printed for a pipe that nobody reads any more stays in the buffer, and no worker could ever be started.
+    """
+    try:
+        util._flush_std_streams()  # type: ignore[attr-defined]
+    except OSError:
+        kind: Any = (popen_forkserver if recipe.method == "forkserver" else popen_spawn_posix).Popen
+        popen = kind.__new__(kind)
+        popen._fds, popen.returncode, popen.finalizer = [], None, None
+        popen._launch(process)
+        return popen
+    return process._Popen(process)
 
 
 def _check_current_directory() -> None:

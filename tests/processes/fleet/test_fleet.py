@@ -219,6 +219,14 @@ def test_a_function_may_close_the_database_and_remove_its_directory(tmp_path: Pa
 
 
 @pytest.mark.long
+def test_what_a_function_forks_ends_as_its_own(pool: shoal.WorkerPool) -> None:
+    """A child that comes out of the function ends at once with its own exit code, and stores no outcome."""
+    function = "tests.support.workers.fleet_functions:wait_for_a_child"
+    outcomes = run_fleet(pool, "returns", "exits", "raises", function=function)
+    assert {text: outcome.result for text, outcome in outcomes.items()} == {"returns": 0, "exits": 3, "raises": 1}
+
+
+@pytest.mark.long
 def test_a_result_there_is_no_room_for_fails_its_input_only(tmp_path: Path) -> None:
     """Too large for the store or for any store: that input failed and says why; the others are done."""
     function = "tests.support.workers.fleet_functions:large"

@@ -1,4 +1,7 @@
-"""A pool in a program that was started without standard descriptors: none of the numbers 0 to 2 is the pool's."""
+"""A pool in a program whose standard descriptors are closed, or lead nowhere.
+
+None of the numbers 0 to 2 is the pool's.
+"""
 
 from __future__ import annotations
 
@@ -100,6 +103,45 @@ def test_a_program_without_standard_descriptors(tmp_path: Path, method: str, clo
         env=environment,
         timeout=120,
     )
+    assert done.returncode == 7, done.stderr
+
+
+PRINTS_IN_VAIN = """
+import os, sys
+import shoal
+
+if __name__ == "__main__":
+    print("this text waits in the buffer")
+    with shoal.WorkerPool(sys.argv[1], 1, mp_context=sys.argv[2], linger=0.0) as pool:
+        assert pool.submit(len, "abc").result(60) == 3
+        pool.submit(os._exit, 1).exception(60)
+        assert pool.submit(len, "abcd").result(60) == 4
+    os._exit(7)
+"""
+
+
+@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("place", ["closed pipe", "full disk"])
+def test_a_program_whose_output_cannot_be_written(tmp_path: Path, method: str, place: str) -> None:
+    """Workers are started and replaced, though nobody takes what the program has printed before."""
+    program = tmp_path / "program.py"
+    program.write_text(PRINTS_IN_VAIN)
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    if place == "full disk":
+        nowhere = os.open("/dev/full", os.O_WRONLY)
+    else:
+        reader, nowhere = os.pipe()
+        os.close(reader)
+    with os.fdopen(nowhere, "wb") as output:
+        done = subprocess.run(
+            [sys.executable, str(program), str(tmp_path / "store"), method],
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
+            timeout=120,
+        )
     assert done.returncode == 7, done.stderr
 
 

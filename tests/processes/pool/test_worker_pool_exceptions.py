@@ -30,9 +30,15 @@ def same_worker(pool: shoal.WorkerPool) -> Iterator[None]:
     assert pool.submit(functions.pid).result(30) == before
 
 
-@pytest.mark.parametrize("kind", ["frozen", "group", "noted", "false", "exit", "interrupt", "generator", "stop", "os"])
+@pytest.mark.parametrize(
+    "kind",
+    ["frozen", "group", "noted", "false", "exit", "interrupt", "generator", "stop", "os", "registered", "read-only"],
+)
 def test_an_exception_comes_back_as_itself(pool: shoal.WorkerPool, kind: str) -> None:
-    """Type, text, attributes and notes are the exception's own; its cause shows the remote traceback."""
+    """Type, text, attributes and notes are the exception's own; its cause shows the remote traceback.
+
+    Also of a class that the program has told ``copyreg`` how to pickle.
+    """
     sent = functions.MAKERS[kind]()
     error = pool.submit(functions.fail, kind).exception(30)
     assert error is not None
@@ -58,6 +64,22 @@ def test_a_group_brings_its_members(pool: shoal.WorkerPool) -> None:
     assert [type(member) for member in group.exceptions] == [ValueError, functions.FrozenError]
     assert isinstance(group.exceptions[1], functions.FrozenError)
     assert group.exceptions[1].tool == "b"
+
+
+def test_attributes_of_python_s_own_classes(pool: shoal.WorkerPool) -> None:
+    """Which module cannot be imported is told by an attribute that ImportError keeps beside its others."""
+    error = pool.submit(functions.fail, "import").exception(30)
+    assert isinstance(error, ImportError)
+    assert (error.name, error.path) == ("planner", "/plans")
+
+
+def test_one_whose_attributes_refer_to_it(pool: shoal.WorkerPool) -> None:
+    """Exceptions that refer to each other come back with all attributes, and still refer to each other."""
+    error = pool.submit(functions.fail, "parent").exception(30)
+    assert isinstance(error, functions.NodeError)
+    [child] = error.children
+    assert str(child) == "child"
+    assert child.parent is error
 
 
 @pytest.mark.parametrize(

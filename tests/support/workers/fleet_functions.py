@@ -130,6 +130,16 @@ def leave_nothing_as_it_was(text: str) -> str:
     return text
 
 
+def wait_for_a_child(text: str) -> int:
+    """The exit code of a child, which leaves the function in the way the text names."""
+    pid = os.fork()
+    if pid == 0:
+        if text == "returns":
+            return -1
+        raise SystemExit(3) if text == "exits" else LookupError("in the child")
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
+
+
 def large(text: str) -> bytes:
     """A result of so many MiB."""
     return b"x" * (int(text) << 20)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copyreg
 import dataclasses
 import multiprocessing
 import os
@@ -113,6 +114,36 @@ class TranslatedError(Exception):
         raise TypeError("not picklable")
 
 
+class NodeError(Exception):
+    """An error of one step, which knows the errors that it belongs to."""
+
+    parent: NodeError
+    children: list[NodeError]
+
+
+class ReadOnlyError(Exception):
+    """Shows an attribute through a property of the same name."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        vars(self)["step"] = text
+
+    @property
+    def step(self) -> str:
+        return str(vars(self)["step"])
+
+
+class RegisteredError(Exception):
+    """Cannot be made again from its arguments; ``copyreg`` knows how."""
+
+    def __init__(self, first: int, second: int) -> None:
+        super().__init__(f"{first} and {second}")
+        self.numbers = first, second
+
+
+copyreg.pickle(RegisteredError, lambda error: (RegisteredError, error.numbers))
+
+
 def _exit() -> None:
     raise SystemExit(7)
 
@@ -123,10 +154,20 @@ def noted() -> ValueError:
     return error
 
 
+def parent() -> NodeError:
+    error, child = NodeError("parent"), NodeError("child")
+    error.children, child.parent = [child], error
+    return error
+
+
 MAKERS: dict[str, Any] = {
     "frozen": lambda: FrozenError("search"),
     "group": lambda: ExceptionGroup("several", [ValueError("a"), FrozenError("b")]),
     "noted": noted,
+    "parent": parent,
+    "read-only": lambda: ReadOnlyError("search"),
+    "import": lambda: ImportError("no planner", name="planner", path="/plans"),
+    "registered": lambda: RegisteredError(1, 2),
     "false": NoErrorsError,
     "exit": lambda: SystemExit(3),
     "interrupt": lambda: KeyboardInterrupt("by hand"),
