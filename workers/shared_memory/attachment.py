@@ -103,7 +103,8 @@ class Attachment:
         self.coordinator_pid: int = self.reader.words[W_COORDINATOR_PID]
 
     def __del__(self) -> None:
-        self.close_pipes()
+        with contextlib.suppress(OSError):  # the program has closed them itself, and nobody is left to tell
+            self.close_pipes()
 
     @property
     def memory_id(self) -> int:

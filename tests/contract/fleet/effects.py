@@ -10,18 +10,26 @@ import shoal
 
 
 class InterruptedAtCommit:
-    """A transaction that is interrupted when its commit is done."""
+    """A transaction that is interrupted when its commit is done, if it has put something, as an intent."""
 
     def __init__(self, transaction: Any) -> None:
         self._transaction = transaction
+        self._has_put = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transaction, name)
 
-    def commit(self) -> None:
+    def put(self, *arguments: Any) -> None:
+        """Write a key at commit."""
+        self._has_put = True
+        self._transaction.put(*arguments)
+
+    def commit(self) -> int:
         """Commit, and have the caller not know it."""
-        self._transaction.commit()
-        raise KeyboardInterrupt
+        version: int = self._transaction.commit()
+        if self._has_put:
+            raise KeyboardInterrupt
+        return version
 
 
 class Calls:
