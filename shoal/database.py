@@ -160,8 +160,8 @@ class Database:
         same key: it would wait for itself. In the same thread or task of an event loop that is refused.
 
         The intent is recorded before ``fn`` is called. An exception that ``fn`` raises says that nothing has happened:
-        the intent is deleted, and the next call runs ``fn``. But if the process ends between intent and result, or ``fn``
-        is interrupted (``KeyboardInterrupt``, ``SystemExit``), or the result cannot be recorded, nobody can know
+        the intent is deleted, and the next call runs ``fn``. But if the process ends between intent and result, or
+        ``fn`` is interrupted (``KeyboardInterrupt``, ``SystemExit``), or the result cannot be recorded, nobody can know
         whether the effect took place. ``on_doubt`` says what the next call does then:
 
         - ``"raise"``: it raises ``InDoubtError``.
