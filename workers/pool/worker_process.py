@@ -260,7 +260,7 @@ def _start_process(recipe: Recipe, tasks: socket.socket, life: Life) -> Any:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:
         vanished = _restore_main_file(recipe)
-        process._popen = _popen(recipe, process)
+        process._popen = _launched(recipe, process)
         if _restore_main_file(recipe) != vanished:
             process._popen.kill()
             process._popen.wait(_EXIT_CODE_S)
@@ -272,7 +272,7 @@ def _start_process(recipe: Recipe, tasks: socket.socket, life: Life) -> Any:
     return process
 
 
-def _popen(recipe: Recipe, process: Any) -> Any:
+def _launched(recipe: Recipe, process: Any) -> Any:
     """Have the process started, also where stdout or stderr cannot be written.
 
     ``multiprocessing`` flushes both first, which only a fork needs: the child would have a copy of what is buffered.
