@@ -1,5 +1,8 @@
 cimport cython
 
+cdef double LONG_OFFER_S
+cdef int FEW_OFFERS
+
 
 cdef class Lookout:
     cdef double _rest_s, _rests_until_s
@@ -7,9 +10,7 @@ cdef class Lookout:
 
     cpdef bint rests(self, double now_s) except -1
 
-    @cython.locals(
-        begin_s=double, before_s=double, after_s=double, offer_from_s=double, until_s=double, long_offer_s=double, offers=bint
-    )
+    @cython.locals(before_s=double, after_s=double, offer_from_s=double, until_s=double, offers=bint)
     cpdef look(self, poll, double look_s, double keep_s=*, int fd=*, Py_ssize_t n_bytes=*)
     @cython.locals(busy=bint)
-    cdef bint _shows_busy(self, double offer_s, double now_s) except -1
+    cdef bint _rests_after(self, double offer_s, double now_s) except -1

@@ -104,10 +104,10 @@ def pickled(value: object, pickler: type[ForkingPickler] = ForkingPickler) -> by
 
 
 class _ExceptionPickler(ForkingPickler):
-    """Pickles exceptions so that unpickling does not call the class to set their attributes.
+    """Pickles exceptions so that unpickling does not call their class's ``__setattr__``.
 
-    Python sets them one by one, and a frozen dataclass refuses that. What a program has registered with ``copyreg`` for
-    a class of exceptions comes first, as with any pickler.
+    Python sets attributes one by one by it, and that of a frozen dataclass refuses. What a program has registered with
+    ``copyreg`` for a class of exceptions comes first, as with any pickler.
     """
 
     def reducer_override(self, value: object) -> Any:
