@@ -58,7 +58,9 @@ def test_looks_as_long_as_nobody_wants_the_processor(machine: Machine) -> None:
 
 def _look_beside_a_loop(lookout: Lookout, machine: Machine) -> None:
     """Look until the lookout rests, on a machine where every third offer is long."""
+    until = machine.offers + 10 * FEW_OFFERS
     while not lookout.rests(machine.now_s):
+        assert machine.offers < until
         machine.away_s = 2 * LONG_OFFER_S if machine.offers % 3 == 2 else _SHORT_S
         lookout.look(machine.poll, _SHORT_S / 2)  # one offer
 
