@@ -2,6 +2,7 @@
 
     key      namespace, run, type tag, rest
     part     1 byte length, then that many bytes of UTF-8: tenant, app, agent, run; 0 first: the store's own
+             a tenant, app or agent named "default" is the byte 0x81 alone
     run      length 0 is no run: what belongs to the namespace as a whole (the index of runs)
     tag      KV 0x01, EVENT 0x02, STATE 0x03, TRACE 0x04, RUN 0x05, QUEUE 0x06, BUDGET 0x07, LEASE 0x08,
              IDEMPOTENCY 0x09, CONSUMER 0x0B, RETENTION 0x0C; 0x10 is reserved
@@ -24,6 +25,7 @@ from typing import Any
 
 from shoal.primitives.rules.layouts.parts import after as after
 from shoal.primitives.rules.layouts.parts import bound as bound
+from shoal.primitives.rules.layouts.parts import name_part, run_part, split_parts
 from shoal.primitives.rules.layouts.parts import number as number
 from shoal.primitives.rules.layouts.parts import sized as sized
 from shoal.primitives.rules.tags import Tag as Tag
@@ -63,7 +65,7 @@ class Namespace:
 
     def __post_init__(self) -> None:
         parts = (("tenant", self.tenant), ("app", self.app), ("agent", self.agent))
-        object.__setattr__(self, "_prefix", b"".join(_part(name, text) for name, text in parts))
+        object.__setattr__(self, "_prefix", b"".join(name_part(_name(*part)) for part in parts))
 
     def __reduce__(self) -> tuple[Any, ...]:
         return Namespace, (self.tenant, self.app, self.agent)
@@ -78,7 +80,7 @@ class Namespace:
         known = prefixes.get(run_id) if type(run_id) is str else None  # one access: another thread may clear it
         if known is not None:
             return known
-        prefix = self._prefix + _part("run_id", run_id)
+        prefix = self._prefix + run_part(_name("run_id", run_id))
         if len(prefixes) >= _PREFIXES_KEPT:
             prefixes.clear()
         prefixes[str.__str__(run_id)] = prefix  # a str of a user's own type may say that it equals another text
@@ -126,24 +128,21 @@ def only(key: bytes) -> tuple[bytes, bytes]:
     return key, key + b"\0"
 
 
-def texts_of(owner: bytes) -> list[str]:
-    """Tenant, app, agent and run of what a key begins with; an empty run is none. Raises ``CorruptionError``."""
-    texts: list[str] = []
-    for _ in range(4):
-        end = 1 + (owner[0] if owner else 0)
-        texts.append(decode_text(owner[1:end]) if end > 1 else "")
-        owner = owner[end:]
-    return texts
+def texts_of(key: bytes) -> list[str]:
+    """Tenant, app, agent and run of a key, or of what one begins with; an empty run is none. ``CorruptionError``."""
+    try:
+        (*names, run), _ = split_parts(key)
+    except ValueError as error:
+        raise CorruptionError("a key of the store", 0, "a namespace and a run", f"{key!r:.100}") from error
+    return [*map(decode_text, names), decode_text(run) if run else ""]
 
 
 def user_text(key: bytes) -> str:
     """The name of an engine key in messages: a user's key or name as it is; of other primitives their kind as well."""
     try:
-        position = 0
-        for _ in range(4):
-            position += 1 + key[position]
-        tag, rest = key[position], key[position + 1 :]
-    except IndexError:
+        _, behind = split_parts(key)
+        tag, rest = behind[0], behind[1:]
+    except (ValueError, IndexError):
         tag, rest = Tag.KV, key
     if tag == Tag.QUEUE:
         return f"queue {rest[2 : 2 + int.from_bytes(rest[:2], 'big')].decode('utf-8', errors='backslashreplace')}"
@@ -154,6 +153,5 @@ def user_text(key: bytes) -> str:
     return rest.decode("utf-8", errors="backslashreplace")
 
 
-def _part(name: str, text: object) -> bytes:
-    raw = encode_text(name, text, MAX_RUN_ID_BYTES)
-    return bytes((len(raw),)) + raw
+def _name(what: str, text: object) -> bytes:
+    return encode_text(what, text, MAX_RUN_ID_BYTES)

@@ -7,29 +7,24 @@ from collections.abc import Iterator
 from typing import Any, NoReturn
 
 from shoal.primitives.engine import Engine
-from shoal.primitives.keys import Namespace, after, decode_text
-from shoal.shm.errors import CorruptionError, InvalidOperationError
+from shoal.primitives.keys import Namespace, after, texts_of
+from shoal.primitives.rules.layouts.parts import BEHIND_NAMESPACES, FIRST_NAMESPACE, run_of
+from shoal.shm.errors import InvalidOperationError
 from shoal.shm.key_location_cache import KeyLocationCache
-from shoal.shm.limits import MAX_RUN_ID_BYTES, MIB
+from shoal.shm.limits import MIB
 from shoal.shm.operation import VersionedValue
 
 # A run is read ahead up to these bounds: thousands of small runs then take one scan, instead of a few scans each.
 _AHEAD_KEYS = 4096
 _AHEAD_BYTES = 1 * MIB
-# Keys begin with the length of a tenant, which is never 0.
-_FIRST_NAMESPACE = b"\1"
-_BEHIND_NAMESPACES = bytes((MAX_RUN_ID_BYTES + 1,))
 
 
 def namespaces(engine: Engine) -> Iterator[Namespace]:
     """The namespaces that hold anything, in the order of their keys."""
-    lower = _FIRST_NAMESPACE
-    while (key := next((key for key, _ in engine.scan(lower, _BEHIND_NAMESPACES)), None)) is not None:
-        parts, rest = [], key
-        for _ in range(3):
-            part, rest = _first_part(rest)
-            parts.append(part)
-        namespace = Namespace(*parts)
+    lower = FIRST_NAMESPACE
+    while (key := next((key for key, _ in engine.scan(lower, BEHIND_NAMESPACES)), None)) is not None:
+        tenant, app, agent, _ = texts_of(key)
+        namespace = Namespace(tenant, app, agent)
         yield namespace
         lower = after(namespace._prefix)
 
@@ -48,8 +43,7 @@ def runs_held(engine: Engine, namespace: Namespace) -> Iterator[tuple[str, Engin
                 yield ahead.run_id, ahead
                 ahead = RunAhead()
             if not ahead.prefix:
-                ahead.run_id, rest = _first_part(key[len(start) :])
-                ahead.prefix = key[: len(key) - len(rest)]
+                ahead.run_id, ahead.prefix = texts_of(key)[-1], run_of(key)
             if not ahead.add(key, found):
                 yield ahead.run_id, engine
                 lower = after(ahead.prefix)
@@ -114,11 +108,3 @@ class RunAhead:
 
     def _refuse(self) -> NoReturn:
         raise InvalidOperationError("a copy of a run's keys only reads; write through a transaction")
-
-
-def _first_part(key: bytes) -> tuple[str, bytes]:
-    """The first part of a key, and what follows it. Raises ``CorruptionError`` for a key that no primitive writes."""
-    end = 1 + (key[0] if key else 0)
-    if not 1 < end <= min(len(key), 1 + MAX_RUN_ID_BYTES):
-        raise CorruptionError("a key of the store", 0, "a part of 1 to 128 bytes", f"{key!r:.100}")
-    return decode_text(key[1:end]), key[end:]

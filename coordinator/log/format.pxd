@@ -5,4 +5,4 @@ cpdef bytes encode_record(version, synced_version, boot_id, client_id, commit_id
 cpdef decode_record(bytes data, Py_ssize_t offset)
 cdef Py_ssize_t _padded(Py_ssize_t end)
 @cython.locals(writes=list, outcomes=list, results=list)
-cpdef decode_commit(record)
+cpdef decode_commit(record, long long format_version=*)

@@ -22,7 +22,8 @@ Durable: a change comes with a new FORMAT_VERSION. Nothing outside this file pac
               [writes, [], outcomes]                 a batch; outcomes [[client id, commit id, results], ...]
             writes  [key, value or nil, expires_ms, key, ...] flat, as in the mutations
 
-Format 1 has no id of the store: its file head is 56 bytes, with the checksum at 48. Records are the same in both.
+Formats 1 and 2 have keys as ``shm.files.old_keys`` says, which are renamed when they are read. Format 1 has no id of
+the store: its file head is 56 bytes, with the checksum at 48. All else is the same.
 
 Records stand at multiples of 8. Versions follow each other without gaps, over files too. Two fields tell a torn tail
 from damage. A record that says "up to version V is on disk" proves that everything up to V was whole once. And within
@@ -36,6 +37,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from shoal.shm import codec
+from shoal.shm.files.old_keys import renamed
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.request import FlatWrites
 
@@ -50,11 +52,12 @@ if cython.compiled:
 else:
     from xxhash import xxh3_64_intdigest
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 COORDINATOR = 0  # the client id of commits that the coordinator makes itself
 CLOSE_MARK = 0  # the commit id of a mark of a clean close
 ALIGNMENT_BYTES = 8  # of records in a file
-_FORMAT_WITHOUT_ID = 1
+FORMAT_WITHOUT_ID = 1
+_NEWEST_WITH_OLD_KEYS = 2
 _FILE_MAGIC = int.from_bytes(b"shoalwal", "little")
 _RECORD_MAGIC_BYTES = b"swal"
 _RECORD_MAGIC = int.from_bytes(_RECORD_MAGIC_BYTES, "little")
@@ -89,13 +92,17 @@ Outcome = tuple[int, int, list[Any]]
 
 
 class FileHead(NamedTuple):
-    """What a log file says of itself. ``store_id`` is None in format 1, and a head without one is of format 1."""
+    """What a log file says of itself. ``store_id`` is None in format 1, and a head without one is of format 1.
+
+    The reader knows all formats; the writer makes the newest.
+    """
 
     number: int
     first_version: int
     synced_version: int
     boot_id: int
     store_id: bytes | None = None
+    format_version: int = FORMAT_VERSION
 
     @property
     def size_bytes(self) -> int:
@@ -172,23 +179,23 @@ def boot_id() -> int:
 def encode_file_head(head: FileHead) -> bytes:
     """The first bytes of a log file."""
     if head.store_id is None:
-        raw = _FILE_HEAD_WITHOUT_ID.pack(_FILE_MAGIC, _FORMAT_WITHOUT_ID, *head[:-1])
+        raw = _FILE_HEAD_WITHOUT_ID.pack(_FILE_MAGIC, FORMAT_WITHOUT_ID, *head[:-2])
     else:
-        raw = _FILE_HEAD.pack(_FILE_MAGIC, FORMAT_VERSION, *head)
+        raw = _FILE_HEAD.pack(_FILE_MAGIC, head.format_version, *head[:-1])
     return raw + xxh3_64_intdigest(raw).to_bytes(_CHECKSUM_BYTES, "little")
 
 
 def decode_file_head(data: bytes) -> FileHead | None:
     """The head of a log file, None if it is not whole."""
     version = int.from_bytes(data[FORMAT_OFFSET:NUMBER_OFFSET], "little")
-    head = _FILE_HEAD_WITHOUT_ID if version == _FORMAT_WITHOUT_ID else _FILE_HEAD
-    if version not in (_FORMAT_WITHOUT_ID, FORMAT_VERSION) or len(data) < head.size + _CHECKSUM_BYTES:
+    head = _FILE_HEAD_WITHOUT_ID if version == FORMAT_WITHOUT_ID else _FILE_HEAD
+    if not FORMAT_WITHOUT_ID <= version <= FORMAT_VERSION or len(data) < head.size + _CHECKSUM_BYTES:
         return None
     raw = data[: head.size]
     if xxh3_64_intdigest(raw).to_bytes(_CHECKSUM_BYTES, "little") != data[head.size : head.size + _CHECKSUM_BYTES]:
         return None
     magic, _, *fields = head.unpack(raw)
-    return FileHead(*fields) if magic == _FILE_MAGIC else None
+    return FileHead(*fields)._replace(format_version=version) if magic == _FILE_MAGIC else None
 
 
 def records_begin(head: FileHead | None, data: bytes) -> int:
@@ -286,8 +293,8 @@ def decode_decided(decided: bytes) -> Decided:
     return Decided(writes, results, [(client_id, commit_id, each) for client_id, commit_id, each in outcomes])
 
 
-def decode_commit(record: LogRecord) -> LoggedCommit:
-    """The commit in a record whose checksum is right and which is not a mark of a clean close.
+def decode_commit(record: LogRecord, format_version: int = FORMAT_VERSION) -> LoggedCommit:
+    """The commit in a record whose checksum is right and which is not a mark of a clean close, with keys of today.
 
     ValueError, TypeError, LookupError or OverflowError if shoal never writes such a record.
     """
@@ -300,6 +307,9 @@ def decode_commit(record: LogRecord) -> LoggedCommit:
         writes = writes + more_writes
     if client_id != COORDINATOR:
         outcomes = [(client_id, commit_id, results), *outcomes]
+    if format_version <= _NEWEST_WITH_OLD_KEYS:
+        writes[::3] = [renamed(key) for key in writes[::3]]
+        clears = [(renamed(lower), renamed(upper)) for lower, upper in clears]
     body_bytes = len(mutations) + len(decided)
     return _new_tuple(LoggedCommit, (version, client_id, writes, clears, outcomes, body_bytes))
 

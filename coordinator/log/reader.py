@@ -71,6 +71,15 @@ class FoundLogFile:
         return self.head.size_bytes if self.head is not None else wal_format.records_begin(None, self.data)
 
     @property
+    def format_version(self) -> int:
+        """The format of its records; without a head the oldest: to rename keys of today changes nothing."""
+        return self.head.format_version if self.head is not None else wal_format.FORMAT_WITHOUT_ID
+
+    def placed(self, offset: int, record: LogRecord) -> PlacedRecord:
+        """A record of this file, with its place."""
+        return PlacedRecord(self.name, offset, record, self.format_version)
+
+    @property
     def is_unused(self) -> bool:
         """Whether it was reserved ahead and never written to."""
         return self.head is None and not self.data.strip(b"\0")
@@ -91,16 +100,17 @@ class FoundLogFile:
                 data = storage.read_at(self.name, begin, end - begin)
             while (found := decode_record(data, offset - begin)) is not None:
                 record, following = found
-                yield PlacedRecord(self.name, offset, record)
+                yield self.placed(offset, record)
                 offset = begin + following
 
 
 class PlacedRecord(NamedTuple):
-    """A record, the name of its file, and its offset there."""
+    """A record, the name of its file, its offset there, and the file's format."""
 
     file: str
     offset: int
     record: LogRecord
+    format_version: int
 
 
 def read_files(storage: Storage) -> list[FoundLogFile]:
@@ -138,7 +148,7 @@ def has_commits(storage: Storage, after_version: int, version: int) -> bool:
         if head is None or (head.first_version != due if due else head.first_version > after_version + 1):
             break
         due = head.first_version
-        for _, _, record in file.records():
+        for _, _, record, _ in file.records():
             if due > version:
                 break
             if record.version + record.is_close_mark != due:
@@ -164,7 +174,7 @@ def misplaced(file: FoundLogFile, before: FoundLogFile | None, store_id: bytes |
         expected = f"the number {file.number} of its name"
         return CorruptionError(file.name, NUMBER_OFFSET, expected, f"the head of log file {head.number}")
     if head.store_id is None and before is not None and before.head is not None and before.head.store_id is not None:
-        expected = f"format {wal_format.FORMAT_VERSION}, that of {before.name}"
+        expected = f"format {before.head.format_version}, that of {before.name}"
         return CorruptionError(file.name, wal_format.FORMAT_OFFSET, expected, "format 1, which names no store")
     if before is not None and before.head is not None and before.head.first_version > head.first_version:
         expected = f"version {before.head.first_version} or later, with which {before.name} begins"
@@ -195,10 +205,12 @@ def goes_on(files: Sequence[FoundLogFile], offset: int, next_version: int, boot_
     return False
 
 
-def read_commit(file: str, offset: int, record: LogRecord) -> LoggedCommit:
+def read_commit(
+    file: str, offset: int, record: LogRecord, format_version: int = wal_format.FORMAT_VERSION
+) -> LoggedCommit:
     """The commit in a record of ``file``; CorruptionError if its checksum is right and its content is not a commit."""
     try:
-        return decode_commit(record)
+        return decode_commit(record, format_version)
     except (ValueError, TypeError, LookupError, OverflowError) as error:
         expected = f"the commit set of version {record.version}"
         raise CorruptionError(file, offset, expected, str(error) or type(error).__name__) from error
@@ -249,7 +261,7 @@ class WalReader:
                     offsets.append(offset)
                     if version > self.last_version:
                         self.last_version = version
-                        yield read_commit(file.name, offset, record)
+                        yield read_commit(file.name, offset, record, file.format_version)
                 offset = following
             del data  # before the next file is read
             if self._synced_version + 1 >= expected:

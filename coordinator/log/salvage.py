@@ -90,7 +90,7 @@ class LogSurvey:
         file, offset = self._places[version]
         found = wal_format.decode_record(file.data, offset)
         assert found is not None
-        return wal_reader.read_commit(file.name, offset, found[0])
+        return wal_reader.read_commit(file.name, offset, found[0], file.format_version)
 
     def _sort_out(
         self, files: list[FoundLogFile], store_id: bytes | None
@@ -130,7 +130,7 @@ class LogSurvey:
             if found_record is not None:
                 record, following = found_record
                 closed = record.is_close_mark
-                self._read_record(file, PlacedRecord(file.name, offset, record), following)
+                self._read_record(file, file.placed(offset, record), following)
                 offset = following
                 continue
             self._end = i, offset
@@ -224,7 +224,7 @@ class LogSurvey:
         place = file.records_begin
         while (found := wal_format.find_record(file.data, place)) is not None:
             record, place = found
-            if not record.is_close_mark and self._take(file, PlacedRecord(file.name, place, record)):
+            if not record.is_close_mark and self._take(file, file.placed(place, record)):
                 self.doubtful.add(record.version)
                 self.newest = max(self.newest, record.version)
             place += wal_format.record_bytes(record)

@@ -21,15 +21,15 @@ from shoal.shm.memory import layout
 from shoal.shm.memory.layout import BLOCK_WORDS
 from shoal.shm.memory.segment import Segment
 
-CLASS_WORDS = (
-    *(4, 5, 6, 7, 8, 9, 10, 11, 12, 14, 16, 18, 20, 22, 24, 28, 32, 36, 40, 48, 56, 64, 72, 80, 96, 112, 128, 136),
-    *(160, 192, 227, 257, 292, 341, 409, 512, 682, 1024),
+CLASS_WORDS: tuple[int, ...] = (
+    *range(4, 21),
+    *(22, 24, 28, 32, 36, 40, 48, 56, 64, 72, 80, 96, 112, 128, 136, 160, 192, 227, 257, 292, 341, 409, 512, 682, 1024),
 )
 _SIZES, _CLASSES = CLASS_WORDS, len(CLASS_WORDS)
 _LARGEST_CLASS = CLASS_WORDS[-1]
 _CLASS_OF = [next(c for c, size in enumerate(CLASS_WORDS) if size >= n) for n in range(_LARGEST_CLASS + 1)]
 # One commit of small records may take a new block in every size class; ``Writer.plan`` asks for as many.
-WORST_CASE_BLOCKS = 24
+WORST_CASE_BLOCKS = 28
 _MOST_COMPARED = 256  # blocks with room in a class, of which the lowest or highest is looked for
 _INDEX_STEP_BLOCKS = 16  # memory for the index is taken so many blocks at a time
 # Every plan leaves so many blocks ready, so that reclaiming can copy index nodes when there is room for nothing else.

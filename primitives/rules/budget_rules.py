@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from shoal.primitives.rules.tags import tag_position
+from shoal.primitives.rules.layouts.parts import parts_end
 from shoal.shm import codec, holder_index
 from shoal.shm.errors import AlreadyExistsError, CorruptionError, NotFoundError
 from shoal.shm.fleet_errors import BudgetExceededError
@@ -57,7 +57,7 @@ class BudgetRecord(NamedTuple):
 
 def reservation_key(budget_key: bytes, ticket: int) -> bytes:
     """The key of the reservation ``ticket`` of a budget."""
-    start = tag_position(budget_key) + 1
+    start = parts_end(budget_key) + 1
     name = budget_key[start + 1 :]
     length = len(name).to_bytes(_LENGTH_BYTES, "big")
     return budget_key[:start] + RESERVATION + length + name + ticket.to_bytes(_TICKET_BYTES, "big")
@@ -143,7 +143,7 @@ def ended(read: Read, key: bytes, holder: int, now_ms: int) -> list[Write]:
     if found is None:
         return []
     amount, _ = _reservation(found.value)
-    start = tag_position(key) + 1
+    start = parts_end(key) + 1
     budget_key = key[:start] + BUDGET + key[start + 1 + _LENGTH_BYTES : -_TICKET_BYTES]
     budget = read(budget_key)
     refunded = [] if budget is None else [_write(budget_key, _without(decode_record(budget.value).at(now_ms), amount))]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from enum import IntEnum
 
-_PARTS = 4  # tenant, app, agent, run: each a byte of length and so many bytes
+from shoal.primitives.rules.layouts.parts import parts_end
 
 
 class Tag(IntEnum):
@@ -24,14 +24,6 @@ class Tag(IntEnum):
     RESERVED = 0x10
 
 
-def tag_position(key: bytes) -> int:
-    """Where in a key of a run its tag is. ``IndexError`` if it has none."""
-    position = 0
-    for _ in range(_PARTS):
-        position += 1 + key[position]
-    return position
-
-
 def tag_of(key: bytes) -> Tag:
     """The tag of a key of a run. ``ValueError`` or ``IndexError`` if it has none."""
-    return Tag(key[tag_position(key)])
+    return Tag(key[parts_end(key)])

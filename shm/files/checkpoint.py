@@ -9,6 +9,7 @@
                        HEAD  [commit version, time of creation in ms since the epoch, id of the store]; format 1: no id
                        KEYS  [key, value, commit version, expires_ms, key, ...] flat, keys ascending
                        END   [number of keys, client sessions: [[client id, commit id, version, results], ...]]
+              Keys of formats 1 and 2 are as ``old_keys`` says, and are renamed when they are read.
 
 - A reader that holds a snapshot writes it, so commits go on meanwhile: the helper of the coordinator, a backup, repair.
 - It is written under another name, synced, and then renamed, which publishes it. So a file of the right name is whole,
@@ -31,16 +32,17 @@ from xxhash import xxh3_64, xxh3_64_intdigest
 
 from shoal.shm import clock, codec
 from shoal.shm.errors import CorruptionError
+from shoal.shm.files.old_keys import renamed
 from shoal.shm.files.regular_file import private_file
 from shoal.shm.files.storage import DiskStorage, Storage, raise_if_full
 from shoal.shm.files.store_files import STORE_ID_BYTES, of_another_store
 from shoal.shm.limits import CHECKPOINT_BLOCK_BYTES, MAX_ENCODED_VALUE_BYTES, MAX_ENGINE_KEY_BYTES, MAX_TIME_MS, MIB
 from shoal.shm.memory.reader import Reader
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _MAGIC_BYTES = b"shoalck"
-_MAGIC = int.from_bytes(_MAGIC_BYTES, "little") | FORMAT_VERSION << 56
-_MAGIC_WITHOUT_ID = int.from_bytes(_MAGIC_BYTES, "little") | 1 << 56
+_MAGICS = [int.from_bytes(_MAGIC_BYTES, "little") | version << 56 for version in range(1, FORMAT_VERSION + 1)]
+_MAGIC = _MAGICS[-1]
 _BLOCK = struct.Struct("<QIIQ")
 _CHECKED = struct.Struct("<II")
 HEAD, KEYS, END = 1, 2, 3
@@ -124,9 +126,8 @@ def write_checkpoint(
         fd = private_file(temporary, os.O_WRONLY | os.O_CREAT)
         with os.fdopen(fd, "wb", buffering=block_bytes) as out:
             out.write(_block(HEAD, [version, clock.now_ms(), store_id]))
-            keys = 0
+            keys = size = 0
             flat: list[Any] = []
-            size = 0
             for key, found in reader.scan(b"", None, version):
                 flat += (key, found.value, found.version, found.expires_ms)
                 size += len(key) + len(found.value) + 24
@@ -163,16 +164,26 @@ class CheckpointReader:
         self.sessions: list[Session] = []
         self._previous = b""  # the last key read
         self._keys = 0  # keys read
+        self._has_old_keys = False  # whether the block read last has keys of formats 1 and 2
 
     def entries(self) -> Iterator[KeyBlock]:
         """All keys, a block at a time. ``version`` is known before the first, ``sessions`` after the last.
 
         Raises ``CorruptionError`` at the first damage.
         """
+        old: list[Entry] = []
         for part in self.past_damage():
             if isinstance(part, CorruptionError):
                 raise part
-            yield part
+            if self._has_old_keys:
+                old += part
+            else:
+                yield part
+        if old:  # renamed, they are in another order
+            block = KeyBlock([field for entry in sorted(old) for field in entry])
+            if not _is_sound(block, b"", self.version):
+                self._damaged(0, "each key in one form", "a key in two")
+            yield block
 
     def past_damage(self) -> Iterator[KeyBlock | CorruptionError]:
         """The same, with an error in the place of every damaged block, and the readable blocks behind it."""
@@ -221,9 +232,10 @@ class CheckpointReader:
         block = KeyBlock(content)
         if not _is_sound(block, self._previous, self.version):
             self._damaged(offset, "possible keys in ascending order", self._first_unsound(content))
-        if block.keys:
-            self._previous = block.keys[-1]
+        self._previous = block.keys[-1] if block.keys else self._previous
         self._keys += len(block)
+        if self._has_old_keys:
+            block.keys = [*map(renamed, block.keys)]
         return block
 
     def _first_unsound(self, flat: list[Any]) -> str:
@@ -267,8 +279,9 @@ class CheckpointReader:
             self._damaged(offset, "a block", f"the end of the file at {self.size_bytes}")
         magic, kind, length, checksum = _BLOCK.unpack(head)
         start = offset + _BLOCK.size
-        if magic not in (_MAGIC, _MAGIC_WITHOUT_ID):
+        if magic not in _MAGICS:
             self._damaged(offset, f"magic and format {_MAGIC:#x}", f"{magic:#x}")
+        self._has_old_keys = magic != _MAGIC
         checked = _CHECKED.pack(kind, length)
         is_sound = length <= _LONG_BLOCK_BYTES or self._checksum_in_pieces(checked, start, length) == checksum
         content = self._read(start, length) if is_sound and start + length <= self.size_bytes else None
@@ -312,14 +325,10 @@ def _is_sound(block: KeyBlock, after: bytes, newest: int) -> bool:
 
 
 def _is_head(content: Any) -> bool:
-    return (
-        type(content) is list
-        and len(content) in (2, 3)
-        and type(content[0]) is int
-        and (
-            len(content) == 2 or content[2] is None or (type(content[2]) is bytes and len(content[2]) == STORE_ID_BYTES)
-        )
-    )
+    if type(content) is not list or len(content) not in (2, 3) or type(content[0]) is not int:
+        return False
+    store_id = content[2] if len(content) > 2 else None
+    return store_id is None or (type(store_id) is bytes and len(store_id) == STORE_ID_BYTES)
 
 
 def _is_end(content: Any) -> bool:

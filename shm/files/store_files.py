@@ -1,7 +1,7 @@
 """``store.json``: which store a directory holds and how it was last served; and the names of the store's other files.
 
     store.json    one JSON object
-                  format       2, or 1 without store_id
+                  format       3; 2 before keys were shorter (``old_keys``), 1 without store_id
                   durability   "memory", "buffered" or "strict"
                   max_bytes    bound of the store's memory, an integer of bytes
                   store_id     32 hexadecimal digits
@@ -38,7 +38,7 @@ from shoal.shm.files.storage import DiskStorage, Storage
 from shoal.shm.host.machine_memory import default_store_bytes
 from shoal.shm.limits import MAX_STORE_BYTES, MIN_STORE_BYTES
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 _FORMAT_WITHOUT_ID = 1
 STORE_ID_BYTES = 16
 DURABILITIES = ("memory", "buffered", "strict")
@@ -92,7 +92,7 @@ def decode_meta(raw: bytes, directory: Path) -> StoreMeta:
         found = fields["format"]
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptionError(META_FILE, 0, "a JSON object that shoal wrote", repr(raw[:60])) from error
-    if type(found) is not int or found not in (_FORMAT_WITHOUT_ID, FORMAT_VERSION):
+    if type(found) is not int or not _FORMAT_WITHOUT_ID <= found <= FORMAT_VERSION:
         raise ConfigurationError(
             f"the store at {directory.absolute()} has format {found!r:.60}, this shoal reads {_FORMAT_WITHOUT_ID} to "
             f"{FORMAT_VERSION}; export it with the version that wrote it"

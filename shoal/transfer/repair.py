@@ -27,6 +27,7 @@ from shoal.coordinator.recovery.recover import apply_entries, load_keys
 from shoal.coordinator.recovery.replay import publish, replayed
 from shoal.coordinator.recovery.survey import Survey, at_rest, is_store, survey_store
 from shoal.primitives.keys import Namespace, user_text
+from shoal.primitives.rules.layouts.parts import split_parts
 from shoal.primitives.rules.tags import Tag
 from shoal.shm.errors import AlreadyExistsError, CorruptionError, InvalidOperationError, NotFoundError, StoreFullError
 from shoal.shm.files import checkpoint, store_directory, store_files
@@ -259,17 +260,14 @@ def _named(key: bytes) -> str:
     """An engine key as the user knows it: its run, its kind and its name."""
     if key[:1] == b"\0":
         return f"shoal's own {key!r}"
-    parts = []
-    position = 0
-    for _ in range(4):
-        length = key[position] if position < len(key) else 0
-        parts.append(key[position + 1 : position + 1 + length].decode("utf-8", errors="backslashreplace"))
-        position += 1 + length
-    *namespace, run_id = parts
+    try:
+        names, rest = split_parts(key)
+    except ValueError:  # no primitive writes such a key
+        return user_text(key)
+    *namespace, run_id = (name.decode("utf-8", errors="backslashreplace") for name in names)
     default = Namespace()
     where = "" if namespace == [default.tenant, default.app, default.agent] else f"{'/'.join(namespace)} "
-    tag = key[position] if position < len(key) else 0
-    kind = {int(Tag.KV): "key", int(Tag.STATE): "cell"}.get(tag, "")
+    kind = {bytes((Tag.KV,)): "key", bytes((Tag.STATE,)): "cell"}.get(rest[:1], "")
     of_run = f"run {run_id!r} " if run_id else ""
     return f"{where}{of_run}{kind} {user_text(key)!r}" if kind else f"{where}{of_run}{user_text(key)}"
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from shoal.shm.limits import MAX_RUN_ID_BYTES
+
 NUMBER_BYTES = 8
 _NAMESPACE_PARTS = 3
+# The part of a namespace that is named "default", as nearly all are, is this byte alone: no length is so large. Written
+# out, the three names took 24 of the 100 bytes of memory that a key took beyond the user's key and value.
+_DEFAULT_NAME, _DEFAULT = b"default", MAX_RUN_ID_BYTES + 1
+FIRST_NAMESPACE, BEHIND_NAMESPACES = b"\1", bytes((_DEFAULT + 1,))  # the range of all keys that are in a namespace
 _LARGEST_NUMBER = 2**64 - 1
 
 
@@ -28,6 +34,37 @@ def after(prefix: bytes) -> bytes:
     return stripped[:-1] + bytes((stripped[-1] + 1,))
 
 
+def name_part(raw: bytes) -> bytes:
+    """A name of 1 to 128 bytes as a part of a namespace."""
+    return bytes((_DEFAULT,)) if raw == _DEFAULT_NAME else run_part(raw)
+
+
+def run_part(raw: bytes) -> bytes:
+    """A run id of 1 to 128 bytes as the part behind the namespace."""
+    return bytes((len(raw),)) + raw
+
+
+def split_parts(key: bytes) -> tuple[list[bytes], bytes]:
+    """Tenant, app, agent and run of a key, and the rest; an empty run is none. ``ValueError`` for other bytes."""
+    names: list[bytes] = []
+    position = 0
+    for at in range(_NAMESPACE_PARTS + 1):
+        begin, position = position, _part_end(key, position, at)
+        is_default = at < _NAMESPACE_PARTS and key[begin] == _DEFAULT
+        names.append(_DEFAULT_NAME if is_default else key[begin + 1 : position])
+    if b"".join(map(name_part, names[:_NAMESPACE_PARTS])) != namespace_of(key):
+        raise ValueError("the key does not begin with a namespace")
+    return names, key[position:]
+
+
+def parts_end(key: bytes) -> int:
+    """Where the four parts of a key end; the run may be none. ``ValueError`` if it does not begin with them."""
+    position = 0
+    for at in range(_NAMESPACE_PARTS + 1):
+        position = _part_end(key, position, at)
+    return position
+
+
 def namespace_of(key: bytes) -> bytes:
     """What every key of the namespace of ``key`` begins with. ``ValueError`` if ``key`` is in none."""
     return _first_parts(key, _NAMESPACE_PARTS)
@@ -40,9 +77,19 @@ def run_of(key: bytes) -> bytes:
 
 def _first_parts(key: bytes, count: int) -> bytes:
     position = 0
-    for _ in range(count):
-        length = key[position] if position < len(key) else 0
-        position += 1 + length
-        if not length or position > len(key):
+    for at in range(count):
+        begin, position = position, _part_end(key, position, at)
+        if not key[begin]:
             raise ValueError("the key does not begin with so many parts")
     return key[:position]
+
+
+def _part_end(key: bytes, begin: int, at: int) -> int:
+    """Where the part of a key that begins at ``begin`` ends; ``at`` parts are before it. ``ValueError`` if none."""
+    length = key[begin] if begin < len(key) else len(key)
+    if length == _DEFAULT and at < _NAMESPACE_PARTS:
+        length = 0
+    end = begin + 1 + length
+    if length > MAX_RUN_ID_BYTES or end > len(key):
+        raise ValueError("the key does not begin with so many parts")
+    return end

@@ -116,7 +116,7 @@ def _without_fields(path: Path, format_1: bool) -> None:
 
 
 @pytest.mark.long
-@pytest.mark.parametrize("format_1", [False, True], ids=["format 2", "format 1"])
+@pytest.mark.parametrize("format_1", [False, True], ids=["with an id", "format 1"])
 @pytest.mark.parametrize("has_logs", [True, *slow(False)])
 def test_store_json_that_names_no_log(store: Path, format_1: bool, has_logs: bool) -> None:
     """As an older shoal wrote it, or one first served on a full disk: there need be no log. Then one is named."""

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import json
 import shutil
-import struct
 import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from xxhash import xxh3_64_intdigest
 
 import shoal
 from shoal.cli import main as cli
 from shoal.coordinator.log import format as wal_format
-from shoal.shm import codec
 from shoal.shm.files import checkpoint, store_files
 from shoal.shm.files.storage import DiskStorage
 from shoal.shm.host.child_python import python_environment
 from shoal.transfer import repair
+from tests.support.stores import old_formats
 
 pytestmark = pytest.mark.long
 
@@ -178,45 +177,17 @@ def test_store_json_lost(two: tuple[Path, Path]) -> None:
     _refused(a, name, wal_format.STORE_ID_OFFSET, own, _id(b))
 
 
-def _as_format_1(path: Path) -> None:
-    """Rewrite a store as a shoal that writes format 1 would have left it."""
-    fields = json.loads((path / store_files.META_FILE).read_bytes())
-    del fields["store_id"]
-    (path / store_files.META_FILE).write_text(json.dumps(fields | {"format": 1}))
-    for name in _logs(path):
-        data = (path / name).read_bytes()
-        if not data.strip(b"\0"):
-            continue
-        head = wal_format.encode_file_head(_head(path / name)._replace(store_id=None))
-        assert len(head) == 56
-        (path / name).write_bytes(head + data[wal_format.FILE_HEAD_BYTES :])
-    for entry in path.glob("*.ckpt"):
-        entry.write_bytes(_format_1_checkpoint(entry.read_bytes()))
-
-
-def _format_1_checkpoint(data: bytes) -> bytes:
-    old, offset = b"", 0
-    while offset < len(data):
-        _, kind, length, _ = struct.unpack_from("<QIIQ", data, offset)
-        content = data[offset + 24 : offset + 24 + length]
-        if kind == checkpoint.HEAD:
-            content = codec.pack(codec.unpackb(content)[:2])
-        digest = xxh3_64_intdigest(struct.pack("<II", kind, len(content)) + content)
-        old += b"shoalck\1" + struct.pack("<IIQ", kind, len(content), digest) + content
-        offset += 24 + length
-    return old
-
-
+@pytest.mark.parametrize("version", [1, 2])
 @pytest.mark.parametrize("kind", ["log", "backup"])
-def test_format_1_opens(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """A store of format 1 is read whole, checked as sound, and gets an id when it is served; its new files have it."""
+def test_old_formats_open(tmp_path: Path, kind: str, version: int, capsys: pytest.CaptureFixture[str]) -> None:
+    """A store of an old format is read whole and checked as sound; it gets an id, and its new files are of today."""
     store = tmp_path / "store"
     _make(store, 20, "a")
     if kind == "backup":
         with shoal.open(store, linger=0) as db:
             db.backup(tmp_path / "backup")
         store = tmp_path / "backup"
-    _as_format_1(store)
+    old_formats.rewrite(store, version)
     assert cli.main(["check", str(store)]) == 0
     capsys.readouterr()
     old = set(_logs(store))
@@ -226,20 +197,66 @@ def test_format_1_opens(tmp_path: Path, kind: str, capsys: pytest.CaptureFixture
         kv.put(RUN, "new", "a")
     _rests(store)
     made = _id(store)
-    assert {_head(store / name).store_id for name in set(_logs(store)) - old} == {made}
+    heads = [_head(store / name) for name in set(_logs(store)) - old]
+    assert {(head.store_id, head.format_version) for head in heads} == {(made, wal_format.FORMAT_VERSION)}
     assert len(_keys(store)) == 21
     assert _id(store) == made
     assert cli.main(["check", str(store)]) == 0
 
 
-def test_format_1_file_behind_one_of_format_2(two: tuple[Path, Path]) -> None:
+EVERYTHING = """
+import os, signal, sys
+import shoal
+
+db = shoal.open(sys.argv[1], linger=0)
+for space in (shoal.Namespace(), shoal.Namespace("zzzzzzz", "default", "a"), shoal.Namespace("a", "b", "default")):
+    runs, kv = shoal.RunIndex(db, namespace=space), shoal.KVStore(db, namespace=space)
+    for run in ("default", "gone", "r"):
+        runs.create_run(run_id=run)
+        kv.put(run, "key", run)
+        shoal.EventLog(db, namespace=space).append(run, "default", {"of": run})
+    runs.delete_run("gone")
+    runs.set_retention(shoal.RetentionPolicy(events=9), "r")
+shoal.TaskQueue(db).put("r", "q", 1)
+if len(sys.argv) > 2:
+    db.backup(sys.argv[2])
+db.lease("r", "held", ttl=600.0)
+os.kill(db.info().coordinator_pid, signal.SIGKILL)
+os._exit(0)
+"""
+
+
+@pytest.mark.parametrize("version", [1, 2])
+@pytest.mark.parametrize("kind", ["log", "backup"])
+def test_everything_in_an_old_format(tmp_path: Path, kind: str, version: int) -> None:
+    """All namespaces, what was deleted and who holds what: the store exports the same, byte for byte, and goes on."""
+    store, backup = tmp_path / "store", tmp_path / "backup"
+    script = [sys.executable, "-c", EVERYTHING, str(store), *([str(backup)] if kind == "backup" else [])]
+    subprocess.run(script, check=True, env=python_environment(), timeout=60)
+    _rests(store)
+    store = backup if kind == "backup" else store
+    old = tmp_path / "old"
+    shutil.copytree(store, old, ignore=shutil.ignore_patterns("*.sock"))
+    old_formats.rewrite(old, version)
+    for path in (store, old):
+        assert cli.main(["check", str(path)]) == 0
+        assert cli.main(["export", str(path), str(tmp_path / f"{path.name}.jsonl")]) == 0
+    assert (tmp_path / "old.jsonl").read_bytes() == (tmp_path / f"{store.name}.jsonl").read_bytes()
+    with shoal.open(old, linger=0) as db:
+        assert [lease.name for lease in db.leases("r")] == ([] if kind == "backup" else ["held"])
+        assert shoal.RunIndex(db).get_retention("r") == shoal.RetentionPolicy(events=9)
+        shoal.RunIndex(db).delete_run("r")
+        assert not shoal.KVStore(db).list("r")
+
+
+def test_format_1_file_behind_one_with_an_id(two: tuple[Path, Path]) -> None:
     """A file that names no store, where the store's own do, was written by another."""
     a, b = two
     assert len(_keys(b)) == 20
-    _as_format_1(b)
+    old_formats.rewrite(b, 1)
     late = _logs(b)[-1]
     shutil.copyfile(b / late, a / late)
-    with pytest.raises(shoal.CorruptionError, match="format 2") as raised:
+    with pytest.raises(shoal.CorruptionError, match="format 3") as raised:
         shoal.open(a, linger=0)
     assert raised.value.file == late
 

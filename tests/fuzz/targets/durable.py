@@ -32,6 +32,7 @@ from tests.support.stores.damaged import MemoryStorage
 
 _SCRATCH = Path(tempfile.gettempdir()) / f"shoal-fuzz-{os.getuid()}-{os.getpid()}"
 _CHECKPOINT_BLOCK = struct.Struct("<QIIQ")
+_OLD_KEY = b"\7default\7default\7default\1r\1k"  # of formats 1 and 2
 
 
 def _mutations(i: int) -> bytes:
@@ -50,12 +51,19 @@ def _wal_seeds() -> list[bytes]:
         log_file(records),
         log_file(records)[:-9],
         log_file(records, store_id=bytes(range(16))),
+        log_file([[0, 7, 1, wire_request.encode_mutations([_OLD_KEY, codec.encode(1), 0]), b""]], format_version=2),
+        script(1, records, b"", 2),
     ]
 
 
-def log_file(records: list[Any], first_version: int = 1, store_id: bytes | None = None) -> bytes:
+def log_file(
+    records: list[Any],
+    first_version: int = 1,
+    store_id: bytes | None = None,
+    format_version: int = wal_format.FORMAT_VERSION,
+) -> bytes:
     """A log file whose checksums fit, whatever is in its records: [synced, client, commit id, mutations, decided]."""
-    data = wal_format.encode_file_head(FileHead(1, first_version, 0, 0, store_id))
+    data = wal_format.encode_file_head(FileHead(1, first_version, 0, 0, store_id, format_version))
     for i, record in enumerate(records):
         if type(record) is not list:
             record = [0, 0, 0, record]
@@ -70,7 +78,10 @@ def log_file(records: list[Any], first_version: int = 1, store_id: bytes | None 
 def log(data: bytes) -> None:
     """A log recovers to a sound segment, or is CorruptionError; also one whose checksums fit what shoal never wrote."""
     parts = parts_of(data)
-    raw = data if parts is None else log_file(part(parts, 1, list, []), store_id=bytes(16) if len(parts) > 2 else None)
+    raw = data
+    if parts is not None:
+        store_id = bytes(16) if len(parts) > 2 else None
+        raw = log_file(part(parts, 1, list, []), 1, store_id, 2 if len(parts) > 3 else wal_format.FORMAT_VERSION)
     wal_format.decode_file_head(raw)
     wal_format.find_record(raw, 0)
     _recovers({"wal-000000000001.log": raw})
@@ -107,15 +118,18 @@ def _checkpoint_seeds() -> list[bytes]:
     sessions = [[7, 1, 5, []], [8, 3, 4, [1, None]]]
     blocks = [[1, [9, 1_700_000_000_000]], [2, entries], [3, [2, sessions]]]
     named = [[1, [9, 1_700_000_000_000, bytes(range(16))]], *blocks[1:]]
+    old = [named[0], [2, [*entries, _OLD_KEY, codec.encode(1), 3, 0]], [3, [3, sessions]]]
     return [
         script(blocks, b""),
         script(named, b""),
         script([[1, [9, 0]], [2, []], [3, [0, []]]], b""),
         checkpoint_file(blocks),
+        checkpoint_file(old, 2),
+        script(old, b"", 1),
     ]
 
 
-def checkpoint_file(blocks: list[Any]) -> bytes:
+def checkpoint_file(blocks: list[Any], format_version: int = checkpoint.FORMAT_VERSION) -> bytes:
     """A checkpoint whose checksums are right, whatever is in its blocks: [kind, content]."""
     data = b""
     for block in blocks:
@@ -124,7 +138,7 @@ def checkpoint_file(blocks: list[Any]) -> bytes:
         kind = word(block, 0) % 2**32
         content = encoded(block[1]) if len(block) > 1 else b""
         digest = xxh3_64_intdigest(struct.pack("<II", kind, len(content)) + content)
-        data += _CHECKPOINT_BLOCK.pack(checkpoint._MAGIC, kind, len(content), digest) + content
+        data += _CHECKPOINT_BLOCK.pack(checkpoint._MAGICS[format_version - 1], kind, len(content), digest) + content
     return data
 
 
@@ -132,7 +146,10 @@ def checkpoint_file(blocks: list[Any]) -> bytes:
 def checkpoints(data: bytes) -> None:
     """A checkpoint is read whole, or is CorruptionError; also one whose checksums fit what shoal never wrote."""
     parts = parts_of(data)
-    raw = data if parts is None else checkpoint_file(part(parts, 0, list, [])) + encoded(part(parts, 1, bytes, b""))
+    raw = data
+    if parts is not None:
+        format_version = word(parts, 2) % 3 + 1 if len(parts) > 2 else checkpoint.FORMAT_VERSION
+        raw = checkpoint_file(part(parts, 0, list, []), format_version) + encoded(part(parts, 1, bytes, b""))
     _recovers({checkpoint.file_name(9): raw})
 
 
@@ -148,7 +165,8 @@ def _json_seeds() -> list[bytes]:
             file(durability="strict"),
             file(format=2),
             file(format=2, store_id="0f" * 16),
-            file(format=3),
+            file(format=3, store_id="0f" * 16),
+            file(format=4),
             file(max_bytes=10**400),
             file(durability=None),
         ),

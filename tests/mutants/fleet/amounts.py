@@ -10,8 +10,9 @@ from shoal.coordinator.presence.holders import Holders
 from shoal.primitives.facades.fleet import idempotency
 from shoal.primitives.facades.fleet.idempotency import EffectRecord, Remembered, _Effect
 from shoal.primitives.rules.budget_rules import BUDGET, BudgetRecord
+from shoal.primitives.rules.layouts.parts import parts_end
 from shoal.primitives.rules.retention import old_events
-from shoal.primitives.rules.tags import Tag, tag_of, tag_position
+from shoal.primitives.rules.tags import Tag, tag_of
 from shoal.primitives.rules.trim_rules import Trimming
 from shoal.shm import codec
 from shoal.shm.operation import Read, Write
@@ -30,7 +31,7 @@ def refund_lost(patch: Patch) -> None:
 
 
 def _is_budget(key: bytes) -> bool:
-    return key > b"\1" and tag_of(key) == Tag.BUDGET and key[tag_position(key) + 1 :][:1] == BUDGET
+    return key > b"\1" and tag_of(key) == Tag.BUDGET and key[parts_end(key) + 1 :][:1] == BUDGET
 
 
 @mutant("budgets", SIMULATION)

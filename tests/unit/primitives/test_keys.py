@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shoal.primitives.keys import Namespace, after, encode_prefix, encode_text, sized, user_text
+from shoal.primitives.keys import Namespace, after, encode_prefix, encode_text, sized, texts_of, user_text
+from shoal.primitives.rules.layouts.parts import namespace_of, parts_end, run_of
 from shoal.primitives.rules.tags import Tag
-from shoal.shm.errors import LimitExceededError
+from shoal.shm.errors import CorruptionError, LimitExceededError
 from shoal.shm.limits import MAX_ENGINE_KEY_BYTES
 
 TEXT = st.text(st.sampled_from("\0\x01\x02a_/\x7fé\uffff🦀"), min_size=1, max_size=6)
-PATHS = st.tuples(TEXT, TEXT, TEXT, TEXT, st.sampled_from(sorted(Tag)), TEXT)
+NAME = TEXT | st.sampled_from(["default", "defaul", "default\0", "\x07default", "\x81"])
+PATHS = st.tuples(NAME, NAME, NAME, NAME, st.sampled_from(sorted(Tag)), TEXT)
 
 
 def engine_key(path: Any) -> bytes:
@@ -37,6 +39,36 @@ def test_a_run_is_one_range(one: tuple[str, ...], other: tuple[str, ...]) -> Non
     prefix = Namespace(*one[:3])._run_prefix(one[3])
     inside = prefix <= engine_key(other) < after(prefix)
     assert inside == (one[:4] == other[:4])
+
+
+@given(PATHS)
+def test_the_names_come_back(path: Any) -> None:
+    """A key says whose it is, whatever the names are; "default" is one byte."""
+    key, space = engine_key(path), Namespace(*path[:3])
+    assert texts_of(key) == [*path[:4]]
+    assert (namespace_of(key), run_of(key)) == (space._prefix, space._run_prefix(path[3]))
+    assert key[parts_end(key)] == path[4]
+    assert texts_of(space._runs_prefix()) == [*path[:3], ""]
+    assert Namespace()._run_prefix("r") == b"\x81\x81\x81\1r"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        b"",
+        b"\x81\x81",
+        b"\x81\x81\x81",  # no part for the run, not even an empty one
+        b"\x81\x81\x81\x05run",
+        b"\x81\x81\x81\x81",  # a run's name has a length
+        b"\x82\x81\x81\0",
+        b"\0\x81\x81\1r",
+        b"\x07default\x81\x81\1r",  # there is one key for each name
+    ],
+)
+def test_what_no_primitive_writes(key: bytes) -> None:
+    """Other bytes are damage, not somebody's names."""
+    with pytest.raises(CorruptionError):
+        texts_of(key)
 
 
 @given(PATHS, TEXT)

@@ -109,7 +109,7 @@ def test_wherever_a_piece_ends(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         content = _write(tmp_path, records, len(b"".join(records)) + 72 + rng.choice((0, 8, 100, 2000)))
         monkeypatch.setattr(reader, "_PIECE_BYTES", rng.randint(64, 600))
         (file,) = read_files(DiskStorage(tmp_path))
-        assert [(offset, record) for _, offset, record in file.records()] == _all(content), f"seed {seed}"
+        assert [(offset, record) for _, offset, record, _ in file.records()] == _all(content), f"seed {seed}"
 
 
 def _all(content: bytes) -> list[tuple[int, LogRecord]]:

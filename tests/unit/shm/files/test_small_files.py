@@ -35,7 +35,7 @@ class TestStoreJson:
         write_meta(tmp_path, StoreMeta("strict", 16 << 20, STORE_ID))
         path = tmp_path / store_files.META_FILE
         fields = json.loads(path.read_bytes())
-        assert {"format": 2, "durability": "strict", "max_bytes": 16 << 20, "store_id": STORE_ID.hex()} == fields
+        assert {"format": 3, "durability": "strict", "max_bytes": 16 << 20, "store_id": STORE_ID.hex()} == fields
         assert mode_of(path) == 0o600
         assert read_meta(tmp_path) == StoreMeta("strict", 16 << 20, STORE_ID)
 
@@ -54,7 +54,7 @@ class TestStoreJson:
             (b"{", CorruptionError),
             (b"[]", CorruptionError),
             (b'{"format": true}', ConfigurationError),
-            (b'{"format": 3}', ConfigurationError),
+            (b'{"format": 4}', ConfigurationError),
             (b'{"format": 1, "durability": "none", "max_bytes": 16777216}', CorruptionError),
             (b'{"format": 1, "durability": "strict", "max_bytes": 1}', CorruptionError),
             (b'{"format": 2, "durability": "strict", "max_bytes": 16777216, "store_id": "ab"}', CorruptionError),
