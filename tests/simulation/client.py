@@ -21,7 +21,7 @@ RUN = "run"
 LINGER_S = 0.1
 TIMEOUT_S = 20.0
 # What the engine's keys of the run begin with (``primitives.keys``): namespace and run, and for KV its tag.
-RUN_PREFIX = b"\7default\7default\7default\3run"
+RUN_PREFIX = shoal.Namespace()._run_prefix(RUN)
 KV_PREFIX = RUN_PREFIX + b"\1"
 
 

@@ -29,7 +29,7 @@ from tests.fuzz.targets.watch import MIB, Watch, answers, close, descriptors, pr
 from tests.support.present import present
 from tests.support.raw_client import attach, send_and_hear
 
-KEY = b"\7default\7default\7default\1r\1"
+KEY = shoal.Namespace()._run_prefix("r") + b"\1"
 
 
 @pytest.fixture(scope="module")

@@ -345,6 +345,6 @@ def test_other_files(tmp_path: Path, sound: Sound) -> None:
         made = store_files.read_meta(tmp_path / f"new-{i}")
         assert made is not None
         assert made[:2] == ("buffered", 9 << 20)
-    old = _write(tmp_path / "old", {**files, store_files.META_FILE: b'{"format": 3}'})
-    with pytest.raises(shoal.ConfigurationError, match="has format 3"):
+    old = _write(tmp_path / "old", {**files, store_files.META_FILE: b'{"format": 4}'})
+    with pytest.raises(shoal.ConfigurationError, match="has format 4"):
         _repair(old, tmp_path / "new")

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+import shoal
+
 FLEET = "fleet"
 # What the engine's keys of the run begin with (``primitives.keys``): namespace and run, and for KV its tag.
-PREFIX = b"\7default\7default\7default\5fleet"
+PREFIX = shoal.Namespace()._run_prefix(FLEET)
 KV = PREFIX + b"\1"
 UNKNOWN, COMMITTED, FENCED = "unknown", "committed", "fenced"
 
