@@ -217,12 +217,16 @@ class EngineTransaction:
     def defer(self, name: str, arguments: list[Any], committed: Callable[[], None] | None = None) -> None:
         """Perform the operation ``name`` on the newest state at commit; what it writes is part of the commit."""
         self._check_writable()
-        if self._is_cleared(arguments[0]):
-            self._decide(name, arguments)  # at commit it would see what this transaction has cleared
+        if self._is_cleared(arguments[0]) or arguments[0] in self._writes:
+            self._decide(name, arguments)  # at commit it would see what this transaction has cleared or deleted
         else:
             self._deferred.append((name, arguments))
         if committed is not None:
             self._committed.append(committed)
+
+    def decides(self, lower: bytes, upper: bytes) -> bool:
+        """Whether an operation on a key of ``[lower, upper)`` is to be performed at commit."""
+        return any(lower <= arguments[0] < upper for _, arguments in self._required + self._deferred)
 
     def commit(self) -> int:
         """Commit and end; the commit version, or the snapshot's if nothing was written."""
