@@ -26,6 +26,9 @@ _NOT_MOVABLE = (
     "a transaction of the engine belongs to the thread and process that began it and cannot be copied or pickled; "
     "begin one there"
 )
+_IS_PARENTS = (
+    "the transaction was begun by the process that this one was forked from, which commits it; begin one in this one"
+)
 
 
 class EngineTransaction:
@@ -234,6 +237,8 @@ class EngineTransaction:
             self._refuse_use()
         try:
             version = self.snapshot
+            if not self.read_only and self.attachment.is_parents:  # the parent commits it, so it would be done twice
+                raise InvalidOperationError(_IS_PARENTS)
             if self._writes or self._clears or self._deferred:
                 reads, mutations = self._encoded()
                 version, _ = self._connection.submit(self.snapshot, self._valid_until_ms, reads, mutations)
