@@ -142,6 +142,10 @@ class EngineTransaction(Engine, Protocol):
         """
         ...
 
+    def decides(self, lower: bytes, upper: bytes, /) -> bool:
+        """Whether an operation on a key of ``[lower, upper)`` is to be performed at commit."""
+        ...
+
     def commit(self) -> int:
         """Commit and end; the commit version (the snapshot's, if nothing was written).
 

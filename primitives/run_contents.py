@@ -6,7 +6,7 @@ prefix, with the same values and expiries: event hashes, cell versions and ttls 
 
 from __future__ import annotations
 
-from shoal.primitives.engine import Engine
+from shoal.primitives.engine import Engine, EngineTransaction
 from shoal.primitives.keys import after
 from shoal.primitives.rules.tags import Tag
 from shoal.shm.errors import LimitExceededError
@@ -30,8 +30,13 @@ def remove(engine: Engine, run_prefix: bytes) -> None:
     engine.clear(run_prefix, after(run_prefix))
 
 
-def few_keys(engine: Engine, run_prefix: bytes) -> list[bytes] | None:
-    """Every key of a run, or None if there are too many to delete them one by one."""
+def few_keys(engine: EngineTransaction, run_prefix: bytes) -> list[bytes] | None:
+    """Every key of a run, or None if they cannot be deleted one by one.
+
+    There are too many, or the commit is to perform an operation on one: that would see the key deleted, or write it.
+    """
+    if engine.decides(run_prefix, after(run_prefix)):
+        return None
     keys = []
     for key, _ in engine.scan(run_prefix, after(run_prefix)):
         keys.append(key)

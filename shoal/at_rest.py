@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import stat
+import time
 from pathlib import Path
 
 from shoal.coordinator.checkpoint.history import History
@@ -99,7 +100,7 @@ def _read(directory: Path, durability: str | None, max_bytes: int | None) -> Sto
     try:
         writer = Writer(segment)
         reclaimer, disk = Reclaimer(writer, list), UnchangedDisk(directory)
-        history = History(meta.history_ms, segment, reclaimer, now_us)
+        history = History(meta.history_ms, segment, reclaimer, now_us, time.monotonic)
         history.load(disk, meta.store_id)
         recover(disk, writer, reclaimer, meta)
         history.begin(segment.words[W_PUBLISHED], None)

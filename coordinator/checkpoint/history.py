@@ -39,11 +39,20 @@ OLDER_MOMENTS = 65_536  # older ones are kept at a distance of at least this par
 class History:
     """The past versions of one store. ``history_ms``: how long they are kept; 0: none are."""
 
-    def __init__(self, history_ms: int, segment: Segment, reclaimer: Reclaimer, now_us: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        history_ms: int,
+        segment: Segment,
+        reclaimer: Reclaimer,
+        now_us: Callable[[], int],
+        monotonic_s: Callable[[], float],
+    ) -> None:
         self._history_ms = history_ms
         self._words = segment.words
         self._reclaimer = reclaimer
         self._now_us = now_us
+        self._monotonic_s = monotonic_s
+        self._noted_s = monotonic_s()  # no commit was later
         self._distance_us = history_ms * 1000 // OLDER_MOMENTS
         self._older: deque[Moment] = deque()
         self._exact: deque[Moment] = deque()
@@ -71,7 +80,7 @@ class History:
             while moments and moments[-1][1] > version:
                 moments.pop()
         if not self._has_moments() or self._last()[1] != version:
-            self._add(max(self._now_us(), self._last_us), version)
+            self._add(self._moment_us(), version)
         # Recovery may have given up some, or not have found files that are old enough.
         reclaimer.keep_from(min(reclaimer.kept_from, version))
         self._words[W_HISTORY_MS] = self._history_ms
@@ -82,9 +91,8 @@ class History:
 
     def note(self, version: int) -> None:
         """Note that ``version`` is published now."""
-        now_us = self._now_us()
-        if now_us < self._last_us:
-            now_us = self._last_us  # the clock was set back
+        now_us = self._moment_us()
+        self._noted_s = self._monotonic_s()
         self._add(now_us, version)
         if self._file is not None and not self._file.append(now_us, version):
             self._file.begin(self._all())
@@ -114,12 +122,24 @@ class History:
             oldest = max(oldest, self._reclaimer.kept_from)
         if version is None:
             assert moment_us is not None
-            if moment_us > max(self._now_us(), self._last_us):
+            if moment_us > self._moment_us():
                 return [FUTURE, newest]
             version = self._version_at(moment_us)
         if version > newest:
             return [FUTURE, newest]
         return [version, newest] if version >= oldest else [EXPIRED, oldest]
+
+    def _moment_us(self) -> int:
+        """The time now. If the clock was set back, moments that are yet to come become that of the last commit."""
+        now_us = self._now_us()
+        if now_us < self._last_us:
+            last_us = now_us - max(0, int((self._monotonic_s() - self._noted_s) * 1e6))
+            self._last_us = last_us
+            self._older = deque((min(moment_us, last_us), version) for moment_us, version in self._older)
+            self._exact = deque((min(moment_us, last_us), version) for moment_us, version in self._exact)
+            if self._file is not None:
+                self._file.begin(self._all())
+        return now_us
 
     def _version_at(self, moment_us: int) -> int:
         """The newest version that was published at or before a moment, EXPIRED if that is not known."""

@@ -50,9 +50,9 @@ class Admission:
         self._nodes: dict[bytes, int] = {}
 
     def now_ms(self) -> int:
-        """The wall clock, never going back while this coordinator lives."""
+        """The wall clock, also when it is set back: clients go by it in what they read and in when a key expires."""
         if not self.time_stands:
-            self._last_ms = max(self._last_ms, self._clock.now_ms())
+            self._last_ms = self._clock.now_ms()
         return self._last_ms
 
     def conflict(self, request: CommitSet, next_version: int) -> Conflict | None:

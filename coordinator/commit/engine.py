@@ -211,7 +211,7 @@ class CommitEngine:
         return True
 
     def now_ms(self) -> int:
-        """The time as commits are decided by it, in ms since the epoch; it never goes back."""
+        """The time as commits are decided by it, in ms since the epoch."""
         return self._admission.now_ms()
 
     def free_more(self) -> None:

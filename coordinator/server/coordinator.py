@@ -70,7 +70,7 @@ class Coordinator:
         self._segment = host.new_segment(meta.max_bytes)
         self._writer = Writer(self._segment, limits)
         self._reclaimer = Reclaimer(self._writer, lambda: NOTHING_PINNED)
-        self._history = History(meta.history_ms, self._segment, self._reclaimer, host.now_us)
+        self._history = History(meta.history_ms, self._segment, self._reclaimer, host.now_us, host.monotonic_s)
         self._history.load(storage, meta.store_id)
         found = recover(storage, self._writer, self._reclaimer, meta, limits)
         store_id = found.store_id or store_files.new_store_id()

@@ -96,9 +96,9 @@ class Consumer:
     def commit(self, sequence: int) -> None:
         """The event ``sequence`` is done, and with it those before: the position is the next one.
 
-        ``txn.events.commit(consumer, sequence)`` does it together with the effects of a transaction. Raises
-        ``NotFoundError`` if there is no such event, ``TypeError`` for a sequence that is not an int, and
-        ``FencedError`` if another process may hold the name by now; nothing is written then.
+        ``txn.events.commit(consumer, sequence)`` does it together with the effects of a transaction. The event may have
+        been trimmed meanwhile. Raises ``NotFoundError`` if there never was such an event, ``TypeError`` for a sequence
+        that is not an int, and ``FencedError`` if another process may hold the name by now; nothing is written then.
         """
         self._log._transact(self._run_id, lambda txn: txn.events.commit(self, sequence))
 

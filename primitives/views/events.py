@@ -199,12 +199,12 @@ class EventView(View):
     def commit(self, consumer: Consuming, sequence: int) -> None:
         """Note, with this transaction, that a consumer of this log is done with the event ``sequence``.
 
-        Raises ``NotFoundError`` if there is no such event, ``ValueError`` for a consumer of another log, ``TypeError``
-        for anything but a consumer and an int. The commit raises ``FencedError`` if its name is held no longer.
+        Raises ``NotFoundError`` if there never was one, ``ValueError`` for a consumer of another log, ``TypeError`` for
+        anything but a consumer and an int. The commit raises ``FencedError`` if its name is held no longer.
         """
         position = check_commit(consumer, self._prefix, sequence) + 1
         requests.refuse_if_read_only(self._engine)
-        if self.read(sequence) is None:
+        if self.read(sequence) is None and not 0 <= sequence < self.first_sequence():  # it may be trimmed by now
             raise NotFoundError(f"event {sequence} is not in the log; commit the sequence of an event that was read")
         consumer._commit_in(cast(EngineTransaction, self._engine), position)
 

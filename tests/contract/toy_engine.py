@@ -113,6 +113,9 @@ class ToyTransaction:
 
     delete = put  # without a value
 
+    def decides(self, lower: bytes, upper: bytes) -> bool:
+        return False
+
     def clear(self, lower: bytes, upper: bytes) -> None:
         self.check(writes=True)
         self.cleared.append((lower, upper))

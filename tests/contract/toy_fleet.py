@@ -126,6 +126,9 @@ class ToyFleetTransaction(ToyTransaction):
         self.deferred.append((name, arguments))
         self.committed += [committed] if committed else []
 
+    def decides(self, lower: bytes, upper: bytes) -> bool:
+        return any(lower <= arguments[0] < upper for _, arguments in self.required + self.deferred)
+
     def clear(self, lower: bytes, upper: bytes) -> None:
         super().clear(lower, upper)
         self.deferred = [call for call in self.deferred if not lower <= call[1][0] < upper]

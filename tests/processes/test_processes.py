@@ -262,6 +262,20 @@ class TestFork:
             assert run_in_child(work) == 0
         assert kv.list(run) == ["k"]
 
+    def test_a_child_does_not_commit_the_transaction_of_its_parent(self, memory_db: shoal.Database, run: str) -> None:
+        """A child forked inside a with block is refused at its end, so what the parent commits is done once."""
+        queue = shoal.TaskQueue(memory_db)
+        txn = memory_db.transaction(run)
+
+        def leave() -> None:
+            with pytest.raises(shoal.InvalidOperationError, match="forked"):
+                txn.__exit__(None, None, None)
+
+        with txn:
+            txn.queue.put("q", 1)
+            assert run_in_child(leave) == 0
+        assert queue.stats(run, "q").ready == 1
+
 
 class TestThreads:
     def test_share_one_database(self, memory_db: shoal.Database, kv: shoal.KVStore, run: str) -> None:

@@ -26,6 +26,9 @@ _NOT_MOVABLE = (
     "a transaction of the engine belongs to the thread and process that began it and cannot be copied or pickled; "
     "begin one there"
 )
+_IS_PARENTS = (
+    "the transaction was begun by the process that this one was forked from, which commits it; begin one in this one"
+)
 
 
 class EngineTransaction:
@@ -217,12 +220,16 @@ class EngineTransaction:
     def defer(self, name: str, arguments: list[Any], committed: Callable[[], None] | None = None) -> None:
         """Perform the operation ``name`` on the newest state at commit; what it writes is part of the commit."""
         self._check_writable()
-        if self._is_cleared(arguments[0]):
-            self._decide(name, arguments)  # at commit it would see what this transaction has cleared
+        if self._is_cleared(arguments[0]) or arguments[0] in self._writes:
+            self._decide(name, arguments)  # at commit it would see what this transaction has cleared or deleted
         else:
             self._deferred.append((name, arguments))
         if committed is not None:
             self._committed.append(committed)
+
+    def decides(self, lower: bytes, upper: bytes) -> bool:
+        """Whether an operation on a key of ``[lower, upper)`` is to be performed at commit."""
+        return any(lower <= arguments[0] < upper for _, arguments in self._required + self._deferred)
 
     def commit(self) -> int:
         """Commit and end; the commit version, or the snapshot's if nothing was written."""
@@ -230,6 +237,8 @@ class EngineTransaction:
             self._refuse_use()
         try:
             version = self.snapshot
+            if not self.read_only and self.attachment.is_parents:  # the parent commits it, so it would be done twice
+                raise InvalidOperationError(_IS_PARENTS)
             if self._writes or self._clears or self._deferred:
                 reads, mutations = self._encoded()
                 version, _ = self._connection.submit(self.snapshot, self._valid_until_ms, reads, mutations)

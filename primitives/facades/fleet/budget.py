@@ -58,14 +58,14 @@ class Reservation:
         try:
             if hold.ended or not hold.is_own:
                 return
-            if error is None:
-                hold.settle(hold.units)
-            else:
+            if error is not None:
                 hold.refund()
+            elif not hold.is_said():
+                hold.settle(hold.units)
         except ShoalError:  # then it is settled as soon as a coordinator answers
             raise
         except BaseException:  # a signal handler's, perhaps before anything was done
-            hold.settle_in_doubt(hold.units if error is None else 0)
+            hold.settle_in_doubt(0 if error is not None or hold.is_said() else hold.units)
             raise
 
     def __repr__(self) -> str:

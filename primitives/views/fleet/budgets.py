@@ -66,6 +66,11 @@ class Hold:
         """Whether this process has it: a forked child does not hold what its parent holds."""
         return self._store.holding.holder == self._holder
 
+    def is_said(self) -> bool:
+        """Whether a transaction that is open still says what is settled of it."""
+        transaction = None if self.said_in is None else self.said_in()
+        return transaction is not None and not transaction.has_ended
+
     def settle(self, units: int) -> None:
         """Settle it now. If it was refunded meanwhile, what was used counts all the same."""
         name, key = self.budget

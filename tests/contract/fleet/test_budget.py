@@ -239,3 +239,21 @@ def test_a_transaction_that_runs_again(budget: shoal.Budget, any_db: shoal.Datab
     with budget.reserve(run, "b", 40) as reservation, pytest.raises(shoal.ConflictError):
         any_db.transact(run, lambda txn: spend(txn, 20), retries=0)
     assert budget.read(run, "b") == shoal.BudgetState(100, 70, 0, 30)
+
+
+def test_a_block_inside_a_transaction(budget: shoal.Budget, any_db: shoal.Database, run: str) -> None:
+    """What a transaction says that is open still is final: the end of the block settles nothing beside it."""
+    budget.create(run, "b", 100)
+    with any_db.transaction(run) as txn:
+        with budget.reserve(run, "b", 40) as reservation:
+            txn.budget.settle(reservation, 25)
+        assert budget.read(run, "b") == shoal.BudgetState(100, 0, 40, 60)
+    assert budget.read(run, "b") == shoal.BudgetState(100, 25, 0, 75)
+    with (  # noqa: PT012
+        pytest.raises(ZeroDivisionError),
+        any_db.transaction(run) as txn,
+        budget.reserve(run, "b", 40) as reservation,
+    ):
+        txn.budget.settle(reservation, 30)
+        raise ZeroDivisionError
+    assert budget.read(run, "b") == shoal.BudgetState(100, 25, 0, 75)

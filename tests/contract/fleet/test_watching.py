@@ -188,7 +188,7 @@ def test_one_at_a_time_holds_the_name_of_a_consumer(any_db: shoal.Database, run:
 
 
 def test_effect_and_position_in_one_commit(any_db: shoal.Database, run: str) -> None:
-    """Both or none; an event of the same transaction, too. Other appends to the log are no conflict."""
+    """Both or none; an event of the same transaction, too, or one trimmed meanwhile. Other appends are no conflict."""
     log, kv = shoal.EventLog(any_db), shoal.KVStore(any_db)
     log.append_many(run, [("n", 1), ("n", 2)])
     with log.consumer(run, "a") as consumer:
@@ -205,6 +205,13 @@ def test_effect_and_position_in_one_commit(any_db: shoal.Database, run: str) -> 
         with any_db.transaction(run) as txn:
             txn.events.commit(consumer, txn.events.append("n", 4).sequence)
         assert consumer.position == 4
+        log.append(run, "n", 5)
+        event = next(iter(consumer))
+        log.trim(run, 5)
+        with any_db.transaction(run) as txn:
+            txn.kv.put("done", 4)
+            txn.events.commit(consumer, event.sequence)
+        assert (consumer.position, kv.get(run, "done")) == (5, 4)
 
 
 def test_a_consumer_reads_while_it_holds_its_name(any_db: shoal.Database, run: str) -> None:

@@ -62,6 +62,9 @@ class DictEngine:
     def clear(self, lower: bytes, upper: bytes) -> None:
         self.keys = {key: found for key, found in self.keys.items() if not lower <= key < upper}
 
+    def decides(self, lower: bytes, upper: bytes) -> bool:
+        return False
+
     def perform(self, name: str, arguments: list[Any]) -> Any:
         outcome = operations.TABLE.decide(self.find, 1_700_000_000_000, name, arguments)
         for write in outcome.writes:

@@ -224,6 +224,33 @@ class TestDelete:
         runs.delete_run("b", cascade_children=True)
         assert raw_keys() == []
 
+    @pytest.mark.parametrize("is_there", [True, False], ids=["a queue", "no queue"])
+    def test_cascade_beside_what_the_commit_decides(
+        self, memory_db: shoal.Database, runs: RunIndex, space: shoal.Namespace, is_there: bool
+    ) -> None:
+        """A task that was put into a child before goes with it, one that is put after stays; a fence of it holds."""
+        queue = shoal.TaskQueue(memory_db, namespace=space)
+
+        def make() -> None:
+            runs.create_run(run_id="parent")
+            runs.create_run(run_id="child", parent_run="parent")
+            if is_there:
+                queue.put("child", "q", "old")
+
+        make()
+        lease = memory_db.lease("child", "l", namespace=space)
+        with memory_db.transaction("parent", fence=lease, namespace=space) as txn:
+            task_id = txn.on("child").queue.put("q", "before", key="k")
+            txn.runs.delete_run("parent", cascade_children=True)
+        assert (runs.list_runs(), queue.list("child", "q"), memory_db.leases("child", namespace=space)) == ([], [], [])
+        assert queue.put("child", "q", "again", key="k") != task_id
+        runs.delete_run("child")
+        make()
+        with memory_db.transaction("parent", namespace=space) as txn:
+            txn.runs.delete_run("parent", cascade_children=True)
+            txn.on("child").queue.put("q", "after")
+        assert [task.payload for task in queue.list("child", "q")] == ["after"]
+
     def test_writers_do_not_stand_in_its_way(
         self, memory_db: shoal.Database, runs: RunIndex, kv: shoal.KVStore, space: shoal.Namespace
     ) -> None:

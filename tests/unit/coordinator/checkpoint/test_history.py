@@ -22,9 +22,13 @@ PAIR = struct.Struct("<QQ")
 
 class Clock:
     now_us = 1_000_000
+    now_s = 0.0
 
     def __call__(self) -> int:
         return self.now_us
+
+    def monotonic_s(self) -> float:
+        return self.now_s
 
 
 class Kept:
@@ -34,7 +38,7 @@ class Kept:
         self.store = Store()
         self.words = self.store.segment.words
         self.clock = Clock()
-        self.history = History(history_ms, self.store.segment, self.store.reclaimer, self.clock)
+        self.history = History(history_ms, self.store.segment, self.store.reclaimer, self.clock, self.clock.monotonic_s)
         self.storage = None if directory is None else DiskStorage(directory)
         if self.storage is not None:
             self.history.load(self.storage, STORE_ID)
@@ -66,12 +70,22 @@ def test_moments_are_exact() -> None:
     assert kept.history.answer(versions[-1] + 1, None) == [FUTURE, versions[-1]]
 
 
-def test_a_clock_that_is_set_back_keeps_the_order() -> None:
-    kept = Kept(60_000)
+@pytest.mark.parametrize("asks_first", [True, False])
+def test_a_clock_that_is_set_back_keeps_the_order(tmp_path: Path, asks_first: bool) -> None:
+    """A moment that is taken after an answer includes the commit, and one that was taken before the first does not."""
+    kept = Kept(60_000, tmp_path)
     kept.begin()
-    first = kept.commit(2_000_000)
-    second = kept.commit(1_500_000)
-    assert (kept.at(1_999_999), kept.at(2_000_000)) == (first - 1, second)
+    first, second = kept.commit(1_400_000), kept.commit(2_000_000)
+    if asks_first:
+        kept.clock.now_us, kept.clock.now_s = 1_500_000, 0.03  # 30 ms after the last commit
+        assert [kept.at(moment) for moment in (1_469_999, 1_470_000, 1_500_001)] == [first, second, FUTURE]
+    third = kept.commit(1_500_000)
+    fourth = kept.commit(1_600_000)
+    assert [kept.at(moment) for moment in (1_399_999, 1_469_999, 1_500_000, 1_600_000)] == [0, first, third, fourth]
+    again = Kept(60_000, tmp_path)
+    again.clock.now_us = 1_550_000
+    again.begin(fourth)
+    assert [again.at(moment) for moment in (1_399_999, 1_469_999, 1_550_000)] == [0, first, fourth]
 
 
 def test_time_moves_on() -> None:

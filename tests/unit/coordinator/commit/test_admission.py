@@ -8,10 +8,16 @@ from typing import Any
 import pytest
 
 from shoal.coordinator.commit.admission import NO_MUTATIONS, Admission, refusal
+from shoal.coordinator.commit.apply import ClientSessions
 from shoal.coordinator.commit.conflict_window import ConflictWindow
+from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.commit.reading import BrokenStoreError
 from shoal.coordinator.log.format import decode_decided
+from shoal.coordinator.memory.reclaim import Reclaimer
+from shoal.coordinator.memory.writer import Writer
 from shoal.shm.errors import NotFoundError
+from shoal.shm.limits import MIB, Limits
+from shoal.shm.memory.segment import Segment
 from shoal.shm.operation import Decision, OperationTable, Read, VersionedValue, Write
 from shoal.shm.wire.answer import REFUSED, decode_answer
 from shoal.shm.wire.frames import LENGTH_BYTES
@@ -104,10 +110,25 @@ def test_conflicts() -> None:
     assert admission.conflict(_request(keys=[b"old", b"gone"], valid_until_ms=1001), 4) is None
 
 
-def test_the_clock_never_goes_back() -> None:
-    """What has expired once stays so, whatever the wall clock does."""
+def test_a_clock_that_is_set_back_is_followed() -> None:
+    """A key that a client writes then lives as long as that client has said, and is not swept at once."""
     admission = _admission(_Store(), None, 1000, 900, 1100)
-    assert [admission.now_ms() for _ in range(3)] == [1000, 1000, 1100]
+    assert [admission.now_ms() for _ in range(3)] == [1000, 900, 1100]
+    now_ms = 3_600_000
+    clock = SimpleNamespace(now_ms=lambda: now_ms)
+    writer, window = Writer(Segment.create(64 * MIB, 12345)), ConflictWindow(0)
+    parts: Any = (writer, Reclaimer(writer, list), window, None, clock, 0, ClientSessions(), False, TABLE, Limits())
+    engine = CommitEngine(*parts)
+    engine.commit_writes([b"before", b"v", now_ms])
+    engine.sweep_expired()
+    assert writer.expires_ms(b"before") == 0
+    now_ms = 1000
+    engine.commit_writes([b"after", b"v", now_ms + 500])
+    engine.sweep_expired()
+    assert writer.expires_ms(b"after") == 1500
+    now_ms += 500
+    engine.sweep_expired()
+    assert writer.expires_ms(b"after") == 0
 
 
 @pytest.mark.parametrize(
