@@ -44,8 +44,19 @@ _SIMPLE = frozenset((type(None), bool, float, str, bytes))
 _RICH = b"\xc1"
 _EXTENSION = msgpack.ExtType
 _LONG_HEADER_BYTES = 5  # of msgpack before a str or bytes of 64 KiB and more
+# Bound to the class itself: a program's tests may put a subclass in its place, as freezegun does.
+_combine = datetime.datetime.combine
+
+
+def _as_datetime(value: Any) -> datetime.datetime:
+    """The datetime that a subclass of it extends, for msgpack, which takes no subclass. Its zone and fold stay."""
+    if not isinstance(value, datetime.datetime):
+        raise TypeError(f"shoal stores no {type(value).__name__}")
+    return _combine(value.date(), value.timetz())
+
+
 _pack = msgpack.Packer().pack
-_pack_rich = msgpack.Packer(datetime=True, unicode_errors="surrogatepass").pack
+_pack_rich = msgpack.Packer(datetime=True, unicode_errors="surrogatepass", default=_as_datetime).pack
 # For shoal's own formats, not for users' values. Compiled, values of usual types, size and depth take a quarter of the
 # time that msgpack takes for them.
 if cython.compiled:

@@ -57,7 +57,7 @@ class Admission:
 
     def conflict(self, request: CommitSet, next_version: int) -> Conflict | None:
         """Why a commit set that read something must not commit as ``next_version``; None if it may."""
-        return validate(request, self._window) or self._expired(request, next_version)
+        return validate(request, self._window, self._last_ms) or self._expired(request, next_version)
 
     def decide(self, request: CommitSet) -> Decision:
         """What a commit set with operations writes and answers.

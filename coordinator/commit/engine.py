@@ -179,8 +179,10 @@ class CommitEngine:
             elif expires_ms:
                 writer.expiry.add(key, expires_ms)
         if writes:
+            before = self._window.last_writes(writes[::3])
             try:
                 self._commit_own(writes, wire_request.encode_mutations(writes))
+                self._window.note_sweep(self.version, before)
             except StoreFullError:
                 for key in writes[::3]:  # readers see them expired; reclaiming waits for room
                     writer.expiry.add(key, now_ms + self._limits.sweep_every_ms)

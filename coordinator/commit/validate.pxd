@@ -3,5 +3,5 @@ cimport cython
 from shoal.coordinator.commit.conflict_window cimport ConflictWindow
 
 
-@cython.locals(keys=list, ranges=list)
-cpdef validate(commit_set, ConflictWindow window)
+@cython.locals(keys=list, ranges=list, sweeps=bint)
+cpdef validate(commit_set, ConflictWindow window, now_ms)

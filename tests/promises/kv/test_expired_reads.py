@@ -79,6 +79,24 @@ def test_no_room_for_the_deletion(monkeypatch: pytest.MonkeyPatch, reads: dict[s
     assert details[0] == (b"short" if "keys" in reads else b"s")
 
 
+@pytest.mark.parametrize("reads", READS)
+def test_swept_after_it_was_found_expired(reads: dict[str, Any]) -> None:
+    """The deletion of a key changes nothing for who has found it expired; a write before the deletion does."""
+    rig = Rig(Disk())
+    moment = rig.now_ms + 500
+    rig.submit((CLIENT, request(1, [b"short", b"1", moment, b"other", b"1", 0])))
+    rig.now_ms, found_expired = moment + 1, rig.published
+    rig.engine.sweep_expired()
+    assert rig.submit((CLIENT, request(2, [b"told", b"1", 0], snapshot=found_expired, **reads)))[0][1] == COMMITTED
+    rig.submit((CLIENT, request(3, [b"short", b"2", moment + 2])))
+    written, rig.now_ms = rig.published, moment + 3
+    rig.engine.sweep_expired()
+    _, status, _, details = rig.submit((CLIENT, request(4, [b"told", b"2", 0], snapshot=found_expired, **reads)))[0]
+    assert (status, details) == (CONFLICT, [b"short", found_expired, written])
+    commit = request(5, [b"told", b"3", 0], snapshot=written, valid_until_ms=moment + 2, **reads)
+    assert rig.submit((CLIENT, commit))[0][1] == CONFLICT  # it has read it before it expired
+
+
 def test_not_expired_yet() -> None:
     """Until its moment what was read counts."""
     rig = Rig(Disk())

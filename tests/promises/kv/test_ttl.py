@@ -169,6 +169,22 @@ class TestExpired:
         assert caught.value.key == "k"
         assert kv.get(run, "seen") is None
 
+    def test_sweeping_what_was_found_expired_is_no_conflict(
+        self, memory_db: shoal.Database, kv: shoal.KVStore, run: str
+    ) -> None:
+        """Who found a key expired, and so absent, commits: the sweeper's deletion of it changes nothing."""
+        kv.put(run, "k", 1, ttl=SHORT)
+        with memory_db.transaction(run) as txn:
+            txn.kv.put("seen", True)
+            let_it_expire()
+            assert txn.kv.get("k") is None
+            assert txn.kv.list() == ["seen"]
+            begun, deadline = memory_db.info().commit_version, time.monotonic() + 15
+            while memory_db.info().commit_version == begun:
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+        assert kv.list(run) == ["seen"]
+
     @pytest.mark.long
     def test_sweeper_reclaims(self, store: Path) -> None:
         """Expired keys are deleted by themselves: info().keys goes down to what is alive, and check() is clean."""

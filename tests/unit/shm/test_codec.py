@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -69,6 +70,28 @@ def test_subclasses_read_back_as_what_they_extend() -> None:
     found = decode(encode(value))
     assert found == {"e": 1, "n": [1, 2], "o": {"a": 1}, "s": "t"}
     assert [type(item) for item in found.values()] == [int, list, dict, str]
+
+
+class _Moment(datetime):
+    """As libraries for times have, and those that stop the clock in tests."""
+
+
+@pytest.mark.parametrize("form", [encode, canonical])
+def test_a_subclass_of_datetime(monkeypatch: pytest.MonkeyPatch, form: Callable[[Any], bytes]) -> None:
+    """It has the form of the datetime that it extends, to the microsecond, also if it has taken datetime's place."""
+    summer, winter = (
+        _Moment(2024, 10, 27, 2, 30, 0, 123456, tzinfo=ZoneInfo("Europe/Berlin"), fold=fold) for fold in (0, 1)
+    )
+    moments = [summer, winter, _Moment(1, 1, 1, tzinfo=UTC), _Moment(9999, 12, 31, 23, 59, 59, 999999, UTC)]
+    plain = [datetime.combine(moment.date(), moment.timetz()) for moment in moments]
+    expected, expected_winter = form({"at": plain}), form(plain[1])
+    for _ in range(2):
+        assert form({"at": moments}) == expected
+        assert form(winter) == expected_winter != form(summer)
+        found = decode(form(moments))
+        assert {type(moment) for moment in found} == {datetime}
+        assert found == [moment.astimezone(UTC) for moment in plain]
+        monkeypatch.setattr("datetime.datetime", _Moment)
 
 
 class _Alone(str):

@@ -98,7 +98,7 @@ def test_forgetting_never_hides_a_conflict(
         (reads(snapshot, keys=[key]), touched_key(commits, key, snapshot)),
         (reads(snapshot, ranges=[bounds]), touched_range(commits, *bounds, snapshot)),
     ):
-        conflict = validate(request, window)
+        conflict = validate(request, window, 0)
         if snapshot >= max(oldest, window.floor):
             assert (conflict is not None) == bool(expected)
         elif snapshot < window.floor:
@@ -107,21 +107,57 @@ def test_forgetting_never_hides_a_conflict(
     assert len(window) <= max(kept, 0)
 
 
+@pytest.mark.long
+@given(COMMITS, st.sets(st.integers(1, 25)), st.integers(0, 25), st.integers(0, 30), KEYS, RANGES, st.integers(0, 26))
+def test_sweeps(
+    commits: Commits, swept: set[int], oldest: int, most: int, key: bytes, bounds: Range, snapshot: int
+) -> None:
+    """What sweeps deleted conflicts only for who has read something that has expired since, also after forgetting."""
+    window, everything, others, alive = ConflictWindow(0), Commits(), Commits(), set[bytes]()
+    for version, (keys, clears) in enumerate(commits, 1):
+        if version in swept:  # it deletes what is there
+            everything.append((keys & alive, []))
+            others.append((set(), []))
+            alive -= keys
+        else:
+            everything.append((keys, clears))
+            others.append((keys, clears))
+            alive |= keys
+        written, cleared = everything[-1]
+        before = window.last_writes(sorted(written))
+        for lower, upper in cleared:
+            window.add_clear(version, lower, upper)
+        window.add_writes(version, sorted(written))
+        if version in swept:
+            window.note_sweep(version, before)
+    window.forget(oldest, 0, most)
+    if snapshot < window.floor:
+        return
+    for valid_until_ms, counting in ((0, others), (1001, others), (1000, everything)):
+        for request, expected in (
+            (reads(snapshot, keys=[key]), touched_key(counting, key, snapshot)),
+            (reads(snapshot, ranges=[bounds]), touched_range(counting, *bounds, snapshot)),
+        ):
+            conflict = validate(request._replace(valid_until_ms=valid_until_ms), window, 1000)
+            assert (conflict is not None) == bool(expected)
+            assert conflict is None or conflict.found_version in expected
+
+
 def test_below_the_floor_reads_conflict() -> None:
     """What was read below the floor cannot be judged any more: it conflicts. Blind writes are not validated."""
     window = ConflictWindow(100)
-    assert validate(reads(3, keys=[b"k"]), window) == (b"k", 3, 100)
-    assert validate(reads(3, ranges=[(b"a", b"b")]), window) == (b"a", 3, 100)
-    assert validate(reads(100, keys=[b"k"], ranges=[(b"a", b"b")]), window) is None
+    assert validate(reads(3, keys=[b"k"]), window, 0) == (b"k", 3, 100)
+    assert validate(reads(3, ranges=[(b"a", b"b")]), window, 0) == (b"a", 3, 100)
+    assert validate(reads(100, keys=[b"k"], ranges=[(b"a", b"b")]), window, 0) is None
 
 
 def test_conflict_names_key_and_versions() -> None:
     """Key, the snapshot it was read at, and the version that changed it."""
     window = filled([({b"a0"}, []), ({b"b0"}, []), ({b"a0", b"b1"}, [])])
-    assert validate(reads(1, keys=[b"b0", b"a0"]), window) == (b"b0", 1, 2)
-    assert validate(reads(2, keys=[b"b0", b"a0"]), window) == (b"a0", 2, 3)
-    assert validate(reads(2, ranges=[(b"b", b"c")]), window) == (b"b1", 2, 3)
-    assert validate(reads(3, keys=[b"a0", b"b0"], ranges=[(b"a", b"z")]), window) is None
+    assert validate(reads(1, keys=[b"b0", b"a0"]), window, 0) == (b"b0", 1, 2)
+    assert validate(reads(2, keys=[b"b0", b"a0"]), window, 0) == (b"a0", 2, 3)
+    assert validate(reads(2, ranges=[(b"b", b"c")]), window, 0) == (b"b1", 2, 3)
+    assert validate(reads(3, keys=[b"a0", b"b0"], ranges=[(b"a", b"z")]), window, 0) is None
 
 
 def test_empty_range_and_bounds() -> None:
