@@ -7,7 +7,7 @@ from shoal.shm.wire.request cimport check_writes
 
 
 cdef class Admission:
-    cdef public object note_own_write, _operations, _writer, _clock, _last_ms
+    cdef public object note_own_write, _operations, _writer, _clock, _last_ms, _latest_ms
     cdef public dict _sent, _decided, _nodes
     cdef public bint time_stands
     cdef public ConflictWindow _window

@@ -42,6 +42,7 @@ class Admission:
         self._window = window
         self._clock = clock
         self._last_ms = 0
+        self._latest_ms = 0  # the latest moment that was ever told: nothing that expires later has been swept
         self.time_stands = False  # what is decided now is decided as of the moment of what was decided last
         self.note_own_write: Callable[[Write], None] = _ignore
         # Of the commit set that is decided: what it writes itself, what its operations write, the key nodes they read.
@@ -53,11 +54,12 @@ class Admission:
         """The wall clock, also when it is set back: clients go by it in what they read and in when a key expires."""
         if not self.time_stands:
             self._last_ms = self._clock.now_ms()
+            self._latest_ms = max(self._latest_ms, self._last_ms)
         return self._last_ms
 
     def conflict(self, request: CommitSet, next_version: int) -> Conflict | None:
         """Why a commit set that read something must not commit as ``next_version``; None if it may."""
-        return validate(request, self._window, self._last_ms) or self._expired(request, next_version)
+        return validate(request, self._window, self._latest_ms) or self._expired(request, next_version)
 
     def decide(self, request: CommitSet) -> Decision:
         """What a commit set with operations writes and answers.

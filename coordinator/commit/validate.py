@@ -22,16 +22,16 @@ class Conflict(NamedTuple):
     found_version: int
 
 
-def validate(commit_set: CommitSet, window: ConflictWindow, now_ms: int) -> Conflict | None:
+def validate(commit_set: CommitSet, window: ConflictWindow, latest_ms: int) -> Conflict | None:
     """The conflict of a commit set that read something, None if nothing of that has changed since its snapshot.
 
-    ``now_ms``: no sweep so far has deleted what expires later.
+    ``latest_ms``: no sweep so far has deleted what expires later.
     """
     snapshot = commit_set.snapshot
     keys, ranges = commit_set.keys_read, commit_set.ranges_read
     if snapshot < window.floor:
         return Conflict(keys[0] if keys else ranges[0][0], snapshot, window.floor)
-    sweeps = 0 < commit_set.valid_until_ms <= now_ms  # something that it read has expired since
+    sweeps = 0 < commit_set.valid_until_ms <= latest_ms  # something that it read has expired since
     for key in keys:
         version = window.written_since(key, snapshot, sweeps)
         if version:

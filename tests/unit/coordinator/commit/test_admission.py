@@ -131,6 +131,19 @@ def test_a_clock_that_is_set_back_is_followed() -> None:
     assert writer.expires_ms(b"after") == 0
 
 
+def test_a_sweep_before_the_clock_was_set_back() -> None:
+    """It is a change for who had read the key before it expired, whatever the clock says now."""
+    window = ConflictWindow(0)
+    window.add_writes(2, [b"k"])
+    before = window.last_writes([b"k"])
+    window.add_writes(3, [b"k"])
+    window.note_sweep(3, before)
+    admission = _admission(_Store(), window, 1000, 900)
+    assert [admission.now_ms(), admission.now_ms()] == [1000, 900]
+    assert admission.conflict(_request(keys=[b"k"], valid_until_ms=1000), 4) == (b"k", 2, 3)
+    assert admission.conflict(_request(keys=[b"k"]), 4) is None
+
+
 @pytest.mark.parametrize(
     ("error", "told"),
     [
