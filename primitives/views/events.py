@@ -103,7 +103,7 @@ class EventView(View):
 
     def read(self, sequence: int) -> Event | None:
         """The event ``sequence``, or None if it was trimmed or is not there yet. ``TypeError`` for no int."""
-        return self._event(sequence) if 0 <= check_int("sequence", sequence) <= LARGEST_SEQUENCE else None
+        return self._event(int.__int__(sequence)) if 0 <= check_int("sequence", sequence) <= LARGEST_SEQUENCE else None
 
     def read_range(self, start: int, end: int) -> list[Event]:
         """The events of ``[start, end)`` that are there, in order. ``TypeError`` for anything but an int."""
