@@ -30,7 +30,7 @@ from shoal.primitives.rules.layouts.parts import number as number
 from shoal.primitives.rules.layouts.parts import sized as sized
 from shoal.primitives.rules.tags import Tag as Tag
 from shoal.shm.arguments import check_type
-from shoal.shm.errors import CorruptionError, LimitExceededError
+from shoal.shm.errors import CorruptionError, LimitExceededError, shown_value
 from shoal.shm.limits import MAX_KEY_BYTES, MAX_RUN_ID_BYTES
 
 _PREFIXES_KEPT = 4096
@@ -99,7 +99,8 @@ def encode_text(what: str, text: object, most_bytes: int = MAX_KEY_BYTES, advice
     try:
         raw = text.encode()
     except UnicodeEncodeError as error:
-        raise ValueError(f"{what} {text!r} is not valid text: {error.reason} at {error.start}") from error
+        why = f"{error.reason} at {error.start}"
+        raise ValueError(f"{what} {shown_value(text)} is not valid text: {why}; give one that has UTF-8") from error
     if not raw:
         raise ValueError(f"{what} is empty; give 1 to {most_bytes:,} bytes")
     if len(raw) > most_bytes:

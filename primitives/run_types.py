@@ -272,7 +272,7 @@ def decode_run(run_id: str, raw: bytes) -> RunMetadata:
     try:
         parent_run, number, created_at, updated_at, completed_at, tags, metadata, error = codec.unpackb(raw)
         run = RunMetadata(
-            run_id=run_id,
+            run_id=str.__str__(run_id),  # the text, of a member of a str enum too: as a listing gives it
             parent_run=parent_run,
             status=_STATUSES[number],
             created_at=created_at,

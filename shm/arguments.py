@@ -16,7 +16,7 @@ from datetime import timedelta
 from types import FunctionType, MethodType
 from typing import Any, TypeVar
 
-from shoal.shm.errors import shown
+from shoal.shm.errors import shown, shown_value
 
 T = TypeVar("T")
 # Results that need no look at abstract classes, which takes 0.7 us.
@@ -82,7 +82,7 @@ def check_count(what: str, value: object, least: int, hint: str = "") -> int:
     """``value`` if it is a whole number from ``least``, else ``ValueError``. ``hint`` names what else it may be."""
     if isinstance(value, int) and not isinstance(value, bool) and value >= least:
         return value
-    given = shown(value) if isinstance(value, int) else f"{value!r:.60}"
+    given = shown(value) if isinstance(value, int) else shown_value(value)
     raise ValueError(f"{what} is {given}; give a whole number from {least}{hint}")
 
 

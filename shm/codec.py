@@ -21,7 +21,7 @@ from typing import Any
 
 import msgpack
 
-from shoal.shm.errors import CorruptionError, LimitExceededError, no_memory_to_send, shown
+from shoal.shm.errors import CorruptionError, LimitExceededError, no_memory_to_send, shown, shown_value
 from shoal.shm.limits import ADVICE_FOR_VALUES, MAX_INTEGER, MAX_NESTING, MAX_VALUE_BYTES, MIN_INTEGER
 
 try:
@@ -139,7 +139,7 @@ def _check(value: Value, path: tuple[str | int, ...], depth: int) -> bool:
         for key, item in value.items():
             if type(key) is not str:
                 if not isinstance(key, str):
-                    text = f"has key {key!r} of type {type(key).__name__}; shoal stores {_STORED}"
+                    text = f"has key {shown_value(key, 100)} of type {type(key).__name__}; shoal stores {_STORED}"
                     raise TypeError(f"value at {_where(path)} {text}")
                 own = True
             if type(item) not in _SIMPLE:

@@ -33,6 +33,14 @@ def shown(number: float, form: str = "") -> str:
     return f"{number:{form}}"
 
 
+def shown_value(value: object, longest: int = 60) -> str:
+    """The beginning of a value's ``repr`` for a message; its type if it has none: nested too deep, or it raises."""
+    try:
+        return f"{value!r:.{longest}}"
+    except Exception:
+        return f"<{type(value).__name__}>"
+
+
 class ShoalError(Exception):
     """Base of all errors shoal raises on purpose. Never raised itself."""
 

@@ -189,7 +189,7 @@ class Database:
 
         At most ``depth`` of them (int, 1 at least; more than 1,024 count as 1,024) are under way at a time.
         ``Pipeline`` says what they promise. Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad
-        run id or depth.
+        argument.
 
         >>> import shoal, tempfile
         >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:

@@ -69,7 +69,7 @@ class Consumer:
         self._lease = lease
         self._engine = engine
         self._log_prefix, self._position_key = keys  # of every key of the log; where the position is
-        self.name = name
+        self.name = str.__str__(name)  # the text, of a member of a str enum too
 
     def __enter__(self) -> Consumer:
         return self

@@ -77,7 +77,7 @@ class Lease:
         self._ticket = ticket
         self._holder = holder
         self._released = False
-        self.name = name
+        self.name = str.__str__(name)  # the text, of a member of a str enum too: as ``db.leases`` gives it
         self.token = token
         self.slot = slot
 

@@ -6,7 +6,7 @@ from types import TracebackType
 from typing import NoReturn
 
 from shoal.primitives.engine import EnginePipeline, Transactions
-from shoal.primitives.keys import Namespace
+from shoal.primitives.keys import Namespace, check_namespace
 from shoal.primitives.views.pipelined import (
     PIPELINE_NOT_MOVABLE,
     PipelinedEvents,
@@ -31,7 +31,7 @@ class RunPipeline:
     """
 
     def __init__(self, owner: Pipeline | None, namespace: Namespace, run_id: str) -> None:
-        namespace._run_prefix(run_id)  # a bad run id is refused here
+        check_namespace(namespace)._run_prefix(run_id)  # bad arguments are refused here
         self._owner = owner  # None of a pipeline itself: a cycle would keep its pipes until it is collected
         self._namespace = namespace
         self._run_id = run_id

@@ -44,8 +44,8 @@ class Task:
         self._engine = engine
         self._claim = claim
         self.id = claim.name
-        self.run_id = run_id
-        self.queue = queue
+        self.run_id = str.__str__(run_id)  # the text, of a member of a str enum too: as in ``id``
+        self.queue = str.__str__(queue)
         self.payload = payload
         self.attempt = attempt
         self.token = claim.token

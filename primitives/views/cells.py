@@ -20,7 +20,7 @@ from shoal.primitives.rules.tags import Tag
 from shoal.primitives.views.view import View
 from shoal.shm.arguments import check_int, check_plain_function, check_plain_result, check_wait
 from shoal.shm.codec import Value, encode, stored
-from shoal.shm.errors import ConflictError, NotFoundError, shown
+from shoal.shm.errors import ConflictError, NotFoundError, shown, shown_value
 from shoal.shm.host import tasks
 from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.limits import MAX_INTEGER, SINGLE_CALL_TIMEOUT_S
@@ -242,7 +242,7 @@ def restore(view: StateView, name: str, record: CellRecord) -> None:
 
 def _check_pair(returned: object) -> None:
     if not isinstance(returned, tuple) or len(returned) != 2:
-        raise TypeError(f"fn returned {returned!r:.100}, not a pair; return a tuple (new_value, result)")
+        raise TypeError(f"fn returned {shown_value(returned, 100)}, not a pair; return a tuple (new_value, result)")
 
 
 def check_version(what: str, version: int) -> None:

@@ -47,7 +47,7 @@ from shoal.primitives.views.fleet.positions import Consuming, check_commit
 from shoal.primitives.views.view import View
 from shoal.shm import codec
 from shoal.shm.arguments import check_int
-from shoal.shm.errors import CorruptionError, InvalidOperationError, NotFoundError
+from shoal.shm.errors import CorruptionError, InvalidOperationError, NotFoundError, shown_value
 
 T = TypeVar("T")
 
@@ -103,7 +103,7 @@ class EventView(View):
 
     def read(self, sequence: int) -> Event | None:
         """The event ``sequence``, or None if it was trimmed or is not there yet. ``TypeError`` for no int."""
-        return self._event(sequence) if 0 <= check_int("sequence", sequence) <= LARGEST_SEQUENCE else None
+        return self._event(int.__int__(sequence)) if 0 <= check_int("sequence", sequence) <= LARGEST_SEQUENCE else None
 
     def read_range(self, start: int, end: int) -> list[Event]:
         """The events of ``[start, end)`` that are there, in order. ``TypeError`` for anything but an int."""
@@ -344,6 +344,6 @@ def _entries(events: object) -> list[list[Any]]:
     entries = []
     for i, pair in enumerate(events):
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
-            raise TypeError(f"events[{i}] is {pair!r:.100}; give a pair (event_type, payload)")
+            raise TypeError(f"events[{i}] is {shown_value(pair, 100)}; give a pair (event_type, payload)")
         entries.append(_entry(*pair))
     return entries

@@ -297,14 +297,14 @@ def fork(
 
     ``records`` say whether it is registered; without them, those of the view do.
     """
+    from_prefix = view._namespace._run_prefix(run_id)  # refused here, as run_id; in the fork it is the parent_run
     run = _new_run(new_run_id, run_id, [], None)
-    raw = encode_run(run)
-    to_prefix = view._namespace._run_prefix(run.run_id)
+    raw, to_prefix = encode_run(run), view._namespace._run_prefix(run.run_id)
     view._records.must_be_new(run.run_id)
     if run_contents.holds_anything(view._engine, to_prefix):
         raise AlreadyExistsError(f"run {run.run_id!r} holds something already; fork to another new_run_id")
     is_registered = (records or view._records).find(run_id) is not None
-    writes = run_contents.copied(source, view._namespace._run_prefix(run_id), to_prefix)
+    writes = run_contents.copied(source, from_prefix, to_prefix)
     if not writes and not is_registered:
         raise NotFoundError(f"run {run_id!r} is not registered and holds nothing; there is nothing to fork")
     for write in writes:

@@ -32,7 +32,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from shoal.shm.arguments import check_int, check_seconds
-from shoal.shm.errors import ConfigurationError, CorruptionError, shown
+from shoal.shm.errors import ConfigurationError, CorruptionError, shown, shown_value
 from shoal.shm.files.regular_file import read_file
 from shoal.shm.files.storage import DiskStorage, Storage
 from shoal.shm.host.machine_memory import default_store_bytes
@@ -147,7 +147,7 @@ def state_log(storage: Storage, number: int) -> None:
 def check_durability(durability: object) -> None:
     """ConfigurationError unless it is one of the three, or None."""
     if durability is not None and durability not in DURABILITIES:
-        raise ConfigurationError(f"durability is {durability!r}; choose one of {', '.join(DURABILITIES)}")
+        raise ConfigurationError(f"durability is {shown_value(durability)}; choose one of {', '.join(DURABILITIES)}")
 
 
 def check_max_bytes(max_bytes: object) -> None:

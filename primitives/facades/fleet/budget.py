@@ -45,7 +45,7 @@ class Reservation:
 
     def __init__(self, hold: Hold) -> None:
         self._hold = hold
-        self.name = hold.budget.name
+        self.name = str.__str__(hold.budget.name)  # the text, of a member of a str enum too
         self.amount = to_number(hold.units)
 
     def __enter__(self) -> Reservation:

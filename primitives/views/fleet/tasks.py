@@ -216,7 +216,7 @@ def info_of(queue: str, found: StoredTask) -> TaskInfo:
     name, task = task_name(queue, found.task_id), found.task
     return TaskInfo(
         name,
-        queue,
+        str.__str__(queue),  # the text, of a member of a str enum too: as in ``name``
         status_of(task),
         stored(found.payload, f"the payload of task {name!r}"),
         task.priority,

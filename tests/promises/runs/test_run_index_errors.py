@@ -55,6 +55,14 @@ class TestBadArguments:
                 call()
         assert raw_keys() == before
 
+    @pytest.mark.parametrize(("run_id", "error"), BAD_IDS[1:], ids=lambda value: ascii(value)[:20])
+    def test_a_bad_run_to_fork(self, memory_db: shoal.Database, run_id: Any, error: type[Exception]) -> None:
+        """The message names the argument that the caller gave, by a facade and in a transaction."""
+        with pytest.raises(error, match=r"\brun_id\b"):
+            RunIndex(memory_db).fork_run(run_id)
+        with memory_db.transaction("r") as txn, pytest.raises(error, match=r"\brun_id\b"):
+            txn.runs.fork_run(run_id)
+
     @pytest.mark.parametrize("tags", ["tag", b"tag", None, 1, [1], [None], [b"t"], [["t"]]], ids=repr)
     def test_tags_of_a_wrong_type(self, runs: RunIndex, tags: Any) -> None:
         """A lone str is not a list of tags; what is in a list must be str."""

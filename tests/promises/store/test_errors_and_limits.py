@@ -263,3 +263,44 @@ class TestValues:
         assert memory_db.check() == []
         for key in kv.list(run):
             kv.delete(run, key)
+
+
+class NoRepr:
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+def _deep() -> list[Any]:
+    value: list[Any] = []
+    for _ in range(10_000):
+        value = [value]
+    return value
+
+
+CANNOT_BE_SHOWN: dict[str, Callable[[shoal.Database, Any], Any]] = {
+    "retries is": lambda db, bad: db.transact("run", lambda txn: txn, retries=bad),
+    "depth is": lambda db, bad: db.pipeline("run", depth=bad),
+    r"events\[0\] is": lambda db, bad: shoal.EventLog(db).append_many("run", [bad]),
+    "fn returned": lambda db, bad: shoal.StateCell(db).transition("run", "cell", lambda _: bad),
+    "durability is": lambda db, bad: shoal.open("never-made", durability=bad),
+}
+
+
+class TestWhatCannotBeShown:
+    """A value without a ``repr``, as it is nested too deep or raises, is refused as any other, named by its type."""
+
+    @pytest.mark.parametrize("message", CANNOT_BE_SHOWN)
+    @pytest.mark.parametrize("make", [_deep, NoRepr])
+    def test_an_argument(self, memory_db: shoal.Database, message: str, make: Callable[[], Any]) -> None:
+        """The error is the one for a bad argument, not what the ``repr`` failed with."""
+        shoal.StateCell(memory_db).set("run", "cell", 1)
+        bad = make()
+        with pytest.raises(
+            (TypeError, ValueError, shoal.ConfigurationError), match=rf"{message} <{type(bad).__name__}>"
+        ):
+            CANNOT_BE_SHOWN[message](memory_db, bad)
+
+    def test_a_key_in_a_value(self, kv: shoal.KVStore, run: str) -> None:
+        """The same for a key of a dict that is to be stored."""
+        with pytest.raises(TypeError, match=r"value at \$ has key <NoRepr> of type NoRepr"):
+            kv.put(run, "k", {NoRepr(): 1})

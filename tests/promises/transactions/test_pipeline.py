@@ -239,6 +239,14 @@ def test_a_bad_depth(memory_db: shoal.Database, depth: Any) -> None:
         memory_db.pipeline(RUN, depth=depth)
 
 
+@pytest.mark.parametrize("namespace", [None, "default", shoal.Namespace])
+def test_what_is_no_namespace(memory_db: shoal.Database, namespace: Any) -> None:
+    """It is a TypeError that names the argument, as for a transaction."""
+    for call in (memory_db.pipeline, memory_db.transaction):
+        with pytest.raises(TypeError, match=r"namespace has type \w+; give a shoal\.Namespace"):
+            call(RUN, namespace=namespace)
+
+
 def test_every_call(memory_db: shoal.Database, run: str) -> None:
     """What each method gives, and that it is the run's, or the other run's."""
     trace = shoal.TraceType.Thought("x")
