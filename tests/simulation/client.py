@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import shoal
+from shoal.primitives.rules.layouts.parts import name_part, run_part
 from shoal.shared_memory_store import SharedMemoryStore
 from shoal.shm.errors import CASConflictError, ConflictError, CoordinatorLostError, SnapshotExpiredError, StoreFullError
 from tests.simulation.plan import Operation
@@ -21,7 +22,7 @@ RUN = "run"
 LINGER_S = 0.1
 TIMEOUT_S = 20.0
 # What the engine's keys of the run begin with (``primitives.keys``): namespace and run, and for KV its tag.
-RUN_PREFIX = shoal.Namespace()._run_prefix(RUN)
+RUN_PREFIX = 3 * name_part(b"default") + run_part(RUN.encode())
 KV_PREFIX = RUN_PREFIX + b"\1"
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-import shoal
+from shoal.primitives.rules.layouts.parts import name_part, run_part
 
 FLEET = "fleet"
 # What the engine's keys of the run begin with (``primitives.keys``): namespace and run, and for KV its tag.
-PREFIX = shoal.Namespace()._run_prefix(FLEET)
+PREFIX = 3 * name_part(b"default") + run_part(FLEET.encode())
 KV = PREFIX + b"\1"
 UNKNOWN, COMMITTED, FENCED = "unknown", "committed", "fenced"
 
