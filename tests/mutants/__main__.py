@@ -27,7 +27,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.mutants", description=__doc__)
     parser.add_argument("--list", action="store_true", help="only list mutants, conditions and failpoints")
     parser.add_argument("mutants", nargs="*", help="only these")
-    parser.add_argument("--seeds", type=int, default=300, help="how many histories to simulate at most")
+    parser.add_argument("--seeds", type=int, default=1500, help="how many histories to simulate at most")
     parser.add_argument("--jobs", type=int, default=2, help="how many mutants to simulate at once")
     options = parser.parse_args()
     if options.list:
