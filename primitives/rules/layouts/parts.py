@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 from shoal.shm.limits import MAX_RUN_ID_BYTES
 
 NUMBER_BYTES = 8
@@ -46,50 +48,41 @@ def run_part(raw: bytes) -> bytes:
 
 def split_parts(key: bytes) -> tuple[list[bytes], bytes]:
     """Tenant, app, agent and run of a key, and the rest; an empty run is none. ``ValueError`` for other bytes."""
-    names: list[bytes] = []
-    position = 0
-    for at in range(_NAMESPACE_PARTS + 1):
-        begin, position = position, _part_end(key, position, at)
-        is_default = at < _NAMESPACE_PARTS and key[begin] == _DEFAULT
-        names.append(_DEFAULT_NAME if is_default else key[begin + 1 : position])
-    if b"".join(map(name_part, names[:_NAMESPACE_PARTS])) != namespace_of(key):
-        raise ValueError("the key does not begin with a namespace")
-    return names, key[position:]
+    ends = _part_ends(key, _NAMESPACE_PARTS + 1)
+    names = [_DEFAULT_NAME if key[begin] == _DEFAULT else key[begin + 1 : end] for begin, end in pairwise([0, *ends])]
+    if b"".join(map(name_part, names[:_NAMESPACE_PARTS])) != key[: ends[_NAMESPACE_PARTS - 1]]:
+        raise ValueError("a name of the key is not written as names are")
+    return names, key[ends[-1] :]
 
 
 def parts_end(key: bytes) -> int:
     """Where the four parts of a key end; the run may be none. ``ValueError`` if it does not begin with them."""
-    position = 0
-    for at in range(_NAMESPACE_PARTS + 1):
-        position = _part_end(key, position, at)
-    return position
+    return _part_ends(key, _NAMESPACE_PARTS + 1)[-1]
 
 
 def namespace_of(key: bytes) -> bytes:
     """What every key of the namespace of ``key`` begins with. ``ValueError`` if ``key`` is in none."""
-    return _first_parts(key, _NAMESPACE_PARTS)
+    return key[: _part_ends(key, _NAMESPACE_PARTS)[-1]]
 
 
 def run_of(key: bytes) -> bytes:
     """What every key of the run of ``key`` begins with. ``ValueError`` if ``key`` is in none."""
-    return _first_parts(key, _NAMESPACE_PARTS + 1)
+    *_, begin, end = _part_ends(key, _NAMESPACE_PARTS + 1)
+    if not key[begin]:
+        raise ValueError("the key belongs to no run")
+    return key[:end]
 
 
-def _first_parts(key: bytes, count: int) -> bytes:
-    position = 0
+def _part_ends(key: bytes, count: int) -> list[int]:
+    """Where each of the first parts of a key ends. ``ValueError`` if it has fewer, or a name of them is empty."""
+    ends: list[int] = []
+    end = 0
     for at in range(count):
-        begin, position = position, _part_end(key, position, at)
-        if not key[begin]:
+        length = key[end] if end < len(key) else len(key)
+        is_name = at < _NAMESPACE_PARTS
+        text_bytes = 0 if is_name and length == _DEFAULT else length
+        end += 1 + text_bytes
+        if text_bytes > MAX_RUN_ID_BYTES or end > len(key) or (is_name and not length):
             raise ValueError("the key does not begin with so many parts")
-    return key[:position]
-
-
-def _part_end(key: bytes, begin: int, at: int) -> int:
-    """Where the part of a key that begins at ``begin`` ends; ``at`` parts are before it. ``ValueError`` if none."""
-    length = key[begin] if begin < len(key) else len(key)
-    if length == _DEFAULT and at < _NAMESPACE_PARTS:
-        length = 0
-    end = begin + 1 + length
-    if length > MAX_RUN_ID_BYTES or end > len(key):
-        raise ValueError("the key does not begin with so many parts")
-    return end
+        ends.append(end)
+    return ends
