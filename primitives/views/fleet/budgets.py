@@ -11,7 +11,7 @@ from shoal.primitives.engine import Engine, EngineTransaction, Transactions
 from shoal.primitives.keys import Namespace, Tag, encode_text
 from shoal.primitives.rules import budget_requests, requests
 from shoal.primitives.rules.budget_rules import BUDGET, REFILL_UNITS, UNITS, BudgetRecord, decode_record, to_number
-from shoal.primitives.views.view import View
+from shoal.primitives.views.view import Held, View
 from shoal.shm.arguments import check_number
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import InvalidOperationError, NotFoundError, shown
@@ -46,30 +46,27 @@ class BudgetAt(NamedTuple):
     key: bytes
 
 
-class Hold:
-    """What this process has reserved of a budget, until it is settled. ``units``: how much."""
+class Hold(Held):
+    """What this process has reserved of a budget, until it is settled. ``units``: how much.
 
-    __slots__ = ("_holder", "_store", "_ticket", "budget", "ended", "said_in", "units")
+    With a transaction that was to settle it (``said_in``), if the reservation is gone, that may be why.
+    """
+
+    __slots__ = ("_holder", "_store", "_ticket", "budget", "ended", "units")
 
     def __init__(self, store: Transactions, budget: BudgetAt, ticket: int, units: int) -> None:
+        super().__init__()
         self._store = store
         self._holder = store.holding.holder
         self._ticket = ticket
         self.budget = budget
         self.units = units
         self.ended = False  # it is settled, or will be as soon as a coordinator answers
-        # The last transaction that was to settle it. With one, if the reservation is gone, that may be why.
-        self.said_in: weakref.ref[EngineTransaction] | None = None
 
     @property
     def is_own(self) -> bool:
         """Whether this process has it: a forked child does not hold what its parent holds."""
         return self._store.holding.holder == self._holder
-
-    def is_said(self) -> bool:
-        """Whether a transaction that is open still says what is settled of it."""
-        transaction = None if self.said_in is None else self.said_in()
-        return transaction is not None and not transaction.has_ended
 
     def settle(self, units: int) -> None:
         """Settle it now. If it was refunded meanwhile, what was used counts all the same."""

@@ -17,7 +17,7 @@ from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.rules import requests
 from shoal.primitives.rules.queues import records, task_record
 from shoal.primitives.views.fleet.tasks import base_of, task_name
-from shoal.primitives.views.view import View
+from shoal.primitives.views.view import Held, View
 from shoal.shm.arguments import check_count, check_int, check_seconds
 from shoal.shm.codec import Value, encode
 from shoal.shm.errors import CorruptionError, LimitExceededError, shown
@@ -123,17 +123,18 @@ class Together:
                     self._holding.free_tickets.append((ticket, self._first_token))
 
 
-class Claim:
+class Claim(Held):
     """What this process has claimed: one task of those that were claimed ``together``.
 
-    ``said_in``: the last transaction that completes or fails it.
+    A transaction that completes or fails it says what becomes of it.
     """
 
-    __slots__ = ("_holding", "_together", "ended", "holder", "name", "queue_key", "said_in", "task_id", "token")
+    __slots__ = ("_holding", "_together", "ended", "holder", "name", "queue_key", "task_id", "token")
 
     def __init__(
         self, holding: Holding, queue_key: bytes, name: str, task_id: bytes, token: int, together: Together
     ) -> None:
+        super().__init__()
         self._holding = holding
         self._together = together
         self.queue_key = queue_key
@@ -142,16 +143,10 @@ class Claim:
         self.token = token
         self.holder = holding.holder
         self.ended = False
-        self.said_in: weakref.ref[EngineTransaction] | None = None
 
     def arguments(self) -> list[Any]:
         """What says to a rule which task is held by whom. A forked child is another holder."""
         return [self.queue_key, self.name, self.task_id, self._holding.holder, self.token]
-
-    def is_said(self) -> bool:
-        """Whether a transaction that is open still says what becomes of the task."""
-        transaction = None if self.said_in is None else self.said_in()
-        return transaction is not None and not transaction.has_ended
 
     def end(self) -> None:
         """The task was completed, failed or released, or is found to be lost."""
