@@ -8,8 +8,9 @@ A holder is an open database in one process. What it holds stands in the store (
 - likewise after the coordinator's death: the next one finds holders in the store, and each has its ttl to come back.
 
 The end of a holder is one commit for each ``_SLICE`` held keys: the table of operations says what to write
-(``OperationTable.ended``), and the entries go with it. After SIGKILL in between, the rest is found by the next
-coordinator.
+(``OperationTable.ended``), and the entries go with it. One commit follows each turn of the loop, unless somebody asks
+what is held: all that belonged to those that have gone is free first. After SIGKILL in between, the rest is found by
+the next coordinator.
 
 Time in which the coordinator did not run counts against no holder whose process ran: its signs of life are in its pipe
 and are read first. If both were stopped, as with a machine that is suspended, the clock of holders moves by a second at
@@ -19,6 +20,7 @@ most between two looks: nothing is lost with a ttl of more than a second.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.memory.writer import Writer
@@ -28,6 +30,7 @@ from shoal.shm.holder_index import decode_key, decode_ttl_ms
 from shoal.shm.operation import Read, VersionedValue, Write
 
 _SLICE = 256  # held keys that end in one commit
+_ALL = 1 << 62  # more than anybody holds
 _LONGEST_STEP_S = 1.0
 _PAUSE_S = 0.5  # after a commit that found no room
 _NEVER_S = float("inf")
@@ -119,11 +122,11 @@ class Holders:
         return max(due_s, self._retry_s - self._looked_s)
 
     def end_gone(self) -> None:
-        """Release what those held whose last client has gone; a slice of it."""
+        """Release all that those held whose last client has gone: who asks next must find it free."""
         if self._gone and self._retry_s <= self._looked_s:
             self._engine.finish_group()
             for holder in list(self._gone):
-                self._release(holder, _ALL_MS)
+                self._release(holder, _ALL_MS, _ALL)
 
     def end_due(self, read_s: float) -> None:
         """Release a slice of what ended holders held. What was in the pipes at ``read_s`` (monotonic) has been read.
@@ -140,7 +143,7 @@ class Holders:
             if holder in self._gone:
                 silent_ms = _ALL_MS
             if silent_ms >= found.ttl_ms:
-                self._release(holder, silent_ms)
+                self._release(holder, silent_ms, _SLICE)
         self._next_s = min(
             (found.seen_s + found.ttl_ms / 1000 for found in self._known.values()),
             default=_NEVER_S,
@@ -152,22 +155,30 @@ class Holders:
         self._looked_s = now_s
         self._rests_until_s = now_s + min(_LONGEST_STEP_S / 2, self._next_s - self._clock_s)
 
-    def _release(self, holder: int, silent_ms: int) -> None:
-        """Release a slice of what ``holder`` holds with a ttl of ``silent_ms`` at most. If that is all, forget it."""
+    def _release(self, holder: int, silent_ms: int, most: int) -> None:
+        """Release ``most`` of what ``holder`` holds with a ttl of ``silent_ms`` at most. If that is all, forget it."""
         due: list[bytes] = []
         left_ms = _ALL_MS
         for key, ttl_ms in self._entries(holder):
-            if ttl_ms <= silent_ms and len(due) < _SLICE:
+            if ttl_ms <= silent_ms and len(due) < most:
                 due.append(key)
             else:
                 left_ms = min(left_ms, ttl_ms)
-        if due and not self._engine.commit_own(lambda read, now_ms: self._released(read, due, now_ms)):
+        if not self._commit_ends(due):
             self._retry_s = self._looked_s + _PAUSE_S  # no room: readers go on seeing it as held
         elif left_ms == _ALL_MS:
             del self._known[holder]
             self._gone.pop(holder, None)
         else:
             self._known[holder].ttl_ms = left_ms
+
+    def _commit_ends(self, entries: list[bytes]) -> bool:
+        """Release what the ``entries`` say is held, a slice in each commit; False if there is no room for one."""
+        for at in range(0, len(entries), _SLICE):
+            part = entries[at : at + _SLICE]
+            if not self._engine.commit_own(partial(self._released, part)):
+                return False
+        return True
 
     def _entries(self, holder: int) -> Iterator[tuple[bytes, int]]:
         """The key and ttl of each entry of a holder."""
@@ -176,7 +187,7 @@ class Holders:
             if found is not None:
                 yield key, decode_ttl_ms(found.value)
 
-    def _released(self, read: Read, entries: list[bytes], now_ms: int) -> list[Write]:
+    def _released(self, entries: list[bytes], read: Read, now_ms: int) -> list[Write]:
         """What to write when what the ``entries`` say is not held any more; each sees the writes of those before."""
         writes: dict[bytes, Write] = {}
 

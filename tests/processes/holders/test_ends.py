@@ -104,6 +104,18 @@ def test_what_has_ended_is_free_for_whoever_knows_that(
         db.lease(RUN, "a").release()
 
 
+def test_all_of_much_that_was_held_is_free_for_whoever_asks(db: shoal.Database) -> None:
+    """However much a closed database held: the next one finds all of it free, though its end takes several commits."""
+    names = [f"{number:04}" for number in range(1200)]
+    for _ in range(3):
+        other = shoal.open(db.path)
+        for name in names:
+            other.lease(RUN, name)
+        other.close()
+        db.lease(RUN, names[-1]).release()
+        assert db.leases(RUN) == []
+
+
 def test_close_waits_for_a_renewal(db: shoal.Database, monkeypatch: pytest.MonkeyPatch) -> None:
     """A thread that attaches in order to renew while its database is closed keeps nothing held after ``close``."""
     attach_at_once, begins = take_over.attach, threading.Event()
