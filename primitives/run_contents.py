@@ -16,6 +16,8 @@ from shoal.shm.operation import Write
 # A child run of at most so many keys is deleted key by key when its parent is deleted. A range tombstone costs every
 # reader a comparison until it is swept: little for one run, much for the thousands of small ones a cascade may delete.
 _FEW_KEYS = 256
+# And so are no more children than whose keys take so much of the commit: beside them it has the index keys of all.
+_MOST_KEYS_BYTES = MAX_COMMIT_BYTES // 4
 # What each write takes in a commit beside its key and value: three headers and an expiry.
 _WRITE_OVERHEAD_BYTES = 16
 
@@ -30,19 +32,47 @@ def remove(engine: Engine, run_prefix: bytes) -> None:
     engine.clear(run_prefix, after(run_prefix))
 
 
-def few_keys(engine: EngineTransaction, run_prefix: bytes) -> list[bytes] | None:
+def remove_children(engine: EngineTransaction, run_prefixes: list[bytes]) -> None:
+    """Delete every key of runs that a cascade deletes: key by key of those that are small, as long as that is little.
+
+    All are looked through before the first key is deleted: a scan takes longer the more the transaction has written.
+    """
+    cleared: list[bytes] = []
+    deleted: list[bytes] = []
+    left_bytes = _MOST_KEYS_BYTES
+    for run_prefix in run_prefixes:
+        keys = _few_keys(engine, run_prefix, left_bytes)
+        if keys is None:
+            cleared.append(run_prefix)
+        else:
+            deleted += keys
+            left_bytes -= sum(map(_size_of, keys))
+    for run_prefix in cleared:
+        remove(engine, run_prefix)
+    for key in deleted:
+        engine.delete(key)
+
+
+def _few_keys(engine: EngineTransaction, run_prefix: bytes, most_bytes: int) -> list[bytes] | None:
     """Every key of a run, or None if they cannot be deleted one by one.
 
-    There are too many, or the commit is to perform an operation on one: that would see the key deleted, or write it.
+    They are too many or take more than ``most_bytes``, or the commit is to perform an operation on one: that would see
+    the key deleted, or write it.
     """
     if engine.decides(run_prefix, after(run_prefix)):
         return None
     keys = []
     for key, _ in engine.scan(run_prefix, after(run_prefix)):
         keys.append(key)
-        if len(keys) > _FEW_KEYS:
+        most_bytes -= _size_of(key)
+        if len(keys) > _FEW_KEYS or most_bytes < 0:
             return None
     return keys
+
+
+def _size_of(key: bytes) -> int:
+    """What the deletion of a key takes in a commit."""
+    return len(key) + _WRITE_OVERHEAD_BYTES
 
 
 def copied(source: Engine, from_prefix: bytes, to_prefix: bytes) -> list[Write]:

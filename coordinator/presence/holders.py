@@ -7,9 +7,10 @@ A holder is an open database in one process. What it holds stands in the store (
 - ``ttl`` after its last sign of life, if its process does not answer. Its client renews three times in that time;
 - likewise after the coordinator's death: the next one finds holders in the store, and each has its ttl to come back.
 
-The end of a holder is one commit for each ``_SLICE`` held keys: the table of operations says what to write
-(``OperationTable.ended``), and the entries go with it. After SIGKILL in between, the rest is found by the next
-coordinator.
+The end of a holder is one commit for each slice of what it held: the table of operations says what to write
+(``OperationTable.ended``), and the entries go with it. One slice follows each turn of the loop, unless somebody asks
+what is held: all that belonged to those that have gone is free first. After SIGKILL in between, the rest is found by
+the next coordinator.
 
 Time in which the coordinator did not run counts against no holder whose process ran: its signs of life are in its pipe
 and are read first. If both were stopped, as with a machine that is suspended, the clock of holders moves by a second at
@@ -18,16 +19,22 @@ most between two looks: nothing is lost with a ttl of more than a second.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.memory.writer import Writer
 from shoal.shm import holder_index
 from shoal.shm.errors import ShoalError
 from shoal.shm.holder_index import decode_key, decode_ttl_ms
+from shoal.shm.limits import KIB
 from shoal.shm.operation import Read, VersionedValue, Write
 
 _SLICE = 256  # held keys that end in one commit
+# It ends with the one that makes it write so much. So a claim of many tasks has a commit of its own, and finds room in
+# a full store, too: for all that a process has claimed there may never be.
+_SLICE_BYTES = 64 * KIB
 _LONGEST_STEP_S = 1.0
 _PAUSE_S = 0.5  # after a commit that found no room
 _NEVER_S = float("inf")
@@ -119,11 +126,11 @@ class Holders:
         return max(due_s, self._retry_s - self._looked_s)
 
     def end_gone(self) -> None:
-        """Release what those held whose last client has gone; a slice of it."""
+        """Release all that those held whose last client has gone: who asks next must find it free."""
         if self._gone and self._retry_s <= self._looked_s:
             self._engine.finish_group()
             for holder in list(self._gone):
-                self._release(holder, _ALL_MS)
+                self._release(holder, _ALL_MS, wholly=True)
 
     def end_due(self, read_s: float) -> None:
         """Release a slice of what ended holders held. What was in the pipes at ``read_s`` (monotonic) has been read.
@@ -152,22 +159,24 @@ class Holders:
         self._looked_s = now_s
         self._rests_until_s = now_s + min(_LONGEST_STEP_S / 2, self._next_s - self._clock_s)
 
-    def _release(self, holder: int, silent_ms: int) -> None:
-        """Release a slice of what ``holder`` holds with a ttl of ``silent_ms`` at most. If that is all, forget it."""
-        due: list[bytes] = []
-        left_ms = _ALL_MS
-        for key, ttl_ms in self._entries(holder):
-            if ttl_ms <= silent_ms and len(due) < _SLICE:
-                due.append(key)
-            else:
-                left_ms = min(left_ms, ttl_ms)
-        if due and not self._engine.commit_own(lambda read, now_ms: self._released(read, due, now_ms)):
-            self._retry_s = self._looked_s + _PAUSE_S  # no room: readers go on seeing it as held
-        elif left_ms == _ALL_MS:
+    def _release(self, holder: int, silent_ms: int, wholly: bool = False) -> None:
+        """Release a slice of what ``holder`` holds with a ttl of ``silent_ms`` at most, or all of that.
+
+        If nothing is left then, forget the holder.
+        """
+        held = dict(self._entries(holder))
+        due = deque(key for key, ttl_ms in held.items() if ttl_ms <= silent_ms)
+        while due:
+            if not self._engine.commit_own(partial(self._released, due, held)):
+                self._retry_s = self._looked_s + _PAUSE_S  # no room: readers go on seeing it as held
+                return
+            if not wholly:
+                break
+        if held:
+            self._known[holder].ttl_ms = min(held.values())
+        else:
             del self._known[holder]
             self._gone.pop(holder, None)
-        else:
-            self._known[holder].ttl_ms = left_ms
 
     def _entries(self, holder: int) -> Iterator[tuple[bytes, int]]:
         """The key and ttl of each entry of a holder."""
@@ -176,8 +185,11 @@ class Holders:
             if found is not None:
                 yield key, decode_ttl_ms(found.value)
 
-    def _released(self, read: Read, entries: list[bytes], now_ms: int) -> list[Write]:
-        """What to write when what the ``entries`` say is not held any more; each sees the writes of those before."""
+    def _released(self, due: deque[bytes], held: dict[bytes, int], read: Read, now_ms: int) -> list[Write]:
+        """What to write when what the first entries of ``due`` say is not held any more: as much as a slice has.
+
+        Each sees the writes of those before. They are taken out of ``due`` and ``held``.
+        """
         writes: dict[bytes, Write] = {}
 
         def read_newest(key: bytes) -> VersionedValue | None:
@@ -186,12 +198,18 @@ class Holders:
                 return read(key)
             return None if write.value is None else VersionedValue(write.value, 0, write.expires_ms)
 
-        for entry in entries:
+        size = 0
+        for _ in range(_SLICE):
+            if not due or size >= _SLICE_BYTES:
+                break
+            entry = due.popleft()
+            del held[entry]
             holder, held_key = decode_key(entry)
             try:
                 ended = self._engine.operations.ended(read_newest, held_key, holder, now_ms)
             except (ShoalError, TypeError, ValueError, LookupError):  # no record of a rule: nobody holds anything by it
                 ended = []
             writes.update({write.key: write for write in ended})
+            size += sum(len(write.value) for write in ended if write.value is not None)
             writes[entry] = Write(entry, None, 0)
         return list(writes.values())

@@ -226,14 +226,8 @@ class RunsView(RetentionView):
             raise NotFoundError(f"run {run_id!r} is not registered and holds nothing; there is nothing to delete")
         below = self._descendants(run_id) if cascade_children else []
         prefixes = [self._namespace._run_prefix(child.run_id) for child in below]
-        keys_of = [run_contents.few_keys(cast(EngineTransaction, self._engine), prefix) for prefix in prefixes]
+        run_contents.remove_children(cast(EngineTransaction, self._engine), prefixes)
         run_contents.remove(self._engine, run_prefix)
-        for prefix, keys in zip(prefixes, keys_of, strict=True):
-            if keys is None:
-                run_contents.remove(self._engine, prefix)
-            else:
-                for key in keys:
-                    self._engine.delete(key)
         for registered in below if run is None else [run, *below]:
             self._records.unregister(registered)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from typing import Any
 
 from shoal.coordinator.commit.pipelining import Pipeline
@@ -24,8 +25,8 @@ from tests.mutants.registry import SIMULATION, WORKER, Patch, mutant
 def refund_lost(patch: Patch) -> None:
     """What a dead process had reserved is not available to others."""
 
-    def released(self: Holders, read: Read, entries: list[bytes], now_ms: int) -> list[Write]:
-        return [write for write in sound(self, read, entries, now_ms) if not _is_budget(write.key)]
+    def released(self: Holders, due: deque[bytes], held: dict[bytes, int], read: Read, now_ms: int) -> list[Write]:
+        return [write for write in sound(self, due, held, read, now_ms) if not _is_budget(write.key)]
 
     sound = patch.set(Holders, "_released", released)
 

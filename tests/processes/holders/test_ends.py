@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import threading
 import time
@@ -12,6 +13,7 @@ import pytest
 
 import shoal
 from shoal.primitives.keys import Namespace, Tag
+from shoal.shm.limits import MIB
 from shoal.shm.wire import request as wire_request
 from shoal.workers.shared_memory import take_over
 from tests.support.raw_client import attach
@@ -102,6 +104,48 @@ def test_what_has_ended_is_free_for_whoever_knows_that(
         kill(holder.pid)
         holder.wait()
         db.lease(RUN, "a").release()
+
+
+def test_all_of_much_that_was_held_is_free_for_whoever_asks(db: shoal.Database) -> None:
+    """However much a closed database held: the next one finds all of it free, though its end takes several commits."""
+    names = [f"{number:04}" for number in range(1200)]
+    for _ in range(3):
+        other = shoal.open(db.path)
+        for name in names:
+            other.lease(RUN, name)
+        other.close()
+        db.lease(RUN, names[-1]).release()
+        assert db.leases(RUN) == []
+
+
+def test_what_fills_half_of_the_memory_ends(tmp_path: Path) -> None:
+    """Many tasks that one process has claimed come back, though there is no room to write all of them in one commit."""
+    with shoal.open(tmp_path / "small", max_bytes=8 * MIB) as db:
+        queue = shoal.TaskQueue(db)
+        while db.info().bytes_used < 9 * MIB // 2:
+            queue.put_many(RUN, "tasks", ["x" * 900] * 256)
+        with shoal.open(db.path) as other:
+            claimed = shoal.TaskQueue(other).claim_many(RUN, "tasks", 100_000)
+        assert queue.stats(RUN, "tasks") == shoal.QueueStats(len(claimed), 0, 0, 0, 0)
+        task = queue.claim(RUN, "tasks")
+        assert task is not None
+        assert (task.id, task.attempt) == (claimed[0].id, 2)
+
+
+def test_what_was_held_ends_in_a_full_store(tmp_path: Path) -> None:
+    """A lease and many claimed tasks are free at once, though nothing can be put any more: the reserve is for that."""
+    with shoal.open(tmp_path / "small", max_bytes=8 * MIB) as db:
+        queue, store = shoal.TaskQueue(db), shoal.KVStore(db)
+        with shoal.open(db.path) as other:
+            queue.put_many(RUN, "tasks", ["x" * 1000] * 1024)
+            assert len(shoal.TaskQueue(other).claim_many(RUN, "tasks", 1024)) == 1024
+            other.lease(RUN, "a")
+            for size in (100_000, 1000, 1):
+                with contextlib.suppress(shoal.StoreFullError):
+                    for number in range(10_000):
+                        store.put(RUN, f"{size}/{number}", "v" * size)
+        assert db.leases(RUN) == []
+        assert queue.stats(RUN, "tasks") == shoal.QueueStats(1024, 0, 0, 0, 0)
 
 
 def test_close_waits_for_a_renewal(db: shoal.Database, monkeypatch: pytest.MonkeyPatch) -> None:

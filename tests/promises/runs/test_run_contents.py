@@ -224,6 +224,21 @@ class TestDelete:
         runs.delete_run("b", cascade_children=True)
         assert raw_keys() == []
 
+    @pytest.mark.long
+    def test_cascade_over_more_keys_than_a_commit_holds(
+        self, memory_db: shoal.Database, runs: RunIndex, space: shoal.Namespace, raw_keys: Callable[[], list[bytes]]
+    ) -> None:
+        """Hundreds of children whose keys alone are more than 64 MiB go in one commit, as one large run does."""
+        runs.create_run(run_id="parent")
+        runs.create_run(run_id="child", parent_run="parent")
+        with memory_db.transaction("child", namespace=space) as txn:
+            for number in range(250):
+                txn.kv.put(f"{number:01000}", None)
+        for _ in range(280):
+            runs.fork_run("child")
+        runs.delete_run("parent", cascade_children=True)
+        assert raw_keys() == []
+
     @pytest.mark.parametrize("is_there", [True, False], ids=["a queue", "no queue"])
     def test_cascade_beside_what_the_commit_decides(
         self, memory_db: shoal.Database, runs: RunIndex, space: shoal.Namespace, is_there: bool
