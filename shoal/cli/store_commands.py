@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from shoal.cli.show import reclaimable
+from shoal.command_line import one_line
 from shoal.coordinator.log.salvage import Finding
 from shoal.coordinator.recovery.survey import Survey, at_rest, bytes_to_read, is_store, survey_store
 from shoal.coordinator.server import process
@@ -218,7 +219,7 @@ def complain(error: BaseException) -> None:
             remedy = "free space on its disk, or give a path on another one"
         text = f"{error.filename}: {error.strerror}; {remedy}"
     with contextlib.suppress(OSError):
-        print(f"shoal: {' '.join(text.split())}", file=sys.stderr, flush=True)
+        print(f"shoal: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 _NO_STORE = "there is no store at {}; shoal.open or shoal run makes one"
