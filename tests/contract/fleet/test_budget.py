@@ -60,6 +60,16 @@ def test_more_than_was_reserved(budget: shoal.Budget, run: str) -> None:
     assert budget.read(run, "b") == shoal.BudgetState(135, 130, 0, 5)
 
 
+def test_a_block_after_the_end(budget: shoal.Budget, run: str) -> None:
+    """A second ``with`` does not begin: what its block uses would count nowhere."""
+    budget.create(run, "b", 10)
+    with budget.reserve(run, "b", 4) as reservation:
+        pass
+    with pytest.raises(shoal.InvalidOperationError, match="was settled already; reserve anew"), reservation:
+        pytest.fail("nothing was reserved")
+    assert budget.read(run, "b") == shoal.BudgetState(10, 4, 0, 6)
+
+
 def test_nothing_can_always_be_reserved(budget: shoal.Budget, run: str) -> None:
     """An amount of 0 is not more than is available, also while more is used than the limit."""
     budget.create(run, "b", 10)
