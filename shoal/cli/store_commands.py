@@ -218,6 +218,8 @@ def complain(error: BaseException) -> None:
         if error.errno in NO_ROOM:
             remedy = "free space on its disk, or give a path on another one"
         text = f"{error.filename}: {error.strerror}; {remedy}"
+    elif isinstance(error, OSError) and error.errno in NO_ROOM:  # of a stream, as stdout, which has no name
+        text = f"{error.strerror}; free space on the disk that the output goes to, or send it elsewhere"
     with contextlib.suppress(OSError):
         print(f"shoal: {one_line(text)}", file=sys.stderr, flush=True)
 
