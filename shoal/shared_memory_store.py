@@ -122,7 +122,7 @@ class SharedMemoryStore:
 
         A copy of a ``memory`` store is ``buffered``: what lies on a disk is meant to stay.
         """
-        directory = Path(store_directory.absolute_path(dest))
+        directory = Path(store_directory.absolute_path(dest, "dest"))
         with store_directory.copying_to(directory):
             made = store_directory.make_directory(directory)
             try:

@@ -95,7 +95,7 @@ def _workers(workers: int | None, max_workers: int | None) -> int:
     count = workers if workers is not None else max_workers
     if count is None:
         return os.cpu_count() or 1
-    return check_count("workers", count, 1)
+    return check_count("max_workers" if workers is None else "workers", count, 1)
 
 
 def _context(name: str) -> BaseContext:

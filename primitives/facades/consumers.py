@@ -72,6 +72,7 @@ class Consumer:
         self.name = str.__str__(name)  # the text, of a member of a str enum too
 
     def __enter__(self) -> Consumer:
+        self._lease.__enter__()
         return self
 
     def __exit__(

@@ -20,6 +20,7 @@ from shoal.primitives.transaction import Fence
 from shoal.shm.arguments import check_count, check_positive_seconds, check_wait
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import ShoalError
+from shoal.shm.fleet_errors import FencedError
 from shoal.shm.host.randomness import random_id
 from shoal.shm.limits import MAX_INTEGER
 
@@ -50,6 +51,8 @@ class LeaseInfo:
 
 class Lease:
     """A lease that this process holds: what ``Database.lease`` returns. A context manager, which releases it.
+
+    To enter one that was released is ``FencedError``: take it again.
 
     - ``token`` (int): give it to what is outside the store, which can refuse lower ones. Tokens only rise, in the whole
       store, also over the deletion of a run.
@@ -82,6 +85,8 @@ class Lease:
         self.slot = slot
 
     def __enter__(self) -> Lease:
+        if self._released:  # the block would do its work with nothing held
+            raise FencedError(self.name, self.token)
         return self
 
     def __exit__(

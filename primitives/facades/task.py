@@ -51,6 +51,8 @@ class Task:
         self.token = claim.token
 
     def __enter__(self) -> Task:
+        if self._claim.ended:  # the block would do the work again, and nobody would know
+            raise FencedError(self._claim.name, self._claim.token)
         return self
 
     def __exit__(

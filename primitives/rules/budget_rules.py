@@ -111,7 +111,7 @@ def reserve(
     budget, wanted, own_key = _budget(read, now_ms, key, name), _amount(amount), reservation_key(key, ticket)
     if read(own_key) is not None:  # sent again
         return Decision([], None)
-    if wanted > budget.available:
+    if wanted > max(0, budget.available):  # 0 is always available: to those who read it, too
         raise _exceeded(name, budget, wanted)
     reservation = Write(own_key, codec.pack([to_stored(wanted), holder]), 0)
     writes = [_write(key, budget._replace(reserved=budget.reserved + wanted)), reservation]

@@ -20,7 +20,7 @@ from shoal.primitives.rules.tags import Tag
 from shoal.primitives.views.view import View
 from shoal.shm.arguments import check_int, check_plain_function, check_plain_result, check_wait
 from shoal.shm.codec import Value, encode, stored
-from shoal.shm.errors import ConflictError, NotFoundError, shown, shown_value
+from shoal.shm.errors import ConflictError, InvalidOperationError, NotFoundError, shown, shown_value
 from shoal.shm.host import tasks
 from shoal.shm.key_location_cache import KeyLocationCache
 from shoal.shm.limits import MAX_INTEGER, SINGLE_CALL_TIMEOUT_S
@@ -137,9 +137,10 @@ class StateView(View):
         """Give the cell the value that ``fn`` makes of its state, and return the result ``fn`` gives beside it.
 
         ``fn(State) -> (new_value, result)`` runs once in a transaction: what it was given is validated at commit.
-        Raises ``NotFoundError`` if the cell is not there, ``ConflictError`` if it still changes after ``timeout``
-        seconds, ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad argument, for an ``fn`` that is async
-        or returns no pair or a bad value, and whatever ``fn`` raises.
+        Raises ``NotFoundError`` if the cell is not there, ``InvalidOperationError`` if ``fn`` itself changes it in this
+        transaction, ``ConflictError`` if it still changes after ``timeout`` seconds, ``TypeError``, ``ValueError`` or
+        ``LimitExceededError`` for a bad argument, for an ``fn`` that is async or returns no pair or a bad value, and
+        whatever ``fn`` raises.
         """
         check_plain_function("fn", fn)
         give_up_s = time.monotonic() + check_wait("timeout", timeout)
@@ -149,6 +150,7 @@ class StateView(View):
         newer, result = self._step(key, name, record, fn)
         if newer is None:
             return result
+        self._refuse_own_change(key, name)
         first = newer
 
         def go_on() -> T:
@@ -175,6 +177,14 @@ class StateView(View):
         _check_pair(pair)
         value, result = pair
         return requests.swap_cell(self._engine, key, name, record.version, encode(value)), result
+
+    def _refuse_own_change(self, key: bytes, name: str) -> None:
+        """In a transaction nobody but ``fn`` changes the cell meanwhile, and each further call would do so again."""
+        found = self._engine.find(key)
+        if found is not None and found.version == 0:
+            raise InvalidOperationError(
+                f"fn of transition changed cell {name!r} itself; return the new value, and leave the cell to transition"
+            )
 
     def _key(self, name: object) -> bytes:
         return self._prefix + encode_text("name", name)

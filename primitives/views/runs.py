@@ -287,16 +287,15 @@ def fork_past(view: RunsView, past: EngineTransaction, run_id: str, new_run_id: 
 def fork(
     view: RunsView, source: Engine, run_id: str, new_run_id: str | None, records: RunRecords | None = None
 ) -> RunMetadata:
-    """``fork_run`` with the contents of the run read from ``source``, in one scan.
-
-    ``records`` say whether it is registered; without them, those of the view do.
-    """
+    """``fork_run`` of what one scan of ``source`` finds. ``records``, or else the view's, say if it is registered."""
     from_prefix = view._namespace._run_prefix(run_id)  # refused here, as run_id; in the fork it is the parent_run
     run = _new_run(new_run_id, run_id, [], None)
     raw, to_prefix = encode_run(run), view._namespace._run_prefix(run.run_id)
     view._records.must_be_new(run.run_id)
     if run_contents.holds_anything(view._engine, to_prefix):
         raise AlreadyExistsError(f"run {run.run_id!r} holds something already; fork to another new_run_id")
+    if run.run_id == run_id:  # of the past, deleted since: it would be a child of itself
+        raise ValueError(f"new_run_id is {run_id!r}, the run itself, of which the fork is a child; take another id")
     is_registered = (records or view._records).find(run_id) is not None
     writes = run_contents.copied(source, from_prefix, to_prefix)
     if not writes and not is_registered:

@@ -19,29 +19,31 @@ _NOT_WRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 _NO_PLACE = (*_NO_DIRECTORY, *_NOT_WRITABLE, errno.ENOTDIR, errno.EEXIST)
 
 
-def absolute_path(path: object) -> str:
-    """The absolute path of the store named ``path``.
+def absolute_path(path: object, what: str = "path") -> str:
+    """The absolute path of the store named ``path``, the argument ``what``.
 
     Raises ``TypeError``, ``ValueError`` or ``ConfigurationError`` for what cannot name a directory.
     """
     if not isinstance(path, (str, bytes, os.PathLike)):
-        raise TypeError(f"path has type {type(path).__name__}; give a str or a pathlib.Path")
+        raise TypeError(f"{what} has type {type(path).__name__}; give a str or a pathlib.Path")
     name = os.fsdecode(path)
     if not name:
-        raise ValueError("path is empty; give the directory of the store ('.' is the current one)")
+        raise ValueError(f"{what} is empty; give the directory of the store ('.' is the current one)")
     try:
         os.fsencode(name)
     except UnicodeEncodeError:
         raise ValueError(
-            f"path is {name!r:.100}, with a character that no file name has; give the directory of the store"
+            f"{what} is {name!r:.100}, with a character that no file name has; give the directory of the store"
         ) from None
     if "\0" in name:
-        raise ValueError(f"path is {name!r:.100}, with a NUL, which no file name has; give the directory of the store")
+        raise ValueError(
+            f"{what} is {name!r:.100}, with a NUL, which no file name has; give the directory of the store"
+        )
     try:
         absolute = os.path.abspath(name)
     except FileNotFoundError as error:  # from os.getcwd
         raise ConfigurationError(
-            f"path is {name!r:.200}, which is relative, and the current directory was deleted; "
+            f"{what} is {name!r:.200}, which is relative, and the current directory was deleted; "
             "change to another one, or give an absolute path"
         ) from error
     try:

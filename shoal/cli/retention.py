@@ -39,7 +39,7 @@ def add_retention_command(
         "--namespace", type=namespace, metavar="TENANT/APP/AGENT", help="without it, default/default/default"
     )
     command.add_argument("--run", type=run_id, metavar="RUN", help="set the policy of this run alone")
-    command.add_argument("--events", type=natural, metavar="N", help="keep the newest N events of each log")
+    command.add_argument("--events", type=_events, metavar="N", help="keep the newest N events of each log")
     command.add_argument("--event-age", type=_age, metavar="AGE", help="keep events younger than that")
     command.add_argument("--trace-age", type=_age, metavar="AGE", help="keep traces younger than that")
     command.add_argument("--archived-age", type=_age, metavar="AGE", help="delete runs archived so long ago")
@@ -89,6 +89,15 @@ def _shown(policy: RetentionPolicy) -> str:
         if value is not None:
             parts.append(f"{name} {value:,}" if name == "events" else f"{name} {value:,g} s")
     return ", ".join(parts) or "everything is kept"
+
+
+def _events(text: str) -> int:
+    count = natural(text)
+    try:
+        RetentionPolicy(events=count)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"{text} is more than 2**63 - 1; leave it out to keep all events") from error
+    return count
 
 
 def _age(text: str) -> float:

@@ -12,7 +12,7 @@ from typing import TextIO
 from tqdm import tqdm
 
 from shoal.cli.store_commands import FAILED, GOOD, complain, natural, positive, store_path
-from shoal.command_line import BAD_USAGE
+from shoal.command_line import BAD_USAGE, one_line
 from shoal.fleet import Fleet, load_function
 from shoal.fleet_input import DONE, InputOutcome
 from shoal.shm.arguments import check_positive_seconds
@@ -88,7 +88,7 @@ def _run_with(options: argparse.Namespace, results: TextIO) -> int:
                 bar.update()
                 if outcome.status != DONE:
                     failures[outcome.input] = outcome
-                    _tell(f"shoal: {' '.join(f'{outcome.input}: {outcome.error}'.split())}", bar.write)
+                    _tell(f"shoal: {one_line(f'{outcome.input}: {outcome.error}')}", bar.write)
         if options.results:
             for text in inputs:
                 print(json_lines.dump_text(vars(failures.get(text) or fleet.outcome(text))), file=results)

@@ -71,6 +71,10 @@ def trace_lines(db: Database, namespace: Namespace, run_id: str, root_id: str | 
     """The tree of ``root_id``, or all trees of a run; ``NotFoundError`` if there is no such run or trace."""
     _must_exist(db, namespace, run_id)
     with db.snapshot(run_id, namespace=namespace) as view:
+        if root_id is not None and view.traces.get(root_id) is None:  # the primitive's error names a method
+            raise NotFoundError(
+                f"there is no trace {root_id!r} in run {run_id!r}; without ROOT shoal trace shows all, with their ids"
+            )
         for trace_id in view.traces.list() if root_id is None else [root_id]:
             if root_id is None:
                 trace = view.traces.get(trace_id)

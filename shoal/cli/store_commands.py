@@ -11,6 +11,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from shoal.cli.show import reclaimable
+from shoal.command_line import one_line
 from shoal.coordinator.log.salvage import Finding
 from shoal.coordinator.recovery.survey import Survey, at_rest, bytes_to_read, is_store, survey_store
 from shoal.coordinator.server import process
@@ -217,8 +218,10 @@ def complain(error: BaseException) -> None:
         if error.errno in NO_ROOM:
             remedy = "free space on its disk, or give a path on another one"
         text = f"{error.filename}: {error.strerror}; {remedy}"
+    elif isinstance(error, OSError) and error.errno in NO_ROOM:  # of a stream, as stdout, which has no name
+        text = f"{error.strerror}; free space on the disk that the output goes to, or send it elsewhere"
     with contextlib.suppress(OSError):
-        print(f"shoal: {' '.join(text.split())}", file=sys.stderr, flush=True)
+        print(f"shoal: {one_line(text)}", file=sys.stderr, flush=True)
 
 
 _NO_STORE = "there is no store at {}; shoal.open or shoal run makes one"

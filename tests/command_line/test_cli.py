@@ -192,6 +192,15 @@ def test_results_are_strict_json(tmp_path: Path) -> None:
     assert second[0] == {"$float": "inf"}
 
 
+def test_control_characters_of_errors_are_escaped(tmp_path: Path) -> None:
+    """They would act on the terminal: those of an exception, of an input, of a path and of an unknown option."""
+    (tmp_path / "red.py").write_text("def f(text): raise ValueError('\\033[31m\\a é')")
+    run = run_shoal("run", "red:f", "a\033b", "--store", "s", "--workers", 1, cwd=tmp_path)
+    assert run.stderr == "shoal: a\\x1bb: ValueError: \\x1b[31m\\x07 é\n"
+    assert "at \\x1bnone; " in run_shoal("info", "\033none", cwd=tmp_path).stderr
+    assert "arguments: --\\x1b; " in run_shoal("info", "s", "--\033", cwd=tmp_path).stderr
+
+
 @pytest.mark.parametrize(
     ("arguments", "path"),
     [

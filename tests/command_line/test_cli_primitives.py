@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -158,9 +159,11 @@ class TestTrace:
         assert [line.split()[-1] for line in printed(capsys, "trace", small.path, "r", "call")] == ["call", "error"]
 
     def test_an_unknown_root(self, full: shoal.Database, capsys: pytest.CaptureFixture[str]) -> None:
-        """One line, exit 1."""
+        """One line, exit 1; what it advises is a command, and that shows every trace."""
         assert main(["trace", full.path, "parent", "nobody"]) == 1
-        assert capsys.readouterr().err.count("\n") == 1
+        told = "shoal: there is no trace 'nobody' in run 'parent'; without ROOT shoal trace shows all, with their ids\n"
+        assert capsys.readouterr().err == told
+        assert len(printed(capsys, "trace", full.path, "parent")) == shoal.TraceStore(full).count("parent")
 
     def test_any_depth(self, small: shoal.Database, capsys: pytest.CaptureFixture[str]) -> None:
         """A chain of a thousand: the lines do not grow with it."""
@@ -225,12 +228,13 @@ class TestManners:
 
     @pytest.mark.long
     def test_a_full_disk_and_a_terminal_without_letters(self, full: shoal.Database) -> None:
-        """One line on stderr and exit 1; and letters the terminal has not are escaped."""
+        """One line on stderr, with a remedy, and exit 1; and letters the terminal has not are escaped."""
         buffered = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
         with Path("/dev/full").open("wb") as out:
-            for command in (["runs", full.path], ["--help"], ["run", "--help"], ["--version"]):
+            for command in (["runs", full.path], ["export", full.path], ["--help"], ["run", "--help"], ["--version"]):
                 done = subprocess.run([*SHOAL, *command], stdout=out, stderr=subprocess.PIPE, env=buffered)
-                assert (done.returncode, done.stderr.count(b"\n")) == (1, 1)
+                assert done.returncode == 1
+                assert re.fullmatch(rb"shoal: No space left on device; free space on [^\n]*\n", done.stderr)
         done = subprocess.run([*SHOAL, "runs", full.path], capture_output=True, env={"PYTHONIOENCODING": "ascii"})
         assert (done.returncode, done.stderr) == (0, b"")
         assert b"\\U0001f980" in done.stdout

@@ -50,6 +50,7 @@ def test_bad_usage(store: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
     """Exit status 2 for a bad argument, 1 where there is no store; nothing is made."""
     for arguments in (
         ["--events", "-1"],
+        ["--events", str(2**63)],
         ["--trace-age", "x"],
         ["--event-age", "-1"],
         ["--namespace", "a"],
@@ -69,6 +70,7 @@ def test_what_is_wrong_with_the_usage_is_told(store: Path, capsys: pytest.Captur
     """Which unit an age may have, and that a policy is set or taken away, not both."""
     for arguments, told in (
         (["--trace-age", "7x"], "'7x' is no age; give 0 seconds or more, or a unit: 90, 30s, 15m, 12h, 7d"),
+        (["--events", str(2**63)], f"--events: {2**63} is more than 2**63 - 1; leave it out to keep all events"),
         (["--task-age", "1h", "--clear"], "--clear takes the policy away and --task-age sets one; give one of them"),
     ):
         with pytest.raises(SystemExit):

@@ -86,7 +86,7 @@ class ProcessPool(Executor):
         timeout = bounded(timeout)
         until = None if timeout is None else time.monotonic() + timeout
         calls = zip(*iterables)  # noqa: B905 (as the built-in map: the shortest ends it)
-        chunks = iter(lambda: tuple(itertools.islice(calls, chunksize)), ())
+        chunks = iter(lambda: tuple(itertools.islice(calls, min(chunksize, sys.maxsize))), ())
         name = name_of(fn)
         pool = weakref.ref(self)  # an unfinished iterator does not keep the pool
 

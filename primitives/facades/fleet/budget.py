@@ -13,7 +13,15 @@ from shoal.primitives.facades.facade import Facade
 from shoal.primitives.keys import only
 from shoal.primitives.rules import budget_requests
 from shoal.primitives.rules.budget_rules import to_number
-from shoal.primitives.views.fleet.budgets import BudgetReader, BudgetState, Hold, check_open, refill_of, units_of
+from shoal.primitives.views.fleet.budgets import (
+    BudgetReader,
+    BudgetState,
+    Hold,
+    check_open,
+    check_unsettled,
+    refill_of,
+    units_of,
+)
 from shoal.shm.arguments import check_wait
 from shoal.shm.errors import ShoalError
 from shoal.shm.fleet_errors import BudgetExceededError
@@ -29,7 +37,8 @@ class Reservation:
     - ``amount`` (int or float): how much is reserved.
 
     A context manager: at the end of the block it settles the whole amount, and refunds it on an exception. What was
-    settled inside with ``settle`` or in a transaction (``txn.budget``) is final.
+    settled inside with ``settle`` or in a transaction (``txn.budget``) is final. To enter one that was settled already
+    is ``InvalidOperationError``.
 
     >>> import shoal, tempfile
     >>> with tempfile.TemporaryDirectory() as path, shoal.open(path, durability="memory") as db:
@@ -49,6 +58,7 @@ class Reservation:
         self.amount = to_number(hold.units)
 
     def __enter__(self) -> Reservation:
+        check_unsettled(self._hold)  # what the block uses would count nowhere
         return self
 
     def __exit__(

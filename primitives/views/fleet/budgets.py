@@ -191,10 +191,15 @@ def hold_of(reservation: object) -> Hold:
     return hold
 
 
-def check_open(hold: Hold) -> None:
-    """``InvalidOperationError`` unless this process has the reservation and it is not settled."""
+def check_unsettled(hold: Hold) -> None:
+    """``InvalidOperationError`` if the reservation is settled."""
     if hold.ended:
         raise InvalidOperationError(f"the reservation of budget {hold.budget.name!r} was settled already; reserve anew")
+
+
+def check_open(hold: Hold) -> None:
+    """``InvalidOperationError`` unless this process has the reservation and it is not settled."""
+    check_unsettled(hold)
     if not hold.is_own:
         raise InvalidOperationError(
             f"the reservation of budget {hold.budget.name!r} belongs to the process that made it; reserve in this one"

@@ -60,6 +60,28 @@ def test_more_than_was_reserved(budget: shoal.Budget, run: str) -> None:
     assert budget.read(run, "b") == shoal.BudgetState(135, 130, 0, 5)
 
 
+def test_a_block_after_the_end(budget: shoal.Budget, run: str) -> None:
+    """A second ``with`` does not begin: what its block uses would count nowhere."""
+    budget.create(run, "b", 10)
+    with budget.reserve(run, "b", 4) as reservation:
+        pass
+    with pytest.raises(shoal.InvalidOperationError, match="was settled already; reserve anew"), reservation:
+        pytest.fail("nothing was reserved")
+    assert budget.read(run, "b") == shoal.BudgetState(10, 4, 0, 6)
+
+
+def test_nothing_can_always_be_reserved(budget: shoal.Budget, run: str) -> None:
+    """An amount of 0 is not more than is available, also while more is used than the limit."""
+    budget.create(run, "b", 10)
+    budget.reserve(run, "b", 5).settle(20)
+    assert budget.read(run, "b").available == 0
+    with budget.reserve(run, "b", 0) as reservation:
+        assert reservation.amount == 0
+    assert budget.read(run, "b") == shoal.BudgetState(10, 20, 0, 0)
+    with pytest.raises(shoal.BudgetExceededError, match="1 was requested of budget 'b', and 0 is available"):
+        budget.reserve(run, "b", 1)
+
+
 def test_adjust(budget: shoal.Budget, run: str) -> None:
     """Below what is used and reserved it leaves nothing available, and takes nothing from anybody."""
     budget.create(run, "b", 100)

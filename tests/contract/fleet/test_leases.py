@@ -35,6 +35,19 @@ def test_a_block_that_raises_releases(any_db: shoal.Database, run: str) -> None:
     assert any_db.leases(run) == []
 
 
+def test_a_block_after_the_end(any_db: shoal.Database, run: str) -> None:
+    """A second ``with`` on a lease that was released, or on a consumer, does not begin: it would hold nothing."""
+    lease = any_db.lease(run, "a")
+    with lease:
+        pass
+    consumer = shoal.EventLog(any_db).consumer(run, "a")
+    consumer.close()
+    for ended in (lease, consumer):
+        with pytest.raises(shoal.FencedError, match=r"'a' is not held any more .* take it again"), ended:
+            pytest.fail("nothing was held")
+    any_db.lease(run, "a").release()
+
+
 def test_slots(any_db: shoal.Database, run: str) -> None:
     """As many as have slots hold it at a time, each in a slot of its own; the lowest free one is given."""
     leases = [any_db.lease(run, "a", slots=3) for _ in range(3)]

@@ -74,6 +74,22 @@ class UnreadableError(Exception):
         raise RuntimeError("no text")
 
 
+def test_a_block_after_the_end(any_db: shoal.Database, run: str) -> None:
+    """The work would be done again, so it does not begin; completed by itself or in a transaction, the result stays."""
+    queue = shoal.TaskQueue(any_db)
+    ends: list[Any] = [
+        lambda task: task.complete(7),
+        lambda task: any_db.transact(run, lambda txn: txn.queue.complete(task, 7)),
+    ]
+    for end in ends:
+        task_id = queue.put(run, Q, 1)
+        task = claimed(queue, run)
+        end(task)
+        with pytest.raises(shoal.FencedError, match="is not held any more"), task:
+            pytest.fail("nothing was held")
+        assert queue.result(run, task_id, timeout=0) == 7
+
+
 def test_an_exception_without_a_text_fails_a_task(any_db: shoal.Database, run: str) -> None:
     """The exception of the block goes on, and the task is free: it is not held for as long as the process lives."""
     queue = shoal.TaskQueue(any_db)

@@ -136,8 +136,8 @@ def test_bad_arguments(tmp_path: Path, workers: Any, retries: Any) -> None:
     ],
 )
 def test_bad_options(tmp_path: Path, options: Any, error: type[Exception]) -> None:
-    """They are refused before a store is opened."""
-    with pytest.raises(error):
+    """They are refused before a store is opened, by the name that was given."""
+    with pytest.raises(error, match=next(iter(options))):
         shoal.WorkerPool(tmp_path / "store", **options)
     assert not (tmp_path / "store").exists()
 

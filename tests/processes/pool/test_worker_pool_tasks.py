@@ -286,6 +286,11 @@ def test_map(pool: shoal.WorkerPool, chunksize: int, buffersize: int | None) -> 
         results.close()
 
 
+def test_map_in_one_task(pool: shoal.WorkerPool) -> None:
+    """A chunksize of any length makes one task of all calls."""
+    assert list(pool.map(abs, [-1, -2], chunksize=10**30)) == [1, 2]
+
+
 @pytest.mark.long
 @pytest.mark.parametrize("timeout", [math.inf, 1e300, 10**400], ids=["inf", "float", "int"])
 def test_a_wait_for_ever(pool: shoal.WorkerPool, timeout: float) -> None:

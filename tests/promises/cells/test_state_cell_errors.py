@@ -158,6 +158,27 @@ class TestErrors:
                     vars(error),
                 )
 
+    def test_fn_that_changes_its_own_cell_in_a_transaction(
+        self, cells: shoal.StateCell, memory_db: DB, run: str
+    ) -> None:
+        """It is called once and refused at once: each further call would change the cell again. Nothing is written."""
+        cells.init(run, "c", 1)
+        calls = []
+
+        def change(txn: shoal.Transaction) -> None:
+            def fn(state: shoal.State) -> tuple[int, None]:
+                calls.append(state.value)
+                txn.state.set("c", 3)
+                return state.value + 1, None
+
+            txn.state.set("c", 2)  # before the transition: no matter
+            txn.state.transition("c", fn, timeout=0.5)
+
+        with pytest.raises(shoal.InvalidOperationError, match=r"^fn of transition changed cell 'c' itself; return"):
+            memory_db.transact(run, change)
+        assert calls == [2]
+        assert present(cells.read(run, "c")).value == 1
+
     def test_messages(self, cells: shoal.StateCell, run: str) -> None:
         """Fact, value, remedy, with the name as the user gave it, from the coordinator and in a transaction alike."""
         cells.init(run, "c", 1)

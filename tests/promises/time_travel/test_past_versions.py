@@ -103,6 +103,20 @@ def test_a_fork_of_a_past_version_goes_on_from_there(db: shoal.Database) -> None
 
 
 @pytest.mark.long
+def test_a_deleted_run_is_no_fork_of_itself(db: shoal.Database) -> None:
+    """A run cannot be its own child: a fork of its past takes another id, and nothing is written under its own."""
+    runs = RunIndex(db)
+    runs.create_run(run_id="r")
+    version = put(db, "k", 1)
+    runs.delete_run("r")
+    for fork in (runs.fork_run, lambda *args, **options: db.transact("s", lambda t: t.runs.fork_run(*args, **options))):
+        with pytest.raises(ValueError, match="new_run_id is 'r', the run itself"):
+            fork("r", new_run_id="r", version=version)
+    assert runs.list_runs() == []
+    assert runs.fork_run("r", new_run_id="again", version=version).parent_run == "r"
+    assert KVStore(db).get("again", "k") == 1
+
+
 def test_what_is_refused(db: shoal.Database) -> None:
     version = put(db, "k", 1)
     now = datetime.now(UTC)
