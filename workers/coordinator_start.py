@@ -12,7 +12,6 @@ from __future__ import annotations
 import _socket
 import contextlib
 import errno
-import fcntl
 import os
 import signal
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from shoal.shm.codec import decode
 from shoal.shm.errors import ConfigurationError, CoordinatorLostError
 from shoal.shm.files import control_address, store_directory, store_files
 from shoal.shm.files.regular_file import private_file
+from shoal.shm.files.store_place import lock
 from shoal.shm.host import descriptors, unpatched
 from shoal.shm.host.child_python import COORDINATOR, check_launched, python_command, python_environment, starting
 from shoal.shm.host.unpatched import select, time
@@ -98,9 +98,7 @@ def start_if_nobody_does(directory: Path, hello: Hello, idle_timeout_s: float, d
             store_directory.raise_if_read_only(directory, error)
             raise
         with _held(fd):
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
+            if not lock(fd, path):
                 made.pop_all()
                 return False
             _start(directory, hello, idle_timeout_s, deadline_s)

@@ -26,7 +26,7 @@ from shoal.shm.files.epoch_file import EpochWord
 from shoal.shm.files.regular_file import EXPECTED, existing_file, stands_instead
 from shoal.shm.files.storage import DiskStorage, Storage
 from shoal.shm.files.store_files import StoreMeta
-from shoal.shm.files.store_place import lock_directory
+from shoal.shm.files.store_place import NO_LOCKS, lock_directory
 
 _PAGE_BYTES = 4096
 
@@ -66,6 +66,9 @@ def _lock_file_is_free(directory: Path, held: contextlib.ExitStack) -> bool:
         fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:  # where there are none, no coordinator serves the store
+            raise
     return True
 
 

@@ -16,7 +16,7 @@ import fcntl
 import os
 from pathlib import Path
 
-from shoal.shm.errors import StoreMovedError
+from shoal.shm.errors import ConfigurationError, StoreMovedError
 from shoal.shm.files import store_files
 from shoal.shm.files.regular_file import private_file
 
@@ -29,6 +29,7 @@ if cython.compiled:
     from cython.cimports.directory import is_working_directory
 
 HERE = Path()
+NO_LOCKS = (errno.ENOSYS, errno.ENOLCK, errno.ENOTSUP)  # as of Lustre and NFS, depending on how they are mounted
 
 
 def identity(path: Path) -> tuple[int, int] | None:
@@ -101,14 +102,29 @@ def lock_file(path: Path) -> int | None:
     """A descriptor that holds the lock on a file, which it makes, until it is closed; None if it is held already."""
     fd = private_file(path, os.O_RDWR | os.O_CREAT)
     try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        os.close(fd)
-        return None
-    except OSError:
+        if lock(fd, path):
+            return fd
+    except BaseException:
         os.close(fd)
         raise
-    return fd
+    os.close(fd)
+    return None
+
+
+def lock(fd: int, path: Path) -> bool:
+    """Lock the open file ``path``; False if it is locked. ``ConfigurationError`` if its file system has no locks."""
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+        raise ConfigurationError(
+            f"{path} cannot be locked ({error.strerror}), and nothing else keeps a second coordinator out; "
+            "give a path on a file system that has locks, as a local one"
+        ) from error
+    return True
 
 
 def lock_directory(directory: Path, shared: bool) -> int | None:
@@ -120,7 +136,7 @@ def lock_directory(directory: Path, shared: bool) -> int | None:
         if error.errno in (errno.EWOULDBLOCK, errno.EAGAIN):
             os.close(fd)
             return None
-        if error.errno not in (errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOTSUP):
+        if error.errno not in (errno.EBADF, errno.EINVAL, *NO_LOCKS):
             os.close(fd)
             raise
         # The file system locks no directories: there only the lock file keeps coordinators apart.

@@ -1,8 +1,8 @@
 """Starts Python processes of shoal: with this interpreter, this shoal, and nothing from the current directory.
 
-Such a process runs this file as a script: ``child_python.py MODULE ARGUMENT...``. That is ``python -m MODULE`` without
-running ``shoal/__init__.py``: the process does not use the public face, whose imports took 45 ms of the 190 ms that a
-coordinator took to start.
+Such a process runs this file as a script: ``child_python.py PLACES MODULE ARGUMENT...``. That is ``python -m MODULE``
+without running ``shoal/__init__.py``: the process does not use the public face, whose imports took 45 ms of the 190 ms
+that a coordinator took to start. What is not found otherwise is looked for in ``PLACES``.
 """
 
 from __future__ import annotations
@@ -27,13 +27,27 @@ LAUNCHED = 83
 # where a finaliser may open a store. As a script this file starts no process.
 _HOME = "" if __name__ == "__main__" else str(Path(sys.modules["shoal"].__path__[0]).resolve().parent)
 
+
+def _places(*names: str) -> str:
+    """The directories of these packages, as in PYTHONPATH. A program may have them on its own ``sys.path`` only."""
+    found = []
+    for name in names:
+        with contextlib.suppress(ValueError):  # a program has put something else in its place
+            spec = importlib.util.find_spec(name)
+            if spec is not None and spec.origin:
+                found.append(str(Path(spec.origin).absolute().parent.parent))
+    return os.pathsep.join(dict.fromkeys(found))
+
+
+_PLACES = "" if __name__ == "__main__" else _places("msgpack", "sortedcontainers", "xxhash")
+
 # The module that a coordinator's process runs. It imports every floor, so this floor knows only its name.
 COORDINATOR = "shoal.coordinator_main"
 
 
 def python_command(module: str, *arguments: str) -> list[str]:
     """The command line that runs a module of shoal; ``ConfigurationError`` if there is no Python to run it with."""
-    return [_interpreter(), "-P", str(Path(__file__).resolve()), module, *arguments]
+    return [_interpreter(), "-P", str(Path(__file__).resolve()), _PLACES, module, *arguments]
 
 
 def python_environment() -> dict[str, str]:
@@ -109,7 +123,9 @@ def _run() -> None:
     if face is None:
         raise ModuleNotFoundError("shoal is not on PYTHONPATH, where the process that starts this one has put it")
     sys.modules["shoal"] = importlib.util.module_from_spec(face)  # submodules are found, __init__.py is not run
-    del sys.argv[0]
+    # Last: an installation that has these packages itself goes first, and the standard library does in any case.
+    sys.path += filter(None, sys.argv[1].split(os.pathsep))
+    del sys.argv[:2]
     runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 
 

@@ -19,6 +19,8 @@ from collections.abc import Iterator
 from shoal.shm.host.unpatched import ReentrantLock, thread
 
 FIRST_OWN = 3
+# Where a process sees its descriptors. On Linux /dev/fd leads there; a chroot or a small container may have no /dev/fd.
+OPEN_ONES = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
 _CLOSED = None
 # Nobody else opens a file with these flags. They tell what ``standard_taken`` has opened from what the program has put
 # in its place since.

@@ -62,6 +62,12 @@ class Segment:
         words[layout.W_HASH_SEED] = hash_seed
         words[layout.W_MAGIC] = layout.MAGIC
         os.fchmod(fd, 0o400)  # a process that is given a descriptor cannot open it again for writing, by /proc/self/fd
+        try:
+            os.close(segment.read_only_fd())  # now: where none can be had, nobody could attach to what is served
+        except (OSError, ConfigurationError):
+            segment.close()
+            segment.close_descriptor()
+            raise
         return segment
 
     @classmethod
@@ -88,7 +94,13 @@ class Segment:
 
     def read_only_fd(self) -> int:
         """A new descriptor of this segment that cannot write."""
-        return os.open(f"/dev/fd/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            return os.open(f"{descriptors.OPEN_ONES}/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise ConfigurationError(
+                f"the memory of the store cannot be handed out read-only, as there is no {descriptors.OPEN_ONES}; "
+                "mount /proc in the container or chroot that the store is used in"
+            ) from None
 
     def take(self, start_byte: int, n_bytes: int) -> None:
         """Back a range of bytes with memory, or raise StoreFullError."""

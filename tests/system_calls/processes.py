@@ -120,7 +120,7 @@ class ForkedPython:
     in_child: Callable[[], None] | None = None  # likewise, called in the coordinator itself
 
     def __init__(self, command: list[str], pass_fds: list[int], stdin: Any, **_options: Any) -> None:
-        _interpreter, _flag, _script, module, *arguments = command  # as child_python.python_command makes it
+        _interpreter, _flag, _script, _places, module, *arguments = command  # as child_python.python_command makes it
         arm, ForkedPython.arm = ForkedPython.arm, None
         in_child, ForkedPython.in_child = ForkedPython.in_child, None
         self.returncode: int | None = None

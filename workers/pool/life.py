@@ -12,6 +12,7 @@ Why not ``PR_SET_PDEATHSIG``: a worker's parent may be the fork server, and a wo
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import signal
@@ -53,6 +54,10 @@ def open_pidfd(pid: int) -> int | None:
             return os.pidfd_open(pid)
     except AttributeError:  # not Linux
         return None
+    except OSError as error:
+        if error.errno not in (errno.ENOSYS, errno.EPERM):
+            raise
+        return None  # not known to this kernel (Linux 5.3 is the first), or kept from this process by a sandbox
 
 
 def have_kernel_kill_this_process(pipe: Connection) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import multiprocessing
 import os
 import signal
@@ -40,6 +41,26 @@ def test_runs_functions_with_every_start_method(tmp_path: Path, method: str) -> 
         assert list(pool.map(functions.double, range(10))) == [2 * i for i in range(10)]
         assert sorted(pool.map(functions.count, ["n"] * 10)) == list(range(1, 11))
         assert shoal.KVStore(pool.database).get("counts", "n") == 10
+
+
+@pytest.mark.long
+@pytest.mark.skipif(not hasattr(os, "pidfd_open"), reason="there are no pidfds to be without")
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("number", [errno.ENOSYS, errno.EPERM])
+def test_without_pidfds(memory_db: shoal.Database, monkeypatch: pytest.MonkeyPatch, method: str, number: int) -> None:
+    """An older kernel, or a sandbox that refuses pidfds, is enough for a pool: it runs tasks and replaces the dead."""
+
+    def refuse(_pid: int) -> int:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "pidfd_open", refuse)
+    with shoal.WorkerPool(memory_db.path, workers=1, mp_context=method) as pool:
+        assert pool.submit(functions.double, 1).result() == 2
+        with pytest.raises(shoal.WorkerLostError):
+            pool.submit(functions.die).result()
+        assert pool.submit(functions.double, 2).result() == 4
+        pids = pool.worker_pids
+    assert not any(is_running(pid) for pid in pids)
 
 
 @pytest.mark.long

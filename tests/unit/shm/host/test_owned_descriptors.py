@@ -6,12 +6,18 @@ import mmap
 import os
 import subprocess
 import sys
+import venv
+from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
+import sortedcontainers
+import xxhash
 
 from shoal.shm.host import descriptors, unpatched
 from shoal.shm.host.child_python import LAUNCHED, check_launched, python_command, python_environment, starting
+from tests.support.repository import ROOT
 
 
 def test_a_list_is_closed_once() -> None:
@@ -113,6 +119,20 @@ class TestChildPython:
         command = python_command("shoal.shm.limits")
         assert command[0] == sys.executable
         assert subprocess.run(command, cwd="/", env=python_environment(), timeout=60).returncode == 0
+
+    @pytest.mark.long
+    def test_packages_on_the_path_of_the_program_only(self, tmp_path: Path) -> None:
+        """A coordinator finds what shoal needs where the program found it, though its interpreter does not have it."""
+        venv.create(tmp_path / "bare", with_pip=False)
+        places = [str(ROOT), *(str(Path(needed.__path__[0]).parent) for needed in (msgpack, sortedcontainers, xxhash))]
+        program = (
+            f"import sys\nsys.path[:0] = {places!r}\nimport shoal\n"
+            "with shoal.open(sys.argv[1]) as db:\n    print(shoal.KVStore(db).increment('run', 'n'))"
+        )
+        command = [str(tmp_path / "bare/bin/python"), "-c", program, str(tmp_path / "store")]
+        environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+        done = subprocess.run(command, cwd="/", env=environment, capture_output=True, text=True, timeout=60)
+        assert (done.stdout, done.stderr) == ("1\n", "")
 
     def test_no_relative_path_is_inherited(self, monkeypatch: pytest.MonkeyPatch) -> None:
         """PYTHONPATH begins with shoal's own place and keeps absolute entries only."""
