@@ -268,6 +268,7 @@ class Reclaimer:
             writer.hash_index.remove(key, node)
             writer.discard_record(gone_from, node, record, meta)
             writer.discard(gone_from, node, writer.heap.size_of(node))
+            writer.expiry.discard(key)
             if not meta & TOMBSTONE:
                 writer.keys -= 1  # it was cleared
         writer.raise_epoch()

@@ -56,6 +56,18 @@ class TestReclaim:
         assert not store.writer.range_tombstones
         assert store.problems() == []
 
+    def test_keys_that_go_before_their_time_leave_nothing(self, store: Store) -> None:
+        """Keys with an expiry that are deleted or cleared long before it are not kept in mind until then."""
+        for number in range(5):
+            keys = [f"{number}-{n}".encode() for n in range(20)]
+            store.commit(dict.fromkeys(keys, b"v"), expires_ms=10**15 + number)
+            store.commit(dict.fromkeys(keys[:10]))
+            store.commit(clears=[(b"", b"\xff")])
+            store.reclaim_all()
+            assert len(store.writer.expiry) == 0
+        store.commit({b"0-0": b"again"}, expires_ms=10)  # one that is there again comes up
+        assert store.writer.expiry.take_due(10, 99) == [b"0-0"]
+
     def test_snapshot_below_the_horizon_is_told(self, store: Store) -> None:
         """A version nobody pinned is SnapshotExpiredError once reclaiming has passed it, never wrong data."""
         store.commit({b"k": b"1"})
