@@ -157,10 +157,13 @@ class Holders:
         due: list[bytes] = []
         left_ms = _ALL_MS
         for key, ttl_ms in self._entries(holder):
-            if ttl_ms <= silent_ms and len(due) < _SLICE:
-                due.append(key)
-            else:
+            if ttl_ms > silent_ms:
                 left_ms = min(left_ms, ttl_ms)
+            elif len(due) < _SLICE:
+                due.append(key)
+            else:  # the next slice looks at the rest: to walk all of it for each would hold up commits
+                left_ms = 0
+                break
         if due and not self._engine.commit_own(lambda read, now_ms: self._released(read, due, now_ms)):
             self._retry_s = self._looked_s + _PAUSE_S  # no room: readers go on seeing it as held
         elif left_ms == _ALL_MS:
