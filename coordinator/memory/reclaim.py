@@ -30,7 +30,14 @@ from collections.abc import Callable
 from shoal.coordinator.memory.heap import BRANCH_BLOCKS, RECLAIM_BLOCKS, WORST_CASE_BLOCKS
 from shoal.coordinator.memory.tombstone_table import RangeTombstone
 from shoal.coordinator.memory.writer import Writer
-from shoal.shm.memory.layout import RECORD_META, TOMBSTONE, W_HISTORY_VERSION, W_HORIZON, W_PUBLISHED
+from shoal.shm.memory.layout import (
+    RECORD_HEADER_WORDS,
+    RECORD_META,
+    TOMBSTONE,
+    W_HISTORY_VERSION,
+    W_HORIZON,
+    W_PUBLISHED,
+)
 from shoal.shm.memory.record import is_cleared
 from shoal.shm.memory.words import barrier, publish_barrier
 
@@ -205,8 +212,9 @@ class Reclaimer:
         writer = self._writer
         if len(writer.range_tombstones) > self.limits.max_range_tombstones:
             return True
-        live_words = writer.heap.used_words - writer.garbage_words
-        is_long = writer.garbage_words * 8 > self.limits.history_bytes + live_words * 8
+        kept_words = writer.garbage_words + writer.dead_words
+        live_words = writer.heap.used_words - kept_words
+        is_long = kept_words * 8 > self.limits.history_bytes + live_words * 8
         return is_long and self.kept_from == KEEPS_NOTHING
 
     def _keeps_too_much(self) -> bool:
@@ -268,7 +276,10 @@ class Reclaimer:
             writer.hash_index.remove(key, node)
             writer.discard_record(gone_from, node, record, meta)
             writer.discard(gone_from, node, writer.heap.size_of(node))
-            if not meta & TOMBSTONE:
+            writer.expiry.discard(key)
+            if meta & TOMBSTONE:
+                writer.dead_words -= writer.heap.size_of(node) + RECORD_HEADER_WORDS
+            else:
                 writer.keys -= 1  # it was cleared
         writer.raise_epoch()
         if done < len(dead):

@@ -33,6 +33,7 @@ cdef class Writer:
     cdef readonly object _clears_by_key
     cdef readonly object garbage
     cdef public long long garbage_words
+    cdef public long long dead_words
     cdef readonly object deleted_keys
     cdef public long long keys
     cdef long long _budget_words

@@ -86,9 +86,8 @@ class Writer:
         self._clears_by_key = RangeTombstones(limits)
         # Obsolete since a version: reference and words of an allocation; keys whose newest record is a tombstone.
         self.garbage: deque[tuple[int, int, int]] = deque()
-        self.garbage_words = 0
         self.deleted_keys: deque[tuple[int, bytes]] = deque()
-        self.keys = 0
+        self.garbage_words = self.dead_words = self.keys = 0  # dead: nodes and tombstones of the deleted keys
         self._budget_words = 0  # of small records that may be planned without another look at the heap
 
     def raise_epoch(self) -> None:
@@ -317,6 +316,7 @@ class Writer:
         self.discard_record(version, node, previous, words[previous + RECORD_META])
         write_record(self._mm, record, version, previous, None, 0)
         self.deleted_keys.append((version, key))
+        self.dead_words += self.heap.size_of(node) + RECORD_HEADER_WORDS
         self.keys -= 1
         words[node] = record
 
@@ -331,6 +331,7 @@ class Writer:
             self.expiry.add(key, expires_ms)
         if meta & TOMBSTONE:  # a key under a range tombstone counts until it is swept
             self.keys += 1
+            self.dead_words -= self.heap.size_of(node) + RECORD_HEADER_WORDS
         words[node] = record
 
     def add(self, version: int, key: bytes, value: bytes, expires_ms: int, new_node: int, record: int) -> None:

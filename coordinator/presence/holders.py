@@ -164,8 +164,14 @@ class Holders:
 
         If nothing is left then, forget the holder.
         """
-        held = dict(self._entries(holder))
-        due = deque(key for key, ttl_ms in held.items() if ttl_ms <= silent_ms)
+        held: dict[bytes, int] = {}
+        due: deque[bytes] = deque()
+        for key, ttl_ms in self._entries(holder):
+            held[key] = ttl_ms
+            if ttl_ms <= silent_ms:
+                due.append(key)
+            if len(due) > _SLICE and not wholly:
+                break  # the next slice looks at the rest: to walk all of it for each would hold up commits
         while due:
             if not self._engine.commit_own(partial(self._released, due, held)):
                 self._retry_s = self._looked_s + _PAUSE_S  # no room: readers go on seeing it as held

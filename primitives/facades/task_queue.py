@@ -8,6 +8,7 @@ from __future__ import annotations
 import builtins
 import time
 from collections.abc import Callable, Iterable
+from itertools import islice
 from typing import Any, TypeVar
 
 from shoal.primitives.engine import AutoCommit
@@ -196,13 +197,12 @@ class TaskQueue(Facade[TaskReader]):
             with self._snapshot(run_id) as txn:
                 reader = TaskReader(txn._begun(), self.namespace, run_id)
                 reader.base(queue)
-                found = sorted(reader.tasks(queue), key=lambda each: each[1].sequence)
-                for task_id, task in found:
+                found = reader.tasks(queue) if wanted is None else reader.tasks_of(queue, wanted)
+                for task_id, task in sorted(found, key=lambda each: each[1].sequence):
                     if len(infos) >= most:
                         break
-                    if wanted is None or status_of(task) is wanted:
-                        infos.append(info_of(queue, reader.whole(queue, task_id, task)))
-            return infos, any(status_of(task) is TaskStatus.Claimed for _, task in found)
+                    infos.append(info_of(queue, reader.whole(queue, task_id, task)))
+                return infos, reader.claimed(queue) > 0
 
         return self._seeing_ends(look, lambda found: found[1])[0]
 
@@ -251,12 +251,8 @@ class TaskQueue(Facade[TaskReader]):
         is_delayed = wanted is TaskStatus.Delayed
         purged, behind = 0, b""
         while True:
-            ids = []
-            for task_id, task in self._views[run_id].tasks(queue, behind):
-                if status_of(task) is wanted:
-                    ids.append(task_id)
-                    if len(ids) == _PURGED_TOGETHER:
-                        break
+            found = self._views[run_id].tasks_of(queue, wanted, behind)
+            ids = [task_id for task_id, _ in islice(found, _PURGED_TOGETHER)]
             if not ids:
                 return purged
             behind = ids[-1]

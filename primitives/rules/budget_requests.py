@@ -20,9 +20,9 @@ def adjust_budget(engine: Engine, key: bytes, name: str, limit: int) -> None:
     engine.perform(registry.BUDGET_ADJUST, [key, name, to_stored(limit)])
 
 
-def reserve(holding: Holding, key: bytes, name: str, ticket: int, amount: int, ttl_ms: int, give_up_s: float) -> None:
-    """``budget_rules.reserve``, in line until ``give_up_s`` (monotonic)."""
-    holding.acquire(
+def reserve(holding: Holding, key: bytes, name: str, ticket: int, amount: int, ttl_ms: int, give_up_s: float) -> bool:
+    """``budget_rules.reserve``, in line until ``give_up_s`` (monotonic); if it is not reserved, ask again."""
+    is_reserved: bool = holding.acquire(
         ticket,
         (registry.BUDGET_RESERVE, [key, name, to_stored(amount), holding.holder, ttl_ms, ticket]),
         _settling(key, name, ticket, 0, False),
@@ -30,6 +30,9 @@ def reserve(holding: Holding, key: bytes, name: str, ticket: int, amount: int, t
         ttl_ms / 1000,
         give_up_s,
     )
+    if not is_reserved:
+        holding.forget(ticket)
+    return is_reserved
 
 
 def settle(engine: Engine, key: bytes, name: str, ticket: int, used: int, counts_if_gone: bool) -> None:

@@ -105,17 +105,23 @@ def adjust(read: Read, now_ms: int, key: bytes, name: str, limit: Stored) -> Dec
 def reserve(
     read: Read, now_ms: int, key: bytes, name: str, amount: Stored, holder: int, ttl_ms: int, ticket: int
 ) -> Decision:
-    """Reserve an amount, if so much is available."""
+    """Reserve an amount, if so much is available; the result is whether it is reserved.
+
+    If it is not, nothing has come back since the clock was set back. What is written then lets it come back from now
+    on, and not first when the clock has caught up: ask again.
+    """
     if any(type(part) is not int or part < 1 for part in (holder, ttl_ms, ticket)):
         raise ValueError("holder, ttl or ticket of a reservation is no number from 1 on")
     budget, wanted, own_key = _budget(read, now_ms, key, name), _amount(amount), reservation_key(key, ticket)
     if read(own_key) is not None:  # sent again
-        return Decision([], None)
+        return Decision([], True)
     if wanted > max(0, budget.available):  # 0 is always available: to those who read it, too
+        if budget.refill and _stored_budget(read, key, name).refilled_at > now_ms:
+            return Decision([_write(key, budget)], False)
         raise _exceeded(name, budget, wanted)
     reservation = Write(own_key, codec.pack([to_stored(wanted), holder]), 0)
     writes = [_write(key, budget._replace(reserved=budget.reserved + wanted)), reservation]
-    return Decision([*writes, holder_index.entry(holder, own_key, ttl_ms)], None)
+    return Decision([*writes, holder_index.entry(holder, own_key, ttl_ms)], True)
 
 
 def settle(read: Read, now_ms: int, key: bytes, name: str, ticket: int, used: Stored, counts_if_gone: bool) -> Decision:
@@ -161,10 +167,14 @@ def _exceeded(name: str, budget: BudgetRecord, wanted: int) -> BudgetExceededErr
 
 
 def _budget(read: Read, now_ms: int, key: bytes, name: str) -> BudgetRecord:
+    return _stored_budget(read, key, name).at(now_ms)
+
+
+def _stored_budget(read: Read, key: bytes, name: str) -> BudgetRecord:
     found = read(key)
     if found is None:
         raise NotFoundError(f"budget {name!r} does not exist; create it")
-    return decode_record(found.value).at(now_ms)
+    return decode_record(found.value)
 
 
 def _reservation(raw: bytes) -> tuple[int, int]:

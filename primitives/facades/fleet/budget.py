@@ -165,7 +165,8 @@ class Budget(Facade[BudgetReader]):
         while True:
             ticket = random_id()
             try:
-                budget_requests.reserve(store.holding, budget.key, name, ticket, units, TTL_MS, give_up_s)
+                if not budget_requests.reserve(store.holding, budget.key, name, ticket, units, TTL_MS, give_up_s):
+                    continue
             except BudgetExceededError:
                 if time.monotonic() >= give_up_s:
                     raise

@@ -18,6 +18,7 @@ from shoal.shm.arguments import check_str
 from shoal.shm.clock import now_ms
 from shoal.shm.codec import stored
 from shoal.shm.errors import CorruptionError, LimitExceededError
+from shoal.shm.operation import Read
 
 _TAG = bytes((Tag.QUEUE,))
 _BETWEEN = "/"
@@ -160,6 +161,22 @@ class TaskReader:
         for key, found in self._engine.scan(lower, after(prefix)):
             yield key[len(prefix) :], task_record.decode_task(found.value)
 
+    def tasks_of(self, queue: str, status: TaskStatus, behind: bytes = b"") -> Iterator[tuple[bytes, Task]]:
+        """Those of ``tasks`` that have ``status``. It looks no further than the last one that the queue counts."""
+        counted = task_counts(self._engine.find, self.base(queue))
+        left = counted[STORED[status]]
+        for task_id, task in self.tasks(queue, behind) if left else ():
+            if task.status == STORED[status]:
+                if status_of(task) is status:
+                    yield task_id, task
+                left -= 1
+                if not left:
+                    return
+
+    def claimed(self, queue: str) -> int:
+        """How many tasks of a queue are claimed."""
+        return task_counts(self._engine.find, self.base(queue))[task_record.CLAIMED]
+
     def whole(self, queue: str, task_id: bytes, task: Task) -> StoredTask:
         """A task with its long parts; ``CorruptionError`` if one is missing."""
         found = self._whole(self.base(queue), task_id, task)
@@ -202,6 +219,12 @@ class TaskReader:
         """A long payload or result."""
         found = self._engine.find(records.body_key(base, task_id, which))
         return None if found is None else found.value
+
+
+def task_counts(read: Read, base: bytes) -> dict[int, int]:
+    """How many tasks of a queue have each stored status."""
+    ready, delayed, *ended = Queue(read, base + records.QUEUE).counts
+    return {task_record.WAITING: ready + delayed, **dict(enumerate(ended, task_record.CLAIMED))}
 
 
 def status_of(task: Task) -> TaskStatus:

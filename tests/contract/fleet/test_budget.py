@@ -8,7 +8,9 @@ import time
 import pytest
 
 import shoal
+from shoal.primitives.rules.budget_rules import decode_record, encode_record
 from tests.contract.fleet.conftest import later
+from tests.support.present import present
 
 
 def test_what_is_reserved_settled_and_refunded(budget: shoal.Budget, run: str) -> None:
@@ -190,6 +192,30 @@ def test_refill(budget: shoal.Budget, run: str) -> None:
     state = budget.read(run, "b")
     assert (state.reserved, state.used, state.available) == (4, 0, 6)
     reservation.settle(4)
+
+
+def test_the_clock_is_set_back(budget: shoal.Budget, run: str) -> None:
+    """What is used comes back also if it was used by a clock that is an hour ahead; no one waits for that hour."""
+    budget.create(run, "b", 10, refill_per_s=20)
+    budget.reserve(run, "b", 10).settle(10)
+    reader = budget._views[run]
+    key = reader.at("b").key
+
+    def advance() -> None:
+        record = decode_record(present(reader.engine.find(key)).value)
+        reader.engine.put(key, encode_record(record._replace(refilled_at=record.refilled_at + 3_600_000)))
+
+    advance()
+    with pytest.raises(shoal.BudgetExceededError):
+        budget.reserve(run, "b", 10)  # nothing has come back yet, but it does from here on
+    with budget.reserve(run, "b", 10, wait=60.0):
+        advance()
+        with pytest.raises(shoal.BudgetExceededError):
+            budget.reserve(run, "b", 1)
+        assert budget.read(run, "b").reserved == 10
+    advance()
+    budget.reserve(run, "b", 10, wait=60.0).settle(10)
+    assert budget.read(run, "b").reserved == 0
 
 
 @pytest.mark.long

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 import shoal
 from shoal import TaskStatus
+from shoal.primitives.rules.queues.task_record import Task
+from shoal.primitives.views.fleet.tasks import TaskReader
 from tests.contract.fleet.queues import Q, claimed, status_of
 
 
@@ -177,3 +180,36 @@ def test_other_bad_arguments(any_db: shoal.Database, run: str) -> None:
         txn.queue.complete(task_id)
     assert status_of(queue, run, task_id) is TaskStatus.Claimed
     task.complete()
+
+
+def test_a_status_is_looked_for_no_further_than_it_is(
+    any_db: shoal.Database, run: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """To list or purge the few tasks of a status does not take a look at all tasks behind the last of them."""
+    queue = shoal.TaskQueue(any_db)
+    failed = queue.put(run, Q, 0, max_attempts=1)
+    claimed(queue, run).fail("bad")
+    queue.put_many(run, Q, range(300))
+    cancelled = queue.put(run, Q, 0)
+    queue.cancel(run, cancelled)
+    looked_at = 0
+    tasks = TaskReader.tasks
+
+    def counted(self: TaskReader, name: str, behind: bytes = b"") -> Iterator[tuple[bytes, Task]]:
+        nonlocal looked_at
+        for found in tasks(self, name, behind):
+            looked_at += 1
+            yield found
+
+    monkeypatch.setattr(TaskReader, "tasks", counted)
+    assert queue.list(run, Q, TaskStatus.Claimed) == queue.list(run, Q, TaskStatus.Delayed, limit=0) == []
+    assert queue.purge(run, Q, TaskStatus.Done) == 0
+    looked_at = 0
+    assert [each.id for each in queue.list(run, Q, TaskStatus.Dead)] == [failed]
+    assert queue.purge(run, Q, TaskStatus.Dead) == 1
+    assert queue.list(run, Q, TaskStatus.Dead) == []
+    assert looked_at <= 2
+    assert [each.id for each in queue.list(run, Q, TaskStatus.Cancelled)] == [cancelled]
+    assert len(queue.list(run, Q, TaskStatus.Ready)) == 300
+    assert queue.purge(run, Q, TaskStatus.Ready) == 300
+    assert len(queue.list(run, Q)) == 1

@@ -56,6 +56,18 @@ class TestReclaim:
         assert not store.writer.range_tombstones
         assert store.problems() == []
 
+    def test_keys_that_go_before_their_time_leave_nothing(self, store: Store) -> None:
+        """Keys with an expiry that are deleted or cleared long before it are not kept in mind until then."""
+        for number in range(5):
+            keys = [f"{number}-{n}".encode() for n in range(20)]
+            store.commit(dict.fromkeys(keys, b"v"), expires_ms=10**15 + number)
+            store.commit(dict.fromkeys(keys[:10]))
+            store.commit(clears=[(b"", b"\xff")])
+            store.reclaim_all()
+            assert len(store.writer.expiry) == 0
+        store.commit({b"0-0": b"again"}, expires_ms=10)  # one that is there again comes up
+        assert store.writer.expiry.take_due(10, 99) == [b"0-0"]
+
     def test_snapshot_below_the_horizon_is_told(self, store: Store) -> None:
         """A version nobody pinned is SnapshotExpiredError once reclaiming has passed it, never wrong data."""
         store.commit({b"k": b"1"})
@@ -97,6 +109,38 @@ class TestReclaim:
             store.reader.find(b"k", 1)
         assert present(store.reader.find(b"k", store.pinned[1])).value == b"x" * 9000
         assert store.reclaimer.revoked >= 1
+
+    def test_deleted_keys_that_are_kept_are_history(self) -> None:
+        """What is kept of keys that come and go while a snapshot is held is bounded as any history is."""
+        store = Store(bounds=Limits(history_bytes=200_000))
+        store.commit({b"k": b"v"})
+        store.pinned.append(1)
+        store.reclaimer.step(0.0)
+        before = store.writer.heap.used_words * 8
+        for number in range(30):
+            keys = [f"{number}/{n:0200}".encode() for n in range(100)]
+            store.commit(dict.fromkeys(keys, b"v"))
+            store.commit(dict.fromkeys(keys))
+            store.reclaim_all(2.0 + number)
+            assert store.writer.heap.used_words * 8 < before + 800_000
+        with pytest.raises(SnapshotExpiredError):
+            store.reader.find(b"k", 1)
+
+    def test_nothing_dead_is_counted_once_all_is_reclaimed(self, store: Store) -> None:
+        """However keys are deleted, written again and cleared, in whatever order they are reclaimed."""
+        choose = random.Random(5)
+        keys = [f"{n}".encode() * choose.choice((1, 3, 100)) for n in range(40)]
+        for number in range(300):
+            writes = {key: choose.choice((None, None, b"v", b"x" * 3000)) for key in choose.sample(keys, 5)}
+            store.commit(writes, clears=[(b"1", b"2")] if choose.random() < 0.1 else [])
+            if choose.random() < 0.3:
+                store.pinned[:] = [choose.choice((store.version, max(1, store.version - 9)))]
+                store.reclaimer.step(float(number))
+            assert store.writer.dead_words >= 0
+        store.pinned.clear()
+        store.reclaim_all(1000.0)
+        assert store.writer.dead_words == 0
+        assert store.problems() == []
 
     @pytest.mark.long
     def test_scattered_deletes_in_full_memory(self) -> None:

@@ -44,7 +44,7 @@ class Coordinator:
         storage = DiskStorage(directory)
         self.now_s = 1000.0
         self.writer = Writer(Segment.create(16 << 20, 1))
-        reclaimer = Reclaimer(self.writer, list)
+        self.reclaimer = reclaimer = Reclaimer(self.writer, list)
         found = recover(storage, self.writer, reclaimer)
         self.log = WalWriter(storage, found.next_log_number, found.version, bytes(16))
         self.engine = CommitEngine(
