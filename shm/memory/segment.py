@@ -44,6 +44,11 @@ class Segment:
     @classmethod
     def create(cls, max_bytes: int, hash_seed: int) -> Segment:
         """A new, empty segment that this process may write."""
+        if not os.path.isdir(descriptors.OPEN_ONES):  # nobody could attach to what is served (``read_only_fd``)
+            raise ConfigurationError(
+                f"the memory of the store cannot be handed out read-only, as there is no {descriptors.OPEN_ONES}; "
+                "mount /proc in the container or chroot that the store is used in"
+            )
         size_bytes = max_bytes - max_bytes % mmap.PAGESIZE
         try:
             fd = anonymous_file("shoal-segment", size_bytes)
@@ -62,12 +67,6 @@ class Segment:
         words[layout.W_HASH_SEED] = hash_seed
         words[layout.W_MAGIC] = layout.MAGIC
         os.fchmod(fd, 0o400)  # a process that is given a descriptor cannot open it again for writing, by /proc/self/fd
-        try:
-            os.close(segment.read_only_fd())  # now: where none can be had, nobody could attach to what is served
-        except (OSError, ConfigurationError):
-            segment.close()
-            segment.close_descriptor()
-            raise
         return segment
 
     @classmethod
@@ -94,13 +93,7 @@ class Segment:
 
     def read_only_fd(self) -> int:
         """A new descriptor of this segment that cannot write."""
-        try:
-            return os.open(f"{descriptors.OPEN_ONES}/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
-        except FileNotFoundError:
-            raise ConfigurationError(
-                f"the memory of the store cannot be handed out read-only, as there is no {descriptors.OPEN_ONES}; "
-                "mount /proc in the container or chroot that the store is used in"
-            ) from None
+        return os.open(f"{descriptors.OPEN_ONES}/{self._fd}", os.O_RDONLY | os.O_CLOEXEC)
 
     def take(self, start_byte: int, n_bytes: int) -> None:
         """Back a range of bytes with memory, or raise StoreFullError."""
