@@ -192,12 +192,22 @@ class SharedChannel:
         """Attach, for the first time or again, and send all that is unanswered."""
         if self._attaches or not self._in_flight:
             return
-        self._attaches = True
         channel, in_flight = self._channel, self._former is not None
-        arrival = in_thread(self._loop, lambda: self._connection.attach_apart(channel, in_flight))
+        try:
+            arrival = in_thread(self._loop, lambda: self._connection.attach_apart(channel, in_flight))
+        except RuntimeError as error:  # no thread can be started now; the next commit tries again
+            self._fail(self._none_reached(error) if in_flight else error)
+            return
+        self._attaches = True
         arrived = self._loop.create_future()
         arrival.waiting.append(arrived)
         arrived.add_done_callback(lambda _: self._arrived(arrival))
+
+    def _none_reached(self, error: Exception) -> CoordinatorLostError:
+        return CoordinatorLostError(
+            f"the coordinator of {self._connection.directory} died before it answered, and none can be reached "
+            f"({error}); see which limit of processes and threads is reached; a read shows whether this commit is done"
+        )
 
     def _arrived(self, arrival: Outcome[Attachment]) -> None:
         self._attaches = False
