@@ -148,6 +148,16 @@ class TestInterpreter:
         with pytest.raises(shoal.ConfigurationError, match="ImportError: no msgpack here"):
             shoal.open(tmp_path / "store", timeout=60)
 
+    @pytest.mark.parametrize("shift", ["", "x"])
+    def test_where_the_reason_is_too_long(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shift: str) -> None:
+        """The reason is cut, wherever a letter of several bytes stands, and what is left of it is said."""
+        (tmp_path / "msgpack.py").write_text(f"raise ImportError('no msgpack here {shift}' + 'ä' * 3000)")
+        environment = child_python.python_environment()
+        environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}"
+        monkeypatch.setattr("shoal.workers.coordinator_start.python_environment", lambda: environment)
+        with pytest.raises(shoal.ConfigurationError, match=r"ImportError: no msgpack here x?ä+$"):
+            shoal.open(tmp_path / "store", timeout=60)
+
     def test_a_coordinator_with_a_fault_in_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         """An error nobody foresaw is reported as well, with where to read more."""
         (tmp_path / "sitecustomize.py").write_text(
