@@ -98,6 +98,13 @@ class TestPaths:
                     assert shoal.KVStore(other).get("r", "k") == 1
                     assert other.path == str(tmp_path / "~")
 
+    def test_a_path_that_is_no_text(self, tmp_path: Path) -> None:
+        """What the coordinator finds wrong there is said at once; the path is in it, with escapes."""
+        store = os.fsencode(tmp_path) + b"/\xff"
+        os.makedirs(store + b"/coordinator.lock")
+        with pytest.raises(shoal.ConfigurationError, match=r"\\udcff/coordinator.lock is a directory"):
+            shoal.open(store, timeout=60)  # type: ignore[arg-type]
+
     @pytest.mark.long
     def test_the_command_takes_no_empty_path(self, tmp_path: Path) -> None:
         """It would be the current directory."""
