@@ -104,7 +104,9 @@ class ForkTemplate:
         parent = os.getpid()
         # Not ``Process.start``: it records the process as a child that multiprocessing reaps and joins.
         process: Any = ForkContext().Process(target=self._serve, name="shoal-template", daemon=False)
-        with descriptors.standard_taken():  # where standard output is closed, the flush would raise
+        # Where standard output is closed, the flush would raise. It also does where nobody takes the output any more:
+        # then the copies of what is buffered cannot be written either.
+        with descriptors.standard_taken(), contextlib.suppress(OSError):
             util._flush_std_streams()  # type: ignore[attr-defined]  # else both processes write what is buffered
         try:
             self._pid = os.fork()
