@@ -48,6 +48,14 @@ class _Sent(NamedTuple):
     outcome: Outcome[Decided]
 
 
+def none_reached(connection: StoreConnection, error: Exception) -> CoordinatorLostError:
+    """The error for commits in flight whose coordinator has died, when no thread can be started to attach anew."""
+    return CoordinatorLostError(
+        f"the coordinator of {connection.directory} died before it answered, and none can be reached ({error}); "
+        "see which limit of processes and threads is reached; a read shows whether this commit is done"
+    )
+
+
 class SharedChannel:
     """Belongs to one connection and one event loop."""
 
@@ -196,18 +204,12 @@ class SharedChannel:
         try:
             arrival = in_thread(self._loop, lambda: self._connection.attach_apart(channel, in_flight))
         except RuntimeError as error:  # no thread can be started now; the next commit tries again
-            self._fail(self._none_reached(error) if in_flight else error)
+            self._fail(none_reached(self._connection, error) if in_flight else error)
             return
         self._attaches = True
         arrived = self._loop.create_future()
         arrival.waiting.append(arrived)
         arrived.add_done_callback(lambda _: self._arrived(arrival))
-
-    def _none_reached(self, error: Exception) -> CoordinatorLostError:
-        return CoordinatorLostError(
-            f"the coordinator of {self._connection.directory} died before it answered, and none can be reached "
-            f"({error}); see which limit of processes and threads is reached; a read shows whether this commit is done"
-        )
 
     def _arrived(self, arrival: Outcome[Attachment]) -> None:
         self._attaches = False

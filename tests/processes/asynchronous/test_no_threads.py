@@ -49,15 +49,23 @@ def test_a_commit_in_flight_is_in_doubt(store: Path, run_loop: Run) -> None:
     async def main() -> None:
         async with aio.open(store, linger=0.2) as db:
             kv = aio.KVStore(db)
-            await kv.put("r", "n", 0)
+
+            async def transact() -> None:
+                async with db.transaction("r") as txn:
+                    txn.kv.put("n", txn.kv.get("n", 0) + 1)
+
+            await kv.increment("r", "n")
+            await transact()
             pid = (await db.info()).coordinator_pid
             os.kill(pid, signal.SIGSTOP)
-            sent = asyncio.ensure_future(kv.increment("r", "n"))
+            sent = [asyncio.ensure_future(kv.increment("r", "n")), asyncio.ensure_future(transact())]
             await asyncio.sleep(0.05)
             with _no_threads():
                 os.kill(pid, signal.SIGKILL)
-                with pytest.raises(shoal.CoordinatorLostError, match="can't start new thread"):
-                    await sent
-            assert await kv.increment("r", "n") == 1
+                for each in sent:
+                    with pytest.raises(shoal.CoordinatorLostError, match="can't start new thread"):
+                        await each
+            await transact()
+            assert await kv.increment("r", "n") == 4
 
     run_loop(main())
