@@ -22,6 +22,7 @@ MAX_NESTING = 256  # lists and dicts inside each other
 MAX_INTEGER = 2**64 - 1
 MIN_INTEGER = -(2**63)
 MAX_TIME_MS = 2**63 - 1  # a moment, ms since the epoch
+MAX_IMPORTED_COUNT = 2**61  # a token, or a task's sequence number, to count on from: none was ever given, 2**62 end it
 
 # Advice in the errors of the two limits that are checked in several places.
 ADVICE_FOR_VALUES = "split it, or store it elsewhere and its path here"

@@ -116,7 +116,15 @@ def _read(directory: Path, durability: str | None, max_bytes: int | None) -> Sto
 def _descriptors(segment: Segment) -> tuple[int, int, int, int]:
     """Descriptors as a coordinator hands them out, with pipes whose other ends are closed: nobody answers."""
     request_read, request_write = descriptors.pipe()
-    answer_read, answer_write = descriptors.pipe()
     os.close(request_read)
-    os.close(answer_write)
-    return segment.read_only_fd(), snapshots.new_page(), request_write, answer_read
+    made = descriptors.owned(request_write)
+    try:
+        answer_read, answer_write = descriptors.pipe()
+        os.close(answer_write)
+        made.append(answer_read)
+        segment_fd = segment.read_only_fd()
+        made.append(segment_fd)
+        return segment_fd, snapshots.new_page(), request_write, answer_read
+    except BaseException:  # no descriptor is left
+        descriptors.close_all(made)
+        raise

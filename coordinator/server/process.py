@@ -24,6 +24,7 @@ from shoal.coordinator.server.process_start import (
     AlreadyServedError,
     Report,
     enter,
+    have_ends_of_children_told,
     hold_locks,
     leave_everything,
     raise_limit_of_descriptors,
@@ -63,6 +64,7 @@ def serve(
     """
     descriptors.keep_standard()
     raise_limit_of_descriptors()
+    have_ends_of_children_told()
     store_files.check_durability(durability)
     store_files.check_max_bytes(max_bytes)
     is_served = False

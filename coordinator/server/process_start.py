@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import os
 import resource
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,15 @@ def raise_limit_of_descriptors() -> None:
     if soft != hard:
         with contextlib.suppress(OSError, ValueError):  # macOS names a limit that it then refuses: the old one stays
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+
+
+def have_ends_of_children_told() -> None:
+    """Have the kernel tell how a helper has ended.
+
+    Where SIGCHLD is ignored, which a process inherits, it tells nothing, and ``subprocess`` takes that for status 0: a
+    checkpoint whose helper was killed would count as written, and the log would be removed.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
 
 
 def leave_everything(but: int) -> None:

@@ -17,6 +17,7 @@ from typing import NamedTuple
 from shoal.shm import codec, holder_index
 from shoal.shm.errors import CorruptionError, LeaseHeldError
 from shoal.shm.fleet_errors import FencedError
+from shoal.shm.limits import MAX_IMPORTED_COUNT
 from shoal.shm.operation import Decision, Read, Write
 
 TOKEN_KEY = b"\0\2"
@@ -75,7 +76,9 @@ def next_token(read: Read) -> int:
 
 def raise_tokens(read: Read, now_ms: int, key: bytes, token: int) -> Decision:
     """Give out no token from here on that is not above ``token``; ``key`` is ``TOKEN_KEY``."""
-    if type(token) is not int or next_token(read) > token:
+    if type(token) is not int or token > MAX_IMPORTED_COUNT:
+        raise ValueError("a token to count on from is no number, or too large for those of queues")
+    if next_token(read) > token:
         return Decision([], None)
     return Decision([Write(key, codec.pack(token), 0)], None)
 

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
 # Exit status of a process that was to start a coordinator and has done so. Another program does not end with it.
 LAUNCHED = 83
+_REPORT_BYTES = 4000  # of text: a pipe takes so much in one piece
 
 # The directory that shoal is in. It is found now, because ``sys.modules`` is empty at the very end of the interpreter,
 # where a finaliser may open a store. As a script this file starts no process.
@@ -113,7 +114,8 @@ def _report_failure(error: BaseException) -> None:
             f"a coordinator cannot start: {type(error).__name__}: {error}; see that {sys.executable} can import shoal "
             f"and what it needs, with PYTHONPATH {os.environ.get('PYTHONPATH')!r}"
         )
-        name, raw = b"ConfigurationError", text.encode(errors="backslashreplace")[:4000]
+        cut = text.encode(errors="backslashreplace")[:_REPORT_BYTES]
+        name, raw = b"ConfigurationError", cut.decode(errors="ignore").encode()  # without half a character at the end
         with contextlib.suppress(OSError):  # the process that started this one has ended
             os.write(fd, bytes((0x92, 0xA0 + len(name))) + name + b"\x91\xda" + len(raw).to_bytes(2, "big") + raw)
 

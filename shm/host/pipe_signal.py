@@ -6,7 +6,9 @@ death of a coordinator must not end them.
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+from collections.abc import Iterator
 from typing import Any
 
 from shoal.shm.host.unpatched import os
@@ -31,4 +33,19 @@ def write(fd: int, data: Any) -> int:
             _signal.sigwait((SIGPIPE,))
         raise
     finally:
+        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
+
+
+@contextlib.contextmanager
+def kept_back() -> Iterator[None]:
+    """For a block whose writes are another's: the same. A process that is started in it has the signal blocked."""
+    if getsignal(SIGPIPE) is not SIG_DFL:
+        yield
+        return
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, (SIGPIPE,))
+    try:
+        yield
+    finally:
+        if SIGPIPE not in before and SIGPIPE in _signal.sigpending():
+            _signal.sigwait((SIGPIPE,))
         _signal.pthread_sigmask(_signal.SIG_SETMASK, before)

@@ -29,7 +29,12 @@ def error_parts(error: Exception) -> tuple[str, list[Any]]:
 
 
 def _sendable(part: Any) -> Any:
-    """An argument in a form that can be sent. A client's own value in it may be nested too deep for msgpack."""
+    """An argument in a form that can be sent. A client's own value in it may be nested too deep for msgpack.
+
+    A pipe carries valid UTF-8, and the path of a store need not be that.
+    """
+    if isinstance(part, str) and not part.isascii():
+        return part.encode(errors="backslashreplace").decode()
     if type(part) is int and not MIN_INTEGER <= part <= MAX_INTEGER:
         return str(part)
     return part if part is None or isinstance(part, (str, bytes, int, float)) else reprlib.repr(part)

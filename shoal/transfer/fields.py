@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 from shoal.primitives.engine import Engine
 from shoal.primitives.keys import Namespace
 from shoal.primitives.rules.hash_chain import HASH_BYTES
-from shoal.shm.limits import MAX_TIME_MS
+from shoal.shm.limits import MAX_IMPORTED_COUNT, MAX_TIME_MS
 
 Fields = dict[str, Any]
 
@@ -37,6 +37,12 @@ def check_whole(name: str, value: object, least: int) -> None:
     """``ValueError`` unless the field is an integer from ``least`` to 2**63 - 1."""
     if type(value) is not int or not least <= value <= MAX_TIME_MS:
         raise ValueError(f"{name} is {value!r:.100}, not an integer from {least} to 2**63 - 1")
+
+
+def check_count_on(name: str, value: int) -> None:
+    """``ValueError`` if the field is more than any store has come to: nothing could count on from it."""
+    if value > MAX_IMPORTED_COUNT:
+        raise ValueError(f"{name} is {value}, more than any store has come to")
 
 
 def check_tags(tags: object) -> None:

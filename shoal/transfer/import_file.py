@@ -30,6 +30,7 @@ from shoal.primitives.run_contents import holds_anything
 from shoal.primitives.views.runs import RunsView
 from shoal.shm import codec
 from shoal.shm.errors import AlreadyExistsError, ConflictError, InvalidOperationError, StoreFullError
+from shoal.shm.files.storage import NO_ROOM
 from shoal.shm.limits import MIB, SINGLE_CALL_TIMEOUT_S
 from shoal.transfer import records
 from shoal.transfer.import_check import Contents, ExportFormatError, check, identity, read
@@ -58,9 +59,17 @@ def source(given: Path | BinaryIO) -> Iterator[BinaryIO]:
         if isinstance(given, Path) and given.is_file():
             yield file
             return
-        copy = stack.enter_context(tempfile.TemporaryFile())
-        shutil.copyfileobj(file, copy, MIB)
-        copy.flush()
+        try:
+            copy = stack.enter_context(tempfile.TemporaryFile())
+            shutil.copyfileobj(file, copy, MIB)
+            copy.flush()
+        except OSError as error:
+            if error.errno not in NO_ROOM:
+                raise
+            raise StoreFullError(
+                f"{tempfile.gettempdir()} has no room for a copy of the export ({error.strerror}): it is read twice; "
+                "give a FILE, or set TMPDIR to a directory on another disk"
+            ) from error
         yield copy
 
 

@@ -243,7 +243,7 @@ def _read_back(directory: Path, version: int) -> None:
 
 def _write_report(path: Path, lines: list[str]) -> None:
     fd = private_file(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
-    with os.fdopen(fd, "w", encoding="utf-8") as out:
+    with os.fdopen(fd, "w", encoding="utf-8", errors="backslashreplace") as out:  # a path need not be UTF-8
         out.writelines(f"{line}\n" for line in lines)
         out.flush()
         os.fsync(out.fileno())

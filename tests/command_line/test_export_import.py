@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import resource
 import stat
 import subprocess
 import sys
@@ -218,6 +219,21 @@ class TestFiles:
             assert os.fstat(file.fileno()).st_nlink == 0
 
     @pytest.mark.long
+    def test_no_room_for_stdin(self, tmp_path: Path) -> None:
+        """The place that lacks room is named, which is neither the store nor the output, and what helps."""
+        limited = subprocess.run(
+            [sys.executable, "-m", "shoal", "import", str(tmp_path / "store")],
+            input=bytes(1 << 17),
+            env={**os.environ, "TMPDIR": str(tmp_path)},
+            preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16)),
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert limited.returncode == 1
+        assert limited.stderr.decode().startswith(f"shoal: {tmp_path} has no room for a copy of the export (")
+        assert os.listdir(tmp_path) == []
+
     def test_through_a_pipe(self, full: shoal.Database, exported: bytes, store: Path, tmp_path: Path) -> None:
         """``shoal export A | shoal import B``: the store is made, and a second time it is refused."""
         shoal_ = [sys.executable, "-m", "shoal"]

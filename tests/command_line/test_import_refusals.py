@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
+import shoal
+from shoal.primitives.views.fleet.tasks import split_name
+from shoal.shm.limits import MAX_IMPORTED_COUNT
 from shoal.transfer import json_lines, records
 from shoal.transfer.import_check import ExportFormatError
 from shoal.transfer.import_file import import_store
-from tests.support.stores.full_store import sealed
+from tests.support.stores.full_store import bring, sealed
 
 # By kind of record: fields of a wrong type, out of bounds, unknown, or not what the hash says.
 WRONG: dict[str, list[dict[str, Any]]] = {
@@ -40,12 +43,19 @@ WRONG: dict[str, list[dict[str, Any]]] = {
         {"fields": {"trace_type": "x", "data": 1, "x": 2}}, {"id": ""}, {"id": None}, {"parent_id": "unknown"},
         {"parent_id": 1}, {"parent_id": "trace-0"}, {"timestamp": None}, {"tags": {}},
     ],
-    "consumer": [{"name": ""}, {"name": 1}, {"position": -1}, {"position": "1"}, {"position": True}, {"token": 1}],
+    "consumer": [
+        {"name": ""}, {"name": 1}, {"position": -1}, {"position": "1"}, {"position": True}, {"position": 2**64},
+        {"token": 1},
+    ],
     "task": [
         {"id": "q"}, {"id": 1}, {"sequence": 0}, {"status": "Delayed"}, {"status": 1}, {"priority": "1"},
-        {"attempt": -1}, {"max_attempts": 0}, {"due_at": None}, {"error": 1}, {"key": ""},
+        {"attempt": -1}, {"max_attempts": 0}, {"due_at": None}, {"error": 1}, {"key": ""}, {"sequence": 2**62},
+        {"due_at": 2**62 + 1},
     ],
-    "lease": [{"name": ""}, {"name": 1}, {"token": -1}, {"token": "1"}, {"slot": None}, {"pid": 1.5}, {"ttl_ms": {}}],
+    "lease": [
+        {"name": ""}, {"name": 1}, {"token": -1}, {"token": "1"}, {"token": 2**62}, {"slot": None}, {"pid": 1.5},
+        {"ttl_ms": {}},
+    ],
     "result": [{"key": ""}, {"key": None}, {"expires_at": 0}, {"expires_at": 1.5}, {"expires_at": 2**63}, {"more": 1}],
     "budget": [
         {"name": ""}, {"name": None}, {"limit": 5}, {"limit": "-1"}, {"used": "nan"}, {"used": "1e3"}, {"more": "1"},
@@ -128,6 +138,29 @@ class TestDamage:
         at = next(i for i, line in enumerate(lines) if json.loads(line).get("kind") == kind)
         lines[at] = json_lines.dump(json_lines.load(lines[at]) | change)
         self.refused(sealed(lines), tmp_path, f"line {at + 1} of f")
+
+    def test_what_a_store_counts_on_from(self, leased: bytes, empty: shoal.Database, tmp_path: Path) -> None:
+        """Tokens and sequence numbers are refused from where queues could not count on; before that they can."""
+        lines = self.lines(leased)
+        for kind, name in (("task", "sequence"), ("lease", "token")):
+            at = next(i for i, line in enumerate(lines) if json.loads(line).get("kind") == kind)
+            fields = json_lines.load(lines[at])
+            assert isinstance(fields, dict)
+            forged = json_lines.dump(fields | {name: MAX_IMPORTED_COUNT + 1})
+            self.refused(sealed([*lines[:at], forged, *lines[at + 1 :]]), tmp_path, f"line {at + 1} of f.*{name}")
+            lines[at] = json_lines.dump(fields | {name: MAX_IMPORTED_COUNT})
+            if kind == "task":
+                task = fields
+        bring(empty, tmp_path, sealed(lines))
+        run_id, queue = str(task["run_id"]), split_name(str(task["id"]))
+        assert queue is not None
+        tasks = shoal.TaskQueue(empty)
+        put = tasks.put(run_id, queue[0], 1, priority=100)
+        claimed = tasks.claim(run_id, queue[0])
+        assert claimed is not None
+        assert (claimed.id, claimed.token > MAX_IMPORTED_COUNT) == (put, True)
+        claimed.complete()
+        assert empty.check() == []
 
     @pytest.mark.parametrize("kind", records.KINDS)
     def test_a_missing_field(self, leased: bytes, tmp_path: Path, kind: str) -> None:

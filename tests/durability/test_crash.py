@@ -6,6 +6,7 @@ import functools
 import gc
 import multiprocessing
 import random
+import signal
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -314,3 +315,27 @@ def test_read_only_process_sees_the_next_coordinators_commits(tidy: Path) -> Non
             reader.close()
             here.close()
             there.close()
+
+
+def test_a_killed_helper_of_a_coordinator_whose_starter_ignores_sigchld(tidy: Path) -> None:
+    """Its checkpoint does not count as written: the log stays; nothing is lost if the coordinator is killed then."""
+    before = signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    try:
+        db = shoal.open(tidy, linger=0.2)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
+    with db:
+        kv = shoal.KVStore(db)
+        kv.put(RUN, "first", 1)
+        coordinator = db.info().coordinator_pid
+        helpers: list[str] = []
+        while not helpers:
+            kv.put(RUN, "large", bytes(1 << 20))
+            helpers = Path(f"/proc/{coordinator}/task/{coordinator}/children").read_text().split()
+        kill(int(helpers[0]))
+        give_up_s = time.monotonic() + 0.5
+        while (tidy / "wal-000000000001.log").exists() and time.monotonic() < give_up_s:
+            time.sleep(0.005)
+        kill(coordinator)
+        kv.put(RUN, "last", 2)
+        assert (kv.get(RUN, "first"), kv.get(RUN, "last"), db.check()) == (1, 2, [])

@@ -13,6 +13,7 @@ The template ends when it is told to and has no worker left, at once when the po
 
 from __future__ import annotations
 
+import array
 import atexit
 import contextlib
 import errno
@@ -28,7 +29,7 @@ from multiprocessing.connection import Connection
 from multiprocessing.context import ForkContext
 from typing import Any, NoReturn
 
-from shoal.shm.host import descriptors
+from shoal.shm.host import descriptors, pipe_signal
 from shoal.shm.host.unpatched import threads_lock
 from shoal.workers.pool.channel import socket_pair
 
@@ -103,7 +104,9 @@ class ForkTemplate:
         parent = os.getpid()
         # Not ``Process.start``: it records the process as a child that multiprocessing reaps and joins.
         process: Any = ForkContext().Process(target=self._serve, name="shoal-template", daemon=False)
-        with descriptors.standard_taken():  # where standard output is closed, the flush would raise
+        # Where standard output is closed, the flush would raise. It also does where nobody takes the output any more:
+        # then the copies of what is buffered cannot be written either.
+        with descriptors.standard_taken(), contextlib.suppress(OSError):
             util._flush_std_streams()  # type: ignore[attr-defined]  # else both processes write what is buffered
         try:
             self._pid = os.fork()
@@ -132,7 +135,10 @@ class ForkTemplate:
         report_read, report_write = descriptors.pipe()
         try:
             try:
-                socket.send_fds(self._requests, [_WORKER], [tasks.fileno(), report_write], _no_signal())
+                # ``socket.send_fds`` ignores its ``flags``: where SIGPIPE has its default action, it ends the program.
+                passed = array.array("i", [tasks.fileno(), report_write])
+                rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, passed)]
+                self._requests.sendmsg([_WORKER], rights, _no_signal())
             finally:
                 os.close(report_write)
             return ForkedProcess(report_read)
@@ -259,4 +265,4 @@ class _Serving:
 
     def _report(self, report: int, number: int) -> None:
         with contextlib.suppress(BrokenPipeError):  # the pool does not read it any more
-            os.write(report, _NUMBER.pack(number))
+            pipe_signal.write(report, _NUMBER.pack(number))

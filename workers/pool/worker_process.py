@@ -16,11 +16,12 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from multiprocessing import get_context, popen_forkserver, popen_spawn_posix, resource_tracker, util
+from multiprocessing import forkserver, get_context, popen_forkserver, popen_spawn_posix, resource_tracker, util
 from pathlib import Path
 from typing import Any
 
 from shoal.shm.errors import InvalidOperationError
+from shoal.shm.host import pipe_signal
 from shoal.shm.host.descriptors import standard_taken
 from shoal.shm.host.unpatched import threads_lock
 from shoal.workers.pool import helper_processes, worker
@@ -251,7 +252,8 @@ def _start_process(recipe: Recipe, tasks: socket.socket, life: Life) -> Any:
     )
     _check_current_directory()
     helper_processes.end_them_at_exit()
-    resource_tracker.ensure_running()  # when it starts it unblocks SIGINT, so it starts first
+    with pipe_signal.kept_back():  # it may have died
+        resource_tracker.ensure_running()  # when it starts it unblocks SIGINT, so it starts first
     # A new process blocks SIGINT until it can ignore it: the pool handles Ctrl-C. The fork server must not: it serves
     # other parts of the program, too, and their processes would block SIGINT for ever.
     blocked = () if recipe.method == "forkserver" else (signal.SIGINT,)
@@ -260,7 +262,10 @@ def _start_process(recipe: Recipe, tasks: socket.socket, life: Life) -> Any:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, blocked)
     try:
         vanished = _restore_main_file(recipe)
-        process._popen = _launched(recipe, process)
+        if recipe.method == "forkserver":
+            forkserver.ensure_running()  # before SIGPIPE is blocked, for the same reason
+        with pipe_signal.kept_back():  # who is to read what the worker begins with may die
+            process._popen = _launched(recipe, process)
         if _restore_main_file(recipe) != vanished:
             process._popen.kill()
             process._popen.wait(_EXIT_CODE_S)

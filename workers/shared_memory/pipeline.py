@@ -110,8 +110,12 @@ class EnginePipeline:
     def read_in_background(self) -> None:
         """Read in a thread until nothing is in flight: somebody waits for a future without asking it."""
         if self._pid == os.getpid() and not self._reads_in_background:
-            self._reads_in_background = True
-            thread.start_new_thread(self._read_all, ())
+            try:
+                self._reads_in_background = True
+                thread.start_new_thread(self._read_all, ())
+            except BaseException:  # no thread can be started now, or a signal handler has raised: the next call tries
+                self._reads_in_background = False
+                raise
 
     def _read_all(self) -> None:
         time.sleep(_BACKGROUND_PAUSE_S)

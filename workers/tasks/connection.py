@@ -31,7 +31,7 @@ from shoal.workers.shared_memory.channel import Channel, commit_through
 from shoal.workers.shared_memory.connection import StoreConnection
 from shoal.workers.shared_memory.read_only import ReadOnlyConnection
 from shoal.workers.tasks.greenlets import Greenlet, Outcome, in_thread, running
-from shoal.workers.tasks.sharing import SharedChannel
+from shoal.workers.tasks.sharing import SharedChannel, none_reached
 
 _MOST_CHANNELS = 8
 _SURPLUS_S = 10.0
@@ -101,7 +101,13 @@ class TaskConnection(StoreConnection):
             return super().attach_apart(channel, in_flight)
         task.acquire(self._attaching)
         try:
-            return task.wait_for(in_thread(task.loop, partial(super().attach_apart, channel, in_flight)))
+            try:
+                arrival = in_thread(task.loop, partial(super().attach_apart, channel, in_flight))
+            except RuntimeError as error:  # no thread can be started now
+                if in_flight:
+                    raise none_reached(self, error) from error
+                raise
+            return task.wait_for(arrival)
         finally:
             self._attaching.release()
 

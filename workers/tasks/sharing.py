@@ -48,6 +48,14 @@ class _Sent(NamedTuple):
     outcome: Outcome[Decided]
 
 
+def none_reached(connection: StoreConnection, error: Exception) -> CoordinatorLostError:
+    """The error for commits in flight whose coordinator has died, when no thread can be started to attach anew."""
+    return CoordinatorLostError(
+        f"the coordinator of {connection.directory} died before it answered, and none can be reached ({error}); "
+        "see which limit of processes and threads is reached; a read shows whether this commit is done"
+    )
+
+
 class SharedChannel:
     """Belongs to one connection and one event loop."""
 
@@ -192,9 +200,13 @@ class SharedChannel:
         """Attach, for the first time or again, and send all that is unanswered."""
         if self._attaches or not self._in_flight:
             return
-        self._attaches = True
         channel, in_flight = self._channel, self._former is not None
-        arrival = in_thread(self._loop, lambda: self._connection.attach_apart(channel, in_flight))
+        try:
+            arrival = in_thread(self._loop, lambda: self._connection.attach_apart(channel, in_flight))
+        except RuntimeError as error:  # no thread can be started now; the next commit tries again
+            self._fail(none_reached(self._connection, error) if in_flight else error)
+            return
+        self._attaches = True
         arrived = self._loop.create_future()
         arrival.waiting.append(arrived)
         arrived.add_done_callback(lambda _: self._arrived(arrival))

@@ -55,6 +55,7 @@ from shoal.primitives.rules.queues.transitions import (
 from shoal.shm import holder_index
 from shoal.shm.errors import AlreadyExistsError, InvalidOperationError, NotFoundError
 from shoal.shm.fleet_errors import FencedError, NothingReadyError
+from shoal.shm.limits import MAX_IMPORTED_COUNT
 from shoal.shm.operation import Decision, Read, Write
 
 MOST_CLAIMED = 256  # by one claim: other commits wait meanwhile
@@ -298,7 +299,7 @@ def restore(read: Read, now_ms: int, key: bytes, name: str, task_id: bytes, fiel
     queue = Queue(read, key)
     sequence, status, priority, attempt, max_attempts, created_ms, due_ms, payload, result, error, user_key = fields
     are_numbers = {type(sequence), type(status), type(created_ms), type(due_ms)} == {int}
-    if not (are_numbers and 0 < sequence <= LATEST_MS and WAITING <= status <= CANCELLED and created_ms >= 0):
+    if not (are_numbers and 0 < sequence <= MAX_IMPORTED_COUNT and WAITING <= status <= CANCELLED and created_ms >= 0):
         raise ValueError(f"task {name!r} has a number or a status out of its bounds")
     if not 0 <= due_ms <= LATEST_MS:
         raise ValueError(f"task {name!r} is due, or has ended, at {due_ms}; give ms since the epoch, 2**62 at most")

@@ -40,7 +40,7 @@ def make(run_id: str, fields: dict[str, Any]) -> ConsumerPosition:
     """The record with these fields; ``ValueError`` if it has others, or no position."""
     check_names("consumer", fields, ConsumerPosition._fields)
     position = fields["position"]
-    if type(position) is not int or not 0 <= position <= LARGEST_SEQUENCE + 1:
+    if type(position) is not int or not 0 <= position <= LARGEST_SEQUENCE:
         raise ValueError(f"position is {position!r:.100}, not the sequence of an event")
     return ConsumerPosition(**fields)
 

@@ -15,7 +15,7 @@ from shoal.primitives.engine import Engine
 from shoal.primitives.facades.leases import holders
 from shoal.primitives.keys import Namespace, encode_text
 from shoal.primitives.rules import requests
-from shoal.transfer.fields import Fields, RecordKind, check_names, check_whole
+from shoal.transfer.fields import Fields, RecordKind, check_count_on, check_names, check_whole
 
 
 class LeaseFact(NamedTuple):
@@ -44,6 +44,7 @@ def make(run_id: str, fields: Fields) -> LeaseFact:
     check_names("lease", fields, LeaseFact._fields)
     for name in LeaseFact._fields[1:]:
         check_whole(name, fields[name], 0)
+    check_count_on("token", fields["token"])
     return LeaseFact(**fields)
 
 

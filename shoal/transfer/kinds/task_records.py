@@ -19,7 +19,7 @@ from shoal.primitives.rules.queues import records, task_record
 from shoal.primitives.views.fleet.queue import MOST_ATTEMPTS, MOST_PRIORITY, error_text
 from shoal.primitives.views.fleet.tasks import STORED, TaskReader, TaskStatus, base_of, split_name, task_name
 from shoal.shm.codec import encode, stored
-from shoal.transfer.fields import Fields, RecordKind, check_names, check_whole
+from shoal.transfer.fields import Fields, RecordKind, check_count_on, check_names, check_whole
 
 # What a task changes beside its own record: pages of a set, and the queue's record.
 _BESIDE_BYTES = 8192
@@ -86,6 +86,9 @@ def make(run_id: str, fields: Fields) -> TaskFact:
     check_names("task", fields, TaskFact._fields)
     for name, least in {"sequence": 1, "attempt": 0, "max_attempts": 1, "created_at": 0, "due_at": 0}.items():
         check_whole(name, fields[name], least)
+    check_count_on("sequence", fields["sequence"])
+    if fields["due_at"] > task_record.LATEST_MS:
+        raise ValueError(f"due_at is {fields['due_at']}, not 2**62 at most")
     check_whole("priority", fields["priority"], -MOST_PRIORITY)
     if max(fields["attempt"], fields["max_attempts"]) > MOST_ATTEMPTS:
         raise ValueError(f"attempt and max_attempts are not {MOST_ATTEMPTS:,} at most")

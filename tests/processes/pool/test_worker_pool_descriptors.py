@@ -120,7 +120,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("method", ["forkserver", "spawn"])
+@pytest.mark.parametrize("method", ["forkserver", "spawn", "fork"])
 @pytest.mark.parametrize("place", ["closed pipe", "full disk"])
 def test_a_program_whose_output_cannot_be_written(tmp_path: Path, method: str, place: str) -> None:
     """Workers are started and replaced, though nobody takes what the program has printed before."""

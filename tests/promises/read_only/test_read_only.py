@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 import shoal
+from shoal.shm.memory import snapshots
+from shoal.shm.memory.segment import Segment
 from tests.promises.read_only.contents import FOUND, RUN, contents, coordinators
 from tests.support.at_rest import ended, looks
 from tests.support.stores.versions import versions_taken
@@ -111,6 +115,22 @@ def test_memory_store_at_rest(tmp_path: Path) -> None:
     with shoal.open(tmp_path / "store", read_only=True) as db:
         assert shoal.KVStore(db).list(RUN) == []
         assert db.info().durability == "memory"
+
+
+def test_an_open_that_fails_holds_nothing(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever no descriptor is left for, the others are given back: a program may try again for long."""
+
+    def refuse(*arguments: object) -> int:
+        raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+
+    shoal.open(store, read_only=True).close()
+    before = len(os.listdir("/proc/self/fd"))
+    for of, name in ((Segment, "read_only_fd"), (snapshots, "new_page")):
+        with monkeypatch.context() as patched:
+            patched.setattr(of, name, refuse)
+            with pytest.raises(shoal.ConfigurationError, match="descriptors"):
+                shoal.open(store, read_only=True)
+        assert len(os.listdir("/proc/self/fd")) <= before
 
 
 def test_backup_of_a_store_at_rest(store: Path, tmp_path: Path) -> None:

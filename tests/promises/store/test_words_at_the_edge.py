@@ -98,6 +98,13 @@ class TestPaths:
                     assert shoal.KVStore(other).get("r", "k") == 1
                     assert other.path == str(tmp_path / "~")
 
+    def test_a_path_that_is_no_text(self, tmp_path: Path) -> None:
+        """What the coordinator finds wrong there is said at once; the path is in it, with escapes."""
+        store = os.fsencode(tmp_path) + b"/\xff"
+        os.makedirs(store + b"/coordinator.lock")
+        with pytest.raises(shoal.ConfigurationError, match=r"\\udcff/coordinator.lock is a directory"):
+            shoal.open(store, timeout=60)  # type: ignore[arg-type]
+
     @pytest.mark.long
     def test_the_command_takes_no_empty_path(self, tmp_path: Path) -> None:
         """It would be the current directory."""
@@ -146,6 +153,16 @@ class TestInterpreter:
         environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}"
         monkeypatch.setattr("shoal.workers.coordinator_start.python_environment", lambda: environment)
         with pytest.raises(shoal.ConfigurationError, match="ImportError: no msgpack here"):
+            shoal.open(tmp_path / "store", timeout=60)
+
+    @pytest.mark.parametrize("shift", ["", "x"])
+    def test_where_the_reason_is_too_long(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shift: str) -> None:
+        """The reason is cut, wherever a letter of several bytes stands, and what is left of it is said."""
+        (tmp_path / "msgpack.py").write_text(f"raise ImportError('no msgpack here {shift}' + 'ä' * 3000)")
+        environment = child_python.python_environment()
+        environment["PYTHONPATH"] = f"{tmp_path}{os.pathsep}{environment['PYTHONPATH']}"
+        monkeypatch.setattr("shoal.workers.coordinator_start.python_environment", lambda: environment)
+        with pytest.raises(shoal.ConfigurationError, match=r"ImportError: no msgpack here x?ä+$"):
             shoal.open(tmp_path / "store", timeout=60)
 
     def test_a_coordinator_with_a_fault_in_it(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

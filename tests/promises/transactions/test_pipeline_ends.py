@@ -9,15 +9,16 @@ import pickle
 import random
 import signal
 import time
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 import shoal
+from shoal.shm.host.unpatched import thread
 from shoal.workers.shared_memory.pipeline import EnginePipeline
-from tests.promises.transactions.pipelines import RUN, pipeline_with_errors
+from tests.promises.transactions.pipelines import RUN, TIMEOUT_S, pipeline_with_errors
 
 
 def test_after_the_end(memory_db: shoal.Database, run: str) -> None:
@@ -149,6 +150,21 @@ def test_interrupted_calls(db: shoal.Database) -> None:
     assert results == sorted(set(results))
     assert len(results) <= total <= len(results) + answered
     assert db.check() == []
+
+
+def test_no_thread_can_be_started(memory_db: shoal.Database, run: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who waits for a future of the pipeline then is told so at once, and who waits later is not left waiting."""
+
+    def refuse(*arguments: Any) -> None:
+        raise RuntimeError("can't start new thread")
+
+    with memory_db.pipeline(run) as pipe:
+        future = pipe.kv.put("a", 1)
+        with monkeypatch.context() as patched:
+            patched.setattr(thread, "start_new_thread", refuse)
+            with pytest.raises(RuntimeError):
+                wait([future], TIMEOUT_S)
+        assert wait([future], TIMEOUT_S).done == {future}
 
 
 def test_sessions_are_forgotten(memory_db: shoal.Database, run: str) -> None:
