@@ -192,6 +192,7 @@ def complete_task_later(
 ) -> None:
     """The same, decided when the transaction commits."""
     transaction.defer(registry.TASK_COMPLETE, [*claimed, result], committed)
+    fence_task(transaction, claimed)  # holds also if the transaction deletes the run, and drops the other with it
 
 
 def fail_task(engine: Engine, claimed: list[Any], error: str, retry_ms: int) -> None:
@@ -209,6 +210,7 @@ def fail_task_later(
 ) -> None:
     """The same, decided when the transaction commits."""
     transaction.defer(registry.TASK_FAIL, [*claimed, error, retry_ms], committed)
+    fence_task(transaction, claimed)  # as in ``complete_task_later``
 
 
 def release_task(engine: Engine, claimed: list[Any]) -> None:

@@ -104,6 +104,31 @@ def test_fork_and_delete_of_its_run(any_db: shoal.Database, run: str) -> None:
     assert claimed(queue, run).payload == "behind"
 
 
+@pytest.mark.parametrize("ending", ["complete", "fail"])
+@pytest.mark.parametrize("is_lost", [False, True], ids=["held", "lost"])
+def test_a_task_is_ended_together_with_its_run(any_db: shoal.Database, run: str, ending: str, is_lost: bool) -> None:
+    """A commit that ends a task and then deletes its run has its effects elsewhere only if the claim is not lost."""
+    queue, kv = shoal.TaskQueue(any_db), shoal.KVStore(any_db)
+    queue.put(run, Q, 1)
+    task = claimed(queue, run)
+    if is_lost:
+        task.release()
+        claimed(queue, run)
+
+    def end(txn: shoal.Transaction) -> None:
+        getattr(txn.queue, ending)(task, "said")
+        txn.on(run + " effects").kv.increment("effects")
+        txn.runs.delete_run(run)
+
+    if is_lost:
+        with pytest.raises(shoal.FencedError):
+            any_db.transact(run, end)
+        assert (kv.get(run + " effects", "effects"), queue.stats(run, Q).claimed) == (None, 1)
+    else:
+        any_db.transact(run, end)
+        assert (kv.get(run + " effects", "effects"), queue.list(run, Q)) == (1, [])
+
+
 def test_no_such_task(any_db: shoal.Database, run: str) -> None:
     """Any text may be asked for."""
     queue = shoal.TaskQueue(any_db)
