@@ -104,6 +104,23 @@ def test_fork_and_delete_of_its_run(any_db: shoal.Database, run: str) -> None:
     assert claimed(queue, run).payload == "behind"
 
 
+def test_a_run_that_has_only_what_its_transaction_puts(any_db: shoal.Database, run: str) -> None:
+    """To delete it, or to fork to its id, is answered as it would be in a transaction after that one."""
+    queue, runs = shoal.TaskQueue(any_db), shoal.RunIndex(any_db)
+    with any_db.transaction(run) as txn:
+        txn.queue.put(Q, "before")
+        txn.runs.delete_run(run)
+        with pytest.raises(shoal.NotFoundError):
+            txn.runs.delete_run(run)
+    assert queue.list(run, Q) == []
+    with any_db.transaction(run) as txn:
+        txn.queue.put(Q, 1)
+        txn.runs.create_run(run_id=run + " other")
+        with pytest.raises(shoal.AlreadyExistsError):
+            txn.runs.fork_run(run + " other", new_run_id=run)
+    assert (queue.stats(run, Q).ready, runs.get_run(run)) == (1, None)
+
+
 @pytest.mark.parametrize("ending", ["complete", "fail"])
 @pytest.mark.parametrize("is_lost", [False, True], ids=["held", "lost"])
 def test_a_task_is_ended_together_with_its_run(any_db: shoal.Database, run: str, ending: str, is_lost: bool) -> None:
