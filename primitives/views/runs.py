@@ -297,7 +297,7 @@ def fork(
         raise AlreadyExistsError(f"run {run.run_id!r} holds something already; fork to another new_run_id")
     is_registered = (records or view._records).find(run_id) is not None
     writes = run_contents.copied(source, from_prefix, to_prefix)
-    if not writes and not is_registered:
+    if not writes and not is_registered and not run_contents.holds_anything(source, from_prefix):  # tasks, say
         raise NotFoundError(f"run {run_id!r} is not registered and holds nothing; there is nothing to fork")
     if run.run_id == run_id:  # of the past, deleted since: it would be a child of itself
         raise ValueError(f"new_run_id is {run_id!r}, the run itself, of which the fork is a child; take another id")

@@ -93,8 +93,9 @@ def test_a_purged_queue_leaves_nothing(any_db: shoal.Database, run: str) -> None
 def test_fork_and_delete_of_its_run(any_db: shoal.Database, run: str) -> None:
     """A fork has none of the tasks; a deleted run has none, and what a transaction puts behind the deletion stays."""
     queue, runs = shoal.TaskQueue(any_db), shoal.RunIndex(any_db)
-    runs.create_run(run_id=run)
     queue.put_many(run, Q, range(40))
+    assert queue.list(runs.fork_run(run).run_id, Q) == []  # tasks are enough to be there
+    runs.create_run(run_id=run)
     assert queue.list(runs.fork_run(run).run_id, Q) == []
     with any_db.transaction(run) as txn:
         txn.queue.put(Q, "before")
