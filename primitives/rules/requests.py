@@ -56,6 +56,11 @@ def increment(engine: Engine, key: bytes, by: int) -> int:
     return total
 
 
+def remember_later(transaction: EngineTransaction, key: bytes, value: bytes, ttl_ms: int) -> None:
+    """``key_rules.remember``, decided when the transaction commits: the time until then does not count."""
+    transaction.defer(registry.REMEMBER, [key, value, ttl_ms])
+
+
 def insert(engine: Engine, exists: str, required: list[bytes | str], writes: list[bytes]) -> Any:
     """``key_rules.insert``: write keys and values (flat), the first of which must be new. The result is None."""
     return engine.perform(registry.INSERT, [writes[0], exists, required, writes])
