@@ -142,6 +142,10 @@ class EngineTransaction(Engine, Protocol):
         """
         ...
 
+    def defers(self, lower: bytes, upper: bytes, /) -> bool:
+        """Whether an operation that ``defer`` was given is to be performed on a key of ``[lower, upper)`` at commit."""
+        ...
+
     def decides(self, lower: bytes, upper: bytes, /) -> bool:
         """Whether an operation on a key of ``[lower, upper)`` is to be performed at commit."""
         ...

@@ -27,6 +27,11 @@ def holds_anything(engine: Engine, run_prefix: bytes) -> bool:
     return any(True for _ in engine.scan(run_prefix, after(run_prefix)))
 
 
+def will_hold_anything(engine: EngineTransaction, run_prefix: bytes) -> bool:
+    """Whether a run has any key, or will have one by an operation of this transaction, such as a task that it puts."""
+    return engine.defers(run_prefix, after(run_prefix)) or holds_anything(engine, run_prefix)
+
+
 def remove(engine: Engine, run_prefix: bytes) -> None:
     """Delete every key of a run, however many, as one write that reads nothing."""
     engine.clear(run_prefix, after(run_prefix))

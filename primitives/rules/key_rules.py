@@ -1,4 +1,4 @@
-"""Rules for plain keys: delete, increment, and inserting records that must be new."""
+"""Rules for plain keys: delete, increment, what is kept for a time, and inserting records that must be new."""
 
 from __future__ import annotations
 
@@ -28,6 +28,11 @@ def increment(read: Read, now_ms: int, key: bytes, by: int) -> Decision:
         limit = MAX_INTEGER if total > 0 else MIN_INTEGER
         raise LimitExceededError("the counter's new value", limit, total, "count in another key from here on")
     return one_write(key, codec.encode(total), 0 if found is None else found.expires_ms, total)
+
+
+def remember(read: Read, now_ms: int, key: bytes, value: bytes, ttl_ms: int) -> Decision:
+    """Write a value that expires ``ttl_ms`` after its commit, 0: never."""
+    return one_write(key, value, now_ms + ttl_ms if ttl_ms else 0, None)
 
 
 def insert(read: Read, now_ms: int, key: bytes, exists: str, required: list[Any], writes: list[Any]) -> Decision:

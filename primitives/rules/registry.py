@@ -28,6 +28,7 @@ INSERT = "insert"
 LEASE_FENCE = "lease_fence"
 LEASE_RELEASE = "lease_release"
 LEASE_TAKE = "lease_take"
+REMEMBER = "remember"
 TASK_CANCEL = "task_cancel"
 TASK_CLAIM = queue_batch.CLAIM
 TASK_COMPLETE = queue_batch.COMPLETE
@@ -61,6 +62,7 @@ OPERATIONS: dict[str, Callable[..., Decision]] = {
     LEASE_FENCE: lease_rules.fence,
     LEASE_RELEASE: lease_rules.release,
     LEASE_TAKE: lease_rules.take,
+    REMEMBER: key_rules.remember,
     TASK_CANCEL: queue_rules.cancel,
     TASK_CLAIM: queue_rules.claim,
     TASK_COMPLETE: queue_rules.complete,

@@ -56,6 +56,11 @@ def increment(engine: Engine, key: bytes, by: int) -> int:
     return total
 
 
+def remember_later(transaction: EngineTransaction, key: bytes, value: bytes, ttl_ms: int) -> None:
+    """``key_rules.remember``, decided when the transaction commits: the time until then does not count."""
+    transaction.defer(registry.REMEMBER, [key, value, ttl_ms])
+
+
 def insert(engine: Engine, exists: str, required: list[bytes | str], writes: list[bytes]) -> Any:
     """``key_rules.insert``: write keys and values (flat), the first of which must be new. The result is None."""
     return engine.perform(registry.INSERT, [writes[0], exists, required, writes])
@@ -192,6 +197,7 @@ def complete_task_later(
 ) -> None:
     """The same, decided when the transaction commits."""
     transaction.defer(registry.TASK_COMPLETE, [*claimed, result], committed)
+    fence_task(transaction, claimed)  # holds also if the transaction deletes the run, and drops the other with it
 
 
 def fail_task(engine: Engine, claimed: list[Any], error: str, retry_ms: int) -> None:
@@ -209,6 +215,7 @@ def fail_task_later(
 ) -> None:
     """The same, decided when the transaction commits."""
     transaction.defer(registry.TASK_FAIL, [*claimed, error, retry_ms], committed)
+    fence_task(transaction, claimed)  # as in ``complete_task_later``
 
 
 def release_task(engine: Engine, claimed: list[Any]) -> None:

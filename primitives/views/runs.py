@@ -222,11 +222,12 @@ class RunsView(RetentionView):
         run_prefix = self._namespace._run_prefix(run_id)
         requests.refuse_if_read_only(self._engine)
         run = self._records.find(run_id)
-        if run is None and not run_contents.holds_anything(self._engine, run_prefix):
+        transaction = cast(EngineTransaction, self._engine)
+        if run is None and not run_contents.will_hold_anything(transaction, run_prefix):
             raise NotFoundError(f"run {run_id!r} is not registered and holds nothing; there is nothing to delete")
         below = self._descendants(run_id) if cascade_children else []
         prefixes = [self._namespace._run_prefix(child.run_id) for child in below]
-        run_contents.remove_children(cast(EngineTransaction, self._engine), prefixes)
+        run_contents.remove_children(transaction, prefixes)
         run_contents.remove(self._engine, run_prefix)
         for registered in below if run is None else [run, *below]:
             self._records.unregister(registered)
@@ -292,14 +293,14 @@ def fork(
     run = _new_run(new_run_id, run_id, [], None)
     raw, to_prefix = encode_run(run), view._namespace._run_prefix(run.run_id)
     view._records.must_be_new(run.run_id)
-    if run_contents.holds_anything(view._engine, to_prefix):
+    if run_contents.will_hold_anything(cast(EngineTransaction, view._engine), to_prefix):
         raise AlreadyExistsError(f"run {run.run_id!r} holds something already; fork to another new_run_id")
-    if run.run_id == run_id:  # of the past, deleted since: it would be a child of itself
-        raise ValueError(f"new_run_id is {run_id!r}, the run itself, of which the fork is a child; take another id")
     is_registered = (records or view._records).find(run_id) is not None
     writes = run_contents.copied(source, from_prefix, to_prefix)
-    if not writes and not is_registered:
+    if not writes and not is_registered and not run_contents.holds_anything(source, from_prefix):  # tasks, say
         raise NotFoundError(f"run {run_id!r} is not registered and holds nothing; there is nothing to fork")
+    if run.run_id == run_id:  # of the past, deleted since: it would be a child of itself
+        raise ValueError(f"new_run_id is {run_id!r}, the run itself, of which the fork is a child; take another id")
     for write in writes:
         assert write.value is not None
         view._engine.put(write.key, write.value, write.expires_ms)

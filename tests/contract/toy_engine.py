@@ -116,6 +116,8 @@ class ToyTransaction:
     def decides(self, lower: bytes, upper: bytes) -> bool:
         return False
 
+    defers = decides
+
     def clear(self, lower: bytes, upper: bytes) -> None:
         self.check(writes=True)
         self.cleared.append((lower, upper))

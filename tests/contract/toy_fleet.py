@@ -126,6 +126,9 @@ class ToyFleetTransaction(ToyTransaction):
         self.deferred.append((name, arguments))
         self.committed += [committed] if committed else []
 
+    def defers(self, lower: bytes, upper: bytes) -> bool:
+        return any(lower <= arguments[0] < upper for _, arguments in self.deferred)
+
     def decides(self, lower: bytes, upper: bytes) -> bool:
         return any(lower <= arguments[0] < upper for _, arguments in self.required + self.deferred)
 

@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 
 import shoal
+from shoal.primitives.facades.fleet.idempotency import results
 from shoal.shm.wire import pipe_messages
 from shoal.workers.shared_memory import channel
 from tests.support.slow import slow
@@ -98,6 +99,21 @@ def test_commits_wait_for_a_stopped_coordinator(store: Path, durability: str) ->
         assert db.info().coordinator_pid == pid
         assert kv.get(RUN, "sum") == 3
         assert db.check() == []
+
+
+def test_an_idempotency_ttl_counts_from_a_commit_that_waited(store: Path) -> None:
+    """A stopped coordinator takes none of it away: the result is kept for all of it from when the commit is done."""
+    with shoal.open(store, durability="buffered", linger=0.05) as db:
+        with Stopped(db.info().coordinator_pid):
+            waiting = _Thread(
+                lambda: db.transact(RUN, lambda txn: txn.kv.increment("n"), idempotency_key="k", idempotency_ttl=60)
+            )
+            time.sleep(0.2)
+            going_on_ms = time.time_ns() // 1_000_000
+        assert waiting.ended() == 1
+        with db.snapshot(RUN) as view:
+            (result,) = results(view._begun(), shoal.Namespace(), RUN)
+        assert (result.value, result.expires_ms >= going_on_ms + 60_000) == (1, True)
 
 
 @pytest.mark.long

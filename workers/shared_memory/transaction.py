@@ -227,6 +227,10 @@ class EngineTransaction:
         if committed is not None:
             self._committed.append(committed)
 
+    def defers(self, lower: bytes, upper: bytes) -> bool:
+        """Whether an operation that may write a key of ``[lower, upper)`` is to be performed at commit."""
+        return any(lower <= arguments[0] < upper for _, arguments in self._deferred)
+
     def decides(self, lower: bytes, upper: bytes) -> bool:
         """Whether an operation on a key of ``[lower, upper)`` is to be performed at commit."""
         return any(lower <= arguments[0] < upper for _, arguments in self._required + self._deferred)

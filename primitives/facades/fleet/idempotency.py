@@ -33,6 +33,7 @@ from shoal.primitives.engine import Engine, EngineTransaction, Store
 from shoal.primitives.facades.leases import Lease, take_key
 from shoal.primitives.keys import Namespace, Tag, after, check_namespace, decode_text, encode_text, only
 from shoal.primitives.retry import retry
+from shoal.primitives.rules import requests
 from shoal.primitives.rules.lease_rules import decode_record as decode_lease
 from shoal.primitives.transaction import Transaction
 from shoal.shm import codec
@@ -80,7 +81,7 @@ class Remembered:
         result = fn(txn)
         check_plain_result("fn", fn, result)
         raw = codec.encode(result)
-        engine.put(self._key, raw, 0 if self._ttl_s is None else now_ms() + max(1, round(self._ttl_s * 1000)))
+        requests.remember_later(engine, self._key, raw, 0 if self._ttl_s is None else max(1, round(self._ttl_s * 1000)))
         return codec.decode(raw)  # type: ignore[no-any-return]
 
 

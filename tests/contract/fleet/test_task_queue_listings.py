@@ -93,8 +93,9 @@ def test_a_purged_queue_leaves_nothing(any_db: shoal.Database, run: str) -> None
 def test_fork_and_delete_of_its_run(any_db: shoal.Database, run: str) -> None:
     """A fork has none of the tasks; a deleted run has none, and what a transaction puts behind the deletion stays."""
     queue, runs = shoal.TaskQueue(any_db), shoal.RunIndex(any_db)
-    runs.create_run(run_id=run)
     queue.put_many(run, Q, range(40))
+    assert queue.list(runs.fork_run(run).run_id, Q) == []  # tasks are enough to be there
+    runs.create_run(run_id=run)
     assert queue.list(runs.fork_run(run).run_id, Q) == []
     with any_db.transaction(run) as txn:
         txn.queue.put(Q, "before")
@@ -102,6 +103,48 @@ def test_fork_and_delete_of_its_run(any_db: shoal.Database, run: str) -> None:
         txn.queue.put(Q, "behind")
     assert [info.payload for info in queue.list(run, Q)] == ["behind"]
     assert claimed(queue, run).payload == "behind"
+
+
+def test_a_run_that_has_only_what_its_transaction_puts(any_db: shoal.Database, run: str) -> None:
+    """To delete it, or to fork to its id, is answered as it would be in a transaction after that one."""
+    queue, runs = shoal.TaskQueue(any_db), shoal.RunIndex(any_db)
+    with any_db.transaction(run) as txn:
+        txn.queue.put(Q, "before")
+        txn.runs.delete_run(run)
+        with pytest.raises(shoal.NotFoundError):
+            txn.runs.delete_run(run)
+    assert queue.list(run, Q) == []
+    with any_db.transaction(run) as txn:
+        txn.queue.put(Q, 1)
+        txn.runs.create_run(run_id=run + " other")
+        with pytest.raises(shoal.AlreadyExistsError):
+            txn.runs.fork_run(run + " other", new_run_id=run)
+    assert (queue.stats(run, Q).ready, runs.get_run(run)) == (1, None)
+
+
+@pytest.mark.parametrize("ending", ["complete", "fail"])
+@pytest.mark.parametrize("is_lost", [False, True], ids=["held", "lost"])
+def test_a_task_is_ended_together_with_its_run(any_db: shoal.Database, run: str, ending: str, is_lost: bool) -> None:
+    """A commit that ends a task and then deletes its run has its effects elsewhere only if the claim is not lost."""
+    queue, kv = shoal.TaskQueue(any_db), shoal.KVStore(any_db)
+    queue.put(run, Q, 1)
+    task = claimed(queue, run)
+    if is_lost:
+        task.release()
+        claimed(queue, run)
+
+    def end(txn: shoal.Transaction) -> None:
+        getattr(txn.queue, ending)(task, "said")
+        txn.on(run + " effects").kv.increment("effects")
+        txn.runs.delete_run(run)
+
+    if is_lost:
+        with pytest.raises(shoal.FencedError):
+            any_db.transact(run, end)
+        assert (kv.get(run + " effects", "effects"), queue.stats(run, Q).claimed) == (None, 1)
+    else:
+        any_db.transact(run, end)
+        assert (kv.get(run + " effects", "effects"), queue.list(run, Q)) == (1, [])
 
 
 def test_no_such_task(any_db: shoal.Database, run: str) -> None:

@@ -48,6 +48,7 @@ OPERATIONS: list[tuple[str, list[Any]]] = [
     (operations.INSERT, trace_call("b", "a")),
     (operations.CELL_DELETE, [STATE + b"other"]),
     (operations.DELETE, [KV + b"text"]),
+    (operations.REMEMBER, [KV + b"text", codec.encode("again"), 30_000]),
     (operations.LEASE_TAKE, [LEASE + b"a", "a", 2, 4711, 1, 30_000, 99]),
     (operations.LEASE_FENCE, [LEASE + b"a", "a", 4711, 1]),
     (operations.LEASE_RELEASE, [LEASE + b"a", 4711, 99]),

@@ -65,6 +65,8 @@ class DictEngine:
     def decides(self, lower: bytes, upper: bytes) -> bool:
         return False
 
+    defers = decides
+
     def perform(self, name: str, arguments: list[Any]) -> Any:
         outcome = operations.TABLE.decide(self.find, 1_700_000_000_000, name, arguments)
         for write in outcome.writes:

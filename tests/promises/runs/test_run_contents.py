@@ -111,8 +111,9 @@ class TestFork:
 
     def test_refused(self, runs: RunIndex, kv: shoal.KVStore, raw_keys: Callable[[], list[bytes]]) -> None:
         """An unknown source is NotFoundError; a new id that is registered or holds something AlreadyExistsError."""
-        with pytest.raises(shoal.NotFoundError, match="'nobody'"):
-            runs.fork_run("nobody")
+        for new_run_id in (None, "fork", "nobody"):
+            with pytest.raises(shoal.NotFoundError, match="'nobody'"):
+                runs.fork_run("nobody", new_run_id=new_run_id)
         kv.put("r", "k", 1)
         kv.put("full", "k", 2)
         runs.create_run(run_id="taken")
