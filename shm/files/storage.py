@@ -24,6 +24,8 @@ from shoal.shm.files import file_system
 from shoal.shm.files.regular_file import existing_file, private_file, read_file, remove_file, size_of
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+# Network file systems and those in user space may not know the sync of a directory. They pass on changes themselves.
+_NO_SYNC_OF_DIRECTORIES = (errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP)
 
 
 class Space(NamedTuple):
@@ -282,6 +284,9 @@ class DiskStorage:
         fd = os.open(self.directory, os.O_RDONLY | os.O_CLOEXEC)
         try:
             os.fsync(fd)
+        except OSError as error:
+            if error.errno not in _NO_SYNC_OF_DIRECTORIES:
+                raise
         finally:
             os.close(fd)
 

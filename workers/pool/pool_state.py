@@ -149,7 +149,18 @@ class PoolState:
         self.wake_all()
 
     def kill(self) -> None:
-        """End the template and the workers now; waiting tasks are cancelled."""
+        """End the template and the workers now; waiting tasks are cancelled.
+
+        All of it, even if an exception interrupts this: a second Ctrl-C follows within milliseconds where a program
+        that started this one passes on what the terminal has sent to both.
+        """
+        try:
+            self._kill()
+        except BaseException:
+            self._kill()
+            raise
+
+    def _kill(self) -> None:
         release_left_locked()
         with self.lock:
             self.is_closing = self.is_killed = True

@@ -42,6 +42,25 @@ def test_replace_on_a_full_disk(disk: DiskStorage, monkeypatch: pytest.MonkeyPat
     assert disk.read("name") == b"first"
 
 
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EBADF, errno.ENOSYS, errno.ENOTSUP])
+def test_directories_that_cannot_be_synced(disk: DiskStorage, monkeypatch: pytest.MonkeyPatch, number: int) -> None:
+    """Where the file system does not know the sync of a directory, files are made all the same; EIO is still raised."""
+    fsync = os.fsync
+
+    def refuse(fd: int) -> None:
+        if stat.S_ISDIR(os.fstat(fd).st_mode):
+            raise OSError(number, os.strerror(number))
+        fsync(fd)
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    disk.replace("name", b"content")
+    disk.create_log_file("wal", 8192).close()
+    assert disk.list() == ["name", "wal"]
+    number = errno.EIO
+    with pytest.raises(OSError, match=os.strerror(errno.EIO)):
+        disk.sync_directory()
+
+
 def test_pieces(disk: DiskStorage) -> None:
     """``read_at`` gives the bytes asked for, fewer only at the end, none behind it."""
     disk.replace("name", b"0123456789")
