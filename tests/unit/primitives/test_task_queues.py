@@ -260,6 +260,19 @@ def test_what_is_put_after_a_restore_comes_behind_it() -> None:
     assert [int.from_bytes(task_id, "big") for task_id, *_ in claimed] == [3, 5, 0]
 
 
+def test_a_claim_that_is_undone_leaves_nothing() -> None:
+    """Its tasks are ready without an attempt, and nothing says that their holder holds anything."""
+    model, ids = _Model(), [number.to_bytes(16, "big") for number in range(3)]
+    for task_id in ids:
+        model.perform(rules.put, 0, 0, 1, None, False, [task_id, b"p"])
+    claimed = model.perform(rules.claim, "q", 1, 4711, 30_000, 7, 0, 2)
+    model.perform(rules.complete, "n", ids[0], 1, claimed[0][3], b"r")
+    model.perform(rules.unclaim, 1, 7)
+    assert not [key for key in model.store if key.startswith(holder_index.PREFIX)]
+    again = model.perform(rules.claim, "q", 1, 4711, 30_000, 8, 0, 3)
+    assert [(task_id, attempt) for task_id, _, attempt, _ in again] == [(ids[1], 1), (ids[2], 1)]
+
+
 def test_a_ticket_is_free_once() -> None:
     """When the last task of a claim has ended, however often and by whom that is said: two claims never share one."""
     holding = SimpleNamespace(holder=1, free_tickets=[], forget=lambda ticket: None)
