@@ -63,7 +63,7 @@ class Segment:
         words[layout.W_MAGIC] = layout.MAGIC
         os.fchmod(fd, 0o400)  # a process that is given a descriptor cannot open it again for writing, by /proc/self/fd
         try:
-            os.close(segment.read_only_fd())  # now: where none can be had, nobody could attach to what is served
+            segment.try_read_only_fd()  # now: where none can be had, nobody could attach to what is served
         except (OSError, ConfigurationError):
             segment.close()
             segment.close_descriptor()
@@ -101,6 +101,10 @@ class Segment:
                 f"the memory of the store cannot be handed out read-only, as there is no {descriptors.OPEN_ONES}; "
                 "mount /proc in the container or chroot that the store is used in"
             ) from None
+
+    def try_read_only_fd(self) -> None:
+        """Raise what ``read_only_fd`` raises."""
+        os.close(self.read_only_fd())
 
     def take(self, start_byte: int, n_bytes: int) -> None:
         """Back a range of bytes with memory, or raise StoreFullError."""

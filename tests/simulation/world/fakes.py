@@ -33,6 +33,9 @@ class SharedSegment(Segment):
         world.step()
         return world.descriptors.open(Thing(self, world.process))
 
+    def try_read_only_fd(self) -> None:
+        """Nothing is tried: the real ``close`` does not know the descriptors of the simulated machine."""
+
 
 class SteppingWords:
     """The worker's mapping of its page: others may run before and after each store."""
