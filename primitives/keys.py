@@ -29,7 +29,7 @@ from shoal.primitives.rules.layouts.parts import name_part, run_part, split_part
 from shoal.primitives.rules.layouts.parts import number as number
 from shoal.primitives.rules.layouts.parts import sized as sized
 from shoal.primitives.rules.tags import Tag as Tag
-from shoal.shm.arguments import check_type
+from shoal.shm.arguments import check_type, text_of
 from shoal.shm.errors import CorruptionError, LimitExceededError, shown_value
 from shoal.shm.limits import MAX_KEY_BYTES, MAX_RUN_ID_BYTES
 
@@ -83,7 +83,7 @@ class Namespace:
         prefix = self._prefix + run_part(_name("run_id", run_id))
         if len(prefixes) >= _PREFIXES_KEPT:
             prefixes.clear()
-        prefixes[str.__str__(run_id)] = prefix  # a str of a user's own type may say that it equals another text
+        prefixes[text_of(run_id)] = prefix
         return prefix
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from shoal.primitives.keys import encode_text
 from shoal.shm import codec
-from shoal.shm.arguments import FOREVER_S, check_bool, check_int, check_seconds, check_str, check_type
+from shoal.shm.arguments import FOREVER_S, check_bool, check_int, check_seconds, check_str, check_type, text_of
 from shoal.shm.codec import Value
 from shoal.shm.errors import CorruptionError, LimitExceededError, shown
 from shoal.shm.limits import ADVICE_FOR_VALUES, MAX_ENCODED_VALUE_BYTES, MAX_RUN_ID_BYTES, MAX_TIME_MS
@@ -272,7 +272,7 @@ def decode_run(run_id: str, raw: bytes) -> RunMetadata:
     try:
         parent_run, number, created_at, updated_at, completed_at, tags, metadata, error = codec.unpackb(raw)
         run = RunMetadata(
-            run_id=str.__str__(run_id),  # the text, of a member of a str enum too: as a listing gives it
+            run_id=text_of(run_id),
             parent_run=parent_run,
             status=_STATUSES[number],
             created_at=created_at,

@@ -1,4 +1,4 @@
-"""The clocks that shoal reads: a port, behind which a simulation puts its own.
+"""The clocks that shoal reads, and what a commit engine needs of one (``coordinator.host`` has it).
 
 Times of expiry and timestamps are wall-clock time, in integer ms since the epoch (UTC). Waits use the monotonic clock.
 """
@@ -20,7 +20,7 @@ def now_us() -> int:
 
 
 class Clock(Protocol):
-    """The coordinator's port to the time."""
+    """What a commit engine needs of time."""
 
     def now_ms(self) -> int:
         """Milliseconds since the epoch."""
@@ -29,15 +29,3 @@ class Clock(Protocol):
     def monotonic_s(self) -> float:
         """Seconds since an arbitrary start; they never go back."""
         ...
-
-
-class SystemClock:
-    """The machine's clock."""
-
-    def now_ms(self) -> int:
-        """Milliseconds since the epoch."""
-        return now_ms()
-
-    def monotonic_s(self) -> float:
-        """Seconds since an arbitrary start; they never go back."""
-        return time.monotonic()

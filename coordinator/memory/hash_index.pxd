@@ -22,7 +22,7 @@ cdef class HashIndex:
     cdef readonly list replaced
 
     cpdef unsigned long long find(self, bytes key) except? -1
-    @cython.locals(entries=cython.longlong, wanted=cython.longlong, target=cython.longlong)
+    @cython.locals(entries=cython.longlong)
     cpdef object prepare(self, long long new_keys)
     @cython.locals(digest=cython.ulonglong, bucket=cython.ulonglong, i=cython.ulonglong, fill=dict)
     cpdef object insert(self, bytes key, unsigned long long node)
@@ -51,9 +51,7 @@ cdef class HashIndex:
         fresh=cython.ulonglong, i=cython.ulonglong,
     )
     cpdef object _split(self, unsigned long long bucket, unsigned long long digest)
-    @cython.locals(
-        digests=cython.ulonglong[::1], at=cython.Py_ssize_t, entry=cython.ulonglong, start=cython.ulonglong, key=bytes
-    )
+    @cython.locals(digests=cython.ulonglong[::1], at=cython.Py_ssize_t, entry=cython.ulonglong, start=cython.ulonglong)
     cdef object _digests(self, list entries)
 
 

@@ -31,11 +31,11 @@ cdef class Server:
     cdef _send_all(self, list answers)
     cpdef list _submit_together(self, list requests)
     cdef bint _was_moved(self) except -1
-    @cython.locals(look_s=double, keep_s=double, only=Client, fd=int, n_bytes=Py_ssize_t)
+    @cython.locals(look_s=double, keep_s=double, only=Client)
     cdef list _wait(self, Group group)
     @cython.locals(data=bytes)
     cdef _read(self, Client client, Group group)
-    @cython.locals(requests=list, messages=list, is_sound=bint, moved=bint)
+    @cython.locals(requests=list, messages=list, is_sound=bint)
     cdef _take_in(self, Client client, bytes data, Group group)
     cdef _send(self, Client client, bytes data)
     cdef _flush(self, Client client)

@@ -14,7 +14,7 @@ from shoal.primitives.event_types import Event
 from shoal.primitives.facades.leases import Lease
 from shoal.primitives.transaction import Transaction
 from shoal.primitives.views.fleet.positions import read_position, write_position
-from shoal.shm.arguments import FOREVER_S
+from shoal.shm.arguments import FOREVER_S, text_of
 
 TTL_S = 30.0
 
@@ -69,7 +69,7 @@ class Consumer:
         self._lease = lease
         self._engine = engine
         self._log_prefix, self._position_key = keys  # of every key of the log; where the position is
-        self.name = str.__str__(name)  # the text, of a member of a str enum too
+        self.name = text_of(name)
 
     def __enter__(self) -> Consumer:
         self._lease.__enter__()

@@ -12,6 +12,7 @@ from shoal.primitives.engine import Engine, Transactions
 from shoal.primitives.keys import Namespace, check_namespace
 from shoal.primitives.retry import retry_for
 from shoal.primitives.transaction import Fence, Transaction
+from shoal.shm.arguments import text_of
 from shoal.shm.limits import SINGLE_CALL_TIMEOUT_S
 
 RunViewT = TypeVar("RunViewT")
@@ -52,7 +53,7 @@ class _Views(dict[str, RunViewT]):
         view = self._make(self._engine, self._namespace, run_id)
         if len(self) >= _VIEWS_KEPT:
             self.clear()
-        self[str.__str__(run_id)] = view  # a str of a user's own type may say that it equals another text
+        self[text_of(run_id)] = view
         return view
 
 

@@ -17,7 +17,7 @@ from shoal.primitives.keys import Namespace, Tag, after, check_namespace, decode
 from shoal.primitives.rules import requests
 from shoal.primitives.rules.lease_rules import LeaseHolder, check_held, decode_record
 from shoal.primitives.transaction import Fence
-from shoal.shm.arguments import check_count, check_positive_seconds, check_wait
+from shoal.shm.arguments import check_count, check_positive_seconds, check_wait, text_of
 from shoal.shm.clock import now_ms
 from shoal.shm.errors import ShoalError
 from shoal.shm.fleet_errors import FencedError
@@ -80,7 +80,7 @@ class Lease:
         self._ticket = ticket
         self._holder = holder
         self._released = False
-        self.name = str.__str__(name)  # the text, of a member of a str enum too: as ``db.leases`` gives it
+        self.name = text_of(name)
         self.token = token
         self.slot = slot
 

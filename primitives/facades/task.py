@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 from shoal.primitives.engine import Engine, EngineTransaction
 from shoal.primitives.rules import requests
 from shoal.primitives.views.fleet.queue import Claim, error_text, retry_ms_of
+from shoal.shm.arguments import text_of
 from shoal.shm.codec import Value, encode
 from shoal.shm.errors import ShoalError
 from shoal.shm.fleet_errors import FencedError
@@ -44,8 +45,8 @@ class Task:
         self._engine = engine
         self._claim = claim
         self.id = claim.name
-        self.run_id = str.__str__(run_id)  # the text, of a member of a str enum too: as in ``id``
-        self.queue = str.__str__(queue)
+        self.run_id = text_of(run_id)
+        self.queue = text_of(queue)
         self.payload = payload
         self.attempt = attempt
         self.token = claim.token

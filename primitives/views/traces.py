@@ -19,7 +19,7 @@ from shoal.primitives.rules.tags import Tag
 from shoal.primitives.trace_index import Query, check_time, decode_trace, encode_trace, make_query
 from shoal.primitives.trace_types import Trace, TraceOptions, TraceTree, TraceType
 from shoal.primitives.views.view import View
-from shoal.shm.arguments import check_type
+from shoal.shm.arguments import check_type, text_of
 from shoal.shm.clock import now_ms
 from shoal.shm.codec import Value
 from shoal.shm.errors import CorruptionError, NotFoundError
@@ -103,8 +103,7 @@ class TraceView(View):
         Raises ``TypeError``, ``ValueError`` or ``LimitExceededError`` for a bad id.
         """
         found = self._engine.find(self._prefix + RECORD + encode_text("trace_id", trace_id))
-        # The text, of a member of a str enum too: as a listing gives it.
-        return None if found is None else decode_trace(str.__str__(trace_id), found.value)
+        return None if found is None else decode_trace(text_of(trace_id), found.value)
 
     def query_by_type(self, type: str | type[TraceType]) -> builtins.list[Trace]:  # noqa: A002
         """The traces with this ``type_name()``, or of this class (``TraceType.Error``).
@@ -187,7 +186,7 @@ class TraceView(View):
         if parent_id is not None:
             missing = f"parent trace {parent_id!r} does not exist in the run; record it first, or leave parent_id out"
             required = [self._prefix + RECORD + parent_id.encode(), missing]
-        return self._ask(str.__str__(trace_id), exists, required, writes)
+        return self._ask(text_of(trace_id), exists, required, writes)
 
     def _ask(
         self, trace_id: str, exists: str, required: builtins.list[bytes | str], writes: builtins.list[bytes]

@@ -2,7 +2,8 @@
 
     word 0         the highest slot ever used
     words 1..4095  one slot each: the pinned version + 1, 0 if it is free
-    last word      1 while the coordinator does a commit of this process, else 0; only the coordinator writes it
+    last word      while the coordinator does a commit of this client: 1, or of a pipeline the commit id; else 0. Only
+                   the coordinator writes it
 
 - A worker pins by storing the published version in its slot, then reading the published version again, until both are
   equal. The coordinator, before it frees anything, passes a barrier and then reads all slots. So either it sees the
@@ -12,7 +13,7 @@
   the horizon is looked at, because a coordinator that is short of memory passes old pins.
 - A page belongs to one process. The coordinator closes its mapping when the process's pipe reports its end, so the
   slots of a process that was killed are free at once, without any guess about pids.
-- If the coordinator dies while the last word is 1, the client knows that this commit may have killed it.
+- If the coordinator dies while the last word is not 0, the client knows that this commit may have killed it.
 - The kernel seals the page's size, so a worker cannot make the coordinator fault.
 """
 
@@ -41,7 +42,7 @@ if compiled:
     from cython.cimports.order import fence_acquire
 
 _PAGE_BYTES = (MAX_SNAPSHOTS_PER_PROCESS + 2) * 8
-_AT_WORK = -1  # the last word: not 0 while the coordinator does a commit of this client; of a pipeline its id
+_AT_WORK = -1  # the last word of a page
 
 
 def verify(words: memoryview, snapshot: int) -> None:

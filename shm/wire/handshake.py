@@ -24,7 +24,7 @@ from shoal.shm.limits import MAX_INTEGER, MAX_PIPELINE_DEPTH
 from shoal.shm.wire import wire_errors
 from shoal.shm.wire.frames import FrameBuffer, FrameError, frame
 
-PROTOCOL_VERSION = 6
+PROTOCOL_VERSION = 7
 MAX_HELLO_BYTES = 4096
 _DESCRIPTORS = 4
 _FD = struct.Struct("i")

@@ -107,7 +107,7 @@ def window_forgets_too_much(patch: Patch) -> None:
     sound = patch.set(ConflictWindow, "add_writes", add_writes)
 
 
-@mutant("deferred operations", "group_of_operations")
+@mutant("operations", "group_of_operations")
 def decide_on_published_state(patch: Patch) -> None:
     """An operation is decided on what readers see, not on what the commits before it in the same group have done."""
 
@@ -131,7 +131,7 @@ class _Stale:
         self.newest = lambda key, _now_ms, _nodes: find(key)
 
 
-@mutant("deferred operations", "group_of_operations", "appends_after_deaths")
+@mutant("operations", "group_of_operations", "appends_after_deaths")
 def append_after_a_stale_head(patch: Patch) -> None:
     """Of two appends that are decided together the second does not see the first."""
 
@@ -143,7 +143,7 @@ def append_after_a_stale_head(patch: Patch) -> None:
     sound = patch.set(Appending, "add", add)
 
 
-@mutant("deferred operations", "group_of_operations")
+@mutant("operations", "group_of_operations")
 def append_where_it_ended_last(patch: Patch) -> None:
     """Appends go on where the last batch left their log, whoever else has written to it since."""
 

@@ -136,6 +136,23 @@ def not_sent_again(is_parents: bool, deaths: int) -> ShoalError | None:
     return None
 
 
+class DeathsAtOneCommit:
+    """How many coordinators died, one after the other, while they did the same commit of a pipeline."""
+
+    __slots__ = ("_commit_id", "_count")
+
+    def __init__(self) -> None:
+        self._commit_id = self._count = 0
+
+    def note(self, attachment: Attachment) -> ShoalError | None:
+        """The coordinator has died. Why what is in flight is not sent to the next one; None if it is."""
+        commit_id = attachment.slots.work_at_death()
+        if commit_id:
+            self._count = self._count + 1 if commit_id == self._commit_id else 1
+            self._commit_id = commit_id
+        return not_sent_again(attachment.is_parents, self._count)
+
+
 def no_answer(coordinator_pid: int, timeout_s: float) -> CoordinatorLostError:
     """The error for commits that a coordinator has not answered in time."""
     return CoordinatorLostError(

@@ -35,7 +35,7 @@ from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.frames import FrameError
 from shoal.shm.wire.pipe_messages import read_message, write_all
 from shoal.workers.shared_memory.attachment import Attachment
-from shoal.workers.shared_memory.channel import Channel, no_answer, not_sent_again
+from shoal.workers.shared_memory.channel import Channel, DeathsAtOneCommit, no_answer
 from shoal.workers.shared_memory.connection import StoreConnection
 from shoal.workers.shared_memory.pipelined_future import PipelinedFuture, Sent
 
@@ -60,7 +60,7 @@ class EnginePipeline:
         self._lost: Exception | None = None  # why this pipeline sends nothing any more
         self._is_over = self._is_exchanging = self._reads_in_background = False
         self._drains = False  # a commit found no room: those behind it are refused until nothing is in flight
-        self._died_at = self._deaths = 0  # the commit at which coordinators died lately, and how many of them
+        self._deaths = DeathsAtOneCommit()
         self._give_up_s = 0.0  # monotonic
         self._pid = os.getpid()
         self._lock = ReentrantLock()
@@ -299,11 +299,7 @@ class EnginePipeline:
 
     def _coordinator_gone(self, attachment: Attachment) -> None:
         attachment.lost = True
-        work = attachment.slots.work_at_death()
-        if work:
-            self._deaths = self._deaths + 1 if work == self._died_at else 1
-            self._died_at = work
-        reason = not_sent_again(attachment.is_parents, self._deaths)
+        reason = self._deaths.note(attachment)
         if reason is None and time.monotonic() >= self._give_up_s:  # dropped again and again
             reason = no_answer(attachment.coordinator_pid, self._connection.timeout_s)
         if reason is not None:

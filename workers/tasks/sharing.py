@@ -31,7 +31,7 @@ from shoal.shm.wire import answer as wire_answer
 from shoal.shm.wire import request as wire_request
 from shoal.shm.wire.frames import FrameError
 from shoal.workers.shared_memory.attachment import Attachment
-from shoal.workers.shared_memory.channel import Channel, no_answer, not_sent_again
+from shoal.workers.shared_memory.channel import Channel, DeathsAtOneCommit, no_answer
 from shoal.workers.shared_memory.connection import StoreConnection
 from shoal.workers.tasks.greenlets import Greenlet, Outcome, in_thread
 
@@ -77,7 +77,7 @@ class SharedChannel:
         self._former: Attachment | None = None
         self._one_by_one = False  # nothing is sent but the oldest, until all in flight is answered
         self._answered = 0  # the id of the last commit whose answer was read
-        self._died_at = self._deaths = 0
+        self._deaths = DeathsAtOneCommit()
 
     def submit(self, task: Greenlet, mutations: bytes) -> Decided:
         """Commit; version and results. Raises what the commit failed with."""
@@ -239,11 +239,7 @@ class SharedChannel:
         self._forget_pipes()
         if not self._in_flight:
             return
-        work = attachment.slots.work_at_death()
-        if work:
-            self._deaths = self._deaths + 1 if work == self._died_at else 1
-            self._died_at = work
-        reason = not_sent_again(attachment.is_parents, self._deaths)
+        reason = self._deaths.note(attachment)
         if reason is None:
             self._loop.call_later(DROPPED_PAUSE_S if attachment.is_current() else 0.0, self._attach)
         else:

@@ -22,7 +22,7 @@ from shoal.primitives.views.fleet.budgets import (
     refill_of,
     units_of,
 )
-from shoal.shm.arguments import check_wait
+from shoal.shm.arguments import check_wait, text_of
 from shoal.shm.errors import ShoalError
 from shoal.shm.fleet_errors import BudgetExceededError
 from shoal.shm.host.randomness import random_id
@@ -54,7 +54,7 @@ class Reservation:
 
     def __init__(self, hold: Hold) -> None:
         self._hold = hold
-        self.name = str.__str__(hold.budget.name)  # the text, of a member of a str enum too
+        self.name = text_of(hold.budget.name)
         self.amount = to_number(hold.units)
 
     def __enter__(self) -> Reservation:

@@ -63,7 +63,6 @@ _NUMBER_BYTES = 8
 _INLINE_BYTES = 1024
 _CLAIM_FIELDS = 3  # of a claim's entry, before the ids
 _DEEPEST = 32  # levels of pages; more entries than could ever be there
-_COUNTS = 6
 _FIELDS = 19
 _QUEUE = struct.Struct(f"<{_FIELDS}q")
 _new_tuple = tuple.__new__  # a named tuple without its Python frame

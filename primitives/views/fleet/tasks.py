@@ -14,7 +14,7 @@ from shoal.primitives.keys import Namespace, Tag, after, encode_text, sized
 from shoal.primitives.rules.queues import records, task_record
 from shoal.primitives.rules.queues.records import Queue
 from shoal.primitives.rules.queues.task_record import Task
-from shoal.shm.arguments import check_str
+from shoal.shm.arguments import check_str, text_of
 from shoal.shm.clock import now_ms
 from shoal.shm.codec import stored
 from shoal.shm.errors import CorruptionError, LimitExceededError
@@ -114,7 +114,7 @@ def base_of(namespace: Namespace, run_id: str, queue: str) -> bytes:
 
 def task_name(queue: str, task_id: bytes) -> str:
     """The id of a task as users know it: the queue is in it, so a task is found by its id alone."""
-    return _BETWEEN.join((queue, id_text(task_id)))  # not formatted: a member of a str enum would give its own name
+    return text_of(queue) + _BETWEEN + id_text(task_id)
 
 
 def split_name(task_id: str) -> tuple[str, bytes] | None:
@@ -145,7 +145,7 @@ class TaskReader:
             known = base_of(self._namespace, self._run_id, queue)
             if len(self._bases) >= _BASES_KEPT:
                 self._bases.clear()
-            self._bases[str.__str__(queue)] = known  # a str of a user's own type may equal another text
+            self._bases[text_of(queue)] = known
         return known
 
     def get(self, queue: str, task_id: bytes) -> StoredTask | None:
@@ -239,7 +239,7 @@ def info_of(queue: str, found: StoredTask) -> TaskInfo:
     name, task = task_name(queue, found.task_id), found.task
     return TaskInfo(
         name,
-        str.__str__(queue),  # the text, of a member of a str enum too: as in ``name``
+        text_of(queue),
         status_of(task),
         stored(found.payload, f"the payload of task {name!r}"),
         task.priority,

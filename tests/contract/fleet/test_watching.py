@@ -242,6 +242,7 @@ def test_a_consumer_reads_while_it_holds_its_name(any_db: shoal.Database, run: s
 
 
 def test_a_consumer_gives_nothing_after_its_end_that_it_has_read_ahead(any_db: shoal.Database, run: str) -> None:
+    """Neither when it was closed, nor when its name is held by another one since."""
     log = shoal.EventLog(any_db)
     log.append_many(run, [("type", i) for i in range(4)])
     with log.consumer(run, "reader") as consumer:

@@ -93,14 +93,6 @@ def _mirror(writer: Any) -> None:
     writer.ordered_index.branches[0].fences[1] = b"zzz"
 
 
-def _record_of(key: bytes) -> Callable[[Checked], int]:
-    def record(store: Checked) -> int:
-        at: int = store.rig.words[store.rig.writer.hash_index.find(key)]
-        return at
-
-    return record
-
-
 DAMAGE: dict[str, tuple[Callable[[Checked], None], str]] = {
     "a record that nobody knows": (_lose, "neither reachable nor waiting"),
     "a node freed": (_free(_some_node), "no record in use|allocated again"),

@@ -10,6 +10,7 @@ import msgpack
 from shoal.coordinator.commit.apply import ClientSessions
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.host import THIS_MACHINE
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.memory.reclaim import Reclaimer
@@ -67,7 +68,7 @@ class Store:
             self.reclaimer,
             ConflictWindow(0),
             cast(WalWriter, self.log),
-            clock.SystemClock(),
+            THIS_MACHINE,
             0,
             ClientSessions(),
             True,

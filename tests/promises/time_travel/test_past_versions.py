@@ -57,6 +57,7 @@ def test_a_moment_is_the_newest_version_committed_by_then(db: shoal.Database) ->
 
 
 def test_all_primitives_and_deleted_runs(db: shoal.Database) -> None:
+    """A past version shows everything of a run as it was, also of one that is deleted since. It only reads."""
     runs, events, cells, traces = RunIndex(db), EventLog(db), StateCell(db), TraceStore(db)
     runs.create_run(run_id="r", tags=["t"])
     events.append("r", "started", {"n": 1})
@@ -118,6 +119,7 @@ def test_a_deleted_run_is_no_fork_of_itself(db: shoal.Database) -> None:
 
 
 def test_what_is_refused(db: shoal.Database) -> None:
+    """No version or moment, both, a future one, one that is not kept: each has its error, which says what is wrong."""
     version = put(db, "k", 1)
     now = datetime.now(UTC)
     for wrong in (version + 1, -1, 2**70):
@@ -196,6 +198,7 @@ def test_history_ends_with_its_time(store: Path) -> None:
 
 @pytest.mark.long
 def test_a_held_snapshot_outlives_the_history(store: Path) -> None:
+    """An open snapshot of a past version reads on when the time of that version is over."""
     with shoal.open(store, durability="memory", history=0.2) as db:
         first = put(db, "k", 0)
         with db.snapshot("r", version=first) as past:
@@ -206,6 +209,7 @@ def test_a_held_snapshot_outlives_the_history(store: Path) -> None:
 
 @pytest.mark.long
 def test_the_option_is_remembered_and_the_same_for_all(store: Path) -> None:
+    """``history`` is that of the store: another is refused while it is served; 0 removes what was kept."""
     with shoal.open(store, history=timedelta(minutes=1), linger=0) as db:
         assert db.info().history == 60
         with shoal.open(store) as other:
@@ -228,6 +232,7 @@ def test_the_option_is_remembered_and_the_same_for_all(store: Path) -> None:
 
 @pytest.mark.parametrize("wrong", [-1, float("nan")])
 def test_a_history_that_is_none(store: Path, wrong: float) -> None:
+    """A wrong ``history`` is refused before the directory is made."""
     with pytest.raises(ValueError, match="history"):
         shoal.open(store, history=wrong)
     with pytest.raises(TypeError, match="history"):

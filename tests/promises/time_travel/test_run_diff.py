@@ -22,6 +22,7 @@ def filled(db: shoal.Database, run_id: str = "a") -> None:
 
 @pytest.mark.long
 def test_a_fork_differs_in_nothing(db: shoal.Database) -> None:
+    """A run is equal to its fork, and to itself."""
     filled(db)
     RunIndex(db).fork_run("a", new_run_id="b")
     assert RunIndex(db).diff("a", "b") == ([], [], [], [])
@@ -64,6 +65,7 @@ def test_every_kind_of_difference(db: shoal.Database) -> None:
 
 @pytest.mark.long
 def test_values_are_compared_with_their_types_and_not_by_order_or_time(db: shoal.Database) -> None:
+    """1, True and 1.0 differ; the order of dict keys and the times of cells and traces do not count."""
     kv, cells, traces = KVStore(db), StateCell(db), TraceStore(db)
     for i, run in enumerate("ab"):
         kv.put(run, "order", {"x": 1, "y": 2} if i else {"y": 2, "x": 1})
@@ -128,6 +130,7 @@ def test_logs_that_part_in_what_was_trimmed(db: shoal.Database) -> None:
 
 
 def test_unknown_runs_and_other_namespaces(db: shoal.Database) -> None:
+    """A run of which the namespace has nothing is ``NotFoundError``; one that is registered and empty is compared."""
     filled(db)
     runs = RunIndex(db)
     with pytest.raises(shoal.NotFoundError, match="'b'"):
@@ -145,6 +148,7 @@ def test_unknown_runs_and_other_namespaces(db: shoal.Database) -> None:
 
 @pytest.mark.long
 def test_the_command(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """``shoal diff`` prints each difference on a line, control characters escaped, or as JSON; 1 for an unknown run."""
     with shoal.open(store) as db:
         filled(db)
         RunIndex(db).fork_run("a", new_run_id="b")

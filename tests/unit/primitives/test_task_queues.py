@@ -26,6 +26,7 @@ from tests.support.present import present
 
 _BASE = base_of(Namespace(), "run", "q")
 _KEY = _BASE + records.QUEUE
+_LONG = b"l" * 2_000
 _STATUSES = {"waiting": 0, "claimed": 1, "done": 2, "dead": 3, "cancelled": 4}
 
 
@@ -40,6 +41,7 @@ class _Task(NamedTuple):
     key: bytes | None
     holder: int
     token: int
+    bodies: int  # how many of payload and result are too long for the task's record
 
 
 class _Model:
@@ -74,10 +76,12 @@ class _Model:
         self.puts += 1
         task_id = self.puts.to_bytes(16, "big")
         there = [each for each, task in self.tasks.items() if key is not None and task.key == key]
-        assert self.perform(rules.put, priority, delay_ms, most, key, False, [task_id, b"p"]) == (there or [task_id])
+        is_long = self.puts % 3 == 0
+        tasks = [task_id, _LONG if is_long else b"p"]
+        assert self.perform(rules.put, priority, delay_ms, most, key, False, tasks) == (there or [task_id])
         if not there:
             due_ms = self.now_ms + delay_ms if delay_ms else 0
-            self.tasks[task_id] = _Task((-priority, self.puts), "waiting", 0, most, due_ms, key, 0, 0)
+            self.tasks[task_id] = _Task((-priority, self.puts), "waiting", 0, most, due_ms, key, 0, 0, is_long)
 
     def claim(self, holder: int, limit: int) -> None:
         ready = [
@@ -120,8 +124,9 @@ class _Model:
             return
         task_id = sorted(self.tasks)[number % len(self.tasks)]
         task = self.tasks[task_id]
+        is_long = number % 2 == 0
         ends: dict[str, tuple[Callable[..., Decision], list[Any]]] = {
-            "complete": (rules.complete, [b"r"]),
+            "complete": (rules.complete, [_LONG if is_long else b"r"]),
             "fail": (rules.fail, ["e", retry_ms]),
             "release": (rules.release, []),
         }
@@ -136,7 +141,7 @@ class _Model:
             self.perform(rule, "n", task_id, task.holder, task.token - 1, *extra)
         self.perform(rule, "n", task_id, task.holder, task.token, *extra)
         if how == "complete":
-            self.tasks[task_id] = task._replace(status="done")
+            self.tasks[task_id] = task._replace(status="done", bodies=task.bodies + is_long)
         elif how == "release":
             self.tasks[task_id] = task._replace(status="waiting", attempt=task.attempt - 1, due_ms=0)
         else:
@@ -202,9 +207,10 @@ class _Model:
             base, token, listed = records.decode_claim(self.store[records.claim_key(self.claims[ticket][0], ticket)])
             assert (base, token) == (_BASE, self.claims[ticket][2])
             assert ids <= set(listed)
-        kinds = {kind: sum(key.startswith(_BASE + kind) for key in self.store) for kind in (records.TASK, records.KEY)}
-        assert kinds == {
+        kinds = (records.TASK, records.BODY, records.KEY)
+        assert {kind: sum(key.startswith(_BASE + kind) for key in self.store) for kind in kinds} == {
             records.TASK: len(self.tasks),
+            records.BODY: sum(task.bodies for task in self.tasks.values()),
             records.KEY: sum(task.key is not None for task in self.tasks.values()),
         }
         if not self.tasks:
@@ -241,6 +247,30 @@ def test_rules_are_those_of_a_plain_model(steps: list[tuple[Any, ...]]) -> None:
         else:
             getattr(model, name)(*arguments)
         model.check()
+
+
+def test_what_is_put_after_a_restore_comes_behind_it() -> None:
+    """Tasks of an export keep their numbers, in whichever order they are restored; later puts get higher ones."""
+    model = _Model()
+    for sequence in (5, 3):
+        fields = [sequence, _STATUSES["waiting"], 0, 0, 1, 1000, 0, b"p", None, None, None]
+        model.perform(rules.restore, "n", sequence.to_bytes(16, "big"), fields)
+    model.perform(rules.put, 0, 0, 1, None, False, [bytes(16), b"p"])
+    claimed = model.perform(rules.claim, "q", 1, 4711, 30_000, 1, 0, 3)
+    assert [int.from_bytes(task_id, "big") for task_id, *_ in claimed] == [3, 5, 0]
+
+
+def test_a_claim_that_is_undone_leaves_nothing() -> None:
+    """Its tasks are ready without an attempt, and nothing says that their holder holds anything."""
+    model, ids = _Model(), [number.to_bytes(16, "big") for number in range(3)]
+    for task_id in ids:
+        model.perform(rules.put, 0, 0, 1, None, False, [task_id, b"p"])
+    claimed = model.perform(rules.claim, "q", 1, 4711, 30_000, 7, 0, 2)
+    model.perform(rules.complete, "n", ids[0], 1, claimed[0][3], b"r")
+    model.perform(rules.unclaim, 1, 7)
+    assert not [key for key in model.store if key.startswith(holder_index.PREFIX)]
+    again = model.perform(rules.claim, "q", 1, 4711, 30_000, 8, 0, 3)
+    assert [(task_id, attempt) for task_id, _, attempt, _ in again] == [(ids[1], 1), (ids[2], 1)]
 
 
 def test_a_ticket_is_free_once() -> None:

@@ -103,6 +103,7 @@ def test_time_moves_on() -> None:
 
 
 def test_what_memory_took_is_not_named_by_a_moment() -> None:
+    """A moment of a version that was given up is expired; the next one is found as before."""
     kept = Kept(60_000)
     kept.begin()
     versions = [kept.commit(1_000_000 + i) for i in range(1, 6)]
@@ -142,6 +143,7 @@ def test_the_next_coordinator_has_the_moments(tmp_path: Path) -> None:
 
 
 def test_a_full_file_is_followed_by_another(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No moment that is exact is lost when another file is begun, and the full one goes."""
     monkeypatch.setattr(moments_file, "_PAIRS", 64)
     monkeypatch.setattr(history_module, "EXACT_MOMENTS", 16)
     monkeypatch.setattr(history_module, "OLDER_MOMENTS", 16)

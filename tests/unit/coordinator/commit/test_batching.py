@@ -9,6 +9,7 @@ import pytest
 
 from shoal.coordinator.commit.batching import Batch, Batching
 from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.host import THIS_MACHINE
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.memory.reclaim import Reclaimer
@@ -28,7 +29,6 @@ from shoal.primitives.rules.event_rules import (
 )
 from shoal.primitives.rules.hash_chain import ChainCheck, canonical
 from shoal.shm import limits
-from shoal.shm.clock import SystemClock
 from shoal.shm.files.storage import DiskStorage
 from shoal.shm.limits import Limits
 from shoal.shm.memory.segment import Segment
@@ -50,7 +50,7 @@ class Engine:
         found = recover(storage, self.writer, reclaimer)
         self.log = WalWriter(storage, found.next_log_number, found.version, bytes(16))
         self.engine = CommitEngine(
-            *(self.writer, reclaimer, found.window, self.log, SystemClock(), found.version, found.sessions, False),
+            *(self.writer, reclaimer, found.window, self.log, THIS_MACHINE, found.version, found.sessions, False),
             operations.TABLE,
         )
 

@@ -9,12 +9,12 @@ import pytest
 
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.commit.pipelining import Pipeline
+from shoal.coordinator.host import THIS_MACHINE
 from shoal.coordinator.log.writer import WalWriter
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.coordinator.recovery.recover import recover
 from shoal.primitives.rules import registry as operations
-from shoal.shm.clock import SystemClock
 from shoal.shm.errors import StoreFullError
 from shoal.shm.files.storage import DiskStorage
 from shoal.shm.limits import Limits
@@ -39,7 +39,7 @@ class Coordinator:
         found = recover(storage, self.writer, reclaimer, limits=limits)
         self.log = WalWriter(storage, found.next_log_number, found.version, bytes(16))
         self.engine = CommitEngine(
-            *(self.writer, reclaimer, found.window, self.log, SystemClock(), found.version, found.sessions, False),
+            *(self.writer, reclaimer, found.window, self.log, THIS_MACHINE, found.version, found.sessions, False),
             operations.TABLE,
         )
         self.pipeline = Pipeline(self.engine, CLIENT, DEPTH)

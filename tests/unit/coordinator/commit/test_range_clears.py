@@ -15,6 +15,7 @@ from shoal.coordinator.commit.apply import ClientSessions
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.commit.upkeep import Upkeep
+from shoal.coordinator.host import THIS_MACHINE
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
@@ -22,7 +23,6 @@ from shoal.coordinator.server.checks import Checks
 from shoal.coordinator.server.maintenance import Maintenance
 from shoal.primitives.rules.registry import TABLE
 from shoal.shm import limits
-from shoal.shm.clock import SystemClock
 from shoal.shm.memory.segment import Segment
 from shoal.shm.wire.request import CommitSet
 
@@ -39,7 +39,7 @@ def test_maintenance_sweeps_a_slice_at_a_time() -> None:
     segment = Segment.create(64 * limits.MIB, 12345)
     writer = Writer(segment)
     reclaimer, window = Reclaimer(writer, list), ConflictWindow(0)
-    engine = CommitEngine(writer, reclaimer, window, None, SystemClock(), 0, ClientSessions(), False, TABLE)
+    engine = CommitEngine(writer, reclaimer, window, None, THIS_MACHINE, 0, ClientSessions(), False, TABLE)
     upkeep = Upkeep(engine, writer, time.monotonic)
     maintenance = Maintenance(engine, writer, reclaimer, window, Checks(writer, reclaimer), None, upkeep)
     _commit(engine, 1, [part for i in range(KEYS) for part in (b"r%06d" % i, b"value", 0)], [])

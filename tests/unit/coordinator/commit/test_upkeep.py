@@ -11,11 +11,11 @@ from shoal.coordinator.commit.apply import ClientSessions
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
 from shoal.coordinator.commit.upkeep import _GENTLE_S, _GENTLE_SHARE, _LATE_S, _LATE_SHARE, _SHARE, Upkeep
+from shoal.coordinator.host import THIS_MACHINE
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.writer import Writer
 from shoal.primitives.rules.registry import TABLE
 from shoal.shm import operation
-from shoal.shm.clock import SystemClock
 from shoal.shm.limits import MIB, Limits
 from shoal.shm.memory.segment import Segment
 from shoal.shm.operation import Look, Read, Write
@@ -35,7 +35,7 @@ class Rig:
         table = TABLE._replace(upkeep=self.decide)
         reclaimer, sessions = Reclaimer(self.writer, list), ClientSessions()
         window = ConflictWindow(0)
-        parts: Any = (self.writer, reclaimer, window, None, SystemClock(), 0, sessions, False, table, limits)
+        parts: Any = (self.writer, reclaimer, window, None, THIS_MACHINE, 0, sessions, False, table, limits)
         self.engine = CommitEngine(*parts)
         self.upkeep = Upkeep(self.engine, self.writer, lambda: self.now_s, limits)
 
@@ -144,6 +144,6 @@ def test_a_table_without_upkeep() -> None:
     segment = Segment.create(64 * MIB, 12345)
     writer = Writer(segment)
     reclaimer, window = Reclaimer(writer, list), ConflictWindow(0)
-    engine = CommitEngine(writer, reclaimer, window, None, SystemClock(), 0, ClientSessions(), False, TABLE)
+    engine = CommitEngine(writer, reclaimer, window, None, THIS_MACHINE, 0, ClientSessions(), False, TABLE)
     upkeep = Upkeep(engine, writer, lambda: 0.0)
     assert (upkeep.due_s, upkeep.wakes_at_s) == (NEVER_S, NEVER_S)

@@ -10,12 +10,12 @@ import pytest
 from shoal.coordinator.commit.apply import ClientSessions
 from shoal.coordinator.commit.conflict_window import ConflictWindow
 from shoal.coordinator.commit.engine import CommitEngine
+from shoal.coordinator.host import THIS_MACHINE
 from shoal.coordinator.memory.check_report import check_segment
 from shoal.coordinator.memory.reclaim import Reclaimer
 from shoal.coordinator.memory.reserve import growth_bytes
 from shoal.coordinator.memory.writer import Writer
 from shoal.primitives.rules.registry import TABLE
-from shoal.shm.clock import SystemClock
 from shoal.shm.limits import MIB
 from shoal.shm.memory.layout import NODE_HEADER_WORDS, RECORD_HEADER_WORDS, words_for
 from shoal.shm.memory.segment import Segment
@@ -35,7 +35,7 @@ class _Engine:
         self.writer = Writer(self.segment)
         reclaimer, window = Reclaimer(self.writer, list), ConflictWindow(0)
         self._engine = CommitEngine(
-            *(self.writer, reclaimer, window, None, SystemClock(), 0, ClientSessions(), False, TABLE)
+            *(self.writer, reclaimer, window, None, THIS_MACHINE, 0, ClientSessions(), False, TABLE)
         )
         self._commit_id = 0
 

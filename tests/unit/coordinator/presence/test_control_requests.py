@@ -24,7 +24,6 @@ from shoal.primitives.keys import Namespace
 from shoal.primitives.rules import registry
 from shoal.primitives.rules.lease_rules import decode_record
 from shoal.shm import holder_index
-from shoal.shm.clock import SystemClock
 from shoal.shm.files.storage import DiskStorage
 from shoal.shm.memory.segment import Segment
 from shoal.shm.operation import Write
@@ -48,7 +47,7 @@ class Coordinator:
         found = recover(storage, self.writer, reclaimer)
         self.log = WalWriter(storage, found.next_log_number, found.version, bytes(16))
         self.engine = CommitEngine(
-            *(self.writer, reclaimer, found.window, self.log, SystemClock(), found.version, found.sessions, False),
+            *(self.writer, reclaimer, found.window, self.log, THIS_MACHINE, found.version, found.sessions, False),
             registry.TABLE,
         )
         self.holders = Holders(self.writer, self.engine, lambda: self.now_s)

@@ -1,4 +1,4 @@
-"""The end of a holder that holds much: in slices, each of which looks at few of what it holds."""
+"""The end of a holder: in slices, if it holds much, and once for all, if the store has no room to say so."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
+from shoal.shm.wire.answer import ANSWERED
 from tests.unit.coordinator.presence.test_control_requests import Coordinator
 from tests.unit.coordinator.presence.test_control_requests import at as at
 
@@ -52,3 +53,20 @@ def test_a_slice_looks_at_few_of_many(at: Coordinator) -> None:
         slices += 1
     assert slices == -(-(HELD // 2) // 256)
     assert not at.holders
+
+
+def test_who_has_gone_renews_nothing(at: Coordinator) -> None:
+    """A database whose last client has gone has ended, also while there is no room for the commit that says so."""
+    database = at.client().database_id
+    at.take(at.client(database))
+    engine: Any = at.holders._engine
+    full: Any = SimpleNamespace(
+        commit_own=lambda decide: False, finish_group=engine.finish_group, operations=engine.operations
+    )
+    at.holders._engine = full
+    at.requests.gone(database)
+    assert at.ask(at.client(database), "renew", []) == (ANSWERED, [0])
+    assert at.held() == [database]
+    at.holders._engine = engine
+    at.turn(after_s=1.0)
+    assert at.held() == []
