@@ -5,6 +5,7 @@ Each takes the store's path and returns where the store is afterwards, or None i
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -77,8 +78,15 @@ def deleted_and_made_anew(store: Path) -> Path | None:
 def replaced_by_copy(store: Path) -> Path | None:
     target = renamed(store)
     assert target is not None
-    shutil.copytree(target, store, ignore=lambda _, names: [name for name in names if name.endswith(".sock")])
+    sockets = shutil.ignore_patterns("*.sock")
+    shutil.copytree(target, store, ignore=sockets, copy_function=_copy_if_there)
     return target
+
+
+def _copy_if_there(source: str, target: str) -> None:
+    """A coordinator that notices the move meanwhile ends, and removes the log file that it had made ahead of need."""
+    with contextlib.suppress(FileNotFoundError):
+        shutil.copy2(source, target)
 
 
 MOVES: list[Callable[[Path], Path | None]] = [
