@@ -183,12 +183,11 @@ def misplaced(file: FoundLogFile, before: FoundLogFile | None, store_id: bytes |
 
 
 def missing(files: list[FoundLogFile], log_number: int) -> CorruptionError | None:
-    """The error if the file that ``store.json`` names (0: none) is gone, or empty: it had a size when it was named."""
-    named = next((file.data for file in files if file.number == log_number), None)
-    if not log_number or named:
+    """The error if the newest file that ``store.json`` names is not there; None if it is, or if none is named (0)."""
+    if not log_number or any(file.number == log_number for file in files):
         return None
     expected = f"the newest log file, as {store_files.META_FILE} names it"
-    return CorruptionError(wal_format.file_name(log_number), 0, expected, "no file" if named is None else "no bytes")
+    return CorruptionError(wal_format.file_name(log_number), 0, expected, "no file")
 
 
 def goes_on(files: Sequence[FoundLogFile], offset: int, next_version: int, boot_id: int) -> bool:

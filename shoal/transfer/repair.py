@@ -130,7 +130,7 @@ class Repair:
             yield f"lost: {finding.passed_bytes:,} bytes of {finding.file} from byte {finding.offset} were passed over"
         missing = survey.missing()
         if survey.missing_log:
-            yield f"lost: all commits in {survey.missing_log}, which is not there or empty; nobody knows how many"
+            yield f"lost: all commits in {survey.missing_log}, which is not there; nobody knows how many"
         for versions in missing:
             in_it = survey.damaged is not None and versions[-1] <= survey.damaged.version
             yield f"lost: {_span(versions)} cannot be read{' but for what that checkpoint has' if in_it else ''}"

@@ -70,14 +70,6 @@ def test_logs_removed_at_rest(store: Path, capsys: pytest.CaptureFixture[str], d
         assert keys_of(new) == {"newest": ["k0", "k1"], "middle": ["k0"]}[which]
 
 
-def test_logs_emptied(store: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """As a tool leaves them that rotates logs by copying: the newest one is missed as if it were removed."""
-    serve_often(store, 2)
-    for log in logs_of(store):
-        os.truncate(log, 0)
-    _refused(store, logs_of(store)[-1].name, capsys)
-
-
 @pytest.mark.long
 @pytest.mark.parametrize("which", ["checkpoint", "logs", *slow("all")])
 def test_files_of_a_store_with_a_checkpoint(tmp_path: Path, capsys: pytest.CaptureFixture[str], which: str) -> None:
