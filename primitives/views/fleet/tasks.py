@@ -18,7 +18,6 @@ from shoal.shm.arguments import check_str, text_of
 from shoal.shm.clock import now_ms
 from shoal.shm.codec import stored
 from shoal.shm.errors import CorruptionError, LimitExceededError
-from shoal.shm.operation import Read
 
 _TAG = bytes((Tag.QUEUE,))
 _BETWEEN = "/"
@@ -163,8 +162,7 @@ class TaskReader:
 
     def tasks_of(self, queue: str, status: TaskStatus, behind: bytes = b"") -> Iterator[tuple[bytes, Task]]:
         """Those of ``tasks`` that have ``status``. It looks no further than the last one that the queue counts."""
-        counted = task_counts(self._engine.find, self.base(queue))
-        left = counted[STORED[status]]
+        left = self._counts(queue)[STORED[status]]
         for task_id, task in self.tasks(queue, behind) if left else ():
             if task.status == STORED[status]:
                 if status_of(task) is status:
@@ -175,7 +173,7 @@ class TaskReader:
 
     def claimed(self, queue: str) -> int:
         """How many tasks of a queue are claimed."""
-        return task_counts(self._engine.find, self.base(queue))[task_record.CLAIMED]
+        return self._counts(queue)[task_record.CLAIMED]
 
     def whole(self, queue: str, task_id: bytes, task: Task) -> StoredTask:
         """A task with its long parts; ``CorruptionError`` if one is missing."""
@@ -196,7 +194,7 @@ class TaskReader:
 
     def stats(self, queue: str) -> QueueStats:
         """The counts of a queue."""
-        found = Queue(self._engine.find, self.base(queue) + records.QUEUE)
+        found = self._record(queue)
         ready, delayed, claimed, done, dead, _ = found.counts
         now = now_ms()
         due = 0
@@ -204,6 +202,14 @@ class TaskReader:
             entries = found.delayed().entries()
             due = sum(1 for _ in takewhile(lambda entry: task_record.entry_order(entry) <= now, entries))
         return QueueStats(ready + due, delayed - due, claimed, done, dead)
+
+    def _record(self, queue: str) -> Queue:
+        return Queue(self._engine.find, self.base(queue) + records.QUEUE)
+
+    def _counts(self, queue: str) -> dict[int, int]:
+        """How many tasks of a queue have each stored status."""
+        ready, delayed, *ended = self._record(queue).counts
+        return {task_record.WAITING: ready + delayed, **dict(enumerate(ended, task_record.CLAIMED))}
 
     def _whole(self, base: bytes, task_id: bytes, task: Task) -> StoredTask | None:
         payload, result = task.payload, task.result
@@ -219,12 +225,6 @@ class TaskReader:
         """A long payload or result."""
         found = self._engine.find(records.body_key(base, task_id, which))
         return None if found is None else found.value
-
-
-def task_counts(read: Read, base: bytes) -> dict[int, int]:
-    """How many tasks of a queue have each stored status."""
-    ready, delayed, *ended = Queue(read, base + records.QUEUE).counts
-    return {task_record.WAITING: ready + delayed, **dict(enumerate(ended, task_record.CLAIMED))}
 
 
 def status_of(task: Task) -> TaskStatus:
