@@ -24,26 +24,19 @@ def write(fd: int, data: Any) -> int:
     """``os.write``. ``BrokenPipeError`` if nobody can read it any more, and no signal, whatever the program has set."""
     if getsignal(SIGPIPE) is not SIG_DFL:
         return os.write(fd, data)  # type: ignore[no-any-return]
-    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
-    try:
-        _signal.pthread_sigmask(_signal.SIG_BLOCK, (SIGPIPE,))
+    with kept_back():
         return os.write(fd, data)  # type: ignore[no-any-return]
-    except BrokenPipeError:
-        if SIGPIPE not in before and SIGPIPE in _signal.sigpending():
-            _signal.sigwait((SIGPIPE,))
-        raise
-    finally:
-        _signal.pthread_sigmask(_signal.SIG_SETMASK, before)
 
 
 @contextlib.contextmanager
 def kept_back() -> Iterator[None]:
-    """For a block whose writes are another's: the same. A process that is started in it has the signal blocked."""
+    """A block in which no write ends the program. A process that is started in it has the signal blocked."""
     if getsignal(SIGPIPE) is not SIG_DFL:
         yield
         return
-    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, (SIGPIPE,))
+    before = _signal.pthread_sigmask(_signal.SIG_BLOCK, ())
     try:
+        _signal.pthread_sigmask(_signal.SIG_BLOCK, (SIGPIPE,))
         yield
     finally:
         if SIGPIPE not in before and SIGPIPE in _signal.sigpending():
