@@ -26,6 +26,7 @@ COUNTERS = [f"c{i:02}" for i in range(10)]
 PREFIXES = ["k0", "k1", "k2", "k3", "c0", "k", "c"]
 TIMEOUT_S = 60.0
 JOIN_S = 240.0
+_COMMITS_OF_EACH = 50  # by a coordinator before it is killed: with 4 processes, more than what was under way
 
 
 class WorkersFailedError(Exception):
@@ -219,15 +220,21 @@ def run_history(
 
 
 def kill_coordinators(db: shoal.Database, workers: list[Any], kills: int, rng: random.Random) -> int:
-    """Kill -9 the coordinator up to ``kills`` times while workers live, each time a new one; how often it was done."""
+    """Kill -9 the coordinator up to ``kills`` times while workers live, each time a new one; how often it was done.
+
+    Each has done some commits. So what was under way at the death before has been answered: a commit at which two
+    coordinators died is not sent again, and its client would end.
+    """
     killed = 0
     for done in range(kills):
-        # A new coordinator, and some work by it.
         due = time.monotonic() + 0.1 + rng.random() * 0.1
+        first: int | None = None  # commit version of the new coordinator when it was seen first
         while any(worker.is_alive() for worker in workers):
             info = db.info()
-            if info.coordinator_pid != killed and time.monotonic() > due:
-                break
+            if info.coordinator_pid != killed:
+                first = info.commit_version if first is None else first
+                if time.monotonic() > due and info.commit_version >= first + _COMMITS_OF_EACH:
+                    break
             time.sleep(0.005)
         else:
             return done
