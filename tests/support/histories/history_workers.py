@@ -26,7 +26,7 @@ COUNTERS = [f"c{i:02}" for i in range(10)]
 PREFIXES = ["k0", "k1", "k2", "k3", "c0", "k", "c"]
 TIMEOUT_S = 60.0
 JOIN_S = 240.0
-_COMMITS_OF_EACH = 50  # by a coordinator before it is killed: with 4 processes, more than what was under way
+_COMMITS_OF_EACH = 20  # by a coordinator before it is killed: with 4 processes, more than what was under way
 
 
 class WorkersFailedError(Exception):
@@ -227,7 +227,7 @@ def kill_coordinators(db: shoal.Database, workers: list[Any], kills: int, rng: r
     """
     killed = 0
     for done in range(kills):
-        due = time.monotonic() + 0.1 + rng.random() * 0.1
+        due = time.monotonic() + 0.02 + rng.random() * 0.03
         first: int | None = None  # commit version of the new coordinator when it was seen first
         while any(worker.is_alive() for worker in workers):
             info = db.info()
@@ -235,7 +235,7 @@ def kill_coordinators(db: shoal.Database, workers: list[Any], kills: int, rng: r
                 first = info.commit_version if first is None else first
                 if time.monotonic() > due and info.commit_version >= first + _COMMITS_OF_EACH:
                     break
-            time.sleep(0.005)
+            time.sleep(0.001)
         else:
             return done
         killed = info.coordinator_pid
