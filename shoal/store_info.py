@@ -22,7 +22,8 @@ class StoreInfo:
     - ``history`` (float): for how many seconds past versions are kept; 0 if none are.
     - ``history_version`` (int or None): the oldest version that can be read; None if none are kept.
     - ``history_since`` (int or None): since when that was the newest version, ms since the epoch (UTC).
-    - ``history_bytes`` (int): of the store's memory, taken by past versions.
+    - ``history_bytes`` (int): of the store's memory, taken by past versions, as the coordinator has counted them within
+      the last second.
 
     Memory that is short shortens the history: compare ``history_since`` with what ``history`` asks for.
 
